@@ -1,0 +1,218 @@
+"""The dataclasses that cross rooms, and the plan file.
+
+Rates are samples per second. A plan file is data only: reading one never runs code.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+VERSION = 1
+
+
+class PlanError(Exception):
+    """A plan that can't be used. The message is one line and says what to do."""
+
+
+@dataclass(frozen=True)
+class CacheChoice:
+    """Which operator's output is stored, and where."""
+
+    after: str
+    tier: str
+    bytes: int
+    hit_ratio: float
+
+
+@dataclass(frozen=True)
+class Config:
+    """One way to run a loader: torch's own arguments first, then what plumb's runtime adds.
+
+    `prefetch_factor` is None exactly where there are no workers, as torch wants it.
+    """
+
+    num_workers: int = 0
+    prefetch_factor: int | None = None
+    persistent_workers: bool = False
+    pin_memory: bool = False
+    fetch_threads: int = 1
+    worker_torch_threads: int = 1
+    in_order: bool = True
+    allocator_reuse: bool = False
+    cache: CacheChoice | None = None
+    deferred: tuple[str, ...] = ()
+
+    @property
+    def batches_in_flight(self) -> int:
+        """Batches that may be finished and not yet taken: torch's bound on prefetching."""
+        return self.num_workers * (self.prefetch_factor or 0)
+
+    def loader_arguments(self) -> dict[str, Any]:
+        """The arguments of torch's `DataLoader` that say the same as this configuration, as far as torch can.
+
+        >>> Config(num_workers=2, prefetch_factor=4).loader_arguments()["prefetch_factor"]
+        4
+        >>> "prefetch_factor" in Config().loader_arguments()
+        False
+        """
+        arguments: dict[str, Any] = {"num_workers": self.num_workers, "pin_memory": self.pin_memory}
+        if self.num_workers:
+            arguments["prefetch_factor"] = self.prefetch_factor or 2
+            arguments["persistent_workers"] = self.persistent_workers
+        if not self.in_order:
+            arguments["in_order"] = False
+        return arguments
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A measured throughput, and the interval that holds its true value with 95 % confidence."""
+
+    samples_per_second: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A configuration and what a real loader delivered with it, start of workers spread over a real epoch."""
+
+    config: Config
+    samples_per_second: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model expects of a configuration, and why.
+
+    `bounds` holds each resource's limit in samples per second; the smallest is `samples_per_second`, and its
+    resource is the `bottleneck`. `utilization` is each resource's share in use at that rate, from 0 to 1.
+    """
+
+    samples_per_second: float
+    bottleneck: str
+    utilization: dict[str, float]
+    bounds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration that was tried for real, or the reason why it could not be."""
+
+    config: Config
+    predicted_samples_per_second: float | None
+    samples_per_second: float | None
+    interval: tuple[float, float] | None
+    outcome: str
+
+
+@dataclass(frozen=True)
+class EndToEnd:
+    """What the user's own loop reached, side by side, and its share of time spent waiting for data."""
+
+    baseline: float
+    tuned: float
+    baseline_interval: tuple[float, float]
+    tuned_interval: tuple[float, float]
+    baseline_waiting_share: float
+    tuned_waiting_share: float
+
+
+@dataclass(frozen=True)
+class SampleCost:
+    """What one sample costs in `__getitem__` and collate, measured in the main process."""
+
+    wall_seconds: float
+    cpu_seconds: float
+    wait_seconds: float
+    main_seconds: float
+    output_bytes: float
+
+
+@dataclass(frozen=True)
+class LoaderPlan:
+    """The answer for one loader."""
+
+    name: str
+    site: str
+    dataset: str
+    batch_size: int | None
+    baseline: Measured
+    tuned: Measured
+    predicted: Prediction
+    step_samples_per_second: float | None = None
+    end_to_end: EndToEnd | None = None
+    sample: SampleCost | None = None
+    trials: tuple[Trial, ...] = ()
+    graph: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def config(self) -> Config:
+        """The configuration to use."""
+        return self.tuned.config
+
+    @property
+    def gain(self) -> float:
+        """The factor by which the tuned loader is faster than the baseline; 1 where nothing was changed."""
+        return self.tuned.samples_per_second / self.baseline.samples_per_second
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one tuning found, for all loaders of a script."""
+
+    script: str
+    host: dict[str, Any]
+    tuning_seconds: float
+    startup_seconds: float
+    loaders: tuple[LoaderPlan, ...]
+    written_files: tuple[str, ...] = ()
+    version: int = VERSION
+
+
+def encode(plan: Plan) -> bytes:
+    """The plan as JSON, indented for people."""
+    return msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n"
+
+
+def decode(data: bytes) -> Plan:
+    """The plan in `data`. Raises PlanError where it is damaged or of another version; unknown keys are ignored."""
+    try:
+        version = msgspec.json.decode(data, type=dict[str, Any]).get("version")
+        if version != VERSION:
+            raise PlanError(f"has version {version!r}; this plumb reads version {VERSION}. Tune again to replace it.")
+        return msgspec.json.decode(data, type=Plan)
+    except msgspec.MsgspecError as error:
+        raise PlanError(f"is not a plan ({error}). Tune again to replace it.") from None
+
+
+def read(path: Path) -> Plan:
+    """The plan in the file at `path`. Raises PlanError, with the path in its message."""
+    try:
+        return decode(path.read_bytes())
+    except OSError as error:
+        raise PlanError(f"{path}: cannot be read ({error.strerror}). Make one with: plumb tune SCRIPT") from None
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}") from None
+
+
+def write(plan: Plan, path: Path) -> None:
+    """Writes the plan so that a reader sees the old file or the new one, never a part."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(encode(plan))
+            os.fchmod(file.fileno(), 0o644)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
