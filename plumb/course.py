@@ -1,0 +1,165 @@
+"""A loader's tuning from the first measurement to its plan, with the user's loop and without it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from plumb import events
+from plumb.loop import Course, Endless, Loop, LoopReading, ready
+from plumb.options import Options
+from plumb.plan import EndToEnd, LoaderPlan, Rate
+from plumb.runtime.loader import rebuild
+from plumb.search.measure import rate_of
+from plumb.tuning import Choice, Step, Subject, Tuner
+from plumb.watch import KnownLoader
+
+_KEPT_BATCHES = 2
+_TURNS = 2
+
+
+def through_the_loop(
+    known: KnownLoader,
+    loader: DataLoader[Any],
+    loop: Loop,
+    own: Iterator[Any],
+    options: Options,
+    deadline: float,
+    emit: Callable[[events.Event], None],
+) -> Course[LoaderPlan]:
+    """Baseline in the user's loop -> step rate -> trials -> winner and baseline by turns in the user's loop.
+
+    `own` are the batches of the user's own loader. Returns the plan; everything is done by `deadline`, or little
+    later.
+    """
+    pace = options.pace_seconds
+
+    def say(text: str) -> None:
+        emit(events.Phase(f"{known.name}: {text}"))
+
+    say("your loop as it is")
+    in_flight = loader.num_workers * (loader.prefetch_factor or 0)
+    before = yield from loop.measure(own, in_flight + 1, 2 * pace, deadline)
+    say("how fast your loop could go")
+    step = yield from _step(loop, own, loader.pin_memory, pace, deadline)
+    waiting = _waiting_share(before.rate, step) if before else 1.0
+    subject = Subject(known.name, loader, loop.samples_per_batch, step, waiting)
+    seconds = deadline - time.perf_counter() - 2 * _TURNS * pace
+    choice = Tuner(subject, options, seconds, emit).choose()
+    in_loop = None
+    if loop.open and choice.tuned.config != choice.baseline.config:
+        say("your loop before and after, by turns")
+        in_loop = yield from _side_by_side(loop, loader, own, choice, step, pace, deadline + 2 * _TURNS * pace)
+        if in_loop is not None and in_loop.tuned_interval[0] <= in_loop.baseline_interval[1]:
+            choice, in_loop = _taken_back(choice, in_loop), None
+    if in_loop is None and before is not None:
+        in_loop = _unchanged(before.rate, waiting)
+    return _plan(known, loader, loop.samples_per_batch, choice, step, in_loop)
+
+
+def alone(
+    known: KnownLoader,
+    loader: DataLoader[Any],
+    options: Options,
+    seconds: float,
+    emit: Callable[[events.Event], None],
+) -> LoaderPlan:
+    """Tunes a loader whose loop was never seen to train: for its own rate, without a step rate."""
+    per_batch = known.samples_per_batch or float(loader.batch_size or 1)
+    choice = Tuner(Subject(known.name, loader, per_batch, None, 1.0), options, seconds, emit).choose()
+    note = "tuned on its own, without a step rate: no training loop was seen to use it"
+    choice = dataclasses.replace(choice, notes=(*choice.notes, note))
+    return _plan(known, loader, per_batch, choice, None, None)
+
+
+def _step(loop: Loop, own: Iterator[Any], pin: bool, seconds: float, deadline: float) -> Course[Step | None]:
+    """The pace of the training step when batches are ready, or None where the loop has ended."""
+    if not loop.open:
+        return None
+    kept = [next(own) for _ in range(_KEPT_BATCHES)]
+    reading = yield from loop.measure(ready(kept, pin), 1, seconds, deadline, waiting_counts=False)
+    return Step(reading.rate.samples_per_second, reading.cpu_seconds) if reading else None
+
+
+def _side_by_side(
+    loop: Loop,
+    loader: DataLoader[Any],
+    own: Iterator[Any],
+    choice: Choice,
+    step: Step | None,
+    seconds: float,
+    deadline: float,
+) -> Course[EndToEnd | None]:
+    """The user's loop on both configurations by turns; None where it ended before both were measured."""
+    tuned_loader = rebuild(loader, choice.tuned.config, None)
+    sides = (
+        (choice.baseline.config, own),
+        (choice.tuned.config, Endless(None, lambda: iter(tuned_loader))),
+    )
+    readings: tuple[list[LoopReading], list[LoopReading]] = ([], [])
+    for _ in range(_TURNS):
+        for (config, batches), taken in zip(sides, readings, strict=True):
+            reading = yield from loop.measure(batches, config.batches_in_flight + 1, seconds, deadline)
+            taken += [reading] if reading else []
+    if not all(readings):
+        return None
+    before, after = (rate_of([chunk for reading in taken for chunk in reading.chunks]) for taken in readings)
+    return EndToEnd(
+        before.samples_per_second,
+        after.samples_per_second,
+        before.interval,
+        after.interval,
+        _waiting_share(before, step),
+        _waiting_share(after, step),
+    )
+
+
+def _waiting_share(loop: Rate, step: Step | None) -> float:
+    """The share of the loop's time that ready batches would save, from 0 to 1; 1 where the step is not known.
+
+    Told from rates, not from the time spent inside `next`: with an asynchronous device or a prefetching thread,
+    waiting for data and waiting for the step happen at the same time.
+    """
+    return max(0.0, 1.0 - loop.samples_per_second / step.samples_per_second) if step else 1.0
+
+
+def _unchanged(loop: Rate, waiting: float) -> EndToEnd:
+    rate = loop.samples_per_second
+    return EndToEnd(rate, rate, loop.interval, loop.interval, waiting, waiting)
+
+
+def _taken_back(choice: Choice, in_loop: EndToEnd) -> Choice:
+    note = (
+        f"nothing better within noise: alone, {choice.tuned.config} loads faster, but your loop ran at "
+        f"{in_loop.tuned:,.0f} samples/s with it and at {in_loop.baseline:,.0f} without"
+    )
+    return dataclasses.replace(choice, tuned=choice.baseline, notes=(*choice.notes, note))
+
+
+def _plan(
+    known: KnownLoader,
+    loader: DataLoader[Any],
+    samples_per_batch: float,
+    choice: Choice,
+    step: Step | None,
+    in_loop: EndToEnd | None,
+) -> LoaderPlan:
+    return LoaderPlan(
+        name=known.name,
+        site=str(known.site),
+        dataset=type(loader.dataset).__name__,
+        batch_size=loader.batch_size,
+        samples_per_batch=samples_per_batch,
+        baseline=choice.baseline,
+        tuned=choice.tuned,
+        predicted=choice.situation.predict(choice.tuned.config),
+        step_samples_per_second=step.samples_per_second if step else None,
+        end_to_end=in_loop,
+        sample=choice.situation.cost,
+        trials=choice.trials,
+        notes=choice.notes,
+    )

@@ -1,0 +1,1 @@
+"""Numbers on what a sample goes through."""

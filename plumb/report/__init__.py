@@ -1,0 +1,1 @@
+"""Plan -> terminal, HTML, JSON. Nothing is computed here that the plan does not hold."""

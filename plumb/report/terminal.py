@@ -1,0 +1,143 @@
+"""A plan as one screen of a terminal: the answer first, then the why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from plumb.plan import Config, LoaderPlan, Plan, Trial
+from plumb.units import format_bytes, format_rate, format_seconds
+
+_BAR_CELLS = 24
+_REASONS = {
+    "cpu": "the CPU: all cores that this process may use are busy",
+    "workers": "the workers: each is busy all the time, and more of them would help",
+    "main process": "the main process: it can't take over batches faster",
+    "step": "the training step: it gets its data as fast as it can take it",
+}
+
+
+def render(plan: Plan, plan_path: str) -> RenderableType:
+    """The whole report; `plan_path` is where the plan was written, for the command that uses it."""
+    parts: list[RenderableType] = []
+    for loader in plan.loaders:
+        parts += [Text(), *_loader(loader)]
+    parts.append(Text())
+    parts += _what_next(plan, plan_path)
+    return Group(*parts)
+
+
+def _loader(loader: LoaderPlan) -> Iterable[RenderableType]:
+    yield Text.assemble(
+        (loader.name, "bold"),
+        (f"  {loader.site}, {loader.dataset}, batch {loader.batch_size or 'made by the dataset or sampler'}", "dim"),
+    )
+    yield Padding(_before_and_after(loader), (0, 0, 0, 2))
+    yield Padding(_why(loader), (0, 0, 0, 2))
+    for note in loader.notes:
+        yield Padding(Text(f"· {note}", style="dim"), (0, 0, 0, 2))
+
+
+def _before_and_after(loader: LoaderPlan) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    changed = loader.tuned.config != loader.baseline.config
+    in_loop = loader.end_to_end
+    sides = [("before", loader.baseline, in_loop.baseline if in_loop else None)]
+    sides += [("after", loader.tuned, in_loop.tuned if in_loop else None)] if changed else []
+    for label, side, loop in sides:
+        low, high = side.interval
+        table.add_row(
+            Text(label if changed else "as it is", style="bold green" if label == "after" else ""),
+            Text(format_rate(side.samples_per_second), style="bold"),
+            Text(f"{low:,.0f} to {high:,.0f}", style="dim"),
+            Text(f"your loop {format_rate(loop)}" if loop else ""),
+            Text(str(side.config)),
+        )
+    return table
+
+
+def _why(loader: LoaderPlan) -> RenderableType:
+    lines: list[RenderableType] = []
+    if loader.tuned.config != loader.baseline.config:
+        gain = f"{loader.gain:.2f} times as fast"
+        if in_loop := loader.end_to_end:
+            gain += (
+                f"; your loop {in_loop.tuned / in_loop.baseline:.2f} times, waiting for data "
+                f"{in_loop.tuned_waiting_share:.0%} of its time instead of {in_loop.baseline_waiting_share:.0%}"
+            )
+        lines.append(Text(gain, style="green"))
+    elif loader.end_to_end:
+        lines.append(Text(f"Nothing to change. Your loop waits {loader.end_to_end.baseline_waiting_share:.1%} of its time."))
+    else:
+        lines.append(Text("Nothing to change."))
+    lines.append(Text(f"What limits it now is {_REASONS.get(loader.predicted.bottleneck, loader.predicted.bottleneck)}."))
+    if loader.sample is not None:
+        cost = loader.sample
+        lines.append(
+            Text(
+                f"A sample takes {format_seconds(cost.cpu_seconds)} of CPU and {format_seconds(cost.wait_seconds)} of "
+                f"waiting, and is {format_bytes(cost.output_bytes)} of its batch.",
+                style="dim",
+            )
+        )
+    lines.append(_bounds(loader))
+    lines.append(_trials(loader.trials))
+    return Group(*lines)
+
+
+def _bounds(loader: LoaderPlan) -> RenderableType:
+    """What each resource allows, with how much of it the prediction uses."""
+    table = Table.grid(padding=(0, 2))
+    for resource, bound in sorted(loader.predicted.bounds.items(), key=lambda item: item[1]):
+        share = loader.predicted.utilization.get(resource, 0.0)
+        filled = round(share * _BAR_CELLS)
+        table.add_row(
+            Text(resource),
+            Text("█" * filled + "░" * (_BAR_CELLS - filled), style="cyan" if share < 0.999 else "yellow"),
+            Text(f"allows {format_rate(bound)}", style="dim"),
+        )
+    return table
+
+
+def _trials(trials: Iterable[Trial]) -> RenderableType:
+    """What was tried; of several readings of one configuration the last."""
+    last: dict[Config, Trial] = {}
+    for trial in trials:
+        last[trial.config] = trial
+    table = Table.grid(padding=(0, 2))
+    for trial in sorted(last.values(), key=lambda trial: -(trial.samples_per_second or 0.0)):
+        measured = format_rate(trial.samples_per_second) if trial.samples_per_second else "–"
+        expected = f"model {trial.predicted_samples_per_second:,.0f}" if trial.predicted_samples_per_second else ""
+        row = (f"tried {trial.config}", measured, expected, trial.outcome)
+        table.add_row(*(Text(cell, style="dim") for cell in row))
+    return table
+
+
+def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
+    changed = [loader for loader in plan.loaders if loader.tuned.config != loader.baseline.config]
+    if changed:
+        yield Text.assemble("Use it:  ", (f"plumb run {plan.script}", "bold"), f"   (the plan is in {plan_path})")
+        for loader in changed:
+            yield Text(f"or write  DataLoader(..., {arguments(loader.tuned.config)})  at {loader.site}")
+    if plan.written_files:
+        shown = ", ".join(plan.written_files[:5]) + (" …" if len(plan.written_files) > 5 else "")
+        yield Text(f"The script wrote, while it was tuned: {shown}", style="yellow")
+    yield Text(
+        f"{format_seconds(plan.startup_seconds)} until your script's loop began, "
+        f"{format_seconds(plan.tuning_seconds)} of tuning.",
+        style="dim",
+    )
+
+
+def arguments(config: Config) -> str:
+    """A configuration as torch's keyword arguments."""
+    return ", ".join(f"{name}={value!r}" for name, value in config.loader_arguments().items())
+
+
+def print_report(plan: Plan, plan_path: str, console: Console) -> None:
+    """Prints the report, in plain text where `console` is no terminal."""
+    console.print(render(plan, plan_path), soft_wrap=not console.is_terminal)

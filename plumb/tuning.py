@@ -1,0 +1,385 @@
+"""One loader's tuning: cost of a sample -> model -> trials -> the few best side by side -> decision.
+
+Nothing here needs the user's loop; what the loop says (the step rate) comes in, and the choice goes out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+from torch.utils.data import DataLoader, IterableDataset
+
+from plumb.events import Event, Phase, TrialDone
+from plumb.model import operational, planner
+from plumb.model.planner import Footprint, Freedom, Situation
+from plumb.options import Options
+from plumb.plan import Config, Measured, Rate, SampleCost, Trial
+from plumb.profile.device import has_accelerator
+from plumb.profile.memory import cpu_seconds, private_bytes
+from plumb.profile.sample import sample_cost
+from plumb.runtime.loader import current_config, rebuild
+from plumb.search.measure import Chunk, Feed, IndexStream, interleaved, rate_of
+from plumb.search.study import Reading, search
+from plumb.units import format_bytes
+
+# Rates closer than this are the same to us: the cheaper configuration is chosen, and a faster step is not chased.
+_EQUAL = 0.02
+_FINALISTS = 2
+# Where the loop waits for less than this share of its time, no configuration can gain what could be measured.
+_NOTHING_TO_GAIN = 0.02
+_WORKER_COUNTS_ENQUEUED = 3
+# A worker that is silent for so long, or for so many times its first batch, is taken for stuck.
+_STUCK_SECONDS, _STUCK_BATCHES = 20.0, 20.0
+
+
+class TuningError(Exception):
+    """The tuning can't go on. The message is one line and says what to do."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Step:
+    """The training step, from the user's own loop: what it could consume, and the CPU seconds it burns per sample."""
+
+    samples_per_second: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loader to tune, and what is known of it before."""
+
+    name: str
+    loader: DataLoader[Any]
+    samples_per_batch: float
+    step: Step | None
+    waiting_share: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was found for one loader."""
+
+    baseline: Measured
+    tuned: Measured
+    situation: Situation
+    trials: tuple[Trial, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Steady:
+    """A configuration's rate while it runs, and what the start of its workers costs an epoch."""
+
+    rate: Rate
+    start_seconds: float
+
+
+@dataclass
+class Tuner:
+    """Tunes one loader within its time; `choose` is the whole course."""
+
+    subject: Subject
+    options: Options
+    seconds: float
+    emit: Callable[[Event], None]
+    _trials: list[Trial] = field(default_factory=list)
+    _steady: dict[Config, _Steady] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._begun = time.perf_counter()
+        loader = self.subject.loader
+        self._own = current_config(loader)
+        self._is_iterable = isinstance(loader.dataset, IterableDataset)
+        self._stream = None if self._is_iterable else IndexStream(_index_sampler(loader))
+        self._epoch_samples = _epoch_samples(loader, self.subject.samples_per_batch)
+
+    def choose(self) -> Choice:
+        """Finds the best configuration that the limits allow and that was measured to be better than the user's.
+
+        Raises NoBatchesError for a loader without batches, and what the dataset raises with the user's configuration.
+        """
+        self._say("what a sample costs")
+        cost = sample_cost(self.subject.loader, self._stream, self.options.pace_seconds)
+        situation = self._situation(cost)
+        self._check_limits(situation)
+        if self.subject.waiting_share > _NOTHING_TO_GAIN:
+            situation = self._probe(situation)
+        self._say("your configuration alone")
+        own = self._try_out(situation, self._own, floor=0.0, must_work=True)
+        readings = [own, *self._search(situation, own)]
+        finalists = self._finalists(readings)
+        finals = self._side_by_side(situation, finalists) if len(finalists) > 1 else [own]
+        winner = _cheapest_of_the_best(finals)
+        return self._decide(situation, finals[0], winner)
+
+    # ---- what the model is told
+
+    def _situation(self, cost: SampleCost) -> Situation:
+        process = psutil.Process()
+        per_batch = self.subject.samples_per_batch
+        footprint = Footprint(
+            batch_bytes=cost.output_bytes * per_batch,
+            tensors_per_batch=math.ceil(cost.output_tensors * per_batch),
+            worker_private_bytes=0.0,
+            main_bytes=process.memory_info().rss,
+            open_files=process.num_fds(),
+        )
+        step = self.subject.step
+        return Situation(
+            cost,
+            footprint,
+            self.options.limits,
+            step.samples_per_second if step else None,
+            step.cpu_seconds if step else 0.0,
+            self._epoch_samples,
+        )
+
+    def _check_limits(self, situation: Situation) -> None:
+        """Raises TuningError where the script as it is leaves no room for any loader."""
+        used, allowed = situation.footprint.main_bytes, self.options.limits.memory_bytes
+        if used > allowed:
+            raise TuningError(
+                f"the script itself uses {format_bytes(used)}, more than the {format_bytes(allowed)} that are allowed; "
+                "raise --memory, or the host's limit",
+                exit_code=2,
+            )
+
+    def _probe(self, situation: Situation) -> Situation:
+        """Corrects the situation by a short run with one worker: its CPU, the hand-over, its memory, its start."""
+        config = Config(max(self._own.num_workers, 1), 2) if self._is_iterable else Config(1, 2)
+        if self._freedom(situation).num_workers == (0,) or self._broken(situation, config):
+            return situation
+        self._say("one worker, to calibrate the model")
+        try:
+            feed = self._feed(config)
+        except Exception as error:
+            self._record(config, None, None, None, f"failed: {_one_line(error)}")
+            return situation
+        try:
+            feed.window(0.0)
+            worker_cpu, main_cpu, begin = cpu_seconds(feed.worker_pids), time.thread_time(), time.perf_counter()
+            chunks = feed.window(self.options.pace_seconds)
+            samples = sum(chunk.samples for chunk in chunks)
+            per_sample = (time.perf_counter() - begin) * config.num_workers / samples
+            worker = min((cpu_seconds(feed.worker_pids) - worker_cpu) / samples, per_sample)
+            main = (time.thread_time() - main_cpu) / samples
+            private = max((private_bytes(pid) for pid in feed.worker_pids), default=0.0)
+        finally:
+            feed.close()
+        self._remember(config, chunks, feed.workers_start_seconds)
+        self._reading(situation, config)
+        cost = dataclasses.replace(
+            situation.cost, cpu_seconds=worker, wait_seconds=per_sample - worker, main_seconds=main
+        )
+        return dataclasses.replace(
+            situation,
+            cost=cost,
+            footprint=dataclasses.replace(situation.footprint, worker_private_bytes=private),
+            start_seconds_per_worker=feed.workers_start_seconds / config.num_workers,
+        )
+
+    def _freedom(self, situation: Situation) -> Freedom:
+        own = self._own
+        counts = planner.worker_counts(situation.cost, self.options.limits, situation.step_samples_per_second)
+        return Freedom(
+            # More workers would deliver an iterable dataset's samples more than once, fewer might lose some.
+            num_workers=(own.num_workers,) if self._is_iterable else counts,
+            prefetch_factor=tuple(sorted({*planner.PREFETCH_FACTORS, own.prefetch_factor or 2})),
+            pin_memory=tuple(sorted({own.pin_memory, has_accelerator()})),
+            in_order=(True, False) if self.options.may_reorder else (own.in_order,),
+        )
+
+    # ---- trials
+
+    def _search(self, situation: Situation, own: Reading) -> list[Reading]:
+        freedom = self._freedom(situation)
+        if max(freedom.num_workers) == 0 or self.subject.waiting_share <= _NOTHING_TO_GAIN:
+            return []
+        ranked = planner.rank(planner.configurations(freedom), situation)
+        favourites: dict[int, Config] = {}
+        for config in ranked:
+            favourites.setdefault(config.num_workers, config)
+        first = [config for config in favourites.values() if config != own.config][:_WORKER_COUNTS_ENQUEUED]
+        if not first:
+            return []
+        step = situation.step_samples_per_second
+        return search(
+            first,
+            freedom,
+            lambda config, floor: self._try_out(situation, config, floor),
+            deadline=self._begun + 0.6 * self.seconds,
+            seed=self.options.seed,
+            enough=step * (1 - _EQUAL) if step else float("inf"),
+        )
+
+    def _try_out(self, situation: Situation, config: Config, floor: float, must_work: bool = False) -> Reading:
+        """Measures one configuration, or says why not; one that differs in the restart of workers only is derived."""
+        if _steady_key(config) in self._steady:
+            return self._reading(situation, config)
+        broken = None if must_work else self._broken(situation, config)
+        if broken:
+            return self._record(config, None, None, None, f"not tried: {broken}")
+        self._say(f"trying {config}")
+
+        def hopeless(chunks: Sequence[Chunk]) -> bool:
+            return len(chunks) >= 4 and situation.loop_rate(config, rate_of(chunks).interval[1]) < floor
+
+        try:
+            feed = self._feed(config)
+            try:
+                chunks = feed.window(self.options.pace_seconds, hopeless)
+            finally:
+                feed.close()
+        except Exception as error:
+            if must_work:
+                raise
+            return self._record(config, None, None, None, f"failed: {_one_line(error)}")
+        self._remember(config, chunks, feed.workers_start_seconds)
+        return self._reading(situation, config, "stopped early: slower" if hopeless(chunks) else "measured")
+
+    def _finalists(self, readings: Iterable[Reading]) -> list[Reading]:
+        """The user's configuration first, then the best of the others that promise more than it."""
+        own, *others = readings
+        measured = [r for r in others if (r.loop_samples_per_second or 0.0) > (own.loop_samples_per_second or 0.0)]
+        measured.sort(key=lambda reading: -(reading.loop_samples_per_second or 0.0))
+        return [own, *measured[:_FINALISTS]]
+
+    def _side_by_side(self, situation: Situation, finalists: Sequence[Reading]) -> list[Reading]:
+        """Measures the finalists by turns, on fresh loaders."""
+        self._say("the best few side by side")
+        feeds: list[Feed] = []
+        try:
+            for reading in finalists:
+                feeds.append(self._feed(reading.config))
+            all_chunks = interleaved(feeds, self.options.pace_seconds, turns=2)
+        finally:
+            for feed in feeds:
+                feed.close()
+        for feed, chunks in zip(feeds, all_chunks, strict=True):
+            self._remember(feed.config, chunks, feed.workers_start_seconds)
+        return [self._reading(situation, feed.config, "side by side") for feed in feeds]
+
+    # ---- the decision
+
+    def _decide(self, situation: Situation, own: Reading, winner: Reading) -> Choice:
+        assert own.loader is not None
+        assert winner.loader is not None
+        notes = []
+        if self.subject.waiting_share <= _NOTHING_TO_GAIN:
+            notes.append(
+                f"nothing to gain: your loop waits for data {self.subject.waiting_share:.1%} of its time, and no "
+                "configuration can save more than that"
+            )
+        if winner.config != own.config and not self._is_better(situation, winner, own):
+            notes.append(
+                f"nothing better within noise: {winner.config} came closest, at "
+                f"{winner.loader.samples_per_second:,.0f} samples/s"
+            )
+            winner = own
+        assert winner.loader is not None
+        if self._is_iterable:
+            notes.append(
+                "an iterable dataset: its worker count was left as it is, because more workers may deliver samples twice"
+            )
+        return Choice(
+            Measured(own.config, own.loader.samples_per_second, own.loader.interval),
+            Measured(winner.config, winner.loader.samples_per_second, winner.loader.interval),
+            situation,
+            tuple(self._trials),
+            tuple(notes),
+        )
+
+    def _is_better(self, situation: Situation, reading: Reading, own: Reading) -> bool:
+        assert own.loader is not None
+        assert reading.loader is not None
+        return situation.loop_rate(reading.config, reading.loader.interval[0]) > situation.loop_rate(
+            own.config, own.loader.interval[1]
+        )
+
+    # ---- small helpers
+
+    def _feed(self, config: Config) -> Feed:
+        loader = self.subject.loader
+        deadline = self._begun + self.seconds
+        return Feed(
+            config,
+            lambda indices: rebuild(loader, config, indices, self._stuck_after_seconds(config)),
+            self._stream,
+            self.subject.samples_per_batch,
+            deadline,
+        )
+
+    def _stuck_after_seconds(self, config: Config) -> float:
+        slowest = max((steady.start_seconds for steady in self._steady.values()), default=0.0)
+        return max(_STUCK_SECONDS, _STUCK_BATCHES * slowest) if config.num_workers else 0.0
+
+    def _broken(self, situation: Situation, config: Config) -> str | None:
+        return planner.broken_limit(config, situation.footprint, self.options.limits)
+
+    def _remember(self, config: Config, chunks: Sequence[Chunk], start_seconds: float) -> None:
+        self._steady[_steady_key(config)] = _Steady(rate_of(chunks, self.options.seed), start_seconds)
+
+    def _reading(self, situation: Situation, config: Config, outcome: str = "measured") -> Reading:
+        """The reading of a configuration whose steady rate is known."""
+        steady = self._steady[_steady_key(config)]
+        start = 0.0 if config.persistent_workers else steady.start_seconds
+
+        def over_an_epoch(rate: float) -> float:
+            return operational.amortized(rate, self._epoch_samples, start)
+
+        low, high = steady.rate.interval
+        rate = Rate(over_an_epoch(steady.rate.samples_per_second), (over_an_epoch(low), over_an_epoch(high)))
+        loop = situation.loop_rate(config, rate.samples_per_second)
+        return self._record(config, rate, loop, situation.loader_rate(config), outcome)
+
+    def _record(
+        self, config: Config, rate: Rate | None, loop: float | None, predicted: float | None, outcome: str
+    ) -> Reading:
+        trial = Trial(
+            config, predicted, rate.samples_per_second if rate else None, rate.interval if rate else None, outcome
+        )
+        self._trials.append(trial)
+        self.emit(TrialDone(self.subject.name, trial))
+        return Reading(config, rate, loop, outcome)
+
+    def _say(self, text: str) -> None:
+        self.emit(Phase(f"{self.subject.name}: {text}"))
+
+
+def _cheapest_of_the_best(readings: Sequence[Reading]) -> Reading:
+    best = max(reading.loop_samples_per_second or 0.0 for reading in readings)
+    good = [r for r in readings if (r.loop_samples_per_second or 0.0) >= best * (1 - _EQUAL)]
+    return min(good, key=lambda reading: planner.cost_order(reading.config))
+
+
+def _steady_key(config: Config) -> Config:
+    """Configurations that differ only in whether workers outlive an epoch run at the same rate within one."""
+    return dataclasses.replace(config, persistent_workers=False)
+
+
+def _index_sampler(loader: DataLoader[Any]) -> Iterable[Any]:
+    return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+
+
+def _epoch_samples(loader: DataLoader[Any], samples_per_batch: float) -> float | None:
+    """Samples in an epoch, or None for a loader without a length."""
+    try:
+        return len(loader) * samples_per_batch
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _one_line(error: BaseException) -> str:
+    """The last line that says something: worker errors carry a whole traceback in their message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
