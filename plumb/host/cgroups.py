@@ -33,7 +33,7 @@ def levels(host: Host, controller: str) -> list[Level]:
 
 
 def _paths(host: Host) -> dict[str, str]:
-    """The group that this process is in, by hierarchy: by controller for version 1, under the empty name for version 2."""
+    """The group that this process is in, by hierarchy: by controller, and version 2 under the empty name."""
     paths: dict[str, str] = {}
     for line in (host.text("/proc/self/cgroup") or "").splitlines():
         parts = line.split(":", 2)

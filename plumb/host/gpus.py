@@ -34,11 +34,11 @@ def gpus(environ: Mapping[str, str]) -> tuple[tuple[Gpu, ...], str]:
     try:
         import pynvml
     except ImportError:
-        return (), "no GPU: nvidia-ml-py isn't installed"
+        return (), "nvidia-ml-py isn't installed"
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        return (), f"no GPU: {error}"
+        return (), str(error)
     try:
         found = _visible(list(_devices(_Nvml(pynvml))), environ.get("CUDA_VISIBLE_DEVICES"))
     finally:
@@ -46,8 +46,8 @@ def gpus(environ: Mapping[str, str]) -> tuple[tuple[Gpu, ...], str]:
     if found:
         return found, "NVML"
     if "CUDA_VISIBLE_DEVICES" in environ:
-        return (), f"no GPU: CUDA_VISIBLE_DEVICES={environ['CUDA_VISIBLE_DEVICES']!r} leaves none"
-    return (), "no GPU: NVML lists none"
+        return (), f"CUDA_VISIBLE_DEVICES={environ['CUDA_VISIBLE_DEVICES']!r} leaves none"
+    return (), "NVML lists none"
 
 
 @dataclass(frozen=True)

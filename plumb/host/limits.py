@@ -17,6 +17,12 @@ from plumb.host.memory import memory_limit, shm_limit
 from plumb.host.processes import open_file_limits, process_limit
 from plumb.host.ranks import ranks_on_host
 
+ASKED_FOR = "asked for"
+_NUMBERS = (
+    *("cpus", "memory_bytes", "shm_bytes", "open_files", "open_files_most"),
+    *("processes", "disk_bytes", "max_workers"),
+)
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -51,14 +57,17 @@ class Limits:
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        for name in NUMBERS:
+        for name in _NUMBERS:
             value = getattr(self, name)
             if not value >= 0 or (name == "cpus" and value == 0):
                 raise ValueError(f"{name}={value}: a limit must be a number {'above' if name == 'cpus' else 'from'} 0")
 
     @classmethod
     def detect(cls, cache_dir: str | os.PathLike[str] | None = None) -> Limits:
-        """The limits of this process on this host, now, with the disk that `cache_dir` is or will be on."""
+        """The limits of this process on this host, now, with the disk that `cache_dir` is or will be on.
+
+        Raises OSError only where `cache_dir` is in a folder that this user may not look into.
+        """
         return _detect(Host(), cache_dir)
 
     def lowered(
@@ -83,15 +92,9 @@ class Limits:
             disk_bytes=disk_bytes,
             max_workers=max_workers,
         )
-        lower = {name: getattr(asked, name) for name in NUMBERS if getattr(asked, name) < getattr(self, name)}
-        sources = {**self.sources, **dict.fromkeys(lower, "asked for")}
+        lower = {name: getattr(asked, name) for name in _NUMBERS if getattr(asked, name) < getattr(self, name)}
+        sources = {**self.sources, **dict.fromkeys(lower, ASKED_FOR)}
         return replace(self, **lower, sources=sources)
-
-
-NUMBERS = (
-    *("cpus", "memory_bytes", "shm_bytes", "open_files", "open_files_most"),
-    *("processes", "disk_bytes", "max_workers"),
-)
 
 
 def _detect(host: Host, cache_dir: str | os.PathLike[str] | None) -> Limits:

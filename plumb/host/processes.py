@@ -21,8 +21,8 @@ def process_limit(host: Host, ranks: Ranks) -> Reading:
 def open_file_limits() -> tuple[Reading, float]:
     """The files that one process may hold open at once, and what it may raise that to without privileges."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _finite(hard)
-    return Reading(_finite(soft), f"ulimit -n: the hard limit is {most:,.0f}"), most
+    most = "unlimited" if hard == resource.RLIM_INFINITY else f"{hard:,}"
+    return Reading(_finite(soft), f"ulimit -n: the hard limit is {most}"), _finite(hard)
 
 
 def _user_readings(host: Host) -> Iterator[Reading]:
