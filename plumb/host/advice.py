@@ -55,17 +55,19 @@ def _cpus(limits: Limits, machine: Machine) -> Iterator[str]:
 
 def _memory(limits: Limits, machine: Machine) -> Iterator[str]:
     if limits.memory_bytes < _LITTLE_MEMORY_BYTES:
-        cure = {
+        cures = {
             "docker": " Raise it with: docker run --memory=8g",
             "podman": " Raise it with: podman run --memory=8g",
             "kubernetes": " Raise resources.limits.memory of the container.",
-        }.get(machine.container or "", "")
+        }
+        of_container = limits.sources.get("memory_bytes", "").startswith("cgroup")
+        cure = cures.get(machine.container or "", "") if of_container else ""
         yield f"Only {format_bytes(limits.memory_bytes)} of memory may be used, so few workers fit.{cure}"
 
 
 def _shm(limits: Limits, machine: Machine) -> Iterator[str]:
     if limits.shm_bytes < _LITTLE_SHM_BYTES:
-        size = max(1, math.floor(min(8 * _GIB, limits.memory_bytes / 2) / _GIB))
+        size = machine.ranks * max(1, math.floor(min(8 * _GIB, limits.memory_bytes / 2) / _GIB))
         cure = {
             "docker": f"Start the container with: docker run --shm-size={size}g",
             "podman": f"Start the container with: podman run --shm-size={size}g",
@@ -102,13 +104,15 @@ def _sharing(limits: Limits, machine: Machine) -> Iterator[str]:
 
 def _processes(limits: Limits, machine: Machine) -> Iterator[str]:
     if limits.processes < _FEW_PROCESSES:
-        cure = {
-            "docker": "docker run --pids-limit=4096",
-            "podman": "podman run --pids-limit=4096",
-        }.get(machine.container or "", "ulimit -u 4096")
+        if limits.sources.get("processes", "").startswith("ulimit"):
+            cure = "Raise ulimit -u."
+        elif machine.container in ("docker", "podman"):
+            cure = f"Start the container with: {machine.container} run --pids-limit=4096"
+        else:
+            cure = "Raise the pids limit of the control group."
         yield (
             f"Only {limits.processes:.0f} more processes and threads may be started, and every worker takes several. "
-            f"Raise it with: {cure}"
+            f"{cure}"
         )
 
 

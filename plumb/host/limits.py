@@ -19,8 +19,14 @@ from plumb.host.ranks import ranks_on_host
 
 ASKED_FOR = "asked for"
 _NUMBERS = (
-    *("cpus", "memory_bytes", "shm_bytes", "open_files", "open_files_most"),
-    *("processes", "disk_bytes", "max_workers"),
+    "cpus",
+    "memory_bytes",
+    "shm_bytes",
+    "open_files",
+    "open_files_most",
+    "processes",
+    "disk_bytes",
+    "max_workers",
 )
 
 
@@ -59,6 +65,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name in _NUMBERS:
             value = getattr(self, name)
+            # Written so that NaN, which compares with nothing, is refused too.
             if not value >= 0 or (name == "cpus" and value == 0):
                 raise ValueError(f"{name}={value}: a limit must be a number {'above' if name == 'cpus' else 'from'} 0")
 

@@ -108,7 +108,7 @@ def _group_pools(host: Host, level: Level) -> Iterator[_Pool]:
 def _own_bytes(host: Host) -> int:
     """Bytes that this process and its descendants hold and that aren't pages of files; shared pages count once."""
     pid = first_whole(host.pairs("/proc/self/status").get("Pid"))
-    return 0 if pid is None else sum(_unshared_bytes(host, member) for member in _tree(host, pid))
+    return 0 if pid is None else sum(_held_bytes(host, member) for member in _tree(host, pid))
 
 
 def _tree(host: Host, pid: int) -> set[int]:
@@ -124,7 +124,8 @@ def _tree(host: Host, pid: int) -> set[int]:
     return tree
 
 
-def _unshared_bytes(host: Host, pid: int) -> int:
+def _held_bytes(host: Host, pid: int) -> int:
+    """One process's part of the pages that aren't files; where the kernel doesn't split them, all that it maps."""
     rollup = host.pairs(f"/proc/{pid}/smaps_rollup")
     proportional = [first_whole(rollup.get(name)) for name in ("Pss_Anon", "Pss_Shmem")]
     if None in proportional:
