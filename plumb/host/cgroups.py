@@ -53,7 +53,7 @@ def _visible(host: Host, version: int, candidates: list[Mount], path: str | None
     for depth in range(len(below) + 1):
         inner = "/".join(below[:depth])
         folder = f"{mount.point.rstrip('/')}/{inner}".rstrip("/")
-        if host.path(folder).is_dir():
+        if host.is_folder(folder):
             found.append(Level(version, f"{mount.root.rstrip('/')}/{inner}".rstrip("/") or "/", folder))
     return found
 

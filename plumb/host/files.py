@@ -32,11 +32,19 @@ class Host:
         """Where this host's file `absolute` really is."""
         return self.root / absolute.lstrip("/")
 
+    def exists(self, absolute: str) -> bool:
+        """Whether there is such a file or folder that this process may see."""
+        return os.path.exists(self.path(absolute))
+
+    def is_folder(self, absolute: str) -> bool:
+        """Whether there is such a folder that this process may see."""
+        return os.path.isdir(self.path(absolute))
+
     def text(self, absolute: str) -> str | None:
         """A file's whole text."""
         try:
             return self.path(absolute).read_text(errors="replace")
-        except OSError:
+        except (OSError, ValueError):  # a path with a null character is a ValueError
             return None
 
     def number(self, absolute: str) -> int | None:

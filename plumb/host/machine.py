@@ -59,8 +59,8 @@ def container(host: Host) -> str | None:
     signs = {
         "kubernetes": "KUBERNETES_SERVICE_HOST" in host.environ,
         "apptainer": "APPTAINER_CONTAINER" in host.environ or "SINGULARITY_CONTAINER" in host.environ,
-        "podman": host.path("/run/.containerenv").exists(),
-        "docker": host.path("/.dockerenv").exists(),
+        "podman": host.exists("/run/.containerenv"),
+        "docker": host.exists("/.dockerenv"),
     }
     return next((name for name, found in signs.items() if found), None)
 
