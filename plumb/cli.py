@@ -11,7 +11,7 @@ import click
 _SCRIPT: dict[str, Any] = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
-class _Size(click.ParamType):
+class _Size(click.ParamType):  # type: ignore[type-arg]
     name = "SIZE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:

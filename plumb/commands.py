@@ -20,6 +20,7 @@ from plumb.plan import LoaderPlan, Plan
 from plumb.report.progress import Display
 from plumb.report.terminal import print_report
 
+_PLAIN_WIDTH = 120
 _BATCH_MAKER = re.compile(r"(get|next|load|make|sample|fetch)_?(mini)?_?batch(es)?", re.IGNORECASE)
 
 
@@ -81,7 +82,12 @@ def parse_target(words: list[str]) -> tuple[Target, list[str]]:
 
 
 def tune(
-    target: Target, arguments: list[str], orders: TuneOrders, output: Path | None, as_json: bool, host: dict[str, object]
+    target: Target,
+    arguments: list[str],
+    orders: TuneOrders,
+    output: Path | None,
+    as_json: bool,
+    host: dict[str, object],
 ) -> int:
     """Tunes a script and writes its plan. Returns the exit code; raises CommandError where there is no plan."""
     path = output or Path(f"{target.stem}.plumb.json")
@@ -110,7 +116,7 @@ def tune(
     if as_json:
         Console(soft_wrap=True).out(plan.encode(found).decode(), end="", highlight=False)
     else:
-        print_report(found, str(path), Console())
+        print_report(found, str(path), _console())
     return 0
 
 
@@ -135,9 +141,15 @@ def run(target: Target, arguments: list[str], plan_path: Path | None) -> None:
 def report(path: Path) -> None:
     """Prints the report of a plan. Raises CommandError where it can't be read."""
     try:
-        print_report(plan.read(path), str(path), Console())
+        print_report(plan.read(path), str(path), _console())
     except plan.PlanError as error:
         raise CommandError(str(error)) from None
+
+
+def _console() -> Console:
+    """Standard output; where it is no terminal, wide enough for whole lines."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_PLAIN_WIDTH)
 
 
 def _explain_nothing(target: Target, story: _Story, outcome: script.Outcome, budget_seconds: float) -> int:

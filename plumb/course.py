@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -19,7 +19,9 @@ from plumb.tuning import Choice, Step, Subject, Tuner
 from plumb.watch import KnownLoader
 
 _KEPT_BATCHES = 2
-_TURNS = 2
+_TURNS_AT_LEAST, _TURNS_AT_MOST = 2, 5
+# A loader that doesn't feed the training matters less: it is looked at more briefly.
+_PACE_ALONE = 0.6
 
 
 def through_the_loop(
@@ -48,12 +50,13 @@ def through_the_loop(
     step = yield from _step(loop, own, loader.pin_memory, pace, deadline)
     waiting = _waiting_share(before.rate, step) if before else 1.0
     subject = Subject(known.name, loader, loop.samples_per_batch, step, waiting)
-    seconds = deadline - time.perf_counter() - 2 * _TURNS * pace
-    choice = Tuner(subject, options, seconds, emit).choose()
+    for_the_turns = 2 * _TURNS_AT_LEAST * pace
+    seconds = deadline - time.perf_counter() - for_the_turns
+    choice = Tuner(subject, options, seconds, pace, emit).choose()
     in_loop = None
     if loop.open and choice.tuned.config != choice.baseline.config:
         say("your loop before and after, by turns")
-        in_loop = yield from _side_by_side(loop, loader, own, choice, step, pace, deadline + 2 * _TURNS * pace)
+        in_loop = yield from _side_by_side(loop, loader, own, choice, step, pace, deadline)
         if in_loop is not None and in_loop.tuned_interval[0] <= in_loop.baseline_interval[1]:
             choice, in_loop = _taken_back(choice, in_loop), None
     if in_loop is None and before is not None:
@@ -70,7 +73,8 @@ def alone(
 ) -> LoaderPlan:
     """Tunes a loader whose loop was never seen to train: for its own rate, without a step rate."""
     per_batch = known.samples_per_batch or float(loader.batch_size or 1)
-    choice = Tuner(Subject(known.name, loader, per_batch, None, 1.0), options, seconds, emit).choose()
+    subject = Subject(known.name, loader, per_batch, None, 1.0)
+    choice = Tuner(subject, options, seconds, _PACE_ALONE * options.pace_seconds, emit).choose()
     note = "tuned on its own, without a step rate: no training loop was seen to use it"
     choice = dataclasses.replace(choice, notes=(*choice.notes, note))
     return _plan(known, loader, per_batch, choice, None, None)
@@ -101,13 +105,15 @@ def _side_by_side(
         (choice.tuned.config, Endless(None, lambda: iter(tuned_loader))),
     )
     readings: tuple[list[LoopReading], list[LoopReading]] = ([], [])
-    for _ in range(_TURNS):
+    for turn in range(_TURNS_AT_MOST):
+        if turn >= _TURNS_AT_LEAST and (_are_told_apart(*readings) or time.perf_counter() > deadline):
+            break
         for (config, batches), taken in zip(sides, readings, strict=True):
-            reading = yield from loop.measure(batches, config.batches_in_flight + 1, seconds, deadline)
+            reading = yield from loop.measure(batches, config.batches_in_flight + 1, seconds, deadline + seconds)
             taken += [reading] if reading else []
     if not all(readings):
         return None
-    before, after = (rate_of([chunk for reading in taken for chunk in reading.chunks]) for taken in readings)
+    before, after = map(_rate_over_turns, readings)
     return EndToEnd(
         before.samples_per_second,
         after.samples_per_second,
@@ -116,6 +122,16 @@ def _side_by_side(
         _waiting_share(before, step),
         _waiting_share(after, step),
     )
+
+
+def _rate_over_turns(readings: Sequence[LoopReading]) -> Rate:
+    return rate_of([chunk for reading in readings for chunk in reading.chunks])
+
+
+def _are_told_apart(before: Sequence[LoopReading], after: Sequence[LoopReading]) -> bool:
+    if not before or not after:
+        return False
+    return _rate_over_turns(after).interval[0] > _rate_over_turns(before).interval[1]
 
 
 def _waiting_share(loop: Rate, step: Step | None) -> float:

@@ -19,4 +19,4 @@ class Options:
     @property
     def pace_seconds(self) -> float:
         """How long one look at the user's loop or at a configuration takes."""
-        return min(max(self.budget_seconds / 60, 0.3), 5.0)
+        return min(max(self.budget_seconds / 75, 0.3), 5.0)

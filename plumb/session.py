@@ -7,6 +7,8 @@ process. No epoch ever ends because of plumb, so no epoch-end code of the user's
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import os
 import sys
 import threading
@@ -96,7 +98,9 @@ class Session:
             if error is None and self._registry is not None:
                 self._tune_alone([known for known in self._registry.all() if known.batches_seen])
             return
-        while course.gi_running and self._thread is not threading.current_thread():
+        while (
+            inspect.getgeneratorstate(course) == inspect.GEN_RUNNING and self._thread is not threading.current_thread()
+        ):
             time.sleep(0.05)
         if error is None or self._went_past_the_epoch():
             self._resume(lambda: course.throw(LoopEndedError()))
@@ -236,9 +240,7 @@ class Session:
         """Ends the process without running any more of the user's code."""
         self.report_end(by_plumb=True)
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-            except (OSError, ValueError):
-                pass
         end_children()
         os._exit(0)

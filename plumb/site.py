@@ -11,11 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 
-_LIBRARY_FOLDERS = tuple(
-    {
-        sysconfig.get_paths()[key] + "/" for key in ("stdlib", "platstdlib", "purelib", "platlib")
-    }  # fmt: skip
-) + (str(Path(__file__).parent) + "/", "<frozen ")
+_LIBRARY_FOLDERS = (
+    *(sysconfig.get_paths()[key] + "/" for key in ("stdlib", "platstdlib", "purelib", "platlib")),
+    str(Path(__file__).parent) + "/",
+    "<frozen ",
+)
 
 
 @dataclass(frozen=True)

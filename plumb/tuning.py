@@ -91,6 +91,7 @@ class Tuner:
     subject: Subject
     options: Options
     seconds: float
+    pace_seconds: float
     emit: Callable[[Event], None]
     _trials: list[Trial] = field(default_factory=list)
     _steady: dict[Config, _Steady] = field(default_factory=dict)
@@ -109,7 +110,7 @@ class Tuner:
         Raises NoBatchesError for a loader without batches, and what the dataset raises with the user's configuration.
         """
         self._say("what a sample costs")
-        cost = sample_cost(self.subject.loader, self._stream, self.options.pace_seconds)
+        cost = sample_cost(self.subject.loader, self._stream, self.pace_seconds)
         situation = self._situation(cost)
         self._check_limits(situation)
         if self.subject.waiting_share > _NOTHING_TO_GAIN:
@@ -168,7 +169,7 @@ class Tuner:
         try:
             feed.window(0.0)
             worker_cpu, main_cpu, begin = cpu_seconds(feed.worker_pids), time.thread_time(), time.perf_counter()
-            chunks = feed.window(self.options.pace_seconds)
+            chunks = feed.window(self.pace_seconds)
             samples = sum(chunk.samples for chunk in chunks)
             per_sample = (time.perf_counter() - begin) * config.num_workers / samples
             worker = min((cpu_seconds(feed.worker_pids) - worker_cpu) / samples, per_sample)
@@ -237,7 +238,7 @@ class Tuner:
         try:
             feed = self._feed(config)
             try:
-                chunks = feed.window(self.options.pace_seconds, hopeless)
+                chunks = feed.window(self.pace_seconds, hopeless)
             finally:
                 feed.close()
         except Exception as error:
@@ -255,13 +256,17 @@ class Tuner:
         return [own, *measured[:_FINALISTS]]
 
     def _side_by_side(self, situation: Situation, finalists: Sequence[Reading]) -> list[Reading]:
-        """Measures the finalists by turns, on fresh loaders."""
+        """Measures the finalists by turns, on fresh loaders, until the best of them is told from the user's own."""
         self._say("the best few side by side")
         feeds: list[Feed] = []
+
+        def settled(all_chunks: Sequence[Sequence[Chunk]]) -> bool:
+            own, *others = (rate_of(chunks) for chunks in all_chunks)
+            return any(other.interval[0] > own.interval[1] for other in others)
+
         try:
-            for reading in finalists:
-                feeds.append(self._feed(reading.config))
-            all_chunks = interleaved(feeds, self.options.pace_seconds, turns=2)
+            feeds.extend(self._feed(reading.config) for reading in finalists)
+            all_chunks = interleaved(feeds, self.pace_seconds, settled)
         finally:
             for feed in feeds:
                 feed.close()
@@ -289,7 +294,7 @@ class Tuner:
         assert winner.loader is not None
         if self._is_iterable:
             notes.append(
-                "an iterable dataset: its worker count was left as it is, because more workers may deliver samples twice"
+                "an iterable dataset: its worker count was left alone, because more workers may deliver samples twice"
             )
         return Choice(
             Measured(own.config, own.loader.samples_per_second, own.loader.interval),

@@ -135,7 +135,9 @@ def _is_same(known: KnownLoader, its_dataset: Any, loader: DataLoader[Any], site
     same_data = its_dataset is loader.dataset
     if site == known.site:
         was_used = known.batches_seen > 0 and its_dataset is not None
-        rebuilt = was_used and type(its_dataset) is type(loader.dataset) and _length(its_dataset) == _length(loader.dataset)
+        rebuilt = (
+            was_used and type(its_dataset) is type(loader.dataset) and _length(its_dataset) == _length(loader.dataset)
+        )
         return same_data or rebuilt or known.loader() is None
     # Accelerate and others build a second loader from the first's parts, and iterate only that.
     return site.by_library and same_data and known.batch_size == loader.batch_size and known.batches_seen == 0

@@ -11,7 +11,9 @@ import math
 from plumb.plan import Config, Prediction, SampleCost
 
 
-def bounds(config: Config, cost: SampleCost, cores: float, step: float | None, step_cpu: float = 0.0) -> dict[str, float]:
+def bounds(
+    config: Config, cost: SampleCost, cores: float, step: float | None, step_cpu: float = 0.0
+) -> dict[str, float]:
     """Each resource's limit in samples per second; a resource that a sample does not use has no entry.
 
     `cores` are CPU seconds per second. `step` is the rate at which the training step could consume, samples per

@@ -82,7 +82,7 @@ def worker_counts(cost: SampleCost, limits: Limits, step: float | None) -> tuple
     target = min(limits.cpus / max(cost.cpu_seconds + cost.main_seconds, 1e-9), step or math.inf)
     for_the_waits = math.ceil(target * in_worker) if cost.wait_seconds > cost.cpu_seconds else 0
     most = max(math.ceil(limits.cpus) + 2, for_the_waits)
-    return tuple(range(min(most, _WORKERS_AT_MOST, limits.max_workers) + 1))
+    return tuple(range(int(min(most, _WORKERS_AT_MOST, limits.max_workers)) + 1))
 
 
 def configurations(freedom: Freedom) -> Iterator[Config]:
@@ -140,4 +140,3 @@ def cost_order(config: Config) -> tuple[int, int, bool, bool, int]:
         config.pin_memory,
         config.worker_torch_threads,
     )
-

@@ -9,7 +9,7 @@ import torch
 
 def synchronize() -> None:
     """Waits until the accelerator has done all that it was asked to; returns at once where none is in use."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
 
 
@@ -22,4 +22,4 @@ def pinned(batch: Any) -> Any:
     """The batch with its tensors in page-locked memory, as a loader with `pin_memory=True` hands it over."""
     from torch.utils.data._utils.pin_memory import pin_memory
 
-    return pin_memory(batch)
+    return pin_memory(batch)  # type: ignore[no-untyped-call]

@@ -16,7 +16,7 @@ _BAR_CELLS = 24
 _REASONS = {
     "cpu": "the CPU: all cores that this process may use are busy",
     "workers": "the workers: each is busy all the time, and more of them would help",
-    "main process": "the main process: it can't take over batches faster",
+    "main process": "the main process: it takes over batches as fast as it can",
     "step": "the training step: it gets its data as fast as it can take it",
 }
 
@@ -39,7 +39,7 @@ def _loader(loader: LoaderPlan) -> Iterable[RenderableType]:
     yield Padding(_before_and_after(loader), (0, 0, 0, 2))
     yield Padding(_why(loader), (0, 0, 0, 2))
     for note in loader.notes:
-        yield Padding(Text(f"· {note}", style="dim"), (0, 0, 0, 2))
+        yield Padding(Text(f"· {note}"), (0, 0, 0, 2))
 
 
 def _before_and_after(loader: LoaderPlan) -> RenderableType:
@@ -55,7 +55,7 @@ def _before_and_after(loader: LoaderPlan) -> RenderableType:
             Text(format_rate(side.samples_per_second), style="bold"),
             Text(f"{low:,.0f} to {high:,.0f}", style="dim"),
             Text(f"your loop {format_rate(loop)}" if loop else ""),
-            Text(str(side.config)),
+            Text(_short(side.config)),
         )
     return table
 
@@ -71,10 +71,12 @@ def _why(loader: LoaderPlan) -> RenderableType:
             )
         lines.append(Text(gain, style="green"))
     elif loader.end_to_end:
-        lines.append(Text(f"Nothing to change. Your loop waits {loader.end_to_end.baseline_waiting_share:.1%} of its time."))
+        lines.append(
+            Text(f"Nothing to change. Your loop waits {loader.end_to_end.baseline_waiting_share:.1%} of its time.")
+        )
     else:
         lines.append(Text("Nothing to change."))
-    lines.append(Text(f"What limits it now is {_REASONS.get(loader.predicted.bottleneck, loader.predicted.bottleneck)}."))
+    lines.append(Text(f"What limits it now is {_reason(loader)}."))
     if loader.sample is not None:
         cost = loader.sample
         lines.append(
@@ -87,6 +89,13 @@ def _why(loader: LoaderPlan) -> RenderableType:
     lines.append(_bounds(loader))
     lines.append(_trials(loader.trials))
     return Group(*lines)
+
+
+def _reason(loader: LoaderPlan) -> str:
+    bottleneck = loader.predicted.bottleneck
+    if bottleneck == "main process" and not loader.tuned.config.num_workers:
+        return "the main process: it loads every batch itself, between two steps"
+    return _REASONS[bottleneck]
 
 
 def _bounds(loader: LoaderPlan) -> RenderableType:
@@ -104,17 +113,31 @@ def _bounds(loader: LoaderPlan) -> RenderableType:
 
 
 def _trials(trials: Iterable[Trial]) -> RenderableType:
-    """What was tried; of several readings of one configuration the last."""
-    last: dict[Config, Trial] = {}
-    for trial in trials:
-        last[trial.config] = trial
-    table = Table.grid(padding=(0, 2))
+    """What was tried, the best first; of several readings of one configuration the last."""
+    last = {trial.config: trial for trial in trials}
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", style="dim", pad_edge=False)
+    for heading in ("tried", "samples/s", "interval", "model says", ""):
+        table.add_column(heading, justify="left" if heading in ("tried", "") else "right")
     for trial in sorted(last.values(), key=lambda trial: -(trial.samples_per_second or 0.0)):
-        measured = format_rate(trial.samples_per_second) if trial.samples_per_second else "–"
-        expected = f"model {trial.predicted_samples_per_second:,.0f}" if trial.predicted_samples_per_second else ""
-        row = (f"tried {trial.config}", measured, expected, trial.outcome)
-        table.add_row(*(Text(cell, style="dim") for cell in row))
+        table.add_row(
+            _short(trial.config),
+            f"{trial.samples_per_second:,.0f}" if trial.samples_per_second else "–",
+            "{:,.0f} to {:,.0f}".format(*trial.interval) if trial.interval else "",
+            f"{trial.predicted_samples_per_second:,.0f}" if trial.predicted_samples_per_second else "",
+            trial.outcome,
+        )
     return table
+
+
+def _short(config: Config) -> str:
+    if not config.num_workers:
+        return "no workers" + (", pinned" if config.pin_memory else "")
+    parts = [f"{config.num_workers} worker{'s' * (config.num_workers > 1)}, prefetch {config.prefetch_factor}"]
+    parts += ["persistent"] if config.persistent_workers else []
+    parts += ["pinned"] if config.pin_memory else []
+    parts += [f"{config.worker_torch_threads} threads each"] if config.worker_torch_threads > 1 else []
+    parts += [] if config.in_order else ["any order"]
+    return ", ".join(parts)
 
 
 def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
@@ -140,4 +163,4 @@ def arguments(config: Config) -> str:
 
 def print_report(plan: Plan, plan_path: str, console: Console) -> None:
     """Prints the report, in plain text where `console` is no terminal."""
-    console.print(render(plan, plan_path), soft_wrap=not console.is_terminal)
+    console.print(render(plan, plan_path))

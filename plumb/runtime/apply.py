@@ -27,13 +27,15 @@ class PlanApplied:
         planned = self._find(site)
         if planned is None:
             if not site.by_library:
-                self._say(f"{site.name} ({site}) is not in the plan; it runs as the script has it. Tune again to add it.")
+                self._say(
+                    f"{site.name} ({site}) is not in the plan; it runs as the script has it. Tune again to add it."
+                )
             return arguments
         batch_size = arguments.get("batch_size", 1) if arguments.get("batch_sampler") is None else None
         if batch_size != planned.batch_size:
             self._say(
-                f"{site.name} ({site}) has batch size {batch_size}, the plan was made for {planned.batch_size}; it runs as "
-                "the script has it. Tune again to renew the plan."
+                f"{site.name} ({site}) has batch size {batch_size}, the plan was made for {planned.batch_size}; it "
+                "runs as the script has it. Tune again to renew the plan."
             )
             return arguments
         if planned.tuned.config == planned.baseline.config:
@@ -50,7 +52,7 @@ class PlanApplied:
             now = state_of(loader.dataset)
             if kept.state is not None and kept.state != now:
                 self._say(
-                    "the dataset was changed between epochs: its workers are started again each time, so that they see it"
+                    "the script changes its dataset between epochs: the workers are started again, so that they see it"
                 )
                 loader._iterator = None
             kept.state = now

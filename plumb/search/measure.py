@@ -7,7 +7,6 @@ one batch per worker. Loaders are compared by turns (A B A B), so that drift of 
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import time
 from collections import deque
@@ -22,6 +21,7 @@ from plumb.plan import Config, Rate
 CHUNK_SECONDS = 0.15
 _RESAMPLES = 1000
 _FEW_CHUNKS = 4
+_TURNS_AT_LEAST, _TURNS_AT_MOST = 2, 6
 # A difference below this share is nothing when it comes from a handful of readings (section 6 of the design).
 _NOISE_OF_FEW = 0.10
 
@@ -126,7 +126,8 @@ class Feed:
         self.first_batch_seconds = time.perf_counter() - started
         self._round_seconds = self.first_batch_seconds
         self._ready = max(config.batches_in_flight - 1, 0)
-        self.worker_pids = tuple(child.pid for child in multiprocessing.active_children() if child not in others)
+        started_now = (child for child in multiprocessing.active_children() if child not in others)
+        self.worker_pids = tuple(child.pid for child in started_now if child.pid is not None)
 
     @property
     def workers_start_seconds(self) -> float:
@@ -183,11 +184,18 @@ class Feed:
         return self._indices.next_size() if self._indices is not None else self._samples_per_batch
 
 
-def interleaved(feeds: Sequence[Feed], seconds: float, turns: int) -> list[list[Chunk]]:
-    """Each feed's chunks from `turns` windows of `seconds`, the feeds taking turns."""
+def interleaved(
+    feeds: Sequence[Feed], seconds: float, settled: Callable[[Sequence[Sequence[Chunk]]], bool]
+) -> list[list[Chunk]]:
+    """Each feed's chunks from windows of `seconds`, the feeds taking turns until `settled` says that it is enough.
+
+    At least two turns are taken, at most six, and none begins after a feed's deadline.
+    """
     chunks: list[list[Chunk]] = [[] for _ in feeds]
-    for _, (feed, its_chunks) in itertools.product(range(turns), list(zip(feeds, chunks, strict=True))):
-        its_chunks.extend(feed.window(seconds))
-        if len(feeds) > 1:
+    for turn in range(_TURNS_AT_MOST):
+        if turn >= _TURNS_AT_LEAST and (settled(chunks) or time.perf_counter() > feeds[0].deadline):
+            break
+        for feed, its_chunks in zip(feeds, chunks, strict=True):
+            its_chunks.extend(feed.window(seconds))
             feed.settle()
     return chunks
