@@ -48,7 +48,7 @@ def through_the_loop(
     before = yield from loop.measure(own, in_flight + 1, 2 * pace, deadline)
     say("how fast your loop could go")
     step = yield from _step(loop, own, loader.pin_memory, pace, deadline)
-    waiting = _waiting_share(before.rate, step) if before else 1.0
+    waiting = _waiting_share(before.rate, step) if before else None
     subject = Subject(known.name, loader, loop.samples_per_batch, step, waiting)
     for_the_turns = 2 * _TURNS_AT_LEAST * pace
     seconds = deadline - time.perf_counter() - for_the_turns
@@ -61,6 +61,9 @@ def through_the_loop(
             choice, in_loop = _taken_back(choice, in_loop), None
     if in_loop is None and before is not None:
         in_loop = _unchanged(before.rate, waiting)
+    if not loop.open:
+        note = f"your loop ended after {loop.batches_given} batches; what was still to measure, was measured without it"
+        choice = dataclasses.replace(choice, notes=(*choice.notes, note))
     return _plan(known, loader, loop.samples_per_batch, choice, step, in_loop)
 
 
@@ -73,7 +76,7 @@ def alone(
 ) -> LoaderPlan:
     """Tunes a loader whose loop was never seen to train: for its own rate, without a step rate."""
     per_batch = known.samples_per_batch or float(loader.batch_size or 1)
-    subject = Subject(known.name, loader, per_batch, None, 1.0)
+    subject = Subject(known.name, loader, per_batch, None, None)
     choice = Tuner(subject, options, seconds, _PACE_ALONE * options.pace_seconds, emit).choose()
     note = "tuned on its own, without a step rate: no training loop was seen to use it"
     choice = dataclasses.replace(choice, notes=(*choice.notes, note))
@@ -134,16 +137,16 @@ def _are_told_apart(before: Sequence[LoopReading], after: Sequence[LoopReading])
     return _rate_over_turns(after).interval[0] > _rate_over_turns(before).interval[1]
 
 
-def _waiting_share(loop: Rate, step: Step | None) -> float:
-    """The share of the loop's time that ready batches would save, from 0 to 1; 1 where the step is not known.
+def _waiting_share(loop: Rate, step: Step | None) -> float | None:
+    """The share of the loop's time that ready batches would save, from 0 to 1; None where the step is not known.
 
     Told from rates, not from the time spent inside `next`: with an asynchronous device or a prefetching thread,
     waiting for data and waiting for the step happen at the same time.
     """
-    return max(0.0, 1.0 - loop.samples_per_second / step.samples_per_second) if step else 1.0
+    return max(0.0, 1.0 - loop.samples_per_second / step.samples_per_second) if step else None
 
 
-def _unchanged(loop: Rate, waiting: float) -> EndToEnd:
+def _unchanged(loop: Rate, waiting: float | None) -> EndToEnd:
     rate = loop.samples_per_second
     return EndToEnd(rate, rate, loop.interval, loop.interval, waiting, waiting)
 
@@ -175,7 +178,7 @@ def _plan(
         predicted=choice.situation.predict(choice.tuned.config),
         step_samples_per_second=step.samples_per_second if step else None,
         end_to_end=in_loop,
-        sample=choice.situation.cost,
+        sample=choice.situation.cost_in_worker,
         trials=choice.trials,
         notes=choice.notes,
     )

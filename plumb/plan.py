@@ -125,14 +125,17 @@ class Trial:
 
 @dataclass(frozen=True)
 class EndToEnd:
-    """What the user's own loop reached, side by side, and its share of time spent waiting for data."""
+    """What the user's own loop reached, side by side, and the share of its time that it waited for data.
+
+    The shares are None where the step rate could not be measured.
+    """
 
     baseline: float
     tuned: float
     baseline_interval: tuple[float, float]
     tuned_interval: tuple[float, float]
-    baseline_waiting_share: float
-    tuned_waiting_share: float
+    baseline_waiting_share: float | None
+    tuned_waiting_share: float | None
 
 
 @dataclass(frozen=True)

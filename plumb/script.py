@@ -6,6 +6,7 @@ The child leads a process group of its own. Its output is passed on as it comes;
 from __future__ import annotations
 
 import os
+import re
 import selectors
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
@@ -20,6 +22,7 @@ import msgspec
 from plumb.events import Event, LoaderIterated, Receiver, TuningStarted
 from plumb.orders import Orders
 from plumb.processes import end_tree
+from plumb.site import is_library
 
 # A tuning that has spent its budget may still be in the middle of a measurement.
 _GRACE_SECONDS = 20.0
@@ -124,8 +127,9 @@ def _listen(
 
 
 def _stack_lines(dump: str) -> tuple[str, ...]:
-    """The main thread's calls in a dump by `faulthandler`, the innermost first."""
+    """The main thread's calls in a dump by `faulthandler`, the innermost first; libraries' are left out."""
     threads = [part for part in dump.split("\n\n") if "(most recent call first)" in part]
     if not threads:
         return ()
-    return tuple(line.strip() for line in threads[-1].splitlines() if line.strip().startswith("File "))
+    calls = re.findall(r'File "(.+)", line (\d+) in (.+)', threads[-1])
+    return tuple(f"{Path(file).name}:{line} in {name}" for file, line, name in calls if not is_library(file))

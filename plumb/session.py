@@ -95,8 +95,10 @@ class Session:
 
         course = self._course
         if course is None:
-            if error is None and self._registry is not None:
-                self._tune_alone([known for known in self._registry.all() if known.batches_seen])
+            seen = [known for known in self._registry.all() if known.batches_seen] if self._registry else []
+            if error is None and seen:
+                self._deadline = time.perf_counter() + self._options.budget_seconds
+                self._tune_alone(seen)
             return
         while (
             inspect.getgeneratorstate(course) == inspect.GEN_RUNNING and self._thread is not threading.current_thread()
@@ -172,8 +174,7 @@ class Session:
         except Exception as error:
             self._fail(error)
         assert self._registry is not None
-        self._tune_alone([known for known in self._registry.all() if known.name not in self._planned])
-        return None
+        return self._tune_alone([known for known in self._registry.all() if known.name not in self._planned])
 
     def _went_past_the_epoch(self) -> bool:
         """Whether the loop was given more batches than an epoch of its own has: an error may then be our doing."""
@@ -186,25 +187,19 @@ class Session:
 
     # ---- the other loaders, and the end
 
-    def _tune_alone(self, several: list[KnownLoader]) -> None:
+    def _tune_alone(self, several: list[KnownLoader]) -> NoReturn:
         """Tunes loaders without the user's loop, within what is left of the budget, and ends the script."""
         from plumb.course import alone
 
-        if not several:
-            return
-        self._deadline = min(self._deadline, time.perf_counter() + self._options.budget_seconds)
-        for known in several:
-            loader = known.latest or known.loader()
-            if loader is None:
-                continue
-            left = self._deadline - time.perf_counter()
+        alive = [(known, loader) for known in several if (loader := known.latest or known.loader()) is not None]
+        for index, (known, loader) in enumerate(alive):
+            left = (self._deadline - time.perf_counter()) / (len(alive) - index)
             if left < _SECONDS_WORTH_STARTING:
                 self._emit(events.Warned(f"{known.name} ({known.site}) was not tuned: the budget is spent"))
                 continue
             self._emit(events.TuningStarted(known.name, str(known.site), time.perf_counter() - self._started))
-            seconds = min(left, self._options.budget_seconds * _SHARE_ALONE)
             try:
-                self._done(alone(known, loader, self._options, seconds, self._emit))
+                self._done(alone(known, loader, self._options, left, self._emit))
             except Exception as error:
                 self._emit(events.Warned(f"{known.name} ({known.site}) was not tuned: {error}"))
         self.end_script()

@@ -30,7 +30,8 @@ from plumb.units import format_bytes
 
 # Rates closer than this are the same to us: the cheaper configuration is chosen, and a faster step is not chased.
 _EQUAL = 0.02
-_FINALISTS = 2
+# Readings of single runs that differ by less than this say nothing of which is better.
+_NOISE = 0.10
 # Where the loop waits for less than this share of its time, no configuration can gain what could be measured.
 _NOTHING_TO_GAIN = 0.02
 _WORKER_COUNTS_ENQUEUED = 3
@@ -56,13 +57,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Subject:
-    """A loader to tune, and what is known of it before."""
+    """A loader to tune, and what is known of it before.
+
+    `waiting_share` is the share of the loop's time that waits for data, None where it isn't known.
+    """
 
     name: str
     loader: DataLoader[Any]
     samples_per_batch: float
     step: Step | None
-    waiting_share: float
+    waiting_share: float | None
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class Tuner:
         cost = sample_cost(self.subject.loader, self._stream, self.pace_seconds)
         situation = self._situation(cost)
         self._check_limits(situation)
-        if self.subject.waiting_share > _NOTHING_TO_GAIN:
+        if not self._has_nothing_to_gain:
             situation = self._probe(situation)
         self._say("your configuration alone")
         own = self._try_out(situation, self._own, floor=0.0, must_work=True)
@@ -137,6 +141,7 @@ class Tuner:
         )
         step = self.subject.step
         return Situation(
+            cost,
             cost,
             footprint,
             self.options.limits,
@@ -184,14 +189,14 @@ class Tuner:
         )
         return dataclasses.replace(
             situation,
-            cost=cost,
+            cost_in_worker=cost,
             footprint=dataclasses.replace(situation.footprint, worker_private_bytes=private),
             start_seconds_per_worker=feed.workers_start_seconds / config.num_workers,
         )
 
     def _freedom(self, situation: Situation) -> Freedom:
         own = self._own
-        counts = planner.worker_counts(situation.cost, self.options.limits, situation.step_samples_per_second)
+        counts = planner.worker_counts(situation.cost_in_worker, self.options.limits, situation.step_samples_per_second)
         return Freedom(
             # More workers would deliver an iterable dataset's samples more than once, fewer might lose some.
             num_workers=(own.num_workers,) if self._is_iterable else counts,
@@ -204,7 +209,7 @@ class Tuner:
 
     def _search(self, situation: Situation, own: Reading) -> list[Reading]:
         freedom = self._freedom(situation)
-        if max(freedom.num_workers) == 0 or self.subject.waiting_share <= _NOTHING_TO_GAIN:
+        if max(freedom.num_workers) == 0 or self._has_nothing_to_gain:
             return []
         ranked = planner.rank(planner.configurations(freedom), situation)
         favourites: dict[int, Config] = {}
@@ -249,11 +254,17 @@ class Tuner:
         return self._reading(situation, config, "stopped early: slower" if hopeless(chunks) else "measured")
 
     def _finalists(self, readings: Iterable[Reading]) -> list[Reading]:
-        """The user's configuration first, then the best of the others that promise more than it."""
+        """The user's configuration first; of those that promise more, the best and the cheapest as good as that."""
         own, *others = readings
-        measured = [r for r in others if (r.loop_samples_per_second or 0.0) > (own.loop_samples_per_second or 0.0)]
-        measured.sort(key=lambda reading: -(reading.loop_samples_per_second or 0.0))
-        return [own, *measured[:_FINALISTS]]
+        measured = [reading for reading in others if _loop_rate(reading) > _loop_rate(own)]
+        if not measured:
+            return [own]
+        best = max(measured, key=_loop_rate)
+        cheapest = min(
+            (reading for reading in measured if _loop_rate(reading) >= _loop_rate(best) * (1 - _NOISE)),
+            key=lambda reading: planner.cost_order(reading.config),
+        )
+        return [own, best] if cheapest is best else [own, best, cheapest]
 
     def _side_by_side(self, situation: Situation, finalists: Sequence[Reading]) -> list[Reading]:
         """Measures the finalists by turns, on fresh loaders, until the best of them is told from the user's own."""
@@ -280,7 +291,7 @@ class Tuner:
         assert own.loader is not None
         assert winner.loader is not None
         notes = []
-        if self.subject.waiting_share <= _NOTHING_TO_GAIN:
+        if self._has_nothing_to_gain:
             notes.append(
                 f"nothing to gain: your loop waits for data {self.subject.waiting_share:.1%} of its time, and no "
                 "configuration can save more than that"
@@ -312,6 +323,10 @@ class Tuner:
         )
 
     # ---- small helpers
+
+    @property
+    def _has_nothing_to_gain(self) -> bool:
+        return self.subject.waiting_share is not None and self.subject.waiting_share <= _NOTHING_TO_GAIN
 
     def _feed(self, config: Config) -> Feed:
         loader = self.subject.loader
@@ -361,9 +376,13 @@ class Tuner:
         self.emit(Phase(f"{self.subject.name}: {text}"))
 
 
+def _loop_rate(reading: Reading) -> float:
+    return reading.loop_samples_per_second or 0.0
+
+
 def _cheapest_of_the_best(readings: Sequence[Reading]) -> Reading:
-    best = max(reading.loop_samples_per_second or 0.0 for reading in readings)
-    good = [r for r in readings if (r.loop_samples_per_second or 0.0) >= best * (1 - _EQUAL)]
+    best = max(map(_loop_rate, readings))
+    good = [reading for reading in readings if _loop_rate(reading) >= best * (1 - _EQUAL)]
     return min(good, key=lambda reading: planner.cost_order(reading.config))
 
 

@@ -44,9 +44,13 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Situation:
-    """All that the model knows: the cost of a sample, the pace of the step, the host, and the length of an epoch."""
+    """All that the model knows: the cost of a sample, the pace of the step, the host, and the length of an epoch.
+
+    `cost` was measured in the main process; `cost_in_worker` in a worker, where caches, memory and threads differ.
+    """
 
     cost: SampleCost
+    cost_in_worker: SampleCost
     footprint: Footprint
     limits: Limits
     step_samples_per_second: float | None = None
@@ -56,8 +60,9 @@ class Situation:
 
     def predict(self, config: Config) -> Prediction:
         """The model's word on `config`."""
+        cost = self.cost_in_worker if config.num_workers else self.cost
         return operational.predict(
-            config, self.cost, self.limits.cpus, self.step_samples_per_second, self.step_cpu_seconds
+            config, cost, self.limits.cpus, self.step_samples_per_second, self.step_cpu_seconds
         )
 
     def loader_rate(self, config: Config) -> float:

@@ -65,17 +65,15 @@ def _why(loader: LoaderPlan) -> RenderableType:
     if loader.tuned.config != loader.baseline.config:
         gain = f"{loader.gain:.2f} times as fast"
         if in_loop := loader.end_to_end:
-            gain += (
-                f"; your loop {in_loop.tuned / in_loop.baseline:.2f} times, waiting for data "
-                f"{in_loop.tuned_waiting_share:.0%} of its time instead of {in_loop.baseline_waiting_share:.0%}"
-            )
+            gain += f"; your loop {in_loop.tuned / in_loop.baseline:.2f} times"
+            if in_loop.tuned_waiting_share is not None and in_loop.baseline_waiting_share is not None:
+                before, after = in_loop.baseline_waiting_share, in_loop.tuned_waiting_share
+                gain += f", waiting for data {after:.0%} of its time instead of {before:.0%}"
         lines.append(Text(gain, style="green"))
-    elif loader.end_to_end:
-        lines.append(
-            Text(f"Nothing to change. Your loop waits {loader.end_to_end.baseline_waiting_share:.1%} of its time.")
-        )
     else:
-        lines.append(Text("Nothing to change."))
+        waits = loader.end_to_end.baseline_waiting_share if loader.end_to_end else None
+        share = f" Your loop waits for data {waits:.1%} of its time." if waits is not None else ""
+        lines.append(Text("Nothing to change." + share))
     lines.append(Text(f"What limits it now is {_reason(loader)}."))
     if loader.sample is not None:
         cost = loader.sample
