@@ -61,9 +61,7 @@ class Situation:
     def predict(self, config: Config) -> Prediction:
         """The model's word on `config`."""
         cost = self.cost_in_worker if config.num_workers else self.cost
-        return operational.predict(
-            config, cost, self.limits.cpus, self.step_samples_per_second, self.step_cpu_seconds
-        )
+        return operational.predict(config, cost, self.limits.cpus, self.step_samples_per_second, self.step_cpu_seconds)
 
     def loader_rate(self, config: Config) -> float:
         """Samples per second that the loader alone should deliver, each epoch's start of workers included."""
