@@ -48,6 +48,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
     from plumb.host import Limits
     from plumb.options import Options
     from plumb.processes import end_with_parent
+    from plumb.script import start_seconds
     from plumb.session import Session
     from plumb.writes import Writes
 
@@ -60,7 +61,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
     if orders.stack_descriptor is not None:
         # A thread of C's, so that it also tells where a script hangs that never lets go of the interpreter.
         faulthandler.dump_traceback_later(
-            max(orders.tune.budget_seconds - 1, 0.5), file=orders.stack_descriptor, exit=False
+            start_seconds(orders.tune.budget_seconds) - 1, file=orders.stack_descriptor, exit=False
         )
 
     def emit(event: Any) -> None:

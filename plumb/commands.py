@@ -158,9 +158,10 @@ def _explain_nothing(target: Target, story: _Story, outcome: script.Outcome, bud
     if outcome.timed_out and not story.iterated:
         where = f" It was at {outcome.stack[0]}." if outcome.stack else ""
         what = f"; it constructed {seen}" if seen else _hand_made_batches(target)
+        patience = script.start_seconds(budget_seconds)
         raise CommandError(
-            f"no DataLoader was iterated within {budget_seconds:g} s{what}.{where} If it only needs longer to start, "
-            "give it more with --budget"
+            f"no DataLoader was iterated within {patience:g} s{what}.{where} If it only needs longer to start, give it "
+            "more with --budget"
         )
     if outcome.timed_out:
         raise CommandError("the tuning did not finish within its budget; give it more with --budget")

@@ -27,6 +27,7 @@ from plumb.site import is_library
 # A tuning that has spent its budget may still be in the middle of a measurement.
 _GRACE_SECONDS = 20.0
 _POLL_SECONDS = 0.1
+_IMPORT_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ def run_tuned(
         return Outcome(child.returncode, timed_out, time.monotonic() - started, lines)
 
 
+def start_seconds(budget_seconds: float) -> float:
+    """How long a script may take to come to its first loader: the budget, but never less than imports need."""
+    return max(budget_seconds, _IMPORT_SECONDS)
+
+
 def replace_by(orders: Orders, arguments: list[str]) -> NoReturn:
     """Turns this process into the script, so that signals, terminal and exit code are the script's own."""
     command = _command(orders, arguments)
@@ -94,13 +100,13 @@ def _listen(
 ) -> bool:
     """Passes on events and output until the child ends; True where its time was up before that.
 
-    A loader must be iterated within the budget; from then on there is the budget to find out what trains, and the
+    A loader must be iterated within `start_seconds`; from then on there is the budget to find out what trains, and the
     budget again to tune.
     """
     assert child.stdout is not None
     output = child.stdout.fileno()
     receiver = Receiver()
-    deadline = time.monotonic() + budget_seconds
+    deadline = time.monotonic() + start_seconds(budget_seconds)
     with selectors.DefaultSelector() as selector:
         for descriptor in (events_in, output):
             selector.register(descriptor, selectors.EVENT_READ)

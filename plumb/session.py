@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _PATIENCE = 0.15
 # A loader that is tuned without the user's loop gets at most this share of the budget.
 _SHARE_ALONE = 0.25
-_SECONDS_WORTH_STARTING = 2.0
+_SECONDS_WORTH_STARTING = 1.0
 
 
 class Session:

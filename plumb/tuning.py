@@ -21,7 +21,7 @@ from plumb.model.planner import Footprint, Freedom, Situation
 from plumb.options import Options
 from plumb.plan import Config, Measured, Rate, SampleCost, Trial
 from plumb.profile.device import has_accelerator
-from plumb.profile.memory import cpu_seconds, private_bytes
+from plumb.profile.memory import private_bytes
 from plumb.profile.sample import sample_cost
 from plumb.runtime.loader import current_config, rebuild
 from plumb.search.measure import Chunk, Feed, IndexStream, interleaved, rate_of
@@ -33,7 +33,7 @@ _EQUAL = 0.02
 # Readings of single runs that differ by less than this say nothing of which is better.
 _NOISE = 0.10
 # Where the loop waits for less than this share of its time, no configuration can gain what could be measured.
-_NOTHING_TO_GAIN = 0.02
+_NOTHING_TO_GAIN = 0.03
 _WORKER_COUNTS_ENQUEUED = 3
 # A worker that is silent for so long, or for so many times its first batch, is taken for stuck.
 _STUCK_SECONDS, _STUCK_BATCHES = 20.0, 20.0
@@ -172,20 +172,21 @@ class Tuner:
             self._record(config, None, None, None, f"failed: {_one_line(error)}")
             return situation
         try:
-            feed.window(0.0)
-            worker_cpu, main_cpu, begin = cpu_seconds(feed.worker_pids), time.thread_time(), time.perf_counter()
             chunks = feed.window(self.pace_seconds)
-            samples = sum(chunk.samples for chunk in chunks)
-            per_sample = (time.perf_counter() - begin) * config.num_workers / samples
-            worker = min((cpu_seconds(feed.worker_pids) - worker_cpu) / samples, per_sample)
-            main = (time.thread_time() - main_cpu) / samples
             private = max((private_bytes(pid) for pid in feed.worker_pids), default=0.0)
         finally:
             feed.close()
         self._remember(config, chunks, feed.workers_start_seconds)
         self._reading(situation, config)
+        used = feed.usage
+        in_worker = used.seconds * config.num_workers / used.samples
+        computing = min(used.worker_cpu_seconds / used.samples, in_worker)
         cost = dataclasses.replace(
-            situation.cost, cpu_seconds=worker, wait_seconds=per_sample - worker, main_seconds=main
+            situation.cost,
+            wall_seconds=in_worker,
+            cpu_seconds=computing,
+            wait_seconds=in_worker - computing,
+            main_seconds=used.main_cpu_seconds / used.samples,
         )
         return dataclasses.replace(
             situation,

@@ -6,7 +6,9 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("words", [["-c", "import plumb"], ["-m", "plumb", "--help"], ["-m", "plumb", "tune", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["-c", "import plumb"], ["-m", "plumb", "--help"], ["-m", "plumb", "tune", "--help"]]
+)
 def test_light_commands_import_neither_torch_nor_optuna(words):
     done = subprocess.run([sys.executable, "-X", "importtime", *words], capture_output=True, text=True, check=True)
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}

@@ -28,7 +28,9 @@ loader_plans = st.builds(
     LoaderPlan,
     baseline=measured,
     tuned=measured,
-    predicted=st.builds(Prediction, rates, st.sampled_from(["cpu", "step"]), st.just({"cpu": 1.0}), st.just({"cpu": 2.0})),
+    predicted=st.builds(
+        Prediction, rates, st.sampled_from(["cpu", "step"]), st.just({"cpu": 1.0}), st.just({"cpu": 2.0})
+    ),
     end_to_end=st.none() | st.builds(EndToEnd, rates, rates, intervals, intervals, shares, shares),
     sample=st.none() | st.builds(SampleCost, *[rates] * 6),
     trials=st.lists(st.builds(Trial, configs, rates, rates, intervals, st.text()), max_size=3).map(tuple),

@@ -155,8 +155,9 @@ def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
 
 
 def arguments(config: Config) -> str:
-    """A configuration as torch's keyword arguments."""
-    return ", ".join(f"{name}={value!r}" for name, value in config.loader_arguments().items())
+    """A configuration as torch's keyword arguments, without those that say no."""
+    given = config.loader_arguments().items()
+    return ", ".join(f"{name}={value!r}" for name, value in given if value or name in ("num_workers", "in_order"))
 
 
 def print_report(plan: Plan, plan_path: str, console: Console) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from plumb.plan import Config, Rate
+from plumb.profile.memory import cpu_seconds
 
 CHUNK_SECONDS = 0.15
 _RESAMPLES = 1000
@@ -41,6 +42,16 @@ class Chunk:
     def samples_per_second(self) -> float:
         """The rate within this chunk."""
         return self.samples / self.seconds
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a window took of the CPU: seconds in the workers and in this thread, for how many samples."""
+
+    samples: float
+    seconds: float
+    worker_cpu_seconds: float
+    main_cpu_seconds: float
 
 
 def rate_of(chunks: Sequence[Chunk], seed: int = 0) -> Rate:
@@ -125,6 +136,7 @@ class Feed:
         self._take()
         self.first_batch_seconds = time.perf_counter() - started
         self._round_seconds = self.first_batch_seconds
+        self.usage = Usage(0.0, 0.0, 0.0, 0.0)
         self._ready = max(config.batches_in_flight - 1, 0)
         started_now = (child for child in multiprocessing.active_children() if child not in others)
         self.worker_pids = tuple(child.pid for child in started_now if child.pid is not None)
@@ -139,7 +151,7 @@ class Feed:
     def window(self, seconds: float, hopeless: Callable[[Sequence[Chunk]], bool] | None = None) -> list[Chunk]:
         """Chunks of whole rounds over about `seconds` of steady state; at least one, even where it takes longer.
 
-        Ends early once `hopeless` says so of the chunks so far.
+        Ends early once `hopeless` says so of the chunks so far. `usage` is this window's afterwards.
         """
         for _ in range(self._ready):
             if time.perf_counter() > self.deadline:
@@ -148,6 +160,7 @@ class Feed:
         chunks: list[Chunk] = []
         per_round = max(self.config.num_workers, 1)
         rounds, samples = 0, 0.0
+        workers_before, main_before = cpu_seconds(self.worker_pids), time.thread_time()
         begin = chunk_begin = time.perf_counter()
         while True:
             samples += sum(self._take() for _ in range(per_round))
@@ -159,6 +172,12 @@ class Feed:
                 if now - begin >= seconds or now >= self.deadline or (hopeless and hopeless(chunks)):
                     break
         self._round_seconds = (now - begin) / rounds
+        self.usage = Usage(
+            sum(chunk.samples for chunk in chunks),
+            now - begin,
+            cpu_seconds(self.worker_pids) - workers_before,
+            time.thread_time() - main_before,
+        )
         self._ready = self.config.batches_in_flight
         return chunks
 

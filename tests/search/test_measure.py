@@ -75,6 +75,9 @@ class _Clock:
     def perf_counter(self):
         return self.now
 
+    def thread_time(self):
+        return self.now
+
     def sleep(self, seconds):
         self.now += seconds
 
