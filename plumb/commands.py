@@ -66,6 +66,11 @@ class _Story:
             case events.Ended():
                 self.ended = event
 
+    def output(self, data: bytes) -> None:
+        """Passes on what the script prints, but not what caretakers say of an end that was plumb's doing."""
+        if self.ended is None or not self.ended.by_plumb:
+            self.display.output(data)
+
 
 def parse_target(words: list[str]) -> tuple[Target, list[str]]:
     """The script, or `-m module`, and the arguments for it. Raises CommandError where there is nothing to run."""
@@ -96,7 +101,7 @@ def tune(
     started = time.monotonic()
     with Display(Console(stderr=True), quiet=as_json) as display:
         story = _Story(display)
-        outcome = script.run_tuned(Orders(target, tune=orders), arguments, story, display.output)
+        outcome = script.run_tuned(Orders(target, tune=orders), arguments, story, story.output)
     for warning in story.warnings:
         Console(stderr=True).print(f"plumb: {warning}", markup=False, highlight=False, soft_wrap=True)
     if story.failed is not None:

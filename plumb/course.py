@@ -20,6 +20,8 @@ from plumb.watch import KnownLoader
 
 _KEPT_BATCHES = 2
 _TURNS_AT_LEAST, _TURNS_AT_MOST = 2, 5
+# How the batches of a loop that counts them are divided among what is measured through it.
+_SHARE_BEFORE, _SHARE_STEP, _SHARE_OF_A_TURN = 0.25, 0.15, 0.15
 # A loader that doesn't feed the training matters less: it is looked at more briefly.
 _PACE_ALONE = 0.6
 
@@ -45,7 +47,7 @@ def through_the_loop(
 
     say("your loop as it is")
     in_flight = loader.num_workers * (loader.prefetch_factor or 0)
-    before = yield from loop.measure(own, in_flight + 1, 2 * pace, deadline)
+    before = yield from loop.measure(own, in_flight + 1, 2 * pace, deadline, _SHARE_BEFORE)
     say("how fast your loop could go")
     step = yield from _step(loop, own, loader.pin_memory, pace, deadline)
     waiting = _waiting_share(before.rate, step) if before else None
@@ -62,7 +64,8 @@ def through_the_loop(
     if in_loop is None and before is not None:
         in_loop = _unchanged(before.rate, waiting)
     if not loop.open:
-        note = f"your loop ended after {loop.batches_given} batches; what was still to measure, was measured without it"
+        why = "ended" if loop.has_ended else "was left, so that its epoch did not end,"
+        note = f"your loop {why} after {loop.batches_given} batches; the rest was measured without it"
         choice = dataclasses.replace(choice, notes=(*choice.notes, note))
     return _plan(known, loader, loop.samples_per_batch, choice, step, in_loop)
 
@@ -88,7 +91,7 @@ def _step(loop: Loop, own: Iterator[Any], pin: bool, seconds: float, deadline: f
     if not loop.open:
         return None
     kept = [next(own) for _ in range(_KEPT_BATCHES)]
-    reading = yield from loop.measure(ready(kept, pin), 1, seconds, deadline, waiting_counts=False)
+    reading = yield from loop.measure(ready(kept, pin), 1, seconds, deadline, _SHARE_STEP, waiting_counts=False)
     return Step(reading.rate.samples_per_second, reading.cpu_seconds) if reading else None
 
 
@@ -112,7 +115,8 @@ def _side_by_side(
         if turn >= _TURNS_AT_LEAST and (_are_told_apart(*readings) or time.perf_counter() > deadline):
             break
         for (config, batches), taken in zip(sides, readings, strict=True):
-            reading = yield from loop.measure(batches, config.batches_in_flight + 1, seconds, deadline + seconds)
+            warm_up = config.batches_in_flight + 1
+            reading = yield from loop.measure(batches, warm_up, seconds, deadline + seconds, _SHARE_OF_A_TURN)
             taken += [reading] if reading else []
     if not all(readings):
         return None

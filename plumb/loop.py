@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from plumb.errors import LoopEndedError, UsersError
 from plumb.plan import Rate
 from plumb.profile.device import pinned, synchronize
 from plumb.search.measure import Chunk, rate_of
@@ -22,18 +23,6 @@ T = TypeVar("T")
 Course = Generator[Any, bool, T]
 
 _CHUNK_SECONDS = 0.2
-
-
-class LoopEndedError(Exception):
-    """Thrown into a course when the user's loop will ask for no further batch."""
-
-
-class UsersError(Exception):
-    """Carries an exception of the user's own code through a course, to be raised unchanged where the loop asks."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(error)
-        self.error = error
 
 
 @dataclass(frozen=True)
@@ -84,34 +73,49 @@ def ready(batches: Iterable[Any], pin: bool) -> Iterator[Any]:
 
 
 class Loop:
-    """Measures through the user's loop until the loop ends."""
+    """Measures through the user's loop until the loop ends, or has been given `batches_at_most`."""
 
-    def __init__(self, samples_per_batch: float) -> None:
+    def __init__(self, samples_per_batch: float, batches_at_most: float) -> None:
         self.samples_per_batch = samples_per_batch
-        self.open = True
         self.batches_given = 0
+        self._batches_at_most = batches_at_most
+        self.has_ended = False
+
+    @property
+    def open(self) -> bool:
+        """Whether the loop can be given another batch."""
+        return not self.has_ended and self.batches_given < self._batches_at_most
 
     def measure(
-        self, batches: Iterator[Any], warm_up: int, seconds: float, deadline: float, waiting_counts: bool = True
+        self,
+        batches: Iterator[Any],
+        warm_up: int,
+        seconds: float,
+        deadline: float,
+        share: float,
+        waiting_counts: bool = True,
     ) -> Course[LoopReading | None]:
         """Feeds `batches` to the loop and times it for about `seconds` after `warm_up` batches.
 
-        With `waiting_counts=False` the time to get a batch is left out: what remains is the step. Gives None where
-        the loop ends before anything was measured. The device is synchronised at both ends of every chunk.
+        Takes no more than `share` of the batches that the loop may be given in all, but for the last chunk. With
+        `waiting_counts=False` the time to get a batch is left out: what remains is the step. Gives None where the loop
+        ends before anything was measured. The device is synchronised at both ends of every chunk.
         """
         chunks: list[Chunk] = []
         spent = _Spent()
+        until = self.batches_given + share * self._batches_at_most
+
+        def may_go_on() -> bool:
+            return self.open and self.batches_given < until and time.perf_counter() <= deadline
+
         try:
             for _ in range(warm_up):
-                yield from self._give(next(batches))
-                if time.perf_counter() > deadline:
-                    break
-            while self.open and sum(chunk.seconds for chunk in chunks) < seconds:
+                if may_go_on():
+                    yield from self._give(next(batches))
+            while (not chunks or may_go_on()) and self.open and sum(chunk.seconds for chunk in chunks) < seconds:
                 chunks.append((yield from self._chunk(batches, waiting_counts, spent)))
-                if time.perf_counter() > deadline:
-                    break
         except LoopEndedError:
-            self.open = False
+            self.has_ended = True
         if not chunks:
             return None
         samples = max(spent.batches, 1) * self.samples_per_batch
@@ -129,11 +133,11 @@ class Loop:
             batch = next(batches)
             got, cpu = time.perf_counter(), time.process_time()
             interrupted = yield from self._give(batch)
-            if interrupted:
+            if interrupted and self.open:
                 excluded += time.perf_counter() - asked
                 continue
             excluded += 0.0 if waiting_counts else got - asked
-            is_last = time.perf_counter() - begin - excluded >= _CHUNK_SECONDS
+            is_last = time.perf_counter() - begin - excluded >= _CHUNK_SECONDS or not self.open
             if is_last:
                 synchronize()
             now = time.perf_counter()

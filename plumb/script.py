@@ -115,7 +115,8 @@ def _listen(
             # that outlive it by a moment hold the other ends.
             ended = child.poll() is not None
             ready = selector.select(0.0 if ended else _POLL_SECONDS)
-            for key, _ in ready:
+            # Output first: what the script printed before it ended comes before the news that it did.
+            for key, _ in sorted(ready, key=lambda found: found[0].fd != output):
                 data = os.read(key.fd, 1 << 16)
                 if not data:
                     selector.unregister(key.fd)

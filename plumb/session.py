@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import os
 import sys
 import threading
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from plumb import events
+from plumb.errors import LoopEndedError, TuningError, UsersError, one_line
 from plumb.options import Options
 from plumb.processes import end_children
 from plumb.site import Site
@@ -71,7 +73,7 @@ class Session:
         if is_new:
             self._emit(events.LoaderFound(known.name, str(known.site), type(loader.dataset).__name__))
 
-    def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
         """Gives the script's loop an iterator that tells the session of every batch."""
         from plumb.watch import Watched
 
@@ -84,15 +86,13 @@ class Session:
             self._emit(events.LoaderIterated(known.name, str(known.site), time.perf_counter() - self._started))
         # A loop that is being tuned goes on with the tuning's batches; an iterator of its own would cost workers.
         batches = iter(()) if known is self._running else start()
-        return Watched(known, batches, start, self._next_batch)
+        return Watched(known, batches, start, plain_loop, self._next_batch)
 
     def script_ended(self, error: BaseException | None) -> None:
         """The script's main module is done; finishes what the loop can no longer take part in.
 
         Returns only where there is nothing to finish, or where `error` is the script's own failure.
         """
-        from plumb.loop import LoopEndedError
-
         course = self._course
         if course is None:
             seen = [known for known in self._registry.all() if known.batches_seen] if self._registry else []
@@ -126,6 +126,7 @@ class Session:
             raise
         now = time.perf_counter()
         known.note_batch(batch, seconds=now - (watched.handed_over_at or begin))
+        watched.batches_given += 1
         watched.handed_over_at, watched.signals_before = now, self._signals.count
         return batch
 
@@ -148,7 +149,7 @@ class Session:
         watched.is_fresh = False
         self._emit(events.TuningStarted(known.name, str(known.site), now - self._started))
         assert known.latest is not None
-        loop = self._loop = Loop(known.samples_per_batch or 1.0)
+        loop = self._loop = Loop(known.samples_per_batch or 1.0, _batches_left(watched))
         course = self._course = through_the_loop(
             known,
             known.latest,
@@ -162,8 +163,6 @@ class Session:
 
     def _resume(self, step: Callable[[], Any]) -> Any:
         """Runs the course to its next batch and returns that, or ends the script with the course's plan."""
-        from plumb.loop import UsersError
-
         try:
             return step()
         except StopIteration as done:
@@ -180,10 +179,8 @@ class Session:
         """Whether the loop was given more batches than an epoch of its own has: an error may then be our doing."""
         assert self._running is not None
         assert self._loop is not None
-        try:
-            return self._running.latest is not None and self._loop.batches_given >= len(self._running.latest)
-        except (TypeError, NotImplementedError):
-            return False
+        length = _length(self._running.latest)
+        return length is not None and self._loop.batches_given >= length
 
     # ---- the other loaders, and the end
 
@@ -201,7 +198,7 @@ class Session:
             try:
                 self._done(alone(known, loader, self._options, left, self._emit))
             except Exception as error:
-                self._emit(events.Warned(f"{known.name} ({known.site}) was not tuned: {error}"))
+                self._emit(events.Warned(f"{known.name} ({known.site}) was not tuned: {one_line(error)}"))
         self.end_script()
 
     def _share_of_the_others(self, known: KnownLoader) -> float:
@@ -215,14 +212,12 @@ class Session:
 
     def _fail(self, error: Exception) -> NoReturn:
         """Ends the script because plumb can't go on: one line for the user, the traceback on request."""
-        from plumb.tuning import TuningError
-
         if isinstance(error, TuningError):
             self._emit(events.Failed(str(error), error.exit_code))
         else:
             if os.environ.get("PLUMB_DEBUG"):
                 traceback.print_exception(error)
-            text = f"plumb itself failed ({type(error).__name__}: {error}); PLUMB_DEBUG=1 shows where. Nothing changed."
+            text = f"plumb itself failed ({one_line(error)}); PLUMB_DEBUG=1 shows where. Nothing changed."
             self._emit(events.Failed(text, 1))
         self.end_script()
 
@@ -233,9 +228,26 @@ class Session:
 
     def end_script(self) -> NoReturn:
         """Ends the process without running any more of the user's code."""
-        self.report_end(by_plumb=True)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
+        self.report_end(by_plumb=True)
         end_children()
         os._exit(0)
+
+
+def _batches_left(watched: Watched) -> float:
+    """How many batches the loop may be given before its epoch ends.
+
+    A plain loop's epoch ends only when its iterator does, which it never does here. One that counts must be left before
+    its count is full, or its epoch-end code would run.
+    """
+    length = _length(watched.known.latest)
+    return math.inf if watched.plain_loop or length is None else max(length - watched.batches_given - 1, 1)
+
+
+def _length(loader: DataLoader[Any] | None) -> int | None:
+    try:
+        return None if loader is None else len(loader)
+    except (TypeError, NotImplementedError):
+        return None

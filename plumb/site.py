@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import linecache
 import sys
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -53,9 +55,27 @@ def find_site(frame: FrameType | None) -> Site:
     own = own or [frame for frame in frames if frame.f_globals.get("__name__") == "__main__"] or frames[-1:]
     if own:
         site = own[0]
-        name = next((name for name in map(_assigned_name, own) if name), None) or _enclosing_name(site)
-        return Site(site.f_code.co_filename, site.f_lineno, name, by_library=site is not frames[0])
+        return Site(
+            site.f_code.co_filename,
+            site.f_lineno,
+            _name_by_callers(own) or _enclosing_name(site),
+            by_library=site is not frames[0],
+        )
     return Site("<unknown>", 0, "loader")
+
+
+def _name_by_callers(frames: list[FrameType]) -> str | None:
+    """What the innermost frame's call is assigned to; through `return`, by what the caller assigns that to."""
+    selectors: list[ast.expr | int] = []
+    for frame in frames:
+        start = _call_position(frame)
+        statement = _statement_at(frame.f_code.co_filename, start)
+        if isinstance(statement, ast.Return) and statement.value is not None:
+            selectors = [*_selectors(statement.value, start), *selectors]
+        elif isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
+            target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+            return _selected(target, [*_selectors(statement.value, start), *selectors])
+    return None
 
 
 def _enclosing_name(frame: FrameType) -> str:
@@ -63,54 +83,50 @@ def _enclosing_name(frame: FrameType) -> str:
     return "loader" if function.startswith("<") or function in ("__init__", "main") else function
 
 
-def _assigned_name(frame: FrameType) -> str | None:
-    """What the statement that runs in `frame` assigns its running call to, as the source writes it."""
-    start = _call_position(frame)
-    best: str | None = None
-    for node in _assignments(frame.f_code.co_filename):
-        if node.lineno <= start[0] <= (node.end_lineno or node.lineno):
-            best = _target_of(node, start) or best
-    return best
-
-
 def _call_position(frame: FrameType) -> tuple[int, int]:
     """Line and column of the call that runs in `frame`; before Python 3.11 the column is not known and is 0."""
     if sys.version_info >= (3, 11):
-        for index, (line, _, column, _) in enumerate(frame.f_code.co_positions()):
-            if index == frame.f_lasti // 2 and line is not None:
-                return line, column or 0
+        position = next(itertools.islice(frame.f_code.co_positions(), frame.f_lasti // 2, None), None)
+        if position is not None and position[0] is not None:
+            return position[0], position[2] or 0
     return frame.f_lineno, 0
 
 
 @lru_cache(maxsize=64)
-def _assignments(file: str) -> tuple[ast.Assign | ast.AnnAssign | ast.NamedExpr, ...]:
-    """All assignments in a source file whose value holds a call, outer ones first; none where it can't be parsed."""
+def _statements(file: str) -> tuple[ast.stmt, ...]:
+    """All statements in a source file that can name a call's result; none where the file can't be parsed."""
     try:
         tree = ast.parse("".join(linecache.getlines(file)))
     except (SyntaxError, ValueError):
         return ()
-    return tuple(
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.Assign, ast.AnnAssign, ast.NamedExpr))
-        and node.value is not None
-        and not isinstance(node.value, ast.Lambda)
-    )
+    return tuple(node for node in ast.walk(tree) if isinstance(node, (ast.Assign, ast.AnnAssign, ast.Return)))
 
 
-def _target_of(node: ast.Assign | ast.AnnAssign | ast.NamedExpr, start: tuple[int, int]) -> str | None:
-    target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-    value = node.value
-    assert value is not None
-    if isinstance(target, (ast.Tuple, ast.List)):
-        if isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts):
-            pairs = [(t, v) for t, v in zip(target.elts, value.elts, strict=True) if _covers(v, start)]
-            return _spelled(pairs[0][0]) if pairs else None
-        return None
+def _statement_at(file: str, start: tuple[int, int]) -> ast.stmt | None:
+    covering = [node for node in _statements(file) if node.lineno <= start[0] <= (node.end_lineno or node.lineno)]
+    return covering[-1] if covering else None
+
+
+def _selectors(value: ast.expr, start: tuple[int, int]) -> Sequence[ast.expr | int]:
+    """Where in a dictionary or tuple display the call at `start` stands: its key or its index."""
     if isinstance(value, ast.Dict):
-        keys = [key for key, item in zip(value.keys, value.values, strict=True) if key and _covers(item, start)]
-        return f"{_spelled(target)}[{ast.unparse(keys[0])}]" if keys else _spelled(target)
-    return _spelled(target)
+        return [key for key, item in zip(value.keys, value.values, strict=True) if key and _covers(item, start)][:1]
+    if isinstance(value, (ast.Tuple, ast.List)):
+        return [index for index, item in enumerate(value.elts) if _covers(item, start)][:1]
+    return []
+
+
+def _selected(target: ast.expr, selectors: list[ast.expr | int]) -> str | None:
+    """The name of that part of `target` that `selectors` lead to."""
+    for position, selector in enumerate(selectors):
+        if isinstance(target, (ast.Tuple, ast.List)):
+            if not isinstance(selector, int) or selector >= len(target.elts):
+                return None
+            target = target.elts[selector]
+        else:
+            rest = [str(part) if isinstance(part, int) else ast.unparse(part) for part in selectors[position:]]
+            return _spelled(target) + "".join(f"[{part}]" for part in rest)
+    return None if isinstance(target, (ast.Tuple, ast.List)) else _spelled(target)
 
 
 def _covers(node: ast.expr, start: tuple[int, int]) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 from torch.utils.data import DataLoader, IterableDataset
 
+from plumb.errors import TuningError, UsersError, one_line
 from plumb.events import Event, Phase, TrialDone
 from plumb.model import operational, planner
 from plumb.model.planner import Footprint, Freedom, Situation
@@ -24,7 +25,7 @@ from plumb.profile.device import has_accelerator
 from plumb.profile.memory import private_bytes
 from plumb.profile.sample import sample_cost
 from plumb.runtime.loader import current_config, rebuild
-from plumb.search.measure import Chunk, Feed, IndexStream, interleaved, rate_of
+from plumb.search.measure import Chunk, Feed, IndexStream, NoBatchesError, interleaved, rate_of
 from plumb.search.study import Reading, search
 from plumb.units import format_bytes
 
@@ -37,14 +38,6 @@ _NOTHING_TO_GAIN = 0.03
 _WORKER_COUNTS_ENQUEUED = 3
 # A worker that is silent for so long, or for so many times its first batch, is taken for stuck.
 _STUCK_SECONDS, _STUCK_BATCHES = 20.0, 20.0
-
-
-class TuningError(Exception):
-    """The tuning can't go on. The message is one line and says what to do."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -111,10 +104,18 @@ class Tuner:
     def choose(self) -> Choice:
         """Finds the best configuration that the limits allow and that was measured to be better than the user's.
 
-        Raises NoBatchesError for a loader without batches, and what the dataset raises with the user's configuration.
+        Raises TuningError where there is nothing to measure, or no room for it, and UsersError with what the dataset
+        raises in the user's own configuration.
         """
         self._say("what a sample costs")
-        cost = sample_cost(self.subject.loader, self._stream, self.pace_seconds)
+        try:
+            cost = sample_cost(self.subject.loader, self._stream, self.pace_seconds)
+        except NoBatchesError:
+            raise TuningError(
+                f"{self.subject.name} gives its batches only once: nothing is left to measure", 1
+            ) from None
+        except Exception as error:
+            raise UsersError(error) from None
         situation = self._situation(cost)
         self._check_limits(situation)
         if not self._has_nothing_to_gain:
@@ -168,14 +169,16 @@ class Tuner:
         self._say("one worker, to calibrate the model")
         try:
             feed = self._feed(config)
+            try:
+                chunks = feed.window(self.pace_seconds)
+                private = max((private_bytes(pid) for pid in feed.worker_pids), default=0.0)
+            finally:
+                feed.close()
         except Exception as error:
-            self._record(config, None, None, None, f"failed: {_one_line(error)}")
+            self._record(config, None, None, None, f"failed: {one_line(error)}")
             return situation
-        try:
-            chunks = feed.window(self.pace_seconds)
-            private = max((private_bytes(pid) for pid in feed.worker_pids), default=0.0)
-        finally:
-            feed.close()
+        if not chunks:
+            return situation
         self._remember(config, chunks, feed.workers_start_seconds)
         self._reading(situation, config)
         used = feed.usage
@@ -249,8 +252,14 @@ class Tuner:
                 feed.close()
         except Exception as error:
             if must_work:
-                raise
-            return self._record(config, None, None, None, f"failed: {_one_line(error)}")
+                raise UsersError(error) from None
+            return self._record(config, None, None, None, f"failed: {one_line(error)}")
+        if not chunks:
+            if must_work:
+                raise TuningError(
+                    "the budget was spent before your own configuration was measured; give --budget more", 1
+                )
+            return self._record(config, None, None, None, "not measured: time was up")
         self._remember(config, chunks, feed.workers_start_seconds)
         return self._reading(situation, config, "stopped early: slower" if hopeless(chunks) else "measured")
 
@@ -273,6 +282,8 @@ class Tuner:
         feeds: list[Feed] = []
 
         def settled(all_chunks: Sequence[Sequence[Chunk]]) -> bool:
+            if not all(all_chunks):
+                return True
             own, *others = (rate_of(chunks) for chunks in all_chunks)
             return any(other.interval[0] > own.interval[1] for other in others)
 
@@ -282,6 +293,8 @@ class Tuner:
         finally:
             for feed in feeds:
                 feed.close()
+        if not all(all_chunks):
+            return list(finalists)
         for feed, chunks in zip(feeds, all_chunks, strict=True):
             self._remember(feed.config, chunks, feed.workers_start_seconds)
         return [self._reading(situation, feed.config, "side by side") for feed in feeds]
@@ -402,9 +415,3 @@ def _epoch_samples(loader: DataLoader[Any], samples_per_batch: float) -> float |
         return len(loader) * samples_per_batch
     except (TypeError, NotImplementedError):
         return None
-
-
-def _one_line(error: BaseException) -> str:
-    """The last line that says something: worker errors carry a whole traceback in their message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__

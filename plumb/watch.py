@@ -71,11 +71,14 @@ class Watched:
         known: KnownLoader,
         batches: Iterator[Any],
         start: Callable[[], Iterator[Any]],
+        plain_loop: bool,
         ask: Callable[[Watched], Any],
     ) -> None:
         self.known = known
         self.batches = batches
         self.start = start
+        self.plain_loop = plain_loop
+        self.batches_given = 0
         self.is_fresh = True
         self.signals_before: int | None = None
         self.handed_over_at: float | None = None

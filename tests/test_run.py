@@ -1,4 +1,4 @@
-"""`plumb run`: the plan's configuration reaches the loaders it is for, no others, and changes nothing that comes out."""
+"""`plumb run`: the plan's configuration reaches the loaders it is for and no others, and changes no batch."""
 
 import dataclasses
 import signal
@@ -21,7 +21,10 @@ def show(loader):
 """
 
 
-def plan_for(config, name="loader", site="train.py:1", batch_size=8, script="train.py", baseline=Config()):
+UNTUNED = Config()
+
+
+def plan_for(config, name="loader", site="train.py:1", batch_size=8, script="train.py", baseline=UNTUNED):
     rate = (90.0, 110.0)
     loader = LoaderPlan(
         name=name,

@@ -45,7 +45,7 @@ class PlanApplied:
     def constructed(self, loader: DataLoader[Any], site: Site) -> None:
         """Nothing more to do."""
 
-    def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
         """Starts the loader; workers that persist are renewed where the script has changed the dataset since."""
         if loader.persistent_workers and loader.num_workers:
             kept = self._applied.setdefault(id(loader), _Persistent(None))

@@ -151,11 +151,12 @@ class Feed:
     def window(self, seconds: float, hopeless: Callable[[Sequence[Chunk]], bool] | None = None) -> list[Chunk]:
         """Chunks of whole rounds over about `seconds` of steady state; at least one, even where it takes longer.
 
-        Ends early once `hopeless` says so of the chunks so far. `usage` is this window's afterwards.
+        None where the deadline comes before steady state does: prefetched batches are never counted. Ends early once
+        `hopeless` says so of the chunks so far. `usage` is this window's afterwards.
         """
         for _ in range(self._ready):
             if time.perf_counter() > self.deadline:
-                break
+                return []
             self._take()
         chunks: list[Chunk] = []
         per_round = max(self.config.num_workers, 1)
