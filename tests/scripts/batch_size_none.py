@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-BATCHES, BATCH_SIZE = 40, 16
+BATCHES, BATCH_SIZE = 60, 16
 EPOCHS = 3
 
 

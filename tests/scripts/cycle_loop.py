@@ -8,8 +8,8 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-SAMPLES = 480
-TOTAL_STEPS = 90
+SAMPLES = 720
+TOTAL_STEPS = 135
 
 
 def make_jpeg(rng):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-SAMPLES = 640
+SAMPLES = 960
 ACCUMULATE = 4
 EPOCHS = 3
 

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-SAMPLES = 960
+SAMPLES = 1920
 
 
 def make_jpeg(rng):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-SHARDS, SAMPLES_PER_SHARD = 8, 100
+SHARDS, SAMPLES_PER_SHARD = 8, 150
 EPOCHS = 3
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader as DL
 from torch.utils.data import Dataset
 
-SAMPLES = 800
+SAMPLES = 1200
 EPOCHS = 3
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-SAMPLES = 800
+SAMPLES = 1200
 
 
 class RecordDataset(Dataset):

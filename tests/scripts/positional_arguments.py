@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-SAMPLES = 480
+SAMPLES = 720
 BATCH_SIZE = 16
 EPOCHS = 3
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-SAMPLES = 1000
+SAMPLES = 1600
 EPOCHS = 4
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-SAMPLES = 800
+SAMPLES = 1200
 EPOCHS = 3
 
 

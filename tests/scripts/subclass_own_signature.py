@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import default_collate
 from torch.utils.data.sampler import SubsetRandomSampler
 
-FILES = 500
+FILES = 700
 EPOCHS = 3
 
 
@@ -24,7 +24,7 @@ class SignalFiles(Dataset):
     def __getitem__(self, index):
         signal = np.load(self.paths[index])["signal"]
         spectrum = np.abs(np.fft.rfft(signal, n=60_000))[:64]
-        return torch.from_numpy(spectrum / 100).float(), index % 10
+        return torch.from_numpy(spectrum / 8000).float(), index % 10
 
 
 class SignalDataLoader(DataLoader):
@@ -61,7 +61,7 @@ def main():
         data_loader = SignalDataLoader(folder, 16, validation_split=0.1)
         valid_data_loader = data_loader.split_validation()
         model = nn.Linear(64, 10)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         for epoch in range(EPOCHS):
             total = 0.0
             for inputs, labels in data_loader:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-LABELLED, UNLABELLED = 200, 800
+LABELLED, UNLABELLED = 250, 1000
 EPOCHS = 3
 
 
