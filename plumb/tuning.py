@@ -9,7 +9,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -17,27 +17,25 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.errors import TuningError, UsersError, one_line
 from plumb.events import Event, Phase, TrialDone
-from plumb.model import operational, planner
+from plumb.model import planner
 from plumb.model.planner import Footprint, Freedom, Situation
 from plumb.options import Options
-from plumb.plan import Config, Measured, Rate, SampleCost, Trial
+from plumb.plan import Config, Measured, SampleCost, Trial
 from plumb.profile.device import has_accelerator
 from plumb.profile.memory import private_bytes
 from plumb.profile.sample import sample_cost
 from plumb.runtime.loader import current_config, rebuild
+from plumb.search import decide
+from plumb.search.ledger import Ledger, Reading
 from plumb.search.measure import Chunk, Feed, IndexStream, NoBatchesError, interleaved, rate_of
-from plumb.search.study import Reading, search
+from plumb.search.study import search
 from plumb.units import format_bytes
 
-# Rates closer than this are the same to us: the cheaper configuration is chosen, and a faster step is not chased.
-_EQUAL = 0.02
-# Readings of single runs that differ by less than this say nothing of which is better.
-_NOISE = 0.10
 # Where the loop waits for less than this share of its time, no configuration can gain what could be measured.
 _NOTHING_TO_GAIN = 0.03
 _WORKER_COUNTS_ENQUEUED = 3
-# A worker that is silent for so long, or for so many times its first batch, is taken for stuck.
-_STUCK_SECONDS, _STUCK_BATCHES = 20.0, 20.0
+# Workers that are silent for so long, or for so many times what the slowest took to start, are taken for stuck.
+_STUCK_SECONDS, _STUCK_STARTS = 20.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -73,14 +71,6 @@ class Choice:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Steady:
-    """A configuration's rate while it runs, and what the start of its workers costs an epoch."""
-
-    rate: Rate
-    start_seconds: float
-
-
 @dataclass
 class Tuner:
     """Tunes one loader within its time; `choose` is the whole course."""
@@ -90,8 +80,6 @@ class Tuner:
     seconds: float
     pace_seconds: float
     emit: Callable[[Event], None]
-    _trials: list[Trial] = field(default_factory=list)
-    _steady: dict[Config, _Steady] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._begun = time.perf_counter()
@@ -100,6 +88,9 @@ class Tuner:
         self._is_iterable = isinstance(loader.dataset, IterableDataset)
         self._stream = None if self._is_iterable else IndexStream(_index_sampler(loader))
         self._epoch_samples = _epoch_samples(loader, self.subject.samples_per_batch)
+        self._ledger = Ledger(
+            self._epoch_samples, self.options.seed, lambda trial: self.emit(TrialDone(self.subject.name, trial))
+        )
 
     def choose(self) -> Choice:
         """Finds the best configuration that the limits allow and that was measured to be better than the user's.
@@ -122,11 +113,10 @@ class Tuner:
             situation = self._probe(situation)
         self._say("your configuration alone")
         own = self._try_out(situation, self._own, floor=0.0, must_work=True)
-        readings = [own, *self._search(situation, own)]
-        finalists = self._finalists(readings)
-        finals = self._side_by_side(situation, finalists) if len(finalists) > 1 else [own]
-        winner = _cheapest_of_the_best(finals)
-        return self._decide(situation, finals[0], winner)
+        finals = decide.finalists(own, self._search(situation, own))
+        if len(finals) > 1:
+            finals = self._side_by_side(situation, finals)
+        return self._decide(situation, finals[0], decide.winner(finals))
 
     # ---- what the model is told
 
@@ -175,12 +165,11 @@ class Tuner:
             finally:
                 feed.close()
         except Exception as error:
-            self._record(config, None, None, None, f"failed: {one_line(error)}")
+            self._ledger.failed(config, f"failed: {one_line(error)}")
             return situation
         if not chunks:
             return situation
-        self._remember(config, chunks, feed.workers_start_seconds)
-        self._reading(situation, config)
+        self._ledger.measured(situation, config, chunks, feed.workers_start_seconds)
         used = feed.usage
         in_worker = used.seconds * config.num_workers / used.samples
         computing = min(used.worker_cpu_seconds / used.samples, in_worker)
@@ -229,16 +218,16 @@ class Tuner:
             lambda config, floor: self._try_out(situation, config, floor),
             deadline=self._begun + 0.6 * self.seconds,
             seed=self.options.seed,
-            enough=step * (1 - _EQUAL) if step else float("inf"),
+            enough=step * (1 - decide.EQUAL) if step else float("inf"),
         )
 
     def _try_out(self, situation: Situation, config: Config, floor: float, must_work: bool = False) -> Reading:
         """Measures one configuration, or says why not; one that differs in the restart of workers only is derived."""
-        if _steady_key(config) in self._steady:
-            return self._reading(situation, config)
+        if self._ledger.knows(config):
+            return self._ledger.derived(situation, config)
         broken = None if must_work else self._broken(situation, config)
         if broken:
-            return self._record(config, None, None, None, f"not tried: {broken}")
+            return self._ledger.failed(config, f"not tried: {broken}")
         self._say(f"trying {config}")
 
         def hopeless(chunks: Sequence[Chunk]) -> bool:
@@ -253,28 +242,15 @@ class Tuner:
         except Exception as error:
             if must_work:
                 raise UsersError(error) from None
-            return self._record(config, None, None, None, f"failed: {one_line(error)}")
+            return self._ledger.failed(config, f"failed: {one_line(error)}")
         if not chunks:
             if must_work:
                 raise TuningError(
                     "the budget was spent before your own configuration was measured; give --budget more", 1
                 )
-            return self._record(config, None, None, None, "not measured: time was up")
-        self._remember(config, chunks, feed.workers_start_seconds)
-        return self._reading(situation, config, "stopped early: slower" if hopeless(chunks) else "measured")
-
-    def _finalists(self, readings: Iterable[Reading]) -> list[Reading]:
-        """The user's configuration first; of those that promise more, the best and the cheapest as good as that."""
-        own, *others = readings
-        measured = [reading for reading in others if _loop_rate(reading) > _loop_rate(own)]
-        if not measured:
-            return [own]
-        best = max(measured, key=_loop_rate)
-        cheapest = min(
-            (reading for reading in measured if _loop_rate(reading) >= _loop_rate(best) * (1 - _NOISE)),
-            key=lambda reading: planner.cost_order(reading.config),
-        )
-        return [own, best] if cheapest is best else [own, best, cheapest]
+            return self._ledger.failed(config, "not measured: time was up")
+        outcome = "stopped early: slower" if hopeless(chunks) else "measured"
+        return self._ledger.measured(situation, config, chunks, feed.workers_start_seconds, outcome)
 
     def _side_by_side(self, situation: Situation, finalists: Sequence[Reading]) -> list[Reading]:
         """Measures the finalists by turns, on fresh loaders, until the best of them is told from the user's own."""
@@ -295,9 +271,10 @@ class Tuner:
                 feed.close()
         if not all(all_chunks):
             return list(finalists)
-        for feed, chunks in zip(feeds, all_chunks, strict=True):
-            self._remember(feed.config, chunks, feed.workers_start_seconds)
-        return [self._reading(situation, feed.config, "side by side") for feed in feeds]
+        return [
+            self._ledger.measured(situation, feed.config, chunks, feed.workers_start_seconds, "side by side")
+            for feed, chunks in zip(feeds, all_chunks, strict=True)
+        ]
 
     # ---- the decision
 
@@ -310,7 +287,7 @@ class Tuner:
                 f"nothing to gain: your loop waits for data {self.subject.waiting_share:.1%} of its time, and no "
                 "configuration can save more than that"
             )
-        if winner.config != own.config and not self._is_better(situation, winner, own):
+        if winner.config != own.config and not decide.is_better(situation, winner, own):
             notes.append(
                 f"nothing better within noise: {winner.config} came closest, at "
                 f"{winner.loader.samples_per_second:,.0f} samples/s"
@@ -325,15 +302,8 @@ class Tuner:
             Measured(own.config, own.loader.samples_per_second, own.loader.interval),
             Measured(winner.config, winner.loader.samples_per_second, winner.loader.interval),
             situation,
-            tuple(self._trials),
+            tuple(self._ledger.trials),
             tuple(notes),
-        )
-
-    def _is_better(self, situation: Situation, reading: Reading, own: Reading) -> bool:
-        assert own.loader is not None
-        assert reading.loader is not None
-        return situation.loop_rate(reading.config, reading.loader.interval[0]) > situation.loop_rate(
-            own.config, own.loader.interval[1]
         )
 
     # ---- small helpers
@@ -354,55 +324,14 @@ class Tuner:
         )
 
     def _stuck_after_seconds(self, config: Config) -> float:
-        slowest = max((steady.start_seconds for steady in self._steady.values()), default=0.0)
-        return max(_STUCK_SECONDS, _STUCK_BATCHES * slowest) if config.num_workers else 0.0
+        by_experience = _STUCK_STARTS * self._ledger.slowest_start_seconds
+        return max(_STUCK_SECONDS, by_experience) if config.num_workers else 0.0
 
     def _broken(self, situation: Situation, config: Config) -> str | None:
         return planner.broken_limit(config, situation.footprint, self.options.limits)
 
-    def _remember(self, config: Config, chunks: Sequence[Chunk], start_seconds: float) -> None:
-        self._steady[_steady_key(config)] = _Steady(rate_of(chunks, self.options.seed), start_seconds)
-
-    def _reading(self, situation: Situation, config: Config, outcome: str = "measured") -> Reading:
-        """The reading of a configuration whose steady rate is known."""
-        steady = self._steady[_steady_key(config)]
-        start = 0.0 if config.persistent_workers else steady.start_seconds
-
-        def over_an_epoch(rate: float) -> float:
-            return operational.amortized(rate, self._epoch_samples, start)
-
-        low, high = steady.rate.interval
-        rate = Rate(over_an_epoch(steady.rate.samples_per_second), (over_an_epoch(low), over_an_epoch(high)))
-        loop = situation.loop_rate(config, rate.samples_per_second)
-        return self._record(config, rate, loop, situation.loader_rate(config), outcome)
-
-    def _record(
-        self, config: Config, rate: Rate | None, loop: float | None, predicted: float | None, outcome: str
-    ) -> Reading:
-        trial = Trial(
-            config, predicted, rate.samples_per_second if rate else None, rate.interval if rate else None, outcome
-        )
-        self._trials.append(trial)
-        self.emit(TrialDone(self.subject.name, trial))
-        return Reading(config, rate, loop, outcome)
-
     def _say(self, text: str) -> None:
         self.emit(Phase(f"{self.subject.name}: {text}"))
-
-
-def _loop_rate(reading: Reading) -> float:
-    return reading.loop_samples_per_second or 0.0
-
-
-def _cheapest_of_the_best(readings: Sequence[Reading]) -> Reading:
-    best = max(map(_loop_rate, readings))
-    good = [reading for reading in readings if _loop_rate(reading) >= best * (1 - _EQUAL)]
-    return min(good, key=lambda reading: planner.cost_order(reading.config))
-
-
-def _steady_key(config: Config) -> Config:
-    """Configurations that differ only in whether workers outlive an epoch run at the same rate within one."""
-    return dataclasses.replace(config, persistent_workers=False)
 
 
 def _index_sampler(loader: DataLoader[Any]) -> Iterable[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -12,23 +11,14 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import TrialState
 
 from plumb.model.planner import Freedom
-from plumb.plan import Config, Rate
+from plumb.plan import Config
+from plumb.search.ledger import Reading
 
 # Stop after so many trials in a row that improved by less than what is worth a trial.
 _DULL_TRIALS = 2
 _WORTH_A_TRIAL = 0.01
 # The sampler may propose what was tried already; that costs nothing, but it must end.
 _PROPOSALS_AT_MOST = 40
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A configuration tried for real: the loader's rate and the loop's, or why there are none."""
-
-    config: Config
-    loader: Rate | None
-    loop_samples_per_second: float | None
-    outcome: str
 
 
 def search(
@@ -62,7 +52,7 @@ def search(
         config = _config(trial.params)
         if config not in readings:
             readings[config] = reading = try_out(config, best)
-            rate = reading.loop_samples_per_second or 0.0
+            rate = reading.loop_rate
             dull = 0 if rate > best * (1 + _WORTH_A_TRIAL) else dull + 1
             best = max(best, rate)
         _tell(study, trial, readings[config])
