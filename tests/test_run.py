@@ -12,7 +12,8 @@ from script_parts import PREAMBLE
 
 from plumb import plan
 from plumb.plan import Config, LoaderPlan, Measured, Plan, Prediction
-from plumb.runtime.apply import state_of, with_config
+from plumb.runtime.apply import with_config
+from plumb.runtime.epochs import state_of
 
 SHOW = """
 def show(loader):
@@ -142,6 +143,33 @@ for epoch in range(3):
     for epoch in range(3):
         assert f"epoch {epoch} [{[epoch] * 8}, {[epoch] * 8}]" in ran.out
     assert ran.err.count("changes its dataset between epochs") == 1
+
+
+ORDERS = """
+torch.manual_seed(7)
+loader = DataLoader(Numbers(24), batch_size=8, shuffle=True{more})
+for epoch in range(4):
+    print("epoch", epoch, [x[:, 0].int().tolist() for x, _ in loader], torch.rand(1).item())
+"""
+
+
+@pytest.mark.parametrize("generator", ["", ", generator=torch.Generator().manual_seed(3)"])
+@pytest.mark.parametrize(
+    ("users", "planned"),
+    [
+        (Config(), Config(2, 2)),
+        (Config(), Config(2, 2, persistent_workers=True)),
+        (Config(1, 2), Config(2, 2, persistent_workers=True)),
+        (Config(1, 2, persistent_workers=True), Config()),
+        (Config(1, 2, persistent_workers=True), Config(2, 4, persistent_workers=True)),
+    ],
+)
+def test_every_epoch_has_the_order_that_it_has_without_plumb(users, planned, generator, run, plumb, tmp_path):
+    given = "".join(f", {name}={value!r}" for name, value in users.loader_arguments().items())
+    ran = run(plan_for(planned, baseline=users), ORDERS.format(more=given + generator))
+    plain = subprocess.run([sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ran.out == plain.stdout
+    assert len(set(ran.out.splitlines())) == 4
 
 
 def test_workers_persist_where_the_dataset_stays_as_it_is(run):

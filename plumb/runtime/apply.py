@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ class PlanApplied:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._said: set[str] = set()
-        self._applied: dict[int, _Persistent] = {}
+        self._changed: weakref.WeakKeyDictionary[DataLoader[Any], _Changed] = weakref.WeakKeyDictionary()
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
         """The loader's arguments with the plan's in their place, where the plan is for this very loader."""
@@ -31,32 +32,36 @@ class PlanApplied:
                     f"{site.name} ({site}) is not in the plan; it runs as the script has it. Tune again to add it."
                 )
             return arguments
-        batch_size = arguments.get("batch_size", 1) if arguments.get("batch_sampler") is None else None
-        if batch_size != planned.batch_size:
+        if not _fits(planned, arguments):
             self._say(
-                f"{site.name} ({site}) has batch size {batch_size}, the plan was made for {planned.batch_size}; it "
-                "runs as the script has it. Tune again to renew the plan."
+                f"{site.name} ({site}) has batch size {_batch_size(arguments)}, the plan was made for "
+                f"{planned.batch_size}; it runs as the script has it. Tune again to renew the plan."
             )
             return arguments
-        if planned.tuned.config == planned.baseline.config:
-            return arguments
-        return with_config(arguments, planned.tuned.config)
+        return with_config(arguments, planned.tuned.config) if _changes(planned) else arguments
 
     def constructed(self, loader: DataLoader[Any], site: Site) -> None:
-        """Nothing more to do."""
+        """Takes note of a loader that was changed."""
+        planned = self._find(site)
+        if planned is not None and _changes(planned) and planned.batch_size == loader.batch_size:
+            self._changed[loader] = _Changed(planned.baseline.config)
 
     def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
-        """Starts the loader; workers that persist are renewed where the script has changed the dataset since."""
-        if loader.persistent_workers and loader.num_workers:
-            kept = self._applied.setdefault(id(loader), _Persistent(None))
-            now = state_of(loader.dataset)
-            if kept.state is not None and kept.state != now:
-                self._say(
-                    "the script changes its dataset between epochs: the workers are started again, so that they see it"
-                )
-                loader._iterator = None
-            kept.state = now
-        return start()
+        """Starts an epoch; workers that persist are renewed where the script has changed the dataset since."""
+        from plumb.runtime.epochs import start_epoch, state_of
+
+        changed = self._changed.get(loader)
+        if changed is None:
+            return start()
+        before, changed.dataset = changed.dataset, state_of(loader.dataset)
+        if before is None:
+            return start()
+        if before != changed.dataset and loader._iterator is not None:
+            self._say(
+                "the script changes its dataset between epochs: the workers are started again, so that they see it"
+            )
+            loader._iterator = None
+        return start_epoch(loader, start, changed.users.persistent_workers)
 
     def _find(self, site: Site) -> LoaderPlan | None:
         """The plan's entry for a loader: by name and file, since lines move when a script is edited."""
@@ -72,8 +77,23 @@ class PlanApplied:
 
 
 @dataclass
-class _Persistent:
-    state: Any
+class _Changed:
+    """A loader that runs on the plan's configuration: what the user's was, and its dataset at the last epoch's start."""
+
+    users: Config
+    dataset: Any = None
+
+
+def _changes(planned: LoaderPlan) -> bool:
+    return planned.tuned.config != planned.baseline.config
+
+
+def _fits(planned: LoaderPlan, arguments: dict[str, Any]) -> bool:
+    return _batch_size(arguments) == planned.batch_size
+
+
+def _batch_size(arguments: dict[str, Any]) -> int | None:
+    return arguments.get("batch_size", 1) if arguments.get("batch_sampler") is None else None
 
 
 def with_config(arguments: dict[str, Any], config: Config) -> dict[str, Any]:
@@ -88,19 +108,3 @@ def with_config(arguments: dict[str, Any], config: Config) -> dict[str, Any]:
         kept.pop("timeout", None)
     init = worker_init(config, kept.get("worker_init_fn"))
     return {**kept, "worker_init_fn": init, **config.loader_arguments()}
-
-
-def state_of(value: Any, depth: int = 3) -> Any:
-    """What can be seen cheaply of an object's state: simple values, identities, lengths, and versions of tensors.
-
-    Two equal states don't prove that nothing changed deep inside; two different ones prove that something did.
-    """
-    if isinstance(value, (bool, int, float, complex, str, bytes, type(None))):
-        return value
-    if isinstance(value, (list, tuple, dict, set)):
-        return id(value), len(value)
-    if hasattr(value, "_version"):
-        return id(value), value._version
-    if depth and hasattr(value, "__dict__"):
-        return id(value), tuple((name, state_of(item, depth - 1)) for name, item in vars(value).items())
-    return id(value)
