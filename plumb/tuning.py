@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from plumb.profile.device import has_accelerator
 from plumb.profile.memory import private_bytes
 from plumb.profile.sample import sample_cost
 from plumb.runtime.loader import current_config, rebuild
+from plumb.runtime.main_module import main_is_guarded
 from plumb.search import decide
 from plumb.search.ledger import Ledger, Reading
 from plumb.search.measure import Chunk, Feed, IndexStream, NoBatchesError, interleaved, rate_of
@@ -158,7 +160,7 @@ class Tuner:
             return situation
         self._say("one worker, to calibrate the model")
         try:
-            feed = self._feed(config)
+            feed = self._feed(config, self._deadline)
             try:
                 chunks = feed.window(self.pace_seconds)
                 private = max((private_bytes(pid) for pid in feed.worker_pids), default=0.0)
@@ -189,12 +191,16 @@ class Tuner:
 
     def _freedom(self, situation: Situation) -> Freedom:
         own = self._own
+        if own.num_workers == 0 and not self._workers_may_start:
+            return Freedom(num_workers=(0,), pin_memory=self._pinning)
         counts = planner.worker_counts(situation.cost_in_worker, self.options.limits, situation.step_samples_per_second)
         return Freedom(
             # More workers would deliver an iterable dataset's samples more than once, fewer might lose some.
             num_workers=(own.num_workers,) if self._is_iterable else counts,
             prefetch_factor=tuple(sorted({*planner.PREFETCH_FACTORS, own.prefetch_factor or 2})),
-            pin_memory=tuple(sorted({own.pin_memory, has_accelerator()})),
+            # The order of every later epoch hangs on whether workers persist (runtime/epochs.py).
+            persistent_workers=(True,) if own.persistent_workers else (False, True),
+            pin_memory=self._pinning,
             in_order=(True, False) if self.options.may_reorder else (own.in_order,),
         )
 
@@ -234,7 +240,7 @@ class Tuner:
             return len(chunks) >= 4 and situation.loop_rate(config, rate_of(chunks).interval[1]) < floor
 
         try:
-            feed = self._feed(config)
+            feed = self._feed(config, math.inf if must_work else self._deadline)
             try:
                 chunks = feed.window(self.pace_seconds, hopeless)
             finally:
@@ -244,10 +250,6 @@ class Tuner:
                 raise UsersError(error) from None
             return self._ledger.failed(config, f"failed: {one_line(error)}")
         if not chunks:
-            if must_work:
-                raise TuningError(
-                    "the budget was spent before your own configuration was measured; give --budget more", 1
-                )
             return self._ledger.failed(config, "not measured: time was up")
         outcome = "stopped early: slower" if hopeless(chunks) else "measured"
         return self._ledger.measured(situation, config, chunks, feed.workers_start_seconds, outcome)
@@ -264,7 +266,7 @@ class Tuner:
             return any(other.interval[0] > own.interval[1] for other in others)
 
         try:
-            feeds.extend(self._feed(reading.config) for reading in finalists)
+            feeds.extend(self._feed(reading.config, self._deadline) for reading in finalists)
             all_chunks = interleaved(feeds, self.pace_seconds, settled)
         finally:
             for feed in feeds:
@@ -294,6 +296,11 @@ class Tuner:
             )
             winner = own
         assert winner.loader is not None
+        if own.config.num_workers == 0 and not self._workers_may_start:
+            notes.append(
+                f"no workers were tried: this Python starts them by {multiprocessing.get_start_method()}, and they would "
+                "run your whole script again; put its main part under: if __name__ == '__main__'"
+            )
         if self._is_iterable:
             notes.append(
                 "an iterable dataset: its worker count was left alone, because more workers may deliver samples twice"
@@ -309,12 +316,24 @@ class Tuner:
     # ---- small helpers
 
     @property
+    def _pinning(self) -> tuple[bool, ...]:
+        return tuple(sorted({self._own.pin_memory, has_accelerator()}))
+
+    @property
+    def _workers_may_start(self) -> bool:
+        """Whether a worker process would only work: one that isn't forked runs the main module's code once more."""
+        return multiprocessing.get_start_method() == "fork" or main_is_guarded()
+
+    @property
     def _has_nothing_to_gain(self) -> bool:
         return self.subject.waiting_share is not None and self.subject.waiting_share <= _NOTHING_TO_GAIN
 
-    def _feed(self, config: Config) -> Feed:
+    @property
+    def _deadline(self) -> float:
+        return self._begun + self.seconds
+
+    def _feed(self, config: Config, deadline: float) -> Feed:
         loader = self.subject.loader
-        deadline = self._begun + self.seconds
         return Feed(
             config,
             lambda indices: rebuild(loader, config, indices, self._stuck_after_seconds(config)),

@@ -371,6 +371,21 @@ if __name__ == "__main__":
     assert any(trial.outcome.startswith("failed: ") and "pickle" in trial.outcome for trial in found.trials)
 
 
+def test_a_script_without_a_main_guard_is_never_run_again_by_a_worker(plumb, write, tmp_path):
+    code = """
+with open("starts.txt", "a") as file:
+    file.write("started\\n")
+torch.multiprocessing.set_start_method("forkserver", force=True)
+loader = DataLoader(Numbers(seconds=0.002), batch_size=8)
+"""
+    write("train.py", PREAMBLE + code + LOOP.format(loader="loader"))
+    ran = plumb("tune", "--budget", 4, "train.py")
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "starts.txt").read_text() == "started\n"
+    assert {trial.config.num_workers for trial in ran.loader("loader").trials} == {0}
+    assert any("__main__" in note for note in ran.loader("loader").notes)
+
+
 def test_loaders_of_child_processes_are_left_alone(plumb, write):
     code = """
 def child():

@@ -56,12 +56,11 @@ class PlanApplied:
         before, changed.dataset = changed.dataset, state_of(loader.dataset)
         if before is None:
             return start()
-        if before != changed.dataset and loader._iterator is not None:
-            self._say(
-                "the script changes its dataset between epochs: the workers are started again, so that they see it"
-            )
+        users_persist = changed.users.persistent_workers
+        if before != changed.dataset and loader._iterator is not None and not users_persist:
+            self._say("the script changes its dataset between epochs: workers are started again, so that they see it")
             loader._iterator = None
-        return start_epoch(loader, start, changed.users.persistent_workers)
+        return start_epoch(loader, start, users_persist)
 
     def _find(self, site: Site) -> LoaderPlan | None:
         """The plan's entry for a loader: by name and file, since lines move when a script is edited."""
@@ -78,7 +77,7 @@ class PlanApplied:
 
 @dataclass
 class _Changed:
-    """A loader that runs on the plan's configuration: what the user's was, and its dataset at the last epoch's start."""
+    """A loader that runs on the plan's configuration: the user's own, and its dataset when the last epoch began."""
 
     users: Config
     dataset: Any = None
