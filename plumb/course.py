@@ -175,7 +175,7 @@ def _plan(
         name=known.name,
         site=str(known.site),
         dataset=type(loader.dataset).__name__,
-        batch_size=loader.batch_size,
+        batch_size=known.batch_size,
         samples_per_batch=samples_per_batch,
         baseline=choice.baseline,
         tuned=choice.tuned,

@@ -298,8 +298,8 @@ class Tuner:
         assert winner.loader is not None
         if own.config.num_workers == 0 and not self._workers_may_start:
             notes.append(
-                f"no workers were tried: this Python starts them by {multiprocessing.get_start_method()}, and they would "
-                "run your whole script again; put its main part under: if __name__ == '__main__'"
+                f"no workers were tried: Python starts them by {multiprocessing.get_start_method()}, so they would "
+                "run your script once more; put its main part under: if __name__ == '__main__'"
             )
         if self._is_iterable:
             notes.append(

@@ -38,22 +38,22 @@ class TrainingSignals:
 
 @dataclass
 class KnownLoader:
-    """A loader of the script's, from its construction on; `latest` keeps the one that was iterated last alive."""
+    """A loader of the script's, from its construction on.
+
+    `batch_size` is the one that the script gave. `latest` keeps the loader that was iterated last alive.
+    `is_library_s` says that a library has built its own from the script's parts.
+    """
 
     name: str
     site: Site
     loader: weakref.ref[DataLoader[Any]]
+    batch_size: int | None
+    is_library_s: bool = False
     samples_per_batch: float | None = None
     batches_seen: int = 0
     epochs_begun: int = 0
     iterating_seconds: float = 0.0
     latest: DataLoader[Any] | None = None
-
-    @property
-    def batch_size(self) -> int | None:
-        """The batch size as the script gave it."""
-        loader = self.loader()
-        return loader.batch_size if loader is not None else None
 
     def note_batch(self, batch: Any, seconds: float) -> None:
         """Learns from a batch that passes by, `seconds` after the one before, how many samples one holds."""
@@ -111,10 +111,11 @@ class Registry:
         for known, its_dataset in self._known:
             if _is_same(known, its_dataset() if its_dataset else None, loader, site):
                 known.loader = weakref.ref(loader)
+                known.is_library_s = site.by_library
                 self._by_loader[loader] = known
                 return known, False
         name = self._unique(site.name)
-        known = KnownLoader(name, site, weakref.ref(loader))
+        known = KnownLoader(name, site, weakref.ref(loader), loader.batch_size)
         self._known.append((known, dataset))
         self._by_loader[loader] = known
         return known, True
@@ -143,7 +144,7 @@ def _is_same(known: KnownLoader, its_dataset: Any, loader: DataLoader[Any], site
         )
         return same_data or rebuilt or known.loader() is None
     # Accelerate and others build a second loader from the first's parts, and iterate only that.
-    return site.by_library and same_data and known.batch_size == loader.batch_size and known.batches_seen == 0
+    return site.by_library and same_data and not known.is_library_s and known.batches_seen == 0
 
 
 def _length(dataset: Any) -> int | None:

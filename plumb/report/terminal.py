@@ -34,7 +34,7 @@ def render(plan: Plan, plan_path: str) -> RenderableType:
 def _loader(loader: LoaderPlan) -> Iterable[RenderableType]:
     yield Text.assemble(
         (loader.name, "bold"),
-        (f"  {loader.site}, {loader.dataset}, batch {loader.batch_size or 'made by the dataset or sampler'}", "dim"),
+        (f"  {loader.site}, {loader.dataset}, batch {loader.samples_per_batch:.0f}", "dim"),
     )
     yield Padding(_before_and_after(loader), (0, 0, 0, 2))
     yield Padding(_why(loader), (0, 0, 0, 2))

@@ -32,11 +32,13 @@ class PlanApplied:
                     f"{site.name} ({site}) is not in the plan; it runs as the script has it. Tune again to add it."
                 )
             return arguments
-        if not _fits(planned, arguments):
-            self._say(
-                f"{site.name} ({site}) has batch size {_batch_size(arguments)}, the plan was made for "
-                f"{planned.batch_size}; it runs as the script has it. Tune again to renew the plan."
-            )
+        if _batch_size(arguments) != planned.batch_size:
+            # A library that builds its own loader from the script's takes over what the plan gave that one.
+            if not site.by_library:
+                self._say(
+                    f"{site.name} ({site}) has batch size {_batch_size(arguments)}, the plan was made for "
+                    f"{planned.batch_size}; it runs as the script has it. Tune again to renew the plan."
+                )
             return arguments
         return with_config(arguments, planned.tuned.config) if _changes(planned) else arguments
 
@@ -85,10 +87,6 @@ class _Changed:
 
 def _changes(planned: LoaderPlan) -> bool:
     return planned.tuned.config != planned.baseline.config
-
-
-def _fits(planned: LoaderPlan, arguments: dict[str, Any]) -> bool:
-    return _batch_size(arguments) == planned.batch_size
 
 
 def _batch_size(arguments: dict[str, Any]) -> int | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def main_is_guarded() -> bool:
-    """Whether the main module's source has an `if __name__ == "__main__"`; False where there is no source to look at."""
+    """Whether the main module has an `if __name__ == "__main__"`; False where there is no source to look at."""
     file = getattr(sys.modules["__main__"], "__file__", None)
     try:
         tree = ast.parse(Path(file).read_bytes()) if file else None
