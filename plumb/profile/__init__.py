@@ -1,0 +1,1 @@
+"""Numbers on the graph: what each operator costs, what it reads, and whether it is random."""

@@ -1,0 +1,42 @@
+"""The process's random generators: their states before and after, and as they were."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+
+def generator_states() -> tuple[Any, ...]:
+    """The states of `random`, `numpy.random` and torch's generator, comparable with `==`."""
+    algorithm, keys, position, has_gauss, gauss = np.random.get_state()  # type: ignore[misc]
+    torch = sys.modules.get("torch")
+    drawn = None if torch is None else torch.get_rng_state().numpy().tobytes()
+    return random.getstate(), (algorithm, keys.tobytes(), position, has_gauss, gauss), drawn  # type: ignore[attr-defined]
+
+
+def disturb_generators() -> None:
+    """Draws once from each generator, so that what depends on their states comes out differently."""
+    random.random()
+    np.random.random()
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.rand(())
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Puts the generators back as they were, so that looking at a pipeline doesn't change the training's numbers."""
+    torch = sys.modules.get("torch")
+    before = random.getstate(), np.random.get_state(), None if torch is None else torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        if torch is not None:
+            torch.set_rng_state(before[2])
