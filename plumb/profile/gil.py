@@ -35,13 +35,12 @@ class LockWatch(Recorder):
         self._ticker = threading.Thread(target=self._tick, name="plumb-lock-watch", daemon=True)
         self._period = 0.0
 
-    def __enter__(self) -> LockWatch:
+    def __enter__(self) -> None:
         super().__enter__()
         self._ticker.start()
         time.sleep(CALIBRATION_SECONDS)
         gaps = [later - earlier for earlier, later in zip(self._ticks, self._ticks[1:], strict=False)]
         self._period = median(gaps) if gaps else CALIBRATION_SECONDS * 1e9
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -13,7 +13,7 @@ import numpy as np
 
 def generator_states() -> tuple[Any, ...]:
     """The states of `random`, `numpy.random` and torch's generator, comparable with `==`."""
-    algorithm, keys, position, has_gauss, gauss = np.random.get_state()  # type: ignore[misc]
+    algorithm, keys, position, has_gauss, gauss = np.random.get_state()
     torch = sys.modules.get("torch")
     drawn = None if torch is None else torch.get_rng_state().numpy().tobytes()
     return random.getstate(), (algorithm, keys.tobytes(), position, has_gauss, gauss), drawn  # type: ignore[attr-defined]

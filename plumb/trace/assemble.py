@@ -23,7 +23,7 @@ NO_COST = Cost(0.0, 0.0, 0.0, 0.0, (0.0, 0.0), 0.0, 0.0)
 
 @dataclass(frozen=True)
 class Observed:
-    """What the passes over one dataset saw, for `units` units of `unit_samples` samples and batches of `batch_samples`."""
+    """What the passes over one dataset saw: units of `unit_samples` samples, and batches of `batch_samples`."""
 
     root: Node
     operators: list[Node]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from plumb.profile.gil import LockWatch
@@ -162,7 +163,8 @@ class _Course:
         """Times all calls: how many units there were, up to `units`, and what share of a sample each node takes."""
         loaded, collated = [], []
         pending: list[Any] = []
-        with Timing(self.root, self.rewriter) as timing:
+        timing = Timing(self.root, self.rewriter)
+        with timing:
             for samples in _loaded(self.source.loads(timing, units)):
                 loaded.append(timing.take())
                 pending.extend(samples)
@@ -181,7 +183,8 @@ class _Course:
     def discover(self, units: int, weights: Weights, reads: ReadCounter) -> Discovery:
         """Follows what flows in every unit, and repeats a few units under other states of the random generators."""
         selection = select(noticed(self.root, weights), whole=False)
-        with Discovery(self.root, self.rewriter, reads, selection) as discovery:
+        discovery = Discovery(self.root, self.rewriter, reads, selection)
+        with discovery:
             self._discover_round(discovery, list(range(units)), 0)
             disturb_generators()
             compared = list(range(min(units, COMPARED_UNITS)))
@@ -206,7 +209,8 @@ class _Course:
         """Times the selected nodes and, in turns with them, the same units as they are without a trace."""
         timings = Timings()
         rounds = 1
-        with Timing(self.root, self.rewriter, selection) as timing:
+        timing = Timing(self.root, self.rewriter, selection)
+        with timing:
             for number in range(MOST_ROUNDS):
                 if number < rounds:
                     self._time_round(timing, timings, units, plain_first=number % 2 == 0)
@@ -230,10 +234,10 @@ class _Course:
                 self._collate(timing, batch)
                 timings.recorded_batches.append(timing.take())
             for batch in self._full_batches(plain_batch):
-                timings.plain_batches.append(time_call(lambda batch=batch: self._collate(None, batch))[1])
+                timings.plain_batches.append(time_call(partial(self._collate, None, batch))[1])
 
     def _turns(self, timing: Timing, units: int, plain_first: bool) -> Iterator[tuple[bool, Load]]:
-        """The loads of a plain and of a recorded pass, in turns where the source allows it, else one after the other."""
+        """The loads of a plain and a recorded pass: in turns where the source allows it, else one after the other."""
         passes = [
             [(recorded, load) for load in self.source.loads(timing if recorded else None, units)]
             for recorded in ((False, True) if plain_first else (True, False))
@@ -247,7 +251,8 @@ class _Course:
     def watch_lock(self, units: int, selection: Selection) -> LockWatch:
         """Watches when the selected nodes hold the interpreter's lock."""
         pending: list[Any] = []
-        with LockWatch(self.root, self.rewriter, selection) as watch:
+        watch = LockWatch(self.root, self.rewriter, selection)
+        with watch:
             for samples in _loaded(self.source.loads(watch, units)):
                 pending.extend(samples)
                 for batch in self._full_batches(pending):

@@ -39,7 +39,7 @@ class Callee:
     name: str
     arguments: tuple[Any, ...]
     keywords: Mapping[str, Any]
-    function: FunctionType | None = None
+    function: Any = None  # a FunctionType, which type checkers would bind as a method
     receiver: object = None
     instance: object = None
 
@@ -47,7 +47,7 @@ class Callee:
 def resolve(function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Callee:
     """What calling `function` with these arguments runs, as far as Python shows it."""
     kind = type(function)
-    if kind is FunctionType:
+    if isinstance(function, FunctionType):
         return Callee(_function_name(function), arguments, keywords, function)
     if kind is MethodType:
         return _resolve_method(function, arguments, keywords)
@@ -76,14 +76,19 @@ def _resolve_method(method: MethodType, arguments: tuple[Any, ...], keywords: Ma
 
 def _resolve_instance(instance: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Callee:
     kind = type(instance)
-    call: Any = getattr(kind, "__call__", None)
+    call = _call_method(kind)
     if getattr(call, "__module__", None) == "torch.nn.modules.module":
         forward = getattr(instance, "forward", None) if _has_no_hooks(instance) else None
-        call = forward.__func__ if isinstance(forward, MethodType) else None
+        call = getattr(forward, "__func__", None)
     if isinstance(call, FunctionType):
         return Callee(kind.__name__, (instance, *arguments), keywords, call, instance, instance)
     name = None if hasattr(kind, "__getattr__") else getattr(instance, "__name__", None)
     return Callee(name if isinstance(name, str) else kind.__name__, arguments, keywords, instance=instance)
+
+
+def _call_method(kind: type) -> Any:
+    """What instances of a class run when they are called; None where they can't be."""
+    return getattr(kind, "__call__", None)  # noqa: B004  # the method itself is wanted
 
 
 def _has_placeholders(function: functools.partial[Any]) -> bool:
@@ -190,7 +195,7 @@ def _is_step(value: object) -> bool:
         return leads_on(value)
     if isinstance(value, (type, MethodType, BuiltinFunctionType, ModuleType)):
         return False
-    return isinstance(getattr(type(value), "__call__", None), FunctionType) or is_dataset(value)
+    return isinstance(_call_method(type(value)), FunctionType) or is_dataset(value)
 
 
 def _attributes(value: object) -> Iterable[Any]:

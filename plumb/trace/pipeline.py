@@ -17,7 +17,7 @@ class Operator:
 
     `id` is the key of its node. `within` names the calls around it, outermost first, and `sites` are the stable ids of
     the call sites from the entry down to it. `location` is the place in the user's code that leads to it, else the
-    library's. `median_seconds` and `quartile_seconds` are those of the samples that visit it, `visit_ratio` their share.
+    library's. `visit_ratio` is the share of samples that visit it; `median_seconds` and `quartile_seconds` are theirs.
 
     `random`: it draws random numbers, or its output differs for equal input. `deterministic`: its output depends on
     the index alone (nothing before it is random either, and repeated samples were bitwise equal); None if untested.

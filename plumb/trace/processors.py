@@ -177,7 +177,7 @@ def connect(flows: Mapping[tuple[Node, Node], Passed], operators: list[Node], ro
 
 
 def contracted(graph: nx.DiGraph, kept: Collection[Node]) -> nx.DiGraph:
-    """The graph without the nodes that are not kept; what flowed through one flows past it, described as it came out."""
+    """The graph without the nodes that are not kept: what flowed through one flows past it, as it came out."""
     result = graph.copy()
     for node in graph.nodes:
         if node in kept:

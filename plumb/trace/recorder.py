@@ -65,7 +65,7 @@ class Node:
             node = node.parent
 
     def walk(self) -> Iterator[Node]:
-        """This node and all below it, parents first, in the order in which they were first called."""
+        """The node itself and all below it, parents first, in the order in which they were first called."""
         yield self
         for child in self.children.values():
             yield from child.walk()
@@ -100,9 +100,8 @@ class Recorder:
         self._entry = Frame(self, root, None, None, None, ())
         self._thread: int | None = None
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> None:
         self._thread = threading.get_ident()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -9,8 +9,8 @@ that outlives the trace is the user's plain code.
 """
 
 from __future__ import annotations
-
 import __future__
+
 import ast
 import copy
 import dataclasses
@@ -73,7 +73,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Rewritten:
-    """The code of the function with this id, calls to a recorder in it, and the sites that these name by their index."""
+    """The code of the function with the id `function`, calls to a recorder in it, and the sites of these calls."""
 
     function: str
     code: CodeType
@@ -111,11 +111,12 @@ class Rewriter:
         full = self._full[key]
         if full is None or keep is None:
             return full
-        if (*key, keep) not in self._partial:
+        partial_key = (*key, keep)
+        if partial_key not in self._partial:
             partial = self._compile(function, keep)
             assert partial is not None
-            self._partial[*key, keep] = dataclasses.replace(full, code=partial.code)
-        return self._partial[*key, keep]
+            self._partial[partial_key] = dataclasses.replace(full, code=partial.code)
+        return self._partial[partial_key]
 
     def _compile(self, function: FunctionType, keep: frozenset[int] | None) -> Rewritten | None:
         code = function.__code__

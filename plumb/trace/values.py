@@ -166,8 +166,7 @@ def _feed_array(content: Any, value: Any) -> bool:
     dtype = getattr(value, "dtype", None)
     if getattr(dtype, "hasobject", False):
         return False
-    content.update(
-        f"{dtype};{getattr(value, 'shape', None)};{getattr(value, 'size', None)};{getattr(value, 'mode', None)};".encode()
-    )
+    form = [getattr(value, name, None) for name in ("shape", "size", "mode")]
+    content.update(f"{dtype};{form};".encode())
     content.update(value.tobytes())
     return True
