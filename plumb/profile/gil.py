@@ -21,7 +21,7 @@ from plumb.trace.rewrite import Rewriter
 
 NAP_SECONDS = 1e-4
 CALIBRATION_SECONDS = 0.02
-ENOUGH_TICKS = 8
+ENOUGH_TICKS = 20
 
 
 class LockWatch(Recorder):

@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from statistics import quantiles
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import median, quantiles
 from typing import Any
 
-from plumb.trace.recorder import Node, Recorder, Selection
+from plumb.trace.recorder import SAMPLE, Node, Recorder, Selection
 from plumb.trace.rewrite import Rewriter
 
 try:
@@ -22,6 +23,8 @@ try:
     THREAD: int | None = getattr(resource, "RUSAGE_THREAD", None)
 except ImportError:
     THREAD = None
+
+OVERHEAD_CALLS = 50
 
 
 def _voluntary_switches() -> int | None:
@@ -104,6 +107,27 @@ def timed(clock: Clock, function: Any, /, *arguments: Any, **keywords: Any) -> A
             clock.wait += wall - cpu
 
 
+def recording_overhead_seconds() -> float:
+    """What recording a call costs the code around it, on this host now."""
+    timing = Timing(Node(None, SAMPLE, "", ""), Rewriter())
+    with timing:
+        timing.enter(SAMPLE, abs, 1)
+        clocks = [time_call(partial(timing.enter, SAMPLE, abs, 1))[1] for _ in range(OVERHEAD_CALLS)]
+    return median(clock.wall_seconds for clock in clocks)
+
+
+def net_costs(root: Node, gross: Mapping[Node, Cost], overhead_seconds: float) -> dict[Node, Cost]:
+    """The costs without what recording the calls inside a node adds to the node's own time."""
+    net = dict(gross)
+    for node in root.walk():
+        calls = sum(gross[child].calls_per_sample for child in node.children.values() if child in gross)
+        if node in gross and calls:
+            own = gross[node]
+            added = min(calls * overhead_seconds, own.cpu_seconds)
+            net[node] = replace(own, wall_seconds=own.wall_seconds - added, cpu_seconds=own.cpu_seconds - added)
+    return net
+
+
 def time_call(function: Callable[[], Any]) -> tuple[Any, Clock]:
     """What `function` returns, and the time it took, counted as operators' time is."""
     clock = Clock()
@@ -119,14 +143,14 @@ def costs(units: list[dict[Node, Clock]], unit_samples: int) -> dict[Node, Cost]
 def _cost(clocks: list[Clock | None], unit_samples: int) -> Cost:
     visited = [clock for clock in clocks if clock is not None]
     walls = [clock.wall_seconds / unit_samples for clock in visited]
-    lower, median, upper = quantiles(walls, method="inclusive") if len(walls) > 1 else walls * 3
+    lower, middle, upper = quantiles(walls, method="inclusive") if len(walls) > 1 else walls * 3
     samples = len(clocks) * unit_samples
     calls = sum(clock.calls for clock in visited)
     return Cost(
         wall_seconds=sum(walls) / len(clocks),
         cpu_seconds=sum(clock.cpu for clock in visited) / 1e9 / samples,
         wait_seconds=sum(clock.wait for clock in visited) / 1e9 / samples,
-        median_seconds=median,
+        median_seconds=middle,
         quartile_seconds=(lower, upper),
         visit_ratio=sum(min(clock.calls, unit_samples) for clock in visited) / samples,
         calls_per_sample=calls / samples,

@@ -11,12 +11,24 @@ from typing import Any
 import numpy as np
 
 
-def generator_states() -> tuple[Any, ...]:
-    """The states of `random`, `numpy.random` and torch's generator, comparable with `==`."""
+def generator_states(others: list[Any]) -> tuple[Any, ...]:
+    """The states of `random`, `numpy.random`, torch's generator and `others`, comparable with `==`."""
     algorithm, keys, position, has_gauss, gauss = np.random.get_state()
     torch = sys.modules.get("torch")
     drawn = None if torch is None else torch.get_rng_state().numpy().tobytes()
-    return random.getstate(), (algorithm, keys.tobytes(), position, has_gauss, gauss), drawn  # type: ignore[attr-defined]
+    legacy = algorithm, keys.tobytes(), position, has_gauss, gauss  # type: ignore[attr-defined]
+    return random.getstate(), legacy, drawn, *map(_state_of, others)
+
+
+def _state_of(generator: Any) -> Any:
+    """The state of one generator of Python's, numpy's or torch's kind; None for anything else."""
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if isinstance(generator, np.random.Generator):
+        return repr(generator.bit_generator.state)
+    if isinstance(generator, np.random.RandomState):
+        return repr(generator.get_state(legacy=False))
+    return generator.get_state().numpy().tobytes() if hasattr(generator, "get_state") else None
 
 
 def disturb_generators() -> None:

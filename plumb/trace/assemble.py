@@ -77,6 +77,8 @@ def name_of(node: Node) -> str:
         return site.text.removeprefix("self.")
     if site.kind == "store":
         return site.text.removeprefix("self.") + (" = ..." if "=" not in site.text else "")
+    if node.is_generator and node.generator_name not in ("__iter__", "<genexpr>"):
+        return str(node.generator_name)
     return f"{node.prefix}.{node.name}" if node.prefix and node.function is None else node.name
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from plumb.profile.gil import LockWatch
-from plumb.profile.operators import Clock, Timing, costs, time_call
+from plumb.profile.operators import Clock, Timing, costs, net_costs, recording_overhead_seconds, time_call
 from plumb.profile.randomness import disturb_generators, kept_generators
 from plumb.profile.storage import ReadCounter
 from plumb.trace.assemble import Observed, assemble
@@ -54,14 +54,18 @@ def trace(
         readers = {node for node, facts in discovery.facts.items() if facts.read_bytes or facts.opens}
         operators = choose(course.root, weights, readers)
         selection = select(operators, whole=True)
-        timings = course.time(units, selection)
         watch = course.watch_lock(units, selection)
+        timings = course.time(units, selection)
         counts_reads = reads.counts
     observed = Observed(
         root=course.root,
         operators=operators,
         discovery=discovery,
-        costs=costs(timings.recorded, source.unit_samples) | costs(timings.recorded_batches, course.batch_samples),
+        costs=net_costs(
+            course.root,
+            costs(timings.recorded, source.unit_samples) | costs(timings.recorded_batches, course.batch_samples),
+            course.overhead_seconds,
+        ),
         free_share=watch.free_share,
         counts_reads=counts_reads,
         units=units,
@@ -142,6 +146,7 @@ class _Course:
         self.batch_samples = batch_samples or 1
         self.root = Node(None, SAMPLE, "sample", "")
         self.rewriter = Rewriter()
+        self.overhead_seconds = recording_overhead_seconds()
 
     def drop_collate_where_it_fails(self) -> None:
         """For a dataset that came without a loader: its samples may not be of a kind that can be batched."""
@@ -160,11 +165,17 @@ class _Course:
         return min(units, max(affordable, FEWEST_UNITS))
 
     def first_timing(self, units: int) -> tuple[int, Weights]:
-        """Times all calls: how many units there were, up to `units`, and what share of a sample each node takes."""
+        """Times all calls: how many units there were, up to `units`, and what share of a sample each node takes.
+
+        The code of the first few units is rewritten before, in a pass that is not counted.
+        """
         loaded, collated = [], []
         pending: list[Any] = []
         timing = Timing(self.root, self.rewriter)
         with timing:
+            for samples in _loaded(self.source.loads(timing, min(units, WARM_UP_UNITS))):
+                self._collate(timing, samples)
+            timing.take()
             for samples in _loaded(self.source.loads(timing, units)):
                 loaded.append(timing.take())
                 pending.extend(samples)
@@ -176,9 +187,7 @@ class _Course:
                 self._collate(timing, pending)
                 collated.append(timing.take())
         known = costs(loaded, self.source.unit_samples) | costs(collated, self.batch_samples)
-        seconds = {node: cost.wall_seconds for node, cost in known.items()}
-        calls = {node: cost.calls_per_sample for node, cost in known.items()}
-        return len(loaded), measure(self.root, seconds, calls)
+        return len(loaded), measure(self.root, known, self.overhead_seconds)
 
     def discover(self, units: int, weights: Weights, reads: ReadCounter) -> Discovery:
         """Follows what flows in every unit, and repeats a few units under other states of the random generators."""

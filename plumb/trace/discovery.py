@@ -6,6 +6,7 @@ makes allocation slow, so nothing is timed here.
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,14 +21,16 @@ from plumb.trace.rewrite import Rewriter
 from plumb.trace.values import Description, describe, digest, has_identity, is_lazy_image, parts
 
 GENERATOR_CLASSES = {"Generator", "RandomState", "Random"}
+"""Names of numpy's, torch's and Python's random generators."""
 
 
 @dataclass
 class Facts:
     """What was seen of one node. Bytes are sums over all samples.
 
-    `digests` holds, for each compared round, those of what a call was given and returned, by unit and by the number of
-    the call in it; None stands for what can't be compared.
+    `draws` tells that a random generator moved on during a call, `changes` that not every call just handed on what it
+    was given. `digests` holds, for each compared round, those of what a call was given and returned, by unit and by the
+    number of the call in it; None stands for what can't be compared.
     """
 
     input: Description | None = None
@@ -36,6 +39,7 @@ class Facts:
     output_bytes: int = 0
     read_bytes: int = 0
     draws: bool = False
+    changes: bool = False
     decodes_lazily: bool = False
     opens: bool = False
     digests: list[dict[tuple[int, int], tuple[bytes | None, bytes | None]]] = field(default_factory=list)
@@ -55,6 +59,15 @@ class Passed:
         return Passed(description, self.size_bytes + other.size_bytes, self.units | other.units)
 
 
+@dataclass
+class _Open:
+    """An operator that is running: the generators' states at its start, and the bytes read by then or by others since."""
+
+    node: Node
+    states: tuple[Any, ...]
+    read_bytes: int
+
+
 class Discovery(Recorder):
     """Records what flows between nodes. `begin` a unit (a sample, or a group of them) before each entry."""
 
@@ -68,7 +81,7 @@ class Discovery(Recorder):
         self._round: int | None = None
         self._calls_in_unit: dict[Node, int] = defaultdict(int)
         self._producers: dict[int, tuple[Node, Any]] = {}
-        self._open: list[Node] = []
+        self._open: list[_Open] = []
 
     def begin(self, unit: int, compared_round: int | None = None) -> None:
         """Starts a unit. Outputs of units that go by the same number in two compared rounds are compared later."""
@@ -96,19 +109,29 @@ class Discovery(Recorder):
             self._note_output(node, None, result)
             return result
         values = list(_values_given(function, arguments, keywords))
-        self._note_input(node, values)
-        given = digest(values) if self._round is not None and not _has_state(function) else None
-        states, read = generator_states(), self._reads.bytes_read()
-        self._open.append(node)
+        self._note_input(node, values if function is not operator.getitem else [])
+        for value in values:
+            self._note_flows(node, value)
+        digests = [digest(value) for value in values] if self._round is not None else []
+        given = None if _has_state(function) else _joined(digests)
+        generators = _held_generators(function)
+        opened = _Open(node, generator_states(generators), self._reads.bytes_read() or 0)
+        self._open.append(opened)
         try:
             result = function(*arguments, **keywords)
         finally:
             self._open.pop()
+        read = (self._reads.bytes_read() or 0) - opened.read_bytes
+        if self._open:
+            self._open[-1].read_bytes += read
         facts = self.facts[node]
-        facts.read_bytes += (self._reads.bytes_read() or 0) - (read or 0) if not self._round else 0
-        facts.draws = facts.draws or states != generator_states() or _is_generator_method(function)
+        facts.read_bytes += read if not self._round else 0
+        facts.draws = facts.draws or opened.states != generator_states(generators)
         self._note_output(node, given, result)
-        self._produce(node, _changed_by(function, arguments) if result is None else result)
+        if self._round is not None:
+            facts.changes = facts.changes or not _is_handed_on(result, values, digests)
+        if facts.changes or not any(result is value for value in values):
+            self._produce(node, _changed_by(function, arguments) if result is None else result)
         return result
 
     def _note_input(self, node: Node, values: list[Any]) -> None:
@@ -121,7 +144,6 @@ class Discovery(Recorder):
             facts.input_bytes += description.size_bytes
             if facts.input is None or description.size_bytes > facts.input.size_bytes:
                 facts.input = description
-            self._note_flows(node, value)
 
     def _note_flows(self, node: Node, value: Any) -> None:
         whole: set[Node] = set()
@@ -152,7 +174,7 @@ class Discovery(Recorder):
             if has_identity(part):
                 self._producers[id(part)] = node, part
         if self._open:
-            self._flow(node, self._open[-1], result)
+            self._flow(node, self._open[-1].node, result)
 
     def _producer(self, value: Any) -> Node | None:
         """Who produced a value, or the array that it is a view of."""
@@ -175,6 +197,27 @@ class Discovery(Recorder):
         passed.units.add(self._unit)
 
 
+def _joined(digests: list[bytes | None]) -> bytes | None:
+    known = [digest for digest in digests if digest is not None]
+    return b"".join(known) if len(known) == len(digests) else None
+
+
+def _is_handed_on(result: Any, values: list[Any], digests: list[bytes | None]) -> bool:
+    """Whether a call returned one of the values that it was given, and has not changed it."""
+    return any(
+        result is value and before is not None and before == digest(result)
+        for value, before in zip(values, digests, strict=True)
+    )
+
+
+def _held_generators(function: Any) -> list[Any]:
+    """The random generators that a called object, or the object whose method is called, keeps for itself."""
+    holder = getattr(function, "__self__", function)
+    attributes = getattr(holder, "__dict__", None)
+    held = [holder, *(attributes.values() if type(attributes) is dict else ())]
+    return [value for value in held if type(value).__name__ in GENERATOR_CLASSES]
+
+
 def _values_given(function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Iterator[Any]:
     receiver = getattr(function, "__self__", None) if isinstance(function, (BuiltinFunctionType, MethodType)) else None
     if receiver is not None and not isinstance(receiver, (ModuleType, type)) and not is_dataset(receiver):
@@ -188,11 +231,6 @@ def _has_state(function: Any) -> bool:
     receiver = getattr(function, "__self__", None)
     stateless = receiver is None or isinstance(receiver, (ModuleType, str, bytes)) or hasattr(receiver, "tobytes")
     return not stateless or function is next
-
-
-def _is_generator_method(function: Any) -> bool:
-    receiver = getattr(function, "__self__", None)
-    return type(receiver).__name__ in GENERATOR_CLASSES and hasattr(receiver, "random")
 
 
 def _changed_by(function: Any, arguments: tuple[Any, ...]) -> Any:

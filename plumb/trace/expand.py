@@ -129,7 +129,7 @@ def expands(callee: Callee, caller: FunctionType | None, holder: object) -> bool
         if of_same_module or (is_dataset(holder) and any(value is function for value in _attributes(holder))):
             return True
     handed = [*callee.arguments[callee.receiver is not None :], *callee.keywords.values()]
-    return any(_is_step(value) or leads_on(value) for value in handed)
+    return any(is_step(value) or leads_on(value) for value in handed)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -172,7 +172,7 @@ def leads_on(value: object) -> bool:
     if isinstance(value, functools.partial):
         return leads_on(value.func)
     if isinstance(value, (list, tuple)):
-        return any(_is_step(item) for item in value[:SCANNED_ITEMS])
+        return any(is_step(item) for item in value[:SCANNED_ITEMS])
     if isinstance(value, (type, ModuleType, str, bytes, int, float)) or value is None:
         return False
     if is_dataset(value) or _is_of_user_class(value):
@@ -184,13 +184,13 @@ def _hangs_on(attribute: object) -> bool:
     """Whether an attribute makes its holder lead on: the user's callable, a dataset, or several steps to run."""
     if isinstance(attribute, (FunctionType, functools.partial)) or is_dataset(attribute):
         return leads_on(attribute)
-    if _is_step(attribute) and _is_of_user_class(attribute):
+    if is_step(attribute) and _is_of_user_class(attribute):
         return True
-    return any(_is_step(item) for item in items_of(attribute))
+    return any(is_step(item) for item in items_of(attribute))
 
 
-def _is_step(value: object) -> bool:
-    """Whether a value can be one step of a chain: a callable object, or the user's function."""
+def is_step(value: object) -> bool:
+    """Whether a value can be one step of a chain: a callable object, a dataset, or the user's function."""
     if isinstance(value, (FunctionType, functools.partial)):
         return leads_on(value)
     if isinstance(value, (type, MethodType, BuiltinFunctionType, ModuleType)):

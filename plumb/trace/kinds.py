@@ -23,7 +23,7 @@ def kind_of(name: str, facts: Facts, *, collates: bool, first: bool) -> Kind:
         return "decode"
     if facts.opens or facts.read_bytes:
         return "decode" if _is_decoded(given, made) and facts.draws is False and facts.input_bytes else "read"
-    if first:
+    if first and (given is None or given.size_bytes == 0):
         return "source"
     if _is_decoded(given, made):
         return "decode"

@@ -12,34 +12,51 @@ from dataclasses import dataclass
 
 import networkx as nx
 
+from plumb.profile.operators import Cost, net_costs
 from plumb.trace.discovery import Passed
 from plumb.trace.recorder import COLLATE, Node, Selection
 
-SMALL_SHARE = 0.02
-SMALL_SHARE_TOGETHER = 0.05
+SMALL_SHARE = 0.01
+SMALL_SHARE_TOGETHER = 0.06
+BESIDE_STEPS_SHARE = 0.05
 WHOLE_SHARE = 0.03
 INLINE_SHARE = 0.5
 MOST_OPERATORS = 20
 BUSY_CALLS = 200.0
+FINE_CALLS = 8.0
+FINE_TIME = 0.2
 UNNOTICED_SHARE = 0.002
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A first timing: each node's own share of a sample's time, its share with all below it, its calls per sample."""
+    """A first timing: each node's own share of a sample's time, and its share with all below it.
+
+    `calls` are per sample. The nodes in `fine` run so briefly, or so briefly for how often they are called, that
+    recording them would cost more than they do.
+    """
 
     own: Mapping[Node, float]
     total: Mapping[Node, float]
     calls: Mapping[Node, float]
+    fine: Collection[Node]
 
 
-def measure(root: Node, seconds: Mapping[Node, float], calls: Mapping[Node, float]) -> Weights:
-    """Turns seconds into shares, and sums them up from the leaves to the root."""
+def measure(root: Node, gross: Mapping[Node, Cost], overhead_seconds: float) -> Weights:
+    """Turns costs into shares, net of what recording adds to them, and sums them up from the leaves to the root."""
+    net = net_costs(root, gross, overhead_seconds)
+    seconds = {node: cost.wall_seconds for node, cost in net.items()}
+    calls = {node: cost.calls_per_sample for node, cost in net.items()}
+    fine = {
+        node
+        for node, count in calls.items()
+        if seconds[node] < count * overhead_seconds * (1.0 if count > FINE_CALLS else FINE_TIME)
+    }
     whole = sum(seconds.values()) or 1.0
     total: dict[Node, float] = {}
     for node in reversed(list(root.walk())):
         total[node] = seconds.get(node, 0.0) / whole + sum(total[child] for child in node.children.values())
-    return Weights({node: seconds.get(node, 0.0) / whole for node in total}, total, calls)
+    return Weights({node: seconds.get(node, 0.0) / whole for node in total}, total, calls, fine)
 
 
 def noticed(root: Node, weights: Weights) -> set[Node]:
@@ -57,7 +74,8 @@ def choose(root: Node, weights: Weights, readers: Collection[Node]) -> list[Node
 
     A call whose parts are all small, or whose own code takes most of its time, is one operator; else its parts are.
     Parts that take nearly nothing are left out while they don't add up to much. An operator that reads from storage
-    stays, however fast it was, for that is what a cold disk changes; so do the steps of a `Compose`.
+    stays, however fast it was, for that is what a cold disk changes. The steps of a `Compose` stay, and what it does
+    beside them goes.
     """
     chosen = [node for entry in root.children.values() for node in _operators_below(entry, weights, readers, True)]
     chosen = _without_small(chosen, weights, readers)
@@ -68,32 +86,31 @@ def choose(root: Node, weights: Weights, readers: Collection[Node]) -> list[Node
 
 def _operators_below(node: Node, weights: Weights, readers: Collection[Node], entry: bool) -> list[Node]:
     if not node.children:
-        return [node] if weights.own[node] > 0 else []
+        return [node] if weights.own[node] > 0 and node not in weights.fine else []
+    runs_steps = any(child.is_step for child in node.children.values())
     below = [
-        found for child in node.children.values() for found in _operators_below(child, weights, readers, entry=False)
+        found
+        for child in node.children.values()
+        if child.is_step or not runs_steps or weights.total[child] >= BESIDE_STEPS_SHARE
+        for found in _operators_below(child, weights, readers, entry=False)
     ]
     large = [found for found in below if weights.total[found] >= SMALL_SHARE or found in readers]
-    steps = [child for child in node.children.values() if is_step(child)]
+    if not below or (not large and not runs_steps):
+        return [node]
+    if entry or _makes_generators(node):
+        return below
     inline = weights.own[node] > INLINE_SHARE * weights.total[node]
-    if not below or (not large and len(steps) < 2) or (inline and not entry and not _has_generators(node)):
-        return [node]
-    if weights.total[node] < WHOLE_SHARE and not entry:
-        return [node]
-    own = [node] if _is_inner_generator(node) and weights.own[node] >= SMALL_SHARE else []
-    return own + below
+    return [node] if inline or weights.total[node] < WHOLE_SHARE or _is_library_step(node) else below
 
 
-def is_step(node: Node) -> bool:
-    """Whether a node is one of several that an object keeps in order: a step of a `Compose` or a `Sequential`."""
-    return node.position.endswith("]")
+def _is_library_step(node: Node) -> bool:
+    """Whether a node is a library's step that neither runs other steps nor the user's code: one thing to its user."""
+    inside = list(node.walk())[1:]
+    return node.is_step and not any(below.is_users or below.position not in ("", node.position) for below in inside)
 
 
-def _is_inner_generator(node: Node) -> bool:
-    return node.is_generator and any(ancestor.parent is not None for ancestor in node.ancestors())
-
-
-def _has_generators(node: Node) -> bool:
-    return any(below.is_generator for below in node.walk())
+def _makes_generators(node: Node) -> bool:
+    return any(below.is_generator for below in list(node.walk())[1:])
 
 
 def _without_small(chosen: list[Node], weights: Weights, readers: Collection[Node]) -> list[Node]:
@@ -104,7 +121,8 @@ def _without_small(chosen: list[Node], weights: Weights, readers: Collection[Nod
         together += share
         if share >= SMALL_SHARE or together > SMALL_SHARE_TOGETHER:
             break
-        if any(below in readers for below in node.walk()) or is_step(node) or node.site is COLLATE:
+        reads = any(below in readers for below in node.walk())
+        if reads or (node.is_step and share >= UNNOTICED_SHARE) or node.site is COLLATE:
             together -= share
             continue
         dropped.add(node)
@@ -117,7 +135,7 @@ def _with_fewer(chosen: list[Node], weights: Weights) -> list[Node]:
     inside: dict[Node, list[Node]] = defaultdict(list)
     for node in chosen:
         for ancestor in node.ancestors():
-            if ancestor.parent is not None and ancestor.parent.parent is not None and not _has_generators(ancestor):
+            if ancestor.parent is not None and ancestor.parent.parent is not None and not _makes_generators(ancestor):
                 inside[ancestor].append(node)
     shared = [ancestor for ancestor, nodes in inside.items() if len(nodes) > 1]
     if not shared:

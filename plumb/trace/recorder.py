@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import FunctionType, GeneratorType, MethodType, ModuleType, TracebackType
 from typing import Any
 
-from plumb.trace.expand import Callee, expands, position_in, resolve
+from plumb.trace.expand import Callee, expands, is_dataset, is_step, is_user_file, position_in, resolve
 from plumb.trace.rewrite import Rewriter, Rewritten, Site, function_id
 
 PLAIN_TYPES = {int, float, complex, bool, str, bytes, type(None)}
@@ -31,7 +31,7 @@ class Node:
 
     A node is the same for all samples. It has `children` where its callee was expanded; `function` is then the id of
     that function, and `definition` the place where it is defined. `prefix` is the module or class whose attribute the
-    callee was called as, as the source names it.
+    callee was called as, as the source names it. `is_step` tells that the call runs a step of a `Compose` or the like.
     """
 
     def __init__(self, parent: Node | None, site: Site, name: str, position: str) -> None:
@@ -43,7 +43,8 @@ class Node:
         self.function: str | None = None
         self.definition: str | None = None
         self.prefix = ""
-        self.is_generator = False
+        self.is_step = False
+        self.generator_name: str | None = None
 
     def child(self, site: Site, name: str, position: str) -> Node:
         key = site.id, name, position
@@ -51,6 +52,16 @@ class Node:
         if found is None:
             found = self.children[key] = Node(self, site, name, position)
         return found
+
+    @property
+    def is_generator(self) -> bool:
+        """Whether the callee makes a generator, whose steps are then counted here."""
+        return self.generator_name is not None
+
+    @property
+    def is_users(self) -> bool:
+        """Whether the callee was expanded and is the user's code."""
+        return self.definition is not None and is_user_file(self.definition)
 
     @property
     def is_collating(self) -> bool:
@@ -131,9 +142,7 @@ class Recorder:
         if function is next and arguments and not keywords:
             return self._next(frame, site, *arguments)
         callee = resolve(function, arguments, keywords)
-        position = "" if callee.instance is None else frame.position_of(callee.instance)
-        node = frame.node.child(site, callee.name, position)
-        node.prefix = frame.prefix_of(site)
+        node = self._node(frame, site, callee)
         rewritten = self._expansion(node, callee, frame)
         if rewritten is None:
             result = self.run(node, function, arguments, keywords, leaf=True)
@@ -145,9 +154,27 @@ class Recorder:
             bound = rewritten.bind(callee.function, inner)
             result = self.run(node, bound, callee.arguments, callee.keywords, leaf=False)
         if type(result) is GeneratorType and (rewritten is None or result.gi_code is rewritten.code):
-            node.is_generator = True
+            node.generator_name = result.__name__
             self._generators[result] = node
         return result
+
+    def _node(self, frame: Frame, site: Site, callee: Callee) -> Node:
+        """The node of a call. One on behalf of a step that a `Compose` keeps has that step's name and position."""
+        function = callee.function if callee.receiver is None else None
+        first = callee.arguments[callee.function is not None and callee.receiver is not None :][:1]
+        for subject in (callee.instance, function, callee.receiver, *first):
+            if subject is None or subject is frame.receiver or not is_step(subject):
+                continue
+            position = frame.position_of(subject)
+            if position:
+                is_item = position.endswith("]") and not is_dataset(subject)
+                name = type(subject).__name__ if is_item and not isinstance(subject, FunctionType) else callee.name
+                node = frame.node.child(site, name, position)
+                node.is_step = is_item
+                return node
+        node = frame.node.child(site, callee.name, "")
+        node.prefix = frame.prefix_of(site)
+        return node
 
     def iterate(self, frame: Frame, site: Site, iterable: Any) -> Any:
         """What a loop over `iterable` should iterate instead, so that each step of a source is recorded."""

@@ -11,8 +11,9 @@ from typing import Any
 DEEPEST = 5
 MOST_PARTS = 2000
 SHORT_TEXT = 8
+SHARED_INTEGERS = range(-5, 257)
 WITHOUT_IDENTITY = (
-    int, float, complex, type(None), type(Ellipsis), slice, range, type, types.ModuleType, types.FunctionType,
+    int, type(None), type(Ellipsis), slice, range, type, types.ModuleType, types.FunctionType,
     types.BuiltinFunctionType, types.MethodType, types.GeneratorType,
 )  # fmt: skip
 
@@ -47,16 +48,18 @@ def _held(value: Any) -> list[Any]:
         return list(value)[:MOST_PARTS]
     if isinstance(value, dict):
         return list(value.values())[:MOST_PARTS]
-    if isinstance(value, WITHOUT_IDENTITY) or hasattr(value, "shape"):
+    if isinstance(value, (float, complex, str, bytes, *WITHOUT_IDENTITY)) or hasattr(value, "shape"):
         return []
     attributes = getattr(value, "__dict__", None)
     return list(attributes.values())[:MOST_PARTS] if type(attributes) is dict else []
 
 
 def has_identity(value: object) -> bool:
-    """Whether a value can be followed by its identity: not a number, a class or a short text, which are shared."""
+    """Whether a value can be followed by its identity: not a small number, a class or a short text: these are shared."""
     if isinstance(value, (str, bytes)):
         return len(value) >= SHORT_TEXT
+    if type(value) is int:
+        return value not in SHARED_INTEGERS
     return not isinstance(value, WITHOUT_IDENTITY) and not (type(value) is tuple and not value)
 
 
