@@ -22,6 +22,7 @@ from plumb.trace.rewrite import Rewriter
 NAP_SECONDS = 1e-4
 CALIBRATION_SECONDS = 0.02
 ENOUGH_TICKS = 20
+INTERRUPTED = 3.0
 
 
 class LockWatch(Recorder):
@@ -59,8 +60,13 @@ class LockWatch(Recorder):
             self._calls[node].append((start, time.perf_counter_ns()))
 
     def free_share(self, node: Node) -> float | None:
-        """The share of a node's time in which the lock was free, from 0 to 1; None where it ran too briefly to tell."""
+        """The share of a node's time in which the lock was free, from 0 to 1; None where it ran too briefly to tell.
+
+        Calls far longer than usual don't count: there the host was busy with something else, and both threads stood.
+        """
         calls = self._calls.get(node, [])
+        usual = median(end - start for start, end in calls) if calls else 0.0
+        calls = [(start, end) for start, end in calls if end - start <= INTERRUPTED * usual]
         expected = sum(end - start for start, end in calls) / self._period
         if expected < ENOUGH_TICKS:
             return None

@@ -48,7 +48,8 @@ class Clock:
 @dataclass(frozen=True)
 class Cost:
     """What one sample costs at an operator. Means over all samples, so that operators add up; a sample that doesn't
-    visit the operator counts as zero. The median and the quartiles are those of the samples that do visit it.
+    visit the operator counts as zero. The median and the quartiles are those of the samples that do visit it. Where
+    samples are loaded in groups, a visit is a group's.
     """
 
     wall_seconds: float
@@ -145,13 +146,12 @@ def _cost(clocks: list[Clock | None], unit_samples: int) -> Cost:
     walls = [clock.wall_seconds / unit_samples for clock in visited]
     lower, middle, upper = quantiles(walls, method="inclusive") if len(walls) > 1 else walls * 3
     samples = len(clocks) * unit_samples
-    calls = sum(clock.calls for clock in visited)
     return Cost(
         wall_seconds=sum(walls) / len(clocks),
         cpu_seconds=sum(clock.cpu for clock in visited) / 1e9 / samples,
         wait_seconds=sum(clock.wait for clock in visited) / 1e9 / samples,
         median_seconds=middle,
         quartile_seconds=(lower, upper),
-        visit_ratio=sum(min(clock.calls, unit_samples) for clock in visited) / samples,
-        calls_per_sample=calls / samples,
+        visit_ratio=len(visited) / len(clocks),
+        calls_per_sample=sum(clock.calls for clock in visited) / samples,
     )

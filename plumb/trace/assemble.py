@@ -97,7 +97,9 @@ def _operator(node: Node, operator_id: str, parts: list[Node], observed: Observe
     return Operator(
         id=operator_id,
         name=name_of(node),
-        kind=kind_of(node.name, seen, collates=node.is_collating, first=first),
+        kind=kind_of(
+            node.name, seen, collates=node.is_collating, first=first and not own.input_bytes and not node.is_step
+        ),
         location=_location(node),
         within=tuple(step.name for step in way[:-1]),
         sites=tuple(f"{step.site.id}@{step.position}" if step.position else step.site.id for step in way),
@@ -106,7 +108,7 @@ def _operator(node: Node, operator_id: str, parts: list[Node], observed: Observe
         wait_seconds=cost.wait_seconds,
         median_seconds=cost.median_seconds,
         quartile_seconds=cost.quartile_seconds,
-        visit_ratio=1.0 if node.site is COLLATE else cost.visit_ratio,
+        visit_ratio=cost.visit_ratio,
         calls_per_sample=cost.calls_per_sample,
         input_bytes=own.input_bytes / samples,
         output_bytes=own.output_bytes / samples,
@@ -180,13 +182,21 @@ def _flow(passed: Passed, consumer: Node, observed: Observed, producer_ratio: fl
 
 
 def _with_determinism(graph: nx.DiGraph, observed: Observed, ids: Mapping[Node, str]) -> nx.DiGraph:
-    """The graph whose operators know whether their output depends on the index alone."""
+    """The graph whose operators know whether their output depends on the index alone.
+
+    The first operator on a way whose output doesn't repeat is random, wherever its random numbers come from.
+    """
     result = graph.copy()
-    for node, name in ids.items():
-        before = [graph.nodes[other]["operator"] for other in (*nx.ancestors(graph, name), name)]
-        repeats = _repeats(observed.discovery.facts.get(node, Facts()))
-        deterministic = False if any(operator.random for operator in before) else repeats
-        result.nodes[name]["operator"] = replace(graph.nodes[name]["operator"], deterministic=deterministic)
+    repeats = {name: _repeats(observed.discovery.facts.get(node, Facts())) for node, name in ids.items()}
+    for name in nx.topological_sort(graph):
+        operator = graph.nodes[name]["operator"]
+        before = [result.nodes[other]["operator"] for other in nx.ancestors(graph, name)]
+        origin = repeats[name] is False and all(repeats[other] for other in graph.predecessors(name))
+        random = operator.random or (origin and operator.kind != "collate")
+        tainted = random or any(other.random for other in before)
+        result.nodes[name]["operator"] = replace(
+            operator, random=random, deterministic=False if tainted else repeats[name]
+        )
     return result
 
 

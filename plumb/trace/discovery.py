@@ -61,7 +61,7 @@ class Passed:
 
 @dataclass
 class _Open:
-    """An operator that is running: the generators' states at its start, and the bytes read by then or by others since."""
+    """An operator that runs: the generators' states at its start, and the bytes read before it or by others in it."""
 
     node: Node
     states: tuple[Any, ...]

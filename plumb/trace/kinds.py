@@ -11,7 +11,7 @@ DECODING_WORDS = ("decode", "imread", "imdecode", "read_image", "loadtxt", "read
 
 
 def kind_of(name: str, facts: Facts, *, collates: bool, first: bool) -> Kind:
-    """The kind of an operator: `collates` where it makes batches, `first` where nothing seen flows into it."""
+    """The kind of an operator: `collates` where it makes batches, `first` where nothing that was seen goes in."""
     given, made = facts.input, facts.output
     if collates:
         return "collate"
@@ -23,7 +23,7 @@ def kind_of(name: str, facts: Facts, *, collates: bool, first: bool) -> Kind:
         return "decode"
     if facts.opens or facts.read_bytes:
         return "decode" if _is_decoded(given, made) and facts.draws is False and facts.input_bytes else "read"
-    if first and (given is None or given.size_bytes == 0):
+    if first:
         return "source"
     if _is_decoded(given, made):
         return "decode"

@@ -20,6 +20,7 @@ SMALL_SHARE = 0.01
 SMALL_SHARE_TOGETHER = 0.06
 BESIDE_STEPS_SHARE = 0.05
 WHOLE_SHARE = 0.03
+LIBRARY_WHOLE_SHARE = 0.1
 INLINE_SHARE = 0.5
 MOST_OPERATORS = 20
 BUSY_CALLS = 200.0
@@ -88,10 +89,11 @@ def _operators_below(node: Node, weights: Weights, readers: Collection[Node], en
     if not node.children:
         return [node] if weights.own[node] > 0 and node not in weights.fine else []
     runs_steps = any(child.is_step for child in node.children.values())
+    beside = set() if node.is_users else _beside_steps(node, weights, readers)
     below = [
         found
         for child in node.children.values()
-        if child.is_step or not runs_steps or weights.total[child] >= BESIDE_STEPS_SHARE
+        if child not in beside
         for found in _operators_below(child, weights, readers, entry=False)
     ]
     large = [found for found in below if weights.total[found] >= SMALL_SHARE or found in readers]
@@ -99,8 +101,23 @@ def _operators_below(node: Node, weights: Weights, readers: Collection[Node], en
         return [node]
     if entry or _makes_generators(node):
         return below
-    inline = weights.own[node] > INLINE_SHARE * weights.total[node]
-    return [node] if inline or weights.total[node] < WHOLE_SHARE or _is_library_step(node) else below
+    inline = weights.total[node] - sum(weights.total[found] for found in below) > INLINE_SHARE * weights.total[node]
+    plain = not any(inner.is_users or inner.is_step or inner in readers for inner in node.walk())
+    small = weights.total[node] < (LIBRARY_WHOLE_SHARE if plain else WHOLE_SHARE)
+    return [node] if inline or small or _is_library_step(node) else below
+
+
+def _beside_steps(node: Node, weights: Weights, readers: Collection[Node]) -> set[Node]:
+    """What a library's `Compose` does besides running its steps, and is not worth showing."""
+    ways = {child: list(child.walk()) for child in node.children.values()}
+    if not any(below.is_step for way in ways.values() for below in way):
+        return set()
+    return {
+        child
+        for child, way in ways.items()
+        if weights.total[child] < BESIDE_STEPS_SHARE
+        and not any(below.is_step or below.is_users or below in readers for below in way)
+    }
 
 
 def _is_library_step(node: Node) -> bool:

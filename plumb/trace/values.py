@@ -55,7 +55,7 @@ def _held(value: Any) -> list[Any]:
 
 
 def has_identity(value: object) -> bool:
-    """Whether a value can be followed by its identity: not a small number, a class or a short text: these are shared."""
+    """Whether a value can be followed by its identity: small numbers, classes and short texts are shared."""
     if isinstance(value, (str, bytes)):
         return len(value) >= SHORT_TEXT
     if type(value) is int:
