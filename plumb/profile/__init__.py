@@ -1,1 +1,1 @@
-"""Numbers on what a sample goes through."""
+"""Numbers on the graph: what each operator costs, what it reads, and whether it is random."""

@@ -1,0 +1,157 @@
+"""What each operator costs: wall, CPU and wait time, on samples that nothing else is done to.
+
+A thread that was never blocked did not wait: where no voluntary context switch was counted during a call, the
+difference between its wall and its CPU time is what the host took away, and is left out of both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import median, quantiles
+from typing import Any
+
+from plumb.trace.recorder import SAMPLE, Node, Recorder, Selection
+from plumb.trace.rewrite import Rewriter
+
+try:
+    import resource
+
+    THREAD: int | None = getattr(resource, "RUSAGE_THREAD", None)
+except ImportError:
+    THREAD = None
+
+OVERHEAD_CALLS = 50
+
+
+def _voluntary_switches() -> int | None:
+    """How often this thread gave up its core by itself, to wait; None where the host doesn't count that."""
+    return None if THREAD is None else resource.getrusage(THREAD).ru_nvcsw
+
+
+@dataclass
+class Clock:
+    """Time spent, in nanoseconds, and in how many calls."""
+
+    cpu: int = 0
+    wait: int = 0
+    calls: int = 0
+
+    @property
+    def wall_seconds(self) -> float:
+        return (self.cpu + self.wait) / 1e9
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one sample costs at an operator. Means over all samples, so that operators add up; a sample that doesn't
+    visit the operator counts as zero. The median and the quartiles are those of the samples that do visit it. Where
+    samples are loaded in groups, a visit is a group's.
+    """
+
+    wall_seconds: float
+    cpu_seconds: float
+    wait_seconds: float
+    median_seconds: float
+    quartile_seconds: tuple[float, float]
+    visit_ratio: float
+    calls_per_sample: float
+
+
+class Timing(Recorder):
+    """Times every node by itself: a call's time without that of the recorded calls inside it. Keeps no values alive."""
+
+    def __init__(self, root: Node, rewriter: Rewriter, selection: Selection | None = None) -> None:
+        super().__init__(root, rewriter, selection)
+        self._clocks: dict[Node, Clock] = defaultdict(Clock)
+        self._inner = Clock()
+
+    def take(self) -> dict[Node, Clock]:
+        """The clocks since the last time, and starts afresh: call it after each sample."""
+        clocks, self._clocks = self._clocks, defaultdict(Clock)
+        return dict(clocks)
+
+    def run(
+        self, node: Node, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any], leaf: bool
+    ) -> Any:
+        outer, self._inner = self._inner, Clock()
+        spent = Clock()
+        try:
+            return timed(spent, function, *arguments, **keywords)
+        finally:
+            clock, inner = self._clocks[node], self._inner
+            clock.cpu += max(0, spent.cpu - inner.cpu)
+            clock.wait += max(0, spent.wait - inner.wait)
+            clock.calls += spent.calls
+            outer.cpu += spent.cpu
+            outer.wait += spent.wait
+            self._inner = outer
+
+
+def timed(clock: Clock, function: Any, /, *arguments: Any, **keywords: Any) -> Any:
+    """Calls `function`, adds its time to `clock`, and counts the call where it returns."""
+    switches = _voluntary_switches()
+    cpu_start = time.thread_time_ns()
+    start = time.perf_counter_ns()
+    try:
+        result = function(*arguments, **keywords)
+        clock.calls += 1
+        return result
+    finally:
+        wall = time.perf_counter_ns() - start
+        cpu = min(wall, time.thread_time_ns() - cpu_start)
+        clock.cpu += cpu
+        if switches is None or switches != _voluntary_switches():
+            clock.wait += wall - cpu
+
+
+def recording_overhead_seconds() -> float:
+    """What recording a call costs the code around it, on this host now."""
+    timing = Timing(Node(None, SAMPLE, "", ""), Rewriter())
+    with timing:
+        timing.enter(SAMPLE, abs, 1)
+        clocks = [time_call(partial(timing.enter, SAMPLE, abs, 1))[1] for _ in range(OVERHEAD_CALLS)]
+    return median(clock.wall_seconds for clock in clocks)
+
+
+def net_costs(root: Node, gross: Mapping[Node, Cost], overhead_seconds: float) -> dict[Node, Cost]:
+    """The costs without what recording the calls inside a node adds to the node's own time."""
+    net = dict(gross)
+    for node in root.walk():
+        calls = sum(gross[child].calls_per_sample for child in node.children.values() if child in gross)
+        if node in gross and calls:
+            own = gross[node]
+            added = min(calls * overhead_seconds, own.cpu_seconds)
+            net[node] = replace(own, wall_seconds=own.wall_seconds - added, cpu_seconds=own.cpu_seconds - added)
+    return net
+
+
+def time_call(function: Callable[[], Any]) -> tuple[Any, Clock]:
+    """What `function` returns, and the time it took, counted as operators' time is."""
+    clock = Clock()
+    return timed(clock, function), clock
+
+
+def costs(units: list[dict[Node, Clock]], unit_samples: int) -> dict[Node, Cost]:
+    """The cost of each node per sample, from the clocks of units that each hold `unit_samples` samples."""
+    nodes = {node: None for clocks in units for node in clocks}
+    return {node: _cost([clocks.get(node) for clocks in units], unit_samples) for node in nodes}
+
+
+def _cost(clocks: list[Clock | None], unit_samples: int) -> Cost:
+    visited = [clock for clock in clocks if clock is not None]
+    walls = [clock.wall_seconds / unit_samples for clock in visited]
+    lower, middle, upper = quantiles(walls, method="inclusive") if len(walls) > 1 else walls * 3
+    samples = len(clocks) * unit_samples
+    return Cost(
+        wall_seconds=sum(walls) / len(clocks),
+        cpu_seconds=sum(clock.cpu for clock in visited) / 1e9 / samples,
+        wait_seconds=sum(clock.wait for clock in visited) / 1e9 / samples,
+        median_seconds=middle,
+        quartile_seconds=(lower, upper),
+        visit_ratio=len(visited) / len(clocks),
+        calls_per_sample=sum(clock.calls for clock in visited) / samples,
+    )

@@ -1,0 +1,54 @@
+"""The process's random generators: their states before and after, and as they were."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+
+def generator_states(others: list[Any]) -> tuple[Any, ...]:
+    """The states of `random`, `numpy.random`, torch's generator and `others`, comparable with `==`."""
+    algorithm, keys, position, has_gauss, gauss = np.random.get_state()
+    torch = sys.modules.get("torch")
+    drawn = None if torch is None else torch.get_rng_state().numpy().tobytes()
+    legacy = algorithm, keys.tobytes(), position, has_gauss, gauss  # type: ignore[attr-defined]
+    return random.getstate(), legacy, drawn, *map(_state_of, others)
+
+
+def _state_of(generator: Any) -> Any:
+    """The state of one generator of Python's, numpy's or torch's kind; None for anything else."""
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if isinstance(generator, np.random.Generator):
+        return repr(generator.bit_generator.state)
+    if isinstance(generator, np.random.RandomState):
+        return repr(generator.get_state(legacy=False))
+    return generator.get_state().numpy().tobytes() if hasattr(generator, "get_state") else None
+
+
+def disturb_generators() -> None:
+    """Draws once from each generator, so that what depends on their states comes out differently."""
+    random.random()
+    np.random.random()
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.rand(())
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Puts the generators back as they were, so that looking at a pipeline doesn't change the training's numbers."""
+    torch = sys.modules.get("torch")
+    before = random.getstate(), np.random.get_state(), None if torch is None else torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        if torch is not None:
+            torch.set_rng_state(before[2])

@@ -1,0 +1,301 @@
+"""The course of one trace: a first timing, discovery, then the operators' own timing beside untraced samples.
+
+Every pass is a recorder of its own over the same tree of calls. The first timing sees all calls and says which of them
+matter; discovery follows what flows between them and keeps it alive; the last passes record the chosen operators alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from plumb.profile.gil import LockWatch
+from plumb.profile.operators import Clock, Timing, costs, net_costs, recording_overhead_seconds, time_call
+from plumb.profile.randomness import disturb_generators, kept_generators
+from plumb.profile.storage import ReadCounter
+from plumb.trace.assemble import Observed, assemble
+from plumb.trace.discovery import Discovery
+from plumb.trace.pipeline import Pipeline
+from plumb.trace.processors import Weights, choose, measure, noticed, select
+from plumb.trace.recorder import COLLATE, SAMPLE, Node, Recorder, Selection
+from plumb.trace.rewrite import Rewriter
+from plumb.trace.sources import Load, Source, TraceError, source_of
+
+WARM_UP_UNITS = 2
+FEWEST_UNITS = 3
+PASSES = 8
+AFFORDED_SECONDS = 20.0
+TIMED_SECONDS = 1.0
+WATCHED_SECONDS = 0.3
+MOST_ROUNDS = 8
+COMPARED_UNITS = 4
+
+Collate = Callable[[list[Any]], Any]
+
+
+def trace(
+    dataset_or_loader: Any,
+    samples: int,
+    indices: Sequence[Any] | None,
+    collate_fn: Collate | None,
+    batch_size: int | None,
+) -> Pipeline:
+    dataset, collate, batch_samples = _taken_apart(dataset_or_loader, samples, collate_fn, batch_size)
+    source = source_of(dataset, samples, indices, batch_samples or 1)
+    with kept_generators(), _single_torch_thread(), ReadCounter() as reads:
+        course = _Course(source, collate, batch_samples or 1)
+        if collate_fn is None and dataset is dataset_or_loader:
+            course.drop_collate_where_it_fails()
+        units = course.warm_up(max(1, samples // source.unit_samples))
+        units, weights = course.first_timing(units)
+        discovery = course.discover(units, weights, reads)
+        readers = {node for node, facts in discovery.facts.items() if facts.read_bytes or facts.opens}
+        operators = choose(course.root, weights, readers)
+        selection = select(operators, whole=True)
+        watch = course.watch_lock(units, selection)
+        timings = course.time(units, selection)
+        counts_reads = reads.counts
+    observed = Observed(
+        root=course.root,
+        operators=operators,
+        discovery=discovery,
+        costs=net_costs(
+            course.root,
+            costs(timings.recorded, source.unit_samples) | costs(timings.recorded_batches, course.batch_samples),
+            course.overhead_seconds,
+        ),
+        free_share=watch.free_share,
+        counts_reads=counts_reads,
+        units=units,
+        unit_samples=source.unit_samples,
+        batch_samples=course.batch_samples,
+    )
+    wall, cpu, wait = timings.plain_per_sample(source.unit_samples, course.batch_samples)
+    return Pipeline(
+        graph=assemble(observed),
+        dataset=type(dataset).__name__,
+        samples=units * source.unit_samples,
+        batch_size=course.batch_samples if course.batched else None,
+        sample_seconds=wall,
+        sample_cpu_seconds=cpu,
+        sample_wait_seconds=wait,
+    )
+
+
+def _taken_apart(
+    given: Any, samples: int, collate_fn: Collate | None, batch_size: int | None
+) -> tuple[Any, Collate | None, int | None]:
+    """The dataset, the collate function and the number of samples to collate at once; None for no batching."""
+    if hasattr(given, "dataset") and hasattr(given, "collate_fn"):
+        batch_sampler = getattr(given, "batch_sampler", None)
+        size = batch_size or given.batch_size or getattr(batch_sampler, "batch_size", None)
+        if size is None and batch_sampler is not None:
+            size = samples
+        return given.dataset, collate_fn or given.collate_fn, None if size is None else min(size, samples)
+    if collate_fn is None:
+        from torch.utils.data import default_collate
+
+        collate_fn = default_collate
+    return given, collate_fn, min(batch_size or samples, samples)
+
+
+@contextmanager
+def _single_torch_thread() -> Iterator[None]:
+    """Runs torch on one thread, as it runs in a loader's workers."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@dataclass
+class Timings:
+    """Clocks of recorded and plain units (samples or groups of them) and batches, taken in turns."""
+
+    recorded: list[dict[Node, Clock]] = field(default_factory=list)
+    recorded_batches: list[dict[Node, Clock]] = field(default_factory=list)
+    plain: list[Clock] = field(default_factory=list)
+    plain_batches: list[Clock] = field(default_factory=list)
+
+    def plain_per_sample(self, unit_samples: int, batch_samples: int) -> tuple[float, float, float]:
+        """Wall, CPU and wait seconds of one untraced sample, its share of collating included."""
+
+        def mean(figure: Callable[[Clock], float]) -> float:
+            total = sum(map(figure, self.plain)) / len(self.plain) / unit_samples
+            if self.plain_batches:
+                total += sum(map(figure, self.plain_batches)) / len(self.plain_batches) / batch_samples
+            return total
+
+        cpu, wait = mean(lambda clock: clock.cpu / 1e9), mean(lambda clock: clock.wait / 1e9)
+        return cpu + wait, cpu, wait
+
+
+class _Course:
+    """The passes over one source. Batches are cut from the samples of a pass as they come."""
+
+    def __init__(self, source: Source, collate: Collate | None, batch_samples: int | None) -> None:
+        self.source = source
+        self.collate = collate
+        self.batched = batch_samples is not None
+        self.batch_samples = batch_samples or 1
+        self.root = Node(None, SAMPLE, "sample", "")
+        self.rewriter = Rewriter()
+        self.overhead_seconds = recording_overhead_seconds()
+
+    def drop_collate_where_it_fails(self) -> None:
+        """For a dataset that came without a loader: its samples may not be of a kind that can be batched."""
+        samples = [sample for unit in _loaded(self.source.loads(None, self.batch_samples)) for sample in unit]
+        try:
+            self._collate(None, samples[: self.batch_samples])
+        except Exception:
+            self.collate = None
+
+    def warm_up(self, units: int) -> int:
+        """Loads a few units, so that what is done once is done; how many units the passes can afford, up to `units`."""
+        clocks = [clock for _, clock in _timed_loads(self.source.loads(None, min(units, WARM_UP_UNITS)))]
+        if not clocks:
+            raise TraceError("The dataset is empty: there is no sample to trace.")
+        affordable = int(AFFORDED_SECONDS / PASSES / max(clocks[-1].wall_seconds, 1e-9))
+        return min(units, max(affordable, FEWEST_UNITS))
+
+    def first_timing(self, units: int) -> tuple[int, Weights]:
+        """Times all calls: how many units there were, up to `units`, and what share of a sample each node takes.
+
+        The code of the first few units is rewritten before, in a pass that is not counted.
+        """
+        loaded, collated = [], []
+        pending: list[Any] = []
+        timing = Timing(self.root, self.rewriter)
+        with timing:
+            for samples in _loaded(self.source.loads(timing, min(units, WARM_UP_UNITS))):
+                self._collate(timing, samples)
+            timing.take()
+            for samples in _loaded(self.source.loads(timing, units)):
+                loaded.append(timing.take())
+                pending.extend(samples)
+                for batch in self._full_batches(pending):
+                    self._collate(timing, batch)
+                    collated.append(timing.take())
+            if not collated:
+                self.batch_samples = len(pending)
+                self._collate(timing, pending)
+                collated.append(timing.take())
+        known = costs(loaded, self.source.unit_samples) | costs(collated, self.batch_samples)
+        return len(loaded), measure(self.root, known, self.overhead_seconds)
+
+    def discover(self, units: int, weights: Weights, reads: ReadCounter) -> Discovery:
+        """Follows what flows in every unit, and repeats a few units under other states of the random generators."""
+        selection = select(noticed(self.root, weights), whole=False)
+        discovery = Discovery(self.root, self.rewriter, reads, selection)
+        with discovery:
+            self._discover_round(discovery, list(range(units)), 0)
+            disturb_generators()
+            compared = list(range(min(units, COMPARED_UNITS)))
+            self._discover_round(discovery, compared[::-1] if self.source.interleaves else compared, 1)
+        return discovery
+
+    def _discover_round(self, discovery: Discovery, order: list[int], number: int) -> None:
+        pending: list[Any] = []
+        batches = 0
+        loads = self.source.loads(discovery, len(order), reverse=order[0] > 0)
+        for unit, load in zip(order, loads, strict=True):
+            discovery.begin(unit, number if unit < COMPARED_UNITS else None)
+            pending.extend(load())
+            discovery.keep_only(pending)
+            for batch in self._full_batches(pending) if number == 0 else ():
+                batches += 1
+                discovery.begin(-batches)
+                discovery.deliver(self._collate(discovery, batch))
+                discovery.keep_only(pending)
+
+    def time(self, units: int, selection: Selection) -> Timings:
+        """Times the selected nodes and, in turns with them, the same units as they are without a trace."""
+        timings = Timings()
+        rounds = 1
+        timing = Timing(self.root, self.rewriter, selection)
+        with timing:
+            for number in range(MOST_ROUNDS):
+                if number < rounds:
+                    self._time_round(timing, timings, units, plain_first=number % 2 == 0)
+                if number == 0:
+                    seconds = 2 * sum(clock.wall_seconds for clock in timings.plain)
+                    rounds = int(TIMED_SECONDS / max(seconds, 1e-9))
+        return timings
+
+    def _time_round(self, timing: Timing, timings: Timings, units: int, plain_first: bool) -> None:
+        plain_batch: list[Any] = []
+        recorded_batch: list[Any] = []
+        for recorded, load in self._turns(timing, units, plain_first):
+            samples, clock = time_call(load)
+            if recorded:
+                timings.recorded.append(timing.take())
+                recorded_batch.extend(samples)
+            else:
+                timings.plain.append(clock)
+                plain_batch.extend(samples)
+            for batch in self._full_batches(recorded_batch):
+                self._collate(timing, batch)
+                timings.recorded_batches.append(timing.take())
+            for batch in self._full_batches(plain_batch):
+                timings.plain_batches.append(time_call(partial(self._collate, None, batch))[1])
+
+    def _turns(self, timing: Timing, units: int, plain_first: bool) -> Iterator[tuple[bool, Load]]:
+        """The loads of a plain and a recorded pass: in turns where the source allows it, else one after the other."""
+        passes = [
+            [(recorded, load) for load in self.source.loads(timing if recorded else None, units)]
+            for recorded in ((False, True) if plain_first else (True, False))
+        ]
+        if not self.source.interleaves:
+            yield from (turn for one_pass in passes for turn in one_pass)
+            return
+        for number, pair in enumerate(zip(*passes, strict=True)):
+            yield from (pair if number % 2 == 0 else reversed(pair))
+
+    def watch_lock(self, units: int, selection: Selection) -> LockWatch:
+        """Watches when the selected nodes hold the interpreter's lock."""
+        watch = LockWatch(self.root, self.rewriter, selection)
+        started = time.perf_counter()
+        with watch:
+            while True:
+                pending: list[Any] = []
+                for samples in _loaded(self.source.loads(watch, units)):
+                    pending.extend(samples)
+                    for batch in self._full_batches(pending):
+                        self._collate(watch, batch)
+                if time.perf_counter() - started > WATCHED_SECONDS:
+                    return watch
+
+    def _full_batches(self, pending: list[Any]) -> Iterator[list[Any]]:
+        """Takes whole batches out of the samples that wait for one."""
+        while len(pending) >= self.batch_samples:
+            batch = pending[: self.batch_samples]
+            del pending[: self.batch_samples]
+            yield batch
+
+    def _collate(self, recorder: Recorder | None, batch: list[Any]) -> Any:
+        if self.collate is None:
+            return batch
+        samples = batch if self.batched else batch[0]
+        return self.collate(samples) if recorder is None else recorder.enter(COLLATE, self.collate, samples)
+
+
+def _loaded(loads: list[Load]) -> Iterator[list[Any]]:
+    """What the loads return, up to the end of a stream."""
+    return (samples for samples, _ in _timed_loads(loads))
+
+
+def _timed_loads(loads: list[Load]) -> Iterator[tuple[list[Any], Clock]]:
+    for load in loads:
+        try:
+            timed = time_call(load)
+        except StopIteration:
+            return
+        yield timed

@@ -1,0 +1,149 @@
+"""Pipeline: what a sample goes through, as a graph of operators with what each of them costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import networkx as nx
+
+Kind = Literal["source", "read", "decode", "transform", "convert", "collate", "transfer"]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One step of a pipeline. Seconds and bytes are per sample, as means over all samples, so that they add up.
+
+    `id` is the key of its node. `within` names the calls around it, outermost first, and `sites` are the stable ids of
+    the call sites from the entry down to it. `location` is the place in the user's code that leads to it, else the
+    library's. `visit_ratio` is the share of samples that visit it; `median_seconds` and `quartile_seconds` are theirs.
+
+    `random`: it draws random numbers, or its output differs for equal input. `deterministic`: its output depends on
+    the index alone (nothing before it is random either, and repeated samples were bitwise equal); None if untested.
+    `read_bytes` and `releases_gil` are None where they could not be measured.
+    """
+
+    id: str
+    name: str
+    kind: Kind
+    location: str
+    within: tuple[str, ...]
+    sites: tuple[str, ...]
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    median_seconds: float = 0.0
+    quartile_seconds: tuple[float, float] = (0.0, 0.0)
+    visit_ratio: float = 1.0
+    calls_per_sample: float = 0.0
+    input_bytes: float = 0.0
+    output_bytes: float = 0.0
+    read_bytes: float | None = None
+    output_type: str | None = None
+    output_shape: tuple[int | None, ...] | None = None
+    output_dtype: str | None = None
+    random: bool = False
+    deterministic: bool | None = None
+    releases_gil: bool | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether most of its time is waiting, which more threads hide, rather than computing, which needs cores."""
+        return self.wait_seconds > self.cpu_seconds
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What goes from one operator to the next, of a sample that takes this way: sizes that vary are None in `shape`.
+
+    `type` is "unseen" where the sample goes this way by a route that identities don't show.
+    """
+
+    type: str
+    shape: tuple[int | None, ...] | None = None
+    dtype: str | None = None
+    bytes: float = 0.0
+    visit_ratio: float = 1.0
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The graph of a dataset, from a source to the batch, and the figures of a whole sample.
+
+    `graph` is acyclic; its nodes carry an `Operator` as "operator", its edges a `Flow` as "flow". `sample_seconds` is
+    the untraced time of one sample, its share of collating included, and `unattributed_seconds` the part of it that no
+    operator accounts for. `batch_size` is the number of samples that were collated at once, None without batching.
+    """
+
+    graph: nx.DiGraph
+    dataset: str
+    samples: int
+    batch_size: int | None
+    sample_seconds: float
+    sample_cpu_seconds: float
+    sample_wait_seconds: float
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        """All operators, each after those that it takes from."""
+        return tuple(self.graph.nodes[name]["operator"] for name in nx.topological_sort(self.graph))
+
+    @property
+    def attributed_seconds(self) -> float:
+        """The operators' wall time of one sample."""
+        return sum(operator.wall_seconds for operator in self.operators)
+
+    @property
+    def unattributed_seconds(self) -> float:
+        """What a sample takes beside its operators: the dataset's own inline code, and calls too small to show."""
+        return max(0.0, self.sample_seconds - self.attributed_seconds)
+
+    @property
+    def unattributed_share(self) -> float:
+        """The unattributed part of a sample's time, from 0 to 1. Above 0.2, trust no advice about single operators."""
+        return self.unattributed_seconds / self.sample_seconds if self.sample_seconds else 0.0
+
+    def hottest(self) -> Operator:
+        """The operator that takes the most wall time of a sample."""
+        return max(self.operators, key=lambda operator: operator.wall_seconds)
+
+    def to_node_link(self) -> dict[str, Any]:
+        """The graph as plain data, ready for JSON: `networkx.node_link_data`, with the sample's figures beside it."""
+        plain = nx.DiGraph(
+            dataset=self.dataset,
+            samples=self.samples,
+            batch_size=self.batch_size,
+            sample_seconds=self.sample_seconds,
+            sample_cpu_seconds=self.sample_cpu_seconds,
+            sample_wait_seconds=self.sample_wait_seconds,
+            unattributed_seconds=self.unattributed_seconds,
+            unattributed_share=self.unattributed_share,
+        )
+        for operator in self.operators:
+            attributes = dataclasses.asdict(operator)
+            plain.add_node(attributes.pop("id"), **attributes)
+        for producer, consumer, flow in self.graph.edges(data="flow"):
+            plain.add_edge(producer, consumer, **dataclasses.asdict(flow))
+        data: dict[str, Any] = nx.node_link_data(plain, edges="links")
+        return data
+
+    def to_dot(self) -> str:
+        """The graph in Graphviz's language: operators with their time, edges with what flows."""
+        lines = ["digraph pipeline {", "  rankdir=TB;", '  node [shape=box, fontname="sans-serif"];']
+        for operator in self.operators:
+            label = f"{operator.name}\\n{operator.wall_seconds * 1e3:.3f} ms"
+            lines.append(f"  {_quoted(operator.id)} [label={_quoted(label)}];")
+        for producer, consumer, flow in self.graph.edges(data="flow"):
+            lines.append(f"  {_quoted(producer)} -> {_quoted(consumer)} [label={_quoted(flow_text(flow))}];")
+        return "\n".join([*lines, "}"])
+
+
+def flow_text(flow: Flow) -> str:
+    """What flows, in a few words: `Tensor 3x224x224 float32`."""
+    shape = "" if flow.shape is None else "x".join("?" if size is None else str(size) for size in flow.shape)
+    return " ".join(filter(None, [flow.type, shape, flow.dtype]))
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '\\"') + '"'

@@ -1,0 +1,236 @@
+"""From the tree of calls to the graph: which nodes become operators, and what flows between them.
+
+Each processor is one function from what it is given to something new. In order: `measure` sums up a first timing,
+`choose` picks the operators, `select` says what must be recorded to see just these, and `connect` makes their graph.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import networkx as nx
+
+from plumb.profile.operators import Cost, net_costs
+from plumb.trace.discovery import Passed
+from plumb.trace.recorder import COLLATE, Node, Selection
+
+SMALL_SHARE = 0.01
+SMALL_SHARE_TOGETHER = 0.06
+BESIDE_STEPS_SHARE = 0.05
+WHOLE_SHARE = 0.03
+LIBRARY_WHOLE_SHARE = 0.1
+INLINE_SHARE = 0.5
+MOST_OPERATORS = 20
+BUSY_CALLS = 200.0
+FINE_CALLS = 8.0
+FINE_TIME = 0.2
+UNNOTICED_SHARE = 0.002
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A first timing: each node's own share of a sample's time, and its share with all below it.
+
+    `calls` are per sample. The nodes in `fine` run so briefly, or so briefly for how often they are called, that
+    recording them would cost more than they do.
+    """
+
+    own: Mapping[Node, float]
+    total: Mapping[Node, float]
+    calls: Mapping[Node, float]
+    fine: Collection[Node]
+
+
+def measure(root: Node, gross: Mapping[Node, Cost], overhead_seconds: float) -> Weights:
+    """Turns costs into shares, net of what recording adds to them, and sums them up from the leaves to the root."""
+    net = net_costs(root, gross, overhead_seconds)
+    seconds = {node: cost.wall_seconds for node, cost in net.items()}
+    calls = {node: cost.calls_per_sample for node, cost in net.items()}
+    fine = {
+        node
+        for node, count in calls.items()
+        if seconds[node] < count * overhead_seconds * (1.0 if count > FINE_CALLS else FINE_TIME)
+    }
+    whole = sum(seconds.values()) or 1.0
+    total: dict[Node, float] = {}
+    for node in reversed(list(root.walk())):
+        total[node] = seconds.get(node, 0.0) / whole + sum(total[child] for child in node.children.values())
+    return Weights({node: seconds.get(node, 0.0) / whole for node in total}, total, calls, fine)
+
+
+def noticed(root: Node, weights: Weights) -> set[Node]:
+    """The nodes worth following in discovery: all but those in inner loops that take no time to speak of."""
+    return {
+        node
+        for node in root.walk()
+        if node.parent is not None
+        and (weights.calls.get(node, 0.0) <= BUSY_CALLS or weights.total[node] >= UNNOTICED_SHARE)
+    }
+
+
+def choose(root: Node, weights: Weights, readers: Collection[Node]) -> list[Node]:
+    """The nodes that become operators, in the order of their first call.
+
+    A call whose parts are all small, or whose own code takes most of its time, is one operator; else its parts are.
+    Parts that take nearly nothing are left out while they don't add up to much. An operator that reads from storage
+    stays, however fast it was, for that is what a cold disk changes. The steps of a `Compose` stay, and what it does
+    beside them goes.
+    """
+    chosen = [node for entry in root.children.values() for node in _operators_below(entry, weights, readers, True)]
+    chosen = _without_small(chosen, weights, readers)
+    while len(chosen) > MOST_OPERATORS:
+        chosen = _with_fewer(chosen, weights)
+    return chosen
+
+
+def _operators_below(node: Node, weights: Weights, readers: Collection[Node], entry: bool) -> list[Node]:
+    if not node.children:
+        return [node] if weights.own[node] > 0 and node not in weights.fine else []
+    runs_steps = any(child.is_step for child in node.children.values())
+    beside = set() if node.is_users else _beside_steps(node, weights, readers)
+    below = [
+        found
+        for child in node.children.values()
+        if child not in beside
+        for found in _operators_below(child, weights, readers, entry=False)
+    ]
+    large = [found for found in below if weights.total[found] >= SMALL_SHARE or found in readers]
+    if not below or (not large and not runs_steps):
+        return [node]
+    if entry or _makes_generators(node):
+        return below
+    inline = weights.total[node] - sum(weights.total[found] for found in below) > INLINE_SHARE * weights.total[node]
+    plain = not any(inner.is_users or inner.is_step or inner in readers for inner in node.walk())
+    small = weights.total[node] < (LIBRARY_WHOLE_SHARE if plain else WHOLE_SHARE)
+    return [node] if inline or small or _is_library_step(node) else below
+
+
+def _beside_steps(node: Node, weights: Weights, readers: Collection[Node]) -> set[Node]:
+    """What a library's `Compose` does besides running its steps, and is not worth showing."""
+    ways = {child: list(child.walk()) for child in node.children.values()}
+    if not any(below.is_step for way in ways.values() for below in way):
+        return set()
+    return {
+        child
+        for child, way in ways.items()
+        if weights.total[child] < BESIDE_STEPS_SHARE
+        and not any(below.is_step or below.is_users or below in readers for below in way)
+    }
+
+
+def _is_library_step(node: Node) -> bool:
+    """Whether a node is a library's step that neither runs other steps nor the user's code: one thing to its user."""
+    inside = list(node.walk())[1:]
+    return node.is_step and not any(below.is_users or below.position not in ("", node.position) for below in inside)
+
+
+def _makes_generators(node: Node) -> bool:
+    return any(below.is_generator for below in list(node.walk())[1:])
+
+
+def _without_small(chosen: list[Node], weights: Weights, readers: Collection[Node]) -> list[Node]:
+    dropped: set[Node] = set()
+    together = 0.0
+    for node in sorted(chosen, key=weights.total.__getitem__):
+        share = weights.total[node]
+        together += share
+        if share >= SMALL_SHARE or together > SMALL_SHARE_TOGETHER:
+            break
+        reads = any(below in readers for below in node.walk())
+        if reads or (node.is_step and share >= UNNOTICED_SHARE) or node.site is COLLATE:
+            together -= share
+            continue
+        dropped.add(node)
+    kept = [node for node in chosen if node not in dropped]
+    return kept or chosen
+
+
+def _with_fewer(chosen: list[Node], weights: Weights) -> list[Node]:
+    """One step towards a graph that can be read: takes the smallest call that several operators share as one."""
+    inside: dict[Node, list[Node]] = defaultdict(list)
+    for node in chosen:
+        for ancestor in node.ancestors():
+            if ancestor.parent is not None and ancestor.parent.parent is not None and not _makes_generators(ancestor):
+                inside[ancestor].append(node)
+    shared = [ancestor for ancestor, nodes in inside.items() if len(nodes) > 1]
+    if not shared:
+        smallest = min(chosen, key=weights.total.__getitem__)
+        return [node for node in chosen if node is not smallest]
+    merged = min(shared, key=weights.total.__getitem__)
+    first = chosen.index(inside[merged][0])
+    kept = [node for node in chosen if node not in inside[merged]]
+    return [*kept[:first], merged, *kept[first:]]
+
+
+def select(nodes: Collection[Node], *, whole: bool) -> Selection:
+    """What to record in order to see these nodes: the sites on the ways to them, and every loop on these ways.
+
+    With `whole`, the nodes themselves are run as they stand; else they are expanded where they were.
+    Generators are always expanded, down to their loops: what they pull from another is not their own time.
+    """
+    expanded: set[Node] = set()
+    sites: dict[str, set[int]] = defaultdict(set)
+    for node in nodes:
+        way = [node, *node.ancestors()]
+        for step in way[:-1]:
+            sites[step.site.function].add(step.site.index)
+        expanded.update(way[1:])
+        if node.function is not None and (not whole or node.is_generator):
+            expanded.add(node)
+    return Selection(frozenset(expanded), {name: frozenset(indices) for name, indices in sites.items()})
+
+
+def represented(root: Node, operators: Collection[Node]) -> dict[Node, Node]:
+    """The operator that each node is a part of: itself, or the nearest around it. Nodes outside of all are missing."""
+    chosen = set(operators)
+    found: dict[Node, Node] = {}
+    for node in root.walk():
+        if node in chosen:
+            found[node] = node
+        elif node.parent in found:
+            found[node] = found[node.parent]
+    return found
+
+
+def connect(flows: Mapping[tuple[Node, Node], Passed], operators: list[Node], root: Node) -> nx.DiGraph:
+    """The graph of the operators, with a `Passed` as "passed" on its edges.
+
+    Nodes within an operator stand for it. What flowed through a node that is no operator flows past it.
+    """
+    stands_for = represented(root, operators)
+    graph = nx.DiGraph()
+    graph.add_nodes_from(operators)
+    for (producer, consumer), passed in flows.items():
+        start, end = stands_for.get(producer, producer), stands_for.get(consumer, consumer)
+        if start is end:
+            continue
+        known = graph.edges[start, end]["passed"] if graph.has_edge(start, end) else None
+        graph.add_edge(start, end, passed=passed if known is None else known.joined(passed))
+    return acyclic(contracted(graph, operators), {node: place for place, node in enumerate(operators)})
+
+
+def contracted(graph: nx.DiGraph, kept: Collection[Node]) -> nx.DiGraph:
+    """The graph without the nodes that are not kept: what flowed through one flows past it, as it came out."""
+    result = graph.copy()
+    for node in graph.nodes:
+        if node in kept:
+            continue
+        for producer in list(result.predecessors(node)):
+            for _, consumer, passed in list(result.out_edges(node, data="passed")):
+                if producer is not consumer and not result.has_edge(producer, consumer):
+                    result.add_edge(producer, consumer, passed=passed)
+        result.remove_node(node)
+    return result
+
+
+def acyclic(graph: nx.DiGraph, order: Mapping[Node, int]) -> nx.DiGraph:
+    """The graph without the flows that go back, such as those of a loop from one turn to the next."""
+    result = graph.copy()
+    while True:
+        try:
+            cycle = nx.find_cycle(result)
+        except nx.NetworkXNoCycle:
+            return result
+        result.remove_edge(*next(edge for edge in cycle if order[edge[1]] <= order[edge[0]]))

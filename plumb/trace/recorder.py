@@ -1,0 +1,323 @@
+"""What rewritten code talks to: one frame for each call of a rewritten function, one recorder for a whole trace.
+
+A frame forwards each site to its recorder, which decides whether the callee is expanded or is an operator, finds the
+callee's node in the tree of calls, and lets a subclass *run* it: to time it, to see what flows, or to replay it.
+Nothing is recorded on other threads than the recorder's, or once it has ended: then the user's code runs as it stands.
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import FunctionType, GeneratorType, MethodType, ModuleType, TracebackType
+from typing import Any
+
+from plumb.trace.expand import Callee, expands, is_dataset, is_step, is_user_file, position_in, resolve
+from plumb.trace.rewrite import Rewriter, Rewritten, Site, function_id
+
+PLAIN_TYPES = {int, float, complex, bool, str, bytes, type(None)}
+PLAIN_CONTAINERS = {
+    list, tuple, dict, set, frozenset, str, bytes, range, deque, type({}.keys()), type({}.values()), type({}.items())
+}  # fmt: skip
+INHERITED_HOLDERS = 6
+
+
+class Node:
+    """One place in the tree of calls: a callee at a site, below the expanded call that the site belongs to.
+
+    A node is the same for all samples. It has `children` where its callee was expanded; `function` is then the id of
+    that function, and `definition` the place where it is defined. `prefix` is the module or class whose attribute the
+    callee was called as, as the source names it. `is_step` tells that the call runs a step of a `Compose` or the like.
+    """
+
+    def __init__(self, parent: Node | None, site: Site, name: str, position: str) -> None:
+        self.parent = parent
+        self.site = site
+        self.name = name
+        self.position = position
+        self.children: dict[tuple[str, str, str], Node] = {}
+        self.function: str | None = None
+        self.definition: str | None = None
+        self.prefix = ""
+        self.is_step = False
+        self.generator_name: str | None = None
+
+    def child(self, site: Site, name: str, position: str) -> Node:
+        key = site.id, name, position
+        found = self.children.get(key)
+        if found is None:
+            found = self.children[key] = Node(self, site, name, position)
+        return found
+
+    @property
+    def is_generator(self) -> bool:
+        """Whether the callee makes a generator, whose steps are then counted here."""
+        return self.generator_name is not None
+
+    @property
+    def is_users(self) -> bool:
+        """Whether the callee was expanded and is the user's code."""
+        return self.definition is not None and is_user_file(self.definition)
+
+    @property
+    def is_collating(self) -> bool:
+        """Whether this is the collate function or a call inside it."""
+        return self.site is COLLATE or (self.parent is not None and self.parent.is_collating)
+
+    def ancestors(self) -> Iterator[Node]:
+        """The expanded calls around this node, from the inside outwards."""
+        node = self.parent
+        while node is not None:
+            yield node
+            node = node.parent
+
+    def walk(self) -> Iterator[Node]:
+        """The node itself and all below it, parents first, in the order in which they were first called."""
+        yield self
+        for child in self.children.values():
+            yield from child.walk()
+
+    def __repr__(self) -> str:
+        return f"<Node {self.name} at {self.site.id}>"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a recorder that doesn't record everything descends into: `sites` by function id, and expanded nodes."""
+
+    expanded: frozenset[Node]
+    sites: Mapping[str, frozenset[int]]
+
+
+SAMPLE = Site("plumb:sample", 0, "call", "", 0, "")
+COLLATE = Site("plumb:collate", 0, "call", "", 0, "")
+
+
+class Recorder:
+    """Follows the calls of one thread through rewritten code, from an `enter` or `stream` downwards.
+
+    Subclasses say in `run` what happens at each call. Use it as a context manager: it records only inside.
+    """
+
+    def __init__(self, root: Node, rewriter: Rewriter, selection: Selection | None = None) -> None:
+        self.root = root
+        self.rewriter = rewriter
+        self.selection = selection
+        self._generators: weakref.WeakKeyDictionary[Any, Node] = weakref.WeakKeyDictionary()
+        self._entry = Frame(self, root, None, None, None, ())
+        self._thread: int | None = None
+
+    def __enter__(self) -> None:
+        self._thread = threading.get_ident()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread = None
+
+    def run(
+        self, node: Node, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any], leaf: bool
+    ) -> Any:
+        """Calls `function` for `node`: an operator where `leaf`, else rewritten code whose own calls come back here."""
+        raise NotImplementedError
+
+    def listens(self) -> bool:
+        return self._thread == threading.get_ident()
+
+    def enter(self, entry: Site, function: Any, *arguments: Any) -> Any:
+        """Calls `function` from the root of the tree, and records what it does below `entry`: SAMPLE or COLLATE."""
+        return self.call(self._entry, entry, function, arguments, {})
+
+    def stream(self, iterable: Any) -> Iterator[Any]:
+        """Iterates `iterable` from the root of the tree, and records what its `__iter__` and `__next__` do."""
+        return iter(self.iterate(self._entry, SAMPLE, iterable))
+
+    def call(
+        self, frame: Frame, site: Site, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+    ) -> Any:
+        if function is next and arguments and not keywords:
+            return self._next(frame, site, *arguments)
+        callee = resolve(function, arguments, keywords)
+        node = self._node(frame, site, callee)
+        rewritten = self._expansion(node, callee, frame)
+        if rewritten is None:
+            result = self.run(node, function, arguments, keywords, leaf=True)
+        else:
+            assert callee.function is not None
+            code = callee.function.__code__
+            node.function, node.definition = rewritten.function, f"{code.co_filename}:{code.co_firstlineno}"
+            inner = Frame(self, node, frame, callee.function, callee.receiver, rewritten.sites)
+            bound = rewritten.bind(callee.function, inner)
+            result = self.run(node, bound, callee.arguments, callee.keywords, leaf=False)
+        if type(result) is GeneratorType and (rewritten is None or result.gi_code is rewritten.code):
+            node.generator_name = result.__name__
+            self._generators[result] = node
+        return result
+
+    def _node(self, frame: Frame, site: Site, callee: Callee) -> Node:
+        """The node of a call. One on behalf of a step that a `Compose` keeps has that step's name and position."""
+        function = callee.function if callee.receiver is None else None
+        first = callee.arguments[callee.function is not None and callee.receiver is not None :][:1]
+        for subject in (callee.instance, function, callee.receiver, *first):
+            if subject is None or subject is frame.receiver or not is_step(subject):
+                continue
+            position = frame.position_of(subject)
+            if position:
+                is_item = position.endswith("]") and not is_dataset(subject)
+                name = type(subject).__name__ if is_item and not isinstance(subject, FunctionType) else callee.name
+                node = frame.node.child(site, name, position)
+                node.is_step = is_item
+                return node
+        node = frame.node.child(site, callee.name, "")
+        node.prefix = frame.prefix_of(site)
+        return node
+
+    def iterate(self, frame: Frame, site: Site, iterable: Any) -> Any:
+        """What a loop over `iterable` should iterate instead, so that each step of a source is recorded."""
+        kind = type(iterable)
+        if kind in PLAIN_CONTAINERS or kind is RecordedIterator:
+            return iterable
+        if isinstance(getattr(kind, "__iter__", None), FunctionType):
+            iterator = self.call(frame, site, MethodType(kind.__iter__, iterable), (), {})
+        else:
+            iterator = iter(iterable)
+        return RecordedIterator(self, frame, site, iterator)
+
+    def advance(self, frame: Frame, site: Site, iterator: Any) -> Any:
+        """The next item of an iterator. A generator's work belongs to the call that made the generator."""
+        node = self._generators.get(iterator) if type(iterator) is GeneratorType else None
+        if node is not None:
+            return self.run(node, next, (iterator,), {}, leaf=node.function is None)
+        if isinstance(getattr(type(iterator), "__next__", None), FunctionType):
+            return self.call(frame, site, MethodType(type(iterator).__next__, iterator), (), {})
+        name = iterator.__name__ if type(iterator) is GeneratorType else type(iterator).__name__
+        return self.run(frame.node.child(site, name, ""), next, (iterator,), {}, leaf=True)
+
+    def _next(self, frame: Frame, site: Site, iterator: Any, *default: Any) -> Any:
+        if isinstance(iterator, RecordedIterator) or not hasattr(type(iterator), "__next__"):
+            return next(iterator, *default)
+        try:
+            return self.advance(frame, site, iterator)
+        except StopIteration:
+            if default:
+                return default[0]
+            raise
+
+    def _expansion(self, node: Node, callee: Callee, frame: Frame) -> Rewritten | None:
+        if callee.function is None:
+            return None
+        if self.selection is not None:
+            if node not in self.selection.expanded:
+                return None
+            return self.rewriter.rewrite(
+                callee.function, self.selection.sites.get(function_id(callee.function), frozenset())
+            )
+        if not expands(callee, frame.function, frame.receiver):
+            return None
+        name = function_id(callee.function)
+        if any(ancestor.function == name for ancestor in node.ancestors()):
+            return None  # recursion: once is enough
+        return self.rewriter.rewrite(callee.function)
+
+
+class Frame:
+    """One call of a rewritten function: the object that its sites talk to."""
+
+    __slots__ = ("caller", "function", "node", "receiver", "recorder", "sites")
+
+    slice = slice
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        node: Node,
+        caller: Frame | None,
+        function: FunctionType | None,
+        receiver: object,
+        sites: tuple[Site, ...],
+    ) -> None:
+        self.recorder = recorder
+        self.node = node
+        self.caller = caller
+        self.function = function
+        self.receiver = receiver
+        self.sites = sites
+
+    def call(self, index: int, function: Any, /, *arguments: Any, **keywords: Any) -> Any:
+        if not self.recorder.listens():
+            return function(*arguments, **keywords)
+        return self.recorder.call(self, self.sites[index], function, arguments, keywords)
+
+    def operate(self, index: int, name: str, /, *operands: Any) -> Any:
+        function = getattr(operator, name)
+        kind = type(operands[0])
+        if kind in PLAIN_TYPES and type(operands[-1]) in PLAIN_TYPES:
+            return function(*operands)
+        if (name == "getitem" and kind in PLAIN_CONTAINERS) or not self.recorder.listens():
+            return function(*operands)
+        return self.recorder.call(self, self.sites[index], function, operands, {})
+
+    def store(self, index: int, value: Any, container: Any, key: Any, /) -> None:
+        if type(container) in PLAIN_CONTAINERS or not self.recorder.listens():
+            container[key] = value
+        else:
+            self.recorder.call(self, self.sites[index], operator.setitem, (container, key, value), {})
+
+    def update(self, index: int, name: str, container: Any, key: Any, value: Any, /) -> None:
+        if type(container) in PLAIN_CONTAINERS or not self.recorder.listens():
+            container[key] = getattr(operator, name)(container[key], value)
+        else:
+            self.recorder.call(self, self.sites[index], _update, (container, key, value, name), {})
+
+    def iterate(self, index: int, iterable: Any, /) -> Any:
+        return self.recorder.iterate(self, self.sites[index], iterable) if self.recorder.listens() else iterable
+
+    def position_of(self, instance: object) -> str:
+        """Where the nearest calls' receivers keep an object that is called, e.g. `transforms[2]`."""
+        frame: Frame | None = self
+        for _ in range(INHERITED_HOLDERS):
+            if frame is None:
+                break
+            found = position_in(frame.receiver, instance)
+            if found:
+                return found
+            frame = frame.caller
+        return ""
+
+    def prefix_of(self, site: Site) -> str:
+        """The module or class that the site's source takes its callee from, such as `np` in `np.load`."""
+        prefix, dot, _ = site.text.rpartition(".")
+        if not dot or self.function is None:
+            return ""
+        return prefix if isinstance(self.function.__globals__.get(prefix), (ModuleType, type)) else ""
+
+
+def _update(container: Any, key: Any, value: Any, name: str) -> None:
+    container[key] = getattr(operator, name)(container[key], value)
+
+
+class RecordedIterator:
+    """An iterator whose steps are recorded; `send`, `throw` and `close` go to the iterator behind it."""
+
+    __slots__ = ("_frame", "_iterator", "_recorder", "_site")
+
+    def __init__(self, recorder: Recorder, frame: Frame, site: Site, iterator: Any) -> None:
+        self._recorder = recorder
+        self._frame = frame
+        self._site = site
+        self._iterator = iterator
+
+    def __iter__(self) -> RecordedIterator:
+        return self
+
+    def __next__(self) -> Any:
+        if not self._recorder.listens():
+            return next(self._iterator)
+        return self._recorder.advance(self._frame, self._site, self._iterator)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._iterator, name)
