@@ -49,7 +49,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
     from plumb.options import Options
     from plumb.processes import end_with_parent
     from plumb.script import start_seconds
-    from plumb.session import Session
+    from plumb.session import Session, Work
     from plumb.writes import Writes
 
     assert orders.tune is not None
@@ -77,7 +77,15 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
     }
     limits = Limits.detect().lowered(**{name: float(limit) for name, limit in asked.items() if limit is not None})
     options = Options(orders.tune.budget_seconds, limits, orders.tune.seed, orders.tune.may_reorder)
-    session = Session(options, emit, writes.files)
+
+    def work() -> Work:
+        from plumb.course import Tuning
+        from plumb.tracing import Tracing
+
+        assert orders.tune is not None
+        return Tracing(emit) if orders.tune.trace_only else Tuning(options, emit)
+
+    session = Session(work, options.budget_seconds, emit, writes.files)
     intercept.install(session)
     error = run_script(orders.target, arguments)
     session.script_ended(error)

@@ -61,6 +61,21 @@ def tune(
 
 
 @cli.command(context_settings=_SCRIPT)
+@click.option("--budget", type=click.FloatRange(min=1), default=60.0, show_default=True, help="Seconds to wait for.")
+@click.option("--json", "form", flag_value="json", help="Print the graph as networkx.node_link_data.")
+@click.option("--dot", "form", flag_value="dot", help="Print the graph in Graphviz's language.")
+@click.argument("script", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
+def trace(script: tuple[str, ...], budget: float, form: str | None) -> int:
+    """Show what a sample of SCRIPT goes through, and what each operator costs."""
+    from plumb import commands
+    from plumb.orders import TuneOrders
+
+    target, arguments = commands.parse_target(list(script))
+    orders = TuneOrders(budget, 0, False, None, None, None, trace_only=True)
+    return commands.trace(target, arguments, orders, form or "tree")
+
+
+@cli.command(context_settings=_SCRIPT)
 @click.option("--plan", type=click.Path(dir_okay=False, path_type=Path), help="The plan; default: SCRIPT's own.")
 @click.argument("script", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
 def run(script: tuple[str, ...], plan: Path | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.util
+import json
 import re
 import signal
 import time
@@ -42,6 +43,7 @@ class _Story:
     warnings: list[str] = field(default_factory=list)
     iterated: bool = False
     startup_seconds: float | None = None
+    traced: events.Traced | None = None
     failed: events.Failed | None = None
     ended: events.Ended | None = None
 
@@ -59,6 +61,8 @@ class _Story:
                 self.display.phase(event.text)
             case events.LoaderDone():
                 self.plans.append(event.plan)
+            case events.Traced():
+                self.traced = event
             case events.Warned():
                 self.warnings.append(event.text)
             case events.Failed():
@@ -99,15 +103,9 @@ def tune(
     if not path.parent.is_dir():
         raise CommandError(f"{path.parent} is not a folder: the plan can't be written there", 2)
     started = time.monotonic()
-    with Display(Console(stderr=True), quiet=as_json) as display:
-        story = _Story(display)
-        outcome = script.run_tuned(Orders(target, tune=orders), arguments, story, story.output)
-    for warning in story.warnings:
-        Console(stderr=True).print(f"plumb: {warning}", markup=False, highlight=False, soft_wrap=True)
-    if story.failed is not None:
-        raise CommandError(story.failed.text, story.failed.exit_code)
+    story, outcome = _listen(Orders(target, tune=orders), arguments, as_json)
     if not story.plans:
-        return _explain_nothing(target, story, outcome, orders.budget_seconds)
+        raise _nothing_done(target, story, outcome, orders.budget_seconds)
     startup = story.startup_seconds or 0.0
     found = Plan(
         script=target.name,
@@ -119,9 +117,32 @@ def tune(
     )
     plan.write(found, path)
     if as_json:
-        Console(soft_wrap=True).out(plan.encode(found).decode(), end="", highlight=False)
+        _plain(plan.encode(found).decode().rstrip())
     else:
         print_report(found, str(path), _console())
+    return 0
+
+
+def trace(target: Target, arguments: list[str], orders: TuneOrders, form: str) -> int:
+    """Prints what a sample of the script's loader goes through, as a "tree", as "json" or as "dot".
+
+    Returns the exit code; raises CommandError where there is nothing to show.
+    """
+    from plumb.trace.stored import from_node_link
+
+    story, outcome = _listen(Orders(target, tune=orders), arguments, quiet=form != "tree")
+    if story.traced is None:
+        raise _nothing_done(target, story, outcome, orders.budget_seconds)
+    if form == "json":
+        _plain(json.dumps(story.traced.graph, indent=2))
+    elif form == "dot":
+        _plain(from_node_link(story.traced.graph).to_dot())
+    else:
+        from plumb.report.tree import render
+
+        console = _console()
+        console.print(f"{story.traced.name}  {story.traced.site}", highlight=False)
+        console.print(render(from_node_link(story.traced.graph)))
     return 0
 
 
@@ -151,38 +172,54 @@ def report(path: Path) -> None:
         raise CommandError(str(error)) from None
 
 
+def _plain(text: str) -> None:
+    Console(soft_wrap=True).out(text, highlight=False)
+
+
 def _console() -> Console:
     """Standard output; where it is no terminal, wide enough for whole lines."""
     console = Console()
     return console if console.is_terminal else Console(width=_PLAIN_WIDTH)
 
 
-def _explain_nothing(target: Target, story: _Story, outcome: script.Outcome, budget_seconds: float) -> int:
-    """Says why there is no plan: raises CommandError, or returns the exit code of a script that spoke for itself."""
+def _listen(orders: Orders, arguments: list[str], quiet: bool) -> tuple[_Story, script.Outcome]:
+    """Runs the script in a session, and passes its warnings on. Raises CommandError where the session failed."""
+    with Display(Console(stderr=True), quiet) as display:
+        story = _Story(display)
+        outcome = script.run_tuned(orders, arguments, story, story.output)
+    for warning in story.warnings:
+        Console(stderr=True).print(f"plumb: {warning}", markup=False, highlight=False, soft_wrap=True)
+    if story.failed is not None:
+        raise CommandError(story.failed.text, story.failed.exit_code)
+    return story, outcome
+
+
+def _nothing_done(target: Target, story: _Story, outcome: script.Outcome, budget_seconds: float) -> CommandError:
+    """Why no loader was tuned or traced."""
     seen = ", ".join(f"{loader.name} ({loader.site})" for loader in story.found)
     if outcome.timed_out and not story.iterated:
         where = f" It was at {outcome.stack[0]}." if outcome.stack else ""
         what = f"; it constructed {seen}" if seen else _hand_made_batches(target)
         patience = script.start_seconds(budget_seconds)
-        raise CommandError(
+        return CommandError(
             f"no DataLoader was iterated within {patience:g} s{what}.{where} If it only needs longer to start, give it "
             "more with --budget"
         )
     if outcome.timed_out:
-        raise CommandError("the tuning did not finish within its budget; give it more with --budget")
+        return CommandError("the tuning did not finish within its budget; give it more with --budget")
     if outcome.exit_code < 0:
         name = signal.Signals(-outcome.exit_code).name
         memory = "; it was probably out of memory" if name == "SIGKILL" else ""
-        raise CommandError(f"the script was ended by {name} before a loader was tuned{memory}. Nothing was written")
+        return CommandError(f"the script was ended by {name} before a loader was tuned{memory}. Nothing was written")
     if outcome.exit_code:
-        raise CommandError(
+        return CommandError(
             f"the script ended with exit code {outcome.exit_code} before a loader was tuned; its own message is above. "
             "Nothing was written"
         )
     if story.iterated:
-        raise CommandError("the script ended before there was anything to tune. Nothing was written")
+        return CommandError("the script ended before there was anything to tune. Nothing was written")
     what = f"it constructed {seen}, but did not iterate it" if seen else "it has none" + _hand_made_batches(target)
-    raise CommandError(f"the script ended without iterating a DataLoader: {what}. Nothing was written")
+    return CommandError(f"the script ended without iterating a DataLoader: {what}. Nothing was written")
 
 
 def _hand_made_batches(target: Target) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
@@ -54,6 +55,14 @@ class LoaderDone(msgspec.Struct, frozen=True, tag=True):
     plan: LoaderPlan
 
 
+class Traced(msgspec.Struct, frozen=True, tag=True):
+    """A loader's pipeline, as `networkx.node_link_data`."""
+
+    name: str
+    site: str
+    graph: dict[str, Any]
+
+
 class Warned(msgspec.Struct, frozen=True, tag=True):
     """Something the user should know, in one line."""
 
@@ -76,7 +85,7 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
 
 
 Event = (
-    LoaderFound | LoaderIterated | TuningStarted | Phase | TrialDone | LoaderDone | Warned | Failed | Ended
+    LoaderFound | LoaderIterated | TuningStarted | Phase | TrialDone | LoaderDone | Traced | Warned | Failed | Ended
 )  # fmt: skip
 
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)

@@ -26,7 +26,10 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class TuneOrders(msgspec.Struct, frozen=True):
-    """The options of `plumb tune` that concern the child. None stands for what the host allows."""
+    """The options of `plumb tune` that concern the child. None stands for what the host allows.
+
+    `trace_only` is for `plumb trace`, which takes the same way to a script's loaders.
+    """
 
     budget_seconds: float
     seed: int
@@ -34,6 +37,7 @@ class TuneOrders(msgspec.Struct, frozen=True):
     cpus: float | None
     memory_bytes: int | None
     max_workers: int | None
+    trace_only: bool = False
 
 
 class Orders(msgspec.Struct, frozen=True):

@@ -1,8 +1,8 @@
 """The course of one tuning, seen from inside the script's own process.
 
 The session listens to the script's loaders. Once it knows which one feeds the training, it takes over at that
-loader's next batch and tunes it through the user's loop, then tunes the other loaders on their own, and ends the
-process. No epoch ever ends because of plumb, so no epoch-end code of the user's writes anything.
+loader's next batch and works through the user's loop, then on the other loaders on their own, and ends the process. No
+epoch ever ends because of plumb, so no epoch-end code of the user's writes anything.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from plumb import events
 from plumb.errors import LoopEndedError, TuningError, UsersError, one_line
-from plumb.options import Options
 from plumb.processes import end_children
 from plumb.site import Site
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from plumb.loop import Course, Loop
-    from plumb.plan import LoaderPlan
     from plumb.watch import KnownLoader, Registry, TrainingSignals, Watched
 
 # A loop that shows no training for this share of the budget is tuned for what it is.
@@ -38,13 +36,39 @@ _SHARE_ALONE = 0.25
 _SECONDS_WORTH_STARTING = 1.0
 
 
+class Work(Protocol):
+    """What is done with a loader that was taken over; its result is an event for the parent.
+
+    `only_one` says that the first loader is enough. Both ways raise TuningError where the work can't be done, and
+    UsersError with what the user's dataset raises.
+    """
+
+    only_one: bool
+
+    def through_the_loop(
+        self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
+    ) -> Course[events.Event]:
+        """The work as a course through the user's loop, on the batches of its `own` loader at first."""
+
+    def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
+        """The work without the user's loop, in about `seconds`."""
+
+
 class Session:
-    """Hears of every loader (an `intercept.Handler`), decides which to tune, and ends the script when done."""
+    """Hears of every loader (an `intercept.Handler`), decides which to work on, and ends the script when done.
+
+    `make_work` is called when the first loader is taken over, and imports what the work needs.
+    """
 
     def __init__(
-        self, options: Options, emit: Callable[[events.Event], None], written_files: Callable[[], list[str]]
+        self,
+        make_work: Callable[[], Work],
+        budget_seconds: float,
+        emit: Callable[[events.Event], None],
+        written_files: Callable[[], list[str]],
     ) -> None:
-        self._options = options
+        self._make_work = make_work
+        self._budget_seconds = budget_seconds
         self._emit = emit
         self._written_files = written_files
         self._started = time.perf_counter()
@@ -52,9 +76,10 @@ class Session:
         self._registry: Registry | None = None
         self._signals: TrainingSignals | None = None
         self._running: KnownLoader | None = None
-        self._course: Course[LoaderPlan] | None = None
+        self._course: Course[events.Event] | None = None
         self._loop: Loop | None = None
-        self._planned: set[str] = set()
+        self._work: Work | None = None
+        self._done: set[str] = set()
         self._thread: threading.Thread | None = None
 
     # ---- what the interception calls
@@ -97,7 +122,7 @@ class Session:
         if course is None:
             seen = [known for known in self._registry.all() if known.batches_seen] if self._registry else []
             if error is None and seen:
-                self._deadline = time.perf_counter() + self._options.budget_seconds
+                self._deadline = time.perf_counter() + self._budget_seconds
                 self._tune_alone(seen)
             return
         while (
@@ -136,29 +161,23 @@ class Session:
         if watched.signals_before is None:
             return False
         trains = self._signals.count > watched.signals_before
-        return trains or watched.known.iterating_seconds > self._options.budget_seconds * _PATIENCE
+        return trains or watched.known.iterating_seconds > self._budget_seconds * _PATIENCE
 
     def _take_over(self, watched: Watched) -> Any:
-        from plumb.course import through_the_loop
         from plumb.loop import Endless, Loop
 
         known = self._running = watched.known
         self._thread = threading.current_thread()
         now = time.perf_counter()
-        self._deadline = now + self._options.budget_seconds
+        self._deadline = now + self._budget_seconds
         watched.is_fresh = False
         self._emit(events.TuningStarted(known.name, str(known.site), now - self._started))
         assert known.latest is not None
         loop = self._loop = Loop(known.samples_per_batch or 1.0, _batches_left(watched))
-        course = self._course = through_the_loop(
-            known,
-            known.latest,
-            loop,
-            Endless(watched.batches, watched.start),
-            self._options,
-            self._deadline - self._options.budget_seconds * self._share_of_the_others(known),
-            self._emit,
-        )
+        work = self._work = self._make_work()
+        deadline = self._deadline - self._budget_seconds * self._share_of_the_others(known)
+        own = Endless(watched.batches, watched.start)
+        course = self._course = work.through_the_loop(known, known.latest, loop, own, deadline)
         return self._resume(lambda: next(course))
 
     def _resume(self, step: Callable[[], Any]) -> Any:
@@ -166,14 +185,15 @@ class Session:
         try:
             return step()
         except StopIteration as done:
-            self._done(done.value)
+            assert self._running is not None
+            self._finish(self._running, done.value)
         except UsersError as users:
             self._running = self._course = None
             raise users.error from None
         except Exception as error:
             self._fail(error)
         assert self._registry is not None
-        return self._tune_alone([known for known in self._registry.all() if known.name not in self._planned])
+        return self._tune_alone([known for known in self._registry.all() if known.name not in self._done])
 
     def _went_past_the_epoch(self) -> bool:
         """Whether the loop was given more batches than an epoch of its own has: an error may then be our doing."""
@@ -186,8 +206,7 @@ class Session:
 
     def _tune_alone(self, several: list[KnownLoader]) -> NoReturn:
         """Tunes loaders without the user's loop, within what is left of the budget, and ends the script."""
-        from plumb.course import alone
-
+        work = self._work = self._work or self._make_work()
         alive = [(known, loader) for known in several if (loader := known.latest or known.loader()) is not None]
         for index, (known, loader) in enumerate(alive):
             left = (self._deadline - time.perf_counter()) / (len(alive) - index)
@@ -196,7 +215,7 @@ class Session:
                 continue
             self._emit(events.TuningStarted(known.name, str(known.site), time.perf_counter() - self._started))
             try:
-                self._done(alone(known, loader, self._options, left, self._emit))
+                self._finish(known, work.alone(known, loader, left))
             except Exception as error:
                 self._emit(events.Warned(f"{known.name} ({known.site}) was not tuned: {one_line(error)}"))
         self.end_script()
@@ -206,9 +225,11 @@ class Session:
         others = [other for other in self._registry.all() if other is not known]
         return min(len(others) * _SHARE_ALONE, 0.5)
 
-    def _done(self, plan: LoaderPlan) -> None:
-        self._planned.add(plan.name)
-        self._emit(events.LoaderDone(plan))
+    def _finish(self, known: KnownLoader, result: events.Event) -> None:
+        self._done.add(known.name)
+        self._emit(result)
+        if self._work is not None and self._work.only_one:
+            self.end_script()
 
     def _fail(self, error: Exception) -> NoReturn:
         """Ends the script because plumb can't go on: one line for the user, the traceback on request."""

@@ -10,9 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from plumb.plan import Config, LoaderPlan, Plan, Trial
+from plumb.trace.stored import from_node_link
 from plumb.units import format_bytes, format_rate, format_seconds
 
 _BAR_CELLS = 24
+# Operators with a smaller share of a sample's time are left to `plumb trace`.
+_SMALL = 0.03
 _REASONS = {
     "cpu": "the CPU: all cores that this process may use are busy",
     "workers": "the workers: each is busy all the time, and more of them would help",
@@ -84,9 +87,33 @@ def _why(loader: LoaderPlan) -> RenderableType:
                 style="dim",
             )
         )
-    lines.append(_bounds(loader))
-    lines.append(_trials(loader.trials))
+    if loader.end_to_end is not None:
+        # What doesn't feed the training is told more briefly: one screen must hold it all.
+        lines += [_bounds(loader), *_operators(loader), _trials(loader.trials)]
     return Group(*lines)
+
+
+def _operators(loader: LoaderPlan) -> Iterable[RenderableType]:
+    """What a sample goes through, without what is too small to matter."""
+    if loader.graph is None:
+        return
+    pipeline = from_node_link(loader.graph)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for heading, justify in (("a sample goes through", "left"), ("", "left"), ("time", "right"), ("", "left")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    whole = max(pipeline.sample_seconds, pipeline.attributed_seconds)
+    for operator in pipeline.operators:
+        share = operator.wall_seconds / whole
+        if share >= _SMALL:
+            kind = f"{operator.kind}, waits" if operator.waits else operator.kind
+            row = (_bar(share, "cyan"), Text(format_seconds(operator.wall_seconds)), Text(kind, style="dim"))
+            table.add_row(Text(operator.name), *row)
+    yield table
+
+
+def _bar(share: float, style: str) -> Text:
+    filled = round(share * _BAR_CELLS)
+    return Text("█" * filled + "░" * (_BAR_CELLS - filled), style=style)
 
 
 def _reason(loader: LoaderPlan) -> str:
@@ -101,10 +128,9 @@ def _bounds(loader: LoaderPlan) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     for resource, bound in sorted(loader.predicted.bounds.items(), key=lambda item: item[1]):
         share = loader.predicted.utilization.get(resource, 0.0)
-        filled = round(share * _BAR_CELLS)
         table.add_row(
             Text(resource),
-            Text("█" * filled + "░" * (_BAR_CELLS - filled), style="cyan" if share < 0.999 else "yellow"),
+            _bar(share, "cyan" if share < 0.999 else "yellow"),
             Text(f"allows {format_rate(bound)}", style="dim"),
         )
     return table
