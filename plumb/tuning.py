@@ -24,7 +24,7 @@ from plumb.options import Options
 from plumb.plan import Config, Measured, SampleCost, Trial
 from plumb.profile.device import has_accelerator
 from plumb.profile.memory import private_bytes
-from plumb.profile.sample import sample_cost
+from plumb.profile.sample import sample_cost, torch_threads_help
 from plumb.runtime.loader import current_config, rebuild
 from plumb.runtime.main_module import main_is_guarded
 from plumb.search import decide
@@ -90,6 +90,7 @@ class Tuner:
         self._is_iterable = isinstance(loader.dataset, IterableDataset)
         self._stream = None if self._is_iterable else IndexStream(_index_sampler(loader))
         self._epoch_samples = _epoch_samples(loader, self.subject.samples_per_batch)
+        self._worker_threads: tuple[int, ...] = (1,)
         self._ledger = Ledger(
             self._epoch_samples, self.options.seed, lambda trial: self.emit(TrialDone(self.subject.name, trial))
         )
@@ -110,6 +111,7 @@ class Tuner:
         except Exception as error:
             raise UsersError(error) from None
         situation = self._situation(cost)
+        self._worker_threads = self._threads_worth_trying()
         self._check_limits(situation)
         if not self._has_nothing_to_gain:
             situation = self._probe(situation)
@@ -201,6 +203,7 @@ class Tuner:
             # The order of every later epoch hangs on whether workers persist (runtime/epochs.py).
             persistent_workers=(True,) if own.persistent_workers else (False, True),
             pin_memory=self._pinning,
+            worker_torch_threads=self._worker_threads,
             in_order=(True, False) if self.options.may_reorder else (own.in_order,),
         )
 
@@ -318,6 +321,17 @@ class Tuner:
     @property
     def _pinning(self) -> tuple[bool, ...]:
         return tuple(sorted({self._own.pin_memory, has_accelerator()}))
+
+    def _threads_worth_trying(self) -> tuple[int, ...]:
+        """Torch's threads in a worker: one, as torch has it, and all cores where samples are made faster by them.
+
+        Never more than one in a forked worker: OpenMP's threads don't survive a fork, and the worker would hang.
+        """
+        cores = math.floor(self.options.limits.cpus) if math.isfinite(self.options.limits.cpus) else 1
+        if multiprocessing.get_start_method() == "fork" or not self._workers_may_start or cores < 2:
+            return (1,)
+        helps = torch_threads_help(self.subject.loader, self._stream, self.pace_seconds)
+        return (1, cores) if helps else (1,)
 
     @property
     def _workers_may_start(self) -> bool:

@@ -15,6 +15,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from plumb.plan import SampleCost
 from plumb.search.measure import IndexStream
 
+_TURNS_AT_LEAST = 3
+_CLEARLY_FASTER = 0.8
+
 
 @dataclass(frozen=True)
 class _Span:
@@ -45,6 +48,21 @@ def sample_cost(loader: DataLoader[Any], stream: IndexStream | None, seconds: fl
     wall = statistics.median(span.wall_seconds for span in spans)
     cpu = min(statistics.median(span.cpu_seconds for span in spans), wall)
     return SampleCost(wall, cpu, wall - cpu, 0.0, nbytes / size, tensors / size)
+
+
+def torch_threads_help(loader: DataLoader[Any], stream: IndexStream | None, seconds: float) -> bool:
+    """Whether a batch is made clearly faster when torch may use all its threads, by turns for about `seconds`."""
+    read = _reader(loader, stream)
+    one: list[float] = []
+    all_threads: list[float] = []
+    deadline = time.perf_counter() + seconds
+    while len(one) < _TURNS_AT_LEAST or time.perf_counter() < deadline:
+        for walls, threads in ((one, _one_torch_thread()), (all_threads, contextlib.nullcontext())):
+            with threads:
+                begin = time.perf_counter()
+                _, size = next(read)
+                walls.append((time.perf_counter() - begin) / size)
+    return statistics.median(all_threads) < _CLEARLY_FASTER * statistics.median(one)
 
 
 def batch_bytes(batch: Any) -> tuple[int, int]:
