@@ -145,10 +145,12 @@ def test_running_out_of_memory_is_survived(write, tmp_path):
     assert "before a loader was tuned" in done.stderr
 
 
-@pytest.mark.parametrize("seconds", [0.3, 3.0, 5.0])
-def test_ctrl_c_leaves_no_process_and_no_file(seconds, write, tmp_path):
-    code = "loader = DataLoader(Numbers(), batch_size=4, num_workers=2)" + LOOP.format(loader="loader")
-    write("train.py", PREAMBLE + code)
+WAITING = "loader = DataLoader(Numbers(seconds=0.004), batch_size=8, num_workers=1)" + LOOP.format(loader="loader")
+
+
+@pytest.mark.parametrize("moment", ["", "watching your loop", "how fast", "what a sample costs", "trying"])
+def test_ctrl_c_leaves_no_process_and_no_file(moment, write, tmp_path):
+    write("train.py", PREAMBLE + WAITING)
     before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
     tuning = subprocess.Popen(
         [sys.executable, "-m", "plumb", "tune", "--budget", "30", "train.py"],
@@ -158,7 +160,9 @@ def test_ctrl_c_leaves_no_process_and_no_file(seconds, write, tmp_path):
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    time.sleep(seconds)
+    while moment and moment not in tuning.stderr.readline():
+        assert tuning.poll() is None, "the tuning ended before this moment came"
+    time.sleep(0.3)
     family = psutil.Process(tuning.pid).children(recursive=True)
     tuning.send_signal(signal.SIGINT)
     _, err = tuning.communicate(timeout=30)
@@ -172,8 +176,7 @@ def test_ctrl_c_leaves_no_process_and_no_file(seconds, write, tmp_path):
 
 
 def test_no_process_outlives_a_parent_that_is_killed(write, tmp_path):
-    code = "loader = DataLoader(Numbers(), batch_size=4, num_workers=2)" + LOOP.format(loader="loader")
-    write("train.py", PREAMBLE + code)
+    write("train.py", PREAMBLE + WAITING)
     tuning = subprocess.Popen(
         [sys.executable, "-m", "plumb", "tune", "--budget", "30", "train.py"],
         cwd=tmp_path,
@@ -182,10 +185,10 @@ def test_no_process_outlives_a_parent_that_is_killed(write, tmp_path):
     )
     parent = psutil.Process(tuning.pid)
     deadline = time.monotonic() + 60
-    while len(parent.children(recursive=True)) < 3 and time.monotonic() < deadline:
+    while len(parent.children(recursive=True)) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     family = parent.children(recursive=True)
-    assert len(family) >= 3
+    assert len(family) >= 2
     tuning.kill()
     tuning.wait()
     _, alive = psutil.wait_procs(family, timeout=15)
