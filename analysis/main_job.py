@@ -6,8 +6,11 @@ Prints and writes `analysis/results/main_job.md`. The grid is measured by turns:
 and windows go round all configurations, so that drift of the machine hits all alike.
 """
 
+import dataclasses
 import importlib.util
+import io
 import itertools
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,10 +18,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 from torch.utils.data import DataLoader
 
 from analysis.machine import description
 from plumb.plan import Config, LoaderPlan, Plan, decode
+from plumb.report.terminal import print_report
 from plumb.runtime.loader import rebuild
 from plumb.search.measure import Chunk, Feed, IndexStream, rate_of
 
@@ -37,6 +42,14 @@ def tuned(script: Path) -> tuple[Plan, float, str]:
         )
         seconds = time.perf_counter() - started
         return decode(Path(folder, f"{script.stem}.plumb.json").read_bytes()), seconds, done.stdout
+
+
+def save_picture(plan: Plan, path: Path) -> None:
+    """The report as a picture of a terminal, without fonts from elsewhere."""
+    console = Console(record=True, width=118, file=io.StringIO(), force_terminal=True)
+    print_report(plan, "train.plumb.json", console)
+    picture = console.export_svg(title="plumb tune examples/images/train.py")
+    path.write_text(re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL))
 
 
 def images_train_loader() -> DataLoader:
@@ -122,6 +135,7 @@ def main() -> None:
             "",
         ]
         if script.parent.name == "images":
+            save_picture(dataclasses.replace(plan, script="examples/images/train.py"), RESULTS.with_name("images.svg"))
             choice = next(loader for loader in plan.loaders if loader.name == "train_loader").tuned.config
     chunks = grid(images_train_loader())
     chosen = next(
