@@ -20,7 +20,7 @@ from plumb.tuning import Choice, Step, Subject, Tuner
 from plumb.watch import KnownLoader
 
 _KEPT_BATCHES = 2
-_TURNS_AT_LEAST, _TURNS_AT_MOST = 2, 5
+_TURNS_AT_LEAST, _TURNS_AT_MOST = 2, 4
 # How the batches of a loop that counts them are divided among what is measured through it.
 _SHARE_BEFORE, _SHARE_STEP, _SHARE_OF_A_TURN = 0.25, 0.15, 0.15
 # A loader that doesn't feed the training matters less: it is looked at more briefly.
