@@ -1,0 +1,170 @@
+"""A few calls of chosen operators, with what they were given and what they returned, taken from real samples.
+
+Tensors are copied before the call, for it may change them in place; arrays that are tensors but for their class become
+tensors. What is kept for one operator is bounded.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from types import BuiltinFunctionType, MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._pytree import TreeSpec, tree_flatten
+
+from plumb.trace.assemble import name_of
+from plumb.trace.pipeline import Operator
+from plumb.trace.processors import select
+from plumb.trace.recorder import SAMPLE, Node, Recorder, Selection
+from plumb.trace.rewrite import Rewriter
+from plumb.trace.sources import Source
+
+OPERATOR_BYTES = 32 * 2**20
+LONGEST_CONTAINER = 64
+NO_TENSOR = "no tensor"
+NOT_SEEN = "not seen"
+TOO_LARGE = "too large to keep"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of a tensor by its name, for any tensor: the receiver is the first argument."""
+
+    name: str
+
+    def __call__(self, receiver: Any, *arguments: Any, **keywords: Any) -> Any:
+        return getattr(receiver, self.name)(*arguments, **keywords)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call: `leaves` are its arguments, positional and keyword, out of the containers that `structure` tells of.
+
+    `results` are the tensors that came back, on the CPU like those in `leaves`.
+    """
+
+    function: Any
+    leaves: tuple[Any, ...]
+    structure: TreeSpec
+    results: tuple[torch.Tensor, ...]
+
+    @property
+    def input_bytes(self) -> int:
+        return sum(leaf.nbytes for leaf in self.leaves if isinstance(leaf, torch.Tensor))
+
+
+@dataclass(frozen=True)
+class Captured:
+    """The calls that were kept, by operator id, and for each operator without any why there is none."""
+
+    calls: Mapping[str, list[Call]]
+    reasons: Mapping[str, str]
+
+
+def capture(source: Source, units: int, operators: list[Operator]) -> Captured:
+    """Loads the first `units` units of a source twice: to find the operators' calls again, and to keep them.
+
+    Raises what the dataset raises.
+    """
+    walk = _Walk(Node(None, SAMPLE, "sample", ""), Rewriter())
+    _load(walk, source, units)
+    ids = {(operator.within, operator.name, operator.sites): operator.id for operator in operators}
+    places = {node: _place(node) for node in walk.root.walk() if node.parent is not None}
+    wanted = {node: ids[place] for node, place in places.items() if place in ids}
+    keeping = _Keeping(walk.root, walk.rewriter, select(list(wanted), whole=True), wanted)
+    _load(keeping, source, units)
+    unseen = {operator.id: NOT_SEEN for operator in operators if operator.id not in keeping.calls}
+    calls = {name: calls for name, calls in keeping.calls.items() if name not in keeping.refused}
+    return Captured(calls, unseen | keeping.refused)
+
+
+def _load(recorder: Recorder, source: Source, units: int) -> None:
+    """Loads units through a recorder, up to the end of a stream."""
+    with recorder, suppress(StopIteration):
+        for load in source.loads(recorder, units):
+            load()
+
+
+def _place(node: Node) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
+    """Where a node is, as an operator tells it: the calls around it, its name, and the sites down to it."""
+    way = [node, *node.ancestors()][:-1][::-1]
+    sites = (f"{step.site.id}@{step.position}" if step.position else step.site.id for step in way)
+    return tuple(step.name for step in way[:-1]), name_of(node), tuple(sites)
+
+
+class _Walk(Recorder):
+    """Lets everything run, so that the tree of calls grows below the root."""
+
+    def run(
+        self, node: Node, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any], leaf: bool
+    ) -> Any:
+        return function(*arguments, **keywords)
+
+
+class _Keeping(Recorder):
+    """Keeps the calls of the wanted nodes. `refused` names the operators that can't be kept, and why."""
+
+    def __init__(self, root: Node, rewriter: Rewriter, selection: Selection, wanted: Mapping[Node, str]) -> None:
+        super().__init__(root, rewriter, selection)
+        self.calls: dict[str, list[Call]] = defaultdict(list)
+        self.refused: dict[str, str] = {}
+        self._wanted = wanted
+
+    def run(
+        self, node: Node, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any], leaf: bool
+    ) -> Any:
+        name = self._wanted.get(node)
+        if name is None or name in self.refused:
+            return function(*arguments, **keywords)
+        function_kept, given = _with_receiver(function, arguments)
+        leaves, structure = tree_flatten((given, dict(keywords)), is_leaf=_is_long)
+        size_bytes = sum(leaf.nbytes for leaf in leaves if _is_array(leaf))
+        kept = self.calls[name]
+        if size_bytes + sum(call.input_bytes for call in kept) > OPERATOR_BYTES:
+            if not kept:
+                self.refused[name] = TOO_LARGE
+            return function(*arguments, **keywords)
+        copies = tuple(_copied(leaf) for leaf in leaves)
+        result = function(*arguments, **keywords)
+        results = tuple(_copied(leaf) for leaf in tree_flatten(result, is_leaf=_is_long)[0])
+        holds_tensors = any(isinstance(leaf, torch.Tensor) for leaf in copies) and bool(results)
+        if holds_tensors and all(isinstance(leaf, torch.Tensor) for leaf in results):
+            kept.append(Call(function_kept, copies, structure, results))
+        else:
+            self.refused[name] = NO_TENSOR
+        return result
+
+
+def _with_receiver(function: Any, arguments: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """A method of a tensor or an array as a function that takes it first; any other function as it is."""
+    receiver = getattr(function, "__self__", None)
+    if isinstance(function, (BuiltinFunctionType, MethodType)) and _is_array(receiver):
+        return Method(function.__name__), (receiver, *arguments)
+    return function, arguments
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, (torch.Tensor, np.ndarray))
+
+
+def _is_long(value: object) -> bool:
+    """Whether a container is too long to be the arguments of an operator on tensors: a list of all files, say."""
+    return isinstance(value, (list, tuple, dict)) and len(value) > LONGEST_CONTAINER
+
+
+def _copied(value: Any) -> Any:
+    """A copy of a tensor, plain and on the CPU; an array as a tensor, where torch knows its dtype; else the value."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().as_subclass(torch.Tensor).cpu().clone()
+    # A masked array or a matrix isn't what its plain data is.
+    if type(value) in (np.ndarray, np.memmap):
+        try:
+            return torch.from_numpy(np.array(value))
+        except (TypeError, ValueError):
+            return value
+    return value
