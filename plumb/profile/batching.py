@@ -32,8 +32,8 @@ def seconds_per_call(calls: Sequence[Call], device: Device, batch_samples: int) 
     """
     fitting = max(len(calls), BATCH_BYTES // max(1, calls[0].input_bytes))
     batch = list(islice(cycle(calls), min(batch_samples, fitting)))
-    leaves = stack(batch, device.torch_device)
     try:
+        leaves = stack(batch, device.torch_device)
         function = on_device(calls[0].function, device.torch_device)
         check(_runner(function, calls[0], leaves)(), batch, device)
         return median(device.seconds(_runner(function, calls[0], leaves)) for _ in range(REPETITIONS)) / len(batch)

@@ -78,8 +78,8 @@ def capture(source: Source, units: int, operators: list[Operator]) -> Captured:
     wanted = {node: ids[place] for node, place in places.items() if place in ids}
     keeping = _Keeping(walk.root, walk.rewriter, select(list(wanted), whole=True), wanted)
     _load(keeping, source, units)
-    unseen = {operator.id: NOT_SEEN for operator in operators if operator.id not in keeping.calls}
-    calls = {name: calls for name, calls in keeping.calls.items() if name not in keeping.refused}
+    calls = {name: calls for name, calls in keeping.calls.items() if calls and name not in keeping.refused}
+    unseen = {operator.id: NOT_SEEN for operator in operators if operator.id not in calls}
     return Captured(calls, unseen | keeping.refused)
 
 
