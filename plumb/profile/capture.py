@@ -7,7 +7,7 @@ tensors. What is kept for one operator is bounded.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import BuiltinFunctionType, MethodType
@@ -25,6 +25,7 @@ from plumb.trace.rewrite import Rewriter
 from plumb.trace.sources import Source
 
 OPERATOR_BYTES = 32 * 2**20
+OPERATOR_CALLS = 64
 LONGEST_CONTAINER = 64
 NO_TENSOR = "no tensor"
 NOT_SEEN = "not seen"
@@ -55,7 +56,7 @@ class Call:
 
     @property
     def input_bytes(self) -> int:
-        return sum(leaf.nbytes for leaf in self.leaves if isinstance(leaf, torch.Tensor))
+        return _size_bytes(self.leaves)
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class _Keeping(Recorder):
         self.calls: dict[str, list[Call]] = defaultdict(list)
         self.refused: dict[str, str] = {}
         self._wanted = wanted
+        self._bytes: dict[str, int] = defaultdict(int)
 
     def run(
         self, node: Node, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any], leaf: bool
@@ -121,23 +123,30 @@ class _Keeping(Recorder):
         name = self._wanted.get(node)
         if name is None or name in self.refused:
             return function(*arguments, **keywords)
-        function_kept, given = _with_receiver(function, arguments)
+        callee, given = _with_receiver(function, arguments)
         leaves, structure = tree_flatten((given, dict(keywords)), is_leaf=_is_long)
-        size_bytes = sum(leaf.nbytes for leaf in leaves if _is_array(leaf))
-        kept = self.calls[name]
-        if size_bytes + sum(call.input_bytes for call in kept) > OPERATOR_BYTES:
-            if not kept:
-                self.refused[name] = TOO_LARGE
+        if not self._fits(name, leaves):
             return function(*arguments, **keywords)
         copies = tuple(_copied(leaf) for leaf in leaves)
         result = function(*arguments, **keywords)
-        results = tuple(_copied(leaf) for leaf in tree_flatten(result, is_leaf=_is_long)[0])
-        holds_tensors = any(isinstance(leaf, torch.Tensor) for leaf in copies) and bool(results)
-        if holds_tensors and all(isinstance(leaf, torch.Tensor) for leaf in results):
-            kept.append(Call(function_kept, copies, structure, results))
+        made = tree_flatten(result, is_leaf=_is_long)[0]
+        if not self._fits(name, [*leaves, *made]):
+            return result
+        results = tuple(_copied(leaf) for leaf in made)
+        if any(map(_is_tensor, copies)) and results and all(map(_is_tensor, results)):
+            self._bytes[name] += _size_bytes([*leaves, *made])
+            self.calls[name].append(Call(callee, copies, structure, results))
         else:
             self.refused[name] = NO_TENSOR
         return result
+
+    def _fits(self, name: str, values: list[Any]) -> bool:
+        """Whether there is room for one more call with these values. An operator without room for one is refused."""
+        kept = len(self.calls[name])
+        fits = kept < OPERATOR_CALLS and self._bytes[name] + _size_bytes(values) <= OPERATOR_BYTES
+        if not fits and not kept:
+            self.refused[name] = TOO_LARGE
+        return fits
 
 
 def _with_receiver(function: Any, arguments: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
@@ -148,8 +157,17 @@ def _with_receiver(function: Any, arguments: tuple[Any, ...]) -> tuple[Any, tupl
     return function, arguments
 
 
+def _is_tensor(value: object) -> bool:
+    """Whether a value is a dense tensor: others can't be stacked, nor asked for their bytes."""
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_nested
+
+
 def _is_array(value: object) -> bool:
-    return isinstance(value, (torch.Tensor, np.ndarray))
+    return _is_tensor(value) or isinstance(value, np.ndarray)
+
+
+def _size_bytes(values: Iterable[Any]) -> int:
+    return sum(value.nbytes for value in values if _is_array(value))
 
 
 def _is_long(value: object) -> bool:
@@ -159,7 +177,7 @@ def _is_long(value: object) -> bool:
 
 def _copied(value: Any) -> Any:
     """A copy of a tensor, plain and on the CPU; an array as a tensor, where torch knows its dtype; else the value."""
-    if isinstance(value, torch.Tensor):
+    if _is_tensor(value):
         return value.detach().as_subclass(torch.Tensor).cpu().clone()
     # A masked array or a matrix isn't what its plain data is.
     if type(value) in (np.ndarray, np.memmap):

@@ -326,6 +326,35 @@ def test_operators_that_are_not_seen_again() -> None:
     assert result_of(profile, pipeline, "array % 251").reason == "not seen"
 
 
+class Loop(Images):
+    """An operator that runs often, one on sparse tensors, one on an array that is no tensor."""
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        image = torch.from_numpy(pixels(index))
+        for shift in range(4):
+            image = image.roll(shift, -1)
+        sparse = torch.sparse.mm(image[0].float().to_sparse(), image[1].float())
+        masked = np.ma.masked_array(image.numpy(), image.numpy() > 9) * 3
+        return torch.cat([sparse.flatten(), torch.from_numpy(masked.filled(0)).flatten()])
+
+
+def test_operators_that_run_often_or_on_other_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+
+    def counted(calls: list[Call], *arguments: Any) -> float:
+        kept.append(len(calls))
+        return seconds_per_call(calls, *arguments)
+
+    monkeypatch.setattr(capture, "OPERATOR_CALLS", 5)
+    monkeypatch.setattr("plumb.profile.device.seconds_per_call", counted)
+    pipeline = trace(Loop())
+    reasons = {name: found.reason for name, found in profile_device(Loop(), pipeline, CPU).operators.items()}
+    assert max(kept) == 5
+    assert reasons["roll"] == "arguments vary"
+    assert reasons["to_sparse"] == reasons["MaskedArray"] == "no tensor"
+    assert str(reasons["_sparse_mm"]).startswith("raises")
+
+
 def test_operators_that_never_return() -> None:
     class Failing(Images):
         def __getitem__(self, index: int) -> torch.Tensor:
