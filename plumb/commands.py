@@ -138,11 +138,14 @@ def trace(target: Target, arguments: list[str], orders: TuneOrders, form: str) -
     elif form == "dot":
         _plain(from_node_link(story.traced.graph).to_dot())
     else:
+        from plumb.profile.device_profile import DeviceProfile
+        from plumb.report.device import render as render_device
         from plumb.report.tree import render
 
-        console = _console()
+        console, pipeline = _console(), from_node_link(story.traced.graph)
         console.print(f"{story.traced.name}  {story.traced.site}", highlight=False)
-        console.print(render(from_node_link(story.traced.graph)))
+        console.print(render(pipeline))
+        console.print(render_device(DeviceProfile.from_dict(story.traced.device), pipeline))
     return 0
 
 

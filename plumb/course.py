@@ -90,8 +90,12 @@ class Tuning:
     ) -> events.LoaderDone:
         """What was found, with the operators that a sample goes through."""
         self._say(known, "what a sample goes through")
-        pipeline = traced_within(loader, choice.situation.cost, _TRACE_PACES * self._options.pace_seconds)
-        notes = (*choice.notes, pipeline) if isinstance(pipeline, str) else choice.notes
+        traced = traced_within(loader, choice.situation.cost, _TRACE_PACES * self._options.pace_seconds)
+        notes, graph, device = choice.notes, None, None
+        if isinstance(traced, str):
+            notes = (*notes, traced)
+        else:
+            graph, device = traced[0].to_node_link(), traced[1].to_dict()
         return events.LoaderDone(
             LoaderPlan(
                 name=known.name,
@@ -106,7 +110,8 @@ class Tuning:
                 end_to_end=in_loop,
                 sample=choice.situation.cost_in_worker,
                 trials=choice.trials,
-                graph=None if isinstance(pipeline, str) else pipeline.to_node_link(),
+                graph=graph,
+                device=device,
                 notes=notes,
             )
         )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import Any
@@ -14,7 +11,7 @@ import torch
 from plumb.profile.accelerators import Device, current_gpu
 from plumb.profile.batching import UnbatchableError, seconds_per_call
 from plumb.profile.capture import Captured, capture
-from plumb.profile.gpu import GpuReading
+from plumb.profile.device_profile import DeviceProfile, OnDevice
 from plumb.profile.randomness import kept_generators
 from plumb.trace.pipeline import Operator, Pipeline
 from plumb.trace.sources import source_of
@@ -24,45 +21,6 @@ MOST_BATCH_SAMPLES = 64
 COPIES = 5
 SMALLEST_COPY_BYTES = 4096
 LARGEST_COPY_BYTES = 256 * 2**20
-
-
-@dataclass(frozen=True)
-class OnDevice:
-    """One operator on the device: its seconds per sample in a batch, or in a short phrase why there are none.
-
-    Seconds are means over all samples, those included that don't visit it, as an `Operator` has them.
-    """
-
-    device_seconds: float | None
-    reason: str | None
-
-
-@dataclass(frozen=True)
-class DeviceProfile:
-    """What a device would do for a pipeline. `device` is its name; None where there is none, and `reason` says why.
-
-    `operators` has an entry for each operator's id, timed in batches of `batch_samples` samples. The two rates are
-    those of copies of `copy_bytes` bytes from the host, out of page-locked and out of ordinary memory; None where that
-    can't be done. `gpu` is a reading at the end of it, None for a CPU that stands in for the device.
-    """
-
-    device: str | None
-    reason: str | None
-    batch_samples: int
-    operators: Mapping[str, OnDevice]
-    copy_bytes: int
-    pinned_bytes_per_second: float | None
-    pageable_bytes_per_second: float | None
-    gpu: GpuReading | None
-
-    @staticmethod
-    def none(reason: str) -> DeviceProfile:
-        """The profile of a host without a device."""
-        return DeviceProfile(None, reason, 0, {}, 0, None, None, None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The profile as plain data, ready for JSON."""
-        return dataclasses.asdict(self)
 
 
 def profile_device(dataset_or_loader: Any, pipeline: Pipeline, device: Device | None = None) -> DeviceProfile:

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from plumb.profile.device import DeviceProfile
+from plumb.profile.device_profile import DeviceProfile
 from plumb.profile.gpu import GpuReading
 from plumb.trace.pipeline import Pipeline
 from plumb.units import format_bytes, format_seconds

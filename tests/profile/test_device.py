@@ -18,7 +18,8 @@ from plumb.profile import batching, capture
 from plumb.profile.accelerators import Cpu, Cuda, current_gpu
 from plumb.profile.batching import UnbatchableError, seconds_per_call, stack
 from plumb.profile.capture import Call, Method
-from plumb.profile.device import DeviceProfile, OnDevice, copy_bytes_per_second, profile_device
+from plumb.profile.device import copy_bytes_per_second, profile_device
+from plumb.profile.device_profile import DeviceProfile, OnDevice
 from plumb.trace import Pipeline, trace
 
 CPU = Cpu()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import networkx as nx
 from rich.console import Console
 
-from plumb.profile.device import DeviceProfile, OnDevice
+from plumb.profile.device_profile import DeviceProfile, OnDevice
 from plumb.profile.gpu import FIGURES, GpuReading
 from plumb.report.device import render
 from plumb.trace import Operator, Pipeline
