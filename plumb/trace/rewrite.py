@@ -15,6 +15,7 @@ import ast
 import copy
 import dataclasses
 import linecache
+import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from types import CellType, CodeType, FunctionType
@@ -45,7 +46,7 @@ TRIVIAL = {
 """Builtins that do no work on a sample: their calls are left as they are."""
 
 FORWARDING = {"enumerate", "zip"}
-"""Builtins that hand on what they iterate: their arguments are recorded like the iterable of a loop."""
+"""Builtins that hand on what they iterate: that is recorded like the iterable of a loop."""
 
 SiteKind = Literal["call", "operation", "store", "loop"]
 
@@ -174,7 +175,9 @@ class _Definition:
         module = ast.fix_missing_locations(ast.Module([*imports, outer], []))
         try:
             flags = original.co_flags & FUTURE_FLAGS
-            compiled = compile(module, original.co_filename, "exec", flags=flags, dont_inherit=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the user has been warned
+                compiled = compile(module, original.co_filename, "exec", flags=flags, dont_inherit=True)
         except (SyntaxError, ValueError, RecursionError):
             return None
         for _ in range(3):
@@ -186,7 +189,9 @@ class _Definition:
 def _definitions(filename: str, module_globals: dict[str, Any]) -> dict[int, list[_Definition]]:
     """The functions defined in a file, by the line that their code objects give; none where it can't be read."""
     try:
-        tree = ast.parse("".join(linecache.getlines(filename, module_globals)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse("".join(linecache.getlines(filename, module_globals)))
     except (SyntaxError, ValueError, RecursionError):
         return {}
     found: dict[int, list[_Definition]] = defaultdict(list)
@@ -306,7 +311,11 @@ class _RecordSites(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.expr:
         named = node.func.id if isinstance(node.func, ast.Name) else None
         if named in FORWARDING:
-            loops = [None if isinstance(argument, ast.Starred) else self._loop(argument) for argument in node.args]
+            iterated = node.args[:1] if named == "enumerate" else node.args
+            loops = [
+                self._loop(argument) if argument in iterated and not isinstance(argument, ast.Starred) else None
+                for argument in node.args
+            ]
             self.generic_visit(node)
             node.args = [a if loop is None else loop.make(a) for a, loop in zip(node.args, loops, strict=True)]
             return node
