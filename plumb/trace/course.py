@@ -47,7 +47,7 @@ def trace(
     dataset, collate, batch_samples = _taken_apart(dataset_or_loader, samples, collate_fn, batch_size)
     source = source_of(dataset, samples, indices, batch_samples or 1)
     with kept_generators(), _single_torch_thread(), ReadCounter() as reads:
-        course = _Course(source, collate, batch_samples or 1)
+        course = _Course(source, collate, batch_samples)
         if collate_fn is None and dataset is dataset_or_loader:
             course.drop_collate_where_it_fails()
         units = course.warm_up(max(1, samples // source.unit_samples))

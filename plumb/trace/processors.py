@@ -73,7 +73,8 @@ def noticed(root: Node, weights: Weights) -> set[Node]:
 def choose(root: Node, weights: Weights, readers: Collection[Node]) -> list[Node]:
     """The nodes that become operators, in the order of their first call.
 
-    A call whose parts are all small, or whose own code takes most of its time, is one operator; else its parts are.
+    A call whose parts are all small, or whose own code takes most of its time, is one operator, and so is a function of
+    the user's around a single one; else its parts are.
     Parts that take nearly nothing are left out while they don't add up to much. An operator that reads from storage
     stays, however fast it was, for that is what a cold disk changes. The steps of a `Compose` stay, and what it does
     beside them goes.
@@ -104,7 +105,8 @@ def _operators_below(node: Node, weights: Weights, readers: Collection[Node], en
     inline = weights.total[node] - sum(weights.total[found] for found in below) > INLINE_SHARE * weights.total[node]
     plain = not any(inner.is_users or inner.is_step or inner in readers for inner in node.walk())
     small = weights.total[node] < (LIBRARY_WHOLE_SHARE if plain else WHOLE_SHARE)
-    return [node] if inline or small or _is_library_step(node) else below
+    wraps_one = node.is_users and len(large) == 1 and not large[0].is_step and not large[0].children
+    return [node] if inline or small or wraps_one or _is_library_step(node) else below
 
 
 def _beside_steps(node: Node, weights: Weights, readers: Collection[Node]) -> set[Node]:

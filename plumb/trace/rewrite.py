@@ -27,7 +27,8 @@ SCOPE = "__plumb_scope__"
 FUTURE_FLAGS = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 ASYNC_FLAGS = 0x0080 | 0x0100 | 0x0200  # coroutine, iterable coroutine, asynchronous generator
 
-FRAME_READERS = {"locals", "vars", "dir", "eval", "exec", "_getframe", "currentframe", "stack"}
+FRAME_READING_NAMES = {"locals", "vars", "dir", "eval", "exec", "_getframe", "currentframe", "inspect"}
+FRAME_READING_METHODS = {"_getframe", "currentframe"}
 """A function that names one of these may see its own frame, where the recorder's cell would show: never rewritten."""
 
 TRIVIAL = {
@@ -121,11 +122,13 @@ class Rewriter:
 
     def _compile(self, function: FunctionType, keep: frozenset[int] | None) -> Rewritten | None:
         code = function.__code__
-        if code.co_flags & ASYNC_FLAGS or FRAME_READERS.intersection(code.co_names):
+        if code.co_flags & ASYNC_FLAGS:
             return None
         for definition in self._candidates(code.co_filename, code.co_firstlineno, function.__globals__):
             plain = definition.compile(function, definition.node)
             if plain is not None and _same_code(plain, code):
+                if _may_read_its_frame(definition.node):
+                    return None
                 visitor = _RecordSites(function_id(function), code.co_filename, keep)
                 recorded = definition.compile(function, visitor.rewrite(definition.node))
                 return None if recorded is None else Rewritten(visitor.function, recorded, tuple(visitor.sites))
@@ -235,6 +238,14 @@ def _bare(node: ast.FunctionDef | ast.Lambda) -> Any:
         bare.returns = None
         bare.type_params = []  # type: ignore[attr-defined]  # exists from Python 3.12 on
     return bare
+
+
+def _may_read_its_frame(definition: ast.AST) -> bool:
+    return any(
+        (isinstance(node, ast.Name) and node.id in FRAME_READING_NAMES)
+        or (isinstance(node, ast.Attribute) and node.attr in FRAME_READING_METHODS)
+        for node in ast.walk(definition)
+    )
 
 
 def _same_code(left: CodeType, right: CodeType) -> bool:
