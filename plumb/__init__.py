@@ -1,0 +1,21 @@
+"""plumb: tunes the input pipeline of PyTorch training scripts, and shows how it knows."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plumb.host import Limits
+    from plumb.trace import Flow, Operator, Pipeline, trace
+
+__all__ = ["Flow", "Limits", "Operator", "Pipeline", "trace"]
+_HOMES = {"Flow": "plumb.trace", "Limits": "plumb.host", "Operator": "plumb.trace", "Pipeline": "plumb.trace"}
+
+
+def __getattr__(name: str) -> Any:
+    # Public names are fetched when they are used, so that `import plumb` costs nothing.
+    import importlib
+
+    if name == "trace":
+        return importlib.import_module("plumb.trace")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -48,6 +48,17 @@ class Config:
     cache: CacheChoice | None = None
     deferred: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        """The configuration in the words of torch's arguments, without what is at torch's default."""
+        parts = [f"num_workers={self.num_workers}"]
+        if self.num_workers:
+            parts.append(f"prefetch_factor={self.prefetch_factor}")
+            parts += ["persistent_workers=True"] if self.persistent_workers else []
+        parts += ["pin_memory=True"] if self.pin_memory else []
+        parts += [f"{self.worker_torch_threads} torch threads"] if self.worker_torch_threads > 1 else []
+        parts += [] if self.in_order else ["in_order=False"]
+        return ", ".join(parts)
+
     @property
     def batches_in_flight(self) -> int:
         """Batches that may be finished and not yet taken: torch's bound on prefetching."""
@@ -114,25 +125,32 @@ class Trial:
 
 @dataclass(frozen=True)
 class EndToEnd:
-    """What the user's own loop reached, side by side, and its share of time spent waiting for data."""
+    """What the user's own loop reached, side by side, and the share of its time that it waited for data.
+
+    The shares are None where the step rate could not be measured.
+    """
 
     baseline: float
     tuned: float
     baseline_interval: tuple[float, float]
     tuned_interval: tuple[float, float]
-    baseline_waiting_share: float
-    tuned_waiting_share: float
+    baseline_waiting_share: float | None
+    tuned_waiting_share: float | None
 
 
 @dataclass(frozen=True)
 class SampleCost:
-    """What one sample costs in `__getitem__` and collate, measured in the main process."""
+    """What one sample costs in `__getitem__` and collate, and its share of the batch that comes out.
+
+    `main_seconds` is what the main process spends on taking it over from a worker.
+    """
 
     wall_seconds: float
     cpu_seconds: float
     wait_seconds: float
     main_seconds: float
     output_bytes: float
+    output_tensors: float
 
 
 @dataclass(frozen=True)
@@ -146,6 +164,7 @@ class LoaderPlan:
     baseline: Measured
     tuned: Measured
     predicted: Prediction
+    samples_per_batch: float = 1.0
     step_samples_per_second: float | None = None
     end_to_end: EndToEnd | None = None
     sample: SampleCost | None = None

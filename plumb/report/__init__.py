@@ -1,1 +1,1 @@
-"""What was found, for people: terminal, HTML, JSON."""
+"""Plan -> terminal, HTML, JSON. Nothing is computed here that the plan does not hold."""

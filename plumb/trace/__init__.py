@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 from plumb.trace.pipeline import Flow, Operator, Pipeline
@@ -30,3 +32,12 @@ def trace(
     from plumb.trace.course import trace as run
 
     return run(dataset_or_loader, samples, indices, collate_fn, batch_size)
+
+
+class _Callable(ModuleType):
+    """Lets the room be the function that it is named after: `plumb.trace(dataset)` works once it is imported."""
+
+    __call__ = staticmethod(trace)
+
+
+sys.modules[__name__].__class__ = _Callable

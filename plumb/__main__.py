@@ -1,0 +1,5 @@
+"""`python -m plumb` is the command `plumb`."""
+
+from plumb.cli import main
+
+main()

@@ -1,0 +1,176 @@
+"""The inside of a script under plumb: becomes the script's interpreter, with plumb listening.
+
+Run as `python -m plumb.child ORDERS [ARGS]...`, where ORDERS is JSON that `plumb.script` writes.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib.machinery
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import CodeType, ModuleType, TracebackType
+from typing import Any, NoReturn
+
+import msgspec
+
+from plumb import intercept
+from plumb.events import LoaderIterated, Sender
+from plumb.orders import Orders, Target
+
+_HERE = str(Path(__file__).parent) + os.sep
+
+
+def main() -> None:
+    """Carries out the orders; the process ends with the script's own exit code, or with plumb's."""
+    orders = msgspec.json.decode(sys.argv[1], type=Orders)
+    arguments = sys.argv[2:]
+    if orders.tune is not None:
+        _tune(orders, arguments)
+    else:
+        _run(orders, arguments)
+
+
+def _run(orders: Orders, arguments: list[str]) -> None:
+    """The script as its user would run it, with the plan's arguments put in."""
+    from plumb.runtime.apply import PlanApplied
+
+    assert orders.plan is not None
+    intercept.install(PlanApplied(orders.plan))
+    error = run_script(orders.target, arguments)
+    if error is not None:
+        _exit_like_python(error)
+
+
+def _tune(orders: Orders, arguments: list[str]) -> None:
+    from plumb.host import Limits
+    from plumb.options import Options
+    from plumb.processes import end_with_parent
+    from plumb.script import start_seconds
+    from plumb.session import Session, Work
+    from plumb.writes import Writes
+
+    assert orders.tune is not None
+    assert orders.events_descriptor is not None
+    end_with_parent()
+    # Scripts print to a pipe here; their users expect to see each line when it is printed.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sender = Sender(orders.events_descriptor)
+    if orders.stack_descriptor is not None:
+        # A thread of C's, so that it also tells where a script hangs that never lets go of the interpreter.
+        faulthandler.dump_traceback_later(
+            start_seconds(orders.tune.budget_seconds) - 1, file=orders.stack_descriptor, exit=False
+        )
+
+    def emit(event: Any) -> None:
+        if isinstance(event, LoaderIterated):
+            faulthandler.cancel_dump_traceback_later()
+        sender(event)
+
+    writes = Writes((Path.cwd(), orders.target.folder()))
+    asked = {
+        "cpus": orders.tune.cpus,
+        "memory_bytes": orders.tune.memory_bytes,
+        "max_workers": orders.tune.max_workers,
+    }
+    limits = Limits.detect().lowered(**{name: float(limit) for name, limit in asked.items() if limit is not None})
+    options = Options(orders.tune.budget_seconds, limits, orders.tune.seed, orders.tune.may_reorder)
+
+    def work() -> Work:
+        from plumb.course import Tuning
+        from plumb.tracing import Tracing
+
+        assert orders.tune is not None
+        return Tracing(emit) if orders.tune.trace_only else Tuning(options, emit)
+
+    session = Session(work, options.budget_seconds, emit, writes.files)
+    intercept.install(session)
+    error = run_script(orders.target, arguments)
+    session.script_ended(error)
+    session.report_end(by_plumb=False)
+    if error is not None:
+        _exit_like_python(error)
+
+
+def run_script(target: Target, arguments: list[str]) -> BaseException | None:
+    """Runs the script as `__main__`, as `python SCRIPT` or `python -m MODULE` would; returns what ended it early."""
+    try:
+        code, module = _load_module(target.name) if target.is_module else _load_file(target.name)
+        sys.argv = [module.__dict__["__file__"] if target.is_module else target.name, *arguments]
+        sys.modules["__main__"] = module
+        exec(code, module.__dict__)
+    except BaseException as error:
+        return error
+    return None
+
+
+def _load_file(path: str) -> tuple[CodeType, ModuleType]:
+    sys.path[0] = str(Path(path).resolve().parent)
+    source = Path(path).read_bytes()
+    full = os.path.abspath(path)
+    module = ModuleType("__main__")
+    loader = importlib.machinery.SourceFileLoader("__main__", full)
+    module.__dict__.update(__file__=full, __loader__=loader, __cached__=None, __builtins__=__builtins__, __spec__=None)
+    return compile(source, full, "exec", dont_inherit=True), module
+
+
+def _load_module(name: str) -> tuple[CodeType, ModuleType]:
+    sys.path[0] = os.getcwd()
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.submodule_search_locations is not None:
+        spec = importlib.util.find_spec(f"{name}.__main__")
+    if spec is None or spec.loader is None or spec.origin is None:
+        raise ImportError(f"No module named {name}")
+    module = ModuleType("__main__")
+    module.__dict__.update(
+        __file__=spec.origin,
+        __loader__=spec.loader,
+        __cached__=spec.cached,
+        __builtins__=__builtins__,
+        # Worker processes that are spawned import the main module again, by this name.
+        __spec__=spec,
+        __package__=spec.parent,
+    )
+    code = spec.loader.get_code(spec.name)  # type: ignore[attr-defined]
+    return code, module
+
+
+def _exit_like_python(error: BaseException) -> NoReturn:
+    """Lets `error` end the process as it would without plumb, its traceback without plumb's own frames."""
+    hook = sys.excepthook
+
+    def show(kind: type[BaseException], shown: BaseException, trace: TracebackType | None) -> None:
+        _without_plumb(shown, set())
+        hook(kind, shown, shown.__traceback__)
+
+    sys.excepthook = show
+    raise error
+
+
+def _without_plumb(error: BaseException | None, seen: set[int]) -> None:
+    """Takes plumb's frames out of the tracebacks of `error` and of all errors that it came from."""
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        error.with_traceback(_cleaned(error.__traceback__))
+        if error.__cause__ is not None:
+            _without_plumb(error.__cause__, seen)
+        error = error.__context__
+
+
+def _cleaned(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback without the frames of plumb, and of what started it."""
+    frames = []
+    while trace is not None:
+        if not trace.tb_frame.f_code.co_filename.startswith((_HERE, "<frozen runpy>")):
+            frames.append(trace)
+        trace = trace.tb_next
+    cleaned: TracebackType | None = None
+    for part in reversed(frames):
+        cleaned = TracebackType(cleaned, part.tb_frame, part.tb_lasti, part.tb_lineno)
+    return cleaned
+
+
+if __name__ == "__main__":
+    main()

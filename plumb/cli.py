@@ -1,0 +1,126 @@
+"""The command `plumb`: each command reads what was typed and calls one function."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+_SCRIPT: dict[str, Any] = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+
+
+class _Size(click.ParamType):  # type: ignore[type-arg]
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from plumb.units import parse_size
+
+        try:
+            return parse_size(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="plumb-tune", prog_name="plumb")
+def cli() -> None:
+    """Tunes the input pipeline of an unmodified PyTorch training script."""
+
+
+@cli.command(context_settings=_SCRIPT)
+@click.option("--budget", type=click.FloatRange(min=1), default=60.0, show_default=True, help="Seconds of tuning.")
+@click.option("--cpus", type=click.FloatRange(min=0, min_open=True), help="Use no more CPUs than this.")
+@click.option("--memory", type=_Size(), help="Use no more memory than this, for example 8GiB.")
+@click.option("--max-workers", type=click.IntRange(min=0), help="Start no more workers than this for a loader.")
+@click.option("--allow-reorder", is_flag=True, help="Batches may come in another order (in_order=False).")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Where to write the plan.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan, and nothing else, on standard output.")
+@click.argument("script", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
+def tune(
+    script: tuple[str, ...],
+    budget: float,
+    cpus: float | None,
+    memory: int | None,
+    max_workers: int | None,
+    allow_reorder: bool,
+    seed: int,
+    output: Path | None,
+    as_json: bool,
+) -> int:
+    """Tune SCRIPT's data loaders and write SCRIPT's plan."""
+    from plumb import commands
+    from plumb.host import Limits, Machine, describe
+    from plumb.orders import TuneOrders
+
+    target, arguments = commands.parse_target(list(script))
+    orders = TuneOrders(budget, seed, allow_reorder, cpus, memory, max_workers)
+    return commands.tune(target, arguments, orders, output, as_json, describe(Limits.detect(), Machine.detect()))
+
+
+@cli.command(context_settings=_SCRIPT)
+@click.option("--budget", type=click.FloatRange(min=1), default=60.0, show_default=True, help="Seconds to wait for.")
+@click.option("--json", "form", flag_value="json", help="Print the graph as networkx.node_link_data.")
+@click.option("--dot", "form", flag_value="dot", help="Print the graph in Graphviz's language.")
+@click.argument("script", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
+def trace(script: tuple[str, ...], budget: float, form: str | None) -> int:
+    """Show what a sample of SCRIPT goes through, and what each operator costs."""
+    from plumb import commands
+    from plumb.orders import TuneOrders
+
+    target, arguments = commands.parse_target(list(script))
+    orders = TuneOrders(budget, 0, False, None, None, None, trace_only=True)
+    return commands.trace(target, arguments, orders, form or "tree")
+
+
+@cli.command(context_settings=_SCRIPT)
+@click.option("--plan", type=click.Path(dir_okay=False, path_type=Path), help="The plan; default: SCRIPT's own.")
+@click.argument("script", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
+def run(script: tuple[str, ...], plan: Path | None) -> None:
+    """Run SCRIPT with its plan."""
+    from plumb import commands
+
+    target, arguments = commands.parse_target(list(script))
+    commands.run(target, arguments, plan)
+
+
+@cli.command()
+@click.argument("plan", type=click.Path(dir_okay=False, path_type=Path))
+def report(plan: Path) -> None:
+    """Show what a plan says."""
+    from plumb import commands
+
+    commands.report(plan)
+
+
+@cli.command()
+def doctor() -> None:
+    """Show what this host allows, and what to change."""
+    from rich.console import Console
+
+    from plumb.host import Limits, Machine
+    from plumb.report.doctor import print_doctor
+
+    print_doctor(Limits.detect(), Machine.detect(), Console())
+
+
+def main() -> NoReturn:
+    """The entry point of the command."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("plumb: stopped. Nothing was written.", err=True)
+        sys.exit(130)
+    except Exception as error:
+        from plumb.commands import CommandError
+
+        if not isinstance(error, CommandError):
+            raise
+        click.echo(f"plumb: {error}", err=True)
+        sys.exit(error.exit_code)
+    sys.exit(code or 0)

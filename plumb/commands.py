@@ -1,0 +1,264 @@
+"""What the commands do: each function takes what was typed, and gives an exit code or raises CommandError."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import json
+import re
+import signal
+import time
+import tokenize
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from plumb import events, plan, script
+from plumb.orders import Orders, Target, TuneOrders
+from plumb.plan import LoaderPlan, Plan
+from plumb.report.progress import Display
+from plumb.report.terminal import print_report
+
+_PLAIN_WIDTH = 120
+_BATCH_MAKER = re.compile(r"(get|next|load|make|sample|fetch)_?(mini)?_?batch(es)?", re.IGNORECASE)
+
+
+class CommandError(Exception):
+    """What went wrong, in one line that says what to do, and the exit code that belongs to it."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass
+class _Story:
+    """What the child has told so far."""
+
+    display: Display
+    plans: list[LoaderPlan] = field(default_factory=list)
+    found: list[events.LoaderFound] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    iterated: bool = False
+    startup_seconds: float | None = None
+    traced: events.Traced | None = None
+    failed: events.Failed | None = None
+    ended: events.Ended | None = None
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.LoaderFound():
+                self.found.append(event)
+            case events.LoaderIterated():
+                self.iterated = True
+                self.display.phase(f"{event.name} ({event.site}): watching your loop")
+            case events.TuningStarted():
+                if self.startup_seconds is None:
+                    self.startup_seconds = event.seconds
+            case events.Phase():
+                self.display.phase(event.text)
+            case events.LoaderDone():
+                self.plans.append(event.plan)
+            case events.Traced():
+                self.traced = event
+            case events.Warned():
+                self.warnings.append(event.text)
+            case events.Failed():
+                self.failed = event
+            case events.Ended():
+                self.ended = event
+
+    def output(self, data: bytes) -> None:
+        """Passes on what the script prints, but not what caretakers say of an end that was plumb's doing."""
+        if self.ended is None or not self.ended.by_plumb:
+            self.display.output(data)
+
+
+def parse_target(words: list[str]) -> tuple[Target, list[str]]:
+    """The script, or `-m module`, and the arguments for it. Raises CommandError where there is nothing to run."""
+    if words[:1] == ["-m"]:
+        if len(words) < 2:
+            raise CommandError("-m needs the name of a module", 2)
+        target = Target(words[1], is_module=True)
+        _check_module(target.name)
+        return target, words[2:]
+    if not words:
+        raise CommandError("name a script to run, for example: plumb tune train.py", 2)
+    _check_script(Path(words[0]))
+    return Target(words[0], is_module=False), words[1:]
+
+
+def tune(
+    target: Target,
+    arguments: list[str],
+    orders: TuneOrders,
+    output: Path | None,
+    as_json: bool,
+    host: dict[str, object],
+) -> int:
+    """Tunes a script and writes its plan. Returns the exit code; raises CommandError where there is no plan."""
+    path = output or Path(f"{target.stem}.plumb.json")
+    if not path.parent.is_dir():
+        raise CommandError(f"{path.parent} is not a folder: the plan can't be written there", 2)
+    started = time.monotonic()
+    story, outcome = _listen(Orders(target, tune=orders), arguments, as_json)
+    if not story.plans:
+        raise _nothing_done(target, story, outcome, orders.budget_seconds)
+    startup = story.startup_seconds or 0.0
+    found = Plan(
+        script=target.name,
+        host=dict(host),
+        tuning_seconds=time.monotonic() - started - startup,
+        startup_seconds=startup,
+        loaders=tuple(story.plans),
+        written_files=tuple(story.ended.written_files) if story.ended else (),
+    )
+    plan.write(found, path)
+    if as_json:
+        _plain(plan.encode(found).decode().rstrip())
+    else:
+        print_report(found, str(path), _console())
+    return 0
+
+
+def trace(target: Target, arguments: list[str], orders: TuneOrders, form: str) -> int:
+    """Prints what a sample of the script's loader goes through, as a "tree", as "json" or as "dot".
+
+    Returns the exit code; raises CommandError where there is nothing to show.
+    """
+    from plumb.trace.stored import from_node_link
+
+    story, outcome = _listen(Orders(target, tune=orders), arguments, quiet=form != "tree")
+    if story.traced is None:
+        raise _nothing_done(target, story, outcome, orders.budget_seconds)
+    if form == "json":
+        _plain(json.dumps(story.traced.graph, indent=2))
+    elif form == "dot":
+        _plain(from_node_link(story.traced.graph).to_dot())
+    else:
+        from plumb.report.tree import render
+
+        console = _console()
+        console.print(f"{story.traced.name}  {story.traced.site}", highlight=False)
+        console.print(render(from_node_link(story.traced.graph)))
+    return 0
+
+
+def run(target: Target, arguments: list[str], plan_path: Path | None) -> None:
+    """Turns this process into the script, with its plan applied. Raises CommandError where the plan does not fit."""
+    path = plan_path or Path(f"{target.stem}.plumb.json")
+    try:
+        found = plan.read(path)
+    except plan.PlanError as error:
+        raise CommandError(str(error)) from None
+    if Target(found.script, target.is_module).stem != target.stem:
+        Console(stderr=True).print(
+            f"plumb: {path} was made for {found.script}, not for {target.name}; loaders that it knows by name and file "
+            "get its configuration",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    script.replace_by(Orders(target, plan=dataclasses.replace(found, host={})), arguments)
+
+
+def report(path: Path) -> None:
+    """Prints the report of a plan. Raises CommandError where it can't be read."""
+    try:
+        print_report(plan.read(path), str(path), _console())
+    except plan.PlanError as error:
+        raise CommandError(str(error)) from None
+
+
+def _plain(text: str) -> None:
+    Console(soft_wrap=True).out(text, highlight=False)
+
+
+def _console() -> Console:
+    """Standard output; where it is no terminal, wide enough for whole lines."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_PLAIN_WIDTH)
+
+
+def _listen(orders: Orders, arguments: list[str], quiet: bool) -> tuple[_Story, script.Outcome]:
+    """Runs the script in a session, and passes its warnings on. Raises CommandError where the session failed."""
+    with Display(Console(stderr=True), quiet) as display:
+        story = _Story(display)
+        outcome = script.run_tuned(orders, arguments, story, story.output)
+    for warning in story.warnings:
+        Console(stderr=True).print(f"plumb: {warning}", markup=False, highlight=False, soft_wrap=True)
+    if story.failed is not None:
+        raise CommandError(story.failed.text, story.failed.exit_code)
+    return story, outcome
+
+
+def _nothing_done(target: Target, story: _Story, outcome: script.Outcome, budget_seconds: float) -> CommandError:
+    """Why no loader was tuned or traced."""
+    seen = ", ".join(f"{loader.name} ({loader.site})" for loader in story.found)
+    if outcome.timed_out and not story.iterated:
+        where = f" It was at {outcome.stack[0]}." if outcome.stack else ""
+        what = f"; it constructed {seen}" if seen else _hand_made_batches(target)
+        patience = script.start_seconds(budget_seconds)
+        return CommandError(
+            f"no DataLoader was iterated within {patience:g} s{what}.{where} If it only needs longer to start, give it "
+            "more with --budget"
+        )
+    if outcome.timed_out:
+        return CommandError("the tuning did not finish within its budget; give it more with --budget")
+    if outcome.exit_code < 0:
+        name = signal.Signals(-outcome.exit_code).name
+        memory = "; it was probably out of memory" if name == "SIGKILL" else ""
+        return CommandError(f"the script was ended by {name} before a loader was tuned{memory}. Nothing was written")
+    if outcome.exit_code:
+        return CommandError(
+            f"the script ended with exit code {outcome.exit_code} before a loader was tuned; its own message is above. "
+            "Nothing was written"
+        )
+    if story.iterated:
+        return CommandError("the script ended before there was anything to tune. Nothing was written")
+    what = f"it constructed {seen}, but did not iterate it" if seen else "it has none" + _hand_made_batches(target)
+    return CommandError(f"the script ended without iterating a DataLoader: {what}. Nothing was written")
+
+
+def _hand_made_batches(target: Target) -> str:
+    """Names the function that makes batches without a loader, where the source shows one."""
+    if target.is_module:
+        return ""
+    tree = ast.parse(Path(target.name).read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and _BATCH_MAKER.fullmatch(node.name):
+            where = f"{Path(target.name).name}:{node.lineno}"
+            return f"; batches are made by hand in {node.name} ({where}), and plumb tunes DataLoaders only"
+    return ""
+
+
+def _check_script(path: Path) -> None:
+    if path.is_dir():
+        raise CommandError(f"{path} is a folder; name the script in it", 2)
+    try:
+        with tokenize.open(path) as file:
+            ast.parse(file.read(), str(path))
+    except OSError as error:
+        raise CommandError(f"{path}: {(error.strerror or str(error)).lower()}", 2) from None
+    except SyntaxError as error:
+        line = f":{error.lineno}" if error.lineno else ""
+        raise CommandError(f"{path}{line} is not Python: {error.msg}", 2) from None
+    except (UnicodeDecodeError, ValueError):
+        raise CommandError(f"{path} is not Python source", 2) from None
+
+
+def _check_module(name: str) -> None:
+    import os
+    import sys
+
+    sys.path.insert(0, os.getcwd())
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    finally:
+        sys.path.pop(0)
+    if spec is None:
+        raise CommandError(f"no module named {name}", 2)

@@ -1,0 +1,192 @@
+"""A loader's tuning from the first measurement to its plan, with the user's loop and without it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from plumb import events
+from plumb.loop import Course, Endless, Loop, LoopReading, ready
+from plumb.options import Options
+from plumb.plan import EndToEnd, LoaderPlan, Rate
+from plumb.runtime.loader import rebuild
+from plumb.search.measure import rate_of
+from plumb.tracing import traced_within
+from plumb.tuning import Choice, Step, Subject, Tuner
+from plumb.watch import KnownLoader
+
+_KEPT_BATCHES = 2
+_TURNS_AT_LEAST, _TURNS_AT_MOST = 2, 5
+# How the batches of a loop that counts them are divided among what is measured through it.
+_SHARE_BEFORE, _SHARE_STEP, _SHARE_OF_A_TURN = 0.25, 0.15, 0.15
+# A loader that doesn't feed the training matters less: it is looked at more briefly.
+_PACE_ALONE = 0.6
+# A trace may take as long as so many looks at the loop.
+_TRACE_PACES = 2.5
+
+
+class Tuning:
+    """Tunes every loader of a script (a `session.Work`)."""
+
+    only_one = False
+
+    def __init__(self, options: Options, emit: Callable[[events.Event], None]) -> None:
+        self._options = options
+        self._emit = emit
+
+    def through_the_loop(
+        self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
+    ) -> Course[events.Event]:
+        """Baseline in the user's loop -> step rate -> trials -> winner and baseline by turns in the user's loop.
+
+        `own` are the batches of the user's own loader. Everything is done by `deadline`, or little later.
+        """
+        pace = self._options.pace_seconds
+        self._say(known, "your loop as it is")
+        in_flight = loader.num_workers * (loader.prefetch_factor or 0)
+        before = yield from loop.measure(own, in_flight + 1, 2 * pace, deadline, _SHARE_BEFORE)
+        self._say(known, "how fast your loop could go")
+        step = yield from _step(loop, own, loader.pin_memory, pace, deadline)
+        waiting = _waiting_share(before.rate, step) if before else None
+        subject = Subject(known.name, loader, loop.samples_per_batch, step, waiting)
+        seconds = deadline - time.perf_counter() - (2 * _TURNS_AT_LEAST + _TRACE_PACES) * pace
+        choice = Tuner(subject, self._options, seconds, pace, self._emit).choose()
+        in_loop = None
+        if loop.open and choice.tuned.config != choice.baseline.config:
+            self._say(known, "your loop before and after, by turns")
+            in_loop = yield from _side_by_side(loop, loader, own, choice, step, pace, deadline)
+            if in_loop is not None and in_loop.tuned_interval[0] <= in_loop.baseline_interval[1]:
+                choice, in_loop = _taken_back(choice, in_loop), None
+        if in_loop is None and before is not None:
+            in_loop = _unchanged(before.rate, waiting)
+        if not loop.open:
+            why = "ended" if loop.has_ended else "was left, so that its epoch did not end,"
+            note = f"your loop {why} after {loop.batches_given} batches; the rest was measured without it"
+            choice = dataclasses.replace(choice, notes=(*choice.notes, note))
+        return self._plan(known, loader, loop.samples_per_batch, choice, step, in_loop)
+
+    def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
+        """Tunes a loader whose loop was never seen to train: for its own rate, without a step rate."""
+        per_batch = known.samples_per_batch or float(loader.batch_size or 1)
+        subject = Subject(known.name, loader, per_batch, None, None)
+        pace = _PACE_ALONE * self._options.pace_seconds
+        choice = Tuner(subject, self._options, seconds, pace, self._emit).choose()
+        note = "tuned on its own, without a step rate: no training loop was seen to use it"
+        choice = dataclasses.replace(choice, notes=(*choice.notes, note))
+        return self._plan(known, loader, per_batch, choice, None, None)
+
+    def _plan(
+        self,
+        known: KnownLoader,
+        loader: DataLoader[Any],
+        samples_per_batch: float,
+        choice: Choice,
+        step: Step | None,
+        in_loop: EndToEnd | None,
+    ) -> events.LoaderDone:
+        """What was found, with the operators that a sample goes through."""
+        self._say(known, "what a sample goes through")
+        pipeline = traced_within(loader, choice.situation.cost, _TRACE_PACES * self._options.pace_seconds)
+        notes = (*choice.notes, pipeline) if isinstance(pipeline, str) else choice.notes
+        return events.LoaderDone(
+            LoaderPlan(
+                name=known.name,
+                site=str(known.site),
+                dataset=type(loader.dataset).__name__,
+                batch_size=known.batch_size,
+                samples_per_batch=samples_per_batch,
+                baseline=choice.baseline,
+                tuned=choice.tuned,
+                predicted=choice.situation.predict(choice.tuned.config),
+                step_samples_per_second=step.samples_per_second if step else None,
+                end_to_end=in_loop,
+                sample=choice.situation.cost_in_worker,
+                trials=choice.trials,
+                graph=None if isinstance(pipeline, str) else pipeline.to_node_link(),
+                notes=notes,
+            )
+        )
+
+    def _say(self, known: KnownLoader, text: str) -> None:
+        self._emit(events.Phase(f"{known.name}: {text}"))
+
+
+def _step(loop: Loop, own: Iterator[Any], pin: bool, seconds: float, deadline: float) -> Course[Step | None]:
+    """The pace of the training step when batches are ready, or None where the loop has ended."""
+    if not loop.open:
+        return None
+    kept = [next(own) for _ in range(_KEPT_BATCHES)]
+    reading = yield from loop.measure(ready(kept, pin), 1, seconds, deadline, _SHARE_STEP, waiting_counts=False)
+    return Step(reading.rate.samples_per_second, reading.cpu_seconds) if reading else None
+
+
+def _side_by_side(
+    loop: Loop,
+    loader: DataLoader[Any],
+    own: Iterator[Any],
+    choice: Choice,
+    step: Step | None,
+    seconds: float,
+    deadline: float,
+) -> Course[EndToEnd | None]:
+    """The user's loop on both configurations by turns; None where it ended before both were measured."""
+    tuned_loader = rebuild(loader, choice.tuned.config, None)
+    sides = (
+        (choice.baseline.config, own),
+        (choice.tuned.config, Endless(None, lambda: iter(tuned_loader))),
+    )
+    readings: tuple[list[LoopReading], list[LoopReading]] = ([], [])
+    for turn in range(_TURNS_AT_MOST):
+        if turn >= _TURNS_AT_LEAST and (_are_told_apart(*readings) or time.perf_counter() > deadline):
+            break
+        for (config, batches), taken in zip(sides, readings, strict=True):
+            warm_up = config.batches_in_flight + 1
+            reading = yield from loop.measure(batches, warm_up, seconds, deadline + seconds, _SHARE_OF_A_TURN)
+            taken += [reading] if reading else []
+    if not all(readings):
+        return None
+    before, after = map(_rate_over_turns, readings)
+    return EndToEnd(
+        before.samples_per_second,
+        after.samples_per_second,
+        before.interval,
+        after.interval,
+        _waiting_share(before, step),
+        _waiting_share(after, step),
+    )
+
+
+def _rate_over_turns(readings: Sequence[LoopReading]) -> Rate:
+    return rate_of([chunk for reading in readings for chunk in reading.chunks])
+
+
+def _are_told_apart(before: Sequence[LoopReading], after: Sequence[LoopReading]) -> bool:
+    if not before or not after:
+        return False
+    return _rate_over_turns(after).interval[0] > _rate_over_turns(before).interval[1]
+
+
+def _waiting_share(loop: Rate, step: Step | None) -> float | None:
+    """The share of the loop's time that ready batches would save, from 0 to 1; None where the step is not known.
+
+    Told from rates, not from the time spent inside `next`: with an asynchronous device or a prefetching thread,
+    waiting for data and waiting for the step happen at the same time.
+    """
+    return max(0.0, 1.0 - loop.samples_per_second / step.samples_per_second) if step else None
+
+
+def _unchanged(loop: Rate, waiting: float | None) -> EndToEnd:
+    rate = loop.samples_per_second
+    return EndToEnd(rate, rate, loop.interval, loop.interval, waiting, waiting)
+
+
+def _taken_back(choice: Choice, in_loop: EndToEnd) -> Choice:
+    note = (
+        f"nothing better within noise: alone, {choice.tuned.config} loads faster, but your loop ran at "
+        f"{in_loop.tuned:,.0f} samples/s with it and at {in_loop.baseline:,.0f} without"
+    )
+    return dataclasses.replace(choice, tuned=choice.baseline, notes=(*choice.notes, note))

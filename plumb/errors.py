@@ -1,0 +1,29 @@
+"""The ways in which a tuning can end early."""
+
+from __future__ import annotations
+
+
+class TuningError(Exception):
+    """The tuning can't go on. The message is one line and says what to do."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class UsersError(Exception):
+    """Carries an exception of the user's own code to where the user's loop asks for a batch, to be raised unchanged."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(one_line(error))
+        self.error = error
+
+
+class LoopEndedError(Exception):
+    """Thrown into a course when the user's loop will ask for no further batch."""
+
+
+def one_line(error: BaseException) -> str:
+    """The last line that says something: worker errors carry a whole traceback in their message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__

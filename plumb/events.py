@@ -1,0 +1,125 @@
+"""What the child process tells its parent while it runs the user's script, one JSON line each."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from plumb.plan import LoaderPlan, Trial
+
+
+class LoaderFound(msgspec.Struct, frozen=True, tag=True):
+    """The script has constructed a loader."""
+
+    name: str
+    site: str
+    dataset: str
+
+
+class LoaderIterated(msgspec.Struct, frozen=True, tag=True):
+    """The script iterates a loader for the first time, `seconds` after it was started."""
+
+    name: str
+    site: str
+    seconds: float
+
+
+class TuningStarted(msgspec.Struct, frozen=True, tag=True):
+    """A loader's tuning begins, `seconds` after the script was started."""
+
+    name: str
+    site: str
+    seconds: float
+
+
+class Phase(msgspec.Struct, frozen=True, tag=True):
+    """What is being done now, in words for a progress line."""
+
+    text: str
+
+
+class TrialDone(msgspec.Struct, frozen=True, tag=True):
+    """A configuration was tried."""
+
+    loader: str
+    trial: Trial
+
+
+class LoaderDone(msgspec.Struct, frozen=True, tag=True):
+    """A loader's tuning is done."""
+
+    plan: LoaderPlan
+
+
+class Traced(msgspec.Struct, frozen=True, tag=True):
+    """A loader's pipeline, as `networkx.node_link_data`."""
+
+    name: str
+    site: str
+    graph: dict[str, Any]
+
+
+class Warned(msgspec.Struct, frozen=True, tag=True):
+    """Something the user should know, in one line."""
+
+    text: str
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The tuning can't go on, through no fault of the script; `text` is one line that says what to do."""
+
+    text: str
+    exit_code: int
+
+
+class Ended(msgspec.Struct, frozen=True, tag=True):
+    """The script was ended by plumb, or came to its own end; nothing follows."""
+
+    by_plumb: bool
+    written_files: list[str]
+    optimizer_steps: int
+
+
+Event = (
+    LoaderFound | LoaderIterated | TuningStarted | Phase | TrialDone | LoaderDone | Traced | Warned | Failed | Ended
+)  # fmt: skip
+
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+class Sender:
+    """Writes events to a file descriptor; silent once nobody reads them."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+        self._owner = os.getpid()
+
+    def __call__(self, event: Event) -> None:
+        """Sends one event, whole. Does nothing in a forked process, which has no story of its own to tell."""
+        if os.getpid() != self._owner:
+            return
+        line = memoryview(msgspec.json.encode(event) + b"\n")
+        with self._lock:
+            try:
+                while line:
+                    line = line[os.write(self._descriptor, line) :]
+            except BrokenPipeError:
+                pass
+
+
+class Receiver:
+    """Turns the bytes read from a pipe back into events, however they were cut."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """The events completed by `data`."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            yield _decoder.decode(line)

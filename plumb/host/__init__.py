@@ -1,0 +1,13 @@
+"""What the host allows: `Limits.detect()` reads it, each limit with the place where it was read.
+
+files -> mounts -> cgroups, slurm, ranks, affinity -> cpus, memory, processes, disks, gpus -> limits
+limits, machine -> advice -> describe
+"""
+
+from plumb.host.advice import advice
+from plumb.host.describe import describe
+from plumb.host.gpus import Gpu
+from plumb.host.limits import Limits
+from plumb.host.machine import Machine
+
+__all__ = ["Gpu", "Limits", "Machine", "advice", "describe"]

@@ -1,0 +1,56 @@
+"""The CPUs that the kernel may run this process on, and whether its launcher chose them for this rank alone."""
+
+from __future__ import annotations
+
+import os
+
+from plumb.host.files import Host, whole
+
+_RANK_VARIABLES = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PMI_RANK", "SLURM_STEP_ID")
+
+
+def cpus_of(host: Host, pid: int | None = None) -> frozenset[int]:
+    """The CPUs that process `pid`, or this one, may run on; empty where the host doesn't say."""
+    allowed = cpu_list(host.pairs(f"/proc/{pid or 'self'}/status").get("Cpus_allowed_list", ""))
+    online = cpu_list(host.text("/sys/devices/system/cpu/online") or "")
+    # Virtual machines allow CPUs that could be plugged in one day.
+    return allowed & online or allowed
+
+
+def usable_cpus(host: Host) -> int:
+    """The number of CPUs that this process may run on."""
+    count = len(cpus_of(host))
+    if count == 0:
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return count
+
+
+def chosen_by_launcher(host: Host) -> bool:
+    """Whether each rank was given CPUs of its own, as `mpirun --bind-to` and `srun --cpu-bind` do.
+
+    The launcher is the nearest ancestor without a rank's variables; it then may use CPUs that this rank may not.
+    An ancestor whose environment can't be read belongs to someone else, and so is a launcher as well.
+    """
+    parent = host.parent()
+    while parent:
+        variables = {entry.partition("=")[0] for entry in (host.text(f"/proc/{parent}/environ") or "").split("\0")}
+        if variables.isdisjoint(_RANK_VARIABLES):
+            return cpus_of(host, parent) > cpus_of(host)
+        parent = host.parent(parent)
+    return False
+
+
+def cpu_list(text: str) -> frozenset[int]:
+    """The CPUs in a kernel list such as `0-3,8`; empty where it is malformed.
+
+    >>> sorted(cpu_list("0-2,8"))
+    [0, 1, 2, 8]
+    """
+    cpus: set[int] = set()
+    for word in text.strip().split(","):
+        low, _, high = word.partition("-")
+        first, last = whole(low), whole(high or low)
+        if first is None or last is None or last - first > 100_000:
+            return frozenset()
+        cpus.update(range(first, last + 1))
+    return frozenset(cpus)

@@ -1,0 +1,110 @@
+"""The GPUs that this process may use, through NVML: no CUDA context is made and torch isn't imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU, or one MIG partition of a GPU. What the driver doesn't say is None.
+
+    The PCIe generation in use may be low because the GPU is idle; a low width (lanes) is not explained by that.
+    """
+
+    name: str
+    uuid: str | None
+    mig: bool
+    memory_bytes: int | None
+    memory_free_bytes: int | None
+    pcie_generation: int | None
+    pcie_generation_most: int | None
+    pcie_width: int | None
+    pcie_width_most: int | None
+
+
+def gpus(environ: Mapping[str, str]) -> tuple[tuple[Gpu, ...], str]:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, and where they were read, or why there are none.
+
+    Numbers in CUDA_VISIBLE_DEVICES are taken in NVML's order, that of the PCI bus. CUDA's own order differs from it
+    only on hosts with GPUs of several models and without CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return (), "nvidia-ml-py isn't installed"
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return (), str(error)
+    try:
+        found = _visible(list(_devices(_Nvml(pynvml))), environ.get("CUDA_VISIBLE_DEVICES"))
+    finally:
+        _Nvml(pynvml).ask("nvmlShutdown")
+    if found:
+        return found, "NVML"
+    if "CUDA_VISIBLE_DEVICES" in environ:
+        return (), f"CUDA_VISIBLE_DEVICES={environ['CUDA_VISIBLE_DEVICES']!r} leaves none"
+    return (), "NVML lists none"
+
+
+@dataclass(frozen=True)
+class _Nvml:
+    """NVML whose every question may go unanswered: old drivers, virtual GPUs and partitions lack some."""
+
+    module: Any
+
+    def ask(self, question: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self.module, question)(*arguments)
+        except (self.module.NVMLError, AttributeError):
+            return None
+
+
+def _devices(nvml: _Nvml) -> Iterator[tuple[int, Gpu]]:
+    """Every usable device with the number of the GPU that it is, or is a part of."""
+    for number in range(nvml.ask("nvmlDeviceGetCount") or 0):
+        handle = nvml.ask("nvmlDeviceGetHandleByIndex", number)
+        if handle is None:
+            continue
+        # The first of the two modes is the current one; a GPU that is partitioned can't be used as a whole.
+        if (nvml.ask("nvmlDeviceGetMigMode", handle) or (0,))[0]:
+            yield from ((number, _gpu(nvml, part, handle)) for part in _partitions(nvml, handle))
+        else:
+            yield number, _gpu(nvml, handle, handle)
+
+
+def _partitions(nvml: _Nvml, handle: Any) -> list[Any]:
+    most = nvml.ask("nvmlDeviceGetMaxMigDeviceCount", handle) or 0
+    parts = (nvml.ask("nvmlDeviceGetMigDeviceHandleByIndex", handle, number) for number in range(most))
+    return [part for part in parts if part is not None]
+
+
+def _gpu(nvml: _Nvml, handle: Any, board: Any) -> Gpu:
+    memory = nvml.ask("nvmlDeviceGetMemoryInfo", handle)
+    return Gpu(
+        name=nvml.ask("nvmlDeviceGetName", handle) or "unnamed GPU",
+        uuid=nvml.ask("nvmlDeviceGetUUID", handle),
+        mig=handle is not board,
+        memory_bytes=None if memory is None else int(memory.total),
+        memory_free_bytes=None if memory is None else int(memory.free),
+        pcie_generation=nvml.ask("nvmlDeviceGetCurrPcieLinkGeneration", board),
+        pcie_generation_most=nvml.ask("nvmlDeviceGetMaxPcieLinkGeneration", board),
+        pcie_width=nvml.ask("nvmlDeviceGetCurrPcieLinkWidth", board),
+        pcie_width_most=nvml.ask("nvmlDeviceGetMaxPcieLinkWidth", board),
+    )
+
+
+def _visible(devices: list[tuple[int, Gpu]], variable: str | None) -> tuple[Gpu, ...]:
+    """What CUDA shows of `devices`: in the variable's order, and nothing from the first unknown name on."""
+    if variable is None:
+        return tuple(gpu for _, gpu in devices)
+    shown: list[Gpu] = []
+    for word in (word.strip() for word in variable.split(",")):
+        named = [gpu for number, gpu in devices if word == str(number) or (word and (gpu.uuid or "").startswith(word))]
+        if not named:
+            break
+        shown += named
+    return tuple(shown)

@@ -1,0 +1,137 @@
+"""What this process may use of its host."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from plumb.host.cpus import cpu_limit
+from plumb.host.disks import disk
+from plumb.host.files import Host
+from plumb.host.gpus import Gpu, gpus
+from plumb.host.memory import memory_limit, shm_limit
+from plumb.host.processes import open_file_limits, process_limit
+from plumb.host.ranks import ranks_on_host
+
+ASKED_FOR = "asked for"
+_NUMBERS = (
+    "cpus",
+    "memory_bytes",
+    "shm_bytes",
+    "open_files",
+    "open_files_most",
+    "processes",
+    "disk_bytes",
+    "max_workers",
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one rank may use. `math.inf` stands for "no limit known", so that limits compare and divide as they are.
+
+    - `cpus`: CPU seconds per second, not a whole number under a quota. It says nothing of how many workers may *wait*.
+    - `memory_bytes`: memory in all, what this process and its descendants use already included.
+    - `shm_bytes`: free space in /dev/shm. It counts as memory as well.
+    - `open_files`: files that one process may hold open; it may raise that to `open_files_most` by itself.
+    - `processes`: processes and threads, counted alike, that may still be started.
+    - `disk_bytes`, `disk_kind`: free space of the cache folder, and `ssd`, `rotating`, `network`, `tmpfs` or `unknown`;
+      None where no folder was asked about.
+    - `max_workers`: the workers that the user allows; the host knows no such limit.
+    - `sharing_strategy`: how torch hands tensors between processes; None where torch isn't imported yet.
+    - `sources`: for each limit that is known, where it was read.
+
+    What the ranks on this host share (all but open files) is one rank's part. Raises ValueError for a limit that is
+    negative, not a number, or no CPU at all.
+    """
+
+    cpus: float = math.inf
+    memory_bytes: float = math.inf
+    shm_bytes: float = math.inf
+    open_files: float = math.inf
+    open_files_most: float = math.inf
+    processes: float = math.inf
+    disk_bytes: float = math.inf
+    disk_kind: str | None = None
+    max_workers: float = math.inf
+    gpus: tuple[Gpu, ...] = ()
+    sharing_strategy: str | None = None
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            # Written so that NaN, which compares with nothing, is refused too.
+            if not value >= 0 or (name == "cpus" and value == 0):
+                raise ValueError(f"{name}={value}: a limit must be a number {'above' if name == 'cpus' else 'from'} 0")
+
+    @classmethod
+    def detect(cls, cache_dir: str | os.PathLike[str] | None = None) -> Limits:
+        """The limits of this process on this host, now, with the disk that `cache_dir` is or will be on.
+
+        Raises OSError only where `cache_dir` is in a folder that this user may not look into.
+        """
+        return _detect(Host(), cache_dir)
+
+    def lowered(
+        self,
+        *,
+        cpus: float = math.inf,
+        memory_bytes: float = math.inf,
+        shm_bytes: float = math.inf,
+        open_files: float = math.inf,
+        processes: float = math.inf,
+        disk_bytes: float = math.inf,
+        max_workers: float = math.inf,
+    ) -> Limits:
+        """These limits, with each given one where it is smaller. Raises ValueError as the constructor does."""
+        asked = Limits(
+            cpus=cpus,
+            memory_bytes=memory_bytes,
+            shm_bytes=shm_bytes,
+            open_files=open_files,
+            open_files_most=open_files,
+            processes=processes,
+            disk_bytes=disk_bytes,
+            max_workers=max_workers,
+        )
+        lower = {name: getattr(asked, name) for name in _NUMBERS if getattr(asked, name) < getattr(self, name)}
+        sources = {**self.sources, **dict.fromkeys(lower, ASKED_FOR)}
+        return replace(self, **lower, sources=sources)
+
+
+def _detect(host: Host, cache_dir: str | os.PathLike[str] | None) -> Limits:
+    ranks = ranks_on_host(host)
+    open_files, open_files_most = open_file_limits()
+    readings = {
+        "cpus": cpu_limit(host, ranks),
+        "memory_bytes": memory_limit(host, ranks),
+        "shm_bytes": shm_limit(host, ranks),
+        "open_files": open_files,
+        "processes": process_limit(host, ranks),
+    }
+    disk_kind = None
+    if cache_dir is not None:
+        found = disk(host, Path(cache_dir), ranks)
+        readings["disk_bytes"], disk_kind = found.free, found.kind
+    devices, devices_source = gpus(host.environ)
+    sources = {name: reading.source for name, reading in readings.items() if math.isfinite(reading.value)}
+    return Limits(
+        **{name: reading.value for name, reading in readings.items()},
+        open_files_most=open_files_most,
+        disk_kind=disk_kind,
+        gpus=devices,
+        sharing_strategy=_sharing_strategy(),
+        sources={**sources, "gpus": devices_source},
+    )
+
+
+def _sharing_strategy() -> str | None:
+    # Importing torch takes seconds and would start its thread pools: ask only if the script has done so.
+    torch_multiprocessing = sys.modules.get("torch.multiprocessing")
+    ask = getattr(torch_multiprocessing, "get_sharing_strategy", None)
+    return None if ask is None else str(ask())

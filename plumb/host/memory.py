@@ -1,0 +1,134 @@
+"""Main memory and shared memory: what this rank may use.
+
+A job may use what it uses already, and what is available now. Page cache counts as available, as in the kernel's
+own MemAvailable, since the kernel gives it up before it refuses memory; what others hold does not, although they may
+free it later. Swap is never counted. Anonymous and shared pages of this process and its descendants are what it uses
+already: pages of files, such as torch's libraries, are in the page cache and would count twice.
+
+Ranks share what is available now in equal parts, and each keeps what it uses already.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from plumb.host import slurm
+from plumb.host.cgroups import Level, levels
+from plumb.host.files import Host, first_whole, whole
+from plumb.host.ranks import Ranks
+from plumb.host.reading import NO_LIMIT_KNOWN, Reading, smallest
+from plumb.units import format_bytes
+
+# Version 1 writes "no limit" as the largest number of pages; no host has an exbibyte.
+_UNLIMITED_BYTES = 2**60
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Memory with a limit of its own, in bytes; `available` is None where its use can't be read."""
+
+    limit: int
+    available: int | None
+    source: str
+
+
+def memory_limit(host: Host, ranks: Ranks) -> Reading:
+    """Bytes that this rank may use in all, those that it uses already included."""
+    own = _own_bytes(host)
+    return smallest(_reading(pool, own, ranks) for pool in _pools(host))
+
+
+def shm_limit(host: Host, ranks: Ranks) -> Reading:
+    """Bytes of /dev/shm that this rank may still use. They count as memory as well."""
+    try:
+        status = os.statvfs(host.path("/dev/shm"))
+    except OSError:
+        # Only Linux keeps shared memory in a folder, and there torch can't do without it.
+        return Reading(0, "/dev/shm is missing") if sys.platform == "linux" else Reading(float("inf"), NO_LIMIT_KNOWN)
+    size = format_bytes(status.f_blocks * status.f_frsize)
+    shared = ranks.share(Reading(status.f_bavail * status.f_frsize, f"/dev/shm: free of {size}"))
+    return Reading(shared.value // 1, shared.source)
+
+
+def _reading(pool: _Pool, own: int, ranks: Ranks) -> Reading:
+    # Ranks are alike: where a pool's use is unknown, each is taken to use as much as this one.
+    available = max(0, pool.limit - own * ranks.count) if pool.available is None else pool.available
+    taken = max(0, pool.limit - available - own)
+    share = ranks.share(Reading(available, f"{pool.source}: {format_bytes(pool.limit)}"))
+    source = f"{share.source}; {format_bytes(taken)} in use by others" if pool.available is not None else share.source
+    return Reading(min(share.value // 1 + own, pool.limit), source)
+
+
+def _pools(host: Host) -> Iterator[_Pool]:
+    yield from _host_pool(host)
+    asked = slurm.memory_bytes(host)
+    if asked is not None:
+        yield _Pool(int(asked.value), None, asked.source)
+    for level in levels(host, "memory"):
+        yield from _group_pools(host, level)
+
+
+def _host_pool(host: Host) -> Iterator[_Pool]:
+    meminfo = host.pairs("/proc/meminfo")
+    total, available = first_whole(meminfo.get("MemTotal")), first_whole(meminfo.get("MemAvailable"))
+    if total is not None:
+        yield _Pool(total * 1024, None if available is None else available * 1024, "the host's memory")
+    elif sys.platform != "linux":
+        import psutil
+
+        memory = psutil.virtual_memory()
+        yield _Pool(memory.total, memory.available, "the host's memory")
+
+
+def _group_pools(host: Host, level: Level) -> Iterator[_Pool]:
+    stat = host.pairs(f"{level.folder}/memory.stat")
+    if level.version == 1:
+        # The hierarchical limit also knows the levels above those that a container sees.
+        limits = {
+            "memory limit": host.number(f"{level.folder}/memory.limit_in_bytes"),
+            "hierarchical memory limit": whole(stat.get("hierarchical_memory_limit")),
+        }
+        used = host.number(f"{level.folder}/memory.usage_in_bytes")
+        reclaimable = ["total_active_file", "total_inactive_file"]
+    else:
+        # Above memory.high a group isn't killed, but slowed to a crawl.
+        limits = {name: host.number(f"{level.folder}/{name}") for name in ("memory.max", "memory.high")}
+        used = host.number(f"{level.folder}/memory.current")
+        reclaimable = ["active_file", "inactive_file", "slab_reclaimable"]
+    freed = sum(whole(stat.get(name)) or 0 for name in reclaimable)
+    for name, limit in limits.items():
+        if limit is not None and 0 <= limit < _UNLIMITED_BYTES:
+            available = None if used is None else min(limit, max(0, limit - used + freed))
+            yield _Pool(limit, available, f"cgroup v{level.version} {name} {level.name}")
+
+
+def _own_bytes(host: Host) -> int:
+    """Bytes that this process and its descendants hold and that aren't pages of files; shared pages count once."""
+    pid = first_whole(host.pairs("/proc/self/status").get("Pid"))
+    return 0 if pid is None else sum(_held_bytes(host, member) for member in _tree(host, pid))
+
+
+def _tree(host: Host, pid: int) -> set[int]:
+    children: dict[int, list[int]] = {}
+    for process in host.processes():
+        children.setdefault(process.parent, []).append(process.pid)
+    tree, waiting = set(), [pid]
+    while waiting:
+        member = waiting.pop()
+        if member not in tree:
+            tree.add(member)
+            waiting += children.get(member, [])
+    return tree
+
+
+def _held_bytes(host: Host, pid: int) -> int:
+    """One process's part of the pages that aren't files; where the kernel doesn't split them, all that it maps."""
+    rollup = host.pairs(f"/proc/{pid}/smaps_rollup")
+    proportional = [first_whole(rollup.get(name)) for name in ("Pss_Anon", "Pss_Shmem")]
+    if None in proportional:
+        status = host.pairs(f"/proc/{pid}/status")
+        proportional = [first_whole(status.get(name)) for name in ("RssAnon", "RssShmem")]
+    return 1024 * sum(kibibytes or 0 for kibibytes in proportional)

@@ -1,0 +1,47 @@
+"""The mounted file systems, from /proc/self/mountinfo."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from plumb.host.files import Host
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One mounted file system: `point` shows the folder `root` of it."""
+
+    device: str
+    root: str
+    point: str
+    kind: str
+    source: str
+    options: frozenset[str]
+
+
+def mounts(host: Host) -> list[Mount]:
+    """All mounts that this process sees, in the order in which they were made; malformed lines are left out."""
+    lines = (host.text("/proc/self/mountinfo") or "").splitlines()
+    parsed = (_parse(line) for line in lines)
+    return [mount for mount in parsed if mount is not None]
+
+
+def _parse(line: str) -> Mount | None:
+    # Any number of optional fields stands before the lone dash.
+    left, dash, right = line.partition(" - ")
+    before, after = left.split(), right.split()
+    if not dash or len(before) < 6 or len(after) < 3:
+        return None
+    return Mount(
+        device=before[2],
+        root=_unescape(before[3]),
+        point=_unescape(before[4]),
+        kind=after[0],
+        source=_unescape(after[1]),
+        options=frozenset(after[2].split(",")),
+    )
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

@@ -1,0 +1,46 @@
+"""The training processes that share this host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from plumb.host.files import Host, whole
+from plumb.host.reading import Reading
+from plumb.host.slurm import tasks_on_node
+
+_LOCAL_SIZES = (
+    "LOCAL_WORLD_SIZE",  # torchrun, accelerate
+    "LOCAL_SIZE",  # DeepSpeed
+    "OMPI_COMM_WORLD_LOCAL_SIZE",  # Open MPI
+    "MPI_LOCALNRANKS",  # MPICH, Intel MPI
+    "PMI_LOCAL_SIZE",
+    "MV2_COMM_WORLD_LOCAL_SIZE",  # MVAPICH
+    "PALS_LOCAL_SIZE",  # HPE Cray
+    "HOROVOD_LOCAL_SIZE",
+)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """How many ranks share this host, and the variable that says so (empty for a rank on its own)."""
+
+    count: int
+    source: str
+
+    def share(self, whole_host: Reading) -> Reading:
+        """One rank's part of what all ranks on the host use together."""
+        if self.count == 1:
+            return whole_host
+        source = f"{whole_host.source}; shared by {self.count} ranks ({self.source})"
+        return Reading(whole_host.value / self.count, source)
+
+
+def ranks_on_host(host: Host) -> Ranks:
+    """The largest count that a launcher's variables give; 1 where there is no launcher."""
+    counts = {name: whole(host.environ.get(name)) for name in _LOCAL_SIZES}
+    counts["SLURM_STEP_TASKS_PER_NODE"] = tasks_on_node(host)
+    if "LOCAL_RANK" in host.environ and host.environ.get("MASTER_ADDR") in ("localhost", "127.0.0.1", "::1"):
+        # Lightning's own launcher gives no local size; with a master on the loopback there is no second host.
+        counts["WORLD_SIZE"] = whole(host.environ.get("WORLD_SIZE"))
+    count, source = max(((count or 1, name) for name, count in counts.items()), key=lambda pair: pair[0])
+    return Ranks(count, source) if count > 1 else Ranks(1, "")

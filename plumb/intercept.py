@@ -1,0 +1,111 @@
+"""The one place that touches torch's `DataLoader`: its construction, and the hand-over at `iter()`.
+
+The base class is patched in place, so subclasses, aliases and names imported earlier are all seen. Nothing is patched
+before torch itself is imported by the script: environment variables that the script sets first keep their effect.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from plumb.site import Site, find_site, is_library
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+_DATALOADER_MODULE = "torch.utils.data.dataloader"
+
+
+class Handler(Protocol):
+    """Who wants to hear of loaders."""
+
+    def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Called before torch's constructor, with its arguments by name; returns those to use."""
+
+    def constructed(self, loader: DataLoader[Any], site: Site) -> None:
+        """Called when torch's constructor is done."""
+
+    def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
+        """Called in place of torch's `__iter__`, which `start` is.
+
+        `plain_loop` says that the user's own code iterates the loader until it ends; a framework, or an `__iter__` of a
+        subclass, may count batches by itself.
+        """
+
+
+def install(handler: Handler) -> None:
+    """From now on `handler` hears of every DataLoader of this process, and of none in processes it starts."""
+    if _DATALOADER_MODULE in sys.modules:
+        _patch(sys.modules[_DATALOADER_MODULE].DataLoader, handler)
+    else:
+        after_import(_DATALOADER_MODULE, lambda module: _patch(module.DataLoader, handler))
+
+
+def after_import(name: str, then: Callable[[ModuleType], None]) -> None:
+    """Calls `then` with the module `name` as soon as it has been imported."""
+    sys.meta_path.insert(0, _AfterImport(name, then))
+
+
+class _AfterImport(importlib.abc.MetaPathFinder):
+    def __init__(self, name: str, then: Callable[[ModuleType], None]) -> None:
+        self._name = name
+        self._then = then
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self._name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_then_patch(module: ModuleType) -> None:
+                execute(module)
+                self._then(module)
+
+            spec.loader.exec_module = execute_then_patch  # type: ignore[method-assign]
+        return spec
+
+
+def _patch(base: type[DataLoader[Any]], handler: Handler) -> None:
+    construct, iterate = base.__init__, base.__iter__
+    signature = inspect.signature(construct)
+    owner = os.getpid()
+
+    def is_ours(loader: DataLoader[Any]) -> bool:
+        return os.getpid() != owner or getattr(type(loader), "made_by_plumb", False)
+
+    @functools.wraps(construct)
+    def patched_init(self: DataLoader[Any], *args: Any, **kwargs: Any) -> None:
+        if is_ours(self):
+            return construct(self, *args, **kwargs)
+        try:
+            bound = signature.bind(self, *args, **kwargs)
+        except TypeError:
+            return construct(self, *args, **kwargs)
+        _, *names = bound.arguments
+        site = find_site(sys._getframe(1))
+        construct(self, **handler.constructing(site, {name: bound.arguments[name] for name in names}))
+        handler.constructed(self, site)
+        return None
+
+    @functools.wraps(iterate)
+    def patched_iter(self: DataLoader[Any]) -> Any:
+        if is_ours(self):
+            return iterate(self)
+        plain_loop = type(self).__iter__ is patched_iter and not is_library(sys._getframe(1).f_code.co_filename)
+        return handler.iterating(self, functools.partial(iterate, self), plain_loop)
+
+    base.__init__ = patched_init  # type: ignore[method-assign]
+    base.__iter__ = patched_iter  # type: ignore[method-assign]

@@ -1,0 +1,169 @@
+"""The user's own loop as a measuring instrument.
+
+A course of measurements is a generator: each `yield` hands a batch to the user's loop and comes back when the loop
+asks for the next one, so the time inside a `yield` is the training step. What is sent back says whether the loop was
+interrupted in between, by the start of another epoch for instance.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from plumb.errors import LoopEndedError, UsersError
+from plumb.plan import Rate
+from plumb.profile.device import pinned, synchronize
+from plumb.search.measure import Chunk, rate_of
+
+T = TypeVar("T")
+Course = Generator[Any, bool, T]
+
+_CHUNK_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class LoopReading:
+    """What the user's loop did over a while, per sample."""
+
+    chunks: tuple[Chunk, ...]
+    wait_seconds: float
+    step_seconds: float
+    cpu_seconds: float
+
+    @property
+    def rate(self) -> Rate:
+        """Samples per second of the loop, with its interval."""
+        return rate_of(self.chunks)
+
+
+class Endless:
+    """The batches of a loader, begun again when they end, so that a measurement never ends the user's epoch.
+
+    `begun` is an iterator that the user's loop has started already. Errors of the loader come out as UsersError.
+    """
+
+    def __init__(self, begun: Iterator[Any] | None, start: Callable[[], Iterator[Any]]) -> None:
+        self._batches = begun if begun is not None else start()
+        self._start = start
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        for batches in (None, self._start):
+            if batches is not None:
+                self._batches = batches()
+            try:
+                return next(self._batches)
+            except StopIteration:
+                continue
+            except Exception as error:
+                raise UsersError(error) from None
+        raise UsersError(StopIteration())
+
+
+def ready(batches: Iterable[Any], pin: bool) -> Iterator[Any]:
+    """The same few batches for ever, each time a fresh copy: a loop may change what it is given."""
+    for batch in itertools.cycle(list(batches)):
+        yield pinned(copy.deepcopy(batch)) if pin else copy.deepcopy(batch)
+
+
+class Loop:
+    """Measures through the user's loop until the loop ends, or has been given `batches_at_most`."""
+
+    def __init__(self, samples_per_batch: float, batches_at_most: float) -> None:
+        self.samples_per_batch = samples_per_batch
+        self.batches_given = 0
+        self._batches_at_most = batches_at_most
+        self.has_ended = False
+
+    @property
+    def open(self) -> bool:
+        """Whether the loop can be given another batch."""
+        return not self.has_ended and self.batches_given < self._batches_at_most
+
+    def measure(
+        self,
+        batches: Iterator[Any],
+        warm_up: int,
+        seconds: float,
+        deadline: float,
+        share: float,
+        waiting_counts: bool = True,
+    ) -> Course[LoopReading | None]:
+        """Feeds `batches` to the loop and times it for about `seconds` after `warm_up` batches.
+
+        Takes no more than `share` of the batches that the loop may be given in all, but for the last chunk. With
+        `waiting_counts=False` the time to get a batch is left out: what remains is the step. Gives None where the loop
+        ends before anything was measured. The device is synchronised at both ends of every chunk.
+        """
+        chunks: list[Chunk] = []
+        spent = _Spent()
+        until = self.batches_given + share * self._batches_at_most
+
+        def may_go_on() -> bool:
+            return self.open and self.batches_given < until and time.perf_counter() <= deadline
+
+        try:
+            for _ in range(warm_up):
+                if may_go_on():
+                    yield from self._give(next(batches))
+            while (not chunks or may_go_on()) and self.open and sum(chunk.seconds for chunk in chunks) < seconds:
+                chunks.append((yield from self._chunk(batches, waiting_counts, spent)))
+        except LoopEndedError:
+            self.has_ended = True
+        if not chunks:
+            return None
+        samples = max(spent.batches, 1) * self.samples_per_batch
+        return LoopReading(
+            tuple(chunks), spent.wait_seconds / samples, spent.step_seconds / samples, spent.cpu_seconds / samples
+        )
+
+    def _chunk(self, batches: Iterator[Any], waiting_counts: bool, spent: _Spent) -> Course[Chunk]:
+        """One chunk of at least a few tenths of a second; what the loop does between two epochs is left out."""
+        synchronize()
+        count, excluded, wait, step, step_cpu = 0, 0.0, 0.0, 0.0, 0.0
+        begin = time.perf_counter()
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches)
+            got, cpu = time.perf_counter(), time.process_time()
+            interrupted = yield from self._give(batch)
+            if interrupted and self.open:
+                excluded += time.perf_counter() - asked
+                continue
+            excluded += 0.0 if waiting_counts else got - asked
+            is_last = time.perf_counter() - begin - excluded >= _CHUNK_SECONDS or not self.open
+            if is_last:
+                synchronize()
+            now = time.perf_counter()
+            count += 1
+            wait += got - asked
+            step += now - got
+            step_cpu += time.process_time() - cpu
+            if is_last:
+                break
+        spent.add(count, wait, step, step_cpu)
+        return Chunk(count * self.samples_per_batch, now - begin - excluded)
+
+    def _give(self, batch: Any) -> Course[bool]:
+        self.batches_given += 1
+        return bool((yield batch))
+
+
+@dataclass
+class _Spent:
+    batches: int = 0
+    wait_seconds: float = 0.0
+    step_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    def add(self, batches: int, wait: float, step: float, cpu: float) -> None:
+        self.batches += batches
+        self.wait_seconds += wait
+        self.step_seconds += step
+        self.cpu_seconds += cpu

@@ -1,0 +1,1 @@
+"""Numbers, limits and a configuration -> a prediction with its reason."""

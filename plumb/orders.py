@@ -1,0 +1,50 @@
+"""What the parent tells the child process to do, as data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from plumb.plan import Plan
+
+
+class Target(msgspec.Struct, frozen=True):
+    """The script to run: a path, or a module's name as after `python -m`."""
+
+    name: str
+    is_module: bool
+
+    @property
+    def stem(self) -> str:
+        """The name that the plan file is called after."""
+        return self.name.rpartition(".")[2] if self.is_module else Path(self.name).stem
+
+    def folder(self) -> Path:
+        """The folder of the script, which it may write beside."""
+        return Path.cwd() if self.is_module else Path(self.name).resolve().parent
+
+
+class TuneOrders(msgspec.Struct, frozen=True):
+    """The options of `plumb tune` that concern the child. None stands for what the host allows.
+
+    `trace_only` is for `plumb trace`, which takes the same way to a script's loaders.
+    """
+
+    budget_seconds: float
+    seed: int
+    may_reorder: bool
+    cpus: float | None
+    memory_bytes: int | None
+    max_workers: int | None
+    trace_only: bool = False
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """Run `target`, and either tune it or apply a plan to it."""
+
+    target: Target
+    tune: TuneOrders | None = None
+    plan: Plan | None = None
+    events_descriptor: int | None = None
+    stack_descriptor: int | None = None

@@ -1,0 +1,43 @@
+"""Ending processes so that nothing of theirs stays behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+import psutil
+
+# They wait for the pipe to their parent to close, remove what it left in shared memory, and end by themselves.
+_CARETAKERS = ("resource_tracker", "torch_shm_manager")
+
+
+def end_children(pid: int | None = None) -> None:
+    """Kills everything that `pid` (this process, by default) has started, but for the caretakers of shared memory.
+
+    They are killed, not asked: handlers of the user's for SIGTERM may save checkpoints.
+    """
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return
+    for child in children:
+        with contextlib.suppress(psutil.Error):
+            if not any(name in part for part in child.cmdline() for name in _CARETAKERS):
+                child.kill()
+
+
+def end_tree(pid: int) -> None:
+    """Kills `pid` and everything that it has started."""
+    end_children(pid)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def end_with_parent() -> None:
+    """Asks Linux to kill this process as soon as its parent is gone, however that ends; elsewhere does nothing."""
+    import ctypes
+
+    set_parent_death_signal = 1
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)

@@ -1,0 +1,135 @@
+"""What one sample costs in the dataset's read and the collate function, measured in the process that calls it."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from plumb.plan import SampleCost
+from plumb.search.measure import IndexStream
+
+_TURNS_AT_LEAST = 3
+_CLEARLY_FASTER = 0.8
+
+
+@dataclass(frozen=True)
+class _Span:
+    wall_seconds: float
+    cpu_seconds: float
+
+
+def sample_cost(loader: DataLoader[Any], stream: IndexStream | None, seconds: float) -> SampleCost:
+    """Reads samples and collates them for about `seconds`, in this thread and with one torch thread, as workers do.
+
+    Medians over batches, per sample; `main_seconds`, the hand-over from a worker, isn't seen from here and is 0.
+    Raises what the dataset raises.
+    """
+    spans: list[_Span] = []
+    size = 1.0
+    nbytes = tensors = 0
+    read = _reader(loader, stream)
+    deadline = time.perf_counter() + seconds
+    with _one_torch_thread():
+        while not spans or time.perf_counter() < deadline:
+            begin = (time.perf_counter(), time.thread_time())
+            batch, size = next(read)
+            wall, cpu = time.perf_counter() - begin[0], time.thread_time() - begin[1]
+            nbytes, tensors = batch_bytes(batch)
+            spans.append(_Span(wall / size, cpu / size))
+    # The first batch opens files and fills caches that every later one finds.
+    spans = spans[1:] or spans
+    wall = statistics.median(span.wall_seconds for span in spans)
+    cpu = min(statistics.median(span.cpu_seconds for span in spans), wall)
+    return SampleCost(wall, cpu, wall - cpu, 0.0, nbytes / size, tensors / size)
+
+
+def torch_threads_help(loader: DataLoader[Any], stream: IndexStream | None, seconds: float) -> bool:
+    """Whether a batch is made clearly faster when torch may use all its threads, by turns for about `seconds`."""
+    read = _reader(loader, stream)
+    one: list[float] = []
+    all_threads: list[float] = []
+    deadline = time.perf_counter() + seconds
+    while len(one) < _TURNS_AT_LEAST or time.perf_counter() < deadline:
+        for walls, threads in ((one, _one_torch_thread()), (all_threads, contextlib.nullcontext())):
+            with threads:
+                begin = time.perf_counter()
+                _, size = next(read)
+                walls.append((time.perf_counter() - begin) / size)
+    return statistics.median(all_threads) < _CLEARLY_FASTER * statistics.median(one)
+
+
+def batch_bytes(batch: Any) -> tuple[int, int]:
+    """The bytes of all tensors in a batch of any structure, and how many tensors these are."""
+    tensors = [leaf for leaf in leaves(batch) if isinstance(leaf, torch.Tensor)]
+    return sum(tensor.element_size() * tensor.nelement() for tensor in tensors), len(tensors)
+
+
+def leaves(batch: Any) -> Iterator[Any]:
+    """Everything in nested dictionaries, sequences, dataclasses and objects of graphs that is none of these itself."""
+    if isinstance(batch, dict):
+        for value in batch.values():
+            yield from leaves(value)
+    elif isinstance(batch, (list, tuple)):
+        for value in batch:
+            yield from leaves(value)
+    elif hasattr(batch, "__dict__") and not isinstance(batch, torch.Tensor):
+        yield from leaves(vars(batch))
+    else:
+        yield batch
+
+
+def samples_in(batch: Any) -> int:
+    """How many samples a batch holds that nobody counted: the first dimension of its first tensor, else its length."""
+    for leaf in leaves(batch):
+        if isinstance(leaf, torch.Tensor) and leaf.dim():
+            return leaf.size(0)
+    return len(batch) if isinstance(batch, (list, tuple)) else 1
+
+
+def _reader(loader: DataLoader[Any], stream: IndexStream | None) -> Iterator[tuple[Any, float]]:
+    """Batches and their sizes, made as a worker makes them."""
+    dataset, collate = loader.dataset, loader.collate_fn
+    if stream is None:
+        yield from _iterable_batches(loader)
+        return
+    fetch_many: Callable[[Any], Any] | None = getattr(dataset, "__getitems__", None)
+    while True:
+        indices = next(stream)
+        if loader.batch_sampler is None:
+            yield collate(dataset[indices]), 1.0
+        else:
+            samples = fetch_many(indices) if fetch_many else [dataset[index] for index in indices]
+            yield collate(samples), float(len(indices))
+
+
+def _iterable_batches(loader: DataLoader[Any]) -> Iterator[tuple[Any, float]]:
+    dataset = loader.dataset
+    assert isinstance(dataset, IterableDataset)
+    while True:
+        batch: list[Any] = []
+        for sample in dataset:
+            if loader.batch_size is None:
+                converted = loader.collate_fn(sample)
+                yield converted, float(samples_in(converted))
+                continue
+            batch.append(sample)
+            if len(batch) == loader.batch_size:
+                yield loader.collate_fn(batch), float(len(batch))
+                batch = []
+
+
+@contextlib.contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

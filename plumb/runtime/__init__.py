@@ -1,0 +1,1 @@
+"""A configuration -> a running loader."""

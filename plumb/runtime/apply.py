@@ -1,0 +1,107 @@
+"""A plan's configurations, put into the script's own loaders where they are constructed."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from plumb.plan import Config, LoaderPlan, Plan
+from plumb.site import Site
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+
+class PlanApplied:
+    """An `intercept.Handler` that changes the arguments of the loaders that the plan knows, and no others."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._said: set[str] = set()
+        self._changed: weakref.WeakKeyDictionary[DataLoader[Any], _Changed] = weakref.WeakKeyDictionary()
+
+    def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The loader's arguments with the plan's in their place, where the plan is for this very loader."""
+        planned = self._find(site)
+        if planned is None:
+            if not site.by_library:
+                self._say(
+                    f"{site.name} ({site}) is not in the plan; it runs as the script has it. Tune again to add it."
+                )
+            return arguments
+        if _batch_size(arguments) != planned.batch_size:
+            # A library that builds its own loader from the script's takes over what the plan gave that one.
+            if not site.by_library:
+                self._say(
+                    f"{site.name} ({site}) has batch size {_batch_size(arguments)}, the plan was made for "
+                    f"{planned.batch_size}; it runs as the script has it. Tune again to renew the plan."
+                )
+            return arguments
+        return with_config(arguments, planned.tuned.config) if _changes(planned) else arguments
+
+    def constructed(self, loader: DataLoader[Any], site: Site) -> None:
+        """Takes note of a loader that was changed."""
+        planned = self._find(site)
+        if planned is not None and _changes(planned) and planned.batch_size == loader.batch_size:
+            self._changed[loader] = _Changed(planned.baseline.config)
+
+    def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
+        """Starts an epoch; workers that persist are renewed where the script has changed the dataset since."""
+        from plumb.runtime.epochs import start_epoch, state_of
+
+        changed = self._changed.get(loader)
+        if changed is None:
+            return start()
+        before, changed.dataset = changed.dataset, state_of(loader.dataset)
+        if before is None:
+            return start()
+        users_persist = changed.users.persistent_workers
+        if before != changed.dataset and loader._iterator is not None and not users_persist:
+            self._say("the script changes its dataset between epochs: workers are started again, so that they see it")
+            loader._iterator = None
+        return start_epoch(loader, start, users_persist)
+
+    def _find(self, site: Site) -> LoaderPlan | None:
+        """The plan's entry for a loader: by name and file, since lines move when a script is edited."""
+        file, line = str(site).rsplit(":", 1)
+        named = [p for p in self._plan.loaders if p.site.rsplit(":", 1)[0] == file and p.name == site.name]
+        on_line = [p for p in self._plan.loaders if p.site == f"{file}:{line}"]
+        return next(iter(named or on_line), None)
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            print(f"plumb: {text}", file=sys.stderr)
+
+
+@dataclass
+class _Changed:
+    """A loader that runs on the plan's configuration: the user's own, and its dataset when the last epoch began."""
+
+    users: Config
+    dataset: Any = None
+
+
+def _changes(planned: LoaderPlan) -> bool:
+    return planned.tuned.config != planned.baseline.config
+
+
+def _batch_size(arguments: dict[str, Any]) -> int | None:
+    return arguments.get("batch_size", 1) if arguments.get("batch_sampler") is None else None
+
+
+def with_config(arguments: dict[str, Any], config: Config) -> dict[str, Any]:
+    """The arguments of torch's `DataLoader` with those of `config` in their place."""
+    from plumb.runtime.loader import worker_init
+
+    replaced = ("num_workers", "prefetch_factor", "persistent_workers", "pin_memory", "in_order")
+    kept = {name: value for name, value in arguments.items() if name not in replaced}
+    if config.num_workers == 0:
+        # Torch refuses these without workers.
+        kept.pop("multiprocessing_context", None)
+        kept.pop("timeout", None)
+    init = worker_init(config, kept.get("worker_init_fn"))
+    return {**kept, "worker_init_fn": init, **config.loader_arguments()}

@@ -1,0 +1,142 @@
+"""Runs a user's script in a child process under plumb: starts it, listens to it, and ends it safely.
+
+The child leads a process group of its own. Its output is passed on as it comes; its events arrive on a pipe.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from plumb.events import Event, LoaderIterated, Receiver, TuningStarted
+from plumb.orders import Orders
+from plumb.processes import end_tree
+from plumb.site import is_library
+
+# A tuning that has spent its budget may still be in the middle of a measurement.
+_GRACE_SECONDS = 20.0
+_POLL_SECONDS = 0.1
+_IMPORT_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the child ended: its exit code (negative for a signal), or that plumb ended it because time was up.
+
+    `stack` is where the script was when time was up, from the innermost call outwards, one line each.
+    """
+
+    exit_code: int
+    timed_out: bool
+    seconds: float
+    stack: tuple[str, ...]
+
+
+def run_tuned(
+    orders: Orders, arguments: list[str], on_event: Callable[[Event], None], on_output: Callable[[bytes], None]
+) -> Outcome:
+    """Runs the script with a tuning session inside, until it ends or its time is up.
+
+    KeyboardInterrupt, and any other exception of the callbacks, ends the child with all its workers and passes on.
+    """
+    assert orders.tune is not None
+    budget = orders.tune.budget_seconds
+    events_in, events_out = os.pipe()
+    with tempfile.TemporaryFile() as stack:
+        orders = msgspec.structs.replace(orders, events_descriptor=events_out, stack_descriptor=stack.fileno())
+        started = time.monotonic()
+        child = subprocess.Popen(
+            _command(orders, arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(events_out, stack.fileno()),
+            start_new_session=True,
+        )
+        os.close(events_out)
+        try:
+            timed_out = _listen(child, events_in, budget, on_event, on_output)
+        finally:
+            end_tree(child.pid)
+            child.wait()
+            os.close(events_in)
+        stack.seek(0)
+        lines = _stack_lines(stack.read().decode(errors="replace")) if timed_out else ()
+        return Outcome(child.returncode, timed_out, time.monotonic() - started, lines)
+
+
+def start_seconds(budget_seconds: float) -> float:
+    """How long a script may take to come to its first loader: the budget, but never less than imports need."""
+    return max(budget_seconds, _IMPORT_SECONDS)
+
+
+def replace_by(orders: Orders, arguments: list[str]) -> NoReturn:
+    """Turns this process into the script, so that signals, terminal and exit code are the script's own."""
+    command = _command(orders, arguments)
+    sys.stdout.flush()
+    os.execv(command[0], command)
+
+
+def _command(orders: Orders, arguments: list[str]) -> list[str]:
+    return [sys.executable, "-m", "plumb.child", msgspec.json.encode(orders).decode(), *arguments]
+
+
+def _listen(
+    child: subprocess.Popen[bytes],
+    events_in: int,
+    budget_seconds: float,
+    on_event: Callable[[Event], None],
+    on_output: Callable[[bytes], None],
+) -> bool:
+    """Passes on events and output until the child ends; True where its time was up before that.
+
+    A loader must be iterated within `start_seconds`; from then on there is the budget to find out what trains, and the
+    budget again to tune.
+    """
+    assert child.stdout is not None
+    output = child.stdout.fileno()
+    receiver = Receiver()
+    deadline = time.monotonic() + start_seconds(budget_seconds)
+    with selectors.DefaultSelector() as selector:
+        for descriptor in (events_in, output):
+            selector.register(descriptor, selectors.EVENT_READ)
+        while True:
+            # Once the child has ended, what is left in the pipes is read, but no end of file is waited for: workers
+            # that outlive it by a moment hold the other ends.
+            ended = child.poll() is not None
+            ready = selector.select(0.0 if ended else _POLL_SECONDS)
+            # Output first: what the script printed before it ended comes before the news that it did.
+            for key, _ in sorted(ready, key=lambda found: found[0].fd != output):
+                data = os.read(key.fd, 1 << 16)
+                if not data:
+                    selector.unregister(key.fd)
+                elif key.fd == output:
+                    on_output(data)
+                else:
+                    for event in receiver.feed(data):
+                        if isinstance(event, (LoaderIterated, TuningStarted)):
+                            deadline = time.monotonic() + budget_seconds + _GRACE_SECONDS
+                        on_event(event)
+            if ended and not ready:
+                return False
+            if time.monotonic() > deadline:
+                return True
+
+
+def _stack_lines(dump: str) -> tuple[str, ...]:
+    """The main thread's calls in a dump by `faulthandler`, the innermost first; libraries' are left out."""
+    threads = [part for part in dump.split("\n\n") if "(most recent call first)" in part]
+    if not threads:
+        return ()
+    calls = re.findall(r'File "(.+)", line (\d+) in (.+)', threads[-1])
+    return tuple(f"{Path(file).name}:{line} in {name}" for file, line, name in calls if not is_library(file))

@@ -1,0 +1,43 @@
+"""Readings -> what to measure once more, and what to choose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from plumb.model import planner
+from plumb.model.planner import Situation
+from plumb.search.ledger import Reading
+
+# Readings of single runs that differ by less than this say nothing of which is better (section 6 of the design).
+NOISE = 0.10
+# Rates closer than this are the same to us: the cheaper configuration is chosen, and a faster step is not chased.
+EQUAL = 0.02
+
+
+def finalists(own: Reading, others: Sequence[Reading]) -> list[Reading]:
+    """The user's configuration; of those that promise more, the best, and the cheapest that may be as good."""
+    promising = [reading for reading in others if reading.loop_rate > own.loop_rate]
+    if not promising:
+        return [own]
+    best = max(promising, key=lambda reading: reading.loop_rate)
+    cheapest = _cheapest(promising, best.loop_rate * (1 - NOISE))
+    return [own, best] if cheapest is best else [own, best, cheapest]
+
+
+def winner(finals: Sequence[Reading]) -> Reading:
+    """Of the readings that are equal to the best, the cheapest configuration."""
+    best = max(reading.loop_rate for reading in finals)
+    return _cheapest(finals, best * (1 - EQUAL))
+
+
+def is_better(situation: Situation, reading: Reading, own: Reading) -> bool:
+    """Whether the whole interval of `reading` lies above that of the user's configuration, in the loop."""
+    if reading.loader is None or own.loader is None:
+        return False
+    low = situation.loop_rate(reading.config, reading.loader.interval[0])
+    return low > situation.loop_rate(own.config, own.loader.interval[1])
+
+
+def _cheapest(readings: Sequence[Reading], at_least: float) -> Reading:
+    good = [reading for reading in readings if reading.loop_rate >= at_least]
+    return min(good, key=lambda reading: planner.cost_order(reading.config))

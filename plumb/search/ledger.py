@@ -1,0 +1,95 @@
+"""What was measured of each configuration in one tuning, and what follows for those that differ only in restarts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from plumb.model import operational
+from plumb.model.planner import Situation
+from plumb.plan import Config, Rate, Trial
+from plumb.search.measure import Chunk, rate_of
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A configuration tried for real: the loader's rate and the loop's, or why there are none."""
+
+    config: Config
+    loader: Rate | None
+    loop_samples_per_second: float | None
+    outcome: str
+
+    @property
+    def loop_rate(self) -> float:
+        """Samples per second of the loop; 0 where nothing could be measured, which is worse than all that was."""
+        return self.loop_samples_per_second or 0.0
+
+
+@dataclass(frozen=True)
+class _Steady:
+    """A configuration's rate while it runs, and what the start of its workers costs an epoch."""
+
+    rate: Rate
+    start_seconds: float
+
+
+class Ledger:
+    """Takes down every reading, and tells `on_trial` of it."""
+
+    def __init__(self, epoch_samples: float | None, seed: int, on_trial: Callable[[Trial], None]) -> None:
+        self.trials: list[Trial] = []
+        self._steady: dict[Config, _Steady] = {}
+        self._epoch_samples = epoch_samples
+        self._seed = seed
+        self._on_trial = on_trial
+
+    @property
+    def slowest_start_seconds(self) -> float:
+        """The longest that any configuration's workers took to start."""
+        return max((steady.start_seconds for steady in self._steady.values()), default=0.0)
+
+    def knows(self, config: Config) -> bool:
+        """Whether the rate of `config` follows from what was measured already."""
+        return _while_running(config) in self._steady
+
+    def measured(
+        self,
+        situation: Situation,
+        config: Config,
+        chunks: Sequence[Chunk],
+        start_seconds: float,
+        outcome: str = "measured",
+    ) -> Reading:
+        """The reading that `chunks` make, in place of any earlier one of `config`."""
+        self._steady[_while_running(config)] = _Steady(rate_of(chunks, self._seed), start_seconds)
+        return self.derived(situation, config, outcome)
+
+    def derived(self, situation: Situation, config: Config, outcome: str = "measured") -> Reading:
+        """The reading of a configuration that is known, with the start of its workers spread over an epoch."""
+        steady = self._steady[_while_running(config)]
+        start = 0.0 if config.persistent_workers else steady.start_seconds
+
+        def over_an_epoch(rate: float) -> float:
+            return operational.amortized(rate, self._epoch_samples, start)
+
+        low, high = steady.rate.interval
+        rate = Rate(over_an_epoch(steady.rate.samples_per_second), (over_an_epoch(low), over_an_epoch(high)))
+        loop = situation.loop_rate(config, rate.samples_per_second)
+        self._take_down(Trial(config, situation.loader_rate(config), rate.samples_per_second, rate.interval, outcome))
+        return Reading(config, rate, loop, outcome)
+
+    def failed(self, config: Config, outcome: str) -> Reading:
+        """The reading of a configuration that could not be measured, with the reason."""
+        self._take_down(Trial(config, None, None, None, outcome))
+        return Reading(config, None, None, outcome)
+
+    def _take_down(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        self._on_trial(trial)
+
+
+def _while_running(config: Config) -> Config:
+    """Configurations that differ only in whether workers outlive an epoch run at the same rate within one."""
+    return dataclasses.replace(config, persistent_workers=False)

@@ -1,0 +1,221 @@
+"""The throughput of a real loader in steady state, with an interval.
+
+A loader that has just been started, or that was left alone for a moment, hands over what it had prefetched faster than
+it can produce. So every window first takes everything that may have been prefetched, and then counts whole rounds of
+one batch per worker. Loaders are compared by turns (A B A B), so that drift of the machine hits all of them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from plumb.plan import Config, Rate
+from plumb.profile.memory import cpu_seconds
+
+CHUNK_SECONDS = 0.15
+_RESAMPLES = 1000
+_FEW_CHUNKS = 4
+_TURNS_AT_LEAST, _TURNS_AT_MOST = 2, 6
+# A difference below this share is nothing when it comes from a handful of readings (section 6 of the design).
+_NOISE_OF_FEW = 0.10
+
+
+class NoBatchesError(Exception):
+    """The loader came to its end without a single batch."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive whole rounds: how many samples came in how many seconds."""
+
+    samples: float
+    seconds: float
+
+    @property
+    def samples_per_second(self) -> float:
+        """The rate within this chunk."""
+        return self.samples / self.seconds
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a window took of the CPU: seconds in the workers and in this thread, for how many samples."""
+
+    samples: float
+    seconds: float
+    worker_cpu_seconds: float
+    main_cpu_seconds: float
+
+
+def rate_of(chunks: Sequence[Chunk], seed: int = 0) -> Rate:
+    """The median rate of `chunks` with its 95 % bootstrap interval, samples per second.
+
+    The median is weighted by nothing: chunks are about equally long. Fewer than four chunks can't be resampled to any
+    purpose; their interval is their span, widened by the noise of single readings. Raises ValueError without chunks.
+    """
+    if not chunks:
+        raise ValueError("no chunk was measured")
+    rates = np.array([chunk.samples_per_second for chunk in chunks])
+    if len(rates) < _FEW_CHUNKS:
+        low, high = float(rates.min()) * (1 - _NOISE_OF_FEW), float(rates.max()) * (1 + _NOISE_OF_FEW)
+    else:
+        draws = np.random.default_rng(seed).choice(rates, size=(_RESAMPLES, len(rates)))
+        low, high = (float(bound) for bound in np.percentile(np.median(draws, axis=1), [2.5, 97.5]))
+    return Rate(float(np.median(rates)), (low, high))
+
+
+class IndexStream:
+    """The script's own index batches, epoch after epoch: every trial draws fresh ones.
+
+    Raises NoBatchesError when the sampler has none, or none any more.
+    """
+
+    def __init__(self, sampler: Iterable[Any]) -> None:
+        self._sampler = sampler
+        self._epoch = iter(sampler)
+
+    def __next__(self) -> Any:
+        try:
+            return next(self._epoch)
+        except StopIteration:
+            self._epoch = iter(self._sampler)
+            try:
+                return next(self._epoch)
+            except StopIteration:
+                raise NoBatchesError("the sampler has no more batches") from None
+
+
+class SizedIndices:
+    """One loader's view of an IndexStream; remembers how many samples each batch that it handed out holds."""
+
+    def __init__(self, stream: IndexStream) -> None:
+        self._stream = stream
+        self._sizes: deque[int] = deque()
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            indices = next(self._stream)
+            self._sizes.append(len(indices) if hasattr(indices, "__len__") else 1)
+            yield indices
+
+    def next_size(self) -> int:
+        """Samples in the next batch delivered; batches come in the order in which they were asked for."""
+        return self._sizes.popleft()
+
+
+class Feed:
+    """A running loader with one configuration, measured a window at a time.
+
+    `make_loader` gets the indices to read, or None for an iterable dataset, whose batches are taken as
+    `samples_per_batch` samples each. Workers start at construction. Raises what the loader raises.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        make_loader: Callable[[Iterable[Any] | None], Iterable[Any]],
+        stream: IndexStream | None,
+        samples_per_batch: float,
+        deadline: float,
+    ) -> None:
+        self.config = config
+        self.deadline = deadline
+        self._indices = SizedIndices(stream) if stream is not None else None
+        self._samples_per_batch = samples_per_batch
+        others = set(multiprocessing.active_children())
+        started = time.perf_counter()
+        self._loader = make_loader(self._indices)
+        self._batches = iter(self._loader)
+        self._take()
+        self.first_batch_seconds = time.perf_counter() - started
+        self._round_seconds = self.first_batch_seconds
+        self.usage = Usage(0.0, 0.0, 0.0, 0.0)
+        self._ready = max(config.batches_in_flight - 1, 0)
+        started_now = (child for child in multiprocessing.active_children() if child not in others)
+        self.worker_pids = tuple(child.pid for child in started_now if child.pid is not None)
+
+    @property
+    def workers_start_seconds(self) -> float:
+        """What starting the workers added to the first round, and what every epoch pays where they do not persist."""
+        if not self.config.num_workers:
+            return 0.0
+        return max(0.0, self.first_batch_seconds - self._round_seconds)
+
+    def window(self, seconds: float, hopeless: Callable[[Sequence[Chunk]], bool] | None = None) -> list[Chunk]:
+        """Chunks of whole rounds over about `seconds` of steady state; at least one, even where it takes longer.
+
+        None where the deadline comes before steady state does: prefetched batches are never counted. Ends early once
+        `hopeless` says so of the chunks so far. `usage` is this window's afterwards.
+        """
+        for _ in range(self._ready):
+            if time.perf_counter() > self.deadline:
+                return []
+            self._take()
+        chunks: list[Chunk] = []
+        per_round = max(self.config.num_workers, 1)
+        rounds, samples = 0, 0.0
+        workers_before, main_before = cpu_seconds(self.worker_pids), time.thread_time()
+        begin = chunk_begin = time.perf_counter()
+        while True:
+            samples += sum(self._take() for _ in range(per_round))
+            rounds += 1
+            now = time.perf_counter()
+            if now - chunk_begin >= CHUNK_SECONDS or now >= self.deadline:
+                chunks.append(Chunk(samples, now - chunk_begin))
+                chunk_begin, samples = now, 0.0
+                if now - begin >= seconds or now >= self.deadline or (hopeless and hopeless(chunks)):
+                    break
+        self._round_seconds = (now - begin) / rounds
+        self.usage = Usage(
+            sum(chunk.samples for chunk in chunks),
+            now - begin,
+            cpu_seconds(self.worker_pids) - workers_before,
+            time.thread_time() - main_before,
+        )
+        self._ready = self.config.batches_in_flight
+        return chunks
+
+    def settle(self) -> None:
+        """Lets the workers finish what they have been asked for, so that the next loader has the host to itself."""
+        time.sleep(min(self._round_seconds * (self.config.prefetch_factor or 0), 2.0))
+
+    def close(self) -> None:
+        """Ends the workers."""
+        shutdown = getattr(self._batches, "_shutdown_workers", None)
+        if shutdown is not None:
+            shutdown()
+
+    def _take(self) -> float:
+        try:
+            next(self._batches)
+        except StopIteration:
+            self._batches = iter(self._loader)
+            try:
+                next(self._batches)
+            except StopIteration:
+                raise NoBatchesError("the loader has no batches") from None
+        return self._indices.next_size() if self._indices is not None else self._samples_per_batch
+
+
+def interleaved(
+    feeds: Sequence[Feed], seconds: float, settled: Callable[[Sequence[Sequence[Chunk]]], bool]
+) -> list[list[Chunk]]:
+    """Each feed's chunks from windows of `seconds`, the feeds taking turns until `settled` says that it is enough.
+
+    At least two turns are taken, at most six, and none begins after a feed's deadline.
+    """
+    chunks: list[list[Chunk]] = [[] for _ in feeds]
+    for turn in range(_TURNS_AT_MOST):
+        if turn >= _TURNS_AT_LEAST and (settled(chunks) or time.perf_counter() > feeds[0].deadline):
+            break
+        for feed, its_chunks in zip(feeds, chunks, strict=True):
+            its_chunks.extend(feed.window(seconds))
+            feed.settle()
+    return chunks

@@ -1,0 +1,274 @@
+"""The course of one tuning, seen from inside the script's own process.
+
+The session listens to the script's loaders. Once it knows which one feeds the training, it takes over at that
+loader's next batch and works through the user's loop, then on the other loaders on their own, and ends the process. No
+epoch ever ends because of plumb, so no epoch-end code of the user's writes anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from plumb import events
+from plumb.errors import LoopEndedError, TuningError, UsersError, one_line
+from plumb.processes import end_children
+from plumb.site import Site
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+    from plumb.loop import Course, Loop
+    from plumb.watch import KnownLoader, Registry, TrainingSignals, Watched
+
+# A loop that shows no training for this share of the budget is tuned for what it is.
+_PATIENCE = 0.15
+# A loader that is tuned without the user's loop gets at most this share of the budget.
+_SHARE_ALONE = 0.25
+_SECONDS_WORTH_STARTING = 1.0
+
+
+class Work(Protocol):
+    """What is done with a loader that was taken over; its result is an event for the parent.
+
+    `only_one` says that the first loader is enough. Both ways raise TuningError where the work can't be done, and
+    UsersError with what the user's dataset raises.
+    """
+
+    only_one: bool
+
+    def through_the_loop(
+        self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
+    ) -> Course[events.Event]:
+        """The work as a course through the user's loop, on the batches of its `own` loader at first."""
+
+    def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
+        """The work without the user's loop, in about `seconds`."""
+
+
+class Session:
+    """Hears of every loader (an `intercept.Handler`), decides which to work on, and ends the script when done.
+
+    `make_work` is called when the first loader is taken over, and imports what the work needs.
+    """
+
+    def __init__(
+        self,
+        make_work: Callable[[], Work],
+        budget_seconds: float,
+        emit: Callable[[events.Event], None],
+        written_files: Callable[[], list[str]],
+    ) -> None:
+        self._make_work = make_work
+        self._budget_seconds = budget_seconds
+        self._emit = emit
+        self._written_files = written_files
+        self._started = time.perf_counter()
+        self._deadline = float("inf")
+        self._registry: Registry | None = None
+        self._signals: TrainingSignals | None = None
+        self._running: KnownLoader | None = None
+        self._course: Course[events.Event] | None = None
+        self._loop: Loop | None = None
+        self._work: Work | None = None
+        self._done: set[str] = set()
+        self._thread: threading.Thread | None = None
+
+    # ---- what the interception calls
+
+    def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Leaves the script's arguments as they are: tuning watches, it doesn't change."""
+        return arguments
+
+    def constructed(self, loader: DataLoader[Any], site: Site) -> None:
+        """Takes note of a loader."""
+        from plumb.watch import Registry, TrainingSignals
+
+        self._registry = self._registry or Registry()
+        self._signals = self._signals or TrainingSignals()
+        known, is_new = self._registry.add(loader, site)
+        if is_new:
+            self._emit(events.LoaderFound(known.name, str(known.site), type(loader.dataset).__name__))
+
+    def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
+        """Gives the script's loop an iterator that tells the session of every batch."""
+        from plumb.watch import Watched
+
+        known = self._registry.of(loader) if self._registry else None
+        if known is None:
+            return start()
+        known.latest = loader
+        known.epochs_begun += 1
+        if known.epochs_begun == 1:
+            self._emit(events.LoaderIterated(known.name, str(known.site), time.perf_counter() - self._started))
+        # A loop that is being tuned goes on with the tuning's batches; an iterator of its own would cost workers.
+        batches = iter(()) if known is self._running else start()
+        return Watched(known, batches, start, plain_loop, self._next_batch)
+
+    def script_ended(self, error: BaseException | None) -> None:
+        """The script's main module is done; finishes what the loop can no longer take part in.
+
+        Returns only where there is nothing to finish, or where `error` is the script's own failure.
+        """
+        course = self._course
+        if course is None:
+            seen = [known for known in self._registry.all() if known.batches_seen] if self._registry else []
+            if error is None and seen:
+                self._deadline = time.perf_counter() + self._budget_seconds
+                self._tune_alone(seen)
+            return
+        while (
+            inspect.getgeneratorstate(course) == inspect.GEN_RUNNING and self._thread is not threading.current_thread()
+        ):
+            time.sleep(0.05)
+        if error is None or self._went_past_the_epoch():
+            self._resume(lambda: course.throw(LoopEndedError()))
+
+    # ---- batches
+
+    def _next_batch(self, watched: Watched) -> Any:
+        known, course = watched.known, self._course
+        if course is not None and known is self._running:
+            interrupted, watched.is_fresh = watched.is_fresh, False
+            return self._resume(lambda: course.send(interrupted))
+        if course is None and self._is_to_be_tuned(watched):
+            return self._take_over(watched)
+        assert self._signals is not None
+        begin = time.perf_counter()
+        try:
+            batch = next(watched.batches)
+        except StopIteration:
+            if not known.batches_seen:
+                self._emit(events.Warned(f"{known.name} ({known.site}) has no batches: its dataset is empty"))
+            raise
+        now = time.perf_counter()
+        known.note_batch(batch, seconds=now - (watched.handed_over_at or begin))
+        watched.batches_given += 1
+        watched.handed_over_at, watched.signals_before = now, self._signals.count
+        return batch
+
+    def _is_to_be_tuned(self, watched: Watched) -> bool:
+        """Whether this loader's loop trains, or has gone on for so long that it is what the script does."""
+        assert self._signals is not None
+        if watched.signals_before is None:
+            return False
+        trains = self._signals.count > watched.signals_before
+        return trains or watched.known.iterating_seconds > self._budget_seconds * _PATIENCE
+
+    def _take_over(self, watched: Watched) -> Any:
+        from plumb.loop import Endless, Loop
+
+        known = self._running = watched.known
+        self._thread = threading.current_thread()
+        now = time.perf_counter()
+        self._deadline = now + self._budget_seconds
+        watched.is_fresh = False
+        self._emit(events.TuningStarted(known.name, str(known.site), now - self._started))
+        assert known.latest is not None
+        loop = self._loop = Loop(known.samples_per_batch or 1.0, _batches_left(watched))
+        work = self._work = self._make_work()
+        deadline = self._deadline - self._budget_seconds * self._share_of_the_others(known)
+        own = Endless(watched.batches, watched.start)
+        course = self._course = work.through_the_loop(known, known.latest, loop, own, deadline)
+        return self._resume(lambda: next(course))
+
+    def _resume(self, step: Callable[[], Any]) -> Any:
+        """Runs the course to its next batch and returns that, or ends the script with the course's plan."""
+        try:
+            return step()
+        except StopIteration as done:
+            assert self._running is not None
+            self._finish(self._running, done.value)
+        except UsersError as users:
+            self._running = self._course = None
+            raise users.error from None
+        except Exception as error:
+            self._fail(error)
+        assert self._registry is not None
+        return self._tune_alone([known for known in self._registry.all() if known.name not in self._done])
+
+    def _went_past_the_epoch(self) -> bool:
+        """Whether the loop was given more batches than an epoch of its own has: an error may then be our doing."""
+        assert self._running is not None
+        assert self._loop is not None
+        length = _length(self._running.latest)
+        return length is not None and self._loop.batches_given >= length
+
+    # ---- the other loaders, and the end
+
+    def _tune_alone(self, several: list[KnownLoader]) -> NoReturn:
+        """Tunes loaders without the user's loop, within what is left of the budget, and ends the script."""
+        work = self._work = self._work or self._make_work()
+        alive = [(known, loader) for known in several if (loader := known.latest or known.loader()) is not None]
+        for index, (known, loader) in enumerate(alive):
+            left = (self._deadline - time.perf_counter()) / (len(alive) - index)
+            if left < _SECONDS_WORTH_STARTING:
+                self._emit(events.Warned(f"{known.name} ({known.site}) was not tuned: the budget is spent"))
+                continue
+            self._emit(events.TuningStarted(known.name, str(known.site), time.perf_counter() - self._started))
+            try:
+                self._finish(known, work.alone(known, loader, left))
+            except Exception as error:
+                self._emit(events.Warned(f"{known.name} ({known.site}) was not tuned: {one_line(error)}"))
+        self.end_script()
+
+    def _share_of_the_others(self, known: KnownLoader) -> float:
+        assert self._registry is not None
+        others = [other for other in self._registry.all() if other is not known]
+        return min(len(others) * _SHARE_ALONE, 0.5)
+
+    def _finish(self, known: KnownLoader, result: events.Event) -> None:
+        self._done.add(known.name)
+        self._emit(result)
+        if self._work is not None and self._work.only_one:
+            self.end_script()
+
+    def _fail(self, error: Exception) -> NoReturn:
+        """Ends the script because plumb can't go on: one line for the user, the traceback on request."""
+        if isinstance(error, TuningError):
+            self._emit(events.Failed(str(error), error.exit_code))
+        else:
+            if os.environ.get("PLUMB_DEBUG"):
+                traceback.print_exception(error)
+            text = f"plumb itself failed ({one_line(error)}); PLUMB_DEBUG=1 shows where. Nothing changed."
+            self._emit(events.Failed(text, 1))
+        self.end_script()
+
+    def report_end(self, by_plumb: bool) -> None:
+        """Tells the parent that nothing more will come."""
+        steps = self._signals.optimizer_steps if self._signals else 0
+        self._emit(events.Ended(by_plumb, self._written_files(), steps))
+
+    def end_script(self) -> NoReturn:
+        """Ends the process without running any more of the user's code."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        self.report_end(by_plumb=True)
+        end_children()
+        os._exit(0)
+
+
+def _batches_left(watched: Watched) -> float:
+    """How many batches the loop may be given before its epoch ends.
+
+    A plain loop's epoch ends only when its iterator does, which it never does here. One that counts must be left before
+    its count is full, or its epoch-end code would run.
+    """
+    length = _length(watched.known.latest)
+    return math.inf if watched.plain_loop or length is None else max(length - watched.batches_given - 1, 1)
+
+
+def _length(loader: DataLoader[Any] | None) -> int | None:
+    try:
+        return None if loader is None else len(loader)
+    except (TypeError, NotImplementedError):
+        return None

@@ -1,0 +1,139 @@
+"""Where in the user's code a loader was made, and by what name the user knows it."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import linecache
+import sys
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import FrameType
+
+_LIBRARY_FOLDERS = (
+    *(sysconfig.get_paths()[key] + "/" for key in ("stdlib", "platstdlib", "purelib", "platlib")),
+    str(Path(__file__).parent) + "/",
+    "<frozen ",
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A line of the user's code, and the name that the line gives to what it makes.
+
+    `by_library` says that the line only led to an installed package, which made the thing on its own account.
+    """
+
+    file: str
+    line: int
+    name: str
+    by_library: bool = False
+
+    def __str__(self) -> str:
+        return f"{Path(self.file).name}:{self.line}"
+
+
+def is_library(file: str) -> bool:
+    """Whether `file` belongs to Python, an installed package or plumb, and so is not the user's own."""
+    return file.startswith(_LIBRARY_FOLDERS) or "/site-packages/" in file or "/dist-packages/" in file
+
+
+def find_site(frame: FrameType | None) -> Site:
+    """The innermost line of the user's code that leads to `frame`, with the name it assigns to.
+
+    A factory's caller names what the factory returns, so the search for a name goes on outwards through `return`.
+    """
+    frames = []
+    while frame is not None:
+        frames.append(frame)
+        frame = frame.f_back
+    own = [frame for frame in frames if not is_library(frame.f_code.co_filename)]
+    # A training program that is itself an installed package has no frame of the user's own but its main module.
+    own = own or [frame for frame in frames if frame.f_globals.get("__name__") == "__main__"] or frames[-1:]
+    if own:
+        site = own[0]
+        return Site(
+            site.f_code.co_filename,
+            site.f_lineno,
+            _name_by_callers(own) or _enclosing_name(site),
+            by_library=site is not frames[0],
+        )
+    return Site("<unknown>", 0, "loader")
+
+
+def _name_by_callers(frames: list[FrameType]) -> str | None:
+    """What the innermost frame's call is assigned to; through `return`, by what the caller assigns that to."""
+    selectors: list[ast.expr | int] = []
+    for frame in frames:
+        start = _call_position(frame)
+        statement = _statement_at(frame.f_code.co_filename, start)
+        if isinstance(statement, ast.Return) and statement.value is not None:
+            selectors = [*_selectors(statement.value, start), *selectors]
+        elif isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
+            target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+            return _selected(target, [*_selectors(statement.value, start), *selectors])
+    return None
+
+
+def _enclosing_name(frame: FrameType) -> str:
+    function = frame.f_code.co_name
+    return "loader" if function.startswith("<") or function in ("__init__", "main") else function
+
+
+def _call_position(frame: FrameType) -> tuple[int, int]:
+    """Line and column of the call that runs in `frame`; before Python 3.11 the column is not known and is 0."""
+    if sys.version_info >= (3, 11):
+        position = next(itertools.islice(frame.f_code.co_positions(), frame.f_lasti // 2, None), None)
+        if position is not None and position[0] is not None:
+            return position[0], position[2] or 0
+    return frame.f_lineno, 0
+
+
+@lru_cache(maxsize=64)
+def _statements(file: str) -> tuple[ast.stmt, ...]:
+    """All statements in a source file that can name a call's result; none where the file can't be parsed."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(file)))
+    except (SyntaxError, ValueError):
+        return ()
+    return tuple(node for node in ast.walk(tree) if isinstance(node, (ast.Assign, ast.AnnAssign, ast.Return)))
+
+
+def _statement_at(file: str, start: tuple[int, int]) -> ast.stmt | None:
+    covering = [node for node in _statements(file) if node.lineno <= start[0] <= (node.end_lineno or node.lineno)]
+    return covering[-1] if covering else None
+
+
+def _selectors(value: ast.expr, start: tuple[int, int]) -> Sequence[ast.expr | int]:
+    """Where in a dictionary or tuple display the call at `start` stands: its key or its index."""
+    if isinstance(value, ast.Dict):
+        return [key for key, item in zip(value.keys, value.values, strict=True) if key and _covers(item, start)][:1]
+    if isinstance(value, (ast.Tuple, ast.List)):
+        return [index for index, item in enumerate(value.elts) if _covers(item, start)][:1]
+    return []
+
+
+def _selected(target: ast.expr, selectors: list[ast.expr | int]) -> str | None:
+    """The name of that part of `target` that `selectors` lead to."""
+    for position, selector in enumerate(selectors):
+        if isinstance(target, (ast.Tuple, ast.List)):
+            if not isinstance(selector, int) or selector >= len(target.elts):
+                return None
+            target = target.elts[selector]
+        else:
+            rest = [str(part) if isinstance(part, int) else ast.unparse(part) for part in selectors[position:]]
+            return _spelled(target) + "".join(f"[{part}]" for part in rest)
+    return None if isinstance(target, (ast.Tuple, ast.List)) else _spelled(target)
+
+
+def _covers(node: ast.expr, start: tuple[int, int]) -> bool:
+    end = (node.end_lineno or node.lineno, node.end_col_offset or 0)
+    return (node.lineno, node.col_offset) <= start <= end
+
+
+def _spelled(target: ast.expr) -> str:
+    """The target as the user would say it: `self.train_loader` is `train_loader`."""
+    return target.attr if isinstance(target, ast.Attribute) else ast.unparse(target)

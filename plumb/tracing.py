@@ -1,0 +1,58 @@
+"""A script's first training loader, traced: what `plumb trace` does with the loader that it takes over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from plumb import events
+from plumb.errors import TuningError, UsersError, one_line
+from plumb.loop import Course, Loop
+from plumb.plan import SampleCost
+from plumb.trace import Pipeline, trace
+from plumb.trace.sources import TraceError
+from plumb.watch import KnownLoader
+
+_SAMPLES = 16
+_FEWEST_SAMPLES = 3
+# A trace loads its samples so many times over: warm-up, discovery, and the passes that time.
+_PASSES = 8
+
+
+class Tracing:
+    """Traces one loader (a `session.Work`), between two batches of the script's loop."""
+
+    only_one = True
+
+    def __init__(self, emit: Callable[[events.Event], None]) -> None:
+        self._emit = emit
+
+    def through_the_loop(
+        self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
+    ) -> Course[events.Event]:
+        """Traces the loader; the loop itself isn't needed."""
+        yield from ()
+        return self.alone(known, loader, deadline)
+
+    def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
+        """The loader's graph. Raises TuningError where there is nothing to trace, UsersError for the dataset's own."""
+        self._emit(events.Phase(f"{known.name}: what a sample goes through"))
+        try:
+            return events.Traced(known.name, str(known.site), trace(loader, _SAMPLES).to_node_link())
+        except TraceError as error:
+            raise TuningError(f"{known.name} ({known.site}): {one_line(error)}", 1) from None
+        except Exception as error:
+            raise UsersError(error) from None
+
+
+def traced_within(loader: DataLoader[Any], cost: SampleCost, seconds: float) -> Pipeline | str:
+    """The loader's pipeline, from as many samples as can be traced in about `seconds`, or why there is none."""
+    samples = min(_SAMPLES, int(seconds / _PASSES / max(cost.wall_seconds, 1e-9)))
+    if samples < _FEWEST_SAMPLES:
+        return "samples take too long to trace them within the budget: plumb trace shows the operators"
+    try:
+        return trace(loader, samples)
+    except Exception as error:
+        return f"the operators could not be traced ({one_line(error)})"

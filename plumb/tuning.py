@@ -1,0 +1,379 @@
+"""One loader's tuning: cost of a sample -> model -> trials -> the few best side by side -> decision.
+
+Nothing here needs the user's loop; what the loop says (the step rate) comes in, and the choice goes out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+from torch.utils.data import DataLoader, IterableDataset
+
+from plumb.errors import TuningError, UsersError, one_line
+from plumb.events import Event, Phase, TrialDone
+from plumb.model import planner
+from plumb.model.planner import Footprint, Freedom, Situation
+from plumb.options import Options
+from plumb.plan import Config, Measured, SampleCost, Trial
+from plumb.profile.device import has_accelerator
+from plumb.profile.memory import private_bytes
+from plumb.profile.sample import sample_cost, torch_threads_help
+from plumb.runtime.loader import current_config, rebuild
+from plumb.runtime.main_module import main_is_guarded
+from plumb.search import decide
+from plumb.search.ledger import Ledger, Reading
+from plumb.search.measure import Chunk, Feed, IndexStream, NoBatchesError, interleaved, rate_of
+from plumb.search.study import search
+from plumb.units import format_bytes
+
+# Where the loop waits for less than this share of its time, no configuration can gain what could be measured.
+_NOTHING_TO_GAIN = 0.03
+_WORKER_COUNTS_ENQUEUED = 3
+# Workers that are silent for so long, or for so many times what the slowest took to start, are taken for stuck.
+_STUCK_SECONDS, _STUCK_STARTS = 20.0, 20.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """The training step, from the user's own loop: what it could consume, and the CPU seconds it burns per sample."""
+
+    samples_per_second: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loader to tune, and what is known of it before.
+
+    `waiting_share` is the share of the loop's time that waits for data, None where it isn't known.
+    """
+
+    name: str
+    loader: DataLoader[Any]
+    samples_per_batch: float
+    step: Step | None
+    waiting_share: float | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was found for one loader."""
+
+    baseline: Measured
+    tuned: Measured
+    situation: Situation
+    trials: tuple[Trial, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass
+class Tuner:
+    """Tunes one loader within its time; `choose` is the whole course."""
+
+    subject: Subject
+    options: Options
+    seconds: float
+    pace_seconds: float
+    emit: Callable[[Event], None]
+
+    def __post_init__(self) -> None:
+        self._begun = time.perf_counter()
+        loader = self.subject.loader
+        self._own = current_config(loader)
+        self._is_iterable = isinstance(loader.dataset, IterableDataset)
+        self._stream = None if self._is_iterable else IndexStream(_index_sampler(loader))
+        self._epoch_samples = _epoch_samples(loader, self.subject.samples_per_batch)
+        self._worker_threads: tuple[int, ...] = (1,)
+        self._ledger = Ledger(
+            self._epoch_samples, self.options.seed, lambda trial: self.emit(TrialDone(self.subject.name, trial))
+        )
+
+    def choose(self) -> Choice:
+        """Finds the best configuration that the limits allow and that was measured to be better than the user's.
+
+        Raises TuningError where there is nothing to measure, or no room for it, and UsersError with what the dataset
+        raises in the user's own configuration.
+        """
+        self._say("what a sample costs")
+        try:
+            cost = sample_cost(self.subject.loader, self._stream, self.pace_seconds)
+        except NoBatchesError:
+            raise TuningError(
+                f"{self.subject.name} gives its batches only once: nothing is left to measure", 1
+            ) from None
+        except Exception as error:
+            raise UsersError(error) from None
+        situation = self._situation(cost)
+        self._worker_threads = self._threads_worth_trying()
+        self._check_limits(situation)
+        if not self._has_nothing_to_gain:
+            situation = self._probe(situation)
+        self._say("your configuration alone")
+        own = self._try_out(situation, self._own, floor=0.0, must_work=True)
+        finals = decide.finalists(own, self._search(situation, own))
+        if len(finals) > 1:
+            finals = self._side_by_side(situation, finals)
+        return self._decide(situation, finals[0], decide.winner(finals))
+
+    # ---- what the model is told
+
+    def _situation(self, cost: SampleCost) -> Situation:
+        process = psutil.Process()
+        per_batch = self.subject.samples_per_batch
+        footprint = Footprint(
+            batch_bytes=cost.output_bytes * per_batch,
+            tensors_per_batch=math.ceil(cost.output_tensors * per_batch),
+            worker_private_bytes=0.0,
+            main_bytes=process.memory_info().rss,
+            open_files=process.num_fds(),
+        )
+        step = self.subject.step
+        return Situation(
+            cost,
+            cost,
+            footprint,
+            self.options.limits,
+            step.samples_per_second if step else None,
+            step.cpu_seconds if step else 0.0,
+            self._epoch_samples,
+        )
+
+    def _check_limits(self, situation: Situation) -> None:
+        """Raises TuningError where the script as it is leaves no room for any loader."""
+        used, allowed = situation.footprint.main_bytes, self.options.limits.memory_bytes
+        if used > allowed:
+            raise TuningError(
+                f"the script itself uses {format_bytes(used)}, more than the {format_bytes(allowed)} that are allowed; "
+                "raise --memory, or the host's limit",
+                exit_code=2,
+            )
+
+    def _probe(self, situation: Situation) -> Situation:
+        """Corrects the situation by a short run with one worker: its CPU, the hand-over, its memory, its start."""
+        config = Config(max(self._own.num_workers, 1), 2) if self._is_iterable else Config(1, 2)
+        if self._freedom(situation).num_workers == (0,) or self._broken(situation, config):
+            return situation
+        self._say("one worker, to calibrate the model")
+        try:
+            feed = self._feed(config, self._deadline)
+            try:
+                chunks = feed.window(self.pace_seconds)
+                private = max((private_bytes(pid) for pid in feed.worker_pids), default=0.0)
+            finally:
+                feed.close()
+        except Exception as error:
+            self._ledger.failed(config, f"failed: {one_line(error)}")
+            return situation
+        if not chunks:
+            return situation
+        self._ledger.measured(situation, config, chunks, feed.workers_start_seconds)
+        used = feed.usage
+        in_worker = used.seconds * config.num_workers / used.samples
+        computing = min(used.worker_cpu_seconds / used.samples, in_worker)
+        cost = dataclasses.replace(
+            situation.cost,
+            wall_seconds=in_worker,
+            cpu_seconds=computing,
+            wait_seconds=in_worker - computing,
+            main_seconds=used.main_cpu_seconds / used.samples,
+        )
+        return dataclasses.replace(
+            situation,
+            cost_in_worker=cost,
+            footprint=dataclasses.replace(situation.footprint, worker_private_bytes=private),
+            start_seconds_per_worker=feed.workers_start_seconds / config.num_workers,
+        )
+
+    def _freedom(self, situation: Situation) -> Freedom:
+        own = self._own
+        if own.num_workers == 0 and not self._workers_may_start:
+            return Freedom(num_workers=(0,), pin_memory=self._pinning)
+        counts = planner.worker_counts(situation.cost_in_worker, self.options.limits, situation.step_samples_per_second)
+        return Freedom(
+            # More workers would deliver an iterable dataset's samples more than once, fewer might lose some.
+            num_workers=(own.num_workers,) if self._is_iterable else counts,
+            prefetch_factor=tuple(sorted({*planner.PREFETCH_FACTORS, own.prefetch_factor or 2})),
+            # The order of every later epoch hangs on whether workers persist (runtime/epochs.py).
+            persistent_workers=(True,) if own.persistent_workers else (False, True),
+            pin_memory=self._pinning,
+            worker_torch_threads=self._worker_threads,
+            in_order=(True, False) if self.options.may_reorder else (own.in_order,),
+        )
+
+    # ---- trials
+
+    def _search(self, situation: Situation, own: Reading) -> list[Reading]:
+        freedom = self._freedom(situation)
+        if max(freedom.num_workers) == 0 or self._has_nothing_to_gain:
+            return []
+        ranked = planner.rank(planner.configurations(freedom), situation)
+        favourites: dict[int, Config] = {}
+        for config in ranked:
+            favourites.setdefault(config.num_workers, config)
+        first = [config for config in favourites.values() if config != own.config][:_WORKER_COUNTS_ENQUEUED]
+        if not first:
+            return []
+        step = situation.step_samples_per_second
+        return search(
+            first,
+            freedom,
+            lambda config, floor: self._try_out(situation, config, floor),
+            deadline=self._begun + 0.6 * self.seconds,
+            seed=self.options.seed,
+            enough=step * (1 - decide.EQUAL) if step else float("inf"),
+        )
+
+    def _try_out(self, situation: Situation, config: Config, floor: float, must_work: bool = False) -> Reading:
+        """Measures one configuration, or says why not; one that differs in the restart of workers only is derived."""
+        if self._ledger.knows(config):
+            return self._ledger.derived(situation, config)
+        broken = None if must_work else self._broken(situation, config)
+        if broken:
+            return self._ledger.failed(config, f"not tried: {broken}")
+        self._say(f"trying {config}")
+
+        def hopeless(chunks: Sequence[Chunk]) -> bool:
+            return len(chunks) >= 4 and situation.loop_rate(config, rate_of(chunks).interval[1]) < floor
+
+        try:
+            feed = self._feed(config, math.inf if must_work else self._deadline)
+            try:
+                chunks = feed.window(self.pace_seconds, hopeless)
+            finally:
+                feed.close()
+        except Exception as error:
+            if must_work:
+                raise UsersError(error) from None
+            return self._ledger.failed(config, f"failed: {one_line(error)}")
+        if not chunks:
+            return self._ledger.failed(config, "not measured: time was up")
+        outcome = "stopped early: slower" if hopeless(chunks) else "measured"
+        return self._ledger.measured(situation, config, chunks, feed.workers_start_seconds, outcome)
+
+    def _side_by_side(self, situation: Situation, finalists: Sequence[Reading]) -> list[Reading]:
+        """Measures the finalists by turns, on fresh loaders, until the best of them is told from the user's own."""
+        self._say("the best few side by side")
+        feeds: list[Feed] = []
+
+        def settled(all_chunks: Sequence[Sequence[Chunk]]) -> bool:
+            if not all(all_chunks):
+                return True
+            own, *others = (rate_of(chunks) for chunks in all_chunks)
+            return any(other.interval[0] > own.interval[1] for other in others)
+
+        try:
+            feeds.extend(self._feed(reading.config, self._deadline) for reading in finalists)
+            all_chunks = interleaved(feeds, self.pace_seconds, settled)
+        finally:
+            for feed in feeds:
+                feed.close()
+        if not all(all_chunks):
+            return list(finalists)
+        return [
+            self._ledger.measured(situation, feed.config, chunks, feed.workers_start_seconds, "side by side")
+            for feed, chunks in zip(feeds, all_chunks, strict=True)
+        ]
+
+    # ---- the decision
+
+    def _decide(self, situation: Situation, own: Reading, winner: Reading) -> Choice:
+        assert own.loader is not None
+        assert winner.loader is not None
+        notes = []
+        if self._has_nothing_to_gain:
+            notes.append(
+                f"nothing to gain: your loop waits for data {self.subject.waiting_share:.1%} of its time, and no "
+                "configuration can save more than that"
+            )
+        if winner.config != own.config and not decide.is_better(situation, winner, own):
+            notes.append(
+                f"nothing better within noise: {winner.config} came closest, at "
+                f"{winner.loader.samples_per_second:,.0f} samples/s"
+            )
+            winner = own
+        assert winner.loader is not None
+        if own.config.num_workers == 0 and not self._workers_may_start:
+            notes.append(
+                f"no workers were tried: Python starts them by {multiprocessing.get_start_method()}, so they would "
+                "run your script once more; put its main part under: if __name__ == '__main__'"
+            )
+        if self._is_iterable:
+            notes.append(
+                "an iterable dataset: its worker count was left alone, because more workers may deliver samples twice"
+            )
+        return Choice(
+            Measured(own.config, own.loader.samples_per_second, own.loader.interval),
+            Measured(winner.config, winner.loader.samples_per_second, winner.loader.interval),
+            situation,
+            tuple(self._ledger.trials),
+            tuple(notes),
+        )
+
+    # ---- small helpers
+
+    @property
+    def _pinning(self) -> tuple[bool, ...]:
+        return tuple(sorted({self._own.pin_memory, has_accelerator()}))
+
+    def _threads_worth_trying(self) -> tuple[int, ...]:
+        """Torch's threads in a worker: one, as torch has it, and all cores where samples are made faster by them.
+
+        Never more than one in a forked worker: OpenMP's threads don't survive a fork, and the worker would hang.
+        """
+        cores = math.floor(self.options.limits.cpus) if math.isfinite(self.options.limits.cpus) else 1
+        if multiprocessing.get_start_method() == "fork" or not self._workers_may_start or cores < 2:
+            return (1,)
+        helps = torch_threads_help(self.subject.loader, self._stream, self.pace_seconds)
+        return (1, cores) if helps else (1,)
+
+    @property
+    def _workers_may_start(self) -> bool:
+        """Whether a worker process would only work: one that isn't forked runs the main module's code once more."""
+        return multiprocessing.get_start_method() == "fork" or main_is_guarded()
+
+    @property
+    def _has_nothing_to_gain(self) -> bool:
+        return self.subject.waiting_share is not None and self.subject.waiting_share <= _NOTHING_TO_GAIN
+
+    @property
+    def _deadline(self) -> float:
+        return self._begun + self.seconds
+
+    def _feed(self, config: Config, deadline: float) -> Feed:
+        loader = self.subject.loader
+        return Feed(
+            config,
+            lambda indices: rebuild(loader, config, indices, self._stuck_after_seconds(config)),
+            self._stream,
+            self.subject.samples_per_batch,
+            deadline,
+        )
+
+    def _stuck_after_seconds(self, config: Config) -> float:
+        by_experience = _STUCK_STARTS * self._ledger.slowest_start_seconds
+        return max(_STUCK_SECONDS, by_experience) if config.num_workers else 0.0
+
+    def _broken(self, situation: Situation, config: Config) -> str | None:
+        return planner.broken_limit(config, situation.footprint, self.options.limits)
+
+    def _say(self, text: str) -> None:
+        self.emit(Phase(f"{self.subject.name}: {text}"))
+
+
+def _index_sampler(loader: DataLoader[Any]) -> Iterable[Any]:
+    return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+
+
+def _epoch_samples(loader: DataLoader[Any], samples_per_batch: float) -> float | None:
+    """Samples in an epoch, or None for a loader without a length."""
+    try:
+        return len(loader) * samples_per_batch
+    except (TypeError, NotImplementedError):
+        return None

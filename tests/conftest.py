@@ -1,0 +1,83 @@
+"""What the tests share: running plumb's commands on whole scripts, as a user would."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from plumb.plan import LoaderPlan, Plan, decode
+
+SCRIPTS = Path(__file__).parent / "scripts"
+_TIMEOUT_SECONDS = 180
+
+settings.register_profile("ci", deadline=None, print_blob=True)
+settings.register_profile("dev", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command that has ended, and the plan that a tuning left, if any."""
+
+    code: int
+    out: str
+    err: str
+    plan: Plan | None
+
+    def loader(self, name: str) -> LoaderPlan:
+        """The plan's entry for a loader."""
+        assert self.plan is not None, self.err
+        found = {loader.name: loader for loader in self.plan.loaders}
+        assert name in found, f"{name} is not among {sorted(found)}"
+        return found[name]
+
+
+Plumb = Callable[..., Ran]
+
+
+@pytest.fixture
+def plumb(tmp_path: Path) -> Plumb:
+    """Runs `plumb COMMAND ...` in a fresh folder; a script's name stands for a copy of it there."""
+
+    def run(*words: str | float, timeout: float = _TIMEOUT_SECONDS) -> Ran:
+        command = [sys.executable, "-m", "plumb", *map(str, words)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=timeout)
+        plans = sorted(tmp_path.glob("*.plumb.json")) if words[0] == "tune" else []
+        plan = decode(plans[0].read_bytes()) if plans else None
+        return Ran(done.returncode, done.stdout, done.stderr, plan)
+
+    return run
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[[str], str]:
+    """Copies a script of tests/scripts into the test's own folder, and gives its name there."""
+
+    def copy(name: str) -> str:
+        source = SCRIPTS / name
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / name)
+        else:
+            shutil.copy(source, tmp_path / name)
+        return name
+
+    return copy
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, str], str]:
+    """Writes a script into the test's own folder, and gives its name."""
+
+    def put(name: str, text: str) -> str:
+        (tmp_path / name).write_text(text)
+        return name
+
+    return put

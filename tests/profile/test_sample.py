@@ -1,0 +1,97 @@
+"""The cost of a sample as a worker would pay it."""
+
+import time
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from plumb.profile.sample import batch_bytes, leaves, sample_cost, samples_in, torch_threads_help
+from plumb.search.measure import IndexStream
+
+
+class Waiting(Dataset):
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        time.sleep(0.002)
+        return torch.zeros(3, 4), index
+
+
+def test_waits_are_told_from_computing():
+    loader = DataLoader(Waiting(), batch_size=5)
+    cost = sample_cost(loader, IndexStream(loader.batch_sampler), seconds=0.2)
+    assert cost.wall_seconds >= 0.002
+    assert cost.wait_seconds > 3 * cost.cpu_seconds
+    assert cost.output_bytes == 3 * 4 * 4 + 8
+    assert cost.output_tensors == 2 / 5
+
+
+def test_many_samples_at_once_and_batches_of_the_dataset_s_own():
+    class Together(Waiting):
+        asked = []
+
+        def __getitems__(self, indices):
+            self.asked.append(list(indices))
+            return [self[index] for index in indices]
+
+    loader = DataLoader(Together(), batch_size=4)
+    sample_cost(loader, IndexStream(loader.batch_sampler), seconds=0.0)
+    assert Together.asked[0] == [0, 1, 2, 3]
+    alone = DataLoader(Waiting(), batch_size=None)
+    assert sample_cost(alone, IndexStream(alone.sampler), seconds=0.0).output_bytes == 3 * 4 * 4
+
+
+def test_an_iterable_dataset_is_begun_again():
+    class Three(IterableDataset):
+        begun = 0
+
+        def __iter__(self):
+            Three.begun += 1
+            yield from (torch.zeros(2) for _ in range(3))
+
+    sample_cost(DataLoader(Three(), batch_size=2), None, seconds=0.05)
+    assert Three.begun > 1
+
+
+def test_threads_are_as_in_a_worker_and_put_back():
+    seen = []
+
+    class Asking(Waiting):
+        def __getitem__(self, index):
+            seen.append(torch.get_num_threads())
+            return super().__getitem__(index)
+
+    before = torch.get_num_threads()
+    loader = DataLoader(Asking(), batch_size=2)
+    sample_cost(loader, IndexStream(loader.batch_sampler), seconds=0.0)
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == before
+
+
+def test_whether_more_threads_help(monkeypatch):
+    class Threaded(Waiting):
+        def __getitem__(self, index):
+            time.sleep(0.004 / torch.get_num_threads())
+            return index
+
+    class Indifferent(Waiting):
+        pass
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for dataset, helps in ((Threaded(), True), (Indifferent(), False)):
+            loader = DataLoader(dataset, batch_size=2)
+            assert torch_threads_help(loader, IndexStream(loader.batch_sampler), seconds=0.1) is helps
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_batches_of_any_structure():
+    batch = {"image": torch.zeros(4, 2), "target": [{"boxes": torch.zeros(3)}, (torch.ones(5, dtype=torch.int64), "x")]}
+    assert batch_bytes(batch) == (4 * 2 * 4 + 3 * 4 + 5 * 8, 3)
+    assert samples_in(batch) == 4
+    assert samples_in(["a", "b"]) == 2
+    assert samples_in("text") == 1
+    assert "x" in list(leaves(batch))

@@ -1,0 +1,117 @@
+"""The decision: never a configuration that is not measured to be better, never a dear one where a cheap one does."""
+
+import dataclasses
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plumb.host import Limits
+from plumb.model.planner import Footprint, Freedom, Situation, cost_order
+from plumb.plan import Config, Rate, SampleCost
+from plumb.search import decide
+from plumb.search.ledger import Ledger, Reading
+from plumb.search.measure import Chunk
+from plumb.search.study import search
+
+COST = SampleCost(1e-3, 1e-3, 0.0, 1e-5, 1e3, 1.0)
+SITUATION = Situation(COST, COST, Footprint(1e4, 1, 1e7, 1e8, 10), Limits(cpus=4))
+
+rates = st.floats(1, 1e5)
+readings = st.builds(
+    lambda workers, prefetch, rate, spread: Reading(
+        Config(workers, prefetch if workers else None), Rate(rate, (rate * (1 - spread), rate * (1 + spread))), rate, ""
+    ),
+    st.integers(0, 16),
+    st.sampled_from([2, 4, 8]),
+    rates,
+    st.floats(0, 0.3),
+)
+
+
+@given(readings, st.lists(readings, max_size=8))
+def test_finalists_are_few_promise_more_and_hold_the_best(own, others):
+    finals = decide.finalists(own, others)
+    assert finals[0] is own
+    assert len(finals) <= 3
+    assert all(reading.loop_rate > own.loop_rate for reading in finals[1:])
+    if len(finals) > 1:
+        assert max(reading.loop_rate for reading in others) == finals[1].loop_rate
+
+
+@given(st.lists(readings, min_size=1, max_size=8))
+def test_the_winner_is_equal_to_the_best_and_no_equal_is_cheaper(finals):
+    won = decide.winner(finals)
+    best = max(reading.loop_rate for reading in finals)
+    assert won.loop_rate >= best * (1 - decide.EQUAL)
+    equals = [reading for reading in finals if reading.loop_rate >= best * (1 - decide.EQUAL)]
+    assert cost_order(won.config) == min(cost_order(reading.config) for reading in equals)
+
+
+@given(readings, readings)
+def test_better_means_that_the_intervals_lie_apart(one, other):
+    assert not decide.is_better(SITUATION, one, one)
+    if decide.is_better(SITUATION, one, other):
+        assert one.loader.interval[0] > other.loader.interval[1]
+        assert not decide.is_better(SITUATION, other, one)
+
+
+def test_what_could_not_be_measured_is_never_better():
+    failed = Reading(Config(2, 2), None, None, "failed")
+    own = Reading(Config(), Rate(10.0, (9.0, 11.0)), 10.0, "")
+    assert not decide.is_better(SITUATION, failed, own)
+    assert decide.winner([own, failed]) is own
+
+
+def test_restarts_cost_only_workers_that_do_not_persist():
+    told = []
+    ledger = Ledger(epoch_samples=100.0, seed=0, on_trial=told.append)
+    config = Config(2, 2)
+    restarting = ledger.measured(SITUATION, config, [Chunk(100, 1.0)] * 5, start_seconds=1.0)
+    lasting = dataclasses.replace(config, persistent_workers=True)
+    assert ledger.knows(lasting)
+    assert not ledger.knows(Config(3, 2))
+    assert restarting.loader.samples_per_second == 50.0, "100 samples in one second, after one second of starting"
+    assert ledger.derived(SITUATION, lasting).loader.samples_per_second == 100.0
+    assert [trial.config for trial in told] == [config, lasting]
+    assert ledger.slowest_start_seconds == 1.0
+
+
+def _search(rate_of, freedom, favourites, **given):
+    tried = []
+
+    def try_out(config, floor):
+        tried.append(config)
+        rate = rate_of(config)
+        return Reading(config, None if rate is None else Rate(rate, (rate, rate)), rate, "")
+
+    arguments = {"deadline": float("inf"), "seed": 0, "enough": float("inf"), **given}
+    return tried, search(favourites, freedom, try_out, **arguments)
+
+
+FREEDOM = Freedom(num_workers=tuple(range(9)))
+
+
+@given(st.integers(0, 8), st.integers(0, 3))
+def test_the_search_tries_the_favourites_first_and_nothing_twice(best_workers, seed):
+    favourites = [Config(2, 2), Config(4, 2), Config(3, 4, True)]
+    tried, found = _search(lambda c: 100.0 - abs(c.num_workers - best_workers), FREEDOM, favourites, seed=seed)
+    assert tried[:3] == favourites
+    assert len(tried) == len(set(tried))
+    assert [reading.config for reading in found] == tried
+    assert all(config.num_workers in FREEDOM.num_workers for config in tried)
+
+
+def test_the_search_stops_once_the_step_is_fed():
+    tried, _ = _search(lambda config: 500.0, FREEDOM, [Config(1, 2), Config(2, 2), Config(3, 2)], enough=400.0)
+    assert tried == [Config(1, 2)]
+
+
+def test_the_search_stops_at_its_deadline():
+    tried, found = _search(lambda config: 500.0, FREEDOM, [Config(1, 2)], deadline=0.0)
+    assert (tried, found) == ([], [])
+
+
+def test_the_search_survives_configurations_that_fail():
+    tried, found = _search(lambda c: None if c.num_workers else 10.0, FREEDOM, [Config(1, 2), Config(2, 2)])
+    assert tried[:2] == [Config(1, 2), Config(2, 2)]
+    assert all(reading.loop_rate in (0.0, 10.0) for reading in found)

@@ -1,0 +1,157 @@
+"""Steady-state measurement: what is counted, and what is not."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plumb.model.operational import amortized
+from plumb.plan import Config
+from plumb.search import measure
+from plumb.search.measure import Chunk, Feed, IndexStream, NoBatchesError, SizedIndices, interleaved, rate_of
+
+chunks = st.builds(Chunk, st.floats(1, 1e6), st.floats(0.01, 10))
+
+
+@given(st.lists(chunks, min_size=1, max_size=40))
+def test_the_interval_holds_the_median_and_lies_among_the_readings(its_chunks):
+    rate = rate_of(its_chunks)
+    low, high = rate.interval
+    rates = [chunk.samples_per_second for chunk in its_chunks]
+    assert low <= rate.samples_per_second * (1 + 1e-9)
+    assert high >= rate.samples_per_second * (1 - 1e-9)
+    if len(its_chunks) >= 4:
+        assert min(rates) <= low * (1 + 1e-9)
+        assert high <= max(rates) * (1 + 1e-9)
+
+
+@given(st.lists(chunks, min_size=1, max_size=3))
+def test_few_readings_have_a_wide_interval(its_chunks):
+    low, high = rate_of(its_chunks).interval
+    assert high / low > 1.2
+
+
+def test_nothing_measured_is_an_error():
+    with pytest.raises(ValueError, match="no chunk"):
+        rate_of([])
+
+
+@given(st.floats(1, 1e6), st.floats(1, 1e6), st.floats(0, 100))
+def test_an_epoch_with_a_start_takes_longer(rate, samples, start):
+    spread = amortized(rate, samples, start)
+    assert samples / spread == pytest.approx(samples / rate + start)
+    assert amortized(rate, None, start) == rate
+
+
+@given(st.integers(1, 7), st.integers(1, 40))
+def test_the_stream_gives_every_epoch_of_the_sampler_in_turn(length, taken):
+    stream = IndexStream(range(length))
+    assert [next(stream) for _ in range(taken)] == list(itertools.islice(itertools.cycle(range(length)), taken))
+
+
+def test_a_sampler_without_batches_is_an_error():
+    with pytest.raises(NoBatchesError):
+        next(IndexStream([]))
+    once = IndexStream(iter([1, 2]))
+    assert [next(once), next(once)] == [1, 2]
+    with pytest.raises(NoBatchesError):
+        next(once)
+
+
+@given(st.lists(st.lists(st.integers(), min_size=1, max_size=5), min_size=1, max_size=5))
+def test_sizes_come_in_the_order_of_the_batches(batches):
+    indices = SizedIndices(IndexStream(batches))
+    asked = list(itertools.islice(iter(indices), 3 * len(batches)))
+    assert [indices.next_size() for _ in asked] == [len(batch) for batch in asked]
+
+
+class _Clock:
+    """Time that passes only where a batch takes it."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    def thread_time(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = _Clock()
+    monkeypatch.setattr(measure, "time", clock)
+    return clock
+
+
+def _loader(clock, in_flight, seconds, burst=0.001):
+    """Batches of which the first `in_flight` are ready at once, as after a start or a rest."""
+
+    def batches(indices):
+        for number, index in enumerate(indices):
+            clock.now += burst if number < in_flight else seconds
+            yield index
+
+    return batches
+
+
+def test_prefetched_batches_are_not_counted(clock):
+    config = Config(num_workers=2, prefetch_factor=4)
+    stream = IndexStream([[0] * 10])
+    feed = Feed(config, _loader(clock, config.batches_in_flight, 0.5), stream, 10, float("inf"))
+    chunks = feed.window(5.0)
+    assert rate_of(chunks).samples_per_second == pytest.approx(10 / 0.5)
+    assert all(chunk.samples % 20 == 0 for chunk in chunks), "only whole rounds of one batch per worker"
+
+
+def test_a_window_ends_at_its_time_when_hopeless_and_at_the_deadline(clock):
+    stream = IndexStream([[0]])
+    feed = Feed(Config(), _loader(clock, 0, 0.25), stream, 1, deadline=100.0)
+    assert sum(chunk.seconds for chunk in feed.window(2.0)) == pytest.approx(2.0)
+    assert len(feed.window(2.0, hopeless=lambda chunks: len(chunks) == 3)) == 3
+    clock.now = 99.9
+    assert len(feed.window(2.0)) == 1
+
+
+def test_turns_are_taken_until_the_feeds_are_told_apart(clock):
+    order = []
+
+    class Tracing(Feed):
+        def window(self, seconds, hopeless=None):
+            order.append(self.config.num_workers)
+            return super().window(seconds, hopeless)
+
+    stream = IndexStream([[0]])
+    feeds = [
+        Tracing(Config(workers, 2 if workers else None), _loader(clock, 0, 0.25), stream, 1, 1e9) for workers in (0, 1)
+    ]
+    taken = interleaved(feeds, 1.0, settled=lambda chunks: len(chunks[0]) >= 12)
+    assert order == [0, 1, 0, 1, 0, 1]
+    assert [len(its) for its in taken] == [12, 12]
+
+
+def test_real_workers_deliver_every_index_once_in_order():
+    from torch.utils.data import DataLoader
+
+    seen = []
+
+    def make(indices):
+        return DataLoader(range(1000), batch_sampler=indices, num_workers=2, prefetch_factor=2, collate_fn=list)
+
+    class Listening(Feed):
+        def _take(self):
+            seen.append(next(self._batches))
+            return self._indices.next_size()
+
+    stream = IndexStream([[n, n + 1] for n in range(0, 1000, 2)])
+    feed = Listening(Config(2, 2), make, stream, 2, float("inf"))
+    assert len(feed.worker_pids) == 2
+    feed.window(0.0)
+    feed.close()
+    flat = [index for batch in seen for index in batch]
+    assert flat == [index % 1000 for index in range(len(flat))]

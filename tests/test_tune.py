@@ -1,0 +1,458 @@
+"""`plumb tune` on whole scripts, in processes of their own: what is found, chosen and why, and what is left alone."""
+
+import json
+
+import pytest
+from script_parts import LOOP, PREAMBLE
+
+# Each is a way in which real scripts make and use their loaders; the training loader's name comes first.
+KINDS = {
+    "positional arguments": ("loader", "loader = DataLoader(Numbers(), 8, True)" + LOOP.format(loader="loader")),
+    "a subclass with a signature of its own": (
+        "train_loader",
+        """
+class FolderLoader(DataLoader):
+    def __init__(self, folder, size, **kwargs):
+        super().__init__(Numbers(), batch_size=size, **kwargs)
+train_loader = FolderLoader("somewhere", 8, shuffle=True)
+"""
+        + LOOP.format(loader="train_loader"),
+    ),
+    "an infinite loader whose constructor starts it": (
+        "train_loader",
+        """
+class Repeat:
+    def __init__(self, sampler):
+        self.sampler = sampler
+    def __len__(self):
+        return len(self.sampler)
+    def __iter__(self):
+        while True:
+            yield from iter(self.sampler)
+class InfiniteLoader(DataLoader):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        object.__setattr__(self, "batch_sampler", Repeat(self.batch_sampler))
+        self.iterator = super().__iter__()
+    def __len__(self):
+        return len(self.batch_sampler.sampler)
+    def __iter__(self):
+        for _ in range(len(self)):
+            yield next(self.iterator)
+train_loader = InfiniteLoader(Numbers(), batch_size=8, num_workers=1)
+"""
+        + LOOP.format(loader="train_loader"),
+    ),
+    "functools.partial": (
+        "train_loader",
+        "make = functools.partial(DataLoader, batch_size=8)\ntrain_loader = make(Numbers())"
+        + LOOP.format(loader="train_loader"),
+    ),
+    "a factory, named by its caller": (
+        "loader",
+        """
+def build(dataset):
+    return DataLoader(dataset, batch_size=8, shuffle=True)
+def main():
+    loader = build(Numbers())
+    for x, y in loader:
+        train_step(x, y)
+main()
+""",
+    ),
+    "a dictionary of loaders": (
+        "loaders['train']",
+        """
+loaders = {
+    "train": DataLoader(Numbers(), batch_size=8, shuffle=True),
+    "val": DataLoader(Numbers(), batch_size=8),
+}
+"""
+        + LOOP.format(loader="loaders['train']"),
+    ),
+    "rebuilt every epoch": (
+        "loader",
+        """
+while True:
+    loader = DataLoader(Numbers(), batch_size=8, shuffle=True)
+    for i, (x, y) in enumerate(loader):
+        train_step(x, y)
+        if i == 3:
+            break
+""",
+    ),
+    "a while loop over iter and next": (
+        "loader",
+        """
+loader = DataLoader(Numbers(), batch_size=8)
+batches = iter(loader)
+while True:
+    try:
+        x, y = next(batches)
+    except StopIteration:
+        batches = iter(loader)
+        continue
+    train_step(x, y)
+""",
+    ),
+    "a thread that fetches ahead": (
+        "loader",
+        """
+loader = DataLoader(Numbers(), batch_size=8)
+ahead = queue.Queue(2)
+def fetch():
+    while True:
+        for batch in loader:
+            ahead.put(batch)
+threading.Thread(target=fetch, daemon=True).start()
+while True:
+    train_step(*ahead.get())
+""",
+    ),
+    "gradient accumulation": (
+        "loader",
+        """
+loader = DataLoader(Numbers(), batch_size=4)
+for i, (x, y) in enumerate(itertools.chain.from_iterable(itertools.repeat(loader))):
+    nn.functional.cross_entropy(model(x), y).backward()
+    if i % 100 == 99:
+        optimizer.step()
+""",
+    ),
+    "a bare except around every step": (
+        "loader",
+        """
+loader = DataLoader(Numbers(), batch_size=8)
+while True:
+    try:
+        for x, y in loader:
+            train_step(x, y)
+    except:
+        pass
+""",
+    ),
+    "batches made by the dataset": (
+        "loader",
+        """
+class Batches(Numbers):
+    def __getitem__(self, index):
+        return torch.zeros(8, 8), torch.zeros(8, dtype=torch.long)
+loader = DataLoader(Batches(), batch_size=None)
+"""
+        + LOOP.format(loader="loader"),
+    ),
+    "batches of varying length": (
+        "loader",
+        "loader = DataLoader(Numbers(), batch_sampler=[[1, 2, 3], [4], [5, 6]])" + LOOP.format(loader="loader"),
+    ),
+    "a dictionary that the loop takes apart": (
+        "loader",
+        """
+def collate(samples):
+    return {"inputs": torch.stack([x for x, _ in samples]), "labels": torch.tensor([y for _, y in samples])}
+loader = DataLoader(Numbers(), batch_size=8, collate_fn=collate)
+while True:
+    for batch in loader:
+        labels = batch.pop("labels")
+        train_step(batch.pop("inputs"), labels)
+""",
+    ),
+    "a check of the validation loader first": (
+        "train_loader",
+        """
+train_loader = DataLoader(Numbers(), batch_size=8, shuffle=True)
+val_loader = DataLoader(Numbers(32), batch_size=8)
+def evaluate():
+    with torch.no_grad():
+        for x, y in val_loader:
+            model(x)
+evaluate()
+for epoch in range(1000):
+    for x, y in train_loader:
+        train_step(x, y)
+    evaluate()
+""",
+    ),
+    "a dataset that gets its transform late": (
+        "loader",
+        """
+class Late(Numbers):
+    transform = None
+    def __getitem__(self, index):
+        return self.transform(super().__getitem__(index))
+dataset = Late()
+loader = DataLoader(dataset, batch_size=8)
+dataset.transform = lambda sample: sample
+"""
+        + LOOP.format(loader="loader"),
+    ),
+    "two loaders zipped": (
+        "labelled",
+        """
+labelled = DataLoader(Numbers(), batch_size=8, shuffle=True)
+unlabelled = DataLoader(Numbers(128), batch_size=8, shuffle=True)
+while True:
+    for (x, y), _ in zip(labelled, unlabelled):
+        train_step(x, y)
+""",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_training_loader_is_found_by_its_name_and_tuned(kind, plumb, write):
+    name, code = KINDS[kind]
+    write("train.py", PREAMBLE + code)
+    ran = plumb("tune", "--budget", 2, "train.py")
+    assert ran.code == 0, ran.err
+    found = ran.loader(name)
+    assert found.site.startswith("train.py:")
+    assert ran.plan.loaders[0] is found, "the training loader is tuned first"
+    assert found.end_to_end is not None, "and through its own loop"
+    assert found.baseline.samples_per_second > 0
+    assert "Traceback" not in ran.err
+
+
+def test_the_site_is_the_line_of_the_construction(plumb, write):
+    code = PREAMBLE + "\n\nmarked_loader = DataLoader(Numbers(), batch_size=8)\n" + LOOP.format(loader="marked_loader")
+    write("train.py", code)
+    line = 1 + next(i for i, text in enumerate(code.splitlines()) if text.startswith("marked_loader"))
+    ran = plumb("tune", "--budget", 1, "train.py")
+    assert ran.loader("marked_loader").site == f"train.py:{line}"
+    assert ran.loader("marked_loader").dataset == "Numbers"
+    assert ran.loader("marked_loader").batch_size == 8
+
+
+def test_waiting_samples_get_workers_and_the_loop_confirms_it(plumb, write):
+    code = "train_loader = DataLoader(Numbers(2000, seconds=0.004), batch_size=16, shuffle=True)"
+    write("train.py", PREAMBLE + code + LOOP.format(loader="train_loader"))
+    ran = plumb("tune", "--budget", 20, "train.py")
+    found = ran.loader("train_loader")
+    assert found.baseline.config.num_workers == 0
+    assert found.tuned.config.num_workers > 2, "samples that wait want more workers than cores"
+    assert found.tuned.interval[0] > found.baseline.interval[1]
+    assert found.end_to_end.tuned_interval[0] > found.end_to_end.baseline_interval[1]
+    assert found.sample.wait_seconds > found.sample.cpu_seconds
+    assert any(trial.config == found.tuned.config for trial in found.trials)
+    assert "plumb run train.py" in ran.out
+    assert "Traceback" not in ran.err
+
+
+def test_a_loop_that_does_not_wait_is_left_as_it_is(plumb, write):
+    code = """
+loader = DataLoader(Numbers(seconds=0.0), batch_size=1)
+while True:
+    for x, y in loader:
+        train_step(x, y)
+        time.sleep(0.1)
+"""
+    write("train.py", PREAMBLE + code)
+    ran = plumb("tune", "--budget", 8, "train.py")
+    found = ran.loader("loader")
+    assert found.tuned.config == found.baseline.config
+    assert any("nothing to gain" in note for note in found.notes)
+    assert [trial.config for trial in found.trials] == [found.baseline.config], "nothing else needs to be tried"
+    assert "Nothing to change" in ran.out
+
+
+def test_an_iterable_dataset_keeps_its_worker_count(plumb, write):
+    code = """
+class Stream(IterableDataset):
+    def __iter__(self):
+        for index in range(64):
+            time.sleep(0.002)
+            yield torch.full((8,), float(index)), index % 3
+loader = DataLoader(Stream(), batch_size=8)
+"""
+    write("train.py", PREAMBLE + code + LOOP.format(loader="loader"))
+    ran = plumb("tune", "--budget", 4, "train.py")
+    found = ran.loader("loader")
+    assert {trial.config.num_workers for trial in found.trials} == {0}
+    assert any("iterable" in note for note in found.notes)
+
+
+def test_a_validation_loader_that_is_not_reached_is_tuned_on_its_own(plumb, write):
+    code = """
+train_loader = DataLoader(Numbers(), batch_size=8, shuffle=True)
+val_loader = DataLoader(Numbers(32), batch_size=8)
+"""
+    write("train.py", PREAMBLE + code + LOOP.format(loader="train_loader"))
+    ran = plumb("tune", "--budget", 10, "train.py")
+    assert [loader.name for loader in ran.plan.loaders] == ["train_loader", "val_loader"]
+    val = ran.loader("val_loader")
+    assert val.step_samples_per_second is None
+    assert val.end_to_end is None
+    assert any("on its own" in note for note in val.notes)
+    assert ran.loader("train_loader").step_samples_per_second > 0
+
+
+def test_a_checkpoint_of_every_epoch_stays_as_it_was(plumb, write, tmp_path):
+    code = """
+loader = DataLoader(Numbers(24), batch_size=8, num_workers=1)
+with open("log.txt", "w") as log:
+    for epoch in range(1000):
+        for x, y in loader:
+            train_step(x, y)
+        torch.save(model.state_dict(), "model.pt")
+        with open("epochs.txt", "a") as file:
+            file.write("epoch done")
+"""
+    write("train.py", PREAMBLE + code)
+    (tmp_path / "model.pt").write_bytes(b"the user's own")
+    ran = plumb("tune", "--budget", 4, "train.py")
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "model.pt").read_bytes() == b"the user's own"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "model.pt", "train.plumb.json", "train.py"]
+    assert [path.rsplit("/", 1)[-1] for path in ran.plan.written_files] == ["log.txt"], "what it did write is listed"
+    assert "log.txt" in ran.out
+
+
+def test_a_script_that_counts_its_steps_is_not_broken_by_more_of_them(plumb, write):
+    code = """
+loader = DataLoader(Numbers(24), batch_size=8)
+schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=2 * len(loader))
+for epoch in range(2):
+    for x, y in loader:
+        train_step(x, y)
+        schedule.step()
+"""
+    write("train.py", PREAMBLE + code)
+    ran = plumb("tune", "--budget", 5, "train.py")
+    assert ran.code == 0, ran.err
+    assert any("your loop ended" in note for note in ran.loader("loader").notes)
+    assert "Traceback" not in ran.err
+
+
+def test_a_script_without_training_is_tuned_for_what_it_iterates(plumb, write):
+    code = """
+loader = DataLoader(Numbers(), batch_size=8)
+with torch.no_grad():
+    for x, y in loader:
+        model(x)
+print("predictions done")
+"""
+    write("predict.py", PREAMBLE + code)
+    ran = plumb("tune", "--budget", 6, "predict.py")
+    assert ran.code == 0, ran.err
+    assert "predictions done" in ran.err, "the script came to its end first"
+    assert any("without a step rate" in note for note in ran.loader("loader").notes)
+
+
+def test_workers_that_are_spawned_import_the_script_again(plumb, write):
+    code = """
+if __name__ == "__main__":
+    train_loader = DataLoader(Numbers(seconds=0.002), batch_size=8, num_workers=1, multiprocessing_context="spawn")
+    for epoch in range(1000):
+        for x, y in train_loader:
+            train_step(x, y)
+"""
+    write("train.py", PREAMBLE + code)
+    ran = plumb("tune", "--budget", 6, "train.py")
+    assert ran.code == 0, ran.err
+    assert ran.loader("train_loader").baseline.config.num_workers == 1
+
+
+def test_a_dataset_that_cannot_be_pickled_is_never_given_spawned_workers(plumb, write):
+    code = """
+if __name__ == "__main__":
+    torch.multiprocessing.set_start_method("spawn")
+    dataset = Numbers(seconds=0.002)
+    dataset.key = lambda index: index
+    loader = DataLoader(dataset, batch_size=8)
+    for epoch in range(1000):
+        for x, y in loader:
+            train_step(x, y)
+"""
+    write("train.py", PREAMBLE + code)
+    ran = plumb("tune", "--budget", 6, "train.py")
+    assert ran.code == 0, ran.err
+    found = ran.loader("loader")
+    assert found.tuned.config.num_workers == 0
+    assert any(trial.outcome.startswith("failed: ") and "pickle" in trial.outcome for trial in found.trials)
+
+
+def test_a_script_without_a_main_guard_is_never_run_again_by_a_worker(plumb, write, tmp_path):
+    code = """
+with open("starts.txt", "a") as file:
+    file.write("started\\n")
+torch.multiprocessing.set_start_method("forkserver", force=True)
+loader = DataLoader(Numbers(seconds=0.002), batch_size=8)
+"""
+    write("train.py", PREAMBLE + code + LOOP.format(loader="loader"))
+    ran = plumb("tune", "--budget", 4, "train.py")
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "starts.txt").read_text() == "started\n"
+    assert {trial.config.num_workers for trial in ran.loader("loader").trials} == {0}
+    assert any("__main__" in note for note in ran.loader("loader").notes)
+
+
+def test_loaders_of_child_processes_are_left_alone(plumb, write):
+    code = """
+def child():
+    other_loader = DataLoader(Numbers(16), batch_size=8)
+    for x, y in other_loader:
+        pass
+    os._exit(7 if type(iter(other_loader)).__module__.startswith("plumb") else 0)
+pid = os.fork()
+if not pid:
+    child()
+assert os.waitpid(pid, 0)[1] == 0
+loader = DataLoader(Numbers(), batch_size=8)
+"""
+    write("train.py", PREAMBLE + code + LOOP.format(loader="loader"))
+    ran = plumb("tune", "--budget", 1, "train.py")
+    assert ran.code == 0, ran.err
+    assert [found.name for found in ran.plan.loaders] == ["loader"]
+
+
+def test_the_script_finds_itself_as_python_would_have_started_it(plumb, write, tmp_path):
+    (tmp_path / "sub").mkdir()
+    write("sub/sibling.py", "VALUE = 42")
+    code = """
+import sibling
+print("argv", sys.argv, "name", __name__, "file", __file__, "path0", sys.path[0], "cwd", os.getcwd())
+print("main", sys.modules["__main__"].__dict__ is globals(), "lr", os.environ.get("OMP_NUM_THREADS"))
+loader = DataLoader(Numbers(), batch_size=8)
+"""
+    write("sub/train.py", PREAMBLE + code + LOOP.format(loader="loader"))
+    ran = plumb("tune", "--budget", 1, "sub/train.py", "--lr", "0.1", "--budget", "9")
+    assert ran.code == 0, ran.err
+    expected = (
+        f"argv ['sub/train.py', '--lr', '0.1', '--budget', '9'] name __main__ file {tmp_path}/sub/train.py "
+        f"path0 {tmp_path}/sub cwd {tmp_path}"
+    )
+    assert expected in ran.err
+    assert "main True" in ran.err
+
+
+def test_a_module_is_run_as_with_minus_m(plumb, write, tmp_path):
+    (tmp_path / "project").mkdir()
+    write("project/__init__.py", "")
+    write("project/data.py", PREAMBLE)
+    code = """
+from .data import *
+print("package", __package__, "spec", __spec__.name, "argv", sys.argv[1:])
+loader = DataLoader(Numbers(), batch_size=8)
+"""
+    write("project/train.py", code + LOOP.format(loader="loader"))
+    ran = plumb("tune", "--budget", 1, "-m", "project.train", "--epochs", "3")
+    assert ran.code == 0, ran.err
+    assert "package project spec project.train argv ['--epochs', '3']" in ran.err
+    assert ran.loader("loader").site.startswith("train.py:")
+
+
+def test_json_is_the_plan_and_nothing_else(plumb, write):
+    code = "print('chatter')\nloader = DataLoader(Numbers(), batch_size=8)"
+    write("train.py", PREAMBLE + code + LOOP.format(loader="loader"))
+    ran = plumb("tune", "--budget", 1, "--json", "train.py")
+    printed = json.loads(ran.out)
+    assert printed["version"] == 1
+    assert printed["loaders"][0]["name"] == "loader"
+    assert "chatter" in ran.err
+
+
+def test_limits_that_are_asked_for_are_kept(plumb, write):
+    code = "loader = DataLoader(Numbers(2000, seconds=0.004), batch_size=16)"
+    write("train.py", PREAMBLE + code + LOOP.format(loader="loader"))
+    ran = plumb("tune", "--budget", 6, "--max-workers", 2, "train.py")
+    assert max(trial.config.num_workers for trial in ran.loader("loader").trials) <= 2
