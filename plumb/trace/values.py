@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -167,9 +168,15 @@ def _feed(content: Any, value: Any, depth: int) -> bool:
     if hasattr(value, "tobytes"):
         return _feed_array(content, value)
     attributes = getattr(value, "__dict__", None)
-    if type(attributes) is dict and attributes and not callable(value):
+    if type(attributes) is dict and attributes and not callable(value) and _is_of_python_classes(value):
         return depth < DEEPEST and _feed(content, attributes, depth + 1)
     return False
+
+
+def _is_of_python_classes(value: object) -> bool:
+    """Whether all there is to a value is in its `__dict__`: none of its classes was written in another language."""
+    modules = (sys.modules.get(kind.__module__) for kind in type(value).__mro__[:-1])
+    return all(str(getattr(module, "__file__", "")).endswith(".py") for module in modules)
 
 
 def _feed_tensor(content: Any, tensor: Any) -> bool:
