@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, TypeVar
 
 from plumb.trace.recorder import SAMPLE, Node, Recorder, Selection
 from plumb.trace.rewrite import Rewriter
@@ -25,6 +25,9 @@ except ImportError:
     THREAD = None
 
 OVERHEAD_CALLS = 50
+SLOWEST_SHARE = 0.03
+
+T = TypeVar("T")
 
 
 def _voluntary_switches() -> int | None:
@@ -136,9 +139,20 @@ def time_call(function: Callable[[], Any]) -> tuple[Any, Clock]:
 
 
 def costs(units: list[dict[Node, Clock]], unit_samples: int) -> dict[Node, Cost]:
-    """The cost of each node per sample, from the clocks of units that each hold `unit_samples` samples."""
-    nodes = {node: None for clocks in units for node in clocks}
-    return {node: _cost([clocks.get(node) for clocks in units], unit_samples) for node in nodes}
+    """The cost of each node per sample, from the clocks of units that each hold `unit_samples` samples.
+
+    The few slowest units are left out, as they are from what untraced samples take.
+    """
+    kept = without_slowest(units, lambda clocks: sum(clock.wall_seconds for clock in clocks.values()))
+    nodes = {node: None for clocks in kept for node in clocks}
+    return {node: _cost([clocks.get(node) for clocks in kept], unit_samples) for node in nodes}
+
+
+def without_slowest(timings: list[T], seconds: Callable[[T], float]) -> list[T]:
+    """The timings without the few slowest, in order: a mean over many should not hang on a stall of the host."""
+    slowest = sorted(range(len(timings)), key=lambda place: seconds(timings[place]))
+    kept = sorted(slowest[: len(timings) - int(SLOWEST_SHARE * len(timings))])
+    return [timings[place] for place in kept]
 
 
 def _cost(clocks: list[Clock | None], unit_samples: int) -> Cost:

@@ -12,8 +12,9 @@ from rich.text import Text
 
 from plumb.trace.pipeline import Operator, Pipeline
 
-BAR_WIDTH = 10
-FIGURE_WIDTH = 7
+BAR_WIDTH = 8
+FIGURE_WIDTH = 6
+REMARKS_WIDTH = 25
 TRUSTED_SHARE = 0.2
 
 
@@ -39,18 +40,18 @@ class Branch:
 def render(pipeline: Pipeline) -> RenderableType:
     """The pipeline as a table of one sample's time, ending with the hottest operator and its kind of time."""
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
-    table.add_column("operator", no_wrap=True, ratio=3, overflow="ellipsis")
+    table.add_column("operator", no_wrap=True, ratio=1, overflow="ellipsis")
     table.add_column("ms", justify="right", no_wrap=True, min_width=FIGURE_WIDTH)
     table.add_column("share", justify="right", no_wrap=True, min_width=len("share"))
     table.add_column("", no_wrap=True, min_width=BAR_WIDTH)
-    table.add_column("what it does", no_wrap=True, ratio=2, overflow="ellipsis")
+    table.add_column("what it does", no_wrap=True, min_width=REMARKS_WIDTH, overflow="ellipsis")
     whole = max(pipeline.sample_seconds, pipeline.attributed_seconds)
     _add_rows(table, _tree(pipeline), pipeline.hottest(), whole, "")
     table.add_row(
         Text("unattributed", style="dim"),
         *_figures(pipeline.unattributed_seconds, whole),
         _bar(pipeline.unattributed_seconds, 0.0, whole),
-        Text("code around the operators", style="dim"),
+        Text("the code between them", style="dim"),
     )
     return Group(_title(pipeline), Padding(table, (1, 0)), _conclusion(pipeline))
 
@@ -126,7 +127,7 @@ def _figures(seconds: float, whole_seconds: float) -> tuple[str, str]:
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.3f}" if seconds < 0.01 else f"{seconds * 1e3:.1f}"
+    return f"{seconds * 1e3:.3f}" if seconds < 0.0095 else f"{seconds * 1e3:.1f}"
 
 
 def _bar(cpu_seconds: float, wait_seconds: float, whole_seconds: float) -> Text:
@@ -144,9 +145,9 @@ def _remarks(operator: Operator) -> Text:
     if operator.waits:
         remarks.append("waits")
     if operator.visit_ratio < 0.995 and operator.kind != "collate":
-        remarks.append(f"in {operator.visit_ratio:.0%} of samples")
+        remarks.append(f"in {operator.visit_ratio:.0%}")
     if operator.read_bytes:
-        remarks.append(f"reads {_size(operator.read_bytes)}")
+        remarks.append(f"{_size(operator.read_bytes)} read")
     return Text(", ".join(remarks), style="dim")
 
 

@@ -136,12 +136,14 @@ def _total(costs: Mapping[Node, Cost], parts: list[Node]) -> Cost:
 
 
 def _location(node: Node) -> str:
-    """The innermost call site in the user's code that leads to a node, or else its own."""
-    sites = [step.site for step in [node, *node.ancestors()] if step.site.filename]
-    if not sites:
-        return node.definition or ""
-    site = next((site for site in sites if is_user_file(site.filename)), sites[0])
-    return f"{site.filename}:{site.line}"
+    """The innermost place in the user's code that leads to a node, or else the call's own, or else its definition."""
+    places = []
+    for step in [node, *node.ancestors()]:
+        if step.site.filename:
+            places.append(f"{step.site.filename}:{step.site.line}")
+        if step.is_users:
+            places.append(step.definition or "")
+    return next(filter(is_user_file, places), places[0] if places else node.definition or "")
 
 
 def _differs_for_equal_input(facts: Facts) -> bool:

@@ -14,7 +14,15 @@ from functools import partial
 from typing import Any
 
 from plumb.profile.gil import LockWatch
-from plumb.profile.operators import Clock, Timing, costs, net_costs, recording_overhead_seconds, time_call
+from plumb.profile.operators import (
+    Clock,
+    Timing,
+    costs,
+    net_costs,
+    recording_overhead_seconds,
+    time_call,
+    without_slowest,
+)
 from plumb.profile.randomness import disturb_generators, kept_generators
 from plumb.profile.storage import ReadCounter
 from plumb.trace.assemble import Observed, assemble
@@ -47,10 +55,10 @@ def trace(
     dataset, collate, batch_samples = _taken_apart(dataset_or_loader, samples, collate_fn, batch_size)
     source = source_of(dataset, samples, indices, batch_samples or 1)
     with kept_generators(), _single_torch_thread(), ReadCounter() as reads:
-        course = _Course(source, collate, batch_samples or 1)
+        course = Course(source, collate, batch_samples)
+        units = course.warm_up(max(1, min(samples, source.samples) // source.unit_samples))
         if collate_fn is None and dataset is dataset_or_loader:
-            course.drop_collate_where_it_fails()
-        units = course.warm_up(max(1, samples // source.unit_samples))
+            course.drop_collate_where_it_fails(units)
         units, weights = course.first_timing(units)
         discovery = course.discover(units, weights, reads)
         readers = {node for node, facts in discovery.facts.items() if facts.read_bytes or facts.opens}
@@ -127,18 +135,15 @@ class Timings:
 
     def plain_per_sample(self, unit_samples: int, batch_samples: int) -> tuple[float, float, float]:
         """Wall, CPU and wait seconds of one untraced sample, its share of collating included."""
-
-        def mean(figure: Callable[[Clock], float]) -> float:
-            total = sum(map(figure, self.plain)) / len(self.plain) / unit_samples
-            if self.plain_batches:
-                total += sum(map(figure, self.plain_batches)) / len(self.plain_batches) / batch_samples
-            return total
-
-        cpu, wait = mean(lambda clock: clock.cpu / 1e9), mean(lambda clock: clock.wait / 1e9)
+        cpu = wait = 0.0
+        for clocks, samples in ((self.plain, unit_samples), (self.plain_batches, batch_samples)):
+            kept = without_slowest(clocks, lambda clock: clock.wall_seconds)
+            cpu += sum(clock.cpu for clock in kept) / 1e9 / len(kept) / samples
+            wait += sum(clock.wait for clock in kept) / 1e9 / len(kept) / samples
         return cpu + wait, cpu, wait
 
 
-class _Course:
+class Course:
     """The passes over one source. Batches are cut from the samples of a pass as they come."""
 
     def __init__(self, source: Source, collate: Collate | None, batch_samples: int | None) -> None:
@@ -150,9 +155,9 @@ class _Course:
         self.rewriter = Rewriter()
         self.overhead_seconds = recording_overhead_seconds()
 
-    def drop_collate_where_it_fails(self) -> None:
+    def drop_collate_where_it_fails(self, units: int) -> None:
         """For a dataset that came without a loader: its samples may not be of a kind that can be batched."""
-        samples = [sample for unit in _loaded(self.source.loads(None, self.batch_samples)) for sample in unit]
+        samples = [sample for unit in _loaded(self.source.loads(None, units)) for sample in unit]
         try:
             self._collate(None, samples[: self.batch_samples])
         except Exception:

@@ -18,7 +18,7 @@ from plumb.profile.storage import ReadCounter
 from plumb.trace.expand import is_dataset
 from plumb.trace.recorder import Node, Recorder, Selection
 from plumb.trace.rewrite import Rewriter
-from plumb.trace.values import Description, describe, digest, has_identity, is_lazy_image, parts
+from plumb.trace.values import Description, attribute, describe, digest, has_identity, is_lazy_image, parts
 
 GENERATOR_CLASSES = {"Generator", "RandomState", "Random"}
 """Names of numpy's, torch's and Python's random generators."""
@@ -151,7 +151,7 @@ class Discovery(Recorder):
             producer = self._producer(part) if has_identity(part) else None
             if producer is not None and producer not in whole:
                 self._flow(producer, node, part)
-                if not hasattr(part, "shape"):
+                if attribute(part, "shape") is None:
                     whole.add(producer)  # what this container holds has been counted with it
 
     def _note_output(self, node: Node, given: bytes | None, result: Any) -> None:
@@ -162,7 +162,7 @@ class Discovery(Recorder):
             description = describe(result)
             facts.output_bytes += description.size_bytes
             facts.output = description if facts.output is None else _common(facts.output, description)
-            facts.opens = facts.opens or (hasattr(result, "read") and hasattr(result, "close"))
+            facts.opens = facts.opens or (callable(attribute(result, "read")) and callable(attribute(result, "close")))
         if self._round is not None:
             while len(facts.digests) <= self._round:
                 facts.digests.append({})
@@ -178,7 +178,7 @@ class Discovery(Recorder):
 
     def _producer(self, value: Any) -> Node | None:
         """Who produced a value, or the array that it is a view of."""
-        for candidate in (value, getattr(value, "base", None), getattr(value, "_base", None)):
+        for candidate in (value, attribute(value, "base"), attribute(value, "_base")):
             if candidate is not None and id(candidate) in self._producers:
                 return self._producers[id(candidate)][0]
         return None

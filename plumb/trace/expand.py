@@ -116,7 +116,7 @@ def expands(callee: Callee, caller: FunctionType | None, holder: object) -> bool
     The user's code always; library code at the entry and where it leads on.
     """
     function = callee.function
-    if function is None or function.__module__.startswith(TORCH_COLLATE):
+    if function is None or (function.__module__ or "").startswith(TORCH_COLLATE):
         return False
     if caller is None:
         return True

@@ -36,7 +36,13 @@ def _device(value: Description | None) -> str:
 
 def _is_decoded(given: Description | None, made: Description | None) -> bool:
     """Whether encoded bytes went in and an array or an image came out."""
-    return given is not None and given.type in ENCODED_TYPES and made is not None and made.shape is not None
+    return (
+        given is not None
+        and given.type in ENCODED_TYPES
+        and made is not None
+        and made.shape is not None
+        and made.size_bytes > 0
+    )
 
 
 def _is_converted(given: Description | None, made: Description | None) -> bool:

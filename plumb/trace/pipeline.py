@@ -19,8 +19,9 @@ class Operator:
     the call sites from the entry down to it. `location` is the place in the user's code that leads to it, else the
     library's. `visit_ratio` is the share of samples that visit it; `median_seconds` and `quartile_seconds` are theirs.
 
-    `random`: it draws random numbers, or its output differs for equal input. `deterministic`: its output depends on
-    the index alone (nothing before it is random either, and repeated samples were bitwise equal); None if untested.
+    `random`: it draws random numbers, or is the first on its way whose output differs when a sample is repeated.
+    `deterministic`: its output depends on the index alone (nothing before it is random either, and repeated samples
+    were bitwise equal); None where that can't be told.
     `read_bytes` and `releases_gil` are None where they could not be measured.
     """
 

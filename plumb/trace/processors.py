@@ -16,12 +16,13 @@ from plumb.profile.operators import Cost, net_costs
 from plumb.trace.discovery import Passed
 from plumb.trace.recorder import COLLATE, Node, Selection
 
-SMALL_SHARE = 0.01
-SMALL_SHARE_TOGETHER = 0.06
+SMALL_SHARE = 0.005
+SMALL_SHARE_TOGETHER = 0.03
 BESIDE_STEPS_SHARE = 0.05
 WHOLE_SHARE = 0.03
 LIBRARY_WHOLE_SHARE = 0.1
 INLINE_SHARE = 0.5
+WRAPPED_SHARE = 0.8
 MOST_OPERATORS = 20
 BUSY_CALLS = 200.0
 FINE_CALLS = 8.0
@@ -73,7 +74,8 @@ def noticed(root: Node, weights: Weights) -> set[Node]:
 def choose(root: Node, weights: Weights, readers: Collection[Node]) -> list[Node]:
     """The nodes that become operators, in the order of their first call.
 
-    A call whose parts are all small, or whose own code takes most of its time, is one operator; else its parts are.
+    A call whose parts are all small, or whose own code takes most of its time, is one operator, and so is a function of
+    the user's around a single one; else its parts are.
     Parts that take nearly nothing are left out while they don't add up to much. An operator that reads from storage
     stays, however fast it was, for that is what a cold disk changes. The steps of a `Compose` stay, and what it does
     beside them goes.
@@ -104,7 +106,16 @@ def _operators_below(node: Node, weights: Weights, readers: Collection[Node], en
     inline = weights.total[node] - sum(weights.total[found] for found in below) > INLINE_SHARE * weights.total[node]
     plain = not any(inner.is_users or inner.is_step or inner in readers for inner in node.walk())
     small = weights.total[node] < (LIBRARY_WHOLE_SHARE if plain else WHOLE_SHARE)
-    return [node] if inline or small or _is_library_step(node) else below
+    whole = inline or small or _is_library_step(node) or (node.is_users and _wraps_one(node, below, weights, readers))
+    return [node] if whole else below
+
+
+def _wraps_one(node: Node, below: list[Node], weights: Weights, readers: Collection[Node]) -> bool:
+    """Whether a function is not much more than one call in it that is not expanded."""
+    main = max(below, key=weights.total.__getitem__)
+    beside = any(found in readers for found in below if found is not main)
+    wraps = weights.total[main] >= WRAPPED_SHARE * weights.total[node] and not main.children
+    return wraps and not main.is_step and not beside
 
 
 def _beside_steps(node: Node, weights: Weights, readers: Collection[Node]) -> set[Node]:

@@ -15,6 +15,7 @@ import ast
 import copy
 import dataclasses
 import linecache
+import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from types import CellType, CodeType, FunctionType
@@ -26,7 +27,8 @@ SCOPE = "__plumb_scope__"
 FUTURE_FLAGS = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 ASYNC_FLAGS = 0x0080 | 0x0100 | 0x0200  # coroutine, iterable coroutine, asynchronous generator
 
-FRAME_READERS = {"locals", "vars", "dir", "eval", "exec", "_getframe", "currentframe", "stack"}
+FRAME_READING_NAMES = {"locals", "vars", "dir", "eval", "exec", "_getframe", "currentframe", "inspect"}
+FRAME_READING_METHODS = {"_getframe", "currentframe"}
 """A function that names one of these may see its own frame, where the recorder's cell would show: never rewritten."""
 
 TRIVIAL = {
@@ -45,7 +47,7 @@ TRIVIAL = {
 """Builtins that do no work on a sample: their calls are left as they are."""
 
 FORWARDING = {"enumerate", "zip"}
-"""Builtins that hand on what they iterate: their arguments are recorded like the iterable of a loop."""
+"""Builtins that hand on what they iterate: that is recorded like the iterable of a loop."""
 
 SiteKind = Literal["call", "operation", "store", "loop"]
 
@@ -120,11 +122,13 @@ class Rewriter:
 
     def _compile(self, function: FunctionType, keep: frozenset[int] | None) -> Rewritten | None:
         code = function.__code__
-        if code.co_flags & ASYNC_FLAGS or FRAME_READERS.intersection(code.co_names):
+        if code.co_flags & ASYNC_FLAGS:
             return None
         for definition in self._candidates(code.co_filename, code.co_firstlineno, function.__globals__):
             plain = definition.compile(function, definition.node)
             if plain is not None and _same_code(plain, code):
+                if _may_read_its_frame(definition.node):
+                    return None
                 visitor = _RecordSites(function_id(function), code.co_filename, keep)
                 recorded = definition.compile(function, visitor.rewrite(definition.node))
                 return None if recorded is None else Rewritten(visitor.function, recorded, tuple(visitor.sites))
@@ -174,7 +178,9 @@ class _Definition:
         module = ast.fix_missing_locations(ast.Module([*imports, outer], []))
         try:
             flags = original.co_flags & FUTURE_FLAGS
-            compiled = compile(module, original.co_filename, "exec", flags=flags, dont_inherit=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the user has been warned
+                compiled = compile(module, original.co_filename, "exec", flags=flags, dont_inherit=True)
         except (SyntaxError, ValueError, RecursionError):
             return None
         for _ in range(3):
@@ -186,7 +192,9 @@ class _Definition:
 def _definitions(filename: str, module_globals: dict[str, Any]) -> dict[int, list[_Definition]]:
     """The functions defined in a file, by the line that their code objects give; none where it can't be read."""
     try:
-        tree = ast.parse("".join(linecache.getlines(filename, module_globals)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse("".join(linecache.getlines(filename, module_globals)))
     except (SyntaxError, ValueError, RecursionError):
         return {}
     found: dict[int, list[_Definition]] = defaultdict(list)
@@ -230,6 +238,14 @@ def _bare(node: ast.FunctionDef | ast.Lambda) -> Any:
         bare.returns = None
         bare.type_params = []  # type: ignore[attr-defined]  # exists from Python 3.12 on
     return bare
+
+
+def _may_read_its_frame(definition: ast.AST) -> bool:
+    return any(
+        (isinstance(node, ast.Name) and node.id in FRAME_READING_NAMES)
+        or (isinstance(node, ast.Attribute) and node.attr in FRAME_READING_METHODS)
+        for node in ast.walk(definition)
+    )
 
 
 def _same_code(left: CodeType, right: CodeType) -> bool:
@@ -306,7 +322,11 @@ class _RecordSites(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.expr:
         named = node.func.id if isinstance(node.func, ast.Name) else None
         if named in FORWARDING:
-            loops = [None if isinstance(argument, ast.Starred) else self._loop(argument) for argument in node.args]
+            iterated = node.args[:1] if named == "enumerate" else node.args
+            loops = [
+                self._loop(argument) if argument in iterated and not isinstance(argument, ast.Starred) else None
+                for argument in node.args
+            ]
             self.generic_visit(node)
             node.args = [a if loop is None else loop.make(a) for a, loop in zip(node.args, loops, strict=True)]
             return node

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,9 +49,9 @@ def _held(value: Any) -> list[Any]:
         return list(value)[:MOST_PARTS]
     if isinstance(value, dict):
         return list(value.values())[:MOST_PARTS]
-    if isinstance(value, (float, complex, str, bytes, *WITHOUT_IDENTITY)) or hasattr(value, "shape"):
+    if isinstance(value, (float, complex, str, bytes, *WITHOUT_IDENTITY)) or attribute(value, "shape") is not None:
         return []
-    attributes = getattr(value, "__dict__", None)
+    attributes = attribute(value, "__dict__")
     return list(attributes.values())[:MOST_PARTS] if type(attributes) is dict else []
 
 
@@ -63,15 +64,29 @@ def has_identity(value: object) -> bool:
     return not isinstance(value, WITHOUT_IDENTITY) and not (type(value) is tuple and not value)
 
 
+def attribute(value: object, name: str) -> Any:
+    """An attribute of a value of any kind, None where it has none or where looking at it fails."""
+    try:
+        return getattr(value, name, None)
+    except Exception:
+        return None
+
+
 def describe(value: Any) -> Description:
-    """The type, shape, dtype and size of a value."""
+    """The type, shape, dtype and size of a value; its type alone where it doesn't let itself be looked at."""
+    try:
+        return _described(value)
+    except Exception:
+        return Description(type(value).__name__, None, None, 0)
+
+
+def _described(value: Any) -> Description:
     name = type(value).__name__
+    if isinstance(value, type):
+        return Description(name, None, None, 0)
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None and dtype is not None:
-        try:
-            sizes = tuple(int(size) for size in shape)
-        except (TypeError, ValueError):
-            return Description(name, None, None, 0)
+        sizes = tuple(int(size) for size in shape)
         device = getattr(value, "device", None)
         return Description(
             name, sizes, _dtype_name(dtype), _array_bytes(value), None if device is None else str(device)
@@ -123,7 +138,10 @@ def is_lazy_image(value: object) -> bool:
 def digest(value: object) -> bytes | None:
     """A digest of a value's content, equal for bitwise equal values; None where the content can't be told."""
     content = hashlib.blake2b(digest_size=16)
-    return content.digest() if _feed(content, value, 0) else None
+    try:
+        return content.digest() if _feed(content, value, 0) else None
+    except Exception:
+        return None
 
 
 def _feed(content: Any, value: Any, depth: int) -> bool:
@@ -136,6 +154,9 @@ def _feed(content: Any, value: Any, depth: int) -> bool:
     if isinstance(value, (bytes, bytearray, memoryview)):
         content.update(value)
         return True
+    if isinstance(value, type):
+        content.update(f"{value.__module__}.{value.__qualname__}".encode())
+        return True
     if isinstance(value, dict):
         items: Any = [part for key in value for part in (key, value[key])]
         return depth < DEEPEST and all(_feed(content, item, depth + 1) for item in items)
@@ -147,9 +168,15 @@ def _feed(content: Any, value: Any, depth: int) -> bool:
     if hasattr(value, "tobytes"):
         return _feed_array(content, value)
     attributes = getattr(value, "__dict__", None)
-    if type(attributes) is dict and attributes and not callable(value):
+    if type(attributes) is dict and attributes and not callable(value) and _is_of_python_classes(value):
         return depth < DEEPEST and _feed(content, attributes, depth + 1)
     return False
+
+
+def _is_of_python_classes(value: object) -> bool:
+    """Whether all there is to a value is in its `__dict__`: none of its classes was written in another language."""
+    modules = (sys.modules.get(kind.__module__) for kind in type(value).__mro__[:-1])
+    return all(str(getattr(module, "__file__", "")).endswith(".py") for module in modules)
 
 
 def _feed_tensor(content: Any, tensor: Any) -> bool:
