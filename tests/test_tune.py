@@ -307,6 +307,23 @@ with open("log.txt", "w") as log:
     assert "log.txt" in ran.out
 
 
+def test_a_loop_that_counts_its_batches_is_left_before_its_epoch_ends(plumb, write, tmp_path):
+    code = """
+loader = DataLoader(Numbers(400), batch_size=8)
+for epoch in range(1000):
+    batches = iter(loader)
+    for _ in range(len(loader)):
+        train_step(*next(batches))
+    torch.save(model.state_dict(), "model.pt")
+"""
+    write("train.py", PREAMBLE + code)
+    ran = plumb("tune", "--budget", 6, "train.py")
+    assert ran.code == 0, ran.err
+    assert ran.loader("loader").end_to_end is not None
+    assert any("so that its epoch did not end" in note for note in ran.loader("loader").notes)
+    assert not (tmp_path / "model.pt").exists()
+
+
 def test_a_script_that_counts_its_steps_is_not_broken_by_more_of_them(plumb, write):
     code = """
 loader = DataLoader(Numbers(24), batch_size=8)
