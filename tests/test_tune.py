@@ -1,6 +1,8 @@
 """`plumb tune` on whole scripts, in processes of their own: what is found, chosen and why, and what is left alone."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from script_parts import LOOP, PREAMBLE
@@ -305,6 +307,16 @@ with open("log.txt", "w") as log:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "model.pt", "train.plumb.json", "train.py"]
     assert [path.rsplit("/", 1)[-1] for path in ran.plan.written_files] == ["log.txt"], "what it did write is listed"
     assert "log.txt" in ran.out
+
+
+def test_where_the_report_goes_is_not_taken_for_the_script_s(write, tmp_path):
+    write("train.py", PREAMBLE + "loader = DataLoader(Numbers(), batch_size=8)" + LOOP.format(loader="loader"))
+    with open(tmp_path / "report.txt", "w") as report:
+        command = [sys.executable, "-m", "plumb", "tune", "--budget", "1", "train.py"]
+        subprocess.run(command, cwd=tmp_path, stdout=report, stderr=report, check=True)
+    text = (tmp_path / "report.txt").read_text()
+    assert "loader  train.py:" in text
+    assert "The script wrote" not in text
 
 
 def test_a_loop_that_counts_its_batches_is_left_before_its_epoch_ends(plumb, write, tmp_path):
