@@ -14,7 +14,6 @@ from plumb.plan import Config
 
 TUNED = Config(num_workers=2, prefetch_factor=2, persistent_workers=True)
 SCRIPTS = {
-    "keyword_from_import.py": "training_batches",
     "custom_collate.py": "train_loader",
     "custom_batch_sampler.py": "train_loader",
     "train_and_val.py": "train_loader",
