@@ -23,6 +23,7 @@ from plumb.model.planner import Footprint, Freedom, Situation
 from plumb.options import Options
 from plumb.plan import Config, Measured, SampleCost, Trial
 from plumb.profile.device import has_accelerator
+from plumb.profile.host_load import OthersLoad
 from plumb.profile.memory import private_bytes
 from plumb.profile.sample import sample_cost, torch_threads_help
 from plumb.runtime.loader import current_config, rebuild
@@ -35,6 +36,8 @@ from plumb.units import format_bytes
 
 # Where the loop waits for less than this share of its time, no configuration can gain what could be measured.
 _NOTHING_TO_GAIN = 0.03
+# Other processes that take more than this share of the CPUs are worth a word.
+_CROWDED = 0.2
 _WORKER_COUNTS_ENQUEUED = 3
 # Workers that are silent for so long, or for so many times what the slowest took to start, are taken for stuck.
 _STUCK_SECONDS, _STUCK_STARTS = 20.0, 20.0
@@ -91,6 +94,7 @@ class Tuner:
         self._stream = None if self._is_iterable else IndexStream(_index_sampler(loader))
         self._epoch_samples = _epoch_samples(loader, self.subject.samples_per_batch)
         self._worker_threads: tuple[int, ...] = (1,)
+        self._others = OthersLoad()
         self._ledger = Ledger(
             self._epoch_samples, self.options.seed, lambda trial: self.emit(TrialDone(self.subject.name, trial))
         )
@@ -302,6 +306,12 @@ class Tuner:
             notes.append(
                 f"no workers were tried: Python starts them by {multiprocessing.get_start_method()}, so they would "
                 "run your script once more; put its main part under: if __name__ == '__main__'"
+            )
+        others = self._others.cpus()
+        if others > _CROWDED * self.options.limits.cpus:
+            notes.append(
+                f"other processes kept {others:.1f} of this host's CPUs busy meanwhile: on a quiet host, the answer may "
+                "be another one"
             )
         if self._is_iterable:
             notes.append(

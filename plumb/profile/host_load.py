@@ -1,0 +1,45 @@
+"""How much of the host's CPUs others use while something is measured: what explains lower numbers than usual."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import psutil
+
+
+class OthersLoad:
+    """The CPUs that processes other than this one and its descendants keep busy, from construction on."""
+
+    def __init__(self) -> None:
+        self._begun = time.perf_counter()
+        self._busy = _busy_seconds()
+        self._own = _own_seconds()
+
+    def cpus(self) -> float:
+        """Their CPU seconds per second so far."""
+        elapsed = time.perf_counter() - self._begun
+        others = (_busy_seconds() - self._busy) - (_own_seconds() - self._own)
+        return max(0.0, others / elapsed) if elapsed > 0 else 0.0
+
+
+def _busy_seconds() -> float:
+    times = psutil.cpu_times()
+    waiting = times.idle + getattr(times, "iowait", 0.0)
+    # Linux counts guests' time within user time.
+    guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
+    return float(sum(times) - waiting - guests)
+
+
+def _own_seconds() -> float:
+    """CPU seconds of this process, of its children that have ended, and of those that run."""
+    times = os.times()
+    ended = times.user + times.system + times.children_user + times.children_system
+    running = 0.0
+    for child in psutil.Process().children(recursive=True):
+        try:
+            cpu = child.cpu_times()
+        except psutil.Error:
+            continue
+        running += cpu.user + cpu.system
+    return ended + running
