@@ -310,8 +310,8 @@ class Tuner:
         others = self._others.cpus()
         if others > _CROWDED * self.options.limits.cpus:
             notes.append(
-                f"other processes kept {others:.1f} of this host's CPUs busy meanwhile: on a quiet host, the answer may "
-                "be another one"
+                f"other processes kept {others:.1f} of this host's CPUs busy meanwhile: on a quiet host, the answer "
+                "may be another one"
             )
         if self._is_iterable:
             notes.append(
