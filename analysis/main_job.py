@@ -40,7 +40,8 @@ def tuned(script: Path) -> tuple[Plan, float, str]:
             [sys.executable, "-m", "plumb", "tune", str(script)], cwd=folder, capture_output=True, text=True, check=True
         )
         seconds = time.perf_counter() - started
-        return decode(Path(folder, f"{script.stem}.plumb.json").read_bytes()), seconds, done.stdout
+        printed = done.stdout.replace(f"{ROOT}/", "")
+        return decode(Path(folder, f"{script.stem}.plumb.json").read_bytes()), seconds, printed
 
 
 def save_picture(plan: Plan, path: Path) -> None:
@@ -123,7 +124,10 @@ def main() -> None:
             "",
         ]
         if script.parent.name == "images":
-            save_picture(dataclasses.replace(plan, script="examples/images/train.py"), RESULTS.with_name("images.svg"))
+            save_picture(
+                dataclasses.replace(plan, script="examples/images/train.py", written_files=()),
+                RESULTS.with_name("images.svg"),
+            )
             choice = next(loader for loader in plan.loaders if loader.name == "train_loader").tuned.config
     chunks = grid(train_loader())
     chosen = next(
