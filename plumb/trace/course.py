@@ -18,7 +18,6 @@ from plumb.profile.operators import (
     Clock,
     Timing,
     costs,
-    net_costs,
     recording_overhead_seconds,
     time_call,
     without_slowest,
@@ -71,11 +70,7 @@ def trace(
         root=course.root,
         operators=operators,
         discovery=discovery,
-        costs=net_costs(
-            course.root,
-            costs(timings.recorded, source.unit_samples) | costs(timings.recorded_batches, course.batch_samples),
-            course.overhead_seconds,
-        ),
+        costs=costs(timings.recorded, source.unit_samples) | costs(timings.recorded_batches, course.batch_samples),
         free_share=watch.free_share,
         counts_reads=counts_reads,
         units=units,
@@ -178,7 +173,7 @@ class Course:
         """
         loaded, collated = [], []
         pending: list[Any] = []
-        timing = Timing(self.root, self.rewriter)
+        timing = Timing(self.root, self.rewriter, None, self.overhead_seconds)
         with timing:
             for samples in _loaded(self.source.loads(timing, min(units, WARM_UP_UNITS))):
                 self._collate(timing, samples)
@@ -225,7 +220,7 @@ class Course:
         """Times the selected nodes and, in turns with them, the same units as they are without a trace."""
         timings = Timings()
         rounds = 1
-        timing = Timing(self.root, self.rewriter, selection)
+        timing = Timing(self.root, self.rewriter, selection, self.overhead_seconds)
         with timing:
             for number in range(MOST_ROUNDS):
                 if number < rounds:

@@ -61,11 +61,12 @@ class Passed:
 
 @dataclass
 class _Open:
-    """An operator that runs: the generators' states at its start, and the bytes read before it or by others in it."""
+    """An operator that runs: the generators' states and the bytes read at its start, and the bytes that others in it read."""
 
     node: Node
     states: tuple[Any, ...]
-    read_bytes: int
+    start_bytes: int
+    inner_bytes: int = 0
 
 
 class Discovery(Recorder):
@@ -121,11 +122,11 @@ class Discovery(Recorder):
             result = function(*arguments, **keywords)
         finally:
             self._open.pop()
-        read = (self._reads.bytes_read() or 0) - opened.read_bytes
+        read = (self._reads.bytes_read() or 0) - opened.start_bytes
         if self._open:
-            self._open[-1].read_bytes += read
+            self._open[-1].inner_bytes += read
         facts = self.facts[node]
-        facts.read_bytes += read if not self._round else 0
+        facts.read_bytes += read - opened.inner_bytes if not self._round else 0
         facts.draws = facts.draws or opened.states != generator_states(generators)
         self._note_output(node, given, result)
         if self._round is not None:

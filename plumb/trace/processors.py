@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from plumb.profile.operators import Cost, net_costs
+from plumb.profile.operators import Cost
 from plumb.trace.discovery import Passed
 from plumb.trace.recorder import COLLATE, Node, Selection
 
@@ -44,11 +44,10 @@ class Weights:
     fine: Collection[Node]
 
 
-def measure(root: Node, gross: Mapping[Node, Cost], overhead_seconds: float) -> Weights:
-    """Turns costs into shares, net of what recording adds to them, and sums them up from the leaves to the root."""
-    net = net_costs(root, gross, overhead_seconds)
-    seconds = {node: cost.wall_seconds for node, cost in net.items()}
-    calls = {node: cost.calls_per_sample for node, cost in net.items()}
+def measure(root: Node, costs: Mapping[Node, Cost], overhead_seconds: float) -> Weights:
+    """Turns costs into shares and sums them up from the leaves to the root. `overhead_seconds` is that of a call."""
+    seconds = {node: cost.wall_seconds for node, cost in costs.items()}
+    calls = {node: cost.calls_per_sample for node, cost in costs.items()}
     fine = {
         node
         for node, count in calls.items()

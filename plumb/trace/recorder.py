@@ -13,6 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import FunctionType, GeneratorType, MethodType, ModuleType, TracebackType
 from typing import Any
 
@@ -272,6 +273,10 @@ class Frame:
             container[key] = getattr(operator, name)(container[key], value)
         else:
             self.recorder.call(self, self.sites[index], _update, (container, key, value, name), {})
+
+    def forward(self, index: int, function: Any, /) -> Any:
+        """What to hand to `map` or `filter` instead of a function, so that its calls are recorded."""
+        return partial(self.call, index, function) if self.recorder.listens() and callable(function) else function
 
     def iterate(self, index: int, iterable: Any, /) -> Any:
         return self.recorder.iterate(self, self.sites[index], iterable) if self.recorder.listens() else iterable

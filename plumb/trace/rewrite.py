@@ -46,8 +46,13 @@ TRIVIAL = {
 }
 """Builtins that do no work on a sample: their calls are left as they are."""
 
-FORWARDING = {"enumerate", "zip"}
-"""Builtins that hand on what they iterate: that is recorded like the iterable of a loop."""
+FORWARDING: dict[str, tuple[int, int | None]] = {
+    "enumerate": (0, 1),
+    "zip": (0, None),
+    "map": (1, None),
+    "filter": (1, 2),
+}
+"""Builtins that call and iterate what they are given: how many arguments they call, and where those to iterate end."""
 
 SiteKind = Literal["call", "operation", "store", "loop"]
 
@@ -129,7 +134,7 @@ class Rewriter:
             if plain is not None and _same_code(plain, code):
                 if _may_read_its_frame(definition.node):
                     return None
-                visitor = _RecordSites(function_id(function), code.co_filename, keep)
+                visitor = _RecordSites(function, keep)
                 recorded = definition.compile(function, visitor.rewrite(definition.node))
                 return None if recorded is None else Rewritten(visitor.function, recorded, tuple(visitor.sites))
         return None
@@ -297,9 +302,11 @@ class _RecordSites(ast.NodeTransformer):
     (subscripts on both sides of an assignment, chained comparisons) are left alone where a call can't keep it.
     """
 
-    def __init__(self, function: str, filename: str, keep: frozenset[int] | None) -> None:
-        self.function = function
-        self.filename = filename
+    def __init__(self, function: FunctionType, keep: frozenset[int] | None) -> None:
+        code = function.__code__
+        self.function = function_id(function)
+        self.filename = code.co_filename
+        self.shadowed = {*code.co_varnames, *code.co_cellvars, *code.co_freevars, *function.__globals__}
         self.keep = keep
         self.sites: list[Site] = []
 
@@ -321,18 +328,25 @@ class _RecordSites(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         named = node.func.id if isinstance(node.func, ast.Name) else None
-        if named in FORWARDING:
-            iterated = node.args[:1] if named == "enumerate" else node.args
-            loops = [
-                self._loop(argument) if argument in iterated and not isinstance(argument, ast.Starred) else None
-                for argument in node.args
-            ]
+        if named in FORWARDING and named not in self.shadowed:
+            makers = self._forwarded(node.args, *FORWARDING[named])
             self.generic_visit(node)
-            node.args = [a if loop is None else loop.make(a) for a, loop in zip(node.args, loops, strict=True)]
+            node.args = [a if maker is None else maker.make(a) for a, maker in zip(node.args, makers, strict=True)]
             return node
         call = None if named in TRIVIAL else self._record("call", "call", node, node.func)
         self.generic_visit(node)
         return node if call is None else call.make(node.func, *node.args, keywords=node.keywords)
+
+    def _forwarded(self, arguments: list[ast.expr], called: int, end: int | None) -> list[_Call | None]:
+        makers: list[_Call | None] = []
+        for place, argument in enumerate(arguments):
+            if isinstance(argument, ast.Starred):
+                break  # from here on, places are not known
+            if place < called:
+                makers.append(self._record("forward", "call", argument, argument))
+            else:
+                makers.append(self._loop(argument) if end is None or place < end else None)
+        return makers + [None] * (len(arguments) - len(makers))
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         if isinstance(node.left, ast.Constant) and isinstance(node.right, ast.Constant):
