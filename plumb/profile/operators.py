@@ -14,7 +14,7 @@ from functools import partial
 from statistics import median, quantiles
 from typing import Any, TypeVar
 
-from plumb.trace.recorder import SAMPLE, Node, Recorder, Selection
+from plumb.trace.recorder import EVERYTHING, SAMPLE, Node, Recorder, Selection
 from plumb.trace.rewrite import Rewriter
 
 try:
@@ -71,7 +71,7 @@ class Timing(Recorder):
     """
 
     def __init__(
-        self, root: Node, rewriter: Rewriter, selection: Selection | None = None, overhead_seconds: float = 0.0
+        self, root: Node, rewriter: Rewriter, selection: Selection = EVERYTHING, overhead_seconds: float = 0.0
     ) -> None:
         super().__init__(root, rewriter, selection)
         self._overhead = int(overhead_seconds * 1e9)

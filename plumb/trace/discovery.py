@@ -16,7 +16,7 @@ from typing import Any
 from plumb.profile.randomness import generator_states
 from plumb.profile.storage import ReadCounter
 from plumb.trace.expand import is_dataset
-from plumb.trace.recorder import Node, Recorder, Selection
+from plumb.trace.recorder import EVERYTHING, Node, Recorder, Selection
 from plumb.trace.rewrite import Rewriter
 from plumb.trace.values import Description, attribute, describe, digest, has_identity, is_lazy_image, parts
 
@@ -61,7 +61,7 @@ class Passed:
 
 @dataclass
 class _Open:
-    """An operator that runs: the generators' states and the bytes read at its start, and the bytes that others in it read."""
+    """An operator that runs: generator states and bytes read at its start, and what the operators in it read."""
 
     node: Node
     states: tuple[Any, ...]
@@ -72,7 +72,7 @@ class _Open:
 class Discovery(Recorder):
     """Records what flows between nodes. `begin` a unit (a sample, or a group of them) before each entry."""
 
-    def __init__(self, root: Node, rewriter: Rewriter, reads: ReadCounter, selection: Selection | None = None) -> None:
+    def __init__(self, root: Node, rewriter: Rewriter, reads: ReadCounter, selection: Selection = EVERYTHING) -> None:
         super().__init__(root, rewriter, selection)
         self.facts: dict[Node, Facts] = defaultdict(Facts)
         self.flows: dict[tuple[Node, Node], Passed] = {}

@@ -9,7 +9,8 @@ import traceback
 import pytest
 
 from plumb.trace.recorder import SAMPLE, Node, Recorder
-from plumb.trace.rewrite import Rewriter, Site
+from plumb.trace.rewrite import Rewriter
+from plumb.trace.sites import Site
 
 
 class Listing(Recorder):
@@ -177,7 +178,7 @@ class Mapping:
 
 
 def test_calls_through_map_and_filter_are_seen():
-    assert traced(Mapping().applied, [-1, 2, 3]) == ([1, 3], ["filter", "abs", "filter", "abs", "list"])
+    assert traced(Mapping().applied, [-1, 2, 3]) == ([1, 3], ["abs", "abs", "list"])
     function, values = traced(Mapping().own, [-1])[0]
     assert function is abs
     assert values == [-1]
