@@ -193,14 +193,9 @@ class Recorder:
     def iterate(self, frame: Frame, site: Site, iterable: Any) -> Any:
         """What a loop over `iterable` should iterate instead, so that each step of a source is recorded."""
         kind = type(iterable)
-        if kind in PLAIN_CONTAINERS or kind in FORWARDING_ITERATORS or kind is RecordedIterator:
+        plain = kind in PLAIN_CONTAINERS or kind in FORWARDING_ITERATORS or _is_array(iterable)
+        if plain or kind is RecordedIterator:
             return iterable
-        if (
-            kind.__module__.startswith(("numpy", "torch"))
-            and attribute(iterable, "dtype")
-            and kind.__name__ != "memmap"
-        ):
-            return iterable  # an array in memory: its items cost nothing to speak of
         if isinstance(getattr(kind, "__iter__", None), FunctionType):
             iterator = self.call(frame, site, MethodType(kind.__iter__, iterable), (), {})
         else:
