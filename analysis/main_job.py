@@ -7,7 +7,6 @@ and windows go round all configurations, so that drift of the machine hits all a
 """
 
 import dataclasses
-import importlib.util
 import io
 import itertools
 import re
@@ -21,13 +20,13 @@ import numpy as np
 from rich.console import Console
 from torch.utils.data import DataLoader
 
+from analysis.images import ROOT, train_loader
 from analysis.machine import description
 from plumb.plan import Config, LoaderPlan, Plan, decode
 from plumb.report.terminal import print_report
 from plumb.runtime.loader import rebuild
 from plumb.search.measure import Chunk, Feed, IndexStream, rate_of
 
-ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "analysis" / "results" / "main_job.md"
 GRID = [Config(0)] + [Config(workers, prefetch) for workers, prefetch in itertools.product((1, 2, 3, 4), (2, 4, 8))]
 TURNS, WINDOW_SECONDS = 5, 1.2
@@ -50,17 +49,6 @@ def save_picture(plan: Plan, path: Path) -> None:
     print_report(plan, "train.plumb.json", console)
     picture = console.export_svg(title="plumb tune examples/images/train.py")
     path.write_text(re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL))
-
-
-def images_train_loader() -> DataLoader:
-    """The train loader of the images example, as its script makes it."""
-    folder = ROOT / "examples" / "images"
-    sys.path.insert(0, str(folder))
-    spec = importlib.util.spec_from_file_location("images_train", folder / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["images_train"] = module
-    spec.loader.exec_module(module)
-    return DataLoader(module.FolderDataset(folder / "data" / "shapes" / "train", train=True), 64, shuffle=True)
 
 
 def grid(loader: DataLoader) -> dict[Config, list[Chunk]]:
@@ -137,7 +125,7 @@ def main() -> None:
         if script.parent.name == "images":
             save_picture(dataclasses.replace(plan, script="examples/images/train.py"), RESULTS.with_name("images.svg"))
             choice = next(loader for loader in plan.loaders if loader.name == "train_loader").tuned.config
-    chunks = grid(images_train_loader())
+    chunks = grid(train_loader())
     chosen = next(
         config
         for config in GRID

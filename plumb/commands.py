@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import importlib.util
 import json
+import os
 import re
 import signal
+import sys
 import time
 import tokenize
 from dataclasses import dataclass, field
@@ -70,6 +73,11 @@ class _Story:
             case events.Ended():
                 self.ended = event
 
+    @property
+    def written_files(self) -> list[str]:
+        """What the script wrote while it was tuned."""
+        return self.ended.written_files if self.ended else []
+
     def output(self, data: bytes) -> None:
         """Passes on what the script prints, but not what caretakers say of an end that was plumb's doing."""
         if self.ended is None or not self.ended.by_plumb:
@@ -113,7 +121,7 @@ def tune(
         tuning_seconds=time.monotonic() - started - startup,
         startup_seconds=startup,
         loaders=tuple(story.plans),
-        written_files=tuple(story.ended.written_files) if story.ended else (),
+        written_files=tuple(file for file in story.written_files if not _is_where_we_print(file)),
     )
     plan.write(found, path)
     if as_json:
@@ -138,11 +146,14 @@ def trace(target: Target, arguments: list[str], orders: TuneOrders, form: str) -
     elif form == "dot":
         _plain(from_node_link(story.traced.graph).to_dot())
     else:
+        from plumb.profile.device_profile import DeviceProfile
+        from plumb.report.device import render as render_device
         from plumb.report.tree import render
 
-        console = _console()
+        console, pipeline = _console(), from_node_link(story.traced.graph)
         console.print(f"{story.traced.name}  {story.traced.site}", highlight=False)
-        console.print(render(from_node_link(story.traced.graph)))
+        console.print(render(pipeline))
+        console.print(render_device(DeviceProfile.from_dict(story.traced.device), pipeline))
     return 0
 
 
@@ -170,6 +181,15 @@ def report(path: Path) -> None:
         print_report(plan.read(path), str(path), _console())
     except plan.PlanError as error:
         raise CommandError(str(error)) from None
+
+
+def _is_where_we_print(file: str) -> bool:
+    """Whether a file in the script's folder is what the user redirects this command's own output to."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(file), os.fstat(descriptor)):
+                return True
+    return False
 
 
 def _plain(text: str) -> None:
@@ -250,9 +270,6 @@ def _check_script(path: Path) -> None:
 
 
 def _check_module(name: str) -> None:
-    import os
-    import sys
-
     sys.path.insert(0, os.getcwd())
     try:
         spec = importlib.util.find_spec(name)

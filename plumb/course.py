@@ -20,7 +20,7 @@ from plumb.tuning import Choice, Step, Subject, Tuner
 from plumb.watch import KnownLoader
 
 _KEPT_BATCHES = 2
-_TURNS_AT_LEAST, _TURNS_AT_MOST = 2, 5
+_TURNS_AT_LEAST, _TURNS_AT_MOST = 2, 4
 # How the batches of a loop that counts them are divided among what is measured through it.
 _SHARE_BEFORE, _SHARE_STEP, _SHARE_OF_A_TURN = 0.25, 0.15, 0.15
 # A loader that doesn't feed the training matters less: it is looked at more briefly.
@@ -90,8 +90,12 @@ class Tuning:
     ) -> events.LoaderDone:
         """What was found, with the operators that a sample goes through."""
         self._say(known, "what a sample goes through")
-        pipeline = traced_within(loader, choice.situation.cost, _TRACE_PACES * self._options.pace_seconds)
-        notes = (*choice.notes, pipeline) if isinstance(pipeline, str) else choice.notes
+        traced = traced_within(loader, choice.situation.cost, _TRACE_PACES * self._options.pace_seconds)
+        notes, graph, device = choice.notes, None, None
+        if isinstance(traced, str):
+            notes = (*notes, traced)
+        else:
+            graph, device = traced[0].to_node_link(), traced[1].to_dict()
         return events.LoaderDone(
             LoaderPlan(
                 name=known.name,
@@ -106,7 +110,8 @@ class Tuning:
                 end_to_end=in_loop,
                 sample=choice.situation.cost_in_worker,
                 trials=choice.trials,
-                graph=None if isinstance(pipeline, str) else pipeline.to_node_link(),
+                graph=graph,
+                device=device,
                 notes=notes,
             )
         )

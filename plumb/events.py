@@ -56,11 +56,12 @@ class LoaderDone(msgspec.Struct, frozen=True, tag=True):
 
 
 class Traced(msgspec.Struct, frozen=True, tag=True):
-    """A loader's pipeline, as `networkx.node_link_data`."""
+    """A loader's pipeline, as `networkx.node_link_data`, and what a GPU would do for it."""
 
     name: str
     site: str
     graph: dict[str, Any]
+    device: dict[str, Any]
 
 
 class Warned(msgspec.Struct, frozen=True, tag=True):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from plumb.site import Site, find_site, is_library
+from plumb.site import Site, find_site, loops_plainly
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -37,8 +37,8 @@ class Handler(Protocol):
     def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
         """Called in place of torch's `__iter__`, which `start` is.
 
-        `plain_loop` says that the user's own code iterates the loader until it ends; a framework, or an `__iter__` of a
-        subclass, may count batches by itself.
+        `plain_loop` says that the user's own code iterates the loader until it ends; a framework, an `__iter__` of a
+        subclass, or a call of `iter` by hand may count batches by itself.
         """
 
 
@@ -104,7 +104,7 @@ def _patch(base: type[DataLoader[Any]], handler: Handler) -> None:
     def patched_iter(self: DataLoader[Any]) -> Any:
         if is_ours(self):
             return iterate(self)
-        plain_loop = type(self).__iter__ is patched_iter and not is_library(sys._getframe(1).f_code.co_filename)
+        plain_loop = type(self).__iter__ is patched_iter and loops_plainly(sys._getframe(1))
         return handler.iterating(self, functools.partial(iterate, self), plain_loop)
 
     base.__init__ = patched_init  # type: ignore[method-assign]

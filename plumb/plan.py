@@ -155,7 +155,10 @@ class SampleCost:
 
 @dataclass(frozen=True)
 class LoaderPlan:
-    """The answer for one loader."""
+    """The answer for one loader.
+
+    `graph` is the traced pipeline as `networkx.node_link_data`, `device` what a GPU would do for it.
+    """
 
     name: str
     site: str
@@ -170,6 +173,7 @@ class LoaderPlan:
     sample: SampleCost | None = None
     trials: tuple[Trial, ...] = ()
     graph: dict[str, Any] | None = None
+    device: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 
+_PROGRESS_BARS = ("tqdm", "rich", "alive_progress", "fastprogress", "progressbar")
 _LIBRARY_FOLDERS = (
     *(sysconfig.get_paths()[key] + "/" for key in ("stdlib", "platstdlib", "purelib", "platlib")),
     str(Path(__file__).parent) + "/",
@@ -64,6 +65,17 @@ def find_site(frame: FrameType | None) -> Site:
     return Site("<unknown>", 0, "loader")
 
 
+def loops_plainly(frame: FrameType) -> bool:
+    """Whether the code in `frame`, which asks for an iterator, will take from it until it ends.
+
+    The user's own `for` does, through a progress bar too. A framework, or code that calls `iter` by hand, may count
+    what it takes, and stop by itself.
+    """
+    if is_library(frame.f_code.co_filename):
+        return str(frame.f_globals.get("__name__")).partition(".")[0] in _PROGRESS_BARS
+    return _iter_calls(frame.f_code.co_filename).isdisjoint({_call_position(frame)})
+
+
 def _name_by_callers(frames: list[FrameType]) -> str | None:
     """What the innermost frame's call is assigned to; through `return`, by what the caller assigns that to."""
     selectors: list[ast.expr | int] = []
@@ -93,13 +105,26 @@ def _call_position(frame: FrameType) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=64)
-def _statements(file: str) -> tuple[ast.stmt, ...]:
-    """All statements in a source file that can name a call's result; none where the file can't be parsed."""
+def _nodes(file: str) -> tuple[ast.AST, ...]:
+    """All nodes of a source file's tree, outer ones first; none where it can't be parsed."""
     try:
-        tree = ast.parse("".join(linecache.getlines(file)))
+        return tuple(ast.walk(ast.parse("".join(linecache.getlines(file)))))
     except (SyntaxError, ValueError):
         return ()
-    return tuple(node for node in ast.walk(tree) if isinstance(node, (ast.Assign, ast.AnnAssign, ast.Return)))
+
+
+@lru_cache(maxsize=64)
+def _statements(file: str) -> tuple[ast.stmt, ...]:
+    """All statements in a source file that can name a call's result."""
+    return tuple(node for node in _nodes(file) if isinstance(node, (ast.Assign, ast.AnnAssign, ast.Return)))
+
+
+@lru_cache(maxsize=64)
+def _iter_calls(file: str) -> frozenset[tuple[int, int]]:
+    """Line and column of every call of `iter` in a source file."""
+    calls = (node for node in _nodes(file) if isinstance(node, ast.Call))
+    by_name = (node for node in calls if isinstance(node.func, ast.Name) and node.func.id == "iter")
+    return frozenset((node.lineno, node.col_offset) for node in by_name)
 
 
 def _statement_at(file: str, start: tuple[int, int]) -> ast.stmt | None:

@@ -11,6 +11,8 @@ from plumb import events
 from plumb.errors import TuningError, UsersError, one_line
 from plumb.loop import Course, Loop
 from plumb.plan import SampleCost
+from plumb.profile.device import profile_device
+from plumb.profile.device_profile import DeviceProfile
 from plumb.trace import Pipeline, trace
 from plumb.trace.sources import TraceError
 from plumb.watch import KnownLoader
@@ -40,19 +42,22 @@ class Tracing:
         """The loader's graph. Raises TuningError where there is nothing to trace, UsersError for the dataset's own."""
         self._emit(events.Phase(f"{known.name}: what a sample goes through"))
         try:
-            return events.Traced(known.name, str(known.site), trace(loader, _SAMPLES).to_node_link())
+            pipeline = trace(loader, _SAMPLES)
+            device = profile_device(loader, pipeline)
+            return events.Traced(known.name, str(known.site), pipeline.to_node_link(), device.to_dict())
         except TraceError as error:
             raise TuningError(f"{known.name} ({known.site}): {one_line(error)}", 1) from None
         except Exception as error:
             raise UsersError(error) from None
 
 
-def traced_within(loader: DataLoader[Any], cost: SampleCost, seconds: float) -> Pipeline | str:
+def traced_within(loader: DataLoader[Any], cost: SampleCost, seconds: float) -> tuple[Pipeline, DeviceProfile] | str:
     """The loader's pipeline, from as many samples as can be traced in about `seconds`, or why there is none."""
     samples = min(_SAMPLES, int(seconds / _PASSES / max(cost.wall_seconds, 1e-9)))
     if samples < _FEWEST_SAMPLES:
         return "samples take too long to trace them within the budget: plumb trace shows the operators"
     try:
-        return trace(loader, samples)
+        pipeline = trace(loader, samples)
+        return pipeline, profile_device(loader, pipeline)
     except Exception as error:
         return f"the operators could not be traced ({one_line(error)})"

@@ -115,7 +115,6 @@ class Tuner:
         self._check_limits(situation)
         if not self._has_nothing_to_gain:
             situation = self._probe(situation)
-        self._say("your configuration alone")
         own = self._try_out(situation, self._own, floor=0.0, must_work=True)
         finals = decide.finalists(own, self._search(situation, own))
         if len(finals) > 1:
@@ -237,7 +236,7 @@ class Tuner:
         broken = None if must_work else self._broken(situation, config)
         if broken:
             return self._ledger.failed(config, f"not tried: {broken}")
-        self._say(f"trying {config}")
+        self._say("your configuration alone" if must_work else f"trying {config}")
 
         def hopeless(chunks: Sequence[Chunk]) -> bool:
             return len(chunks) >= 4 and situation.loop_rate(config, rate_of(chunks).interval[1]) < floor

@@ -37,6 +37,7 @@ loader_plans = st.builds(
     samples_per_batch=rates,
     step_samples_per_second=st.none() | rates,
     graph=st.none(),
+    device=st.none(),
     notes=st.lists(st.text(), max_size=2).map(tuple),
 )
 plans = st.builds(

@@ -1,6 +1,5 @@
 """`plumb run`: the plan's configuration reaches the loaders it is for and no others, and changes no batch."""
 
-import dataclasses
 import signal
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from script_parts import PREAMBLE
 from plumb import plan
 from plumb.plan import Config, LoaderPlan, Measured, Plan, Prediction
 from plumb.runtime.apply import with_config
-from plumb.runtime.epochs import state_of
 
 SHOW = """
 def show(loader):
@@ -216,29 +214,3 @@ def test_arguments_after_the_plan_make_a_loader(arguments, workers, prefetch, pe
     assert (loader.num_workers, loader.persistent_workers) == (config.num_workers, config.persistent_workers)
     assert loader.batch_size == arguments.get("batch_size", 1)
     assert loader.drop_last == arguments.get("drop_last", False)
-
-
-def test_changes_of_a_dataset_are_seen_in_its_state():
-    import torch
-
-    @dataclasses.dataclass
-    class Inner:
-        scale: float = 1.0
-
-    class Outer:
-        def __init__(self):
-            self.inner, self.files, self.table = Inner(), ["a"], torch.zeros(2)
-
-    outer = Outer()
-    before = state_of(outer)
-    assert state_of(outer) == before
-    for change in (
-        lambda: setattr(outer.inner, "scale", 2.0),
-        lambda: outer.files.append("b"),
-        lambda: outer.table.add_(1),
-        lambda: setattr(outer, "inner", Inner()),
-    ):
-        change()
-        after = state_of(outer)
-        assert after != before
-        before = after

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from plumb.site import find_site, is_library
+from plumb.site import find_site, is_library, loops_plainly
 
 CASES = {
     "loader = make()": "loader",
@@ -66,3 +66,43 @@ def test_a_loader_that_a_library_makes_is_placed_where_the_user_called_it():
     stack.close()
     assert sites[0].by_library
     assert sites[0].file == __file__
+
+
+LOOPS = {
+    "for x in Loader(): pass": True,
+    "[x for x in Loader()]": True,
+    "for i, x in enumerate(Loader()): pass": True,
+    "list(zip(Loader(), Loader()))": True,
+    "batches = iter(Loader())": False,
+    "loader = Loader()\nfor _ in range(2):\n    batches = iter(loader)": False,
+    "for x in iter(Loader()): pass": False,
+}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="columns of calls are not known before Python 3.11")
+@pytest.mark.parametrize("source", LOOPS)
+def test_plain_loops_are_told_from_those_that_may_count(source, tmp_path):
+    path = tmp_path / "train.py"
+    path.write_text(source)
+    seen = []
+
+    class Loader:
+        def __iter__(self):
+            seen.append(loops_plainly(sys._getframe(1)))
+            return iter(())
+
+    exec(compile(source, str(path), "exec"), {"Loader": Loader})
+    assert set(seen) == {LOOPS[source]}
+
+
+def test_a_progress_bar_passes_a_plain_loop_on():
+    tqdm = pytest.importorskip("tqdm")
+    seen = []
+
+    class Loader:
+        def __iter__(self):
+            seen.append(loops_plainly(sys._getframe(1)))
+            return iter(())
+
+    assert not list(tqdm.tqdm(Loader(), disable=True))
+    assert seen == [True]

@@ -29,6 +29,7 @@ def test_the_tree_names_the_hottest_operator_and_its_kind_of_time(plumb, write, 
     assert "train_loader  train.py:" in ran.out
     assert "Hottest: sleep" in ran.out or "Hottest: time.sleep" in ran.out or "Hottest: read" in ran.out
     assert "waiting" in ran.out
+    assert "no GPU: " in ran.out or "device, in batches" in ran.out
     assert len(ran.out.splitlines()) < 40
     assert [path.name for path in tmp_path.iterdir()] == ["train.py"], "a trace writes no plan"
 

@@ -1,6 +1,8 @@
 """`plumb tune` on whole scripts, in processes of their own: what is found, chosen and why, and what is left alone."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from script_parts import LOOP, PREAMBLE
@@ -305,6 +307,33 @@ with open("log.txt", "w") as log:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "model.pt", "train.plumb.json", "train.py"]
     assert [path.rsplit("/", 1)[-1] for path in ran.plan.written_files] == ["log.txt"], "what it did write is listed"
     assert "log.txt" in ran.out
+
+
+def test_where_the_report_goes_is_not_taken_for_the_script_s(write, tmp_path):
+    write("train.py", PREAMBLE + "loader = DataLoader(Numbers(), batch_size=8)" + LOOP.format(loader="loader"))
+    with open(tmp_path / "report.txt", "w") as report:
+        command = [sys.executable, "-m", "plumb", "tune", "--budget", "1", "train.py"]
+        subprocess.run(command, cwd=tmp_path, stdout=report, stderr=report, check=True)
+    text = (tmp_path / "report.txt").read_text()
+    assert "loader  train.py:" in text
+    assert "The script wrote" not in text
+
+
+def test_a_loop_that_counts_its_batches_is_left_before_its_epoch_ends(plumb, write, tmp_path):
+    code = """
+loader = DataLoader(Numbers(400), batch_size=8)
+for epoch in range(1000):
+    batches = iter(loader)
+    for _ in range(len(loader)):
+        train_step(*next(batches))
+    torch.save(model.state_dict(), "model.pt")
+"""
+    write("train.py", PREAMBLE + code)
+    ran = plumb("tune", "--budget", 6, "train.py")
+    assert ran.code == 0, ran.err
+    assert ran.loader("loader").end_to_end is not None
+    assert any("so that its epoch did not end" in note for note in ran.loader("loader").notes)
+    assert not (tmp_path / "model.pt").exists()
 
 
 def test_a_script_that_counts_its_steps_is_not_broken_by_more_of_them(plumb, write):

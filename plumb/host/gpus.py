@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from plumb.host.nvml import Nvml, opened
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -31,18 +33,10 @@ def gpus(environ: Mapping[str, str]) -> tuple[tuple[Gpu, ...], str]:
     Numbers in CUDA_VISIBLE_DEVICES are taken in NVML's order, that of the PCI bus. CUDA's own order differs from it
     only on hosts with GPUs of several models and without CUDA_DEVICE_ORDER=PCI_BUS_ID.
     """
-    try:
-        import pynvml
-    except ImportError:
-        return (), "nvidia-ml-py isn't installed"
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return (), str(error)
-    try:
-        found = _visible(list(_devices(_Nvml(pynvml))), environ.get("CUDA_VISIBLE_DEVICES"))
-    finally:
-        _Nvml(pynvml).ask("nvmlShutdown")
+    with opened() as nvml:
+        if isinstance(nvml, str):
+            return (), nvml
+        found = _visible(list(_devices(nvml)), environ.get("CUDA_VISIBLE_DEVICES"))
     if found:
         return found, "NVML"
     if "CUDA_VISIBLE_DEVICES" in environ:
@@ -50,20 +44,7 @@ def gpus(environ: Mapping[str, str]) -> tuple[tuple[Gpu, ...], str]:
     return (), "NVML lists none"
 
 
-@dataclass(frozen=True)
-class _Nvml:
-    """NVML whose every question may go unanswered: old drivers, virtual GPUs and partitions lack some."""
-
-    module: Any
-
-    def ask(self, question: str, *arguments: Any) -> Any:
-        try:
-            return getattr(self.module, question)(*arguments)
-        except (self.module.NVMLError, AttributeError):
-            return None
-
-
-def _devices(nvml: _Nvml) -> Iterator[tuple[int, Gpu]]:
+def _devices(nvml: Nvml) -> Iterator[tuple[int, Gpu]]:
     """Every usable device with the number of the GPU that it is, or is a part of."""
     for number in range(nvml.ask("nvmlDeviceGetCount") or 0):
         handle = nvml.ask("nvmlDeviceGetHandleByIndex", number)
@@ -71,18 +52,19 @@ def _devices(nvml: _Nvml) -> Iterator[tuple[int, Gpu]]:
             continue
         # The first of the two modes is the current one; a GPU that is partitioned can't be used as a whole.
         if (nvml.ask("nvmlDeviceGetMigMode", handle) or (0,))[0]:
-            yield from ((number, _gpu(nvml, part, handle)) for part in _partitions(nvml, handle))
+            yield from ((number, part) for part in partitions(nvml, handle))
         else:
             yield number, _gpu(nvml, handle, handle)
 
 
-def _partitions(nvml: _Nvml, handle: Any) -> list[Any]:
-    most = nvml.ask("nvmlDeviceGetMaxMigDeviceCount", handle) or 0
-    parts = (nvml.ask("nvmlDeviceGetMigDeviceHandleByIndex", handle, number) for number in range(most))
-    return [part for part in parts if part is not None]
+def partitions(nvml: Nvml, board: Any) -> tuple[Gpu, ...]:
+    """The MIG partitions of the GPU with the NVML handle `board`; none where it isn't partitioned."""
+    most = nvml.ask("nvmlDeviceGetMaxMigDeviceCount", board) or 0
+    parts = (nvml.ask("nvmlDeviceGetMigDeviceHandleByIndex", board, number) for number in range(most))
+    return tuple(_gpu(nvml, part, board) for part in parts if part is not None)
 
 
-def _gpu(nvml: _Nvml, handle: Any, board: Any) -> Gpu:
+def _gpu(nvml: Nvml, handle: Any, board: Any) -> Gpu:
     memory = nvml.ask("nvmlDeviceGetMemoryInfo", handle)
     return Gpu(
         name=nvml.ask("nvmlDeviceGetName", handle) or "unnamed GPU",

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.plan import SampleCost
+from plumb.profile.threads import one_torch_thread
 from plumb.search.measure import IndexStream
 
 _TURNS_AT_LEAST = 3
@@ -36,7 +37,7 @@ def sample_cost(loader: DataLoader[Any], stream: IndexStream | None, seconds: fl
     nbytes = tensors = 0
     read = _reader(loader, stream)
     deadline = time.perf_counter() + seconds
-    with _one_torch_thread():
+    with one_torch_thread():
         while not spans or time.perf_counter() < deadline:
             begin = (time.perf_counter(), time.thread_time())
             batch, size = next(read)
@@ -57,7 +58,7 @@ def torch_threads_help(loader: DataLoader[Any], stream: IndexStream | None, seco
     all_threads: list[float] = []
     deadline = time.perf_counter() + seconds
     while len(one) < _TURNS_AT_LEAST or time.perf_counter() < deadline:
-        for walls, threads in ((one, _one_torch_thread()), (all_threads, contextlib.nullcontext())):
+        for walls, threads in ((one, one_torch_thread()), (all_threads, contextlib.nullcontext())):
             with threads:
                 begin = time.perf_counter()
                 _, size = next(read)
@@ -123,13 +124,3 @@ def _iterable_batches(loader: DataLoader[Any]) -> Iterator[tuple[Any, float]]:
             if len(batch) == loader.batch_size:
                 yield loader.collate_fn(batch), float(len(batch))
                 batch = []
-
-
-@contextlib.contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

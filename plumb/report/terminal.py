@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from plumb.plan import Config, LoaderPlan, Plan, Trial
+from plumb.profile.device_profile import DeviceProfile
+from plumb.report.device import render as render_device
 from plumb.trace.stored import from_node_link
 from plumb.units import format_bytes, format_rate, format_seconds
 
@@ -109,6 +111,8 @@ def _operators(loader: LoaderPlan) -> Iterable[RenderableType]:
             row = (_bar(share, "cyan"), Text(format_seconds(operator.wall_seconds)), Text(kind, style="dim"))
             table.add_row(Text(operator.name), *row)
     yield table
+    if loader.device is not None:
+        yield render_device(DeviceProfile.from_dict(loader.device), pipeline)
 
 
 def _bar(share: float, style: str) -> Text:

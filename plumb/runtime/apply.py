@@ -14,6 +14,8 @@ from plumb.site import Site
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
+    from plumb.runtime.epochs import Epochs
+
 
 class PlanApplied:
     """An `intercept.Handler` that changes the arguments of the loaders that the plan knows, and no others."""
@@ -44,25 +46,26 @@ class PlanApplied:
 
     def constructed(self, loader: DataLoader[Any], site: Site) -> None:
         """Takes note of a loader that was changed."""
+        from plumb.runtime.epochs import Epochs
+
         planned = self._find(site)
         if planned is not None and _changes(planned) and planned.batch_size == loader.batch_size:
-            self._changed[loader] = _Changed(planned.baseline.config)
+            users = planned.baseline.config
+            self._changed[loader] = _Changed(users, Epochs(loader, users))
 
     def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
         """Starts an epoch; workers that persist are renewed where the script has changed the dataset since."""
-        from plumb.runtime.epochs import start_epoch, state_of
+        from plumb.runtime.epochs import state_of
 
         changed = self._changed.get(loader)
         if changed is None:
             return start()
         before, changed.dataset = changed.dataset, state_of(loader.dataset)
-        if before is None:
-            return start()
-        users_persist = changed.users.persistent_workers
-        if before != changed.dataset and loader._iterator is not None and not users_persist:
+        is_stale = before is not None and before != changed.dataset
+        if is_stale and loader._iterator is not None and not changed.users.persistent_workers:
             self._say("the script changes its dataset between epochs: workers are started again, so that they see it")
             loader._iterator = None
-        return start_epoch(loader, start, users_persist)
+        return changed.epochs.start(loader, start)
 
     def _find(self, site: Site) -> LoaderPlan | None:
         """The plan's entry for a loader: by name and file, since lines move when a script is edited."""
@@ -82,6 +85,7 @@ class _Changed:
     """A loader that runs on the plan's configuration: the user's own, and its dataset when the last epoch began."""
 
     users: Config
+    epochs: Epochs
     dataset: Any = None
 
 

@@ -1,36 +1,122 @@
-"""The start of an epoch: with the plan's configuration, but with the random draws that the user's own would have made.
+"""The start of an epoch: with the plan's configuration, but with the order of samples that the user's own would have.
 
-Torch draws a seed for the workers from the loader's generator whenever it makes an iterator, and the sampler draws its
-order from the same generator next. An iterator that persists draws no new seed, so that the order of every later epoch
-would change with `persistent_workers`.
+The order hangs on details of torch's iterators. A new one asks the sampler for an epoch, draws a seed for the workers
+from the loader's generator, and, if it has workers, asks the sampler once more and forgets the first answer. One that
+persists only asks the sampler. A sampler that shuffles when it is asked, or draws from the same generator, then gives
+another order. Here the sampler is asked, and the generator drawn from, as the user's own configuration would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
+from plumb.plan import Config
 
-def start_epoch(loader: DataLoader[Any], start: Callable[[], Iterator[Any]], users_persist: bool) -> Iterator[Any]:
-    """Starts the second or a later epoch of `loader`.
 
-    `users_persist` says whether the workers of the user's own configuration persist. Where theirs do and the plan's
-    don't, there must be no workers now: the order can be kept for that only.
+class Epochs:
+    """Starts the epochs of one loader that runs on the plan's configuration instead of the user's.
+
+    Where the user's workers persist, the plan's must persist too, or there must be none.
     """
-    persists = loader._iterator is not None
-    if persists == users_persist:
-        return start()
-    if persists:
-        torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
-        return start()
-    generator = loader.generator or torch.default_generator
-    state = generator.get_state()
-    batches = start()
-    generator.set_state(state)
-    return batches
+
+    def __init__(self, loader: DataLoader[Any], users: Config) -> None:
+        self._name = "sampler" if loader.batch_sampler is None else "batch_sampler"
+        self._order = _UsersOrder(getattr(loader, self._name), loader.generator)
+        self._users = users
+        self._begun = 0
+
+    def start(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        """The next epoch's iterator, which `start` makes or resets."""
+        users_are_new = self._begun == 0 or not self._users.persistent_workers
+        resets = loader._iterator is not None
+        self._begun += 1
+        order, users_have_workers = self._order, self._users.num_workers > 0
+        order.ask = order.plainly
+        if resets and users_are_new:
+            order.ask = order.as_if_new_with_workers if users_have_workers else order.as_if_new
+        elif loader.num_workers and not resets and not users_have_workers:
+            order.ask = order.once_for_two
+        elif not loader.num_workers and users_have_workers:
+            if not users_are_new:
+                return self._without_the_seed(loader, start)
+            order.ask = order.once_more_later
+        return self._started(loader, start)
+
+    def _started(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        theirs = getattr(loader, self._name)
+        # Torch forbids to set these on a loader that is made; for the time of one call nobody else sees it.
+        object.__setattr__(loader, self._name, self._order)
+        try:
+            return start()
+        finally:
+            object.__setattr__(loader, self._name, theirs)
+
+    def _without_the_seed(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        """Starts an epoch without workers, and takes back the seed that torch draws for them."""
+        self._order.ask = self._order.and_note_the_state
+        batches = self._started(loader, start)
+        self._order.generator.set_state(self._order.state)
+        return batches
+
+
+class _UsersOrder:
+    """The user's sampler, as torch's iterator asks it; `ask` is the way in which it is asked at present."""
+
+    def __init__(self, sampler: Iterable[Any], generator: torch.Generator | None) -> None:
+        self.generator = generator or torch.default_generator
+        self.state = self.generator.get_state()
+        self.ask: Callable[[], Iterator[Any]] = self.plainly
+        self._sampler = sampler
+        self._asked: Iterator[Any] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.ask()
+
+    def __len__(self) -> int:
+        return len(self._sampler)  # type: ignore[arg-type]
+
+    def plainly(self) -> Iterator[Any]:
+        return iter(self._sampler)
+
+    def once_for_two(self) -> Iterator[Any]:
+        """Torch asks twice, the user's iterator without workers would ask once."""
+        asked, self._asked = self._asked, None
+        if asked is None:
+            asked = self._asked = iter(self._sampler)
+        return asked
+
+    def once_more_later(self) -> Iterator[Any]:
+        """Torch asks once, the user's iterator with workers would ask again after drawing the seed."""
+        iter(self._sampler)
+
+        def again() -> Iterator[Any]:
+            yield from self._sampler
+
+        return again()
+
+    def as_if_new(self) -> Iterator[Any]:
+        """Torch resets an iterator that persists; the user's, new and without workers, would draw a seed."""
+        asked = iter(self._sampler)
+        self._draw_the_seed()
+        return asked
+
+    def as_if_new_with_workers(self) -> Iterator[Any]:
+        """Torch resets an iterator that persists; the user's, new and with workers, would draw a seed and ask again."""
+        iter(self._sampler)
+        self._draw_the_seed()
+        return iter(self._sampler)
+
+    def and_note_the_state(self) -> Iterator[Any]:
+        asked = iter(self._sampler)
+        self.state = self.generator.get_state()
+        return asked
+
+    def _draw_the_seed(self) -> None:
+        torch.empty((), dtype=torch.int64).random_(generator=self.generator)
 
 
 def state_of(value: Any, depth: int = 3) -> Any:

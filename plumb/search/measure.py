@@ -22,7 +22,9 @@ from plumb.profile.memory import cpu_seconds
 CHUNK_SECONDS = 0.15
 _RESAMPLES = 1000
 _FEW_CHUNKS = 4
-_TURNS_AT_LEAST, _TURNS_AT_MOST = 2, 6
+_TURNS_AT_LEAST, _TURNS_AT_MOST = 2, 4
+# Workers that burn no CPU for so long are taken for idle, and none is waited for longer than this.
+_SETTLING_SECONDS, _SETTLED_AT_LAST = 0.1, 10.0
 # A difference below this share is nothing when it comes from a handful of readings (section 6 of the design).
 _NOISE_OF_FEW = 0.10
 
@@ -184,7 +186,14 @@ class Feed:
 
     def settle(self) -> None:
         """Lets the workers finish what they have been asked for, so that the next loader has the host to itself."""
-        time.sleep(min(self._round_seconds * (self.config.prefetch_factor or 0), 2.0))
+        until = time.perf_counter() + min(self._round_seconds * (self.config.prefetch_factor or 0), _SETTLED_AT_LAST)
+        before = cpu_seconds(self.worker_pids)
+        while time.perf_counter() < until:
+            time.sleep(_SETTLING_SECONDS)
+            now = cpu_seconds(self.worker_pids)
+            if now == before:
+                return
+            before = now
 
     def close(self) -> None:
         """Ends the workers."""
@@ -209,7 +218,7 @@ def interleaved(
 ) -> list[list[Chunk]]:
     """Each feed's chunks from windows of `seconds`, the feeds taking turns until `settled` says that it is enough.
 
-    At least two turns are taken, at most six, and none begins after a feed's deadline.
+    At least two turns are taken, at most four, and none begins after a feed's deadline.
     """
     chunks: list[list[Chunk]] = [[] for _ in feeds]
     for turn in range(_TURNS_AT_MOST):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,6 +23,7 @@ from plumb.profile.operators import (
 )
 from plumb.profile.randomness import disturb_generators, kept_generators
 from plumb.profile.storage import ReadCounter
+from plumb.profile.threads import one_torch_thread
 from plumb.trace.assemble import Observed, assemble
 from plumb.trace.discovery import Discovery
 from plumb.trace.pipeline import Pipeline
@@ -53,7 +53,7 @@ def trace(
 ) -> Pipeline:
     dataset, collate, batch_samples = _taken_apart(dataset_or_loader, samples, collate_fn, batch_size)
     source = source_of(dataset, samples, indices, batch_samples or 1)
-    with kept_generators(), _single_torch_thread(), ReadCounter() as reads:
+    with kept_generators(), one_torch_thread(), ReadCounter() as reads:
         course = Course(source, collate, batch_samples)
         units = course.warm_up(max(1, min(samples, source.samples) // source.unit_samples))
         if collate_fn is None and dataset is dataset_or_loader:
@@ -104,19 +104,6 @@ def _taken_apart(
 
         collate_fn = default_collate
     return given, collate_fn, min(batch_size or samples, samples)
-
-
-@contextmanager
-def _single_torch_thread() -> Iterator[None]:
-    """Runs torch on one thread, as it runs in a loader's workers."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @dataclass

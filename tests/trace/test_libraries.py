@@ -144,6 +144,7 @@ def test_modules_with_hooks_are_called_as_they_are():
 
 
 def test_albumentations():
+    pytest.importorskip("cv2")
     albumentations = pytest.importorskip("albumentations")
     steps = [
         albumentations.RandomCrop(192, 192),
