@@ -36,8 +36,8 @@ class Node:
     """One place in the tree of calls: a callee at a site, below the expanded call that the site belongs to.
 
     A node is the same for all samples. It has `children` where its callee was expanded; `function` is then the id of
-    that function, and `definition` the place where it is defined. `prefix` is the module or class whose attribute the
-    callee was called as, as the source names it. `is_step` tells that the call runs a step of a `Compose` or the like.
+    that function, and `definition` the place where it is defined. `is_qualified` tells that the source names the callee
+    by its module or class, `is_step` that the call runs a step of a `Compose` or the like.
     """
 
     def __init__(self, parent: Node | None, site: Site, name: str, position: str) -> None:
@@ -48,7 +48,7 @@ class Node:
         self.children: dict[tuple[str, str, str], Node] = {}
         self.function: str | None = None
         self.definition: str | None = None
-        self.prefix = ""
+        self.is_qualified = False
         self.is_step = False
         self.generator_name: str | None = None
 
@@ -187,7 +187,7 @@ class Recorder:
                 node.is_step = is_item
                 return node
         node = frame.node.child(site, callee.name, "")
-        node.prefix = frame.prefix_of(site)
+        node.is_qualified = frame.qualifies(site)
         return node
 
     def iterate(self, frame: Frame, site: Site, iterable: Any) -> Any:
@@ -309,13 +309,12 @@ class Frame:
             frame = frame.caller
         return ""
 
-    def prefix_of(self, site: Site) -> str:
-        """The module or class that the site's source takes its callee from, such as `np.random` in `np.random.rand`."""
-        prefix, dot, _ = site.text.rpartition(".")
-        if not dot or self.function is None or not prefix.replace(".", "_").isidentifier():
-            return ""
-        first = self.function.__globals__.get(prefix.partition(".")[0])
-        return prefix if isinstance(first, (ModuleType, type)) else ""
+    def qualifies(self, site: Site) -> bool:
+        """Whether the site's source names its callee by its module or class, such as `np.random.rand`."""
+        first, dot, _ = site.text.partition(".")
+        if not dot or self.function is None or not site.text.replace(".", "_").isidentifier():
+            return False
+        return isinstance(self.function.__globals__.get(first), (ModuleType, type))
 
 
 def _is_array(value: object) -> bool:
