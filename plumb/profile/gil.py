@@ -16,7 +16,7 @@ from statistics import median
 from types import TracebackType
 from typing import Any
 
-from plumb.trace.recorder import Node, Recorder, Selection
+from plumb.trace.recorder import EVERYTHING, Node, Recorder, Selection
 from plumb.trace.rewrite import Rewriter
 
 NAP_SECONDS = 1e-4
@@ -28,7 +28,7 @@ INTERRUPTED = 3.0
 class LockWatch(Recorder):
     """Notes when each operator runs, and when a second thread could run meanwhile. A context manager."""
 
-    def __init__(self, root: Node, rewriter: Rewriter, selection: Selection | None = None) -> None:
+    def __init__(self, root: Node, rewriter: Rewriter, selection: Selection = EVERYTHING) -> None:
         super().__init__(root, rewriter, selection)
         self._calls: dict[Node, list[tuple[int, int]]] = defaultdict(list)
         self._ticks: list[int] = []

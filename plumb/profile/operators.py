@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from statistics import median, quantiles
 from typing import Any, TypeVar
 
-from plumb.trace.recorder import SAMPLE, Node, Recorder, Selection
+from plumb.trace.recorder import EVERYTHING, SAMPLE, Node, Recorder, Selection
 from plumb.trace.rewrite import Rewriter
 
 try:
@@ -65,10 +65,16 @@ class Cost:
 
 
 class Timing(Recorder):
-    """Times every node by itself: a call's time without that of the recorded calls inside it. Keeps no values alive."""
+    """Times every node by itself: a call's time without that of the recorded calls inside it. Keeps no values alive.
 
-    def __init__(self, root: Node, rewriter: Rewriter, selection: Selection | None = None) -> None:
+    `overhead_seconds` is what recording a call costs, and is taken out of the time of what is around it.
+    """
+
+    def __init__(
+        self, root: Node, rewriter: Rewriter, selection: Selection = EVERYTHING, overhead_seconds: float = 0.0
+    ) -> None:
         super().__init__(root, rewriter, selection)
+        self._overhead = int(overhead_seconds * 1e9)
         self._clocks: dict[Node, Clock] = defaultdict(Clock)
         self._inner = Clock()
 
@@ -89,7 +95,7 @@ class Timing(Recorder):
             clock.cpu += max(0, spent.cpu - inner.cpu)
             clock.wait += max(0, spent.wait - inner.wait)
             clock.calls += spent.calls
-            outer.cpu += spent.cpu
+            outer.cpu += spent.cpu + self._overhead
             outer.wait += spent.wait
             self._inner = outer
 
@@ -118,18 +124,6 @@ def recording_overhead_seconds() -> float:
         timing.enter(SAMPLE, abs, 1)
         clocks = [time_call(partial(timing.enter, SAMPLE, abs, 1))[1] for _ in range(OVERHEAD_CALLS)]
     return median(clock.wall_seconds for clock in clocks)
-
-
-def net_costs(root: Node, gross: Mapping[Node, Cost], overhead_seconds: float) -> dict[Node, Cost]:
-    """The costs without what recording the calls inside a node adds to the node's own time."""
-    net = dict(gross)
-    for node in root.walk():
-        calls = sum(gross[child].calls_per_sample for child in node.children.values() if child in gross)
-        if node in gross and calls:
-            own = gross[node]
-            added = min(calls * overhead_seconds, own.cpu_seconds)
-            net[node] = replace(own, wall_seconds=own.wall_seconds - added, cpu_seconds=own.cpu_seconds - added)
-    return net
 
 
 def time_call(function: Callable[[], Any]) -> tuple[Any, Clock]:

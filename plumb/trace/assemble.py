@@ -79,7 +79,7 @@ def name_of(node: Node) -> str:
         return site.text.removeprefix("self.") + (" = ..." if "=" not in site.text else "")
     if node.is_generator and node.generator_name not in ("__iter__", "<genexpr>"):
         return str(node.generator_name)
-    return f"{node.prefix}.{node.name}" if node.prefix and node.function is None else node.name
+    return site.text if node.is_qualified and node.function is None else node.name
 
 
 def _operator(node: Node, operator_id: str, parts: list[Node], observed: Observed, first: bool) -> Operator:

@@ -17,7 +17,6 @@ from plumb.profile.operators import (
     Clock,
     Timing,
     costs,
-    net_costs,
     recording_overhead_seconds,
     time_call,
     without_slowest,
@@ -28,8 +27,8 @@ from plumb.profile.threads import one_torch_thread
 from plumb.trace.assemble import Observed, assemble
 from plumb.trace.discovery import Discovery
 from plumb.trace.pipeline import Pipeline
-from plumb.trace.processors import Weights, choose, measure, noticed, select
-from plumb.trace.recorder import COLLATE, SAMPLE, Node, Recorder, Selection
+from plumb.trace.processors import Weights, choose, inner_loops, measure, noticed, select
+from plumb.trace.recorder import COLLATE, EVERYTHING, SAMPLE, Node, Recorder, Selection
 from plumb.trace.rewrite import Rewriter
 from plumb.trace.sources import Load, Source, TraceError, source_of
 
@@ -71,11 +70,7 @@ def trace(
         root=course.root,
         operators=operators,
         discovery=discovery,
-        costs=net_costs(
-            course.root,
-            costs(timings.recorded, source.unit_samples) | costs(timings.recorded_batches, course.batch_samples),
-            course.overhead_seconds,
-        ),
+        costs=costs(timings.recorded, source.unit_samples) | costs(timings.recorded_batches, course.batch_samples),
         free_share=watch.free_share,
         counts_reads=counts_reads,
         units=units,
@@ -98,8 +93,8 @@ def _taken_apart(
     given: Any, samples: int, collate_fn: Collate | None, batch_size: int | None
 ) -> tuple[Any, Collate | None, int | None]:
     """The dataset, the collate function and the number of samples to collate at once; None for no batching."""
-    if hasattr(given, "dataset") and hasattr(given, "collate_fn"):
-        batch_sampler = getattr(given, "batch_sampler", None)
+    if all(hasattr(given, name) for name in ("dataset", "collate_fn", "batch_sampler")):
+        batch_sampler = given.batch_sampler
         size = batch_size or given.batch_size or getattr(batch_sampler, "batch_size", None)
         if size is None and batch_sampler is not None:
             size = samples
@@ -125,8 +120,8 @@ class Timings:
         cpu = wait = 0.0
         for clocks, samples in ((self.plain, unit_samples), (self.plain_batches, batch_samples)):
             kept = without_slowest(clocks, lambda clock: clock.wall_seconds)
-            cpu += sum(clock.cpu for clock in kept) / 1e9 / len(kept) / samples
-            wait += sum(clock.wait for clock in kept) / 1e9 / len(kept) / samples
+            cpu += sum(clock.cpu for clock in kept) / 1e9 / max(1, len(kept)) / samples
+            wait += sum(clock.wait for clock in kept) / 1e9 / max(1, len(kept)) / samples
         return cpu + wait, cpu, wait
 
 
@@ -161,31 +156,41 @@ class Course:
     def first_timing(self, units: int) -> tuple[int, Weights]:
         """Times all calls: how many units there were, up to `units`, and what share of a sample each node takes.
 
-        The code of the first few units is rewritten before, in a pass that is not counted.
+        A pass over a few units comes before and is not counted: their code is rewritten in it, and it shows the inner
+        loops, whose calls are too many to be recorded.
         """
+        every = Timing(self.root, self.rewriter, EVERYTHING, self.overhead_seconds)
+        first = self._time_all(every, min(units, WARM_UP_UNITS))
+        timing = Timing(self.root, self.rewriter, inner_loops(self.root, self._weights(*first)), self.overhead_seconds)
+        loaded, collated = self._time_all(timing, units)
+        self.batch_samples = min(self.batch_samples, len(loaded) * self.source.unit_samples)
+        return len(loaded), self._weights(loaded, collated)
+
+    def _time_all(self, timing: Timing, units: int) -> tuple[list[dict[Node, Clock]], list[dict[Node, Clock]]]:
+        """Times units and the batches made of them; the samples that there are make one batch where they fill none."""
         loaded, collated = [], []
         pending: list[Any] = []
-        timing = Timing(self.root, self.rewriter)
         with timing:
-            for samples in _loaded(self.source.loads(timing, min(units, WARM_UP_UNITS))):
-                self._collate(timing, samples)
-            timing.take()
             for samples in _loaded(self.source.loads(timing, units)):
                 loaded.append(timing.take())
                 pending.extend(samples)
                 for batch in self._full_batches(pending):
                     self._collate(timing, batch)
                     collated.append(timing.take())
+            if not loaded:
+                raise TraceError("The dataset can be iterated only once. Give one that can be iterated again.")
             if not collated:
-                self.batch_samples = len(pending)
                 self._collate(timing, pending)
                 collated.append(timing.take())
+        return loaded, collated
+
+    def _weights(self, loaded: list[dict[Node, Clock]], collated: list[dict[Node, Clock]]) -> Weights:
         known = costs(loaded, self.source.unit_samples) | costs(collated, self.batch_samples)
-        return len(loaded), measure(self.root, known, self.overhead_seconds)
+        return measure(self.root, known, self.overhead_seconds)
 
     def discover(self, units: int, weights: Weights, reads: ReadCounter) -> Discovery:
         """Follows what flows in every unit, and repeats a few units under other states of the random generators."""
-        selection = select(noticed(self.root, weights), whole=False)
+        selection = select(noticed(weights), whole=False)
         discovery = Discovery(self.root, self.rewriter, reads, selection)
         with discovery:
             self._discover_round(discovery, list(range(units)), 0)
@@ -200,7 +205,10 @@ class Course:
         loads = self.source.loads(discovery, len(order), reverse=order[0] > 0)
         for unit, load in zip(order, loads, strict=True):
             discovery.begin(unit, number if unit < COMPARED_UNITS else None)
-            pending.extend(load())
+            try:
+                pending.extend(load())
+            except StopIteration:
+                break  # a stream may be shorter this time
             discovery.keep_only(pending)
             for batch in self._full_batches(pending) if number == 0 else ():
                 batches += 1
@@ -212,7 +220,7 @@ class Course:
         """Times the selected nodes and, in turns with them, the same units as they are without a trace."""
         timings = Timings()
         rounds = 1
-        timing = Timing(self.root, self.rewriter, selection)
+        timing = Timing(self.root, self.rewriter, selection, self.overhead_seconds)
         with timing:
             for number in range(MOST_ROUNDS):
                 if number < rounds:
@@ -226,7 +234,10 @@ class Course:
         plain_batch: list[Any] = []
         recorded_batch: list[Any] = []
         for recorded, load in self._turns(timing, units, plain_first):
-            samples, clock = time_call(load)
+            try:
+                samples, clock = time_call(load)
+            except StopIteration:
+                continue
             if recorded:
                 timings.recorded.append(timing.take())
                 recorded_batch.extend(samples)

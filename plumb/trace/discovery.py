@@ -16,7 +16,7 @@ from typing import Any
 from plumb.profile.randomness import generator_states
 from plumb.profile.storage import ReadCounter
 from plumb.trace.expand import is_dataset
-from plumb.trace.recorder import Node, Recorder, Selection
+from plumb.trace.recorder import EVERYTHING, Node, Recorder, Selection
 from plumb.trace.rewrite import Rewriter
 from plumb.trace.values import Description, attribute, describe, digest, has_identity, is_lazy_image, parts
 
@@ -61,17 +61,18 @@ class Passed:
 
 @dataclass
 class _Open:
-    """An operator that runs: the generators' states at its start, and the bytes read before it or by others in it."""
+    """An operator that runs: generator states and bytes read at its start, and what the operators in it read."""
 
     node: Node
     states: tuple[Any, ...]
-    read_bytes: int
+    start_bytes: int
+    inner_bytes: int = 0
 
 
 class Discovery(Recorder):
     """Records what flows between nodes. `begin` a unit (a sample, or a group of them) before each entry."""
 
-    def __init__(self, root: Node, rewriter: Rewriter, reads: ReadCounter, selection: Selection | None = None) -> None:
+    def __init__(self, root: Node, rewriter: Rewriter, reads: ReadCounter, selection: Selection = EVERYTHING) -> None:
         super().__init__(root, rewriter, selection)
         self.facts: dict[Node, Facts] = defaultdict(Facts)
         self.flows: dict[tuple[Node, Node], Passed] = {}
@@ -121,11 +122,11 @@ class Discovery(Recorder):
             result = function(*arguments, **keywords)
         finally:
             self._open.pop()
-        read = (self._reads.bytes_read() or 0) - opened.read_bytes
+        read = (self._reads.bytes_read() or 0) - opened.start_bytes
         if self._open:
-            self._open[-1].read_bytes += read
+            self._open[-1].inner_bytes += read
         facts = self.facts[node]
-        facts.read_bytes += read if not self._round else 0
+        facts.read_bytes += read - opened.inner_bytes if not self._round else 0
         facts.draws = facts.draws or opened.states != generator_states(generators)
         self._note_output(node, given, result)
         if self._round is not None:

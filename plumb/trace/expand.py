@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import operator
 import sys
 import sysconfig
@@ -17,7 +18,8 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 PLUMB_FOLDER = __file__.rpartition("trace")[0]
-LIBRARY_FOLDERS = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), PLUMB_FOLDER})
+STANDARD_FOLDERS = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
+LIBRARY_FOLDERS = (*STANDARD_FOLDERS, PLUMB_FOLDER)
 DATASET_CLASSES = {"Dataset", "IterableDataset", "MapDataPipe", "IterDataPipe"}
 DATASET_PACKAGES = {"torch", "torchdata", "datasets"}
 UNNAMED_METHODS = {"__call__", "__getitem__", "__getitems__", "__iter__", "__next__", "forward"}
@@ -122,6 +124,8 @@ def expands(callee: Callee, caller: FunctionType | None, holder: object) -> bool
         return True
     if is_user_code(function) or is_user_code(getattr(function, "__wrapped__", None)):
         return True
+    if is_standard(function):
+        return False
     if callee.receiver is not None and (callee.receiver is holder or leads_on(callee.receiver)):
         return True
     if callee.receiver is None:
@@ -129,7 +133,13 @@ def expands(callee: Callee, caller: FunctionType | None, holder: object) -> bool
         if of_same_module or (is_dataset(holder) and any(value is function for value in _attributes(holder))):
             return True
     handed = [*callee.arguments[callee.receiver is not None :], *callee.keywords.values()]
-    return any(is_step(value) or leads_on(value) for value in handed)
+    return any(is_step(value) or (leads_on(value) and not _is_of_user_class(value)) for value in handed)
+
+
+def is_standard(function: FunctionType) -> bool:
+    """Whether a function belongs to the standard library."""
+    filename = function.__code__.co_filename
+    return filename.startswith(STANDARD_FOLDERS) and "-packages" not in filename
 
 
 @functools.lru_cache(maxsize=4096)
@@ -208,7 +218,7 @@ def items_of(attribute: object) -> Iterable[Any]:
     if isinstance(attribute, (list, tuple)):
         return attribute[:SCANNED_ITEMS]
     modules = attribute if isinstance(attribute, dict) else getattr(attribute, "_modules", None)
-    return list(modules.values())[:SCANNED_ITEMS] if isinstance(modules, dict) else ()
+    return itertools.islice(modules.values(), SCANNED_ITEMS) if isinstance(modules, dict) else ()
 
 
 def position_in(holder: object, instance: object) -> str:

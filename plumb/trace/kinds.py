@@ -22,7 +22,7 @@ def kind_of(name: str, facts: Facts, *, collates: bool, first: bool) -> Kind:
     if any(word in name.lower() for word in DECODING_WORDS):
         return "decode"
     if facts.opens or facts.read_bytes:
-        return "decode" if _is_decoded(given, made) and facts.draws is False and facts.input_bytes else "read"
+        return "read"
     if first:
         return "source"
     if _is_decoded(given, made):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from plumb.profile.operators import Cost, net_costs
+from plumb.profile.operators import Cost
 from plumb.trace.discovery import Passed
 from plumb.trace.recorder import COLLATE, Node, Selection
 
@@ -44,11 +44,10 @@ class Weights:
     fine: Collection[Node]
 
 
-def measure(root: Node, gross: Mapping[Node, Cost], overhead_seconds: float) -> Weights:
-    """Turns costs into shares, net of what recording adds to them, and sums them up from the leaves to the root."""
-    net = net_costs(root, gross, overhead_seconds)
-    seconds = {node: cost.wall_seconds for node, cost in net.items()}
-    calls = {node: cost.calls_per_sample for node, cost in net.items()}
+def measure(root: Node, costs: Mapping[Node, Cost], overhead_seconds: float) -> Weights:
+    """Turns costs into shares and sums them up from the leaves to the root. `overhead_seconds` is that of a call."""
+    seconds = {node: cost.wall_seconds for node, cost in costs.items()}
+    calls = {node: cost.calls_per_sample for node, cost in costs.items()}
     fine = {
         node
         for node, count in calls.items()
@@ -61,13 +60,21 @@ def measure(root: Node, gross: Mapping[Node, Cost], overhead_seconds: float) -> 
     return Weights({node: seconds.get(node, 0.0) / whole for node in total}, total, calls, fine)
 
 
-def noticed(root: Node, weights: Weights) -> set[Node]:
-    """The nodes worth following in discovery: all but those in inner loops that take no time to speak of."""
+def inner_loops(root: Node, weights: Weights) -> Selection:
+    """What to record from here on: all but the calls in inner loops that run too briefly for that."""
+    skipped: dict[str, set[int]] = defaultdict(set)
+    for node in root.walk():
+        if node in weights.fine and weights.calls[node] > BUSY_CALLS and node.site.kind != "loop":
+            skipped[node.site.function].add(node.site.index)
+    return Selection(skipped={name: frozenset(indices) for name, indices in skipped.items()})
+
+
+def noticed(weights: Weights) -> set[Node]:
+    """The nodes worth following in discovery: those timed, but for the very often called that take next to no time."""
     return {
         node
-        for node in root.walk()
-        if node.parent is not None
-        and (weights.calls.get(node, 0.0) <= BUSY_CALLS or weights.total[node] >= UNNOTICED_SHARE)
+        for node, calls in weights.calls.items()
+        if calls <= BUSY_CALLS or (weights.total[node] >= UNNOTICED_SHARE and node not in weights.fine)
     }
 
 

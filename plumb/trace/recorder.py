@@ -12,17 +12,23 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from types import FunctionType, GeneratorType, MethodType, ModuleType, TracebackType
 from typing import Any
 
 from plumb.trace.expand import Callee, expands, is_dataset, is_step, is_user_file, position_in, resolve
-from plumb.trace.rewrite import Rewriter, Rewritten, Site, function_id
+from plumb.trace.rewrite import Rewriter, Rewritten
+from plumb.trace.sites import Site, function_id
+from plumb.trace.values import attribute
 
 PLAIN_TYPES = {int, float, complex, bool, str, bytes, type(None)}
 PLAIN_CONTAINERS = {
     list, tuple, dict, set, frozenset, str, bytes, range, deque, type({}.keys()), type({}.values()), type({}.items())
 }  # fmt: skip
+FORWARDING_ITERATORS = {enumerate, zip, map, filter}
+"""What these iterate and call is recorded itself, where the rewritten code makes them."""
+
 INHERITED_HOLDERS = 6
 
 
@@ -30,8 +36,8 @@ class Node:
     """One place in the tree of calls: a callee at a site, below the expanded call that the site belongs to.
 
     A node is the same for all samples. It has `children` where its callee was expanded; `function` is then the id of
-    that function, and `definition` the place where it is defined. `prefix` is the module or class whose attribute the
-    callee was called as, as the source names it. `is_step` tells that the call runs a step of a `Compose` or the like.
+    that function, and `definition` the place where it is defined. `is_qualified` tells that the source names the callee
+    by its module or class, `is_step` that the call runs a step of a `Compose` or the like.
     """
 
     def __init__(self, parent: Node | None, site: Site, name: str, position: str) -> None:
@@ -42,7 +48,7 @@ class Node:
         self.children: dict[tuple[str, str, str], Node] = {}
         self.function: str | None = None
         self.definition: str | None = None
-        self.prefix = ""
+        self.is_qualified = False
         self.is_step = False
         self.generator_name: str | None = None
 
@@ -87,11 +93,19 @@ class Node:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a recorder that doesn't record everything descends into: `sites` by function id, and expanded nodes."""
+    """What a recorder descends into and records.
 
-    expanded: frozenset[Node]
-    sites: Mapping[str, frozenset[int]]
+    `expanded` holds the nodes to descend into; None leaves that to what the callees are. `sites` are those to record
+    and `skipped` those not to record, by the id of their function; a function in neither is recorded in full, or, where
+    the nodes to descend into are given, not at all.
+    """
 
+    expanded: frozenset[Node] | None = None
+    sites: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    skipped: Mapping[str, frozenset[int]] = field(default_factory=dict)
+
+
+EVERYTHING = Selection()
 
 SAMPLE = Site("plumb:sample", 0, "call", "", 0, "")
 COLLATE = Site("plumb:collate", 0, "call", "", 0, "")
@@ -103,7 +117,7 @@ class Recorder:
     Subclasses say in `run` what happens at each call. Use it as a context manager: it records only inside.
     """
 
-    def __init__(self, root: Node, rewriter: Rewriter, selection: Selection | None = None) -> None:
+    def __init__(self, root: Node, rewriter: Rewriter, selection: Selection = EVERYTHING) -> None:
         self.root = root
         self.rewriter = rewriter
         self.selection = selection
@@ -173,13 +187,14 @@ class Recorder:
                 node.is_step = is_item
                 return node
         node = frame.node.child(site, callee.name, "")
-        node.prefix = frame.prefix_of(site)
+        node.is_qualified = frame.qualifies(site)
         return node
 
     def iterate(self, frame: Frame, site: Site, iterable: Any) -> Any:
         """What a loop over `iterable` should iterate instead, so that each step of a source is recorded."""
         kind = type(iterable)
-        if kind in PLAIN_CONTAINERS or kind is RecordedIterator:
+        plain = kind in PLAIN_CONTAINERS or kind in FORWARDING_ITERATORS or _is_array(iterable)
+        if plain or kind is RecordedIterator:
             return iterable
         if isinstance(getattr(kind, "__iter__", None), FunctionType):
             iterator = self.call(frame, site, MethodType(kind.__iter__, iterable), (), {})
@@ -210,18 +225,20 @@ class Recorder:
     def _expansion(self, node: Node, callee: Callee, frame: Frame) -> Rewritten | None:
         if callee.function is None:
             return None
-        if self.selection is not None:
-            if node not in self.selection.expanded:
+        name = function_id(callee.function)
+        selection = self.selection
+        if selection.expanded is not None:
+            if node not in selection.expanded:
                 return None
-            return self.rewriter.rewrite(
-                callee.function, self.selection.sites.get(function_id(callee.function), frozenset())
-            )
+            return self.rewriter.rewrite(callee.function, selection.sites.get(name, frozenset()))
         if not expands(callee, frame.function, frame.receiver):
             return None
-        name = function_id(callee.function)
         if any(ancestor.function == name for ancestor in node.ancestors()):
             return None  # recursion: once is enough
-        return self.rewriter.rewrite(callee.function)
+        full = self.rewriter.rewrite(callee.function)
+        if full is None or name not in selection.skipped:
+            return full
+        return self.rewriter.rewrite(callee.function, frozenset(range(len(full.sites))) - selection.skipped[name])
 
 
 class Frame:
@@ -273,6 +290,10 @@ class Frame:
         else:
             self.recorder.call(self, self.sites[index], _update, (container, key, value, name), {})
 
+    def forward(self, index: int, function: Any, /) -> Any:
+        """What to hand to `map` or `filter` instead of a function, so that its calls are recorded."""
+        return partial(self.call, index, function) if self.recorder.listens() and callable(function) else function
+
     def iterate(self, index: int, iterable: Any, /) -> Any:
         return self.recorder.iterate(self, self.sites[index], iterable) if self.recorder.listens() else iterable
 
@@ -288,12 +309,19 @@ class Frame:
             frame = frame.caller
         return ""
 
-    def prefix_of(self, site: Site) -> str:
-        """The module or class that the site's source takes its callee from, such as `np` in `np.load`."""
-        prefix, dot, _ = site.text.rpartition(".")
-        if not dot or self.function is None:
-            return ""
-        return prefix if isinstance(self.function.__globals__.get(prefix), (ModuleType, type)) else ""
+    def qualifies(self, site: Site) -> bool:
+        """Whether the site's source names its callee by its module or class, such as `np.random.rand`."""
+        first, dot, _ = site.text.partition(".")
+        if not dot or self.function is None or not site.text.replace(".", "_").isidentifier():
+            return False
+        return isinstance(self.function.__globals__.get(first), (ModuleType, type))
+
+
+def _is_array(value: object) -> bool:
+    """Whether a value is an array in memory, whose items cost nothing to speak of."""
+    kind = type(value)
+    in_memory = kind.__module__.partition(".")[0] in ("numpy", "torch") and kind.__name__ != "memmap"
+    return in_memory and attribute(value, "dtype") is not None
 
 
 def _update(container: Any, key: Any, value: Any, name: str) -> None:

@@ -19,9 +19,10 @@ import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from types import CellType, CodeType, FunctionType
-from typing import Any, Literal
+from typing import Any
 
-RECORDER = "__plumb__"
+from plumb.trace.sites import RECORDER, RecordSites, Site
+
 SCOPE = "__plumb_scope__"
 
 FUTURE_FLAGS = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
@@ -30,47 +31,6 @@ ASYNC_FLAGS = 0x0080 | 0x0100 | 0x0200  # coroutine, iterable coroutine, asynchr
 FRAME_READING_NAMES = {"locals", "vars", "dir", "eval", "exec", "_getframe", "currentframe", "inspect"}
 FRAME_READING_METHODS = {"_getframe", "currentframe"}
 """A function that names one of these may see its own frame, where the recorder's cell would show: never rewritten."""
-
-TRIVIAL = {
-    "isinstance",
-    "issubclass",
-    "len",
-    "range",
-    "type",
-    "getattr",
-    "hasattr",
-    "setattr",
-    "id",
-    "callable",
-    "super",
-}
-"""Builtins that do no work on a sample: their calls are left as they are."""
-
-FORWARDING = {"enumerate", "zip"}
-"""Builtins that hand on what they iterate: that is recorded like the iterable of a loop."""
-
-SiteKind = Literal["call", "operation", "store", "loop"]
-
-
-@dataclass(frozen=True)
-class Site:
-    """One place in a function where the recorder is called.
-
-    `index` numbers the sites of a function in source order and is the same each time the same source is rewritten,
-    whichever of its sites are kept. `text` is the source of what is called, applied or iterated.
-    """
-
-    function: str
-    index: int
-    kind: SiteKind
-    filename: str
-    line: int
-    text: str
-
-    @property
-    def id(self) -> str:
-        """The site's stable name, e.g. `mymodule:Dataset.__getitem__#3`."""
-        return f"{self.function}#{self.index}"
 
 
 @dataclass(frozen=True)
@@ -129,7 +89,7 @@ class Rewriter:
             if plain is not None and _same_code(plain, code):
                 if _may_read_its_frame(definition.node):
                     return None
-                visitor = _RecordSites(function_id(function), code.co_filename, keep)
+                visitor = RecordSites(function, keep)
                 recorded = definition.compile(function, visitor.rewrite(definition.node))
                 return None if recorded is None else Rewritten(visitor.function, recorded, tuple(visitor.sites))
         return None
@@ -138,12 +98,6 @@ class Rewriter:
         if filename not in self._definitions:
             self._definitions[filename] = _definitions(filename, module_globals)
         return self._definitions[filename].get(line, [])
-
-
-def function_id(function: FunctionType) -> str:
-    """A name for a function that survives edits elsewhere in its file; lambdas have no name and take their line."""
-    name = f"{function.__module__}:{function.__qualname__}"
-    return f"{name}@{function.__code__.co_firstlineno}" if function.__name__ == "<lambda>" else name
 
 
 @dataclass(frozen=True)
@@ -276,211 +230,3 @@ def _renamed(code: CodeType, scope: str, name: str) -> CodeType:
     if hasattr(code, "co_qualname"):  # from Python 3.11 on
         changes["co_qualname"] = renamed(code.co_qualname)
     return code.replace(**changes)
-
-
-OPERATORS: dict[type[ast.AST], str] = {
-    ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "truediv", ast.FloorDiv: "floordiv", ast.Mod: "mod",
-    ast.Pow: "pow", ast.MatMult: "matmul", ast.BitAnd: "and_", ast.BitOr: "or_", ast.BitXor: "xor",
-    ast.LShift: "lshift", ast.RShift: "rshift", ast.USub: "neg", ast.Invert: "invert", ast.Lt: "lt", ast.LtE: "le",
-    ast.Gt: "gt", ast.GtE: "ge", ast.Eq: "eq", ast.NotEq: "ne",
-}  # fmt: skip
-
-
-def _in_place(node: ast.operator) -> str:
-    return "i" + OPERATORS[type(node)].rstrip("_")
-
-
-class _RecordSites(ast.NodeTransformer):
-    """Turns the sites of one function into calls of the recorder.
-
-    Nodes keep their positions, so a traceback shows the user's line. Statements that evaluate in an order of their own
-    (subscripts on both sides of an assignment, chained comparisons) are left alone where a call can't keep it.
-    """
-
-    def __init__(self, function: str, filename: str, keep: frozenset[int] | None) -> None:
-        self.function = function
-        self.filename = filename
-        self.keep = keep
-        self.sites: list[Site] = []
-
-    def rewrite(self, definition: ast.FunctionDef | ast.Lambda) -> Any:
-        node = copy.deepcopy(definition)
-        if isinstance(node, ast.Lambda):
-            node.body = self.visit(node.body)
-        else:
-            node.body = [self.visit(statement) for statement in node.body]
-        return node
-
-    def _record(self, method: str, kind: SiteKind, place: ast.expr, described: ast.AST) -> _Call | None:
-        """Takes the next site number; a maker of the call to the recorder, or None where the site is not kept."""
-        index = len(self.sites)
-        line, column = _reported_position(place)
-        self.sites.append(Site(self.function, index, kind, self.filename, line, _source(described)))
-        kept = self.keep is None or index in self.keep or kind == "loop"
-        return _Call(method, index, place, line, column) if kept else None
-
-    def visit_Call(self, node: ast.Call) -> ast.expr:
-        named = node.func.id if isinstance(node.func, ast.Name) else None
-        if named in FORWARDING:
-            iterated = node.args[:1] if named == "enumerate" else node.args
-            loops = [
-                self._loop(argument) if argument in iterated and not isinstance(argument, ast.Starred) else None
-                for argument in node.args
-            ]
-            self.generic_visit(node)
-            node.args = [a if loop is None else loop.make(a) for a, loop in zip(node.args, loops, strict=True)]
-            return node
-        call = None if named in TRIVIAL else self._record("call", "call", node, node.func)
-        self.generic_visit(node)
-        return node if call is None else call.make(node.func, *node.args, keywords=node.keywords)
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
-        if isinstance(node.left, ast.Constant) and isinstance(node.right, ast.Constant):
-            return node
-        call = self._record("operate", "operation", node, node)
-        self.generic_visit(node)
-        return node if call is None else call.operate(OPERATORS[type(node.op)], node.left, node.right)
-
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
-        recorded = type(node.op) in OPERATORS and not isinstance(node.operand, ast.Constant)
-        call = self._record("operate", "operation", node, node) if recorded else None
-        self.generic_visit(node)
-        return node if call is None else call.operate(OPERATORS[type(node.op)], node.operand)
-
-    def visit_Compare(self, node: ast.Compare) -> ast.expr:
-        recorded = len(node.ops) == 1 and type(node.ops[0]) in OPERATORS
-        call = self._record("operate", "operation", node, node) if recorded else None
-        self.generic_visit(node)
-        return node if call is None else call.operate(OPERATORS[type(node.ops[0])], node.left, node.comparators[0])
-
-    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
-        recorded = isinstance(node.ctx, ast.Load)
-        call = self._record("operate", "operation", node, node) if recorded else None
-        self.generic_visit(node)
-        return node if call is None else call.operate("getitem", node.value, _index(node.slice))
-
-    def visit_Assign(self, node: ast.Assign) -> ast.stmt:
-        target = node.targets[0]
-        recorded = len(node.targets) == 1 and isinstance(target, ast.Subscript)
-        call = self._record("store", "store", target, target) if recorded else None
-        self.generic_visit(node)
-        if call is None:
-            return node
-        assert isinstance(target, ast.Subscript)
-        return ast.copy_location(ast.Expr(call.make(node.value, target.value, _index(target.slice))), node)
-
-    def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt:
-        target = node.target
-        place = ast.copy_location(ast.Name("_"), node)
-        if isinstance(target, ast.Name):
-            call = self._record("operate", "operation", place, node)
-            self.generic_visit(node)
-            if call is None:
-                return node
-            loaded = ast.copy_location(ast.Name(target.id, ast.Load()), target)
-            value = call.operate(_in_place(node.op), loaded, node.value)
-            return ast.copy_location(ast.Assign([target], value), node)
-        if isinstance(target, ast.Subscript) and isinstance(node.value, (ast.Name, ast.Constant)):
-            # here `value` is evaluated before the element is read, which is no change for a name or a constant
-            call = self._record("update", "store", place, node)
-            self.generic_visit(node)
-            if call is None:
-                return node
-            operation = ast.Constant(_in_place(node.op))
-            return ast.copy_location(
-                ast.Expr(call.make(operation, target.value, _index(target.slice), node.value)), node
-            )
-        self.generic_visit(node)
-        return node
-
-    def visit_For(self, node: ast.For) -> ast.stmt:
-        loop = self._loop(node.iter)
-        self.generic_visit(node)
-        node.iter = node.iter if loop is None else loop.make(node.iter)
-        return node
-
-    def visit_comprehension(self, node: ast.comprehension) -> ast.comprehension:
-        loop = None if node.is_async else self._loop(node.iter)
-        self.generic_visit(node)
-        node.iter = node.iter if loop is None else loop.make(node.iter)
-        return node
-
-    def visit_YieldFrom(self, node: ast.YieldFrom) -> ast.expr:
-        loop = self._loop(node.value)
-        self.generic_visit(node)
-        node.value = node.value if loop is None else loop.make(node.value)
-        return node
-
-    def _loop(self, iterable: ast.expr) -> _Call | None:
-        return self._record("iterate", "loop", iterable, iterable)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt:
-        node.target = self.visit(node.target)
-        if node.value is not None:
-            node.value = self.visit(node.value)
-        return node
-
-    def visit_match_case(self, node: Any) -> Any:
-        # patterns hold no code, although some look like expressions
-        if node.guard is not None:
-            node.guard = self.visit(node.guard)
-        node.body = [self.visit(statement) for statement in node.body]
-        return node
-
-    def _leave(self, node: ast.AST) -> ast.AST:
-        return node
-
-    visit_FunctionDef = visit_AsyncFunctionDef = visit_Lambda = visit_ClassDef = _leave  # noqa: N815
-    visit_TypeAlias = visit_Raise = visit_Global = visit_Nonlocal = _leave  # noqa: N815
-
-
-@dataclass(frozen=True)
-class _Call:
-    """Makes the expression that calls a method of the recorder for one site, at the place of what it replaces."""
-
-    method: str
-    index: int
-    place: ast.expr
-    line: int
-    column: int
-
-    def make(self, *arguments: ast.expr, keywords: list[ast.keyword] | None = None) -> ast.expr:
-        method = ast.Attribute(ast.Name(RECORDER, ast.Load()), self.method, ast.Load())
-        call = ast.Call(method, [ast.Constant(self.index), *arguments], keywords or [])
-        ast.copy_location(call, self.place)
-        call.lineno, call.col_offset = self.line, self.column
-        for node in (method, method.value, call.args[0]):
-            # on one line: the compiler reports a method that spans several at its last
-            node.lineno = node.end_lineno = self.line
-            node.col_offset = node.end_col_offset = self.column
-        return ast.fix_missing_locations(call)
-
-    def operate(self, operation: str, *operands: ast.expr) -> ast.expr:
-        return self.make(ast.Constant(operation), *operands)
-
-
-def _reported_position(place: ast.expr) -> tuple[int, int]:
-    """Where a traceback places an expression: the call of a method that stands on a line of its own, on that line."""
-    if isinstance(place, ast.Call) and isinstance(place.func, ast.Attribute):
-        name = place.func
-        assert name.end_lineno is not None
-        assert name.end_col_offset is not None
-        if name.end_lineno != name.lineno:
-            return name.end_lineno, name.end_col_offset - len(name.attr)
-    return place.lineno, place.col_offset
-
-
-def _index(node: ast.expr) -> ast.expr:
-    """A subscript as an ordinary expression, with slices built by the recorder's `slice`."""
-    if isinstance(node, ast.Slice):
-        bounds = [bound or ast.Constant(None) for bound in (node.lower, node.upper, node.step)]
-        maker = ast.Attribute(ast.Name(RECORDER, ast.Load()), "slice", ast.Load())
-        return ast.fix_missing_locations(ast.copy_location(ast.Call(maker, bounds, []), node))
-    if isinstance(node, ast.Tuple):
-        return ast.copy_location(ast.Tuple([_index(element) for element in node.elts], ast.Load()), node)
-    return node
-
-
-def _source(node: ast.AST) -> str:
-    text = " ".join(ast.unparse(node).split())
-    return text if len(text) <= 60 else text[:57] + "..."

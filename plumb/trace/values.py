@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import sys
 import types
 from collections.abc import Iterator
@@ -46,9 +47,9 @@ def parts(value: object) -> Iterator[Any]:
 
 def _held(value: Any) -> list[Any]:
     if isinstance(value, (list, tuple, set, frozenset)):
-        return list(value)[:MOST_PARTS]
+        return list(itertools.islice(value, MOST_PARTS))
     if isinstance(value, dict):
-        return list(value.values())[:MOST_PARTS]
+        return list(itertools.islice(value.values(), MOST_PARTS))
     if isinstance(value, (float, complex, str, bytes, *WITHOUT_IDENTITY)) or attribute(value, "shape") is not None:
         return []
     attributes = attribute(value, "__dict__")

@@ -206,6 +206,46 @@ def test_plain_sequences_and_iterables_are_datasets():
     assert trace({"first": 1}.keys()).samples == 1
 
 
+def test_a_stream_that_is_shorter_each_time_is_traced():
+    class Shrinking(Lines):
+        length = 40
+
+        def __iter__(self):
+            self.length -= 3
+            for number in range(self.length):
+                yield np.full(10_000, number)
+
+    assert trace(Shrinking(None), samples=36).samples < 36
+
+
+def test_a_stream_that_is_soon_used_up_is_refused():
+    class Once(Lines):
+        items = iter(range(3))
+
+        def __iter__(self):
+            yield from self.items
+
+    with pytest.raises(TraceError, match="once"):
+        trace(Once(None))
+
+
+def test_an_inner_loop_is_not_recorded_call_by_call():
+    class Scanning(Waiting):
+        def __getitem__(self, index):
+            return self.scanned(torch.full((300,), float(index)).numpy())
+
+        def scanned(self, values):
+            total = 0.0
+            for value in values:
+                for factor in values[:20]:
+                    total += max(value, factor)
+            return torch.tensor(total)
+
+    pipeline = trace(Scanning(), samples=4)
+    assert inside(pipeline, "Scanning").calls_per_sample <= 1
+    assert "max" not in names(pipeline)
+
+
 @pytest.mark.parametrize("nothing", [[], iter([1, 2]), (n for n in [1]), 5])
 def test_what_cannot_be_traced_is_refused_in_one_line(nothing):
     with pytest.raises(TraceError) as error:

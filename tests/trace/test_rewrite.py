@@ -9,7 +9,8 @@ import traceback
 import pytest
 
 from plumb.trace.recorder import SAMPLE, Node, Recorder
-from plumb.trace.rewrite import Rewriter, Site
+from plumb.trace.rewrite import Rewriter
+from plumb.trace.sites import Site
 
 
 class Listing(Recorder):
@@ -160,6 +161,27 @@ def test_lambdas_on_one_line_are_told_apart():
     first, second = (lambda v: abs(v)), (lambda v: load(v))
     assert traced(first, -1) == (1, ["abs"])
     assert traced(second, -1) == ([-1, -1], [])
+
+
+class Mapping:
+    def applied(self, values):
+        return list(map(abs, filter(self.odd, values)))
+
+    def odd(self, value):
+        return value % 2
+
+    def own(self, values):
+        def map(function, values):
+            return function, values
+
+        return map(abs, values)
+
+
+def test_calls_through_map_and_filter_are_seen():
+    assert traced(Mapping().applied, [-1, 2, 3]) == ([1, 3], ["abs", "abs", "list"])
+    function, values = traced(Mapping().own, [-1])[0]
+    assert function is abs
+    assert values == [-1]
 
 
 def test_sites_are_numbered_the_same_however_many_are_kept():

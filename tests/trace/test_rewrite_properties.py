@@ -120,6 +120,10 @@ f'{{{}!r:>5}}'
 (w := {}, w)
 [*relayed(2), {}]
 list(counted({}))
+list(map(self.shift, [{}, 1]))
+list(map({}, xs))
+list(filter(None, [{}, 0]))
+list(filter(lambda q: q != {}, xs))
 next(iter([{}]))
 next(iter([]), {})
 operator.itemgetter(0)([{}])
