@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -16,6 +17,7 @@ from plumb.trace.stored import from_node_link
 from plumb.units import format_bytes, format_rate, format_seconds
 
 _BAR_CELLS = 24
+_FILES_SHOWN = 3
 # Operators with a smaller share of a sample's time are left to `plumb trace`.
 _SMALL = 0.03
 _REASONS = {
@@ -175,13 +177,19 @@ def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
         for loader in changed:
             yield Text(f"or write  DataLoader(..., {arguments(loader.tuned.config)})  at {loader.site}")
     if plan.written_files:
-        shown = ", ".join(plan.written_files[:5]) + (" …" if len(plan.written_files) > 5 else "")
-        yield Text(f"The script wrote, while it was tuned: {shown}", style="yellow")
+        yield Text(f"The script wrote, while it was tuned: {_some(plan.written_files)}", style="yellow")
     yield Text(
         f"{format_seconds(plan.startup_seconds)} until your script's loop began, "
         f"{format_seconds(plan.tuning_seconds)} of tuning.",
         style="dim",
     )
+
+
+def _some(files: Sequence[str]) -> str:
+    """The first few files, as they are called from here, and how many there are besides."""
+    shown = ", ".join(os.path.relpath(file) for file in files[:_FILES_SHOWN])
+    more = len(files) - _FILES_SHOWN
+    return f"{shown} and {more:,} more" if more > 0 else shown
 
 
 def arguments(config: Config) -> str:
