@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from plumb import intercept
+from plumb import intercept, plan
 from plumb.events import LoaderIterated, Sender
 from plumb.orders import Orders, Target
 
@@ -37,8 +37,8 @@ def _run(orders: Orders, arguments: list[str]) -> None:
     """The script as its user would run it, with the plan's arguments put in."""
     from plumb.runtime.apply import PlanApplied
 
-    assert orders.plan is not None
-    intercept.install(PlanApplied(orders.plan))
+    assert orders.plan_file is not None
+    intercept.install(PlanApplied(plan.read(Path(orders.plan_file))))
     error = run_script(orders.target, arguments)
     if error is not None:
         _exit_like_python(error)

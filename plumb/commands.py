@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import dataclasses
 import importlib.util
 import json
 import os
@@ -172,7 +171,7 @@ def run(target: Target, arguments: list[str], plan_path: Path | None) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    script.replace_by(Orders(target, plan=dataclasses.replace(found, host={})), arguments)
+    script.replace_by(Orders(target, plan_file=str(path.absolute())), arguments)
 
 
 def report(path: Path) -> None:

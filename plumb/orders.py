@@ -6,8 +6,6 @@ from pathlib import Path
 
 import msgspec
 
-from plumb.plan import Plan
-
 
 class Target(msgspec.Struct, frozen=True):
     """The script to run: a path, or a module's name as after `python -m`."""
@@ -41,10 +39,10 @@ class TuneOrders(msgspec.Struct, frozen=True):
 
 
 class Orders(msgspec.Struct, frozen=True):
-    """Run `target`, and either tune it or apply a plan to it."""
+    """Run `target`, and either tune it or apply the plan in a file to it."""
 
     target: Target
     tune: TuneOrders | None = None
-    plan: Plan | None = None
+    plan_file: str | None = None
     events_descriptor: int | None = None
     stack_descriptor: int | None = None

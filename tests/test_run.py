@@ -1,5 +1,6 @@
 """`plumb run`: the plan's configuration reaches the loaders it is for and no others, and changes no batch."""
 
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -95,6 +96,11 @@ def test_a_plan_for_another_script_says_so(run):
     ran = run(plan_for(CONFIG, script="other.py"), "print('runs')")
     assert "was made for other.py" in ran.err
     assert "runs" in ran.out
+
+
+def test_a_plan_may_be_long(run):
+    long = dataclasses.replace(plan_for(CONFIG), written_files=tuple(f"/some/file/{n}" for n in range(20_000)))
+    assert "loader 2 4 True False" in run(long, "loader = DataLoader(Numbers(), batch_size=8)\nshow(loader)\n").out
 
 
 def test_no_plan_says_how_to_make_one(plumb, write):
