@@ -1,6 +1,7 @@
 """`plumb run`: the plan's configuration reaches the loaders it is for and no others, and changes no batch."""
 
 import dataclasses
+import os
 import signal
 import subprocess
 import sys
@@ -69,6 +70,13 @@ def test_what_has_no_meaning_without_workers_is_dropped(run):
     ran = run(plan_for(Config(), baseline=Config(2, 3, True)), code)
     assert "loader 0 None False False" in ran.out
     assert ran.code == 0
+
+
+def test_torch_s_advice_on_worker_counts_is_not_given_for_a_count_that_was_measured(run):
+    many = Config(num_workers=os.cpu_count() + 2, prefetch_factor=2)
+    ran = run(plan_for(many), "loader = DataLoader(Numbers(), batch_size=8)\nshow(loader)\n")
+    assert f"loader {many.num_workers} 2" in ran.out
+    assert ran.err == ""
 
 
 def test_an_edited_script_still_finds_its_loader_by_name(run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -42,7 +43,11 @@ class PlanApplied:
                     f"{planned.batch_size}; it runs as the script has it. Tune again to renew the plan."
                 )
             return arguments
-        return with_config(arguments, planned.tuned.config) if _changes(planned) else arguments
+        if not _changes(planned):
+            return arguments
+        # Torch's advice on worker counts looks at cores alone; this count was measured.
+        warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
+        return with_config(arguments, planned.tuned.config)
 
     def constructed(self, loader: DataLoader[Any], site: Site) -> None:
         """Takes note of a loader that was changed."""
