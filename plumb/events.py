@@ -82,7 +82,6 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
 
     by_plumb: bool
     written_files: list[str]
-    optimizer_steps: int
 
 
 Event = (

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from plumb import events
 from plumb.errors import LoopEndedError, TuningError, UsersError, one_line
+from plumb.lengths import length_of
 from plumb.processes import end_children
 from plumb.site import Site
 
@@ -199,7 +200,7 @@ class Session:
         """Whether the loop was given more batches than an epoch of its own has: an error may then be our doing."""
         assert self._running is not None
         assert self._loop is not None
-        length = _length(self._running.latest)
+        length = length_of(self._running.latest)
         return length is not None and self._loop.batches_given >= length
 
     # ---- the other loaders, and the end
@@ -244,8 +245,7 @@ class Session:
 
     def report_end(self, by_plumb: bool) -> None:
         """Tells the parent that nothing more will come."""
-        steps = self._signals.optimizer_steps if self._signals else 0
-        self._emit(events.Ended(by_plumb, self._written_files(), steps))
+        self._emit(events.Ended(by_plumb, self._written_files()))
 
     def end_script(self) -> NoReturn:
         """Ends the process without running any more of the user's code."""
@@ -263,12 +263,5 @@ def _batches_left(watched: Watched) -> float:
     A plain loop's epoch ends only when its iterator does, which it never does here. One that counts must be left before
     its count is full, or its epoch-end code would run.
     """
-    length = _length(watched.known.latest)
+    length = length_of(watched.known.latest)
     return math.inf if watched.plain_loop or length is None else max(length - watched.batches_given - 1, 1)
-
-
-def _length(loader: DataLoader[Any] | None) -> int | None:
-    try:
-        return None if loader is None else len(loader)
-    except (TypeError, NotImplementedError):
-        return None

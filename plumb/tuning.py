@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.errors import TuningError, UsersError, one_line
 from plumb.events import Event, Phase, TrialDone
+from plumb.lengths import length_of
 from plumb.model import planner
 from plumb.model.planner import Footprint, Freedom, Situation
 from plumb.options import Options
@@ -92,7 +93,8 @@ class Tuner:
         self._own = current_config(loader)
         self._is_iterable = isinstance(loader.dataset, IterableDataset)
         self._stream = None if self._is_iterable else IndexStream(_index_sampler(loader))
-        self._epoch_samples = _epoch_samples(loader, self.subject.samples_per_batch)
+        length = length_of(loader)
+        self._epoch_samples = None if length is None else length * self.subject.samples_per_batch
         self._worker_threads: tuple[int, ...] = (1,)
         self._others = OthersLoad()
         self._ledger = Ledger(
@@ -378,11 +380,3 @@ class Tuner:
 
 def _index_sampler(loader: DataLoader[Any]) -> Iterable[Any]:
     return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
-
-
-def _epoch_samples(loader: DataLoader[Any], samples_per_batch: float) -> float | None:
-    """Samples in an epoch, or None for a loader without a length."""
-    try:
-        return len(loader) * samples_per_batch
-    except (TypeError, NotImplementedError):
-        return None

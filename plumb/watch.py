@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from plumb.lengths import length_of
 from plumb.profile.sample import samples_in
 from plumb.site import Site
 
@@ -21,7 +22,6 @@ class TrainingSignals:
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
         self.count = 0
-        self.optimizer_steps = 0
         backward = torch.autograd.backward
 
         def counted_backward(*args: Any, **kwargs: Any) -> None:
@@ -30,7 +30,6 @@ class TrainingSignals:
 
         def stepped(*_: Any) -> None:
             self.count += 1
-            self.optimizer_steps += 1
 
         torch.autograd.backward = counted_backward
         register_optimizer_step_post_hook(stepped)
@@ -140,18 +139,13 @@ def _is_same(known: KnownLoader, its_dataset: Any, loader: DataLoader[Any], site
     if site == known.site:
         was_used = known.batches_seen > 0 and its_dataset is not None
         rebuilt = (
-            was_used and type(its_dataset) is type(loader.dataset) and _length(its_dataset) == _length(loader.dataset)
+            was_used
+            and type(its_dataset) is type(loader.dataset)
+            and length_of(its_dataset) == length_of(loader.dataset)
         )
         return same_data or rebuilt or known.loader() is None
     # Accelerate and others build a second loader from the first's parts, and iterate only that.
     return site.by_library and same_data and not known.is_library_s and known.batches_seen == 0
-
-
-def _length(dataset: Any) -> int | None:
-    try:
-        return len(dataset)
-    except (TypeError, NotImplementedError):
-        return None
 
 
 def _weak(target: Any) -> weakref.ref[Any] | None:
