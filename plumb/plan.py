@@ -22,7 +22,10 @@ class PlanError(Exception):
 
 @dataclass(frozen=True)
 class CacheChoice:
-    """Which operator's output is stored, and where."""
+    """Which operator's output is stored, and where: `tier` is "memory" or "disk".
+
+    `after` is the id of a `Cut`, `bytes` what the store may hold, `hit_ratio` the share of samples that fit into it.
+    """
 
     after: str
     tier: str
@@ -31,10 +34,82 @@ class CacheChoice:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One call on the way from a dataset's entry to an operator.
+
+    `site` is the id of the call's site, `name` that of its callee, and `position` says where a chain of steps keeps the
+    callee, e.g. `transforms[2]`.
+    """
+
+    site: str
+    name: str
+    position: str = ""
+
+
+Way = tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A call whose result depends on the index alone, so that it may be stored, or made ahead by other threads.
+
+    `after` is the id of the operator whose output it is. The call is at the end of `way`; an empty way stands for the
+    whole sample. The calls at `feeds` have no other purpose than to make what the cut takes: where its result is known,
+    they are skipped. `code` is a digest of the code on the ways: with other code, the ways lead elsewhere.
+    """
+
+    after: str
+    way: Way
+    feeds: tuple[Way, ...] = ()
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class DeferredStep:
+    """An operator of single samples that does the same on a stacked batch.
+
+    `argument` is what of it is the sample: the place among the receiver (of a method of a tensor) and the positional
+    arguments, or a keyword.
+    """
+
+    operator: str
+    way: Way
+    argument: int | str
+
+
+@dataclass(frozen=True)
+class Deferral:
+    """The last operators of a sample, in their order, that may run behind collate instead.
+
+    Their result is the `leaf`-th leaf of the sample, and of the batch. `code` as in a `Cut`.
+    """
+
+    steps: tuple[DeferredStep, ...]
+    leaf: int
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class Rewrites:
+    """What may be changed in the way in which a dataset makes its samples: each was validated on the user's data.
+
+    `threads_until` lists where threads may make several samples at once: the ids of cuts up to which they may, and ""
+    where they may make whole samples. `reasons` says why something is not offered, and `summary` what was compared.
+    """
+
+    cuts: tuple[Cut, ...] = ()
+    deferral: Deferral | None = None
+    threads_until: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    summary: str = ""
+
+
+@dataclass(frozen=True)
 class Config:
     """One way to run a loader: torch's own arguments first, then what plumb's runtime adds.
 
-    `prefetch_factor` is None exactly where there are no workers, as torch wants it.
+    `prefetch_factor` is None exactly where there are no workers, as torch wants it. `fetch_until` is the id of the cut
+    up to which the fetch threads work, None where they make whole samples.
     """
 
     num_workers: int = 0
@@ -47,6 +122,7 @@ class Config:
     allocator_reuse: bool = False
     cache: CacheChoice | None = None
     deferred: tuple[str, ...] = ()
+    fetch_until: str | None = None
 
     def __str__(self) -> str:
         """The configuration in the words of torch's arguments, without what is at torch's default."""
