@@ -82,12 +82,13 @@ class RecordSites(ast.NodeTransformer):
     (subscripts on both sides of an assignment, chained comparisons) are left alone where a call can't keep it.
     """
 
-    def __init__(self, function: FunctionType, keep: frozenset[int] | None) -> None:
+    def __init__(self, function: FunctionType, keep: frozenset[int] | None, loops: bool) -> None:
         code = function.__code__
         self.function = function_id(function)
         self.filename = code.co_filename
         self.shadowed = {*code.co_varnames, *code.co_cellvars, *code.co_freevars, *function.__globals__}
         self.keep = keep
+        self.loops = loops
         self.sites: list[Site] = []
 
     def rewrite(self, definition: ast.FunctionDef | ast.Lambda) -> Any:
@@ -103,7 +104,7 @@ class RecordSites(ast.NodeTransformer):
         index = len(self.sites)
         line, column = _reported_position(place)
         self.sites.append(Site(self.function, index, kind, self.filename, line, _source(described)))
-        kept = self.keep is None or index in self.keep or kind == "loop"
+        kept = self.keep is None or index in self.keep or (self.loops and kind == "loop")
         return _Call(method, index, place, line, column) if kept else None
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
