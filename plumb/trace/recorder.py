@@ -79,7 +79,7 @@ class Node:
 
     @property
     def way(self) -> Way:
-        """The calls that lead to this node, its own included. The datasets that a wrapper keeps in a list are one place."""
+        """The calls that lead to this node, and its own. The datasets that a wrapper keeps in a list are one place."""
         steps = [node._step for node in (self, *self.ancestors()) if node.parent is not None]
         return tuple(reversed(steps))
 

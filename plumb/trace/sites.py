@@ -58,8 +58,12 @@ class Site:
 
 
 def function_id(function: FunctionType) -> str:
-    """A name for a function that survives edits elsewhere in its file; lambdas have no name and take their line."""
-    name = f"{function.__module__}:{function.__qualname__}"
+    """A name for a function that survives edits elsewhere in its file; lambdas have no name and take their line.
+
+    It is the same in a spawned process, where the script goes by another name.
+    """
+    module = "__main__" if function.__module__ == "__mp_main__" else function.__module__
+    name = f"{module}:{function.__qualname__}"
     return f"{name}@{function.__code__.co_firstlineno}" if function.__name__ == "<lambda>" else name
 
 
