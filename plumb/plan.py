@@ -129,7 +129,8 @@ class Config:
     @property
     def needs_runtime(self) -> bool:
         """Whether torch's arguments alone can't say it."""
-        return self.fetch_threads > 1 or self.cache is not None or bool(self.deferred) or self.allocator_reuse
+        threads = self.fetch_threads > 1 or self.worker_torch_threads > 1
+        return threads or self.cache is not None or bool(self.deferred) or self.allocator_reuse
 
     def __str__(self) -> str:
         """The configuration in the words of torch's arguments, without what is at torch's default."""
@@ -259,6 +260,7 @@ class LoaderPlan:
     end_to_end: EndToEnd | None = None
     sample: SampleCost | None = None
     trials: tuple[Trial, ...] = ()
+    rewrites: Rewrites = Rewrites()
     graph: dict[str, Any] | None = None
     device: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
