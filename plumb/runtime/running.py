@@ -42,7 +42,7 @@ class WorkerInit:
         info = get_worker_info()
         if info is not None and isinstance(info.dataset, Fetching):
             # Torch keeps users from setting it.
-            vars(info)["dataset"] = info.dataset.dataset
+            object.__setattr__(info, "dataset", info.dataset.dataset)
         if self.then is not None:
             self.then(worker_id)
 
