@@ -7,6 +7,7 @@ the store turns itself off and says why.
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import lmdb
 import msgspec
 
 from plumb.runtime.codec import decode
-from plumb.runtime.environment import DAMAGE, bytes_in_use, check_size, discard, open_environment
+from plumb.runtime.environment import DAMAGE, Environment, open_environment
 from plumb.runtime.opened import OpenedFile
 from plumb.runtime.store_folder import StoreError
 
@@ -27,6 +28,8 @@ _LONGEST_KEY_BYTES = 400
 # With less than this, a failed write is taken for a full disk: part of the write may have been undone.
 _SPACE_LEFT_AT_LEAST = 64 * 2**20
 _HEAD = struct.Struct("<I")
+# How the folder is spelled where LMDB is told to open it.
+_OWN_PATHS = re.compile(r"'?/proc/self/fd/[0-9]+'?(: )?")
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[OpenedFile])
 
@@ -90,7 +93,7 @@ class Store:
         self.reason: str | None = None
         self.is_off = False
         self.is_full = False
-        self._environment: lmdb.Environment | None = None
+        self._environment: Environment | None = None
         self._process = 0
         self._repairs_left = 1
 
@@ -101,8 +104,8 @@ class Store:
     def get_many(self, keys: Sequence[bytes | None]) -> list[Any]:
         """The values of several keys, as `get` gives them."""
 
-        def read(environment: lmdb.Environment) -> list[Any]:
-            with environment.begin(buffers=True) as transaction:
+        def read(environment: Environment) -> list[Any]:
+            with environment.lmdb.begin(buffers=True) as transaction:
                 return [MISSING if key is None else _value_in(transaction.get(key)) for key in keys]
 
         return self._attempt(read, [MISSING] * len(keys))
@@ -123,12 +126,12 @@ class Store:
     @property
     def count(self) -> int:
         """How many values the store holds."""
-        return self._attempt(lambda environment: int(environment.stat()["entries"]), 0)
+        return self._attempt(lambda environment: environment.entries, 0)
 
     @property
     def used_bytes(self) -> int:
         """What the store takes of its budget."""
-        return self._attempt(bytes_in_use, 0)
+        return self._attempt(lambda environment: environment.bytes_in_use, 0)
 
     @property
     def is_open(self) -> bool:
@@ -142,7 +145,7 @@ class Store:
     def __reduce__(self) -> tuple[type[Store], tuple[StoreSpec]]:
         return Store, (self.spec,)
 
-    def _attempt(self, action: Callable[[lmdb.Environment], _T], otherwise: _T) -> _T:
+    def _attempt(self, action: Callable[[Environment], _T], otherwise: _T) -> _T:
         """What an action gives. Damaged files are replaced by new ones, once; other failures turn the store off."""
         if self.is_off:
             return otherwise
@@ -154,17 +157,17 @@ class Store:
             self._turn_off(error)
         return otherwise
 
-    def _act(self, action: Callable[[lmdb.Environment], _T]) -> _T:
+    def _act(self, action: Callable[[Environment], _T]) -> _T:
         if self._environment is None or self._process != os.getpid():
-            self._environment, self._process = None, os.getpid()
+            self._environment, self._process, self.is_full = None, os.getpid(), False
             lasting = self.spec.tier == "disk"
             self._environment = open_environment(Path(self.spec.folder), self.spec.budget_bytes, lasting)
-        check_size(self._environment)
+        self._environment.check_size()
         try:
             return action(self._environment)
         except lmdb.MapResizedError:
             # Another job on the same store has a larger budget.
-            self._environment.set_mapsize(0)
+            self._environment.lmdb.set_mapsize(0)
             return action(self._environment)
 
     def _repair(self, damage: Exception) -> None:
@@ -174,25 +177,25 @@ class Store:
             return
         self._repairs_left -= 1
         try:
-            discard(environment, Path(self.spec.folder))
+            environment.discard(Path(self.spec.folder))
         except (OSError, StoreError) as error:
             self._turn_off(error)
 
     def _turn_off(self, error: Exception) -> None:
         self.is_off, self._environment = True, None
-        detail = (error.strerror or "").lower() if isinstance(error, OSError) else str(error)
+        detail = (error.strerror or "").lower() if isinstance(error, OSError) else _OWN_PATHS.sub("", str(error))
         self.reason = f"the sample store in {self.spec.folder} is off: {detail}"
 
-    def _write(self, environment: lmdb.Environment, lines: Sequence[tuple[bytes, bytes, bytes]]) -> None:
+    def _write(self, environment: Environment, lines: Sequence[tuple[bytes, bytes, bytes]]) -> None:
         try:
-            with environment.begin(write=True, buffers=True) as transaction:
+            with environment.lmdb.begin(write=True, buffers=True) as transaction:
                 for key, head, encoded in lines:
                     stored = transaction.get(key)
                     if stored is None or stored[: len(head)] != head:
                         transaction.put(key, head + encoded)
         except (lmdb.MapFullError, lmdb.TxnFullError):
             # Processes that were killed while they read hold pages that could be used again.
-            environment.reader_check()
+            environment.lmdb.reader_check()
             if len(lines) == 1:
                 self.is_full = True
                 return

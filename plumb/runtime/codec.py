@@ -245,7 +245,7 @@ def _restore_image(
 ) -> Image.Image:
     from PIL import Image
 
-    image = Image.new(mode, size, None)  # type: ignore[arg-type]
+    image = Image.new(mode, size, None)
     image.info = info
     if palette is not None:
         image.putpalette(palette[1], palette[0])

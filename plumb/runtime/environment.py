@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, finalize
 
 import lmdb
 
@@ -24,17 +25,59 @@ class DamagedError(Exception):
 
 
 DAMAGE = (
-    DamagedError, lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError,
-    lmdb.VersionMismatchError, lmdb.IncompatibleError, lmdb.BadDbiError,
+    DamagedError, lmdb.BadDbiError, lmdb.CorruptedError, lmdb.IncompatibleError, lmdb.InvalidError,
+    lmdb.PageNotFoundError, lmdb.PanicError, lmdb.VersionMismatchError,
 )  # fmt: skip
 
-# LMDB must not open the same files twice in a process, so those who want the same share it. The first part is the
-# process's id: what a parent had open is of no use to its child.
-_shared: WeakValueDictionary[tuple[int, int, int], lmdb.Environment] = WeakValueDictionary()
+
+class Environment:
+    """An LMDB environment, open for as long as somebody keeps this."""
+
+    def __init__(self, opened: lmdb.Environment, data: int) -> None:
+        self.lmdb = opened
+        self._data = data
+        finalize(self, os.close, data)
+
+    @property
+    def entries(self) -> int:
+        """How many values there are."""
+        return int(self.lmdb.stat()["entries"])
+
+    @property
+    def bytes_in_use(self) -> int:
+        """The bytes up to the end of the last page that was ever used."""
+        return int((self.lmdb.info()["last_pgno"] + 1) * self.lmdb.stat()["psize"])
+
+    def check_size(self) -> None:
+        """Raises DamagedError where the file ends before its last page: to read that would end the process (SIGBUS)."""
+        if self._file_bytes() < _META_PAGES * _PAGE_BYTES or self.bytes_in_use > self._file_bytes():
+            raise DamagedError("its data file was cut off")
+
+    def discard(self, folder: Path) -> None:
+        """Removes the files, unless another process did so first. Raises StoreError and OSError.
+
+        Processes that have them open keep what they have.
+        """
+        with guarded(folder.parent):
+            descriptor = open_private(folder)
+            try:
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(self._data), os.stat(_DATA, dir_fd=descriptor)):
+                        _remove_files(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _file_bytes(self) -> int:
+        return os.fstat(self._data).st_size
 
 
-def open_environment(folder: Path, budget_bytes: int, lasting: bool) -> lmdb.Environment:
-    """The environment in `folder`, for as long as somebody keeps it. Damaged files are replaced by empty ones.
+# LMDB must not open the same files twice in a process, so those who want the same share it. A key begins with the id
+# of the process: what a parent had open is of no use to its child.
+_shared: WeakValueDictionary[tuple[int, int, int], Environment] = WeakValueDictionary()
+
+
+def open_environment(folder: Path, budget_bytes: int, lasting: bool) -> Environment:
+    """The environment in `folder`. Damaged files are replaced by empty ones.
 
     `lasting` is whether it must survive a crash of the system, and not only of its processes. Raises StoreError,
     OSError and lmdb.Error.
@@ -51,50 +94,15 @@ def open_environment(folder: Path, budget_bytes: int, lasting: bool) -> lmdb.Env
             os.close(descriptor)
 
 
-def discard(environment: lmdb.Environment, folder: Path) -> None:
-    """Removes the files of a damaged environment, unless somebody else has done so. Raises as `open_environment`.
-
-    Other processes that have them open keep what they have.
-    """
-    with guarded(folder.parent):
-        descriptor = open_private(folder)
-        try:
-            if os.path.samestat(os.fstat(environment.fd()), os.stat(_DATA, dir_fd=descriptor)):
-                _remove_files(descriptor)
-        except FileNotFoundError:
-            pass
-        finally:
-            os.close(descriptor)
-
-
-def check_size(environment: lmdb.Environment) -> None:
-    """Raises DamagedError where the file ends before its last page: to read that would end the process (SIGBUS)."""
-    page_bytes = environment.stat()["psize"] if _file_bytes(environment) >= _META_PAGES * _PAGE_BYTES else None
-    if page_bytes is None or bytes_in_use(environment) > _file_bytes(environment):
-        raise DamagedError("its data file was cut off")
-
-
-def bytes_in_use(environment: lmdb.Environment) -> int:
-    """The bytes up to the end of the last page that was ever used."""
-    return int((environment.info()["last_pgno"] + 1) * environment.stat()["psize"])
-
-
-def _file_bytes(environment: lmdb.Environment) -> int:
-    return os.fstat(environment.fd()).st_size
-
-
-def _opened(descriptor: int, budget_bytes: int, lasting: bool) -> lmdb.Environment:
-    try:
-        status = os.stat(_DATA, dir_fd=descriptor)
-    except FileNotFoundError:
-        pass
-    else:
-        shared = _shared.get((os.getpid(), status.st_dev, status.st_ino))
+def _opened(folder: int, budget_bytes: int, lasting: bool) -> Environment:
+    with contextlib.suppress(FileNotFoundError):
+        shared = _shared.get(_identity(os.stat(_DATA, dir_fd=folder)))
         if shared is not None:
             return shared
-    _reserve_lock_file(descriptor)
-    environment = lmdb.open(
-        _path_of(descriptor),
+    _reserve_lock_file(folder)
+    opened = lmdb.open(
+        # A path to the very folder that was checked, whatever its name leads to by now.
+        f"/proc/self/fd/{folder}",
         map_size=max(_PAGES_AT_LEAST, budget_bytes // _PAGE_BYTES) * _PAGE_BYTES,
         max_readers=_READERS_AT_MOST,
         sync=lasting,
@@ -103,11 +111,16 @@ def _opened(descriptor: int, budget_bytes: int, lasting: bool) -> lmdb.Environme
         readahead=lasting,
         mode=0o600,
     )
-    check_size(environment)
-    environment.reader_check()
-    status = os.fstat(environment.fd())
-    _shared[os.getpid(), status.st_dev, status.st_ino] = environment
+    data = os.open(_DATA, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+    environment = Environment(opened, data)
+    environment.check_size()
+    opened.reader_check()
+    _shared[_identity(os.fstat(data))] = environment
     return environment
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return os.getpid(), status.st_dev, status.st_ino
 
 
 def _reserve_lock_file(folder: int) -> None:
@@ -119,14 +132,7 @@ def _reserve_lock_file(folder: int) -> None:
         os.close(descriptor)
 
 
-def _path_of(descriptor: int) -> str:
-    """A path to the very folder that was checked, whatever its name leads to by now."""
-    return f"/proc/self/fd/{descriptor}"
-
-
 def _remove_files(folder: int) -> None:
     for name in (_DATA, _LOCK):
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=folder)
-        except FileNotFoundError:
-            pass

@@ -19,7 +19,7 @@ _MISSING = -1
 
 @dataclass(frozen=True)
 class OpenedFile:
-    """A file by its absolute path, as the system has it; `changed_ns` and `size_bytes` are -1 where there is none."""
+    """A file by its absolute path; `changed_ns` and `size_bytes` are -1 where there is none."""
 
     path: bytes
     changed_ns: int
