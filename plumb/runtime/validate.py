@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import operator
 import pickle
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from plumb.plan import Cut
 from plumb.profile.randomness import generator_states
 from plumb.runtime.held import Held
+from plumb.runtime.interrupted import interrupted
 from plumb.runtime.replay import Answered, Replay, ReplayError, Tree
 from plumb.runtime.skipped import SkippedUsed
 from plumb.trace.recorder import SAMPLE
@@ -27,7 +27,6 @@ MOST_SAMPLES = 8
 BATCHES = 3
 BATCH_SAMPLES = 32
 REPETITIONS = 3
-SWITCH_SECONDS = 1e-4
 START_SECONDS = 60.0
 
 
@@ -71,15 +70,15 @@ def _check_cut(dataset: Any, cut: Cut, indices: list[Any]) -> None:
     replay = Replay(dataset, cut)
     with held.kept():
         for index in indices:
+            dataset[index]  # what is opened at the first access is open from here on
+        for index in indices:
             _check_changes(dataset, cut, held, index)
         stored = [_check_sample(replay, held, index, seed) for seed, index in enumerate(indices)]
-        for place in reversed(range(len(indices))):
-            _check_again(replay, held, indices[place], stored[place], seed=len(indices) + place)
+        _check_in_another_order(replay, held, indices[::-1], stored[::-1])
 
 
 def _check_changes(dataset: Any, cut: Cut, held: Held, index: Any) -> None:
     """Raises where a call that would be skipped changes what the dataset holds, or draws random numbers."""
-    dataset[index]  # what is opened at the first access is open from here on
     found: list[str] = []
 
     def watched(function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
@@ -139,19 +138,27 @@ def _check_sample(replay: Replay, held: Held, index: Any, seed: int) -> _Stored:
     return stored[0]
 
 
-def _check_again(replay: Replay, held: Held, index: Any, stored: _Stored, seed: int) -> None:
-    """Raises where another state of the random generators, or another order of samples, makes a difference."""
-    held.seed(seed)
-    states = generator_states(held.generators)
-    if _seen(held, seed, lambda: replay.prefix(index)) != _Seen(stored.digest, states):
-        raise _DifferenceError("the value depends on more than the index")
-    plain = _seen(held, seed, lambda: replay.dataset[index])
-    held.seed(seed)
-    sample = replay.sample_from(index, stored.value())
-    if plain != _Seen(_digest(sample), generator_states(held.generators)):
-        raise _DifferenceError("samples differ when they are made from a value stored under other random numbers")
-    replay.sample_from(index, stored.value())
-    if _digest(sample) != plain.digest:
+def _check_in_another_order(replay: Replay, held: Held, indices: list[Any], stored: list[_Stored]) -> None:
+    """Raises where another state of the random generators, or the sample read before, makes a difference."""
+    seeds = range(len(indices), 2 * len(indices))
+    for seed, index, kept in zip(seeds, indices, stored, strict=True):
+        held.seed(seed)
+        states = generator_states(held.generators)
+        if _seen(held, seed, partial(replay.prefix, index)) != _Seen(kept.digest, states):
+            raise _DifferenceError("the value depends on more than the index")
+    plain = [
+        _seen(held, seed, partial(operator.getitem, replay.dataset, index))
+        for seed, index in zip(seeds, indices, strict=True)
+    ]
+    samples = []
+    for seed, index, kept, expected in zip(seeds, indices, stored, plain, strict=True):
+        held.seed(seed)
+        samples.append(replay.sample_from(index, kept.value()))
+        if expected != _Seen(_digest(samples[-1]), generator_states(held.generators)):
+            raise _DifferenceError("samples differ when they are made from a value stored under other random numbers")
+    for index, kept in zip(indices, stored, strict=True):
+        replay.sample_from(index, kept.value())
+    if [_digest(sample) for sample in samples] != [expected.digest for expected in plain]:
         raise _DifferenceError("a sample changes when another one is made")
 
 
@@ -159,7 +166,7 @@ def _check_threads(dataset: Any, indices: list[Any], threads: int, until: Cut | 
     held = Held(dataset)
     replay = Replay(dataset, until)
     read = replay.sample if until is None else replay.prefix
-    with held.kept(), _switching_often(), ThreadPoolExecutor(threads) as pool:
+    with held.kept(), ThreadPoolExecutor(threads) as pool:
         alone = {place: _read_alone(held, read, index) for place, index in enumerate(indices)}
         for start in range(0, len(indices), BATCH_SAMPLES):
             batch = list(enumerate(indices))[start : start + BATCH_SAMPLES]
@@ -202,11 +209,11 @@ def _read_together(
     lanes = [indices[lane::threads] for lane in range(min(threads, len(indices)))]
     start = threading.Barrier(len(lanes))
 
-    def run(lane: Sequence[Any]) -> list[Any]:
+    def run(lane: Sequence[Any], seed: int) -> list[Any]:
         start.wait(START_SECONDS)
-        return [read(index) for index in lane]
+        return list(map(interrupted(read, seed), lane))
 
-    results = [waiting.result() for waiting in [pool.submit(run, lane) for lane in lanes]]
+    results = [waiting.result() for waiting in [pool.submit(run, lane, seed) for seed, lane in enumerate(lanes)]]
     return [results[place % len(lanes)][place // len(lanes)] for place in range(len(indices))]
 
 
@@ -226,14 +233,3 @@ def _spread(indices: Sequence[Any], count: int) -> list[Any]:
     """Up to `count` of the indices, evenly over all of them."""
     kept = min(count, len(indices))
     return [indices[place * len(indices) // kept] for place in range(kept)]
-
-
-@contextmanager
-def _switching_often() -> Iterator[None]:
-    """Lets threads take turns far more often than Python does by itself, so that what can go wrong does."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_SECONDS)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
