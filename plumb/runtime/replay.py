@@ -114,6 +114,10 @@ class Replay:
         except SkippedUsed:
             reading.used = True
             sample = None
+        except Exception:
+            if not reading.used:
+                raise
+            sample = None
         finally:
             reading.at_cut = None  # holds the value
         if reading.used or (reading.skipped and any(type(part) is Skipped for part in parts(sample))):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 import pickle
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,9 +25,13 @@ from plumb.trace.recorder import SAMPLE
 from plumb.trace.values import digest
 
 MOST_SAMPLES = 8
+FEWEST_SAMPLES = 3
 BATCHES = 3
 BATCH_SAMPLES = 32
 REPETITIONS = 3
+AFFORDED_SECONDS = 8.0
+READS_FOR_A_CUT = 10
+READS_FOR_THREADS = 5
 START_SECONDS = 60.0
 
 
@@ -37,20 +42,23 @@ class _DifferenceError(Exception):
 def validate_cut(dataset: Any, cut: Cut, indices: Sequence[Any]) -> str | None:
     """Whether samples come out the same, bit for bit, when the cut's value is kept, made ahead, and given back.
 
-    Tried on up to eight of `indices`, spread over all, under several states of the random generators and in two
-    orders. The random numbers that the rest of a sample draws must be the same, too, and what is skipped must not
-    change the dataset. The generators are put back as they were.
+    Tried on up to eight of `indices`, spread over all, and on fewer where samples are slow; under several states of
+    the random generators and in two orders. The random numbers that the rest of a sample draws must be the same, too,
+    and what is skipped must not change the dataset. The generators are put back as they were.
     """
-    return _reason(lambda: _check_cut(dataset, cut, _spread(indices, MOST_SAMPLES)))
+    return _reason(lambda: _check_cut(dataset, cut, _afforded(dataset, indices, READS_FOR_A_CUT, MOST_SAMPLES)))
 
 
 def validate_threads(dataset: Any, indices: Sequence[Any], threads: int, until: Cut | None = None) -> str | None:
     """Whether `threads` threads that read at once get what one gets: whole samples, or their prefixes `until` a cut.
 
-    Tried on up to three batches of `indices`, several times each, with threads that switch often. Whole samples must
-    not draw random numbers, for threads would draw them in another order.
+    Tried on up to three batches of `indices`, several times each, with threads that are interrupted often. Whole
+    samples must not draw random numbers, for threads would draw them in another order.
     """
-    return _reason(lambda: _check_threads(dataset, _spread(indices, BATCHES * BATCH_SAMPLES), threads, until))
+    most = BATCHES * BATCH_SAMPLES
+    return _reason(
+        lambda: _check_threads(dataset, _afforded(dataset, indices, READS_FOR_THREADS, most), threads, until)
+    )
 
 
 def _reason(check: Callable[[], None]) -> str | None:
@@ -229,7 +237,12 @@ def _digest(value: Any) -> bytes:
     return content
 
 
-def _spread(indices: Sequence[Any], count: int) -> list[Any]:
-    """Up to `count` of the indices, evenly over all of them."""
-    kept = min(count, len(indices))
+def _afforded(dataset: Any, indices: Sequence[Any], reads: int, most: int) -> list[Any]:
+    """Up to `most` of the indices, evenly over all of them; fewer where samples are slow to read `reads` times."""
+    with Held(dataset).kept():
+        start = time.perf_counter()
+        dataset[indices[0]]
+        seconds = time.perf_counter() - start
+    affordable = int(AFFORDED_SECONDS / (reads * seconds))
+    kept = min(len(indices), most, max(FEWEST_SAMPLES, affordable))
     return [indices[place * len(indices) // kept] for place in range(kept)]

@@ -22,11 +22,11 @@ def found(dataset, samples=8):
     return {candidate.cut.after: candidate for candidate in cuts.candidates}, cuts.reasons
 
 
-def seen(read, seed):
+def seen(seed, read, *arguments):
     """What `read` returns under a seed, as a digest, and the states of the random generators behind it."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    value = digest(read())
+    value = digest(read(*arguments))
     assert value is not None
     return value, generator_states([])
