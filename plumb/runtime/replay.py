@@ -114,9 +114,13 @@ class Replay:
         except SkippedUsed:
             reading.used = True
             sample = None
+        except Exception:
+            if not reading.used:
+                raise
+            sample = None
         finally:
             reading.at_cut = None  # holds the value
-        if reading.used or (reading.skipped and any(part is reading.mark for part in parts(sample))):
+        if reading.used or (reading.skipped and any(type(part) is Skipped for part in parts(sample))):
             raise ReplayError(f"what is made before {self._after} is needed behind it, too")
         if at_cut is not None and reading.reached != 1:
             raise ReplayError(f"{self._after} was reached {reading.reached} times in a sample, not once")
@@ -143,7 +147,7 @@ class _Reading:
     """One thread's way through a dataset's code: what happens at the cut and its feeds is set for each sample."""
 
     def __init__(self, tree: Tree, answers: Mapping[Way, Answer], ways: list[Way]) -> None:
-        self.mark: Any = Skipped(self._note_use)
+        self.mark: Any = Skipped({way[-1].name for way in ways}, self._note_use)
         self.begin(None, skips=False)
         table = {tree.nodes[way]: answer for way, answer in answers.items()}
         table.update({tree.nodes[way]: self._at_cut for way in ways[:1]})
@@ -197,6 +201,8 @@ class Answered(Recorder):
     ) -> Any:
         if function is next and arguments and not keywords:
             return self._next(frame, site, *arguments)
+        if type(function) is Skipped:
+            return self._of_skipped(frame, site)(function, arguments, keywords)
         assert isinstance(frame, _Place)
         key = _key(site, function, arguments)
         known = frame.known.get(key)
@@ -216,6 +222,15 @@ class Answered(Recorder):
         )
         bound = known.rewritten.bind(known.callee.function, inner)
         return bound(*known.first, *arguments, **{**known.keywords, **keywords})
+
+    def _of_skipped(self, frame: Frame, site: Site) -> Answer:
+        """The answer to a call of a skipped value's method; where there is none, calling it says so."""
+        here = [
+            self._answers[child]
+            for child in frame.node.children.values()
+            if child.site.id == site.id and child in self._answers
+        ]
+        return here[0] if len(here) == 1 else lambda function, arguments, keywords: function(*arguments, **keywords)
 
     def _look_up(
         self, frame: Frame, site: Site, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]

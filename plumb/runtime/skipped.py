@@ -1,8 +1,8 @@
-"""What stands for the result of a call that was skipped. It may be handed on, and nothing else."""
+"""What stands for the result of a call that was skipped. It may be handed on, and named as a receiver; nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 
@@ -17,8 +17,13 @@ def _refuse(*given: Any, **_: Any) -> Any:
     raise SkippedUsed
 
 
+def _method(value: Skipped, name: str) -> Skipped:
+    """A method of a skipped value is one, too: it may be called where that call is skipped as well."""
+    return value if name in object.__getattribute__(value, "_methods") else _refuse(value)
+
+
 LOOKED_UP_ON_TYPES = (
-    *("getattribute", "setattr", "delattr", "dir", "repr", "str", "format", "bytes", "hash", "sizeof"),
+    *("setattr", "delattr", "dir", "repr", "str", "format", "bytes", "hash", "sizeof"),
     *("bool", "len", "length_hint", "iter", "next", "reversed", "contains", "getitem", "setitem", "delitem", "call"),
     *("eq", "ne", "lt", "le", "gt", "ge", "int", "float", "complex", "index", "round", "trunc", "floor", "ceil"),
     *("neg", "pos", "abs", "invert", "enter", "exit", "await", "aiter", "anext", "fspath", "buffer"),
@@ -34,15 +39,18 @@ LOOKED_UP_ON_TYPES = (
 
 
 class Skipped:
-    """A value without attributes: whatever is done with it calls `note_use` and raises SkippedUsed."""
+    """A value without attributes, but for `methods`: all else that is done with it is noted and raises SkippedUsed."""
 
-    __slots__ = ("_note_use",)
+    __slots__ = ("_methods", "_note_use")
 
-    def __init__(self, note_use: Callable[[], None]) -> None:
+    def __init__(self, methods: Collection[str], note_use: Callable[[], None]) -> None:
+        object.__setattr__(self, "_methods", methods)
         object.__setattr__(self, "_note_use", note_use)
 
     # numpy reads these from the type, and takes the value for an object of its own where they are missing
     __array__ = __array_interface__ = __array_struct__ = property(_refuse)
+
+    __getattribute__ = _method
 
 
 for _name in LOOKED_UP_ON_TYPES:

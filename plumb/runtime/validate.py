@@ -7,27 +7,31 @@ from __future__ import annotations
 
 import operator
 import pickle
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from plumb.plan import Cut
 from plumb.profile.randomness import generator_states
 from plumb.runtime.held import Held
+from plumb.runtime.interrupted import interrupted
 from plumb.runtime.replay import Answered, Replay, ReplayError, Tree
 from plumb.runtime.skipped import SkippedUsed
 from plumb.trace.recorder import SAMPLE
 from plumb.trace.values import digest
 
 MOST_SAMPLES = 8
+FEWEST_SAMPLES = 3
 BATCHES = 3
 BATCH_SAMPLES = 32
 REPETITIONS = 3
-SWITCH_SECONDS = 1e-4
+AFFORDED_SECONDS = 8.0
+READS_FOR_A_CUT = 10
+READS_FOR_THREADS = 5
 START_SECONDS = 60.0
 
 
@@ -38,20 +42,23 @@ class _DifferenceError(Exception):
 def validate_cut(dataset: Any, cut: Cut, indices: Sequence[Any]) -> str | None:
     """Whether samples come out the same, bit for bit, when the cut's value is kept, made ahead, and given back.
 
-    Tried on up to eight of `indices`, spread over all, under several states of the random generators and in two
-    orders. The random numbers that the rest of a sample draws must be the same, too, and what is skipped must not
-    change the dataset. The generators are put back as they were.
+    Tried on up to eight of `indices`, spread over all, and on fewer where samples are slow; under several states of
+    the random generators and in two orders. The random numbers that the rest of a sample draws must be the same, too,
+    and what is skipped must not change the dataset. The generators are put back as they were.
     """
-    return _reason(lambda: _check_cut(dataset, cut, _spread(indices, MOST_SAMPLES)))
+    return _reason(lambda: _check_cut(dataset, cut, _afforded(dataset, indices, READS_FOR_A_CUT, MOST_SAMPLES)))
 
 
 def validate_threads(dataset: Any, indices: Sequence[Any], threads: int, until: Cut | None = None) -> str | None:
     """Whether `threads` threads that read at once get what one gets: whole samples, or their prefixes `until` a cut.
 
-    Tried on up to three batches of `indices`, several times each, with threads that switch often. Whole samples must
-    not draw random numbers, for threads would draw them in another order.
+    Tried on up to three batches of `indices`, several times each, with threads that are interrupted often. Whole
+    samples must not draw random numbers, for threads would draw them in another order.
     """
-    return _reason(lambda: _check_threads(dataset, _spread(indices, BATCHES * BATCH_SAMPLES), threads, until))
+    most = BATCHES * BATCH_SAMPLES
+    return _reason(
+        lambda: _check_threads(dataset, _afforded(dataset, indices, READS_FOR_THREADS, most), threads, until)
+    )
 
 
 def _reason(check: Callable[[], None]) -> str | None:
@@ -71,15 +78,15 @@ def _check_cut(dataset: Any, cut: Cut, indices: list[Any]) -> None:
     replay = Replay(dataset, cut)
     with held.kept():
         for index in indices:
+            dataset[index]  # what is opened at the first access is open from here on
+        for index in indices:
             _check_changes(dataset, cut, held, index)
         stored = [_check_sample(replay, held, index, seed) for seed, index in enumerate(indices)]
-        for place in reversed(range(len(indices))):
-            _check_again(replay, held, indices[place], stored[place], seed=len(indices) + place)
+        _check_in_another_order(replay, held, indices[::-1], stored[::-1])
 
 
 def _check_changes(dataset: Any, cut: Cut, held: Held, index: Any) -> None:
     """Raises where a call that would be skipped changes what the dataset holds, or draws random numbers."""
-    dataset[index]  # what is opened at the first access is open from here on
     found: list[str] = []
 
     def watched(function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
@@ -139,19 +146,27 @@ def _check_sample(replay: Replay, held: Held, index: Any, seed: int) -> _Stored:
     return stored[0]
 
 
-def _check_again(replay: Replay, held: Held, index: Any, stored: _Stored, seed: int) -> None:
-    """Raises where another state of the random generators, or another order of samples, makes a difference."""
-    held.seed(seed)
-    states = generator_states(held.generators)
-    if _seen(held, seed, lambda: replay.prefix(index)) != _Seen(stored.digest, states):
-        raise _DifferenceError("the value depends on more than the index")
-    plain = _seen(held, seed, lambda: replay.dataset[index])
-    held.seed(seed)
-    sample = replay.sample_from(index, stored.value())
-    if plain != _Seen(_digest(sample), generator_states(held.generators)):
-        raise _DifferenceError("samples differ when they are made from a value stored under other random numbers")
-    replay.sample_from(index, stored.value())
-    if _digest(sample) != plain.digest:
+def _check_in_another_order(replay: Replay, held: Held, indices: list[Any], stored: list[_Stored]) -> None:
+    """Raises where another state of the random generators, or the sample read before, makes a difference."""
+    seeds = range(len(indices), 2 * len(indices))
+    for seed, index, kept in zip(seeds, indices, stored, strict=True):
+        held.seed(seed)
+        states = generator_states(held.generators)
+        if _seen(held, seed, partial(replay.prefix, index)) != _Seen(kept.digest, states):
+            raise _DifferenceError("the value depends on more than the index")
+    plain = [
+        _seen(held, seed, partial(operator.getitem, replay.dataset, index))
+        for seed, index in zip(seeds, indices, strict=True)
+    ]
+    samples = []
+    for seed, index, kept, expected in zip(seeds, indices, stored, plain, strict=True):
+        held.seed(seed)
+        samples.append(replay.sample_from(index, kept.value()))
+        if expected != _Seen(_digest(samples[-1]), generator_states(held.generators)):
+            raise _DifferenceError("samples differ when they are made from a value stored under other random numbers")
+    for index, kept in zip(indices, stored, strict=True):
+        replay.sample_from(index, kept.value())
+    if [_digest(sample) for sample in samples] != [expected.digest for expected in plain]:
         raise _DifferenceError("a sample changes when another one is made")
 
 
@@ -159,7 +174,7 @@ def _check_threads(dataset: Any, indices: list[Any], threads: int, until: Cut | 
     held = Held(dataset)
     replay = Replay(dataset, until)
     read = replay.sample if until is None else replay.prefix
-    with held.kept(), _switching_often(), ThreadPoolExecutor(threads) as pool:
+    with held.kept(), ThreadPoolExecutor(threads) as pool:
         alone = {place: _read_alone(held, read, index) for place, index in enumerate(indices)}
         for start in range(0, len(indices), BATCH_SAMPLES):
             batch = list(enumerate(indices))[start : start + BATCH_SAMPLES]
@@ -202,11 +217,11 @@ def _read_together(
     lanes = [indices[lane::threads] for lane in range(min(threads, len(indices)))]
     start = threading.Barrier(len(lanes))
 
-    def run(lane: Sequence[Any]) -> list[Any]:
+    def run(lane: Sequence[Any], seed: int) -> list[Any]:
         start.wait(START_SECONDS)
-        return [read(index) for index in lane]
+        return list(map(interrupted(read, seed), lane))
 
-    results = [waiting.result() for waiting in [pool.submit(run, lane) for lane in lanes]]
+    results = [waiting.result() for waiting in [pool.submit(run, lane, seed) for seed, lane in enumerate(lanes)]]
     return [results[place % len(lanes)][place // len(lanes)] for place in range(len(indices))]
 
 
@@ -222,18 +237,12 @@ def _digest(value: Any) -> bytes:
     return content
 
 
-def _spread(indices: Sequence[Any], count: int) -> list[Any]:
-    """Up to `count` of the indices, evenly over all of them."""
-    kept = min(count, len(indices))
+def _afforded(dataset: Any, indices: Sequence[Any], reads: int, most: int) -> list[Any]:
+    """Up to `most` of the indices, evenly over all of them; fewer where samples are slow to read `reads` times."""
+    with Held(dataset).kept():
+        start = time.perf_counter()
+        dataset[indices[0]]
+        seconds = time.perf_counter() - start
+    affordable = int(AFFORDED_SECONDS / (reads * seconds))
+    kept = min(len(indices), most, max(FEWEST_SAMPLES, affordable))
     return [indices[place * len(indices) // kept] for place in range(kept)]
-
-
-@contextmanager
-def _switching_often() -> Iterator[None]:
-    """Lets threads take turns far more often than Python does by itself, so that what can go wrong does."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_SECONDS)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)

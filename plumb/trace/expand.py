@@ -222,6 +222,12 @@ def items_of(attribute: object) -> Iterable[Any]:
     return itertools.islice(modules.values(), SCANNED_ITEMS) if isinstance(modules, dict) else ()
 
 
+def _all_parts(attribute: object) -> Iterable[Any]:
+    """The datasets in a list of them, however long it is: there may be hundreds of parts."""
+    held = items_of(attribute)
+    return attribute if isinstance(attribute, (list, tuple)) and any(map(is_dataset, held)) else held
+
+
 def position_in(holder: object, instance: object) -> str:
     """Where an object keeps another, e.g. `transforms[2]`; empty where it doesn't.
 
@@ -230,10 +236,11 @@ def position_in(holder: object, instance: object) -> str:
     attributes = getattr(holder, "__dict__", None)
     if type(attributes) is not dict:
         return ""
+    is_part = is_dataset(instance)
     for name, attribute in attributes.items():
         if attribute is instance:
             return str(name)
-        for index, item in enumerate(items_of(attribute)):
+        for index, item in enumerate(_all_parts(attribute) if is_part else items_of(attribute)):
             if item is instance:
                 return f"{name}[{index}]"
     return ""

@@ -31,6 +31,7 @@ FORWARDING_ITERATORS = {enumerate, zip, map, filter}
 """What these iterate and call is recorded itself, where the rewritten code makes them."""
 
 INHERITED_HOLDERS = 6
+MOST_PARTS_APART = 2
 
 
 class Node:
@@ -199,7 +200,7 @@ class Recorder:
             if position:
                 is_part = position.endswith("]") and is_dataset(subject)
                 is_item = position.endswith("]") and not is_part
-                if is_part and self.selection.joins_parts:
+                if is_part and (self.selection.joins_parts or _holds_many(frame.receiver, position)):
                     position = _list_of(position)
                 name = type(subject).__name__ if is_item and not isinstance(subject, FunctionType) else callee.name
                 node = frame.node.child(site, name, position)
@@ -253,7 +254,7 @@ class Recorder:
             return self.rewriter.rewrite(callee.function, selection.sites.get(name, frozenset()), selection.loops)
         if not expands(callee, frame.function, frame.receiver):
             return None
-        if any(ancestor.function == name for ancestor in node.ancestors()):
+        if any(ancestor.function == name for ancestor in node.ancestors()) and not _is_wrapped(callee, frame):
             return None  # recursion: once is enough
         full = self.rewriter.rewrite(callee.function)
         if full is None or name not in selection.skipped:
@@ -335,6 +336,22 @@ class Frame:
         if not dot or self.function is None or not site.text.replace(".", "_").isidentifier():
             return False
         return isinstance(self.function.__globals__.get(first), (ModuleType, type))
+
+
+def _is_wrapped(callee: Callee, frame: Frame) -> bool:
+    """Whether a callee is the method of a dataset that is read for the first time, such as a `Subset` in another."""
+    outer: Frame | None = frame
+    while outer is not None:
+        if outer.receiver is callee.receiver:
+            return False
+        outer = outer.caller
+    return is_dataset(callee.receiver)
+
+
+def _holds_many(holder: object, position: str) -> bool:
+    """Whether the list that a position is in is too long for its datasets to be told apart in a graph."""
+    held = attribute(holder, _list_of(position))
+    return isinstance(held, (list, tuple)) and len(held) > MOST_PARTS_APART
 
 
 def _list_of(position: str) -> str:
