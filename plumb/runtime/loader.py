@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from plumb.plan import Config
+from plumb.runtime.allocator import reuse_for_good
 
 
 class Loader(DataLoader[Any]):
@@ -23,21 +24,26 @@ class Loader(DataLoader[Any]):
 
 @dataclass(frozen=True)
 class WorkerInit:
-    """The user's `worker_init_fn`, after torch's own threads in the worker were set; picklable if the user's is."""
+    """The user's `worker_init_fn`, after the worker's threads and allocator were set; picklable if the user's is."""
 
     torch_threads: int
+    allocator_reuse: bool
     then: Callable[[int], None] | None
 
     def __call__(self, worker_id: int) -> None:
         """Runs in the worker, before its first sample."""
         torch.set_num_threads(self.torch_threads)
+        if self.allocator_reuse:
+            reuse_for_good()
         if self.then is not None:
             self.then(worker_id)
 
 
 def worker_init(config: Config, users: Callable[[int], None] | None) -> Callable[[int], None] | None:
-    """The `worker_init_fn` that gives `config` its threads. Torch itself sets one, so one needs nothing."""
-    return users if config.worker_torch_threads == 1 else WorkerInit(config.worker_torch_threads, users)
+    """The `worker_init_fn` that sets up workers for `config`. Torch itself sets one thread, so one needs nothing."""
+    if config.worker_torch_threads == 1 and not config.allocator_reuse:
+        return users
+    return WorkerInit(config.worker_torch_threads, config.allocator_reuse, users)
 
 
 def current_config(loader: DataLoader[Any]) -> Config:

@@ -17,8 +17,12 @@ from torch.utils._pytree import tree_map
 from plumb.runtime.recipe import Call
 
 ATTRIBUTE = "_plumb_pending"
+PROPERTIES = (
+    "shape", "dtype", "ndim", "device", "layout", "requires_grad", "is_cpu", "is_cuda", "is_meta", "is_nested",
+    "is_quantized", "is_sparse",
+)  # fmt: skip
 LOOKS = {
-    *(getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "ndim", "device", "layout", "requires_grad")),
+    *(getattr(torch.Tensor, name).__get__ for name in PROPERTIES),
     torch.Tensor.size, torch.Tensor.dim, torch.Tensor.numel, torch.Tensor.__len__,
     torch.Tensor.is_floating_point, torch.is_floating_point, torch.Tensor.is_complex, torch.is_complex,
 }  # fmt: skip
@@ -69,7 +73,7 @@ class Pending:
 
 def stand_in(pending: Pending, like: torch.Tensor) -> torch.Tensor:
     """What the user's code gets in the place of a tensor of the type, shape and dtype of `like`."""
-    tensor = like.as_subclass(_stand_in_class(type(like)))
+    tensor: torch.Tensor = like.as_subclass(_stand_in_class(type(like)))
     setattr(tensor, ATTRIBUTE, pending)
     return tensor
 
