@@ -107,12 +107,14 @@ class Deferring:
         return DeferredSamples(before, rows, samples, leaf, self._recipe)
 
     def _is_deferred(self, leaves: Sequence[Any]) -> bool:
-        """Whether the one stand-in in a sample is the deferred leaf, with all operators left out."""
+        """Whether the one stand-in in a sample is the deferred leaf, and all operators were left out for good."""
         places = [place for place, leaf in enumerate(leaves) if pending_of(leaf) is not None]
         if places != [self._deferral.leaf]:
             return False
         pending = pending_of(leaves[self._deferral.leaf])
-        return pending is not None and pending.done == len(self._deferral.steps) and pending.calls is self._calls
+        assert pending is not None
+        is_whole = pending.done == len(self._deferral.steps) and pending.calls is self._calls
+        return is_whole and not pending.was_asked_for
 
     def _forget(self) -> None:
         self._calls: list[Call] = []
