@@ -183,7 +183,9 @@ def chain_of(watch: Watch, result: torch.Tensor) -> Chain | None:
     same_form = current is result and result.shape == watch.source.shape and type(result) is torch.Tensor
     starts = bool(operations) and (operations[0] is COPY or operations[0].out is not None)
     layout = layout_of(result)
-    return Chain(tuple(operations), result.dtype, layout) if same_form and starts and layout else None
+    if layout is None or layout_of(watch.source) is None:
+        return None
+    return Chain(tuple(operations), result.dtype, layout) if same_form and starts else None
 
 
 def layout_of(batch: torch.Tensor) -> torch.memory_format | None:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from torch.utils.data import default_collate
 from torch.utils.data._utils.pin_memory import pin_memory
 
@@ -30,9 +30,13 @@ Collate = Callable[[list[Any]], Any]
 
 @dataclass(frozen=True)
 class DeferredSamples:
-    """The samples of a batch as they were before the deferred operators, and with the stand-ins of these."""
+    """The samples of a batch before their deferred operators, and with the stand-ins of these.
+
+    `rows` are the tensors that the first of these operators was given.
+    """
 
     before: list[Any]
+    rows: list[torch.Tensor]
     with_stand_ins: list[Any]
     leaf: int
     recipe: bytes
@@ -82,8 +86,8 @@ class Deferring:
 
         Raises VariesError where they must be loaded again.
         """
-        flat = [tree_flatten(sample)[0] for sample in samples]
-        pending = [found for leaves in flat for found in map(pending_of, leaves) if found is not None]
+        flat = [tree_flatten(sample) for sample in samples]
+        pending = [found for leaves, _ in flat for found in map(pending_of, leaves) if found is not None]
         if not pending:
             return samples
         for found in pending:
@@ -91,18 +95,26 @@ class Deferring:
         if self._recipe is not None and self._state() != self._state_learned:
             self._forget()
             raise VariesError("The constants of deferred operators have changed.")
-        if self._recipe is None or not all(map(self._is_deferred, flat)):
+        leaf = self._deferral.leaf
+        if self._recipe is None or not all(self._is_deferred(leaves) for leaves, _ in flat):
             return finished(samples)
-        before = [_replaced(sample, _before) for sample in samples]
-        return DeferredSamples(before, samples, self._deferral.leaf, self._recipe)
+        # Each sample has one stand-in now, in the place of the leaf.
+        rows = [found.base for found in pending]
+        before = [
+            tree_unflatten([*leaves[:leaf], row, *leaves[leaf + 1 :]], structure)
+            for (leaves, structure), row in zip(flat, rows, strict=True)
+        ]
+        return DeferredSamples(before, rows, samples, leaf, self._recipe)
 
     def _is_deferred(self, leaves: Sequence[Any]) -> bool:
-        """Whether the one stand-in in a sample is the deferred leaf, with all operators left out."""
+        """Whether the one stand-in in a sample is the deferred leaf, and all operators were left out for good."""
         places = [place for place, leaf in enumerate(leaves) if pending_of(leaf) is not None]
         if places != [self._deferral.leaf]:
             return False
         pending = pending_of(leaves[self._deferral.leaf])
-        return pending is not None and pending.done == len(self._deferral.steps) and pending.calls is self._calls
+        assert pending is not None
+        is_whole = pending.done == len(self._deferral.steps) and pending.calls is self._calls
+        return is_whole and not pending.was_asked_for
 
     def _forget(self) -> None:
         self._calls: list[Call] = []
@@ -175,20 +187,12 @@ class Deferring:
 
 def finished(samples: Sequence[Any]) -> list[Any]:
     """The samples with the true values of all stand-ins."""
-    return [_replaced(sample, true_value) for sample in samples]
+    return [tree_map(true_value, sample) if has_stand_in(sample) else sample for sample in samples]
 
 
-def _before(leaf: Any) -> Any:
-    pending = pending_of(leaf)
-    return leaf if pending is None else pending.base
-
-
-def _replaced(sample: Any, replacement: Callable[[Any], Any]) -> Any:
-    """A sample with its stand-ins replaced; a sample without any is left as it is."""
-    leaves, structure = tree_flatten(sample)
-    if all(pending_of(leaf) is None for leaf in leaves):
-        return sample
-    return tree_unflatten([replacement(leaf) for leaf in leaves], structure)
+def has_stand_in(sample: Any) -> bool:
+    """Whether some leaf of a sample is a stand-in."""
+    return any(pending_of(leaf) is not None for leaf in tree_leaves(sample))
 
 
 @dataclass(frozen=True)
@@ -211,7 +215,7 @@ class DeferringCollate:
         if samples.leaf >= len(leaves) or not is_plain(leaves[samples.leaf]):
             return False
         stacked: torch.Tensor = leaves[samples.leaf]
-        rows = [tree_flatten(sample)[0][samples.leaf] for sample in samples.before]
+        rows = samples.rows
         if stacked.shape != (len(rows), *rows[0].shape) or stacked.dtype != rows[0].dtype:
             return False
         return self.collate_fn is default_collate or all(map(bitwise_equal, stacked, rows))

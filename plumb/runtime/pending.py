@@ -17,8 +17,12 @@ from torch.utils._pytree import tree_map
 from plumb.runtime.recipe import Call
 
 ATTRIBUTE = "_plumb_pending"
+PROPERTIES = (
+    "shape", "dtype", "ndim", "device", "layout", "requires_grad", "is_cpu", "is_cuda", "is_meta", "is_nested",
+    "is_quantized", "is_sparse",
+)  # fmt: skip
 LOOKS = {
-    *(getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "ndim", "device", "layout", "requires_grad")),
+    *(getattr(torch.Tensor, name).__get__ for name in PROPERTIES),
     torch.Tensor.size, torch.Tensor.dim, torch.Tensor.numel, torch.Tensor.__len__,
     torch.Tensor.is_floating_point, torch.is_floating_point, torch.Tensor.is_complex, torch.is_complex,
 }  # fmt: skip
@@ -30,14 +34,18 @@ class VariesError(RuntimeError):
 
 
 class Pending:
-    """A tensor as it was given to the first of `calls`, of which `done` were deferred."""
+    """A tensor as it was given to the first of `calls`, of which `done` were deferred.
 
-    __slots__ = ("_made", "_version", "base", "calls", "done")
+    `was_asked_for` tells that something else had to get the true value.
+    """
+
+    __slots__ = ("_made", "_version", "base", "calls", "done", "was_asked_for")
 
     def __init__(self, base: torch.Tensor, calls: Sequence[Call], done: int, made: torch.Tensor | None = None) -> None:
         self.base = base
         self.calls = calls
         self.done = done
+        self.was_asked_for = False
         self._made = made
         self._version = base._version
 
@@ -61,6 +69,7 @@ class Pending:
         if not handed_on:
             following = Pending(self.base, self.calls, self.done + 1, made)
             following._version = self._version
+            following.was_asked_for = self.was_asked_for
             return following
         self.done += 1
         self._made = made
@@ -69,7 +78,7 @@ class Pending:
 
 def stand_in(pending: Pending, like: torch.Tensor) -> torch.Tensor:
     """What the user's code gets in the place of a tensor of the type, shape and dtype of `like`."""
-    tensor = like.as_subclass(_stand_in_class(type(like)))
+    tensor: torch.Tensor = like.as_subclass(_stand_in_class(type(like)))
     setattr(tensor, ATTRIBUTE, pending)
     return tensor
 
@@ -89,7 +98,10 @@ def pending_of(value: object) -> Pending | None:
 def true_value(value: Any) -> Any:
     """The tensor that a stand-in stands for, made if need be; any other value itself."""
     pending = pending_of(value)
-    return value if pending is None else pending.made()
+    if pending is None:
+        return value
+    pending.was_asked_for = True
+    return pending.made()
 
 
 @functools.cache
