@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from plumb import events
 from plumb.loop import Course, Endless, Loop, LoopReading, ready
+from plumb.model import operational
 from plumb.options import Options
 from plumb.plan import EndToEnd, LoaderPlan, Rate
 from plumb.runtime.loader import rebuild
@@ -105,7 +106,7 @@ class Tuning:
                 samples_per_batch=samples_per_batch,
                 baseline=choice.baseline,
                 tuned=choice.tuned,
-                predicted=choice.situation.predict(choice.tuned.config),
+                predicted=operational.predict(choice.situation, choice.tuned.config),
                 step_samples_per_second=step.samples_per_second if step else None,
                 end_to_end=in_loop,
                 sample=choice.situation.cost_in_worker,

@@ -179,13 +179,15 @@ class Prediction:
     """What the model expects of a configuration, and why.
 
     `bounds` holds each resource's limit in samples per second; the smallest is `samples_per_second`, and its
-    resource is the `bottleneck`. `utilization` is each resource's share in use at that rate, from 0 to 1.
+    resource is the `bottleneck`. `utilization` is each resource's share in use at that rate, from 0 to 1. `then` is
+    what would bind next, with a larger bound; None where nothing else is known to bind.
     """
 
     samples_per_second: float
     bottleneck: str
     utilization: dict[str, float]
     bounds: dict[str, float] = field(default_factory=dict)
+    then: str | None = None
 
 
 @dataclass(frozen=True)

@@ -161,39 +161,33 @@ class Tuner:
             )
 
     def _probe(self, situation: Situation) -> Situation:
-        """Corrects the situation by a short run with one worker: its CPU, the hand-over, its memory, its start."""
-        config = Config(max(self._own.num_workers, 1), 2) if self._is_iterable else Config(1, 2)
-        if self._freedom(situation).num_workers == (0,) or self._broken(situation, config):
+        """Corrects the situation by two short runs: with one worker, and with as many as there are cores."""
+        if self._freedom(situation).num_workers == (0,):
             return situation
         self._say("one worker, to calibrate the model")
-        try:
-            feed = self._feed(config, self._deadline)
-            try:
-                chunks = feed.window(self.pace_seconds)
-                private = max((private_bytes(pid) for pid in feed.worker_pids), default=0.0)
-            finally:
-                feed.close()
-        except Exception as error:
-            self._ledger.failed(config, f"failed: {one_line(error)}")
+        one = self._trials.probe(situation, Config(max(self._own.num_workers, 1) if self._is_iterable else 1, 2))
+        if one is None:
             return situation
-        if not chunks:
-            return situation
-        self._ledger.measured(situation, config, chunks, feed.workers_start_seconds)
-        used = feed.usage
-        in_worker = used.seconds * config.num_workers / used.samples
-        computing = min(used.worker_cpu_seconds / used.samples, in_worker)
-        cost = dataclasses.replace(
-            situation.cost,
-            wall_seconds=in_worker,
-            cpu_seconds=computing,
-            wait_seconds=in_worker - computing,
-            main_seconds=used.main_cpu_seconds / used.samples,
+        situation = dataclasses.replace(
+            situation,
+            cost_in_worker=cost_in_worker(situation.cost, one.run),
+            footprint=dataclasses.replace(situation.footprint, worker_private_bytes=one.worker_private_bytes),
+            start_seconds_per_worker=one.start_seconds_per_worker,
         )
+        all_cores = None
+        if not self._is_iterable and self._cores > 1:
+            self._say("as many workers as cores, to calibrate the model")
+            all_cores = self._trials.probe(situation, Config(self._cores, 2))
+        batch_bytes = situation.footprint.batch_bytes
         return dataclasses.replace(
             situation,
-            cost_in_worker=cost,
-            footprint=dataclasses.replace(situation.footprint, worker_private_bytes=private),
-            start_seconds_per_worker=feed.workers_start_seconds / config.num_workers,
+            calibration=calibrated(
+                one.run,
+                all_cores.run if all_cores else None,
+                situation.samples_per_batch,
+                batch_bytes,
+                drop_seconds_per_byte(batch_bytes),
+            ),
         )
 
     def _freedom(self, situation: Situation) -> Freedom:
@@ -218,73 +212,23 @@ class Tuner:
         freedom = self._freedom(situation)
         if max(freedom.num_workers) == 0 or self._has_nothing_to_gain:
             return []
-        ranked = planner.rank(planner.configurations(freedom), situation)
-        favourites: dict[int, Config] = {}
-        for config in ranked:
-            favourites.setdefault(config.num_workers, config)
-        first = [config for config in favourites.values() if config != own.config][:_WORKER_COUNTS_ENQUEUED]
-        if not first:
-            return []
+        ranking = planner.rank(freedom, situation)
         step = situation.step_samples_per_second
+
+        def try_out(config: Config, floor: float, on_chunk: Callable[[int, float], None]) -> Reading:
+            self._say(f"trying {config}")
+            return self._trials.try_out(situation, config, floor, on_chunk)
+
         return search(
-            first,
-            freedom,
-            lambda config, floor: self._try_out(situation, config, floor),
+            ranking,
+            own,
+            Space(freedom, situation),
+            try_out,
+            Record(self.options.study, self.subject.study_name, self._fingerprint(situation)),
             deadline=self._begun + 0.6 * self.seconds,
             seed=self.options.seed,
             enough=step * (1 - decide.EQUAL) if step else float("inf"),
         )
-
-    def _try_out(self, situation: Situation, config: Config, floor: float, must_work: bool = False) -> Reading:
-        """Measures one configuration, or says why not; one that differs in the restart of workers only is derived."""
-        if self._ledger.knows(config):
-            return self._ledger.derived(situation, config)
-        broken = None if must_work else self._broken(situation, config)
-        if broken:
-            return self._ledger.failed(config, f"not tried: {broken}")
-        self._say("your configuration alone" if must_work else f"trying {config}")
-
-        def hopeless(chunks: Sequence[Chunk]) -> bool:
-            return len(chunks) >= 4 and situation.loop_rate(config, rate_of(chunks).interval[1]) < floor
-
-        try:
-            feed = self._feed(config, math.inf if must_work else self._deadline)
-            try:
-                chunks = feed.window(self.pace_seconds, hopeless)
-            finally:
-                feed.close()
-        except Exception as error:
-            if must_work:
-                raise UsersError(error) from None
-            return self._ledger.failed(config, f"failed: {one_line(error)}")
-        if not chunks:
-            return self._ledger.failed(config, "not measured: time was up")
-        outcome = "stopped early: slower" if hopeless(chunks) else "measured"
-        return self._ledger.measured(situation, config, chunks, feed.workers_start_seconds, outcome)
-
-    def _side_by_side(self, situation: Situation, finalists: Sequence[Reading]) -> list[Reading]:
-        """Measures the finalists by turns, on fresh loaders, until the best of them is told from the user's own."""
-        self._say("the best few side by side")
-        feeds: list[Feed] = []
-
-        def settled(all_chunks: Sequence[Sequence[Chunk]]) -> bool:
-            if not all(all_chunks):
-                return True
-            own, *others = (rate_of(chunks) for chunks in all_chunks)
-            return any(other.interval[0] > own.interval[1] for other in others)
-
-        try:
-            feeds.extend(self._feed(reading.config, self._deadline) for reading in finalists)
-            all_chunks = interleaved(feeds, self.pace_seconds, settled)
-        finally:
-            for feed in feeds:
-                feed.close()
-        if not all(all_chunks):
-            return list(finalists)
-        return [
-            self._ledger.measured(situation, feed.config, chunks, feed.workers_start_seconds, "side by side")
-            for feed, chunks in zip(feeds, all_chunks, strict=True)
-        ]
 
     # ---- the decision
 
@@ -357,22 +301,10 @@ class Tuner:
     def _deadline(self) -> float:
         return self._begun + self.seconds
 
-    def _feed(self, config: Config, deadline: float) -> Feed:
-        loader = self.subject.loader
-        return Feed(
-            config,
-            lambda indices: rebuild(loader, config, indices, self._stuck_after_seconds(config)),
-            self._stream,
-            self.subject.samples_per_batch,
-            deadline,
-        )
-
-    def _stuck_after_seconds(self, config: Config) -> float:
-        by_experience = _STUCK_STARTS * self._ledger.slowest_start_seconds
-        return max(_STUCK_SECONDS, by_experience) if config.num_workers else 0.0
-
-    def _broken(self, situation: Situation, config: Config) -> str | None:
-        return planner.broken_limit(config, situation.footprint, self.options.limits)
+    @property
+    def _cores(self) -> int:
+        """Whole cores; one where no number is known."""
+        return max(1, math.floor(self.options.limits.cpus)) if math.isfinite(self.options.limits.cpus) else 1
 
     def _say(self, text: str) -> None:
         self.emit(Phase(f"{self.subject.name}: {text}"))

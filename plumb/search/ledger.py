@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from plumb.model import operational
-from plumb.model.planner import Situation
+from plumb.model.situation import Situation
 from plumb.plan import Config, Rate, Trial
 from plumb.search.measure import Chunk, rate_of
 
@@ -72,12 +72,12 @@ class Ledger:
         start = 0.0 if config.persistent_workers else steady.start_seconds
 
         def over_an_epoch(rate: float) -> float:
-            return operational.amortized(rate, self._epoch_samples, start)
+            return float(operational.amortized(rate, self._epoch_samples, start))
 
         low, high = steady.rate.interval
         rate = Rate(over_an_epoch(steady.rate.samples_per_second), (over_an_epoch(low), over_an_epoch(high)))
-        loop = situation.loop_rate(config, rate.samples_per_second)
-        self._take_down(Trial(config, situation.loader_rate(config), rate.samples_per_second, rate.interval, outcome))
+        loop = operational.loop_rate(situation, config, rate.samples_per_second)
+        self._take_down(Trial(config, operational.loader_rate(situation, config), rate.samples_per_second, rate.interval, outcome))
         return Reading(config, rate, loop, outcome)
 
     def failed(self, config: Config, outcome: str) -> Reading:

@@ -10,7 +10,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from plumb.model.planner import Freedom
+from plumb.model.situation import Freedom
 from plumb.plan import Config
 from plumb.search.ledger import Reading
 
