@@ -34,6 +34,11 @@ def cli() -> None:
 @click.option("--cpus", type=click.FloatRange(min=0, min_open=True), help="Use no more CPUs than this.")
 @click.option("--memory", type=_Size(), help="Use no more memory than this, for example 8GiB.")
 @click.option("--max-workers", type=click.IntRange(min=0), help="Start no more workers than this for a loader.")
+@click.option(
+    "--cache-dir", type=click.Path(file_okay=False, path_type=Path), help="Samples may be stored in this folder."
+)
+@click.option("--cache-memory", type=_Size(), help="Store no more than this of samples in memory, for example 4GiB.")
+@click.option("--no-cache", is_flag=True, help="Store no samples anywhere.")
 @click.option("--allow-reorder", is_flag=True, help="Batches may come in another order (in_order=False).")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Where to write the plan.")
@@ -45,6 +50,9 @@ def tune(
     cpus: float | None,
     memory: int | None,
     max_workers: int | None,
+    cache_dir: Path | None,
+    cache_memory: int | None,
+    no_cache: bool,
     allow_reorder: bool,
     seed: int,
     output: Path | None,
@@ -56,7 +64,18 @@ def tune(
     from plumb.orders import TuneOrders
 
     target, arguments = commands.parse_target(list(script))
-    orders = TuneOrders(budget, seed, allow_reorder, cpus, memory, max_workers)
+    if no_cache and (cache_dir or cache_memory):
+        raise click.UsageError("--no-cache goes with neither --cache-dir nor --cache-memory")
+    orders = TuneOrders(
+        budget_seconds=budget,
+        seed=seed,
+        may_reorder=allow_reorder,
+        cpus=cpus,
+        memory_bytes=memory,
+        max_workers=max_workers,
+        cache_memory_bytes=0 if no_cache else cache_memory,
+        cache_folder=str(cache_dir.absolute()) if cache_dir else None,
+    )
     return commands.tune(target, arguments, orders, output, as_json, describe(Limits.detect(), Machine.detect()))
 
 
@@ -71,7 +90,7 @@ def trace(script: tuple[str, ...], budget: float, form: str | None) -> int:
     from plumb.orders import TuneOrders
 
     target, arguments = commands.parse_target(list(script))
-    orders = TuneOrders(budget, 0, False, None, None, None, trace_only=True)
+    orders = TuneOrders(budget, trace_only=True)
     return commands.trace(target, arguments, orders, form or "tree")
 
 

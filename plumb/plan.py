@@ -25,12 +25,14 @@ class CacheChoice:
     """Which operator's output is stored, and where: `tier` is "memory" or "disk".
 
     `after` is the id of a `Cut`, `bytes` what the store may hold, `hit_ratio` the share of samples that fit into it.
+    `folder` is where the disk tier is.
     """
 
     after: str
     tier: str
     bytes: int
     hit_ratio: float
+    folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,11 @@ class Config:
     deferred: tuple[str, ...] = ()
     fetch_until: str | None = None
 
+    @property
+    def needs_runtime(self) -> bool:
+        """Whether torch's arguments alone can't say it."""
+        return self.fetch_threads > 1 or self.cache is not None or bool(self.deferred) or self.allocator_reuse
+
     def __str__(self) -> str:
         """The configuration in the words of torch's arguments, without what is at torch's default."""
         parts = [f"num_workers={self.num_workers}"]
@@ -133,6 +140,10 @@ class Config:
         parts += ["pin_memory=True"] if self.pin_memory else []
         parts += [f"{self.worker_torch_threads} torch threads"] if self.worker_torch_threads > 1 else []
         parts += [] if self.in_order else ["in_order=False"]
+        parts += [f"{self.fetch_threads} fetch threads"] if self.fetch_threads > 1 else []
+        parts += [f"cache in {self.cache.tier} after {self.cache.after}"] if self.cache else []
+        parts += [f"{' and '.join(self.deferred)} on batches"] if self.deferred else []
+        parts += ["reused memory"] if self.allocator_reuse else []
         return ", ".join(parts)
 
     @property
