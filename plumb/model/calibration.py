@@ -92,18 +92,25 @@ def cost_in_worker(cost: SampleCost, one: ProbeRun) -> SampleCost:
 
 
 def calibrated(
-    one: ProbeRun, all_cores: ProbeRun | None, samples_per_batch: float, batch_bytes: float, drop_seconds_per_byte: float
+    one: ProbeRun,
+    many: ProbeRun | None,
+    cores: float,
+    samples_per_batch: float,
+    batch_bytes: float,
+    drop_seconds_per_byte: float,
 ) -> Calibration:
-    """What two runs teach: with one worker, and with as many as there are cores, None where that is the same.
+    """What two runs teach: with one worker, and with about as many as there are cores, None where that is the same.
 
-    The CPU that each took for a sample tells how much they hold each other up. `drop_seconds_per_byte` is what it takes
+    The CPU that each took for a sample tells how much they hold each other up; from fewer workers than cores it is
+    extended in a straight line. `drop_seconds_per_byte` is what it takes
     to give a batch's memory back; the rest of what the main process spends on a batch is the same for any size.
     """
     hand_over = one.main_cpu_seconds / one.samples * samples_per_batch
     for_bytes = min(drop_seconds_per_byte * batch_bytes, hand_over)
     crowding = 0.0
-    if all_cores is not None and one.cpu_seconds_in_worker > 0:
-        crowding = all_cores.cpu_seconds_in_worker / one.cpu_seconds_in_worker - 1.0
+    if many is not None and many.num_workers > 1 and one.cpu_seconds_in_worker > 0:
+        measured = many.cpu_seconds_in_worker / one.cpu_seconds_in_worker - 1.0
+        crowding = measured * (cores - 1) / (many.num_workers - 1)
     return Calibration(
         crowding=min(max(crowding, _CROWDING_AT_LEAST), _CROWDING_AT_MOST),
         hand_over_seconds_per_batch=hand_over - for_bytes,

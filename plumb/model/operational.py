@@ -109,6 +109,17 @@ def main_seconds_of_step(situation: Situation) -> float:
     return min(1.0 / step, situation.step_cpu_seconds) if step else 0.0
 
 
+def fed_rate(situation: Situation) -> float:
+    """Samples per second of a loop that never waits for a batch: infinite where the step isn't known.
+
+    That is the step rate, unless taking batches over and stepping by turns takes the main process longer.
+    """
+    if not situation.step_samples_per_second:
+        return math.inf
+    in_main = situation.cost_in_worker.main_seconds + main_seconds_of_step(situation)
+    return min(situation.step_samples_per_second, 1.0 / in_main if in_main > 0 else math.inf)
+
+
 def amortized(samples_per_second: Any, epoch_samples: float | None, start_seconds: Any) -> Any:
     """The rate over a real epoch that begins with `start_seconds` of waiting; unchanged for an endless epoch."""
     if epoch_samples is None:

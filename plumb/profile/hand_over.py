@@ -20,7 +20,9 @@ def drop_seconds_per_byte(batch_bytes: float) -> float:
 
 
 def _drop_seconds(size: int) -> float:
-    shared = torch.empty(size, dtype=torch.uint8).share_memory_().fill_(1)
+    shared = torch.empty(size, dtype=torch.uint8)
+    shared.share_memory_()  # type: ignore[no-untyped-call]
+    shared.fill_(1)
     begin = time.thread_time()
     del shared
     return time.thread_time() - begin

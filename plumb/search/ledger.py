@@ -11,6 +11,8 @@ from plumb.model.situation import Situation
 from plumb.plan import Config, Rate, Trial
 from plumb.search.measure import Chunk, rate_of
 
+STOPPED = "stopped early: slower"
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -25,6 +27,11 @@ class Reading:
     def loop_rate(self) -> float:
         """Samples per second of the loop; 0 where nothing could be measured, which is worse than all that was."""
         return self.loop_samples_per_second or 0.0
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether it was measured only until it was clear that it is slower than another."""
+        return self.outcome == STOPPED
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,9 @@ class Ledger:
         low, high = steady.rate.interval
         rate = Rate(over_an_epoch(steady.rate.samples_per_second), (over_an_epoch(low), over_an_epoch(high)))
         loop = operational.loop_rate(situation, config, rate.samples_per_second)
-        self._take_down(Trial(config, operational.loader_rate(situation, config), rate.samples_per_second, rate.interval, outcome))
+        self._take_down(
+            Trial(config, operational.loader_rate(situation, config), rate.samples_per_second, rate.interval, outcome)
+        )
         return Reading(config, rate, loop, outcome)
 
     def failed(self, config: Config, outcome: str) -> Reading:

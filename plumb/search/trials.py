@@ -16,7 +16,7 @@ from plumb.model.situation import Situation
 from plumb.plan import Config
 from plumb.profile.memory import private_bytes
 from plumb.runtime.loader import rebuild
-from plumb.search.ledger import Ledger, Reading
+from plumb.search.ledger import STOPPED, Ledger, Reading
 from plumb.search.measure import Chunk, Feed, IndexStream, interleaved, rate_of
 
 # Workers that are silent for so long, or for so many times what the slowest took to start, are taken for stuck.
@@ -118,7 +118,7 @@ class Trials:
             return self.ledger.failed(config, f"failed: {one_line(error)}")
         if not chunks:
             return self.ledger.failed(config, "not measured: time was up")
-        outcome = "stopped early: slower" if hopeless(chunks) else "measured"
+        outcome = STOPPED if hopeless(chunks) else "measured"
         return self.ledger.measured(situation, config, chunks, start_seconds, outcome)
 
     def side_by_side(self, situation: Situation, finalists: Sequence[Reading]) -> list[Reading]:
