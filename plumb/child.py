@@ -85,6 +85,8 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
         orders.tune.may_reorder,
         orders.tune.cache_memory_bytes,
         orders.tune.cache_folder,
+        orders.tune.study_url,
+        orders.target.stem,
     )
 
     def work() -> Work:

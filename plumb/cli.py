@@ -41,6 +41,9 @@ def cli() -> None:
 @click.option("--no-cache", is_flag=True, help="Store no samples anywhere.")
 @click.option("--allow-reorder", is_flag=True, help="Batches may come in another order (in_order=False).")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
+@click.option(
+    "--study", metavar="URL", help="Keep what was tried in this Optuna storage, for example sqlite:///tuning.db."
+)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Where to write the plan.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan, and nothing else, on standard output.")
 @click.argument("script", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
@@ -55,6 +58,7 @@ def tune(
     no_cache: bool,
     allow_reorder: bool,
     seed: int,
+    study: str | None,
     output: Path | None,
     as_json: bool,
 ) -> int:
@@ -75,6 +79,7 @@ def tune(
         max_workers=max_workers,
         cache_memory_bytes=0 if no_cache else cache_memory,
         cache_folder=str(cache_dir.absolute()) if cache_dir else None,
+        study_url=commands.parse_study(study),
     )
     return commands.tune(target, arguments, orders, output, as_json, describe(Limits.detect(), Machine.detect()))
 
@@ -112,6 +117,20 @@ def report(plan: Path) -> None:
     from plumb import commands
 
     commands.report(plan)
+
+
+@cli.command()
+@click.option("--cpus", type=click.FloatRange(min=0, min_open=True), help="Assume so many CPUs.")
+@click.option("--memory", type=_Size(), help="Assume so much memory, for example 64GiB.")
+@click.option("--step-rate", type=click.FloatRange(min=0, min_open=True), help="Assume a step of so many samples/s.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+@click.argument("plan", type=click.Path(dir_okay=False, path_type=Path))
+def predict(plan: Path, cpus: float | None, memory: int | None, step_rate: float | None, as_json: bool) -> int:
+    """Say what a plan's loaders would do on another host, and what to buy."""
+    from plumb import commands
+    from plumb.model.whatif import Host
+
+    return commands.predict(plan, Host(cpus, memory, step_rate), as_json)
 
 
 @cli.command()

@@ -14,6 +14,7 @@ import time
 import tokenize
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -22,6 +23,9 @@ from plumb.orders import Orders, Target, TuneOrders
 from plumb.plan import LoaderPlan, Plan
 from plumb.report.progress import Display
 from plumb.report.terminal import print_report
+
+if TYPE_CHECKING:
+    from plumb.model.whatif import Host
 
 _PLAIN_WIDTH = 120
 _BATCH_MAKER = re.compile(r"(get|next|load|make|sample|fetch)_?(mini)?_?batch(es)?", re.IGNORECASE)
@@ -97,6 +101,20 @@ def parse_target(words: list[str]) -> tuple[Target, list[str]]:
     return Target(words[0], is_module=False), words[1:]
 
 
+def parse_study(url: str | None) -> str | None:
+    """An Optuna storage that can be used, whatever folder the script goes to. Raises CommandError where it can't."""
+    if url is None:
+        return None
+    from plumb.search.record import StudyError, located, storage_at
+
+    try:
+        where = located(url)
+        storage_at(where)
+    except StudyError as error:
+        raise CommandError(str(error), 2) from None
+    return where
+
+
 def tune(
     target: Target,
     arguments: list[str],
@@ -120,7 +138,11 @@ def tune(
         tuning_seconds=time.monotonic() - started - startup,
         startup_seconds=startup,
         loaders=tuple(story.plans),
-        written_files=tuple(file for file in story.written_files if not _is_where_we_print(file)),
+        written_files=tuple(
+            file
+            for file in story.written_files
+            if not _is_where_we_print(file) and not _is_study(file, orders.study_url)
+        ),
     )
     plan.write(found, path)
     if as_json:
@@ -182,6 +204,31 @@ def report(path: Path) -> None:
         raise CommandError(str(error)) from None
 
 
+def predict(path: Path, host: Host, as_json: bool) -> int:
+    """Prints what a plan's loaders would do on `host`. Raises CommandError where the plan can't tell."""
+    from plumb.model.stored import from_plain
+    from plumb.model.whatif import forecast
+    from plumb.report.predict import render, to_plain
+
+    try:
+        found = plan.read(path)
+    except plan.PlanError as error:
+        raise CommandError(str(error)) from None
+    forecasts = {}
+    for loader in found.loaders:
+        if loader.model is None:
+            raise CommandError(f"{path} does not hold what the model needs: an older plumb wrote it. Tune again")
+        try:
+            forecasts[loader.name] = forecast(*from_plain(loader.model), host)
+        except ValueError as error:
+            raise CommandError(f"{path}: {loader.name}: {error}. Tune again to replace the plan") from None
+    if as_json:
+        _plain(json.dumps({name: to_plain(each) for name, each in forecasts.items()}, indent=2))
+    else:
+        _console().print(render(found, forecasts))
+    return 0
+
+
 def _is_where_we_print(file: str) -> bool:
     """Whether a file in the script's folder is what the user redirects this command's own output to."""
     for descriptor in (1, 2):
@@ -189,6 +236,12 @@ def _is_where_we_print(file: str) -> bool:
             if os.path.samestat(os.stat(file), os.fstat(descriptor)):
                 return True
     return False
+
+
+def _is_study(file: str, url: str | None) -> bool:
+    """Whether a file is the database that keeps the study, or a journal beside it."""
+    database = url.partition(":///")[2] if url else ""
+    return bool(database) and file.startswith(database)
 
 
 def _plain(text: str) -> None:

@@ -11,10 +11,12 @@ from torch.utils.data import DataLoader
 
 from plumb import events
 from plumb.loop import Course, Endless, Loop, LoopReading, ready
+from plumb.model import operational, stored
 from plumb.options import Options
 from plumb.plan import EndToEnd, LoaderPlan, Rate
 from plumb.runtime.loader import rebuild
 from plumb.search.measure import rate_of
+from plumb.spending import Spending
 from plumb.tracing import traced_within
 from plumb.tuning import Choice, Step, Subject, Tuner
 from plumb.watch import KnownLoader
@@ -45,7 +47,7 @@ class Tuning:
 
         `own` are the batches of the user's own loader. Everything is done by `deadline`, or little later.
         """
-        pace = self._options.pace_seconds
+        pace, spent = self._options.pace_seconds, Spending()
         self._say(known, "your loop as it is")
         in_flight = loader.num_workers * (loader.prefetch_factor or 0)
         before = yield from loop.measure(own, in_flight + 1, 2 * pace, deadline, _SHARE_BEFORE)
@@ -67,17 +69,18 @@ class Tuning:
             why = "ended" if loop.has_ended else "was left, so that its epoch did not end,"
             note = f"your loop {why} after {loop.batches_given} batches; the rest was measured without it"
             choice = dataclasses.replace(choice, notes=(*choice.notes, note))
-        return self._plan(known, loader, loop.samples_per_batch, choice, step, in_loop)
+        choice = choice.having_loaded(loop.batches_given * loop.samples_per_batch)
+        return self._plan(known, loader, loop.samples_per_batch, choice, step, in_loop, spent)
 
     def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
         """Tunes a loader whose loop was never seen to train: for its own rate, without a step rate."""
         per_batch = known.samples_per_batch or float(loader.batch_size or 1)
         subject = Subject(known.name, loader, per_batch, None, None)
-        pace = _PACE_ALONE * self._options.pace_seconds
+        pace, spent = _PACE_ALONE * self._options.pace_seconds, Spending()
         choice = Tuner(subject, self._options, seconds, pace, self._emit).choose()
         note = "tuned on its own, without a step rate: no training loop was seen to use it"
         choice = dataclasses.replace(choice, notes=(*choice.notes, note))
-        return self._plan(known, loader, per_batch, choice, None, None)
+        return self._plan(known, loader, per_batch, choice, None, None, spent)
 
     def _plan(
         self,
@@ -87,6 +90,7 @@ class Tuning:
         choice: Choice,
         step: Step | None,
         in_loop: EndToEnd | None,
+        spent: Spending,
     ) -> events.LoaderDone:
         """What was found, with the operators that a sample goes through."""
         self._say(known, "what a sample goes through")
@@ -105,7 +109,7 @@ class Tuning:
                 samples_per_batch=samples_per_batch,
                 baseline=choice.baseline,
                 tuned=choice.tuned,
-                predicted=choice.situation.predict(choice.tuned.config),
+                predicted=operational.predict(choice.situation, choice.tuned.config),
                 step_samples_per_second=step.samples_per_second if step else None,
                 end_to_end=in_loop,
                 sample=choice.situation.cost_in_worker,
@@ -113,6 +117,8 @@ class Tuning:
                 graph=graph,
                 device=device,
                 notes=notes,
+                cost=spent.on(choice.samples_loaded),
+                model=stored.to_plain(choice.situation, choice.freedom),
             )
         )
 

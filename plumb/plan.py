@@ -191,13 +191,15 @@ class Prediction:
     """What the model expects of a configuration, and why.
 
     `bounds` holds each resource's limit in samples per second; the smallest is `samples_per_second`, and its
-    resource is the `bottleneck`. `utilization` is each resource's share in use at that rate, from 0 to 1.
+    resource is the `bottleneck`. `utilization` is each resource's share in use at that rate, from 0 to 1. `then` is
+    what would bind next, with a larger bound; None where nothing else is known to bind.
     """
 
     samples_per_second: float
     bottleneck: str
     utilization: dict[str, float]
     bounds: dict[str, float] = field(default_factory=dict)
+    then: str | None = None
 
 
 @dataclass(frozen=True)
@@ -242,10 +244,20 @@ class SampleCost:
 
 
 @dataclass(frozen=True)
+class TuningCost:
+    """What finding the answer took: seconds, samples that were loaded, and CPU seconds of this process and workers."""
+
+    seconds: float
+    samples: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
 class LoaderPlan:
     """The answer for one loader.
 
-    `graph` is the traced pipeline as `networkx.node_link_data`, `device` what a GPU would do for it.
+    `graph` is the traced pipeline as `networkx.node_link_data`, `device` what a GPU would do for it. `model` is what
+    the model was told, so that `plumb predict` can ask it about other hosts (see `model/stored.py`).
     """
 
     name: str
@@ -264,6 +276,8 @@ class LoaderPlan:
     graph: dict[str, Any] | None = None
     device: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    cost: TuningCost | None = None
+    model: dict[str, Any] | None = None
 
     @property
     def config(self) -> Config:
@@ -274,6 +288,20 @@ class LoaderPlan:
     def gain(self) -> float:
         """The factor by which the tuned loader is faster than the baseline; 1 where nothing was changed."""
         return self.tuned.samples_per_second / self.baseline.samples_per_second
+
+    @property
+    def payback_steps(self) -> float | None:
+        """After how many training steps at the new rate the seconds of the tuning are saved; None where never.
+
+        Counted by the rates of the training loop where they are known, else by those of the loader.
+        """
+        if self.cost is None:
+            return None
+        loop = self.end_to_end
+        before = loop.baseline if loop else self.baseline.samples_per_second
+        after = loop.tuned if loop else self.tuned.samples_per_second
+        saved_per_step = self.samples_per_batch * (1.0 / before - 1.0 / after)
+        return self.cost.seconds / saved_per_step if saved_per_step > 0 else None
 
 
 @dataclass(frozen=True)

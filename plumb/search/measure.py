@@ -116,7 +116,8 @@ class Feed:
     """A running loader with one configuration, measured a window at a time.
 
     `make_loader` gets the indices to read, or None for an iterable dataset, whose batches are taken as
-    `samples_per_batch` samples each. Workers start at construction. Raises what the loader raises.
+    `samples_per_batch` samples each. Workers start at construction. `samples` counts all that came. Raises what the
+    loader raises.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class Feed:
         self._samples_per_batch = samples_per_batch
         others = set(multiprocessing.active_children())
         started = time.perf_counter()
+        self.samples = 0.0
         self._loader = make_loader(self._indices)
         self._batches = iter(self._loader)
         self._take()
@@ -210,7 +212,9 @@ class Feed:
                 next(self._batches)
             except StopIteration:
                 raise NoBatchesError("the loader has no batches") from None
-        return self._indices.next_size() if self._indices is not None else self._samples_per_batch
+        size = self._indices.next_size() if self._indices is not None else self._samples_per_batch
+        self.samples += size
+        return size
 
 
 def interleaved(
