@@ -32,7 +32,7 @@ _PREFETCH_BY_DEFAULT = 2
 
 @dataclass(frozen=True)
 class Advice:
-    """What is to be done elsewhere for one argument: `subject` says where its value comes from, `instead` what to do."""
+    """What is to be done elsewhere for one argument: `subject` says where its value is from, `instead` what to do."""
 
     subject: str
     instead: str

@@ -23,7 +23,13 @@ class _Item:
     gap: Whitespace
 
 
-def edit(call: cst.Call, replaced: Mapping[int, str], removed: Collection[int], added: Mapping[str, str]) -> cst.Call:
+def edit(
+    call: cst.Call,
+    replaced: Mapping[int, str],
+    removed: Collection[int],
+    added: Mapping[str, str],
+    between: Whitespace | None,
+) -> cst.Call:
     """`call` with the values of some arguments replaced, some removed and some added by keyword.
 
     Arguments go by their index, values are source text. `between` stands before each added one; None stands for what
