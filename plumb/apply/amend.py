@@ -40,7 +40,9 @@ class Advice:
 
     def __str__(self) -> str:
         return (
-            f"{self.argument} is {self.subject}: {self.instead}" if self.argument else f"{self.subject}{self.instead}"
+            f"{self.argument} comes from {self.subject}: {self.instead}"
+            if self.argument
+            else f"{self.subject}{self.instead}"
         )
 
 

@@ -68,14 +68,14 @@ def hidden(source: Source, call: LoaderCall, star: cst.Arg, name: str) -> Origin
     if function is not None and _is_own_star(function, star.value):
         callers = _places(source, source.calls_of(_called(source, function)))
         return Origin(
-            f"left to {code}, what {_called(source, function)} ({source.place(function)}) is called with",
+            f"{code}, what {_called(source, function)} ({source.place(function)}) is called with",
             UNKNOWN,
             lambda v: f"pass {name}={v!r} to it{callers}",
             can_vary=True,
         )
     assigned = source.assignments(source.code(star.value), call.node)
     where = f", assigned at {source.place(assigned[0].node)}" if assigned else ""
-    return Origin(f"left to {code}{where}", UNKNOWN, lambda v: f"put {name}={v!r} into it")
+    return Origin(f"{code}{where}", UNKNOWN, lambda v: f"put {name}={v!r} into it")
 
 
 def origin(source: Source, expression: cst.BaseExpression, loader: str, depth: int = 0) -> Origin:

@@ -102,8 +102,9 @@ def patch(plan: Plan, script: Path, folder: Path, run_command: str) -> Patch:
         amended = amend(source, call, loader.name, loader.baseline.config, config)
         of_call.nodes.append(amended.node)
         advice += [(loader, a) for a in amended.advice]
-        remarks += [f"{loader.name} ({source.path.name}:{call.line}): {a}" for a in amended.advice]
-        remarks += _persistence_lines(loader) if amended.persists else []
+        where = f"{loader.name} ({source.place(call.node)})"
+        remarks += [f"{where}: {a}" for a in amended.advice]
+        remarks += _persistence_lines(where) if amended.persists else []
     remarks += _contradictions(advice, run_command)
     files = []
     for path, calls in wanted.items():
@@ -152,9 +153,9 @@ def _runtime_lines(loader: LoaderPlan, expressible: Config | None, run_command: 
     ]
 
 
-def _persistence_lines(loader: LoaderPlan) -> list[str]:
+def _persistence_lines(where: str) -> list[str]:
     return [
-        f"{loader.name} ({loader.site}): persistent_workers=True keeps workers from seeing what you change in the "
+        f"{where}: persistent_workers=True keeps workers from seeing what you change in the "
         "dataset between epochs, and later epochs are shuffled by other random numbers; plumb run has neither effect"
     ]
 
