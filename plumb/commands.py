@@ -188,7 +188,9 @@ def apply(target: Target, plan_path: Path | None, write: bool) -> int:
             for line in file.diff().splitlines(keepends=True):
                 click.echo(click.style(line, fg=_DIFF_COLOURS.get(line[:1])), nl=False)
     if not made.files and not made.remarks and not made.problems:
-        click.echo(f"plumb: nothing to change: {target.name} has the arguments of {path} already")
+        keeps = all(loader.config == loader.baseline.config for loader in found.loaders)
+        why = "keeps the script's own arguments" if keeps else f"says what {target.name} has already"
+        click.echo(f"plumb: nothing to change: {path} {why}")
     for line in (*made.remarks, *made.problems):
         click.echo(line if line.startswith(" ") else f"plumb: {line}", err=True)
     return 1 if made.problems else 0

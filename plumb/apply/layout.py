@@ -89,10 +89,8 @@ def _with(items: Sequence[_Item], added: Mapping[str, str], separator: Whitespac
     first_star = next((n for n, item in enumerate(items) if item.argument.star == "**"), len(items))
     head, tail = list(items[:first_star]), list(items[first_star:])
     new = [_Item(argument, _NOTHING, separator) for argument in arguments]
-    if tail:
-        return [*head, *new, *tail]
     if not head:
-        return [*new[:-1], replace(new[-1], gap=_NOTHING)]
+        return [*new, *tail] if tail else [*new[:-1], replace(new[-1], gap=_NOTHING)]
     end = head[-1].gap
     if _is_line_end(separator):
         # A comment on the last line is that argument's own, and stays on its line.
@@ -101,7 +99,7 @@ def _with(items: Sequence[_Item], added: Mapping[str, str], separator: Whitespac
     else:
         head[-1] = replace(head[-1], gap=separator)
     new[-1] = replace(new[-1], gap=end)
-    return [*head, *new]
+    return [*head, *new, *tail]
 
 
 def _separator(items: Sequence[_Item], opening: Whitespace) -> Whitespace:

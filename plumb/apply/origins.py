@@ -52,13 +52,8 @@ def is_reference(expression: cst.BaseExpression) -> bool:
 
 def preset(source: Source, name: str, expression: cst.BaseExpression) -> Origin:
     """The origin of an argument that a `functools.partial` bound."""
-    value = literal(source, expression)
-    where = source.place(expression)
-    return Origin(
-        f"{source.code(expression)}, bound by functools.partial at {where}",
-        value,
-        lambda v: f"write {name}={v!r} there",
-    )
+    text = f"functools.partial at {source.place(expression)}"
+    return Origin(text, literal(source, expression), lambda v: f"write {name}={v!r} there")
 
 
 def hidden(source: Source, call: LoaderCall, star: cst.Arg, name: str) -> Origin:

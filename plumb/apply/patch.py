@@ -162,12 +162,12 @@ def _persistence_lines(where: str) -> list[str]:
 
 def _contradictions(advice: Sequence[tuple[LoaderPlan, Advice]], run_command: str) -> Iterator[str]:
     """One place that would have to hold two values at once."""
-    for subject in dict.fromkeys(a.subject for _, a in advice if a.argument):
-        about = [(loader, a) for loader, a in advice if a.subject == subject]
+    for key in dict.fromkeys((a.argument, a.subject) for _, a in advice if a.argument):
+        about = [(loader, a) for loader, a in advice if (a.argument, a.subject) == key]
         if len({a.instead for _, a in about}) > 1:
             names = " and ".join(dict.fromkeys(loader.name for loader, _ in about))
             yield (
-                f"{names} share {subject}: choose what suits the loader that you train on, or give each its own value "
+                f"{names} share {key[1]}: choose what suits the loader that you train on, or give each its own value "
                 f"with {run_command}"
             )
 

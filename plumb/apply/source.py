@@ -26,7 +26,7 @@ PARAMETERS = (
     "multiprocessing_context",
     "generator",
 )
-_SHORTEST_LIMIT, _LONGEST_LINE = 79, 120
+_SHORTEST_LIMIT, _LONGEST_LINE = 88, 120
 _TORCHS = {"torch.utils.data.DataLoader", "torch.utils.data.dataloader.DataLoader"}
 
 
