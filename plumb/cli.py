@@ -111,6 +111,19 @@ def run(script: tuple[str, ...], plan: Path | None) -> None:
 
 
 @cli.command()
+@click.option("--plan", type=click.Path(dir_okay=False, path_type=Path), help="The plan; default: SCRIPT's own.")
+@click.option("--write", is_flag=True, help="Change the source instead of showing what to change.")
+@click.option("-m", "is_module", is_flag=True, help="SCRIPT is a module's name.")
+@click.argument("script", metavar="SCRIPT")
+def apply(script: str, is_module: bool, plan: Path | None, write: bool) -> int:
+    """Show how SCRIPT's plan is written as DataLoader arguments, as a patch of the source."""
+    from plumb import commands
+
+    target, _ = commands.parse_target(["-m", script] if is_module else [script])
+    return commands.apply(target, plan, write)
+
+
+@cli.command()
 @click.argument("plan", type=click.Path(dir_okay=False, path_type=Path))
 def report(plan: Path) -> None:
     """Show what a plan says."""

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import time
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 from rich.console import Console
 
 from plumb import events, plan, script
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from plumb.model.whatif import Host
 
 _PLAIN_WIDTH = 120
+_DIFF_COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 _BATCH_MAKER = re.compile(r"(get|next|load|make|sample|fetch)_?(mini)?_?batch(es)?", re.IGNORECASE)
 
 
@@ -180,6 +183,51 @@ def trace(target: Target, arguments: list[str], orders: TuneOrders, form: str) -
 
 def run(target: Target, arguments: list[str], plan_path: Path | None) -> None:
     """Turns this process into the script, with its plan applied. Raises CommandError where the plan does not fit."""
+    path, _ = _plan_of(target, plan_path)
+    script.replace_by(Orders(target, plan_file=str(path.absolute())), arguments)
+
+
+def apply(target: Target, plan_path: Path | None, write: bool) -> int:
+    """Shows how the plan is written into the source, as a diff, or writes it.
+
+    Returns the exit code; raises CommandError where there is no plan, or a file can't be written.
+    """
+    from plumb.apply.patch import patch
+
+    path, found = _plan_of(target, plan_path)
+    module = ["-m"] if target.is_module else []
+    given = ["--plan", str(plan_path)] if plan_path else []
+    command = shlex.join(["plumb", "run", *given, *module, target.name])
+    made = patch(found, _source_file(target), target.folder(), command)
+    for file in made.files:
+        if write:
+            try:
+                file.write()
+            except OSError as error:
+                raise CommandError(f"{file.path}: cannot be written ({error.strerror})") from None
+            click.echo(f"plumb: wrote {os.path.relpath(file.path)}")
+        else:
+            for line in file.diff().splitlines(keepends=True):
+                click.echo(click.style(line, fg=_DIFF_COLOURS.get(line[:1])), nl=False)
+    if not made.files and not made.remarks and not made.problems:
+        keeps = all(loader.config == loader.baseline.config for loader in found.loaders)
+        why = "keeps the script's own arguments" if keeps else f"says what {target.name} has already"
+        click.echo(f"plumb: nothing to change: {path} {why}")
+    for line in (*made.remarks, *made.problems):
+        click.echo(line if line.startswith(" ") else f"plumb: {line}", err=True)
+    return 1 if made.problems else 0
+
+
+def report(path: Path) -> None:
+    """Prints the report of a plan. Raises CommandError where it can't be read."""
+    try:
+        print_report(plan.read(path), str(path), _console())
+    except plan.PlanError as error:
+        raise CommandError(str(error)) from None
+
+
+def _plan_of(target: Target, plan_path: Path | None) -> tuple[Path, Plan]:
+    """The plan for a script, and its file; says so where it was made for another. Raises CommandError without one."""
     path = plan_path or Path(f"{target.stem}.plumb.json")
     try:
         found = plan.read(path)
@@ -193,15 +241,19 @@ def run(target: Target, arguments: list[str], plan_path: Path | None) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    script.replace_by(Orders(target, plan_file=str(path.absolute())), arguments)
+    return path, found
 
 
-def report(path: Path) -> None:
-    """Prints the report of a plan. Raises CommandError where it can't be read."""
+def _source_file(target: Target) -> Path:
+    """The file of a script, or of a module that can be found."""
+    if not target.is_module:
+        return Path(target.name)
+    sys.path.insert(0, os.getcwd())
     try:
-        print_report(plan.read(path), str(path), _console())
-    except plan.PlanError as error:
-        raise CommandError(str(error)) from None
+        spec = importlib.util.find_spec(target.name)
+    finally:
+        sys.path.pop(0)
+    return Path(spec.origin) if spec is not None and spec.origin else Path(target.name)
 
 
 def predict(path: Path, host: Host, as_json: bool) -> int:
