@@ -51,6 +51,7 @@ class Replay:
         self._answers = dict(answers)
         self._threads = _Threads()
         self._tree: Tree | None = None
+        self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Replay, (self.dataset, self.cut, self._answers)
@@ -127,11 +128,12 @@ class Replay:
         return sample
 
     def _reading(self) -> _Reading:
-        """The calling thread's own reading. Threads that start at once may each make a tree; either will do."""
+        """The calling thread's own reading of the tree that all threads share."""
         ways = [] if self.cut is None or self._is_whole else [self.cut.way, *self.cut.feeds]
-        tree = self._tree
-        if tree is None:
-            tree = self._tree = Tree([*self._answers, *ways])
+        with self._lock:
+            tree = self._tree
+            if tree is None:
+                tree = self._tree = Tree([*self._answers, *ways])
         return _Reading(tree, self._answers, ways)
 
 

@@ -15,6 +15,7 @@ import ast
 import copy
 import dataclasses
 import linecache
+import threading
 import warnings
 from collections import defaultdict
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class Rewriter:
         self._definitions: dict[str, dict[int, list[_Definition]]] = {}
         self._full: dict[tuple[str, CodeType], Rewritten | None] = {}
         self._partial: dict[tuple[str, CodeType, frozenset[int], bool], Rewritten] = {}
+        # Python's own parser may not run in two threads at once (CPython issue 106905).
+        self._lock = threading.Lock()
 
     def rewrite(
         self, function: FunctionType, keep: frozenset[int] | None = None, loops: bool = True
@@ -70,17 +73,18 @@ class Rewriter:
         """
         code = function.__code__
         key = code.co_filename, code
-        if key not in self._full:
-            self._full[key] = self._compile(function, None, loops)
-        full = self._full[key]
-        if full is None or keep is None:
-            return full
-        partial_key = (*key, keep, loops)
-        if partial_key not in self._partial:
-            partial = self._compile(function, keep, loops)
-            assert partial is not None
-            self._partial[partial_key] = dataclasses.replace(full, code=partial.code)
-        return self._partial[partial_key]
+        with self._lock:
+            if key not in self._full:
+                self._full[key] = self._compile(function, None, loops)
+            full = self._full[key]
+            if full is None or keep is None:
+                return full
+            partial_key = (*key, keep, loops)
+            if partial_key not in self._partial:
+                partial = self._compile(function, keep, loops)
+                assert partial is not None
+                self._partial[partial_key] = dataclasses.replace(full, code=partial.code)
+            return self._partial[partial_key]
 
     def _compile(self, function: FunctionType, keep: frozenset[int] | None, loops: bool) -> Rewritten | None:
         code = function.__code__
