@@ -14,10 +14,9 @@ from plumb.loop import Course, Endless, Loop, LoopReading, ready
 from plumb.model import operational, stored
 from plumb.options import Options
 from plumb.plan import EndToEnd, LoaderPlan, Rate
-from plumb.runtime.loader import rebuild
+from plumb.runtime.allocator import reusing
 from plumb.search.measure import rate_of
 from plumb.spending import Spending
-from plumb.tracing import traced_within
 from plumb.tuning import Choice, Step, Subject, Tuner
 from plumb.watch import KnownLoader
 
@@ -27,8 +26,6 @@ _TURNS_AT_LEAST, _TURNS_AT_MOST = 2, 4
 _SHARE_BEFORE, _SHARE_STEP, _SHARE_OF_A_TURN = 0.25, 0.15, 0.15
 # A loader that doesn't feed the training matters less: it is looked at more briefly.
 _PACE_ALONE = 0.6
-# A trace may take as long as so many looks at the loop.
-_TRACE_PACES = 2.5
 
 
 class Tuning:
@@ -55,12 +52,14 @@ class Tuning:
         step = yield from _step(loop, own, loader.pin_memory, pace, deadline)
         waiting = _waiting_share(before.rate, step) if before else None
         subject = Subject(known.name, loader, loop.samples_per_batch, step, waiting)
-        seconds = deadline - time.perf_counter() - (2 * _TURNS_AT_LEAST + _TRACE_PACES) * pace
-        choice = Tuner(subject, self._options, seconds, pace, self._emit).choose()
+        seconds = deadline - time.perf_counter() - 2 * _TURNS_AT_LEAST * pace
+        tuner = Tuner(subject, self._options, seconds, pace, self._emit)
+        choice = tuner.choose()
         in_loop = None
         if loop.open and choice.tuned.config != choice.baseline.config:
             self._say(known, "your loop before and after, by turns")
-            in_loop = yield from _side_by_side(loop, loader, own, choice, step, pace, deadline)
+            tuned = tuner.loader(choice.tuned.config)
+            in_loop = yield from _side_by_side(loop, tuned, own, choice, step, pace, deadline)
             if in_loop is not None and in_loop.tuned_interval[0] <= in_loop.baseline_interval[1]:
                 choice, in_loop = _taken_back(choice, in_loop), None
         if in_loop is None and before is not None:
@@ -92,14 +91,7 @@ class Tuning:
         in_loop: EndToEnd | None,
         spent: Spending,
     ) -> events.LoaderDone:
-        """What was found, with the operators that a sample goes through."""
-        self._say(known, "what a sample goes through")
-        traced = traced_within(loader, choice.situation.cost, _TRACE_PACES * self._options.pace_seconds)
-        notes, graph, device = choice.notes, None, None
-        if isinstance(traced, str):
-            notes = (*notes, traced)
-        else:
-            graph, device = traced[0].to_node_link(), traced[1].to_dict()
+        pipeline, device = choice.offers.pipeline, choice.offers.device
         return events.LoaderDone(
             LoaderPlan(
                 name=known.name,
@@ -114,9 +106,10 @@ class Tuning:
                 end_to_end=in_loop,
                 sample=choice.situation.cost_in_worker,
                 trials=choice.trials,
-                graph=graph,
-                device=device,
-                notes=notes,
+                rewrites=choice.offers.rewrites,
+                graph=pipeline.to_node_link() if pipeline else None,
+                device=device.to_dict() if device else None,
+                notes=choice.notes,
                 cost=spent.on(choice.samples_loaded),
                 model=stored.to_plain(choice.situation, choice.freedom),
             )
@@ -137,18 +130,17 @@ def _step(loop: Loop, own: Iterator[Any], pin: bool, seconds: float, deadline: f
 
 def _side_by_side(
     loop: Loop,
-    loader: DataLoader[Any],
+    tuned: DataLoader[Any],
     own: Iterator[Any],
     choice: Choice,
     step: Step | None,
     seconds: float,
     deadline: float,
 ) -> Course[EndToEnd | None]:
-    """The user's loop on both configurations by turns; None where it ended before both were measured."""
-    tuned_loader = rebuild(loader, choice.tuned.config, None)
+    """The user's loop on its own batches and on those of `tuned` by turns; None where it ended too early."""
     sides = (
         (choice.baseline.config, own),
-        (choice.tuned.config, Endless(None, lambda: iter(tuned_loader))),
+        (choice.tuned.config, Endless(None, lambda: iter(tuned))),
     )
     readings: tuple[list[LoopReading], list[LoopReading]] = ([], [])
     for turn in range(_TURNS_AT_MOST):
@@ -156,7 +148,8 @@ def _side_by_side(
             break
         for (config, batches), taken in zip(sides, readings, strict=True):
             warm_up = config.batches_in_flight + 1
-            reading = yield from loop.measure(batches, warm_up, seconds, deadline + seconds, _SHARE_OF_A_TURN)
+            with reusing(config.allocator_reuse):
+                reading = yield from loop.measure(batches, warm_up, seconds, deadline + seconds, _SHARE_OF_A_TURN)
             taken += [reading] if reading else []
     if not all(readings):
         return None

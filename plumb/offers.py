@@ -28,6 +28,7 @@ from plumb.runtime.cuts import CutCandidate, find_cuts
 from plumb.runtime.deferral import FoundDeferral, find_deferral
 from plumb.runtime.deferred import DeferredSamples
 from plumb.runtime.fetch import Fetch, Fetching
+from plumb.runtime.loader import NO_REWRITES
 from plumb.runtime.replay import Replay
 from plumb.runtime.store_folder import StoreError
 from plumb.runtime.stored import Stored
@@ -53,7 +54,7 @@ _TIMED_VALUES = 16
 class Offers:
     """The rewrites that were found to change nothing in the data, what each costs, and the operators of a sample."""
 
-    rewrites: Rewrites = Rewrites()
+    rewrites: Rewrites = NO_REWRITES
     cuts: tuple[CutCost, ...] = ()
     deferrals: tuple[DeferralCost, ...] = ()
     threads: tuple[ThreadsCost, ...] = ()

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,19 +18,20 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.errors import TuningError, UsersError
 from plumb.events import Event, Phase, TrialDone
+from plumb.freedom import freedom_of, whole_cores, workers_may_start
 from plumb.host import Machine
 from plumb.lengths import length_of
 from plumb.model import operational, planner
 from plumb.model.calibration import calibrated, cost_in_worker
-from plumb.model.situation import PREFETCH_FACTORS, Footprint, Freedom, Situation
+from plumb.model.situation import AllocatorGain, Footprint, Freedom, Situation
+from plumb.offers import Offers, find_offers
 from plumb.options import Options
-from plumb.plan import Config, Measured, Trial
-from plumb.profile.device import has_accelerator
+from plumb.plan import Config, Measured, SampleCost, Trial
 from plumb.profile.hand_over import drop_seconds_per_byte
 from plumb.profile.host_load import OthersLoad
 from plumb.profile.sample import Sampled, sampled, torch_threads_speedup
-from plumb.runtime.loader import current_config
-from plumb.runtime.main_module import main_is_guarded
+from plumb.runtime import allocator
+from plumb.runtime.loader import current_config, rebuild
 from plumb.search import decide
 from plumb.search.ledger import Ledger, Reading
 from plumb.search.measure import IndexStream, NoBatchesError
@@ -44,8 +45,11 @@ from plumb.units import format_bytes
 _NOTHING_TO_GAIN = 0.03
 # Other processes that take more than this share of the CPUs are worth a word.
 _CROWDED = 0.2
-# Torch's own threads in a worker are worth a trial where they make a batch so many times as fast.
-_THREADS_HELP = 1.25
+# Rewrites may be looked for over so many looks at a configuration, but for no more than this share of the time.
+_OFFERS_PACES, _OFFERS_SHARE = 12.0, 0.35
+_OFFERED_BATCHES, _OFFERED_SAMPLES = 32, 128
+# Reused memory is worth a trial where fresh memory costs this share of a sample's time.
+_WORTH_REUSING = 0.02
 # More workers than this aren't started only to learn how they hold each other up.
 _PROBED_AT_MOST = 16
 # The search must leave time for the finals, and the probes for the search.
@@ -82,6 +86,7 @@ class Choice:
     tuned: Measured
     situation: Situation
     freedom: Freedom
+    offers: Offers
     trials: tuple[Trial, ...]
     notes: tuple[str, ...]
     samples_loaded: float
@@ -132,23 +137,40 @@ class Tuner:
             ) from None
         except Exception as error:
             raise UsersError(error) from None
-        situation = self._situation(seen)
+        self._say("what a sample goes through")
+        offers = self._offers(seen)
+        situation = self._situation(seen, offers)
         self._check_limits(situation)
         if not self._has_nothing_to_gain:
-            situation = self._probe(situation)
+            situation = self._probe(situation, offers)
         self._say("your configuration alone")
         own = self._trials.baseline(situation, self._own)
-        freedom = self._freedom(situation)
+        freedom = self._freedom(situation, offers)
         finals = decide.finalists(own, self._search(freedom, situation, own))
         if len(finals) > 1:
             self._say("the best few side by side")
             finals = self._trials.side_by_side(situation, finals)
         loaded = self._trials.samples + seen.samples
-        return self._decide(freedom, situation, finals[0], decide.winner(finals), loaded)
+        return self._decide(freedom, situation, offers, finals[0], decide.winner(finals), loaded)
+
+    def loader(self, config: Config) -> DataLoader[Any]:
+        """The loader with another configuration, for the user's loop; its store, if any, is as later epochs find it.
+
+        Raises StoreError, and what the dataset raises.
+        """
+        stored, indices = self._trials.hitting(config) or (None, None)
+        return rebuild(self.subject.loader, config, indices, rewrites=self._trials.rewrites, stored=stored)
 
     # ---- what the model is told
 
-    def _situation(self, seen: Sampled) -> Situation:
+    def _offers(self, seen: Sampled) -> Offers:
+        seconds = min(_OFFERS_PACES * self.pace_seconds, _OFFERS_SHARE * self.seconds)
+        indices = [] if self._stream is None else _some_indices(self._stream)
+        offers = find_offers(self.subject.loader, seen.cost, indices, seconds)
+        self._trials.rewrites = offers.rewrites
+        return offers
+
+    def _situation(self, seen: Sampled, offers: Offers) -> Situation:
         process, cost = psutil.Process(), seen.cost
         per_batch = self.subject.samples_per_batch
         footprint = Footprint(
@@ -170,7 +192,21 @@ class Tuner:
             samples_per_batch=per_batch,
             batch_seconds=seen.batch_seconds,
             torch_threads_speedup=self._torch_threads_speedup(),
+            dataset_samples=length_of(self.subject.loader.dataset),
+            cuts=offers.cuts,
+            deferrals=offers.deferrals,
+            threads=offers.threads,
+            allocator=self._allocator_gain(cost, footprint),
+            read_bytes=cost.output_bytes if offers.storage else 0.0,
+            storage=offers.storage,
         )
+
+    def _allocator_gain(self, cost: SampleCost, footprint: Footprint) -> AllocatorGain | None:
+        """What reused memory would save; None where that is next to nothing."""
+        saved = allocator.saved_seconds(int(footprint.batch_bytes)) / self.subject.samples_per_batch
+        if saved < _WORTH_REUSING * cost.wall_seconds:
+            return None
+        return AllocatorGain(saved, footprint.batch_bytes)
 
     def _check_limits(self, situation: Situation) -> None:
         """Raises TuningError where the script as it is leaves no room for any loader."""
@@ -182,9 +218,9 @@ class Tuner:
                 exit_code=2,
             )
 
-    def _probe(self, situation: Situation) -> Situation:
+    def _probe(self, situation: Situation, offers: Offers) -> Situation:
         """Corrects the situation by two short runs: with one worker, and with as many as there are cores."""
-        if self._freedom(situation).num_workers == (0,):
+        if self._freedom(situation, offers).num_workers == (0,):
             return situation
         self._say("one worker, to calibrate the model")
         one = self._trials.probe(situation, Config(max(self._own.num_workers, 1) if self._is_iterable else 1, 2))
@@ -197,7 +233,8 @@ class Tuner:
             start_seconds_per_worker=one.start_seconds_per_worker,
         )
         all_cores = None
-        many = min(self._cores, _PROBED_AT_MOST)
+        cores = whole_cores(self.options.limits.cpus)
+        many = min(cores, _PROBED_AT_MOST)
         if not self._is_iterable and many > 1 and time.perf_counter() < self._begun + _UNTIL_PROBED * self.seconds:
             self._say(f"{many} workers, to calibrate the model")
             all_cores = self._trials.probe(situation, Config(many, 2))
@@ -207,33 +244,20 @@ class Tuner:
             calibration=calibrated(
                 one.run,
                 all_cores.run if all_cores else None,
-                self._cores,
+                cores,
                 situation.samples_per_batch,
                 batch_bytes,
                 drop_seconds_per_byte(batch_bytes),
             ),
         )
 
-    def _freedom(self, situation: Situation) -> Freedom:
-        own = self._own
-        if own.num_workers == 0 and not self._workers_may_start:
-            return Freedom(num_workers=(0,), pin_memory=self._pinning)
-        counts = planner.worker_counts(situation.cost_in_worker, self.options.limits, situation.step_samples_per_second)
-        return Freedom(
-            # More workers would deliver an iterable dataset's samples more than once, fewer might lose some.
-            num_workers=(own.num_workers,) if self._is_iterable else counts,
-            prefetch_factor=tuple(sorted({*PREFETCH_FACTORS, own.prefetch_factor or 2})),
-            # The order of every later epoch hangs on whether workers persist (runtime/epochs.py).
-            persistent_workers=(True,) if own.persistent_workers else (False, True),
-            pin_memory=self._pinning,
-            worker_torch_threads=(1, self._cores) if situation.torch_threads_speedup > _THREADS_HELP else (1,),
-            in_order=(True, False) if self.options.may_reorder else (own.in_order,),
-        )
+    def _freedom(self, situation: Situation, offers: Offers) -> Freedom:
+        return freedom_of(self.subject.loader, self._own, self.options, offers, situation)
 
     # ---- trials
 
     def _search(self, freedom: Freedom, situation: Situation, own: Reading) -> list[Reading]:
-        if max(freedom.num_workers) == 0 or self._has_nothing_to_gain:
+        if self._has_nothing_to_gain:
             return []
 
         def try_out(config: Config, floor: float, on_chunk: Callable[[int, float], None]) -> Reading:
@@ -268,7 +292,9 @@ class Tuner:
 
     # ---- the decision
 
-    def _decide(self, freedom: Freedom, situation: Situation, own: Reading, winner: Reading, loaded: float) -> Choice:
+    def _decide(
+        self, freedom: Freedom, situation: Situation, offers: Offers, own: Reading, winner: Reading, loaded: float
+    ) -> Choice:
         assert own.loader is not None
         assert winner.loader is not None
         notes = []
@@ -284,7 +310,7 @@ class Tuner:
             )
             winner = own
         assert winner.loader is not None
-        if own.config.num_workers == 0 and not self._workers_may_start:
+        if own.config.num_workers == 0 and not workers_may_start():
             notes.append(
                 f"no workers were tried: Python starts them by {multiprocessing.get_start_method()}, so they would "
                 "run your script once more; put its main part under: if __name__ == '__main__'"
@@ -304,6 +330,7 @@ class Tuner:
             Measured(winner.config, winner.loader.samples_per_second, winner.loader.interval),
             situation,
             freedom,
+            offers,
             tuple(self._trials.ledger.trials),
             tuple(notes),
             loaded,
@@ -311,35 +338,36 @@ class Tuner:
 
     # ---- small helpers
 
-    @property
-    def _pinning(self) -> tuple[bool, ...]:
-        return tuple(sorted({self._own.pin_memory, has_accelerator()}))
-
     def _torch_threads_speedup(self) -> float:
         """How much faster samples are made where torch has all cores in a worker.
 
         Never in a forked worker: OpenMP's threads don't survive a fork, and the worker would hang.
         """
-        if multiprocessing.get_start_method() == "fork" or not self._workers_may_start or self._cores < 2:
+        if multiprocessing.get_start_method() == "fork" or not workers_may_start():
+            return 1.0
+        if whole_cores(self.options.limits.cpus) < 2:
             return 1.0
         return torch_threads_speedup(self.subject.loader, self._stream, self.pace_seconds)
-
-    @property
-    def _workers_may_start(self) -> bool:
-        """Whether a worker process would only work: one that isn't forked runs the main module's code once more."""
-        return multiprocessing.get_start_method() == "fork" or main_is_guarded()
 
     @property
     def _has_nothing_to_gain(self) -> bool:
         return self.subject.waiting_share is not None and self.subject.waiting_share <= _NOTHING_TO_GAIN
 
-    @property
-    def _cores(self) -> int:
-        """Whole cores; one where no number is known."""
-        return max(1, math.floor(self.options.limits.cpus)) if math.isfinite(self.options.limits.cpus) else 1
-
     def _say(self, text: str) -> None:
         self.emit(Phase(f"{self.subject.name}: {text}"))
+
+
+def _some_indices(stream: IndexStream) -> list[Any]:
+    """The samples of the next batches, as many as validations may want."""
+    indices: list[Any] = []
+    for _ in range(_OFFERED_BATCHES):
+        batch = next(stream)
+        if not isinstance(batch, Sequence):
+            break
+        indices += batch
+        if len(indices) >= _OFFERED_SAMPLES:
+            break
+    return indices
 
 
 def _index_sampler(loader: DataLoader[Any]) -> Iterable[Any]:

@@ -65,8 +65,10 @@ def demand(situation: Situation, config: Config) -> Demand:
             main -= situation.calibration.hand_over_seconds_per_byte * (cost.output_bytes - output_bytes)
         main = max(0.0, main) + deferral.main_seconds
     if config.allocator_reuse and situation.allocator:
-        cpu -= situation.allocator.worker_cpu_seconds
-        main -= situation.allocator.main_seconds
+        if not config.num_workers:
+            cpu -= situation.allocator.main_seconds
+        elif config.deferred:
+            main -= situation.allocator.main_seconds
     return Demand(
         max(0.0, cpu),
         max(0.0, wait),

@@ -28,7 +28,7 @@ def needs(situation: Situation, config: Config, workers: Any, in_flight: Any) ->
     # What was deferred is undone in the main process, for the batch that is used now.
     memory = footprint.main_bytes + workers * footprint.worker_private_bytes + (share != 1.0) * footprint.batch_bytes
     if config.allocator_reuse and situation.allocator:
-        memory = memory + (workers + 1) * situation.allocator.kept_bytes
+        memory = memory + situation.allocator.kept_bytes
     if config.cache and config.cache.tier == "memory":
         shared = shared + stored
     return {

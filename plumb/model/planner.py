@@ -26,6 +26,8 @@ _SIMULATED_WAYS, _SIMULATED_BATCHES = 8, 300
 # How sharp the corner is where a loader that is as fast as its loop begins to hold it up. Batches don't come evenly:
 # with 8, two that are equally fast reach 0.92 of it together, and a loader with a fifth to spare 0.97.
 _SHARPNESS = 8.0
+# A store takes a little more than its values, and something when it is empty.
+_STORE_SLACK, _STORE_BYTES = 1.02, 2**20
 # Where the whole order of all configurations is of no interest.
 _MOST = 100
 
@@ -62,11 +64,11 @@ def worker_counts(cost: SampleCost, limits: Limits, step: float | None) -> tuple
     return tuple(range(int(min(most, _WORKERS_AT_MOST, limits.max_workers)) + 1))
 
 
-def cache_choice(cut: CutCost, tier: str, room_bytes: float, dataset_samples: float) -> CacheChoice:
-    """A store of the values at `cut`: as large as all of them, or as there is room for."""
-    whole = math.ceil(cut.value_bytes * dataset_samples)
+def cache_choice(cut: CutCost, room_bytes: float, dataset_samples: float, folder: str | None = None) -> CacheChoice:
+    """A store of the values at `cut`: as large as all of them, or as there is room for; in memory without a folder."""
+    whole = math.ceil(_STORE_SLACK * cut.value_bytes * dataset_samples) + _STORE_BYTES
     size = int(min(whole, room_bytes))
-    return CacheChoice(cut.after, tier, size, size / whole if whole else 1.0)
+    return CacheChoice(cut.after, "disk" if folder else "memory", size, size / whole, folder)
 
 
 def rank(freedom: Freedom, situation: Situation) -> Ranking:

@@ -88,9 +88,11 @@ class ThreadsCost:
 
 @dataclass(frozen=True)
 class AllocatorGain:
-    """What reused memory saves, in CPU seconds per sample, and what it keeps from the system, in bytes per process."""
+    """What reused memory saves in the main process, in CPU seconds per sample, where that one makes the batch.
 
-    worker_cpu_seconds: float
+    `kept_bytes` is what the process then keeps from the system.
+    """
+
     main_seconds: float
     kept_bytes: float
 

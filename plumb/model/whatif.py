@@ -102,17 +102,17 @@ def _on(situation: Situation, freedom: Freedom, host: Host) -> tuple[Situation, 
     if len(counts) > 1:
         counts = planner.worker_counts(situation.cost_in_worker, limits, situation.step_samples_per_second)
     stores = [
-        planner.cache_choice(cut, tier, _room(situation, tier), situation.dataset_samples)
+        planner.cache_choice(cut, _room(situation, folder), situation.dataset_samples, folder)
         for cut in situation.cuts
-        for tier in sorted({cache.tier for cache in freedom.caches if cache})
+        for folder in dict.fromkeys(cache.folder for cache in freedom.caches if cache)
         if situation.dataset_samples
     ]
     caches = (*(None for _ in range(None in freedom.caches)), *stores) or freedom.caches
     return situation, dataclasses.replace(freedom, num_workers=counts, caches=caches)
 
 
-def _room(situation: Situation, tier: str) -> float:
+def _room(situation: Situation, folder: str | None) -> float:
     limits = situation.limits
-    if tier == "disk":
+    if folder is not None:
         return limits.disk_bytes
     return max(0.0, min(limits.shm_bytes, limits.memory_bytes - situation.footprint.main_bytes) * _CACHE_SHARE)

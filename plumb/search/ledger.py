@@ -49,7 +49,7 @@ class Ledger:
         self.trials: list[Trial] = []
         self._steady: dict[Config, _Steady] = {}
         self._epoch_samples = epoch_samples
-        self._seed = seed
+        self.seed = seed
         self._on_trial = on_trial
 
     @property
@@ -70,7 +70,7 @@ class Ledger:
         outcome: str = "measured",
     ) -> Reading:
         """The reading that `chunks` make, in place of any earlier one of `config`."""
-        self._steady[_while_running(config)] = _Steady(rate_of(chunks, self._seed), start_seconds)
+        self._steady[_while_running(config)] = _Steady(rate_of(chunks, self.seed), start_seconds)
         return self.derived(situation, config, outcome)
 
     def derived(self, situation: Situation, config: Config, outcome: str = "measured") -> Reading:

@@ -18,6 +18,7 @@ import numpy as np
 
 from plumb.plan import Config, Rate
 from plumb.profile.memory import cpu_seconds
+from plumb.runtime.allocator import reusing
 
 CHUNK_SECONDS = 0.15
 _RESAMPLES = 1000
@@ -82,6 +83,9 @@ class IndexStream:
     def __init__(self, sampler: Iterable[Any]) -> None:
         self._sampler = sampler
         self._epoch = iter(sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
 
     def __next__(self) -> Any:
         try:
@@ -158,6 +162,10 @@ class Feed:
         None where the deadline comes before steady state does: prefetched batches are never counted. Ends early once
         `hopeless` says so of the chunks so far. `usage` is this window's afterwards.
         """
+        with reusing(self.config.allocator_reuse):
+            return self._window(seconds, hopeless)
+
+    def _window(self, seconds: float, hopeless: Callable[[Sequence[Chunk]], bool] | None) -> list[Chunk]:
         for _ in range(self._ready):
             if time.perf_counter() > self.deadline:
                 return []

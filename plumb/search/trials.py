@@ -15,7 +15,9 @@ from plumb.model.calibration import ProbeRun
 from plumb.model.situation import Situation
 from plumb.plan import Config
 from plumb.profile.memory import private_bytes
-from plumb.runtime.loader import rebuild
+from plumb.runtime.loader import NO_REWRITES, rebuild
+from plumb.runtime.stored import Stored
+from plumb.search.filled import FilledStores, HittingStream
 from plumb.search.ledger import STOPPED, Ledger, Reading
 from plumb.search.measure import Chunk, Feed, IndexStream, interleaved, rate_of
 
@@ -35,7 +37,10 @@ class Probed:
 
 
 class Trials:
-    """Runs configurations of a loader, and takes down what they deliver. `samples` counts all that were loaded."""
+    """Runs configurations of a loader, and takes down what they deliver. `samples` counts all that were loaded.
+
+    `rewrites` are those that configurations may name; a configuration with a store reads one as later epochs find it.
+    """
 
     def __init__(
         self,
@@ -48,6 +53,8 @@ class Trials:
     ) -> None:
         self.ledger = ledger
         self.samples = 0.0
+        self.rewrites = NO_REWRITES
+        self._stores: FilledStores | None = None
         self._loader = loader
         self._stream = stream
         self._samples_per_batch = samples_per_batch
@@ -154,11 +161,25 @@ class Trials:
         finally:
             self._close(feed)
 
+    def hitting(self, config: Config) -> tuple[Stored, IndexStream] | None:
+        """A store as later epochs of `config` find it, and index batches that hit it; None for one without a store.
+
+        Raises StoreError, and what the dataset raises.
+        """
+        if config.cache is None or self._stream is None:
+            return None
+        if self._stores is None:
+            self._stores = FilledStores(self._loader, self._stream, self.rewrites, self._pace_seconds)
+        filled = self._stores.of(config)
+        return filled.stored, HittingStream(self._stream, filled, config.cache.hit_ratio, self.ledger.seed)
+
     def _feed(self, config: Config, deadline: float) -> Feed:
+        stored, stream = self.hitting(config) or (None, self._stream)
+        stuck_after = self._stuck_after_seconds(config)
         return Feed(
             config,
-            lambda indices: rebuild(self._loader, config, indices, self._stuck_after_seconds(config)),
-            self._stream,
+            lambda indices: rebuild(self._loader, config, indices, stuck_after, self.rewrites, stored),
+            stream,
             self._samples_per_batch,
             deadline,
         )
