@@ -35,7 +35,10 @@ class Probed:
 
 
 class Trials:
-    """Runs configurations of a loader, and takes down what they deliver. `samples` counts all that were loaded."""
+    """Runs configurations of a loader, and takes down what they deliver.
+
+    `samples` counts all that were loaded; `probed` has the readings of the runs that calibrated the model.
+    """
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Trials:
     ) -> None:
         self.ledger = ledger
         self.samples = 0.0
+        self.probed: list[Reading] = []
         self._loader = loader
         self._stream = stream
         self._samples_per_batch = samples_per_batch
@@ -74,7 +78,9 @@ class Trials:
             return None
         if not chunks:
             return None
-        self.ledger.measured(situation, config, chunks, feed.workers_start_seconds, "measured, to calibrate")
+        start_seconds = feed.workers_start_seconds
+        reading = self.ledger.measured(situation, config, chunks, start_seconds, "measured, to calibrate")
+        self.probed.append(reading)
         used = feed.usage
         run = ProbeRun(config.num_workers, used.samples, used.seconds, used.worker_cpu_seconds, used.main_cpu_seconds)
         return Probed(run, private, feed.workers_start_seconds / config.num_workers)
