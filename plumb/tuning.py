@@ -257,8 +257,9 @@ class Tuner:
     # ---- trials
 
     def _search(self, freedom: Freedom, situation: Situation, own: Reading) -> list[Reading]:
+        known = [own, *(reading for reading in self._trials.probed if reading.config != own.config)]
         if self._has_nothing_to_gain:
-            return []
+            return known
 
         def try_out(config: Config, floor: float, on_chunk: Callable[[int, float], None]) -> Reading:
             self._say(f"trying {config}")
@@ -267,7 +268,7 @@ class Tuner:
         try:
             return search(
                 planner.rank(freedom, situation),
-                own,
+                known,
                 Space(freedom, situation),
                 try_out,
                 self._record(freedom),

@@ -11,7 +11,7 @@ import numpy as np
 from plumb.plan import SampleCost
 
 # Workers beyond the cores cost this share at most, where no run has said otherwise.
-USUAL_OVERSUBSCRIPTION = 0.2
+USUAL_OVERSUBSCRIPTION = 0.25
 # From this share of its time on, the main process is taken for what a run waited for.
 _BUSY = 0.8
 # More than that is an accident of the run, not the host.

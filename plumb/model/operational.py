@@ -140,5 +140,5 @@ def _storage_bytes_per_second(situation: Situation, outstanding: Any) -> Any:
 
 
 def _over(capacity: Any, wanted: Any) -> Any:
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return np.where(np.asarray(wanted) > 0, np.divide(capacity, wanted), math.inf)

@@ -21,6 +21,8 @@ from plumb.plan import CacheChoice, Config, SampleCost
 # Predictions this close are equal: among them the cheapest configuration comes first.
 _EQUAL = 0.01
 _WORKERS_AT_MOST = 64
+# Batches don't come evenly, so a few more workers than would just do may be of use.
+_TO_SPARE = 1.5
 # So many ways of the best are simulated, each with every depth of prefetching, over so many batches.
 _SIMULATED_WAYS, _SIMULATED_BATCHES = 8, 300
 # How sharp the corner is where a loader that is as fast as its loop begins to hold it up. Batches don't come evenly:
@@ -59,7 +61,7 @@ def worker_counts(cost: SampleCost, limits: Limits, step: float | None) -> tuple
     """
     in_worker = cost.cpu_seconds + cost.wait_seconds
     target = min(limits.cpus / max(cost.cpu_seconds + cost.main_seconds, 1e-9), step or math.inf)
-    for_the_waits = math.ceil(target * in_worker) if cost.wait_seconds > cost.cpu_seconds else 0
+    for_the_waits = math.ceil(_TO_SPARE * target * in_worker) if cost.wait_seconds > cost.cpu_seconds else 0
     most = max(math.ceil(limits.cpus) + 2, for_the_waits)
     return tuple(range(int(min(most, _WORKERS_AT_MOST, limits.max_workers)) + 1))
 

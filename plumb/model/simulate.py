@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
@@ -68,21 +68,26 @@ def simulate(loading: Loading, batches: int = 1000, seed: int = 0) -> Simulated:
 
     The rate is that of a typical epoch, and no epoch but the first starts workers that persist.
     """
-    draws = _Draws(loading, seed)
+    random = np.random.default_rng(seed)
+
+    def epoch(batches: int) -> list[float]:
+        return consumed(loading, random.choice(np.asarray(loading.spread), size=batches).tolist())
+
     length = loading.epoch_batches
     if length is None or length > batches:
-        return _steady(loading, batches, draws)
+        return _steady(loading, batches, epoch)
     epochs = max(_EPOCHS_AT_LEAST, math.ceil(batches / length))
-    starts = [loading.start_seconds if epoch == 0 or not loading.persistent_workers else 0.0 for epoch in range(epochs)]
-    seconds = [start + draws.consumed(length)[-1] for start in starts]
+    later_start = 0.0 if loading.persistent_workers else loading.start_seconds
+    starts = [loading.start_seconds, *[later_start] * (epochs - 1)]
+    seconds = [start + epoch(length)[-1] for start in starts]
     typical = sum(seconds[1:]) / (epochs - 1)
     return Simulated(length / typical, 1.0 - length * loading.step_seconds / typical, tuple(seconds))
 
 
-def _steady(loading: Loading, batches: int, draws: _Draws) -> Simulated:
+def _steady(loading: Loading, batches: int, epoch: Callable[[int], list[float]]) -> Simulated:
     warm_up = 2 * loading.num_workers * loading.prefetch_factor + 1
-    consumed = draws.consumed(batches + warm_up)
-    per_batch = (consumed[-1] - consumed[warm_up - 1]) / batches
+    times = epoch(batches + warm_up)
+    per_batch = (times[-1] - times[warm_up - 1]) / batches
     if loading.epoch_batches is None:
         return Simulated(1.0 / per_batch, 1.0 - loading.step_seconds / per_batch, ())
     first = loading.epoch_batches * per_batch + loading.start_seconds
@@ -91,27 +96,16 @@ def _steady(loading: Loading, batches: int, draws: _Draws) -> Simulated:
     return Simulated(loading.epoch_batches / later, 1.0 - stepping / later, (first, later))
 
 
-class _Draws:
-    """Epochs of one loading, each with batch times of its own."""
+def consumed(loading: Loading, factors: Sequence[float]) -> list[float]:
+    """When the step of each batch of one epoch was done, in seconds after the workers were ready.
 
-    def __init__(self, loading: Loading, seed: int) -> None:
-        self._loading = loading
-        self._random = np.random.default_rng(seed)
-        self._spread = np.asarray(loading.spread)
-        jobs = np.arange(1, loading.num_workers + 2)
-        # The CPU seconds per second of each of so many who compute, in terms of what a batch takes without slow-down.
-        speeds = np.minimum(1.0, loading.cores / jobs) / loading.calibration.slow_down(jobs, loading.cores)
-        self._speeds = [1.0, *speeds.tolist()]
-
-    def consumed(self, batches: int) -> list[float]:
-        """When the step of each batch of an epoch was done, in seconds after the workers were ready."""
-        loading = self._loading
-        factors = self._random.choice(self._spread, size=batches)
-        cpu, wait = (loading.cpu_seconds * factors).tolist(), (loading.wait_seconds * factors).tolist()
-        if loading.num_workers:
-            return _Epoch(loading, self._speeds, cpu, wait).run()
-        in_turn = loading.hand_over_seconds + loading.step_seconds
-        return list(itertools.accumulate(sum(own) + in_turn for own in zip(cpu, wait, strict=True)))
+    `factors` are those of the epoch's batches, in their order.
+    """
+    cpu, wait = ([seconds * factor for factor in factors] for seconds in (loading.cpu_seconds, loading.wait_seconds))
+    if loading.num_workers:
+        return _Epoch(loading, cpu, wait).run()
+    in_turn = loading.hand_over_seconds + loading.step_seconds
+    return list(itertools.accumulate(sum(own) + in_turn for own in zip(cpu, wait, strict=True)))
 
 
 class _Epoch:
@@ -121,14 +115,17 @@ class _Epoch:
     each has had so far, which runs the slower the more of them there are.
     """
 
-    def __init__(self, loading: Loading, speeds: list[float], cpu: list[float], wait: list[float]) -> None:
+    def __init__(self, loading: Loading, cpu: list[float], wait: list[float]) -> None:
         workers = loading.num_workers
         self._cpu, self._wait = cpu, wait
         self._in_order, self._workers, self._quota = loading.in_order, workers, loading.prefetch_factor
         self._hand_over = loading.hand_over_seconds
         self._step = loading.step_seconds
         self._step_cpu = min(loading.step_cpu_seconds, loading.step_seconds)
-        self._speeds = speeds
+        jobs = np.arange(1, workers + 2)
+        # The CPU seconds per second of each of so many who compute, in terms of what a batch takes without slow-down.
+        speeds = np.minimum(1.0, loading.cores / jobs) / loading.calibration.slow_down(jobs, loading.cores)
+        self._speeds = [1.0, *speeds.tolist()]
         self._now = self._work = 0.0
         self._computing: list[tuple[float, int]] = []
         self._waiting: list[tuple[float, int]] = []

@@ -14,7 +14,7 @@ from plumb.plan import Prediction
 # Twice as much of something is worth its price from this gain on.
 _WORTH_BUYING = 1.05
 # A loop that reaches this share of what the step allows is fed.
-_FED = 0.98
+_FED = 0.95
 # A store in memory may have so much of what the script itself leaves.
 _CACHE_SHARE = 0.5
 

@@ -1,14 +1,14 @@
 """An Optuna study over a loader's configurations: what is known and what the model likes first, then a sampler.
 
-Every trial goes into the study, also the one of the user's own configuration, and those that could not be run, with the
-limit that they break: from these the sampler learns where not to look.
+Every trial goes into the study, also those of the user's own configuration and of the model's calibration, and those
+that could not be run, with the limit that they break: from these the sampler learns where not to look.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import optuna
@@ -39,21 +39,17 @@ TryOut = Callable[[Config, float, Callable[[int, float], None]], Reading]
 class _Search:
     """One tuning's part of a study."""
 
-    def __init__(self, ranking: Ranking, own: Reading, space: Space, record: Record, seed: int) -> None:
-        self.readings: dict[Config, Reading] = {own.config: own}
+    def __init__(self, ranking: Ranking, known: Sequence[Reading], space: Space, record: Record, seed: int) -> None:
+        self.readings = {reading.config: reading for reading in known}
         self._ranking = ranking
         self._space = space
         self._distributions = space.distributions()
         self._seen: list[Seen] = []
         self._study = record.open(_sampler(space, seed))
         self._remembered = _remembered(self._study.get_trials(deepcopy=False), space)
-        if space.holds(own.config):
-            self._add(own)
-
-    @property
-    def others(self) -> list[Reading]:
-        """What was measured besides the user's own configuration, in order."""
-        return list(self.readings.values())[1:]
+        for reading in known:
+            if space.holds(reading.config):
+                self._add(reading)
 
     @property
     def best(self) -> Reading:
@@ -132,14 +128,14 @@ class _Search:
                 value=reading.loop_rate,
                 params=self._space.parameters(reading.config),
                 distributions=self._distributions,
-                user_attrs={_OUTCOME: "the user's own", _CONFIG: str(reading.config)},
+                user_attrs={_OUTCOME: reading.outcome, _CONFIG: str(reading.config)},
             )
         )
 
 
 def search(
     ranking: Ranking,
-    own: Reading,
+    known: Sequence[Reading],
     space: Space,
     try_out: TryOut,
     record: Record,
@@ -148,7 +144,8 @@ def search(
     seed: int,
     enough: float,
 ) -> list[Reading]:
-    """Tries what an earlier tuning and the model like best, then what a TPE sampler proposes, nothing twice.
+    """All readings: those `known` before, then of what an earlier tuning and the model like best, then of what a TPE
+    sampler proposes, nothing twice.
 
     `try_out` measures one configuration; it may stop early when its loop stays below the rate it is given, and reports
     the rate after each chunk. Ends at `deadline` (`time.perf_counter` seconds), when a loop reaches `enough` samples
@@ -157,7 +154,7 @@ def search(
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        return _searched(_Search(ranking, own, space, record, seed), space, try_out, deadline, enough)
+        return _searched(_Search(ranking, known, space, record, seed), space, try_out, deadline, enough)
     except StorageInternalError as error:
         raise StudyError(f"the study could not be kept any more: {one_line(error)}") from None
 
@@ -176,7 +173,7 @@ def _searched(course: _Search, space: Space, try_out: TryOut, deadline: float, e
             course.tell(trial, Reading(config, None, None, "not tried: it stores what it defers"))
         else:
             course.tell(trial, try_out(config, course.best.loop_rate, _reporter(trial)))
-    return course.others
+    return list(course.readings.values())
 
 
 def _reporter(trial: optuna.Trial) -> Callable[[int, float], None]:

@@ -37,9 +37,10 @@ class Probed:
 
 
 class Trials:
-    """Runs configurations of a loader, and takes down what they deliver. `samples` counts all that were loaded.
+    """Runs configurations of a loader, and takes down what they deliver.
 
-    `rewrites` are those that configurations may name; a configuration with a store reads one as later epochs find it.
+    `samples` counts all that were loaded; `probed` has the readings of the runs that calibrated the model. `rewrites`
+    are those that configurations may name: one with a store reads it as later epochs find it.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Trials:
         self.samples = 0.0
         self.rewrites = NO_REWRITES
         self._stores: FilledStores | None = None
+        self.probed: list[Reading] = []
         self._loader = loader
         self._stream = stream
         self._samples_per_batch = samples_per_batch
@@ -81,7 +83,9 @@ class Trials:
             return None
         if not chunks:
             return None
-        self.ledger.measured(situation, config, chunks, feed.workers_start_seconds, "measured, to calibrate")
+        start_seconds = feed.workers_start_seconds
+        reading = self.ledger.measured(situation, config, chunks, start_seconds, "measured, to calibrate")
+        self.probed.append(reading)
         used = feed.usage
         run = ProbeRun(config.num_workers, used.samples, used.seconds, used.worker_cpu_seconds, used.main_cpu_seconds)
         return Probed(run, private, feed.workers_start_seconds / config.num_workers)
