@@ -12,16 +12,18 @@ import signal
 import sys
 import time
 import tokenize
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
-from plumb import events, plan, script
+from plumb import events, plan, script, stores
 from plumb.orders import Orders, Target, TuneOrders
 from plumb.plan import LoaderPlan, Plan
 from plumb.report.progress import Display
 from plumb.report.terminal import print_report
+from plumb.runtime.store_folder import StoreError
 
 _PLAIN_WIDTH = 120
 _BATCH_MAKER = re.compile(r"(get|next|load|make|sample|fetch)_?(mini)?_?batch(es)?", re.IGNORECASE)
@@ -180,6 +182,32 @@ def report(path: Path) -> None:
         print_report(plan.read(path), str(path), _console())
     except plan.PlanError as error:
         raise CommandError(str(error)) from None
+
+
+def list_stores() -> None:
+    """Prints the sample stores on this host. Raises CommandError where a folder of theirs can't be trusted."""
+    from plumb.report.stores import print_stores
+
+    with _store_errors():
+        print_stores(stores.find_stores(), time.time(), _console())
+
+
+def clear_stores(folder: Path | None) -> None:
+    """Removes the stores that nobody uses, in a cache folder or everywhere. Raises CommandError as `list_stores`."""
+    from plumb.report.stores import print_cleared
+
+    with _store_errors():
+        print_cleared(*stores.clear_stores(folder), _console())
+
+
+@contextlib.contextmanager
+def _store_errors() -> Iterator[None]:
+    try:
+        yield
+    except StoreError as error:
+        raise CommandError(str(error)) from None
+    except OSError as error:
+        raise CommandError(f"{error.filename}: {(error.strerror or str(error)).lower()}") from None
 
 
 def _is_where_we_print(file: str) -> bool:
