@@ -72,7 +72,8 @@ def bits(tensor):
     if tensor.is_sparse:
         return bits(tensor.to_dense())
     tensor = tensor.detach().as_subclass(torch.Tensor).resolve_conj().resolve_neg()
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    plain = torch.empty(tensor.numel(), dtype=tensor.dtype).copy_(tensor.reshape(-1))
+    return plain.view(torch.uint8).numpy().tobytes()
 
 
 class MarkedArray(numpy.ndarray):
