@@ -146,7 +146,8 @@ def remove(folder: Path) -> bool:
 def _lock_guard(root: Path) -> int:
     give_up_at = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < give_up_at:
-        root.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            root.mkdir(mode=0o700)
         folder = open_private(root)
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
