@@ -157,6 +157,28 @@ def doctor() -> None:
     print_doctor(Limits.detect(), Machine.detect(), Console())
 
 
+@cli.group()
+def cache() -> None:
+    """Show and remove the sample stores on this host."""
+
+
+@cache.command(name="list")
+def list_stores() -> None:
+    """Show your stores in shared memory and in all cache folders that you have used."""
+    from plumb import commands
+
+    commands.list_stores()
+
+
+@cache.command(name="clear")
+@click.argument("folder", required=False, type=click.Path(file_okay=False, exists=True, path_type=Path))
+def clear_stores(folder: Path | None) -> None:
+    """Remove your stores that no process uses: all of them, or those in the cache folder FOLDER."""
+    from plumb import commands
+
+    commands.clear_stores(folder)
+
+
 def main() -> NoReturn:
     """The entry point of the command."""
     try:

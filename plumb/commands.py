@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import tokenize
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +21,12 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from plumb import events, plan, script
+from plumb import events, plan, script, stores
 from plumb.orders import Orders, Target, TuneOrders
 from plumb.plan import LoaderPlan, Plan
 from plumb.report.progress import Display
 from plumb.report.terminal import print_report
+from plumb.runtime.store_folder import StoreError
 
 if TYPE_CHECKING:
     from plumb.model.whatif import Host
@@ -279,6 +281,32 @@ def predict(path: Path, host: Host, as_json: bool) -> int:
     else:
         _console().print(render(found, forecasts))
     return 0
+
+
+def list_stores() -> None:
+    """Prints the sample stores on this host. Raises CommandError where a folder of theirs can't be trusted."""
+    from plumb.report.stores import print_stores
+
+    with _store_errors():
+        print_stores(stores.find_stores(), time.time(), _console())
+
+
+def clear_stores(folder: Path | None) -> None:
+    """Removes the stores that nobody uses, in a cache folder or everywhere. Raises CommandError as `list_stores`."""
+    from plumb.report.stores import print_cleared
+
+    with _store_errors():
+        print_cleared(*stores.clear_stores(folder), _console())
+
+
+@contextlib.contextmanager
+def _store_errors() -> Iterator[None]:
+    try:
+        yield
+    except StoreError as error:
+        raise CommandError(str(error)) from None
+    except OSError as error:
+        raise CommandError(f"{error.filename}: {(error.strerror or str(error)).lower()}") from None
 
 
 def _is_where_we_print(file: str) -> bool:

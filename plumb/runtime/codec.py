@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import pickle
 import struct
@@ -65,6 +66,8 @@ def decode(data: memoryview) -> Any:
         length, kind = _LENGTH.unpack_from(data, _COUNTS.size + place * _LENGTH.size)
         buffers.append(_KEEPERS[kind](data[start : start + length]))
         start += length
+    if start != data.nbytes:
+        raise ValueError(f"{data.nbytes} bytes, where {start} were encoded")
     return pickle.loads(stream, buffers=buffers)
 
 
@@ -123,10 +126,10 @@ class _Pickler(pickle.Pickler):
         if kind is not torch.Tensor or tensor.__dict__:
             with torch._C.DisableTorchFunctionSubclass():
                 return _restore_subclass, (tensor.as_subclass(torch.Tensor), kind, tensor.__dict__)
-        array = tensor.view(_integers(tensor.dtype.itemsize)).numpy()
+        array = _elements(tensor)
         axes, dense, content = self._content(array)
         stride = tensor.stride() if dense else _dense_stride(tensor.shape, axes)
-        return _restore_tensor, (tensor.dtype, tuple(tensor.shape), stride, axes, content)
+        return _restore_tensor, (tensor.dtype, tuple(tensor.shape), stride, content)
 
     def _content(self, array: numpy.ndarray[Any, Any]) -> tuple[tuple[int, ...], bool, pickle.PickleBuffer]:
         """An array's axes in the order of memory, whether it has no gaps, and its elements in that order."""
@@ -167,12 +170,28 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     )
 
 
-def _integers(element_bytes: int) -> torch.dtype:
-    """The type as which NumPy sees elements of this size: it does not know all of torch's."""
-    import torch
+class _Memory:
+    """The memory of a tensor, as NumPy asks for it. `tensor.numpy()` would forbid to resize the tensor ever after."""
 
-    sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
-    return sizes[element_bytes]
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._tensor = tensor
+        size = tensor.dtype.itemsize
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (tensor.data_ptr(), True),
+            "typestr": f"|V{size}",
+            "shape": tuple(tensor.shape),
+            "strides": tuple(step * size for step in tensor.stride()),
+        }
+
+
+def _elements(tensor: torch.Tensor) -> numpy.ndarray[Any, Any]:
+    """A view of a tensor's elements, without what they mean: NumPy does not know all of torch's types."""
+    import numpy
+
+    if not tensor.numel():
+        return numpy.empty(tuple(tensor.shape), f"V{tensor.dtype.itemsize}")
+    return numpy.asarray(_Memory(tensor))
 
 
 def _dense_stride(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
@@ -211,21 +230,25 @@ def _restore_array(dtype: Any, shape: tuple[int, ...], axes: tuple[int, ...], wr
     import numpy
 
     array = numpy.empty(shape, dtype)
-    _fill(array, content)
+    if array.size:
+        memoryview(array.reshape(-1).view(numpy.uint8))[:] = memoryview(content)  # type: ignore[arg-type]
     if axes != tuple(range(len(axes))):
         array = array.transpose(numpy.argsort(axes))
     array.flags.writeable = writable
     return array
 
 
-def _restore_tensor(
-    dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...], axes: tuple[int, ...], content: _Bytes
-) -> torch.Tensor:
+def _restore_tensor(dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...], content: _Bytes) -> Any:
+    import numpy
     import torch
 
     tensor = torch.empty_strided(shape, stride, dtype=dtype)
-    if tensor.numel():
-        _fill(tensor.view(_integers(dtype.itemsize)).permute(axes).numpy(), content)
+    source = numpy.frombuffer(content, numpy.uint8)
+    if source.size != tensor.nbytes:
+        raise ValueError(f"{source.size} bytes for a tensor of {tensor.nbytes}")
+    if source.size:
+        # Without gaps, the order in memory is the same. Through NumPy, the tensor could never be resized.
+        ctypes.memmove(tensor.data_ptr(), source.__array_interface__["data"][0], source.size)
     return tensor
 
 
@@ -253,11 +276,3 @@ def _restore_image(
         image.frombytes(content)
     image.__dict__.update(added)
     return image
-
-
-def _fill(array: numpy.ndarray[Any, Any], content: _Bytes) -> None:
-    """Copies bytes into an array whose elements lie in one piece, in C order."""
-    import numpy
-
-    if array.size:
-        memoryview(array.reshape(-1).view(numpy.uint8))[:] = memoryview(content)  # type: ignore[arg-type]

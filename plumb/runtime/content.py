@@ -25,7 +25,8 @@ _LOCKS = frozenset(("_thread.lock", "_thread.RLock", "_thread._localdummy"))
 _NOT_CONTENT = frozenset(
     ("__dict__", "__weakref__", "__module__", "__doc__", "__annotations__", "__annotate__", "__annotate_func__",
      "__annotations_cache__", "__abstractmethods__", "_abc_impl", "__orig_bases__", "__parameters__", "__type_params__",
-     "__firstlineno__", "__static_attributes__", "__dataclass_fields__", "__dataclass_params__", "__match_args__")
+     "__firstlineno__", "__slotnames__", "__static_attributes__", "__dataclass_fields__", "__dataclass_params__",
+     "__match_args__")
 )  # fmt: skip
 _DIGEST_BYTES = 20
 

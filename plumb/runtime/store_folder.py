@@ -37,20 +37,22 @@ class StoreFacts:
     budget_bytes: int
 
 
-def memory_folder(fingerprint: str) -> Path:
-    """The folder of a store in shared memory."""
-    return SHARED_MEMORY / _own_name() / fingerprint
+def memory_root() -> Path:
+    """The folder around this user's stores in shared memory."""
+    return SHARED_MEMORY / f"plumb-{os.geteuid()}"
 
 
-def disk_folder(cache_dir: Path, fingerprint: str) -> Path:
-    """The folder of a store on a disk. Several users may share a `cache_dir`: each has a folder there."""
-    return Path(os.path.realpath(cache_dir)) / _own_name() / fingerprint
+def disk_root(cache_dir: Path) -> Path:
+    """The folder around this user's stores in `cache_dir`, which other users may share."""
+    return Path(os.path.realpath(cache_dir)) / f"plumb-{os.geteuid()}"
 
 
-def cache_folders_index() -> Path:
-    """The file that names the folders in which this user has stores, one a line."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "plumb" / "cache-folders"
+def known_disk_roots() -> list[Path]:
+    """The folders around stores on disks that this user has ever had, as far as they still exist."""
+    with contextlib.suppress(OSError):
+        lines = _index().read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        return [Path(line) for line in dict.fromkeys(lines) if os.path.isdir(line)]
+    return []
 
 
 class StoreUse:
@@ -111,17 +113,18 @@ def guarded(root: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def facts_of(folder: Path) -> StoreFacts | None:
-    """What a store's folder says about itself; None where it is not one."""
+def facts_of(folder: Path) -> StoreFacts:
+    """What a store's folder says about itself."""
     try:
         return msgspec.json.decode((folder / _FACTS).read_bytes(), type=StoreFacts)
     except (OSError, msgspec.MsgspecError):
-        return None
+        # Whoever made it was killed before it was described.
+        return StoreFacts("unknown", "unknown", "unknown", 0)
 
 
 def last_used_seconds(folder: Path) -> float:
     """When a process last took the store into use, in seconds since the epoch."""
-    return os.stat(folder / _FACTS).st_mtime
+    return os.stat(folder / _USERS if (folder / _USERS).exists() else folder).st_mtime
 
 
 def users_of(folder: Path) -> tuple[int, ...]:
@@ -140,14 +143,11 @@ def remove(folder: Path) -> bool:
     return True
 
 
-def _own_name() -> str:
-    return f"plumb-{os.geteuid()}"
-
-
 def _lock_guard(root: Path) -> int:
     give_up_at = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < give_up_at:
-        root.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            root.mkdir(mode=0o700)
         folder = open_private(root)
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -219,9 +219,7 @@ def _remove_unused(root: Path) -> None:
 
 def stores_in(root: Path) -> list[Path]:
     """The folders of the stores in `root`."""
-    with contextlib.suppress(OSError):
-        return sorted(path for path in root.iterdir() if (path / _FACTS).exists())
-    return []
+    return sorted(path for path in root.iterdir() if path.is_dir())
 
 
 def remove_root_if_empty(root: Path) -> None:
@@ -231,9 +229,14 @@ def remove_root_if_empty(root: Path) -> None:
         root.rmdir()
 
 
+def _index() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "plumb" / "cache-folders"
+
+
 def _remember(root: Path) -> None:
     """Adds a folder to the index. One that can't be written only means that the store is not listed."""
-    index = cache_folders_index()
+    index = _index()
     with contextlib.suppress(OSError):
         index.parent.mkdir(parents=True, exist_ok=True)
         with index.open("a+", encoding="utf-8", errors="surrogateescape") as file:
