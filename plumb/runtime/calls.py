@@ -9,7 +9,7 @@ from types import FunctionType, GeneratorType
 from typing import Any
 
 from plumb.profile.randomness import generator_states
-from plumb.runtime.replay import Tree
+from plumb.runtime.answered import Tree
 from plumb.trace.discovery import changed_by, values_given
 from plumb.trace.expand import Callee, is_dataset
 from plumb.trace.recorder import Frame, Node, Recorder

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from plumb.plan import Cut
+from plumb.runtime.answered import Tree
 from plumb.runtime.calls import Calls, Sample
 from plumb.runtime.code import code_digest
 from plumb.runtime.feeds import feeds_of
 from plumb.runtime.held import Held
-from plumb.runtime.replay import Tree
 from plumb.trace.assemble import ids_of
 from plumb.trace.course import Traced
 from plumb.trace.pipeline import Operator, Pipeline

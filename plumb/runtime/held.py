@@ -145,9 +145,14 @@ def named_globals(function: FunctionType) -> list[Any]:
     """What a function's code may mean by the global names in it, and by those names in the user's modules."""
     names = list(_names(function.__code__))
     found = [function.__globals__[name] for name in names if name in function.__globals__]
-    modules = [value for value in found if isinstance(value, ModuleType) and is_user_file(value.__file__ or "<")]
+    modules = [value for value in found if isinstance(value, ModuleType) and _is_users(value)]
     inside = [vars(module)[name] for module in modules for name in names if name in vars(module)]
     return [value for value in (*found, *inside) if not isinstance(value, ModuleType)]
+
+
+def _is_users(module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and is_user_file(file)
 
 
 def _names(code: CodeType) -> Iterator[str]:

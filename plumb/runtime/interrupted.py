@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from plumb.trace.expand import PLUMB_FOLDER
+
 MOST_PAUSES = 40
 LONGEST_SECONDS = 2e-4
 
@@ -25,6 +27,8 @@ def interrupted(read: Callable[[Any], Any], seed: int) -> Callable[[Any], Any]:
 
     def pause(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal events, pauses
+        if frame.f_code.co_filename.startswith(PLUMB_FOLDER):
+            return
         events += 1
         if pauses < MOST_PAUSES and chance.random() < share:
             pauses += 1

@@ -1,31 +1,18 @@
-"""A dataset's own code, run with some of its calls answered from elsewhere.
-
-The calls are named by their ways, as a trace found them. On the ways, the user's functions are rewritten as a trace
-rewrites them, but only the calls that lead to an answered one are routed; everything else runs as it stands.
-"""
+"""A dataset's samples, read with a cut in them: its value kept, made alone, or given back."""
 
 from __future__ import annotations
 
-import functools
 import operator
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from types import FunctionType, MappingProxyType, MethodType
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from plumb.plan import Cut, Way
+from plumb.runtime.answered import Answer, Answered, Tree
 from plumb.runtime.skipped import Skipped, SkippedUsed
-from plumb.trace.expand import SPECIAL_METHODS, Callee, is_step, resolve
-from plumb.trace.recorder import SAMPLE, Frame, Node, Recorder, Selection
-from plumb.trace.rewrite import Rewriter, Rewritten
-from plumb.trace.sites import Site
+from plumb.trace.recorder import SAMPLE
 from plumb.trace.values import parts
-
-MOST_KNOWN = 256
-
-Answer = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any]
 
 NO_ANSWERS: Mapping[Way, Answer] = MappingProxyType({})
 
@@ -178,156 +165,3 @@ class _Reading:
             return function(*arguments, **keywords)
         self.skipped += 1
         return self.mark
-
-
-class Answered(Recorder):
-    """Answers the calls of some nodes, and runs all others. For one thread: each needs one of its own.
-
-    What a call is, is found out once for each callee on each way through the objects at hand, and then known.
-    """
-
-    def __init__(self, tree: Tree, answers: Mapping[Node, Answer]) -> None:
-        super().__init__(tree.root, tree.rewriter, tree.selection)
-        self._answers = answers
-        self._entry = _Place(self, tree.root, None, None, None, (), {})
-
-    def run(
-        self, node: Node, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any], leaf: bool
-    ) -> Any:
-        """Calls the node's answer with the callee and its arguments, where there is one, else the callee."""
-        answer = self._answers.get(node)
-        return function(*arguments, **keywords) if answer is None else answer(function, arguments, keywords)
-
-    def call(
-        self, frame: Frame, site: Site, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
-    ) -> Any:
-        if function is next and arguments and not keywords:
-            return self._next(frame, site, *arguments)
-        if type(function) is Skipped:
-            return self._of_skipped(frame, site)(function, arguments, keywords)
-        assert isinstance(frame, _Place)
-        key = _key(site, function, arguments)
-        known = frame.known.get(key)
-        if known is None:
-            visible = tuple([None if type(value) is Skipped else value for value in arguments])
-            known = self._look_up(frame, site, function, visible, keywords)
-            if not _is_decided_by(visible[1:] if known.kept[1] is not None else visible):
-                if len(frame.known) >= MOST_KNOWN:
-                    frame.known.clear()
-                frame.known[key] = known
-        if known.rewritten is None:
-            if known.answer is None:
-                return function(*arguments, **keywords)
-            return known.answer(function, arguments, keywords)
-        inner = _Place(
-            self, known.node, frame, known.callee.function, known.callee.receiver, known.rewritten.sites, known.inner
-        )
-        bound = known.rewritten.bind(known.callee.function, inner)
-        return bound(*known.first, *arguments, **{**known.keywords, **keywords})
-
-    def _of_skipped(self, frame: Frame, site: Site) -> Answer:
-        """The answer to a call of a skipped value's method; where there is none, calling it says so."""
-        here = [
-            self._answers[child]
-            for child in frame.node.children.values()
-            if child.site.id == site.id and child in self._answers
-        ]
-        return here[0] if len(here) == 1 else lambda function, arguments, keywords: function(*arguments, **keywords)
-
-    def _look_up(
-        self, frame: Frame, site: Site, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
-    ) -> _Known:
-        callee = resolve(function, arguments, keywords)
-        node = self._node(frame, site, callee)
-        rewritten = self._expansion(node, callee, frame)
-        first = callee.arguments[: len(callee.arguments) - len(arguments)]
-        added = function.keywords if isinstance(function, functools.partial) else {}
-        kept = function, _special_receiver(function, arguments)
-        return _Known(node, self._answers.get(node), rewritten, _without_values(callee), first, added, kept, {})
-
-
-class _Place(Frame):
-    """A frame that knows the calls made in it before, on the same way through the same objects."""
-
-    __slots__ = ("known",)
-
-    def __init__(
-        self,
-        recorder: Recorder,
-        node: Node,
-        caller: Frame | None,
-        function: FunctionType | None,
-        receiver: object,
-        sites: tuple[Site, ...],
-        known: dict[Any, _Known],
-    ) -> None:
-        super().__init__(recorder, node, caller, function, receiver, sites)
-        self.known = known
-
-
-@dataclass(frozen=True)
-class _Known:
-    """What a call is: its node's answer, or the rewritten function and what it is given beside the call's arguments.
-
-    `kept` holds the objects whose identities the call is known by, `inner` what is known of the calls inside it.
-    """
-
-    node: Node
-    answer: Answer | None
-    rewritten: Rewritten | None
-    callee: Callee
-    first: tuple[Any, ...]
-    keywords: Mapping[str, Any]
-    kept: tuple[Any, ...]
-    inner: dict[Any, _Known]
-
-
-def _key(site: Site, function: Any, arguments: tuple[Any, ...]) -> Any:
-    """What makes a call at a site the same as another: a method is a new object each time, and is told by its parts."""
-    special = _special_receiver(function, arguments)
-    if special is not None:
-        return site.index, id(function), id(special), *map(type, arguments[1:2])
-    kinds = (*map(type, arguments[:1]),)
-    if type(function) is MethodType:
-        return site.index, id(function.__func__), id(function.__self__), kinds
-    return site.index, id(function), kinds
-
-
-def _special_receiver(function: Any, arguments: tuple[Any, ...]) -> Any:
-    """The object whose Python method a builtin such as `operator.getitem` runs."""
-    if function is operator.getitem or function is iter:
-        method = getattr(type(arguments[0]), SPECIAL_METHODS[function], None)
-        return arguments[0] if isinstance(method, FunctionType) else None
-    return None
-
-
-def _is_decided_by(arguments: tuple[Any, ...]) -> bool:
-    """Whether a call may be on behalf of a step that it is given, and is another one for another step."""
-    return any(isinstance(first, (FunctionType, functools.partial)) or is_step(first) for first in arguments[:1])
-
-
-def _without_values(callee: Callee) -> Callee:
-    return Callee(callee.name, (), {}, callee.function, callee.receiver, callee.instance)
-
-
-class Tree:
-    """The calls at `ways` as a tree, with what must be recorded in order to see just these."""
-
-    def __init__(self, ways: Iterable[Way]) -> None:
-        self.root = Node(None, SAMPLE, "sample", "")
-        self.rewriter = Rewriter()
-        self.nodes = {way: self._node(way) for way in ways}
-        expanded = {ancestor for node in self.nodes.values() for ancestor in node.ancestors()}
-        sites: dict[str, set[int]] = defaultdict(set)
-        for node in self.nodes.values():
-            for step in [node, *node.ancestors()][:-1]:
-                sites[step.site.function].add(step.site.index)
-        kept = {name: frozenset(indices) for name, indices in sites.items()}
-        self.selection = Selection(frozenset(expanded), kept, loops=False, joins_parts=True)
-
-    def _node(self, way: Way) -> Node:
-        node = self.root
-        for step in way:
-            function, _, index = step.site.rpartition("#")
-            node = node.child(Site(function, int(index), "call", "", 0, ""), step.name, step.position)
-        return node

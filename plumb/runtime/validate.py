@@ -17,9 +17,10 @@ from typing import Any
 
 from plumb.plan import Cut
 from plumb.profile.randomness import generator_states
+from plumb.runtime.answered import Answered, Tree
 from plumb.runtime.held import Held
 from plumb.runtime.interrupted import interrupted
-from plumb.runtime.replay import Answered, Replay, ReplayError, Tree
+from plumb.runtime.replay import Replay, ReplayError
 from plumb.runtime.skipped import SkippedUsed
 from plumb.trace.recorder import SAMPLE
 from plumb.trace.values import digest
