@@ -7,6 +7,9 @@ writing to it. With raised thresholds, a block that was freed stays with the pro
 In the main process that concerns the batches that it collates, or finishes, itself. What a worker collates goes to
 shared memory, which glibc has no part in: there it concerns only what is made on the way to a sample, if it takes more
 than 128 KiB. In either, the freed memory counts as the process's own for as long as blocks are used again.
+
+Torch asks for blocks at aligned addresses. Before version 2.38, glibc cuts off what lies before such an address, and
+doesn't join the first seven of these pieces to the block again: until then, each next block is a fresh one.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ USUAL = {M_MMAP_THRESHOLD: 32 * 2**20, M_TRIM_THRESHOLD: 64 * 2**20, M_TOP_PAD: 
 """What glibc's thresholds become by themselves, at the most, once blocks of some size have been freed. They start
 lower, but whoever sets one keeps glibc from raising it ever after."""
 
+KEPT_BLOCKS = 8
 PROBE_BYTES = 256 * 2**20
 PROBE_REPETITIONS = 5
 PROBE_SECONDS = 20.0
@@ -35,6 +39,11 @@ def available() -> bool:
     return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
 
 
+def kept_bytes(block_bytes: int) -> int:
+    """What a process that uses blocks of this size, one at a time, may come to hold for them."""
+    return KEPT_BLOCKS * block_bytes
+
+
 def reuse_for_good() -> None:
     """Lets this process use its blocks again for as long as it runs. Does nothing without glibc."""
     if available():
@@ -42,7 +51,8 @@ def reuse_for_good() -> None:
 
 
 class Reuse:
-    """Blocks are used again in this process while there is an open `Reuse`; with the last, glibc's own ways return.
+    """Blocks are used again in this process while there is an open `Reuse`. With the last, what is free goes back to
+    the kernel, and glibc's own ways return.
 
     It is closed by `close`, or when nobody holds it any more. Does nothing without glibc.
     """
