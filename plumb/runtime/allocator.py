@@ -8,8 +8,9 @@ In the main process that concerns the batches that it collates, or finishes, its
 shared memory, which glibc has no part in: there it concerns only what is made on the way to a sample, if it takes more
 than 128 KiB. In either, the freed memory counts as the process's own for as long as blocks are used again.
 
-Torch asks for blocks at aligned addresses. Before version 2.38, glibc cuts off what lies before such an address, and
-doesn't join the first seven of these pieces to the block again: until then, each next block is a fresh one.
+Torch asks for blocks at aligned addresses. glibc then cuts off what lies before and behind, and these small pieces
+don't become part of the block again while a thread's cache of freed pieces has room for them. The freed block is too
+small for the next one then. So that cache is filled first.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ USUAL = {M_MMAP_THRESHOLD: 32 * 2**20, M_TRIM_THRESHOLD: 64 * 2**20, M_TOP_PAD: 
 """What glibc's thresholds become by themselves, at the most, once blocks of some size have been freed. They start
 lower, but whoever sets one keeps glibc from raising it ever after."""
 
-KEPT_BLOCKS = 8
+KEPT_BLOCKS = 4
+CACHED_PIECES = 7
+PIECE_BYTES = range(24, 168, 16)
 PROBE_BYTES = 256 * 2**20
 PROBE_REPETITIONS = 5
 PROBE_SECONDS = 20.0
@@ -47,7 +50,7 @@ def kept_bytes(block_bytes: int) -> int:
 def reuse_for_good() -> None:
     """Lets this process use its blocks again for as long as it runs. Does nothing without glibc."""
     if available():
-        _set(REUSING)
+        _start_reusing()
 
 
 class Reuse:
@@ -73,8 +76,10 @@ def _count(change: int) -> None:
         before, _open = _open, _open + change
         if not available() or bool(before) == bool(_open):
             return
-        _set(REUSING if _open else USUAL)
-        if not _open:
+        if _open:
+            _start_reusing()
+        else:
+            _set(USUAL)
             ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -82,6 +87,23 @@ def _set(thresholds: dict[int, int]) -> None:
     library = ctypes.CDLL(None)
     for parameter, value in thresholds.items():
         library.mallopt(parameter, value)
+
+
+def _start_reusing() -> None:
+    _set(REUSING)
+    library = _library()
+    for size in PIECE_BYTES:
+        pieces = [library.malloc(size) for _ in range(CACHED_PIECES)]
+        for piece in pieces:
+            library.free(piece)
+
+
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(None)
+    library.malloc.restype = ctypes.c_void_p
+    library.malloc.argtypes = [ctypes.c_size_t]
+    library.free.argtypes = [ctypes.c_void_p]
+    return library
 
 
 def helps(block_bytes: int) -> float:
@@ -107,10 +129,7 @@ def _measured_ratio(block_bytes: int) -> float:
 
 def _seconds_to_fill(block_bytes: int) -> float:
     """The median of the seconds that a block takes, after one that isn't counted."""
-    library = ctypes.CDLL(None)
-    library.malloc.restype = ctypes.c_void_p
-    library.malloc.argtypes = [ctypes.c_size_t]
-    library.free.argtypes = [ctypes.c_void_p]
+    library = _library()
     taken = []
     for _ in range(PROBE_REPETITIONS + 1):
         start = time.perf_counter()

@@ -22,7 +22,8 @@ library, block = ctypes.CDLL(None), ctypes.c_void_p()
 def faults(times=5, megabytes={MEGABYTES}):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(times):
-        library.posix_memalign(ctypes.byref(block), ctypes.c_size_t(64), ctypes.c_size_t(megabytes * 2**20))  # as torch does
+        # as torch does
+        library.posix_memalign(ctypes.byref(block), ctypes.c_size_t(64), ctypes.c_size_t(megabytes * 2**20))
         ctypes.memset(block.value, 1, megabytes * 2**20)
         library.free(block)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
