@@ -206,7 +206,7 @@ class Tuner:
         saved = allocator.saved_seconds(int(footprint.batch_bytes)) / self.subject.samples_per_batch
         if saved < _WORTH_REUSING * cost.wall_seconds:
             return None
-        return AllocatorGain(saved, footprint.batch_bytes)
+        return AllocatorGain(saved, allocator.kept_bytes(int(footprint.batch_bytes)))
 
     def _check_limits(self, situation: Situation) -> None:
         """Raises TuningError where the script as it is leaves no room for any loader."""

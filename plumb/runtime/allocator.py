@@ -7,6 +7,10 @@ writing to it. With raised thresholds, a block that was freed stays with the pro
 In the main process that concerns the batches that it collates, or finishes, itself. What a worker collates goes to
 shared memory, which glibc has no part in: there it concerns only what is made on the way to a sample, if it takes more
 than 128 KiB. In either, the freed memory counts as the process's own for as long as blocks are used again.
+
+Torch asks for blocks at aligned addresses. glibc then cuts off what lies before and behind, and these small pieces
+don't become part of the block again while a thread's cache of freed pieces has room for them. The freed block is too
+small for the next one then. So that cache is filled first.
 """
 
 from __future__ import annotations
@@ -27,6 +31,9 @@ USUAL = {M_MMAP_THRESHOLD: 32 * 2**20, M_TRIM_THRESHOLD: 64 * 2**20, M_TOP_PAD: 
 """What glibc's thresholds become by themselves, at the most, once blocks of some size have been freed. They start
 lower, but whoever sets one keeps glibc from raising it ever after."""
 
+KEPT_BLOCKS = 4
+CACHED_PIECES = 7
+PIECE_BYTES = range(24, 168, 16)
 PROBE_BYTES = 256 * 2**20
 PROBE_REPETITIONS = 5
 PROBE_SECONDS = 20.0
@@ -37,14 +44,20 @@ def available() -> bool:
     return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
 
 
+def kept_bytes(block_bytes: int) -> int:
+    """What a process that uses blocks of this size, one at a time, may come to hold for them."""
+    return KEPT_BLOCKS * block_bytes
+
+
 def reuse_for_good() -> None:
     """Lets this process use its blocks again for as long as it runs. Does nothing without glibc."""
     if available():
-        _set(REUSING)
+        _start_reusing()
 
 
 class Reuse:
-    """Blocks are used again in this process while there is an open `Reuse`; with the last, glibc's own ways return.
+    """Blocks are used again in this process while there is an open `Reuse`. With the last, what is free goes back to
+    the kernel, and glibc's own ways return.
 
     It is closed by `close`, or when nobody holds it any more. Does nothing without glibc.
     """
@@ -76,8 +89,10 @@ def _count(change: int) -> None:
         before, _open = _open, _open + change
         if not available() or bool(before) == bool(_open):
             return
-        _set(REUSING if _open else USUAL)
-        if not _open:
+        if _open:
+            _start_reusing()
+        else:
+            _set(USUAL)
             ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -85,6 +100,23 @@ def _set(thresholds: dict[int, int]) -> None:
     library = ctypes.CDLL(None)
     for parameter, value in thresholds.items():
         library.mallopt(parameter, value)
+
+
+def _start_reusing() -> None:
+    _set(REUSING)
+    library = _library()
+    for size in PIECE_BYTES:
+        pieces = [library.malloc(size) for _ in range(CACHED_PIECES)]
+        for piece in pieces:
+            library.free(piece)
+
+
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(None)
+    library.malloc.restype = ctypes.c_void_p
+    library.malloc.argtypes = [ctypes.c_size_t]
+    library.free.argtypes = [ctypes.c_void_p]
+    return library
 
 
 def saved_seconds(block_bytes: int) -> float:
@@ -111,10 +143,7 @@ def _measured_difference(block_bytes: int) -> float:
 
 def _seconds_to_fill(block_bytes: int) -> float:
     """The median of the seconds that a block takes, after one that isn't counted."""
-    library = ctypes.CDLL(None)
-    library.malloc.restype = ctypes.c_void_p
-    library.malloc.argtypes = [ctypes.c_size_t]
-    library.free.argtypes = [ctypes.c_void_p]
+    library = _library()
     taken = []
     for _ in range(PROBE_REPETITIONS + 1):
         start = time.perf_counter()

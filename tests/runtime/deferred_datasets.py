@@ -38,6 +38,10 @@ def normalize(tensor):
     return (tensor - MEAN) / STD
 
 
+def standardized(tensor):
+    return (tensor - tensor.mean()) / tensor.std()
+
+
 def in_place(tensor):
     tensor.sub_(MEAN).div_(STD)
     return tensor

@@ -5,7 +5,19 @@ import random
 import numpy as np
 import pytest
 import torch
-from deferred_datasets import Joint, Odd, Pictures, Plain, Rows, cropped, in_place, picture, scaled, to_tensor
+from deferred_datasets import (
+    Joint,
+    Odd,
+    Pictures,
+    Plain,
+    Rows,
+    cropped,
+    in_place,
+    picture,
+    scaled,
+    standardized,
+    to_tensor,
+)
 from torch.utils.data import Subset, default_collate
 from torchvision import transforms
 from torchvision.transforms import v2
@@ -87,8 +99,8 @@ def test_a_list_of_tuples_may_be_stacked_by_hand():
 def test_padding_with_zeros_is_not_the_same_before_and_after():
     def padding(samples):
         batch = torch.zeros(len(samples), 3, 20, 16)
-        for row, (picture, _) in zip(batch, samples, strict=True):
-            row[:, : picture.shape[1]] = picture
+        for row, (tensor, _) in zip(batch, samples, strict=True):
+            row[:, : tensor.shape[1]] = tensor
         return batch, torch.tensor([label for _, label in samples])
 
     assert "something looks" in reason(Plain(), padding)
@@ -129,9 +141,6 @@ def test_random_operators_before_do_not_matter():
 
 
 def test_each_sample_of_its_own_statistics_is_not_the_same_on_a_batch():
-    def standardized(tensor):
-        return (tensor - tensor.mean()) / tensor.std()
-
     assert "standardized does something else" in reason(Pictures(lambda image: standardized(to_tensor(image))))
 
 
@@ -142,7 +151,7 @@ def test_an_operator_that_looks_at_what_would_be_deferred_ends_the_suffix():
             bright = tensor.mean() > 0.6
             return (tensor / 2).double(), bool(bright)
 
-    assert operators(found(Watched(None))) == ["tensor / 2", "(tensor / 2).double"]
+    assert operators(found(Watched(None))) == ["tensor / 2", "double"]
 
 
 def test_two_views_in_one_sample_are_left_alone():

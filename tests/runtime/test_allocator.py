@@ -1,0 +1,85 @@
+"""Blocks are used again while that is asked for, and no longer. Seen in page faults of processes of their own."""
+
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from plumb.plan import Config
+from plumb.runtime.allocator import available, helps, kept_bytes
+from plumb.runtime.loader import worker_init
+
+pytestmark = pytest.mark.skipif(not available(), reason="needs glibc")
+
+MEGABYTES = 48
+COUNTING = f"""
+import ctypes, gc, pickle, resource
+from plumb.runtime.allocator import Reuse, reuse_for_good
+
+library, block = ctypes.CDLL(None), ctypes.c_void_p()
+
+def faults(times=5, megabytes={MEGABYTES}):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(times):
+        # as torch does
+        library.posix_memalign(ctypes.byref(block), ctypes.c_size_t(64), ctypes.c_size_t(megabytes * 2**20))
+        ctypes.memset(block.value, 1, megabytes * 2**20)
+        library.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() // 2**20
+
+faults()
+"""
+
+
+def counted(code):
+    done = subprocess.run([sys.executable, "-c", COUNTING + code], capture_output=True, text=True, check=True)
+    return [int(word) for word in done.stdout.split()]
+
+
+def test_touched_memory_is_used_again_until_the_last_holder_closes():
+    fresh, again, still, first = counted(
+        "print(faults()); one, two = Reuse(), Reuse(); faults(10); print(faults())\n"
+        "one.close(); one.close(); print(faults()); two.close(); print(faults(1))"
+    )
+    assert again < fresh / 10
+    assert still < fresh / 10
+    assert first > fresh / 10
+
+
+def test_what_is_kept_is_bounded_and_given_back():
+    before, during, after = counted(
+        "print(resident()); held = Reuse(); faults(20); print(resident()); held.close(); print(resident())"
+    )
+    assert during - before <= kept_bytes(MEGABYTES) + 8
+    assert after <= before + 8
+
+
+def test_a_holder_that_is_gone_is_closed():
+    reusing, first = counted("held = Reuse(); faults(10); print(faults()); del held; gc.collect(); print(faults(1))")
+    assert reusing < first / 10
+
+
+def test_a_worker_keeps_its_blocks_if_its_configuration_says_so():
+    init = pickle.dumps(worker_init(Config(num_workers=1, prefetch_factor=2, allocator_reuse=True), None))
+    fresh, reusing = counted(f"print(faults()); pickle.loads({init!r})(0); faults(10); print(faults())")
+    assert reusing < fresh / 10
+    assert worker_init(Config(num_workers=1, prefetch_factor=2), None) is None
+
+
+def test_smaller_blocks_are_used_again_afterwards_as_they_were_before():
+    before, after = counted("faults(9, 8); print(faults(5, 8)); Reuse().close(); faults(9, 8); print(faults(5, 8))")
+    assert after <= before + 200
+
+
+def test_the_probe_tells_a_ratio_and_leaves_this_process_alone():
+    (ratio, fresh, again) = counted(
+        "from plumb.runtime.allocator import helps; print(int(helps(2**25) * 1000)); print(faults()); print(faults())"
+    )
+    assert ratio > 0
+    assert again > fresh / 2
+    assert helps(2**22) > 0
