@@ -8,7 +8,7 @@ from typing import Any
 from plumb.plan import CacheChoice, Cut
 from plumb.runtime.cache import StoreSpec
 from plumb.runtime.fingerprint import fingerprint
-from plumb.runtime.store_folder import StoreFacts, StoreUse, disk_folder, memory_folder
+from plumb.runtime.store_folder import StoreFacts, StoreUse, disk_root, memory_root
 
 
 class Stored:
@@ -20,11 +20,8 @@ class Stored:
     def __init__(self, dataset: Any, cut: Cut, choice: CacheChoice, apart: str = "") -> None:
         self.fingerprint = fingerprint(dataset, cut, ()) + apart
         self._cut = cut
-        on_disk = choice.folder is not None
-        folder = (
-            disk_folder(Path(choice.folder), self.fingerprint) if choice.folder else memory_folder(self.fingerprint)
-        )
-        tier = "disk" if on_disk else "memory"
+        root = disk_root(Path(choice.folder)) if choice.folder else memory_root()
+        folder, tier = root / self.fingerprint, "disk" if choice.folder else "memory"
         self.spec = StoreSpec(str(folder), choice.bytes, tier, self.fingerprint)
         self._use = StoreUse(folder, StoreFacts(type(dataset).__name__, choice.after, tier, choice.bytes))
 
