@@ -63,7 +63,7 @@ class PlanApplied:
             self._changed[loader] = _Changed(
                 users,
                 Epochs(loader, users),
-                Running(config, planned.rewrites) if config.needs_runtime else None,
+                Running(config, planned.rewrites, is_planned=True) if config.needs_runtime else None,
                 Reuse() if config.allocator_reuse else None,
             )
 

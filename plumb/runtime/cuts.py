@@ -15,10 +15,10 @@ from typing import Any
 from plumb.plan import Cut
 from plumb.runtime.answered import Tree
 from plumb.runtime.calls import Calls, Sample
-from plumb.runtime.code import code_digest
 from plumb.runtime.feeds import feeds_of
 from plumb.runtime.held import Held
 from plumb.trace.assemble import ids_of
+from plumb.trace.code import code_digest
 from plumb.trace.course import Traced
 from plumb.trace.pipeline import Operator, Pipeline
 from plumb.trace.recorder import SAMPLE, Node
@@ -166,10 +166,8 @@ def _candidate(
     cpu = min(pipeline.sample_cpu_seconds, sum(step.cpu_seconds for step in saved))
     wait = min(pipeline.sample_wait_seconds, sum(step.wait_seconds for step in saved))
     functions = recorded.calls.functions
-    code = code_digest(
-        (function for outer in node.ancestors() for function in functions.get(outer, ())),
-        (function for inner in skipped for function in functions.get(inner, ())),
-    )
+    on_the_ways = {step for end in (node, *feeds) for step in (end, *end.ancestors())}
+    code = code_digest(function for step in on_the_ways for function in functions.get(step, ()))
     is_whole = node is recorded.entry
     return CutCandidate(
         Cut(name, () if is_whole else node.way, () if is_whole else tuple(feed.way for feed in feeds), code),

@@ -19,6 +19,8 @@ from plumb.plan import Cut, Deferral
 from plumb.runtime.cache import MISSING, Record, Store, StoreSpec, key_of
 from plumb.runtime.codec import EncodeError, encode
 from plumb.runtime.deferred import DeferredSamples, Deferring
+from plumb.runtime.following import code_on
+from plumb.runtime.held import Held
 from plumb.runtime.opened import OpenedFile, opened_files
 from plumb.runtime.pending import VariesError
 from plumb.runtime.replay import NO_ANSWERS, Replay, ReplayError
@@ -30,7 +32,8 @@ Made = tuple[Any, Record | None]
 class Fetch:
     """How to read samples: `threads` make several at once, up to `cut`, or whole ones where there is no cut.
 
-    `spec` is the store of the cut's values, None for none; nothing is added to a store that `is_frozen`.
+    `spec` is the store of the cut's values, None for none; nothing is added to a store that `is_frozen`. `is_planned`
+    says that the ways come from a plan, and may lead elsewhere in the code of today.
     """
 
     threads: int = 1
@@ -38,6 +41,7 @@ class Fetch:
     deferral: Deferral | None = None
     spec: StoreSpec | None = None
     is_frozen: bool = False
+    is_planned: bool = False
 
 
 class Fetching:
@@ -82,11 +86,13 @@ class _Reader:
         self._store = Store(fetch.spec) if fetch.spec else None
         self._pool = ThreadPoolExecutor(fetch.threads, "plumb-fetch") if fetch.threads > 1 else None
         self._is_plain = False
+        self._is_checked = not fetch.is_planned
 
     def samples(self, indices: list[Any]) -> list[Any] | DeferredSamples:
         """The samples of one batch. Where a rewrite turns out not to fit, this and all later ones are made plainly."""
         if not self._is_plain:
             try:
+                self._check_the_ways(indices)
                 samples = self._cut(indices) if self._fetch.cut else self._whole(indices)
                 return self._deferring.settled(samples) if self._deferring else samples
             except (ReplayError, VariesError) as error:
@@ -94,6 +100,24 @@ class _Reader:
                 name = type(self._dataset).__name__
                 print(f"plumb: {name}: {error}; its samples are made as the script has it from here", file=sys.stderr)
         return [self._dataset[index] for index in indices]
+
+    def _check_the_ways(self, indices: list[Any]) -> None:
+        """Raises ReplayError where the code on the ways is not what it was when they were found.
+
+        That needs a sample more, in the process that reads all others, too: its handles must not be opened elsewhere.
+        """
+        if self._is_checked or not indices:
+            return
+        self._is_checked = True
+        cut, deferral = self._fetch.cut, self._fetch.deferral
+        with Held(self._dataset).kept():
+            if cut is not None and cut.way and code_on((cut.way, *cut.feeds), self._dataset, indices[0]) != cut.code:
+                raise ReplayError(f"the code before {cut.after} has changed since the plan was made. Tune again")
+            ways = tuple(step.way for step in deferral.steps) if deferral else ()
+            if deferral and code_on(ways, self._dataset, indices[0]) != deferral.code:
+                raise ReplayError(
+                    f"the code of {deferral.steps[0].operator} has changed since the plan was made. Tune again"
+                )
 
     def _whole(self, indices: list[Any]) -> list[Any]:
         if self._pool is None:

@@ -51,11 +51,15 @@ class Running:
     """Starts the iterators of one loader on `config`, with the rewrites that it names.
 
     `stored` is a store to read from, and not to add to; without one, the store that the configuration asks for is made
-    when an epoch starts, and anew when the dataset is another by then.
+    when an epoch starts, and anew when the dataset is another by then. `is_planned` says that the rewrites were found
+    in another run, perhaps in other code.
     """
 
-    def __init__(self, config: Config, rewrites: Rewrites, stored: Stored | None = None) -> None:
+    def __init__(
+        self, config: Config, rewrites: Rewrites, stored: Stored | None = None, is_planned: bool = False
+    ) -> None:
         self._config = config
+        self._is_planned = is_planned
         self._deferral = rewrites.deferral if config.deferred else None
         self._cut = cut_of(config, rewrites)
         self._stored = stored
@@ -72,6 +76,7 @@ class Running:
             self._deferral,
             self._stored.spec if self._stored else None,
             self._is_frozen,
+            self._is_planned,
         )
         parts: dict[str, Any] = {}
         if config.fetch_threads > 1 or self._stored is not None or self._deferral is not None:
