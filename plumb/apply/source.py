@@ -306,12 +306,25 @@ class _Collector(cst.CSTVisitor):
             case cst.ClassDef():
                 self.classes[node.name.value] = node
             case cst.Assign():
-                self.assigned += [(node, target.target, node.value) for target in node.targets]
+                for target in node.targets:
+                    self.assigned += [(node, *pair) for pair in _unpacked(target.target, node.value)]
             case cst.AugAssign():
                 self.assigned.append((node, node.target, node.value))
             case cst.AnnAssign(value=cst.BaseExpression() as value):
                 self.assigned.append((node, node.target, value))
         return True
+
+
+def _unpacked(
+    target: cst.BaseExpression, value: cst.BaseExpression
+) -> Iterator[tuple[cst.BaseExpression, cst.BaseExpression]]:
+    """What is assigned to each name of a target; all of `value` where it does not show its parts."""
+    if not isinstance(target, (cst.Tuple, cst.List)):
+        yield target, value
+        return
+    shown = isinstance(value, (cst.Tuple, cst.List)) and len(value.elements) == len(target.elements)
+    for index, element in enumerate(target.elements):
+        yield from _unpacked(element.value, value.elements[index].value if shown else value)  # type: ignore[attr-defined]
 
 
 def last_name(expression: cst.BaseExpression) -> str | None:
