@@ -172,7 +172,7 @@ main()
         f"{_HEAD}options = {{'batch_size': 4}}\nif len(data) > 4:\n    options.update(num_workers=1)\n"
         f"loader = DataLoader(data, **options){_TAIL}",
         advice=(
-            "num_workers and prefetch_factor and persistent_workers come from **options, assigned at script.py:6: "
+            "num_workers, prefetch_factor, persistent_workers come from **options, assigned at script.py:6: "
             "put num_workers=2, prefetch_factor=4, persistent_workers=True into it",
         ),
         follow=("num_workers=1", "num_workers=2, prefetch_factor=4, persistent_workers=True"),
@@ -181,7 +181,7 @@ main()
         f"{_HEAD}def make(**options):\n    return DataLoader(data, batch_size=4, **options)\n\n"
         f"loader = make(num_workers=1){_TAIL}",
         advice=(
-            "num_workers and prefetch_factor and persistent_workers come from **options, what make (script.py:6) is "
+            "num_workers, prefetch_factor, persistent_workers come from **options, what make (script.py:6) is "
             "called with: pass num_workers=2, prefetch_factor=4, persistent_workers=True to it (script.py:9)",
         ),
         follow=("num_workers=1", "num_workers=2, prefetch_factor=4, persistent_workers=True"),

@@ -44,7 +44,7 @@ class Advice:
     def __str__(self) -> str:
         if not self.argument:
             return self.subject + self.instead
-        come = "come" if " and " in self.argument else "comes"
+        come = "come" if ", " in self.argument else "comes"
         return f"{self.argument} {come} from {self.subject}: {self.instead}"
 
 
@@ -242,7 +242,7 @@ def _advice(elsewhere: Mapping[str, Origin], wanted: dict[str, Any]) -> list[Adv
         elif not origin.takes_keywords:
             advice.append(Advice(origin.text, origin.instead(wanted[name]), name))
         elif name == together[0]:
-            advice.append(Advice(origin.text, origin.instead(_spelled(together, wanted)), " and ".join(together)))
+            advice.append(Advice(origin.text, origin.instead(_spelled(together, wanted)), ", ".join(together)))
     return advice
 
 

@@ -252,7 +252,8 @@ def _choose(source: Source, loader: LoaderPlan, loaders: Sequence[LoaderPlan]) -
     """The call that makes `loader`: on its line and by its name, then by name alone, since lines move, then the only
     call that can be meant. Raises SourceError.
     """
-    line = int(loader.site.rpartition(":")[2])
+    number = loader.site.rpartition(":")[2]
+    line = int(number) if number.isdecimal() else 0
     calls = source.loader_calls
     on_line = [call for call in calls if call.line <= line <= call.end_line]
     others = {other.name for other in loaders} - {loader.name}

@@ -77,20 +77,8 @@ class Source:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            data = path.read_bytes()
-            wrapper = MetadataWrapper(cst.parse_module(data))
-        except OSError as error:
-            raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
-        except (cst.ParserSyntaxError, UnicodeDecodeError, LookupError) as error:
-            line = f":{error.raw_line}" if isinstance(error, cst.ParserSyntaxError) else ""
-            raise SourceError(f"{path}{line} is not Python that can be patched") from None
-        if wrapper.module.bytes != data:
-            raise SourceError(f"{path}: cannot be patched without changing other lines too")
-        collected = _Collector()
-        wrapper.visit(collected)
-        self.module = wrapper.module
-        self._lines = wrapper.module.code.splitlines()
+        self.module, collected = _parse(path)
+        self._lines = self.module.code.splitlines()
         self.calls = tuple(collected.calls)
         self._collected = collected
         self._assignments: dict[str, list[Assignment]] = {}
@@ -313,6 +301,26 @@ class _Collector(cst.CSTVisitor):
             case cst.AnnAssign(value=cst.BaseExpression() as value):
                 self.assigned.append((node, node.target, value))
         return True
+
+
+def _parse(path: Path) -> tuple[cst.Module, _Collector]:
+    try:
+        data = path.read_bytes()
+        # The parser makes every node once, so that they can be told apart without the copy.
+        wrapper = MetadataWrapper(cst.parse_module(data), unsafe_skip_copy=True)
+        collected = _Collector()
+        wrapper.visit(collected)
+        is_kept = wrapper.module.bytes == data
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
+    except (cst.ParserSyntaxError, UnicodeDecodeError, LookupError) as error:
+        line = f":{error.raw_line}" if isinstance(error, cst.ParserSyntaxError) else ""
+        raise SourceError(f"{path}{line} is not Python that can be patched") from None
+    except RecursionError:
+        raise SourceError(f"{path}: is nested too deeply to be patched") from None
+    if not is_kept:
+        raise SourceError(f"{path}: cannot be patched without changing other lines too")
+    return wrapper.module, collected
 
 
 def _unpacked(
