@@ -209,8 +209,9 @@ def apply(target: Target, plan_path: Path | None, write: bool) -> int:
                 raise CommandError(f"{file.path}: cannot be written ({error.strerror})") from None
             click.echo(f"plumb: wrote {os.path.relpath(file.path)}")
         else:
+            colour = False if "NO_COLOR" in os.environ else None
             for line in file.diff().splitlines(keepends=True):
-                click.echo(click.style(line, fg=_DIFF_COLOURS.get(line[:1])), nl=False)
+                click.echo(click.style(line, fg=_DIFF_COLOURS.get(line[:1])), nl=False, color=colour)
     if not made.files and not made.remarks and not made.problems:
         keeps = all(loader.config == loader.baseline.config for loader in found.loaders)
         why = "keeps the script's own arguments" if keeps else f"says what {target.name} has already"

@@ -172,9 +172,8 @@ main()
         f"{_HEAD}options = {{'batch_size': 4}}\nif len(data) > 4:\n    options.update(num_workers=1)\n"
         f"loader = DataLoader(data, **options){_TAIL}",
         advice=(
-            "num_workers comes from **options, assigned at script.py:6: put num_workers=2 into it",
-            "prefetch_factor comes from **options, assigned at script.py:6: put prefetch_factor=4 into it",
-            "persistent_workers comes from **options, assigned at script.py:6: put persistent_workers=True into it",
+            "num_workers, prefetch_factor, persistent_workers come from **options, assigned at script.py:6: "
+            "put num_workers=2, prefetch_factor=4, persistent_workers=True into it",
         ),
         follow=("num_workers=1", "num_workers=2, prefetch_factor=4, persistent_workers=True"),
     ),
@@ -182,10 +181,8 @@ main()
         f"{_HEAD}def make(**options):\n    return DataLoader(data, batch_size=4, **options)\n\n"
         f"loader = make(num_workers=1){_TAIL}",
         advice=(
-            "num_workers comes from **options, what make (script.py:6) is called with: pass num_workers=2 to it "
-            "(script.py:9)",
-            "prefetch_factor comes from **options",
-            "persistent_workers comes from **options",
+            "num_workers, prefetch_factor, persistent_workers come from **options, what make (script.py:6) is "
+            "called with: pass num_workers=2, prefetch_factor=4, persistent_workers=True to it (script.py:9)",
         ),
         follow=("num_workers=1", "num_workers=2, prefetch_factor=4, persistent_workers=True"),
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,18 +32,20 @@ _PREFETCH_BY_DEFAULT = 2
 
 @dataclass(frozen=True)
 class Advice:
-    """What is to be done elsewhere for one argument: `subject` says where its value is from, `instead` what to do."""
+    """What is to be done elsewhere for an argument: `subject` says where its value is from, `instead` what to do.
+
+    Without an argument it is what can only be written once that is done.
+    """
 
     subject: str
     instead: str
     argument: str = ""
 
     def __str__(self) -> str:
-        return (
-            f"{self.argument} comes from {self.subject}: {self.instead}"
-            if self.argument
-            else f"{self.subject}{self.instead}"
-        )
+        if not self.argument:
+            return self.subject + self.instead
+        come = "come" if ", " in self.argument else "comes"
+        return f"{self.argument} {come} from {self.subject}: {self.instead}"
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,9 @@ def amend(source: Source, call: LoaderCall, loader: str, before: Config, after: 
     wrong = [
         name for name in wanted if not _is_right(arguments[name], wanted[name], had.get(name), name, after.num_workers)
     ]
-    elsewhere = [name for name in wrong if arguments[name].origin is not None]
+    elsewhere = {name: origin for name in wrong if (origin := arguments[name].origin) is not None}
     here = [name for name in wrong if name not in elsewhere]
-    advice = [_advice(name, arguments[name], wanted[name]) for name in elsewhere]
+    advice = _advice(elsewhere, wanted)
     workers = arguments["num_workers"]
     guard = ""
     held: list[str] = []
@@ -174,7 +176,7 @@ def _argument(source: Source, call: LoaderCall, name: str, loader: str) -> _Argu
             return _Argument(None, hidden.value, hidden)
     for bound in call.preset.args if call.preset else ():
         if bound.keyword and bound.keyword.value == name:
-            origin = origins.preset(source, name, bound.value)
+            origin = origins.preset(source, bound.value)
             return _Argument(None, origin.value, origin)
     return _Argument()
 
@@ -207,7 +209,7 @@ def _stars(call: LoaderCall) -> Iterator[cst.Arg]:
 def _through(source: Source, call: LoaderCall, star: cst.Arg, name: str, loader: str) -> Origin | None:
     """The origin of what may come through a star; None where the source shows that `name` does not."""
     if star.star == "*":
-        return origins.hidden(source, call, star, name) if name in (call.parameters or ()) else None
+        return origins.hidden(source, call, star) if name in (call.parameters or ()) else None
     around = origins.dictionary(source, star.value)
     if around is not None:
         value = origins.entry(source, around, name)
@@ -215,7 +217,7 @@ def _through(source: Source, call: LoaderCall, star: cst.Arg, name: str, loader:
             return origins.entry_origin(source, f'{source.code(star.value)}["{name}"]', value, loader)
         if isinstance(star.value, cst.Name) and origins.is_complete(source, star.value, around):
             return None
-    return origins.hidden(source, call, star, name)
+    return origins.hidden(source, call, star)
 
 
 def _reference(source: Source, call: LoaderCall) -> str:
@@ -230,11 +232,18 @@ def _surely_has_workers(origin: Origin) -> bool:
     return not origin.can_vary and isinstance(origin.value, int) and origin.value > 0
 
 
-def _advice(name: str, argument: _Argument, wanted: Any) -> Advice:
-    assert argument.origin is not None
-    if name in ("prefetch_factor", "timeout", "multiprocessing_context") and wanted == _DEFAULTS[name]:
-        return Advice(argument.origin.text, "take it out, torch wants none without workers", name)
-    return Advice(argument.origin.text, argument.origin.instead(wanted), name)
+def _advice(elsewhere: Mapping[str, Origin], wanted: dict[str, Any]) -> list[Advice]:
+    """What to do at each place that arguments come from."""
+    advice = []
+    for name, origin in elsewhere.items():
+        together = [other for other in elsewhere if elsewhere[other].text == origin.text]
+        if name in ("prefetch_factor", "timeout", "multiprocessing_context") and wanted[name] == _DEFAULTS[name]:
+            advice.append(Advice(origin.text, "take it out, torch wants none without workers", name))
+        elif not origin.takes_keywords:
+            advice.append(Advice(origin.text, origin.instead(wanted[name]), name))
+        elif name == together[0]:
+            advice.append(Advice(origin.text, origin.instead(_spelled(together, wanted)), ", ".join(together)))
+    return advice
 
 
 def _spelled(names: list[str], wanted: dict[str, Any]) -> str:

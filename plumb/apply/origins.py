@@ -21,13 +21,15 @@ _CALLERS_SHOWN = 3
 class Origin:
     """Where a value comes from, in words; the value, where the source tells it, and what to do for another.
 
-    `can_vary` says that a run may change the value without an edit of the source.
+    `instead` makes a sentence of the value, or of `name=value` where `takes_keywords`. `can_vary` says that the value
+    may be another one without an edit of the place.
     """
 
     text: str
     value: Any
     instead: Callable[[Any], str]
     can_vary: bool = False
+    takes_keywords: bool = False
 
 
 def literal(source: Source, expression: cst.BaseExpression) -> Any:
@@ -50,27 +52,24 @@ def is_reference(expression: cst.BaseExpression) -> bool:
     return False
 
 
-def preset(source: Source, name: str, expression: cst.BaseExpression) -> Origin:
+def preset(source: Source, expression: cst.BaseExpression) -> Origin:
     """The origin of an argument that a `functools.partial` bound."""
     text = f"functools.partial at {source.place(expression)}"
-    return Origin(text, literal(source, expression), lambda v: f"write {name}={v!r} there")
+    return Origin(text, literal(source, expression), lambda words: f"write {words} there", takes_keywords=True)
 
 
-def hidden(source: Source, call: LoaderCall, star: cst.Arg, name: str) -> Origin:
+def hidden(source: Source, call: LoaderCall, star: cst.Arg) -> Origin:
     """The origin of an argument that may come through `*arguments` or `**keywords`."""
     code = star.star + source.code(star.value)
     function = source.function_of(call.node)
     if function is not None and _is_own_star(function, star.value):
-        callers = _places(source, source.calls_of(_called(source, function)))
-        return Origin(
-            f"{code}, what {_called(source, function)} ({source.place(function)}) is called with",
-            UNKNOWN,
-            lambda v: f"pass {name}={v!r} to it{callers}",
-            can_vary=True,
-        )
+        called = _called(source, function)
+        callers = _places(source, source.calls_of(called))
+        text = f"{code}, what {called} ({source.place(function)}) is called with"
+        return Origin(text, UNKNOWN, lambda words: f"pass {words} to it{callers}", True, takes_keywords=True)
     assigned = source.assignments(source.code(star.value), call.node)
     where = f", assigned at {source.place(assigned[0].node)}" if assigned else ""
-    return Origin(f"{code}{where}", UNKNOWN, lambda v: f"put {name}={v!r} into it")
+    return Origin(f"{code}{where}", UNKNOWN, lambda words: f"put {words} into it", takes_keywords=True)
 
 
 def origin(source: Source, expression: cst.BaseExpression, loader: str, depth: int = 0) -> Origin:
@@ -180,7 +179,7 @@ def _parameter(source: Source, name: cst.Name, loader: str, depth: int) -> Origi
         f"{name.value}, a parameter of {called} ({source.place(function)})",
         value,
         lambda v: f"pass {name.value}={v!r} to it{where}",
-        can_vary=len(calls) != 1,
+        can_vary=True,
     )
 
 
@@ -229,7 +228,7 @@ def _entry(source: Source, expression: cst.Subscript, loader: str, depth: int) -
     read = source.assignments(source.code(root), outer)
     if not read:
         return None
-    text = f"{code}, and {source.code(root)} is {source.code(read[0].value)} at {source.place(read[0].node)}"
+    text = f"{code}, where {source.code(root)} is {source.code(read[0].value)} at {source.place(read[0].node)}"
     return Origin(text, UNKNOWN, lambda v: f"set it to {v!r} there", can_vary=True)
 
 

@@ -83,6 +83,7 @@ def patch(plan: Plan, script: Path, folder: Path, run_command: str) -> Patch:
     remarks: list[str] = []
     problems: list[str] = []
     advice: list[tuple[LoaderPlan, Advice]] = []
+    persisting: list[str] = []
     sources = _Sources(script, folder)
     wanted: dict[Path, dict[cst.Call, _Wanted]] = {}
     for loader in plan.loaders:
@@ -102,20 +103,21 @@ def patch(plan: Plan, script: Path, folder: Path, run_command: str) -> Patch:
         amended = amend(source, call, loader.name, loader.baseline.config, config)
         of_call.nodes.append(amended.node)
         advice += [(loader, a) for a in amended.advice]
-        where = f"{loader.name} ({source.place(call.node)})"
-        remarks += [f"{where}: {a}" for a in amended.advice]
-        remarks += _persistence_lines(where) if amended.persists else []
-    remarks += _contradictions(advice, run_command)
+        remarks += [f"{loader.name} ({source.place(call.node)}): {a}" for a in amended.advice]
+        persisting += [loader.name] if amended.persists else []
+    remarks += [*_contradictions(advice, run_command), *_persistence(persisting)]
     files = []
     for path, calls in wanted.items():
         source = sources.read(path)
         problems += [_conflict(w, run_command) for w in calls.values() if not _agree(source, w)]
-        new = {w.call.node: w.nodes[0] for w in calls.values() if _agree(source, w)}
-        after = source.module.visit(_Replace(new))
-        assert isinstance(after, cst.Module)
-        if after.bytes != source.module.bytes:
-            files.append(FilePatch(path, source.module.bytes, after.bytes, source.module.encoding.removesuffix("-sig")))
-    return Patch(tuple(files), tuple(remarks), tuple(problems))
+        files.append(_file_patch(source, {w.call.node: w.nodes[0] for w in calls.values() if _agree(source, w)}))
+    return Patch(tuple(file for file in files if file.before != file.after), tuple(remarks), tuple(problems))
+
+
+def _file_patch(source: Source, new: Mapping[cst.Call, cst.Call]) -> FilePatch:
+    after = source.module.visit(_Replace(new))
+    assert isinstance(after, cst.Module)
+    return FilePatch(source.path, source.module.bytes, after.bytes, source.module.encoding.removesuffix("-sig"))
 
 
 def _expressible(loader: LoaderPlan) -> Config | None:
@@ -153,11 +155,13 @@ def _runtime_lines(loader: LoaderPlan, expressible: Config | None, run_command: 
     ]
 
 
-def _persistence_lines(where: str) -> list[str]:
-    return [
-        f"{where}: persistent_workers=True keeps workers from seeing what you change in the "
-        "dataset between epochs, and later epochs are shuffled by other random numbers; plumb run has neither effect"
-    ]
+def _persistence(loaders: Sequence[str]) -> Iterator[str]:
+    """What plumb's runtime takes care of where workers persist, and torch alone does not."""
+    if loaders:
+        yield (
+            f"persistent_workers=True ({', '.join(loaders)}) keeps workers from seeing what you change in a dataset "
+            "between epochs, and later epochs are shuffled by other random numbers; plumb run has neither effect"
+        )
 
 
 def _contradictions(advice: Sequence[tuple[LoaderPlan, Advice]], run_command: str) -> Iterator[str]:
@@ -248,7 +252,8 @@ def _choose(source: Source, loader: LoaderPlan, loaders: Sequence[LoaderPlan]) -
     """The call that makes `loader`: on its line and by its name, then by name alone, since lines move, then the only
     call that can be meant. Raises SourceError.
     """
-    line = int(loader.site.rpartition(":")[2])
+    number = loader.site.rpartition(":")[2]
+    line = int(number) if number.isdecimal() else 0
     calls = source.loader_calls
     on_line = [call for call in calls if call.line <= line <= call.end_line]
     others = {other.name for other in loaders} - {loader.name}

@@ -77,20 +77,8 @@ class Source:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            data = path.read_bytes()
-            wrapper = MetadataWrapper(cst.parse_module(data))
-        except OSError as error:
-            raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
-        except (cst.ParserSyntaxError, UnicodeDecodeError, LookupError) as error:
-            line = f":{error.raw_line}" if isinstance(error, cst.ParserSyntaxError) else ""
-            raise SourceError(f"{path}{line} is not Python that can be patched") from None
-        if wrapper.module.bytes != data:
-            raise SourceError(f"{path}: cannot be patched without changing other lines too")
-        collected = _Collector()
-        wrapper.visit(collected)
-        self.module = wrapper.module
-        self._lines = wrapper.module.code.splitlines()
+        self.module, collected = _parse(path)
+        self._lines = self.module.code.splitlines()
         self.calls = tuple(collected.calls)
         self._collected = collected
         self._assignments: dict[str, list[Assignment]] = {}
@@ -306,12 +294,45 @@ class _Collector(cst.CSTVisitor):
             case cst.ClassDef():
                 self.classes[node.name.value] = node
             case cst.Assign():
-                self.assigned += [(node, target.target, node.value) for target in node.targets]
+                for target in node.targets:
+                    self.assigned += [(node, *pair) for pair in _unpacked(target.target, node.value)]
             case cst.AugAssign():
                 self.assigned.append((node, node.target, node.value))
             case cst.AnnAssign(value=cst.BaseExpression() as value):
                 self.assigned.append((node, node.target, value))
         return True
+
+
+def _parse(path: Path) -> tuple[cst.Module, _Collector]:
+    try:
+        data = path.read_bytes()
+        # The parser makes every node once, so that they can be told apart without the copy.
+        wrapper = MetadataWrapper(cst.parse_module(data), unsafe_skip_copy=True)
+        collected = _Collector()
+        wrapper.visit(collected)
+        is_kept = wrapper.module.bytes == data
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
+    except (cst.ParserSyntaxError, UnicodeDecodeError, LookupError) as error:
+        line = f":{error.raw_line}" if isinstance(error, cst.ParserSyntaxError) else ""
+        raise SourceError(f"{path}{line} is not Python that can be patched") from None
+    except RecursionError:
+        raise SourceError(f"{path}: is nested too deeply to be patched") from None
+    if not is_kept:
+        raise SourceError(f"{path}: cannot be patched without changing other lines too")
+    return wrapper.module, collected
+
+
+def _unpacked(
+    target: cst.BaseExpression, value: cst.BaseExpression
+) -> Iterator[tuple[cst.BaseExpression, cst.BaseExpression]]:
+    """What is assigned to each name of a target; all of `value` where it does not show its parts."""
+    if not isinstance(target, (cst.Tuple, cst.List)):
+        yield target, value
+        return
+    shown = isinstance(value, (cst.Tuple, cst.List)) and len(value.elements) == len(target.elements)
+    for index, element in enumerate(target.elements):
+        yield from _unpacked(element.value, value.elements[index].value if shown else value)  # type: ignore[attr-defined]
 
 
 def last_name(expression: cst.BaseExpression) -> str | None:
