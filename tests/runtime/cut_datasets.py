@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import Dataset
 
 SAMPLES = 12
-VALUES = 60_000
+VALUES = 20_000
 
 
 def generated(index):

@@ -326,7 +326,7 @@ inner = st.one_of(assigned, assigned, st.sampled_from(STATEMENTS))
 statements = st.one_of(inner, inner, st.sampled_from(["x = self.helper(x, index)", "x = self.chain(x)"]))
 
 
-@settings(max_examples=25, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(statements, min_size=2, max_size=7),
     st.lists(inner, min_size=1, max_size=3),

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import traceback
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import cut_datasets
@@ -238,6 +239,24 @@ def test_a_step_that_is_handed_to_a_helper_is_told_by_its_place():
         replay = Replay(dataset, item.cut)
         for index in range(3):
             assert seen(5, replay.sample_from, index, kept(replay, index)) == seen(5, dataset.__getitem__, index)
+
+
+def test_no_value_of_a_sample_is_kept_alive(cut_of):
+    for dataset in (Clip(), Inline(), chained()):
+        for cut in cut_of(dataset).values():
+            replay = Replay(dataset, cut)
+            kept_alive = []
+
+            def keep(value, kept_alive=kept_alive):
+                kept_alive.append(weakref.ref(value["x"] if isinstance(value, dict) else value))
+
+            for index in range(3):
+                replay.sample_keeping(index, keep)
+                value = replay.prefix(index)
+                keep(value)
+                replay.sample_from(index, value)
+                del value
+            assert [reference() for reference in kept_alive] == [None] * 6
 
 
 def test_threads_read_at_once(cut_of):
