@@ -1,5 +1,7 @@
 """The study: what is tried, in what order, when it stops, and what a later tuning knows."""
 
+import tempfile
+
 import optuna
 import pytest
 from hypothesis import given, settings
@@ -125,8 +127,15 @@ def test_constraints_are_positive_exactly_where_a_limit_is_broken():
     assert Space(WIDE, SITUATION).excess(both)[-1] > 0
 
 
-def test_a_stored_study_tells_what_was_tried_and_why_not(tmp_path):
-    url = f"sqlite:///{tmp_path}/study.db"
+@pytest.fixture
+def folder():
+    """A folder for databases, in memory: each parameter is written in a transaction of its own."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as path:
+        yield path
+
+
+def test_a_stored_study_tells_what_was_tried_and_why_not(folder):
+    url = f"sqlite:///{folder}/study.db"
     record = Record(url, "train:loader", {"host": "here"})
     small = Situation(COST, COST, Footprint(1e4, 1, 1e7, 1e8, 10), Limits(cpus=4, memory_bytes=1.25e8))
 
@@ -147,8 +156,8 @@ def test_a_stored_study_tells_what_was_tried_and_why_not(tmp_path):
         assert trial.user_attrs["outcome"] == STOPPED or trial.user_attrs["outcome"].startswith("not tried")
 
 
-def test_a_second_tuning_begins_with_the_first_s_best_and_leaves_out_what_was_bad(tmp_path):
-    record = Record(f"sqlite:///{tmp_path}/study.db", "train:loader", {"host": "here"})
+def test_a_second_tuning_begins_with_the_first_s_best_and_leaves_out_what_was_bad(folder):
+    record = Record(f"sqlite:///{folder}/study.db", "train:loader", {"host": "here"})
 
     def rate_of(config):
         # Against the model: only three workers are any good.
@@ -162,16 +171,16 @@ def test_a_second_tuning_begins_with_the_first_s_best_and_leaves_out_what_was_ba
     assert not bad & set(second)
 
 
-def test_evidence_of_another_host_does_not_count(tmp_path):
-    url = f"sqlite:///{tmp_path}/study.db"
+def test_evidence_of_another_host_does_not_count(folder):
+    url = f"sqlite:///{folder}/study.db"
     first, _ = _search(lambda c: _reading(c, 150.0), record=Record(url, "train:loader", {"host": "here"}))
     second, _ = _search(lambda c: _reading(c, 150.0), record=Record(url, "train:loader", {"host": "there"}))
     assert second[0] == first[0]
     assert len(optuna.get_all_study_names(url)) == 2
 
 
-def test_two_tunings_may_share_a_study(tmp_path):
-    record = Record(f"sqlite:///{tmp_path}/study.db", "train:loader")
+def test_two_tunings_may_share_a_study(folder):
+    record = Record(f"sqlite:///{folder}/study.db", "train:loader")
     inner = []
 
     def rate_of(config):
