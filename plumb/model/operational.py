@@ -86,7 +86,9 @@ def loop_rates(situation: Situation, wanted: Demand, workers: Any, loader_sample
 
     Without workers the loop loads and steps by turns. With them the slowest sets the pace.
     """
-    step = situation.step_samples_per_second or math.inf
+    step = situation.step_samples_per_second
+    if step is None:
+        return loader_samples_per_second
     by_turns = 1.0 / (1.0 / np.asarray(loader_samples_per_second) + 1.0 / step)
     together = np.minimum(loader_samples_per_second, ceilings(situation, wanted, workers))
     return np.where(np.asarray(workers) == 0, by_turns, together)

@@ -30,7 +30,7 @@ WORTH_A_TRIAL = 0.01
 # The model's best ways that are tried in any case, and what an earlier study found best.
 _FAVOURITES, _REMEMBERED = 3, 2
 # The sampler may propose what was tried already; that costs nothing, but it must end.
-_PROPOSALS_AT_MOST = 40
+_PROPOSALS_AT_MOST = 24
 _OUTCOME, _CONFIG = "outcome", "config"
 
 TryOut = Callable[[Config, float, Callable[[int, float], None]], Reading]
@@ -42,6 +42,7 @@ class _Search:
     def __init__(self, ranking: Ranking, known: Sequence[Reading], space: Space, record: Record, seed: int) -> None:
         self.readings = {reading.config: reading for reading in known}
         self._ranking = ranking
+        self._predicted = {candidate.config: candidate.samples_per_second for candidate in ranking.best}
         self._space = space
         self._distributions = space.distributions()
         self._seen: list[Seen] = []
@@ -87,6 +88,10 @@ class _Search:
         else:
             self._tell(trial, reading)
 
+    def refuse(self, trial: optuna.Trial, outcome: str) -> None:
+        trial.set_user_attr(_OUTCOME, outcome)
+        self._study.tell(trial, state=TrialState.PRUNED)
+
     def tell(self, trial: optuna.Trial, reading: Reading) -> None:
         self.readings[reading.config] = reading
         if reading.loop_samples_per_second is not None:
@@ -104,9 +109,10 @@ class _Search:
         return remaining_gain(untried, model_error(self._seen), best.loop_rate, interval, enough)
 
     def _prediction(self, config: Config) -> float:
-        known = {candidate.config: candidate.samples_per_second for candidate in self._ranking.best}
         situation = self._space.situation
-        return known.get(config) or operational.loop_rate(situation, config, operational.loader_rate(situation, config))
+        return self._predicted.get(config) or operational.loop_rate(
+            situation, config, operational.loader_rate(situation, config)
+        )
 
     def _tell(self, trial: optuna.Trial, reading: Reading) -> None:
         trial.set_user_attr(_OUTCOME, reading.outcome)
@@ -170,7 +176,7 @@ def _searched(course: _Search, space: Space, try_out: TryOut, deadline: float, e
         if course.is_known(config):
             course.tell_known(trial, config)
         elif space.contradicts(config):
-            course.tell(trial, Reading(config, None, None, "not tried: it stores what it defers"))
+            course.refuse(trial, "not tried: it stores what it defers")
         else:
             course.tell(trial, try_out(config, course.best.loop_rate, _reporter(trial)))
     return list(course.readings.values())
