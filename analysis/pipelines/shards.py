@@ -12,23 +12,23 @@ from torch.utils.data import IterableDataset, get_worker_info
 from analysis.pipelines.pictures import example_paths
 from analysis.pipelines.pipeline import Pipeline, made_once
 
-_SHARDS, _IMAGES = 12, 160
+_SHARDS, _IMAGES, _PASSES = 12, 160, 12
 _SIZE = (160, 120)
 
 
 class Shards(IterableDataset):
-    """Each worker reads every n-th file."""
+    """Each worker reads every n-th file; an epoch passes over all several times."""
 
     def __init__(self, folder):
         self.paths = sorted(Path(folder).glob("*.tar"))
 
     def __len__(self):
-        return _SHARDS * _IMAGES
+        return _SHARDS * _IMAGES * _PASSES
 
     def __iter__(self):
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        for path in self.paths[first::step]:
+        for path in self.paths[first::step] * _PASSES:
             with tarfile.open(path) as shard:
                 for member in shard:
                     image = Image.open(io.BytesIO(shard.extractfile(member).read())).convert("RGB")
