@@ -10,6 +10,8 @@ from plumb.plan import CacheChoice, Config, Rewrites
 _PREFETCH = (2, 4, 8)
 _FETCH_THREADS = (8, 32)
 _CACHE_BYTES = 4 << 30
+# What a careful user of torch's loader would try by hand.
+TORCHS = (Config(0), *(Config(workers, prefetch, True) for workers in (1, 2, 3, 4) for prefetch in (2, 4)))
 
 
 def grid(pipeline: Pipeline, rewrites: Rewrites) -> list[Config]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from analysis import results
+from analysis import knobs, results
 from analysis.images import train_loader
 from analysis.measuring import (
     Contender,
@@ -33,7 +33,6 @@ from plumb.host import Limits
 from plumb.plan import CacheChoice, Config
 
 FULL, QUICK = Effort(7, 1.2, 60.0), Effort(1, 0.3, 6.0)
-TORCHS = [Config(0)] + [Config(workers, prefetch, True) for workers in (1, 2, 3, 4) for prefetch in (2, 4)]
 OURS = (Config(2, 2, True), Config(2, 4, True), Config(3, 4, True))
 PASSTHROUGH = Config(2, 4, True)
 CACHE_BYTES = 4 << 30
@@ -53,7 +52,7 @@ def kinds(tuned: Tuned) -> dict[str, list[Contender]]:
     """What to compare: torch's loader, plumb's without any rewrite, and plumb's with each that was offered."""
     loader = tuned.loader
     compared = {
-        "torch's loader": [torch_contender(loader, config) for config in TORCHS],
+        "torch's loader": [torch_contender(loader, config) for config in knobs.TORCHS],
         "plumb's loader, nothing changed": [tuned.contender(PASSTHROUGH)],
         "reused memory": [tuned.contender(config) for config in _changed(OURS, allocator_reuse=[True])],
     }
@@ -129,6 +128,7 @@ def main() -> None:
     compared = kinds(tuned)
     contenders = [contender for its_contenders in compared.values() for contender in its_contenders]
     say(f"limit: {len(contenders)} contenders, {effort.turns} turns")
+    tuned.fill(contender.config for contender in contenders)
     cores = Limits.detect().cpus
     limits: list[float] = []
     readings = by_turns(
@@ -141,8 +141,9 @@ def main() -> None:
     )
     middle = sorted(limits)[len(limits) // 2]
     lines = [
-        f"The physical limit is {middle:,.0f} samples/s: {cores:g} CPUs over {cores / middle * 1e3:.2f} ms of pure work "
-        f"for a sample (from {min(limits):,.0f} to {max(limits):,.0f} over {effort.turns} turns). plumb chose {tuned.config}.",
+        f"The physical limit is {middle:,.0f} samples/s: {cores:g} CPUs over {cores / middle * 1e3:.2f} ms of pure "
+        f"work for a sample (from {min(limits):,.0f} to {max(limits):,.0f} over {effort.turns} turns). plumb chose "
+        f"{tuned.config}.",
         "",
         *table(
             ["loader", "best configuration", "samples/s", "of the limit", "of torch's best"],

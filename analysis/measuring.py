@@ -15,7 +15,7 @@ from plumb.plan import Config, Rate
 from plumb.search.measure import Chunk, Feed, IndexStream, rate_of
 
 # A configuration that isn't in steady state by then is given up: a server may have collapsed under it.
-_PATIENCE_SECONDS = 90.0
+_PATIENCE_SECONDS = 120.0
 _RESAMPLES = 2000
 
 
@@ -65,7 +65,8 @@ def by_turns(
 ) -> list[Reading]:
     """A window of each contender in each turn, each time with workers of its own, so that no idle ones are around.
 
-    `at_each_turn` is called before the contenders of a turn. A contender that fails, or doesn't come into steady state, is not measured again; its reading says why.
+    `at_each_turn` is called before the contenders of a turn. A contender that fails, or doesn't come into steady state,
+    is not measured again; its reading says why.
     """
     readings = [Reading(contender) for contender in contenders]
     for _ in range(turns):

@@ -17,7 +17,7 @@ import optuna
 from analysis import knobs, results
 from analysis.contention import keep_to_cpus, one_core_burnt
 from analysis.measuring import Contender, Reading, best, by_turns, share, stream_of
-from analysis.pipelines import made
+from analysis.pipelines import NAMES, made
 from analysis.pipelines.pipeline import Pipeline
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import Tuned, tune_loader
@@ -52,6 +52,8 @@ def hold(pipeline: Pipeline, effort: Effort, final_turns: int) -> Contest:
     """Measures the grid, lets each way choose, and measures the choices beside the grid's best few."""
     tuned = tune_loader(pipeline.loader, effort.budget_seconds)
     configs = knobs.grid(pipeline, tuned.rewrites)
+    tuned.fill(configs)
+    say(f"oracle: {len(configs)} configurations; plumb took {tuned.seconds:.0f} s")
     readings, grid_seconds = _timed(pipeline, [tuned.contender(config) for config in configs], effort)
     leaders = sorted((r for r in readings if r.is_measured), key=lambda r: -r.rate.samples_per_second)[:FINALISTS]
     choices = {
@@ -187,6 +189,7 @@ def main() -> None:
     contests = []
     with one_core_burnt() if asked.burn else contextlib.nullcontext():
         pipelines = made(asked.only)
+        say(f"oracle: {len(pipelines)} pipelines, {effort.turns} turns of a grid, {final_turns} turns of finals each")
         for number, pipeline in enumerate(pipelines, 1):
             say(f"oracle: {pipeline.name}, {number} of {len(pipelines)}")
             contests.append(hold(pipeline, effort, final_turns))
@@ -198,7 +201,12 @@ def main() -> None:
         "",
         *report(contests),
     ]
-    publish(f"oracle{situation}", "plumb's choice against a full grid", lines, keep=not asked.quick)
+    publish(
+        f"oracle{situation}",
+        "plumb's choice against a full grid",
+        lines,
+        keep=not asked.quick and set(asked.only) >= set(NAMES),
+    )
 
 
 if __name__ == "__main__":

@@ -43,6 +43,12 @@ class Tuned:
         """A loader of plumb's with `config` over `indices`, or over the user's own sampler where they are None."""
         return rebuild(self.loader, config, indices, _STUCK_SECONDS)
 
+    def fill(self, configs: Iterable[Config]) -> None:
+        """Runs an epoch for each cache that `configs` name, so that they are measured as in a later one."""
+        for cache in dict.fromkeys(config.cache for config in configs if config.cache):
+            for _ in self.make(Config(2, 2, cache=cache), None):
+                pass
+
     def predicted(self, config: Config) -> float:
         """The model's word: samples per second over a real epoch."""
         return self.choice.situation.loader_rate(config)
