@@ -24,7 +24,7 @@ from analysis.tuned import tune_loader
 from plumb.plan import Config
 
 FULL, QUICK = Effort(3, 1.0, 60.0), Effort(1, 0.3, 6.0)
-EPOCHS, QUICK_EPOCHS = 9, 2
+EPOCHS, QUICK_EPOCHS = 9, 1
 PIPELINES = ("augmented", "spectrograms", "large_photos")
 _RESAMPLES = 2000
 
