@@ -123,7 +123,7 @@ class _Keeping(Recorder):
         name = self._wanted.get(node)
         if name is None or name in self.refused:
             return function(*arguments, **keywords)
-        callee, given = _with_receiver(function, arguments)
+        callee, given = with_receiver(function, arguments)
         leaves, structure = tree_flatten((given, dict(keywords)), is_leaf=_is_long)
         if not self._fits(name, leaves):
             return function(*arguments, **keywords)
@@ -149,7 +149,7 @@ class _Keeping(Recorder):
         return fits
 
 
-def _with_receiver(function: Any, arguments: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+def with_receiver(function: Any, arguments: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     """A method of a tensor or an array as a function that takes it first; any other function as it is."""
     receiver = getattr(function, "__self__", None)
     if isinstance(function, (BuiltinFunctionType, MethodType)) and _is_array(receiver):

@@ -15,7 +15,9 @@ from plumb.site import Site
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
+    from plumb.runtime.allocator import Reuse
     from plumb.runtime.epochs import Epochs
+    from plumb.runtime.running import Running
 
 
 class PlanApplied:
@@ -51,12 +53,19 @@ class PlanApplied:
 
     def constructed(self, loader: DataLoader[Any], site: Site) -> None:
         """Takes note of a loader that was changed."""
+        from plumb.runtime.allocator import Reuse
         from plumb.runtime.epochs import Epochs
+        from plumb.runtime.running import Running
 
         planned = self._find(site)
         if planned is not None and _changes(planned) and planned.batch_size == loader.batch_size:
-            users = planned.baseline.config
-            self._changed[loader] = _Changed(users, Epochs(loader, users))
+            users, config = planned.baseline.config, planned.tuned.config
+            self._changed[loader] = _Changed(
+                users,
+                Epochs(loader, users),
+                Running(config, planned.rewrites) if config.needs_runtime else None,
+                Reuse() if config.allocator_reuse else None,
+            )
 
     def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
         """Starts an epoch; workers that persist are renewed where the script has changed the dataset since."""
@@ -67,10 +76,14 @@ class PlanApplied:
             return start()
         before, changed.dataset = changed.dataset, state_of(loader.dataset)
         is_stale = before is not None and before != changed.dataset
+        if changed.running is not None:
+            is_stale = is_stale or changed.running.is_stale(loader.dataset)
         if is_stale and loader._iterator is not None and not changed.users.persistent_workers:
             self._say("the script changes its dataset between epochs: workers are started again, so that they see it")
             loader._iterator = None
-        return changed.epochs.start(loader, start)
+        if changed.running is None:
+            return changed.epochs.start(loader, start)
+        return changed.running.start(loader, lambda: changed.epochs.start(loader, start))
 
     def _find(self, site: Site) -> LoaderPlan | None:
         """The plan's entry for a loader: by name and file, since lines move when a script is edited."""
@@ -87,10 +100,15 @@ class PlanApplied:
 
 @dataclass
 class _Changed:
-    """A loader that runs on the plan's configuration: the user's own, and its dataset when the last epoch began."""
+    """A loader that runs on the plan's configuration: the user's own, and its dataset when the last epoch began.
+
+    `running` is what torch's arguments can't say, `reuse` lasts as long as the loader.
+    """
 
     users: Config
     epochs: Epochs
+    running: Running | None
+    reuse: Reuse | None
     dataset: Any = None
 
 
@@ -104,13 +122,10 @@ def _batch_size(arguments: dict[str, Any]) -> int | None:
 
 def with_config(arguments: dict[str, Any], config: Config) -> dict[str, Any]:
     """The arguments of torch's `DataLoader` with those of `config` in their place."""
-    from plumb.runtime.loader import worker_init
-
     replaced = ("num_workers", "prefetch_factor", "persistent_workers", "pin_memory", "in_order")
     kept = {name: value for name, value in arguments.items() if name not in replaced}
     if config.num_workers == 0:
         # Torch refuses these without workers.
         kept.pop("multiprocessing_context", None)
         kept.pop("timeout", None)
-    init = worker_init(config, kept.get("worker_init_fn"))
-    return {**kept, "worker_init_fn": init, **config.loader_arguments()}
+    return {**kept, **config.loader_arguments()}

@@ -1,0 +1,231 @@
+"""Which of the last operators of a sample do the same on a batch, so that they may run behind collate.
+
+A few samples are followed call by call, through libraries, too. From a tensor of the finished sample the way leads
+back: each call that made it of one other tensor, and can do so for many samples at once, is a step. The outermost such
+call is taken: `normalize(tensor)` rather than the subtraction in it. What is found is then tried out as a loader would
+run it, and counts only if that comes to the same, bit by bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+
+from plumb.plan import Deferral, DeferredStep
+from plumb.profile.randomness import kept_generators
+from plumb.profile.threads import one_torch_thread
+from plumb.runtime.chunks import BatchRecipe
+from plumb.runtime.following import FollowedSample, TensorCall, code_on, follower, way_of
+from plumb.runtime.recipe import Call, bitwise_equal, is_plain, is_same, pack, taken_apart
+from plumb.runtime.trial import Collate, try_out
+from plumb.trace.assemble import name_of
+
+FOLLOWED_SAMPLES = 4
+REPETITIONS = 5
+
+
+@dataclass(frozen=True)
+class DeferralCost:
+    """What deferring costs and saves, per sample: seconds where samples are loaded, seconds in the main process, and
+    the bytes of the deferred leaf with all operators and without the deferred ones.
+    """
+
+    saved_seconds: float
+    main_seconds: float
+    bytes_before: float
+    bytes_after: float
+
+
+@dataclass(frozen=True)
+class FoundDeferral:
+    """The operators that may be deferred and their cost, or the `reason` why there are none."""
+
+    deferral: Deferral | None
+    cost: DeferralCost | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One operator on the way to a leaf: its call, and the tensors that go into it and come out, sample by sample."""
+
+    name: str
+    place: DeferredStep
+    call: Call
+    given: list[torch.Tensor]
+    made: list[torch.Tensor]
+    hands_on: bool
+
+
+def find_deferral(dataset: Any, collate_fn: Collate, indices: Sequence[Any]) -> FoundDeferral:
+    """The operators of a map-style dataset that may be deferred, tried out on the samples at `indices`.
+
+    Several indices are needed, of samples that differ. The random generators are put back. Raises what the dataset
+    raises.
+    """
+    if hasattr(type(dataset), "__getitems__") and not type(dataset).__module__.startswith("torch.utils.data"):
+        return FoundDeferral(None, None, f"{type(dataset).__name__} loads several samples at once")
+    with kept_generators(), one_torch_thread():
+        following = follower()
+        followed = [following.sample(dataset, index) for index in indices[:FOLLOWED_SAMPLES]]
+        if len({len(sample.leaves) for sample in followed}) > 1:
+            return FoundDeferral(None, None, "the structure of the samples varies")
+        reasons: list[str] = []
+        for leaf, steps in _by_cost(followed, reasons):
+            for chosen in _suffixes(steps):
+                places = tuple(step.place for step in chosen)
+                code = code_on(tuple(place.way for place in places), dataset, indices[0])
+                deferral = Deferral(places, leaf, code)
+                reason = try_out(deferral, dataset, collate_fn, indices)
+                if not reason:
+                    return FoundDeferral(deferral, _cost(chosen), "")
+                reasons.append(f"{chosen[0].name} to {chosen[-1].name}: {reason}")
+        return FoundDeferral(None, None, reasons[0] if reasons else "no tensor in the sample is made of another one")
+
+
+def _by_cost(followed: Sequence[FollowedSample], reasons: list[str]) -> Iterator[tuple[int, list[_Step]]]:
+    """The leaves of the samples with the steps that lead to them, those that take longest first."""
+    found = []
+    for leaf, value in enumerate(followed[0].leaves):
+        if is_plain(value):
+            steps, reason = _steps_to(leaf, followed)
+            found.append((leaf, steps))
+            if not steps and reason:
+                reasons.append(reason)
+    yield from sorted(found, key=lambda item: -_seconds_alone(item[1]) if item[1] else 0.0)
+
+
+def _steps_to(leaf: int, followed: Sequence[FollowedSample]) -> tuple[list[_Step], str]:
+    """The steps that lead to a leaf, in their order, and why there are no more."""
+    steps: list[_Step] = []
+    wanted: list[Any] = [sample.leaves[leaf] for sample in followed]
+    latest = [len(sample.calls) and sample.calls[-1].ended for sample in followed]
+    while True:
+        reason = ""
+        for calls in _calls_returning(wanted, latest, followed):
+            step = _step_of(calls)
+            if isinstance(step, _Step):
+                break
+            reason = reason or f"{name_of(calls[0].node)} {step}"
+        else:
+            return steps[::-1], reason
+        steps.append(step)
+        wanted = [call.tensors[step.place.argument] for call in calls]
+        latest = [call.started for call in calls]
+
+
+def _calls_returning(
+    wanted: Sequence[Any], latest: Sequence[int], followed: Sequence[FollowedSample]
+) -> Iterator[list[TensorCall]]:
+    """The calls that returned the wanted tensors by then, one for each sample at the same node; the outermost first."""
+    by_node = [
+        {call.node: call for call in sample.calls if call.result is value and call.ended <= moment}
+        for sample, value, moment in zip(followed, wanted, latest, strict=True)
+    ]
+    for node in sorted(by_node[0], key=lambda node: -by_node[0][node].ended):
+        if all(node in calls for calls in by_node):
+            yield [calls[node] for calls in by_node]
+
+
+def _step_of(calls: Sequence[TensorCall]) -> _Step | str:
+    """The step that the calls of several samples are, or what they do that none may do."""
+    if any(call.draws for call in calls):
+        return "draws random numbers"
+    place = _varying_place(calls)
+    if place is None:
+        return "doesn't take one tensor and constants"
+    taken = [taken_apart(call.function, call.arguments, call.keywords, place) for call in calls]
+    callables = [call for call, _ in filter(None, taken)]
+    if not all(callables[0].is_same(other) for other in callables[1:]):
+        return "gets constants that vary from sample to sample"
+    if pack(callables[:1]) is None:
+        return "can't be pickled"
+    given, made = [call.copies[place] for call in calls], [call.copy for call in calls]
+    if not _does_the_same_on_a_batch(callables[0], given, made):
+        return "does something else on a batch"
+    node = calls[0].node
+    hands_on = all(call.tensors[place] is call.result for call in calls)
+    return _Step(name_of(node), DeferredStep(name_of(node), way_of(node), place), callables[0], given, made, hands_on)
+
+
+def _varying_place(calls: Sequence[TensorCall]) -> int | str | None:
+    """The one place where the samples have different tensors."""
+    first = calls[0]
+    if any(call.copies.keys() != first.copies.keys() for call in calls):
+        return None
+    varying = [
+        place
+        for place in first.copies
+        if not all(
+            call.tensors[place] is first.tensors[place] or is_same(call.copies[place], first.copies[place])
+            for call in calls[1:]
+        )
+    ]
+    return varying[0] if len(varying) == 1 else None
+
+
+def _does_the_same_on_a_batch(call: Call, given: Sequence[torch.Tensor], made: Sequence[torch.Tensor]) -> bool:
+    if len({tensor.shape for tensor in given}) > 1 or len({tensor.dtype for tensor in given}) > 1:
+        return False
+    plain = [tensor.as_subclass(torch.Tensor) for tensor in given]
+    try:
+        batch = call(torch.stack(plain))
+    except Exception:
+        return False
+    if not is_plain(batch) or batch.dim() == 0 or len(batch) != len(made):
+        return False
+    return all(map(bitwise_equal, batch, made))
+
+
+def _suffixes(steps: Sequence[_Step]) -> Iterator[list[_Step]]:
+    """The suffixes to try: those that leave the fewest bytes to collate first, and of these the longest.
+
+    None begins with a step that returns its own argument, for nothing could stand in for that.
+    """
+    starts = [number for number, step in enumerate(steps) if not step.hands_on]
+    for start in sorted(starts, key=lambda number: (steps[number].given[0].nbytes, number)):
+        if steps[start].given[0].nbytes <= steps[-1].made[0].nbytes:
+            yield list(steps[start:])
+
+
+def _cost(steps: Sequence[_Step]) -> DeferralCost:
+    before, after = steps[-1].made, [tensor.as_subclass(torch.Tensor) for tensor in steps[0].given]
+    packed = pack([step.call for step in steps])
+    assert packed is not None
+    recipe = BatchRecipe(packed)
+    batch = torch.stack(after).contiguous()
+    recipe.run(batch)
+    collating = _seconds(lambda: torch.stack(before)) - _seconds(lambda: torch.stack(after))
+    return DeferralCost(
+        saved_seconds=max(0.0, _seconds_alone(steps) + collating / len(after)),
+        main_seconds=_seconds(lambda: recipe.run(batch)) / len(after),
+        bytes_before=before[0].nbytes,
+        bytes_after=after[0].nbytes,
+    )
+
+
+def _seconds_alone(steps: Sequence[_Step]) -> float:
+    """What the steps take for one sample."""
+
+    def through(tensor: Any) -> None:
+        tensor = tensor.clone()  # steps may change what they are given
+        for step in steps:
+            tensor = step.call(tensor)
+
+    return median(_seconds(partial(through, tensor)) for tensor in steps[0].given)
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    """The median of a few runs."""
+    taken = []
+    for _ in range(REPETITIONS):
+        start = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - start)
+    return median(taken)

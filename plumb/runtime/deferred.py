@@ -1,0 +1,261 @@
+"""Operators moved behind collate: what the process that loads samples leaves out, and the main process makes up for.
+
+A deferred call returns a stand-in for its result. When the samples of a batch are complete, the tensors take the place
+of their stand-ins as they were before, and the calls go along with the batch. A batch in which some sample took another
+way is finished where it was loaded.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils.data import default_collate
+from torch.utils.data._utils.pin_memory import pin_memory
+
+from plumb.plan import Deferral, Way
+from plumb.runtime.chunks import BatchRecipe
+from plumb.runtime.epochs import state_of
+from plumb.runtime.pending import Pending, VariesError, pending_of, stand_in, true_value, without_content
+from plumb.runtime.recipe import Call, bitwise_equal, is_plain, pack, taken_apart
+
+Answer = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any]
+Collate = Callable[[list[Any]], Any]
+
+
+@dataclass(frozen=True)
+class DeferredSamples:
+    """The samples of a batch before their deferred operators, and with the stand-ins of these.
+
+    `rows` are the tensors that the first of these operators was given.
+    """
+
+    before: list[Any]
+    rows: list[torch.Tensor]
+    with_stand_ins: list[Any]
+    leaf: int
+    recipe: bytes
+
+
+@dataclass(frozen=True)
+class DeferredBatch:
+    """A collated batch, the place of the leaf that deferred operators are to run on, and these operators, packed."""
+
+    batch: Any
+    leaf: int
+    recipe: bytes
+
+    def pin_memory(self) -> DeferredBatch:
+        """The same in page-locked memory; torch calls this where the user wants that."""
+        pinned = pin_memory(self.batch)  # type: ignore[no-untyped-call]
+        return DeferredBatch(pinned, self.leaf, self.recipe)
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """A call as it was first seen in this process, what its result is like, and whether that is its own argument."""
+
+    call: Call
+    like: torch.Tensor
+    handed_on: bool
+
+
+class Deferring:
+    """Leaves out the deferred calls of one process's samples, and learns from the first of them what they are.
+
+    Several threads may load samples at once.
+    """
+
+    def __init__(self, deferral: Deferral) -> None:
+        self._deferral = deferral
+        self._lock = threading.RLock()
+        self._forget()
+
+    @property
+    def answers(self) -> dict[Way, Answer]:
+        """What each deferred call is to be answered with, by its way."""
+        return {step.way: partial(self._answer, number) for number, step in enumerate(self._deferral.steps)}
+
+    def settled(self, samples: list[Any]) -> list[Any] | DeferredSamples:
+        """The samples of a batch, to be collated: all of them before the deferred operators, or all of them finished.
+
+        Raises VariesError where they must be loaded again.
+        """
+        flat = [tree_flatten(sample) for sample in samples]
+        pending = [found for leaves, _ in flat for found in map(pending_of, leaves) if found is not None]
+        if not pending:
+            return samples
+        for found in pending:
+            found.check()
+        if self._recipe is not None and self._state() != self._state_learned:
+            self._forget()
+            raise VariesError("The constants of deferred operators have changed.")
+        leaf = self._deferral.leaf
+        if self._recipe is None or not all(self._is_deferred(leaves) for leaves, _ in flat):
+            return finished(samples)
+        # Each sample has one stand-in now, in the place of the leaf.
+        rows = [found.base for found in pending]
+        before = [
+            tree_unflatten([*leaves[:leaf], row, *leaves[leaf + 1 :]], structure)
+            for (leaves, structure), row in zip(flat, rows, strict=True)
+        ]
+        return DeferredSamples(before, rows, samples, leaf, self._recipe)
+
+    def _is_deferred(self, leaves: Sequence[Any]) -> bool:
+        """Whether the one stand-in in a sample is the deferred leaf, and all operators were left out for good."""
+        places = [place for place, leaf in enumerate(leaves) if pending_of(leaf) is not None]
+        if places != [self._deferral.leaf]:
+            return False
+        pending = pending_of(leaves[self._deferral.leaf])
+        assert pending is not None
+        is_whole = pending.done == len(self._deferral.steps) and pending.calls is self._calls
+        return is_whole and not pending.was_asked_for
+
+    def _forget(self) -> None:
+        self._calls: list[Call] = []
+        self._steps: list[_Learned] = []
+        self._like: torch.Tensor | None = None
+        self._recipe: bytes | None = None
+        self._state_learned: Any = None
+        self._refused = False
+
+    def _state(self) -> Any:
+        return [
+            [state_of(value) for value in (call.owner, call.function, *call.arguments, *call.keywords.values())]
+            for call in self._calls
+        ]
+
+    def _answer(self, number: int, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+        taken = None if self._refused else taken_apart(function, arguments, keywords, self._place(number))
+        pending = None if taken is None else self._pending(number, taken[1])
+        if taken is not None and pending is not None:
+            if number == len(self._steps):
+                with self._lock:
+                    if number == len(self._steps) and not self._refused:
+                        return self._learn(number, taken[0], pending)
+            step = self._steps[number] if number < len(self._steps) else None
+            if step is not None and step.call.is_same(taken[0]):
+                following = pending.defer(step.handed_on)
+                return taken[1] if following is pending else stand_in(following, step.like)
+        return function(*arguments, **keywords)
+
+    def _place(self, number: int) -> int | str:
+        return self._deferral.steps[number].argument
+
+    def _pending(self, number: int, given: Any) -> Pending | None:
+        """What a deferred call is given, where that is what it was given before."""
+        if number:
+            pending = pending_of(given)
+            return pending if pending is not None and pending.calls is self._calls and pending.done == number else None
+        if not is_plain(given) or pending_of(given) is not None:
+            return None
+        like = self._like
+        same = like is None or (type(given) is type(like) and given.dtype == like.dtype and given.shape == like.shape)
+        return Pending(given, self._calls, 0) if same else None
+
+    def _learn(self, number: int, call: Call, pending: Pending) -> Any:
+        """Makes a call for the first time in this process, and the stand-in for its result.
+
+        The operators must be such that leaving them out can't be noticed: a changed argument that isn't the result
+        might be used again, and the first argument isn't a stand-in.
+        """
+        given = pending.made()
+        version = given._version
+        result = call(given)
+        handed_on = result is given
+        unnoticed = not handed_on and given._version == version
+        if not is_plain(result) or not (unnoticed or (handed_on and number)):
+            self._refused = True
+            return result
+        if number == 0:
+            self._like = without_content(pending.base)
+        self._calls.append(call)
+        like = without_content(result)
+        self._steps.append(_Learned(call, like, handed_on))
+        if len(self._steps) == len(self._deferral.steps):
+            self._recipe = pack(self._calls)
+            self._refused = self._recipe is None
+            self._state_learned = self._state()
+        following = pending.defer(handed_on, result)
+        return stand_in(following, like)
+
+
+def finished(samples: Sequence[Any]) -> list[Any]:
+    """The samples with the true values of all stand-ins."""
+    return [tree_map(true_value, sample) if has_stand_in(sample) else sample for sample in samples]
+
+
+def has_stand_in(sample: Any) -> bool:
+    """Whether some leaf of a sample is a stand-in."""
+    return any(pending_of(leaf) is not None for leaf in tree_leaves(sample))
+
+
+@dataclass(frozen=True)
+class DeferringCollate:
+    """The loader's collate function, for samples whose last operators may be deferred; picklable if the loader's is."""
+
+    collate_fn: Collate
+
+    def __call__(self, samples: Any) -> Any:
+        """The batch, or the batch before its deferred operators where the leaf is nothing but the samples' stacked."""
+        if not isinstance(samples, DeferredSamples):
+            return self.collate_fn(samples)
+        batch = self.collate_fn(list(samples.before))
+        if self._stacks(batch, samples):
+            return DeferredBatch(batch, samples.leaf, samples.recipe)
+        return self.collate_fn(finished(samples.with_stand_ins))
+
+    def _stacks(self, batch: Any, samples: DeferredSamples) -> bool:
+        leaves = tree_flatten(batch)[0]
+        if samples.leaf >= len(leaves) or not is_plain(leaves[samples.leaf]):
+            return False
+        stacked: torch.Tensor = leaves[samples.leaf]
+        rows = samples.rows
+        if stacked.shape != (len(rows), *rows[0].shape) or stacked.dtype != rows[0].dtype:
+            return False
+        return self.collate_fn is default_collate or all(map(bitwise_equal, stacked, rows))
+
+
+class Undeferred:
+    """An iterator over finished batches, in the place of torch's, whose attributes it has.
+
+    Where a `device` is given, what deferred operators make is made there.
+    """
+
+    def __init__(self, batches: Iterator[Any], device: torch.device | None = None) -> None:
+        self._batches = batches
+        self._device = device
+        self._recipes: dict[bytes, BatchRecipe] = {}
+
+    def __iter__(self) -> Undeferred:
+        return self
+
+    def __next__(self) -> Any:
+        batch = next(self._batches)
+        return self._finished(batch) if isinstance(batch, DeferredBatch) else batch
+
+    def __len__(self) -> int:
+        return len(self._batches)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_batches":  # an object without one is just being made
+            raise AttributeError(name)
+        return getattr(self._batches, name)
+
+    def _finished(self, deferred: DeferredBatch) -> Any:
+        recipe = self._recipes.get(deferred.recipe)
+        if recipe is None:
+            recipe = self._recipes[deferred.recipe] = BatchRecipe(deferred.recipe)
+        return run(deferred, recipe, self._device)
+
+
+def run(deferred: DeferredBatch, recipe: BatchRecipe, device: torch.device | None = None) -> Any:
+    """The finished batch. Raises what the operators raise."""
+    leaves, structure = tree_flatten(deferred.batch)
+    leaves[deferred.leaf] = recipe.run(leaves[deferred.leaf], device)
+    return tree_unflatten(leaves, structure)

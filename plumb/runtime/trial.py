@@ -1,0 +1,81 @@
+"""A deferral tried out on the user's samples: as a loader runs it, beside the plain pipeline with the same seeds."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._pytree import tree_flatten
+
+from plumb.errors import one_line
+from plumb.plan import Deferral
+from plumb.profile.randomness import disturb_generators, generator_states, kept_generators
+from plumb.runtime.chunks import BatchRecipe
+from plumb.runtime.deferred import DeferredBatch, Deferring, DeferringCollate, run
+from plumb.runtime.recipe import bitwise_equal, is_plain, is_same
+from plumb.runtime.replay import Answered, Tree
+from plumb.trace.recorder import SAMPLE
+
+Collate = Callable[[list[Any]], Any]
+
+
+def try_out(deferral: Deferral, dataset: Any, collate_fn: Collate, indices: Sequence[Any]) -> str:
+    """Why a deferral must not be used: a short phrase, empty where every batch came out the same.
+
+    The batches are of several sizes, in several orders, and made under different states of the random generators.
+    """
+    tree = Tree(step.way for step in deferral.steps)
+    deferring = Deferring(deferral)
+    answered = Answered(tree, {tree.nodes[way]: answer for way, answer in deferring.answers.items()})
+    collate = DeferringCollate(collate_fn)
+
+    def plainly(group: Sequence[Any]) -> Any:
+        return collate_fn([dataset[index] for index in group])
+
+    def deferred(group: Sequence[Any]) -> Any:
+        with answered:
+            samples = [answered.enter(SAMPLE, operator.getitem, dataset, index) for index in group]
+        return collate(deferring.settled(samples))
+
+    for group in (list(indices), list(indices[:1]), list(indices[::-1]), list(indices[: len(indices) // 2 + 1])):
+        disturb_generators()
+        with kept_generators():
+            expected = plainly(group)
+            states = generator_states([])
+        with kept_generators():
+            repeated = plainly(group)
+        if not same_batch(expected, repeated):
+            return "the samples don't repeat, so nothing can be compared"
+        try:
+            batch = deferred(group)
+        except Exception as error:
+            return one_line(error)
+        if not isinstance(batch, DeferredBatch):
+            return "something looks at the samples in between"
+        if generator_states([]) != states:
+            return "other random numbers are drawn"
+        recipe = BatchRecipe(batch.recipe)
+        # The first run finds out how to be fast, the second is it.
+        if not all(same_batch(run(batch, recipe), expected) for _ in range(2)):
+            return "the batch comes out otherwise"
+    return ""
+
+
+def same_batch(left: Any, right: Any) -> bool:
+    """Whether two batches have the same structure, types, layouts and values, bit by bit."""
+    left_leaves, left_structure = tree_flatten(left)
+    right_leaves, right_structure = tree_flatten(right)
+    return left_structure == right_structure and all(map(_same_leaf, left_leaves, right_leaves))
+
+
+def _same_leaf(left: Any, right: Any) -> bool:
+    if isinstance(left, torch.Tensor):
+        if type(left) is not type(right) or not is_plain(left) or not is_plain(right):
+            return False
+        return bitwise_equal(left, right) and left.stride() == right.stride()
+    if isinstance(left, float) and isinstance(right, float):
+        return bool(np.float64(left).tobytes() == np.float64(right).tobytes())
+    return is_same(left, right)
