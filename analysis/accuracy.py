@@ -30,19 +30,25 @@ class Comparison:
     pipeline: str
     config: Config
     predicted: float
+    simulated: float
     measured: Rate
     why: str
 
     @property
     def error(self) -> float:
-        """How much too high the prediction is, as a share of what was measured."""
+        """How much too high the bounds' prediction is, as a share of what was measured."""
         return self.predicted / self.measured.samples_per_second - 1
+
+    @property
+    def error_of_the_twin(self) -> float:
+        """The same of the simulated twin of torch's loader."""
+        return self.simulated / self.measured.samples_per_second - 1
 
 
 def compare(pipeline: Pipeline, effort: Effort) -> list[Comparison]:
     """Predicts and measures the configurations of one pipeline."""
     tuned = tune_loader(pipeline.loader, effort.budget_seconds)
-    configs = knobs.sample(pipeline, tuned.rewrites, CONFIGURATIONS_AT_MOST)
+    configs = knobs.varied(pipeline, tuned.space, CONFIGURATIONS_AT_MOST)
     tuned.fill(configs)
     readings = by_turns(
         [tuned.contender(config) for config in configs],
@@ -60,6 +66,7 @@ def compare(pipeline: Pipeline, effort: Effort) -> list[Comparison]:
             pipeline.name,
             reading.contender.config,
             tuned.predicted(reading.contender.config),
+            tuned.simulated(reading.contender.config),
             reading.over_an_epoch(samples),
             tuned.why(reading.contender.config),
         )
@@ -69,14 +76,21 @@ def compare(pipeline: Pipeline, effort: Effort) -> list[Comparison]:
 
 
 def summary(comparisons: list[Comparison]) -> list[str]:
-    """The errors of each pipeline, and of all."""
+    """The errors of each pipeline, and of all: the bounds', and the simulated twin's."""
     names = list(dict.fromkeys(comparison.pipeline for comparison in comparisons))
     rows = []
     for name in [*names, "all"]:
-        errors = np.array([c.error for c in comparisons if name in (c.pipeline, "all")])
-        middle, high = np.percentile(np.abs(errors), [50, 95])
-        rows.append([name, str(len(errors)), f"{middle:.1%}", f"{high:.1%}", f"{np.median(errors):+.1%}"])
-    return table(["pipeline", "configurations", "median error", "95th percentile", "median with sign"], rows)
+        its = [comparison for comparison in comparisons if name in (comparison.pipeline, "all")]
+        errors = [[c.error for c in its], [c.error_of_the_twin for c in its]]
+        cells = [cell for each in errors for cell in _spread(np.array(each))]
+        rows.append([name, str(len(its)), *cells])
+    head = ["pipeline", "configurations", "bounds: median error", "95th percentile", "median with sign"]
+    return table([*head, "twin: median error", "95th percentile", "median with sign"], rows)
+
+
+def _spread(errors: np.ndarray) -> list[str]:
+    middle, high = np.percentile(np.abs(errors), [50, 95])
+    return [f"{middle:.1%}", f"{high:.1%}", f"{np.median(errors):+.1%}"]
 
 
 def details(comparisons: list[Comparison]) -> list[str]:
@@ -86,9 +100,11 @@ def details(comparisons: list[Comparison]) -> list[str]:
             comparison.pipeline,
             str(comparison.config),
             f"{comparison.predicted:,.0f}",
+            f"{comparison.simulated:,.0f}",
             f"{comparison.measured.samples_per_second:,.0f}",
             f"{comparison.measured.interval[0]:,.0f} to {comparison.measured.interval[1]:,.0f}",
             f"{comparison.error:+.1%}",
+            f"{comparison.error_of_the_twin:+.1%}",
             comparison.why,
         ]
         for comparison in comparisons
@@ -96,10 +112,12 @@ def details(comparisons: list[Comparison]) -> list[str]:
     head = [
         "pipeline",
         "configuration",
-        "predicted",
+        "bounds",
+        "twin",
         "measured",
         "interval",
         "error",
+        "twin's",
         "the model's bounds",
     ]
     return table(head, rows)

@@ -30,12 +30,11 @@ from analysis.measuring import (
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import Tuned, tune_loader
 from plumb.host import Limits
-from plumb.plan import CacheChoice, Config
+from plumb.plan import Config
 
 FULL, QUICK = Effort(7, 1.2, 60.0), Effort(1, 0.3, 6.0)
 OURS = (Config(2, 2, True), Config(2, 4, True), Config(3, 4, True))
 PASSTHROUGH = Config(2, 4, True)
-CACHE_BYTES = 4 << 30
 
 
 class NotRun:
@@ -56,14 +55,15 @@ def kinds(tuned: Tuned) -> dict[str, list[Contender]]:
         "plumb's loader, nothing changed": [tuned.contender(PASSTHROUGH)],
         "reused memory": [tuned.contender(config) for config in _changed(OURS, allocator_reuse=[True])],
     }
-    if tuned.rewrites.deferral:
-        names = tuple(step.operator for step in tuned.rewrites.deferral.steps)
-        deferred = list(_changed(OURS, deferred=[names], allocator_reuse=[False, True]))
+    deferrals = [names for names in tuned.choice.freedom.deferrals if names]
+    if deferrals:
+        deferred = list(_changed(OURS, deferred=deferrals, allocator_reuse=[False, True]))
         compared["deferred, and run by the main process"] = [tuned.contender(config) for config in deferred]
         compared["deferred, and not run"] = [_not_run(tuned, config) for config in deferred]
-    caches = [CacheChoice(cut.after, "memory", CACHE_BYTES, 1.0) for cut in tuned.rewrites.cuts]
+    caches = [cache for cache in tuned.choice.freedom.caches if cache]
     if caches:
-        cached = list(_changed((Config(0), *OURS), cache=caches))
+        ways = _changed((Config(0), *OURS), cache=caches, deferred=[(), *deferrals], allocator_reuse=[False, True])
+        cached = [config for config in ways if knobs.fits(tuned.space, config)]
         compared["cached"] = [tuned.contender(config) for config in cached]
     return compared
 

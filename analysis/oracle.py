@@ -28,8 +28,8 @@ FULL, QUICK = Effort(2, 0.8, 30.0), Effort(1, 0.2, 4.0)
 FINAL_TURNS, FINAL_SECONDS, FINALISTS = 7, 1.0, 3
 # Optuna may propose what it knows already; after so many in a row, it has nothing else to say.
 REPEATS_AT_MOST = 50
-# What stands for torch's own prefetch depth where Optuna proposes workers with none.
-PREFETCH = 2
+# A grid with more configurations than this is thinned out, all of torch's own kept.
+GRID_AT_MOST, QUICK_GRID_AT_MOST = 160, 16
 WAYS = ("both", "the model only", "Optuna only")
 
 
@@ -37,29 +37,30 @@ WAYS = ("both", "the model only", "Optuna only")
 class Contest:
     """One pipeline's grid and finals: what each way chose, as it was measured there, and how long it took to choose.
 
-    All that is in the finals is in the grid, so the best of them is the grid's best.
+    The best of the finals is taken for the grid's best: all that is in them was in the grid, or is better.
     """
 
     pipeline: Pipeline
     chosen: dict[str, Reading]
-    grid_size: int
+    grid_size: str
     grid_seconds: float
     finals: list[Reading]
     seconds: dict[str, float]
 
 
-def hold(pipeline: Pipeline, effort: Effort, final_turns: int) -> Contest:
+def hold(pipeline: Pipeline, effort: Effort, grid_at_most: int, final_turns: int) -> Contest:
     """Measures the grid, lets each way choose, and measures the choices beside the grid's best few."""
     tuned = tune_loader(pipeline.loader, effort.budget_seconds)
-    configs = knobs.grid(pipeline, tuned.rewrites)
+    every = knobs.grid(pipeline, tuned.space)
+    configs = knobs.thinned(every, grid_at_most)
     tuned.fill(configs)
-    say(f"oracle: {len(configs)} configurations; plumb took {tuned.seconds:.0f} s")
+    say(f"oracle: {len(configs)} of {len(every)} configurations; plumb took {tuned.seconds:.0f} s")
     readings, grid_seconds = _timed(pipeline, [tuned.contender(config) for config in configs], effort)
     leaders = sorted((r for r in readings if r.is_measured), key=lambda r: -r.rate.samples_per_second)[:FINALISTS]
     choices = {
         "both": tuned.config,
-        "the model only": planner.rank(configs, tuned.choice.situation)[0],
-        "Optuna only": by_optuna(pipeline, tuned, configs, tuned.seconds, effort.window_seconds),
+        "the model only": planner.rank(tuned.choice.freedom, tuned.choice.situation).best[0].config,
+        "Optuna only": by_optuna(pipeline, tuned, tuned.seconds, effort.window_seconds),
     }
     finalists = dict.fromkeys(_running([*choices.values(), *(r.contender.config for r in leaders)]))
     finals = by_turns(
@@ -73,42 +74,30 @@ def hold(pipeline: Pipeline, effort: Effort, final_turns: int) -> Contest:
     return Contest(
         pipeline,
         {way: measured[config] for way, config in zip(WAYS, _running(list(choices.values())), strict=True)},
-        len(configs),
+        f"{len(configs)} of {len(every)}",
         grid_seconds,
         finals,
         {"both": tuned.seconds, "the model only": tuned.model_seconds, "Optuna only": tuned.seconds},
     )
 
 
-def by_optuna(pipeline: Pipeline, tuned: Tuned, configs: list[Config], seconds: float, window_seconds: float) -> Config:
-    """What a TPE sampler that knows nothing of the model finds in the same grid in the same time."""
+def by_optuna(pipeline: Pipeline, tuned: Tuned, seconds: float, window_seconds: float) -> Config:
+    """What a TPE sampler that knows nothing of the model finds in the same space in the same time."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0, multivariate=True))
-    known = {_place(config): config for config in configs}
-    axes = [list(dict.fromkeys(axis)) for axis in zip(*known, strict=True)]
+    space = tuned.space
     rates: dict[Config, float] = {}
     until = time.perf_counter() + seconds
     repeats = 0
     while time.perf_counter() < until and repeats < REPEATS_AT_MOST:
-        trial = study.ask()
-        # Optuna's categories are plain values: numbers stand for what is at their places.
-        workers, prefetch, *others = (
-            axis[trial.suggest_categorical(str(number), range(len(axis)))] for number, axis in enumerate(axes)
-        )
-        place = (workers, (prefetch or PREFETCH) if workers else 0, *others)
-        config = known[place]
+        trial = study.ask(space.distributions())
+        config = space.config(trial.params)
         repeats = repeats + 1 if config in rates else 0
-        if config not in rates:
+        if config not in rates and knobs.fits(space, config):
             readings, _ = _timed(pipeline, [tuned.contender(config)], Effort(1, window_seconds, 0.0))
             rates[config] = readings[0].rate.samples_per_second if readings[0].is_measured else 0.0
-        study.tell(trial, rates[config])
+        study.tell(trial, rates.get(config, 0.0))
     return max(rates, key=lambda config: rates[config])
-
-
-def _place(config: Config) -> tuple[object, ...]:
-    """The configuration's place in the grid; knobs without a meaning are at one place."""
-    threads = (config.fetch_threads, config.fetch_until)
-    return config.num_workers, config.prefetch_factor or 0, threads, config.cache or "", config.deferred
 
 
 def _timed(pipeline: Pipeline, contenders: list[Contender], effort: Effort) -> tuple[list[Reading], float]:
@@ -151,7 +140,7 @@ def report(contests: list[Contest]) -> list[str]:
             [
                 contest.pipeline.name,
                 contest.pipeline.bounded_by,
-                str(contest.grid_size),
+                contest.grid_size,
                 f"{contest.grid_seconds:.0f}",
                 str(winner.contender.config),
                 f"{winner.rate.samples_per_second:,.0f}",
@@ -185,14 +174,16 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.cpus:
         keep_to_cpus(asked.cpus, "analysis.oracle")
-    effort, final_turns = (QUICK, 2) if asked.quick else (FULL, FINAL_TURNS)
+    effort, at_most, final_turns = FULL, GRID_AT_MOST, FINAL_TURNS
+    if asked.quick:
+        effort, at_most, final_turns = QUICK, QUICK_GRID_AT_MOST, 2
     contests = []
     with one_core_burnt() if asked.burn else contextlib.nullcontext():
         pipelines = made(asked.only)
         say(f"oracle: {len(pipelines)} pipelines, {effort.turns} turns of a grid, {final_turns} turns of finals each")
         for number, pipeline in enumerate(pipelines, 1):
             say(f"oracle: {pipeline.name}, {number} of {len(pipelines)}")
-            contests.append(hold(pipeline, effort, final_turns))
+            contests.append(hold(pipeline, effort, at_most, final_turns))
     situation = (f"-{asked.cpus}-cpus" if asked.cpus else "") + ("-burn" if asked.burn else "")
     meanwhile = " Another process kept one CPU busy." if asked.burn else ""
     lines = [
