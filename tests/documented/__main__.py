@@ -1,0 +1,130 @@
+"""Runs all cases in each way, in a process for each way; prints one JSON object: way -> case -> what it returned.
+
+The ways: `plain`; `unchanged`, with plumb's interception on a plan that changes nothing; `changed`, on the case's plan;
+and `torch`, without plumb, but with the plan's arguments in the script.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import signal
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from documented import batches, errors, iteration, loader_object, streams, workers
+from documented.case import CASES, Case
+
+from plumb import intercept
+from plumb.plan import Config, LoaderPlan, Measured, Plan, Prediction
+from plumb.runtime.apply import PlanApplied
+
+MODULES = (batches, errors, iteration, loader_object, streams, workers)
+WAYS = ("plain", "unchanged", "changed", "torch")
+_CASE_SECONDS = 40
+
+
+class OfTheCase:
+    """A handler that passes all on to that of the case which runs."""
+
+    handler: intercept.Handler
+
+    def constructing(self, site: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+        return self.handler.constructing(site, arguments)
+
+    def constructed(self, loader: Any, site: Any) -> None:
+        self.handler.constructed(loader, site)
+
+    def iterating(self, loader: Any, start: Any, plain_loop: bool) -> Iterator[Any]:
+        return self.handler.iterating(loader, start, plain_loop)
+
+
+def plan_of(case: Case, tuned: Config) -> Plan:
+    """A plan that has `tuned` for the loader of `case`."""
+    rate = (90.0, 110.0)
+    loader = LoaderPlan(
+        name="loader",
+        site=f"{case.file}:1",
+        dataset="",
+        batch_size=case.batch_size,
+        baseline=Measured(case.users, 100.0, rate),
+        tuned=Measured(tuned, 100.0, rate),
+        predicted=Prediction(100.0, "cpu", {"cpu": 1.0}),
+    )
+    return Plan(case.file, {}, 1.0, 1.0, (loader,))
+
+
+def outcome(case: Case, given: Config) -> dict[str, Any]:
+    """What the case returns, the warnings that it gives, and what its processes print on standard error."""
+    with tempfile.TemporaryFile() as printed, printing_to(printed.fileno()), warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        # Torch's advice on worker counts depends on the machine.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        signal.alarm(_CASE_SECONDS)
+        try:
+            returned = case.run(given.loader_arguments())
+        except Exception:
+            returned = {"failed": traceback.format_exc()}
+        signal.alarm(0)
+        gc.collect()
+        printed.seek(0)
+        lines = printed.read().decode().splitlines()
+    return {
+        **returned,
+        "warnings": [(each.category.__name__, str(each.message), os.path.basename(each.filename)) for each in seen],
+        "standard error": [line for line in lines if not line.startswith("plumb: ")],
+    }
+
+
+@contextlib.contextmanager
+def printing_to(descriptor: int) -> Iterator[None]:
+    """Standard error, that of processes started meanwhile included, goes to `descriptor`."""
+    kept = os.dup(2)
+    os.dup2(descriptor, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def outcomes(way: str, names: list[str]) -> dict[str, Any]:
+    current = OfTheCase()
+    if way in ("unchanged", "changed"):
+        intercept.install(current)
+    found = {}
+    for name in names:
+        case = CASES[name]
+        current.handler = PlanApplied(plan_of(case, case.planned if way == "changed" else case.users))
+        found[name] = outcome(case, case.planned if way == "torch" else case.users)
+    return found
+
+
+def main() -> None:
+    names = sys.argv[1:] or list(CASES)
+    children = []
+    for way in WAYS:
+        reading, writing = os.pipe()
+        if not (pid := os.fork()):
+            with os.fdopen(writing, "w") as result:
+                json.dump(outcomes(way, names), result)
+            os._exit(0)
+        os.close(writing)
+        children.append((way, pid, reading))
+    found = {}
+    for way, pid, reading in children:
+        with os.fdopen(reading) as result:
+            found[way] = json.load(result)
+        os.waitpid(pid, 0)
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
