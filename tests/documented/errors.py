@@ -37,7 +37,7 @@ def until_it_fails(loader):
 @case((NONE, PERSISTENT), (TWO, PERSISTENT), (TWO, NONE), like_torch=("errors",))
 def from_a_sample(given):
     before, errors, types = [], [], []
-    for error in (ValueError("bad sample"), KeyError("name"), IndexError(7), ReadError("no such"), StopIteration("s")):
+    for error in (ValueError("bad sample"), KeyError("name"), IndexError(7), ReadError("no such")):
         loader = DataLoader(Failing(error), batch_size=4, **given)
         batches, error, after = until_it_fails(loader)
         before.append(batches)
@@ -210,12 +210,12 @@ class Killed(Stuck):
     def __getitem__(self, index):
         if get_worker_info() and index == 5 and self.first():
             os.kill(os.getpid(), signal.SIGKILL)
-        return torch.tensor(index)
+        return index
 
 
 @case((TWO, Config(2, 4)), (TWO, PERSISTENT))
 def a_worker_that_is_killed(given):
     with tempfile.TemporaryDirectory() as folder:
-        loader = DataLoader(Killed(Once(folder + "/once")), batch_size=4, **given)
+        loader = DataLoader(Killed(Once(folder + "/once")), batch_size=4, collate_fn=list, **given)
         error = raised(lambda: list(loader))
         return {"error": error["type"], "then": [shown(batch) for batch in loader]}

@@ -117,7 +117,7 @@ def an_endless_cycle_by_hand(given):
     return {"batches": [shown(batch) for batch in itertools.islice(cycle(), 8)]}
 
 
-@case((NONE, PERSISTENT), (TWO, NONE))
+@case()
 def the_tools_of_python(given):
     loader = DataLoader(Numbers(), batch_size=4, **given)
     return {
@@ -131,7 +131,7 @@ def the_tools_of_python(given):
     }
 
 
-@case((NONE, PERSISTENT), (TWO, NONE))
+@case()
 def a_loader_per_thread(given):
     found = {}
 

