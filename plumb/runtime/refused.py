@@ -18,4 +18,5 @@ class _Probe(DataLoader[Any]):
 
 def check(arguments: dict[str, Any]) -> None:
     """Raises what torch raises for the arguments of a `DataLoader` that are about workers."""
-    _Probe(range(1), **{name: arguments[name] for name in _OF_WORKERS if name in arguments})
+    nothing: Any = ()
+    _Probe(nothing, **{name: arguments[name] for name in _OF_WORKERS if name in arguments})

@@ -19,12 +19,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from documented import batches, errors, iteration, loader_object, streams, workers
-from documented.case import CASES, Case
-
+from documented.case import CASES, Case, plan_of
 from plumb import intercept
-from plumb.plan import Config, LoaderPlan, Measured, Plan, Prediction
+from plumb.plan import Config
 from plumb.runtime.apply import PlanApplied
 
+# Importing them makes the cases.
 MODULES = (batches, errors, iteration, loader_object, streams, workers)
 WAYS = ("plain", "unchanged", "changed", "torch")
 _CASE_SECONDS = 40
@@ -45,24 +45,13 @@ class OfTheCase:
         return self.handler.iterating(loader, start, plain_loop)
 
 
-def plan_of(case: Case, tuned: Config) -> Plan:
-    """A plan that has `tuned` for the loader of `case`."""
-    rate = (90.0, 110.0)
-    loader = LoaderPlan(
-        name="loader",
-        site=f"{case.file}:1",
-        dataset="",
-        batch_size=case.batch_size,
-        baseline=Measured(case.users, 100.0, rate),
-        tuned=Measured(tuned, 100.0, rate),
-        predicted=Prediction(100.0, "cpu", {"cpu": 1.0}),
-    )
-    return Plan(case.file, {}, 1.0, 1.0, (loader,))
-
-
 def outcome(case: Case, given: Config) -> dict[str, Any]:
     """What the case returns, the warnings that it gives, and what its processes print on standard error."""
-    with tempfile.TemporaryFile() as printed, printing_to(printed.fileno()), warnings.catch_warnings(record=True) as seen:
+    with (
+        tempfile.TemporaryFile() as printed,
+        printing_to(printed.fileno()),
+        warnings.catch_warnings(record=True) as seen,
+    ):
         warnings.simplefilter("always")
         # Torch's advice on worker counts depends on the machine.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
@@ -108,7 +97,7 @@ def outcomes(way: str, names: list[str]) -> dict[str, Any]:
         tuned = case.planned if way == "changed" else case.users
         given = case.planned if way == "torch" else case.users
         if (case.run, given, tuned) not in ran:
-            current.handler = PlanApplied(plan_of(case, tuned))
+            current.handler = PlanApplied(plan_of(case.file, case.batch_size, case.users, tuned))
             ran[case.run, given, tuned] = outcome(case, given)
         found[name] = ran[case.run, given, tuned]
     return found

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from plumb.plan import Config
+from plumb.plan import Config, LoaderPlan, Measured, Plan, Prediction
 
 NONE, TWO, PERSISTENT = Config(), Config(2, 2), Config(2, 3, persistent_workers=True)
 
@@ -58,6 +58,21 @@ def _words(config: Config) -> str:
     parts += [f"{config.prefetch_factor} ahead"] if config.num_workers else []
     parts += ["persistent"] if config.persistent_workers else []
     return " ".join(parts)
+
+
+def plan_of(file: str, batch_size: int | None, users: Config, tuned: Config) -> Plan:
+    """A plan that has `tuned` for the loaders called `loader` in `file`, which the script runs on `users`."""
+    rate = (90.0, 110.0)
+    loader = LoaderPlan(
+        name="loader",
+        site=f"{file}:1",
+        dataset="",
+        batch_size=batch_size,
+        baseline=Measured(users, 100.0, rate),
+        tuned=Measured(tuned, 100.0, rate),
+        predicted=Prediction(100.0, "cpu", {"cpu": 1.0}),
+    )
+    return Plan(file, {}, 1.0, 1.0, (loader,))
 
 
 def shown(value: Any) -> Any:

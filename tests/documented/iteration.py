@@ -8,10 +8,10 @@ import multiprocessing
 import threading
 
 import torch
-from documented.case import NONE, PERSISTENT, TWO, case, raised, shown
-from documented.data import Numbers
 from torch.utils.data import DataLoader
 
+from documented.case import NONE, PERSISTENT, TWO, case, raised, shown
+from documented.data import Numbers
 from plumb.plan import Config
 
 
@@ -50,11 +50,11 @@ def loops_in_loops(given):
 
 @case((NONE, PERSISTENT), (TWO, PERSISTENT), (TWO, NONE))
 def zip_of_loaders(given):
-    def make(length):
+    loaders = []
+    for length in (12, 6):
         loader = DataLoader(Numbers(length), batch_size=4, **given)
-        return loader
-
-    long, short = make(12), make(6)
+        loaders.append(loader)
+    long, short = loaders
     return {
         "two": [[shown(batch) for batch in pair] for pair in zip(long, short, strict=False)],
         "twice the same": [[shown(batch) for batch in pair] for pair in zip(long, long, strict=True)],
@@ -109,10 +109,11 @@ def an_endless_cycle_by_hand(given):
     def cycle():
         iterator = iter(loader)
         while True:
-            try:
-                yield next(iterator)
-            except StopIteration:
+            batch = next(iterator, None)
+            if batch is None:
                 iterator = iter(loader)
+            else:
+                yield batch
 
     return {"batches": [shown(batch) for batch in itertools.islice(cycle(), 8)]}
 

@@ -8,13 +8,12 @@ import multiprocessing
 import pickle
 
 import torch
-from documented.batches import Eager, Uneven
-from documented.case import NONE, PERSISTENT, TWO, case, raised, shown
-from documented.data import Numbers, SizedStream, Stream
 from torch.utils import data as torch_data
 from torch.utils.data import DataLoader
 
-from plumb.plan import Config
+from documented.batches import Eager, Uneven
+from documented.case import NONE, PERSISTENT, TWO, case, raised, shown
+from documented.data import Numbers, SizedStream, Stream
 
 
 def batches_of(loader):
@@ -89,7 +88,7 @@ def invalid_arguments(given):
     def of(data=(), **arguments):
         def make():
             loader = DataLoader(data or Numbers(), **{"batch_size": 4, **arguments})
-            return loader
+            return list(loader)
 
         return raised(make)
 
@@ -199,11 +198,11 @@ class Equal(DataLoader):
 def a_subclass_without_a_hash(given):
     data = Numbers()
 
-    def make():
+    loaders = []
+    for _ in range(2):
         loader = Equal(data, batch_size=4, **given)
-        return loader
-
-    return {"equal": make() == make(), "batches": batches_of(make()), "error": raised(lambda: hash(make()))}
+        loaders.append(loader)
+    return {"equal": loaders[0] == loaders[1], "batches": batches_of(loader), "error": raised(lambda: hash(loader))}
 
 
 @case((NONE, PERSISTENT), (NONE, TWO))
@@ -250,8 +249,7 @@ def state_of_a_stateful_loader(given):
     torch.manual_seed(4)
 
     def make():
-        loader = StatefulDataLoader(Numbers(20), batch_size=4, shuffle=True, **given)
-        return loader
+        return StatefulDataLoader(Numbers(20), batch_size=4, shuffle=True, **given)
 
     loader = make()
     iterator = iter(loader)
