@@ -105,7 +105,7 @@ def _steps_to(leaf: int, followed: Sequence[FollowedSample]) -> tuple[list[_Step
     """The steps that lead to a leaf, in their order, and why there are no more."""
     steps: list[_Step] = []
     wanted: list[Any] = [sample.leaves[leaf] for sample in followed]
-    latest = [len(sample.calls) and sample.calls[-1].ended for sample in followed]
+    latest = [sample.calls[-1].ended if sample.calls else 0 for sample in followed]
     while True:
         reason = ""
         for calls in _calls_returning(wanted, latest, followed):
