@@ -75,8 +75,19 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
         "memory_bytes": orders.tune.memory_bytes,
         "max_workers": orders.tune.max_workers,
     }
-    limits = Limits.detect().lowered(**{name: float(limit) for name, limit in asked.items() if limit is not None})
-    options = Options(orders.tune.budget_seconds, limits, orders.tune.seed, orders.tune.may_reorder)
+    limits = Limits.detect(orders.tune.cache_folder).lowered(
+        **{name: float(limit) for name, limit in asked.items() if limit is not None}
+    )
+    options = Options(
+        orders.tune.budget_seconds,
+        limits,
+        orders.tune.seed,
+        orders.tune.may_reorder,
+        orders.tune.cache_memory_bytes,
+        orders.tune.cache_folder,
+        orders.tune.study_url,
+        orders.target.stem,
+    )
 
     def work() -> Work:
         from plumb.course import Tuning

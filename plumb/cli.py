@@ -34,8 +34,16 @@ def cli() -> None:
 @click.option("--cpus", type=click.FloatRange(min=0, min_open=True), help="Use no more CPUs than this.")
 @click.option("--memory", type=_Size(), help="Use no more memory than this, for example 8GiB.")
 @click.option("--max-workers", type=click.IntRange(min=0), help="Start no more workers than this for a loader.")
+@click.option(
+    "--cache-dir", type=click.Path(file_okay=False, path_type=Path), help="Samples may be stored in this folder."
+)
+@click.option("--cache-memory", type=_Size(), help="Store no more than this of samples in memory, for example 4GiB.")
+@click.option("--no-cache", is_flag=True, help="Store no samples anywhere.")
 @click.option("--allow-reorder", is_flag=True, help="Batches may come in another order (in_order=False).")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
+@click.option(
+    "--study", metavar="URL", help="Keep what was tried in this Optuna storage, for example sqlite:///tuning.db."
+)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Where to write the plan.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan, and nothing else, on standard output.")
 @click.argument("script", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
@@ -45,8 +53,12 @@ def tune(
     cpus: float | None,
     memory: int | None,
     max_workers: int | None,
+    cache_dir: Path | None,
+    cache_memory: int | None,
+    no_cache: bool,
     allow_reorder: bool,
     seed: int,
+    study: str | None,
     output: Path | None,
     as_json: bool,
 ) -> int:
@@ -56,7 +68,19 @@ def tune(
     from plumb.orders import TuneOrders
 
     target, arguments = commands.parse_target(list(script))
-    orders = TuneOrders(budget, seed, allow_reorder, cpus, memory, max_workers)
+    if no_cache and (cache_dir or cache_memory):
+        raise click.UsageError("--no-cache goes with neither --cache-dir nor --cache-memory")
+    orders = TuneOrders(
+        budget_seconds=budget,
+        seed=seed,
+        may_reorder=allow_reorder,
+        cpus=cpus,
+        memory_bytes=memory,
+        max_workers=max_workers,
+        cache_memory_bytes=0 if no_cache else cache_memory,
+        cache_folder=str(cache_dir.absolute()) if cache_dir else None,
+        study_url=commands.parse_study(study),
+    )
     return commands.tune(target, arguments, orders, output, as_json, describe(Limits.detect(), Machine.detect()))
 
 
@@ -71,7 +95,7 @@ def trace(script: tuple[str, ...], budget: float, form: str | None) -> int:
     from plumb.orders import TuneOrders
 
     target, arguments = commands.parse_target(list(script))
-    orders = TuneOrders(budget, 0, False, None, None, None, trace_only=True)
+    orders = TuneOrders(budget, trace_only=True)
     return commands.trace(target, arguments, orders, form or "tree")
 
 
@@ -87,12 +111,39 @@ def run(script: tuple[str, ...], plan: Path | None) -> None:
 
 
 @cli.command()
+@click.option("--plan", type=click.Path(dir_okay=False, path_type=Path), help="The plan; default: SCRIPT's own.")
+@click.option("--write", is_flag=True, help="Change the source instead of showing what to change.")
+@click.option("-m", "is_module", is_flag=True, help="SCRIPT is a module's name.")
+@click.argument("script", metavar="SCRIPT")
+def apply(script: str, is_module: bool, plan: Path | None, write: bool) -> int:
+    """Show how SCRIPT's plan is written as DataLoader arguments, as a patch of the source."""
+    from plumb import commands
+
+    target, _ = commands.parse_target(["-m", script] if is_module else [script])
+    return commands.apply(target, plan, write)
+
+
+@cli.command()
 @click.argument("plan", type=click.Path(dir_okay=False, path_type=Path))
 def report(plan: Path) -> None:
     """Show what a plan says."""
     from plumb import commands
 
     commands.report(plan)
+
+
+@cli.command()
+@click.option("--cpus", type=click.FloatRange(min=0, min_open=True), help="Assume so many CPUs.")
+@click.option("--memory", type=_Size(), help="Assume so much memory, for example 64GiB.")
+@click.option("--step-rate", type=click.FloatRange(min=0, min_open=True), help="Assume a step of so many samples/s.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+@click.argument("plan", type=click.Path(dir_okay=False, path_type=Path))
+def predict(plan: Path, cpus: float | None, memory: int | None, step_rate: float | None, as_json: bool) -> int:
+    """Say what a plan's loaders would do on another host, and what to buy."""
+    from plumb import commands
+    from plumb.model.whatif import Host
+
+    return commands.predict(plan, Host(cpus, memory, step_rate), as_json)
 
 
 @cli.command()
@@ -104,6 +155,28 @@ def doctor() -> None:
     from plumb.report.doctor import print_doctor
 
     print_doctor(Limits.detect(), Machine.detect(), Console())
+
+
+@cli.group()
+def cache() -> None:
+    """Show and remove the sample stores on this host."""
+
+
+@cache.command(name="list")
+def list_stores() -> None:
+    """Show your stores in shared memory and in all cache folders that you have used."""
+    from plumb import commands
+
+    commands.list_stores()
+
+
+@cache.command(name="clear")
+@click.argument("folder", required=False, type=click.Path(file_okay=False, exists=True, path_type=Path))
+def clear_stores(folder: Path | None) -> None:
+    """Remove your stores that no process uses: all of them, or those in the cache folder FOLDER."""
+    from plumb import commands
+
+    commands.clear_stores(folder)
 
 
 def main() -> NoReturn:

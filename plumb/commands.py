@@ -8,22 +8,31 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import time
 import tokenize
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import click
 from rich.console import Console
 
-from plumb import events, plan, script
+from plumb import events, plan, script, stores
 from plumb.orders import Orders, Target, TuneOrders
 from plumb.plan import LoaderPlan, Plan
 from plumb.report.progress import Display
 from plumb.report.terminal import print_report
+from plumb.runtime.store_folder import StoreError
+
+if TYPE_CHECKING:
+    from plumb.model.whatif import Host
 
 _PLAIN_WIDTH = 120
+_DIFF_COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 _BATCH_MAKER = re.compile(r"(get|next|load|make|sample|fetch)_?(mini)?_?batch(es)?", re.IGNORECASE)
 
 
@@ -97,6 +106,20 @@ def parse_target(words: list[str]) -> tuple[Target, list[str]]:
     return Target(words[0], is_module=False), words[1:]
 
 
+def parse_study(url: str | None) -> str | None:
+    """An Optuna storage that can be used, whatever folder the script goes to. Raises CommandError where it can't."""
+    if url is None:
+        return None
+    from plumb.search.record import StudyError, located, storage_at
+
+    try:
+        where = located(url)
+        storage_at(where)
+    except StudyError as error:
+        raise CommandError(str(error), 2) from None
+    return where
+
+
 def tune(
     target: Target,
     arguments: list[str],
@@ -120,7 +143,11 @@ def tune(
         tuning_seconds=time.monotonic() - started - startup,
         startup_seconds=startup,
         loaders=tuple(story.plans),
-        written_files=tuple(file for file in story.written_files if not _is_where_we_print(file)),
+        written_files=tuple(
+            file
+            for file in story.written_files
+            if not _is_where_we_print(file) and not _is_study(file, orders.study_url)
+        ),
     )
     plan.write(found, path)
     if as_json:
@@ -158,6 +185,52 @@ def trace(target: Target, arguments: list[str], orders: TuneOrders, form: str) -
 
 def run(target: Target, arguments: list[str], plan_path: Path | None) -> None:
     """Turns this process into the script, with its plan applied. Raises CommandError where the plan does not fit."""
+    path, _ = _plan_of(target, plan_path)
+    script.replace_by(Orders(target, plan_file=str(path.absolute())), arguments)
+
+
+def apply(target: Target, plan_path: Path | None, write: bool) -> int:
+    """Shows how the plan is written into the source, as a diff, or writes it.
+
+    Returns the exit code; raises CommandError where there is no plan, or a file can't be written.
+    """
+    from plumb.apply.patch import patch
+
+    path, found = _plan_of(target, plan_path)
+    module = ["-m"] if target.is_module else []
+    given = ["--plan", str(plan_path)] if plan_path else []
+    command = shlex.join(["plumb", "run", *given, *module, target.name])
+    made = patch(found, _source_file(target), target.folder(), command)
+    for file in made.files:
+        if write:
+            try:
+                file.write()
+            except OSError as error:
+                raise CommandError(f"{file.path}: cannot be written ({error.strerror})") from None
+            click.echo(f"plumb: wrote {os.path.relpath(file.path)}")
+        else:
+            colour = False if "NO_COLOR" in os.environ else None
+            for line in file.diff().splitlines(keepends=True):
+                click.echo(click.style(line, fg=_DIFF_COLOURS.get(line[:1])), nl=False, color=colour)
+    if not made.files and not made.remarks and not made.problems:
+        keeps = all(loader.config == loader.baseline.config for loader in found.loaders)
+        why = "keeps the script's own arguments" if keeps else f"says what {target.name} has already"
+        click.echo(f"plumb: nothing to change: {path} {why}")
+    for line in (*made.remarks, *made.problems):
+        click.echo(line if line.startswith(" ") else f"plumb: {line}", err=True)
+    return 1 if made.problems else 0
+
+
+def report(path: Path) -> None:
+    """Prints the report of a plan. Raises CommandError where it can't be read."""
+    try:
+        print_report(plan.read(path), str(path), _console())
+    except plan.PlanError as error:
+        raise CommandError(str(error)) from None
+
+
+def _plan_of(target: Target, plan_path: Path | None) -> tuple[Path, Plan]:
+    """The plan for a script, and its file; says so where it was made for another. Raises CommandError without one."""
     path = plan_path or Path(f"{target.stem}.plumb.json")
     try:
         found = plan.read(path)
@@ -171,15 +244,70 @@ def run(target: Target, arguments: list[str], plan_path: Path | None) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    script.replace_by(Orders(target, plan_file=str(path.absolute())), arguments)
+    return path, found
 
 
-def report(path: Path) -> None:
-    """Prints the report of a plan. Raises CommandError where it can't be read."""
+def _source_file(target: Target) -> Path:
+    """The file of a script, or of a module that can be found."""
+    if not target.is_module:
+        return Path(target.name)
+    sys.path.insert(0, os.getcwd())
     try:
-        print_report(plan.read(path), str(path), _console())
+        spec = importlib.util.find_spec(target.name)
+    finally:
+        sys.path.pop(0)
+    return Path(spec.origin) if spec is not None and spec.origin else Path(target.name)
+
+
+def predict(path: Path, host: Host, as_json: bool) -> int:
+    """Prints what a plan's loaders would do on `host`. Raises CommandError where the plan can't tell."""
+    from plumb.model.stored import from_plain
+    from plumb.model.whatif import forecast
+    from plumb.report.predict import render, to_plain
+
+    try:
+        found = plan.read(path)
     except plan.PlanError as error:
         raise CommandError(str(error)) from None
+    forecasts = {}
+    for loader in found.loaders:
+        if loader.model is None:
+            raise CommandError(f"{path} does not hold what the model needs: an older plumb wrote it. Tune again")
+        try:
+            forecasts[loader.name] = forecast(*from_plain(loader.model), host)
+        except ValueError as error:
+            raise CommandError(f"{path}: {loader.name}: {error}. Tune again to replace the plan") from None
+    if as_json:
+        _plain(json.dumps({name: to_plain(each) for name, each in forecasts.items()}, indent=2))
+    else:
+        _console().print(render(found, forecasts))
+    return 0
+
+
+def list_stores() -> None:
+    """Prints the sample stores on this host. Raises CommandError where a folder of theirs can't be trusted."""
+    from plumb.report.stores import print_stores
+
+    with _store_errors():
+        print_stores(stores.find_stores(), time.time(), _console())
+
+
+def clear_stores(folder: Path | None) -> None:
+    """Removes the stores that nobody uses, in a cache folder or everywhere. Raises CommandError as `list_stores`."""
+    from plumb.report.stores import print_cleared
+
+    with _store_errors():
+        print_cleared(*stores.clear_stores(folder), _console())
+
+
+@contextlib.contextmanager
+def _store_errors() -> Iterator[None]:
+    try:
+        yield
+    except StoreError as error:
+        raise CommandError(str(error)) from None
+    except OSError as error:
+        raise CommandError(f"{error.filename}: {(error.strerror or str(error)).lower()}") from None
 
 
 def _is_where_we_print(file: str) -> bool:
@@ -189,6 +317,12 @@ def _is_where_we_print(file: str) -> bool:
             if os.path.samestat(os.stat(file), os.fstat(descriptor)):
                 return True
     return False
+
+
+def _is_study(file: str, url: str | None) -> bool:
+    """Whether a file is the database that keeps the study, or a journal beside it."""
+    database = url.partition(":///")[2] if url else ""
+    return bool(database) and file.startswith(database)
 
 
 def _plain(text: str) -> None:

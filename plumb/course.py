@@ -11,11 +11,12 @@ from torch.utils.data import DataLoader
 
 from plumb import events
 from plumb.loop import Course, Endless, Loop, LoopReading, ready
+from plumb.model import operational, stored
 from plumb.options import Options
 from plumb.plan import EndToEnd, LoaderPlan, Rate
-from plumb.runtime.loader import rebuild
+from plumb.runtime.allocator import reusing
 from plumb.search.measure import rate_of
-from plumb.tracing import traced_within
+from plumb.spending import Spending
 from plumb.tuning import Choice, Step, Subject, Tuner
 from plumb.watch import KnownLoader
 
@@ -25,8 +26,6 @@ _TURNS_AT_LEAST, _TURNS_AT_MOST = 2, 4
 _SHARE_BEFORE, _SHARE_STEP, _SHARE_OF_A_TURN = 0.25, 0.15, 0.15
 # A loader that doesn't feed the training matters less: it is looked at more briefly.
 _PACE_ALONE = 0.6
-# A trace may take as long as so many looks at the loop.
-_TRACE_PACES = 2.5
 
 
 class Tuning:
@@ -45,7 +44,7 @@ class Tuning:
 
         `own` are the batches of the user's own loader. Everything is done by `deadline`, or little later.
         """
-        pace = self._options.pace_seconds
+        pace, spent = self._options.pace_seconds, Spending()
         self._say(known, "your loop as it is")
         in_flight = loader.num_workers * (loader.prefetch_factor or 0)
         before = yield from loop.measure(own, in_flight + 1, 2 * pace, deadline, _SHARE_BEFORE)
@@ -53,12 +52,14 @@ class Tuning:
         step = yield from _step(loop, own, loader.pin_memory, pace, deadline)
         waiting = _waiting_share(before.rate, step) if before else None
         subject = Subject(known.name, loader, loop.samples_per_batch, step, waiting)
-        seconds = deadline - time.perf_counter() - (2 * _TURNS_AT_LEAST + _TRACE_PACES) * pace
-        choice = Tuner(subject, self._options, seconds, pace, self._emit).choose()
+        seconds = deadline - time.perf_counter() - 2 * _TURNS_AT_LEAST * pace
+        tuner = Tuner(subject, self._options, seconds, pace, self._emit)
+        choice = tuner.choose()
         in_loop = None
         if loop.open and choice.tuned.config != choice.baseline.config:
             self._say(known, "your loop before and after, by turns")
-            in_loop = yield from _side_by_side(loop, loader, own, choice, step, pace, deadline)
+            tuned = tuner.loader(choice.tuned.config)
+            in_loop = yield from _side_by_side(loop, tuned, own, choice, step, pace, deadline)
             if in_loop is not None and in_loop.tuned_interval[0] <= in_loop.baseline_interval[1]:
                 choice, in_loop = _taken_back(choice, in_loop), None
         if in_loop is None and before is not None:
@@ -67,17 +68,18 @@ class Tuning:
             why = "ended" if loop.has_ended else "was left, so that its epoch did not end,"
             note = f"your loop {why} after {loop.batches_given} batches; the rest was measured without it"
             choice = dataclasses.replace(choice, notes=(*choice.notes, note))
-        return self._plan(known, loader, loop.samples_per_batch, choice, step, in_loop)
+        choice = choice.having_loaded(loop.batches_given * loop.samples_per_batch)
+        return self._plan(known, loader, loop.samples_per_batch, choice, step, in_loop, spent)
 
     def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
         """Tunes a loader whose loop was never seen to train: for its own rate, without a step rate."""
         per_batch = known.samples_per_batch or float(loader.batch_size or 1)
         subject = Subject(known.name, loader, per_batch, None, None)
-        pace = _PACE_ALONE * self._options.pace_seconds
+        pace, spent = _PACE_ALONE * self._options.pace_seconds, Spending()
         choice = Tuner(subject, self._options, seconds, pace, self._emit).choose()
         note = "tuned on its own, without a step rate: no training loop was seen to use it"
         choice = dataclasses.replace(choice, notes=(*choice.notes, note))
-        return self._plan(known, loader, per_batch, choice, None, None)
+        return self._plan(known, loader, per_batch, choice, None, None, spent)
 
     def _plan(
         self,
@@ -87,15 +89,9 @@ class Tuning:
         choice: Choice,
         step: Step | None,
         in_loop: EndToEnd | None,
+        spent: Spending,
     ) -> events.LoaderDone:
-        """What was found, with the operators that a sample goes through."""
-        self._say(known, "what a sample goes through")
-        traced = traced_within(loader, choice.situation.cost, _TRACE_PACES * self._options.pace_seconds)
-        notes, graph, device = choice.notes, None, None
-        if isinstance(traced, str):
-            notes = (*notes, traced)
-        else:
-            graph, device = traced[0].to_node_link(), traced[1].to_dict()
+        pipeline, device = choice.offers.pipeline, choice.offers.device
         return events.LoaderDone(
             LoaderPlan(
                 name=known.name,
@@ -105,14 +101,17 @@ class Tuning:
                 samples_per_batch=samples_per_batch,
                 baseline=choice.baseline,
                 tuned=choice.tuned,
-                predicted=choice.situation.predict(choice.tuned.config),
+                predicted=operational.predict(choice.situation, choice.tuned.config),
                 step_samples_per_second=step.samples_per_second if step else None,
                 end_to_end=in_loop,
                 sample=choice.situation.cost_in_worker,
                 trials=choice.trials,
-                graph=graph,
-                device=device,
-                notes=notes,
+                rewrites=choice.offers.rewrites,
+                graph=pipeline.to_node_link() if pipeline else None,
+                device=device.to_dict() if device else None,
+                notes=choice.notes,
+                cost=spent.on(choice.samples_loaded),
+                model=stored.to_plain(choice.situation, choice.freedom),
             )
         )
 
@@ -131,18 +130,17 @@ def _step(loop: Loop, own: Iterator[Any], pin: bool, seconds: float, deadline: f
 
 def _side_by_side(
     loop: Loop,
-    loader: DataLoader[Any],
+    tuned: DataLoader[Any],
     own: Iterator[Any],
     choice: Choice,
     step: Step | None,
     seconds: float,
     deadline: float,
 ) -> Course[EndToEnd | None]:
-    """The user's loop on both configurations by turns; None where it ended before both were measured."""
-    tuned_loader = rebuild(loader, choice.tuned.config, None)
+    """The user's loop on its own batches and on those of `tuned` by turns; None where it ended too early."""
     sides = (
         (choice.baseline.config, own),
-        (choice.tuned.config, Endless(None, lambda: iter(tuned_loader))),
+        (choice.tuned.config, Endless(None, lambda: iter(tuned))),
     )
     readings: tuple[list[LoopReading], list[LoopReading]] = ([], [])
     for turn in range(_TURNS_AT_MOST):
@@ -150,7 +148,8 @@ def _side_by_side(
             break
         for (config, batches), taken in zip(sides, readings, strict=True):
             warm_up = config.batches_in_flight + 1
-            reading = yield from loop.measure(batches, warm_up, seconds, deadline + seconds, _SHARE_OF_A_TURN)
+            with reusing(config.allocator_reuse):
+                reading = yield from loop.measure(batches, warm_up, seconds, deadline + seconds, _SHARE_OF_A_TURN)
             taken += [reading] if reading else []
     if not all(readings):
         return None

@@ -9,12 +9,21 @@ from plumb.host import Limits
 
 @dataclass(frozen=True)
 class Options:
-    """Time, limits and permissions of one tuning."""
+    """Time, limits and permissions of one tuning.
+
+    `cache_memory_bytes` is what samples may take in memory at most, None for what the limits leave; `cache_folder` is
+    where they may be stored on a disk, None for nowhere. `study_url` is the Optuna storage that keeps what was tried,
+    under the name of `script`; None keeps it in memory.
+    """
 
     budget_seconds: float
     limits: Limits
     seed: int = 0
     may_reorder: bool = False
+    cache_memory_bytes: float | None = None
+    cache_folder: str | None = None
+    study_url: str | None = None
+    script: str = ""
 
     @property
     def pace_seconds(self) -> float:

@@ -26,15 +26,20 @@ class Target(msgspec.Struct, frozen=True):
 class TuneOrders(msgspec.Struct, frozen=True):
     """The options of `plumb tune` that concern the child. None stands for what the host allows.
 
+    `cache_memory_bytes` is what samples may take in memory, `cache_folder` where they may be stored on a disk.
+    `study_url` is an Optuna storage.
     `trace_only` is for `plumb trace`, which takes the same way to a script's loaders.
     """
 
     budget_seconds: float
-    seed: int
-    may_reorder: bool
-    cpus: float | None
-    memory_bytes: int | None
-    max_workers: int | None
+    seed: int = 0
+    may_reorder: bool = False
+    cpus: float | None = None
+    memory_bytes: int | None = None
+    max_workers: int | None = None
+    cache_memory_bytes: int | None = None
+    cache_folder: str | None = None
+    study_url: str | None = None
     trace_only: bool = False
 
 

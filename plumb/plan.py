@@ -25,12 +25,14 @@ class CacheChoice:
     """Which operator's output is stored, and where: `tier` is "memory" or "disk".
 
     `after` is the id of a `Cut`, `bytes` what the store may hold, `hit_ratio` the share of samples that fit into it.
+    `folder` is where the disk tier is.
     """
 
     after: str
     tier: str
     bytes: int
     hit_ratio: float
+    folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,12 @@ class Config:
     deferred: tuple[str, ...] = ()
     fetch_until: str | None = None
 
+    @property
+    def needs_runtime(self) -> bool:
+        """Whether torch's arguments alone can't say it."""
+        threads = self.fetch_threads > 1 or self.worker_torch_threads > 1
+        return threads or self.cache is not None or bool(self.deferred) or self.allocator_reuse
+
     def __str__(self) -> str:
         """The configuration in the words of torch's arguments, without what is at torch's default."""
         parts = [f"num_workers={self.num_workers}"]
@@ -133,6 +141,10 @@ class Config:
         parts += ["pin_memory=True"] if self.pin_memory else []
         parts += [f"{self.worker_torch_threads} torch threads"] if self.worker_torch_threads > 1 else []
         parts += [] if self.in_order else ["in_order=False"]
+        parts += [f"{self.fetch_threads} fetch threads"] if self.fetch_threads > 1 else []
+        parts += [f"cache in {self.cache.tier} after {self.cache.after}"] if self.cache else []
+        parts += [f"{' and '.join(self.deferred)} on batches"] if self.deferred else []
+        parts += ["reused memory"] if self.allocator_reuse else []
         return ", ".join(parts)
 
     @property
@@ -179,13 +191,15 @@ class Prediction:
     """What the model expects of a configuration, and why.
 
     `bounds` holds each resource's limit in samples per second; the smallest is `samples_per_second`, and its
-    resource is the `bottleneck`. `utilization` is each resource's share in use at that rate, from 0 to 1.
+    resource is the `bottleneck`. `utilization` is each resource's share in use at that rate, from 0 to 1. `then` is
+    what would bind next, with a larger bound; None where nothing else is known to bind.
     """
 
     samples_per_second: float
     bottleneck: str
     utilization: dict[str, float]
     bounds: dict[str, float] = field(default_factory=dict)
+    then: str | None = None
 
 
 @dataclass(frozen=True)
@@ -230,10 +244,20 @@ class SampleCost:
 
 
 @dataclass(frozen=True)
+class TuningCost:
+    """What finding the answer took: seconds, samples that were loaded, and CPU seconds of this process and workers."""
+
+    seconds: float
+    samples: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
 class LoaderPlan:
     """The answer for one loader.
 
-    `graph` is the traced pipeline as `networkx.node_link_data`, `device` what a GPU would do for it.
+    `graph` is the traced pipeline as `networkx.node_link_data`, `device` what a GPU would do for it. `model` is what
+    the model was told, so that `plumb predict` can ask it about other hosts (see `model/stored.py`).
     """
 
     name: str
@@ -248,9 +272,12 @@ class LoaderPlan:
     end_to_end: EndToEnd | None = None
     sample: SampleCost | None = None
     trials: tuple[Trial, ...] = ()
+    rewrites: Rewrites = Rewrites()
     graph: dict[str, Any] | None = None
     device: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    cost: TuningCost | None = None
+    model: dict[str, Any] | None = None
 
     @property
     def config(self) -> Config:
@@ -261,6 +288,20 @@ class LoaderPlan:
     def gain(self) -> float:
         """The factor by which the tuned loader is faster than the baseline; 1 where nothing was changed."""
         return self.tuned.samples_per_second / self.baseline.samples_per_second
+
+    @property
+    def payback_steps(self) -> float | None:
+        """After how many training steps at the new rate the seconds of the tuning are saved; None where never.
+
+        Counted by the rates of the training loop where they are known, else by those of the loader.
+        """
+        if self.cost is None:
+            return None
+        loop = self.end_to_end
+        before = loop.baseline if loop else self.baseline.samples_per_second
+        after = loop.tuned if loop else self.tuned.samples_per_second
+        saved_per_step = self.samples_per_batch * (1.0 / before - 1.0 / after)
+        return self.cost.seconds / saved_per_step if saved_per_step > 0 else None
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,12 @@ from torch.utils.data import DataLoader
 from plumb import events
 from plumb.errors import TuningError, UsersError, one_line
 from plumb.loop import Course, Loop
-from plumb.plan import SampleCost
 from plumb.profile.device import profile_device
-from plumb.profile.device_profile import DeviceProfile
-from plumb.trace import Pipeline, trace
+from plumb.trace import trace
 from plumb.trace.sources import TraceError
 from plumb.watch import KnownLoader
 
 _SAMPLES = 16
-_FEWEST_SAMPLES = 3
-# A trace loads its samples so many times over: warm-up, discovery, and the passes that time.
-_PASSES = 8
 
 
 class Tracing:
@@ -49,15 +44,3 @@ class Tracing:
             raise TuningError(f"{known.name} ({known.site}): {one_line(error)}", 1) from None
         except Exception as error:
             raise UsersError(error) from None
-
-
-def traced_within(loader: DataLoader[Any], cost: SampleCost, seconds: float) -> tuple[Pipeline, DeviceProfile] | str:
-    """The loader's pipeline, from as many samples as can be traced in about `seconds`, or why there is none."""
-    samples = min(_SAMPLES, int(seconds / _PASSES / max(cost.wall_seconds, 1e-9)))
-    if samples < _FEWEST_SAMPLES:
-        return "samples take too long to trace them within the budget: plumb trace shows the operators"
-    try:
-        pipeline = trace(loader, samples)
-        return pipeline, profile_device(loader, pipeline)
-    except Exception as error:
-        return f"the operators could not be traced ({one_line(error)})"

@@ -16,32 +16,44 @@ from typing import Any
 import psutil
 from torch.utils.data import DataLoader, IterableDataset
 
-from plumb.errors import TuningError, UsersError, one_line
+from plumb.errors import TuningError, UsersError
 from plumb.events import Event, Phase, TrialDone
+from plumb.freedom import freedom_of, whole_cores, workers_may_start
+from plumb.host import Machine
 from plumb.lengths import length_of
-from plumb.model import planner
-from plumb.model.planner import Footprint, Freedom, Situation
+from plumb.model import operational, planner
+from plumb.model.calibration import calibrated, cost_in_worker
+from plumb.model.situation import AllocatorGain, Footprint, Freedom, Situation
+from plumb.offers import Offers, find_offers
 from plumb.options import Options
 from plumb.plan import Config, Measured, SampleCost, Trial
-from plumb.profile.device import has_accelerator
+from plumb.profile.hand_over import drop_seconds_per_byte
 from plumb.profile.host_load import OthersLoad
-from plumb.profile.memory import private_bytes
-from plumb.profile.sample import sample_cost, torch_threads_help
+from plumb.profile.sample import Sampled, sampled, torch_threads_speedup
+from plumb.runtime import allocator
 from plumb.runtime.loader import current_config, rebuild
-from plumb.runtime.main_module import main_is_guarded
 from plumb.search import decide
 from plumb.search.ledger import Ledger, Reading
-from plumb.search.measure import Chunk, Feed, IndexStream, NoBatchesError, interleaved, rate_of
+from plumb.search.measure import IndexStream, NoBatchesError
+from plumb.search.record import Record, StudyError
+from plumb.search.space import Space
 from plumb.search.study import search
+from plumb.search.trials import Trials
 from plumb.units import format_bytes
 
 # Where the loop waits for less than this share of its time, no configuration can gain what could be measured.
 _NOTHING_TO_GAIN = 0.03
 # Other processes that take more than this share of the CPUs are worth a word.
 _CROWDED = 0.2
-_WORKER_COUNTS_ENQUEUED = 3
-# Workers that are silent for so long, or for so many times what the slowest took to start, are taken for stuck.
-_STUCK_SECONDS, _STUCK_STARTS = 20.0, 20.0
+# Rewrites may be looked for over so many looks at a configuration, but for no more than this share of the time.
+_OFFERS_PACES, _OFFERS_SHARE = 12.0, 0.35
+_OFFERED_BATCHES, _OFFERED_SAMPLES = 32, 128
+# Reused memory is worth a trial where fresh memory costs this share of a sample's time.
+_WORTH_REUSING = 0.02
+# More workers than this aren't started only to learn how they hold each other up.
+_PROBED_AT_MOST = 16
+# The search must leave time for the finals, and the probes for the search.
+_UNTIL_SEARCHED, _UNTIL_PROBED = 0.6, 0.3
 
 
 @dataclass(frozen=True)
@@ -68,13 +80,20 @@ class Subject:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was found for one loader."""
+    """What was found for one loader, from what, and how many samples were loaded for it."""
 
     baseline: Measured
     tuned: Measured
     situation: Situation
+    freedom: Freedom
+    offers: Offers
     trials: tuple[Trial, ...]
     notes: tuple[str, ...]
+    samples_loaded: float
+
+    def having_loaded(self, samples: float) -> Choice:
+        """The same, found with so many samples more."""
+        return dataclasses.replace(self, samples_loaded=self.samples_loaded + samples)
 
 
 @dataclass
@@ -95,10 +114,12 @@ class Tuner:
         self._stream = None if self._is_iterable else IndexStream(_index_sampler(loader))
         length = length_of(loader)
         self._epoch_samples = None if length is None else length * self.subject.samples_per_batch
-        self._worker_threads: tuple[int, ...] = (1,)
         self._others = OthersLoad()
-        self._ledger = Ledger(
+        ledger = Ledger(
             self._epoch_samples, self.options.seed, lambda trial: self.emit(TrialDone(self.subject.name, trial))
+        )
+        self._trials = Trials(
+            loader, self._stream, self.subject.samples_per_batch, ledger, self.pace_seconds, self._begun + self.seconds
         )
 
     def choose(self) -> Choice:
@@ -109,28 +130,48 @@ class Tuner:
         """
         self._say("what a sample costs")
         try:
-            cost = sample_cost(self.subject.loader, self._stream, self.pace_seconds)
+            seen = sampled(self.subject.loader, self._stream, self.pace_seconds)
         except NoBatchesError:
             raise TuningError(
                 f"{self.subject.name} gives its batches only once: nothing is left to measure", 1
             ) from None
         except Exception as error:
             raise UsersError(error) from None
-        situation = self._situation(cost)
-        self._worker_threads = self._threads_worth_trying()
+        self._say("what a sample goes through")
+        offers = self._offers(seen)
+        situation = self._situation(seen, offers)
         self._check_limits(situation)
         if not self._has_nothing_to_gain:
-            situation = self._probe(situation)
-        own = self._try_out(situation, self._own, floor=0.0, must_work=True)
-        finals = decide.finalists(own, self._search(situation, own))
+            situation = self._probe(situation, offers)
+        self._say("your configuration alone")
+        own = self._trials.baseline(situation, self._own)
+        freedom = self._freedom(situation, offers)
+        finals = decide.finalists(own, self._search(freedom, situation, own))
         if len(finals) > 1:
-            finals = self._side_by_side(situation, finals)
-        return self._decide(situation, finals[0], decide.winner(finals))
+            self._say("the best few side by side")
+            finals = self._trials.side_by_side(situation, finals)
+        loaded = self._trials.samples + seen.samples
+        return self._decide(freedom, situation, offers, finals[0], decide.winner(finals), loaded)
+
+    def loader(self, config: Config) -> DataLoader[Any]:
+        """The loader with another configuration, for the user's loop; its store, if any, is as later epochs find it.
+
+        Raises StoreError, and what the dataset raises.
+        """
+        stored, indices = self._trials.hitting(config) or (None, None)
+        return rebuild(self.subject.loader, config, indices, rewrites=self._trials.rewrites, stored=stored)
 
     # ---- what the model is told
 
-    def _situation(self, cost: SampleCost) -> Situation:
-        process = psutil.Process()
+    def _offers(self, seen: Sampled) -> Offers:
+        seconds = min(_OFFERS_PACES * self.pace_seconds, _OFFERS_SHARE * self.seconds)
+        indices = [] if self._stream is None else _some_indices(self._stream)
+        offers = find_offers(self.subject.loader, seen.cost, indices, seconds)
+        self._trials.rewrites = offers.rewrites
+        return offers
+
+    def _situation(self, seen: Sampled, offers: Offers) -> Situation:
+        process, cost = psutil.Process(), seen.cost
         per_batch = self.subject.samples_per_batch
         footprint = Footprint(
             batch_bytes=cost.output_bytes * per_batch,
@@ -148,7 +189,24 @@ class Tuner:
             step.samples_per_second if step else None,
             step.cpu_seconds if step else 0.0,
             self._epoch_samples,
+            samples_per_batch=per_batch,
+            batch_seconds=seen.batch_seconds,
+            torch_threads_speedup=self._torch_threads_speedup(),
+            dataset_samples=length_of(self.subject.loader.dataset),
+            cuts=offers.cuts,
+            deferrals=offers.deferrals,
+            threads=offers.threads,
+            allocator=self._allocator_gain(cost, footprint),
+            read_bytes=cost.output_bytes if offers.storage else 0.0,
+            storage=offers.storage,
         )
+
+    def _allocator_gain(self, cost: SampleCost, footprint: Footprint) -> AllocatorGain | None:
+        """What reused memory would save; None where that is next to nothing."""
+        saved = allocator.saved_seconds(int(footprint.batch_bytes)) / self.subject.samples_per_batch
+        if saved < _WORTH_REUSING * cost.wall_seconds:
+            return None
+        return AllocatorGain(saved, allocator.kept_bytes(int(footprint.batch_bytes)))
 
     def _check_limits(self, situation: Situation) -> None:
         """Raises TuningError where the script as it is leaves no room for any loader."""
@@ -160,135 +218,84 @@ class Tuner:
                 exit_code=2,
             )
 
-    def _probe(self, situation: Situation) -> Situation:
-        """Corrects the situation by a short run with one worker: its CPU, the hand-over, its memory, its start."""
-        config = Config(max(self._own.num_workers, 1), 2) if self._is_iterable else Config(1, 2)
-        if self._freedom(situation).num_workers == (0,) or self._broken(situation, config):
+    def _probe(self, situation: Situation, offers: Offers) -> Situation:
+        """Corrects the situation by two short runs: with one worker, and with as many as there are cores."""
+        if self._freedom(situation, offers).num_workers == (0,):
             return situation
         self._say("one worker, to calibrate the model")
-        try:
-            feed = self._feed(config, self._deadline)
-            try:
-                chunks = feed.window(self.pace_seconds)
-                private = max((private_bytes(pid) for pid in feed.worker_pids), default=0.0)
-            finally:
-                feed.close()
-        except Exception as error:
-            self._ledger.failed(config, f"failed: {one_line(error)}")
+        one = self._trials.probe(situation, Config(max(self._own.num_workers, 1) if self._is_iterable else 1, 2))
+        if one is None:
             return situation
-        if not chunks:
-            return situation
-        self._ledger.measured(situation, config, chunks, feed.workers_start_seconds)
-        used = feed.usage
-        in_worker = used.seconds * config.num_workers / used.samples
-        computing = min(used.worker_cpu_seconds / used.samples, in_worker)
-        cost = dataclasses.replace(
-            situation.cost,
-            wall_seconds=in_worker,
-            cpu_seconds=computing,
-            wait_seconds=in_worker - computing,
-            main_seconds=used.main_cpu_seconds / used.samples,
+        situation = dataclasses.replace(
+            situation,
+            cost_in_worker=cost_in_worker(situation.cost, one.run),
+            footprint=dataclasses.replace(situation.footprint, worker_private_bytes=one.worker_private_bytes),
+            start_seconds_per_worker=one.start_seconds_per_worker,
         )
+        all_cores = None
+        cores = whole_cores(self.options.limits.cpus)
+        many = min(cores, _PROBED_AT_MOST)
+        if not self._is_iterable and many > 1 and time.perf_counter() < self._begun + _UNTIL_PROBED * self.seconds:
+            self._say(f"{many} workers, to calibrate the model")
+            all_cores = self._trials.probe(situation, Config(many, 2))
+        batch_bytes = situation.footprint.batch_bytes
         return dataclasses.replace(
             situation,
-            cost_in_worker=cost,
-            footprint=dataclasses.replace(situation.footprint, worker_private_bytes=private),
-            start_seconds_per_worker=feed.workers_start_seconds / config.num_workers,
+            calibration=calibrated(
+                one.run,
+                all_cores.run if all_cores else None,
+                cores,
+                situation.samples_per_batch,
+                batch_bytes,
+                drop_seconds_per_byte(batch_bytes),
+            ),
         )
 
-    def _freedom(self, situation: Situation) -> Freedom:
-        own = self._own
-        if own.num_workers == 0 and not self._workers_may_start:
-            return Freedom(num_workers=(0,), pin_memory=self._pinning)
-        counts = planner.worker_counts(situation.cost_in_worker, self.options.limits, situation.step_samples_per_second)
-        return Freedom(
-            # More workers would deliver an iterable dataset's samples more than once, fewer might lose some.
-            num_workers=(own.num_workers,) if self._is_iterable else counts,
-            prefetch_factor=tuple(sorted({*planner.PREFETCH_FACTORS, own.prefetch_factor or 2})),
-            # The order of every later epoch hangs on whether workers persist (runtime/epochs.py).
-            persistent_workers=(True,) if own.persistent_workers else (False, True),
-            pin_memory=self._pinning,
-            worker_torch_threads=self._worker_threads,
-            in_order=(True, False) if self.options.may_reorder else (own.in_order,),
-        )
+    def _freedom(self, situation: Situation, offers: Offers) -> Freedom:
+        return freedom_of(self.subject.loader, self._own, self.options, offers, situation)
 
     # ---- trials
 
-    def _search(self, situation: Situation, own: Reading) -> list[Reading]:
-        freedom = self._freedom(situation)
-        if max(freedom.num_workers) == 0 or self._has_nothing_to_gain:
-            return []
-        ranked = planner.rank(planner.configurations(freedom), situation)
-        favourites: dict[int, Config] = {}
-        for config in ranked:
-            favourites.setdefault(config.num_workers, config)
-        first = [config for config in favourites.values() if config != own.config][:_WORKER_COUNTS_ENQUEUED]
-        if not first:
-            return []
-        step = situation.step_samples_per_second
-        return search(
-            first,
-            freedom,
-            lambda config, floor: self._try_out(situation, config, floor),
-            deadline=self._begun + 0.6 * self.seconds,
-            seed=self.options.seed,
-            enough=step * (1 - decide.EQUAL) if step else float("inf"),
-        )
+    def _search(self, freedom: Freedom, situation: Situation, own: Reading) -> list[Reading]:
+        known = [own, *(reading for reading in self._trials.probed if reading.config != own.config)]
+        if self._has_nothing_to_gain:
+            return known
 
-    def _try_out(self, situation: Situation, config: Config, floor: float, must_work: bool = False) -> Reading:
-        """Measures one configuration, or says why not; one that differs in the restart of workers only is derived."""
-        if self._ledger.knows(config):
-            return self._ledger.derived(situation, config)
-        broken = None if must_work else self._broken(situation, config)
-        if broken:
-            return self._ledger.failed(config, f"not tried: {broken}")
-        self._say("your configuration alone" if must_work else f"trying {config}")
-
-        def hopeless(chunks: Sequence[Chunk]) -> bool:
-            return len(chunks) >= 4 and situation.loop_rate(config, rate_of(chunks).interval[1]) < floor
+        def try_out(config: Config, floor: float, on_chunk: Callable[[int, float], None]) -> Reading:
+            self._say(f"trying {config}")
+            return self._trials.try_out(situation, config, floor, on_chunk)
 
         try:
-            feed = self._feed(config, math.inf if must_work else self._deadline)
-            try:
-                chunks = feed.window(self.pace_seconds, hopeless)
-            finally:
-                feed.close()
-        except Exception as error:
-            if must_work:
-                raise UsersError(error) from None
-            return self._ledger.failed(config, f"failed: {one_line(error)}")
-        if not chunks:
-            return self._ledger.failed(config, "not measured: time was up")
-        outcome = "stopped early: slower" if hopeless(chunks) else "measured"
-        return self._ledger.measured(situation, config, chunks, feed.workers_start_seconds, outcome)
+            return search(
+                planner.rank(freedom, situation),
+                known,
+                Space(freedom, situation),
+                try_out,
+                self._record(freedom),
+                deadline=self._begun + _UNTIL_SEARCHED * self.seconds,
+                seed=self.options.seed,
+                enough=operational.fed_rate(situation) * (1 - decide.EQUAL),
+            )
+        except StudyError as error:
+            raise TuningError(str(error), 1) from None
 
-    def _side_by_side(self, situation: Situation, finalists: Sequence[Reading]) -> list[Reading]:
-        """Measures the finalists by turns, on fresh loaders, until the best of them is told from the user's own."""
-        self._say("the best few side by side")
-        feeds: list[Feed] = []
-
-        def settled(all_chunks: Sequence[Sequence[Chunk]]) -> bool:
-            if not all(all_chunks):
-                return True
-            own, *others = (rate_of(chunks) for chunks in all_chunks)
-            return any(other.interval[0] > own.interval[1] for other in others)
-
-        try:
-            feeds.extend(self._feed(reading.config, self._deadline) for reading in finalists)
-            all_chunks = interleaved(feeds, self.pace_seconds, settled)
-        finally:
-            for feed in feeds:
-                feed.close()
-        if not all(all_chunks):
-            return list(finalists)
-        return [
-            self._ledger.measured(situation, feed.config, chunks, feed.workers_start_seconds, "side by side")
-            for feed, chunks in zip(feeds, all_chunks, strict=True)
-        ]
+    def _record(self, freedom: Freedom) -> Record:
+        """The study, and what of the host, the baseline and the space makes its rates comparable with others."""
+        machine, loader = Machine.detect(), self.subject.loader
+        fingerprint = {
+            "host": f"{machine.cpu_model}, {self.options.limits.cpus:g} CPUs",
+            "packages": machine.packages,
+            "baseline": f"{self._own}, batches of {self.subject.samples_per_batch:.0f}",
+            "dataset": f"{type(loader.dataset).__qualname__} of {self._epoch_samples} samples",
+            "space": repr(dataclasses.replace(freedom, num_workers=(0,))),
+        }
+        return Record(self.options.study_url, f"{self.options.script}:{self.subject.name}", fingerprint)
 
     # ---- the decision
 
-    def _decide(self, situation: Situation, own: Reading, winner: Reading) -> Choice:
+    def _decide(
+        self, freedom: Freedom, situation: Situation, offers: Offers, own: Reading, winner: Reading, loaded: float
+    ) -> Choice:
         assert own.loader is not None
         assert winner.loader is not None
         notes = []
@@ -304,7 +311,7 @@ class Tuner:
             )
             winner = own
         assert winner.loader is not None
-        if own.config.num_workers == 0 and not self._workers_may_start:
+        if own.config.num_workers == 0 and not workers_may_start():
             notes.append(
                 f"no workers were tried: Python starts them by {multiprocessing.get_start_method()}, so they would "
                 "run your script once more; put its main part under: if __name__ == '__main__'"
@@ -323,59 +330,45 @@ class Tuner:
             Measured(own.config, own.loader.samples_per_second, own.loader.interval),
             Measured(winner.config, winner.loader.samples_per_second, winner.loader.interval),
             situation,
-            tuple(self._ledger.trials),
+            freedom,
+            offers,
+            tuple(self._trials.ledger.trials),
             tuple(notes),
+            loaded,
         )
 
     # ---- small helpers
 
-    @property
-    def _pinning(self) -> tuple[bool, ...]:
-        return tuple(sorted({self._own.pin_memory, has_accelerator()}))
+    def _torch_threads_speedup(self) -> float:
+        """How much faster samples are made where torch has all cores in a worker.
 
-    def _threads_worth_trying(self) -> tuple[int, ...]:
-        """Torch's threads in a worker: one, as torch has it, and all cores where samples are made faster by them.
-
-        Never more than one in a forked worker: OpenMP's threads don't survive a fork, and the worker would hang.
+        Never in a forked worker: OpenMP's threads don't survive a fork, and the worker would hang.
         """
-        cores = math.floor(self.options.limits.cpus) if math.isfinite(self.options.limits.cpus) else 1
-        if multiprocessing.get_start_method() == "fork" or not self._workers_may_start or cores < 2:
-            return (1,)
-        helps = torch_threads_help(self.subject.loader, self._stream, self.pace_seconds)
-        return (1, cores) if helps else (1,)
-
-    @property
-    def _workers_may_start(self) -> bool:
-        """Whether a worker process would only work: one that isn't forked runs the main module's code once more."""
-        return multiprocessing.get_start_method() == "fork" or main_is_guarded()
+        if multiprocessing.get_start_method() == "fork" or not workers_may_start():
+            return 1.0
+        if whole_cores(self.options.limits.cpus) < 2:
+            return 1.0
+        return torch_threads_speedup(self.subject.loader, self._stream, self.pace_seconds)
 
     @property
     def _has_nothing_to_gain(self) -> bool:
         return self.subject.waiting_share is not None and self.subject.waiting_share <= _NOTHING_TO_GAIN
 
-    @property
-    def _deadline(self) -> float:
-        return self._begun + self.seconds
-
-    def _feed(self, config: Config, deadline: float) -> Feed:
-        loader = self.subject.loader
-        return Feed(
-            config,
-            lambda indices: rebuild(loader, config, indices, self._stuck_after_seconds(config)),
-            self._stream,
-            self.subject.samples_per_batch,
-            deadline,
-        )
-
-    def _stuck_after_seconds(self, config: Config) -> float:
-        by_experience = _STUCK_STARTS * self._ledger.slowest_start_seconds
-        return max(_STUCK_SECONDS, by_experience) if config.num_workers else 0.0
-
-    def _broken(self, situation: Situation, config: Config) -> str | None:
-        return planner.broken_limit(config, situation.footprint, self.options.limits)
-
     def _say(self, text: str) -> None:
         self.emit(Phase(f"{self.subject.name}: {text}"))
+
+
+def _some_indices(stream: IndexStream) -> list[Any]:
+    """The samples of the next batches, as many as validations may want."""
+    indices: list[Any] = []
+    for _ in range(_OFFERED_BATCHES):
+        batch = next(stream)
+        if not isinstance(batch, Sequence):
+            break
+        indices += batch
+        if len(indices) >= _OFFERED_SAMPLES:
+            break
+    return indices
 
 
 def _index_sampler(loader: DataLoader[Any]) -> Iterable[Any]:

@@ -1,63 +1,146 @@
 """What a configuration can deliver at most, by operational analysis, with the whole sample as one operator.
 
 Each resource bounds the rate by its capacity over the demand of one sample (Denning and Buzen 1978; for input
-pipelines Kuchnik et al., MLSys 2022). The smallest bound is the bottleneck.
+pipelines Kuchnik et al., MLSys 2022). The smallest bound is the bottleneck. Worker counts may be arrays, so that many
+configurations are told at once.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from plumb.plan import Config, Prediction, SampleCost
+import numpy as np
+
+from plumb.model.demand import Demand, demand
+from plumb.model.situation import Situation
+from plumb.plan import Config, Prediction
+
+# A bound this close to the smallest is not what would bind next: it binds already.
+_SAME = 1.001
 
 
-def bounds(
-    config: Config, cost: SampleCost, cores: float, step: float | None, step_cpu: float = 0.0
-) -> dict[str, float]:
-    """Each resource's limit in samples per second; a resource that a sample does not use has no entry.
+def capacities(situation: Situation, wanted: Demand, workers: Any, step_cpu_seconds: float) -> dict[str, Any]:
+    """Each resource's limit in samples per second where a sample costs `wanted`; infinite where it uses none of it.
 
-    `cores` are CPU seconds per second. `step` is the rate at which the training step could consume, samples per
-    second, None where it is not known; `step_cpu` the CPU seconds that the step itself burns per sample.
+    `workers` is a count or an array of them. Without workers the main process makes the samples. `step_cpu_seconds` is
+    the CPU that something else burns for every sample.
     """
-    in_worker = cost.cpu_seconds + cost.wait_seconds
-    limits = {"step": step or math.inf}
-    if config.num_workers == 0:
-        limits["main process"] = _over(1.0, in_worker)
-        limits["cpu"] = _over(cores, cost.cpu_seconds + step_cpu)
-    else:
-        limits["workers"] = _over(config.num_workers, in_worker)
-        limits["main process"] = _over(1.0, cost.main_seconds)
-        limits["cpu"] = _over(cores, cost.cpu_seconds + cost.main_seconds + step_cpu)
-    return {resource: limit for resource, limit in limits.items() if math.isfinite(limit)}
+    workers = np.asarray(workers, dtype=float)
+    alone, at_once = workers == 0, np.maximum(workers, 1.0)
+    computing = np.maximum(1.0, at_once * _share_computing(wanted))
+    slow_down = situation.calibration.slow_down(computing, situation.limits.cpus)
+    making = wanted.seconds(slow_down)
+    in_main = wanted.main_seconds + np.where(alone, making, 0.0)
+    outstanding = at_once * wanted.fetch_threads
+    return {
+        "workers": np.where(alone, math.inf, _over(at_once, making)),
+        "main process": _over(1.0, in_main),
+        "cpu": _over(situation.limits.cpus, wanted.cpu_seconds * slow_down + wanted.main_seconds + step_cpu_seconds),
+        "storage": _over(_storage_bytes_per_second(situation, outstanding), wanted.read_bytes),
+        "transfer": _over(situation.transfer_bytes_per_second or math.inf, wanted.output_bytes),
+    }
 
 
-def predict(config: Config, cost: SampleCost, cores: float, step: float | None, step_cpu: float = 0.0) -> Prediction:
-    """The rate of `config`, capped at the step rate, its bottleneck, and the share of each resource then in use."""
-    limits = bounds(config, cost, cores, step, step_cpu)
+def bounds(situation: Situation, config: Config) -> dict[str, float]:
+    """Each resource's limit in the training loop, the step itself among them, in samples per second.
+
+    A resource that a sample does not use has no entry. The CPU that the step burns is taken off the cores.
+    """
+    limits = capacities(situation, demand(situation, config), config.num_workers, situation.step_cpu_seconds)
+    limits["step"] = situation.step_samples_per_second or math.inf
+    return {resource: float(limit) for resource, limit in limits.items() if math.isfinite(limit)}
+
+
+def predict(situation: Situation, config: Config) -> Prediction:
+    """The rate of `config`, capped at the step rate, its bottleneck, what binds next, and how much each is in use."""
+    limits = bounds(situation, config)
     bottleneck = min(limits, key=lambda resource: limits[resource])
     rate = limits[bottleneck]
-    return Prediction(rate, bottleneck, {resource: rate / limit for resource, limit in limits.items()}, limits)
+    later = {resource: limit for resource, limit in limits.items() if limit > rate * _SAME}
+    then = min(later, key=lambda resource: later[resource]) if later else None
+    return Prediction(rate, bottleneck, {name: rate / limit for name, limit in limits.items()}, limits, then)
 
 
-def end_to_end(config: Config, loader: float, step: float | None, cpu_bound: float = math.inf) -> float:
-    """The rate of the training loop, samples per second, with a loader that alone delivers `loader`.
+def loader_rates(situation: Situation, wanted: Demand, workers: Any, persistent: Any) -> Any:
+    """Samples per second that the loader alone should deliver, each epoch's start of workers included."""
+    steady = np.minimum.reduce(np.broadcast_arrays(*capacities(situation, wanted, workers, 0.0).values()))
+    start = np.where(persistent, 0.0, workers * situation.start_seconds_per_worker)
+    return amortized(steady, situation.epoch_samples, start)
 
-    Without workers the loop loads and steps by turns; with them the slower of the two sets the pace, or the CPU that
-    both share (`cpu_bound`).
+
+def ceilings(situation: Situation, wanted: Demand, workers: Any) -> Any:
+    """What the rest of the loop allows a loader with workers to deliver, in samples per second.
+
+    That is the step, the CPU that both share, or the main process, which takes batches over and does its part of the
+    step by turns.
     """
+    step = situation.step_samples_per_second or math.inf
+    shared = capacities(situation, wanted, workers, situation.step_cpu_seconds)["cpu"]
+    in_main = _over(1.0, wanted.main_seconds + main_seconds_of_step(situation))
+    return np.minimum.reduce(np.broadcast_arrays(step, shared, in_main))
+
+
+def loop_rates(situation: Situation, wanted: Demand, workers: Any, loader_samples_per_second: Any) -> Any:
+    """Samples per second of the training loop with a loader that alone delivers so many.
+
+    Without workers the loop loads and steps by turns. With them the slowest sets the pace.
+    """
+    step = situation.step_samples_per_second
     if step is None:
-        return loader
-    if config.num_workers == 0:
-        return 1.0 / (1.0 / loader + 1.0 / step)
-    return min(loader, step, cpu_bound)
+        return loader_samples_per_second
+    by_turns = 1.0 / (1.0 / np.asarray(loader_samples_per_second) + 1.0 / step)
+    together = np.minimum(loader_samples_per_second, ceilings(situation, wanted, workers))
+    return np.where(np.asarray(workers) == 0, by_turns, together)
 
 
-def amortized(samples_per_second: float, epoch_samples: float | None, start_seconds: float) -> float:
+def loader_rate(situation: Situation, config: Config) -> float:
+    """`loader_rates` of one configuration."""
+    wanted = demand(situation, config)
+    return float(loader_rates(situation, wanted, config.num_workers, config.persistent_workers))
+
+
+def loop_rate(situation: Situation, config: Config, loader_samples_per_second: float) -> float:
+    """`loop_rates` of one configuration."""
+    return float(loop_rates(situation, demand(situation, config), config.num_workers, loader_samples_per_second))
+
+
+def main_seconds_of_step(situation: Situation) -> float:
+    """Seconds per sample that the step keeps the main process' thread busy: no longer than it takes, nor computes."""
+    step = situation.step_samples_per_second
+    return min(1.0 / step, situation.step_cpu_seconds) if step else 0.0
+
+
+def fed_rate(situation: Situation) -> float:
+    """Samples per second of a loop that never waits for a batch: infinite where the step isn't known.
+
+    That is the step rate, unless taking batches over and stepping by turns takes the main process longer.
+    """
+    if not situation.step_samples_per_second:
+        return math.inf
+    in_main = situation.cost_in_worker.main_seconds + main_seconds_of_step(situation)
+    return min(situation.step_samples_per_second, 1.0 / in_main if in_main > 0 else math.inf)
+
+
+def amortized(samples_per_second: Any, epoch_samples: float | None, start_seconds: Any) -> Any:
     """The rate over a real epoch that begins with `start_seconds` of waiting; unchanged for an endless epoch."""
-    if epoch_samples is None or math.isinf(samples_per_second):
+    if epoch_samples is None:
         return samples_per_second
-    return epoch_samples / (epoch_samples / samples_per_second + start_seconds)
+    return 1.0 / (1.0 / np.asarray(samples_per_second) + start_seconds / epoch_samples)
 
 
-def _over(capacity: float, demand_seconds: float) -> float:
-    return capacity / demand_seconds if demand_seconds > 0 else math.inf
+def _share_computing(wanted: Demand) -> float:
+    """The cores that a process which makes samples keeps busy while nothing holds it up."""
+    seconds = wanted.seconds()
+    return wanted.cpu_seconds / seconds if seconds > 0 else 1.0
+
+
+def _storage_bytes_per_second(situation: Situation, outstanding: Any) -> Any:
+    if situation.storage is None:
+        return math.inf
+    return np.interp(outstanding, situation.storage.outstanding, situation.storage.bytes_per_second)
+
+
+def _over(capacity: Any, wanted: Any) -> Any:
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return np.where(np.asarray(wanted) > 0, np.divide(capacity, wanted), math.inf)

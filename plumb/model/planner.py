@@ -2,78 +2,56 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from plumb.host import Limits
-from plumb.model import operational
-from plumb.plan import Config, Prediction, SampleCost
+from plumb.model import feasible, operational
+from plumb.model.demand import deferral_of, demand
+from plumb.model.situation import CutCost, Freedom, Situation
+from plumb.model.twin import simulated_rate
+from plumb.plan import CacheChoice, Config, SampleCost
 
-PREFETCH_FACTORS = (2, 4, 8)
 # Predictions this close are equal: among them the cheapest configuration comes first.
 _EQUAL = 0.01
 _WORKERS_AT_MOST = 64
-# File descriptors that torch holds for one worker: two queues, their pipes and the process' sentinel.
-_FILES_PER_WORKER = 8
+# Batches don't come evenly, so a few more workers than would just do may be of use.
+_TO_SPARE = 1.5
+# So many ways of the best are simulated, each with every depth of prefetching, over so many batches.
+_SIMULATED_WAYS, _SIMULATED_BATCHES = 8, 300
+# How sharp the corner is where a loader that is as fast as its loop begins to hold it up. Batches don't come evenly:
+# with 8, two that are equally fast reach 0.92 of it together, and a loader with a fifth to spare 0.97.
+_SHARPNESS = 8.0
+# A store takes a little more than its values, and something when it is empty.
+_STORE_SLACK, _STORE_BYTES = 1.02, 2**20
+# Where the whole order of all configurations is of no interest.
+_MOST = 100
 
 
 @dataclass(frozen=True)
-class Freedom:
-    """What may be changed without changing what the script means."""
+class Candidate:
+    """A configuration that fits, and the rate of the training loop that is predicted with it."""
 
-    num_workers: tuple[int, ...]
-    prefetch_factor: tuple[int, ...] = PREFETCH_FACTORS
-    persistent_workers: tuple[bool, ...] = (False, True)
-    pin_memory: tuple[bool, ...] = (False,)
-    worker_torch_threads: tuple[int, ...] = (1,)
-    in_order: tuple[bool, ...] = (True,)
+    config: Config
+    samples_per_second: float
 
 
 @dataclass(frozen=True)
-class Footprint:
-    """What loading takes of the host: bytes of one batch, of one worker's own pages, and of the script itself."""
+class Ranking:
+    """The best of the configurations that fit, the best predicted first and among equals the cheapest.
 
-    batch_bytes: float
-    tensors_per_batch: int
-    worker_private_bytes: float
-    main_bytes: float
-    open_files: int
-
-
-@dataclass(frozen=True)
-class Situation:
-    """All that the model knows: the cost of a sample, the pace of the step, the host, and the length of an epoch.
-
-    `cost` was measured in the main process; `cost_in_worker` in a worker, where caches, memory and threads differ.
+    `considered` is how many there were in all, and `excluded` how many of these broke each limit.
     """
 
-    cost: SampleCost
-    cost_in_worker: SampleCost
-    footprint: Footprint
-    limits: Limits
-    step_samples_per_second: float | None = None
-    step_cpu_seconds: float = 0.0
-    epoch_samples: float | None = None
-    start_seconds_per_worker: float = 0.0
-
-    def predict(self, config: Config) -> Prediction:
-        """The model's word on `config`."""
-        cost = self.cost_in_worker if config.num_workers else self.cost
-        return operational.predict(config, cost, self.limits.cpus, self.step_samples_per_second, self.step_cpu_seconds)
-
-    def loader_rate(self, config: Config) -> float:
-        """Samples per second that the loader alone should deliver, each epoch's start of workers included."""
-        limits = self.predict(config).bounds
-        steady = min((limit for resource, limit in limits.items() if resource != "step"), default=math.inf)
-        start = 0.0 if config.persistent_workers else config.num_workers * self.start_seconds_per_worker
-        return operational.amortized(steady, self.epoch_samples, start)
-
-    def loop_rate(self, config: Config, loader_rate: float) -> float:
-        """Samples per second of the training loop with a loader that delivers `loader_rate`."""
-        cpu = self.predict(config).bounds.get("cpu", math.inf)
-        return operational.end_to_end(config, loader_rate, self.step_samples_per_second, cpu)
+    best: tuple[Candidate, ...]
+    considered: int
+    excluded: dict[str, int]
 
 
 def worker_counts(cost: SampleCost, limits: Limits, step: float | None) -> tuple[int, ...]:
@@ -83,63 +61,179 @@ def worker_counts(cost: SampleCost, limits: Limits, step: float | None) -> tuple
     """
     in_worker = cost.cpu_seconds + cost.wait_seconds
     target = min(limits.cpus / max(cost.cpu_seconds + cost.main_seconds, 1e-9), step or math.inf)
-    for_the_waits = math.ceil(target * in_worker) if cost.wait_seconds > cost.cpu_seconds else 0
+    for_the_waits = math.ceil(_TO_SPARE * target * in_worker) if cost.wait_seconds > cost.cpu_seconds else 0
     most = max(math.ceil(limits.cpus) + 2, for_the_waits)
     return tuple(range(int(min(most, _WORKERS_AT_MOST, limits.max_workers)) + 1))
 
 
-def configurations(freedom: Freedom) -> Iterator[Config]:
-    """Every distinct configuration that `freedom` allows."""
-    for workers, pin, threads in itertools.product(
-        freedom.num_workers, freedom.pin_memory, freedom.worker_torch_threads
-    ):
-        if workers == 0:
-            yield Config(pin_memory=pin)
-            continue
-        for prefetch, persistent, in_order in itertools.product(
-            freedom.prefetch_factor, freedom.persistent_workers, freedom.in_order
-        ):
-            yield Config(workers, prefetch, persistent, pin, worker_torch_threads=threads, in_order=in_order)
+def cache_choice(cut: CutCost, room_bytes: float, dataset_samples: float, folder: str | None = None) -> CacheChoice:
+    """A store of the values at `cut`: as large as all of them, or as there is room for; in memory without a folder."""
+    whole = math.ceil(_STORE_SLACK * cut.value_bytes * dataset_samples) + _STORE_BYTES
+    size = int(min(whole, room_bytes))
+    return CacheChoice(cut.after, "disk" if folder else "memory", size, size / whole, folder)
 
 
-def broken_limit(config: Config, footprint: Footprint, limits: Limits) -> str | None:
-    """The limit that `config` would exceed, in words, or None where it fits."""
-    in_flight = config.batches_in_flight + config.num_workers
-    shared = in_flight * footprint.batch_bytes if config.num_workers else 0.0
-    memory = footprint.main_bytes + config.num_workers * footprint.worker_private_bytes + shared
-    files = footprint.open_files + config.num_workers * _FILES_PER_WORKER + in_flight * footprint.tensors_per_batch
-    for name, needed, allowed in (
-        ("memory", memory, limits.memory_bytes),
-        ("shared memory", shared, limits.shm_bytes),
-        ("open files", files, limits.open_files),
-        ("processes", config.num_workers, limits.processes),
-        ("workers", config.num_workers, limits.max_workers),
-    ):
-        if needed > allowed:
-            return f"needs {needed:,.0f} of {name}, {allowed:,.0f} are allowed"
-    return None
+def rank(freedom: Freedom, situation: Situation) -> Ranking:
+    """The best feasible configurations that `freedom` allows.
 
-
-def rank(configs: Iterable[Config], situation: Situation) -> list[Config]:
-    """The feasible configurations, the best predicted loop first; among equals the cheapest.
-
-    Equal are predictions within one percent of each other: they differ by less than can be measured.
+    All are told by their bounds, less what a loader loses that has nothing to spare. The leaders are simulated too,
+    with every depth of prefetching: what only the order of events shows (stragglers, short epochs, a dispatch that
+    stands still) decides among them.
     """
-    feasible = [c for c in configs if broken_limit(c, situation.footprint, situation.limits) is None]
-    predicted = {config: situation.loop_rate(config, situation.loader_rate(config)) for config in feasible}
+    points = [_points(way, freedom, situation) for way in _ways(freedom, situation)]
+    limits = feasible.allowed(situation)
+    excluded: dict[str, int] = {}
+    for each in points:
+        for name, needed in feasible.needs(situation, each.way, each.workers, each.in_flight).items():
+            too_much = each.fits & (needed > limits[name])
+            if too_much.any():
+                excluded[name] = excluded.get(name, 0) + int(too_much.sum())
+                each.fits[too_much] = False
+    candidates = _by_depth(_leaders(points), freedom, situation)
+    return Ranking(tuple(candidates), sum(len(each.workers) for each in points), excluded)
 
-    def order(config: Config) -> tuple[float, tuple[int, int, bool, bool, int]]:
-        return -round(math.log(predicted[config]) / _EQUAL), cost_order(config)
 
-    return sorted(feasible, key=order)
-
-
-def cost_order(config: Config) -> tuple[int, int, bool, bool, int]:
-    """Sorts configurations by what they take of the host: processes, then memory."""
+def cost_order(config: Config) -> tuple[int, ...]:
+    """Sorts configurations by what they take: a store, rewritten samples, processes, threads, memory, and the rest."""
     return (
+        config.cache.bytes if config.cache else 0,
+        len(config.deferred),
         config.num_workers,
+        config.fetch_threads,
         config.batches_in_flight,
         config.persistent_workers,
         config.pin_memory,
         config.worker_torch_threads,
+        config.allocator_reuse,
+        not config.in_order,
     )
+
+
+@dataclass(frozen=True)
+class _Points:
+    """One way to make samples, with every count of workers, depth and lifetime of them: arrays of the same shape."""
+
+    way: Config
+    workers: Any
+    prefetch: Any
+    persistent: Any
+    rates: Any
+    fits: Any
+
+    @property
+    def in_flight(self) -> Any:
+        return self.workers * self.prefetch
+
+    def costs(self) -> list[Any]:
+        """The columns of `cost_order`."""
+        own = {2: self.workers, 4: self.in_flight, 5: self.persistent}
+        return [
+            own[place] if place in own else np.full(len(self.workers), cost)
+            for place, cost in enumerate(cost_order(self.way))
+        ]
+
+    def config(self, place: int) -> Config:
+        if not self.workers[place]:
+            return self.way
+        return dataclasses.replace(
+            self.way,
+            num_workers=int(self.workers[place]),
+            prefetch_factor=int(self.prefetch[place]),
+            persistent_workers=bool(self.persistent[place]),
+        )
+
+
+def _ways(freedom: Freedom, situation: Situation) -> Iterator[Config]:
+    """Every way to make samples; `num_workers` is 0 in those that make sense without any, else 1."""
+    for (threads, until), cache, deferred, reuse, pin in itertools.product(
+        freedom.fetch, freedom.caches, freedom.deferrals, freedom.allocator_reuse, freedom.pin_memory
+    ):
+        if cache and deferred and cache.after in deferral_of(situation, deferred).not_with:
+            continue
+        plain = Config(
+            pin_memory=pin,
+            fetch_threads=threads,
+            fetch_until=until,
+            allocator_reuse=reuse,
+            cache=cache,
+            deferred=deferred,
+        )
+        if 0 in freedom.num_workers:
+            yield plain
+        if max(freedom.num_workers) > 0:
+            for torch_threads, in_order in itertools.product(freedom.worker_torch_threads, freedom.in_order):
+                yield dataclasses.replace(plain, num_workers=1, worker_torch_threads=torch_threads, in_order=in_order)
+
+
+def _points(way: Config, freedom: Freedom, situation: Situation) -> _Points:
+    if way.num_workers:
+        values = [count for count in freedom.num_workers if count], freedom.prefetch_factor, freedom.persistent_workers
+    else:
+        values = [0], (0,), (False,)
+    workers, prefetch, persistent = (axis.ravel() for axis in np.meshgrid(*values, indexing="ij"))
+    wanted = demand(situation, way)
+    loader = operational.loader_rates(situation, wanted, workers, persistent)
+    if way.num_workers:
+        rest = operational.ceilings(situation, wanted, workers)
+        rates = (loader**-_SHARPNESS + rest**-_SHARPNESS) ** (-1.0 / _SHARPNESS)
+    else:
+        rates = operational.loop_rates(situation, wanted, workers, loader)
+    return _Points(way, workers, prefetch, persistent, rates, workers >= 0)
+
+
+def _leaders(points: Sequence[_Points]) -> list[Candidate]:
+    rates = np.concatenate([each.rates for each in points])
+    fits = np.concatenate([each.fits for each in points])
+    owners = np.repeat(np.arange(len(points)), [len(each.workers) for each in points])
+    places = np.concatenate([np.arange(len(each.workers)) for each in points])
+    columns = [np.concatenate(column) for column in zip(*(each.costs() for each in points), strict=True)]
+    kept = np.flatnonzero(fits)
+    if not len(kept):
+        return []
+    steps_behind = _steps_behind(rates[kept], rates[kept].max())
+    order = kept[np.lexsort([*(column[kept] for column in reversed(columns)), steps_behind])]
+    return [
+        Candidate(points[owners[one]].config(int(places[one])), float(rates[one])) for one in order[:_MOST].tolist()
+    ]
+
+
+def _steps_behind(rates: Any, best: float) -> Any:
+    """By how many times the difference that is none each rate lies below the best."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        behind = np.where(np.asarray(rates) == best, 0.0, np.log(best / np.asarray(rates)) / _EQUAL)
+    return np.floor(np.minimum(behind, 1e6))
+
+
+def _by_depth(leaders: Sequence[Candidate], freedom: Freedom, situation: Situation) -> list[Candidate]:
+    """The leaders, those of the best ways by what a simulation says of every depth of prefetching."""
+    ways: dict[Config, None] = {}
+    for candidate in leaders:
+        ways.setdefault(
+            dataclasses.replace(candidate.config, prefetch_factor=None, persistent_workers=False, pin_memory=False)
+        )
+        if len(ways) == _SIMULATED_WAYS:
+            break
+    simulated: list[Candidate] = []
+    for way in ways:
+        simulated += _simulated(way, freedom, situation)
+    if not simulated:
+        return list(leaders)
+    best = max(candidate.samples_per_second for candidate in simulated)
+    simulated.sort(key=lambda one: (float(_steps_behind(one.samples_per_second, best)), cost_order(one.config)))
+    known = {candidate.config for candidate in simulated}
+    return simulated + [candidate for candidate in leaders if candidate.config not in known]
+
+
+def _simulated(way: Config, freedom: Freedom, situation: Situation) -> list[Candidate]:
+    """One way with every depth and lifetime of its workers that fits, pinned and not, and the simulated rates."""
+    found = []
+    for prefetch in freedom.prefetch_factor if way.num_workers else (None,):
+        config = dataclasses.replace(way, prefetch_factor=prefetch)
+        if feasible.broken_limit(config, situation) is None:
+            steady = simulated_rate(situation, config, _SIMULATED_BATCHES)
+            for persistent in freedom.persistent_workers if way.num_workers else (False,):
+                start = 0.0 if persistent else way.num_workers * situation.start_seconds_per_worker
+                rate = float(operational.amortized(steady, situation.epoch_samples, start))
+                lasting = dataclasses.replace(config, persistent_workers=persistent)
+                found += [Candidate(dataclasses.replace(lasting, pin_memory=pin), rate) for pin in freedom.pin_memory]
+    return found

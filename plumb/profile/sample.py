@@ -17,7 +17,8 @@ from plumb.profile.threads import one_torch_thread
 from plumb.search.measure import IndexStream
 
 _TURNS_AT_LEAST = 3
-_CLEARLY_FASTER = 0.8
+# So many times of single batches show how they spread.
+_BATCH_TIMES = 200
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,23 @@ class _Span:
     cpu_seconds: float
 
 
-def sample_cost(loader: DataLoader[Any], stream: IndexStream | None, seconds: float) -> SampleCost:
+@dataclass(frozen=True)
+class Sampled:
+    """What samples cost, the times of the single batches that say so, and how many samples were read for it."""
+
+    cost: SampleCost
+    batch_seconds: tuple[float, ...]
+    samples: float
+
+
+def sampled(loader: DataLoader[Any], stream: IndexStream | None, seconds: float) -> Sampled:
     """Reads samples and collates them for about `seconds`, in this thread and with one torch thread, as workers do.
 
     Medians over batches, per sample; `main_seconds`, the hand-over from a worker, isn't seen from here and is 0.
     Raises what the dataset raises.
     """
     spans: list[_Span] = []
-    size = 1.0
+    size, read_samples = 1.0, 0.0
     nbytes = tensors = 0
     read = _reader(loader, stream)
     deadline = time.perf_counter() + seconds
@@ -44,15 +54,17 @@ def sample_cost(loader: DataLoader[Any], stream: IndexStream | None, seconds: fl
             wall, cpu = time.perf_counter() - begin[0], time.thread_time() - begin[1]
             nbytes, tensors = batch_bytes(batch)
             spans.append(_Span(wall / size, cpu / size))
+            read_samples += size
     # The first batch opens files and fills caches that every later one finds.
     spans = spans[1:] or spans
     wall = statistics.median(span.wall_seconds for span in spans)
     cpu = min(statistics.median(span.cpu_seconds for span in spans), wall)
-    return SampleCost(wall, cpu, wall - cpu, 0.0, nbytes / size, tensors / size)
+    cost = SampleCost(wall, cpu, wall - cpu, 0.0, nbytes / size, tensors / size)
+    return Sampled(cost, tuple(span.wall_seconds * size for span in spans[-_BATCH_TIMES:]), read_samples)
 
 
-def torch_threads_help(loader: DataLoader[Any], stream: IndexStream | None, seconds: float) -> bool:
-    """Whether a batch is made clearly faster when torch may use all its threads, by turns for about `seconds`."""
+def torch_threads_speedup(loader: DataLoader[Any], stream: IndexStream | None, seconds: float) -> float:
+    """How many times as fast a batch is made when torch may use all its threads, by turns for about `seconds`."""
     read = _reader(loader, stream)
     one: list[float] = []
     all_threads: list[float] = []
@@ -63,7 +75,7 @@ def torch_threads_help(loader: DataLoader[Any], stream: IndexStream | None, seco
                 begin = time.perf_counter()
                 _, size = next(read)
                 walls.append((time.perf_counter() - begin) / size)
-    return statistics.median(all_threads) < _CLEARLY_FASTER * statistics.median(one)
+    return statistics.median(one) / max(statistics.median(all_threads), 1e-9)
 
 
 def batch_bytes(batch: Any) -> tuple[int, int]:

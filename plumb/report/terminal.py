@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 
@@ -10,9 +11,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from plumb.plan import Config, LoaderPlan, Plan, Trial
+from plumb.plan import Config, LoaderPlan, Plan, Trial, TuningCost
 from plumb.profile.device_profile import DeviceProfile
 from plumb.report.device import render as render_device
+from plumb.report.words import RESOURCES, reason
 from plumb.trace.stored import from_node_link
 from plumb.units import format_bytes, format_rate, format_seconds
 
@@ -20,12 +22,6 @@ _BAR_CELLS = 24
 _FILES_SHOWN = 3
 # Operators with a smaller share of a sample's time are left to `plumb trace`.
 _SMALL = 0.03
-_REASONS = {
-    "cpu": "the CPU: all cores that this process may use are busy",
-    "workers": "the workers: each is busy all the time, and more of them would help",
-    "main process": "the main process: it takes over batches as fast as it can",
-    "step": "the training step: it gets its data as fast as it can take it",
-}
 
 
 def render(plan: Plan, plan_path: str) -> RenderableType:
@@ -62,7 +58,7 @@ def _before_and_after(loader: LoaderPlan) -> RenderableType:
             Text(format_rate(side.samples_per_second), style="bold"),
             Text(f"{low:,.0f} to {high:,.0f}", style="dim"),
             Text(f"your loop {format_rate(loop)}" if loop else ""),
-            Text(_short(side.config)),
+            Text(short(side.config)),
         )
     return table
 
@@ -81,7 +77,7 @@ def _why(loader: LoaderPlan) -> RenderableType:
         waits = loader.end_to_end.baseline_waiting_share if loader.end_to_end else None
         share = f" Your loop waits for data {waits:.1%} of its time." if waits is not None else ""
         lines.append(Text("Nothing to change." + share))
-    lines.append(Text(f"What limits it now is {_reason(loader)}."))
+    lines.append(Text(f"What limits it now is {reason(loader.predicted, loader.tuned.config)}." + _then(loader)))
     if loader.sample is not None:
         cost = loader.sample
         lines.append(
@@ -122,11 +118,9 @@ def _bar(share: float, style: str) -> Text:
     return Text("█" * filled + "░" * (_BAR_CELLS - filled), style=style)
 
 
-def _reason(loader: LoaderPlan) -> str:
-    bottleneck = loader.predicted.bottleneck
-    if bottleneck == "main process" and not loader.tuned.config.num_workers:
-        return "the main process: it loads every batch itself, between two steps"
-    return _REASONS[bottleneck]
+def _then(loader: LoaderPlan) -> str:
+    then = loader.predicted.then
+    return f" What would bind next is {RESOURCES.get(then, then)}." if then else ""
 
 
 def _bounds(loader: LoaderPlan) -> RenderableType:
@@ -150,7 +144,7 @@ def _trials(trials: Iterable[Trial]) -> RenderableType:
         table.add_column(heading, justify="left" if heading in ("tried", "") else "right")
     for trial in sorted(last.values(), key=lambda trial: -(trial.samples_per_second or 0.0)):
         table.add_row(
-            _short(trial.config),
+            short(trial.config),
             f"{trial.samples_per_second:,.0f}" if trial.samples_per_second else "–",
             "{:,.0f} to {:,.0f}".format(*trial.interval) if trial.interval else "",
             f"{trial.predicted_samples_per_second:,.0f}" if trial.predicted_samples_per_second else "",
@@ -159,7 +153,8 @@ def _trials(trials: Iterable[Trial]) -> RenderableType:
     return table
 
 
-def _short(config: Config) -> str:
+def short(config: Config) -> str:
+    """A configuration in a few words."""
     if not config.num_workers:
         return "no workers" + (", pinned" if config.pin_memory else "")
     parts = [f"{config.num_workers} worker{'s' * (config.num_workers > 1)}, prefetch {config.prefetch_factor}"]
@@ -178,11 +173,24 @@ def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
             yield Text(f"or write  DataLoader(..., {arguments(loader.tuned.config)})  at {loader.site}")
     if plan.written_files:
         yield Text(f"The script wrote, while it was tuned: {_some(plan.written_files)}", style="yellow")
+    for loader in plan.loaders:
+        if loader.cost is not None:
+            yield Text(_cost(loader, loader.cost), style="dim")
     yield Text(
         f"{format_seconds(plan.startup_seconds)} until your script's loop began, "
         f"{format_seconds(plan.tuning_seconds)} of tuning.",
         style="dim",
     )
+
+
+def _cost(loader: LoaderPlan, cost: TuningCost) -> str:
+    """What the tuning took, and when that is paid back."""
+    text = (
+        f"Tuning {loader.name} took {format_seconds(cost.seconds)}, {cost.samples:,.0f} samples and "
+        f"{format_seconds(cost.cpu_seconds)} of CPU"
+    )
+    steps = loader.payback_steps
+    return f"{text}; {math.ceil(steps):,} training steps pay that back." if steps is not None else f"{text}."
 
 
 def _some(files: Sequence[str]) -> str:

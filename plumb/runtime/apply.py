@@ -7,6 +7,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from plumb.plan import Config, LoaderPlan, Plan
@@ -15,7 +16,13 @@ from plumb.site import Site
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
+    from plumb.runtime.allocator import Reuse
     from plumb.runtime.epochs import Epochs
+    from plumb.runtime.handed import Handing
+    from plumb.runtime.running import Running
+
+# On a loader that was changed, the number of its entry in the plan: copies of the loader have it too.
+_MARK = "_plumb_loader"
 
 
 class PlanApplied:
@@ -24,10 +31,13 @@ class PlanApplied:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._said: set[str] = set()
-        self._changed: weakref.WeakKeyDictionary[DataLoader[Any], _Changed] = weakref.WeakKeyDictionary()
+        # By identity: a subclass of the user's may be equal to others, or have no hash.
+        self._changed: dict[int, _Changed] = {}
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
         """The loader's arguments with the plan's in their place, where the plan is for this very loader."""
+        from plumb.runtime.refused import check
+
         planned = self._find(site)
         if planned is None:
             if not site.by_library:
@@ -45,32 +55,57 @@ class PlanApplied:
             return arguments
         if not _changes(planned):
             return arguments
+        check(arguments)
         # Torch's advice on worker counts looks at cores alone; this count was measured.
         warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
         return with_config(arguments, planned.tuned.config)
 
     def constructed(self, loader: DataLoader[Any], site: Site) -> None:
         """Takes note of a loader that was changed."""
-        from plumb.runtime.epochs import Epochs
-
         planned = self._find(site)
         if planned is not None and _changes(planned) and planned.batch_size == loader.batch_size:
-            users = planned.baseline.config
-            self._changed[loader] = _Changed(users, Epochs(loader, users))
+            vars(loader)[_MARK] = self._plan.loaders.index(planned)
+            self._note(loader, planned)
 
     def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
         """Starts an epoch; workers that persist are renewed where the script has changed the dataset since."""
         from plumb.runtime.epochs import state_of
 
-        changed = self._changed.get(loader)
+        changed = self._changed.get(id(loader))
         if changed is None:
-            return start()
+            mark = vars(loader).get(_MARK)
+            if mark is None:
+                return start()
+            changed = self._note(loader, self._plan.loaders[mark])
         before, changed.dataset = changed.dataset, state_of(loader.dataset)
         is_stale = before is not None and before != changed.dataset
-        if is_stale and loader._iterator is not None and not changed.users.persistent_workers:
+        if changed.running is not None:
+            is_stale = is_stale or changed.running.is_stale(loader.dataset)
+        if is_stale and changed.handing.has_workers:
             self._say("the script changes its dataset between epochs: workers are started again, so that they see it")
-            loader._iterator = None
-        return changed.epochs.start(loader, start)
+            changed.handing.renew()
+        epoch = partial(changed.epochs.start, loader, start)
+        if changed.running is not None:
+            epoch = partial(changed.running.start, loader, epoch)
+        persists_by_plan = loader.persistent_workers and not changed.users.persistent_workers
+        return changed.handing.start(loader, epoch) if persists_by_plan else epoch()
+
+    def _note(self, loader: DataLoader[Any], planned: LoaderPlan) -> _Changed:
+        from plumb.runtime.allocator import Reuse
+        from plumb.runtime.epochs import Epochs
+        from plumb.runtime.handed import Handing
+        from plumb.runtime.running import Running
+
+        users, config = planned.baseline.config, planned.tuned.config
+        changed = self._changed[id(loader)] = _Changed(
+            users,
+            Epochs(loader, users),
+            Handing(),
+            Running(config, planned.rewrites, is_planned=True) if config.needs_runtime else None,
+            Reuse() if config.allocator_reuse else None,
+        )
+        weakref.finalize(loader, self._changed.pop, id(loader), None).atexit = False
+        return changed
 
     def _find(self, site: Site) -> LoaderPlan | None:
         """The plan's entry for a loader: by name and file, since lines move when a script is edited."""
@@ -87,10 +122,16 @@ class PlanApplied:
 
 @dataclass
 class _Changed:
-    """A loader that runs on the plan's configuration: the user's own, and its dataset when the last epoch began."""
+    """A loader that runs on the plan's configuration: the user's own, and its dataset when the last epoch began.
+
+    `running` is what torch's arguments can't say, `reuse` lasts as long as the loader.
+    """
 
     users: Config
     epochs: Epochs
+    handing: Handing
+    running: Running | None
+    reuse: Reuse | None
     dataset: Any = None
 
 
@@ -104,13 +145,10 @@ def _batch_size(arguments: dict[str, Any]) -> int | None:
 
 def with_config(arguments: dict[str, Any], config: Config) -> dict[str, Any]:
     """The arguments of torch's `DataLoader` with those of `config` in their place."""
-    from plumb.runtime.loader import worker_init
-
     replaced = ("num_workers", "prefetch_factor", "persistent_workers", "pin_memory", "in_order")
     kept = {name: value for name, value in arguments.items() if name not in replaced}
     if config.num_workers == 0:
         # Torch refuses these without workers.
         kept.pop("multiprocessing_context", None)
         kept.pop("timeout", None)
-    init = worker_init(config, kept.get("worker_init_fn"))
-    return {**kept, "worker_init_fn": init, **config.loader_arguments()}
+    return {**kept, **config.loader_arguments()}

@@ -24,8 +24,7 @@ class Epochs:
     """
 
     def __init__(self, loader: DataLoader[Any], users: Config) -> None:
-        self._name = "sampler" if loader.batch_sampler is None else "batch_sampler"
-        self._order = _UsersOrder(getattr(loader, self._name), loader.generator)
+        self._order = _UsersOrder(loader.generator)
         self._users = users
         self._begun = 0
 
@@ -47,13 +46,15 @@ class Epochs:
         return self._started(loader, start)
 
     def _started(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-        theirs = getattr(loader, self._name)
+        # Subclasses exchange the sampler after torch's constructor, so it is looked up here.
+        name = "sampler" if loader.batch_sampler is None else "batch_sampler"
+        theirs = self._order.sampler = getattr(loader, name)
         # Torch forbids to set these on a loader that is made; for the time of one call nobody else sees it.
-        object.__setattr__(loader, self._name, self._order)
+        object.__setattr__(loader, name, self._order)
         try:
             return start()
         finally:
-            object.__setattr__(loader, self._name, theirs)
+            object.__setattr__(loader, name, theirs)
 
     def _without_the_seed(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         """Starts an epoch without workers, and takes back the seed that torch draws for them."""
@@ -66,52 +67,52 @@ class Epochs:
 class _UsersOrder:
     """The user's sampler, as torch's iterator asks it; `ask` is the way in which it is asked at present."""
 
-    def __init__(self, sampler: Iterable[Any], generator: torch.Generator | None) -> None:
+    def __init__(self, generator: torch.Generator | None) -> None:
         self.generator = generator or torch.default_generator
         self.state = self.generator.get_state()
+        self.sampler: Iterable[Any] = ()
         self.ask: Callable[[], Iterator[Any]] = self.plainly
-        self._sampler = sampler
         self._asked: Iterator[Any] | None = None
 
     def __iter__(self) -> Iterator[Any]:
         return self.ask()
 
     def __len__(self) -> int:
-        return len(self._sampler)  # type: ignore[arg-type]
+        return len(self.sampler)  # type: ignore[arg-type]
 
     def plainly(self) -> Iterator[Any]:
-        return iter(self._sampler)
+        return iter(self.sampler)
 
     def once_for_two(self) -> Iterator[Any]:
         """Torch asks twice, the user's iterator without workers would ask once."""
         asked, self._asked = self._asked, None
         if asked is None:
-            asked = self._asked = iter(self._sampler)
+            asked = self._asked = iter(self.sampler)
         return asked
 
     def once_more_later(self) -> Iterator[Any]:
         """Torch asks once, the user's iterator with workers would ask again after drawing the seed."""
-        iter(self._sampler)
+        iter(self.sampler)
 
         def again() -> Iterator[Any]:
-            yield from self._sampler
+            yield from self.sampler
 
         return again()
 
     def as_if_new(self) -> Iterator[Any]:
         """Torch resets an iterator that persists; the user's, new and without workers, would draw a seed."""
-        asked = iter(self._sampler)
+        asked = iter(self.sampler)
         self._draw_the_seed()
         return asked
 
     def as_if_new_with_workers(self) -> Iterator[Any]:
         """Torch resets an iterator that persists; the user's, new and with workers, would draw a seed and ask again."""
-        iter(self._sampler)
+        iter(self.sampler)
         self._draw_the_seed()
-        return iter(self._sampler)
+        return iter(self.sampler)
 
     def and_note_the_state(self) -> Iterator[Any]:
-        asked = iter(self._sampler)
+        asked = iter(self.sampler)
         self.state = self.generator.get_state()
         return asked
 

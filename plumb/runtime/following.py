@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_flatten
 from plumb.plan import Step, Way
 from plumb.profile.capture import with_receiver
 from plumb.profile.randomness import generator_states
+from plumb.runtime.answered import Tree
 from plumb.runtime.recipe import is_plain
-from plumb.runtime.replay import Tree
 from plumb.trace.code import code_digest
 from plumb.trace.expand import Callee, expands, is_standard
 from plumb.trace.recorder import SAMPLE, Frame, Node, Recorder

@@ -2,48 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from plumb.plan import Config
-from plumb.runtime.allocator import reuse_for_good
+from plumb.plan import Config, Rewrites
+from plumb.runtime.running import Running
+from plumb.runtime.stored import Stored
+
+NO_REWRITES = Rewrites()
 
 
 class Loader(DataLoader[Any]):
-    """Torch's loader, built by plumb for its own use."""
+    """Torch's loader on a configuration of plumb's; `dataset` and all other parts are the user's own.
+
+    The arguments are torch's; those that `config` is about are replaced by it.
+    """
 
     made_by_plumb = True
 
+    def __init__(
+        self,
+        dataset: Any,
+        *arguments: Any,
+        config: Config,
+        rewrites: Rewrites = NO_REWRITES,
+        stored: Stored | None = None,
+        **keywords: Any,
+    ) -> None:
+        self.running = Running(config, rewrites, stored) if config.needs_runtime else None
+        super().__init__(dataset, *arguments, **{**keywords, **config.loader_arguments()})
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        start = super().__iter__
+        return start() if self.running is None else self.running.start(self, start)
+
     def check_worker_number_rationality(self) -> None:
         """Says nothing: plumb knows the limits, and torch's own advice overlooks quotas."""
-
-
-@dataclass(frozen=True)
-class WorkerInit:
-    """The user's `worker_init_fn`, after the worker's threads and allocator were set; picklable if the user's is."""
-
-    torch_threads: int
-    allocator_reuse: bool
-    then: Callable[[int], None] | None
-
-    def __call__(self, worker_id: int) -> None:
-        """Runs in the worker, before its first sample."""
-        torch.set_num_threads(self.torch_threads)
-        if self.allocator_reuse:
-            reuse_for_good()
-        if self.then is not None:
-            self.then(worker_id)
-
-
-def worker_init(config: Config, users: Callable[[int], None] | None) -> Callable[[int], None] | None:
-    """The `worker_init_fn` that sets up workers for `config`. Torch itself sets one thread, so one needs nothing."""
-    if config.worker_torch_threads == 1 and not config.allocator_reuse:
-        return users
-    return WorkerInit(config.worker_torch_threads, config.allocator_reuse, users)
 
 
 def current_config(loader: DataLoader[Any]) -> Config:
@@ -58,19 +55,22 @@ def current_config(loader: DataLoader[Any]) -> Config:
 
 
 def rebuild(
-    loader: DataLoader[Any], config: Config, indices: Iterable[Any] | None, timeout_seconds: float = 0.0
+    loader: DataLoader[Any],
+    config: Config,
+    indices: Iterable[Any] | None,
+    timeout_seconds: float = 0.0,
+    rewrites: Rewrites = NO_REWRITES,
+    stored: Stored | None = None,
 ) -> Loader:
     """A loader over the same dataset with `config`; it reads `indices` (batches of them where the user's loader makes
     batches), or the user's own sampler where `indices` is None. Workers that stay silent for `timeout_seconds` raise
     RuntimeError; the user's own timeout, if there is one, is kept.
     """
     arguments: dict[str, Any] = {
-        "dataset": loader.dataset,
         "collate_fn": loader.collate_fn,
         "timeout": (loader.timeout or timeout_seconds) if config.num_workers else 0,
-        "worker_init_fn": worker_init(config, loader.worker_init_fn),
+        "worker_init_fn": loader.worker_init_fn,
         "generator": loader.generator,
-        **config.loader_arguments(),
     }
     if config.num_workers:
         arguments["multiprocessing_context"] = loader.multiprocessing_context
@@ -80,4 +80,4 @@ def rebuild(
         arguments["batch_sampler"] = loader.batch_sampler if indices is None else indices
     else:
         arguments |= {"sampler": loader.sampler if indices is None else indices, "batch_size": None}
-    return Loader(**arguments)
+    return Loader(loader.dataset, config=config, rewrites=rewrites, stored=stored, **arguments)

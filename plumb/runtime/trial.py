@@ -13,10 +13,10 @@ from torch.utils._pytree import tree_flatten
 from plumb.errors import one_line
 from plumb.plan import Deferral
 from plumb.profile.randomness import disturb_generators, generator_states, kept_generators
+from plumb.runtime.answered import Answered, Tree
 from plumb.runtime.chunks import BatchRecipe
 from plumb.runtime.deferred import DeferredBatch, Deferring, DeferringCollate, run
 from plumb.runtime.recipe import bitwise_equal, is_plain, is_same
-from plumb.runtime.replay import Answered, Tree
 from plumb.trace.recorder import SAMPLE
 
 Collate = Callable[[list[Any]], Any]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from plumb.model import planner
-from plumb.model.planner import Situation
+from plumb.model import operational, planner
+from plumb.model.situation import Situation
 from plumb.search.ledger import Reading
 
 # Readings of single runs that differ by less than this say nothing of which is better (section 6 of the design).
@@ -34,8 +34,8 @@ def is_better(situation: Situation, reading: Reading, own: Reading) -> bool:
     """Whether the whole interval of `reading` lies above that of the user's configuration, in the loop."""
     if reading.loader is None or own.loader is None:
         return False
-    low = situation.loop_rate(reading.config, reading.loader.interval[0])
-    return low > situation.loop_rate(own.config, own.loader.interval[1])
+    low = operational.loop_rate(situation, reading.config, reading.loader.interval[0])
+    return low > operational.loop_rate(situation, own.config, own.loader.interval[1])
 
 
 def _cheapest(readings: Sequence[Reading], at_least: float) -> Reading:

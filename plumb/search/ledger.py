@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from plumb.model import operational
-from plumb.model.planner import Situation
+from plumb.model.situation import Situation
 from plumb.plan import Config, Rate, Trial
 from plumb.search.measure import Chunk, rate_of
+
+STOPPED = "stopped early: slower"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class Reading:
     def loop_rate(self) -> float:
         """Samples per second of the loop; 0 where nothing could be measured, which is worse than all that was."""
         return self.loop_samples_per_second or 0.0
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether it was measured only until it was clear that it is slower than another."""
+        return self.outcome == STOPPED
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Ledger:
         self.trials: list[Trial] = []
         self._steady: dict[Config, _Steady] = {}
         self._epoch_samples = epoch_samples
-        self._seed = seed
+        self.seed = seed
         self._on_trial = on_trial
 
     @property
@@ -63,7 +70,7 @@ class Ledger:
         outcome: str = "measured",
     ) -> Reading:
         """The reading that `chunks` make, in place of any earlier one of `config`."""
-        self._steady[_while_running(config)] = _Steady(rate_of(chunks, self._seed), start_seconds)
+        self._steady[_while_running(config)] = _Steady(rate_of(chunks, self.seed), start_seconds)
         return self.derived(situation, config, outcome)
 
     def derived(self, situation: Situation, config: Config, outcome: str = "measured") -> Reading:
@@ -72,12 +79,14 @@ class Ledger:
         start = 0.0 if config.persistent_workers else steady.start_seconds
 
         def over_an_epoch(rate: float) -> float:
-            return operational.amortized(rate, self._epoch_samples, start)
+            return float(operational.amortized(rate, self._epoch_samples, start))
 
         low, high = steady.rate.interval
         rate = Rate(over_an_epoch(steady.rate.samples_per_second), (over_an_epoch(low), over_an_epoch(high)))
-        loop = situation.loop_rate(config, rate.samples_per_second)
-        self._take_down(Trial(config, situation.loader_rate(config), rate.samples_per_second, rate.interval, outcome))
+        loop = operational.loop_rate(situation, config, rate.samples_per_second)
+        self._take_down(
+            Trial(config, operational.loader_rate(situation, config), rate.samples_per_second, rate.interval, outcome)
+        )
         return Reading(config, rate, loop, outcome)
 
     def failed(self, config: Config, outcome: str) -> Reading:

@@ -18,6 +18,7 @@ import numpy as np
 
 from plumb.plan import Config, Rate
 from plumb.profile.memory import cpu_seconds
+from plumb.runtime.allocator import reusing
 
 CHUNK_SECONDS = 0.15
 _RESAMPLES = 1000
@@ -83,6 +84,9 @@ class IndexStream:
         self._sampler = sampler
         self._epoch = iter(sampler)
 
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
     def __next__(self) -> Any:
         try:
             return next(self._epoch)
@@ -116,7 +120,8 @@ class Feed:
     """A running loader with one configuration, measured a window at a time.
 
     `make_loader` gets the indices to read, or None for an iterable dataset, whose batches are taken as
-    `samples_per_batch` samples each. Workers start at construction. Raises what the loader raises.
+    `samples_per_batch` samples each. Workers start at construction. `samples` counts all that came. Raises what the
+    loader raises.
     """
 
     def __init__(
@@ -133,6 +138,7 @@ class Feed:
         self._samples_per_batch = samples_per_batch
         others = set(multiprocessing.active_children())
         started = time.perf_counter()
+        self.samples = 0.0
         self._loader = make_loader(self._indices)
         self._batches = iter(self._loader)
         self._take()
@@ -156,6 +162,10 @@ class Feed:
         None where the deadline comes before steady state does: prefetched batches are never counted. Ends early once
         `hopeless` says so of the chunks so far. `usage` is this window's afterwards.
         """
+        with reusing(self.config.allocator_reuse):
+            return self._window(seconds, hopeless)
+
+    def _window(self, seconds: float, hopeless: Callable[[Sequence[Chunk]], bool] | None) -> list[Chunk]:
         for _ in range(self._ready):
             if time.perf_counter() > self.deadline:
                 return []
@@ -210,7 +220,9 @@ class Feed:
                 next(self._batches)
             except StopIteration:
                 raise NoBatchesError("the loader has no batches") from None
-        return self._indices.next_size() if self._indices is not None else self._samples_per_batch
+        size = self._indices.next_size() if self._indices is not None else self._samples_per_batch
+        self.samples += size
+        return size
 
 
 def interleaved(

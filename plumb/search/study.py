@@ -1,95 +1,210 @@
-"""An Optuna study over a loader's configurations: the model's favourites first, then a sampler, never a repeat."""
+"""An Optuna study over a loader's configurations: what is known and what the model likes first, then a sampler.
+
+Every trial goes into the study, also those of the user's own configuration and of the model's calibration, and those
+that could not be run, with the limit that they break: from these the sampler learns where not to look.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.trial import TrialState
+from optuna.exceptions import StorageInternalError
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from plumb.model.planner import Freedom
+from plumb.errors import one_line
+from plumb.model import operational
+from plumb.model.planner import Ranking
 from plumb.plan import Config
+from plumb.search import decide
 from plumb.search.ledger import Reading
+from plumb.search.record import Record, StudyError
+from plumb.search.space import Space
+from plumb.search.stopping import Seen, model_error, remaining_gain
 
-# Stop after so many trials in a row that improved by less than what is worth a trial.
-_DULL_TRIALS = 2
-_WORTH_A_TRIAL = 0.01
+# What is left to gain, times its probability, below which no further trial is worth its time.
+WORTH_A_TRIAL = 0.01
+# The model's best ways that are tried in any case, and what an earlier study found best.
+_FAVOURITES, _REMEMBERED = 3, 2
 # The sampler may propose what was tried already; that costs nothing, but it must end.
-_PROPOSALS_AT_MOST = 40
+_PROPOSALS_AT_MOST = 24
+_OUTCOME, _CONFIG = "outcome", "config"
+
+TryOut = Callable[[Config, float, Callable[[int, float], None]], Reading]
+
+
+class _Search:
+    """One tuning's part of a study."""
+
+    def __init__(self, ranking: Ranking, known: Sequence[Reading], space: Space, record: Record, seed: int) -> None:
+        self.readings = {reading.config: reading for reading in known}
+        self._ranking = ranking
+        self._predicted = {candidate.config: candidate.samples_per_second for candidate in ranking.best}
+        self._space = space
+        self._distributions = space.distributions()
+        self._seen: list[Seen] = []
+        self._study = record.open(_sampler(space, seed))
+        self._remembered = _remembered(self._study.get_trials(deepcopy=False), space)
+        for reading in known:
+            if space.holds(reading.config):
+                self._add(reading)
+
+    @property
+    def best(self) -> Reading:
+        return max(self.readings.values(), key=lambda reading: reading.loop_rate)
+
+    def favourites(self) -> list[Config]:
+        """What to try first: an earlier tuning's best, then the model's, of ways that differ in more than depth."""
+        remembered = sorted(self._remembered, key=lambda config: -self._remembered[config])
+        ways: dict[tuple[Any, ...], Config] = {}
+        for candidate in self._ranking.best:
+            config = candidate.config
+            way = (config.num_workers, config.fetch_threads, config.fetch_until, config.cache, config.deferred)
+            ways.setdefault((*way, config.allocator_reuse), config)
+        return list(dict.fromkeys([*remembered[:_REMEMBERED], *list(ways.values())[:_FAVOURITES]]))
+
+    def next_trial(self, config: Config | None) -> tuple[optuna.Trial, Config]:
+        """A new trial of `config`, or of what the sampler proposes."""
+        if config is not None:
+            self._study.enqueue_trial(self._space.parameters(config))
+        trial = self._study.ask(self._distributions)
+        return trial, self._space.config(trial.params)
+
+    def is_known(self, config: Config) -> bool:
+        """Whether `config` was measured, or is known from an earlier tuning to be clearly worse than its best."""
+        if config in self.readings:
+            return True
+        worst = max(self._remembered.values(), default=0.0) * (1 - decide.NOISE)
+        return config in self._remembered and self._remembered[config] < worst
+
+    def tell_known(self, trial: optuna.Trial, config: Config) -> None:
+        reading = self.readings.get(config)
+        if reading is None:
+            trial.set_user_attr(_OUTCOME, "known from an earlier tuning")
+            self._study.tell(trial, self._remembered[config])
+        else:
+            self._tell(trial, reading)
+
+    def refuse(self, trial: optuna.Trial, outcome: str) -> None:
+        trial.set_user_attr(_OUTCOME, outcome)
+        self._study.tell(trial, state=TrialState.PRUNED)
+
+    def tell(self, trial: optuna.Trial, reading: Reading) -> None:
+        self.readings[reading.config] = reading
+        if reading.loop_samples_per_second is not None:
+            interval = reading.loader.interval if reading.loader else (1.0, 1.0)
+            self._seen.append(Seen(self._prediction(reading.config), reading.loop_samples_per_second, interval))
+        self._tell(trial, reading)
+
+    def remaining_gain(self, enough: float) -> float:
+        """What the best configuration that was not tried yet is worth (see `stopping.expected_gain`)."""
+        best = self.best
+        interval = best.loader.interval if best.loader else (best.loop_rate, best.loop_rate)
+        untried = (
+            candidate.samples_per_second for candidate in self._ranking.best if not self.is_known(candidate.config)
+        )
+        return remaining_gain(untried, model_error(self._seen), best.loop_rate, interval, enough)
+
+    def _prediction(self, config: Config) -> float:
+        situation = self._space.situation
+        return self._predicted.get(config) or operational.loop_rate(
+            situation, config, operational.loader_rate(situation, config)
+        )
+
+    def _tell(self, trial: optuna.Trial, reading: Reading) -> None:
+        trial.set_user_attr(_OUTCOME, reading.outcome)
+        trial.set_user_attr(_CONFIG, str(reading.config))
+        if reading.loader is not None:
+            trial.set_user_attr("interval", list(reading.loader.interval))
+        if reading.loop_samples_per_second is None:
+            over = any(share > 0 for share in self._space.excess(reading.config))
+            # Optuna learns constraints from trials that were pruned, not from those that failed.
+            self._study.tell(trial, state=TrialState.PRUNED if over else TrialState.FAIL)
+        elif reading.was_stopped:
+            self._study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self._study.tell(trial, reading.loop_samples_per_second)
+
+    def _add(self, reading: Reading) -> None:
+        self._study.add_trial(
+            create_trial(
+                value=reading.loop_rate,
+                params=self._space.parameters(reading.config),
+                distributions=self._distributions,
+                user_attrs={_OUTCOME: reading.outcome, _CONFIG: str(reading.config)},
+            )
+        )
 
 
 def search(
-    favourites: Sequence[Config],
-    freedom: Freedom,
-    try_out: Callable[[Config, float], Reading],
+    ranking: Ranking,
+    known: Sequence[Reading],
+    space: Space,
+    try_out: TryOut,
+    record: Record,
     *,
     deadline: float,
     seed: int,
     enough: float,
 ) -> list[Reading]:
-    """Tries `favourites` in their order, then what a TPE sampler proposes, each configuration once.
+    """All readings: those `known` before, then of what an earlier tuning and the model like best, then of what a TPE
+    sampler proposes, nothing twice.
 
-    `try_out` measures one configuration, and may stop early when its loop stays below the rate it is given. Ends at
-    `deadline` (`time.perf_counter` seconds), when a loop reaches `enough` samples per second, or when trials no
-    longer improve on the best.
+    `try_out` measures one configuration; it may stop early when its loop stays below the rate it is given, and reports
+    the rate after each chunk. Ends at `deadline` (`time.perf_counter` seconds), when a loop reaches `enough` samples
+    per second, or when what is left to gain, times its probability, is below one percent. Raises StudyError where the
+    study can't be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=len(favourites), multivariate=True)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    for config in favourites:
-        study.enqueue_trial(_parameters(config, freedom), skip_if_exists=True)
-    readings: dict[Config, Reading] = {}
-    best, dull = 0.0, 0
-    for proposal in range(_PROPOSALS_AT_MOST):
-        if time.perf_counter() > deadline or best >= enough:
+    try:
+        return _searched(_Search(ranking, known, space, record, seed), space, try_out, deadline, enough)
+    except StorageInternalError as error:
+        raise StudyError(f"the study could not be kept any more: {one_line(error)}") from None
+
+
+def _searched(course: _Search, space: Space, try_out: TryOut, deadline: float, enough: float) -> list[Reading]:
+    favourites = [config for config in course.favourites() if not course.is_known(config)]
+    for proposal in range(len(favourites) + _PROPOSALS_AT_MOST):
+        if time.perf_counter() > deadline or course.best.loop_rate >= enough:
             break
-        if proposal >= len(favourites) and dull >= _DULL_TRIALS:
+        if proposal >= len(favourites) and course.remaining_gain(enough) < WORTH_A_TRIAL:
             break
-        trial = study.ask(_distributions(freedom))
-        config = _config(trial.params)
-        if config not in readings:
-            readings[config] = reading = try_out(config, best)
-            rate = reading.loop_rate
-            dull = 0 if rate > best * (1 + _WORTH_A_TRIAL) else dull + 1
-            best = max(best, rate)
-        _tell(study, trial, readings[config])
-    return list(readings.values())
+        trial, config = course.next_trial(favourites[proposal] if proposal < len(favourites) else None)
+        if course.is_known(config):
+            course.tell_known(trial, config)
+        elif space.contradicts(config):
+            course.refuse(trial, "not tried: it stores what it defers")
+        else:
+            course.tell(trial, try_out(config, course.best.loop_rate, _reporter(trial)))
+    return list(course.readings.values())
 
 
-def _tell(study: optuna.Study, trial: optuna.Trial, reading: Reading) -> None:
-    if reading.loop_samples_per_second is None:
-        study.tell(trial, state=TrialState.FAIL)
-    else:
-        study.tell(trial, reading.loop_samples_per_second)
+def _reporter(trial: optuna.Trial) -> Callable[[int, float], None]:
+    def report(chunks: int, rate: float) -> None:
+        trial.report(rate, chunks)
+
+    return report
 
 
-def _distributions(freedom: Freedom) -> dict[str, BaseDistribution]:
+def _sampler(space: Space, seed: int) -> optuna.samplers.BaseSampler:
+    def constraints(trial: FrozenTrial) -> list[float]:
+        return space.excess(space.config(trial.params))
+
+    with warnings.catch_warnings():
+        # Optuna 5 prefers another way to say this, which Optuna 4 doesn't have.
+        warnings.simplefilter("ignore")
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=_FAVOURITES + 1, multivariate=True, constraints_func=constraints
+        )
+
+
+def _remembered(trials: Iterable[FrozenTrial], space: Space) -> dict[Config, float]:
+    """What earlier tunings measured in this study: of several rates of one configuration the last."""
     return {
-        "num_workers": IntDistribution(min(freedom.num_workers), max(freedom.num_workers)),
-        "prefetch_factor": CategoricalDistribution(freedom.prefetch_factor),
-        "persistent_workers": CategoricalDistribution(freedom.persistent_workers),
-        "pin_memory": CategoricalDistribution(freedom.pin_memory),
-        "worker_torch_threads": CategoricalDistribution(freedom.worker_torch_threads),
-        "in_order": CategoricalDistribution(freedom.in_order),
+        space.config(trial.params): trial.value
+        for trial in trials
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.value is not None
     }
-
-
-def _parameters(config: Config, freedom: Freedom) -> dict[str, Any]:
-    """The point of the space that stands for `config`; what has no meaning without workers gets a fixed value."""
-    return {
-        "num_workers": config.num_workers,
-        "prefetch_factor": config.prefetch_factor or freedom.prefetch_factor[0],
-        "persistent_workers": config.persistent_workers if config.num_workers else freedom.persistent_workers[0],
-        "pin_memory": config.pin_memory,
-        "worker_torch_threads": config.worker_torch_threads if config.num_workers else freedom.worker_torch_threads[0],
-        "in_order": config.in_order if config.num_workers else freedom.in_order[0],
-    }
-
-
-def _config(parameters: dict[str, Any]) -> Config:
-    if parameters["num_workers"] == 0:
-        return Config(pin_memory=parameters["pin_memory"])
-    return Config(**parameters)

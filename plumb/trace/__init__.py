@@ -31,7 +31,7 @@ def trace(
     """
     from plumb.trace.course import trace as run
 
-    return run(dataset_or_loader, samples, indices, collate_fn, batch_size)
+    return run(dataset_or_loader, samples, indices, collate_fn, batch_size).pipeline
 
 
 class _Callable(ModuleType):

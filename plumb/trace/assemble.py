@@ -40,7 +40,7 @@ def assemble(observed: Observed) -> nx.DiGraph:
     """The acyclic graph, from a source to the batch, with an `Operator` at each node and a `Flow` at each edge."""
     nodes = connect(observed.discovery.flows, observed.operators, observed.root)
     parts = _parts(observed)
-    ids = _ids(observed.operators)
+    ids = ids_of(observed.operators)
     graph = nx.DiGraph()
     for node in observed.operators:
         first = nodes.in_degree(node) == 0
@@ -59,8 +59,8 @@ def _parts(observed: Observed) -> dict[Node, list[Node]]:
     return parts
 
 
-def _ids(operators: list[Node]) -> dict[Node, str]:
-    """Names for operators, numbered where several share one."""
+def ids_of(operators: list[Node]) -> dict[Node, str]:
+    """The ids of the graph's operators: their names, numbered where several share one."""
     ids: dict[Node, str] = {}
     taken: dict[str, int] = {SOURCE: 1, BATCH: 1}
     for node in operators:

@@ -44,13 +44,23 @@ COMPARED_UNITS = 4
 Collate = Callable[[list[Any]], Any]
 
 
+@dataclass(frozen=True)
+class Traced:
+    """A pipeline, and what it was assembled from: the source that was read, and what the passes over it saw."""
+
+    pipeline: Pipeline
+    source: Source
+    observed: Observed
+
+
 def trace(
     dataset_or_loader: Any,
     samples: int,
-    indices: Sequence[Any] | None,
-    collate_fn: Collate | None,
-    batch_size: int | None,
-) -> Pipeline:
+    indices: Sequence[Any] | None = None,
+    collate_fn: Collate | None = None,
+    batch_size: int | None = None,
+) -> Traced:
+    """As `plumb.trace`, with what the pipeline was assembled from."""
     dataset, collate, batch_samples = _taken_apart(dataset_or_loader, samples, collate_fn, batch_size)
     source = source_of(dataset, samples, indices, batch_samples or 1)
     with kept_generators(), one_torch_thread(), ReadCounter() as reads:
@@ -78,7 +88,7 @@ def trace(
         batch_samples=course.batch_samples,
     )
     wall, cpu, wait = timings.plain_per_sample(source.unit_samples, course.batch_samples)
-    return Pipeline(
+    pipeline = Pipeline(
         graph=assemble(observed),
         dataset=type(dataset).__name__,
         samples=units * source.unit_samples,
@@ -87,6 +97,7 @@ def trace(
         sample_cpu_seconds=cpu,
         sample_wait_seconds=wait,
     )
+    return Traced(pipeline, source, observed)
 
 
 def _taken_apart(

@@ -109,7 +109,7 @@ class Discovery(Recorder):
             result = function(*arguments, **keywords)
             self._note_output(node, None, result)
             return result
-        values = list(_values_given(function, arguments, keywords))
+        values = list(values_given(function, arguments, keywords))
         self._note_input(node, values if function is not operator.getitem else [])
         for value in values:
             self._note_flows(node, value)
@@ -132,7 +132,7 @@ class Discovery(Recorder):
         if self._round is not None:
             facts.changes = facts.changes or not _is_handed_on(result, values, digests)
         if facts.changes or not any(result is value for value in values):
-            self._produce(node, _changed_by(function, arguments) if result is None else result)
+            self._produce(node, changed_by(function, arguments) if result is None else result)
         return result
 
     def _note_input(self, node: Node, values: list[Any]) -> None:
@@ -219,7 +219,7 @@ def _held_generators(function: Any) -> list[Any]:
     return [value for value in held if type(value).__name__ in GENERATOR_CLASSES]
 
 
-def _values_given(function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Iterator[Any]:
+def values_given(function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Iterator[Any]:
     receiver = getattr(function, "__self__", None) if isinstance(function, (BuiltinFunctionType, MethodType)) else None
     if receiver is not None and not isinstance(receiver, (ModuleType, type)) and not is_dataset(receiver):
         yield receiver
@@ -234,7 +234,7 @@ def _has_state(function: Any) -> bool:
     return not stateless or function is next
 
 
-def _changed_by(function: Any, arguments: tuple[Any, ...]) -> Any:
+def changed_by(function: Any, arguments: tuple[Any, ...]) -> Any:
     """What a call that returns nothing was made for: its receiver, or else its first argument."""
     receiver = getattr(function, "__self__", None)
     if function is print or is_dataset(receiver):

@@ -133,7 +133,7 @@ def expands(callee: Callee, caller: FunctionType | None, holder: object) -> bool
         if of_same_module or (is_dataset(holder) and any(value is function for value in _attributes(holder))):
             return True
     handed = [*callee.arguments[callee.receiver is not None :], *callee.keywords.values()]
-    return any(is_step(value) or (leads_on(value) and not _is_of_user_class(value)) for value in handed)
+    return any(is_step(value) or (leads_on(value) and not is_of_user_class(value)) for value in handed)
 
 
 def is_standard(function: FunctionType) -> bool:
@@ -155,14 +155,15 @@ def is_user_code(value: Any) -> bool:
     return isinstance(value, FunctionType) and is_user_file(value.__code__.co_filename)
 
 
-def _is_of_user_class(value: object) -> bool:
+def is_of_user_class(value: object) -> bool:
     """Whether a value's class, or a class that it inherits from, was defined in the user's code."""
-    for kind in type(value).__mro__:
-        module = sys.modules.get(kind.__module__)
-        filename = getattr(module, "__file__", None)
-        if kind.__module__ == "__main__" or (isinstance(filename, str) and is_user_file(filename)):
-            return True
-    return False
+    return any(is_user_class(kind) for kind in type(value).__mro__)
+
+
+def is_user_class(kind: type) -> bool:
+    """Whether a class was defined in the user's code."""
+    filename = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return kind.__module__ == "__main__" or (isinstance(filename, str) and is_user_file(filename))
 
 
 def is_dataset(value: object) -> bool:
@@ -185,7 +186,7 @@ def leads_on(value: object) -> bool:
         return any(is_step(item) for item in value[:SCANNED_ITEMS])
     if isinstance(value, (type, ModuleType, str, bytes, int, float)) or value is None:
         return False
-    if is_dataset(value) or _is_of_user_class(value):
+    if is_dataset(value) or is_of_user_class(value):
         return True
     return any(_hangs_on(attribute) for attribute in _attributes(value))
 
@@ -194,7 +195,7 @@ def _hangs_on(attribute: object) -> bool:
     """Whether an attribute makes its holder lead on: the user's callable, a dataset, or several steps to run."""
     if isinstance(attribute, (FunctionType, functools.partial)) or is_dataset(attribute):
         return leads_on(attribute)
-    if is_step(attribute) and _is_of_user_class(attribute):
+    if is_step(attribute) and is_of_user_class(attribute):
         return True
     return any(is_step(item) for item in items_of(attribute))
 
@@ -221,6 +222,12 @@ def items_of(attribute: object) -> Iterable[Any]:
     return itertools.islice(modules.values(), SCANNED_ITEMS) if isinstance(modules, dict) else ()
 
 
+def _all_parts(attribute: object) -> Iterable[Any]:
+    """The datasets in a list of them, however long it is: there may be hundreds of parts."""
+    held = items_of(attribute)
+    return attribute if isinstance(attribute, (list, tuple)) and any(map(is_dataset, held)) else held
+
+
 def position_in(holder: object, instance: object) -> str:
     """Where an object keeps another, e.g. `transforms[2]`; empty where it doesn't.
 
@@ -229,10 +236,11 @@ def position_in(holder: object, instance: object) -> str:
     attributes = getattr(holder, "__dict__", None)
     if type(attributes) is not dict:
         return ""
+    is_part = is_dataset(instance)
     for name, attribute in attributes.items():
         if attribute is instance:
             return str(name)
-        for index, item in enumerate(items_of(attribute)):
+        for index, item in enumerate(_all_parts(attribute) if is_part else items_of(attribute)):
             if item is instance:
                 return f"{name}[{index}]"
     return ""

@@ -54,10 +54,12 @@ def measure(root: Node, costs: Mapping[Node, Cost], overhead_seconds: float) -> 
         if seconds[node] < count * overhead_seconds * (1.0 if count > FINE_CALLS else FINE_TIME)
     }
     whole = sum(seconds.values()) or 1.0
-    total: dict[Node, float] = {}
+    # a call that is first reached later, behind a condition, weighs nothing
+    total: dict[Node, float] = defaultdict(float)
     for node in reversed(list(root.walk())):
         total[node] = seconds.get(node, 0.0) / whole + sum(total[child] for child in node.children.values())
-    return Weights({node: seconds.get(node, 0.0) / whole for node in total}, total, calls, fine)
+    own = defaultdict(float, {node: seconds.get(node, 0.0) / whole for node in total})
+    return Weights(own, total, calls, fine)
 
 
 def inner_loops(root: Node, weights: Weights) -> Selection:

@@ -17,6 +17,7 @@ from functools import partial
 from types import FunctionType, GeneratorType, MethodType, ModuleType, TracebackType
 from typing import Any
 
+from plumb.plan import Step, Way
 from plumb.trace.expand import Callee, expands, is_dataset, is_step, is_user_file, position_in, resolve
 from plumb.trace.rewrite import Rewriter, Rewritten
 from plumb.trace.sites import Site, function_id
@@ -30,6 +31,7 @@ FORWARDING_ITERATORS = {enumerate, zip, map, filter}
 """What these iterate and call is recorded itself, where the rewritten code makes them."""
 
 INHERITED_HOLDERS = 6
+MOST_PARTS_APART = 2
 
 
 class Node:
@@ -37,7 +39,8 @@ class Node:
 
     A node is the same for all samples. It has `children` where its callee was expanded; `function` is then the id of
     that function, and `definition` the place where it is defined. `is_qualified` tells that the source names the callee
-    by its module or class, `is_step` that the call runs a step of a `Compose` or the like.
+    by its module or class, `is_step` that the call runs a step of a `Compose` or the like, `is_part` that it reads one
+    of several datasets that a wrapper keeps in a list.
     """
 
     def __init__(self, parent: Node | None, site: Site, name: str, position: str) -> None:
@@ -50,6 +53,7 @@ class Node:
         self.definition: str | None = None
         self.is_qualified = False
         self.is_step = False
+        self.is_part = False
         self.generator_name: str | None = None
 
     def child(self, site: Site, name: str, position: str) -> Node:
@@ -74,6 +78,16 @@ class Node:
         """Whether this is the collate function or a call inside it."""
         return self.site is COLLATE or (self.parent is not None and self.parent.is_collating)
 
+    @property
+    def way(self) -> Way:
+        """The calls that lead to this node, and its own. The datasets that a wrapper keeps in a list are one place."""
+        steps = [node._step for node in (self, *self.ancestors()) if node.parent is not None]
+        return tuple(reversed(steps))
+
+    @property
+    def _step(self) -> Step:
+        return Step(self.site.id, self.name, _list_of(self.position) if self.is_part else self.position)
+
     def ancestors(self) -> Iterator[Node]:
         """The expanded calls around this node, from the inside outwards."""
         node = self.parent
@@ -97,12 +111,15 @@ class Selection:
 
     `expanded` holds the nodes to descend into; None leaves that to what the callees are. `sites` are those to record
     and `skipped` those not to record, by the id of their function; a function in neither is recorded in full, or, where
-    the nodes to descend into are given, not at all.
+    the nodes to descend into are given, not at all. With `loops`, every loop is recorded as well, and with
+    `joins_parts`, the datasets that a wrapper keeps in a list are one place, whose nodes they share.
     """
 
     expanded: frozenset[Node] | None = None
     sites: Mapping[str, frozenset[int]] = field(default_factory=dict)
     skipped: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    loops: bool = True
+    joins_parts: bool = False
 
 
 EVERYTHING = Selection()
@@ -181,10 +198,14 @@ class Recorder:
                 continue
             position = frame.position_of(subject)
             if position:
-                is_item = position.endswith("]") and not is_dataset(subject)
+                is_part = position.endswith("]") and is_dataset(subject)
+                is_item = position.endswith("]") and not is_part
+                if is_part and (self.selection.joins_parts or _holds_many(frame.receiver, position)):
+                    position = _list_of(position)
                 name = type(subject).__name__ if is_item and not isinstance(subject, FunctionType) else callee.name
                 node = frame.node.child(site, name, position)
                 node.is_step = is_item
+                node.is_part = is_part
                 return node
         node = frame.node.child(site, callee.name, "")
         node.is_qualified = frame.qualifies(site)
@@ -230,10 +251,10 @@ class Recorder:
         if selection.expanded is not None:
             if node not in selection.expanded:
                 return None
-            return self.rewriter.rewrite(callee.function, selection.sites.get(name, frozenset()))
+            return self.rewriter.rewrite(callee.function, selection.sites.get(name, frozenset()), selection.loops)
         if not expands(callee, frame.function, frame.receiver):
             return None
-        if any(ancestor.function == name for ancestor in node.ancestors()):
+        if any(ancestor.function == name for ancestor in node.ancestors()) and not _is_wrapped(callee, frame):
             return None  # recursion: once is enough
         full = self.rewriter.rewrite(callee.function)
         if full is None or name not in selection.skipped:
@@ -315,6 +336,26 @@ class Frame:
         if not dot or self.function is None or not site.text.replace(".", "_").isidentifier():
             return False
         return isinstance(self.function.__globals__.get(first), (ModuleType, type))
+
+
+def _is_wrapped(callee: Callee, frame: Frame) -> bool:
+    """Whether a callee is the method of a dataset that is read for the first time, such as a `Subset` in another."""
+    outer: Frame | None = frame
+    while outer is not None:
+        if outer.receiver is callee.receiver:
+            return False
+        outer = outer.caller
+    return is_dataset(callee.receiver)
+
+
+def _holds_many(holder: object, position: str) -> bool:
+    """Whether the list that a position is in is too long for its datasets to be told apart in a graph."""
+    held = attribute(holder, _list_of(position))
+    return isinstance(held, (list, tuple)) and len(held) > MOST_PARTS_APART
+
+
+def _list_of(position: str) -> str:
+    return position.partition("[")[0]
 
 
 def _is_array(value: object) -> bool:

@@ -15,6 +15,7 @@ import ast
 import copy
 import dataclasses
 import linecache
+import threading
 import warnings
 from collections import defaultdict
 from dataclasses import dataclass
@@ -58,29 +59,34 @@ class Rewriter:
     def __init__(self) -> None:
         self._definitions: dict[str, dict[int, list[_Definition]]] = {}
         self._full: dict[tuple[str, CodeType], Rewritten | None] = {}
-        self._partial: dict[tuple[str, CodeType, frozenset[int]], Rewritten] = {}
+        self._partial: dict[tuple[str, CodeType, frozenset[int], bool], Rewritten] = {}
+        # Python's own parser may not run in two threads at once (CPython issue 106905).
+        self._lock = threading.Lock()
 
-    def rewrite(self, function: FunctionType, keep: frozenset[int] | None = None) -> Rewritten | None:
-        """The function's code with its sites recorded: all of them, or its loops and those whose index is in `keep`.
+    def rewrite(
+        self, function: FunctionType, keep: frozenset[int] | None = None, loops: bool = True
+    ) -> Rewritten | None:
+        """The function's code with its sites recorded: all of them, or those whose index is in `keep`, and all `loops`.
 
         None where that can't be done faithfully: no source, source that is not what runs (edited since, or rewritten
         by somebody else), asynchronous code, or code that looks at its own frame.
         """
         code = function.__code__
         key = code.co_filename, code
-        if key not in self._full:
-            self._full[key] = self._compile(function, None)
-        full = self._full[key]
-        if full is None or keep is None:
-            return full
-        partial_key = (*key, keep)
-        if partial_key not in self._partial:
-            partial = self._compile(function, keep)
-            assert partial is not None
-            self._partial[partial_key] = dataclasses.replace(full, code=partial.code)
-        return self._partial[partial_key]
+        with self._lock:
+            if key not in self._full:
+                self._full[key] = self._compile(function, None, loops)
+            full = self._full[key]
+            if full is None or keep is None:
+                return full
+            partial_key = (*key, keep, loops)
+            if partial_key not in self._partial:
+                partial = self._compile(function, keep, loops)
+                assert partial is not None
+                self._partial[partial_key] = dataclasses.replace(full, code=partial.code)
+            return self._partial[partial_key]
 
-    def _compile(self, function: FunctionType, keep: frozenset[int] | None) -> Rewritten | None:
+    def _compile(self, function: FunctionType, keep: frozenset[int] | None, loops: bool) -> Rewritten | None:
         code = function.__code__
         if code.co_flags & ASYNC_FLAGS:
             return None
@@ -89,7 +95,7 @@ class Rewriter:
             if plain is not None and _same_code(plain, code):
                 if _may_read_its_frame(definition.node):
                     return None
-                visitor = RecordSites(function, keep)
+                visitor = RecordSites(function, keep, loops)
                 recorded = definition.compile(function, visitor.rewrite(definition.node))
                 return None if recorded is None else Rewritten(visitor.function, recorded, tuple(visitor.sites))
         return None

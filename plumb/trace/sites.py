@@ -58,8 +58,12 @@ class Site:
 
 
 def function_id(function: FunctionType) -> str:
-    """A name for a function that survives edits elsewhere in its file; lambdas have no name and take their line."""
-    name = f"{function.__module__}:{function.__qualname__}"
+    """A name for a function that survives edits elsewhere in its file; lambdas have no name and take their line.
+
+    It is the same in a spawned process, where the script goes by another name.
+    """
+    module = "__main__" if function.__module__ == "__mp_main__" else function.__module__
+    name = f"{module}:{function.__qualname__}"
     return f"{name}@{function.__code__.co_firstlineno}" if function.__name__ == "<lambda>" else name
 
 
@@ -82,12 +86,13 @@ class RecordSites(ast.NodeTransformer):
     (subscripts on both sides of an assignment, chained comparisons) are left alone where a call can't keep it.
     """
 
-    def __init__(self, function: FunctionType, keep: frozenset[int] | None) -> None:
+    def __init__(self, function: FunctionType, keep: frozenset[int] | None, loops: bool) -> None:
         code = function.__code__
         self.function = function_id(function)
         self.filename = code.co_filename
         self.shadowed = {*code.co_varnames, *code.co_cellvars, *code.co_freevars, *function.__globals__}
         self.keep = keep
+        self.loops = loops
         self.sites: list[Site] = []
 
     def rewrite(self, definition: ast.FunctionDef | ast.Lambda) -> Any:
@@ -103,7 +108,7 @@ class RecordSites(ast.NodeTransformer):
         index = len(self.sites)
         line, column = _reported_position(place)
         self.sites.append(Site(self.function, index, kind, self.filename, line, _source(described)))
-        kept = self.keep is None or index in self.keep or kind == "loop"
+        kept = self.keep is None or index in self.keep or (self.loops and kind == "loop")
         return _Call(method, index, place, line, column) if kept else None
 
     def visit_Call(self, node: ast.Call) -> ast.expr:

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from plumb.runtime.answered import Answered, Tree
 from plumb.runtime.deferred import Deferring, DeferringCollate, Undeferred
 from plumb.runtime.pending import VariesError
-from plumb.runtime.replay import Answered, Tree
 from plumb.trace.recorder import SAMPLE
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)

@@ -31,12 +31,12 @@ from torch.utils.data import DataLoader, default_collate
 
 from plumb.plan import Deferral, DeferredStep, Step
 from plumb.profile.capture import Method
+from plumb.runtime.answered import Answered, Tree
 from plumb.runtime.chunks import BatchRecipe, Watch, chain_of
 from plumb.runtime.deferral import find_deferral
 from plumb.runtime.deferred import DeferredBatch, DeferredSamples, Deferring, DeferringCollate, Undeferred, run
 from plumb.runtime.pending import Pending, VariesError, pending_of, stand_in, without_content
 from plumb.runtime.recipe import Call, bitwise_equal, is_same, pack, unpack
-from plumb.runtime.replay import Answered, Tree
 from plumb.runtime.trial import same_batch
 from plumb.trace.recorder import SAMPLE
 

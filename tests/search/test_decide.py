@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plumb.host import Limits
-from plumb.model.planner import Footprint, Freedom, Situation, cost_order
+from plumb.model.planner import cost_order
+from plumb.model.situation import Footprint, Situation
 from plumb.plan import Config, Rate, SampleCost
 from plumb.search import decide
 from plumb.search.ledger import Ledger, Reading
 from plumb.search.measure import Chunk
-from plumb.search.study import search
 
 COST = SampleCost(1e-3, 1e-3, 0.0, 1e-5, 1e3, 1.0)
 SITUATION = Situation(COST, COST, Footprint(1e4, 1, 1e7, 1e8, 10), Limits(cpus=4))
@@ -74,44 +74,3 @@ def test_restarts_cost_only_workers_that_do_not_persist():
     assert ledger.derived(SITUATION, lasting).loader.samples_per_second == 100.0
     assert [trial.config for trial in told] == [config, lasting]
     assert ledger.slowest_start_seconds == 1.0
-
-
-def _search(rate_of, freedom, favourites, **given):
-    tried = []
-
-    def try_out(config, floor):
-        tried.append(config)
-        rate = rate_of(config)
-        return Reading(config, None if rate is None else Rate(rate, (rate, rate)), rate, "")
-
-    arguments = {"deadline": float("inf"), "seed": 0, "enough": float("inf"), **given}
-    return tried, search(favourites, freedom, try_out, **arguments)
-
-
-FREEDOM = Freedom(num_workers=tuple(range(9)))
-
-
-@given(st.integers(0, 8), st.integers(0, 3))
-def test_the_search_tries_the_favourites_first_and_nothing_twice(best_workers, seed):
-    favourites = [Config(2, 2), Config(4, 2), Config(3, 4, True)]
-    tried, found = _search(lambda c: 100.0 - abs(c.num_workers - best_workers), FREEDOM, favourites, seed=seed)
-    assert tried[:3] == favourites
-    assert len(tried) == len(set(tried))
-    assert [reading.config for reading in found] == tried
-    assert all(config.num_workers in FREEDOM.num_workers for config in tried)
-
-
-def test_the_search_stops_once_the_step_is_fed():
-    tried, _ = _search(lambda config: 500.0, FREEDOM, [Config(1, 2), Config(2, 2), Config(3, 2)], enough=400.0)
-    assert tried == [Config(1, 2)]
-
-
-def test_the_search_stops_at_its_deadline():
-    tried, found = _search(lambda config: 500.0, FREEDOM, [Config(1, 2)], deadline=0.0)
-    assert (tried, found) == ([], [])
-
-
-def test_the_search_survives_configurations_that_fail():
-    tried, found = _search(lambda c: None if c.num_workers else 10.0, FREEDOM, [Config(1, 2), Config(2, 2)])
-    assert tried[:2] == [Config(1, 2), Config(2, 2)]
-    assert all(reading.loop_rate in (0.0, 10.0) for reading in found)

@@ -1,0 +1,159 @@
+"""The model against the truth: what it predicts for many configurations of many pipelines, and what they deliver.
+
+    python -m analysis.accuracy [--quick] [--only PIPELINE...]
+
+The model is calibrated as in any tuning; the configurations are then measured by turns. Prints and writes
+`analysis/results/accuracy.md`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis import knobs, results
+from analysis.measuring import by_turns, stream_of
+from analysis.pipelines import NAMES, made
+from analysis.pipelines.pipeline import Pipeline
+from analysis.results import Effort, publish, say, table
+from analysis.tuned import tune_loader
+from plumb.plan import Config, Rate
+
+FULL, QUICK = Effort(3, 1.0, 20.0), Effort(1, 0.3, 4.0)
+CONFIGURATIONS_AT_MOST = 20
+WORST = 12
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One configuration's prediction beside its measurement, samples per second over a real epoch."""
+
+    pipeline: str
+    config: Config
+    predicted: float
+    simulated: float
+    measured: Rate
+    why: str
+
+    @property
+    def error(self) -> float:
+        """How much too high the bounds' prediction is, as a share of what was measured."""
+        return self.predicted / self.measured.samples_per_second - 1
+
+    @property
+    def error_of_the_twin(self) -> float:
+        """The same of the simulated twin of torch's loader."""
+        return self.simulated / self.measured.samples_per_second - 1
+
+
+def compare(pipeline: Pipeline, effort: Effort) -> list[Comparison]:
+    """Predicts and measures the configurations of one pipeline."""
+    tuned = tune_loader(pipeline.loader, effort.budget_seconds)
+    configs = knobs.varied(pipeline, tuned.space, CONFIGURATIONS_AT_MOST)
+    tuned.fill(configs)
+    readings = by_turns(
+        [tuned.contender(config) for config in configs],
+        stream_of(pipeline.loader),
+        pipeline.batch_size,
+        effort.turns,
+        effort.window_seconds,
+    )
+    samples = len(pipeline.dataset)
+    for reading in readings:
+        if not reading.is_measured:
+            say(f"{pipeline.name}: {reading.contender.name}: {reading.error}")
+    return [
+        Comparison(
+            pipeline.name,
+            reading.contender.config,
+            tuned.predicted(reading.contender.config),
+            tuned.simulated(reading.contender.config),
+            reading.over_an_epoch(samples),
+            tuned.why(reading.contender.config),
+        )
+        for reading in readings
+        if reading.is_measured
+    ]
+
+
+def summary(comparisons: list[Comparison]) -> list[str]:
+    """The errors of each pipeline, and of all: the bounds', and the simulated twin's."""
+    names = list(dict.fromkeys(comparison.pipeline for comparison in comparisons))
+    rows = []
+    for name in [*names, "all"]:
+        its = [comparison for comparison in comparisons if name in (comparison.pipeline, "all")]
+        errors = [[c.error for c in its], [c.error_of_the_twin for c in its]]
+        cells = [cell for each in errors for cell in _spread(np.array(each))]
+        rows.append([name, str(len(its)), *cells])
+    head = ["pipeline", "configurations", "bounds: median error", "95th percentile", "median with sign"]
+    return table([*head, "twin: median error", "95th percentile", "median with sign"], rows)
+
+
+def _spread(errors: np.ndarray) -> list[str]:
+    middle, high = np.percentile(np.abs(errors), [50, 95])
+    return [f"{middle:.1%}", f"{high:.1%}", f"{np.median(errors):+.1%}"]
+
+
+def details(comparisons: list[Comparison]) -> list[str]:
+    """One row for each comparison."""
+    rows = [
+        [
+            comparison.pipeline,
+            str(comparison.config),
+            f"{comparison.predicted:,.0f}",
+            f"{comparison.simulated:,.0f}",
+            f"{comparison.measured.samples_per_second:,.0f}",
+            f"{comparison.measured.interval[0]:,.0f} to {comparison.measured.interval[1]:,.0f}",
+            f"{comparison.error:+.1%}",
+            f"{comparison.error_of_the_twin:+.1%}",
+            comparison.why,
+        ]
+        for comparison in comparisons
+    ]
+    head = [
+        "pipeline",
+        "configuration",
+        "bounds",
+        "twin",
+        "measured",
+        "interval",
+        "error",
+        "twin's",
+        "the model's bounds",
+    ]
+    return table(head, rows)
+
+
+def main() -> None:
+    """Prints and writes the results."""
+    parser = results.arguments(__doc__, FULL)
+    results.add_pipelines(parser)
+    asked = parser.parse_args()
+    effort = QUICK if asked.quick else FULL
+    comparisons: list[Comparison] = []
+    pipelines = made(asked.only)
+    say(
+        f"accuracy: {len(pipelines)} pipelines, at most {CONFIGURATIONS_AT_MOST} configurations of each, "
+        f"{effort.turns} turns, {effort.budget_seconds:g} s of tuning"
+    )
+    for number, pipeline in enumerate(pipelines, 1):
+        say(f"accuracy: {pipeline.name}, {number} of {len(pipelines)}")
+        comparisons += compare(pipeline, effort)
+    worst = sorted(comparisons, key=lambda comparison: -abs(comparison.error))[:WORST]
+    lines = [
+        f"{effort.turns} turns of windows of {effort.window_seconds:g} s; samples per second over a real epoch.",
+        "",
+        *summary(comparisons),
+        "",
+        "## The worst",
+        "",
+        *details(worst),
+        "",
+        "## All",
+        "",
+        *details(comparisons),
+    ]
+    publish("accuracy", "The model against the truth", lines, keep=not asked.quick and set(asked.only) >= set(NAMES))
+
+
+if __name__ == "__main__":
+    main()

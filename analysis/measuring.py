@@ -1,0 +1,168 @@
+"""Loaders measured by turns, their rates compared, and what the CPU alone would allow."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from plumb.model.operational import amortized
+from plumb.plan import Config, Rate
+from plumb.search.measure import Chunk, Feed, IndexStream, rate_of
+
+# A configuration that isn't in steady state by then is given up: a server may have collapsed under it.
+_PATIENCE_SECONDS = 120.0
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A loader to measure: `make` gets the indices to read, None where the dataset is iterable."""
+
+    name: str
+    config: Config
+    make: Callable[[Iterable[Any] | None], DataLoader[Any]]
+
+
+@dataclass
+class Reading:
+    """What was measured of one contender: the chunks of each turn, and the start of its workers."""
+
+    contender: Contender
+    turns: list[list[Chunk]] = field(default_factory=list)
+    start_seconds: list[float] = field(default_factory=list)
+    error: str = ""
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether every turn came to a rate."""
+        return not self.error and bool(self.turns)
+
+    @property
+    def rate(self) -> Rate:
+        """Samples per second while it runs."""
+        return rate_of([chunk for turn in self.turns for chunk in turn])
+
+    def over_an_epoch(self, samples: float) -> Rate:
+        """Samples per second over real epochs, the start of workers that do not persist included."""
+        config, steady = self.contender.config, self.rate
+        start = 0.0 if config.persistent_workers or not config.num_workers else median(self.start_seconds)
+        low, high = (amortized(bound, samples, start) for bound in steady.interval)
+        return Rate(amortized(steady.samples_per_second, samples, start), (low, high))
+
+
+def by_turns(
+    contenders: Sequence[Contender],
+    stream: IndexStream | None,
+    samples_per_batch: float,
+    turns: int,
+    window_seconds: float,
+    at_each_turn: Callable[[], None] = lambda: None,
+) -> list[Reading]:
+    """A window of each contender in each turn, each time with workers of its own, so that no idle ones are around.
+
+    `at_each_turn` is called before the contenders of a turn. A contender that fails, or doesn't come into steady state,
+    is not measured again; its reading says why.
+    """
+    readings = [Reading(contender) for contender in contenders]
+    for _ in range(turns):
+        at_each_turn()
+        for reading in readings:
+            if not reading.error:
+                _measure(reading, stream, samples_per_batch, window_seconds)
+    return readings
+
+
+def _measure(reading: Reading, stream: IndexStream | None, samples_per_batch: float, window_seconds: float) -> None:
+    contender = reading.contender
+    try:
+        deadline = time.perf_counter() + _PATIENCE_SECONDS
+        feed = Feed(contender.config, contender.make, stream, samples_per_batch, deadline)
+        try:
+            chunks = feed.window(window_seconds)
+        finally:
+            feed.close()
+    except Exception as error:
+        reading.error = f"{type(error).__name__}: {error}".partition("\n")[0]
+        return
+    if chunks:
+        reading.turns.append(chunks)
+        reading.start_seconds.append(feed.workers_start_seconds)
+    else:
+        reading.error = f"no steady state within {_PATIENCE_SECONDS:g} s"
+
+
+def share(reading: Reading, of: Reading) -> Rate:
+    """The rate of one reading as a share of another's, turn by turn, with a bootstrap interval over the turns."""
+    return share_by_turns(rates_by_turns(reading), rates_by_turns(of))
+
+
+def rates_by_turns(reading: Reading) -> list[float]:
+    """The rate of each turn, samples per second."""
+    return [rate_of(chunks).samples_per_second for chunks in reading.turns]
+
+
+def share_by_turns(of_one: Sequence[float], of_other: Sequence[float]) -> Rate:
+    """The median ratio of two figures that were measured by turns, with a bootstrap interval over the turns."""
+    shares = np.array(of_one) / np.array(of_other)
+    draws = np.random.default_rng(0).choice(shares, size=(_RESAMPLES, len(shares)))
+    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+    return Rate(float(np.median(shares)), (float(low), float(high)))
+
+
+def best(readings: Sequence[Reading]) -> Reading:
+    """The fastest of those that were measured. Raises ValueError where none was."""
+    return max((r for r in readings if r.is_measured), key=lambda reading: reading.rate.samples_per_second)
+
+
+def torch_loader(loader: DataLoader[Any], config: Config, indices: Iterable[Any] | None) -> DataLoader[Any]:
+    """Torch's own loader over the same dataset, with nothing of plumb's."""
+    arguments = {"collate_fn": loader.collate_fn, **config.loader_arguments()}
+    if indices is None:
+        return DataLoader(loader.dataset, loader.batch_size, **arguments)
+    return DataLoader(loader.dataset, batch_sampler=indices, **arguments)
+
+
+def torch_contender(loader: DataLoader[Any], config: Config, name: str = "") -> Contender:
+    """Torch's own loader as a contender."""
+    return Contender(name or f"torch, {config}", config, lambda indices: torch_loader(loader, config, indices))
+
+
+def stream_of(loader: DataLoader[Any]) -> IndexStream | None:
+    """The loader's own batches of indices, epoch after epoch; None where the dataset is iterable."""
+    is_iterable = isinstance(loader.dataset, torch.utils.data.IterableDataset)
+    return None if is_iterable else IndexStream(loader.batch_sampler)
+
+
+def pure_cpu_seconds(loader: DataLoader[Any], seconds: float) -> float:
+    """The CPU seconds that one sample takes at best: in one process, one thread, one after another, nothing kept."""
+    stream = IndexStream(loader.sampler)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        loader.dataset[next(stream)]
+        spans = []
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            begun = time.thread_time()
+            loader.dataset[next(stream)]
+            spans.append(time.thread_time() - begun)
+    finally:
+        torch.set_num_threads(threads)
+    # The mean, as samples differ in what they cost, without the few that something else disturbed.
+    return float(np.mean([span for span in spans if span <= 5 * median(spans)]))
+
+
+def differing_batches(one: Iterable[Any], other: Iterable[Any], count: int) -> int:
+    """How many of the first `count` batches are not the same in both, bit for bit."""
+    return sum(not _same(mine, theirs) for _, mine, theirs in zip(range(count), one, other, strict=False))
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    return len(one) == len(other) and all(_same(mine, theirs) for mine, theirs in zip(one, other, strict=True))

@@ -1,0 +1,204 @@
+"""plumb's choice against the best of a full grid, and what each half of its search is worth.
+
+    python -m analysis.oracle [--quick] [--only PIPELINE...] [--cpus N] [--burn]
+
+The grid is measured by turns; then its best few, plumb's choice, the model's favourite and Optuna's own are measured
+once more, side by side. `--cpus` keeps everything to so many CPUs, `--burn` has another process keep one busy.
+Prints and writes `analysis/results/oracle.md`, or `oracle-1-cpus.md` and `oracle-burn.md`.
+"""
+
+import contextlib
+import dataclasses
+import time
+from dataclasses import dataclass
+
+import optuna
+
+from analysis import knobs, results
+from analysis.contention import keep_to_cpus, one_core_burnt
+from analysis.measuring import Contender, Reading, best, by_turns, share, stream_of
+from analysis.pipelines import NAMES, made
+from analysis.pipelines.pipeline import Pipeline
+from analysis.results import Effort, publish, say, table
+from analysis.tuned import Tuned, tune_loader
+from plumb.model import planner
+from plumb.plan import Config
+
+FULL, QUICK = Effort(2, 0.8, 30.0), Effort(1, 0.2, 4.0)
+FINAL_TURNS, FINAL_SECONDS, FINALISTS = 7, 1.0, 3
+# Optuna may propose what it knows already; after so many in a row, it has nothing else to say.
+REPEATS_AT_MOST = 50
+# A grid with more configurations than this is thinned out, all of torch's own kept.
+GRID_AT_MOST, QUICK_GRID_AT_MOST = 160, 16
+WAYS = ("both", "the model only", "Optuna only")
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One pipeline's grid and finals: what each way chose, as it was measured there, and how long it took to choose.
+
+    The best of the finals is taken for the grid's best: all that is in them was in the grid, or is better.
+    """
+
+    pipeline: Pipeline
+    chosen: dict[str, Reading]
+    grid_size: str
+    grid_seconds: float
+    finals: list[Reading]
+    seconds: dict[str, float]
+
+
+def hold(pipeline: Pipeline, effort: Effort, grid_at_most: int, final_turns: int) -> Contest:
+    """Measures the grid, lets each way choose, and measures the choices beside the grid's best few."""
+    tuned = tune_loader(pipeline.loader, effort.budget_seconds)
+    every = knobs.grid(pipeline, tuned.space)
+    configs = knobs.thinned(every, grid_at_most)
+    tuned.fill(configs)
+    say(f"oracle: {len(configs)} of {len(every)} configurations; plumb took {tuned.seconds:.0f} s")
+    readings, grid_seconds = _timed(pipeline, [tuned.contender(config) for config in configs], effort)
+    leaders = sorted((r for r in readings if r.is_measured), key=lambda r: -r.rate.samples_per_second)[:FINALISTS]
+    choices = {
+        "both": tuned.config,
+        "the model only": planner.rank(tuned.choice.freedom, tuned.choice.situation).best[0].config,
+        "Optuna only": by_optuna(pipeline, tuned, tuned.seconds, effort.window_seconds),
+    }
+    finalists = dict.fromkeys(_running([*choices.values(), *(r.contender.config for r in leaders)]))
+    finals = by_turns(
+        [tuned.contender(config) for config in finalists],
+        stream_of(pipeline.loader),
+        pipeline.batch_size,
+        final_turns,
+        FINAL_SECONDS,
+    )
+    measured = {reading.contender.config: reading for reading in finals}
+    return Contest(
+        pipeline,
+        {way: measured[config] for way, config in zip(WAYS, _running(list(choices.values())), strict=True)},
+        f"{len(configs)} of {len(every)}",
+        grid_seconds,
+        finals,
+        {"both": tuned.seconds, "the model only": tuned.model_seconds, "Optuna only": tuned.seconds},
+    )
+
+
+def by_optuna(pipeline: Pipeline, tuned: Tuned, seconds: float, window_seconds: float) -> Config:
+    """What a TPE sampler that knows nothing of the model finds in the same space in the same time."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0, multivariate=True))
+    space = tuned.space
+    rates: dict[Config, float] = {}
+    until = time.perf_counter() + seconds
+    repeats = 0
+    while time.perf_counter() < until and repeats < REPEATS_AT_MOST:
+        trial = study.ask(space.distributions())
+        config = space.config(trial.params)
+        repeats = repeats + 1 if config in rates else 0
+        if config not in rates and knobs.fits(space, config):
+            readings, _ = _timed(pipeline, [tuned.contender(config)], Effort(1, window_seconds, 0.0))
+            rates[config] = readings[0].rate.samples_per_second if readings[0].is_measured else 0.0
+        study.tell(trial, rates.get(config, 0.0))
+    return max(rates, key=lambda config: rates[config])
+
+
+def _timed(pipeline: Pipeline, contenders: list[Contender], effort: Effort) -> tuple[list[Reading], float]:
+    begun = time.perf_counter()
+    stream = stream_of(pipeline.loader)
+    readings = by_turns(contenders, stream, pipeline.batch_size, effort.turns, effort.window_seconds)
+    return readings, time.perf_counter() - begun
+
+
+def _running(configs: list[Config]) -> list[Config]:
+    """The configurations as they are while they run: the finals compare no restarts of workers."""
+    return [dataclasses.replace(config, persistent_workers=config.num_workers > 0) for config in configs]
+
+
+def row(contest: Contest, way: str) -> list[str]:
+    """One way's choice in one contest."""
+    winner = best(contest.finals)
+    reading = contest.chosen[way]
+    if not reading.is_measured:
+        return [contest.pipeline.name, way, str(reading.contender.config), reading.error, "", "", ""]
+    reached = share(reading, winner)
+    low, high = reached.interval
+    return [
+        contest.pipeline.name,
+        way,
+        str(reading.contender.config),
+        f"{reading.rate.samples_per_second:,.0f}",
+        f"{reached.samples_per_second:.3f} [{low:.3f}, {high:.3f}]",
+        f"{contest.seconds[way]:.1f}",
+        f"{contest.seconds[way] / contest.grid_seconds:.2f}",
+    ]
+
+
+def report(contests: list[Contest]) -> list[str]:
+    """The grids' best, and the choices beside them."""
+    grids = []
+    for contest in contests:
+        winner = best(contest.finals)
+        grids.append(
+            [
+                contest.pipeline.name,
+                contest.pipeline.bounded_by,
+                contest.grid_size,
+                f"{contest.grid_seconds:.0f}",
+                str(winner.contender.config),
+                f"{winner.rate.samples_per_second:,.0f}",
+            ]
+        )
+    head = [
+        "pipeline",
+        "choice by",
+        "configuration",
+        "samples/s",
+        "share of the grid's best",
+        "seconds",
+        "of the grid's",
+    ]
+    rows = [row(contest, way) for contest in contests for way in WAYS]
+    return [
+        *table(["pipeline", "bounded by", "configurations", "seconds", "the grid's best", "samples/s"], grids),
+        "",
+        "## What each way of choosing reaches",
+        "",
+        *table(head, rows),
+    ]
+
+
+def main() -> None:
+    """Prints and writes the results."""
+    parser = results.arguments(__doc__, FULL)
+    results.add_pipelines(parser)
+    parser.add_argument("--cpus", type=int, help="keep to so many CPUs")
+    parser.add_argument("--burn", action="store_true", help="have another process keep one CPU busy")
+    asked = parser.parse_args()
+    if asked.cpus:
+        keep_to_cpus(asked.cpus, "analysis.oracle")
+    effort, at_most, final_turns = FULL, GRID_AT_MOST, FINAL_TURNS
+    if asked.quick:
+        effort, at_most, final_turns = QUICK, QUICK_GRID_AT_MOST, 2
+    contests = []
+    with one_core_burnt() if asked.burn else contextlib.nullcontext():
+        pipelines = made(asked.only)
+        say(f"oracle: {len(pipelines)} pipelines, {effort.turns} turns of a grid, {final_turns} turns of finals each")
+        for number, pipeline in enumerate(pipelines, 1):
+            say(f"oracle: {pipeline.name}, {number} of {len(pipelines)}")
+            contests.append(hold(pipeline, effort, at_most, final_turns))
+    situation = (f"-{asked.cpus}-cpus" if asked.cpus else "") + ("-burn" if asked.burn else "")
+    meanwhile = " Another process kept one CPU busy." if asked.burn else ""
+    lines = [
+        f"The grid: {effort.turns} turns of windows of {effort.window_seconds:g} s; the finals: {final_turns} turns of "
+        f"{FINAL_SECONDS:g} s, the best {FINALISTS} of the grid among them.{meanwhile}",
+        "",
+        *report(contests),
+    ]
+    publish(
+        f"oracle{situation}",
+        "plumb's choice against a full grid",
+        lines,
+        keep=not asked.quick and set(asked.only) >= set(NAMES),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""A loader tuned by plumb without a script, and loaders that run on any of its configurations."""
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from analysis.measuring import Contender
+from plumb.events import Event, TrialDone
+from plumb.host import Limits
+from plumb.model import operational
+from plumb.model.twin import simulated_rate
+from plumb.options import Options
+from plumb.plan import CacheChoice, Config, Rewrites
+from plumb.runtime.loader import rebuild
+from plumb.runtime.running import cut_of
+from plumb.runtime.stored import Stored
+from plumb.search.space import Space
+from plumb.tuning import Choice, Step, Subject, Tuner
+
+# Workers that stay silent for so long are taken for stuck.
+_STUCK_SECONDS = 60.0
+_SIMULATED_BATCHES = 2000
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What plumb found for a loader, and how long it measured: in all, and until its model was calibrated."""
+
+    loader: DataLoader[Any]
+    choice: Choice
+    seconds: float
+    model_seconds: float
+    filled: dict[CacheChoice, Stored] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Config:
+        """The configuration that it chose."""
+        return self.choice.tuned.config
+
+    @property
+    def rewrites(self) -> Rewrites:
+        """What it found harmless to change."""
+        return self.choice.offers.rewrites
+
+    @property
+    def space(self) -> Space:
+        """All that it might have chosen."""
+        return Space(self.choice.freedom, self.choice.situation)
+
+    def contender(self, config: Config, name: str = "") -> Contender:
+        """A loader of plumb's with `config`, to be measured."""
+        return Contender(name or f"plumb, {config}", config, lambda indices: self.make(config, indices))
+
+    def make(self, config: Config, indices: Iterable[Any] | None) -> DataLoader[Any]:
+        """A loader of plumb's with `config` over `indices`, or over the user's own sampler where they are None.
+
+        It finds its store as `fill` left it, or else fills one of its own.
+        """
+        stored = self.filled.get(config.cache) if config.cache else None
+        return rebuild(self.loader, config, indices, _STUCK_SECONDS, self.rewrites, stored)
+
+    def fill(self, configs: Iterable[Config]) -> None:
+        """Fills each store that `configs` name by an epoch, so that they are measured as in a later one."""
+        for config in configs:
+            cut = cut_of(config, self.rewrites)
+            if config.cache and cut and config.cache not in self.filled:
+                stored = Stored(self.loader.dataset, cut, config.cache)
+                for _ in self.make(Config(2, 2, cache=config.cache), None):
+                    pass
+                self.filled[config.cache] = stored
+
+    def predicted(self, config: Config) -> float:
+        """The rate that the model's bounds allow: samples per second over a real epoch."""
+        return operational.loader_rate(self.choice.situation, config)
+
+    def simulated(self, config: Config) -> float:
+        """The rate of the model's twin of torch's loader: samples per second over a real epoch."""
+        situation = self.choice.situation
+        steady = simulated_rate(situation, config, _SIMULATED_BATCHES)
+        start = 0.0 if config.persistent_workers else config.num_workers * situation.start_seconds_per_worker
+        return float(operational.amortized(steady, situation.epoch_samples, start))
+
+    def why(self, config: Config) -> str:
+        """The model's bounds for `config`, the smallest first, in words."""
+        bounds = operational.bounds(self.choice.situation, config)
+        return ", ".join(f"{name} {rate:,.0f}" for name, rate in sorted(bounds.items(), key=lambda item: item[1]))
+
+
+def tune_loader(loader: DataLoader[Any], budget_seconds: float, step: Step | None = None) -> Tuned:
+    """Tunes `loader` for its own rate, or for that of `step`, within about `budget_seconds`."""
+    begun = time.perf_counter()
+    trials: list[float] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, TrialDone):
+            trials.append(time.perf_counter() - begun)
+
+    subject = Subject("loader", loader, float(loader.batch_size or 1), step, None)
+    options = Options(budget_seconds, Limits.detect())
+    choice = Tuner(subject, options, budget_seconds, options.pace_seconds, note).choose()
+    # The first readings are those of the runs that calibrate the model: with one worker, and with one for each core.
+    model_seconds = trials[min(1, len(trials) - 1)] if trials else math.nan
+    return Tuned(loader, choice, time.perf_counter() - begun, model_seconds)

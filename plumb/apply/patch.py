@@ -1,0 +1,293 @@
+"""A plan -> the patches of the source files that make its loaders, and what has to be said with them."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import libcst as cst
+
+from plumb.apply.amend import Advice, amend, literal_argument
+from plumb.apply.origins import UNKNOWN
+from plumb.apply.source import LoaderCall, Source, SourceError
+from plumb.plan import Config, LoaderPlan, Plan
+from plumb.units import format_rate
+
+_NOT_THE_USERS = {"site-packages", "dist-packages", "node_modules", "__pycache__"}
+
+
+@dataclass(frozen=True)
+class FilePatch:
+    """A file as it is, and as it should be."""
+
+    path: Path
+    before: bytes
+    after: bytes
+    encoding: str
+
+    def diff(self) -> str:
+        """The unified diff, as `git apply` and `patch -p1` take it in the current directory."""
+        name = os.path.relpath(self.path)
+        old, new = (_lines(data.decode(self.encoding)) for data in (self.before, self.after))
+        diff = difflib.unified_diff(old, new, f"a/{name}", f"b/{name}")
+        return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in diff)
+
+    def write(self) -> None:
+        """Writes the file so that a reader sees the old one or the new one; its permissions stay. Raises OSError."""
+        path = self.path.resolve()
+        status = path.stat()
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(self.after)
+                with contextlib.suppress(PermissionError):
+                    os.fchown(file.fileno(), status.st_uid, status.st_gid)
+                os.fchmod(file.fileno(), status.st_mode & 0o7777)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What `plumb apply` has to show: patches, remarks of what they can't say, and problems; a line each."""
+
+    files: tuple[FilePatch, ...]
+    remarks: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass
+class _Wanted:
+    """A call, and what the plans of the loaders that it makes want it to be."""
+
+    call: LoaderCall
+    loaders: list[LoaderPlan] = field(default_factory=list)
+    nodes: list[cst.Call] = field(default_factory=list)
+
+
+def patch(plan: Plan, script: Path, folder: Path, run_command: str) -> Patch:
+    """The patch of the sources below `folder` that makes the loaders of `script` what the plan wants.
+
+    `run_command` is the command that runs the script on the whole plan, plumb's runtime included.
+    """
+    remarks: list[str] = []
+    problems: list[str] = []
+    advice: list[tuple[LoaderPlan, Advice]] = []
+    persisting: list[str] = []
+    sources = _Sources(script, folder)
+    wanted: dict[Path, dict[cst.Call, _Wanted]] = {}
+    for loader in plan.loaders:
+        config = _expressible(loader)
+        remarks += _runtime_lines(loader, config, run_command)
+        try:
+            source, call = sources.find(loader, plan.loaders)
+        except SourceError as error:
+            if loader.config != loader.baseline.config:
+                problems.append(f"{loader.name} ({loader.site}): {error}")
+            continue
+        of_call = wanted.setdefault(source.path, {}).setdefault(call.node, _Wanted(call))
+        of_call.loaders.append(loader)
+        if config is None or config == loader.baseline.config:
+            of_call.nodes.append(call.node)
+            continue
+        amended = amend(source, call, loader.name, loader.baseline.config, config)
+        of_call.nodes.append(amended.node)
+        advice += [(loader, a) for a in amended.advice]
+        remarks += [f"{loader.name} ({source.place(call.node)}): {a}" for a in amended.advice]
+        persisting += [loader.name] if amended.persists else []
+    remarks += [*_contradictions(advice, run_command), *_persistence(persisting)]
+    files = []
+    for path, calls in wanted.items():
+        source = sources.read(path)
+        problems += [_conflict(w, run_command) for w in calls.values() if not _agree(source, w)]
+        files.append(_file_patch(source, {w.call.node: w.nodes[0] for w in calls.values() if _agree(source, w)}))
+    return Patch(tuple(file for file in files if file.before != file.after), tuple(remarks), tuple(problems))
+
+
+def _file_patch(source: Source, new: Mapping[cst.Call, cst.Call]) -> FilePatch:
+    after = source.module.visit(_Replace(new))
+    assert isinstance(after, cst.Module)
+    return FilePatch(source.path, source.module.bytes, after.bytes, source.module.encoding.removesuffix("-sig"))
+
+
+def _expressible(loader: LoaderPlan) -> Config | None:
+    """The best measured configuration that torch's arguments can say, None where none is better than the user's own.
+
+    A part of a configuration may be worse than what the user had: workers without their fetch threads, for example.
+    """
+    if not _needs_runtime(loader.config):
+        return loader.config
+    at_least = loader.baseline.interval[1]
+    better = [
+        (trial.samples_per_second, trial.config)
+        for trial in loader.trials
+        if not _needs_runtime(trial.config)
+        and trial.samples_per_second is not None
+        and trial.interval is not None
+        and trial.interval[0] > at_least
+    ]
+    return max(better, key=lambda pair: pair[0])[1] if better else None
+
+
+def _needs_runtime(config: Config) -> bool:
+    return config.needs_runtime or config.worker_torch_threads > 1
+
+
+def _runtime_lines(loader: LoaderPlan, expressible: Config | None, run_command: str) -> list[str]:
+    """What to use where torch's arguments can't say all that the plan says."""
+    if not _needs_runtime(loader.config):
+        return []
+    rest = "no patch for it" if expressible is None else f"the patch has the best without: {expressible}"
+    return [
+        f"{loader.name} ({loader.site}): torch has no arguments for all of {loader.config}; {rest}. "
+        f"All of it, {format_rate(loader.tuned.samples_per_second)}, is there with",
+        f"    {run_command}",
+    ]
+
+
+def _persistence(loaders: Sequence[str]) -> Iterator[str]:
+    """What plumb's runtime takes care of where workers persist, and torch alone does not."""
+    if loaders:
+        yield (
+            f"persistent_workers=True ({', '.join(loaders)}) keeps workers from seeing what you change in a dataset "
+            "between epochs, and later epochs are shuffled by other random numbers; plumb run has neither effect"
+        )
+
+
+def _contradictions(advice: Sequence[tuple[LoaderPlan, Advice]], run_command: str) -> Iterator[str]:
+    """One place that would have to hold two values at once."""
+    for key in dict.fromkeys((a.argument, a.subject) for _, a in advice if a.argument):
+        about = [(loader, a) for loader, a in advice if (a.argument, a.subject) == key]
+        if len({a.instead for _, a in about}) > 1:
+            names = " and ".join(dict.fromkeys(loader.name for loader, _ in about))
+            yield (
+                f"{names} share {key[1]}: choose what suits the loader that you train on, or give each its own value "
+                f"with {run_command}"
+            )
+
+
+def _agree(source: Source, wanted: _Wanted) -> bool:
+    return len({source.code(node) for node in wanted.nodes}) == 1
+
+
+def _conflict(wanted: _Wanted, run_command: str) -> str:
+    names = " and ".join(loader.name for loader in wanted.loaders)
+    return (
+        f"{names} are made by the same call (line {wanted.call.line}) but want different arguments: give each a call "
+        f"of its own, or use {run_command}"
+    )
+
+
+class _Replace(cst.CSTTransformer):
+    def __init__(self, new: Mapping[cst.Call, cst.Call]) -> None:
+        super().__init__()
+        self._new = new
+
+    def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> cst.Call:  # noqa: N802 - libcst's name
+        return self._new.get(original_node, updated_node)
+
+
+class _Sources:
+    """The user's files, each parsed once."""
+
+    def __init__(self, script: Path, folder: Path) -> None:
+        self._script = script
+        self._folder = folder
+        self._read: dict[Path, Source] = {}
+
+    def read(self, path: Path) -> Source:
+        """The parsed file. Raises SourceError."""
+        if path not in self._read:
+            self._read[path] = Source(path)
+        return self._read[path]
+
+    def find(self, loader: LoaderPlan, loaders: Sequence[LoaderPlan]) -> tuple[Source, LoaderCall]:
+        """The file and the call that make `loader`, one of `loaders`. Raises SourceError, without the loader's name."""
+        file = loader.site.rpartition(":")[0]
+        paths = [self._script] if self._script.name == file else list(_files(self._folder, file))
+        if not paths:
+            raise SourceError(f"there is no {file} below {self._folder}")
+        attempts = [self._attempt(path, loader, loaders) for path in paths]
+        found = [attempt for attempt in attempts if not isinstance(attempt, SourceError)]
+        if len(found) > 1:
+            places = ", ".join(os.path.relpath(source.path) for source, _ in found)
+            raise SourceError(f"it may be made in any of {places}; give the one that is no longer used another name")
+        if not found:
+            raise next(attempt for attempt in attempts if isinstance(attempt, SourceError))
+        return found[0]
+
+    def _attempt(
+        self, path: Path, loader: LoaderPlan, loaders: Sequence[LoaderPlan]
+    ) -> tuple[Source, LoaderCall] | SourceError:
+        try:
+            source = self.read(path)
+            return source, _choose(source, loader, loaders)
+        except SourceError as error:
+            return error
+
+
+def _files(folder: Path, name: str) -> Iterator[Path]:
+    """The files called `name` below `folder`, without those of installed packages."""
+    for where, folders, files in os.walk(folder):
+        if name in files:
+            yield Path(where, name)
+        folders[:] = sorted(
+            f
+            for f in folders
+            if f not in _NOT_THE_USERS and not f.startswith(".") and not Path(where, f, "pyvenv.cfg").exists()
+        )
+
+
+def _choose(source: Source, loader: LoaderPlan, loaders: Sequence[LoaderPlan]) -> LoaderCall:
+    """The call that makes `loader`: on its line and by its name, then by name alone, since lines move, then the only
+    call that can be meant. Raises SourceError.
+    """
+    number = loader.site.rpartition(":")[2]
+    line = int(number) if number.isdecimal() else 0
+    calls = source.loader_calls
+    on_line = [call for call in calls if call.line <= line <= call.end_line]
+    others = {other.name for other in loaders} - {loader.name}
+    steps: list[Callable[[], list[LoaderCall]]] = [
+        lambda: [call for call in on_line if call.name == loader.name],
+        lambda: [call for call in on_line if call.name is None],
+        lambda: [call for call in calls if call.is_named(loader.name)],
+        lambda: [call for call in calls if call.name not in others],
+    ]
+    found = next((found for step in steps if (found := step())), [])
+    if not found:
+        raise SourceError(f"{source.path.name} has no call that makes it; a library may. Tune again if you moved it")
+    if len(found) > 1:
+        lines = ", ".join(str(call.line) for call in found)
+        raise SourceError(f"is not there any more, and may be any of lines {lines} of {source.path.name}; tune again")
+    _check(source, found[0], loader)
+    return found[0]
+
+
+def _check(source: Source, call: LoaderCall, loader: LoaderPlan) -> None:
+    plain = [argument for argument in call.node.args if argument.keyword is None]
+    if call.parameters is None and len(plain) > 1:
+        raise SourceError(
+            f"{source.code(call.node.func)} may have positional arguments of its own; write there yourself: "
+            f"{_words(loader.config)}"
+        )
+    size = literal_argument(source, call, "batch_size")
+    if size is not UNKNOWN and loader.batch_size is not None and size != loader.batch_size:
+        raise SourceError(f"has batch_size={size}, the plan was made for {loader.batch_size}; tune again")
+
+
+def _words(config: Config) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in config.loader_arguments().items())
+
+
+def _lines(text: str) -> list[str]:
+    return re.findall(r"[^\n]*\n|[^\n]+", text)

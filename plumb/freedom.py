@@ -1,0 +1,87 @@
+"""What a tuning may change of a loader: torch's own arguments, and the rewrites that were found to be harmless."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+from typing import Any
+
+from torch.utils.data import DataLoader, IterableDataset
+
+from plumb.lengths import length_of
+from plumb.model import planner
+from plumb.model.situation import PREFETCH_FACTORS, CutCost, Freedom, Situation
+from plumb.offers import Offers
+from plumb.options import Options
+from plumb.plan import CacheChoice, Config
+from plumb.profile.device import has_accelerator
+from plumb.runtime.main_module import main_is_guarded
+
+# Torch's own threads in a worker are worth a trial where they make a batch so many times as fast.
+_THREADS_HELP = 1.25
+_FETCH_THREADS = (4, 16, 64)
+# A store may take this share of what memory, shared memory or the disk have left.
+_SHARE_OF_MEMORY, _SHARE_OF_DISK = 0.5, 0.9
+# A store for fewer samples than this share of them isn't worth its memory.
+_WORTH_STORING = 0.05
+
+
+def freedom_of(loader: DataLoader[Any], own: Config, options: Options, offers: Offers, situation: Situation) -> Freedom:
+    """All that may be changed of `loader`, whose configuration is `own` now."""
+    threads = tuple(
+        (count, found.until)
+        for found in offers.threads
+        for count in _FETCH_THREADS
+        if count <= max(situation.samples_per_batch, 1)
+    )
+    cores = whole_cores(options.limits.cpus)
+    return Freedom(
+        num_workers=_worker_counts(loader, own, situation),
+        prefetch_factor=tuple(sorted({*PREFETCH_FACTORS, own.prefetch_factor or 2})),
+        # The order of every later epoch hangs on whether workers persist (runtime/epochs.py).
+        persistent_workers=(True,) if own.persistent_workers else (False, True),
+        pin_memory=tuple(sorted({own.pin_memory, has_accelerator()})),
+        worker_torch_threads=(1, cores) if situation.torch_threads_speedup > _THREADS_HELP else (1,),
+        in_order=(True, False) if options.may_reorder else (own.in_order,),
+        fetch=((1, None), *threads),
+        caches=(None, *_caches(loader, options, offers.cuts, situation)),
+        deferrals=((), *(found.operators for found in offers.deferrals)),
+        allocator_reuse=(False, True) if situation.allocator is not None else (False,),
+    )
+
+
+def workers_may_start() -> bool:
+    """Whether a worker process would only work: one that isn't forked runs the main module's code once more."""
+    return multiprocessing.get_start_method() == "fork" or main_is_guarded()
+
+
+def whole_cores(cpus: float) -> int:
+    """How many processes can compute all the time; one where the host's cores are not known."""
+    return max(1, math.floor(cpus)) if math.isfinite(cpus) else 1
+
+
+def _worker_counts(loader: DataLoader[Any], own: Config, situation: Situation) -> tuple[int, ...]:
+    if own.num_workers == 0 and not workers_may_start():
+        return (0,)
+    if isinstance(loader.dataset, IterableDataset):
+        # More workers would deliver an iterable dataset's samples more than once, fewer might lose some.
+        return (own.num_workers,)
+    return planner.worker_counts(situation.cost_in_worker, situation.limits, situation.step_samples_per_second)
+
+
+def _caches(
+    loader: DataLoader[Any], options: Options, cuts: tuple[CutCost, ...], situation: Situation
+) -> list[CacheChoice]:
+    """A store for each cut, in memory and on the disk, as far as the user and the host allow it."""
+    samples = length_of(loader.dataset)
+    if samples is None:
+        return []
+    limits = options.limits
+    free = max(0.0, limits.memory_bytes - situation.footprint.main_bytes)
+    asked = math.inf if options.cache_memory_bytes is None else options.cache_memory_bytes
+    in_memory = min(_SHARE_OF_MEMORY * min(free, limits.shm_bytes), asked)
+    choices = [planner.cache_choice(cut, in_memory, samples) for cut in cuts]
+    if options.cache_folder is not None:
+        on_disk = _SHARE_OF_DISK * limits.disk_bytes
+        choices += [planner.cache_choice(cut, on_disk, samples, options.cache_folder) for cut in cuts]
+    return [choice for choice in choices if choice.hit_ratio >= _WORTH_STORING]

@@ -1,0 +1,118 @@
+"""What short runs of a real loader teach about a host: how processes that work at once slow each other down."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from plumb.plan import SampleCost
+
+# Workers beyond the cores cost this share at most, where no run has said otherwise.
+USUAL_OVERSUBSCRIPTION = 0.25
+# From this share of its time on, the main process is taken for what a run waited for.
+_BUSY = 0.8
+# More than that is an accident of the run, not the host.
+_CROWDING_AT_LEAST, _CROWDING_AT_MOST = -0.3, 3.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How much more CPU a sample takes when others work too, and what the main process spends on taking over a batch.
+
+    - `crowding`: the share by which a sample's CPU seconds grow from one busy core to all; memory bandwidth and
+      siblings of a core make it positive, and it is negative where work in a row is cheaper than work now and then.
+    - `oversubscription`: the further share that they grow by at most, when many more processes compute than there are
+      cores.
+    - `hand_over_seconds_per_batch` and `hand_over_seconds_per_byte`: CPU seconds of the main process.
+    """
+
+    crowding: float = 0.0
+    oversubscription: float = USUAL_OVERSUBSCRIPTION
+    hand_over_seconds_per_batch: float = 0.0
+    hand_over_seconds_per_byte: float = 0.0
+
+    def hand_over_seconds(self, batch_bytes: float) -> float:
+        """CPU seconds of the main process to take over one batch."""
+        return self.hand_over_seconds_per_batch + self.hand_over_seconds_per_byte * batch_bytes
+
+    def slow_down(self, processes: Any, cores: float) -> Any:
+        """The factor on a sample's CPU seconds when `processes` (a number or an array, at least 1) compute on `cores`.
+
+        1 for one alone. It grows in a straight line up to the cores, and beyond them towards its limit as the share of
+        processes that must stand still does.
+        """
+        if math.isinf(cores):
+            return np.ones_like(processes, dtype=float)
+        busy = np.minimum(processes, cores)
+        crowded = 1.0 + self.crowding * np.maximum(busy - 1.0, 0.0) / max(cores - 1.0, 1e-9)
+        standing = np.maximum(0.0, 1.0 - cores / np.asarray(processes, dtype=float))
+        return crowded * (1.0 + self.oversubscription * standing)
+
+
+@dataclass(frozen=True)
+class ProbeRun:
+    """A short run of a real loader: what its workers and the main process spent on so many samples."""
+
+    num_workers: int
+    samples: float
+    seconds: float
+    worker_cpu_seconds: float
+    main_cpu_seconds: float
+
+    @property
+    def seconds_in_worker(self) -> float:
+        """A worker's time for one sample."""
+        return self.num_workers * self.seconds / self.samples
+
+    @property
+    def cpu_seconds_in_worker(self) -> float:
+        """A worker's CPU seconds for one sample; clocks that tick coarsely may claim more than there was time for."""
+        return min(self.worker_cpu_seconds / self.samples, self.seconds_in_worker)
+
+    @property
+    def main_is_busy(self) -> bool:
+        """Whether the main process held the workers up, so that part of their time was not spent on samples."""
+        return self.main_cpu_seconds > _BUSY * self.seconds
+
+
+def cost_in_worker(cost: SampleCost, one: ProbeRun) -> SampleCost:
+    """What a sample costs in a worker, from its cost in the main process and a run with as few workers as may be."""
+    computing = one.cpu_seconds_in_worker
+    waiting = cost.wait_seconds if one.main_is_busy else one.seconds_in_worker - computing
+    return replace(
+        cost,
+        wall_seconds=computing + waiting,
+        cpu_seconds=computing,
+        wait_seconds=waiting,
+        main_seconds=one.main_cpu_seconds / one.samples,
+    )
+
+
+def calibrated(
+    one: ProbeRun,
+    many: ProbeRun | None,
+    cores: float,
+    samples_per_batch: float,
+    batch_bytes: float,
+    drop_seconds_per_byte: float,
+) -> Calibration:
+    """What two runs teach: with one worker, and with about as many as there are cores, None where that is the same.
+
+    The CPU that each took for a sample tells how much they hold each other up; from fewer workers than cores it is
+    extended in a straight line. `drop_seconds_per_byte` is what it takes
+    to give a batch's memory back; the rest of what the main process spends on a batch is the same for any size.
+    """
+    hand_over = one.main_cpu_seconds / one.samples * samples_per_batch
+    for_bytes = min(drop_seconds_per_byte * batch_bytes, hand_over)
+    crowding = 0.0
+    if many is not None and many.num_workers > 1 and one.cpu_seconds_in_worker > 0:
+        measured = many.cpu_seconds_in_worker / one.cpu_seconds_in_worker - 1.0
+        crowding = measured * (cores - 1) / (many.num_workers - 1)
+    return Calibration(
+        crowding=min(max(crowding, _CROWDING_AT_LEAST), _CROWDING_AT_MOST),
+        hand_over_seconds_per_batch=hand_over - for_bytes,
+        hand_over_seconds_per_byte=for_bytes / batch_bytes if batch_bytes else 0.0,
+    )

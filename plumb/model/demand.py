@@ -1,0 +1,97 @@
+"""What one sample asks of each resource under a configuration: the measured costs, less what its knobs save."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from plumb.model.situation import CutCost, DeferralCost, Situation, ThreadsCost
+from plumb.plan import CacheChoice, Config
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Seconds and bytes of one sample, when nothing else runs on the host.
+
+    The process that makes a sample spends `cpu_seconds`, which torch's threads make `torch_speedup` times shorter by
+    the clock, and `wait_seconds`. Of their sum, `threaded_seconds` may be spent on several samples at once by
+    `fetch_threads`, but `lock_seconds` of them on one at a time. `main_seconds` are CPU seconds of the main process
+    once the sample is made. `read_bytes` come from storage, `output_bytes` are handed over.
+    """
+
+    cpu_seconds: float
+    wait_seconds: float
+    main_seconds: float
+    read_bytes: float
+    output_bytes: float
+    threaded_seconds: float = 0.0
+    lock_seconds: float = 0.0
+    fetch_threads: int = 1
+    torch_speedup: float = 1.0
+
+    def seconds(self, slow_down: float = 1.0) -> float:
+        """Time per sample of the process that makes it, with its CPU seconds longer by a factor."""
+        alone = self.cpu_seconds / self.torch_speedup + self.wait_seconds
+        slowed = slow_down * self.cpu_seconds / self.torch_speedup + self.wait_seconds
+        if self.fetch_threads == 1 or alone == 0:
+            return slowed
+        by_threads = min(self.threaded_seconds, alone)
+        spread = max(by_threads / self.fetch_threads, min(self.lock_seconds, by_threads))
+        return slowed / alone * (spread + alone - by_threads)
+
+
+def demand(situation: Situation, config: Config) -> Demand:
+    """What a sample costs with `config`, once its cache holds what fits into it.
+
+    Raises KeyError where the configuration names a cut, operators or threads that the situation has no costs of.
+    """
+    cost = situation.cost_in_worker if config.num_workers else situation.cost
+    cpu, wait, main, output_bytes = cost.cpu_seconds, cost.wait_seconds, cost.main_seconds, cost.output_bytes
+    threads = threads_of(situation, config.fetch_until) if config.fetch_threads > 1 else None
+    threaded = max(0.0, cpu + wait - threads.serial_seconds) if threads else 0.0
+    lock = threads.lock_seconds if threads else 0.0
+    hit = config.cache.hit_ratio if config.cache else 0.0
+    if config.cache:
+        cut = cut_of(situation, config.cache)
+        prefix = cut.prefix_cpu_seconds + cut.prefix_wait_seconds
+        left = 1.0 - hit * min(1.0, prefix / threaded) if threaded else 1.0
+        threaded, lock = threaded * left, lock * left
+        cpu -= hit * (cut.prefix_cpu_seconds - cut.read_seconds)
+        wait -= hit * cut.prefix_wait_seconds
+    if config.deferred:
+        deferral = deferral_of(situation, config.deferred)
+        cpu -= deferral.worker_cpu_seconds
+        output_bytes = max(0.0, output_bytes - deferral.bytes_saved)
+        if config.num_workers:
+            main -= situation.calibration.hand_over_seconds_per_byte * (cost.output_bytes - output_bytes)
+        main = max(0.0, main) + deferral.main_seconds
+    if config.allocator_reuse and situation.allocator:
+        if not config.num_workers:
+            cpu -= situation.allocator.main_seconds
+        elif config.deferred:
+            main -= situation.allocator.main_seconds
+    return Demand(
+        max(0.0, cpu),
+        max(0.0, wait),
+        max(0.0, main),
+        situation.read_bytes * (1.0 - hit),
+        output_bytes,
+        threaded,
+        lock,
+        config.fetch_threads,
+        situation.torch_threads_speedup if config.worker_torch_threads > 1 else 1.0,
+    )
+
+
+def cut_of(situation: Situation, cache: CacheChoice) -> CutCost:
+    """The costs of the cut that a cache stores. Raises KeyError where there are none."""
+    return {cut.after: cut for cut in situation.cuts}[cache.after]
+
+
+def deferral_of(situation: Situation, operators: tuple[str, ...]) -> DeferralCost:
+    """The costs of moving these operators behind collate. Raises KeyError where there are none."""
+    return {deferral.operators: deferral for deferral in situation.deferrals}[operators]
+
+
+def threads_of(situation: Situation, until: str | None) -> ThreadsCost:
+    """The costs of fetch threads that work up to this cut. Raises KeyError where there are none."""
+    return {threads.until: threads for threads in situation.threads}[until]

@@ -1,0 +1,63 @@
+"""What a configuration takes of the host, and the limit that it would break."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from plumb.model.demand import demand
+from plumb.model.situation import Situation
+from plumb.plan import Config
+
+# File descriptors that torch holds for one worker: two queues, their pipes and the process' sentinel.
+_FILES_PER_WORKER = 8
+
+
+def needs(situation: Situation, config: Config, workers: Any, in_flight: Any) -> dict[str, Any]:
+    """What `config` takes of each limit with so many workers and batches in flight; both may be arrays.
+
+    Shared memory counts as memory too, and a store's memory tier as both.
+    """
+    footprint = situation.footprint
+    per_sample = situation.cost_in_worker.output_bytes
+    share = demand(situation, config).output_bytes / per_sample if config.deferred and per_sample else 1.0
+    batches = np.where(workers > 0, in_flight + workers, 0)
+    stored = config.cache.bytes if config.cache else 0
+    shared = batches * footprint.batch_bytes * share
+    # What was deferred is undone in the main process, for the batch that is used now.
+    memory = footprint.main_bytes + workers * footprint.worker_private_bytes + (share != 1.0) * footprint.batch_bytes
+    if config.allocator_reuse and situation.allocator:
+        memory = memory + situation.allocator.kept_bytes
+    if config.cache and config.cache.tier == "memory":
+        shared = shared + stored
+    return {
+        "memory": memory + shared,
+        "shared memory": shared,
+        "open files": footprint.open_files + workers * _FILES_PER_WORKER + batches * footprint.tensors_per_batch,
+        "processes": workers * config.fetch_threads,
+        "workers": workers,
+        "disk": stored if config.cache and config.cache.tier == "disk" else 0,
+    }
+
+
+def allowed(situation: Situation) -> dict[str, float]:
+    """What the host allows of each."""
+    limits = situation.limits
+    return {
+        "memory": limits.memory_bytes,
+        "shared memory": limits.shm_bytes,
+        "open files": limits.open_files,
+        "processes": limits.processes,
+        "workers": limits.max_workers,
+        "disk": limits.disk_bytes,
+    }
+
+
+def broken_limit(config: Config, situation: Situation) -> str | None:
+    """The limit that `config` would exceed, in words, or None where it fits."""
+    most = allowed(situation)
+    for name, needed in needs(situation, config, config.num_workers, config.batches_in_flight).items():
+        if needed > most[name]:
+            return f"needs {float(needed):,.0f} of {name}, {most[name]:,.0f} are allowed"
+    return None

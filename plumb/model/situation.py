@@ -1,0 +1,138 @@
+"""What the model is told: the costs of a sample and of every way to save some of them, the host, and the freedom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from plumb.host import Limits
+from plumb.model.calibration import Calibration
+from plumb.plan import CacheChoice, SampleCost
+
+PREFETCH_FACTORS = (2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Freedom:
+    """What may be changed without changing what the script means: for each knob, all values that it may have.
+
+    `fetch` holds pairs of threads and of the cut up to which they work, None for whole samples; `deferrals` the
+    operators to move behind collate.
+    """
+
+    num_workers: tuple[int, ...]
+    prefetch_factor: tuple[int, ...] = PREFETCH_FACTORS
+    persistent_workers: tuple[bool, ...] = (False, True)
+    pin_memory: tuple[bool, ...] = (False,)
+    worker_torch_threads: tuple[int, ...] = (1,)
+    in_order: tuple[bool, ...] = (True,)
+    fetch: tuple[tuple[int, str | None], ...] = ((1, None),)
+    caches: tuple[CacheChoice | None, ...] = (None,)
+    deferrals: tuple[tuple[str, ...], ...] = ((),)
+    allocator_reuse: tuple[bool, ...] = (False,)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What loading takes of the host: bytes of one batch, of one worker's own pages, and of the script itself."""
+
+    batch_bytes: float
+    tensors_per_batch: int
+    worker_private_bytes: float
+    main_bytes: float
+    open_files: int
+
+
+@dataclass(frozen=True)
+class CutCost:
+    """What a store after the operator `after` would take, and what it would save; all per sample.
+
+    `prefix_*` is the work that a stored value saves, `read_seconds` the CPU seconds to read one instead, and
+    `write_seconds` those to store one, which only samples of the first epoch pay.
+    """
+
+    after: str
+    value_bytes: float
+    prefix_cpu_seconds: float
+    prefix_wait_seconds: float
+    read_seconds: float
+    write_seconds: float
+
+
+@dataclass(frozen=True)
+class DeferralCost:
+    """What moving `operators` behind collate takes off the process that makes a sample, and adds to the main process.
+
+    Seconds and bytes are per sample. `bytes_saved` is by how much less is handed over, negative where it is more.
+    `not_with` are the cuts that lie behind one of the operators, so that both can't be had.
+    """
+
+    operators: tuple[str, ...]
+    worker_cpu_seconds: float
+    main_seconds: float
+    bytes_saved: float
+    not_with: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ThreadsCost:
+    """What limits threads that make several samples at once up to the cut `until`, None for whole samples.
+
+    Both are per sample: `lock_seconds` hold the interpreter's lock, so that only one thread can spend them at a time;
+    `serial_seconds` are spent after the threads, by the worker's own thread (the rest of the sample, and collate).
+    """
+
+    until: str | None
+    lock_seconds: float
+    serial_seconds: float
+
+
+@dataclass(frozen=True)
+class AllocatorGain:
+    """What reused memory saves in the main process, in CPU seconds per sample, where that one makes the batch.
+
+    `kept_bytes` is what the process then keeps from the system.
+    """
+
+    main_seconds: float
+    kept_bytes: float
+
+
+@dataclass(frozen=True)
+class StorageBandwidth:
+    """Bytes per second that storage delivers to so many outstanding reads; `outstanding` ascends."""
+
+    outstanding: tuple[float, ...]
+    bytes_per_second: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that the model knows: the cost of a sample, the pace of the step, the host, and the length of an epoch.
+
+    - `cost` was measured in the main process; `cost_in_worker` in a worker, where caches, memory and threads differ.
+    - `batch_seconds` are times of single batches; only how they spread is used.
+    - `read_bytes`: what a sample reads from storage.
+    - `torch_threads_speedup`: how much faster a sample is made when torch may use more than one thread.
+    - `transfer_bytes_per_second`: from the host to the device, None where there is none.
+    """
+
+    cost: SampleCost
+    cost_in_worker: SampleCost
+    footprint: Footprint
+    limits: Limits
+    step_samples_per_second: float | None = None
+    step_cpu_seconds: float = 0.0
+    epoch_samples: float | None = None
+    start_seconds_per_worker: float = 0.0
+    samples_per_batch: float = 1.0
+    batch_seconds: tuple[float, ...] = ()
+    calibration: Calibration = field(default_factory=Calibration)
+    dataset_samples: float | None = None
+    cuts: tuple[CutCost, ...] = ()
+    deferrals: tuple[DeferralCost, ...] = ()
+    threads: tuple[ThreadsCost, ...] = ()
+    allocator: AllocatorGain | None = None
+    torch_threads_speedup: float = 1.0
+    read_bytes: float = 0.0
+    storage: StorageBandwidth | None = None
+    transfer_bytes_per_second: float | None = None

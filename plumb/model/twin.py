@@ -1,0 +1,45 @@
+"""A configuration in a situation, simulated: what the bounds leave out."""
+
+from __future__ import annotations
+
+import math
+
+from plumb.model.demand import demand
+from plumb.model.operational import main_seconds_of_step
+from plumb.model.simulate import Loading, simulate
+from plumb.model.situation import Situation
+from plumb.plan import Config
+
+
+def loading(situation: Situation, config: Config) -> Loading:
+    """What the simulator is told of `config`, without the start of its workers."""
+    wanted, batch = demand(situation, config), situation.samples_per_batch
+    making = wanted.seconds()
+    computing = min(wanted.cpu_seconds / wanted.torch_speedup, making)
+    step = situation.step_samples_per_second
+    return Loading(
+        num_workers=config.num_workers,
+        prefetch_factor=config.prefetch_factor or 0,
+        cpu_seconds=computing * batch,
+        wait_seconds=(making - computing) * batch,
+        hand_over_seconds=wanted.main_seconds * batch,
+        step_seconds=batch / step if step else 0.0,
+        step_cpu_seconds=main_seconds_of_step(situation) * batch,
+        spread=_spread(situation.batch_seconds),
+        in_order=config.in_order,
+        cores=situation.limits.cpus,
+        calibration=situation.calibration,
+        epoch_batches=math.ceil(situation.epoch_samples / batch) if situation.epoch_samples else None,
+        persistent_workers=True,
+    )
+
+
+def simulated_rate(situation: Situation, config: Config, batches: int, seed: int = 0) -> float:
+    """Samples per second of the training loop in a simulation, with workers that are there when an epoch begins."""
+    return simulate(loading(situation, config), batches, seed).batches_per_second * situation.samples_per_batch
+
+
+def _spread(batch_seconds: tuple[float, ...]) -> tuple[float, ...]:
+    """The times as factors with a mean of one."""
+    mean = sum(batch_seconds) / len(batch_seconds) if batch_seconds else 0.0
+    return tuple(seconds / mean for seconds in batch_seconds) if mean > 0 else (1.0,)

@@ -1,0 +1,320 @@
+"""What may be changed in the way in which a loader's samples are made: found and validated on the user's own data.
+
+Nothing is offered that was not tried. Each search and each validation loads samples, so all of them share the time that
+there is, and what promises most comes first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import cycle, islice
+from statistics import median
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from plumb.errors import one_line
+from plumb.model.situation import CutCost, DeferralCost, StorageBandwidth, ThreadsCost
+from plumb.plan import CacheChoice, Cut, Rewrites, SampleCost
+from plumb.profile.device import profile_device
+from plumb.profile.device_profile import DeviceProfile
+from plumb.profile.randomness import kept_generators
+from plumb.runtime.cache import MISSING, Store
+from plumb.runtime.codec import EncodeError, encode
+from plumb.runtime.cuts import CutCandidate, find_cuts
+from plumb.runtime.deferral import FoundDeferral, find_deferral
+from plumb.runtime.deferred import DeferredSamples
+from plumb.runtime.fetch import Fetch, Fetching
+from plumb.runtime.loader import NO_REWRITES
+from plumb.runtime.replay import Replay
+from plumb.runtime.store_folder import StoreError
+from plumb.runtime.stored import Stored
+from plumb.runtime.validate import validate_cut, validate_threads
+from plumb.trace.course import Traced, trace
+from plumb.trace.pipeline import Pipeline
+
+_TRACED_SAMPLES, _FEWEST_TRACED = 16, 3
+# A sample is loaded so many times, at most, in a trace and the search for cuts, and when a rewrite is validated.
+_TRACE_LOADS, _CUT_LOADS, _THREADS_LOADS, _DEFERRAL_LOADS = 10, 11, 7, 13
+_CUT_SAMPLES, _THREADS_SAMPLES, _DEFERRAL_SAMPLES, _FEWEST_SAMPLES = 8, 96, 8, 2
+_MOST_CUTS = 3
+_VALIDATED_THREADS = 8
+# Waiting that is a smaller share of a sample's time is not worth threads.
+_WORTH_THREADS = 0.1
+_OUTSTANDING_READS = (1, 4, 16, 64)
+# Storage holds threads up where they get less than this share of what they would get if it didn't.
+_HELD_UP = 0.7
+_TIMED_VALUES = 16
+
+
+@dataclass(frozen=True)
+class Offers:
+    """The rewrites that were found to change nothing in the data, what each costs, and the operators of a sample."""
+
+    rewrites: Rewrites = NO_REWRITES
+    cuts: tuple[CutCost, ...] = ()
+    deferrals: tuple[DeferralCost, ...] = ()
+    threads: tuple[ThreadsCost, ...] = ()
+    storage: StorageBandwidth | None = None
+    pipeline: Pipeline | None = None
+    device: DeviceProfile | None = None
+
+
+def find_offers(loader: DataLoader[Any], cost: SampleCost, indices: Sequence[Any], seconds: float) -> Offers:
+    """What may be changed for `loader`, whose samples cost `cost`, tried on the samples at `indices`.
+
+    Takes about `seconds`, and leaves out what does not fit into them. The process's random generators are put back.
+    What the user's code raises here is a reason, and no error.
+    """
+    search = _Search(loader, cost, indices, time.perf_counter() + seconds)
+    with kept_generators():
+        traced = search.traced()
+        if isinstance(traced, str):
+            return Offers(Rewrites(reasons=(traced,)))
+        device = profile_device(loader, traced.pipeline)
+        reason = search.unfit()
+        if reason:
+            return Offers(Rewrites(reasons=(reason,)), pipeline=traced.pipeline, device=device)
+        cuts = search.cuts(traced)
+        deferral = search.deferral()
+        threads = search.threads(traced.pipeline, cuts)
+        storage = search.storage(threads, cuts) if threads else None
+    rewrites = Rewrites(
+        cuts=tuple(found.cut for found in cuts),
+        deferral=deferral.deferral if deferral else None,
+        threads_until=tuple(found.until or "" for found in threads),
+        reasons=tuple(search.reasons),
+        summary="; ".join(search.compared),
+    )
+    return Offers(
+        rewrites,
+        tuple(cost for cost in map(search.cut_cost, cuts) if cost is not None),
+        search.deferral_costs(deferral, rewrites),
+        threads,
+        storage,
+        traced.pipeline,
+        device,
+    )
+
+
+class _Search:
+    """One search. `reasons` says what is not offered and why, `compared` what was found to be the same."""
+
+    def __init__(self, loader: DataLoader[Any], cost: SampleCost, indices: Sequence[Any], deadline: float) -> None:
+        self.reasons: list[str] = []
+        self.compared: list[str] = []
+        self._loader = loader
+        self._dataset = loader.dataset
+        self._cost = cost
+        self._indices = list(dict.fromkeys(indices)) if all(map(_is_hashable, indices)) else list(indices)
+        self._deadline = deadline
+
+    def unfit(self) -> str | None:
+        """Why samples of this loader are left as they are, if so."""
+        if self._loader.batch_sampler is None:
+            return "samples are left as they are: the dataset makes its own batches"
+        if len(self._indices) < _FEWEST_SAMPLES:
+            return "samples are left as they are: there are too few of them to compare"
+        return None
+
+    def traced(self) -> Traced | str:
+        """The loader's operators, or why they are not known."""
+        samples = self._affordable(_TRACED_SAMPLES, _TRACE_LOADS, share=0.4)
+        if samples < _FEWEST_TRACED:
+            return "samples take too long to trace them within the budget: plumb trace shows the operators"
+        try:
+            return trace(self._loader, samples)
+        except Exception as error:
+            return f"the operators could not be traced ({one_line(error)})"
+
+    def cuts(self, traced: Traced) -> list[CutCandidate]:
+        """The cuts that save most, of those that leave every sample as it is."""
+        try:
+            found = find_cuts(traced)
+        except Exception as error:
+            self.reasons.append(f"no cut: {one_line(error)}")
+            return []
+        self.reasons += found.reasons
+        valid: list[CutCandidate] = []
+        for candidate in found.candidates:
+            samples = self._affordable(_CUT_SAMPLES, _CUT_LOADS, share=0.4)
+            if samples < _FEWEST_SAMPLES or len(valid) == _MOST_CUTS:
+                break
+            reason = validate_cut(self._dataset, candidate.cut, self._indices[:samples])
+            if reason:
+                self.reasons.append(f"no cut after {candidate.cut.after}: {reason}")
+            else:
+                valid.append(candidate)
+                self.compared.append(f"{samples} samples cut after {candidate.cut.after}")
+        return valid
+
+    def deferral(self) -> FoundDeferral | None:
+        """The last operators, where they do the same on a batch."""
+        samples = self._affordable(_DEFERRAL_SAMPLES, _DEFERRAL_LOADS, share=0.4)
+        if samples < _FEWEST_SAMPLES:
+            return None
+        try:
+            found = find_deferral(self._dataset, self._loader.collate_fn, self._indices[:samples])
+        except Exception as error:
+            self.reasons.append(f"no operator runs on batches: {one_line(error)}")
+            return None
+        if found.deferral is None:
+            self.reasons.append(f"no operator runs on batches: {found.reason}")
+            return None
+        self.compared.append(f"{samples} samples with {_names(found)} on batches")
+        return found
+
+    def threads(self, pipeline: Pipeline, cuts: Sequence[CutCandidate]) -> tuple[ThreadsCost, ...]:
+        """Where threads may make several samples at once, if samples wait or let go of the interpreter's lock."""
+        if not any(operator.releases_gil for operator in pipeline.operators) and (
+            pipeline.sample_wait_seconds < _WORTH_THREADS * pipeline.sample_seconds
+        ):
+            return ()
+        untils: list[CutCandidate | None] = [None, *cuts]
+        waiting = [cut for cut in cuts if cut.prefix_wait_seconds >= _WORTH_THREADS * cut.prefix_seconds]
+        found: list[ThreadsCost] = []
+        for until in [None, *(waiting or untils[1:2])]:
+            samples = self._affordable(_THREADS_SAMPLES, _THREADS_LOADS, share=0.4)
+            if samples < _FEWEST_SAMPLES:
+                break
+            cut = until.cut if until else None
+            reason = validate_threads(self._dataset, self._indices[:samples], _VALIDATED_THREADS, cut)
+            what = f"up to {cut.after}" if cut else "for whole samples"
+            if reason:
+                self.reasons.append(f"no threads {what}: {reason}")
+                continue
+            found.append(_threads_cost(pipeline, until))
+            self.compared.append(f"{samples} samples by {_VALIDATED_THREADS} threads {what}")
+            if cut is None:
+                break
+        return tuple(found)
+
+    def storage(self, threads: Sequence[ThreadsCost], cuts: Sequence[CutCandidate]) -> StorageBandwidth | None:
+        """What storage gives to so many reads at once; None where it held none of them up."""
+        until = next((found.cut for found in cuts if found.cut.after == threads[0].until), None)
+        replay = Replay(self._dataset, until)
+        read = replay.sample if until is None else replay.prefix
+        rates: list[float] = []
+        held_up = False
+        for outstanding in _OUTSTANDING_READS:
+            reads = max(2 * outstanding, 8)
+            if reads / outstanding * self._cost.wall_seconds > 0.2 * self._left:
+                break
+            started = time.perf_counter()
+            with ThreadPoolExecutor(outstanding) as pool:
+                try:
+                    list(pool.map(read, islice(cycle(self._indices), reads)))
+                except Exception as error:
+                    self.reasons.append(f"{outstanding} reads at once fail: {one_line(error)}")
+                    held_up = True
+            rates.append(reads / (time.perf_counter() - started))
+            free = min(outstanding * rates[0], 1.0 / max(threads[0].lock_seconds, 1e-9))
+            held_up = held_up or rates[-1] < _HELD_UP * free
+        if not held_up:
+            return None
+        per_sample = max(self._cost.output_bytes, 1.0)
+        return StorageBandwidth(
+            tuple(map(float, _OUTSTANDING_READS[: len(rates)])), tuple(rate * per_sample for rate in rates)
+        )
+
+    def cut_cost(self, found: CutCandidate) -> CutCost | None:
+        """What a store at a cut costs and saves, from values that were stored and read; None where none can be."""
+        timed = self._timed_store(found.cut)
+        if timed is None:
+            return None
+        value_bytes, read_seconds, write_seconds = timed
+        return CutCost(
+            found.cut.after,
+            value_bytes,
+            found.prefix_cpu_seconds,
+            found.prefix_wait_seconds,
+            read_seconds,
+            write_seconds,
+        )
+
+    def _timed_store(self, cut: Cut) -> tuple[float, float, float] | None:
+        """Bytes of a stored value, and the seconds to read one and to store one."""
+        count = min(len(self._indices), max(_FEWEST_SAMPLES, self._affordable(_TIMED_VALUES, 1, share=0.3)))
+        replay = Replay(self._dataset, cut)
+        values = [replay.prefix(index) for index in self._indices[:count]]
+        started = time.perf_counter()
+        try:
+            encoded = [encode(value) for value in values]
+        except EncodeError as error:
+            self.reasons.append(f"no store after {cut.after}: {error}")
+            return None
+        size = 2 * sum(map(len, encoded)) + 2**20
+        try:
+            kept = Stored(self._dataset, cut, CacheChoice(cut.after, "memory", size, 1.0), apart="-timed")
+        except StoreError as error:
+            self.reasons.append(f"no store: {error}")
+            return None
+        store = Store(kept.spec)
+        keys = [str(place).encode() for place in range(count)]
+        store.put_many([(key, value, ()) for key, value in zip(keys, encoded, strict=True)])
+        write_seconds = (time.perf_counter() - started) / count
+        stored_bytes = store.used_bytes / count
+        reads = []
+        for key in keys:
+            started = time.perf_counter()
+            if store.get(key) is not MISSING:
+                reads.append(time.perf_counter() - started)
+        return (stored_bytes, median(reads), write_seconds) if reads else None
+
+    def deferral_costs(self, found: FoundDeferral | None, rewrites: Rewrites) -> tuple[DeferralCost, ...]:
+        """What deferring costs and saves, and the cuts that it can't be had with."""
+        if found is None or found.deferral is None or found.cost is None:
+            return ()
+        against = tuple(cut.after for cut in rewrites.cuts if not self._go_together(cut, rewrites))
+        return (
+            DeferralCost(
+                tuple(step.operator for step in found.deferral.steps),
+                found.cost.saved_seconds,
+                found.cost.main_seconds,
+                found.cost.bytes_before - found.cost.bytes_after,
+                against,
+            ),
+        )
+
+    def _go_together(self, cut: Cut, rewrites: Rewrites) -> bool:
+        """Whether the operators are still deferred when samples are made from the cut's values."""
+        fetching = Fetching(self._dataset, Fetch(threads=2, cut=cut, deferral=rewrites.deferral))
+        for _ in range(2):  # the first batch teaches the operators
+            samples = fetching.__getitems__(self._indices[:_FEWEST_SAMPLES])
+        return isinstance(samples, DeferredSamples)
+
+    @property
+    def _left(self) -> float:
+        return max(0.0, self._deadline - time.perf_counter())
+
+    def _affordable(self, samples: int, loads: int, share: float) -> int:
+        """How many samples, up to `samples`, can be loaded `loads` times in a share of the time that is left."""
+        return min(samples, int(share * self._left / loads / max(self._cost.wall_seconds, 1e-9)))
+
+
+def _threads_cost(pipeline: Pipeline, until: CutCandidate | None) -> ThreadsCost:
+    """What limits threads: CPU seconds that hold the lock, and what the worker's own thread does behind them."""
+    collating = sum(step.cpu_seconds + step.wait_seconds for step in pipeline.operators if step.kind == "collate")
+    free = sum(step.cpu_seconds for step in pipeline.operators if step.releases_gil and step.kind != "collate")
+    cpu = pipeline.sample_cpu_seconds - collating
+    if until is None:
+        return ThreadsCost(None, max(0.0, cpu - free), collating)
+    serial = until.suffix_cpu_seconds + until.suffix_wait_seconds
+    share = until.prefix_cpu_seconds / cpu if cpu > 0 else 0.0
+    return ThreadsCost(until.cut.after, max(0.0, until.prefix_cpu_seconds - free * min(1.0, share)), serial)
+
+
+def _names(found: FoundDeferral) -> str:
+    assert found.deferral is not None
+    return " and ".join(step.operator for step in found.deferral.steps)
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,231 @@
+"""A digest of any object: its values, its classes and functions, and what they refer to, equal in equal processes."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import hashlib
+import os
+import pickle
+import secrets
+import sys
+import types
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import PurePath
+from typing import Any
+
+from plumb.trace.expand import is_user_code, is_user_file
+from plumb.trace.values import digest as digest_of_value
+from plumb.trace.values import is_lazy_image
+
+_PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, dict))
+_LOCKS = frozenset(("_thread.lock", "_thread.RLock", "_thread._localdummy"))
+# What a class says about itself, and not what it does.
+_NOT_CONTENT = frozenset(
+    ("__dict__", "__weakref__", "__module__", "__doc__", "__annotations__", "__annotate__", "__annotate_func__",
+     "__annotations_cache__", "__abstractmethods__", "_abc_impl", "__orig_bases__", "__parameters__", "__type_params__",
+     "__firstlineno__", "__slotnames__", "__static_attributes__", "__dataclass_fields__", "__dataclass_params__",
+     "__match_args__")
+)  # fmt: skip
+_DIGEST_BYTES = 20
+
+
+class Content:
+    """Digests objects. What can't be told counts as something new: then two digests always differ.
+
+    Sets are compared whatever their order, dictionaries with their order. Objects that were met before count by when
+    that was. User code is compared by its byte code, libraries by their versions.
+    """
+
+    def __init__(self) -> None:
+        self._met: dict[int, tuple[int, Any]] = {}
+        self._nonce = secrets.token_bytes(16)
+
+    def digest(self, value: Any) -> bytes:
+        """The digest of a value."""
+        stream = _Stream()
+        pickler = _Pickler(stream, self)
+        try:
+            pickler.dump(value)
+        except Exception:
+            # Cyclic lists, for example.
+            stream.write(self._nonce)
+        return stream.digest()
+
+    def told(self, value: Any) -> Any:
+        """What stands for a value that is not plain: a tuple of its parts, each of which is told in its turn."""
+        if id(value) in self._met:
+            return "again", self._met[id(value)][0]
+        self._met[id(value)] = len(self._met), value
+        return self._told(value)
+
+    def _told(self, value: Any) -> Any:
+        kind = type(value)
+        if kind in (set, frozenset):
+            return kind.__name__, sorted(Content.digest(Content(), item) for item in value)
+        if isinstance(value, types.CodeType):
+            return "code", *_code(value)
+        if isinstance(value, types.FunctionType):
+            return self._function(value)
+        if isinstance(value, types.MethodType):
+            return "method", value.__func__, value.__self__
+        if isinstance(value, types.ModuleType):
+            return "module", value.__name__, _version(value.__name__)
+        if isinstance(value, type):
+            return self._class(value)
+        if isinstance(value, (staticmethod, classmethod)):
+            return kind.__name__, value.__func__
+        if isinstance(value, property):
+            return "property", value.fget
+        if f"{kind.__module__}.{kind.__qualname__}" in _LOCKS:
+            return (kind.__qualname__,)
+        return self._array(value) or self._object(value)
+
+    def _function(self, function: types.FunctionType) -> Any:
+        name = function.__module__, function.__qualname__
+        if not is_user_code(function):
+            return "library", *name, _version(function.__module__)
+        return "function", *name, *code_of(function)
+
+    def _class(self, kind: type) -> Any:
+        name = kind.__module__, kind.__qualname__
+        if not is_user_class(kind):
+            return "library", *name, _version(kind.__module__)
+        return (
+            "class",
+            *name,
+            kind.__bases__,
+            sorted((name, member) for name, member in vars(kind).items() if name not in _NOT_CONTENT),
+        )
+
+    def _array(self, value: Any) -> Any:
+        kind, numpy = type(value), sys.modules.get("numpy")
+        if numpy is not None and kind is numpy.memmap and value.filename is not None:
+            return "memmap", repr(value.dtype), value.shape, value.strides, value.offset, _file(str(value.filename))
+        if numpy is not None and (kind is numpy.ndarray or isinstance(value, numpy.generic)):
+            if value.dtype.hasobject:
+                return "array", repr(value.dtype), value.shape, value.ravel().tolist()
+            whole = numpy.ascontiguousarray(value).reshape(-1).view(numpy.uint8)
+            return "array", repr(value.dtype), value.shape, hashlib.blake2b(whole, digest_size=_DIGEST_BYTES).digest()
+        if is_lazy_image(value):
+            return self._unpicklable(value)
+        known = kind.__module__.startswith("PIL.") or hasattr(value, "untyped_storage")
+        content = digest_of_value(value) if known else None
+        return None if content is None else ("array", kind, content)
+
+    def _object(self, value: Any) -> Any:
+        try:
+            reduced = value.__reduce_ex__(4)
+        except Exception:
+            return self._unpicklable(value)
+        if isinstance(reduced, str):
+            wrapped = getattr(value, "__wrapped__", None)
+            return "global", type(value), reduced, getattr(value, "__module__", None), wrapped
+        parts = [list(part) if isinstance(part, Iterator) else part for part in reduced]
+        return "object", type(value), *parts
+
+    def _unpicklable(self, value: Any) -> Any:
+        for name in ("filename", "name"):
+            path = getattr(value, name, None)
+            if isinstance(path, (str, bytes)) and os.path.isfile(path):
+                return "open file", type(value), _file(os.fsdecode(path))
+        attributes = getattr(value, "__dict__", None)
+        if type(attributes) is dict and is_user_class(type(value)):
+            return "object", type(value), attributes
+        return "untold", self._nonce
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, stream: _Stream, content: Content) -> None:
+        super().__init__(stream, protocol=4)
+        # Without its memo, pickle writes equal objects alike, whether they are the same object or not.
+        self.fast = True
+        self._told = content.told
+
+    def persistent_id(self, value: Any) -> Any:
+        """What is written instead of a value; None for plain ones, which pickle writes as they are."""
+        kind = type(value)
+        if kind in _PLAIN:
+            return None
+        return (kind.__name__, str(value)) if issubclass(kind, PurePath) else self._told(value)
+
+
+class _Stream:
+    """A file that keeps the digest of what is written to it."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        self.digest = self._hash.digest
+
+    def write(self, data: Any) -> int:
+        self._hash.update(data)
+        return len(data)
+
+
+def code_of(function: types.FunctionType) -> tuple[Any, ...]:
+    """What a function does: its byte code, its defaults, and the values that it closes over or finds by name."""
+    cells = [_cell(cell) for cell in function.__closure__ or ()]
+    found = {name: function.__globals__[name] for name in _global_names(function.__code__, function.__globals__)}
+    wrapped = getattr(function, "__wrapped__", None)
+    return function.__code__, function.__defaults__, function.__kwdefaults__, cells, found, wrapped
+
+
+def is_user_class(kind: type) -> bool:
+    """Whether a class was defined in the user's code."""
+    module = sys.modules.get(kind.__module__)
+    filename = getattr(module, "__file__", None)
+    return kind.__module__ == "__main__" or (isinstance(filename, str) and is_user_file(filename))
+
+
+def _cell(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return "empty"
+
+
+def _code(code: types.CodeType) -> tuple[Any, ...]:
+    """The parts of byte code that do something: not its file and lines."""
+    arguments = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
+    names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
+    return code.co_name, code.co_code, code.co_consts, *arguments, *names
+
+
+def _global_names(code: types.CodeType, module: dict[str, Any]) -> list[str]:
+    """The names that a function, and those inside it, look up in their module, sorted."""
+    names: set[str] = set()
+    pending = [code]
+    while pending:
+        inner = pending.pop()
+        pending += [const for const in inner.co_consts if isinstance(const, types.CodeType)]
+        names |= {
+            instruction.argval
+            for instruction in dis.get_instructions(inner)
+            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME") and instruction.argval in module
+        }
+    return sorted(names)
+
+
+def _file(path: str) -> tuple[str, int, int]:
+    status = os.stat(path)
+    return os.path.abspath(path), status.st_mtime_ns, status.st_size
+
+
+def _version(module_name: str | None) -> str | None:
+    """The version of the package that a module belongs to; for one without, the last change of its file."""
+    package = (module_name or "").partition(".")[0]
+    return None if package in sys.stdlib_module_names else _package_version(package)
+
+
+@functools.cache
+def _package_version(package: str) -> str | None:
+    module = sys.modules.get(package)
+    version = getattr(module, "__version__", None)
+    if isinstance(version, str):
+        return version
+    try:
+        return metadata.version(package)
+    except (metadata.PackageNotFoundError, ValueError):
+        filename = getattr(module, "__file__", None)
+        return str(os.stat(filename).st_mtime_ns) if filename and os.path.isfile(filename) else None

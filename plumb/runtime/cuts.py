@@ -1,0 +1,187 @@
+"""Where a sample may be cut: calls whose result depends on the index alone, found in what the calls of samples did.
+
+A cut is hoisted to the outermost call that returns the same object, so that nothing needs to be skipped where that can
+be avoided. What else only feeds the cut is skipped with it, where it takes time.
+"""
+
+from __future__ import annotations
+
+import operator
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from plumb.plan import Cut
+from plumb.runtime.answered import Tree
+from plumb.runtime.calls import Calls, Sample
+from plumb.runtime.feeds import feeds_of
+from plumb.runtime.held import Held
+from plumb.trace.assemble import ids_of
+from plumb.trace.code import code_digest
+from plumb.trace.course import Traced
+from plumb.trace.pipeline import Operator, Pipeline
+from plumb.trace.recorder import SAMPLE, Node
+from plumb.trace.sources import Indexed
+
+MOST_SAMPLES = 8
+MOST_CUTS = 6
+SMALLEST_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class CutCandidate:
+    """A cut, and what it is worth: seconds and bytes are per sample.
+
+    The prefix is what need not be run where the cut's value is known, the suffix all the rest of a sample, its share of
+    collating included. `value_bytes` is the size of the value's content in memory.
+    """
+
+    cut: Cut
+    prefix_cpu_seconds: float
+    prefix_wait_seconds: float
+    suffix_cpu_seconds: float
+    suffix_wait_seconds: float
+    value_bytes: float
+
+    @property
+    def prefix_seconds(self) -> float:
+        """The wall time of the prefix."""
+        return self.prefix_cpu_seconds + self.prefix_wait_seconds
+
+
+@dataclass(frozen=True)
+class FoundCuts:
+    """The cuts that save the most time first, and why there are none at other operators, or none at all."""
+
+    candidates: tuple[CutCandidate, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+
+def find_cuts(traced: Traced) -> FoundCuts:
+    """The cuts of a traced dataset. None of them is validated yet.
+
+    Reads a few samples twice more, in another order and under other states of the random generators. These are put
+    back as they were. Raises what the dataset raises.
+    """
+    if not isinstance(traced.source, Indexed):
+        return FoundCuts(reasons=("An iterable dataset has no index by which a sample could be stored.",))
+    if traced.source.grouped:
+        return FoundCuts(reasons=("The dataset reads its samples in groups, by a __getitems__ of its own.",))
+    recorded = _record(traced, traced.source)
+    found: dict[Node, str] = {}
+    reasons: list[str] = []
+    for name, node in recorded.operators.items():
+        reason = recorded.reason_against(node)
+        if reason:
+            reasons.append(f"No cut after {name}: {reason}.")
+        else:
+            found[recorded.hoisted(node)] = name
+    if recorded.operators and not recorded.reason_against(recorded.entry):
+        last = list(recorded.operators)[-1]
+        found = {node: name for node, name in found.items() if name != last} | {recorded.entry: last}
+    costs = {step.id: step for step in traced.pipeline.operators}
+    candidates = [_candidate(recorded, node, name, costs, traced.pipeline) for node, name in found.items()]
+    worth = [item for item in candidates if item.prefix_seconds >= SMALLEST_SHARE * traced.pipeline.sample_seconds]
+    worth.sort(key=lambda item: item.prefix_seconds, reverse=True)
+    return FoundCuts(tuple(worth[:MOST_CUTS]), tuple(reasons))
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """Samples, each recorded in two rounds: `operators` are the nodes of the operators that make single samples."""
+
+    calls: Calls
+    entry: Node
+    first: list[Sample]
+    second: list[Sample]
+    results: Mapping[Node, Any]
+    operators: Mapping[str, Node]
+
+    def reason_against(self, node: Node) -> str:
+        """Why the result of a node can't be stored; empty where it may be."""
+        for sample in (*self.first, *self.second):
+            calls = sample.of(node)
+            if len(calls) != 1 or calls[0].end is None:
+                return "it does not run exactly once in each sample"
+            if sample.drawn is not None and sample.drawn <= calls[0].end:
+                return "random numbers are drawn before its end"
+        for one, other in zip(self.first, self.second, strict=True):
+            made, again = one.of(node)[0].digest, other.of(node)[0].digest
+            if made is None or again is None:
+                return f"what it returns ({type(self.results[node]).__name__}) can't be compared"
+            if made != again:
+                return "its output differs when a sample is repeated"
+        return _pickling_error(self.results[node])
+
+    def hoisted(self, node: Node) -> Node:
+        """The outermost call that returns the very object which `node` returns, and could be cut as well."""
+        parent = node.parent
+        if parent is None or parent.parent is None or self.reason_against(parent):
+            return node
+        samples = (*self.first, *self.second)
+        if all(sample.of(node)[0].result == sample.of(parent)[0].result for sample in samples):
+            return self.hoisted(parent)
+        return node
+
+
+def _record(traced: Traced, source: Indexed) -> _Recorded:
+    """Records the calls that a trace followed in its discovery."""
+    observed = traced.observed
+    followed = [node for node in observed.discovery.facts if node.parent is not None and not node.is_collating]
+    entry = followed[0]
+    while entry.parent is not None and entry.parent.parent is not None:
+        entry = entry.parent
+    tree = Tree([entry.way, *(node.way for node in followed)])
+    held = Held(source.dataset)
+    calls = Calls(tree, held.generators)
+    indices = [group[0] for group in source.groups[: min(MOST_SAMPLES, observed.units)]]
+    with held.kept(), calls:
+        first = [_sample(calls, source.dataset, index) for index in indices]
+        held.disturb()
+        second = [_sample(calls, source.dataset, index) for index in reversed(indices)][::-1]
+        results = dict(calls.results)
+    ids = ids_of(observed.operators)
+    operators = {
+        ids[node]: tree.nodes[node.way]
+        for node in observed.operators
+        if node.parent is not None and not node.is_collating and node.way in tree.nodes
+    }
+    return _Recorded(calls, tree.nodes[entry.way], first, second, results, operators)
+
+
+def _sample(calls: Calls, dataset: Any, index: Any) -> Sample:
+    calls.begin()
+    return calls.finish(calls.enter(SAMPLE, operator.getitem, dataset, index))
+
+
+def _candidate(
+    recorded: _Recorded, node: Node, name: str, costs: Mapping[str, Operator], pipeline: Pipeline
+) -> CutCandidate:
+    matters = [inner for inner in recorded.operators.values() if inner is not node]
+    samples = [*recorded.first, *recorded.second]
+    feeds = feeds_of(node, samples, lambda feed: any(inner in matters for inner in feed.walk()))
+    skipped = {inner for outer in (node, *feeds) for inner in outer.walk()}
+    saved = [costs[key] for key, inner in recorded.operators.items() if inner in skipped]
+    cpu = min(pipeline.sample_cpu_seconds, sum(step.cpu_seconds for step in saved))
+    wait = min(pipeline.sample_wait_seconds, sum(step.wait_seconds for step in saved))
+    functions = recorded.calls.functions
+    on_the_ways = {step for end in (node, *feeds) for step in (end, *end.ancestors())}
+    code = code_digest(function for step in on_the_ways for function in functions.get(step, ()))
+    is_whole = node is recorded.entry
+    return CutCandidate(
+        Cut(name, () if is_whole else node.way, () if is_whole else tuple(feed.way for feed in feeds), code),
+        prefix_cpu_seconds=cpu,
+        prefix_wait_seconds=wait,
+        suffix_cpu_seconds=pipeline.sample_cpu_seconds - cpu,
+        suffix_wait_seconds=pipeline.sample_wait_seconds - wait,
+        value_bytes=sum(sample.of(node)[0].size_bytes for sample in samples) / len(samples),
+    )
+
+
+def _pickling_error(value: Any) -> str:
+    try:
+        pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        return f"what it returns can't be pickled ({type(error).__name__})"
+    return ""

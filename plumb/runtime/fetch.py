@@ -1,0 +1,182 @@
+"""The samples of one batch: stored values instead of computed ones, several at once, the rest as it stands.
+
+`Fetching` takes the dataset's place inside a loader's iterator: torch asks a dataset that has `__getitems__` for a
+whole batch at a time. Order, values and the user's exceptions are those of the dataset itself. Threads work only where
+no random number is drawn, so the draws come in the order of the plain pipeline.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from plumb.plan import Cut, Deferral
+from plumb.runtime.cache import MISSING, Record, Store, StoreSpec, key_of
+from plumb.runtime.codec import EncodeError, encode
+from plumb.runtime.deferred import DeferredSamples, Deferring
+from plumb.runtime.following import code_on
+from plumb.runtime.held import Held
+from plumb.runtime.opened import OpenedFile, opened_files
+from plumb.runtime.pending import VariesError
+from plumb.runtime.replay import NO_ANSWERS, Replay, ReplayError
+
+Made = tuple[Any, Record | None]
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """How to read samples: `threads` make several at once, up to `cut`, or whole ones where there is no cut.
+
+    `spec` is the store of the cut's values, None for none; nothing is added to a store that `is_frozen`. `is_planned`
+    says that the ways come from a plan, and may lead elsewhere in the code of today.
+    """
+
+    threads: int = 1
+    cut: Cut | None = None
+    deferral: Deferral | None = None
+    spec: StoreSpec | None = None
+    is_frozen: bool = False
+    is_planned: bool = False
+
+
+class Fetching:
+    """A map-style dataset that reads another one's samples. Picklable where that one is."""
+
+    def __init__(self, dataset: Any, fetch: Fetch) -> None:
+        self.dataset = dataset
+        self._fetch = fetch
+        self._reader: tuple[int, _Reader] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_reader": None}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        samples = self._here.samples([index])
+        assert isinstance(samples, list)
+        return samples[0]
+
+    def __getitems__(self, indices: Sequence[Any]) -> list[Any] | DeferredSamples:
+        """The samples at `indices`, in their order, or what they are before their deferred operators."""
+        return self._here.samples(list(indices))
+
+    @property
+    def _here(self) -> _Reader:
+        """What reads in this process: stores and threads don't live on in a process that was forked."""
+        if self._reader is None or self._reader[0] != os.getpid():
+            self._reader = os.getpid(), _Reader(self.dataset, self._fetch)
+        return self._reader[1]
+
+
+class _Reader:
+    """Reads the samples of batches in one process."""
+
+    def __init__(self, dataset: Any, fetch: Fetch) -> None:
+        self._dataset = dataset
+        self._fetch = fetch
+        self._deferring = Deferring(fetch.deferral) if fetch.deferral else None
+        self._replay = Replay(dataset, fetch.cut, self._deferring.answers if self._deferring else NO_ANSWERS)
+        self._store = Store(fetch.spec) if fetch.spec else None
+        self._pool = ThreadPoolExecutor(fetch.threads, "plumb-fetch") if fetch.threads > 1 else None
+        self._is_plain = False
+        self._is_checked = not fetch.is_planned
+
+    def samples(self, indices: list[Any]) -> list[Any] | DeferredSamples:
+        """The samples of one batch. Where a rewrite turns out not to fit, this and all later ones are made plainly."""
+        if not self._is_plain:
+            try:
+                self._check_the_ways(indices)
+                samples = self._cut(indices) if self._fetch.cut else self._whole(indices)
+                return self._deferring.settled(samples) if self._deferring else samples
+            except (ReplayError, VariesError) as error:
+                self._is_plain = True
+                name = type(self._dataset).__name__
+                print(f"plumb: {name}: {error}; its samples are made as the script has it from here", file=sys.stderr)
+        return [self._dataset[index] for index in indices]
+
+    def _check_the_ways(self, indices: list[Any]) -> None:
+        """Raises ReplayError where the code on the ways is not what it was when they were found.
+
+        That needs a sample more, in the process that reads all others, too: its handles must not be opened elsewhere.
+        """
+        if self._is_checked or not indices:
+            return
+        self._is_checked = True
+        cut, deferral = self._fetch.cut, self._fetch.deferral
+        with Held(self._dataset).kept():
+            if cut is not None and cut.way and code_on((cut.way, *cut.feeds), self._dataset, indices[0]) != cut.code:
+                raise ReplayError(f"the code before {cut.after} has changed since the plan was made. Tune again")
+            ways = tuple(step.way for step in deferral.steps) if deferral else ()
+            if deferral and code_on(ways, self._dataset, indices[0]) != deferral.code:
+                raise ReplayError(
+                    f"the code of {deferral.steps[0].operator} has changed since the plan was made. Tune again"
+                )
+
+    def _whole(self, indices: list[Any]) -> list[Any]:
+        if self._pool is None:
+            return [self._replay.sample(index) for index in indices]
+        with self._submitted(self._replay.sample, indices) as futures:
+            return [future.result() for future in futures]
+
+    def _cut(self, indices: list[Any]) -> list[Any]:
+        """The samples in their order, each from the cut's value: stored, made ahead by a thread, or made on the way."""
+        values = self._store.get_many([key_of(index) for index in indices]) if self._store else [MISSING] * len(indices)
+        missing = [index for index, value in zip(indices, values, strict=True) if value is MISSING]
+        samples: list[Any] = []
+        records: list[Record] = []
+        with self._submitted(self._made, missing) as futures:
+            ahead = iter(futures)
+            for index, value in zip(indices, values, strict=True):
+                if value is not MISSING:
+                    samples.append(self._replay.sample_from(index, value))
+                    continue
+                if self._pool is None:
+                    sample, record = self._kept(index)
+                else:
+                    made, record = next(ahead).result()
+                    sample = self._replay.sample_from(index, made)
+                samples.append(sample)
+                records += [record] if record else []
+        if self._store:
+            self._store.put_many(records)
+        return samples
+
+    def _made(self, index: Any) -> Made:
+        """The cut's value, and what to store of it."""
+        with opened_files() as files:
+            value = self._replay.prefix(index)
+        # Encoded before anything is done with the value: the user's code may change it in place.
+        return value, self._record(index, value, files)
+
+    def _kept(self, index: Any) -> Made:
+        """A sample made plainly, and what to store of it."""
+        records: list[Record | None] = []
+        with opened_files() as files:
+            sample = self._replay.sample_keeping(index, lambda value: records.append(self._record(index, value, files)))
+        return sample, records[0]
+
+    def _record(self, index: Any, value: Any, files: Iterable[OpenedFile]) -> Record | None:
+        key = key_of(index)
+        if self._store is None or self._store.is_full or self._fetch.is_frozen or key is None:
+            return None
+        try:
+            return key, encode(value), tuple(files)
+        except EncodeError:
+            return None
+
+    @contextmanager
+    def _submitted(self, work: Callable[[Any], Any], indices: list[Any]) -> Iterator[list[Future[Any]]]:
+        """The work for all indices, handed to the threads, if any; what was not begun is given up in the end."""
+        futures = [self._pool.submit(work, index) for index in indices] if self._pool else []
+        try:
+            yield futures
+        finally:
+            for future in futures:
+                future.cancel()

@@ -1,0 +1,87 @@
+"""The epochs of workers that persist, for a script that expects new ones each time.
+
+Torch resets its one iterator for each epoch. The script may hold several at once, and workers that failed in one epoch
+would be gone in the next.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+
+@dataclass
+class _Epoch:
+    """`over` says that the workers have gone on to another epoch."""
+
+    ended: bool = False
+    failed: bool = False
+    over: bool = False
+
+
+class Handed:
+    """One epoch's iterator, in the script's hands; it is torch's in all that it doesn't have itself."""
+
+    def __init__(self, batches: Iterator[Any], epoch: _Epoch) -> None:
+        self._batches = batches
+        self._epoch = epoch
+
+    def __iter__(self) -> Handed:
+        return self
+
+    def __len__(self) -> int:
+        return len(self._batches)  # type: ignore[arg-type]
+
+    def __next__(self) -> Any:
+        if self._epoch.over:
+            raise StopIteration
+        try:
+            return next(self._batches)
+        except StopIteration:
+            self._epoch.ended = True
+            raise
+        except BaseException:
+            self._epoch.failed = True
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batches, name)
+
+
+class Handing:
+    """Hands out the epochs of one loader, and keeps its workers.
+
+    Torch keeps them on the loader, which then can't be copied or pickled any more.
+    """
+
+    def __init__(self) -> None:
+        self._epoch = _Epoch()
+        self._handed: Callable[[], Handed | None] = lambda: None
+        self._kept: Any = None
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether there are workers that wait for the next epoch."""
+        return self._kept is not None
+
+    def renew(self) -> None:
+        """Lets go of the workers; the next epoch has new ones."""
+        self._kept = None
+
+    def start(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        """The next epoch, which `start` makes or resets; with new workers where the last still runs, or failed."""
+        if self._epoch.failed or (self._handed() is not None and not self._epoch.ended):
+            self.renew()
+        self._epoch.over = self.has_workers
+        self._epoch = _Epoch()
+        loader._iterator = self._kept
+        try:
+            handed = Handed(start(), self._epoch)
+        finally:
+            self._kept, loader._iterator = loader._iterator, None
+        self._handed = weakref.ref(handed)
+        return handed

@@ -1,0 +1,125 @@
+"""One loader of the user's on a configuration of plumb's: what its iterator gets in place of the loader's own parts.
+
+The loader itself stays as the script made it: scripts read `loader.dataset.classes`, or hand the loader on. Its parts
+are exchanged for the time of the one call that makes an iterator, and nobody else sees them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, get_worker_info
+
+from plumb.plan import Config, Cut, Rewrites
+from plumb.runtime import allocator
+from plumb.runtime.deferred import DeferringCollate, Undeferred
+from plumb.runtime.fetch import Fetch, Fetching
+from plumb.runtime.store_folder import StoreError
+from plumb.runtime.stored import Stored
+
+
+@dataclass(frozen=True)
+class WorkerInit:
+    """What a worker does before its first sample: the configuration's part, and then the user's `worker_init_fn`.
+
+    The worker's info names the user's dataset, as it does without plumb. Picklable if the user's function is.
+    """
+
+    torch_threads: int
+    allocator_reuse: bool
+    then: Callable[[int], None] | None
+
+    def __call__(self, worker_id: int) -> None:
+        if self.torch_threads > 1:
+            torch.set_num_threads(self.torch_threads)
+        if self.allocator_reuse:
+            allocator.reuse_for_good()
+        info = get_worker_info()
+        if info is not None and isinstance(info.dataset, Fetching):
+            # Torch keeps users from setting it.
+            object.__setattr__(info, "dataset", info.dataset.dataset)
+        if self.then is not None:
+            self.then(worker_id)
+
+
+class Running:
+    """Starts the iterators of one loader on `config`, with the rewrites that it names.
+
+    `stored` is a store to read from, and not to add to; without one, the store that the configuration asks for is made
+    when an epoch starts, and anew when the dataset is another by then. `is_planned` says that the rewrites were found
+    in another run, perhaps in other code.
+    """
+
+    def __init__(
+        self, config: Config, rewrites: Rewrites, stored: Stored | None = None, is_planned: bool = False
+    ) -> None:
+        self._config = config
+        self._is_planned = is_planned
+        self._deferral = rewrites.deferral if config.deferred else None
+        self._cut = cut_of(config, rewrites)
+        self._stored = stored
+        self._is_frozen = stored is not None
+
+    def start(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        """The iterator that `start` makes or resets for `loader`, reading and finishing its batches by `config`."""
+        config = self._config
+        if loader._iterator is None:
+            self._renew_store(loader.dataset)
+        fetch = Fetch(
+            config.fetch_threads,
+            self._cut,
+            self._deferral,
+            self._stored.spec if self._stored else None,
+            self._is_frozen,
+            self._is_planned,
+        )
+        parts: dict[str, Any] = {}
+        if config.fetch_threads > 1 or self._stored is not None or self._deferral is not None:
+            parts["dataset"] = Fetching(loader.dataset, fetch)
+        if self._deferral is not None:
+            parts["collate_fn"] = DeferringCollate(loader.collate_fn)
+        if loader.num_workers and (parts or config.worker_torch_threads > 1 or config.allocator_reuse):
+            parts["worker_init_fn"] = WorkerInit(
+                config.worker_torch_threads, config.allocator_reuse, loader.worker_init_fn
+            )
+        with _exchanged(loader, parts):
+            batches = start()
+        return batches if self._deferral is None else Undeferred(batches)
+
+    def is_stale(self, dataset: Any) -> bool:
+        """Whether the store that is in use holds the values of a dataset that is another by now."""
+        return self._stored is not None and not self._stored.is_of(dataset)
+
+    def _renew_store(self, dataset: Any) -> None:
+        choice = self._config.cache
+        if self._is_frozen or choice is None or self._cut is None or (self._stored and self._stored.is_of(dataset)):
+            return
+        self._stored = None
+        try:
+            self._stored = Stored(dataset, self._cut, choice)
+        except StoreError as error:
+            print(f"plumb: {error}; samples are made anew each time", file=sys.stderr)
+
+
+def cut_of(config: Config, rewrites: Rewrites) -> Cut | None:
+    """The cut at which `config` stores values, or up to which its threads work; None for none."""
+    after = config.cache.after if config.cache else config.fetch_until
+    return next((cut for cut in rewrites.cuts if cut.after == after), None)
+
+
+@contextmanager
+def _exchanged(loader: DataLoader[Any], parts: Mapping[str, Any]) -> Iterator[None]:
+    """The loader with other parts inside. Torch forbids to set them on a loader that is made, so this goes past it."""
+    theirs = {name: getattr(loader, name) for name in parts}
+    try:
+        for name, part in parts.items():
+            object.__setattr__(loader, name, part)
+        yield
+    finally:
+        for name, part in theirs.items():
+            object.__setattr__(loader, name, part)

@@ -1,0 +1,57 @@
+"""What stands for the result of a call that was skipped. It may be handed on, and named as a receiver; nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+
+class SkippedUsed(BaseException):
+    """A skipped value was looked at. No `Exception`, so that the user's own handlers let it pass."""
+
+
+def _refuse(*given: Any, **_: Any) -> Any:
+    for value in given[:1]:
+        if type(value) is Skipped:
+            object.__getattribute__(value, "_note_use")()
+    raise SkippedUsed
+
+
+def _method(value: Skipped, name: str) -> Skipped:
+    """A method of a skipped value is one, too: it may be called where that call is skipped as well."""
+    return value if name in object.__getattribute__(value, "_methods") else _refuse(value)
+
+
+LOOKED_UP_ON_TYPES = (
+    *("setattr", "delattr", "dir", "repr", "str", "format", "bytes", "hash", "sizeof"),
+    *("bool", "len", "length_hint", "iter", "next", "reversed", "contains", "getitem", "setitem", "delitem", "call"),
+    *("eq", "ne", "lt", "le", "gt", "ge", "int", "float", "complex", "index", "round", "trunc", "floor", "ceil"),
+    *("neg", "pos", "abs", "invert", "enter", "exit", "await", "aiter", "anext", "fspath", "buffer"),
+    *("copy", "deepcopy", "reduce", "reduce_ex", "getstate", "torch_function", "array_ufunc", "array_function"),
+    *(
+        prefix + name
+        for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow", "matmul")
+        for prefix in ("", "r", "i")
+    ),
+    *(prefix + name for name in ("and", "or", "xor", "lshift", "rshift") for prefix in ("", "r", "i")),
+)
+"""Special methods that Python, numpy and torch look up on the type, past `__getattribute__`."""
+
+
+class Skipped:
+    """A value without attributes, but for `methods`: all else that is done with it is noted and raises SkippedUsed."""
+
+    __slots__ = ("_methods", "_note_use")
+
+    def __init__(self, methods: Collection[str], note_use: Callable[[], None]) -> None:
+        object.__setattr__(self, "_methods", methods)
+        object.__setattr__(self, "_note_use", note_use)
+
+    # numpy reads these from the type, and takes the value for an object of its own where they are missing
+    __array__ = __array_interface__ = __array_struct__ = property(_refuse)
+
+    __getattribute__ = _method
+
+
+for _name in LOOKED_UP_ON_TYPES:
+    setattr(Skipped, f"__{_name}__", _refuse)

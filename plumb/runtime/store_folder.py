@@ -1,0 +1,245 @@
+"""The folders of sample stores: private to their user, described for people, and known to be in use or not."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import stat
+import time
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+SHARED_MEMORY = Path("/dev/shm")
+_PATIENCE_SECONDS = 10.0
+_FACTS = "store.json"
+_USERS = "users"
+_GUARD = "guard"
+
+
+class StoreError(Exception):
+    """A store that can't be used. The message is one line: what, where, and what to do where there is something."""
+
+
+@dataclass(frozen=True)
+class StoreFacts:
+    """What a store holds, for people: values of `dataset` after the operator `cut`."""
+
+    dataset: str
+    cut: str
+    tier: str
+    budget_bytes: int
+
+
+def memory_root() -> Path:
+    """The folder around this user's stores in shared memory."""
+    return SHARED_MEMORY / f"plumb-{os.geteuid()}"
+
+
+def disk_root(cache_dir: Path) -> Path:
+    """The folder around this user's stores in `cache_dir`, which other users may share."""
+    return Path(os.path.realpath(cache_dir)) / f"plumb-{os.geteuid()}"
+
+
+def known_disk_roots() -> list[Path]:
+    """The folders around stores on disks that this user has ever had, as far as they still exist."""
+    with contextlib.suppress(OSError):
+        lines = _index().read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        return [Path(line) for line in dict.fromkeys(lines) if os.path.isdir(line)]
+    return []
+
+
+class StoreUse:
+    """Keeps a store's folder for this process: made where it is missing, and marked as in use until `release`.
+
+    A folder in memory is removed when the last process that uses it releases it, which happens by itself where the
+    interpreter ends properly. What killed processes left there is removed by the next one. Raises StoreError.
+    """
+
+    def __init__(self, folder: Path, facts: StoreFacts) -> None:
+        try:
+            folder.parent.parent.mkdir(parents=True, exist_ok=True)
+            with guarded(folder.parent):
+                if facts.tier == "memory":
+                    _remove_unused(folder.parent)
+                folder.mkdir(mode=0o700, exist_ok=True)
+                os.close(open_private(folder))
+                _write_facts(folder, facts)
+                mark = _mark_as_user(folder)
+            if facts.tier == "disk":
+                _remember(folder.parent)
+        except OSError as error:
+            raise StoreError(f"{error.filename or folder}: {(error.strerror or str(error)).lower()}") from None
+        self._finalizer = weakref.finalize(self, _leave, folder, facts.tier, mark, os.getpid())
+
+    def release(self) -> None:
+        """Ends the use; the store must not be open in this process any more."""
+        self._finalizer()
+
+
+def open_private(folder: Path) -> int:
+    """A descriptor of a folder into which nobody else can have put anything. Raises StoreError, and OSError."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except NotADirectoryError:
+        raise StoreError(f"{folder} is not a folder: remove it, or choose another cache folder") from None
+    status = os.fstat(descriptor)
+    if status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return descriptor
+    os.close(descriptor)
+    if status.st_uid != os.geteuid():
+        raise StoreError(f"{folder} belongs to another user: choose another cache folder")
+    raise StoreError(f"{folder} may be written to by others: remove it, what it holds can't be trusted")
+
+
+@contextlib.contextmanager
+def guarded(root: Path) -> Iterator[None]:
+    """Keeps other processes from making, repairing and removing stores in `root` meanwhile; makes `root` if need be.
+
+    Raises StoreError where `root` is not private, or where another process does not let go, and OSError.
+    """
+    descriptor = _lock_guard(root)
+    try:
+        yield
+    finally:
+        # Processes that were forked meanwhile hold the file open too: closing it alone would leave it locked.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def facts_of(folder: Path) -> StoreFacts:
+    """What a store's folder says about itself."""
+    try:
+        return msgspec.json.decode((folder / _FACTS).read_bytes(), type=StoreFacts)
+    except (OSError, msgspec.MsgspecError):
+        # Whoever made it was killed before it was described.
+        return StoreFacts("unknown", "unknown", "unknown", 0)
+
+
+def last_used_seconds(folder: Path) -> float:
+    """When a process last took the store into use, in seconds since the epoch."""
+    return os.stat(folder / _USERS if (folder / _USERS).exists() else folder).st_mtime
+
+
+def users_of(folder: Path) -> tuple[int, ...]:
+    """The processes that use a store, by their ids."""
+    with contextlib.suppress(FileNotFoundError):
+        marks = sorted((folder / _USERS).iterdir())
+        return tuple(sorted({int(mark.name.partition("-")[0]) for mark in marks if not _is_abandoned(mark)}))
+    return ()
+
+
+def remove(folder: Path) -> bool:
+    """Removes a store that nobody uses, and says whether it did; the caller guards the folder around it."""
+    if users_of(folder):
+        return False
+    shutil.rmtree(folder, ignore_errors=True)
+    return True
+
+
+def _lock_guard(root: Path) -> int:
+    give_up_at = time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < give_up_at:
+        with contextlib.suppress(FileExistsError):
+            root.mkdir(mode=0o700)
+        folder = open_private(root)
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(_GUARD, flags, 0o600, dir_fd=folder)
+        finally:
+            os.close(folder)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever removes the last store removes the guard too.
+            if os.path.samestat(os.fstat(descriptor), os.stat(root / _GUARD)):
+                return descriptor
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        os.close(descriptor)
+        time.sleep(0.002)
+    raise StoreError(f"{root}: another process has been at it for {_PATIENCE_SECONDS:g} s")
+
+
+def _write_facts(folder: Path, facts: StoreFacts) -> None:
+    scratch = folder / f"{_FACTS}.tmp"
+    scratch.write_bytes(msgspec.json.encode(facts))
+    os.replace(scratch, folder / _FACTS)
+
+
+def _mark_as_user(folder: Path) -> tuple[Path, int]:
+    """A file that stays locked for as long as this process lives, whatever ends it."""
+    users = folder / _USERS
+    users.mkdir(mode=0o700, exist_ok=True)
+    mark = users / f"{os.getpid()}-{secrets.token_hex(4)}"
+    descriptor = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return mark, descriptor
+
+
+def _is_abandoned(mark: Path) -> bool:
+    """Whether the process that made a mark is gone; then the mark goes too."""
+    try:
+        descriptor = os.open(mark, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        mark.unlink(missing_ok=True)
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _leave(folder: Path, tier: str, mark: tuple[Path, int], owner: int) -> None:
+    if os.getpid() != owner:
+        return
+    path, descriptor = mark
+    with contextlib.suppress(OSError, StoreError), guarded(folder.parent):
+        path.unlink(missing_ok=True)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        if tier == "memory":
+            _remove_unused(folder.parent)
+            remove_root_if_empty(folder.parent)
+    os.close(descriptor)
+
+
+def _remove_unused(root: Path) -> None:
+    for folder in stores_in(root):
+        remove(folder)
+
+
+def stores_in(root: Path) -> list[Path]:
+    """The folders of the stores in `root`."""
+    return sorted(path for path in root.iterdir() if path.is_dir())
+
+
+def remove_root_if_empty(root: Path) -> None:
+    """Removes the folder around stores where it holds none; the caller guards it."""
+    if [path.name for path in root.iterdir()] == [_GUARD]:
+        (root / _GUARD).unlink()
+        root.rmdir()
+
+
+def _index() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "plumb" / "cache-folders"
+
+
+def _remember(root: Path) -> None:
+    """Adds a folder to the index. One that can't be written only means that the store is not listed."""
+    index = _index()
+    with contextlib.suppress(OSError):
+        index.parent.mkdir(parents=True, exist_ok=True)
+        with index.open("a+", encoding="utf-8", errors="surrogateescape") as file:
+            file.seek(0)
+            if str(root) not in file.read().splitlines():
+                file.write(f"{root}\n")

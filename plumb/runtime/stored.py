@@ -1,0 +1,30 @@
+"""The store of one loader's samples, kept by the process that the loader belongs to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from plumb.plan import CacheChoice, Cut
+from plumb.runtime.cache import StoreSpec
+from plumb.runtime.fingerprint import fingerprint
+from plumb.runtime.store_folder import StoreFacts, StoreUse, disk_root, memory_root
+
+
+class Stored:
+    """A store for the values at a cut, as `choice` has it: in memory for as long as somebody keeps this.
+
+    `apart` keeps it apart from the stores of other runs. Raises StoreError where there can't be one.
+    """
+
+    def __init__(self, dataset: Any, cut: Cut, choice: CacheChoice, apart: str = "") -> None:
+        self.fingerprint = fingerprint(dataset, cut, ()) + apart
+        self._cut = cut
+        root = disk_root(Path(choice.folder)) if choice.folder else memory_root()
+        folder, tier = root / self.fingerprint, "disk" if choice.folder else "memory"
+        self.spec = StoreSpec(str(folder), choice.bytes, tier, self.fingerprint)
+        self._use = StoreUse(folder, StoreFacts(type(dataset).__name__, choice.after, tier, choice.bytes))
+
+    def is_of(self, dataset: Any) -> bool:
+        """Whether the values in the store are still those of `dataset`, as it is now."""
+        return self.fingerprint.startswith(fingerprint(dataset, self._cut, ()))

@@ -1,0 +1,94 @@
+"""Stores as later epochs find them, for trials: filled with some of the loader's samples, and index batches that hit.
+
+To fill a store with a whole dataset would take an epoch. Here a few samples fill it, and a trial draws its hits from
+them and its misses from the loader's own order, in the share that the real store will have.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from plumb.plan import CacheChoice, Config, Rewrites
+from plumb.profile.randomness import kept_generators
+from plumb.runtime.fetch import Fetch, Fetching
+from plumb.runtime.running import cut_of
+from plumb.runtime.stored import Stored
+from plumb.search.measure import IndexStream
+
+_SAMPLES_AT_LEAST, _SAMPLES_AT_MOST = 8, 2048
+_BYTES_AT_MOST = 2**30
+_FILLING_THREADS = 16
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A store with the values of the samples at `indices`."""
+
+    stored: Stored
+    indices: tuple[Any, ...]
+
+
+class HittingStream(IndexStream):
+    """The script's index batches, with a share of their samples exchanged for stored ones."""
+
+    def __init__(self, stream: IndexStream, filled: Filled, hit_ratio: float, seed: int) -> None:
+        self._stream = stream
+        self._filled = filled
+        self._hit_ratio = hit_ratio
+        self._random = random.Random(seed)
+
+    def __next__(self) -> list[Any]:
+        fresh = list(next(self._stream))
+        hits = self._random.choices(self._filled.indices, k=len(fresh))
+        return [hit if self._random.random() < self._hit_ratio else miss for hit, miss in zip(hits, fresh, strict=True)]
+
+
+class FilledStores:
+    """One store for each cut and tier that is asked for, filled in about `seconds`. Raises StoreError, and what the
+    dataset raises.
+    """
+
+    def __init__(self, loader: DataLoader[Any], stream: IndexStream, rewrites: Rewrites, seconds: float) -> None:
+        self._loader = loader
+        self._stream = stream
+        self._rewrites = rewrites
+        self._seconds = seconds
+        self._filled: dict[tuple[str, str], Filled] = {}
+
+    def of(self, config: Config) -> Filled:
+        """The store that `config` reads."""
+        choice = config.cache
+        assert choice is not None
+        key = choice.after, choice.tier
+        if key not in self._filled:
+            self._filled[key] = self._fill(config, choice)
+        return self._filled[key]
+
+    def _fill(self, config: Config, choice: CacheChoice) -> Filled:
+        cut = cut_of(config, self._rewrites)
+        assert cut is not None
+        small = dataclasses.replace(choice, bytes=min(choice.bytes, _BYTES_AT_MOST))
+        stored = Stored(self._loader.dataset, cut, small, apart="-trial")
+        threads = _FILLING_THREADS if cut.after in self._rewrites.threads_until else 1
+        fetching = Fetching(self._loader.dataset, Fetch(threads, cut, spec=stored.spec))
+        indices: list[Any] = []
+        begun = time.perf_counter()
+        with kept_generators():
+            for group in self._groups(max(threads, _SAMPLES_AT_LEAST)):
+                fetching.__getitems__(group)
+                indices += group
+                if len(indices) >= _SAMPLES_AT_MOST or time.perf_counter() - begun > self._seconds:
+                    break
+        return Filled(stored, tuple(indices))
+
+    def _groups(self, size: int) -> Iterator[list[Any]]:
+        while True:
+            batch = list(next(self._stream))
+            yield from (batch[start : start + size] for start in range(0, len(batch), size))

@@ -1,0 +1,116 @@
+"""The space of a loader's configurations, as Optuna sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+
+from plumb.model import feasible
+from plumb.model.demand import deferral_of
+from plumb.model.situation import Freedom, Situation
+from plumb.plan import CacheChoice, Config
+
+_NONE = "none"
+
+
+@dataclass(frozen=True)
+class Space:
+    """All configurations that a freedom allows; what is no number goes by a label that people can read."""
+
+    freedom: Freedom
+    situation: Situation
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Each parameter's values."""
+        freedom = self.freedom
+        return {
+            "num_workers": IntDistribution(min(freedom.num_workers), max(freedom.num_workers)),
+            "prefetch_factor": CategoricalDistribution(freedom.prefetch_factor),
+            "persistent_workers": CategoricalDistribution(freedom.persistent_workers),
+            "pin_memory": CategoricalDistribution(freedom.pin_memory),
+            "worker_torch_threads": CategoricalDistribution(freedom.worker_torch_threads),
+            "in_order": CategoricalDistribution(freedom.in_order),
+            "allocator_reuse": CategoricalDistribution(freedom.allocator_reuse),
+            "fetch": CategoricalDistribution(tuple(map(_fetch_label, freedom.fetch))),
+            "cache": CategoricalDistribution(tuple(map(_cache_label, freedom.caches))),
+            "deferred": CategoricalDistribution(tuple(map(_deferred_label, freedom.deferrals))),
+        }
+
+    def parameters(self, config: Config) -> dict[str, Any]:
+        """The point that stands for `config`; what has no meaning without workers gets a fixed value."""
+        freedom, workers = self.freedom, config.num_workers > 0
+        return {
+            "num_workers": config.num_workers,
+            "prefetch_factor": config.prefetch_factor or freedom.prefetch_factor[0],
+            "persistent_workers": config.persistent_workers if workers else freedom.persistent_workers[0],
+            "pin_memory": config.pin_memory,
+            "worker_torch_threads": config.worker_torch_threads if workers else freedom.worker_torch_threads[0],
+            "in_order": config.in_order if workers else freedom.in_order[0],
+            "allocator_reuse": config.allocator_reuse,
+            "fetch": _fetch_label((config.fetch_threads, config.fetch_until)),
+            "cache": _cache_label(config.cache),
+            "deferred": _deferred_label(config.deferred),
+        }
+
+    def holds(self, config: Config) -> bool:
+        """Whether there is a point for `config`."""
+        point = self.parameters(config)
+        return all(_admits(distribution, point[name]) for name, distribution in self.distributions().items())
+
+    def config(self, parameters: dict[str, Any]) -> Config:
+        """The configuration at a point. Raises KeyError where a label is none of this space's."""
+        freedom = self.freedom
+        fetch_threads, fetch_until = _labelled(freedom.fetch, _fetch_label)[parameters["fetch"]]
+        plain = {
+            "pin_memory": parameters["pin_memory"],
+            "allocator_reuse": parameters["allocator_reuse"],
+            "fetch_threads": fetch_threads,
+            "fetch_until": fetch_until,
+            "cache": _labelled(freedom.caches, _cache_label)[parameters["cache"]],
+            "deferred": _labelled(freedom.deferrals, _deferred_label)[parameters["deferred"]],
+        }
+        if parameters["num_workers"] == 0:
+            return Config(**plain)
+        workers = ("num_workers", "prefetch_factor", "persistent_workers", "worker_torch_threads", "in_order")
+        return Config(**plain, **{name: parameters[name] for name in workers})
+
+    def excess(self, config: Config) -> list[float]:
+        """By which share `config` exceeds each limit, negative where it keeps it: Optuna's constraints."""
+        allowed = feasible.allowed(self.situation)
+        needed = feasible.needs(self.situation, config, config.num_workers, config.batches_in_flight)
+        shares = [
+            float(needed[name]) / allowed[name] - 1.0 if allowed[name] else float(needed[name]) for name in allowed
+        ]
+        return [*shares, 1.0 if self.contradicts(config) else -1.0]
+
+    def contradicts(self, config: Config) -> bool:
+        """Whether `config` stores what lies behind an operator that it defers."""
+        if not config.cache or not config.deferred:
+            return False
+        return config.cache.after in deferral_of(self.situation, config.deferred).not_with
+
+
+def _admits(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, IntDistribution):
+        return bool(distribution.low <= value <= distribution.high)
+    return isinstance(distribution, CategoricalDistribution) and value in distribution.choices
+
+
+def _labelled(values: Iterable[Any], label: Any) -> dict[str, Any]:
+    return {label(value): value for value in values}
+
+
+def _fetch_label(fetch: tuple[int, str | None]) -> str:
+    threads, until = fetch
+    return f"{threads} threads" + (f" up to {until}" if until is not None else "")
+
+
+def _cache_label(cache: CacheChoice | None) -> str:
+    return f"{cache.tier} after {cache.after}" if cache else _NONE
+
+
+def _deferred_label(operators: tuple[str, ...]) -> str:
+    return ", ".join(operators) or _NONE

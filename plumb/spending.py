@@ -1,0 +1,25 @@
+"""What a tuning costs, from its beginning on."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from plumb.plan import TuningCost
+
+
+class Spending:
+    """Seconds, and CPU seconds of this process and of the workers that it has ended, since construction."""
+
+    def __init__(self) -> None:
+        self._begun = time.perf_counter()
+        self._cpu = _cpu_seconds()
+
+    def on(self, samples: float) -> TuningCost:
+        """The cost so far, for so many samples loaded."""
+        return TuningCost(time.perf_counter() - self._begun, samples, _cpu_seconds() - self._cpu)
+
+
+def _cpu_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system

@@ -1,0 +1,133 @@
+"""Runs all cases in each way, in a process for each way; prints one JSON object: way -> case -> what it returned.
+
+The ways: `plain`; `unchanged`, with plumb's interception on a plan that changes nothing; `changed`, on the case's plan;
+and `torch`, without plumb, but with the plan's arguments in the script.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import signal
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from documented import batches, errors, iteration, loader_object, streams, workers
+from documented.case import CASES, Case, plan_of
+from plumb import intercept
+from plumb.plan import Config
+from plumb.runtime.apply import PlanApplied
+
+# Importing them makes the cases.
+MODULES = (batches, errors, iteration, loader_object, streams, workers)
+WAYS = ("plain", "unchanged", "changed", "torch")
+_CASE_SECONDS = 40
+
+
+class OfTheCase:
+    """A handler that passes all on to that of the case which runs."""
+
+    handler: intercept.Handler
+
+    def constructing(self, site: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+        return self.handler.constructing(site, arguments)
+
+    def constructed(self, loader: Any, site: Any) -> None:
+        self.handler.constructed(loader, site)
+
+    def iterating(self, loader: Any, start: Any, plain_loop: bool) -> Iterator[Any]:
+        return self.handler.iterating(loader, start, plain_loop)
+
+
+def outcome(case: Case, given: Config) -> dict[str, Any]:
+    """What the case returns, the warnings that it gives, and what its processes print on standard error."""
+    with (
+        tempfile.TemporaryFile() as printed,
+        printing_to(printed.fileno()),
+        warnings.catch_warnings(record=True) as seen,
+    ):
+        warnings.simplefilter("always")
+        # Torch's advice on worker counts depends on the machine.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        signal.alarm(_CASE_SECONDS)
+        try:
+            returned = case.run(given.loader_arguments())
+        except Exception:
+            returned = {"failed": traceback.format_exc()}
+        signal.alarm(0)
+        gc.collect()
+        printed.seek(0)
+        lines = printed.read().decode().splitlines()
+    return {
+        **returned,
+        "warnings": [(each.category.__name__, str(each.message), os.path.basename(each.filename)) for each in seen],
+        "standard error": [line for line in lines if not line.startswith("plumb: ")],
+    }
+
+
+@contextlib.contextmanager
+def printing_to(descriptor: int) -> Iterator[None]:
+    """Standard error, that of processes started meanwhile included, goes to `descriptor`."""
+    kept = os.dup(2)
+    os.dup2(descriptor, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def outcomes(way: str, names: list[str]) -> dict[str, Any]:
+    current = OfTheCase()
+    if way in ("unchanged", "changed"):
+        intercept.install(current)
+    found: dict[str, Any] = {}
+    ran: dict[Any, Any] = {}
+    for name in names:
+        case = CASES[name]
+        if way == "torch" and not case.like_torch:
+            continue
+        tuned = case.planned if way == "changed" else case.users
+        given = case.planned if way == "torch" else case.users
+        if (case.run, given, tuned) not in ran:
+            current.handler = PlanApplied(plan_of(case.file, case.batch_size, case.users, tuned))
+            ran[case.run, given, tuned] = outcome(case, given)
+        found[name] = ran[case.run, given, tuned]
+    return found
+
+
+def is_late(*_: Any) -> None:
+    raise TimeoutError(f"ran for {_CASE_SECONDS} seconds")
+
+
+def main() -> None:
+    names = sys.argv[1:] or list(CASES)
+    # What is here already is never garbage, and need not be looked at each time.
+    gc.freeze()
+    signal.signal(signal.SIGALRM, is_late)
+    children = []
+    for way in WAYS:
+        reading, writing = os.pipe()
+        if not (pid := os.fork()):
+            with os.fdopen(writing, "w") as result:
+                json.dump(outcomes(way, names), result)
+            os._exit(0)
+        os.close(writing)
+        children.append((way, pid, reading))
+    found = {}
+    for way, pid, reading in children:
+        with os.fdopen(reading) as result:
+            found[way] = json.load(result)
+        os.waitpid(pid, 0)
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""The bounds: what no pipeline and no host can exceed."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from situations import costs, places, situations
+
+from plumb.host import Limits
+from plumb.model import operational
+from plumb.model.calibration import Calibration
+from plumb.model.demand import demand
+from plumb.model.situation import Footprint, Situation, StorageBandwidth
+from plumb.plan import Config, SampleCost
+
+FOOTPRINT = Footprint(1.0, 1, 0.0, 0.0, 0)
+
+
+@given(places())
+def test_the_smallest_bound_is_the_prediction_and_fully_used(place):
+    situation, _, config = place
+    if not operational.bounds(situation, config):
+        return
+    predicted = operational.predict(situation, config)
+    assert predicted.samples_per_second == min(predicted.bounds.values())
+    assert predicted.utilization[predicted.bottleneck] == pytest.approx(1.0)
+    assert all(0 <= share <= 1 + 1e-9 for share in predicted.utilization.values())
+    larger = [limit for limit in predicted.bounds.values() if limit > predicted.samples_per_second * 1.001]
+    assert predicted.bounds.get(predicted.then) == (min(larger) if larger else None)
+
+
+@given(places(), st.sampled_from(["cpus", "step", "storage", "transfer"]), st.floats(1, 10))
+def test_more_of_a_resource_never_lowers_a_bound(place, what, factor):
+    situation, _, config = place
+    situation = dataclasses.replace(situation, calibration=Calibration(0.0, 0.0))
+    more = situation
+    if what == "cpus":
+        more = dataclasses.replace(
+            situation, limits=dataclasses.replace(situation.limits, cpus=situation.limits.cpus * factor)
+        )
+    elif what == "step" and situation.step_samples_per_second:
+        more = dataclasses.replace(situation, step_samples_per_second=situation.step_samples_per_second * factor)
+    elif what == "transfer" and situation.transfer_bytes_per_second:
+        more = dataclasses.replace(situation, transfer_bytes_per_second=situation.transfer_bytes_per_second * factor)
+    elif what == "storage" and situation.storage:
+        faster = tuple(factor * rate for rate in situation.storage.bytes_per_second)
+        more = dataclasses.replace(situation, storage=StorageBandwidth(situation.storage.outstanding, faster))
+    before, after = operational.bounds(situation, config), operational.bounds(more, config)
+    assert all(after[resource] >= before[resource] * (1 - 1e-9) for resource in before)
+
+
+@given(situations, st.integers(1, 63))
+def test_more_workers_never_lower_a_bound_where_they_do_not_disturb_each_other(situation, workers):
+    situation = dataclasses.replace(situation, calibration=Calibration(0.0, 0.0))
+    fewer = operational.bounds(situation, Config(workers, 2))
+    more = operational.bounds(situation, Config(workers + 1, 2))
+    assert all(more[resource] >= fewer[resource] * (1 - 1e-9) for resource in fewer)
+
+
+@given(costs, st.floats(0.1, 64), st.floats(0, 1))
+def test_cpu_seconds_are_never_overdrawn(cost, cores, step_cpu):
+    situation = Situation(
+        cost,
+        cost,
+        FOOTPRINT,
+        Limits(cpus=cores),
+        step_cpu_seconds=step_cpu,
+        calibration=Calibration(0.0, 0.0),
+    )
+    bound = operational.bounds(situation, Config(64, 2))["cpu"]
+    assert bound * (cost.cpu_seconds + cost.main_seconds + step_cpu) == pytest.approx(cores)
+
+
+def test_the_bounds_of_the_design_s_first_check():
+    # 2.17 ms of worker CPU and 0.2 ms in the main process, two cores: 843 samples per second were measured.
+    cost = SampleCost(2.17e-3, 2.17e-3, 0.0, 0.2e-3, 0.0, 0.0)
+    situation = Situation(cost, cost, FOOTPRINT, Limits(cpus=2))
+    predicted = operational.predict(situation, Config(2, 2))
+    assert predicted.bottleneck == "cpu"
+    assert predicted.then == "workers"
+    assert predicted.samples_per_second == pytest.approx(2 / 2.37e-3)
+    beyond = [operational.loader_rate(situation, Config(workers, 2)) / 843 for workers in (3, 4)]
+    assert beyond == pytest.approx([770 / 843, 757 / 843], abs=0.03), (
+        "what more workers than cores were measured to lose"
+    )
+
+
+@given(places(), st.floats(1, 1e6))
+def test_a_loop_is_no_faster_than_its_loader_or_its_step(place, loader):
+    situation, _, config = place
+    loop = operational.loop_rate(situation, config, loader)
+    step = situation.step_samples_per_second
+    assert loop <= loader * (1 + 1e-9)
+    if step:
+        assert loop <= step * (1 + 1e-9)
+        assert config.num_workers == 0 or loop <= operational.bounds(situation, config)["step"]
+        if config.num_workers == 0:
+            assert 1 / loop == pytest.approx(1 / loader + 1 / step)
+
+
+@given(places())
+def test_fetch_threads_hide_waits_but_neither_the_lock_nor_the_rest(place):
+    situation, _, config = place
+    wanted = demand(situation, config)
+    alone = dataclasses.replace(wanted, fetch_threads=1)
+    assert wanted.seconds() <= alone.seconds() * (1 + 1e-9)
+    if wanted.fetch_threads > 1:
+        whole = wanted.cpu_seconds / wanted.torch_speedup + wanted.wait_seconds
+        threaded = min(wanted.threaded_seconds, whole)
+        assert wanted.seconds() >= (whole - threaded) * (1 - 1e-9)
+        assert wanted.seconds() >= min(wanted.lock_seconds, threaded) * (1 - 1e-9)
+
+
+def test_threads_reach_what_the_design_measured():
+    # 20 ms of latency, batches of 64: 5,290 samples/s with 2 workers of 64 threads.
+    from plumb.model.situation import ThreadsCost
+
+    cost = SampleCost(20.3e-3, 0.3e-3, 20e-3, 1e-5, 1e3, 1.0)
+    situation = Situation(cost, cost, FOOTPRINT, Limits(cpus=2), threads=(ThreadsCost(None, 0.2e-3, 0.05e-3),))
+    assert operational.loader_rate(situation, Config(2, 2)) == pytest.approx(99, rel=0.02)
+    assert 4000 < operational.loader_rate(situation, Config(2, 2, fetch_threads=64)) < 7000
+
+
+@given(situations, st.floats(0, 1))
+def test_a_store_saves_what_was_hit_of_the_prefix(situation, hit):
+    from plumb.plan import CacheChoice
+
+    cut = situation.cuts[0]
+    cached = demand(situation, Config(2, 2, cache=CacheChoice(cut.after, "memory", 1, hit)))
+    plain = demand(situation, Config(2, 2))
+    expected = max(0.0, plain.cpu_seconds - hit * (cut.prefix_cpu_seconds - cut.read_seconds))
+    assert cached.cpu_seconds == pytest.approx(expected)
+    assert cached.read_bytes == pytest.approx(plain.read_bytes * (1 - hit))
+
+
+def test_a_config_of_unknown_operators_is_refused():
+    cost = SampleCost(1e-3, 1e-3, 0.0, 0.0, 1.0, 1.0)
+    with pytest.raises(KeyError):
+        demand(Situation(cost, cost, FOOTPRINT, Limits()), Config(2, 2, deferred=("normalize",)))

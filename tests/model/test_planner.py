@@ -1,0 +1,162 @@
+"""The planner: nothing over a limit, the best first, and among equals the cheapest."""
+
+import dataclasses
+import time
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from situations import configs_of, costs, freedoms, situations
+
+from plumb.host import Limits
+from plumb.model import feasible, planner
+from plumb.model.situation import CutCost, Footprint, Freedom, Situation
+from plumb.plan import SampleCost
+
+COST = SampleCost(2e-3, 2e-3, 0.0, 1e-4, 6e5, 0.03)
+FOOTPRINT = Footprint(4e7, 2, 5e7, 3e8, 30)
+
+
+@st.composite
+def choices(draw):
+    situation = draw(situations)
+    return situation, draw(freedoms(situation))
+
+
+@settings(max_examples=60)
+@given(choices())
+def test_no_configuration_over_any_limit_is_ever_proposed(choice):
+    situation, freedom = choice
+    allowed, foot = situation.limits, situation.footprint
+    for candidate in planner.rank(freedom, situation).best:
+        config = candidate.config
+        assert feasible.broken_limit(config, situation) is None
+        assert config.num_workers <= min(allowed.max_workers, allowed.processes)
+        in_memory = config.cache.bytes if config.cache and config.cache.tier == "memory" else 0
+        on_disk = config.cache.bytes if config.cache and config.cache.tier == "disk" else 0
+        in_flight = 0.0
+        if config.num_workers and not config.deferred:
+            in_flight = (config.batches_in_flight + config.num_workers) * foot.batch_bytes
+        assert in_flight + in_memory <= allowed.shm_bytes
+        private = config.num_workers * foot.worker_private_bytes
+        assert foot.main_bytes + private + in_flight + in_memory <= allowed.memory_bytes
+        assert on_disk <= allowed.disk_bytes
+
+
+@settings(max_examples=60)
+@given(choices(), st.data())
+def test_what_is_left_out_names_the_limit_it_breaks(choice, data):
+    situation, freedom = choice
+    ranking = planner.rank(freedom, situation)
+    assert len({candidate.config for candidate in ranking.best}) == len(ranking.best)
+    assert sum(ranking.excluded.values()) <= ranking.considered
+    config = data.draw(configs_of(freedom))
+    broken = feasible.broken_limit(config, situation)
+    if broken is not None:
+        assert "are allowed" in broken
+        assert config not in {candidate.config for candidate in ranking.best}
+    if not ranking.best:
+        assert ranking.excluded
+
+
+@settings(max_examples=60)
+@given(choices())
+def test_among_depths_and_lifetimes_that_are_equal_the_cheapest_comes_first(choice):
+    situation, freedom = choice
+    best = planner.rank(freedom, situation).best
+    if not best:
+        return
+
+    def way(candidate):
+        return dataclasses.replace(candidate.config, prefetch_factor=None, persistent_workers=False)
+
+    equals = [one for one in best if way(one) == way(best[0]) and one.samples_per_second == best[0].samples_per_second]
+    assert best[0].config == min((one.config for one in equals), key=planner.cost_order)
+
+
+def test_a_plain_cpu_bound_pipeline_gets_a_worker_for_each_core_and_no_more():
+    situation = Situation(COST, COST, FOOTPRINT, Limits(cpus=4))
+    best = planner.rank(Freedom(tuple(range(9))), situation).best[0].config
+    assert best.num_workers in (4, 5)
+    assert best.prefetch_factor == 2
+    assert not best.persistent_workers, "an endless epoch never starts them again"
+
+
+def test_stragglers_get_more_prefetching_or_another_order():
+    waits = SampleCost(2e-3, 1e-4, 1.9e-3, 0.0, 1e3, 0.03)
+    often_late = (1.0,) * 9 + (12.0,)
+    even = Situation(waits, waits, FOOTPRINT, Limits(cpus=64), 1500.0, samples_per_batch=16.0)
+    uneven = dataclasses.replace(even, batch_seconds=often_late)
+    freedom = Freedom((0, 4, 8), in_order=(True, False))
+
+    def depth(situation):
+        best = planner.rank(freedom, situation).best[0].config
+        return best.batches_in_flight * (1 if best.in_order else 2)
+
+    assert depth(uneven) > depth(even)
+
+
+def test_a_step_that_is_fed_gets_the_cheapest_that_feeds_it():
+    situation = Situation(COST, COST, FOOTPRINT, Limits(cpus=32), 900.0)
+    best = planner.rank(Freedom(tuple(range(33))), situation).best[0].config
+    assert best.num_workers in (2, 3)
+
+
+def test_short_epochs_ask_for_workers_that_persist():
+    situation = Situation(
+        COST, COST, FOOTPRINT, Limits(cpus=4), epoch_samples=512.0, start_seconds_per_worker=0.1, samples_per_batch=64.0
+    )
+    assert planner.rank(Freedom(tuple(range(6))), situation).best[0].config.persistent_workers
+
+
+def test_a_store_is_chosen_where_it_saves_most_of_a_sample():
+    cut = CutCost("decode", 1e5, 1.8e-3, 0.0, 2e-5, 2e-4)
+    situation = Situation(COST, COST, FOOTPRINT, Limits(cpus=4, memory_bytes=64e9), cuts=(cut,), dataset_samples=1e4)
+    store = planner.cache_choice(cut, "memory", 10e9, 1e4)
+    assert (store.bytes, store.hit_ratio) == (10**9, 1.0)
+    best = planner.rank(Freedom(tuple(range(7)), caches=(None, store)), situation).best[0].config
+    assert best.cache == store
+    half = planner.cache_choice(cut, "memory", 0.5e9, 1e4)
+    assert half.hit_ratio == 0.5
+
+
+def test_a_store_of_what_is_deferred_is_never_proposed():
+    from plumb.model.situation import DeferralCost
+
+    cut = CutCost("sample", 1e5, 1.8e-3, 0.0, 2e-5, 2e-4)
+    deferral = DeferralCost(("normalize",), 5e-4, 0.0, 4e5, not_with=("sample",))
+    situation = Situation(
+        COST, COST, FOOTPRINT, Limits(cpus=4), cuts=(cut,), deferrals=(deferral,), dataset_samples=1e3
+    )
+    store = planner.cache_choice(cut, "disk", 1e12, 1e3)
+    freedom = Freedom(tuple(range(5)), caches=(None, store), deferrals=((), ("normalize",)))
+    best = planner.rank(freedom, situation).best
+    assert any(candidate.config.cache for candidate in best)
+    assert not any(candidate.config.cache and candidate.config.deferred for candidate in best)
+
+
+@given(costs, st.floats(0.1, 128), st.none() | st.floats(1, 1e6))
+def test_worker_counts_begin_with_none_and_have_no_gaps(cost, cpus, step):
+    counts = planner.worker_counts(cost, Limits(cpus=cpus), step)
+    assert counts == tuple(range(len(counts)))
+
+
+def test_waiting_samples_may_have_more_workers_than_cores():
+    waits = SampleCost(4e-3, 1e-4, 3.9e-3, 0.0, 0.0, 0.0)
+    computes = dataclasses.replace(waits, cpu_seconds=3.9e-3, wait_seconds=1e-4)
+    two_cores = Limits(cpus=2)
+    assert max(planner.worker_counts(waits, two_cores, None)) == 64
+    assert max(planner.worker_counts(waits, two_cores, step=2000.0)) == 12
+    assert max(planner.worker_counts(computes, two_cores, None)) == 4
+    assert max(planner.worker_counts(waits, Limits(cpus=2, max_workers=3), None)) == 3
+
+
+def test_a_large_space_is_ranked_quickly():
+    cuts = tuple(CutCost(f"cut{i}", 1e5 * i, 1e-4 * i, 1e-4 * i, 1e-5, 1e-4) for i in range(1, 4))
+    situation = Situation(COST, COST, FOOTPRINT, Limits(cpus=32), 5000.0, cuts=cuts, dataset_samples=1e5)
+    stores = [planner.cache_choice(cut, tier, 1e10, 1e5) for cut in cuts for tier in ("memory", "disk")]
+    freedom = Freedom(tuple(range(65)), caches=(None, *stores), pin_memory=(False, True), allocator_reuse=(False, True))
+    begin = time.process_time()
+    ranking = planner.rank(freedom, situation)
+    assert ranking.considered > 10_000
+    # Far above what it takes: what is caught here is a loop over all configurations in Python.
+    assert time.process_time() - begin < 5.0

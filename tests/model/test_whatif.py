@@ -1,0 +1,80 @@
+"""What-ifs from what a plan stores, and what they say to buy."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from situations import freedoms, situations
+
+from plumb.host import Limits
+from plumb.model import planner
+from plumb.model.situation import CutCost, Footprint, Freedom, Situation
+from plumb.model.stored import from_plain, to_plain
+from plumb.model.whatif import Host, forecast
+from plumb.plan import SampleCost
+
+COST = SampleCost(2e-3, 2e-3, 0.0, 1e-5, 6e5, 0.03)
+SITUATION = Situation(
+    COST, COST, Footprint(4e7, 2, 5e7, 3e8, 30), Limits(cpus=2, memory_bytes=8e9, shm_bytes=4e9), 5000.0
+)
+FREEDOM = Freedom(tuple(range(5)))
+
+
+@st.composite
+def told(draw):
+    situation = draw(situations)
+    return situation, draw(freedoms(situation))
+
+
+@settings(max_examples=50)
+@given(told())
+def test_what_the_model_was_told_survives_its_plan(given_):
+    situation, freedom = given_
+    read, read_freedom = from_plain(json.loads(json.dumps(to_plain(situation, freedom), allow_nan=False)))
+    assert read_freedom == freedom
+    assert dataclasses.replace(read, limits=situation.limits) == situation
+    for name in ("cpus", "memory_bytes", "shm_bytes", "open_files", "processes", "disk_bytes", "max_workers"):
+        assert getattr(read.limits, name) == getattr(situation.limits, name)
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"situation": {}}, {"situation": {"limits": {}}, "freedom": {}}, {"situation": 3}]
+)
+def test_anything_else_gives_one_line(data):
+    with pytest.raises(ValueError) as caught:
+        from_plain(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cpu_bound_loader_wants_cores_until_its_step_binds():
+    here = forecast(SITUATION, FREEDOM, Host())
+    assert here.prediction.bottleneck == "cpu"
+    assert [purchase.what for purchase in here.purchases] == ["cores"]
+    there = forecast(SITUATION, FREEDOM, Host(cpus=32))
+    assert there.best.samples_per_second > 2 * here.best.samples_per_second
+    assert there.best.config.num_workers > 4, "the worker counts are those of the other host"
+    assert there.is_fed
+    assert there.purchases == ()
+
+
+def test_a_store_that_does_not_fit_wants_memory():
+    cut = CutCost("decode", 1e6, 1.9e-3, 0.0, 1e-5, 1e-4)
+    situation = dataclasses.replace(SITUATION, cuts=(cut,), dataset_samples=1e4)
+    freedom = dataclasses.replace(FREEDOM, caches=(None, planner.cache_choice(cut, "memory", 2e9, 1e4)))
+    here = forecast(situation, freedom, Host())
+    assert "memory" in [purchase.what for purchase in here.purchases]
+    there = forecast(situation, freedom, Host(memory_bytes=64e9))
+    assert there.best.config.cache.hit_ratio == 1.0
+    assert there.best.samples_per_second > here.best.samples_per_second
+
+
+def test_where_nothing_fits_the_limits_are_named():
+    nothing = forecast(SITUATION, FREEDOM, Host(memory_bytes=1e6))
+    assert nothing.best is None
+    assert nothing.excluded["memory"] == nothing.considered
+
+
+def test_an_iterable_dataset_keeps_its_worker_count():
+    assert forecast(SITUATION, Freedom((2,)), Host(cpus=32)).best.config.num_workers == 2

@@ -1,0 +1,223 @@
+"""The promise of the runtime: torch's own batches, each once, in order, bit by bit, whatever is cached or deferred."""
+
+import functools
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+
+from plumb.offers import find_offers
+from plumb.plan import CacheChoice, Config, Rewrites
+from plumb.profile.sample import sampled
+from plumb.runtime.loader import Loader
+from plumb.search.measure import IndexStream
+from plumb.trace.values import digest
+
+LENGTH = 23
+SCALE = torch.tensor([2.0, 3.0, 5.0])
+
+
+def decoded(seed):
+    """Stands for reading and decoding a file: everything else is made of this."""
+    return np.random.default_rng(seed).integers(0, 256, size=(6, 5, 3), dtype=np.uint8)
+
+
+def cropped(pixels):
+    top = random.randint(0, 2)
+    return pixels[top : top + 4]
+
+
+def to_tensor(pixels):
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).contiguous().float() / 255
+
+
+class Images(Dataset):
+    """Decodes, crops at random, converts and scales: the cut is in the middle, the rest may run on batches."""
+
+    def __len__(self):
+        return LENGTH
+
+    def __getitem__(self, index):
+        image = cropped(decoded(index))
+        return (to_tensor(image) - 0.5) * SCALE.view(3, 1, 1), index
+
+
+class Changed(Images):
+    """Changes what was decoded in place, so that a store must have taken it before."""
+
+    def __getitem__(self, index):
+        pixels = decoded(index)
+        pixels += 1
+        pixels[0] = np.random.randint(0, 9)
+        return {"pixels": torch.from_numpy(pixels), "index": index, "name": f"sample {index}"}
+
+
+class Repeatable(Images):
+    """The same each time, all of it."""
+
+    def __getitem__(self, index):
+        pixels = decoded(index).astype(np.float32)
+        return torch.from_numpy(np.log1p(pixels)).sum(dim=2), torch.tensor(index)
+
+
+class Flat(Dataset):
+    """Nothing to cache or to defer."""
+
+    def __len__(self):
+        return LENGTH
+
+    def __getitem__(self, index):
+        return random.random(), index
+
+
+DATASETS = {
+    "images": Images,
+    "changed in place": Changed,
+    "repeatable": Repeatable,
+    "a subset": lambda: Subset(Images(), list(range(LENGTH - 1, 3, -1))),
+    "several": lambda: ConcatDataset([Subset(Images(), range(9)), Images()]),
+    "nothing to gain": Flat,
+}
+
+
+@functools.cache
+def offers_for(name):
+    loader = DataLoader(DATASETS[name](), batch_size=4)
+    stream = IndexStream(loader.batch_sampler)
+    cost = sampled(loader, stream, 0.05).cost
+    return find_offers(loader, cost, [index for _ in range(4) for index in next(stream)], 20.0).rewrites
+
+
+@st.composite
+def configs(draw, rewrites: Rewrites, folder: str):
+    """A configuration of torch's arguments and of all that was offered."""
+    workers = draw(st.integers(0, 3))
+    cuts = [cut.after for cut in rewrites.cuts]
+    tier = draw(st.sampled_from(["memory", "disk"]))
+    choices = st.builds(
+        CacheChoice,
+        after=st.sampled_from(cuts),
+        tier=st.just(tier),
+        bytes=st.sampled_from([2**16, 2**20, 2**26]),
+        hit_ratio=st.just(1.0),
+        folder=st.just(folder if tier == "disk" else None),
+    )
+    cache = draw(st.none() | choices) if cuts else None
+    until = draw(st.sampled_from(rewrites.threads_until)) if rewrites.threads_until else None
+    if cache is not None and until not in (None, cache.after):
+        until = None
+    steps = tuple(step.operator for step in rewrites.deferral.steps) if rewrites.deferral else ()
+    return Config(
+        num_workers=workers,
+        prefetch_factor=draw(st.integers(1, 4)) if workers else None,
+        persistent_workers=draw(st.booleans()) if workers else False,
+        fetch_threads=draw(st.integers(2, 8)) if until is not None else 1,
+        fetch_until=until or None,
+        cache=cache,
+        deferred=draw(st.sampled_from([(), steps])),
+        allocator_reuse=draw(st.booleans()),
+    )
+
+
+def batches_of(loader, epochs, stop_after):
+    """What a loop over so many epochs gets, each left after some batches."""
+    torch.manual_seed(3)
+    random.seed(3)
+    np.random.seed(3)
+    seen = []
+    for _ in range(epochs):
+        for number, batch in enumerate(loader):
+            seen.append(digest(batch))
+            if number + 1 == stop_after:
+                break
+    assert None not in seen
+    return seen
+
+
+class Twice(torch.utils.data.Sampler):
+    """Gives some indices twice, as samplers that balance classes do."""
+
+    def __len__(self):
+        return 12
+
+    def __iter__(self):
+        return iter([5, 9, 5, 5, 11, 3, 0, 3, 9, 1, 2, 5])
+
+
+SAMPLING = {
+    "in order": lambda dataset: {"batch_size": 4},
+    "shuffled": lambda dataset: {"batch_size": 5, "shuffle": True, "drop_last": True},
+    "its own generator": lambda dataset: {
+        "batch_size": 3, "shuffle": True, "generator": torch.Generator().manual_seed(1)
+    },
+    "some twice": lambda dataset: {"batch_size": 5, "sampler": Twice()},
+    "batches by hand": lambda dataset: {"batch_sampler": [[0, 1, 2], [7], [3, 3, 4, 5], [9, 8]]},
+}  # fmt: skip
+
+
+def check(name, sampling, config, epochs=2, stop_after=None, **arguments):
+    dataset = DATASETS[name]()
+    given = SAMPLING[sampling](dataset) | arguments
+    plain = DataLoader(dataset, **given, **config.loader_arguments())
+    tuned = Loader(dataset, **(SAMPLING[sampling](dataset) | arguments), config=config, rewrites=offers_for(name))
+    assert batches_of(tuned, epochs, stop_after) == batches_of(plain, epochs, stop_after)
+    assert tuned.dataset is dataset
+    assert tuned.collate_fn is plain.collate_fn
+    return dataset
+
+
+@pytest.mark.parametrize("name", DATASETS)
+@settings(max_examples=5)
+@given(data=st.data())
+def test_batches_are_torch_s_own_whatever_the_configuration(name, data, tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("stores"))
+    config = data.draw(configs(offers_for(name), folder))
+    sampling = data.draw(st.sampled_from(list(SAMPLING)))
+    check(
+        name, sampling, config, epochs=data.draw(st.integers(1, 3)), stop_after=data.draw(st.none() | st.integers(1, 3))
+    )
+
+
+@pytest.mark.parametrize("name", ["repeatable"])
+@settings(max_examples=5)
+@given(data=st.data())
+def test_deterministic_samples_are_those_without_workers(name, data, tmp_path_factory):
+    config = data.draw(configs(offers_for(name), str(tmp_path_factory.mktemp("stores"))))
+    dataset = DATASETS[name]()
+    plain = DataLoader(dataset, batch_size=4)
+    tuned = Loader(dataset, batch_size=4, config=config, rewrites=offers_for(name))
+    assert batches_of(tuned, 2, None) == batches_of(plain, 2, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_everything_goes_to_workers_that_are_not_forked(method):
+    rewrites = offers_for("images")
+    config = Config(
+        num_workers=2,
+        prefetch_factor=2,
+        persistent_workers=True,
+        fetch_threads=4,
+        fetch_until=rewrites.cuts[0].after,
+        cache=CacheChoice(rewrites.cuts[0].after, "memory", 2**20, 1.0),
+        deferred=tuple(step.operator for step in rewrites.deferral.steps),
+        allocator_reuse=True,
+    )
+    check("images", "shuffled", config, multiprocessing_context=method)
+
+
+def test_what_the_tests_above_rely_on_was_offered():
+    images, changed, repeatable = offers_for("images"), offers_for("changed in place"), offers_for("repeatable")
+    assert images.cuts
+    assert images.threads_until
+    assert images.deferral is not None
+    assert changed.cuts
+    assert any(cut.way == () for cut in repeatable.cuts)
+    flat = offers_for("nothing to gain")
+    assert not flat.cuts
+    assert flat.deferral is None
+    assert offers_for("a subset").cuts

@@ -1,0 +1,131 @@
+"""What torch documents for its `DataLoader` holds with plumb's interception in place exactly as without.
+
+The cases are in `documented`, one process per way runs them all. Whole scripts are run where the end of the process, or
+the start of others, is the case.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from documented.__main__ import MODULES
+from documented.case import CASES, PERSISTENT, TWO, plan_of
+from script_parts import PREAMBLE
+
+from plumb import plan
+from plumb.plan import Config
+
+HERE = Path(__file__).parent
+assert len(MODULES) == len({case.file for case in CASES.values()})
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What every case returned in every way."""
+    paths = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "documented"],
+        cwd=tmp_path_factory.mktemp("documented"),
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("way", ["unchanged", "changed"])
+def test_as_documented(way, name, found):
+    plain, under_plumb = found["plain"][name], found[way][name]
+    if "skipped" in plain:
+        pytest.skip(f"{plain['skipped']} is not installed")
+    assert "failed" not in plain, plain["failed"]
+    expected = dict(plain)
+    if way == "changed":
+        expected |= {key: found["torch"][name][key] for key in CASES[name].like_torch}
+    assert under_plumb == expected
+
+
+SCRIPTS = {
+    "ends with live workers": """
+loader = DataLoader(Numbers(), batch_size=4, num_workers=2)
+iterator = iter(loader)
+print(next(iterator)[1].tolist())
+""",
+    "fails with live workers": """
+loader = DataLoader(Numbers(), batch_size=4, num_workers=2)
+for x, y in loader:
+    raise KeyError(y.tolist())
+""",
+    "exits with live workers": """
+loader = DataLoader(Numbers(), batch_size=4, num_workers=2)
+for epoch in range(2):
+    for x, y in loader:
+        if epoch:
+            sys.exit(7)
+""",
+}
+
+STARTED = """
+def mark(worker_id):
+    get_worker_info().dataset.seconds = 0.5
+
+if __name__ == "__main__":
+    {before}
+    loader = DataLoader(Numbers(12), batch_size=4, num_workers=1, worker_init_fn=mark{more})
+    for epoch in range(2):
+        print([x[:, 0].tolist() for x, y in loader], loader.dataset.seconds)
+"""
+STARTS = {
+    "spawn": ("", ", multiprocessing_context='spawn'"),
+    "forkserver": ("", ", multiprocessing_context=torch.multiprocessing.get_context('forkserver')"),
+    "spawn by default": ("torch.multiprocessing.set_start_method('spawn')", ""),
+}
+
+
+@pytest.fixture
+def in_all_ways(tmp_path):
+    """Runs a script plainly, on a plan that changes nothing, and on `tuned`; gives each one's exit code and output."""
+
+    def run(text, users, tuned):
+        (tmp_path / "train.py").write_text(PREAMBLE + text)
+        commands = [[sys.executable, "train.py"]]
+        for number, config in enumerate((users, tuned)):
+            file = tmp_path / f"{number}.plumb.json"
+            plan.write(plan_of("train.py", 4, users, config), file)
+            commands.append([sys.executable, "-m", "plumb", "run", "--plan", str(file), "train.py"])
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(outcome, commands))
+
+    def outcome(command):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        return done.returncode, done.stdout, re.sub(r'File ".*train.py"', 'File "train.py"', done.stderr)
+
+    return run
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_end_of_a_script(name, in_all_ways):
+    plain, unchanged, changed = in_all_ways(SCRIPTS[name], TWO, PERSISTENT)
+    assert unchanged == plain
+    assert changed == plain
+    assert plain[0] == {"ends": 0, "fails": 1, "exits": 7}[name.split()[0]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STARTS)
+def test_workers_that_are_not_forked(name, in_all_ways):
+    before, more = STARTS[name]
+    text = STARTED.format(before=before or "pass", more=more)
+    plain, unchanged, changed = in_all_ways(text, Config(1, 2), Config(1, 3, persistent_workers=True))
+    assert plain[0] == 0, plain[2]
+    assert plain[1].count("[[0.0, 1.0, 2.0, 3.0]") == 2
+    assert unchanged == plain
+    assert changed == plain
