@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle, islice
 from statistics import median
 from typing import Any
 
@@ -84,7 +85,7 @@ def find_deferral(dataset: Any, collate_fn: Collate, indices: Sequence[Any]) -> 
                 deferral = Deferral(places, leaf, code)
                 reason = try_out(deferral, dataset, collate_fn, indices)
                 if not reason:
-                    return FoundDeferral(deferral, _cost(chosen), "")
+                    return FoundDeferral(deferral, _cost(chosen, len(indices)), "")
                 reasons.append(f"{chosen[0].name} to {chosen[-1].name}: {reason}")
         return FoundDeferral(None, None, reasons[0] if reasons else "no tensor in the sample is made of another one")
 
@@ -105,7 +106,7 @@ def _steps_to(leaf: int, followed: Sequence[FollowedSample]) -> tuple[list[_Step
     """The steps that lead to a leaf, in their order, and why there are no more."""
     steps: list[_Step] = []
     wanted: list[Any] = [sample.leaves[leaf] for sample in followed]
-    latest = [len(sample.calls) and sample.calls[-1].ended for sample in followed]
+    latest = [sample.calls[-1].ended if sample.calls else 0 for sample in followed]
     while True:
         reason = ""
         for calls in _calls_returning(wanted, latest, followed):
@@ -194,8 +195,10 @@ def _suffixes(steps: Sequence[_Step]) -> Iterator[list[_Step]]:
             yield list(steps[start:])
 
 
-def _cost(steps: Sequence[_Step]) -> DeferralCost:
-    before, after = steps[-1].made, [tensor.as_subclass(torch.Tensor) for tensor in steps[0].given]
+def _cost(steps: Sequence[_Step], samples: int) -> DeferralCost:
+    """Measured on a batch of so many samples: what takes fresh memory is slower the larger it is."""
+    before = list(islice(cycle(steps[-1].made), samples))
+    after = [tensor.as_subclass(torch.Tensor) for tensor in islice(cycle(steps[0].given), samples)]
     packed = pack([step.call for step in steps])
     assert packed is not None
     recipe = BatchRecipe(packed)
@@ -203,8 +206,8 @@ def _cost(steps: Sequence[_Step]) -> DeferralCost:
     recipe.run(batch)
     collating = _seconds(lambda: torch.stack(before)) - _seconds(lambda: torch.stack(after))
     return DeferralCost(
-        saved_seconds=max(0.0, _seconds_alone(steps) + collating / len(after)),
-        main_seconds=_seconds(lambda: recipe.run(batch)) / len(after),
+        saved_seconds=max(0.0, _seconds_alone(steps) + collating / samples),
+        main_seconds=_seconds(lambda: recipe.run(batch)) / samples,
         bytes_before=before[0].nbytes,
         bytes_after=after[0].nbytes,
     )

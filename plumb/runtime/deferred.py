@@ -131,21 +131,20 @@ class Deferring:
         ]
 
     def _answer(self, number: int, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
-        taken = None if self._refused else taken_apart(function, arguments, keywords, self._place(number))
-        pending = None if taken is None else self._pending(number, taken[1])
-        if taken is not None and pending is not None:
-            if number == len(self._steps):
-                with self._lock:
-                    if number == len(self._steps) and not self._refused:
-                        return self._learn(number, taken[0], pending)
-            step = self._steps[number] if number < len(self._steps) else None
-            if step is not None and step.call.is_same(taken[0]):
+        if not self._refused and number == len(self._steps):
+            taken = taken_apart(function, arguments, keywords, self._deferral.steps[number].argument)
+            pending = None if taken is None else self._pending(number, taken[1])
+            with self._lock:
+                if taken is not None and pending is not None and number == len(self._steps) and not self._refused:
+                    return self._learn(number, taken[0], pending)
+        if not self._refused and number < len(self._steps):
+            step = self._steps[number]
+            given = step.call.tensor_of(function, arguments, keywords)
+            pending = self._pending(number, given)
+            if pending is not None:
                 following = pending.defer(step.handed_on)
-                return taken[1] if following is pending else stand_in(following, step.like)
+                return given if following is pending else stand_in(following, step.like)
         return function(*arguments, **keywords)
-
-    def _place(self, number: int) -> int | str:
-        return self._deferral.steps[number].argument
 
     def _pending(self, number: int, given: Any) -> Pending | None:
         """What a deferred call is given, where that is what it was given before."""
@@ -171,7 +170,7 @@ class Deferring:
         unnoticed = not handed_on and given._version == version
         if not is_plain(result) or not (unnoticed or (handed_on and number)):
             self._refused = True
-            return result
+            return result if number else call(pending.base)
         if number == 0:
             self._like = without_content(pending.base)
         self._calls.append(call)

@@ -47,6 +47,28 @@ class Call:
         mine = self.function, self.place, self.arguments, dict(self.keywords)
         return is_same(mine, (other.function, other.place, other.arguments, dict(other.keywords)))
 
+    def tensor_of(self, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+        """What a call is made for, where it is this one with the same constants; None for any other call.
+
+        Most constants are the very objects of the first call, so they are looked at before anything else is.
+        """
+        if isinstance(self.function, Method):
+            if not isinstance(function, (BuiltinFunctionType, MethodType)) or function.__name__ != self.function.name:
+                return None
+            arguments = (function.__self__, *arguments)
+        elif not is_same(self.function, function):
+            return None
+        if isinstance(self.place, str):
+            tensor = keywords.get(self.place)
+            keywords = {name: value for name, value in keywords.items() if name != self.place}
+        else:
+            tensor = arguments[self.place] if self.place < len(arguments) else None
+            arguments = arguments[: self.place] + arguments[self.place + 1 :]
+        if len(arguments) != len(self.arguments) or keywords.keys() != self.keywords.keys():
+            return None
+        same = all(map(is_same, self.arguments, arguments))
+        return tensor if same and all(is_same(self.keywords[name], value) for name, value in keywords.items()) else None
+
 
 def taken_apart(
     function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any], place: int | str

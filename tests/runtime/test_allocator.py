@@ -6,9 +6,8 @@ import sys
 
 import pytest
 
-from plumb.plan import Config
 from plumb.runtime.allocator import available, kept_bytes, saved_seconds
-from plumb.runtime.loader import worker_init
+from plumb.runtime.running import WorkerInit
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs glibc")
 
@@ -65,10 +64,9 @@ def test_a_holder_that_is_gone_is_closed():
 
 
 def test_a_worker_keeps_its_blocks_if_its_configuration_says_so():
-    init = pickle.dumps(worker_init(Config(num_workers=1, prefetch_factor=2, allocator_reuse=True), None))
+    init = pickle.dumps(WorkerInit(1, True, None))
     fresh, reusing = counted(f"print(faults()); pickle.loads({init!r})(0); faults(10); print(faults())")
     assert reusing < fresh / 10
-    assert worker_init(Config(num_workers=1, prefetch_factor=2), None) is None
 
 
 def test_smaller_blocks_are_used_again_afterwards_as_they_were_before():

@@ -235,6 +235,32 @@ def test_constants_are_the_same_bit_by_bit():
         assert not is_same(left, right)
 
 
+def test_a_call_is_told_from_others_by_its_callee_and_its_constants():
+    tensor = torch.ones(3)
+    by_name = Call(torch.add, (), {"other": MEAN, "alpha": 2}, "input")
+    assert by_name.tensor_of(torch.add, (), {"input": tensor, "other": MEAN.clone(), "alpha": 2}) is tensor
+    assert by_name.tensor_of(torch.add, (), {"input": tensor, "other": MEAN}) is None
+    assert by_name.tensor_of(torch.sub, (), {"input": tensor, "other": MEAN, "alpha": 2}) is None
+    method = Call(Method("mul"), (2,), {}, 0)
+    assert method.tensor_of(tensor.mul, (2,), {}) is tensor
+    assert method.tensor_of(tensor.mul, (3,), {}) is None
+    assert method.tensor_of(tensor.div, (2,), {}) is None
+    assert method.tensor_of(torch.mul, (tensor, 2), {}) is None
+    assert Call(Method("mul"), (MEAN,), {}, 1).tensor_of(MEAN.mul, (tensor,), {}) is tensor
+
+
+def test_what_can_not_be_left_out_is_done_to_the_tensor_itself():
+    class Changing(Rows):
+        def __getitem__(self, index):
+            row = torch.from_numpy(self.rows[index].numpy() + 0)
+            row.mul_(2)
+            return row
+
+    dataset = Changing(None, torch.arange(60.0).view(6, 10))
+    plain, deferred = both(dataset, by_hand(Changing, 4, "mul_"), batch_size=2)
+    assert all(map(same_batch, plain, deferred))
+
+
 OPERATIONS = {
     "float": Call(Method("float"), (), {}, 0),
     "double": Call(Method("double"), (), {}, 0),
