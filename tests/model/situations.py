@@ -87,7 +87,7 @@ situations = st.builds(
     cuts=cuts,
     deferrals=deferrals,
     threads=threads,
-    allocator=st.none() | st.builds(AllocatorGain, st.floats(0, 0.1), st.floats(0, 0.1), st.floats(0, 1e9)),
+    allocator=st.none() | st.builds(AllocatorGain, st.floats(0, 0.1), st.floats(0, 1e9)),
     torch_threads_speedup=st.floats(1, 8),
     read_bytes=st.floats(0, 1e7),
     storage=st.none() | st.just(StorageBandwidth((1.0, 16.0, 64.0), (1e7, 1e8, 2e8))),
@@ -100,9 +100,9 @@ def freedoms(draw, situation):
     """What may be chosen in a situation: few values of every knob."""
     most = draw(st.integers(0, 6))
     stores = [
-        cache_choice(cut, tier, draw(st.floats(0, 1e11)), situation.dataset_samples)
+        cache_choice(cut, draw(st.floats(0, 1e11)), situation.dataset_samples, folder)
         for cut in situation.cuts
-        for tier in ("memory", "disk")
+        for folder in (None, "/stores")
     ]
     return Freedom(
         num_workers=tuple(range(most + 1)),

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from situations import configs_of, costs, freedoms, situations
@@ -111,12 +112,13 @@ def test_short_epochs_ask_for_workers_that_persist():
 def test_a_store_is_chosen_where_it_saves_most_of_a_sample():
     cut = CutCost("decode", 1e5, 1.8e-3, 0.0, 2e-5, 2e-4)
     situation = Situation(COST, COST, FOOTPRINT, Limits(cpus=4, memory_bytes=64e9), cuts=(cut,), dataset_samples=1e4)
-    store = planner.cache_choice(cut, "memory", 10e9, 1e4)
-    assert (store.bytes, store.hit_ratio) == (10**9, 1.0)
+    store = planner.cache_choice(cut, 10e9, 1e4)
+    assert 1.0e9 <= store.bytes <= 1.1e9
+    assert store.hit_ratio == 1.0
     best = planner.rank(Freedom(tuple(range(7)), caches=(None, store)), situation).best[0].config
     assert best.cache == store
-    half = planner.cache_choice(cut, "memory", 0.5e9, 1e4)
-    assert half.hit_ratio == 0.5
+    half = planner.cache_choice(cut, 0.5e9, 1e4)
+    assert half.hit_ratio == pytest.approx(0.5, rel=0.05)
 
 
 def test_a_store_of_what_is_deferred_is_never_proposed():
@@ -127,7 +129,7 @@ def test_a_store_of_what_is_deferred_is_never_proposed():
     situation = Situation(
         COST, COST, FOOTPRINT, Limits(cpus=4), cuts=(cut,), deferrals=(deferral,), dataset_samples=1e3
     )
-    store = planner.cache_choice(cut, "disk", 1e12, 1e3)
+    store = planner.cache_choice(cut, 1e12, 1e3, "/stores")
     freedom = Freedom(tuple(range(5)), caches=(None, store), deferrals=((), ("normalize",)))
     best = planner.rank(freedom, situation).best
     assert any(candidate.config.cache for candidate in best)
@@ -153,7 +155,7 @@ def test_waiting_samples_may_have_more_workers_than_cores():
 def test_a_large_space_is_ranked_quickly():
     cuts = tuple(CutCost(f"cut{i}", 1e5 * i, 1e-4 * i, 1e-4 * i, 1e-5, 1e-4) for i in range(1, 4))
     situation = Situation(COST, COST, FOOTPRINT, Limits(cpus=32), 5000.0, cuts=cuts, dataset_samples=1e5)
-    stores = [planner.cache_choice(cut, tier, 1e10, 1e5) for cut in cuts for tier in ("memory", "disk")]
+    stores = [planner.cache_choice(cut, 1e10, 1e5, folder) for cut in cuts for folder in (None, "/stores")]
     freedom = Freedom(tuple(range(65)), caches=(None, *stores), pin_memory=(False, True), allocator_reuse=(False, True))
     begin = time.process_time()
     ranking = planner.rank(freedom, situation)

@@ -28,7 +28,7 @@ SITUATION = Situation(
     threads=(ThreadsCost("decode", 1e-4, 5e-4),),
     dataset_samples=1e3,
 )
-STORE = planner.cache_choice(SITUATION.cuts[0], "memory", 1e9, 1e3)
+STORE = planner.cache_choice(SITUATION.cuts[0], 1e9, 1e3)
 FREEDOM = Freedom(num_workers=tuple(range(7)), persistent_workers=(False,))
 WIDE = Freedom(
     num_workers=tuple(range(7)),
