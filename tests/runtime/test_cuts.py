@@ -199,37 +199,6 @@ def test_generators_are_left_as_they_were():
     assert generator_states([dataset.rng]) == before
 
 
-SCALE = """
-import numpy as np
-from torch.utils.data import Dataset
-
-SIZE = {size}
-
-def helper(values):
-    return np.sort(values)[:SIZE] {more}
-
-class Own(Dataset):
-    def __len__(self):
-        return 8
-
-    def load(self, index):
-        return helper(np.random.default_rng(index).random(50_000))
-
-    def __getitem__(self, index):
-        return self.load(index) {tail}
-"""
-
-
-def test_the_digest_of_the_code_changes_with_the_code_on_the_way():
-    def code(tail="+ np.random.random()"):
-        cuts, _ = found(module(SCALE.format(size=40_000, more="", tail=tail))["Own"]())
-        (cut,) = [item.cut for item in cuts.values() if names(item.cut.way) == ["Own", "load"]]
-        return cut.code
-
-    assert code() == code()
-    assert code() != code(tail="- np.random.random()")
-
-
 NUMBERS = itertools.count()
 
 
