@@ -43,12 +43,22 @@ def disturb_generators() -> None:
 @contextmanager
 def kept_generators() -> Iterator[None]:
     """Puts the generators back as they were, so that looking at a pipeline doesn't change the training's numbers."""
-    torch = sys.modules.get("torch")
-    before = random.getstate(), np.random.get_state(), None if torch is None else torch.get_rng_state()
+    before = process_states()
     try:
         yield
     finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        if torch is not None:
-            torch.set_rng_state(before[2])
+        put_back(before)
+
+
+def process_states() -> tuple[Any, Any, Any]:
+    """The states of the process's own generators, for `put_back`."""
+    torch = sys.modules.get("torch")
+    return random.getstate(), np.random.get_state(), None if torch is None else torch.get_rng_state()
+
+
+def put_back(states: tuple[Any, Any, Any]) -> None:
+    """Sets the process's own generators to what they were."""
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    if states[2] is not None:
+        sys.modules["torch"].set_rng_state(states[2])

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plumb.plan import Cut, Deferral
+from plumb.profile.randomness import process_states, put_back
 from plumb.runtime.cache import MISSING, Record, Store, StoreSpec, key_of
 from plumb.runtime.codec import EncodeError, encode
 from plumb.runtime.deferred import DeferredSamples, Deferring
@@ -91,12 +92,14 @@ class _Reader:
     def samples(self, indices: list[Any]) -> list[Any] | DeferredSamples:
         """The samples of one batch. Where a rewrite turns out not to fit, this and all later ones are made plainly."""
         if not self._is_plain:
+            states = process_states()
             try:
                 self._check_the_ways(indices)
                 samples = self._cut(indices) if self._fetch.cut else self._whole(indices)
                 return self._deferring.settled(samples) if self._deferring else samples
             except (ReplayError, VariesError) as error:
                 self._is_plain = True
+                put_back(states)
                 name = type(self._dataset).__name__
                 print(f"plumb: {name}: {error}; its samples are made as the script has it from here", file=sys.stderr)
         return [self._dataset[index] for index in indices]

@@ -1,5 +1,6 @@
 """The promise of the runtime: torch's own batches, each once, in order, bit by bit, whatever is cached or deferred."""
 
+import dataclasses
 import functools
 import random
 
@@ -14,6 +15,7 @@ from plumb.offers import find_offers
 from plumb.plan import CacheChoice, Config, Rewrites
 from plumb.profile.sample import sampled
 from plumb.runtime.loader import Loader
+from plumb.runtime.running import Running
 from plumb.search.measure import IndexStream
 from plumb.trace.values import digest
 
@@ -221,3 +223,14 @@ def test_what_the_tests_above_rely_on_was_offered():
     assert not flat.cuts
     assert flat.deferral is None
     assert offers_for("a subset").cuts
+
+
+def test_code_that_is_not_the_plan_s_is_run_as_it_stands(capfd):
+    rewrites = offers_for("images")
+    stale = dataclasses.replace(rewrites, deferral=dataclasses.replace(rewrites.deferral, code="of another day"))
+    config = Config(deferred=tuple(step.operator for step in rewrites.deferral.steps))
+    dataset = Images()
+    tuned = Loader(dataset, batch_size=4, config=config, rewrites=stale)
+    tuned.running = Running(config, stale, is_planned=True)
+    assert batches_of(tuned, 1, None) == batches_of(DataLoader(dataset, batch_size=4), 1, None)
+    assert "has changed since the plan was made" in capfd.readouterr().err
