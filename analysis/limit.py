@@ -151,7 +151,10 @@ def main() -> None:
         ),
         "",
         passthrough(readings),
-        *(f"\nNot offered: {reason}." for reason in tuned.rewrites.reasons),
+        "",
+        "What plumb did not offer, and why:",
+        "",
+        *(f"- {reason}" for reason in tuned.rewrites.reasons),
     ]
     publish("limit", "The images example and the physical limit", lines, keep=not asked.quick)
 

@@ -36,7 +36,7 @@ COMPARED_BATCHES = 4
 
 @dataclass(frozen=True)
 class Served:
-    """The bucket's address behind the delay, and what the servers give at most, with the delay and without."""
+    """The bucket's port behind the delay, and the most that its servers give: all with the delay, one without."""
 
     port: int
     ceiling: float
@@ -115,8 +115,8 @@ def s3(folder: Path, moto_processes: int, effort: Effort) -> list[str]:
         "",
         f"{kind}, each request delayed by {LATENCY_SECONDS * 1e3:.0f} ms; boto3; batch {BATCH}. The server gives at "
         f"most {served.ceiling:,.0f} answers/s to {CONNECTIONS} connections through the delay, and "
-        f"{served.ceiling_without_delay:,.0f}/s without it; plumb's loader reaches {reached:.2f} of the former. "
-        f"Of the first {COMPARED_BATCHES} batches, {different} differ from torch's.",
+        f"{served.ceiling_without_delay:,.0f}/s without it from one process; plumb's loader reaches "
+        f"{reached:.2f} of the former. Of the first {COMPARED_BATCHES} batches, {different} differ from torch's.",
         "",
         *table(["loader", "samples/s", "interval", "plumb is faster by"], rows(readings)),
         "",

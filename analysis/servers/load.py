@@ -4,34 +4,42 @@ python -m analysis.servers.load PORT CONNECTIONS SECONDS PATH [PATH]...
 """
 
 import asyncio
+import contextlib
 import itertools
 import sys
-import time
 
 from plumb.processes import end_with_parent
 
 
-async def ask(port: int, paths: list[str], first: int, until: float) -> int:
-    """Requests one path after another over one connection; the number of whole answers by `until`."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    answers = 0
-    for path in itertools.islice(itertools.cycle(paths), first, None):
-        if time.perf_counter() >= until:
-            break
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-        await reader.readexactly(int(length.split(b":")[1]))
-        answers += 1
-    writer.close()
-    return answers
+async def ask(port: int, paths: list[str], answers: list[str]) -> None:
+    """Requests one path after another, over one connection as long as it lasts, and notes what was answered."""
+    while True:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                for path in itertools.cycle(paths):
+                    await _one(reader, writer, path)
+                    answers.append(path)
+            finally:
+                writer.close()
+
+
+async def _one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> None:
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    await reader.readexactly(int(length.split(b":")[1]))
 
 
 async def rate(port: int, connections: int, seconds: float, paths: list[str]) -> float:
     """Answers per second over `connections` at a time."""
-    begun = time.perf_counter()
-    counts = await asyncio.gather(*(ask(port, paths, first, begun + seconds) for first in range(connections)))
-    return sum(counts) / (time.perf_counter() - begun)
+    answers: list[str] = []
+    clients = [asyncio.create_task(ask(port, paths, answers)) for _ in range(connections)]
+    await asyncio.wait(clients, timeout=seconds)
+    count = len(answers)
+    for client in clients:
+        client.cancel()
+    return count / seconds
 
 
 if __name__ == "__main__":
