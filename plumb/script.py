@@ -22,6 +22,7 @@ import msgspec
 from plumb.events import Event, LoaderIterated, Receiver, TuningStarted
 from plumb.orders import Orders
 from plumb.processes import end_tree
+from plumb.runtime.store_folder import remove_abandoned
 from plumb.site import is_library
 
 # A tuning that has spent its budget may still be in the middle of a measurement.
@@ -70,6 +71,7 @@ def run_tuned(
             end_tree(child.pid)
             child.wait()
             os.close(events_in)
+            remove_abandoned()
         stack.seek(0)
         lines = _stack_lines(stack.read().decode(errors="replace")) if timed_out else ()
         return Outcome(child.returncode, timed_out, time.monotonic() - started, lines)

@@ -143,6 +143,15 @@ def remove(folder: Path) -> bool:
     return True
 
 
+def remove_abandoned() -> None:
+    """Removes the stores in memory whose processes were ended without a chance to do so."""
+    root = memory_root()
+    if root.is_dir():
+        with contextlib.suppress(OSError, StoreError), guarded(root):
+            _remove_unused(root)
+            remove_root_if_empty(root)
+
+
 def _lock_guard(root: Path) -> int:
     give_up_at = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < give_up_at:
