@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from documented.__main__ import MODULES
 from documented.case import CASES, PERSISTENT, TWO, plan_of
-from script_parts import PREAMBLE
 
 from plumb import plan
 from plumb.plan import Config
@@ -53,21 +52,36 @@ def test_as_documented(way, name, found):
     assert under_plumb == expected
 
 
+NUMBERS = """
+import sys
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+class Numbers(Dataset):
+    scale = 1
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return index * self.scale
+"""
+
 SCRIPTS = {
     "ends with live workers": """
 loader = DataLoader(Numbers(), batch_size=4, num_workers=2)
 iterator = iter(loader)
-print(next(iterator)[1].tolist())
+print(next(iterator).tolist())
 """,
     "fails with live workers": """
 loader = DataLoader(Numbers(), batch_size=4, num_workers=2)
-for x, y in loader:
-    raise KeyError(y.tolist())
+for batch in loader:
+    raise KeyError(batch.tolist())
 """,
     "exits with live workers": """
 loader = DataLoader(Numbers(), batch_size=4, num_workers=2)
 for epoch in range(2):
-    for x, y in loader:
+    for batch in loader:
         if epoch:
             sys.exit(7)
 """,
@@ -75,13 +89,13 @@ for epoch in range(2):
 
 STARTED = """
 def mark(worker_id):
-    get_worker_info().dataset.seconds = 0.5
+    get_worker_info().dataset.scale = 10
 
 if __name__ == "__main__":
     {before}
-    loader = DataLoader(Numbers(12), batch_size=4, num_workers=1, worker_init_fn=mark{more})
+    loader = DataLoader(Numbers(), batch_size=4, num_workers=1, worker_init_fn=mark{more})
     for epoch in range(2):
-        print([x[:, 0].tolist() for x, y in loader], loader.dataset.seconds)
+        print([batch.tolist() for batch in loader], loader.dataset.scale)
 """
 STARTS = {
     "spawn": ("", ", multiprocessing_context='spawn'"),
@@ -95,7 +109,7 @@ def in_all_ways(tmp_path):
     """Runs a script plainly, on a plan that changes nothing, and on `tuned`; gives each one's exit code and output."""
 
     def run(text, users, tuned):
-        (tmp_path / "train.py").write_text(PREAMBLE + text)
+        (tmp_path / "train.py").write_text(NUMBERS + text)
         commands = [[sys.executable, "train.py"]]
         for number, config in enumerate((users, tuned)):
             file = tmp_path / f"{number}.plumb.json"
@@ -126,6 +140,6 @@ def test_workers_that_are_not_forked(name, in_all_ways):
     text = STARTED.format(before=before or "pass", more=more)
     plain, unchanged, changed = in_all_ways(text, Config(1, 2), Config(1, 3, persistent_workers=True))
     assert plain[0] == 0, plain[2]
-    assert plain[1].count("[[0.0, 1.0, 2.0, 3.0]") == 2
+    assert plain[1].count("[[0, 10, 20, 30]") == 2
     assert unchanged == plain
     assert changed == plain
