@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import optuna
 import pytest
 from script_parts import LOOP, PREAMBLE
 
@@ -236,6 +237,12 @@ def test_waiting_samples_get_workers_and_the_loop_confirms_it(plumb, write):
     assert found.end_to_end.tuned_interval[0] > found.end_to_end.baseline_interval[1]
     assert found.sample.wait_seconds > found.sample.cpu_seconds
     assert any(trial.config == found.tuned.config for trial in found.trials)
+    assert found.predicted.then in found.predicted.bounds
+    assert 0 < found.cost.seconds < ran.plan.tuning_seconds
+    assert found.cost.samples > 0
+    assert found.cost.cpu_seconds > 0
+    assert "training steps pay that back" in ran.out
+    assert plumb("predict", "--cpus", 64, "train.plumb.json").code == 0
     assert "plumb run train.py" in ran.out
     assert "Traceback" not in ran.err
 
@@ -485,3 +492,22 @@ def test_limits_that_are_asked_for_are_kept(plumb, write):
     write("train.py", PREAMBLE + code + LOOP.format(loader="loader"))
     ran = plumb("tune", "--budget", 6, "--max-workers", 2, "train.py")
     assert max(trial.config.num_workers for trial in ran.loader("loader").trials) <= 2
+
+
+def test_a_study_is_kept_and_is_no_file_of_the_script_s(plumb, write, tmp_path):
+    code = "train_loader = DataLoader(Numbers(2000, seconds=0.004), batch_size=16)"
+    write("train.py", PREAMBLE + code + LOOP.format(loader="train_loader"))
+    ran = plumb("tune", "--budget", 12, "--study", "sqlite:///study.db", "train.py")
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "study.db").exists()
+    assert not any("study.db" in file for file in ran.plan.written_files)
+    assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/study.db")[0].startswith("train:train_loader [")
+
+
+def test_a_study_that_cannot_be_opened_is_said_before_the_script_starts(plumb, write, tmp_path):
+    write("train.py", "open('started.txt', 'w')")
+    ran = plumb("tune", "--study", "nonsense", "train.py")
+    assert ran.code == 2
+    assert "sqlite:///tuning.db" in ran.err
+    assert len(ran.err.splitlines()) == 1
+    assert not (tmp_path / "started.txt").exists()

@@ -1,4 +1,7 @@
-"""Where a study is kept, so that a later tuning, and other machines, start from what is known."""
+"""Where a study is kept, so that a later tuning, and other machines, start from what is known.
+
+SQLAlchemy is imported only where there is an address: most tunings keep their study in memory and need not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
 from plumb.errors import one_line
 
@@ -53,13 +54,16 @@ class Record:
             )
             for name, value in self.fingerprint.items():
                 study.set_user_attr(name, value)
-        except SQLAlchemyError as error:
+        except Exception as error:
             raise StudyError(f"--study {_without_password(self.url or '')} failed: {_reason(error)}") from None
         return study
 
 
 def located(url: str) -> str:
     """The same address for every folder: a relative path of SQLite's is made absolute. Raises StudyError."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
     try:
         parsed = make_url(url)
     except (SQLAlchemyError, ValueError):
@@ -92,7 +96,6 @@ def _reason(error: Exception) -> str:
 
 
 def _without_password(url: str) -> str:
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except SQLAlchemyError:
-        return url
+    from sqlalchemy.engine import make_url
+
+    return make_url(url).render_as_string(hide_password=True)
