@@ -229,15 +229,16 @@ def test_the_site_is_the_line_of_the_construction(plumb, write):
 def test_waiting_samples_get_workers_and_the_loop_confirms_it(plumb, write):
     code = "train_loader = DataLoader(Numbers(2000, seconds=0.004), batch_size=16, shuffle=True)"
     write("train.py", PREAMBLE + code + LOOP.format(loader="train_loader"))
-    ran = plumb("tune", "--budget", 20, "train.py")
+    ran = plumb("tune", "--budget", 20, "--no-cache", "train.py")
     found = ran.loader("train_loader")
     assert found.baseline.config.num_workers == 0
-    assert found.tuned.config.num_workers > 2, "samples that wait want more workers than cores"
+    at_once = max(found.tuned.config.num_workers, 1) * found.tuned.config.fetch_threads
+    assert at_once > 2, "of samples that wait, more are made at once than there are cores"
     assert found.tuned.interval[0] > found.baseline.interval[1]
     assert found.end_to_end.tuned_interval[0] > found.end_to_end.baseline_interval[1]
     assert found.sample.wait_seconds > found.sample.cpu_seconds
     assert any(trial.config == found.tuned.config for trial in found.trials)
-    assert found.predicted.then in found.predicted.bounds
+    assert found.predicted.then is None or found.predicted.then in found.predicted.bounds
     assert 0 < found.cost.seconds < ran.plan.tuning_seconds
     assert found.cost.samples > 0
     assert found.cost.cpu_seconds > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from plumb.model.situation import CutCost, DeferralCost, Situation, ThreadsCost
 from plumb.plan import CacheChoice, Config
@@ -80,6 +80,15 @@ def demand(situation: Situation, config: Config) -> Demand:
         config.fetch_threads,
         situation.torch_threads_speedup if config.worker_torch_threads > 1 else 1.0,
     )
+
+
+def filling_demand(situation: Situation, config: Config) -> Demand:
+    """What a sample costs with `config` in the first epoch, which finds nothing stored and stores what fits."""
+    plain = demand(situation, replace(config, cache=None))
+    if config.cache is None:
+        return plain
+    writing = config.cache.hit_ratio * cut_of(situation, config.cache).write_seconds
+    return replace(plain, cpu_seconds=plain.cpu_seconds + writing)
 
 
 def cut_of(situation: Situation, cache: CacheChoice) -> CutCost:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from plumb.model.demand import Demand, demand
+from plumb.model.demand import Demand, demand, filling_demand
 from plumb.model.situation import Situation
 from plumb.plan import Config, Prediction
 
@@ -103,6 +103,13 @@ def loader_rate(situation: Situation, config: Config) -> float:
 def loop_rate(situation: Situation, config: Config, loader_samples_per_second: float) -> float:
     """`loop_rates` of one configuration."""
     return float(loop_rates(situation, demand(situation, config), config.num_workers, loader_samples_per_second))
+
+
+def filling_rate(situation: Situation, config: Config) -> float:
+    """Samples per second of the training loop in the first epoch, which fills the store of `config`."""
+    wanted = filling_demand(situation, config)
+    loader = loader_rates(situation, wanted, config.num_workers, config.persistent_workers)
+    return float(loop_rates(situation, wanted, config.num_workers, loader))
 
 
 def main_seconds_of_step(situation: Situation) -> float:

@@ -175,7 +175,9 @@ def _points(way: Config, freedom: Freedom, situation: Situation) -> _Points:
     loader = operational.loader_rates(situation, wanted, workers, persistent)
     if way.num_workers:
         rest = operational.ceilings(situation, wanted, workers)
-        rates = (loader**-_SHARPNESS + rest**-_SHARPNESS) ** (-1.0 / _SHARPNESS)
+        # Where neither has any limit, this divides by zero: infinite, as it should be.
+        with np.errstate(divide="ignore"):
+            rates = (loader**-_SHARPNESS + rest**-_SHARPNESS) ** (-1.0 / _SHARPNESS)
     else:
         rates = operational.loop_rates(situation, wanted, workers, loader)
     return _Points(way, workers, prefetch, persistent, rates, workers >= 0)

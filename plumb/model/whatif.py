@@ -40,7 +40,9 @@ class Purchase:
 class Forecast:
     """The best configuration on a host, why it goes no faster, and what is worth buying, the best first.
 
-    `best` is None where nothing fits; `excluded` says of how many configurations each limit was broken.
+    `best` is None where nothing fits; `excluded` says of how many configurations each limit was broken. Where the best
+    stores samples, its rate is that of later epochs, and `filling_samples_per_second` that of the first, which stores
+    them.
     """
 
     best: Candidate | None
@@ -49,6 +51,7 @@ class Forecast:
     purchases: tuple[Purchase, ...]
     considered: int
     excluded: dict[str, int]
+    filling_samples_per_second: float | None = None
 
 
 def forecast(situation: Situation, freedom: Freedom, host: Host) -> Forecast:
@@ -61,7 +64,8 @@ def forecast(situation: Situation, freedom: Freedom, host: Host) -> Forecast:
     is_fed = best.samples_per_second >= _FED * operational.fed_rate(situation)
     bought = () if is_fed else _purchases(situation, freedom, best.samples_per_second)
     prediction = operational.predict(situation, best.config)
-    return Forecast(best, prediction, is_fed, bought, ranking.considered, ranking.excluded)
+    filling = operational.filling_rate(situation, best.config) if best.config.cache else None
+    return Forecast(best, prediction, is_fed, bought, ranking.considered, ranking.excluded, filling)
 
 
 def _purchases(situation: Situation, freedom: Freedom, now: float) -> tuple[Purchase, ...]:

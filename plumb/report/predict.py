@@ -35,6 +35,8 @@ def _lines(loader: LoaderPlan, forecast: Forecast) -> Iterable[str]:
         return
     loop = "loop" if loader.step_samples_per_second else "loader"
     yield f"best  {short(best.config)}: {format_rate(best.samples_per_second)} of the {loop}, by the model"
+    if forecast.filling_samples_per_second is not None:
+        yield f"Its first epoch, which stores the samples, goes at {format_rate(forecast.filling_samples_per_second)}."
     now = loader.end_to_end.tuned if loader.end_to_end else loader.tuned.samples_per_second
     yield f"here  {short(loader.tuned.config)}: {format_rate(now)}, measured"
     yield f"What limits it is {reason(prediction, best.config)}."

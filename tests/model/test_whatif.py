@@ -68,6 +68,7 @@ def test_a_store_that_does_not_fit_wants_memory():
     there = forecast(situation, freedom, Host(memory_bytes=64e9))
     assert there.best.config.cache.hit_ratio == 1.0
     assert there.best.samples_per_second > here.best.samples_per_second
+    assert there.filling_samples_per_second < there.best.samples_per_second
 
 
 def test_where_nothing_fits_the_limits_are_named():
