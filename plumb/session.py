@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from plumb.loop import Course, Loop
     from plumb.watch import KnownLoader, Registry, TrainingSignals, Watched
 
-# A loop that shows no training for this share of the budget is tuned for what it is.
-_PATIENCE = 0.15
+# A loop that shows no training for this share of the budget, and for so long, is tuned for what it is.
+_PATIENCE, _PATIENCE_SECONDS = 0.15, 3.0
 # A loader that is tuned without the user's loop gets at most this share of the budget.
 _SHARE_ALONE = 0.25
 _SECONDS_WORTH_STARTING = 1.0
@@ -162,7 +162,8 @@ class Session:
         if watched.signals_before is None:
             return False
         trains = self._signals.count > watched.signals_before
-        return trains or watched.known.iterating_seconds > self._budget_seconds * _PATIENCE
+        patience = max(self._budget_seconds * _PATIENCE, _PATIENCE_SECONDS)
+        return trains or watched.known.iterating_seconds > patience
 
     def _take_over(self, watched: Watched) -> Any:
         from plumb.loop import Endless, Loop
