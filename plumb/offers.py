@@ -28,6 +28,7 @@ from plumb.runtime.cuts import CutCandidate, find_cuts
 from plumb.runtime.deferral import FoundDeferral, find_deferral
 from plumb.runtime.deferred import DeferredSamples
 from plumb.runtime.fetch import Fetch, Fetching
+from plumb.runtime.fingerprint import fingerprint
 from plumb.runtime.loader import NO_REWRITES
 from plumb.runtime.replay import Replay
 from plumb.runtime.store_folder import StoreError
@@ -222,6 +223,11 @@ class _Search:
 
     def cut_cost(self, found: CutCandidate) -> CutCost | None:
         """What a store at a cut costs and saves, from values that were stored and read; None where none can be."""
+        if fingerprint(self._dataset, found.cut, ()) != fingerprint(self._dataset, found.cut, ()):
+            self.reasons.append(
+                f"no store after {found.cut.after}: the dataset holds what can't be told from run to run"
+            )
+            return None
         timed = self._timed_store(found.cut)
         if timed is None:
             return None

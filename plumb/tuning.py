@@ -316,6 +316,8 @@ class Tuner:
                 f"no workers were tried: Python starts them by {multiprocessing.get_start_method()}, so they would "
                 "run your script once more; put its main part under: if __name__ == '__main__'"
             )
+        if winner.config.worker_torch_threads == 1 and winner.config.needs_runtime:
+            notes.append(_contributions(situation, winner.config))
         others = self._others.cpus()
         if others > _CROWDED * self.options.limits.cpus:
             notes.append(
@@ -356,6 +358,22 @@ class Tuner:
 
     def _say(self, text: str) -> None:
         self.emit(Phase(f"{self.subject.name}: {text}"))
+
+
+def _contributions(situation: Situation, config: Config) -> str:
+    """What the model says of the loader without each of the rewrites that `config` has."""
+    without = {
+        "the store": dataclasses.replace(config, cache=None) if config.cache else None,
+        "fetch threads": dataclasses.replace(config, fetch_threads=1, fetch_until=None)
+        if config.fetch_threads > 1
+        else None,
+        "operators on batches": dataclasses.replace(config, deferred=()) if config.deferred else None,
+        "reused memory": dataclasses.replace(config, allocator_reuse=False) if config.allocator_reuse else None,
+    }
+    rates = [
+        f"{operational.loader_rate(situation, other):,.0f} without {name}" for name, other in without.items() if other
+    ]
+    return f"by the model, {operational.loader_rate(situation, config):,.0f} samples/s; {', '.join(rates)}"
 
 
 def _some_indices(stream: IndexStream) -> list[Any]:

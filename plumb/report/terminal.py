@@ -153,15 +153,23 @@ def _trials(trials: Iterable[Trial]) -> RenderableType:
     return table
 
 
+_TIERS = {"memory": "memory", "disk": "a folder"}
+
+
 def short(config: Config) -> str:
     """A configuration in a few words."""
-    if not config.num_workers:
-        return "no workers" + (", pinned" if config.pin_memory else "")
-    parts = [f"{config.num_workers} worker{'s' * (config.num_workers > 1)}, prefetch {config.prefetch_factor}"]
+    workers, count = "no workers", config.num_workers
+    if count:
+        workers = f"{count} worker{'s' * (count > 1)}, prefetch {config.prefetch_factor}"
+    parts = [workers]
     parts += ["persistent"] if config.persistent_workers else []
     parts += ["pinned"] if config.pin_memory else []
-    parts += [f"{config.worker_torch_threads} threads each"] if config.worker_torch_threads > 1 else []
+    parts += [f"{config.worker_torch_threads} torch threads"] if config.worker_torch_threads > 1 else []
     parts += [] if config.in_order else ["any order"]
+    parts += [f"{config.fetch_threads} fetch threads"] if config.fetch_threads > 1 else []
+    parts += [f"{config.cache.after} stored in {_TIERS[config.cache.tier]}"] if config.cache else []
+    parts += [f"last {len(config.deferred)} on batches"] if config.deferred else []
+    parts += ["reused memory"] if config.allocator_reuse else []
     return ", ".join(parts)
 
 
@@ -170,6 +178,8 @@ def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
     if changed:
         yield Text.assemble("Use it:  ", (f"plumb run {plan.script}", "bold"), f"   (the plan is in {plan_path})")
         for loader in changed:
+            if loader.tuned.config.needs_runtime:
+                continue
             yield Text(f"or write  DataLoader(..., {arguments(loader.tuned.config)})  at {loader.site}")
     if plan.written_files:
         yield Text(f"The script wrote, while it was tuned: {_some(plan.written_files)}", style="yellow")
