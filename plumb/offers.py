@@ -82,7 +82,7 @@ def find_offers(loader: DataLoader[Any], cost: SampleCost, indices: Sequence[Any
         cuts = search.cuts(traced)
         deferral = search.deferral()
         threads = search.threads(traced.pipeline, cuts)
-        storage = search.storage(threads, cuts) if threads else None
+        storage = search.storage(threads, cuts) if threads and _waits(traced.pipeline) else None
     rewrites = Rewrites(
         cuts=tuple(found.cut for found in cuts),
         deferral=deferral.deferral if deferral else None,
@@ -170,9 +170,7 @@ class _Search:
 
     def threads(self, pipeline: Pipeline, cuts: Sequence[CutCandidate]) -> tuple[ThreadsCost, ...]:
         """Where threads may make several samples at once, if samples wait or let go of the interpreter's lock."""
-        if not any(operator.releases_gil for operator in pipeline.operators) and (
-            pipeline.sample_wait_seconds < _WORTH_THREADS * pipeline.sample_seconds
-        ):
+        if not _waits(pipeline) and not any(operator.releases_gil for operator in pipeline.operators):
             return ()
         untils: list[CutCandidate | None] = [None, *cuts]
         waiting = [cut for cut in cuts if cut.prefix_wait_seconds >= _WORTH_THREADS * cut.prefix_seconds]
@@ -224,9 +222,7 @@ class _Search:
     def cut_cost(self, found: CutCandidate) -> CutCost | None:
         """What a store at a cut costs and saves, from values that were stored and read; None where none can be."""
         if fingerprint(self._dataset, found.cut, ()) != fingerprint(self._dataset, found.cut, ()):
-            self.reasons.append(
-                f"no store after {found.cut.after}: the dataset holds what can't be told from run to run"
-            )
+            self.reasons.append(f"no store after {found.cut.after}: the dataset's state can't be told from another")
             return None
         timed = self._timed_store(found.cut)
         if timed is None:
@@ -299,6 +295,11 @@ class _Search:
     def _affordable(self, samples: int, loads: int, share: float) -> int:
         """How many samples, up to `samples`, can be loaded `loads` times in a share of the time that is left."""
         return min(samples, int(share * self._left / loads / max(self._cost.wall_seconds, 1e-9)))
+
+
+def _waits(pipeline: Pipeline) -> bool:
+    """Whether a good part of a sample's time is waiting."""
+    return pipeline.sample_wait_seconds >= _WORTH_THREADS * pipeline.sample_seconds
 
 
 def _threads_cost(pipeline: Pipeline, until: CutCandidate | None) -> ThreadsCost:
