@@ -79,9 +79,10 @@ def find_offers(loader: DataLoader[Any], cost: SampleCost, indices: Sequence[Any
         reason = search.unfit()
         if reason:
             return Offers(Rewrites(reasons=(reason,)), pipeline=traced.pipeline, device=device)
+        threads = search.whole_threads(traced.pipeline)
         cuts = search.cuts(traced)
+        threads = threads or search.threads_until(traced.pipeline, cuts)
         deferral = search.deferral()
-        threads = search.threads(traced.pipeline, cuts)
         storage = search.storage(threads, cuts) if threads and _waits(traced.pipeline) else None
     rewrites = Rewrites(
         cuts=tuple(found.cut for found in cuts),
@@ -168,28 +169,30 @@ class _Search:
         self.compared.append(f"{samples} samples with {_names(found)} on batches")
         return found
 
-    def threads(self, pipeline: Pipeline, cuts: Sequence[CutCandidate]) -> tuple[ThreadsCost, ...]:
-        """Where threads may make several samples at once, if samples wait or let go of the interpreter's lock."""
-        if not _waits(pipeline) and not any(operator.releases_gil for operator in pipeline.operators):
+    def whole_threads(self, pipeline: Pipeline) -> tuple[ThreadsCost, ...]:
+        """Threads that make whole samples, if samples wait or let go of the interpreter's lock."""
+        return self._threads(pipeline, None) if _may_use_threads(pipeline) else ()
+
+    def threads_until(self, pipeline: Pipeline, cuts: Sequence[CutCandidate]) -> tuple[ThreadsCost, ...]:
+        """Threads that make samples up to a cut: those that wait before it, or else the cut that saves most."""
+        if not _may_use_threads(pipeline):
             return ()
-        untils: list[CutCandidate | None] = [None, *cuts]
         waiting = [cut for cut in cuts if cut.prefix_wait_seconds >= _WORTH_THREADS * cut.prefix_seconds]
-        found: list[ThreadsCost] = []
-        for until in [None, *(waiting or untils[1:2])]:
-            samples = self._affordable(_THREADS_SAMPLES, _THREADS_LOADS, share=0.4)
-            if samples < _FEWEST_SAMPLES:
-                break
-            cut = until.cut if until else None
-            reason = validate_threads(self._dataset, self._indices[:samples], _VALIDATED_THREADS, cut)
-            what = f"up to {cut.after}" if cut else "for whole samples"
-            if reason:
-                self.reasons.append(f"no threads {what}: {reason}")
-                continue
-            found.append(_threads_cost(pipeline, until))
-            self.compared.append(f"{samples} samples by {_VALIDATED_THREADS} threads {what}")
-            if cut is None:
-                break
-        return tuple(found)
+        return tuple(found for cut in waiting or cuts[:1] for found in self._threads(pipeline, cut))
+
+    def _threads(self, pipeline: Pipeline, until: CutCandidate | None) -> tuple[ThreadsCost, ...]:
+        cut = until.cut if until else None
+        what = f"up to {cut.after}" if cut else "for whole samples"
+        samples = self._affordable(_THREADS_SAMPLES, _THREADS_LOADS, share=0.5)
+        if samples < _FEWEST_SAMPLES:
+            self.reasons.append(f"no threads {what}: samples take too long to compare them within the budget")
+            return ()
+        reason = validate_threads(self._dataset, self._indices[:samples], _VALIDATED_THREADS, cut)
+        if reason:
+            self.reasons.append(f"no threads {what}: {reason}")
+            return ()
+        self.compared.append(f"{samples} samples by {_VALIDATED_THREADS} threads {what}")
+        return (_threads_cost(pipeline, until),)
 
     def storage(self, threads: Sequence[ThreadsCost], cuts: Sequence[CutCandidate]) -> StorageBandwidth | None:
         """What storage gives to so many reads at once; None where it held none of them up."""
@@ -295,6 +298,10 @@ class _Search:
     def _affordable(self, samples: int, loads: int, share: float) -> int:
         """How many samples, up to `samples`, can be loaded `loads` times in a share of the time that is left."""
         return min(samples, int(share * self._left / loads / max(self._cost.wall_seconds, 1e-9)))
+
+
+def _may_use_threads(pipeline: Pipeline) -> bool:
+    return _waits(pipeline) or any(operator.releases_gil for operator in pipeline.operators)
 
 
 def _waits(pipeline: Pipeline) -> bool:

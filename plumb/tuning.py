@@ -45,8 +45,9 @@ from plumb.units import format_bytes
 _NOTHING_TO_GAIN = 0.03
 # Other processes that take more than this share of the CPUs are worth a word.
 _CROWDED = 0.2
-# Rewrites may be looked for over so many looks at a configuration, but for no more than this share of the time.
-_OFFERS_PACES, _OFFERS_SHARE = 12.0, 0.35
+# Rewrites may be looked for over so many looks at a configuration, or for as long as it takes to load so many samples,
+# but for no more than this share of the time.
+_OFFERS_PACES, _OFFERS_LOADS, _OFFERS_SHARE = 12.0, 300.0, 0.4
 _OFFERED_BATCHES, _OFFERED_SAMPLES = 32, 128
 # Reused memory is worth a trial where fresh memory costs this share of a sample's time.
 _WORTH_REUSING = 0.02
@@ -164,7 +165,8 @@ class Tuner:
     # ---- what the model is told
 
     def _offers(self, seen: Sampled) -> Offers:
-        seconds = min(_OFFERS_PACES * self.pace_seconds, _OFFERS_SHARE * self.seconds)
+        wanted = max(_OFFERS_PACES * self.pace_seconds, _OFFERS_LOADS * seen.cost.wall_seconds)
+        seconds = min(wanted, _OFFERS_SHARE * self.seconds)
         indices = [] if self._stream is None else _some_indices(self._stream)
         offers = find_offers(self.subject.loader, seen.cost, indices, seconds)
         self._trials.rewrites = offers.rewrites

@@ -76,7 +76,7 @@ class FilledStores:
         assert cut is not None
         small = dataclasses.replace(choice, bytes=min(choice.bytes, _BYTES_AT_MOST))
         stored = Stored(self._loader.dataset, cut, small, apart="-trial")
-        threads = _FILLING_THREADS if cut.after in self._rewrites.threads_until else 1
+        threads = _FILLING_THREADS if {cut.after, ""} & {*self._rewrites.threads_until} else 1
         fetching = Fetching(self._loader.dataset, Fetch(threads, cut, spec=stored.spec))
         indices: list[Any] = []
         begun = time.perf_counter()
