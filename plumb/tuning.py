@@ -51,6 +51,9 @@ _OFFERS_PACES, _OFFERS_LOADS, _OFFERS_SHARE = 12.0, 300.0, 0.4
 _OFFERED_BATCHES, _OFFERED_SAMPLES = 32, 128
 # Reused memory is worth a trial where fresh memory costs this share of a sample's time.
 _WORTH_REUSING = 0.02
+# A probe takes so many batches. Where these take more than a share of the time, the model must do with what it knows,
+# and with what workers take at the most, as a rule.
+_PROBED_BATCHES, _PROBE_SHARE, _UNPROBED_WORKER_BYTES = 6, 0.15, 128.0 * 2**20
 # More workers than this aren't started only to learn how they hold each other up.
 _PROBED_AT_MOST = 16
 # The search must leave time for the finals, and the probes for the search.
@@ -224,6 +227,10 @@ class Tuner:
         """Corrects the situation by two short runs: with one worker, and with as many as there are cores."""
         if self._freedom(situation, offers).num_workers == (0,):
             return situation
+        batch_seconds = situation.cost.wall_seconds * situation.samples_per_batch
+        if _PROBED_BATCHES * batch_seconds > _PROBE_SHARE * self.seconds:
+            unprobed = dataclasses.replace(situation.footprint, worker_private_bytes=_UNPROBED_WORKER_BYTES)
+            return dataclasses.replace(situation, footprint=unprobed)
         self._say("one worker, to calibrate the model")
         one = self._trials.probe(situation, Config(max(self._own.num_workers, 1) if self._is_iterable else 1, 2))
         if one is None:

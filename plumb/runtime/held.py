@@ -15,7 +15,15 @@ import torch
 
 from plumb.profile.randomness import disturb_generators, kept_generators
 from plumb.trace.discovery import GENERATOR_CLASSES
-from plumb.trace.expand import is_user_class, is_user_code, is_user_file, items_of
+from plumb.trace.expand import (
+    is_dataset,
+    is_of_user_class,
+    is_step,
+    is_user_class,
+    is_user_code,
+    is_user_file,
+    items_of,
+)
 
 MOST_OBJECTS = 2000
 GROWING = (list, dict, set, deque)
@@ -33,7 +41,7 @@ class Held:
         found = list(_walk(dataset))
         self.generators = [value for value in found if is_generator(value)]
         self._start = [_get_state(generator) for generator in self.generators]
-        self._objects = [value for value in found if _has_attributes(value)]
+        self._objects = [value for value in found if _has_attributes(value) and _makes_samples(value)]
 
     def state(self) -> dict[tuple[int, str], tuple[Any, int]]:
         """What each attribute of each object is, and how much is in it where it can grow. Compare with `changed`."""
@@ -92,6 +100,11 @@ def _is_same(before: tuple[Any, int] | None, after: tuple[Any, int] | None) -> b
     if isinstance(before[0], PLAIN):
         return type(before[0]) is type(after[0]) and bool(before[0] == after[0] or before[0] != before[0])
     return before[0] is after[0]
+
+
+def _makes_samples(value: Any) -> bool:
+    """Whether an object is the user's, a dataset, or a step: what clients and pools of libraries count is their own."""
+    return is_of_user_class(value) or is_dataset(value) or is_step(value)
 
 
 def _has_attributes(value: Any) -> bool:
