@@ -2,7 +2,8 @@
 
     python -m analysis.remote [--quick] [--skip bucket|bursts] [--moto PROCESSES]
 
-Each side by side with torch's loader as it is by default, and with the worker count that torch suggests. `--moto`
+Each side by side with torch's loader as it is by default, and with the worker count that torch suggests. plumb may
+store nothing here, so every sample is fetched, as in a first epoch. `--moto`
 serves the bucket by moto's server instead of the small one in `analysis/servers/objects.py`, which is quicker.
 Prints and writes `analysis/results/remote.md`.
 """
@@ -104,7 +105,7 @@ def s3(folder: Path, moto_processes: int, effort: Effort) -> list[str]:
     with bucket(folder, paths, moto_processes) as served:
         say(f"remote: the bucket is served, at most {served.ceiling:,.0f} answers a second")
         loader = loader_of(BucketDataset(f"http://127.0.0.1:{served.port}", keys))
-        tuned = tune_loader(loader, effort.budget_seconds)
+        tuned = tune_loader(loader, effort.budget_seconds, cache_memory_bytes=0)
         say(f"remote: plumb chose {tuned.config} in {tuned.seconds:.0f} s")
         readings = measured(tuned, contenders(tuned), effort)
         different = differences(tuned)
@@ -130,7 +131,7 @@ def collapse(folder: Path, effort: Effort) -> list[str]:
     names = sorted(path.name for path in (folder / BUCKET).iterdir())
     with running("analysis.servers.bursts", ANSWER_SECONDS, folder) as port:
         loader = loader_of(WebDataset(f"http://127.0.0.1:{port}", names))
-        tuned = tune_loader(loader, effort.budget_seconds)
+        tuned = tune_loader(loader, effort.budget_seconds, cache_memory_bytes=0)
         say(f"remote: plumb chose {tuned.config} in {tuned.seconds:.0f} s")
         default, suggested, chosen = contenders(tuned)
         sides = [default, suggested, *(tuned.contender(config) for config in BURSTS), chosen]

@@ -90,7 +90,9 @@ class Tuned:
         return ", ".join(f"{name} {rate:,.0f}" for name, rate in sorted(bounds.items(), key=lambda item: item[1]))
 
 
-def tune_loader(loader: DataLoader[Any], budget_seconds: float, step: Step | None = None) -> Tuned:
+def tune_loader(
+    loader: DataLoader[Any], budget_seconds: float, step: Step | None = None, cache_memory_bytes: float | None = None
+) -> Tuned:
     """Tunes `loader` for its own rate, or for that of `step`, within about `budget_seconds`."""
     begun = time.perf_counter()
     trials: list[float] = []
@@ -100,7 +102,7 @@ def tune_loader(loader: DataLoader[Any], budget_seconds: float, step: Step | Non
             trials.append(time.perf_counter() - begun)
 
     subject = Subject("loader", loader, float(loader.batch_size or 1), step, None)
-    options = Options(budget_seconds, Limits.detect())
+    options = Options(budget_seconds, Limits.detect(), cache_memory_bytes=cache_memory_bytes)
     choice = Tuner(subject, options, budget_seconds, options.pace_seconds, note).choose()
     # The first readings are those of the runs that calibrate the model: with one worker, and with one for each core.
     model_seconds = trials[min(1, len(trials) - 1)] if trials else math.nan

@@ -83,7 +83,7 @@ def find_offers(loader: DataLoader[Any], cost: SampleCost, indices: Sequence[Any
         cuts = search.cuts(traced)
         threads = threads or search.threads_until(traced.pipeline, cuts)
         deferral = search.deferral()
-        storage = search.storage(threads, cuts) if threads and _waits(traced.pipeline) else None
+        storage = search.storage(threads, cuts, traced.pipeline) if threads and _waits(traced.pipeline) else None
     rewrites = Rewrites(
         cuts=tuple(found.cut for found in cuts),
         deferral=deferral.deferral if deferral else None,
@@ -194,7 +194,9 @@ class _Search:
         self.compared.append(f"{samples} samples by {_VALIDATED_THREADS} threads {what}")
         return (_threads_cost(pipeline, until),)
 
-    def storage(self, threads: Sequence[ThreadsCost], cuts: Sequence[CutCandidate]) -> StorageBandwidth | None:
+    def storage(
+        self, threads: Sequence[ThreadsCost], cuts: Sequence[CutCandidate], pipeline: Pipeline
+    ) -> StorageBandwidth | None:
         """What storage gives to so many reads at once; None where it held none of them up."""
         until = next((found.cut for found in cuts if found.cut.after == threads[0].until), None)
         replay = Replay(self._dataset, until)
@@ -213,7 +215,8 @@ class _Search:
                     self.reasons.append(f"{outstanding} reads at once fail: {one_line(error)}")
                     held_up = True
             rates.append(reads / (time.perf_counter() - started))
-            free = min(outstanding * rates[0], 1.0 / max(threads[0].lock_seconds, 1e-9))
+            # Threads of one process get one core's work done, more or less: that they share it is not storage's doing.
+            free = min(outstanding * rates[0], 1.0 / max(threads[0].lock_seconds, pipeline.sample_cpu_seconds, 1e-9))
             held_up = held_up or rates[-1] < _HELD_UP * free
         if not held_up:
             return None

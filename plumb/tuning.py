@@ -176,7 +176,7 @@ class Tuner:
         return offers
 
     def _situation(self, seen: Sampled, offers: Offers) -> Situation:
-        process, cost = psutil.Process(), seen.cost
+        process, cost = psutil.Process(), _cost(seen, offers)
         per_batch = self.subject.samples_per_batch
         footprint = Footprint(
             batch_bytes=cost.output_bytes * per_batch,
@@ -367,6 +367,19 @@ class Tuner:
 
     def _say(self, text: str) -> None:
         self.emit(Phase(f"{self.subject.name}: {text}"))
+
+
+def _cost(seen: Sampled, offers: Offers) -> SampleCost:
+    """What a sample costs. A single batch opens files and clients that later ones find: then the trace knows better."""
+    pipeline = offers.pipeline
+    if pipeline is None or len(seen.batch_seconds) > 1:
+        return seen.cost
+    return dataclasses.replace(
+        seen.cost,
+        wall_seconds=pipeline.sample_seconds,
+        cpu_seconds=pipeline.sample_cpu_seconds,
+        wait_seconds=pipeline.sample_wait_seconds,
+    )
 
 
 def _contributions(situation: Situation, config: Config) -> str:
