@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from plumb.search.measure import Chunk, Feed, IndexStream, interleaved, rate_of
 
 # Workers that are silent for so long, or for so many times what the slowest took to start, are taken for stuck.
 _STUCK_SECONDS, _STUCK_STARTS = 20.0, 20.0
+# A trial whose loader takes more than this share of the time that is left until it is steady is not begun.
+_SHARE_UNTIL_STEADY = 0.25
 # A trial is judged by so many chunks at least.
 _CHUNKS_TO_JUDGE = 4
 
@@ -113,6 +116,9 @@ class Trials:
         broken = feasible.broken_limit(config, situation)
         if broken:
             return self.ledger.failed(config, f"not tried: {broken}")
+        steady_after = self._seconds_until_steady(situation, config)
+        if steady_after > _SHARE_UNTIL_STEADY * (self._deadline - time.perf_counter()):
+            return self.ledger.failed(config, f"not tried: steady after {steady_after:.0f} s at the earliest")
 
         def hopeless(chunks: Sequence[Chunk]) -> bool:
             highest = operational.loop_rate(situation, config, rate_of(chunks).interval[1])
@@ -154,6 +160,11 @@ class Trials:
             self.ledger.measured(situation, feed.config, chunks, feed.workers_start_seconds, "side by side")
             for feed, chunks in zip(feeds, all_chunks, strict=True)
         ]
+
+    def _seconds_until_steady(self, situation: Situation, config: Config) -> float:
+        """What it takes to make all that is prefetched at the start, and one round of batches to count."""
+        batches = config.batches_in_flight + max(config.num_workers, 1)
+        return batches * self._samples_per_batch / operational.loader_rate(situation, config)
 
     def _run(
         self, config: Config, deadline: float, enough: Callable[[Sequence[Chunk]], bool] | None = None
