@@ -83,5 +83,5 @@ def _caches(
     choices = [planner.cache_choice(cut, in_memory, samples) for cut in cuts]
     if options.cache_folder is not None:
         on_disk = _SHARE_OF_DISK * limits.disk_bytes
-        choices += [planner.cache_choice(cut, on_disk, samples, options.cache_folder) for cut in cuts]
+        choices += [planner.cache_choice(cut, on_disk, samples, options.cache_folder) for cut in cuts if cut.outlives]
     return [choice for choice in choices if choice.hit_ratio >= _WORTH_STORING]

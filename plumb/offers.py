@@ -30,6 +30,7 @@ from plumb.runtime.deferred import DeferredSamples
 from plumb.runtime.fetch import Fetch, Fetching
 from plumb.runtime.fingerprint import fingerprint
 from plumb.runtime.loader import NO_REWRITES
+from plumb.runtime.opened import reads_unseen
 from plumb.runtime.replay import Replay
 from plumb.runtime.store_folder import StoreError
 from plumb.runtime.stored import Stored
@@ -159,7 +160,9 @@ class _Search:
         if samples < _FEWEST_SAMPLES:
             return None
         try:
-            found = find_deferral(self._dataset, self._loader.collate_fn, self._indices[:samples])
+            found = find_deferral(
+                self._dataset, self._loader.collate_fn, self._indices[:samples], self._loader.batch_size
+            )
         except Exception as error:
             self.reasons.append(f"no operator runs on batches: {one_line(error)}")
             return None
@@ -241,7 +244,20 @@ class _Search:
             found.prefix_wait_seconds,
             read_seconds,
             write_seconds,
+            self._may_outlive(found),
         )
+
+    def _may_outlive(self, found: CutCandidate) -> bool:
+        """Whether a store at a cut may serve later runs: only where a change of what it was made of would be seen."""
+        replay = Replay(self._dataset, found.cut)
+        waits = found.prefix_wait_seconds >= _WORTH_THREADS * found.prefix_seconds
+        unseen = reads_unseen(replay.prefix, self._indices[:_FEWEST_SAMPLES], waits)
+        if unseen:
+            self.reasons.append(
+                f"no store on disk after {found.cut.after}: what it reads is not opened by Python, so a change of it "
+                "would go unnoticed"
+            )
+        return not unseen
 
     def _timed_store(self, cut: Cut) -> tuple[float, float, float] | None:
         """Bytes of a stored value, and the seconds to read one and to store one."""

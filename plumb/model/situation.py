@@ -47,7 +47,8 @@ class CutCost:
     """What a store after the operator `after` would take, and what it would save; all per sample.
 
     `prefix_*` is the work that a stored value saves, `read_seconds` the CPU seconds to read one instead, and
-    `write_seconds` those to store one, which only samples of the first epoch pay.
+    `write_seconds` those to store one, which only samples of the first epoch pay. `outlives` is whether a store may
+    serve later runs: not where what the values are made of could change unseen.
     """
 
     after: str
@@ -56,6 +57,7 @@ class CutCost:
     prefix_wait_seconds: float
     read_seconds: float
     write_seconds: float
+    outlives: bool = True
 
 
 @dataclass(frozen=True)
