@@ -9,7 +9,7 @@ import dataclasses
 import math
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from plumb.host import Machine
 from plumb.lengths import length_of
 from plumb.model import operational, planner
 from plumb.model.calibration import calibrated, cost_in_worker
+from plumb.model.contributions import rates_without_each
 from plumb.model.situation import AllocatorGain, Footprint, Freedom, Situation
 from plumb.offers import Offers, find_offers
 from plumb.options import Options
@@ -170,7 +171,7 @@ class Tuner:
     def _offers(self, seen: Sampled) -> Offers:
         wanted = max(_OFFERS_PACES * self.pace_seconds, _OFFERS_LOADS * seen.cost.wall_seconds)
         seconds = min(wanted, _OFFERS_SHARE * self.seconds)
-        indices = [] if self._stream is None else _some_indices(self._stream)
+        indices = [] if self._stream is None else self._stream.some(_OFFERED_BATCHES, _OFFERED_SAMPLES)
         offers = find_offers(self.subject.loader, seen.cost, indices, seconds)
         self._trials.rewrites = offers.rewrites
         return offers
@@ -326,7 +327,8 @@ class Tuner:
                 "run your script once more; put its main part under: if __name__ == '__main__'"
             )
         if winner.config.worker_torch_threads == 1 and winner.config.needs_runtime:
-            notes.append(_contributions(situation, winner.config))
+            rate = operational.loader_rate(situation, winner.config)
+            notes.append(_said(rate, rates_without_each(situation, winner.config)))
         others = self._others.cpus()
         if others > _CROWDED * self.options.limits.cpus:
             notes.append(
@@ -382,33 +384,9 @@ def _cost(seen: Sampled, offers: Offers) -> SampleCost:
     )
 
 
-def _contributions(situation: Situation, config: Config) -> str:
-    """What the model says of the loader without each of the rewrites that `config` has."""
-    without = {
-        "the store": dataclasses.replace(config, cache=None) if config.cache else None,
-        "fetch threads": dataclasses.replace(config, fetch_threads=1, fetch_until=None)
-        if config.fetch_threads > 1
-        else None,
-        "operators on batches": dataclasses.replace(config, deferred=()) if config.deferred else None,
-        "reused memory": dataclasses.replace(config, allocator_reuse=False) if config.allocator_reuse else None,
-    }
-    rates = [
-        f"{operational.loader_rate(situation, other):,.0f} without {name}" for name, other in without.items() if other
-    ]
-    return f"by the model, {operational.loader_rate(situation, config):,.0f} samples/s; {', '.join(rates)}"
-
-
-def _some_indices(stream: IndexStream) -> list[Any]:
-    """The samples of the next batches, as many as validations may want."""
-    indices: list[Any] = []
-    for _ in range(_OFFERED_BATCHES):
-        batch = next(stream)
-        if not isinstance(batch, Sequence):
-            break
-        indices += batch
-        if len(indices) >= _OFFERED_SAMPLES:
-            break
-    return indices
+def _said(rate: float, without: dict[str, float]) -> str:
+    parts = ", ".join(f"{other:,.0f} without {name}" for name, other in without.items())
+    return f"by the model, {rate:,.0f} samples/s; {parts}"
 
 
 def _index_sampler(loader: DataLoader[Any]) -> Iterable[Any]:
