@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from plumb.model.situation import CutCost, DeferralCost, Situation, ThreadsCost
 from plumb.plan import CacheChoice, Config
 
+# Whatever is saved, a sample is asked for by a call, and its bytes are copied once, no faster than memory is.
+_LEAST_CALL_SECONDS, _LEAST_COPY_SECONDS_PER_BYTE = 1e-6, 5e-11
+
 
 @dataclass(frozen=True)
 class Demand:
@@ -70,7 +73,7 @@ def demand(situation: Situation, config: Config) -> Demand:
         elif config.deferred:
             main -= situation.allocator.main_seconds
     return Demand(
-        max(0.0, cpu),
+        max(cpu, _LEAST_CALL_SECONDS + _LEAST_COPY_SECONDS_PER_BYTE * output_bytes),
         max(0.0, wait),
         max(0.0, main),
         situation.read_bytes * (1.0 - hit),
