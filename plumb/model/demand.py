@@ -73,7 +73,7 @@ def demand(situation: Situation, config: Config) -> Demand:
         elif config.deferred:
             main -= situation.allocator.main_seconds
     return Demand(
-        max(cpu, _LEAST_CALL_SECONDS + _LEAST_COPY_SECONDS_PER_BYTE * output_bytes),
+        max(cpu, min(cost.cpu_seconds, least_cpu_seconds(output_bytes))),
         max(0.0, wait),
         max(0.0, main),
         situation.read_bytes * (1.0 - hit),
@@ -92,6 +92,11 @@ def filling_demand(situation: Situation, config: Config) -> Demand:
         return plain
     writing = config.cache.hit_ratio * cut_of(situation, config.cache).write_seconds
     return replace(plain, cpu_seconds=plain.cpu_seconds + writing)
+
+
+def least_cpu_seconds(output_bytes: float) -> float:
+    """What a sample of so many bytes costs the process that makes it, whatever is saved."""
+    return _LEAST_CALL_SECONDS + _LEAST_COPY_SECONDS_PER_BYTE * output_bytes
 
 
 def cut_of(situation: Situation, cache: CacheChoice) -> CutCost:
