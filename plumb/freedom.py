@@ -19,7 +19,6 @@ from plumb.runtime.main_module import main_is_guarded
 
 # Torch's own threads in a worker are worth a trial where they make a batch so many times as fast.
 _THREADS_HELP = 1.25
-_FETCH_THREADS = (4, 16, 64)
 # A store may take this share of what memory, shared memory or the disk have left.
 _SHARE_OF_MEMORY, _SHARE_OF_DISK = 0.5, 0.9
 # A store for fewer samples than this share of them isn't worth its memory.
@@ -28,12 +27,7 @@ _WORTH_STORING = 0.05
 
 def freedom_of(loader: DataLoader[Any], own: Config, options: Options, offers: Offers, situation: Situation) -> Freedom:
     """All that may be changed of `loader`, whose configuration is `own` now."""
-    threads = tuple(
-        (count, found.until)
-        for found in offers.threads
-        for count in _FETCH_THREADS
-        if count <= max(situation.samples_per_batch, 1)
-    )
+    threads = tuple((found.threads, found.until) for found in offers.threads)
     cores = whole_cores(options.limits.cpus)
     return Freedom(
         num_workers=_worker_counts(loader, own, situation),

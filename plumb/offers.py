@@ -21,6 +21,7 @@ from plumb.model.situation import CutCost, DeferralCost, StorageBandwidth, Threa
 from plumb.plan import CacheChoice, Cut, Rewrites, SampleCost
 from plumb.profile.device import profile_device
 from plumb.profile.device_profile import DeviceProfile
+from plumb.profile.fetch_threads import timed_threads
 from plumb.profile.randomness import kept_generators
 from plumb.runtime.cache import MISSING, Store
 from plumb.runtime.codec import EncodeError, encode
@@ -50,6 +51,8 @@ _OUTSTANDING_READS = (1, 4, 16, 64)
 # Storage holds threads up where they get less than this share of what they would get if it didn't.
 _HELD_UP = 0.7
 _TIMED_VALUES = 16
+# Threads may be timed for so much of the time that is left, on batches of so many samples where nobody says how many.
+_THREADS_TIMED, _TIMED_BATCH = 0.3, 32
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,28 @@ class _Search:
             self.reasons.append(f"no threads {what}: {reason}")
             return ()
         self.compared.append(f"{samples} samples by {_VALIDATED_THREADS} threads {what}")
-        return (_threads_cost(pipeline, until),)
+        return self._timed_threads(pipeline, until, what)
+
+    def _timed_threads(self, pipeline: Pipeline, until: CutCandidate | None, what: str) -> tuple[ThreadsCost, ...]:
+        """Batches made by ever more threads, as many as there is time for."""
+        collating = sum(step.cpu_seconds + step.wait_seconds for step in pipeline.operators if step.kind == "collate")
+        alone_seconds, alone_cpu_seconds = self._cost.wall_seconds - collating, self._cost.cpu_seconds - collating
+        after, serial = None, collating
+        replay = Replay(self._dataset, until.cut if until else None)
+        if until is not None:
+            alone_seconds, alone_cpu_seconds = until.prefix_seconds, until.prefix_cpu_seconds
+            after, serial = until.cut.after, until.suffix_cpu_seconds + until.suffix_wait_seconds
+        gains, reason = timed_threads(
+            replay.prefix if until else replay.sample,
+            self._indices,
+            self._loader.batch_size or min(len(self._indices), _TIMED_BATCH),
+            alone_seconds,
+            alone_cpu_seconds,
+            _THREADS_TIMED * self._left,
+        )
+        if reason:
+            self.reasons.append(f"no more threads {what}: {reason}")
+        return tuple(ThreadsCost(gain.threads, after, gain.time_factor, gain.cpu_factor, serial) for gain in gains)
 
     def storage(
         self, threads: Sequence[ThreadsCost], cuts: Sequence[CutCandidate], pipeline: Pipeline
@@ -219,7 +243,7 @@ class _Search:
                     held_up = True
             rates.append(reads / (time.perf_counter() - started))
             # Threads of one process get one core's work done, more or less: that they share it is not storage's doing.
-            free = min(outstanding * rates[0], 1.0 / max(threads[0].lock_seconds, pipeline.sample_cpu_seconds, 1e-9))
+            free = min(outstanding * rates[0], 1.0 / max(pipeline.sample_cpu_seconds, 1e-9))
             held_up = held_up or rates[-1] < _HELD_UP * free
         if not held_up:
             return None
@@ -326,18 +350,6 @@ def _may_use_threads(pipeline: Pipeline) -> bool:
 def _waits(pipeline: Pipeline) -> bool:
     """Whether a good part of a sample's time is waiting."""
     return pipeline.sample_wait_seconds >= _WORTH_THREADS * pipeline.sample_seconds
-
-
-def _threads_cost(pipeline: Pipeline, until: CutCandidate | None) -> ThreadsCost:
-    """What limits threads: CPU seconds that hold the lock, and what the worker's own thread does behind them."""
-    collating = sum(step.cpu_seconds + step.wait_seconds for step in pipeline.operators if step.kind == "collate")
-    free = sum(step.cpu_seconds for step in pipeline.operators if step.releases_gil and step.kind != "collate")
-    cpu = pipeline.sample_cpu_seconds - collating
-    if until is None:
-        return ThreadsCost(None, max(0.0, cpu - free), collating)
-    serial = until.suffix_cpu_seconds + until.suffix_wait_seconds
-    share = until.prefix_cpu_seconds / cpu if cpu > 0 else 0.0
-    return ThreadsCost(until.cut.after, max(0.0, until.prefix_cpu_seconds - free * min(1.0, share)), serial)
 
 
 def _names(found: FoundDeferral) -> str:

@@ -38,7 +38,10 @@ def capacities(situation: Situation, wanted: Demand, workers: Any, step_cpu_seco
     return {
         "workers": np.where(alone, math.inf, _over(at_once, making)),
         "main process": _over(1.0, in_main),
-        "cpu": _over(situation.limits.cpus, wanted.cpu_seconds * slow_down + wanted.main_seconds + step_cpu_seconds),
+        "cpu": _over(
+            situation.limits.cpus,
+            (wanted.cpu_seconds + wanted.switching_cpu_seconds) * slow_down + wanted.main_seconds + step_cpu_seconds,
+        ),
         "storage": _over(_storage_bytes_per_second(situation, outstanding), wanted.read_bytes),
         "transfer": _over(situation.transfer_bytes_per_second or math.inf, wanted.output_bytes),
     }
@@ -161,7 +164,7 @@ def amortized(samples_per_second: Any, epoch_samples: float | None, start_second
 def _share_computing(wanted: Demand) -> float:
     """The cores that a process which makes samples keeps busy while nothing holds it up."""
     seconds = wanted.seconds()
-    return wanted.cpu_seconds / seconds if seconds > 0 else 1.0
+    return (wanted.cpu_seconds + wanted.switching_cpu_seconds) / seconds if seconds > 0 else 1.0
 
 
 def _storage_bytes_per_second(situation: Situation, outstanding: Any) -> Any:

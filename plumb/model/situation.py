@@ -77,14 +77,17 @@ class DeferralCost:
 
 @dataclass(frozen=True)
 class ThreadsCost:
-    """What limits threads that make several samples at once up to the cut `until`, None for whole samples.
+    """What `threads` that make the samples of a batch at once were seen to gain, up to `until`, None for whole samples.
 
-    Both are per sample: `lock_seconds` hold the interpreter's lock, so that only one thread can spend them at a time;
-    `serial_seconds` are spent after the threads, by the worker's own thread (the rest of the sample, and collate).
+    They take `time_factor` times as long as one thread: 1 / threads at best, more where they wait for the interpreter's
+    lock, for storage, or for the slowest sample of a batch. They spend `cpu_factor` times the CPU. `serial_seconds` per
+    sample are spent after them, by the worker's own thread (the rest of the sample, and collate).
     """
 
+    threads: int
     until: str | None
-    lock_seconds: float
+    time_factor: float
+    cpu_factor: float
     serial_seconds: float
 
 

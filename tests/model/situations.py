@@ -60,8 +60,8 @@ deferrals = st.builds(
     st.just(("sample",)),
 ).map(lambda deferral: (deferral,))
 threads = st.tuples(
-    st.builds(ThreadsCost, st.none(), st.floats(0, 1), st.floats(0, 1)),
-    st.builds(ThreadsCost, st.just("decode"), st.floats(0, 1), st.floats(0, 1)),
+    st.builds(ThreadsCost, st.just(8), st.none(), st.floats(1 / 8, 2), st.floats(1, 3), st.floats(0, 1)),
+    st.builds(ThreadsCost, st.just(4), st.just("decode"), st.floats(1 / 4, 2), st.floats(1, 3), st.floats(0, 1)),
 )
 calibrations = st.builds(
     Calibration,
