@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-
-import numpy as np
 
 from plumb.model.demand import demand
 from plumb.model.operational import main_seconds_of_step
-from plumb.model.simulate import Loading, Span, consumed, simulate, spans
+from plumb.model.simulate import Loading, simulate
 from plumb.model.situation import Situation
 from plumb.plan import Config
 
@@ -40,30 +37,6 @@ def loading(situation: Situation, config: Config) -> Loading:
 def simulated_rate(situation: Situation, config: Config, batches: int, seed: int = 0) -> float:
     """Samples per second of the training loop in a simulation, with workers that are there when an epoch begins."""
     return simulate(loading(situation, config), batches, seed).batches_per_second * situation.samples_per_batch
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """What a simulation did between `begin_seconds` and `end_seconds`: the spans that reach into that window."""
-
-    num_workers: int
-    begin_seconds: float
-    end_seconds: float
-    spans: tuple[Span, ...]
-
-
-def timeline(situation: Situation, config: Config, batches: int, seed: int = 0) -> Timeline:
-    """So many steps in the steady state of a simulated epoch that never ends.
-
-    The window begins when a step does, after all that may have been prefetched when the epoch began.
-    """
-    told = loading(situation, config)
-    warm_up = 2 * config.batches_in_flight + 1
-    factors = np.random.default_rng(seed).choice(np.asarray(told.spread), size=2 * warm_up + batches).tolist()
-    done, found = consumed(told, factors), spans(told, factors)
-    begin, end = done[warm_up - 1], done[warm_up - 1 + batches]
-    shown = (span for span in found if span.end_seconds > begin and span.begin_seconds < end)
-    return Timeline(config.num_workers, begin, end, tuple(shown))
 
 
 def _spread(batch_seconds: tuple[float, ...]) -> tuple[float, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Sequence
 
@@ -11,10 +10,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from plumb.plan import Config, LoaderPlan, Plan, Trial, TuningCost
+from plumb.plan import LoaderPlan, Plan, Trial
 from plumb.profile.device_profile import DeviceProfile
 from plumb.report.device import render as render_device
-from plumb.report.words import RESOURCES, reason
+from plumb.report.words import arguments, bottleneck, cost, short
 from plumb.trace.stored import from_node_link
 from plumb.units import format_bytes, format_rate, format_seconds
 
@@ -77,13 +76,13 @@ def _why(loader: LoaderPlan) -> RenderableType:
         waits = loader.end_to_end.baseline_waiting_share if loader.end_to_end else None
         share = f" Your loop waits for data {waits:.1%} of its time." if waits is not None else ""
         lines.append(Text("Nothing to change." + share))
-    lines.append(Text(f"What limits it now is {reason(loader.predicted, loader.tuned.config)}." + _then(loader)))
+    lines.append(Text(bottleneck(loader)))
     if loader.sample is not None:
-        cost = loader.sample
+        sample = loader.sample
         lines.append(
             Text(
-                f"A sample takes {format_seconds(cost.cpu_seconds)} of CPU and {format_seconds(cost.wait_seconds)} of "
-                f"waiting, and is {format_bytes(cost.output_bytes)} of its batch.",
+                f"A sample takes {format_seconds(sample.cpu_seconds)} of CPU and {format_seconds(sample.wait_seconds)} "
+                f"of waiting, and is {format_bytes(sample.output_bytes)} of its batch.",
                 style="dim",
             )
         )
@@ -118,11 +117,6 @@ def _bar(share: float, style: str) -> Text:
     return Text("█" * filled + "░" * (_BAR_CELLS - filled), style=style)
 
 
-def _then(loader: LoaderPlan) -> str:
-    then = loader.predicted.then
-    return f" What would bind next is {RESOURCES.get(then, then)}." if then else ""
-
-
 def _bounds(loader: LoaderPlan) -> RenderableType:
     """What each resource allows, with how much of it the prediction uses."""
     table = Table.grid(padding=(0, 2))
@@ -153,26 +147,6 @@ def _trials(trials: Iterable[Trial]) -> RenderableType:
     return table
 
 
-_TIERS = {"memory": "memory", "disk": "a folder"}
-
-
-def short(config: Config) -> str:
-    """A configuration in a few words."""
-    workers, count = "no workers", config.num_workers
-    if count:
-        workers = f"{count} worker{'s' * (count > 1)}, prefetch {config.prefetch_factor}"
-    parts = [workers]
-    parts += ["persistent"] if config.persistent_workers else []
-    parts += ["pinned"] if config.pin_memory else []
-    parts += [f"{config.worker_torch_threads} torch threads"] if config.worker_torch_threads > 1 else []
-    parts += [] if config.in_order else ["any order"]
-    parts += [f"{config.fetch_threads} fetch threads"] if config.fetch_threads > 1 else []
-    parts += [f"{config.cache.after} stored in {_TIERS[config.cache.tier]}"] if config.cache else []
-    parts += [f"last {len(config.deferred)} on batches"] if config.deferred else []
-    parts += ["reused memory"] if config.allocator_reuse else []
-    return ", ".join(parts)
-
-
 def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
     changed = [loader for loader in plan.loaders if loader.tuned.config != loader.baseline.config]
     if changed:
@@ -185,7 +159,7 @@ def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
         yield Text(f"The script wrote, while it was tuned: {_some(plan.written_files)}", style="yellow")
     for loader in plan.loaders:
         if loader.cost is not None:
-            yield Text(_cost(loader, loader.cost), style="dim")
+            yield Text(cost(loader, loader.cost), style="dim")
     yield Text(
         f"{format_seconds(plan.startup_seconds)} until your script's loop began, "
         f"{format_seconds(plan.tuning_seconds)} of tuning.",
@@ -193,27 +167,11 @@ def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
     )
 
 
-def _cost(loader: LoaderPlan, cost: TuningCost) -> str:
-    """What the tuning took, and when that is paid back."""
-    text = (
-        f"Tuning {loader.name} took {format_seconds(cost.seconds)}, {cost.samples:,.0f} samples and "
-        f"{format_seconds(cost.cpu_seconds)} of CPU"
-    )
-    steps = loader.payback_steps
-    return f"{text}; {math.ceil(steps):,} training steps pay that back." if steps is not None else f"{text}."
-
-
 def _some(files: Sequence[str]) -> str:
     """The first few files, as they are called from here, and how many there are besides."""
     shown = ", ".join(os.path.relpath(file) for file in files[:_FILES_SHOWN])
     more = len(files) - _FILES_SHOWN
     return f"{shown} and {more:,} more" if more > 0 else shown
-
-
-def arguments(config: Config) -> str:
-    """A configuration as torch's keyword arguments, without those that say no."""
-    given = config.loader_arguments().items()
-    return ", ".join(f"{name}={value!r}" for name, value in given if value or name in ("num_workers", "in_order"))
 
 
 def print_report(plan: Plan, plan_path: str, console: Console) -> None:

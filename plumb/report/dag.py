@@ -1,0 +1,177 @@
+"""A pipeline drawn as a graph: layers from top to bottom, in SVG.
+
+The layout is Sugiyama's in small (layers by longest path, then barycentres); an edge that skips layers runs in a lane
+of its own beside them, as in the graph of a version history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import networkx as nx
+
+from plumb.plan import Config
+from plumb.report.markup import Markup, tag
+from plumb.trace.pipeline import Operator, Pipeline, flow_text
+from plumb.units import format_seconds
+
+_WIDTH, _HEIGHT = 256.0, 58.0
+_GAP, _LAYER_GAP, _LANE, _MARGIN = 36.0, 40.0, 18.0, 2.0
+_PAD = 12.0
+_NAME_LETTERS, _FLOW_LETTERS = 26, 22
+_SWEEPS = 4
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the centre of each node is, in which lane each edge that skips layers runs, and how large it all is.
+
+    The edges of one lane have it for themselves.
+    """
+
+    centres: dict[Hashable, tuple[float, float]]
+    lanes: dict[tuple[Hashable, Hashable], float]
+    width: float
+    height: float
+
+
+def layout(graph: nx.DiGraph) -> Layout:
+    """Places the nodes of an acyclic graph; all have the same size, and none overlaps another, nor a lane."""
+    layers = _ordered([list(layer) for layer in nx.topological_generations(graph)], graph)
+    depth = {node: index for index, layer in enumerate(layers) for node in layer}
+    nodes_width = max((len(layer) * (_WIDTH + _GAP) - _GAP for layer in layers), default=0.0)
+    middle = _MARGIN + nodes_width / 2
+    centres: dict[Hashable, tuple[float, float]] = {}
+    for index, layer in enumerate(layers):
+        left = middle - (len(layer) * (_WIDTH + _GAP) - _GAP) / 2 + _WIDTH / 2
+        y = _MARGIN + index * (_HEIGHT + _LAYER_GAP) + _HEIGHT / 2
+        centres |= {node: (left + place * (_WIDTH + _GAP), y) for place, node in enumerate(layer)}
+    skipping = sorted(
+        (edge for edge in graph.edges if depth[edge[1]] - depth[edge[0]] > 1),
+        key=lambda edge: (depth[edge[1]] - depth[edge[0]], depth[edge[0]]),
+    )
+    numbers: dict[tuple[Hashable, Hashable], int] = {}
+    for edge in skipping:
+        taken = {number for other, number in numbers.items() if _overlap(depth, edge, other)}
+        numbers[edge] = next(number for number in range(len(taken) + 1) if number not in taken)
+    right = _MARGIN + nodes_width
+    lanes = {edge: right + _LANE * (number + 1) for edge, number in numbers.items()}
+    width = max(lanes.values(), default=right) + _MARGIN
+    return Layout(centres, lanes, width, 2 * _MARGIN + len(layers) * (_HEIGHT + _LAYER_GAP) - _LAYER_GAP)
+
+
+def _ordered(layers: list[list[Any]], graph: nx.DiGraph) -> list[list[Any]]:
+    """The layers, each in the order that crosses the fewest edges, by the means of the neighbours' places."""
+    for sweep in range(_SWEEPS):
+        downwards = sweep % 2 == 0
+        neighbours = graph.pred if downwards else graph.succ
+        place: dict[Any, float] = {}
+        for layer in layers if downwards else reversed(layers):
+            own = {node: index - (len(layer) - 1) / 2 for index, node in enumerate(layer)}
+            wanted = {node: _mean([place[other] for other in neighbours[node]], own[node]) for node in layer}
+            layer.sort(key=lambda node: wanted[node])
+            place |= {node: index - (len(layer) - 1) / 2 for index, node in enumerate(layer)}
+    return layers
+
+
+def _mean(places: Sequence[float], otherwise: float) -> float:
+    return sum(places) / len(places) if places else otherwise
+
+
+def _overlap(depth: dict[Any, int], one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
+    return depth[one[0]] < depth[other[1]] and depth[other[0]] < depth[one[1]]
+
+
+def draw(pipeline: Pipeline, config: Config) -> Markup:
+    """The pipeline's graph with each operator's time and share, and what `config` does with it."""
+    placed = layout(pipeline.graph)
+    return tag(
+        "svg",
+        tag("title", f"What a sample of {pipeline.dataset} goes through"),
+        *(_edge(pipeline, edge, placed) for edge in pipeline.graph.edges),
+        *(_flow(pipeline, operator, placed) for operator in pipeline.operators),
+        *(_node(pipeline, operator, placed.centres[operator.id], config) for operator in pipeline.operators),
+        class_="dag",
+        role="img",
+        viewBox=f"0 0 {placed.width:.0f} {placed.height:.0f}",
+        width=placed.width,
+        height=placed.height,
+    )
+
+
+def states(pipeline: Pipeline, operator: Operator, config: Config) -> tuple[str, ...]:
+    """What is particular about an operator: "random", or what the configuration does with its work or its output."""
+    found = ["random"] if operator.random else []
+    if config.cache is not None:
+        if operator.id == config.cache.after:
+            found.append("stored")
+        elif operator.id in _before(pipeline, config.cache.after):
+            found.append("skipped")
+    if operator.id in config.deferred:
+        found.append("on batches")
+    return tuple(found)
+
+
+def _before(pipeline: Pipeline, after: str) -> Collection[str]:
+    return nx.ancestors(pipeline.graph, after) if after in pipeline.graph else ()
+
+
+def _node(pipeline: Pipeline, operator: Operator, centre: tuple[float, float], config: Config) -> Markup:
+    left, top = centre[0] - _WIDTH / 2, centre[1] - _HEIGHT / 2
+    inner = _WIDTH - 2 * _PAD
+    whole = max(pipeline.sample_seconds, pipeline.attributed_seconds) or 1.0
+    share = operator.wall_seconds / whole
+    computing, waiting = (inner * seconds / whole for seconds in (operator.cpu_seconds, operator.wait_seconds))
+    particular = states(pipeline, operator, config)
+    right = left + _WIDTH - _PAD
+    bar = {"y": top + _HEIGHT - 11, "height": 4.0, "rx": 2.0}
+    return tag(
+        "g",
+        tag("title", f"{operator.name}\n{operator.location}"),
+        tag("rect", class_="box", x=left, y=top, width=_WIDTH, height=_HEIGHT, rx=8.0),
+        tag("text", _cut(operator.name, _NAME_LETTERS), class_="name", x=left + _PAD, y=top + 20),
+        tag("text", format_seconds(operator.wall_seconds), class_="time", x=right, y=top + 20, text_anchor="end"),
+        tag("text", ", ".join((operator.kind, *particular)), class_="kind", x=left + _PAD, y=top + 37),
+        tag("text", percent(share), class_="share", x=right, y=top + 37, text_anchor="end"),
+        tag("rect", class_="track", x=left + _PAD, width=inner, **bar),
+        tag("rect", class_="computes", x=left + _PAD, width=computing, **bar) if computing >= 1 else None,
+        tag("rect", class_="waits", x=left + _PAD + computing, width=waiting, **bar) if waiting >= 1 else None,
+        class_=" ".join(["operator", *(state.replace(" ", "-") for state in particular)]),
+    )
+
+
+def _edge(pipeline: Pipeline, edge: tuple[str, str], placed: Layout) -> Markup:
+    (x0, y0), (x1, y1) = (placed.centres[node] for node in edge)
+    y0, y1 = y0 + _HEIGHT / 2, y1 - _HEIGHT / 2
+    bend = _LAYER_GAP / 2
+    if edge in placed.lanes:
+        lane = placed.lanes[edge]
+        path = (
+            f"M{x0:.0f},{y0:.0f} C{x0:.0f},{y0 + bend:.0f} {lane:.0f},{y0:.0f} {lane:.0f},{y0 + 2 * bend:.0f} "
+            f"L{lane:.0f},{y1 - 2 * bend:.0f} C{lane:.0f},{y1:.0f} {x1:.0f},{y1 - bend:.0f} {x1:.0f},{y1:.0f}"
+        )
+    else:
+        path = f"M{x0:.0f},{y0:.0f} C{x0:.0f},{y0 + bend:.0f} {x1:.0f},{y1 - bend:.0f} {x1:.0f},{y1:.0f}"
+    flow = pipeline.graph.edges[edge]["flow"]
+    return tag("path", tag("title", flow_text(flow)), class_="edge unseen" if flow.type == "unseen" else "edge", d=path)
+
+
+def _flow(pipeline: Pipeline, operator: Operator, placed: Layout) -> Markup | None:
+    """What an operator hands on, beside the edge to the next one."""
+    flows = [flow for _, _, flow in pipeline.graph.out_edges(operator.id, data="flow") if flow.type != "unseen"]
+    if not flows:
+        return None
+    x, y = placed.centres[operator.id]
+    text = _cut(flow_text(flows[0]), _FLOW_LETTERS)
+    return tag("text", text, class_="flow", x=x + 8, y=y + _HEIGHT / 2 + _LAYER_GAP / 2 + 4)
+
+
+def percent(share: float) -> str:
+    """A share for people: whole percents, and no zero for what is only small."""
+    return "< 1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
+
+
+def _cut(text: str, letters: int) -> str:
+    return text if len(text) <= letters else text[: letters - 1] + "…"
