@@ -17,9 +17,10 @@ from plumb.units import format_rate, format_seconds
 # A bound that is many times what was reached needs no true length.
 _SCALE_OF_BOUNDS = 4.0
 _PLOT, _PLOT_LEFT, _PLOT_BOTTOM, _PLOT_MARGIN = 340.0, 52.0, 40.0, 10.0
-_NEAR = 0.1
+_NEAR, _ROOM = 0.1, 1.4
 _ROW, _ROW_GAP, _TIME_UNITS = 14.0, 5.0, 1000.0
 _ROWS_SHOWN = 16
+_TICKS = 6
 
 
 def bounds(loader: LoaderPlan, before: float | None, now: float) -> Markup:
@@ -94,10 +95,10 @@ def _trial(trial: Trial, loader: LoaderPlan, scale: float, baseline: Markup) -> 
     if trial.samples_per_second:
         drawn.append(tag("div", class_="dot", style=f"left:{_percent(trial.samples_per_second / scale)}"))
     role = _role(trial.config, loader)
-    name = (short(trial.config), tag("small", trial.outcome))
     badge = tag("em", {"winner": "chosen", "own": "yours"}[role], class_="badge") if role else None
+    name = tag("div", tag("span", short(trial.config)), tag("small", trial.outcome), badge)
     rate = format_rate(trial.samples_per_second) if trial.samples_per_second else "–"
-    return _row(tag("span", *name, badge), drawn, rate, role or "")
+    return _row(name, drawn, rate, role or "")
 
 
 def _role(config: Config, loader: LoaderPlan) -> str | None:
@@ -106,31 +107,36 @@ def _role(config: Config, loader: LoaderPlan) -> str | None:
     return "own" if config == loader.baseline.config else None
 
 
-def predicted(loader: LoaderPlan) -> Markup:
-    """The model's rates against the measured ones: on the diagonal, it is right."""
+def predicted(loader: LoaderPlan) -> Markup | None:
+    """The model's rates against the measured ones, both logarithmic: on the diagonal, it is right. None without any."""
     points = [
         (trial.samples_per_second, trial.predicted_samples_per_second, trial)
         for trial in last_of_each(loader.trials)
         if trial.samples_per_second and trial.predicted_samples_per_second
     ]
-    top = max((max(measured, said) for measured, said, _ in points), default=1.0) * 1.08
+    if not points:
+        return None
+    low = min(min(measured, said) for measured, said, _ in points) / _ROOM
+    high = max(max(measured, said) for measured, said, _ in points) * _ROOM
     side = _PLOT - _PLOT_LEFT - _PLOT_MARGIN
     bottom = _PLOT_MARGIN + side
 
     def place(measured: float, said: float) -> tuple[float, float]:
-        return _PLOT_LEFT + side * measured / top, bottom - side * said / top
+        along, up = (math.log(min(max(rate, low), high) / low) / math.log(high / low) for rate in (measured, said))
+        return _PLOT_LEFT + side * along, bottom - side * up
 
     shapes: list[Markup] = []
-    for value in _ticks(top):
+    for value in _decimal_ticks(low, high):
         x, y = place(value, value)
         shapes += [
             tag("line", class_="grid", x1=x, x2=x, y1=_PLOT_MARGIN, y2=bottom),
             tag("line", class_="grid", x1=_PLOT_LEFT, x2=_PLOT_LEFT + side, y1=y, y2=y),
-            tag("text", f"{value:,.0f}", class_="tick", x=x, y=bottom + 16, text_anchor="middle"),
-            tag("text", f"{value:,.0f}", class_="tick", x=_PLOT_LEFT - 8, y=y + 4, text_anchor="end"),
+            tag("text", f"{value:,.4g}", class_="tick", x=x, y=bottom + 16, text_anchor="middle"),
+            tag("text", f"{value:,.4g}", class_="tick", x=_PLOT_LEFT - 8, y=y + 4, text_anchor="end"),
         ]
-    (x0, y0), (x1, y1) = place(0, 0), place(top, top)
-    corners = [(0, 0), (top, top * (1 - _NEAR)), (top, top), (top * (1 - _NEAR), top)]
+    (x0, y0), (x1, y1) = place(low, low), place(high, high)
+    near = 1.0 + _NEAR
+    corners = [(low, low), (low, low * near), (high / near, high), (high, high), (high, high / near), (low * near, low)]
     band = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*corner) for corner in corners))
     shapes.append(tag("polygon", class_="band", points=band))
     shapes.append(tag("line", class_="diagonal", x1=x0, y1=y0, x2=x1, y2=y1))
@@ -221,8 +227,16 @@ def _ticks(top: float) -> list[float]:
     """Up to five round numbers above zero, in equal steps."""
     rough = top / 5
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough)
     return list(takewhile(lambda value: value <= top, (step * number for number in range(1, 6))))
+
+
+def _decimal_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten in a range; only the powers where that were too many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    fine = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    inside = [value for value in fine if low <= value <= high]
+    return inside if len(inside) <= _TICKS else [10.0**power for power in powers if low <= 10.0**power <= high]
 
 
 def _row(name: Content, drawn: Iterable[Content], value: str, role: str = "") -> Markup:

@@ -17,22 +17,24 @@ from plumb.report.markup import Markup, tag
 from plumb.trace.pipeline import Operator, Pipeline, flow_text
 from plumb.units import format_seconds
 
-_WIDTH, _HEIGHT = 256.0, 58.0
+_WIDTH, _HEIGHT = 272.0, 58.0
 _GAP, _LAYER_GAP, _LANE, _MARGIN = 36.0, 40.0, 18.0, 2.0
 _PAD = 12.0
-_NAME_LETTERS, _FLOW_LETTERS = 26, 22
+_NAME_LETTERS, _FLOW_LETTERS = 21, 24
+_TURN = 8.0
 _SWEEPS = 4
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the centre of each node is, in which lane each edge that skips layers runs, and how large it all is.
+    """Where the centre of each node is, at which x the lane of each edge that skips layers is, and how large it all is.
 
-    The edges of one lane have it for themselves.
+    Edges that share a lane don't meet. `outermost` are the nodes with nothing between them and the lanes.
     """
 
     centres: dict[Hashable, tuple[float, float]]
     lanes: dict[tuple[Hashable, Hashable], float]
+    outermost: frozenset[Hashable]
     width: float
     height: float
 
@@ -59,7 +61,8 @@ def layout(graph: nx.DiGraph) -> Layout:
     right = _MARGIN + nodes_width
     lanes = {edge: right + _LANE * (number + 1) for edge, number in numbers.items()}
     width = max(lanes.values(), default=right) + _MARGIN
-    return Layout(centres, lanes, width, 2 * _MARGIN + len(layers) * (_HEIGHT + _LAYER_GAP) - _LAYER_GAP)
+    outermost = frozenset(layer[-1] for layer in layers)
+    return Layout(centres, lanes, outermost, width, 2 * _MARGIN + len(layers) * (_HEIGHT + _LAYER_GAP) - _LAYER_GAP)
 
 
 def _ordered(layers: list[list[Any]], graph: nx.DiGraph) -> list[list[Any]]:
@@ -143,19 +146,39 @@ def _node(pipeline: Pipeline, operator: Operator, centre: tuple[float, float], c
 
 
 def _edge(pipeline: Pipeline, edge: tuple[str, str], placed: Layout) -> Markup:
-    (x0, y0), (x1, y1) = (placed.centres[node] for node in edge)
-    y0, y1 = y0 + _HEIGHT / 2, y1 - _HEIGHT / 2
-    bend = _LAYER_GAP / 2
-    if edge in placed.lanes:
-        lane = placed.lanes[edge]
-        path = (
-            f"M{x0:.0f},{y0:.0f} C{x0:.0f},{y0 + bend:.0f} {lane:.0f},{y0:.0f} {lane:.0f},{y0 + 2 * bend:.0f} "
-            f"L{lane:.0f},{y1 - 2 * bend:.0f} C{lane:.0f},{y1:.0f} {x1:.0f},{y1 - bend:.0f} {x1:.0f},{y1:.0f}"
-        )
-    else:
-        path = f"M{x0:.0f},{y0:.0f} C{x0:.0f},{y0 + bend:.0f} {x1:.0f},{y1 - bend:.0f} {x1:.0f},{y1:.0f}"
     flow = pipeline.graph.edges[edge]["flow"]
-    return tag("path", tag("title", flow_text(flow)), class_="edge unseen" if flow.type == "unseen" else "edge", d=path)
+    kind = "edge unseen" if flow.type == "unseen" else "edge"
+    path = _by_lane(edge, placed) if edge in placed.lanes else _direct(edge, placed)
+    return tag("path", tag("title", flow_text(flow)), class_=kind, d=path)
+
+
+def _direct(edge: tuple[str, str], placed: Layout) -> str:
+    (x0, y0), (x1, y1) = (placed.centres[node] for node in edge)
+    y0, y1, bend = y0 + _HEIGHT / 2, y1 - _HEIGHT / 2, _LAYER_GAP / 2
+    return f"M{x0:.1f},{y0:.1f} C{x0:.1f},{y0 + bend:.1f} {x1:.1f},{y1 - bend:.1f} {x1:.1f},{y1:.1f}{_head(x1, y1)}"
+
+
+def _by_lane(edge: tuple[str, str], placed: Layout) -> str:
+    """Out at the side and back in, or below and above where another node is in the way."""
+    (x0, y0), (x1, y1) = (placed.centres[node] for node in edge)
+    lane, half, bend = placed.lanes[edge], _HEIGHT / 2, _LAYER_GAP / 2
+    if edge[0] in placed.outermost:
+        begin = f"M{x0 + _WIDTH / 2:.1f},{y0:.1f} H{lane - _TURN:.1f} Q{lane:.1f},{y0:.1f} {lane:.1f},{y0 + _TURN:.1f}"
+    else:
+        low = y0 + half
+        begin = f"M{x0:.1f},{low:.1f} C{x0:.1f},{low + bend:.1f} {lane:.1f},{low:.1f} {lane:.1f},{low + 2 * bend:.1f}"
+    if edge[1] in placed.outermost:
+        x = x1 + _WIDTH / 2
+        end = f"V{y1 - _TURN:.1f} Q{lane:.1f},{y1:.1f} {lane - _TURN:.1f},{y1:.1f} H{x:.1f} m5,-4 l-5,4 l5,4"
+    else:
+        high = y1 - half
+        curve = f"C{lane:.1f},{high:.1f} {x1:.1f},{high - bend:.1f} {x1:.1f},{high:.1f}"
+        end = f"V{high - 2 * bend:.1f} {curve}{_head(x1, high)}"
+    return f"{begin} {end}"
+
+
+def _head(x: float, y: float) -> str:
+    return f" M{x - 4:.1f},{y - 5:.1f} L{x:.1f},{y:.1f} L{x + 4:.1f},{y - 5:.1f}"
 
 
 def _flow(pipeline: Pipeline, operator: Operator, placed: Layout) -> Markup | None:
@@ -170,7 +193,7 @@ def _flow(pipeline: Pipeline, operator: Operator, placed: Layout) -> Markup | No
 
 def percent(share: float) -> str:
     """A share for people: whole percents, and no zero for what is only small."""
-    return "< 1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
+    return f"{'< 1%' if 0 < share < 0.005 else f'{share:.0%}'}".replace("%", "\N{NO-BREAK SPACE}%")
 
 
 def _cut(text: str, letters: int) -> str:

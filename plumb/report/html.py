@@ -63,7 +63,7 @@ def _header(plan: Plan) -> Markup:
     host = " · ".join(fact for fact in facts if fact)
     links = [tag("a", loader.name, href=f"#loader-{place}") for place, loader in enumerate(plan.loaders)]
     navigation = tag("nav", *links) if len(links) > 1 else None
-    return tag("header", tag("span", "plumb", class_="mark"), tag("h1", plan.script), tag("p", host), navigation)
+    return tag("header", tag("span", "plumb", class_="brand"), tag("h1", plan.script), tag("p", host), navigation)
 
 
 def _loader(loader: LoaderPlan, plan: Plan, modelled: Modelled | None) -> Markup:
@@ -110,7 +110,7 @@ def _answer(loader: LoaderPlan) -> Markup:
         share = f"It waits for data {percent(waits)} of its time." if waits is not None else None
         verdict = tag("p", "Nothing to change. ", share, class_="verdict")
         return tag("div", _figure(whose, now, "now"), tag("div", verdict, class_="gain"), class_="answer")
-    gain = [tag("strong", f"{now / before:.2f}×"), tag("span", f"as fast, {whose}")]
+    gain = [tag("strong", f"{now / before:.3g}×"), tag("span", f"as fast, {whose}")]
     return tag(
         "div",
         _figure("before", before, "was", short(loader.baseline.config)),
@@ -243,23 +243,20 @@ def _timelines(loader: LoaderPlan, timelines: Sequence[Timeline]) -> Markup:
 def _trials(loader: LoaderPlan) -> Markup | None:
     if not loader.trials:
         return None
+    plot = charts.predicted(loader)
+    explained = tag(
+        "p",
+        "On the diagonal the model was exactly right; the band is 10\N{NO-BREAK SPACE}% to both sides. Above it the "
+        "model hoped for more than there was, below it for less. What is chosen is always what was measured.",
+        class_="lead",
+    )
     return _section(
         "What was tried",
         "Real loaders on your own samples, counted in steady state, without your training loop. Your configuration and "
         "the best few were measured by turns, so that drift of the machine hits all of them.",
         charts.trials(loader),
-        tag("h4", "Predicted against measured"),
-        tag(
-            "div",
-            charts.predicted(loader),
-            tag(
-                "p",
-                "On the diagonal the model was exactly right; the band is 10 % to both sides. Above it the model hoped "
-                "for more than there was, below it for less. What is chosen is always what was measured.",
-                class_="lead",
-            ),
-            class_="aside",
-        ),
+        tag("h4", "Predicted against measured") if plot else None,
+        tag("div", plot, explained, class_="aside") if plot else None,
     )
 
 
@@ -301,7 +298,7 @@ def _alone(loader: LoaderPlan) -> Markup:
         for name, side in sides.items()
     )
     head = tag("tr", tag("th"), *(tag("th", words, class_="n") for words in ("measured", "95 % interval")), tag("th"))
-    return tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="scroll")
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="scroll alone")
 
 
 def _footer(plan: Plan) -> Markup:

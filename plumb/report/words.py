@@ -24,6 +24,8 @@ _REASONS = {
     "transfer": "it moves no more bytes than this",
     "step": "it gets its data as fast as it can take it",
 }
+# A loop that waits for less of its time is as good as fed.
+_FED_STILL_WAITS = 0.1
 _TIERS = {"memory": "memory", "disk": "a folder"}
 # Where the time of a training step goes: the fields of `StepShares`, in the order in which they are shown.
 SHARES = {
@@ -43,8 +45,14 @@ def reason(prediction: Prediction, config: Config) -> str:
 
 
 def bottleneck(loader: LoaderPlan) -> str:
-    """What limits a loader now, and what would next."""
+    """What limits a loader now, and what would next; and where the loop says otherwise than the model, that."""
     predicted = loader.predicted
+    waiting = loader.end_to_end.tuned_waiting_share if loader.end_to_end else None
+    if predicted.bottleneck == "step" and waiting is not None and waiting > _FED_STILL_WAITS:
+        return (
+            f"By the model, {RESOURCES['step']} should limit it now, yet your loop still waited for data "
+            f"{waiting:.0%} of its time."
+        )
     then = f" What would bind next is {RESOURCES.get(predicted.then, predicted.then)}." if predicted.then else ""
     return f"What limits it now is {reason(predicted, loader.tuned.config)}.{then}"
 
