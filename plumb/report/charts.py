@@ -11,7 +11,7 @@ from plumb.model.timeline import Timeline
 from plumb.plan import Config, LoaderPlan, StepShares, Trial
 from plumb.report.dag import percent
 from plumb.report.markup import Content, Markup, tag
-from plumb.report.words import RESOURCES, SHARES, short
+from plumb.report.words import RESOURCES, SHARES, last_of_each, short
 from plumb.units import format_rate, format_seconds
 
 # A bound that is many times what was reached needs no true length.
@@ -61,12 +61,6 @@ def shares(sides: Sequence[tuple[str, StepShares, float]]) -> Markup:
         rows.append(_row(name, pieces, format_seconds(seconds)))
     legend = [_key(f"piece {part}", words) for part, words in SHARES.items()]
     return tag("div", tag("div", *rows, class_="rows shares"), tag("div", *legend, class_="legend"))
-
-
-def last_of_each(trials: Iterable[Trial]) -> list[Trial]:
-    """The last reading of each configuration, the fastest first."""
-    last = {trial.config: trial for trial in trials}
-    return sorted(last.values(), key=lambda trial: -(trial.samples_per_second or 0.0))
 
 
 def trials(loader: LoaderPlan) -> Markup:

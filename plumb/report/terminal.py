@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 
@@ -10,15 +11,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from plumb.plan import LoaderPlan, Plan, Trial
+from plumb.plan import LoaderPlan, Plan
 from plumb.profile.device_profile import DeviceProfile
 from plumb.report.device import render as render_device
-from plumb.report.words import arguments, bottleneck, cost, short
+from plumb.report.words import arguments, bottleneck, cost, last_of_each, short
 from plumb.trace.stored import from_node_link
 from plumb.units import format_bytes, format_rate, format_seconds
 
 _BAR_CELLS = 24
 _FILES_SHOWN = 3
+_TRIALS_SHOWN = 5
 # Operators with a smaller share of a sample's time are left to `plumb trace`.
 _SMALL = 0.03
 
@@ -38,10 +40,22 @@ def _loader(loader: LoaderPlan) -> Iterable[RenderableType]:
         (loader.name, "bold"),
         (f"  {loader.site}, {loader.dataset}, batch {loader.samples_per_batch:.0f}", "dim"),
     )
-    yield Padding(_before_and_after(loader), (0, 0, 0, 2))
-    yield Padding(_why(loader), (0, 0, 0, 2))
-    for note in loader.notes:
-        yield Padding(Text(f"· {note}"), (0, 0, 0, 2))
+    blocks: list[RenderableType] = [Group(_before_and_after(loader), _why(loader))]
+    if loader.end_to_end is not None:
+        # What doesn't feed the training is told more briefly: one screen must hold it all.
+        blocks += [*_shares(loader), _bounds(loader), *_operators(loader), _trials(loader)]
+    notes = [*loader.notes, *_not_offered(loader)]
+    blocks += [Group(*(Text(f"· {note}") for note in notes))] if notes else []
+    for place, block in enumerate(blocks):
+        yield Padding(block, (int(place > 0), 0, 0, 2))
+
+
+def _not_offered(loader: LoaderPlan) -> Iterable[str]:
+    """The reason that the most is lost by: what holds for the whole sample, not for one of many cuts."""
+    for reason in loader.rewrites.reasons:
+        if not reason.lower().startswith("no cut"):
+            yield reason.rstrip(".")
+            return
 
 
 def _before_and_after(loader: LoaderPlan) -> RenderableType:
@@ -86,10 +100,46 @@ def _why(loader: LoaderPlan) -> RenderableType:
                 style="dim",
             )
         )
-    if loader.end_to_end is not None:
-        # What doesn't feed the training is told more briefly: one screen must hold it all.
-        lines += [_bounds(loader), *_operators(loader), _trials(loader.trials)]
     return Group(*lines)
+
+
+_STEP_PARTS = {
+    "step": ("step", "green"),
+    "compute": ("computing samples", "blue"),
+    "read": ("reading", "yellow"),
+    "transfer": ("hand-over", "magenta"),
+}
+
+
+def _shares(loader: LoaderPlan) -> Iterable[RenderableType]:
+    """Where the time of a training step goes, before and after, on one scale; nothing where that isn't known."""
+    loop = loader.end_to_end
+    if loop is None or loop.baseline_shares is None or loop.tuned_shares is None:
+        return
+    sides = [("before", loop.baseline_shares, loader.samples_per_batch / loop.baseline)]
+    if loader.tuned.config != loader.baseline.config:
+        sides.append(("after", loop.tuned_shares, loader.samples_per_batch / loop.tuned))
+    longest = max(seconds for _, _, seconds in sides)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for heading, justify in (("a step", "left"), ("takes", "right"), ("", "left"), ("of which", "left")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for name, shares, seconds in sides:
+        parts = {part: getattr(shares, part) for part in _STEP_PARTS}
+        cells = _whole_lengths({part: share * seconds / longest * _BAR_CELLS for part, share in parts.items()})
+        bar = Text.assemble(*(("█" * count, _STEP_PARTS[part][1]) for part, count in cells.items()))
+        told = Text(", ").join(
+            Text(f"{share:.0%} {_STEP_PARTS[part][0]}", style=_STEP_PARTS[part][1])
+            for part, share in parts.items()
+            if share >= 0.005
+        )
+        table.add_row(name if len(sides) > 1 else "as it is", format_seconds(seconds), bar, told)
+    yield table
+
+
+def _whole_lengths(lengths: dict[str, float]) -> dict[str, int]:
+    """The lengths in whole cells that add up to their rounded sum."""
+    ends = [round(end) for end in itertools.accumulate(lengths.values())]
+    return {name: end - begin for name, begin, end in zip(lengths, [0, *ends], ends, strict=False)}
 
 
 def _operators(loader: LoaderPlan) -> Iterable[RenderableType]:
@@ -108,8 +158,9 @@ def _operators(loader: LoaderPlan) -> Iterable[RenderableType]:
             row = (_bar(share, "cyan"), Text(format_seconds(operator.wall_seconds)), Text(kind, style="dim"))
             table.add_row(Text(operator.name), *row)
     yield table
-    if loader.device is not None:
-        yield render_device(DeviceProfile.from_dict(loader.device), pipeline)
+    device = DeviceProfile.from_dict(loader.device) if loader.device is not None else None
+    if device is not None and device.device is not None:
+        yield render_device(device, pipeline)
 
 
 def _bar(share: float, style: str) -> Text:
@@ -130,21 +181,27 @@ def _bounds(loader: LoaderPlan) -> RenderableType:
     return table
 
 
-def _trials(trials: Iterable[Trial]) -> RenderableType:
+def _trials(loader: LoaderPlan) -> RenderableType:
     """What was tried, the best first; of several readings of one configuration the last."""
-    last = {trial.config: trial for trial in trials}
+    tried = last_of_each(loader.trials)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", style="dim", pad_edge=False)
-    for heading in ("tried", "samples/s", "interval", "model says", ""):
-        table.add_column(heading, justify="left" if heading in ("tried", "") else "right")
-    for trial in sorted(last.values(), key=lambda trial: -(trial.samples_per_second or 0.0)):
+    # One line each: what is chosen is told in full above.
+    table.add_column("tried", no_wrap=True, overflow="ellipsis")
+    for heading in ("samples/s", "interval", "model says", ""):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    own = (loader.baseline.config, loader.tuned.config)
+    shown = [trial for place, trial in enumerate(tried) if place < _TRIALS_SHOWN or trial.config in own]
+    for trial in shown:
         table.add_row(
             short(trial.config),
             f"{trial.samples_per_second:,.0f}" if trial.samples_per_second else "–",
             "{:,.0f} to {:,.0f}".format(*trial.interval) if trial.interval else "",
             f"{trial.predicted_samples_per_second:,.0f}" if trial.predicted_samples_per_second else "",
             trial.outcome,
+            style="not dim bold" if trial.config == loader.tuned.config else "",
         )
-    return table
+    more = len(tried) - len(shown)
+    return Group(table, Text(f"and {more:,} more", style="dim")) if more else table
 
 
 def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
@@ -155,6 +212,10 @@ def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
             if loader.tuned.config.needs_runtime:
                 continue
             yield Text(f"or write  DataLoader(..., {arguments(loader.tuned.config)})  at {loader.site}")
+        if not all(loader.tuned.config.needs_runtime for loader in changed):
+            yield Text.assemble("or let    ", (f"plumb apply {plan.script}", "bold"), "  write it for you")
+    page = f"plumb report {plan_path} --html report.html"
+    yield Text.assemble("See all:  ", (page, "bold"))
     if plan.written_files:
         yield Text(f"The script wrote, while it was tuned: {_some(plan.written_files)}", style="yellow")
     for loader in plan.loaders:

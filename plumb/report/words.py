@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from plumb.plan import Config, LoaderPlan, Prediction, TuningCost
+from plumb.plan import Config, LoaderPlan, Prediction, Trial, TuningCost
 from plumb.units import format_seconds
 
 RESOURCES = {
@@ -103,3 +103,9 @@ def grouped(reasons: Iterable[str]) -> dict[str, list[str]]:
         same = found.setdefault(why or what, [])
         same += [what.removeprefix("no cut ") if same else what] if why else []
     return found
+
+
+def last_of_each(trials: Iterable[Trial]) -> list[Trial]:
+    """The last reading of each configuration, the fastest first."""
+    last = {trial.config: trial for trial in trials}
+    return sorted(last.values(), key=lambda trial: -(trial.samples_per_second or 0.0))
