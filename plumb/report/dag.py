@@ -17,7 +17,7 @@ from plumb.report.markup import Markup, tag
 from plumb.trace.pipeline import Operator, Pipeline, flow_text
 from plumb.units import format_seconds
 
-_WIDTH, _HEIGHT = 272.0, 58.0
+WIDTH, HEIGHT = 272.0, 58.0
 _GAP, _LAYER_GAP, _LANE, _MARGIN = 36.0, 40.0, 18.0, 2.0
 _PAD = 12.0
 _NAME_LETTERS, _FLOW_LETTERS = 21, 24
@@ -43,13 +43,13 @@ def layout(graph: nx.DiGraph) -> Layout:
     """Places the nodes of an acyclic graph; all have the same size, and none overlaps another, nor a lane."""
     layers = _ordered([list(layer) for layer in nx.topological_generations(graph)], graph)
     depth = {node: index for index, layer in enumerate(layers) for node in layer}
-    nodes_width = max((len(layer) * (_WIDTH + _GAP) - _GAP for layer in layers), default=0.0)
+    nodes_width = max((len(layer) * (WIDTH + _GAP) - _GAP for layer in layers), default=0.0)
     middle = _MARGIN + nodes_width / 2
     centres: dict[Hashable, tuple[float, float]] = {}
     for index, layer in enumerate(layers):
-        left = middle - (len(layer) * (_WIDTH + _GAP) - _GAP) / 2 + _WIDTH / 2
-        y = _MARGIN + index * (_HEIGHT + _LAYER_GAP) + _HEIGHT / 2
-        centres |= {node: (left + place * (_WIDTH + _GAP), y) for place, node in enumerate(layer)}
+        left = middle - (len(layer) * (WIDTH + _GAP) - _GAP) / 2 + WIDTH / 2
+        y = _MARGIN + index * (HEIGHT + _LAYER_GAP) + HEIGHT / 2
+        centres |= {node: (left + place * (WIDTH + _GAP), y) for place, node in enumerate(layer)}
     skipping = sorted(
         (edge for edge in graph.edges if depth[edge[1]] - depth[edge[0]] > 1),
         key=lambda edge: (depth[edge[1]] - depth[edge[0]], depth[edge[0]]),
@@ -62,7 +62,7 @@ def layout(graph: nx.DiGraph) -> Layout:
     lanes = {edge: right + _LANE * (number + 1) for edge, number in numbers.items()}
     width = max(lanes.values(), default=right) + _MARGIN
     outermost = frozenset(layer[-1] for layer in layers)
-    return Layout(centres, lanes, outermost, width, 2 * _MARGIN + len(layers) * (_HEIGHT + _LAYER_GAP) - _LAYER_GAP)
+    return Layout(centres, lanes, outermost, width, 2 * _MARGIN + len(layers) * (HEIGHT + _LAYER_GAP) - _LAYER_GAP)
 
 
 def _ordered(layers: list[list[Any]], graph: nx.DiGraph) -> list[list[Any]]:
@@ -122,18 +122,18 @@ def _before(pipeline: Pipeline, after: str) -> Collection[str]:
 
 
 def _node(pipeline: Pipeline, operator: Operator, centre: tuple[float, float], config: Config) -> Markup:
-    left, top = centre[0] - _WIDTH / 2, centre[1] - _HEIGHT / 2
-    inner = _WIDTH - 2 * _PAD
+    left, top = centre[0] - WIDTH / 2, centre[1] - HEIGHT / 2
+    inner = WIDTH - 2 * _PAD
     whole = max(pipeline.sample_seconds, pipeline.attributed_seconds) or 1.0
     share = operator.wall_seconds / whole
     computing, waiting = (inner * seconds / whole for seconds in (operator.cpu_seconds, operator.wait_seconds))
     particular = states(pipeline, operator, config)
-    right = left + _WIDTH - _PAD
-    bar = {"y": top + _HEIGHT - 11, "height": 4.0, "rx": 2.0}
+    right = left + WIDTH - _PAD
+    bar = {"y": top + HEIGHT - 11, "height": 4.0, "rx": 2.0}
     return tag(
         "g",
         tag("title", f"{operator.name}\n{operator.location}"),
-        tag("rect", class_="box", x=left, y=top, width=_WIDTH, height=_HEIGHT, rx=8.0),
+        tag("rect", class_="box", x=left, y=top, width=WIDTH, height=HEIGHT, rx=8.0),
         tag("text", _cut(operator.name, _NAME_LETTERS), class_="name", x=left + _PAD, y=top + 20),
         tag("text", format_seconds(operator.wall_seconds), class_="time", x=right, y=top + 20, text_anchor="end"),
         tag("text", ", ".join((operator.kind, *particular)), class_="kind", x=left + _PAD, y=top + 37),
@@ -154,21 +154,21 @@ def _edge(pipeline: Pipeline, edge: tuple[str, str], placed: Layout) -> Markup:
 
 def _direct(edge: tuple[str, str], placed: Layout) -> str:
     (x0, y0), (x1, y1) = (placed.centres[node] for node in edge)
-    y0, y1, bend = y0 + _HEIGHT / 2, y1 - _HEIGHT / 2, _LAYER_GAP / 2
+    y0, y1, bend = y0 + HEIGHT / 2, y1 - HEIGHT / 2, _LAYER_GAP / 2
     return f"M{x0:.1f},{y0:.1f} C{x0:.1f},{y0 + bend:.1f} {x1:.1f},{y1 - bend:.1f} {x1:.1f},{y1:.1f}{_head(x1, y1)}"
 
 
 def _by_lane(edge: tuple[str, str], placed: Layout) -> str:
     """Out at the side and back in, or below and above where another node is in the way."""
     (x0, y0), (x1, y1) = (placed.centres[node] for node in edge)
-    lane, half, bend = placed.lanes[edge], _HEIGHT / 2, _LAYER_GAP / 2
+    lane, half, bend = placed.lanes[edge], HEIGHT / 2, _LAYER_GAP / 2
     if edge[0] in placed.outermost:
-        begin = f"M{x0 + _WIDTH / 2:.1f},{y0:.1f} H{lane - _TURN:.1f} Q{lane:.1f},{y0:.1f} {lane:.1f},{y0 + _TURN:.1f}"
+        begin = f"M{x0 + WIDTH / 2:.1f},{y0:.1f} H{lane - _TURN:.1f} Q{lane:.1f},{y0:.1f} {lane:.1f},{y0 + _TURN:.1f}"
     else:
         low = y0 + half
         begin = f"M{x0:.1f},{low:.1f} C{x0:.1f},{low + bend:.1f} {lane:.1f},{low:.1f} {lane:.1f},{low + 2 * bend:.1f}"
     if edge[1] in placed.outermost:
-        x = x1 + _WIDTH / 2
+        x = x1 + WIDTH / 2
         end = f"V{y1 - _TURN:.1f} Q{lane:.1f},{y1:.1f} {lane - _TURN:.1f},{y1:.1f} H{x:.1f} m5,-4 l-5,4 l5,4"
     else:
         high = y1 - half
@@ -188,7 +188,7 @@ def _flow(pipeline: Pipeline, operator: Operator, placed: Layout) -> Markup | No
         return None
     x, y = placed.centres[operator.id]
     text = _cut(flow_text(flows[0]), _FLOW_LETTERS)
-    return tag("text", text, class_="flow", x=x + 8, y=y + _HEIGHT / 2 + _LAYER_GAP / 2 + 4)
+    return tag("text", text, class_="flow", x=x + 8, y=y + HEIGHT / 2 + _LAYER_GAP / 2 + 4)
 
 
 def percent(share: float) -> str:

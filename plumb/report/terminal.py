@@ -185,15 +185,15 @@ def _trials(loader: LoaderPlan) -> RenderableType:
     """What was tried, the best first; of several readings of one configuration the last."""
     tried = last_of_each(loader.trials)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", style="dim", pad_edge=False)
-    # One line each: what is chosen is told in full above.
-    table.add_column("tried", no_wrap=True, overflow="ellipsis")
-    for heading in ("samples/s", "interval", "model says", ""):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     own = (loader.baseline.config, loader.tuned.config)
     shown = [trial for place, trial in enumerate(tried) if place < _TRIALS_SHOWN or trial.config in own]
+    table.add_column("tried")
+    for heading in ("samples/s", "interval", "model says", ""):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for trial in shown:
         table.add_row(
-            short(trial.config),
+            # One line each: what is chosen is told in full above.
+            Text(short(trial.config), no_wrap=True, overflow="ellipsis"),
             f"{trial.samples_per_second:,.0f}" if trial.samples_per_second else "–",
             "{:,.0f} to {:,.0f}".format(*trial.interval) if trial.interval else "",
             f"{trial.predicted_samples_per_second:,.0f}" if trial.predicted_samples_per_second else "",
