@@ -118,7 +118,12 @@ def states(pipeline: Pipeline, operator: Operator, config: Config) -> tuple[str,
 
 
 def _before(pipeline: Pipeline, after: str) -> Collection[str]:
-    return nx.ancestors(pipeline.graph, after) if after in pipeline.graph else ()
+    """The operators that nothing but a cut needs."""
+    if after not in pipeline.graph:
+        return ()
+    feeding = nx.ancestors(pipeline.graph, after)
+    others = pipeline.graph.subgraph(pipeline.graph.nodes - {after})
+    return {operator for operator in feeding if nx.descendants(others, operator) <= feeding}
 
 
 def _node(pipeline: Pipeline, operator: Operator, centre: tuple[float, float], config: Config) -> Markup:
@@ -148,17 +153,18 @@ def _node(pipeline: Pipeline, operator: Operator, centre: tuple[float, float], c
 def _edge(pipeline: Pipeline, edge: tuple[str, str], placed: Layout) -> Markup:
     flow = pipeline.graph.edges[edge]["flow"]
     kind = "edge unseen" if flow.type == "unseen" else "edge"
-    path = _by_lane(edge, placed) if edge in placed.lanes else _direct(edge, placed)
-    return tag("path", tag("title", flow_text(flow)), class_=kind, d=path)
+    path, head = _by_lane(edge, placed) if edge in placed.lanes else _direct(edge, placed)
+    return tag("g", tag("title", flow_text(flow)), tag("path", d=path), tag("path", class_="head", d=head), class_=kind)
 
 
-def _direct(edge: tuple[str, str], placed: Layout) -> str:
+def _direct(edge: tuple[str, str], placed: Layout) -> tuple[str, str]:
+    """The line, and its head."""
     (x0, y0), (x1, y1) = (placed.centres[node] for node in edge)
     y0, y1, bend = y0 + HEIGHT / 2, y1 - HEIGHT / 2, _LAYER_GAP / 2
-    return f"M{x0:.1f},{y0:.1f} C{x0:.1f},{y0 + bend:.1f} {x1:.1f},{y1 - bend:.1f} {x1:.1f},{y1:.1f}{_head(x1, y1)}"
+    return f"M{x0:.1f},{y0:.1f} C{x0:.1f},{y0 + bend:.1f} {x1:.1f},{y1 - bend:.1f} {x1:.1f},{y1:.1f}", _down(x1, y1)
 
 
-def _by_lane(edge: tuple[str, str], placed: Layout) -> str:
+def _by_lane(edge: tuple[str, str], placed: Layout) -> tuple[str, str]:
     """Out at the side and back in, or below and above where another node is in the way."""
     (x0, y0), (x1, y1) = (placed.centres[node] for node in edge)
     lane, half, bend = placed.lanes[edge], HEIGHT / 2, _LAYER_GAP / 2
@@ -169,16 +175,17 @@ def _by_lane(edge: tuple[str, str], placed: Layout) -> str:
         begin = f"M{x0:.1f},{low:.1f} C{x0:.1f},{low + bend:.1f} {lane:.1f},{low:.1f} {lane:.1f},{low + 2 * bend:.1f}"
     if edge[1] in placed.outermost:
         x = x1 + WIDTH / 2
-        end = f"V{y1 - _TURN:.1f} Q{lane:.1f},{y1:.1f} {lane - _TURN:.1f},{y1:.1f} H{x:.1f} m5,-4 l-5,4 l5,4"
+        end = f"V{y1 - _TURN:.1f} Q{lane:.1f},{y1:.1f} {lane - _TURN:.1f},{y1:.1f} H{x:.1f}"
+        head = f"M{x + 5:.1f},{y1 - 4:.1f} l-5,4 l5,4"
     else:
         high = y1 - half
         curve = f"C{lane:.1f},{high:.1f} {x1:.1f},{high - bend:.1f} {x1:.1f},{high:.1f}"
-        end = f"V{high - 2 * bend:.1f} {curve}{_head(x1, high)}"
-    return f"{begin} {end}"
+        end, head = f"V{high - 2 * bend:.1f} {curve}", _down(x1, high)
+    return f"{begin} {end}", head
 
 
-def _head(x: float, y: float) -> str:
-    return f" M{x - 4:.1f},{y - 5:.1f} L{x:.1f},{y:.1f} L{x + 4:.1f},{y - 5:.1f}"
+def _down(x: float, y: float) -> str:
+    return f"M{x - 4:.1f},{y - 5:.1f} l4,5 l4,-5"
 
 
 def _flow(pipeline: Pipeline, operator: Operator, placed: Layout) -> Markup | None:

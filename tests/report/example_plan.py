@@ -36,6 +36,7 @@ SITUATION = Situation(
     dataset_samples=1000.0,
     cuts=(CutCost("decode", 1e5, 1e-3, 2e-3, 1e-5, 1e-4),),
 )
+FREEDOM = Freedom(tuple(range(5)))
 BEFORE = Config()
 AFTER = Config(2, 4, persistent_workers=True, cache=CacheChoice("decode", "memory", 10**8, 1.0))
 
@@ -109,7 +110,7 @@ def loader_plan(traced, **changes):
         "graph": traced,
         "notes": ("the store is full after the first epoch",),
         "cost": TuningCost(20.0, 10_000.0, 30.0),
-        "model": to_plain(SITUATION, Freedom(tuple(range(5)))),
+        "model": to_plain(SITUATION, FREEDOM),
     }
     return LoaderPlan(**{**told, **changes})
 
