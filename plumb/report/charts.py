@@ -9,18 +9,20 @@ from itertools import takewhile
 from plumb.model.simulate import MAIN, STEP
 from plumb.model.timeline import Timeline
 from plumb.plan import Config, LoaderPlan, StepShares, Trial
-from plumb.report.dag import percent
 from plumb.report.markup import Content, Markup, tag
-from plumb.report.words import RESOURCES, SHARES, last_of_each, short
+from plumb.report.words import RESOURCES, SHARES, last_of_each, percent, short, whole
 from plumb.units import format_rate, format_seconds
 
 # A bound that is many times what was reached needs no true length.
 _SCALE_OF_BOUNDS = 4.0
 _PLOT, _PLOT_LEFT, _PLOT_BOTTOM, _PLOT_MARGIN = 340.0, 52.0, 40.0, 10.0
+# A prediction within this share is near; the axes reach beyond the outermost points by this factor.
 _NEAR, _ROOM = 0.1, 1.4
 _ROW, _ROW_GAP, _TIME_UNITS = 14.0, 5.0, 1000.0
 _ROWS_SHOWN = 16
 _TICKS = 6
+# A piece of a bar that is this share of it has room for its share.
+_ROOM_FOR_WORDS = 0.1
 
 
 def bounds(loader: LoaderPlan, before: float | None, now: float) -> Markup:
@@ -47,10 +49,11 @@ def shares(sides: Sequence[tuple[str, StepShares, float]]) -> Markup:
     rows = []
     for name, parts, seconds in sides:
         width = seconds / longest
+        percents = whole({part: 100 * float(getattr(parts, part)) for part in SHARES})
         pieces = [
             tag(
                 "div",
-                tag("span", percent(share)) if share * width >= 0.07 else None,
+                tag("span", percent(percents[part] / 100)) if share * width >= _ROOM_FOR_WORDS else None,
                 class_=f"piece {part}",
                 style=f"width:{_percent(share * width)}",
                 title=f"{SHARES[part]}: {percent(share)}, {format_seconds(share * seconds)}",
@@ -145,7 +148,16 @@ def predicted(loader: LoaderPlan) -> Markup | None:
         tag("text", "predicted", class_="axis", x=_PLOT_LEFT + 6, y=_PLOT_MARGIN + 12),
     )
     height = bottom + _PLOT_BOTTOM
-    return tag("svg", *shapes, *axes, class_="plot", role="img", viewBox=f"0 0 {_PLOT:.0f} {height:.0f}", width=_PLOT)
+    return tag(
+        "svg",
+        *shapes,
+        *axes,
+        class_="plot",
+        role="img",
+        aria_label="Predicted against measured rates",
+        viewBox=f"0 0 {_PLOT:.0f} {height:.0f}",
+        width=_PLOT,
+    )
 
 
 def timeline(shown: Timeline, name: str) -> Markup:
@@ -180,6 +192,7 @@ def timeline(shown: Timeline, name: str) -> Markup:
         "svg",
         *shapes,
         role="img",
+        aria_label=f"What everyone does, {name}",
         viewBox=f"0 0 {_TIME_UNITS:.0f} {height:.0f}",
         height=height,
         preserveAspectRatio="none",

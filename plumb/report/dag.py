@@ -14,6 +14,7 @@ import networkx as nx
 
 from plumb.plan import Config
 from plumb.report.markup import Markup, tag
+from plumb.report.words import percent
 from plumb.trace.pipeline import Operator, Pipeline, flow_text
 from plumb.units import format_seconds
 
@@ -196,11 +197,6 @@ def _flow(pipeline: Pipeline, operator: Operator, placed: Layout) -> Markup | No
     x, y = placed.centres[operator.id]
     text = _cut(flow_text(flows[0]), _FLOW_LETTERS)
     return tag("text", text, class_="flow", x=x + 8, y=y + HEIGHT / 2 + _LAYER_GAP / 2 + 4)
-
-
-def percent(share: float) -> str:
-    """A share for people: whole percents, and no zero for what is only small."""
-    return f"{'< 1%' if 0 < share < 0.005 else f'{share:.0%}'}".replace("%", "\N{NO-BREAK SPACE}%")
 
 
 def _cut(text: str, letters: int) -> str:

@@ -11,10 +11,9 @@ from plumb.model.timeline import Timeline
 from plumb.model.whatif import Forecast
 from plumb.plan import LoaderPlan, Plan
 from plumb.report import charts, dag
-from plumb.report.dag import percent
 from plumb.report.markup import Content, Markup, join, tag
 from plumb.report.predict import advice
-from plumb.report.words import arguments, bottleneck, cost, grouped, short
+from plumb.report.words import arguments, bottleneck, cost, grouped, percent, short
 from plumb.trace.pipeline import Operator, Pipeline
 from plumb.trace.stored import from_node_link
 from plumb.units import format_bytes, format_rate, format_seconds

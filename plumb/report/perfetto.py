@@ -33,8 +33,8 @@ def trace_events(plan: Plan, timelines: Mapping[str, Sequence[Timeline]]) -> dic
 
 def _sample(loader: LoaderPlan, pipeline: Pipeline, process: int) -> Iterator[dict[str, Any]]:
     """The operators of one sample in a row, as they take on average."""
-    yield _name("process_name", f"{loader.name}: a sample's operators, measured", process)
-    yield _name("thread_name", "operators", process)
+    yield _about("process_name", process, name=f"{loader.name}: a sample's operators, measured")
+    yield _about("thread_name", process, name="operators")
     begin = 0.0
     for operator in pipeline.operators:
         told = {
@@ -48,11 +48,11 @@ def _sample(loader: LoaderPlan, pipeline: Pipeline, process: int) -> Iterator[di
 
 
 def _workers(loader: LoaderPlan, timeline: Timeline, process: int) -> Iterator[dict[str, Any]]:
-    yield _name("process_name", f"{loader.name}: simulated with {timeline.config}", process)
+    yield _about("process_name", process, name=f"{loader.name}: simulated with {timeline.config}")
     rows = [*range(timeline.config.num_workers), MAIN, STEP]
     for place, row in enumerate(rows):
-        yield _name("thread_name", _ROWS.get(row, f"worker {row}"), process, place)
-        yield {**_name("thread_sort_index", "", process, place), "args": {"sort_index": place}}
+        yield _about("thread_name", process, place, name=_ROWS.get(row, f"worker {row + 1}"))
+        yield _about("thread_sort_index", process, place, sort_index=place)
     first = min((span.begin_seconds for span in timeline.spans), default=0.0)
     for span in timeline.spans:
         seconds = span.end_seconds - span.begin_seconds
@@ -75,5 +75,6 @@ def _slice(
     }
 
 
-def _name(kind: str, name: str, process: int, thread: int = 0) -> dict[str, Any]:
-    return {"name": kind, "ph": "M", "pid": process, "tid": thread, "args": {"name": name}}
+def _about(kind: str, process: int, thread: int = 0, **told: str | int) -> dict[str, Any]:
+    """What a process or a thread is called, or where it is shown."""
+    return {"name": kind, "ph": "M", "pid": process, "tid": thread, "args": told}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterable, Sequence
 
@@ -14,7 +13,7 @@ from rich.text import Text
 from plumb.plan import LoaderPlan, Plan
 from plumb.profile.device_profile import DeviceProfile
 from plumb.report.device import render as render_device
-from plumb.report.words import arguments, bottleneck, cost, last_of_each, short
+from plumb.report.words import arguments, bottleneck, cost, last_of_each, short, whole
 from plumb.trace.stored import from_node_link
 from plumb.units import format_bytes, format_rate, format_seconds
 
@@ -125,21 +124,15 @@ def _shares(loader: LoaderPlan) -> Iterable[RenderableType]:
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
     for name, shares, seconds in sides:
         parts = {part: getattr(shares, part) for part in _STEP_PARTS}
-        cells = _whole_lengths({part: share * seconds / longest * _BAR_CELLS for part, share in parts.items()})
+        cells = whole({part: share * seconds / longest * _BAR_CELLS for part, share in parts.items()})
         bar = Text.assemble(*(("█" * count, _STEP_PARTS[part][1]) for part, count in cells.items()))
         told = Text(", ").join(
-            Text(f"{share:.0%} {_STEP_PARTS[part][0]}", style=_STEP_PARTS[part][1])
-            for part, share in parts.items()
-            if share >= 0.005
+            Text(f"{percents}% {_STEP_PARTS[part][0]}", style=_STEP_PARTS[part][1])
+            for part, percents in whole({part: 100 * share for part, share in parts.items()}).items()
+            if percents
         )
         table.add_row(name if len(sides) > 1 else "as it is", format_seconds(seconds), bar, told)
     yield table
-
-
-def _whole_lengths(lengths: dict[str, float]) -> dict[str, int]:
-    """The lengths in whole cells that add up to their rounded sum."""
-    ends = [round(end) for end in itertools.accumulate(lengths.values())]
-    return {name: end - begin for name, begin, end in zip(lengths, [0, *ends], ends, strict=False)}
 
 
 def _operators(loader: LoaderPlan) -> Iterable[RenderableType]:
@@ -150,9 +143,9 @@ def _operators(loader: LoaderPlan) -> Iterable[RenderableType]:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for heading, justify in (("a sample goes through", "left"), ("", "left"), ("time", "right"), ("", "left")):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-    whole = max(pipeline.sample_seconds, pipeline.attributed_seconds)
+    whole_seconds = max(pipeline.sample_seconds, pipeline.attributed_seconds)
     for operator in pipeline.operators:
-        share = operator.wall_seconds / whole
+        share = operator.wall_seconds / whole_seconds
         if share >= _SMALL:
             kind = f"{operator.kind}, waits" if operator.waits else operator.kind
             row = (_bar(share, "cyan"), Text(format_seconds(operator.wall_seconds)), Text(kind, style="dim"))
@@ -207,13 +200,13 @@ def _trials(loader: LoaderPlan) -> RenderableType:
 def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
     changed = [loader for loader in plan.loaders if loader.tuned.config != loader.baseline.config]
     if changed:
-        yield Text.assemble("Use it:  ", (f"plumb run {plan.script}", "bold"), f"   (the plan is in {plan_path})")
+        yield Text.assemble("Use it:   ", (f"plumb run {plan.script}", "bold"), f"   (the plan is in {plan_path})")
         for loader in changed:
             if loader.tuned.config.needs_runtime:
                 continue
-            yield Text(f"or write  DataLoader(..., {arguments(loader.tuned.config)})  at {loader.site}")
+            yield Text(f"or write: DataLoader(..., {arguments(loader.tuned.config)})  at {loader.site}")
         if not all(loader.tuned.config.needs_runtime for loader in changed):
-            yield Text.assemble("or let    ", (f"plumb apply {plan.script}", "bold"), "  write it for you")
+            yield Text.assemble("or let:   ", (f"plumb apply {plan.script}", "bold"), "  write it for you")
     page = f"plumb report {plan_path} --html report.html"
     yield Text.assemble("See all:  ", (page, "bold"))
     if plan.written_files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 
@@ -109,3 +110,14 @@ def last_of_each(trials: Iterable[Trial]) -> list[Trial]:
     """The last reading of each configuration, the fastest first."""
     last = {trial.config: trial for trial in trials}
     return sorted(last.values(), key=lambda trial: -(trial.samples_per_second or 0.0))
+
+
+def percent(share: float) -> str:
+    """A share for people: whole percents, and no zero for what is only small."""
+    return f"{'< 1%' if 0 < share < 0.005 else f'{share:.0%}'}".replace("%", "\N{NO-BREAK SPACE}%")
+
+
+def whole(lengths: dict[str, float]) -> dict[str, int]:
+    """The lengths as whole numbers that add up to their rounded sum."""
+    ends = [round(end) for end in itertools.accumulate(lengths.values())]
+    return {name: end - begin for name, begin, end in zip(lengths, [0, *ends], ends, strict=False)}

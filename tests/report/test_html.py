@@ -155,7 +155,7 @@ def test_a_trace_holds_every_operator_and_every_worker(traced, simulated):
     slices = [event for event in events if event["ph"] == "X"]
     assert {event["name"] for event in slices} >= {node["name"] for node in traced["nodes"]}
     rows = {event["args"]["name"] for event in events if event["name"] == "thread_name"}
-    assert rows == {"operators", "main process", "training step", "worker 0", "worker 1"}
+    assert rows == {"operators", "main process", "training step", "worker 1", "worker 2"}
     assert len({event["args"]["name"] for event in events if event["name"] == "process_name"}) == 3
     assert all(event["ts"] >= 0 and event["dur"] >= 0 for event in slices)
     assert {event["ph"] for event in events} == {"X", "M"}
