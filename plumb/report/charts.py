@@ -22,7 +22,7 @@ _ROW, _ROW_GAP, _TIME_UNITS = 14.0, 5.0, 1000.0
 _ROWS_SHOWN = 16
 _TICKS = 6
 # A piece of a bar that is this share of it has room for its share.
-_ROOM_FOR_WORDS = 0.1
+_ROOM_FOR_WORDS = 0.08
 
 
 def bounds(loader: LoaderPlan, before: float | None, now: float) -> Markup:
