@@ -151,9 +151,9 @@ def tune(
     )
     plan.write(found, path)
     if as_json:
-        _plain(plan.encode(found).decode().rstrip())
+        plain(plan.encode(found).decode().rstrip())
     else:
-        print_report(found, str(path), _console())
+        print_report(found, str(path), console())
     return 0
 
 
@@ -168,18 +168,18 @@ def trace(target: Target, arguments: list[str], orders: TuneOrders, form: str) -
     if story.traced is None:
         raise _nothing_done(target, story, outcome, orders.budget_seconds)
     if form == "json":
-        _plain(json.dumps(story.traced.graph, indent=2))
+        plain(json.dumps(story.traced.graph, indent=2))
     elif form == "dot":
-        _plain(from_node_link(story.traced.graph).to_dot())
+        plain(from_node_link(story.traced.graph).to_dot())
     else:
         from plumb.profile.device_profile import DeviceProfile
         from plumb.report.device import render as render_device
         from plumb.report.tree import render
 
-        console, pipeline = _console(), from_node_link(story.traced.graph)
-        console.print(f"{story.traced.name}  {story.traced.site}", highlight=False)
-        console.print(render(pipeline))
-        console.print(render_device(DeviceProfile.from_dict(story.traced.device), pipeline))
+        output, pipeline = console(), from_node_link(story.traced.graph)
+        output.print(f"{story.traced.name}  {story.traced.site}", highlight=False)
+        output.print(render(pipeline))
+        output.print(render_device(DeviceProfile.from_dict(story.traced.device), pipeline))
     return 0
 
 
@@ -219,14 +219,6 @@ def apply(target: Target, plan_path: Path | None, write: bool) -> int:
     for line in (*made.remarks, *made.problems):
         click.echo(line if line.startswith(" ") else f"plumb: {line}", err=True)
     return 1 if made.problems else 0
-
-
-def report(path: Path) -> None:
-    """Prints the report of a plan. Raises CommandError where it can't be read."""
-    try:
-        print_report(plan.read(path), str(path), _console())
-    except plan.PlanError as error:
-        raise CommandError(str(error)) from None
 
 
 def _plan_of(target: Target, plan_path: Path | None) -> tuple[Path, Plan]:
@@ -278,9 +270,9 @@ def predict(path: Path, host: Host, as_json: bool) -> int:
         except ValueError as error:
             raise CommandError(f"{path}: {loader.name}: {error}. Tune again to replace the plan") from None
     if as_json:
-        _plain(json.dumps({name: to_plain(each) for name, each in forecasts.items()}, indent=2))
+        plain(json.dumps({name: to_plain(each) for name, each in forecasts.items()}, indent=2))
     else:
-        _console().print(render(found, forecasts))
+        console().print(render(found, forecasts))
     return 0
 
 
@@ -289,7 +281,7 @@ def list_stores() -> None:
     from plumb.report.stores import print_stores
 
     with _store_errors():
-        print_stores(stores.find_stores(), time.time(), _console())
+        print_stores(stores.find_stores(), time.time(), console())
 
 
 def clear_stores(folder: Path | None) -> None:
@@ -297,7 +289,7 @@ def clear_stores(folder: Path | None) -> None:
     from plumb.report.stores import print_cleared
 
     with _store_errors():
-        print_cleared(*stores.clear_stores(folder), _console())
+        print_cleared(*stores.clear_stores(folder), console())
 
 
 @contextlib.contextmanager
@@ -325,14 +317,15 @@ def _is_study(file: str, url: str | None) -> bool:
     return bool(database) and file.startswith(database)
 
 
-def _plain(text: str) -> None:
+def plain(text: str) -> None:
+    """Prints `text` for other programs: nothing is wrapped or coloured."""
     Console(soft_wrap=True).out(text, highlight=False)
 
 
-def _console() -> Console:
+def console() -> Console:
     """Standard output; where it is no terminal, wide enough for whole lines."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_PLAIN_WIDTH)
+    output = Console()
+    return output if output.is_terminal else Console(width=_PLAIN_WIDTH)
 
 
 def _listen(orders: Orders, arguments: list[str], quiet: bool) -> tuple[_Story, script.Outcome]:

@@ -214,10 +214,25 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class StepShares:
+    """Where the time between two batches of the training goes, as shares that add up to 1.
+
+    `step` is the training step itself. The rest waits for data: `read` while samples wait for storage or a network,
+    `compute` while they are made, `transfer` while the main process takes batches over from workers.
+    """
+
+    step: float
+    read: float
+    compute: float
+    transfer: float
+
+
+@dataclass(frozen=True)
 class EndToEnd:
     """What the user's own loop reached, side by side, and the share of its time that it waited for data.
 
-    The shares are None where the step rate could not be measured.
+    The shares are None where the step rate could not be measured. How much the loop waits is measured; what for is told
+    by the model.
     """
 
     baseline: float
@@ -226,6 +241,8 @@ class EndToEnd:
     tuned_interval: tuple[float, float]
     baseline_waiting_share: float | None
     tuned_waiting_share: float | None
+    baseline_shares: StepShares | None = None
+    tuned_shares: StepShares | None = None
 
 
 @dataclass(frozen=True)
