@@ -11,20 +11,18 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle, islice
-from statistics import median
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from plumb.errors import one_line
 from plumb.model.situation import CutCost, DeferralCost, StorageBandwidth, ThreadsCost
-from plumb.plan import CacheChoice, Cut, Rewrites, SampleCost
+from plumb.plan import Cut, Deferral, Rewrites, SampleCost
 from plumb.profile.device import profile_device
 from plumb.profile.device_profile import DeviceProfile
 from plumb.profile.fetch_threads import timed_threads
 from plumb.profile.randomness import kept_generators
-from plumb.runtime.cache import MISSING, Store
-from plumb.runtime.codec import EncodeError, encode
+from plumb.runtime.codec import EncodeError
 from plumb.runtime.cuts import CutCandidate, find_cuts
 from plumb.runtime.deferral import FoundDeferral, find_deferral
 from plumb.runtime.deferred import DeferredSamples
@@ -34,8 +32,8 @@ from plumb.runtime.loader import NO_REWRITES
 from plumb.runtime.opened import reads_unseen
 from plumb.runtime.replay import Replay
 from plumb.runtime.store_folder import StoreError
-from plumb.runtime.stored import Stored
 from plumb.runtime.validate import validate_cut, validate_threads
+from plumb.savings import TURNS, deferral_savings, store_savings
 from plumb.trace.course import Traced, trace
 from plumb.trace.pipeline import Pipeline
 
@@ -88,22 +86,16 @@ def find_offers(loader: DataLoader[Any], cost: SampleCost, indices: Sequence[Any
         threads = threads or search.threads_until(traced.pipeline, cuts)
         deferral = search.deferral()
         storage = search.storage(threads, cuts, traced.pipeline) if threads and _waits(traced.pipeline) else None
+        cut_costs = tuple(cost for cost in map(search.cut_cost, cuts) if cost is not None)
+        deferral_costs = search.deferral_costs(deferral, cuts)
     rewrites = Rewrites(
         cuts=tuple(found.cut for found in cuts),
-        deferral=deferral.deferral if deferral else None,
-        threads_until=tuple(found.until or "" for found in threads),
+        deferral=deferral.deferral if deferral and deferral_costs else None,
+        threads_until=tuple(dict.fromkeys(found.until or "" for found in threads)),
         reasons=tuple(search.reasons),
         summary="; ".join(search.compared),
     )
-    return Offers(
-        rewrites,
-        tuple(cost for cost in map(search.cut_cost, cuts) if cost is not None),
-        search.deferral_costs(deferral, rewrites),
-        threads,
-        storage,
-        traced.pipeline,
-        device,
-    )
+    return Offers(rewrites, cut_costs, deferral_costs, threads, storage, traced.pipeline, device)
 
 
 class _Search:
@@ -257,17 +249,21 @@ class _Search:
         if fingerprint(self._dataset, found.cut, ()) != fingerprint(self._dataset, found.cut, ()):
             self.reasons.append(f"no store after {found.cut.after}: the dataset's state can't be told from another")
             return None
-        timed = self._timed_store(found.cut)
-        if timed is None:
+        count = max(_FEWEST_SAMPLES, self._affordable(_TIMED_VALUES, 2 + TURNS, share=0.3))
+        try:
+            savings = store_savings(self._dataset, found.cut, self._indices[:count])
+        except (EncodeError, StoreError) as error:
+            self.reasons.append(f"no store after {found.cut.after}: {error}")
             return None
-        value_bytes, read_seconds, write_seconds = timed
+        if savings is None:
+            return None
         return CutCost(
             found.cut.after,
-            value_bytes,
-            found.prefix_cpu_seconds,
+            savings.value_bytes,
+            max(0.0, savings.saved_cpu_seconds + savings.read_seconds),
             found.prefix_wait_seconds,
-            read_seconds,
-            write_seconds,
+            max(savings.read_seconds, -savings.saved_cpu_seconds),
+            savings.write_seconds,
             self._may_outlive(found),
         )
 
@@ -283,53 +279,32 @@ class _Search:
             )
         return not unseen
 
-    def _timed_store(self, cut: Cut) -> tuple[float, float, float] | None:
-        """Bytes of a stored value, and the seconds to read one and to store one."""
-        count = min(len(self._indices), max(_FEWEST_SAMPLES, self._affordable(_TIMED_VALUES, 1, share=0.3)))
-        replay = Replay(self._dataset, cut)
-        values = [replay.prefix(index) for index in self._indices[:count]]
-        started = time.perf_counter()
-        try:
-            encoded = [encode(value) for value in values]
-        except EncodeError as error:
-            self.reasons.append(f"no store after {cut.after}: {error}")
-            return None
-        size = 2 * sum(map(len, encoded)) + 2**20
-        try:
-            kept = Stored(self._dataset, cut, CacheChoice(cut.after, "memory", size, 1.0), apart="-timed")
-        except StoreError as error:
-            self.reasons.append(f"no store: {error}")
-            return None
-        store = Store(kept.spec)
-        keys = [str(place).encode() for place in range(count)]
-        store.put_many([(key, value, ()) for key, value in zip(keys, encoded, strict=True)])
-        write_seconds = (time.perf_counter() - started) / count
-        stored_bytes = store.used_bytes / count
-        reads = []
-        for key in keys:
-            started = time.perf_counter()
-            if store.get(key) is not MISSING:
-                reads.append(time.perf_counter() - started)
-        return (stored_bytes, median(reads), write_seconds) if reads else None
-
-    def deferral_costs(self, found: FoundDeferral | None, rewrites: Rewrites) -> tuple[DeferralCost, ...]:
+    def deferral_costs(self, found: FoundDeferral | None, cuts: Sequence[CutCandidate]) -> tuple[DeferralCost, ...]:
         """What deferring costs and saves, and the cuts that it can't be had with."""
         if found is None or found.deferral is None or found.cost is None:
             return ()
-        against = tuple(cut.after for cut in rewrites.cuts if not self._go_together(cut, rewrites))
+        saved, main = found.cost.saved_seconds, found.cost.main_seconds
+        batch = self._loader.batch_size or len(self._indices)
+        if self._affordable(batch, 2 * (1 + TURNS), share=0.4) == batch:
+            whole = list(islice(cycle(self._indices), batch))
+            savings = deferral_savings(self._loader, found.deferral, whole)
+            if savings is None:
+                self.reasons.append("no operator runs on batches: whole batches take another way")
+                return ()
+            saved, main = savings.saved_cpu_seconds, savings.main_seconds
         return (
             DeferralCost(
                 tuple(step.operator for step in found.deferral.steps),
-                found.cost.saved_seconds,
-                found.cost.main_seconds,
+                saved,
+                main,
                 found.cost.bytes_before - found.cost.bytes_after,
-                against,
+                tuple(cut.cut.after for cut in cuts if not self._go_together(cut.cut, found.deferral)),
             ),
         )
 
-    def _go_together(self, cut: Cut, rewrites: Rewrites) -> bool:
+    def _go_together(self, cut: Cut, deferral: Deferral) -> bool:
         """Whether the operators are still deferred when samples are made from the cut's values."""
-        fetching = Fetching(self._dataset, Fetch(threads=2, cut=cut, deferral=rewrites.deferral))
+        fetching = Fetching(self._dataset, Fetch(threads=2, cut=cut, deferral=deferral))
         for _ in range(2):  # the first batch teaches the operators
             samples = fetching.__getitems__(self._indices[:_FEWEST_SAMPLES])
         return isinstance(samples, DeferredSamples)

@@ -35,7 +35,7 @@ def test_a_batch_waits_for_its_slowest_sample():
 
 
 def test_what_takes_too_long_or_fails_is_left_out():
-    assert timed_threads(lambda index: time.sleep(WAIT), range(8), 64, WAIT, 1e-4, 0.1) == ([], "")
+    assert timed_threads(lambda index: time.sleep(WAIT), range(8), 64, WAIT, 1e-4, 0.01) == ([], "")
 
     def refuse(index):
         time.sleep(WAIT)
