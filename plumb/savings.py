@@ -88,21 +88,22 @@ def deferral_savings(loader: DataLoader[Any], deferral: Deferral, indices: Seque
     """
     dataset, collate = loader.dataset, loader.collate_fn
     fetching, deferring = Fetching(dataset, Fetch(deferral=deferral)), DeferringCollate(collate)
-    plain, saving, finishing = [], [], []
+    recipe: BatchRecipe | None = None
+    saved, finishing = [], []
     with one_torch_thread():
-        for turn in range(1 + TURNS):
-            plain.append(_cpu_seconds(lambda: collate([dataset[index] for index in indices])))
+        for _ in range(1 + TURNS):
+            plain = _cpu_seconds(lambda: collate([dataset[index] for index in indices]))
             begin = time.thread_time()
             batch = deferring(fetching.__getitems__(indices))
-            saving.append(time.thread_time() - begin)
-            if turn == 0:
-                continue
-            if not isinstance(batch, DeferredBatch):
-                return None
-            finishing.append(_cpu_seconds(partial(run, batch, BatchRecipe(batch.recipe))))
+            saved.append(plain - (time.thread_time() - begin))
+            if isinstance(batch, DeferredBatch):
+                recipe = recipe or BatchRecipe(batch.recipe)
+                finishing.append(_cpu_seconds(partial(run, batch, recipe)))
             del batch
-    saved = median(one - other for one, other in zip(plain[1:], saving[1:], strict=True))
-    return DeferralSavings(saved / len(indices), median(finishing) / len(indices))
+    # The first time, operators are made one by one, to learn from.
+    if len(finishing) < TURNS:
+        return None
+    return DeferralSavings(median(saved[1:]) / len(indices), median(finishing[1:]) / len(indices))
 
 
 def _sample_of_stored(replay: Replay, store: Store, index: Any, key: bytes) -> Any:
