@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
@@ -22,6 +21,7 @@ from plumb.profile.device import profile_device
 from plumb.profile.device_profile import DeviceProfile
 from plumb.profile.fetch_threads import timed_threads
 from plumb.profile.randomness import kept_generators
+from plumb.profile.storage import reads_at_once
 from plumb.runtime.codec import EncodeError
 from plumb.runtime.cuts import CutCandidate, find_cuts
 from plumb.runtime.deferral import FoundDeferral, find_deferral
@@ -46,8 +46,10 @@ _VALIDATED_THREADS = 8
 # Waiting that is a smaller share of a sample's time is not worth threads.
 _WORTH_THREADS = 0.1
 _OUTSTANDING_READS = (1, 4, 16, 64)
-# Storage holds threads up where they get less than this share of what they would get if it didn't.
-_HELD_UP = 0.7
+# Each thread reads so often, and all of them so much at least, to show what storage gives.
+_READS_EACH, _READS_AT_LEAST = 2, 8
+# Storage holds reads up where they take so many times as long as one alone, and leave so much of a core idle.
+_SLOWED_DOWN, _BUSY = 1.4, 0.6
 _TIMED_VALUES = 16
 # Threads may be timed for so much of the time that is left, on batches of so many samples where nobody says how many.
 _THREADS_TIMED, _TIMED_BATCH = 0.3, 32
@@ -85,8 +87,8 @@ def find_offers(loader: DataLoader[Any], cost: SampleCost, indices: Sequence[Any
         cuts = search.cuts(traced)
         threads = threads or search.threads_until(traced.pipeline, cuts)
         deferral = search.deferral()
-        storage = search.storage(threads, cuts, traced.pipeline) if threads and _waits(traced.pipeline) else None
-        cut_costs = tuple(cost for cost in map(search.cut_cost, cuts) if cost is not None)
+        storage = search.storage(threads, cuts) if threads and _waits(traced.pipeline) else None
+        cut_costs = [found for cut in cuts if (found := search.cut_cost(cut, traced.pipeline))]
         deferral_costs = search.deferral_costs(deferral, cuts)
     rewrites = Rewrites(
         cuts=tuple(found.cut for found in cuts),
@@ -95,7 +97,7 @@ def find_offers(loader: DataLoader[Any], cost: SampleCost, indices: Sequence[Any
         reasons=tuple(search.reasons),
         summary="; ".join(search.compared),
     )
-    return Offers(rewrites, cut_costs, deferral_costs, threads, storage, traced.pipeline, device)
+    return Offers(rewrites, tuple(cut_costs), deferral_costs, threads, storage, traced.pipeline, device)
 
 
 class _Search:
@@ -213,38 +215,35 @@ class _Search:
             self.reasons.append(f"no more threads {what}: {reason}")
         return tuple(ThreadsCost(gain.threads, after, gain.time_factor, gain.cpu_factor, serial) for gain in gains)
 
-    def storage(
-        self, threads: Sequence[ThreadsCost], cuts: Sequence[CutCandidate], pipeline: Pipeline
-    ) -> StorageBandwidth | None:
+    def storage(self, threads: Sequence[ThreadsCost], cuts: Sequence[CutCandidate]) -> StorageBandwidth | None:
         """What storage gives to so many reads at once; None where it held none of them up."""
         until = next((found.cut for found in cuts if found.cut.after == threads[0].until), None)
         replay = Replay(self._dataset, until)
         read = replay.sample if until is None else replay.prefix
-        rates: list[float] = []
+        seconds: list[float] = []
         held_up = False
         for outstanding in _OUTSTANDING_READS:
-            reads = max(2 * outstanding, 8)
-            if reads / outstanding * self._cost.wall_seconds > 0.2 * self._left:
+            if _READS_EACH * self._cost.wall_seconds > 0.1 * self._left:
                 break
-            started = time.perf_counter()
-            with ThreadPoolExecutor(outstanding) as pool:
-                try:
-                    list(pool.map(read, islice(cycle(self._indices), reads)))
-                except Exception as error:
-                    self.reasons.append(f"{outstanding} reads at once fail: {one_line(error)}")
-                    held_up = True
-            rates.append(reads / (time.perf_counter() - started))
-            # Threads of one process get one core's work done, more or less: that they share it is not storage's doing.
-            free = min(outstanding * rates[0], 1.0 / max(pipeline.sample_cpu_seconds, 1e-9))
-            held_up = held_up or rates[-1] < _HELD_UP * free
+            try:
+                timed = reads_at_once(read, self._indices, outstanding, max(_READS_EACH * outstanding, _READS_AT_LEAST))
+            except Exception as error:
+                self.reasons.append(f"{outstanding} reads at once fail: {one_line(error)}")
+                break
+            seconds.append(timed.median_seconds)
+            # Threads of one process share about one core: that they wait for it is not storage's doing.
+            waits = timed.cpu_share < _BUSY
+            held_up = held_up or (waits and seconds[-1] > _SLOWED_DOWN * seconds[0])
         if not held_up:
             return None
-        per_sample = max(self._cost.output_bytes, 1.0)
+        alone = max(self._cost.output_bytes, 1.0) / self._cost.wall_seconds
+        outstanding_reads = tuple(map(float, _OUTSTANDING_READS[: len(seconds)]))
         return StorageBandwidth(
-            tuple(map(float, _OUTSTANDING_READS[: len(rates)])), tuple(rate * per_sample for rate in rates)
+            outstanding_reads,
+            tuple(n * alone * seconds[0] / each for n, each in zip(outstanding_reads, seconds, strict=True)),
         )
 
-    def cut_cost(self, found: CutCandidate) -> CutCost | None:
+    def cut_cost(self, found: CutCandidate, pipeline: Pipeline) -> CutCost | None:
         """What a store at a cut costs and saves, from values that were stored and read; None where none can be."""
         if fingerprint(self._dataset, found.cut, ()) != fingerprint(self._dataset, found.cut, ()):
             self.reasons.append(f"no store after {found.cut.after}: the dataset's state can't be told from another")
@@ -261,7 +260,7 @@ class _Search:
             found.cut.after,
             savings.value_bytes,
             max(0.0, savings.saved_cpu_seconds + savings.read_seconds),
-            found.prefix_wait_seconds,
+            self._cost.wait_seconds * min(1.0, found.prefix_wait_seconds / max(pipeline.sample_wait_seconds, 1e-9)),
             max(savings.read_seconds, -savings.saved_cpu_seconds),
             savings.write_seconds,
             self._may_outlive(found),

@@ -60,7 +60,9 @@ def demand(situation: Situation, config: Config) -> Demand:
         left = min(1.0, missing / threaded) if threaded else 1.0
         threaded, switching = threaded * left, switching * left
         cpu -= hit * (cut.prefix_cpu_seconds - cut.read_seconds)
-        wait -= hit * cut.prefix_wait_seconds
+        # Waits vary more than anything: what matters is which share of them lies before the cut.
+        waited = situation.cost.wait_seconds
+        wait *= 1.0 - hit * (min(1.0, cut.prefix_wait_seconds / waited) if waited > 0 else 0.0)
     if config.deferred:
         deferral = deferral_of(situation, config.deferred)
         cpu -= deferral.worker_cpu_seconds

@@ -16,7 +16,7 @@ configs = st.builds(
     Config,
     num_workers=st.integers(0, 8),
     prefetch_factor=st.just(2),
-    fetch_threads=st.sampled_from([1, 4]),
+    fetch_threads=st.sampled_from([1, 8]),
     deferred=st.sampled_from([(), ("normalize",)]),
 )
 HALF = SampleCost(4e-3, 2e-3, 2e-3, 1e-4, 1e5, 1.0)
