@@ -212,7 +212,11 @@ class Tuner:
         saved = allocator.saved_seconds(int(footprint.batch_bytes)) / self.subject.samples_per_batch
         if saved < _WORTH_REUSING * cost.wall_seconds:
             return None
-        return AllocatorGain(saved, allocator.kept_bytes(int(footprint.batch_bytes)))
+        # Whether a process gets fresh memory for its batches depends on all that it did before: so it is asked.
+        with allocator.reusing(True):
+            reused = sampled(self.subject.loader, self._stream, self.pace_seconds / 2)
+        making = min(max(0.0, cost.cpu_seconds - reused.cost.cpu_seconds), saved)
+        return AllocatorGain(making, saved, allocator.kept_bytes(int(footprint.batch_bytes)))
 
     def _check_limits(self, situation: Situation) -> None:
         """Raises TuningError where the script as it is leaves no room for any loader."""

@@ -72,9 +72,9 @@ def demand(situation: Situation, config: Config) -> Demand:
         main = max(0.0, main) + deferral.main_seconds
     if config.allocator_reuse and situation.allocator:
         if not config.num_workers:
-            cpu -= situation.allocator.main_seconds
+            cpu -= situation.allocator.making_seconds
         elif config.deferred:
-            main -= situation.allocator.main_seconds
+            main = max(0.0, main - situation.allocator.finishing_seconds)
     return Demand(
         max(cpu, min(cost.cpu_seconds, least_cpu_seconds(output_bytes))),
         max(0.0, wait),

@@ -93,12 +93,14 @@ class ThreadsCost:
 
 @dataclass(frozen=True)
 class AllocatorGain:
-    """What reused memory saves in the main process, in CPU seconds per sample, where that one makes the batch.
+    """What reused memory saves in the main process, in CPU seconds per sample: where it makes whole batches itself, and
+    where it only runs their last operators.
 
     `kept_bytes` is what the process then keeps from the system.
     """
 
-    main_seconds: float
+    making_seconds: float
+    finishing_seconds: float
     kept_bytes: float
 
 

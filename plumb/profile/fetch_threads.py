@@ -10,6 +10,7 @@ from itertools import cycle, islice
 from typing import Any
 
 from plumb.errors import one_line
+from plumb.profile.threads import one_torch_thread
 
 THREADS = (4, 16, 64)
 _BATCHES_AT_MOST = 12
@@ -44,7 +45,7 @@ def timed_threads(
     for count in THREADS:
         if count > samples_per_batch or samples_per_batch * alone_seconds / count > share / 2:
             continue
-        with ThreadPoolExecutor(count) as pool:
+        with one_torch_thread(), ThreadPoolExecutor(count) as pool:
             try:
                 # Threads open clients and files of their own, which later batches find.
                 list(pool.map(read, islice(ahead, count)))

@@ -12,6 +12,8 @@ from statistics import median
 from types import TracebackType
 from typing import Any
 
+from plumb.profile.threads import one_torch_thread
+
 
 @dataclass(frozen=True)
 class ReadsAtOnce:
@@ -30,7 +32,7 @@ def reads_at_once(read: Callable[[Any], Any], indices: Sequence[Any], outstandin
         return time.perf_counter() - begin
 
     ahead = cycle(indices)
-    with ThreadPoolExecutor(outstanding) as pool:
+    with one_torch_thread(), ThreadPoolExecutor(outstanding) as pool:
         list(pool.map(read, islice(ahead, outstanding)))
         begin, cpu = time.perf_counter(), time.process_time()
         seconds = list(pool.map(seconds_of, islice(ahead, reads)))
