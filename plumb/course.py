@@ -73,13 +73,25 @@ class Tuning:
 
     def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
         """Tunes a loader whose loop was never seen to train: for its own rate, without a step rate."""
-        per_batch = known.samples_per_batch or float(loader.batch_size or 1)
-        subject = Subject(known.name, loader, per_batch, None, None)
-        pace, spent = _PACE_ALONE * self._options.pace_seconds, Spending()
-        choice = Tuner(subject, self._options, seconds, pace, self._emit).choose()
+        pace = _PACE_ALONE * self._options.pace_seconds
         note = "tuned on its own, without a step rate: no training loop was seen to use it"
-        choice = dataclasses.replace(choice, notes=(*choice.notes, note))
-        return self._plan(known, loader, per_batch, choice, None, None, spent)
+        return self.for_step(known, loader, seconds, None, pace, note)
+
+    def for_step(
+        self,
+        known: KnownLoader,
+        loader: DataLoader[Any],
+        seconds: float,
+        step: Step | None,
+        pace_seconds: float,
+        *notes: str,
+    ) -> events.LoaderDone:
+        """Tunes a loader without a loop: for a step whose rate is known, or else for the loader's own rate."""
+        per_batch, spent = known.samples_per_batch or float(loader.batch_size or 1), Spending()
+        subject = Subject(known.name, loader, per_batch, step, None)
+        choice = Tuner(subject, self._options, seconds, pace_seconds, self._emit).choose()
+        choice = dataclasses.replace(choice, notes=(*choice.notes, *notes))
+        return self._plan(known, loader, per_batch, choice, step, None, spent)
 
     def _plan(
         self,

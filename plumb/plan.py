@@ -323,7 +323,11 @@ class LoaderPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one tuning found, for all loaders of a script."""
+    """What one tuning found, for all loaders of a script.
+
+    `script` is empty where a loader was tuned from within Python. `made_for` is what of a dataset, a loader and a host
+    must be the same for a plan that is kept for later runs.
+    """
 
     script: str
     host: dict[str, Any]
@@ -331,6 +335,7 @@ class Plan:
     startup_seconds: float
     loaders: tuple[LoaderPlan, ...]
     written_files: tuple[str, ...] = ()
+    made_for: dict[str, Any] = field(default_factory=dict)
     version: int = VERSION
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from types import FrameType
 
 _PROGRESS_BARS = ("tqdm", "rich", "alive_progress", "fastprogress", "progressbar")
+_PLUMB_FOLDER = str(Path(__file__).parent) + "/"
 _LIBRARY_FOLDERS = (
     *(sysconfig.get_paths()[key] + "/" for key in ("stdlib", "platstdlib", "purelib", "platlib")),
-    str(Path(__file__).parent) + "/",
+    _PLUMB_FOLDER,
     "<frozen ",
 )
 
@@ -46,7 +47,10 @@ def find_site(frame: FrameType | None) -> Site:
     """The innermost line of the user's code that leads to `frame`, with the name it assigns to.
 
     A factory's caller names what the factory returns, so the search for a name goes on outwards through `return`.
+    What plumb's own code does, it does for the code that called it.
     """
+    while frame is not None and frame.f_code.co_filename.startswith(_PLUMB_FOLDER):
+        frame = frame.f_back
     frames = []
     while frame is not None:
         frames.append(frame)
