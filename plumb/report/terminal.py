@@ -200,25 +200,34 @@ def _trials(loader: LoaderPlan) -> RenderableType:
 def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
     changed = [loader for loader in plan.loaders if loader.tuned.config != loader.baseline.config]
     if changed:
-        yield Text.assemble("Use it:   ", (f"plumb run {plan.script}", "bold"), f"   (the plan is in {plan_path})")
+        yield _how_to_use(plan, plan_path)
         for loader in changed:
             if loader.tuned.config.needs_runtime:
                 continue
             yield Text(f"or write: DataLoader(..., {arguments(loader.tuned.config)})  at {loader.site}")
-        if not all(loader.tuned.config.needs_runtime for loader in changed):
+        if plan.script and not all(loader.tuned.config.needs_runtime for loader in changed):
             yield Text.assemble("or let:   ", (f"plumb apply {plan.script}", "bold"), "  write it for you")
-    page = f"plumb report {plan_path} --html report.html"
-    yield Text.assemble("See all:  ", (page, "bold"))
+    if plan_path:
+        yield Text.assemble("See all:  ", (f"plumb report {plan_path} --html report.html", "bold"))
     if plan.written_files:
         yield Text(f"The script wrote, while it was tuned: {_some(plan.written_files)}", style="yellow")
     for loader in plan.loaders:
         if loader.cost is not None:
             yield Text(cost(loader, loader.cost), style="dim")
-    yield Text(
-        f"{format_seconds(plan.startup_seconds)} until your script's loop began, "
-        f"{format_seconds(plan.tuning_seconds)} of tuning.",
-        style="dim",
-    )
+    if plan.script:
+        yield Text(
+            f"{format_seconds(plan.startup_seconds)} until your script's loop began, "
+            f"{format_seconds(plan.tuning_seconds)} of tuning.",
+            style="dim",
+        )
+
+
+def _how_to_use(plan: Plan, plan_path: str) -> Text:
+    """What puts the plan to use: a command for a script, a line of Python for what was tuned from within Python."""
+    if plan.script:
+        return Text.assemble("Use it:   ", (f"plumb run {plan.script}", "bold"), f"   (the plan is in {plan_path})")
+    made = f"plumb.LoaderPlan.load({plan_path!r})" if plan_path else "plan"
+    return Text.assemble("Use it:   ", (f"{made}.loader(dataset)", "bold"))
 
 
 def _some(files: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from plumb.runtime.answered import Tree
 from plumb.runtime.calls import Calls, Sample
 from plumb.runtime.feeds import feeds_of
 from plumb.runtime.held import Held
-from plumb.trace.assemble import ids_of
+from plumb.trace.assemble import ids_of, is_called_random, name_of
 from plumb.trace.code import code_digest
 from plumb.trace.course import Traced
 from plumb.trace.pipeline import Operator, Pipeline
@@ -111,6 +111,9 @@ class _Recorded:
                 return "it does not run exactly once in each sample"
             if sample.drawn is not None and sample.drawn <= calls[0].end:
                 return "random numbers are drawn before its end"
+            for called in filter(is_called_random, self.operators.values()):
+                if any(call.start <= calls[0].end for call in sample.of(called)):
+                    return f"{name_of(called)} is marked as not deterministic"
         for one, other in zip(self.first, self.second, strict=True):
             made, again = one.of(node)[0].digest, other.of(node)[0].digest
             if made is None or again is None:

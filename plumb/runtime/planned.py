@@ -51,8 +51,8 @@ class Planned:
         return self._handing.start(loader, epoch) if persists_by_plan else epoch()
 
 
-def attributes_of(config: Config) -> dict[str, Any]:
-    """What a loader of torch's has to hold at `iter` in order to run on `config`, as far as torch can.
+def attributes_of(loader: DataLoader[Any], config: Config) -> dict[str, Any]:
+    """What `loader` has to hold at `iter` in order to run on `config`, as far as this torch knows of it.
 
     Torch refuses a timeout without workers.
     """
@@ -62,5 +62,6 @@ def attributes_of(config: Config) -> dict[str, Any]:
         "persistent_workers": config.persistent_workers,
         "pin_memory": config.pin_memory,
         "in_order": config.in_order,
+        "timeout": loader.timeout if config.num_workers else 0,
     }
-    return attributes if config.num_workers else {**attributes, "timeout": 0}
+    return {name: value for name, value in attributes.items() if hasattr(loader, name)}
