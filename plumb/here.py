@@ -17,7 +17,7 @@ from plumb.events import Event, LoaderDone, Phase
 from plumb.host import Machine, describe
 from plumb.loop import Endless, Loop
 from plumb.options import Options
-from plumb.plan import Plan
+from plumb.plan import Plan, decode, encode
 from plumb.report.notebook import progress_line
 from plumb.runtime.loader import current_config, rebuild
 from plumb.site import Site
@@ -55,7 +55,9 @@ def tune_here(
         except UsersError as users:
             raise users.error from None
     seconds = time.perf_counter() - started
-    return Plan("", describe(options.limits, Machine.detect()), seconds, 0.0, (done.plan,))
+    found = Plan("", describe(options.limits, Machine.detect()), seconds, 0.0, (done.plan,))
+    # As its file gives it back: a plan is the same whether it was kept or not.
+    return decode(encode(found))
 
 
 def _through(

@@ -7,6 +7,7 @@ that is the same today, and where the host has the room that it needs now.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -60,7 +61,7 @@ class MadeFor:
 
 def made_for(loader: DataLoader[Any], options: Options) -> MadeFor:
     """What a plan for `loader`, found within `options` now, would be made for."""
-    dataset, machine, limits = loader.dataset, Machine.detect(), options.limits
+    dataset, machine, limits = loader.dataset, _machine(), options.limits
     is_iterable = isinstance(dataset, IterableDataset)
     return MadeFor(
         dataset=_class_name(type(dataset)),
@@ -95,6 +96,10 @@ def made_for(loader: DataLoader[Any], options: Options) -> MadeFor:
             "cache_folder": options.cache_folder,
         },
     )
+
+
+# A loader may be made anew in every epoch; the host stays what it is.
+_machine = functools.cache(Machine.detect)
 
 
 def place_for(facts: MadeFor) -> Path:
