@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
 
 from torch.utils.data import DataLoader as TorchDataLoader
+from torch.utils.data import Dataset
 
 from plumb.decorator import site_of
 from plumb.marks import Settings, is_off, settings_of
@@ -48,7 +49,7 @@ class DataLoader(TorchDataLoader[T]):
     _users: Config | None = None
     _planned: Planned | None = None
 
-    def __init__(self, dataset: Any, *args: Any, tune: Tune = True, **kwargs: Any) -> None:
+    def __init__(self, dataset: Dataset[T], *args: Any, tune: Tune = True, **kwargs: Any) -> None:
         if tune not in (True, False, "live"):
             raise ValueError(f'tune={tune!r}: it is True, False or "live"')
         super().__init__(dataset, *args, **kwargs)

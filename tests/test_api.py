@@ -296,7 +296,10 @@ class Other(Scaled):
         return index + self.scale
 
 
-def facts(dataset, wishes=Settings(), **arguments):
+USUAL = Settings()
+
+
+def facts(dataset, wishes=USUAL, **arguments):
     loader = torch.utils.data.DataLoader(dataset, **{"batch_size": 4, **arguments})
     return kept.made_for(loader, wishes.options())
 
@@ -304,15 +307,15 @@ def facts(dataset, wishes=Settings(), **arguments):
 @pytest.mark.parametrize(
     ("dataset", "wishes", "arguments"),
     [
-        (Other(), Settings(), {}),
-        (Scaled(2.0), Settings(), {}),
-        (Scaled(root="other"), Settings(), {}),
-        (Scaled(transform=len), Settings(), {}),
-        (torch.utils.data.Subset(Scaled(), range(32)), Settings(), {}),
-        (Scaled(), Settings(), {"batch_size": 8}),
-        (Scaled(), Settings(), {"shuffle": True}),
-        (Scaled(), Settings(), {"num_workers": 1}),
-        (Scaled(), Settings(), {"collate_fn": list}),
+        (Other(), USUAL, {}),
+        (Scaled(2.0), USUAL, {}),
+        (Scaled(root="other"), USUAL, {}),
+        (Scaled(transform=len), USUAL, {}),
+        (torch.utils.data.Subset(Scaled(), range(32)), USUAL, {}),
+        (Scaled(), USUAL, {"batch_size": 8}),
+        (Scaled(), USUAL, {"shuffle": True}),
+        (Scaled(), USUAL, {"num_workers": 1}),
+        (Scaled(), USUAL, {"collate_fn": list}),
         (Scaled(), Settings(may_reorder=True), {}),
         (Scaled(), Settings(limits=plumb.Limits(cpus=0.5)), {}),
     ],
