@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from plumb.host import Limits
-    from plumb.plan import Config
     from plumb.runtime.planned import Planned
 
 P = ParamSpec("P")
@@ -140,7 +139,7 @@ class MarkedDatasets:
 
     def __init__(self) -> None:
         # By identity: a subclass of the user's may be equal to others, or have no hash.
-        self._running: dict[int, tuple[Planned, Config] | None] = {}
+        self._running: dict[int, Planned | None] = {}
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
         """Leaves the script's arguments as they are."""
@@ -160,15 +159,11 @@ class MarkedDatasets:
         running = self._running[id(loader)]
         if running is None:
             return start()
-        from plumb.runtime.planned import attributes_of
-        from plumb.runtime.running import exchanged
         from plumb.selftuning import say
 
-        planned, config = running
-        with exchanged(loader, attributes_of(loader, config)):
-            return planned.start(loader, start, say)
+        return running.start_unseen(loader, start, say)
 
-    def _planned(self, loader: DataLoader[Any], settings: Settings) -> tuple[Planned, Config] | None:
+    def _planned(self, loader: DataLoader[Any], settings: Settings) -> Planned | None:
         from plumb.runtime.loader import current_config
         from plumb.runtime.planned import Planned
         from plumb.selftuning import plan_of
@@ -177,7 +172,7 @@ class MarkedDatasets:
         planned = plan_of(loader, site_of(loader), settings, may_tune=True)
         if planned is None or planned.config == own:
             return None
-        return Planned(loader, planned, own), planned.config
+        return Planned(loader, planned, own)
 
 
 def site_of(loader: DataLoader[Any]) -> Site:

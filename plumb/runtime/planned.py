@@ -12,7 +12,7 @@ from plumb.plan import Config, LoaderPlan
 from plumb.runtime.allocator import Reuse
 from plumb.runtime.epochs import Epochs, state_of
 from plumb.runtime.handed import Handing
-from plumb.runtime.running import Running
+from plumb.runtime.running import Running, exchanged
 
 
 class Planned:
@@ -22,7 +22,7 @@ class Planned:
     """
 
     def __init__(self, loader: DataLoader[Any], planned: LoaderPlan, users: Config) -> None:
-        config = planned.config
+        config = self._config = planned.config
         self._users = users
         self._epochs = Epochs(loader, users)
         self._handing = Handing()
@@ -49,6 +49,13 @@ class Planned:
             epoch = partial(self._running.start, loader, epoch)
         persists_by_plan = loader.persistent_workers and not self._users.persistent_workers
         return self._handing.start(loader, epoch) if persists_by_plan else epoch()
+
+    def start_unseen(
+        self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Callable[[str], None]
+    ) -> Iterator[Any]:
+        """The same for a loader that keeps the script's own arguments: they are exchanged for the time of this call."""
+        with exchanged(loader, attributes_of(loader, self._config)):
+            return self.start(loader, start, say)
 
 
 def attributes_of(loader: DataLoader[Any], config: Config) -> dict[str, Any]:
