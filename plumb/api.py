@@ -160,7 +160,9 @@ class LoaderPlan:
 
         from plumb.report.terminal import print_report
 
-        console = Console(file=io.StringIO(), width=_REPORT_WIDTH, color_system=None, force_terminal=False)
+        console = Console(
+            file=io.StringIO(), width=_REPORT_WIDTH, color_system=None, force_terminal=False, force_jupyter=False
+        )
         with console.capture() as text:
             print_report(self.found, "", console)
         return "\n".join(line.rstrip() for line in text.get().splitlines()).strip()
