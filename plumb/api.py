@@ -53,9 +53,10 @@ def tune(
     configuration that keeps the step busy; without, it looks for the highest rate. `limits` may lower what the host
     allows, for instance `plumb.Limits(cpus=4)`.
 
-    Runs in this process, a notebook's too, and puts its random generators back as they were. Raises TypeError for
-    arguments that don't go together, `plumb.errors.TuningError` in one line where nothing can be measured, and
-    whatever torch, the dataset or the step itself raises.
+    Runs in this process, a notebook's too, and puts random generators, samplers and the dataset's attributes back as
+    they were. A stream that can be read only once is read. Raises TypeError for arguments that don't go together,
+    ValueError for a budget or a rate that is not above 0, `plumb.errors.TuningError` in one line where nothing can be
+    measured, and whatever torch, the dataset or the step itself raises.
 
     >>> import plumb, torch
     >>> class Squares(torch.utils.data.Dataset):
@@ -70,6 +71,10 @@ def tune(
     """
     from plumb.here import tune_here
 
+    if not budget > 0:
+        raise ValueError(f"budget={budget!r}: it is a number of seconds above 0")
+    if step is not None and not callable(step) and not step > 0:
+        raise ValueError(f"step={step!r}: it is a callable, or a number of samples/s above 0")
     loader = _loader(dataset_or_loader, batch_size, loader_args)
     site = find_site(sys._getframe(1))
     named = Site(site.file, site.line, type(loader.dataset).__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Iterator
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import Dataset
@@ -13,9 +13,9 @@ from torch.utils.data import Dataset
 from plumb.decorator import site_of
 from plumb.marks import Settings, is_off, settings_of
 from plumb.plan import Config, LoaderPlan
-from plumb.runtime.loader import current_config
-from plumb.runtime.planned import Planned, attributes_of
-from plumb.selftuning import plan_of, say
+
+if TYPE_CHECKING:
+    from plumb.runtime.planned import Planned
 
 T = TypeVar("T", covariant=True)
 Tune = bool | Literal["live"]
@@ -62,17 +62,24 @@ class DataLoader(TorchDataLoader[T]):
             return start()
         if self.tune == "live" and self._planned_by is None:
             return _live(self)
+        from plumb.selftuning import plan_of, say
+
         if self._users is None:
             settings = settings_of(self.dataset) or Settings()
             self.run_on(plan_of(self, site_of(self), settings, may_tune=self.tune is True))
         if self._planned_by is None or self._users is None:
             return start()
         if self._planned is None:
+            from plumb.runtime.planned import Planned
+
             self._planned = Planned(self, self._planned_by, self._users)
         return self._planned.start(self, start, say)
 
     def run_on(self, planned: LoaderPlan | None) -> None:
         """From the next epoch on, this loader runs on a plan; with None, as its own arguments say."""
+        from plumb.runtime.loader import current_config
+        from plumb.runtime.planned import attributes_of
+
         own = self._users = current_config(self)
         if planned is None or planned.config == own:
             return

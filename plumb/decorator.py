@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from plumb.host import Limits
+    from plumb.plan import Config
     from plumb.runtime.planned import Planned
 
 P = ParamSpec("P")
@@ -138,8 +139,9 @@ class MarkedDatasets:
     """
 
     def __init__(self) -> None:
-        # By identity: a subclass of the user's may be equal to others, or have no hash.
-        self._running: dict[int, Planned | None] = {}
+        # By identity: a subclass of the user's may be equal to others, or have no hash. With what the script gave it,
+        # which it may change between two epochs.
+        self._running: dict[int, tuple[Config, Planned | None]] = {}
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
         """Leaves the script's arguments as they are."""
@@ -153,22 +155,22 @@ class MarkedDatasets:
         settings = settings_of(loader.dataset)
         if settings is None or is_off() or getattr(type(loader), "tunes_itself", False):
             return start()
-        if id(loader) not in self._running:
-            self._running[id(loader)] = self._planned(loader, settings)
-            weakref.finalize(loader, self._running.pop, id(loader), None).atexit = False
-        running = self._running[id(loader)]
-        if running is None:
-            return start()
+        from plumb.runtime.loader import current_config
         from plumb.selftuning import say
 
-        return running.start_unseen(loader, start, say)
+        own = current_config(loader)
+        known, running = self._running.get(id(loader), (None, None))
+        if known != own:
+            running = self._planned(loader, own, settings)
+            if known is None:
+                weakref.finalize(loader, self._running.pop, id(loader), None).atexit = False
+            self._running[id(loader)] = own, running
+        return start() if running is None else running.start_unseen(loader, start, say)
 
-    def _planned(self, loader: DataLoader[Any], settings: Settings) -> Planned | None:
-        from plumb.runtime.loader import current_config
+    def _planned(self, loader: DataLoader[Any], own: Config, settings: Settings) -> Planned | None:
         from plumb.runtime.planned import Planned
         from plumb.selftuning import plan_of
 
-        own = current_config(loader)
         planned = plan_of(loader, site_of(loader), settings, may_tune=True)
         if planned is None or planned.config == own:
             return None

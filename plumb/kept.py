@@ -31,6 +31,7 @@ from plumb.runtime.loader import current_config
 from plumb.runtime.store_folder import StoreError, make_user_folder, open_private, user_folder
 from plumb.trace.code import code_digest
 from plumb.trace.expand import is_dataset, is_of_user_class, is_step, is_user_class, is_user_code
+from plumb.trace.values import attribute
 
 _PACKAGES = ("torch", "plumb-tune")
 _DEPTH, _ITEMS = 4, 16
@@ -197,9 +198,9 @@ def _described(value: Any, depth: int) -> Any:
     kind = _class_name(type(value))
     if isinstance(value, (list, tuple)) and depth:
         return kind, [_described(item, depth - 1) for item in value[:_ITEMS] if not isinstance(item, _PLAIN)]
-    shape = getattr(value, "shape", None)
+    shape = attribute(value, "shape")
     if isinstance(shape, tuple):
-        return kind, tuple(shape), str(getattr(value, "dtype", ""))
+        return kind, tuple(shape), str(attribute(value, "dtype"))
     attributes = getattr(value, "__dict__", None)
     if (
         not depth

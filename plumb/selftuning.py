@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 
 from plumb import kept
 from plumb.errors import TuningError, one_line
-from plumb.here import tune_here
 from plumb.kept import MadeFor
 from plumb.marks import Settings
 from plumb.options import Options
@@ -98,6 +97,8 @@ def _found_or_tuned(
 
 
 def _tuned_now(loader: DataLoader[Any], site: Site, options: Options, place: Path, facts: MadeFor) -> LoaderPlan | None:
+    from plumb.here import tune_here
+
     try:
         found = tune_here(loader, site, options)
     except TuningError as error:

@@ -1,6 +1,7 @@
 """`plumb.tuned` and `plumb.operator`: on whole scripts under fork and spawn, and on what Python shows of them."""
 
 import copy
+import dataclasses
 import inspect
 import os
 import pickle
@@ -13,8 +14,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
 import plumb
+from plumb import plan
 from plumb.decorator import MarkedDatasets
-from plumb.marks import settings_of
+from plumb.marks import Settings, settings_of
+from plumb.plan import Config
 from plumb.runtime.cuts import find_cuts
 from plumb.trace.course import trace
 
@@ -72,44 +75,20 @@ def plans(tmp_path):
     return sorted((tmp_path / "cache" / "plumb" / "plans").glob("*.json"))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_loader_tunes_itself_once_and_the_next_run_starts_at_once(method, script, tmp_path):
-    body = f"""
-if __name__ == "__main__":
-    multiprocessing.set_start_method({method!r})
-    show(DataLoader(Numbers(), batch_size=8))
-"""
-    first = script(body)
-    assert first.stdout == TWICE, first.stderr
-    (said,) = first.stderr.splitlines()
-    assert "Numbers (train.py:" in said
-    assert "tuning it once" in said
-    (kept,) = plans(tmp_path)
-    assert str(kept) in said
-    second = script(body)
-    assert (second.stdout, second.stderr) == (TWICE, "")
-    assert plans(tmp_path) == [kept]
-
-
-def forced(tmp_path, **changes):
-    """The kept plan with another configuration, so that it shows whether it is used."""
-    import dataclasses
-
-    from plumb import plan
-
-    (file,) = plans(tmp_path)
+def use_one_worker(file):
+    """Gives a kept plan another configuration, so that it shows that it is used."""
     found = plan.read(file)
     entry = found.loaders[0]
-    tuned = dataclasses.replace(entry.tuned, config=dataclasses.replace(entry.baseline.config, **changes))
+    tuned = dataclasses.replace(entry.tuned, config=Config(1, 2, persistent_workers=True))
     plan.write(dataclasses.replace(found, loaders=(dataclasses.replace(entry, tuned=tuned),)), file)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_the_kept_plan_is_what_the_loader_runs_on(method, script, tmp_path):
+def test_a_loader_tunes_itself_once_and_the_next_run_is_on_its_plan_at_once(method, script, tmp_path):
     body = f"""
 class Where(Numbers):
     def __getitem__(self, index):
-        assert multiprocessing.parent_process() is not None or "--alone" in sys.argv
+        assert multiprocessing.parent_process() is not None or "--tunes" in sys.argv
         return super().__getitem__(index)
 
 if __name__ == "__main__":
@@ -118,10 +97,17 @@ if __name__ == "__main__":
     show(loader)
     print(loader.num_workers)
 """
-    assert script(body, "train.py", "--alone").stdout == TWICE + "0\n"
-    forced(tmp_path, num_workers=1, prefetch_factor=2, persistent_workers=True)
-    ran = script(body)
-    assert (ran.stdout, ran.stderr) == (TWICE + "0\n", ""), "the loader shows what the script gave it"
+    first = script(body, "train.py", "--tunes")
+    assert first.stdout == TWICE + "0\n", first.stderr
+    (said,) = first.stderr.splitlines()
+    assert "Where (train.py:" in said
+    assert "tuning it once" in said
+    (kept,) = plans(tmp_path)
+    assert str(kept) in said
+    use_one_worker(kept)
+    second = script(body)
+    assert (second.stdout, second.stderr) == (TWICE + "0\n", ""), "the loader shows what the script gave it"
+    assert plans(tmp_path) == [kept]
 
 
 def test_a_function_marks_what_it_returns_and_nothing_else(script, tmp_path):
@@ -282,6 +268,19 @@ def test_a_loader_over_unmarked_data_is_started_as_it_stands():
     started = object()
     loader = DataLoader(range(4))
     assert MarkedDatasets().iterating(loader, lambda: started, True) is started
+
+
+def test_a_loader_whose_arguments_the_script_changes_gets_another_plan(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(Letters, "_plumb_tuned", Settings(budget_seconds=1))
+    loader = DataLoader(Letters(), batch_size=13)
+    whole = [list(range(13)), list(range(13, 26))]
+    assert [batch.tolist() for batch in loader] == whole
+    loader.num_workers = 1
+    loader.prefetch_factor = 2
+    assert [batch.tolist() for batch in loader] == whole
+    baselines = [plumb.LoaderPlan.load(file).baseline.config.num_workers for file in plans(tmp_path)]
+    assert sorted(baselines) == [0, 1]
 
 
 class Nested(Dataset):

@@ -17,7 +17,8 @@ from plumb.units import format_rate, format_seconds
 
 # Colours are those of the page, so that it reads on a dark one too.
 _STYLE = "font-family:system-ui,sans-serif;font-size:13px;line-height:1.5"
-_CELL = "text-align:left;padding:1px 14px 1px 0;border:0;background:none"
+_INHERITED = "color:inherit;font-size:inherit;background:none;border:0"
+_CELL = f"text-align:left;padding:1px 14px 1px 0;{_INHERITED}"
 _BAR_PIXELS = 120
 
 
@@ -66,8 +67,11 @@ def plan_html(loader: LoaderPlan, explained: str) -> str:
         for label, side in sides
     ]
     gain = f"<b>{loader.gain:.2f} times as fast.</b>" if changed else "<b>Nothing to change.</b>"
+    if changed and loader.end_to_end:
+        gain += f" Your loop {loader.end_to_end.tuned / loader.end_to_end.baseline:.2f} times."
     why = escape(bottleneck(loader))
-    use = f"<div><code>DataLoader(..., {escape(arguments(loader.config))})</code></div>" if changed else ""
+    wanted = "plan.loader(dataset)" if loader.config.needs_runtime else f"DataLoader(..., {arguments(loader.config)})"
+    use = f"<div><code>{escape(wanted)}</code></div>" if changed else ""
     batch = f"batch {loader.samples_per_batch:.0f}"
     return _box(
         f"<div><b>{escape(loader.name)}</b> {_dim(f'{loader.site}, {loader.dataset}, {batch}')}</div>"
@@ -125,7 +129,8 @@ def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A table; the cells are HTML already."""
     head = "".join(f'<th style="{_CELL};font-weight:normal;opacity:.65">{escape(each)}</th>' for each in headings)
     body = "".join("<tr>" + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in row) + "</tr>" for row in rows)
-    return f'<table style="border-collapse:collapse;margin:4px 0">{f"<tr>{head}</tr>" if head else ""}{body}</table>'
+    rows_of_all = f"<tr>{head}</tr>{body}" if head else body
+    return f'<table style="border-collapse:collapse;margin:4px 0;{_INHERITED}">{rows_of_all}</table>'
 
 
 def _box(inside: str) -> str:
