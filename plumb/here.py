@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import time
 import weakref
@@ -17,7 +18,7 @@ from plumb.events import Event, LoaderDone, Phase
 from plumb.host import Machine, describe
 from plumb.loop import Endless, Loop
 from plumb.options import Options
-from plumb.plan import Plan, decode, encode
+from plumb.plan import LoaderPlan, Plan, decode, encode
 from plumb.report.notebook import progress_line
 from plumb.runtime.loader import current_config, rebuild
 from plumb.site import Site
@@ -33,31 +34,40 @@ def tune_here(
 ) -> Plan:
     """A plan for one loader. `step` is what is done with a batch, or how many samples/s that takes.
 
-    What reading changed is put back as it was, as far as `undone` says. Raises
-    TuningError where nothing can be measured, and what the dataset or the step raises.
+    What reading changed is put back as it was, as far as `undone` says. Raises TuningError where nothing can be
+    measured, and what the dataset or the step raises.
     """
     started = time.perf_counter()
+    try:
+        with undone(loader):
+            planned = _tuned(loader, site, options, step)
+    except UsersError as users:
+        raise users.error from None
+    finally:
+        # Stores that trials filled are held in cycles, and take memory for as long as they are.
+        gc.collect()
+    seconds = time.perf_counter() - started
+    found = Plan("", describe(options.limits, Machine.detect()), seconds, 0.0, (planned,))
+    # As its file gives it back: a plan is the same whether it was kept or not.
+    return decode(encode(found))
+
+
+def _tuned(
+    loader: DataLoader[Any], site: Site, options: Options, step: Callable[[Any], object] | float | None
+) -> LoaderPlan:
     known = KnownLoader(site.name, site, weakref.ref(loader), loader.batch_size)
-    with progress_line(f"{site.name}: tuning") as line, undone(loader):
+    with progress_line(f"{site.name}: tuning") as line:
 
         def emit(event: Event) -> None:
             if isinstance(event, Phase):
                 line.phase(event.text)
 
         tuning = Tuning(options, emit)
-        try:
-            if callable(step):
-                done = _through(step, tuning, known, loader, options.budget_seconds)
-            else:
-                rate = Step(float(step), 0.0) if step is not None else None
-                notes = [] if rate else [_ALONE]
-                done = tuning.for_step(known, loader, options.budget_seconds, rate, options.pace_seconds, *notes)
-        except UsersError as users:
-            raise users.error from None
-    seconds = time.perf_counter() - started
-    found = Plan("", describe(options.limits, Machine.detect()), seconds, 0.0, (done.plan,))
-    # As its file gives it back: a plan is the same whether it was kept or not.
-    return decode(encode(found))
+        if callable(step):
+            return _through(step, tuning, known, loader, options.budget_seconds).plan
+        rate = Step(float(step), 0.0) if step is not None else None
+        notes = [] if rate else [_ALONE]
+        return tuning.for_step(known, loader, options.budget_seconds, rate, options.pace_seconds, *notes).plan
 
 
 def _through(

@@ -28,6 +28,7 @@ from plumb.model import feasible, stored
 from plumb.options import Options
 from plumb.plan import LoaderPlan, Plan, PlanError
 from plumb.runtime.loader import current_config
+from plumb.runtime.main_module import main_is_guarded
 from plumb.runtime.store_folder import StoreError, make_user_folder, open_private, user_folder
 from plumb.trace.code import code_digest
 from plumb.trace.expand import is_dataset, is_of_user_class, is_step, is_user_class, is_user_code
@@ -64,6 +65,8 @@ def made_for(loader: DataLoader[Any], options: Options) -> MadeFor:
     """What a plan for `loader`, found within `options` now, would be made for."""
     dataset, machine, limits = loader.dataset, _machine(), options.limits
     is_iterable = isinstance(dataset, IterableDataset)
+    # To ask for the method that is in use would settle it. The first of all is the default.
+    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
     return MadeFor(
         dataset=_class_name(type(dataset)),
         # A stream that was asked for its length once is counted by torch from then on.
@@ -87,8 +90,9 @@ def made_for(loader: DataLoader[Any], options: Options) -> MadeFor:
             "gpus": [gpu.name for gpu in limits.gpus],
             "python": machine.python,
             "packages": {name: machine.packages.get(name) for name in _PACKAGES},
-            # To ask for the method itself would settle it. The first of all is the default.
-            "start_method": multiprocessing.get_start_method(True) or multiprocessing.get_all_start_methods()[0],
+            "start_method": method,
+            # Workers that aren't forked run the main module's code once more.
+            "workers_may_start": method == "fork" or main_is_guarded(),
         },
         wishes={
             "max_workers": _finite(limits.max_workers),

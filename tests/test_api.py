@@ -24,6 +24,7 @@ from plumb import kept
 from plumb.errors import TuningError
 from plumb.marks import Settings
 from plumb.plan import Config, PlanError
+from plumb.stores import find_stores
 
 BUDGET = 2.0
 
@@ -155,6 +156,7 @@ def test_tuning_leaves_generators_and_the_dataset_as_they_were():
     plumb.tune(dataset, batch_size=8, shuffle=True, generator=generator, budget=1)
     assert [torch.rand(1).item(), random.random(), numpy.random.random(), dataset.dice.random()] == before
     assert (dataset.reads, dataset.seen) == (0, [])
+    assert all(os.getpid() not in store.users for store in find_stores())
     assert torch.equal(generator.get_state(), torch.Generator().manual_seed(5).get_state())
 
 
