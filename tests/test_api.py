@@ -124,6 +124,10 @@ def test_a_saved_plan_is_the_same_plan_and_has_a_report(plan, plumb, tmp_path):
     told = plumb("report", "saved.json")
     assert told.code == 0
     assert "Waiting" in told.out
+    assert plumb("report", "saved.json", "--html", "page.html").code == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "<title>plumb: Waiting</title>" in page
+    assert "plumb run " not in told.out + page
     with pytest.raises(PlanError, match="name one of its loaders: Waiting"):
         type(plan).load(tmp_path / "saved.json", name="other")
 

@@ -13,7 +13,7 @@ from plumb.plan import LoaderPlan, Plan
 from plumb.report import charts, dag
 from plumb.report.markup import Content, Markup, join, tag
 from plumb.report.predict import advice
-from plumb.report.words import arguments, bottleneck, cost, grouped, percent, short
+from plumb.report.words import arguments, bottleneck, cost, grouped, how_to_use, percent, short
 from plumb.trace.pipeline import Operator, Pipeline
 from plumb.trace.stored import from_node_link
 from plumb.units import format_bytes, format_rate, format_seconds
@@ -42,13 +42,18 @@ def page(plan: Plan, modelled: Mapping[str, Modelled]) -> str:
         tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
-        tag("title", f"plumb: {plan.script}"),
+        tag("title", f"plumb: {_title(plan)}"),
         tag("link", rel="icon", href="data:,"),
         tag("style", Markup(style)),
     )
     loaders = (_loader(loader, plan, modelled.get(loader.name)) for loader in plan.loaders)
     body = tag("body", _header(plan), tag("main", *loaders), _footer(plan))
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _title(plan: Plan) -> str:
+    """The script, or the dataset that was tuned from within Python."""
+    return plan.script or ", ".join(loader.dataset for loader in plan.loaders)
 
 
 def _header(plan: Plan) -> Markup:
@@ -62,7 +67,7 @@ def _header(plan: Plan) -> Markup:
     host = " · ".join(fact for fact in facts if fact)
     links = [tag("a", loader.name, href=f"#loader-{place}") for place, loader in enumerate(plan.loaders)]
     navigation = tag("nav", *links) if len(links) > 1 else None
-    return tag("header", tag("span", "plumb", class_="brand"), tag("h1", plan.script), tag("p", host), navigation)
+    return tag("header", tag("span", "plumb", class_="brand"), tag("h1", _title(plan)), tag("p", host), navigation)
 
 
 def _loader(loader: LoaderPlan, plan: Plan, modelled: Modelled | None) -> Markup:
@@ -131,10 +136,12 @@ def _use(loader: LoaderPlan, plan: Plan) -> Markup | None:
     """How to have it."""
     if not _is_changed(loader):
         return None
-    ways = [tag("div", tag("code", f"plumb run {plan.script}"), tag("span", "runs the script with this plan"))]
+    runs = "runs the script with this plan" if plan.script else "is a loader with this plan"
+    ways = [tag("div", tag("code", how_to_use(plan, "")), tag("span", runs))]
     if not loader.tuned.config.needs_runtime:
         written = tag("code", f"DataLoader(…, {arguments(loader.tuned.config)})")
-        ways.append(tag("div", written, tag("span", f"at {loader.site}; plumb apply writes it for you")))
+        where = f"at {loader.site}; plumb apply writes it for you" if plan.script else f"at {loader.site}"
+        ways.append(tag("div", written, tag("span", where)))
     return tag("div", *ways, class_="use")
 
 
@@ -301,10 +308,8 @@ def _alone(loader: LoaderPlan) -> Markup:
 
 
 def _footer(plan: Plan) -> Markup:
-    took = (
-        f"{format_seconds(plan.startup_seconds)} until the script's loop began, "
-        f"{format_seconds(plan.tuning_seconds)} of tuning."
-    )
+    begun = f"{format_seconds(plan.startup_seconds)} until the script's loop began, " if plan.script else ""
+    took = f"{begun}{format_seconds(plan.tuning_seconds)} of tuning."
     wrote: Any = None
     if plan.written_files:
         names = join(tag("li", name) for name in plan.written_files)

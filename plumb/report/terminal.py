@@ -13,7 +13,7 @@ from rich.text import Text
 from plumb.plan import LoaderPlan, Plan
 from plumb.profile.device_profile import DeviceProfile
 from plumb.report.device import render as render_device
-from plumb.report.words import arguments, bottleneck, cost, last_of_each, short, whole
+from plumb.report.words import arguments, bottleneck, cost, how_to_use, last_of_each, short, whole
 from plumb.trace.stored import from_node_link
 from plumb.units import format_bytes, format_rate, format_seconds
 
@@ -200,7 +200,8 @@ def _trials(loader: LoaderPlan) -> RenderableType:
 def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
     changed = [loader for loader in plan.loaders if loader.tuned.config != loader.baseline.config]
     if changed:
-        yield _how_to_use(plan, plan_path)
+        where = f"   (the plan is in {plan_path})" if plan.script else ""
+        yield Text.assemble("Use it:   ", (how_to_use(plan, plan_path), "bold"), where)
         for loader in changed:
             if loader.tuned.config.needs_runtime:
                 continue
@@ -220,14 +221,6 @@ def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
             f"{format_seconds(plan.tuning_seconds)} of tuning.",
             style="dim",
         )
-
-
-def _how_to_use(plan: Plan, plan_path: str) -> Text:
-    """What puts the plan to use: a command for a script, a line of Python for what was tuned from within Python."""
-    if plan.script:
-        return Text.assemble("Use it:   ", (f"plumb run {plan.script}", "bold"), f"   (the plan is in {plan_path})")
-    made = f"plumb.LoaderPlan.load({plan_path!r})" if plan_path else "plan"
-    return Text.assemble("Use it:   ", (f"{made}.loader(dataset)", "bold"))
 
 
 def _some(files: Sequence[str]) -> str:

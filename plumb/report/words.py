@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable
 
-from plumb.plan import Config, LoaderPlan, Prediction, Trial, TuningCost
+from plumb.plan import Config, LoaderPlan, Plan, Prediction, Trial, TuningCost
 from plumb.units import format_seconds
 
 RESOURCES = {
@@ -79,6 +79,17 @@ def arguments(config: Config) -> str:
     """A configuration as torch's keyword arguments, without those that say no."""
     given = config.loader_arguments().items()
     return ", ".join(f"{name}={value!r}" for name, value in given if value or name in ("num_workers", "in_order"))
+
+
+def how_to_use(plan: Plan, path: str) -> str:
+    """What puts a plan to use: a command for a script, a line of Python for what was tuned from within Python.
+
+    `path` is the plan's file, empty where it has none yet.
+    """
+    if plan.script:
+        return f"plumb run {plan.script}"
+    made = f"plumb.LoaderPlan.load({path!r})" if path else "plan"
+    return f"{made}.loader(dataset)"
 
 
 def cost(loader: LoaderPlan, took: TuningCost) -> str:
