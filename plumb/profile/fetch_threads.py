@@ -43,7 +43,7 @@ def timed_threads(
     ahead = cycle(indices)
     share = budget_seconds / len(THREADS)
     for count in THREADS:
-        if count > samples_per_batch or samples_per_batch * alone_seconds / count > share / 2:
+        if count > samples_per_batch or samples_per_batch * alone_seconds / count >= share / 2:
             continue
         with one_torch_thread(), ThreadPoolExecutor(count) as pool:
             try:
