@@ -21,11 +21,13 @@ from plumb.plan import Config
 
 HERE = Path(__file__).parent
 # What a loader shows of its arguments: over a dataset that `plumb.tuned` marked, these are the script's own.
+# One process runs all cases once, for all tests that ask for what it found.
+pytestmark = pytest.mark.xdist_group("documented")
 SHOWN = frozenset({"workers", "context"})
 assert len(MODULES) == len({case.file for case in CASES.values()})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def found(tmp_path_factory):
     """What every case returned in every way."""
     paths = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])

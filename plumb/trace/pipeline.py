@@ -65,10 +65,9 @@ class Flow:
 
     `type` is "unseen" where the sample goes this way by a route that identities don't show.
 
-    >>> import plumb, torch
-    >>> graph = plumb.trace(torch.rand(64, 1000)).graph
-    >>> [flow.type for _, _, flow in graph.edges(data="flow")]
-    ['Tensor']
+    >>> import plumb
+    >>> plumb.Flow("Tensor", (3, None, None), "uint8").shape  # images of varying size
+    (3, None, None)
     """
 
     type: str
