@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -42,6 +44,28 @@ class Ran:
 
 
 Plumb = Callable[..., Ran]
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Any]], Any]:
+    """What a function makes in a folder, made by one of the processes that run tests, for all of them.
+
+    What it returns must be picklable.
+    """
+    common = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        common = common.parent
+
+    def get(name: str, make: Callable[[Path], Any]) -> Any:
+        result = common / f"{name}.pickle"
+        with open(common / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not result.exists():
+                (common / name).mkdir()
+                result.write_bytes(pickle.dumps(make(common / name)))
+            return pickle.loads(result.read_bytes())
+
+    return get
 
 
 @pytest.fixture(autouse=True)

@@ -62,18 +62,19 @@ def run_all(scripts, *words):
 CASES = {**SPELLED_OUT, **ELSEWHERE}
 
 
-# The scripts of all cases run at once, for all tests that ask for their stories.
-pytestmark = pytest.mark.xdist_group("apply")
-
-
 @pytest.fixture(scope="session")
-def stories(tmp_path_factory):
+def stories(once):
     """For each case: the script before and after its patch, what was said, and what its loaders were given each time.
 
     The plan has the names and sites that plumb itself sees when the scripts run.
     """
-    folders = {name: tmp_path_factory.mktemp(name) for name in CASES}
+    return once("stories", _stories)
+
+
+def _stories(folder):
+    folders = {name: folder / name for name in CASES}
     for name, case in CASES.items():
+        folders[name].mkdir()
         (folders[name] / "script.py").write_text(case.source)
     before = run_all([[str(folder / "script.py")] for folder in folders.values()], "construct")
     stories, runs = {}, []

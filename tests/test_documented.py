@@ -21,19 +21,21 @@ from plumb.plan import Config
 
 HERE = Path(__file__).parent
 # What a loader shows of its arguments: over a dataset that `plumb.tuned` marked, these are the script's own.
-# One process runs all cases once, for all tests that ask for what it found.
-pytestmark = pytest.mark.xdist_group("documented")
 SHOWN = frozenset({"workers", "context"})
 assert len(MODULES) == len({case.file for case in CASES.values()})
 
 
 @pytest.fixture(scope="session")
-def found(tmp_path_factory):
+def found(once):
     """What every case returned in every way."""
+    return once("documented", _found)
+
+
+def _found(folder):
     paths = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-m", "documented"],
-        cwd=tmp_path_factory.mktemp("documented"),
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
