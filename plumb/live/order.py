@@ -86,12 +86,11 @@ class Order:
 
         Raises what the sampler raises.
         """
-        if self.length is None and not self._has_ended:
-            return None
-        while self._drawn_one():
+        while self.length is not None and self.delivered + len(self._pending) <= self.length and self._drawn_one():
             pass
-        self._raise_error()
-        return list(self._pending)
+        if self._error is not None:
+            raise self._error
+        return list(self._pending) if self._has_ended else None
 
     def _draw(self, count: int) -> None:
         while len(self._pending) < count and self._drawn_one():

@@ -7,14 +7,17 @@ what that says as soon as it can. Every batch that is measured is one that the u
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
 
+from plumb.errors import one_line
 from plumb.host import Limits
 from plumb.live.meter import Delivery, LoopReading, Meter, Span
 from plumb.live.outlook import Batches, situation_of, worth_trying
@@ -90,10 +93,14 @@ class Pilot:
 
     def note(self, delivery: Delivery, batch: Any) -> None:
         """The loop gets `batch`."""
-        if self._batches is None:
-            nbytes, tensors = batch_bytes(batch)
-            self._batches = Batches(float(delivery.samples), nbytes, tensors)
-        self._course.send(delivery)
+        try:
+            if self._batches is None:
+                nbytes, tensors = batch_bytes(batch)
+                self._batches = Batches(float(max(delivery.samples, 1)), nbytes, tensors)
+            self._course.send(delivery)
+        except Exception as error:
+            # The training must not end because of its tuning.
+            self._give_up(error)
 
     def failed(self, config: Config, reason: str) -> None:
         """`config` could not be run; it is not tried again."""
@@ -101,6 +108,15 @@ class Pilot:
         self._take_down(config, None, None, f"failed: {reason}")
         if self.wanted == config:
             self.wanted = self._own
+
+    def _give_up(self, error: Exception) -> None:
+        if os.environ.get("PLUMB_DEBUG"):
+            traceback.print_exception(error)
+        self._say(f"the tuning of your loop stopped ({one_line(error)}); it goes on with {self.wanted}")
+        self._take_down(self.wanted, None, None, f"the tuning stopped: {one_line(error)}")
+        self.is_settled = True
+        self._course = _idle()
+        next(self._course)
 
     # ---- the course
 
@@ -258,3 +274,8 @@ class Pilot:
                 outcome,
             )
         )
+
+
+def _idle() -> Course[None]:
+    while True:
+        yield
