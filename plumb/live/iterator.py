@@ -129,17 +129,20 @@ class LiveIterator:
         while True:
             while not self._stretches[0].is_at_work:
                 self._stretches.popleft().close()
-            stretch, samples = self._stretches[0], self.order.next_samples
+            stretch, samples, reason = self._stretches[0], self.order.next_samples, None
             try:
                 batch = self._read(stretch)
             except Exception as error:
-                if while_running(stretch.config) != while_running(self._shared.own):
-                    self._fall_back(stretch.config, one_line(error))
-                    continue
-                # It is the user's own; the configuration that met it first was not to blame.
-                self._suspect = None
-                self.order.deliver()
-                raise
+                if while_running(stretch.config) == while_running(self._shared.own):
+                    # It is the user's own; the configuration that met it first was not to blame.
+                    self._suspect = None
+                    self.order.deliver()
+                    raise
+                reason = one_line(error)
+            # Not inside the handler: workers that are forked there would report its error along with their own.
+            if reason is not None:
+                self._fall_back(stretch.config, reason)
+                continue
             self.order.deliver()
             if self._suspect is not None:
                 self._shared.pilot.failed(*self._suspect)
@@ -236,7 +239,9 @@ class LiveIterator:
             try:
                 self._begin(stretch)
             except Exception as error:
-                self._fall_back(stretch.config, one_line(error))
+                failure = one_line(error)
+            if failure is not None:
+                self._fall_back(stretch.config, failure)
 
     def _stretch(self, config: Config) -> Stretch:
         """A stretch on `config`; the epoch's first has the seed for its workers that torch would have drawn."""

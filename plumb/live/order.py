@@ -111,8 +111,12 @@ class Order:
 
     def _raise_error(self) -> None:
         error, self._error = self._error, None
-        if error is not None:
-            raise error
+        try:
+            if error is not None:
+                raise error
+        finally:
+            # Or else the error and this frame would keep each other, and with them the loop's iterator.
+            del error
 
 
 def drawn(loader: DataLoader[Any], own: Config, is_reset: bool) -> tuple[Order, torch.Tensor]:

@@ -42,6 +42,8 @@ MISSES_AT_MOST, TRIALS_AT_MOST = 2, 5
 WATCHED_SPANS, DROP, MORE_WAITING = 8, 0.15, 0.15
 # What looking again took must be the small part of the time.
 _REST = 20.0
+# To ask the host for its limits takes some milliseconds: they are taken to hold for so long.
+_LIMITS_HOLD_SECONDS = 30.0
 # Workers outlive an epoch where to start them takes this share of it.
 _WORTH_KEEPING = 0.01
 
@@ -67,6 +69,7 @@ class Pilot:
         self._why_no_workers = why_no_workers
         self._detect_limits = limits
         self._limits = limits()
+        self._limits_until = time.perf_counter() + _LIMITS_HOLD_SECONDS
         self._say = say
         self._loader: DataLoader[Any] | None = None
         self._batches: Batches | None = None
@@ -82,7 +85,9 @@ class Pilot:
     def begin(self, loader: DataLoader[Any], epoch_batches: int | None) -> None:
         """An epoch begins, on `loader`'s parts."""
         self._loader, self._epoch_batches = loader, epoch_batches
-        limits = self._detect_limits()
+        if time.perf_counter() < self._limits_until:
+            return
+        limits, self._limits_until = self._detect_limits(), time.perf_counter() + _LIMITS_HOLD_SECONDS
         if limits.cpus != self._limits.cpus:
             self._look_again = f"{limits.cpus:g} CPUs instead of {self._limits.cpus:g}"
         self._limits = limits

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from plumb.errors import one_line
 from plumb.live.order import Order
 from plumb.plan import Config, Rewrites
 from plumb.runtime.loader import NO_REWRITES, rebuild
@@ -97,7 +98,7 @@ class Stretch:
     ) -> None:
         self.config = config
         self.delivered = 0
-        self.error: Exception | None = None
+        self._error: str | None = None
         self._source = Source(order)
         self._context = template.multiprocessing_context or multiprocessing
         lasting = dataclasses.replace(config, persistent_workers=config.num_workers > 0)
@@ -112,7 +113,7 @@ class Stretch:
     # ---- its beginning
 
     def prepare(self) -> None:
-        """Starts the workers, without anything to read. What fails is kept in `error`.
+        """Starts the workers, without anything to read. What fails is told by `failure`.
 
         Workers that are not forked take seconds to start, and are started by a thread.
         """
@@ -142,8 +143,8 @@ class Stretch:
     @property
     def failure(self) -> str | None:
         """Why it will never be ready, if so."""
-        if self.error is not None:
-            return f"{type(self.error).__name__}: {self.error}"
+        if self._error is not None:
+            return self._error
         if self.batches is not None and self.has_dead_workers:
             return "a worker ended before it was up"
         return "its workers did not start in time" if time.perf_counter() > self._give_up_at else None
@@ -207,4 +208,4 @@ class Stretch:
         try:
             self.batches = iter(self._loader)
         except Exception as error:
-            self.error = error
+            self._error = one_line(error)
