@@ -251,4 +251,5 @@ class LiveIterator:
             base = int(torch.empty((), dtype=torch.int64).random_(generator=seeds).item())
             seeds.manual_seed((base + self._made * _SEED_STEP) % 2**63)
         self._made += 1
-        return Stretch(self._template, config, self.order, seeds)
+        is_users = while_running(config) == while_running(self._shared.own)
+        return Stretch(self._template, config, self.order, seeds, is_users)

@@ -134,8 +134,10 @@ def _fit_together(situation: Situation, one: Config, other: Config) -> bool:
 def _cost_alone(reading: LoopReading, batches: Batches) -> SampleCost:
     """What a sample costs in the main process, which makes it while the loop waits."""
     total = reading.total
-    wall = max(0.0, total.wait_seconds - total.queued_seconds) / total.samples
-    cpu = min(total.wait_cpu_seconds / total.samples, wall)
+    # The thread stood in the queue for a CPU in its step, too: that part is not the samples'.
+    queued = total.queued_seconds * total.wait_seconds / total.seconds
+    cpu = total.wait_cpu_seconds / total.samples
+    wall = max((total.wait_seconds - queued) / total.samples, cpu)
     return SampleCost(wall, cpu, wall - cpu, 0.0, batches.nbytes / batches.samples, batches.tensors / batches.samples)
 
 

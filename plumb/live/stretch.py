@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, _utils
 
 from plumb.errors import one_line
 from plumb.live.order import Order
@@ -85,7 +85,8 @@ class Stretch:
     """One loader at work on an epoch. `template` is a loader whose parts it has, `config` what it runs on.
 
     Workers outlive the epoch until `close`, whatever the configuration says: whoever has the stretch decides.
-    `seeds` is where the workers' seed is drawn from. `start_seconds` is what the start of the workers took.
+    `seeds` is where the workers' seed is drawn from, and `is_users` says that it is the user's own configuration.
+    `start_seconds` is what the start of the workers took.
     """
 
     def __init__(
@@ -94,9 +95,11 @@ class Stretch:
         config: Config,
         order: Order,
         seeds: torch.Generator,
+        is_users: bool,
         rewrites: Rewrites = NO_REWRITES,
     ) -> None:
         self.config = config
+        self._is_users = is_users
         self.delivered = 0
         self._error: str | None = None
         self._source = Source(order)
@@ -154,7 +157,7 @@ class Stretch:
         is_new, begun = not self._workers or self._begun_at > 0, self._begun_at or time.perf_counter()
         self._source.begin(order)
         self.delivered = 0
-        self.batches = iter(self._loader)
+        self.batches = self._iterated()
         if is_new:
             self.start_seconds = time.perf_counter() - begun
         self._begun_at = 0.0
@@ -183,6 +186,9 @@ class Stretch:
 
     def __next__(self) -> Any:
         assert self.batches is not None
+        if not self._is_users and self.has_dead_workers:
+            # Torch would notice too, but only once it has waited for their batch for seconds.
+            raise RuntimeError("a worker exited unexpectedly")
         self.delivered += 1
         return next(self.batches)
 
@@ -206,6 +212,17 @@ class Stretch:
 
     def _start_idle(self) -> None:
         try:
-            self.batches = iter(self._loader)
+            self.batches = self._iterated()
         except Exception as error:
             self._error = one_line(error)
+
+    def _iterated(self) -> Iterator[Any]:
+        """Torch's iterator, made or begun anew."""
+        batches = iter(self._loader)
+        iterator = self._loader._iterator
+        if not self._is_users and getattr(iterator, "_worker_pids_set", False):
+            # Torch's handler of signals raises in the middle of the user's step when a worker dies. Here another
+            # configuration can go on, and the user's step has nothing to do with it.
+            _utils.signal_handling._remove_worker_pids(id(iterator))  # type: ignore[attr-defined]
+            vars(iterator)["_worker_pids_set"] = False
+        return batches

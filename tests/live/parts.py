@@ -99,7 +99,7 @@ def patiently(iterator):
     """The iterator's batches; a loader that is being started is waited for, so that what is switched is no chance."""
     for batch in iterator:
         yield batch
-        until = time.monotonic() + 20
+        until = time.monotonic() + 90
         while iterator._next and not iterator._next.is_ready and not iterator._next.failure:
             assert time.monotonic() < until
             time.sleep(0.001)
