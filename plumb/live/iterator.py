@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from plumb.errors import one_line
 from plumb.live.meter import Delivery, now
-from plumb.live.order import Order
+from plumb.live.order import Order, index_sampler
 from plumb.live.pilot import Pilot
 from plumb.live.safety import MainReads
 from plumb.live.stretch import Stretch
@@ -72,7 +72,7 @@ class LiveIterator:
         return self
 
     def __len__(self) -> int:
-        return len(self._template.sampler if self._template.batch_sampler is None else self._template.batch_sampler)  # type: ignore[arg-type]
+        return len(index_sampler(self._template))  # type: ignore[arg-type]
 
     def __getattr__(self, name: str) -> Any:
         # Scripts reach into torch's iterator.

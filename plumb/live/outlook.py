@@ -87,7 +87,7 @@ def worth_trying(
     situation: Situation,
     readings: Mapping[Config, LoopReading],
     refused: Collection[Config],
-    may_fork: bool,
+    may_start: bool,
     gain: float,
 ) -> tuple[Config, float] | None:
     """The configuration with the most to gain, and its predicted rate; None where none promises a share of `gain`.
@@ -96,10 +96,14 @@ def worth_trying(
     must fit beside the one in use, because for a moment both are at work.
     """
     freedom = freedom_of(loader, own, Options(0.0, situation.limits), Offers(), situation)
-    # Workers live as long as the stretch in which they are measured.
-    workers = freedom.num_workers if may_fork else (0,)
+    # A dataset that only workers have read must not be read here: what it opens would be shared by later workers.
+    counts = tuple(count for count in freedom.num_workers if bool(count) or not own.num_workers)
     freedom = dataclasses.replace(
-        freedom, num_workers=workers, persistent_workers=(True,), pin_memory=(own.pin_memory,)
+        freedom,
+        num_workers=counts if may_start and counts else (own.num_workers,),
+        # Workers live as long as the stretch in which they are measured.
+        persistent_workers=(True,),
+        pin_memory=(own.pin_memory,),
     )
     ranked = {candidate.config: candidate.samples_per_second for candidate in planner.rank(freedom, situation).best}
     best = max(readings.values(), key=lambda reading: reading.rate.samples_per_second)

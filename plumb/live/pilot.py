@@ -169,8 +169,8 @@ class Pilot:
         assert self._loader is not None
         assert self._batches is not None
         situation = situation_of(self._loader, readings, self._batches, self._limits, self._epoch_batches)
-        may_fork = self._why_no_workers() is None
-        return worth_trying(self._loader, self._own, situation, readings, self._failed, may_fork, gain=WORTH_A_TRIAL)
+        may_start = self._why_no_workers() is None
+        return worth_trying(self._loader, self._own, situation, readings, self._failed, may_start, WORTH_A_TRIAL)
 
     def _compared(self, best: LoopReading, other: LoopReading) -> Course[tuple[bool, LoopReading]]:
         """Whether `other` is better, and the better of both; where noise might explain it, `best` is read once more."""

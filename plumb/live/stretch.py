@@ -124,17 +124,16 @@ class Stretch:
         self._give_up_at = self._begun_at + _STARTED_AT_LAST_SECONDS
         if not self.config.num_workers:
             return
-        self._started = self._context.Value("i", 0)
+        try:
+            self._started = self._context.Value("i", 0)
+        except OSError as error:
+            self._error = one_line(error)
+            return
         self._loader.worker_init_fn = Announcing(self._loader.worker_init_fn, self._started)
-        if self.forks:
+        if self._context.get_start_method() == "fork":
             self._start_idle()
         else:
             threading.Thread(target=self._start_idle, name="plumb-live", daemon=True).start()
-
-    @property
-    def forks(self) -> bool:
-        """Whether its workers are copies of this process."""
-        return bool(self.config.num_workers) and self._context.get_start_method() == "fork"
 
     @property
     def is_ready(self) -> bool:
