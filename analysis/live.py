@@ -8,6 +8,7 @@ and writes `analysis/results/live.md`.
 """
 
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -71,9 +72,11 @@ def main() -> None:
         Side("the offline plan", lambda: iter(on_plan), tuned.config),
     ]
     batches = 0
-    for _ in range(EPOCHS):
+    for number in range(EPOCHS):
         for side in sides:
             batches = side.epoch()
+        seconds = ", ".join(f"{side.name} {side.seconds[-1]:.2f} s" for side in sides)
+        print(f"epoch {number + 1} of {EPOCHS}: {seconds}", file=sys.stderr)
     text = report(sides, live, batches, len(untuned.dataset))
     print(text)
     RESULTS.parent.mkdir(exist_ok=True)

@@ -52,25 +52,17 @@ class Pilot:
     """Decides for one loader, over all of its epochs.
 
     `wanted` is the configuration to run on, `trials` what ran and why. `why_no_workers` tells why none may be started
-    beside or in place of the user's, None where they may. `say` is told of every change.
+    beside or in place of the user's, None where they may.
     """
 
-    def __init__(
-        self,
-        own: Config,
-        why_no_workers: Callable[[], str | None],
-        limits: Callable[[], Limits] = Limits.detect,
-        say: Callable[[str], None] = lambda text: print(f"plumb: {text}", file=sys.stderr),
-    ) -> None:
+    def __init__(self, own: Config, why_no_workers: Callable[[], str | None]) -> None:
         self.wanted = own
         self.trials: list[Trial] = []
         self.is_settled = False
         self._own = own
         self._why_no_workers = why_no_workers
-        self._detect_limits = limits
-        self._limits = limits()
+        self._limits = Limits.detect()
         self._limits_until = time.perf_counter() + _LIMITS_HOLD_SECONDS
-        self._say = say
         self._loader: DataLoader[Any] | None = None
         self._batches: Batches | None = None
         self._epoch_batches: int | None = None
@@ -87,7 +79,7 @@ class Pilot:
         self._loader, self._epoch_batches = loader, epoch_batches
         if time.perf_counter() < self._limits_until:
             return
-        limits, self._limits_until = self._detect_limits(), time.perf_counter() + _LIMITS_HOLD_SECONDS
+        limits, self._limits_until = Limits.detect(), time.perf_counter() + _LIMITS_HOLD_SECONDS
         if limits.cpus != self._limits.cpus:
             self._look_again = f"{limits.cpus:g} CPUs instead of {self._limits.cpus:g}"
         self._limits = limits
@@ -117,7 +109,7 @@ class Pilot:
     def _give_up(self, error: Exception) -> None:
         if os.environ.get("PLUMB_DEBUG"):
             traceback.print_exception(error)
-        self._say(f"the tuning of your loop stopped ({one_line(error)}); it goes on with {self.wanted}")
+        _say(f"the tuning of your loop stopped ({one_line(error)}); it goes on with {self.wanted}")
         self._take_down(self.wanted, None, None, f"the tuning stopped: {one_line(error)}")
         self.is_settled = True
         self._course = _idle()
@@ -193,7 +185,7 @@ class Pilot:
             if self._look_again is not None:
                 why, self._look_again = self._look_again, None
                 return why
-            span = self._meter.note(dataclasses.replace(delivery, pids=()))
+            span = self._meter.note(_of(settled.config, dataclasses.replace(delivery, pids=())))
             if span is None:
                 continue
             recent.append(span)
@@ -231,9 +223,7 @@ class Pilot:
             delivery = yield
             if config in self._failed:
                 return None
-            if while_running(delivery.config) != while_running(config):
-                delivery = dataclasses.replace(delivery, is_steady=False)
-            span = self._meter.note(delivery)
+            span = self._meter.note(_of(config, delivery))
             if span is None:
                 continue
             spans.append(span)
@@ -251,7 +241,7 @@ class Pilot:
             self._take_down(best.config, None, best, f"kept: {verdict}")
             return
         self._take_down(best.config, None, best, "kept: the best of what was tried")
-        self._say(
+        _say(
             f"your loop runs at {best.rate.samples_per_second:,.0f} samples/s with {best.config}, and ran at "
             f"{before.rate.samples_per_second:,.0f} with {before.config}"
         )
@@ -279,6 +269,16 @@ class Pilot:
                 outcome,
             )
         )
+
+
+def _of(config: Config, delivery: Delivery) -> Delivery:
+    """The delivery as one that counts for `config`: only what ran on it is steady."""
+    is_its = while_running(delivery.config) == while_running(config)
+    return dataclasses.replace(delivery, is_steady=delivery.is_steady and is_its)
+
+
+def _say(text: str) -> None:
+    print(f"plumb: {text}", file=sys.stderr)
 
 
 def _idle() -> Course[None]:

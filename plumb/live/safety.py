@@ -33,6 +33,7 @@ class MainReads:
         is_shown = os.path.isdir(_OPEN_FILES)
         self.reason = None if is_shown else "this system doesn't show which files are open in a process"
         self._batches = 0
+        self._files: dict[tuple[str, str], int] = {}
         self._held: Held | None = None
         self._before: Any = None
 
@@ -48,45 +49,44 @@ class MainReads:
             yield
             return
         closely = self._batches < _LOOKED_AT
-        files = _positions() if closely else _names()
+        if closely:
+            self._files = _positions()
+        # To count what is open takes microseconds, to look at it hundreds.
+        count = len(os.listdir(_OPEN_FILES))
         yield
         self._batches += 1
-        kept = [file for file, place in (_positions() if closely else _names()).items() if files.get(file) != place]
-        if kept:
-            self.reason = f"{type(dataset).__name__} keeps {kept[0][1]} open, which forked workers would share"
-        elif closely:
+        if closely or len(os.listdir(_OPEN_FILES)) > count:
+            self._compare()
+        if closely and self.reason is None:
             self._look(dataset)
 
+    def _compare(self) -> None:
+        """Finds what was opened, or read further."""
+        moved = [file for file, place in _positions().items() if self._files.get(file) != place]
+        if moved:
+            self.reason = f"the dataset keeps {moved[-1][1]} open, which forked workers would share"
+
     def _look(self, dataset: Any) -> None:
-        if self._batches == 1:
+        if self._held is None:
             self._held = Held(dataset)
             self._before = self._held.state(), generator_states(self._held.generators)[3:]
             return
-        assert self._held is not None
         changed = self._held.changed(self._before[0])
         if changed:
             self.reason = f"reading changes {changed}, and workers would each change their own"
         elif generator_states(self._held.generators)[3:] != self._before[1]:
-            self.reason = f"{type(dataset).__name__} holds a random generator, and workers would each draw from a copy"
-
-
-def _names() -> dict[tuple[str, str], int]:
-    """The descriptors that are open, with what they lead to."""
-    found: dict[tuple[str, str], int] = {}
-    for descriptor in os.listdir(_OPEN_FILES):
-        # One of them was only open for the list of all.
-        with contextlib.suppress(OSError):
-            found[descriptor, os.readlink(f"{_OPEN_FILES}/{descriptor}")] = 0
-    return found
+            self.reason = "the dataset holds a random generator, and workers would each draw from a copy"
 
 
 def _positions() -> dict[tuple[str, str], int]:
-    """The same, with the places in regular files up to which they were read."""
-    found = _names()
-    for name, path in found:
+    """The descriptors that are open for reading, with what they lead to, and the places that regular files are at."""
+    found: dict[tuple[str, str], int] = {}
+    for name in os.listdir(_OPEN_FILES):
         descriptor = int(name)
+        # One of them was only open for the list of all.
         with contextlib.suppress(OSError):
-            is_read = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
-            if is_read and stat.S_ISREG(os.fstat(descriptor).st_mode):
-                found[name, path] = os.lseek(descriptor, 0, os.SEEK_CUR)
+            path = os.readlink(f"{_OPEN_FILES}/{name}")
+            if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY:
+                is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+                found[name, path] = os.lseek(descriptor, 0, os.SEEK_CUR) if is_file else 0
     return found

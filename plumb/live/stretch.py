@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, _utils
 
 from plumb.errors import one_line
 from plumb.live.order import Order
-from plumb.plan import Config, Rewrites
-from plumb.runtime.loader import NO_REWRITES, rebuild
+from plumb.plan import Config
+from plumb.runtime.loader import rebuild
 
 # Workers that are not up by then are given up; the loop goes on without them.
 _STARTED_AT_LAST_SECONDS = 120.0
@@ -96,7 +96,6 @@ class Stretch:
         order: Order,
         seeds: torch.Generator,
         is_users: bool,
-        rewrites: Rewrites = NO_REWRITES,
     ) -> None:
         self.config = config
         self._is_users = is_users
@@ -105,7 +104,7 @@ class Stretch:
         self._source = Source(order)
         self._context = template.multiprocessing_context or multiprocessing
         lasting = dataclasses.replace(config, persistent_workers=config.num_workers > 0)
-        self._loader = rebuild(template, lasting, self._source, rewrites=rewrites)
+        self._loader = rebuild(template, lasting, self._source)
         self._loader.generator = seeds
         self.batches: Iterator[Any] | None = None
         self._started: Any = None

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import random
 import signal
 import time
 from types import SimpleNamespace
@@ -18,17 +19,18 @@ from tests.live.parts import Squares
 BATCH = 8
 
 
-def loop(loader, step_seconds=0.001, until=lambda tuning: tuning.is_settled, epochs=12):
+def loop(loader, step_seconds=0.008, until=lambda tuning: tuning.is_settled, epochs=12):
     """Trains until that is so, and some batches more; what came must be what torch delivers."""
     tuning, after = tuning_of(loader), 0
     for _ in range(epochs):
-        seen = []
+        seen, states = [], (random.getstate(), repr(np.random.get_state()))
         for batch in live_iterator(loader):
             seen.append(batch[:, 0].tolist())
             time.sleep(step_seconds)
             after += until(tuning)
             if after == 30:
                 break
+        assert (random.getstate(), repr(np.random.get_state())) == states
         assert list(itertools.chain.from_iterable(seen)) == list(range(BATCH * len(seen)))
         if after == 30:
             return tuning
@@ -47,7 +49,7 @@ def test_a_loop_that_waits_gets_workers(capfd):
     assert own.outcome == "your own configuration"
     assert any(trial.outcome == "better" and trial.predicted_samples_per_second for trial in tried), tuning.trials
     assert kept.outcome == "kept: the best of what was tried"
-    assert kept.samples_per_second > 1.5 * own.samples_per_second
+    assert kept.samples_per_second > 1.2 * own.samples_per_second
     assert tuning.config.num_workers == kept.config.num_workers > 0
     err = capfd.readouterr().err
     assert err.startswith("plumb: your loop runs at ")
@@ -74,7 +76,7 @@ def test_it_looks_again_when_the_loop_changes():
     loader = DataLoader(Squares(6400, seconds=0.002), batch_size=BATCH, num_workers=1)
     tuning = loop(loader, step_seconds=0.03)
     assert tuning.config.num_workers == 1
-    loop(loader, step_seconds=0.001, until=lambda tuning: tuning.config.num_workers > 1)
+    loop(loader, until=lambda tuning: tuning.config.num_workers > 1)
     assert any(outcome.startswith("looked at again: ") for outcome in outcomes(tuning))
 
 
@@ -92,6 +94,17 @@ class Handle(Squares):
         self.file = self.file or open(self.path, "rb")  # noqa: SIM115
         self.file.seek(index * 8)
         return torch.tensor([int(np.frombuffer(self.file.read(8), dtype=np.int64)[0]), 0])
+
+
+class Late(Squares):
+    """Opens a file some batches later, as datasets of several parts do."""
+
+    file = None
+
+    def __getitem__(self, index):
+        if index == 3 * BATCH:
+            self.file = open(__file__, "rb")  # noqa: SIM115
+        return super().__getitem__(index)
 
 
 class Counting(Squares):
@@ -128,10 +141,11 @@ class SetUpOnce(Squares):
     [
         (lambda path: Handle(path, at_once=False), "keeps .* open"),
         (lambda path: Handle(path, at_once=True), "keeps .* open"),
+        (lambda path: Late(800, seconds=0.002), "keeps .*test_tuning.py open"),
         (lambda path: Counting(), r"reading changes Counting\.count"),
         (lambda path: Augmenting(), "holds a random generator"),
     ],
-    ids=["opened late", "opened early", "counts", "draws"],
+    ids=["opened at first", "opened before", "opened late", "counts", "draws"],
 )
 def test_no_workers_are_forked_where_they_would_change_the_samples(make, why, tmp_path):
     tuning = loop(DataLoader(make(tmp_path / "values"), batch_size=BATCH))
