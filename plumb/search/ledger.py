@@ -62,7 +62,7 @@ class Ledger:
 
     def knows(self, config: Config) -> bool:
         """Whether the rate of `config` follows from what was measured already."""
-        return _while_running(config) in self._steady
+        return while_running(config) in self._steady
 
     def measured(
         self,
@@ -73,12 +73,12 @@ class Ledger:
         outcome: str = "measured",
     ) -> Reading:
         """The reading that `chunks` make, in place of any earlier one of `config`."""
-        self._steady[_while_running(config)] = _Steady(rate_of(chunks, self.seed), start_seconds)
+        self._steady[while_running(config)] = _Steady(rate_of(chunks, self.seed), start_seconds)
         return self.derived(situation, config, outcome)
 
     def derived(self, situation: Situation, config: Config, outcome: str = "measured") -> Reading:
         """The reading of a configuration that is known, with the start of its workers spread over an epoch."""
-        steady = self._steady[_while_running(config)]
+        steady = self._steady[while_running(config)]
         start = 0.0 if config.persistent_workers else steady.start_seconds
 
         def over_an_epoch(rate: float) -> float:
@@ -102,6 +102,6 @@ class Ledger:
         self._on_trial(trial)
 
 
-def _while_running(config: Config) -> Config:
+def while_running(config: Config) -> Config:
     """Configurations that differ only in whether workers outlive an epoch run at the same rate within one."""
     return dataclasses.replace(config, persistent_workers=False)

@@ -1,0 +1,178 @@
+"""What the loop itself tells of its loader, batch by batch: how fast it goes, what it waits for, and what that burns.
+
+A span is a few whole rounds of one batch per worker, in steady state. With an accelerator in use it ends where that has
+done all that it was asked to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from plumb.model.calibration import ProbeRun
+from plumb.plan import Config, Rate
+from plumb.profile.memory import cpu_seconds
+from plumb.search.measure import CHUNK_SECONDS, Chunk, rate_of
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One batch that the loop got, at `at` seconds by `time.perf_counter`.
+
+    `wait_*` is what the loop spent in asking for it, `step_*` what it did since the batch before. `is_steady` says
+    that nothing prefetched at a start is counted, and `ends_span` that the accelerator had done its work before it was
+    asked for. `start_seconds` is what the start of its workers took, `pids` are their processes.
+    """
+
+    config: Config
+    samples: int
+    at: float
+    wait_seconds: float
+    wait_cpu_seconds: float
+    step_seconds: float
+    step_cpu_seconds: float
+    is_steady: bool
+    ends_span: bool
+    start_seconds: float
+    pids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Whole rounds of consecutive batches: what the loop spent on them, and what its workers did meanwhile.
+
+    `queued_seconds` are those in which a process that makes samples was ready to run, and others had the CPUs.
+    """
+
+    samples: int = 0
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
+    wait_cpu_seconds: float = 0.0
+    step_seconds: float = 0.0
+    step_cpu_seconds: float = 0.0
+    worker_cpu_seconds: float = 0.0
+    queued_seconds: float = 0.0
+
+    def __add__(self, other: Span) -> Span:
+        mine, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
+        return Span(*(one + another for one, another in zip(mine, theirs, strict=True)))
+
+
+@dataclass(frozen=True)
+class LoopReading:
+    """A configuration in the user's own loop."""
+
+    config: Config
+    spans: tuple[Span, ...]
+    worker_private_bytes: float = 0.0
+    start_seconds: float = 0.0
+
+    @property
+    def rate(self) -> Rate:
+        """Samples per second of the loop, with its interval."""
+        return rate_of([Chunk(span.samples, span.seconds) for span in self.spans])
+
+    @property
+    def total(self) -> Span:
+        """All spans together."""
+        return sum(self.spans, Span())
+
+    @property
+    def step_seconds(self) -> float:
+        """What the loop does with a sample, in seconds; single long pauses don't count."""
+        return median(span.step_seconds / span.samples for span in self.spans)
+
+    @property
+    def step_cpu_seconds(self) -> float:
+        """CPU seconds of this process while it does that, per sample."""
+        return median(span.step_cpu_seconds / span.samples for span in self.spans)
+
+    @property
+    def waiting_share(self) -> float:
+        """The share of the loop's time in which it waits for a batch, or makes one."""
+        return median(span.wait_seconds / span.seconds for span in self.spans)
+
+    @property
+    def run(self) -> ProbeRun:
+        """The same as a run that calibrates the model: without the time in which others had the CPUs."""
+        total, workers = self.total, max(self.config.num_workers, 1)
+        seconds = max(total.seconds - total.queued_seconds / workers, total.worker_cpu_seconds / workers, 1e-9)
+        return ProbeRun(
+            self.config.num_workers, total.samples, seconds, total.worker_cpu_seconds, total.wait_cpu_seconds
+        )
+
+    def and_again(self, other: LoopReading) -> LoopReading:
+        """Both readings of the same configuration as one."""
+        return dataclasses.replace(self, spans=self.spans + other.spans)
+
+
+class Meter:
+    """Makes spans of deliveries."""
+
+    def __init__(self) -> None:
+        self._span = Span()
+        self._batches = 0
+        self._began: float | None = None
+        self._usage = (0.0, 0.0)
+
+    def is_due(self, now: float, workers: int) -> bool:
+        """Whether the next delivery completes a span."""
+        is_round = (self._batches + 1) % max(workers, 1) == 0
+        return self._began is not None and is_round and now - self._began >= CHUNK_SECONDS
+
+    def note(self, delivery: Delivery) -> Span | None:
+        """The span that this delivery completes, if it does."""
+        if not delivery.is_steady:
+            self._began = None
+            return None
+        if self._began is None:
+            self._begin(delivery)
+            return None
+        self._batches += 1
+        self._span += Span(
+            delivery.samples,
+            0.0,
+            delivery.wait_seconds,
+            delivery.wait_cpu_seconds,
+            delivery.step_seconds,
+            delivery.step_cpu_seconds,
+        )
+        if not delivery.ends_span:
+            return None
+        cpu, queued = _usage(delivery.pids)
+        done = dataclasses.replace(
+            self._span,
+            seconds=delivery.at - self._began,
+            worker_cpu_seconds=max(0.0, cpu - self._usage[0]),
+            queued_seconds=max(0.0, queued - self._usage[1]),
+        )
+        self._begin(delivery)
+        return done
+
+    def _begin(self, delivery: Delivery) -> None:
+        self._span, self._batches, self._began = Span(), 0, delivery.at
+        self._usage = _usage(delivery.pids)
+
+
+def _usage(pids: Sequence[int]) -> tuple[float, float]:
+    """CPU seconds of the workers, and seconds for which they, or this thread where there are none, stood in a queue."""
+    paths = [f"/proc/{pid}/schedstat" for pid in pids] or [f"/proc/self/task/{threading.get_native_id()}/schedstat"]
+    return cpu_seconds(pids), sum(map(_queued_seconds, paths))
+
+
+def _queued_seconds(path: str) -> float:
+    """What the kernel says of a thread's time in the queue for a CPU; 0 where it doesn't."""
+    try:
+        return int(Path(path).read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+def now() -> tuple[float, float, float]:
+    """The clock, and the CPU seconds of this thread and of this process."""
+    return time.perf_counter(), time.thread_time(), time.process_time()

@@ -1,0 +1,161 @@
+"""Readings of the loop -> what the model expects of every other configuration -> the one that is worth a trial."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+from torch.utils.data import DataLoader
+
+from plumb.freedom import freedom_of, whole_cores
+from plumb.host import Limits
+from plumb.lengths import length_of
+from plumb.live.meter import LoopReading
+from plumb.model import feasible, operational, planner
+from plumb.model.calibration import ProbeRun, calibrated, cost_in_worker
+from plumb.model.situation import Footprint, Situation
+from plumb.offers import Offers
+from plumb.options import Options
+from plumb.plan import Config, SampleCost
+from plumb.search.ledger import while_running
+from plumb.search.stopping import Seen, expected_gain, model_error
+
+# What workers take of memory, as a rule, where none was seen yet.
+_UNSEEN_WORKER_BYTES = 128.0 * 2**20
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What the loop's batches are like: samples in each, bytes and tensors of one."""
+
+    samples: float
+    nbytes: float
+    tensors: int
+
+
+def situation_of(
+    loader: DataLoader[Any],
+    readings: Mapping[Config, LoopReading],
+    batches: Batches,
+    limits: Limits,
+    epoch_batches: int | None,
+) -> Situation:
+    """What the readings tell the model. One of them at least must have waited for its loader to mean anything."""
+    with_workers = sorted(
+        (reading for reading in readings.values() if reading.config.num_workers),
+        key=lambda reading: reading.config.num_workers,
+    )
+    alone = next((reading for reading in readings.values() if not reading.config.num_workers), None)
+    cost = _cost_alone(alone, batches) if alone else None
+    in_worker, runs = cost, [reading.run for reading in with_workers]
+    if runs:
+        in_worker = cost_in_worker(cost or _empty(batches), runs[0])
+        cost = cost or dataclasses.replace(in_worker, main_seconds=0.0)
+    assert cost is not None
+    assert in_worker is not None
+    # The step is slower while workers share the CPU with it: what it takes alone is its own.
+    step = min(readings.values(), key=lambda reading: reading.step_seconds)
+    situation = Situation(
+        cost,
+        in_worker,
+        Footprint(
+            batch_bytes=batches.nbytes,
+            tensors_per_batch=batches.tensors,
+            worker_private_bytes=max(
+                (reading.worker_private_bytes for reading in with_workers), default=_UNSEEN_WORKER_BYTES
+            ),
+            main_bytes=psutil.Process().memory_info().rss,
+            open_files=psutil.Process().num_fds(),
+        ),
+        limits,
+        1.0 / step.step_seconds if step.step_seconds > 0 else None,
+        step.step_cpu_seconds,
+        None if epoch_batches is None else epoch_batches * batches.samples,
+        samples_per_batch=batches.samples,
+        dataset_samples=length_of(loader.dataset),
+    )
+    return _calibrated(situation, runs) if runs else situation
+
+
+def worth_trying(
+    loader: DataLoader[Any],
+    own: Config,
+    situation: Situation,
+    readings: Mapping[Config, LoopReading],
+    refused: Collection[Config],
+    may_start: bool,
+    gain: float,
+) -> tuple[Config, float] | None:
+    """The configuration with the most to gain, and its predicted rate; None where none promises a share of `gain`.
+
+    `readings` are those to compare with, the best of which is in use; `refused` are not to be tried. A configuration
+    must fit beside the one in use, because for a moment both are at work.
+    """
+    freedom = freedom_of(loader, own, Options(0.0, situation.limits), Offers(), situation)
+    # A dataset that only workers have read must not be read here: what it opens would be shared by later workers.
+    counts = tuple(count for count in freedom.num_workers if bool(count) or not own.num_workers)
+    freedom = dataclasses.replace(
+        freedom,
+        num_workers=counts if may_start and counts else (own.num_workers,),
+        # Workers live as long as the stretch in which they are measured.
+        persistent_workers=(True,),
+        pin_memory=(own.pin_memory,),
+    )
+    ranked = {candidate.config: candidate.samples_per_second for candidate in planner.rank(freedom, situation).best}
+    best = max(readings.values(), key=lambda reading: reading.rate.samples_per_second)
+    seen = [
+        Seen(_predicted(situation, reading.config, ranked), reading.rate.samples_per_second, reading.rate.interval)
+        for reading in readings.values()
+    ]
+    error = model_error(seen)
+    tried = {while_running(config) for config in (*readings, *refused)}
+    gains = [
+        (expected_gain(rate, error, best.rate.samples_per_second, best.rate.interval), rate, config)
+        for config, rate in ranked.items()
+        if while_running(config) not in tried and _fit_together(situation, best.config, config)
+    ]
+    # The ranking has the cheaper of equals first, and the first of equals is taken.
+    promised, rate, config = max(gains, key=lambda one: round(one[0], 2), default=(0.0, 0.0, own))
+    return (config, rate) if promised >= gain else None
+
+
+def _predicted(situation: Situation, config: Config, ranked: Mapping[Config, float]) -> float:
+    lasting = dataclasses.replace(config, persistent_workers=config.num_workers > 0)
+    return ranked.get(lasting) or operational.loop_rate(situation, lasting, operational.loader_rate(situation, lasting))
+
+
+def _fit_together(situation: Situation, one: Config, other: Config) -> bool:
+    workers = one.num_workers + other.num_workers
+    needs = feasible.needs(situation, other, workers, one.batches_in_flight + other.batches_in_flight)
+    allowed = feasible.allowed(situation)
+    return all(needed <= allowed[name] for name, needed in needs.items() if name != "workers")
+
+
+def _cost_alone(reading: LoopReading, batches: Batches) -> SampleCost:
+    """What a sample costs in the main process, which makes it while the loop waits."""
+    total = reading.total
+    # The thread stood in the queue for a CPU in its step, too: that part is not the samples'.
+    queued = total.queued_seconds * total.wait_seconds / total.seconds
+    cpu = total.wait_cpu_seconds / total.samples
+    wall = max((total.wait_seconds - queued) / total.samples, cpu)
+    return SampleCost(wall, cpu, wall - cpu, 0.0, batches.nbytes / batches.samples, batches.tensors / batches.samples)
+
+
+def _empty(batches: Batches) -> SampleCost:
+    return SampleCost(0.0, 0.0, 0.0, 0.0, batches.nbytes / batches.samples, batches.tensors / batches.samples)
+
+
+def _calibrated(situation: Situation, runs: list[ProbeRun]) -> Situation:
+    cores = situation.limits.cpus
+    if not math.isfinite(cores):
+        return situation
+    many = runs[-1] if runs[0].num_workers == 1 and runs[-1].num_workers > 1 else None
+    # All batches are alike here, so it doesn't matter which part of taking one over grows with its bytes.
+    calibration = calibrated(
+        runs[0], many, whole_cores(cores), situation.samples_per_batch, situation.footprint.batch_bytes, 0.0
+    )
+    return dataclasses.replace(situation, calibration=calibration)

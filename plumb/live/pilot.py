@@ -1,0 +1,286 @@
+"""Which configuration a loop is to run on next: read the one in use, try what the model promises, keep the best, watch.
+
+A course of decisions is a generator that is sent every delivery and sets `wanted`; whoever delivers the batches does
+what that says as soon as it can. Every batch that is measured is one that the user's loop trains on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
+
+from torch.utils.data import DataLoader
+
+from plumb.errors import one_line
+from plumb.host import Limits
+from plumb.live.meter import Delivery, LoopReading, Meter, Span
+from plumb.live.outlook import Batches, situation_of, worth_trying
+from plumb.model import operational
+from plumb.plan import Config, Trial
+from plumb.profile.memory import private_bytes
+from plumb.profile.sample import batch_bytes
+from plumb.search.decide import EQUAL, NOISE
+from plumb.search.ledger import while_running
+
+T = TypeVar("T")
+Course = Generator[None, Delivery, T]
+
+# A reading takes so many spans; of one that is slower than what is known, so many say enough.
+SPANS, SPANS_TO_JUDGE = 6, 3
+# A loop that waits for less than this share of its time has nothing to gain.
+NOTHING_TO_GAIN = 0.03
+# What a trial must promise, times its probability; it costs the start of workers and some slower batches.
+WORTH_A_TRIAL = 0.04
+MISSES_AT_MOST, TRIALS_AT_MOST = 2, 5
+# The loop is looked at again when the rate of so many spans lies so far below what it was, or its waiting so far above.
+WATCHED_SPANS, DROP, MORE_WAITING = 8, 0.15, 0.15
+# What looking again took must be the small part of the time.
+_REST = 20.0
+# To ask the host for its limits takes some milliseconds: they are taken to hold for so long.
+_LIMITS_HOLD_SECONDS = 30.0
+# Workers outlive an epoch where to start them takes this share of it.
+_WORTH_KEEPING = 0.01
+
+
+class Pilot:
+    """Decides for one loader, over all of its epochs.
+
+    `wanted` is the configuration to run on, `trials` what ran and why. `why_no_workers` tells why none may be started
+    beside or in place of the user's, None where they may.
+    """
+
+    def __init__(self, own: Config, why_no_workers: Callable[[], str | None]) -> None:
+        self.wanted = own
+        self.trials: list[Trial] = []
+        self.is_settled = False
+        self._own = own
+        self._why_no_workers = why_no_workers
+        self._limits = Limits.detect()
+        self._limits_until = time.perf_counter() + _LIMITS_HOLD_SECONDS
+        self._loader: DataLoader[Any] | None = None
+        self._batches: Batches | None = None
+        self._epoch_batches: int | None = None
+        self._failed: dict[Config, str] = {}
+        self._look_again: str | None = None
+        self._meter = Meter()
+        self._course = self._whole_course()
+        next(self._course)
+
+    # ---- what the iterator tells
+
+    def begin(self, loader: DataLoader[Any], epoch_batches: int | None) -> None:
+        """An epoch begins, on `loader`'s parts."""
+        self._loader, self._epoch_batches = loader, epoch_batches
+        if time.perf_counter() < self._limits_until:
+            return
+        limits, self._limits_until = Limits.detect(), time.perf_counter() + _LIMITS_HOLD_SECONDS
+        if limits.cpus != self._limits.cpus:
+            self._look_again = f"{limits.cpus:g} CPUs instead of {self._limits.cpus:g}"
+        self._limits = limits
+
+    def ends_span(self, now: float, workers: int) -> bool:
+        """Whether the batch that is asked for now completes a span."""
+        return self._meter.is_due(now, workers)
+
+    def note(self, delivery: Delivery, batch: Any) -> None:
+        """The loop gets `batch`."""
+        try:
+            if self._batches is None:
+                nbytes, tensors = batch_bytes(batch)
+                self._batches = Batches(float(max(delivery.samples, 1)), nbytes, tensors)
+            self._course.send(delivery)
+        except Exception as error:
+            # The training must not end because of its tuning.
+            self._give_up(error)
+
+    def failed(self, config: Config, reason: str) -> None:
+        """`config` could not be run; it is not tried again."""
+        self._failed[config] = reason
+        self._take_down(config, None, None, f"failed: {reason}")
+        if self.wanted == config:
+            self.wanted = self._own
+
+    def _give_up(self, error: Exception) -> None:
+        if os.environ.get("PLUMB_DEBUG"):
+            traceback.print_exception(error)
+        _say(f"the tuning of your loop stopped ({one_line(error)}); it goes on with {self.wanted}")
+        self._take_down(self.wanted, None, None, f"the tuning stopped: {one_line(error)}")
+        self.is_settled = True
+        self._course = _idle()
+        next(self._course)
+
+    # ---- the course
+
+    def _whole_course(self) -> Course[None]:
+        reading = yield from self._sure(self._own)
+        self._take_down(reading.config, None, reading, "your own configuration")
+        settled = yield from self._search(reading)
+        while True:
+            why = yield from self._watch(settled)
+            begun = time.perf_counter()
+            reading = yield from self._sure(settled.config)
+            self._take_down(reading.config, None, reading, f"looked at again: {why}")
+            settled = yield from self._search(reading)
+            spent = time.perf_counter() - begun
+            yield from self._rest(spent * _REST)
+
+    def _search(self, best: LoopReading) -> Course[LoopReading]:
+        """Tries what promises most until nothing promises enough; the best reading, whose configuration is wanted."""
+        self.is_settled = False
+        before = best
+        readings = {best.config: best}
+        misses, verdict = 0, "as good as any"
+        for _ in range(TRIALS_AT_MOST):
+            if best.waiting_share < NOTHING_TO_GAIN:
+                verdict = f"nothing to gain: your loop waits for data {best.waiting_share:.1%} of its time"
+                break
+            found = self._promising(readings)
+            if found is None or misses == MISSES_AT_MOST:
+                verdict = self._why_no_workers() or verdict
+                break
+            config, predicted = found
+            reading = yield from self._read(config, best.rate.interval[0])
+            if reading is None:
+                misses += 1
+                continue
+            readings[config] = reading
+            is_better, best = yield from self._compared(best, reading)
+            self._take_down(config, predicted, reading, "better" if is_better else "not better")
+            misses = 0 if is_better else misses + 1
+        self.wanted = best.config
+        self._settle(before, best, verdict)
+        return best
+
+    def _promising(self, readings: dict[Config, LoopReading]) -> tuple[Config, float] | None:
+        assert self._loader is not None
+        assert self._batches is not None
+        situation = situation_of(self._loader, readings, self._batches, self._limits, self._epoch_batches)
+        may_start = self._why_no_workers() is None
+        return worth_trying(self._loader, self._own, situation, readings, self._failed, may_start, WORTH_A_TRIAL)
+
+    def _compared(self, best: LoopReading, other: LoopReading) -> Course[tuple[bool, LoopReading]]:
+        """Whether `other` is better, and the better of both; where noise might explain it, `best` is read once more."""
+        ratio = other.rate.samples_per_second / best.rate.samples_per_second
+        if ratio <= 1 + EQUAL:
+            return False, best
+        if ratio < 1 + NOISE or other.rate.interval[0] <= best.rate.interval[1]:
+            again = yield from self._read(best.config)
+            best = best if again is None else best.and_again(again)
+        is_better = other.rate.interval[0] > best.rate.interval[1]
+        return is_better, other if is_better else best
+
+    def _watch(self, settled: LoopReading) -> Course[str]:
+        """Waits until the loop is not what it was; why it is to be looked at again."""
+        rate, waiting = settled.rate.samples_per_second, settled.waiting_share
+        recent: deque[Span] = deque(maxlen=WATCHED_SPANS)
+        self._meter = Meter()
+        while True:
+            delivery = yield
+            if self._look_again is not None:
+                why, self._look_again = self._look_again, None
+                return why
+            span = self._meter.note(_of(settled.config, dataclasses.replace(delivery, pids=())))
+            if span is None:
+                continue
+            recent.append(span)
+            if len(recent) < WATCHED_SPANS:
+                continue
+            now = LoopReading(settled.config, tuple(recent))
+            if now.rate.interval[1] < rate * (1 - DROP):
+                return f"{now.rate.samples_per_second:,.0f} samples/s instead of {rate:,.0f}"
+            if now.waiting_share > waiting + MORE_WAITING:
+                return f"it waits for data {now.waiting_share:.0%} of its time instead of {waiting:.0%}"
+
+    def _rest(self, seconds: float) -> Course[None]:
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            yield
+
+    def _sure(self, config: Config) -> Course[LoopReading]:
+        """A reading of a configuration that is in use, however long it takes."""
+        while True:
+            reading = yield from self._read(config)
+            if reading is not None:
+                return reading
+            config = self._own
+            self._failed.pop(config, None)
+
+    def _read(self, config: Config, floor: float = 0.0) -> Course[LoopReading | None]:
+        """Runs on `config` until there are enough spans, or it is clear that its rate lies below `floor`.
+
+        None where it can't be run.
+        """
+        self.wanted = config
+        self._meter = Meter()
+        spans: list[Span] = []
+        while len(spans) < SPANS:
+            delivery = yield
+            if config in self._failed:
+                return None
+            span = self._meter.note(_of(config, delivery))
+            if span is None:
+                continue
+            spans.append(span)
+            if len(spans) >= SPANS_TO_JUDGE and LoopReading(config, tuple(spans)).rate.interval[1] < floor:
+                break
+        private = max(map(private_bytes, delivery.pids), default=0.0)
+        return LoopReading(config, tuple(spans), private, delivery.start_seconds)
+
+    # ---- what came of it
+
+    def _settle(self, before: LoopReading, best: LoopReading, verdict: str) -> None:
+        self.is_settled = True
+        self.wanted = self._lasting(best)
+        if best is before or best.config == before.config:
+            self._take_down(best.config, None, best, f"kept: {verdict}")
+            return
+        self._take_down(best.config, None, best, "kept: the best of what was tried")
+        _say(
+            f"your loop runs at {best.rate.samples_per_second:,.0f} samples/s with {best.config}, and ran at "
+            f"{before.rate.samples_per_second:,.0f} with {before.config}"
+        )
+
+    def _lasting(self, best: LoopReading) -> Config:
+        """The configuration, with workers that outlive an epoch where their start is worth it, or the user's do."""
+        config = best.config
+        if not config.num_workers or self._own.persistent_workers:
+            return config
+        keeps = False
+        if self._epoch_batches and self._batches:
+            samples = self._epoch_batches * self._batches.samples
+            rate = best.rate.samples_per_second
+            keeps = float(operational.amortized(rate, samples, best.start_seconds)) < (1 - _WORTH_KEEPING) * rate
+        return dataclasses.replace(config, persistent_workers=keeps)
+
+    def _take_down(self, config: Config, predicted: float | None, reading: LoopReading | None, outcome: str) -> None:
+        rate = reading.rate if reading else None
+        self.trials.append(
+            Trial(
+                config,
+                predicted,
+                rate.samples_per_second if rate else None,
+                rate.interval if rate else None,
+                outcome,
+            )
+        )
+
+
+def _of(config: Config, delivery: Delivery) -> Delivery:
+    """The delivery as one that counts for `config`: only what ran on it is steady."""
+    is_its = while_running(delivery.config) == while_running(config)
+    return dataclasses.replace(delivery, is_steady=delivery.is_steady and is_its)
+
+
+def _say(text: str) -> None:
+    print(f"plumb: {text}", file=sys.stderr)
+
+
+def _idle() -> Course[None]:
+    while True:
+        yield

@@ -1,0 +1,226 @@
+"""A stretch: consecutive batches of an epoch that one loader reads, on one configuration.
+
+A loader that takes over from another starts its workers first and is given nothing to read. Only once they are up does
+it get the next batches, and the old one no more: that one is emptied, batch by batch, while the new workers are at work
+on what follows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import multiprocessing
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, _utils
+
+from plumb.errors import one_line
+from plumb.live.order import Order
+from plumb.plan import Config
+from plumb.runtime.loader import rebuild
+
+# Workers that are not up by then are given up; the loop goes on without them.
+_STARTED_AT_LAST_SECONDS = 120.0
+
+
+class Source:
+    """What a stretch's loader reads of the order: nothing before it is opened, and nothing after it is closed."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.is_open = False
+        self.given = 0
+        self._reserved: deque[Any] = deque()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if self._reserved:
+            indices = self._reserved.popleft()
+        elif self.is_open:
+            indices = next(self.order)
+            self.given += 1
+        else:
+            raise StopIteration
+        return indices
+
+    def begin(self, order: Order) -> None:
+        """Gives from now on what `order` has."""
+        self.order, self.is_open, self.given = order, True, 0
+        self._reserved.clear()
+
+    def close(self, reserve: int) -> None:
+        """Gives nothing more, but for so many batches that are set apart now."""
+        self.is_open = False
+        for _ in range(reserve):
+            try:
+                self._reserved.append(next(self.order))
+            except StopIteration:
+                return
+            self.given += 1
+
+
+@dataclass(frozen=True)
+class Announcing:
+    """A `worker_init_fn` that does what the user's does, and then says that the worker is up."""
+
+    then: Callable[[int], None] | None
+    started: Any
+
+    def __call__(self, worker_id: int) -> None:
+        if self.then is not None:
+            self.then(worker_id)
+        with self.started.get_lock():
+            self.started.value += 1
+
+
+class Stretch:
+    """One loader at work on an epoch. `template` is a loader whose parts it has, `config` what it runs on.
+
+    Workers outlive the epoch until `close`, whatever the configuration says: whoever has the stretch decides.
+    `seeds` is where the workers' seed is drawn from, and `is_users` says that it is the user's own configuration.
+    `start_seconds` is what the start of the workers took.
+    """
+
+    def __init__(
+        self,
+        template: DataLoader[Any],
+        config: Config,
+        order: Order,
+        seeds: torch.Generator,
+        is_users: bool,
+    ) -> None:
+        self.config = config
+        self._is_users = is_users
+        self.delivered = 0
+        self._error: str | None = None
+        self._source = Source(order)
+        self._context = template.multiprocessing_context or multiprocessing
+        lasting = dataclasses.replace(config, persistent_workers=config.num_workers > 0)
+        self._loader = rebuild(template, lasting, self._source)
+        self._loader.generator = seeds
+        self.batches: Iterator[Any] | None = None
+        self._started: Any = None
+        self._give_up_at = math.inf
+        self._begun_at = 0.0
+        self.start_seconds = 0.0
+
+    # ---- its beginning
+
+    def prepare(self) -> None:
+        """Starts the workers, without anything to read. What fails is told by `failure`.
+
+        Workers that are not forked take seconds to start, and are started by a thread.
+        """
+        self._begun_at = time.perf_counter()
+        self._give_up_at = self._begun_at + _STARTED_AT_LAST_SECONDS
+        if not self.config.num_workers:
+            return
+        try:
+            self._started = self._context.Value("i", 0)
+        except OSError as error:
+            self._error = one_line(error)
+            return
+        self._loader.worker_init_fn = Announcing(self._loader.worker_init_fn, self._started)
+        if self._context.get_start_method() == "fork":
+            self._start_idle()
+        else:
+            threading.Thread(target=self._start_idle, name="plumb-live", daemon=True).start()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all workers wait for something to read."""
+        if not self.config.num_workers:
+            return True
+        return self.batches is not None and self._started.value >= self.config.num_workers
+
+    @property
+    def failure(self) -> str | None:
+        """Why it will never be ready, if so."""
+        if self._error is not None:
+            return self._error
+        if self.batches is not None and self.has_dead_workers:
+            return "a worker ended before it was up"
+        return "its workers did not start in time" if time.perf_counter() > self._give_up_at else None
+
+    def open(self, order: Order) -> None:
+        """Begins to read: now, whatever was prepared. Raises what the sampler or the start of workers raises."""
+        is_new, begun = not self._workers or self._begun_at > 0, self._begun_at or time.perf_counter()
+        self._source.begin(order)
+        self.delivered = 0
+        self.batches = self._iterated()
+        if is_new:
+            self.start_seconds = time.perf_counter() - begun
+        self._begun_at = 0.0
+
+    # ---- its batches
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it still has batches to deliver, or will read more."""
+        return self._source.is_open or self.delivered < self._source.given
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether it has delivered more than what may have been prefetched at its start."""
+        return self.delivered > max(self.config.batches_in_flight, 1)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes of its workers."""
+        return tuple(worker.pid for worker in self._workers if worker.pid is not None)
+
+    @property
+    def has_dead_workers(self) -> bool:
+        """Whether a worker has ended that nobody asked to."""
+        return any(not worker.is_alive() for worker in self._workers)
+
+    def __next__(self) -> Any:
+        assert self.batches is not None
+        if not self._is_users and self.has_dead_workers:
+            # Torch would notice too, but only once it has waited for their batch for seconds.
+            raise RuntimeError("a worker exited unexpectedly")
+        self.delivered += 1
+        return next(self.batches)
+
+    # ---- its end
+
+    def give_over(self) -> None:
+        """Reads nothing more. Without workers one batch is left to it, made while the next stretch's first ones are."""
+        self._source.close(reserve=0 if self.config.num_workers else 1)
+
+    def close(self) -> None:
+        """Ends the workers, whatever they are at."""
+        self._source.is_open = False
+        shut_down = getattr(self._loader._iterator, "_shutdown_workers", None)
+        self.batches = None
+        if shut_down is not None:
+            shut_down()
+
+    @property
+    def _workers(self) -> list[Any]:
+        return getattr(self._loader._iterator, "_workers", [])
+
+    def _start_idle(self) -> None:
+        try:
+            self.batches = self._iterated()
+        except Exception as error:
+            self._error = one_line(error)
+
+    def _iterated(self) -> Iterator[Any]:
+        """Torch's iterator, made or begun anew."""
+        batches = iter(self._loader)
+        iterator = self._loader._iterator
+        if not self._is_users and getattr(iterator, "_worker_pids_set", False):
+            # Torch's handler of signals raises in the middle of the user's step when a worker dies. Here another
+            # configuration can go on, and the user's step has nothing to do with it.
+            _utils.signal_handling._remove_worker_pids(id(iterator))  # type: ignore[attr-defined]
+            vars(iterator)["_worker_pids_set"] = False
+        return batches
