@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -27,8 +26,9 @@ class DataLoader(TorchDataLoader[T]):
     The plan is looked for when the loader is first iterated. With `tune=True`, and where there is none, the loader is
     tuned then, once, for half a minute: it says so in one line, and keeps the plan in the user's cache folder
     (`$XDG_CACHE_HOME/plumb`, else `~/.cache/plumb`), so the next run starts at once. `tune=False` only uses a plan that
-    is there. `tune="live"` tunes while the training goes on. Samples and their order are those of torch's loader; what
-    `plumb.tuned` says of the dataset (a budget, limits) holds here too.
+    is there. `tune="live"` tunes while the training goes on; such a loader has `state_dict()` and `load_state_dict()`
+    too, by which a training goes on in the middle of an epoch. Samples and their order are those of torch's loader;
+    what `plumb.tuned` says of the dataset (a budget, limits) holds here too.
 
     All other arguments are torch's. From the first epoch on, `num_workers` and the like are the plan's. With the
     environment variable `PLUMB=off` this is torch's loader and no more. Raises what torch raises for its arguments, and
@@ -61,7 +61,9 @@ class DataLoader(TorchDataLoader[T]):
         if is_off():
             return start()
         if self.tune == "live" and self._planned_by is None:
-            return _live(self)
+            from plumb.live import live_iterator
+
+            return live_iterator(self)
         from plumb.selftuning import plan_of, say
 
         if self._users is None:
@@ -74,6 +76,14 @@ class DataLoader(TorchDataLoader[T]):
 
             self._planned = Planned(self, self._planned_by, self._users)
         return self._planned.start(self, start, say)
+
+    def __getattr__(self, name: str) -> Any:
+        # Only a loader that can go on in the middle of an epoch may look like one: frameworks ask for these.
+        if name in ("state_dict", "load_state_dict") and self.__dict__.get("tune") == "live":
+            from plumb.live import tuning_of
+
+            return getattr(tuning_of(self), name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def run_on(self, planned: LoaderPlan | None) -> None:
         """From the next epoch on, this loader runs on a plan; with None, as its own arguments say."""
@@ -105,13 +115,3 @@ def _signature() -> inspect.Signature:
 
 
 vars(DataLoader)["__init__"].__signature__ = _signature()
-
-
-def _live(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The one place where `tune="live"` is dispatched: to `plumb.live.live_iterator`."""
-    try:
-        live = importlib.import_module("plumb.live")
-    except ModuleNotFoundError:
-        raise NotImplementedError('tune="live" is not here yet: use tune=True, which tunes once') from None
-    batches: Iterator[Any] = live.live_iterator(loader)
-    return batches

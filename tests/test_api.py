@@ -9,7 +9,6 @@ import random
 import subprocess
 import sys
 import time
-from pathlib import Path
 from xml.etree import ElementTree
 
 import networkx
@@ -281,11 +280,25 @@ def test_it_tunes_itself_once_and_the_plan_is_there_the_next_time(cache, capfd, 
     assert capfd.readouterr().err == ""
 
 
-def test_live_tuning_says_what_it_is_until_it_is_here():
-    if (Path(plumb.__file__).parent / "live").is_dir():
-        pytest.skip("it is here")
-    with pytest.raises(NotImplementedError, match='tune="live" is not here yet'):
-        iter(plumb.DataLoader(Waiting(), tune="live"))
+def test_a_live_loader_goes_on_in_the_middle_of_an_epoch():
+    torch.manual_seed(0)
+    loader = plumb.DataLoader(torch.arange(64), batch_size=4, shuffle=True, tune="live")
+    batches = iter(loader)
+    begun = [next(batches).tolist() for _ in range(5)]
+    state = loader.state_dict()
+    rest = [batch.tolist() for batch in batches]
+    again = plumb.DataLoader(torch.arange(64), batch_size=4, shuffle=True, tune="live")
+    again.load_state_dict(state)
+    assert [batch.tolist() for batch in again] == rest
+    assert sorted(number for batch in (*begun, *rest) for number in batch) == list(range(64))
+    torch.manual_seed(0)
+    plain = torch.utils.data.DataLoader(torch.arange(64), batch_size=4, shuffle=True)
+    assert [batch.tolist() for batch in plain] == begun + rest
+
+
+def test_only_a_live_loader_looks_like_one_that_keeps_its_place():
+    assert not hasattr(plumb.DataLoader(torch.arange(4), tune=False), "state_dict")
+    assert hasattr(plumb.DataLoader(torch.arange(4), tune="live"), "state_dict")
 
 
 # ---- which plan is found
