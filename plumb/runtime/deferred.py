@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from torch.utils.data import default_collate
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from plumb.plan import Deferral, Way
+from plumb.profile.threads import one_torch_thread
 from plumb.runtime.chunks import BatchRecipe
 from plumb.runtime.epochs import state_of
 from plumb.runtime.pending import Pending, VariesError, pending_of, stand_in, true_value, without_content
@@ -223,11 +225,13 @@ class DeferringCollate:
 class Undeferred:
     """An iterator over finished batches, in the place of torch's, whose attributes it has.
 
-    Where a `device` is given, what deferred operators make is made there.
+    Where a `device` is given, what deferred operators make is made there. If the loader `has_workers`, they run on one
+    thread: where workers keep the cores busy, torch's threads would wait for each other longer than they work.
     """
 
-    def __init__(self, batches: Iterator[Any], device: torch.device | None = None) -> None:
+    def __init__(self, batches: Iterator[Any], has_workers: bool, device: torch.device | None = None) -> None:
         self._batches = batches
+        self._has_workers = has_workers
         self._device = device
         self._recipes: dict[bytes, BatchRecipe] = {}
 
@@ -250,7 +254,8 @@ class Undeferred:
         recipe = self._recipes.get(deferred.recipe)
         if recipe is None:
             recipe = self._recipes[deferred.recipe] = BatchRecipe(deferred.recipe)
-        return run(deferred, recipe, self._device)
+        with one_torch_thread() if self._has_workers else nullcontext():
+            return run(deferred, recipe, self._device)
 
 
 def run(deferred: DeferredBatch, recipe: BatchRecipe, device: torch.device | None = None) -> Any:

@@ -89,7 +89,7 @@ class Running:
             )
         with exchanged(loader, parts):
             batches = start()
-        return batches if self._deferral is None else Undeferred(batches)
+        return batches if self._deferral is None else Undeferred(batches, loader.num_workers > 0)
 
     def is_stale(self, dataset: Any) -> bool:
         """Whether the store that is in use holds the values of a dataset that is another by now."""

@@ -154,4 +154,4 @@ def loader(dataset, deferral, collate, **arguments):
 
 
 def batches(loader):
-    return list(Undeferred(iter(loader)))
+    return list(Undeferred(iter(loader), has_workers=loader.num_workers > 0))

@@ -144,7 +144,7 @@ def test_a_batch_whose_tensors_were_changed_since_is_made_again():
     deferral = by_hand(Reusing, 2, "scaled")
     deferring = Deferred(dataset, deferral)
     delivered = list(
-        Undeferred(iter(DataLoader(deferring, batch_size=3, collate_fn=DeferringCollate(default_collate))))
+        Undeferred(iter(DataLoader(deferring, batch_size=3, collate_fn=DeferringCollate(default_collate))), False)
     )
     assert deferring.made_again == 2
     assert all(map(same_batch, delivered, DataLoader(dataset, batch_size=3)))
@@ -153,7 +153,9 @@ def test_a_batch_whose_tensors_were_changed_since_is_made_again():
 def test_constants_that_change_during_an_epoch_are_learned_again():
     dataset = Rows(Scale(), torch.arange(60.0).view(6, 10))
     deferring = Deferred(dataset, deferral_of(dataset))
-    iterator = Undeferred(iter(DataLoader(deferring, batch_size=2, collate_fn=DeferringCollate(default_collate))))
+    iterator = Undeferred(
+        iter(DataLoader(deferring, batch_size=2, collate_fn=DeferringCollate(default_collate))), False
+    )
     first = next(iterator)
     dataset.function.factor = 5.0
     second, third = iterator
@@ -211,7 +213,7 @@ def test_pinning_keeps_the_recipe_with_the_batch(monkeypatch):
 
 def test_torchs_own_iterator_is_within_reach():
     dataset = Plain()
-    iterator = Undeferred(iter(loader(dataset, deferral_of(dataset), default_collate, batch_size=7)))
+    iterator = Undeferred(iter(loader(dataset, deferral_of(dataset), default_collate, batch_size=7)), False)
     assert len(iterator) == 3
     assert iter(iterator) is iterator
     assert iterator._num_yielded == 0
@@ -357,7 +359,7 @@ def test_threads_may_load_the_samples_of_a_batch():
         samples = list(pool.map(load, range(40)))
     settled = deferring.settled(samples)
     assert isinstance(settled, DeferredSamples)
-    (finished,) = Undeferred(iter([DeferringCollate(default_collate)(settled)]))
+    (finished,) = Undeferred(iter([DeferringCollate(default_collate)(settled)]), False)
     assert same_batch(finished, default_collate([dataset[index] for index in range(40)]))
 
 
