@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -61,3 +62,14 @@ def broken_limit(config: Config, situation: Situation) -> str | None:
         if needed > most[name]:
             return f"needs {float(needed):,.0f} of {name}, {most[name]:,.0f} are allowed"
     return None
+
+
+def fit_together(configs: Sequence[Config], situation: Situation) -> bool:
+    """Whether loaders with all these configurations can run side by side; the script itself counts once."""
+    alone = needs(situation, Config(), 0, 0)
+    each = [needs(situation, config, config.num_workers, config.batches_in_flight) for config in configs]
+    return all(
+        alone[name] + sum(float(need[name] - alone[name]) for need in each) <= most
+        for name, most in allowed(situation).items()
+        if name != "workers"
+    )

@@ -16,12 +16,16 @@ STOPPED = "stopped early: slower"
 
 @dataclass(frozen=True)
 class Reading:
-    """A configuration tried for real: the loader's rate and the loop's, or why there are none."""
+    """A configuration tried for real: the loader's rate and the loop's, or why there are none.
+
+    `over` is the limit that it came to while it ran, though the model had it fit.
+    """
 
     config: Config
     loader: Rate | None
     loop_samples_per_second: float | None
     outcome: str
+    over: str | None = None
 
     @property
     def loop_rate(self) -> float:
@@ -89,10 +93,10 @@ class Ledger:
         )
         return Reading(config, rate, loop, outcome)
 
-    def failed(self, config: Config, outcome: str) -> Reading:
+    def failed(self, config: Config, outcome: str, over: str | None = None) -> Reading:
         """The reading of a configuration that could not be measured, with the reason."""
         self._take_down(Trial(config, None, None, None, outcome))
-        return Reading(config, None, None, outcome)
+        return Reading(config, None, None, outcome, over)
 
     def _take_down(self, trial: Trial) -> None:
         self.trials.append(trial)

@@ -31,7 +31,7 @@ WORTH_A_TRIAL = 0.01
 _FAVOURITES, _REMEMBERED = 3, 2
 # The sampler may propose what was tried already; that costs nothing, but it must end.
 _PROPOSALS_AT_MOST = 24
-_OUTCOME, _CONFIG = "outcome", "config"
+_OUTCOME, _CONFIG, _OVER = "outcome", "config", "over"
 
 TryOut = Callable[[Config, float, Callable[[int, float], None]], Reading]
 
@@ -120,7 +120,9 @@ class _Search:
         if reading.loader is not None:
             trial.set_user_attr("interval", list(reading.loader.interval))
         if reading.loop_samples_per_second is None:
-            over = any(share > 0 for share in self._space.excess(reading.config))
+            over = reading.over is not None or any(share > 0 for share in self._space.excess(reading.config))
+            if reading.over is not None:
+                trial.set_user_attr(_OVER, reading.over)
             # Optuna learns constraints from trials that were pruned, not from those that failed.
             self._study.tell(trial, state=TrialState.PRUNED if over else TrialState.FAIL)
         elif reading.was_stopped:
@@ -191,7 +193,7 @@ def _reporter(trial: optuna.Trial) -> Callable[[int, float], None]:
 
 def _sampler(space: Space, seed: int) -> optuna.samplers.BaseSampler:
     def constraints(trial: FrozenTrial) -> list[float]:
-        return space.excess(space.config(trial.params))
+        return [*space.excess(space.config(trial.params)), 1.0 if _OVER in trial.user_attrs else -1.0]
 
     with warnings.catch_warnings():
         # Optuna 5 prefers another way to say this, which Optuna 4 doesn't have.

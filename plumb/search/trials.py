@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data import DataLoader
 
-from plumb.errors import UsersError, one_line
+from plumb.errors import TuningError, UsersError, one_line
 from plumb.model import feasible, operational
 from plumb.model.calibration import ProbeRun
 from plumb.model.situation import Situation
 from plumb.plan import Config
 from plumb.profile.memory import private_bytes
-from plumb.runtime.loader import NO_REWRITES, rebuild
+from plumb.runtime.loader import NO_REWRITES, Loader, rebuild
 from plumb.runtime.stored import Stored
 from plumb.search.filled import FilledStores, HittingStream
+from plumb.search.guard import Guard, TrialEndedError
 from plumb.search.ledger import STOPPED, Ledger, Reading
 from plumb.search.measure import Chunk, Feed, IndexStream, interleaved, rate_of
 
-# Workers that are silent for so long, or for so many times what the slowest took to start, are taken for stuck.
-_STUCK_SECONDS, _STUCK_STARTS = 20.0, 20.0
+# Workers that are silent from the start for so long, or for so many times what the slowest took to start or what a
+# batch costs, are taken for stuck.
+_STUCK_SECONDS, _STUCK_TIMES = 20.0, 20.0
+# Finalists that don't fit beside each other are measured one after another, so many times.
+_TURNS_ALONE = 2
 # A trial whose loader takes more than this share of the time that is left until it is steady is not begun.
 _SHARE_UNTIL_STEADY = 0.25
 # A trial is judged by so many chunks at least.
@@ -65,6 +70,8 @@ class Trials:
         self._samples_per_batch = samples_per_batch
         self._pace_seconds = pace_seconds
         self._deadline = deadline
+        # For each limit that a trial came to, the least that the model says such a trial needs.
+        self._too_much: dict[str, float] = {}
 
     def probe(self, situation: Situation, config: Config) -> Probed | None:
         """A short run with workers, or None where it does not fit or fails.
@@ -74,15 +81,12 @@ class Trials:
         if feasible.broken_limit(config, situation):
             return None
         try:
-            feed = self._feed(config, self._deadline)
-            try:
+            with self._running(situation, config, self._deadline) as feed:
                 feed.window(self._pace_seconds / 2)
                 chunks = feed.window(self._pace_seconds)
                 private = max((private_bytes(pid) for pid in feed.worker_pids), default=0.0)
-            finally:
-                self._close(feed)
         except Exception as error:
-            self.ledger.failed(config, f"failed: {one_line(error)}")
+            self._failed(situation, config, error)
             return None
         if not chunks:
             return None
@@ -94,11 +98,16 @@ class Trials:
         return Probed(run, private, feed.workers_start_seconds / config.num_workers)
 
     def baseline(self, situation: Situation, config: Config) -> Reading:
-        """The user's own configuration, limits or not. Raises UsersError with what it raises."""
+        """The user's own configuration, whatever the model says of its limits.
+
+        Raises UsersError with what it raises, and TuningError where it came to a limit, or is stuck.
+        """
         if self.ledger.knows(config):
             return self.ledger.derived(situation, config)
         try:
-            chunks, start_seconds = self._run(config, math.inf)
+            chunks, start_seconds = self._run(situation, config, math.inf)
+        except TrialEndedError as error:
+            raise TuningError(f"your own configuration can't be measured: {error}", 1) from None
         except Exception as error:
             raise UsersError(error) from None
         return self.ledger.measured(situation, config, chunks, start_seconds)
@@ -113,7 +122,7 @@ class Trials:
         """
         if self.ledger.knows(config):
             return self.ledger.derived(situation, config)
-        broken = feasible.broken_limit(config, situation)
+        broken = feasible.broken_limit(config, situation) or self._is_too_much(situation, config)
         if broken:
             return self.ledger.failed(config, f"not tried: {broken}")
         steady_after = self._seconds_until_steady(situation, config)
@@ -130,30 +139,32 @@ class Trials:
             return hopeless(chunks)
 
         try:
-            chunks, start_seconds = self._run(config, self._deadline, told)
+            chunks, start_seconds = self._run(situation, config, self._deadline, told)
         except Exception as error:
-            return self.ledger.failed(config, f"failed: {one_line(error)}")
+            return self._failed(situation, config, error)
         if not chunks:
             return self.ledger.failed(config, "not measured: time was up")
         outcome = STOPPED if hopeless(chunks) else "measured"
         return self.ledger.measured(situation, config, chunks, start_seconds, outcome)
 
     def side_by_side(self, situation: Situation, finalists: Sequence[Reading]) -> list[Reading]:
-        """Measures the finalists by turns, on fresh loaders, until the best of them is told from the user's own."""
+        """Measures the finalists by turns, on fresh loaders, until the best of them is told from the user's own.
+
+        One that fails is out. Raises UsersError with what the dataset raises in the first, the user's own.
+        """
         feeds: list[Feed] = []
-
-        def settled(all_chunks: Sequence[Sequence[Chunk]]) -> bool:
-            if not all(all_chunks):
-                return True
-            own, *others = (rate_of(chunks) for chunks in all_chunks)
-            return any(other.interval[0] > own.interval[1] for other in others)
-
         try:
-            feeds.extend(self._feed(reading.config, self._deadline) for reading in finalists)
-            all_chunks = interleaved(feeds, self._pace_seconds, settled)
-        finally:
-            for feed in feeds:
-                self._close(feed)
+            all_chunks = self._by_turns(situation, finalists, feeds)
+        except Exception as error:
+            broken = [number for number, feed in enumerate(feeds) if feed.is_broken]
+            if 0 in broken and not isinstance(error, TrialEndedError):
+                raise UsersError(error) from None
+            if not broken or 0 in broken:
+                return list(finalists)
+            for number in broken:
+                self._failed(situation, finalists[number].config, error)
+            rest = [reading for number, reading in enumerate(finalists) if number not in broken]
+            return self.side_by_side(situation, rest) if len(rest) > 1 else rest
         if not all(all_chunks):
             return list(finalists)
         return [
@@ -161,20 +172,64 @@ class Trials:
             for feed, chunks in zip(feeds, all_chunks, strict=True)
         ]
 
+    def _by_turns(
+        self, situation: Situation, finalists: Sequence[Reading], feeds: list[Feed]
+    ) -> Sequence[Sequence[Chunk]]:
+        """Each finalist's chunks; `feeds` gets the loader of each, as soon as it runs."""
+
+        def settled(all_chunks: Sequence[Sequence[Chunk]]) -> bool:
+            if not all(all_chunks):
+                return True
+            own, *others = (rate_of(chunks) for chunks in all_chunks)
+            return any(other.interval[0] > own.interval[1] for other in others)
+
+        configs = [reading.config for reading in finalists]
+        if feasible.fit_together(configs, situation):
+            with contextlib.ExitStack() as running:
+                feeds.extend(
+                    running.enter_context(self._running(situation, config, self._deadline)) for config in configs
+                )
+                return interleaved(feeds, self._pace_seconds, settled)
+        all_chunks: list[list[Chunk]] = [[] for _ in configs]
+        for _ in range(_TURNS_ALONE):
+            feeds.clear()
+            for config, chunks in zip(configs, all_chunks, strict=True):
+                with self._running(situation, config, self._deadline) as feed:
+                    feeds.append(feed)
+                    chunks += feed.window(self._pace_seconds)
+        return all_chunks
+
     def _seconds_until_steady(self, situation: Situation, config: Config) -> float:
         """What it takes to make all that is prefetched at the start, and one round of batches to count."""
         batches = config.batches_in_flight + max(config.num_workers, 1)
         return batches * self._samples_per_batch / operational.loader_rate(situation, config)
 
     def _run(
-        self, config: Config, deadline: float, enough: Callable[[Sequence[Chunk]], bool] | None = None
+        self,
+        situation: Situation,
+        config: Config,
+        deadline: float,
+        enough: Callable[[Sequence[Chunk]], bool] | None = None,
     ) -> tuple[list[Chunk], float]:
         """One window of a fresh loader, and the seconds that its workers took to start."""
-        feed = self._feed(config, deadline)
-        try:
+        with self._running(situation, config, deadline) as feed:
             return feed.window(self._pace_seconds, enough), feed.workers_start_seconds
-        finally:
-            self._close(feed)
+
+    def _failed(self, situation: Situation, config: Config, error: Exception) -> Reading:
+        """The reading of a trial that raised; of one that was ended, what it teaches is remembered."""
+        if not isinstance(error, TrialEndedError):
+            return self.ledger.failed(config, f"failed: {one_line(error)}")
+        if error.limit is not None:
+            need = _need(situation, config, error.limit)
+            self._too_much[error.limit] = min(need, self._too_much.get(error.limit, need))
+        return self.ledger.failed(config, f"ended: {error}", error.limit)
+
+    def _is_too_much(self, situation: Situation, config: Config) -> str | None:
+        """The limit that a trial came to which needed no more than `config` does, in words."""
+        for limit, too_much in self._too_much.items():
+            if _need(situation, config, limit) >= too_much:
+                return f"needs as much of {limit} as a trial that came to its limit"
+        return None
 
     def hitting(self, config: Config) -> tuple[Stored, IndexStream] | None:
         """A store as later epochs of `config` find it, and index batches that hit it; None for one without a store.
@@ -188,21 +243,41 @@ class Trials:
         filled = self._stores.of(config)
         return filled.stored, HittingStream(self._stream, filled, config.cache.hit_ratio, self.ledger.seed)
 
-    def _feed(self, config: Config, deadline: float) -> Feed:
+    @contextlib.contextmanager
+    def _running(self, situation: Situation, config: Config, deadline: float) -> Iterator[Feed]:
+        """A fresh loader that runs and is watched. Raises what it raises, and TrialEndedError where it was ended."""
         stored, stream = self.hitting(config) or (None, self._stream)
-        stuck_after = self._stuck_after_seconds(config)
-        return Feed(
-            config,
-            lambda indices: rebuild(self._loader, config, indices, stuck_after, self.rewrites, stored),
-            stream,
-            self._samples_per_batch,
-            deadline,
-        )
+        guard = Guard(situation.limits.open_files, self._patience_seconds(situation))
 
-    def _close(self, feed: Feed) -> None:
-        self.samples += feed.samples
-        feed.close()
+        def make(indices: Any) -> Loader:
+            return rebuild(
+                self._loader,
+                config,
+                indices,
+                rewrites=self.rewrites,
+                stored=stored,
+                stacks_file=guard.stacks_file,
+            )
 
-    def _stuck_after_seconds(self, config: Config) -> float:
-        by_experience = _STUCK_STARTS * self.ledger.slowest_start_seconds
-        return max(_STUCK_SECONDS, by_experience) if config.num_workers else 0.0
+        try:
+            feed = Feed(config, make, stream, self._samples_per_batch, deadline, guard)
+            try:
+                yield feed
+            finally:
+                self.samples += feed.samples
+                feed.close()
+        except Exception:
+            # Torch raises wherever the main thread happens to be when a worker is killed.
+            guard.check()
+            raise
+        finally:
+            guard.stop()
+
+    def _patience_seconds(self, situation: Situation) -> float:
+        """How long a loader may take to its first batch."""
+        batch_seconds = situation.cost.wall_seconds * self._samples_per_batch
+        return max(_STUCK_SECONDS, _STUCK_TIMES * max(self.ledger.slowest_start_seconds, batch_seconds))
+
+
+def _need(situation: Situation, config: Config, limit: str) -> float:
+    return float(feasible.needs(situation, config, config.num_workers, config.batches_in_flight)[limit])
