@@ -24,11 +24,13 @@ from plumb.lengths import length_of
 from plumb.model import operational, planner
 from plumb.model.calibration import calibrated, cost_in_worker
 from plumb.model.situation import AllocatorGain, Footprint, Freedom, Situation
+from plumb.notes import binding, contributions
 from plumb.offers import Offers, find_offers
 from plumb.options import Options
 from plumb.plan import Config, Measured, SampleCost, Trial
 from plumb.profile.hand_over import drop_seconds_per_byte
 from plumb.profile.host_load import OthersLoad
+from plumb.profile.memory import script_bytes
 from plumb.profile.sample import Sampled, sampled, torch_threads_speedup
 from plumb.runtime import allocator
 from plumb.runtime.loader import current_config, rebuild
@@ -182,7 +184,7 @@ class Tuner:
             batch_bytes=cost.output_bytes * per_batch,
             tensors_per_batch=math.ceil(cost.output_tensors * per_batch),
             worker_private_bytes=0.0,
-            main_bytes=process.memory_info().rss,
+            main_bytes=script_bytes(),
             open_files=process.num_fds(),
         )
         step = self.subject.step
@@ -238,7 +240,11 @@ class Tuner:
         situation = dataclasses.replace(
             situation,
             cost_in_worker=cost_in_worker(situation.cost, one.run),
-            footprint=dataclasses.replace(situation.footprint, worker_private_bytes=one.worker_private_bytes),
+            footprint=dataclasses.replace(
+                situation.footprint,
+                worker_private_bytes=one.worker_private_bytes,
+                worker_growth_bytes=one.growth_bytes,
+            ),
             start_seconds_per_worker=one.start_seconds_per_worker,
         )
         all_cores = None
@@ -307,6 +313,7 @@ class Tuner:
     ) -> Choice:
         assert own.loader is not None
         assert winner.loader is not None
+        situation = self._trials.corrected(situation)
         notes = []
         if self._has_nothing_to_gain:
             notes.append(
@@ -326,7 +333,9 @@ class Tuner:
                 "run your script once more; put its main part under: if __name__ == '__main__'"
             )
         if winner.config.worker_torch_threads == 1 and winner.config.needs_runtime:
-            notes.append(_contributions(situation, winner.config))
+            notes.append(contributions(situation, winner.config))
+        if not self._has_nothing_to_gain:
+            notes += binding(freedom, situation)
         others = self._others.cpus()
         if others > _CROWDED * self.options.limits.cpus:
             notes.append(
@@ -380,22 +389,6 @@ def _cost(seen: Sampled, offers: Offers) -> SampleCost:
         cpu_seconds=pipeline.sample_cpu_seconds,
         wait_seconds=pipeline.sample_wait_seconds,
     )
-
-
-def _contributions(situation: Situation, config: Config) -> str:
-    """What the model says of the loader without each of the rewrites that `config` has."""
-    without = {
-        "the store": dataclasses.replace(config, cache=None) if config.cache else None,
-        "fetch threads": dataclasses.replace(config, fetch_threads=1, fetch_until=None)
-        if config.fetch_threads > 1
-        else None,
-        "operators on batches": dataclasses.replace(config, deferred=()) if config.deferred else None,
-        "reused memory": dataclasses.replace(config, allocator_reuse=False) if config.allocator_reuse else None,
-    }
-    rates = [
-        f"{operational.loader_rate(situation, other):,.0f} without {name}" for name, other in without.items() if other
-    ]
-    return f"by the model, {operational.loader_rate(situation, config):,.0f} samples/s; {', '.join(rates)}"
 
 
 def _some_indices(stream: IndexStream) -> list[Any]:

@@ -1,7 +1,6 @@
 """Faults that end other people's trainings, each really caused: the tuning stays inside, says what it met, goes on."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -9,14 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 from script_parts import LOOP, PREAMBLE
 
 from plumb.plan import decode
 
 MIB = 2**20
-SCRIPT = PREAMBLE + "{dataset}\nloader = DataLoader({made}, batch_size={batch_size}{more})" + LOOP.format(loader="loader")
+SCRIPT = (
+    PREAMBLE + "{dataset}\nloader = DataLoader({made}, batch_size={batch_size}{more})" + LOOP.format(loader="loader")
+)
 
 
 def script(dataset="", made="Numbers(2000, seconds=0.002)", batch_size=8, more=""):
@@ -61,10 +61,10 @@ def joining(group):
 
 HUNGRY = """
 class Hungry(Numbers):
-    held = []
+    index = None
     def __getitem__(self, index):
-        if get_worker_info() is not None and get_worker_info().num_workers >= 2:
-            self.held.append(bytearray(os.urandom(1) * 2**22))
+        if self.index is None and get_worker_info() is not None and get_worker_info().num_workers >= 2:
+            self.index = [bytearray(os.urandom(1) * 2**22) for _ in range(250)]
         return super().__getitem__(index)
 """
 
@@ -72,7 +72,7 @@ class Hungry(Numbers):
 def test_workers_that_eat_memory_are_ended_before_the_group_s_limit(write, tmp_path):
     write("train.py", script(HUNGRY, "Hungry(20000, seconds=0.004)"))
     with v1_group("memory", "memory.limit_in_bytes", 2048 * MIB) as group:
-        code, err, loader = tune(tmp_path, "--budget", 20, before=joining(group))
+        code, err, loader = tune(tmp_path, "--budget", 20, "--no-cache", before=joining(group))
         peak = int((group / "memory.max_usage_in_bytes").read_text())
         kills = (group / "memory.oom_control").read_text()
     assert code == 0, err
@@ -81,6 +81,7 @@ def test_workers_that_eat_memory_are_ended_before_the_group_s_limit(write, tmp_p
     assert all("of memory (cgroup v1" in trial.outcome and "left" in trial.outcome for trial in ended)
     assert "oom_kill 0" in kills or "oom_kill" not in kills
     assert peak <= 2048 * MIB
+    assert any("as much of memory as a trial that came to its limit" in outcome for outcome in outcomes(loader))
     assert loader.tuned.config.num_workers < 2
 
 

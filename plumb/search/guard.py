@@ -11,17 +11,21 @@ worker for ever.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
 
 from plumb import stacks
+from plumb.host import Limits
+from plumb.host.limits import ASKED_FOR
 from plumb.host.room import Room, Rooms
 from plumb.processes import end_tree
+from plumb.profile.memory import script_bytes
 from plumb.runtime.watched import Stacks
 
-_LOOK_SECONDS = 0.1
+_LOOK_SECONDS, _COUNT_SECONDS = 0.1, 1.0
 # What must be left: a share of the whole, within bounds; and never more than half of what there was at the beginning.
 _SHARE_LEFT = 0.04
 _BYTES_LEFT = {"memory": (64 * 2**20, 2**30), "shared memory": (2**19, 64 * 2**20)}
@@ -45,20 +49,20 @@ class TrialEndedError(Exception):
 class Guard:
     """Watches one loader from before its workers start until `stop`.
 
-    `open_files` is what one process may hold open. A loader that delivers nothing for `patience_seconds` before its
+    `limits` are those of the configuration. A loader that delivers nothing for `patience_seconds` before its
     first batch, or for a multiple of its longest wait afterwards, is stuck. `ended` is why the trial was ended.
     """
 
-    def __init__(self, open_files: float, patience_seconds: float) -> None:
-        self.ended: TrialEndedError | None = None
-        self._open_files = open_files
+    def __init__(self, limits: Limits, patience_seconds: float) -> None:
+        self._limits = limits
         self._patience_seconds = patience_seconds
         self._rooms = Rooms()
         self._stacks = Stacks()
         self._workers: tuple[int, ...] = ()
-        self._at_first = {room.limit: room for room in self._look()}
-        self._memory_before = self._at_first["memory"].left if "memory" in self._at_first else 0.0
-        self._looked = time.monotonic()
+        self._looked = self._counted = -math.inf
+        self._at_first: dict[str, float] = {}
+        self._before: dict[str, float] = {}
+        self.ended: TrialEndedError | None = self._over()
         self._waiting_since: float | None = None
         self._longest_wait: float | None = None
         self._stop = threading.Event()
@@ -126,23 +130,28 @@ class Guard:
         for room in self._look():
             if room.left < self._must_be_left(room):
                 return TrialEndedError(f"only {room} left", room.limit)
-            if room.limit == "memory":
-                self._memory_before = room.left
+            self._before[room.source] = room.left
         return None
 
     def _look(self) -> list[Room]:
         pids = (os.getpid(), *self._workers)
-        rooms = (self._rooms.memory(), self._rooms.shm(), self._rooms.open_files(pids, self._open_files))
+        rooms = [self._rooms.memory(), self._rooms.shm(), self._rooms.open_files(pids, self._limits.open_files)]
+        asked_for = self._limits.sources.get("memory_bytes") == ASKED_FOR
+        if asked_for and self._looked - self._counted > _COUNT_SECONDS:
+            # Nobody but us keeps this limit, and to count what we hold takes a while.
+            self._counted = self._looked
+            most = self._limits.memory_bytes
+            rooms.append(Room("memory", max(0.0, most - script_bytes()), most, ASKED_FOR))
         return [room for room in rooms if room is not None]
 
     def _must_be_left(self, room: Room) -> float:
-        at_first = self._at_first.get(room.limit, room).left
+        at_first = self._at_first.setdefault(room.source, room.left)
         if room.limit == "open files":
             return min(_FILES_LEFT, at_first / 2)
         least, most = _BYTES_LEFT[room.limit]
         left = min(max(_SHARE_LEFT * room.size, least), most)
         if room.limit == "memory":
-            left += min(max(0.0, self._memory_before - room.left), _FALL_BYTES_AT_MOST)
+            left += min(max(0.0, self._before.get(room.source, room.left) - room.left), _FALL_BYTES_AT_MOST)
         return min(left, at_first / 2)
 
     def _stuck(self) -> TrialEndedError | None:

@@ -218,8 +218,14 @@ class Feed:
         if self._guard is not None:
             self._guard.stop()
         shutdown = getattr(self._batches, "_shutdown_workers", None)
-        if shutdown is not None:
+        if shutdown is None:
+            return
+        try:
             shutdown()
+        except RuntimeError:
+            # Torch says so, wherever the main thread happens to be, when a worker has been killed.
+            if self._guard is None or self._guard.ended is None:
+                raise
 
     def _begun(self) -> Iterator[Any]:
         """A new epoch; where it starts workers, these are watched from now on."""

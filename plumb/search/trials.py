@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +17,12 @@ from plumb.model import feasible, operational
 from plumb.model.calibration import ProbeRun
 from plumb.model.situation import Situation
 from plumb.plan import Config
-from plumb.profile.memory import private_bytes
+from plumb.profile.memory import Pages, Taken, counted_bytes, pages
 from plumb.runtime.loader import NO_REWRITES, Loader, rebuild
 from plumb.runtime.stored import Stored
 from plumb.search.filled import FilledStores, HittingStream
 from plumb.search.guard import Guard, TrialEndedError
-from plumb.search.ledger import STOPPED, Ledger, Reading
+from plumb.search.ledger import STOPPED, Ledger, Memory, Reading
 from plumb.search.measure import Chunk, Feed, IndexStream, interleaved, rate_of
 
 # Workers that are silent from the start for so long, or for so many times what the slowest took to start or what a
@@ -35,13 +36,34 @@ _SHARE_UNTIL_STEADY = 0.25
 _CHUNKS_TO_JUDGE = 4
 
 
+# Where a trial takes more than predicted by more than this share, the model of a worker's memory is corrected.
+_MEMORY_ERROR = 0.10
+# A worker that made fewer bytes of its parent's its own during a probe is taken to have all that it needs.
+_GROWS_BYTES = 2**16
+# The objects of a dataset lie in pages with others.
+_PAGES_OF_COUNTS = 2.0
+
+
 @dataclass(frozen=True)
 class Probed:
-    """What a calibrating run showed: its cost, the bytes of its largest worker's own pages, and their start."""
+    """What a calibrating run showed: its cost, the bytes of its largest worker's own pages, and their start.
+
+    `growth_bytes` is by how much that worker will grow in an epoch.
+    """
 
     run: ProbeRun
     worker_private_bytes: float
+    growth_bytes: float
     start_seconds_per_worker: float
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """What one window of a loader of its own showed."""
+
+    chunks: list[Chunk]
+    start_seconds: float
+    taken_bytes: float
 
 
 class Trials:
@@ -72,6 +94,7 @@ class Trials:
         self._deadline = deadline
         # For each limit that a trial came to, the least that the model says such a trial needs.
         self._too_much: dict[str, float] = {}
+        self._worker_bytes = 0.0
 
     def probe(self, situation: Situation, config: Config) -> Probed | None:
         """A short run with workers, or None where it does not fit or fails.
@@ -81,21 +104,25 @@ class Trials:
         if feasible.broken_limit(config, situation):
             return None
         try:
-            with self._running(situation, config, self._deadline) as feed:
+            with self._running(situation, config, self._deadline) as (feed, taken):
                 feed.window(self._pace_seconds / 2)
+                before, loaded = _largest(feed), feed.samples
                 chunks = feed.window(self._pace_seconds)
-                private = max((private_bytes(pid) for pid in feed.worker_pids), default=0.0)
+                after, loaded = _largest(feed), (feed.samples - loaded) / config.num_workers
+                memory = Memory(None, taken.bytes())
         except Exception as error:
             self._failed(situation, config, error)
             return None
         if not chunks:
             return None
         start_seconds = feed.workers_start_seconds
-        reading = self.ledger.measured(situation, config, chunks, start_seconds, "measured, to calibrate")
+        reading = self.ledger.measured(situation, config, chunks, start_seconds, "measured, to calibrate", memory)
         self.probed.append(reading)
         used = feed.usage
         run = ProbeRun(config.num_workers, used.samples, used.seconds, used.worker_cpu_seconds, used.main_cpu_seconds)
-        return Probed(run, private, feed.workers_start_seconds / config.num_workers)
+        may_grow = min(after.shared_bytes, _PAGES_OF_COUNTS * counted_bytes(self._loader.dataset))
+        growth = min(may_grow, _growth_bytes(before, after, loaded, situation.epoch_samples))
+        return Probed(run, after.private_bytes, growth, feed.workers_start_seconds / config.num_workers)
 
     def baseline(self, situation: Situation, config: Config) -> Reading:
         """The user's own configuration, whatever the model says of its limits.
@@ -105,12 +132,13 @@ class Trials:
         if self.ledger.knows(config):
             return self.ledger.derived(situation, config)
         try:
-            chunks, start_seconds = self._run(situation, config, math.inf)
+            ran = self._run(situation, config, math.inf)
         except TrialEndedError as error:
             raise TuningError(f"your own configuration can't be measured: {error}", 1) from None
         except Exception as error:
             raise UsersError(error) from None
-        return self.ledger.measured(situation, config, chunks, start_seconds)
+        memory = self._seen_memory(situation, config, ran.taken_bytes)
+        return self.ledger.measured(situation, config, ran.chunks, ran.start_seconds, memory=memory)
 
     def try_out(
         self, situation: Situation, config: Config, floor: float, on_chunk: Callable[[int, float], None]
@@ -122,7 +150,7 @@ class Trials:
         """
         if self.ledger.knows(config):
             return self.ledger.derived(situation, config)
-        broken = feasible.broken_limit(config, situation) or self._is_too_much(situation, config)
+        broken = feasible.broken_limit(config, self.corrected(situation)) or self._is_too_much(situation, config)
         if broken:
             return self.ledger.failed(config, f"not tried: {broken}")
         steady_after = self._seconds_until_steady(situation, config)
@@ -139,13 +167,14 @@ class Trials:
             return hopeless(chunks)
 
         try:
-            chunks, start_seconds = self._run(situation, config, self._deadline, told)
+            ran = self._run(situation, config, self._deadline, told)
         except Exception as error:
             return self._failed(situation, config, error)
-        if not chunks:
+        if not ran.chunks:
             return self.ledger.failed(config, "not measured: time was up")
-        outcome = STOPPED if hopeless(chunks) else "measured"
-        return self.ledger.measured(situation, config, chunks, start_seconds, outcome)
+        outcome = STOPPED if hopeless(ran.chunks) else "measured"
+        memory = self._seen_memory(situation, config, ran.taken_bytes)
+        return self.ledger.measured(situation, config, ran.chunks, ran.start_seconds, outcome, memory)
 
     def side_by_side(self, situation: Situation, finalists: Sequence[Reading]) -> list[Reading]:
         """Measures the finalists by turns, on fresh loaders, until the best of them is told from the user's own.
@@ -184,17 +213,17 @@ class Trials:
             return any(other.interval[0] > own.interval[1] for other in others)
 
         configs = [reading.config for reading in finalists]
-        if feasible.fit_together(configs, situation):
+        if feasible.fit_together(configs, self.corrected(situation)):
             with contextlib.ExitStack() as running:
                 feeds.extend(
-                    running.enter_context(self._running(situation, config, self._deadline)) for config in configs
+                    running.enter_context(self._running(situation, config, self._deadline))[0] for config in configs
                 )
                 return interleaved(feeds, self._pace_seconds, settled)
         all_chunks: list[list[Chunk]] = [[] for _ in configs]
         for _ in range(_TURNS_ALONE):
             feeds.clear()
             for config, chunks in zip(configs, all_chunks, strict=True):
-                with self._running(situation, config, self._deadline) as feed:
+                with self._running(situation, config, self._deadline) as (feed, _):
                     feeds.append(feed)
                     chunks += feed.window(self._pace_seconds)
         return all_chunks
@@ -210,10 +239,25 @@ class Trials:
         config: Config,
         deadline: float,
         enough: Callable[[Sequence[Chunk]], bool] | None = None,
-    ) -> tuple[list[Chunk], float]:
-        """One window of a fresh loader, and the seconds that its workers took to start."""
-        with self._running(situation, config, deadline) as feed:
-            return feed.window(self._pace_seconds, enough), feed.workers_start_seconds
+    ) -> _Ran:
+        """One window of a fresh loader."""
+        with self._running(situation, config, deadline) as (feed, taken):
+            return _Ran(feed.window(self._pace_seconds, enough), feed.workers_start_seconds, taken.bytes())
+
+    def corrected(self, situation: Situation) -> Situation:
+        """The situation with a worker's memory as trials showed it, where that is more than the probe said."""
+        footprint = situation.footprint
+        private = max(footprint.worker_private_bytes, self._worker_bytes)
+        return dataclasses.replace(situation, footprint=dataclasses.replace(footprint, worker_private_bytes=private))
+
+    def _seen_memory(self, situation: Situation, config: Config, measured_bytes: float) -> Memory:
+        """What a trial took beside what was predicted; where it is clearly more, the workers are held to account."""
+        situation = self.corrected(situation)
+        predicted = feasible.trial_bytes(situation, config)
+        excess = measured_bytes - predicted
+        if config.num_workers and excess > _MEMORY_ERROR * predicted:
+            self._worker_bytes = situation.footprint.worker_private_bytes + excess / config.num_workers
+        return Memory(predicted, measured_bytes)
 
     def _failed(self, situation: Situation, config: Config, error: Exception) -> Reading:
         """The reading of a trial that raised; of one that was ended, what it teaches is remembered."""
@@ -244,10 +288,11 @@ class Trials:
         return filled.stored, HittingStream(self._stream, filled, config.cache.hit_ratio, self.ledger.seed)
 
     @contextlib.contextmanager
-    def _running(self, situation: Situation, config: Config, deadline: float) -> Iterator[Feed]:
-        """A fresh loader that runs and is watched. Raises what it raises, and TrialEndedError where it was ended."""
+    def _running(self, situation: Situation, config: Config, deadline: float) -> Iterator[tuple[Feed, Taken]]:
+        """A fresh loader that runs and is watched, and what it takes. Raises what it raises, and TrialEndedError."""
         stored, stream = self.hitting(config) or (None, self._stream)
-        guard = Guard(situation.limits.open_files, self._patience_seconds(situation))
+        taken = Taken()
+        guard = Guard(situation.limits, self._patience_seconds(situation))
 
         def make(indices: Any) -> Loader:
             return rebuild(
@@ -262,7 +307,7 @@ class Trials:
         try:
             feed = Feed(config, make, stream, self._samples_per_batch, deadline, guard)
             try:
-                yield feed
+                yield feed, taken
             finally:
                 self.samples += feed.samples
                 feed.close()
@@ -277,6 +322,22 @@ class Trials:
         """How long a loader may take to its first batch."""
         batch_seconds = situation.cost.wall_seconds * self._samples_per_batch
         return max(_STUCK_SECONDS, _STUCK_TIMES * max(self.ledger.slowest_start_seconds, batch_seconds))
+
+
+def _largest(feed: Feed) -> Pages:
+    """The pages of the worker that has most of its own."""
+    return max(map(pages, feed.worker_pids), key=lambda its: its.private_bytes, default=Pages(0.0, 0.0))
+
+
+def _growth_bytes(before: Pages, after: Pages, samples: float, epoch_samples: float | None) -> float:
+    """By how much a worker would grow in an epoch that made pages of its parent its own while it made `samples`.
+
+    A worker may be given every sample in the course of the epochs, so the whole epoch counts, however many share it.
+    """
+    made_own = before.shared_bytes - after.shared_bytes
+    if made_own < _GROWS_BYTES or samples <= 0:
+        return 0.0
+    return math.inf if epoch_samples is None else made_own / samples * epoch_samples
 
 
 def _need(situation: Situation, config: Config, limit: str) -> float:

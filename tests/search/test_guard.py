@@ -11,7 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from plumb import stacks
+from plumb.host import Limits
 from plumb.plan import Config
+from plumb.profile.memory import script_bytes
 from plumb.runtime.loader import rebuild
 from plumb.search import guard as guards
 from plumb.search.guard import Guard, TrialEndedError
@@ -65,20 +67,24 @@ def feed_of(dataset, guard, config=TWO, **arguments):
     )
 
 
+def run(dataset, guard, **arguments):
+    feed = feed_of(dataset, guard, **arguments)
+    try:
+        feed.window(60.0)
+    finally:
+        feed.close()
+
+
 def run_until_ended(dataset, guard, **arguments):
     others = set(multiprocessing.active_children())
     with pytest.raises(TrialEndedError) as caught:
-        feed = feed_of(dataset, guard, **arguments)
-        try:
-            feed.window(60.0)
-        finally:
-            feed.close()
+        run(dataset, guard, **arguments)
     assert set(multiprocessing.active_children()) <= others
     return caught.value
 
 
 def test_workers_that_are_stuck_from_the_start_are_ended_and_say_where():
-    error = run_until_ended(Stuck(0), Guard(float("inf"), patience_seconds=1.0))
+    error = run_until_ended(Stuck(0), Guard(Limits(), patience_seconds=1.0))
     assert error.limit is None
     assert "in wait_for_ever" in str(error)
     assert "test_guard.py:" in str(error)
@@ -86,7 +92,7 @@ def test_workers_that_are_stuck_from_the_start_are_ended_and_say_where():
 
 def test_a_worker_that_falls_silent_is_ended_after_a_multiple_of_its_usual_time(monkeypatch):
     monkeypatch.setattr(guards, "_SILENT_SECONDS", 1.0)
-    error = run_until_ended(Stuck(400), Guard(float("inf"), patience_seconds=60.0))
+    error = run_until_ended(Stuck(400), Guard(Limits(), patience_seconds=60.0))
     assert error.limit is None
     assert "stuck" in str(error)
     assert "in wait_for_ever" in str(error)
@@ -94,7 +100,7 @@ def test_a_worker_that_falls_silent_is_ended_after_a_multiple_of_its_usual_time(
 
 @pytest.mark.slow
 def test_spawned_workers_say_where_they_are_too():
-    guard = Guard(float("inf"), patience_seconds=12.0)
+    guard = Guard(Limits(), patience_seconds=12.0)
     config = Config(num_workers=1, prefetch_factor=2)
     error = run_until_ended(AlwaysStuck(), guard, config=config, multiprocessing_context="spawn", num_workers=1)
     assert "in __getitem__" in str(error)
@@ -113,9 +119,24 @@ class AlwaysStuck(Dataset):
 
 def test_a_trial_that_opens_too_many_files_is_ended():
     most = psutil.Process().num_fds() + 60
-    error = run_until_ended(ManyTensors(), Guard(most, patience_seconds=60.0), collate_fn=kept_apart)
+    error = run_until_ended(ManyTensors(), Guard(Limits(open_files=most), patience_seconds=60.0), collate_fn=kept_apart)
     assert error.limit == "open files"
     assert f"of {most} open files" in str(error)
+
+
+def test_a_trial_that_takes_more_memory_than_was_asked_for_is_ended():
+    class Eating(Stuck):
+        held = []
+
+        def __getitem__(self, index):
+            self.held.append(bytearray(b"x" * 2**21))
+            time.sleep(0.01)
+            return index
+
+    limits = Limits().lowered(memory_bytes=script_bytes() + 200 * 2**20)
+    error = run_until_ended(Eating(1), Guard(limits, patience_seconds=60.0))
+    assert error.limit == "memory"
+    assert "asked for" in str(error)
 
 
 def test_what_the_main_process_opens_is_looked_at_between_batches():
@@ -131,7 +152,7 @@ def test_what_the_main_process_opens_is_looked_at_between_batches():
             return index
 
     try:
-        guard = Guard(psutil.Process().num_fds() + 40, patience_seconds=60.0)
+        guard = Guard(Limits(open_files=psutil.Process().num_fds() + 40), patience_seconds=60.0)
         assert run_until_ended(Opening(), guard, config=Config()).limit == "open files"
     finally:
         for descriptor in opened:
@@ -140,7 +161,7 @@ def test_what_the_main_process_opens_is_looked_at_between_batches():
 
 def test_a_trial_that_harms_nobody_is_left_alone_and_leaves_nothing():
     before = psutil.Process().num_fds()
-    guard = Guard(float("inf"), patience_seconds=60.0)
+    guard = Guard(Limits(), patience_seconds=60.0)
     feed = feed_of(Stuck(1000), guard)
     assert feed.window(0.5)
     feed.close()
@@ -160,7 +181,7 @@ def test_a_worker_of_a_trial_is_the_first_to_go_where_memory_runs_out():
             with open("/proc/self/oom_score_adj") as score:
                 return int(score.read())
 
-    guard = Guard(float("inf"), patience_seconds=60.0)
+    guard = Guard(Limits(), patience_seconds=60.0)
     loader = DataLoader(Score(), batch_size=4, collate_fn=kept_apart)
     batches = iter(rebuild(loader, TWO, None, stacks_file=guard.stacks_file))
     assert next(batches) == [1000] * 4

@@ -1,0 +1,58 @@
+"""Sentences of a plan: what the model says of a choice, and what kept better ones away."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from plumb.model import operational, planner
+from plumb.model.situation import Freedom, Situation
+from plumb.plan import Config
+from plumb.units import format_bytes
+
+# A limit binds where, without it, the model promises so many times the rate.
+_BINDS = 1.05
+_FIELDS = {
+    "memory": "memory_bytes",
+    "shared memory": "shm_bytes",
+    "open files": "open_files",
+    "processes": "processes",
+}
+
+
+def contributions(situation: Situation, config: Config) -> str:
+    """What the model says of the loader without each of the rewrites that `config` has."""
+    without = {
+        "the store": dataclasses.replace(config, cache=None) if config.cache else None,
+        "fetch threads": dataclasses.replace(config, fetch_threads=1, fetch_until=None)
+        if config.fetch_threads > 1
+        else None,
+        "operators on batches": dataclasses.replace(config, deferred=()) if config.deferred else None,
+        "reused memory": dataclasses.replace(config, allocator_reuse=False) if config.allocator_reuse else None,
+    }
+    rates = [
+        f"{operational.loader_rate(situation, other):,.0f} without {name}" for name, other in without.items() if other
+    ]
+    return f"by the model, {operational.loader_rate(situation, config):,.0f} samples/s; {', '.join(rates)}"
+
+
+def binding(freedom: Freedom, situation: Situation) -> list[str]:
+    """A sentence for each limit that keeps a faster configuration away, as the model sees it."""
+    ranking = planner.rank(freedom, situation)
+    now = ranking.best[0].samples_per_second if ranking.best else 0.0
+    found = []
+    for name, attribute in _FIELDS.items():
+        if name not in ranking.excluded:
+            continue
+        limits = dataclasses.replace(situation.limits, **{attribute: math.inf})  # type: ignore[arg-type]
+        better = planner.rank(freedom, dataclasses.replace(situation, limits=limits)).best
+        if better and better[0].samples_per_second >= _BINDS * now:
+            allowed = getattr(situation.limits, attribute)
+            much = format_bytes(allowed) if attribute.endswith("_bytes") else f"{allowed:,.0f}"
+            source = situation.limits.sources.get(attribute)
+            found.append(
+                f"{name} binds: with more than the {much} allowed{f' ({source})' if source else ''}, "
+                f"{better[0].config} would reach {better[0].samples_per_second:,.0f} samples/s in your loop, by the "
+                f"model, instead of {now:,.0f}"
+            )
+    return found
