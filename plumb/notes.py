@@ -8,6 +8,7 @@ import math
 from plumb.model import operational, planner
 from plumb.model.situation import Freedom, Situation
 from plumb.plan import Config
+from plumb.runtime.sharding import Sharding
 from plumb.units import format_bytes
 
 # A limit binds where, without it, the model promises so many times the rate.
@@ -56,3 +57,34 @@ def binding(freedom: Freedom, situation: Situation) -> list[str]:
                 f"model, instead of {now:,.0f}"
             )
     return found
+
+
+def shared_out(sharding: Sharding, own_workers: int, may_reorder: bool) -> str:
+    """What is known of an iterable dataset and workers, and what to write where that would help."""
+    if sharding.asks is None:
+        why = f" ({sharding.reason})" if sharding.reason else ""
+        return f"an iterable dataset: its worker count was left alone, for more may deliver samples twice{why}"
+    if not sharding.asks:
+        copies = (
+            f"your {own_workers} workers each deliver every sample, so an epoch holds it {own_workers} times"
+            if own_workers > 1
+            else "n workers would deliver every sample n times, so the worker count was left alone"
+        )
+        return (
+            f"the iterable dataset does not ask which worker it runs in: {copies}. To share samples out, write in its "
+            "__iter__: info = torch.utils.data.get_worker_info(), and where that is not None yield only "
+            "itertools.islice(samples, info.id, None, info.num_workers)"
+        )
+    parts = ["the iterable dataset shares its samples out among workers"]
+    if sharding.same:
+        parts.append(f"with {_counts(sharding.same)} an epoch was compared, and is the same")
+    if sharding.reordered:
+        consent = "" if may_reorder else ": --allow-reorder would allow it"
+        parts.append(f"with {_counts(sharding.reordered)} it is the same samples in another order{consent}")
+    if sharding.reason:
+        parts.append(f"other counts were left alone, for {sharding.reason}")
+    return "; ".join(parts)
+
+
+def _counts(workers: tuple[int, ...]) -> str:
+    return "num_workers=" + " or ".join(map(str, workers))

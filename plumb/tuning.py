@@ -18,13 +18,13 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.errors import TuningError, UsersError
 from plumb.events import Event, Phase, TrialDone
-from plumb.freedom import freedom_of, whole_cores, workers_may_start
+from plumb.freedom import counts_to_verify, freedom_of, whole_cores, workers_may_start
 from plumb.host import Machine
 from plumb.lengths import length_of
 from plumb.model import operational, planner
 from plumb.model.calibration import calibrated, cost_in_worker
 from plumb.model.situation import AllocatorGain, Footprint, Freedom, Situation
-from plumb.notes import binding, contributions
+from plumb.notes import binding, contributions, shared_out
 from plumb.offers import Offers, find_offers
 from plumb.options import Options
 from plumb.plan import Config, Measured, SampleCost, Trial
@@ -34,6 +34,7 @@ from plumb.profile.memory import script_bytes
 from plumb.profile.sample import Sampled, sampled, torch_threads_speedup
 from plumb.runtime import allocator
 from plumb.runtime.loader import current_config, rebuild
+from plumb.runtime.sharding import Sharding, examine
 from plumb.search import decide
 from plumb.search.ledger import Ledger, Reading
 from plumb.search.measure import IndexStream, NoBatchesError
@@ -58,6 +59,8 @@ _WORTH_REUSING = 0.02
 _PROBED_BATCHES, _PROBE_SHARE, _UNPROBED_WORKER_BYTES = 6, 0.15, 128.0 * 2**20
 # More workers than this aren't started only to learn how they hold each other up.
 _PROBED_AT_MOST = 16
+# To compare epochs of an iterable dataset may take this share of the time.
+_SHARDING_SHARE = 0.15
 # The search must leave time for the finals, and the probes for the search.
 _UNTIL_SEARCHED, _UNTIL_PROBED = 0.6, 0.3
 
@@ -120,6 +123,7 @@ class Tuner:
         self._stream = None if self._is_iterable else IndexStream(_index_sampler(loader))
         length = length_of(loader)
         self._epoch_samples = None if length is None else length * self.subject.samples_per_batch
+        self._sharding = Sharding(None)
         self._others = OthersLoad()
         ledger = Ledger(
             self._epoch_samples, self.options.seed, lambda trial: self.emit(TrialDone(self.subject.name, trial))
@@ -148,6 +152,8 @@ class Tuner:
         situation = self._situation(seen, offers)
         self._check_limits(situation)
         if not self._has_nothing_to_gain:
+            if self._is_iterable:
+                self._sharding = self._examined(situation)
             situation = self._probe(situation, offers)
         self._say("your configuration alone")
         own = self._trials.baseline(situation, self._own)
@@ -267,7 +273,15 @@ class Tuner:
         )
 
     def _freedom(self, situation: Situation, offers: Offers) -> Freedom:
-        return freedom_of(self.subject.loader, self._own, self.options, offers, situation)
+        return freedom_of(self.subject.loader, self._own, self.options, offers, situation, self._sharding)
+
+    def _examined(self, situation: Situation) -> Sharding:
+        """Whether an iterable dataset shares its samples out among workers."""
+        counts = counts_to_verify(self._own, self.options, situation)
+        if not counts:
+            return Sharding(None)
+        self._say("whether workers share its samples")
+        return examine(self.subject.loader, self._own.num_workers, counts, _SHARDING_SHARE * self.seconds)
 
     # ---- trials
 
@@ -343,9 +357,7 @@ class Tuner:
                 "may be another one"
             )
         if self._is_iterable:
-            notes.append(
-                "an iterable dataset: its worker count was left alone, because more workers may deliver samples twice"
-            )
+            notes.append(shared_out(self._sharding, own.config.num_workers, self.options.may_reorder))
         return Choice(
             Measured(own.config, own.loader.samples_per_second, own.loader.interval),
             Measured(winner.config, winner.loader.samples_per_second, winner.loader.interval),

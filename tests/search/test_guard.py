@@ -160,16 +160,18 @@ def test_what_the_main_process_opens_is_looked_at_between_batches():
 
 
 def test_a_trial_that_harms_nobody_is_left_alone_and_leaves_nothing():
-    before = psutil.Process().num_fds()
     guard = Guard(Limits(), patience_seconds=60.0)
     feed = feed_of(Stuck(1000), guard)
     assert feed.window(0.5)
     feed.close()
     assert guard.ended is None
     assert "plumb-guard" not in {thread.name for thread in threading.enumerate()}
-    # Torch keeps the handles of a loader until it is collected.
-    del feed
-    assert psutil.Process().num_fds() <= before + 2
+    opened = {os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if _exists(name)}
+    assert not any("plumb-stacks" in path for path in opened)
+
+
+def _exists(name):
+    return os.path.lexists(f"/proc/self/fd/{name}")
 
 
 def test_a_worker_of_a_trial_is_the_first_to_go_where_memory_runs_out():
