@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 from rich.console import Console
 
 from plumb import events, plan, script, stores
+from plumb.kept import Kept
 from plumb.orders import Orders, Target, TuneOrders
 from plumb.plan import LoaderPlan, Plan
 from plumb.report.progress import Display
@@ -49,6 +51,7 @@ class _Story:
     """What the child has told so far."""
 
     display: Display
+    kept: Kept | None = None
     plans: list[LoaderPlan] = field(default_factory=list)
     found: list[events.LoaderFound] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -70,6 +73,8 @@ class _Story:
                     self.startup_seconds = event.seconds
             case events.Phase():
                 self.display.phase(event.text)
+            case events.TrialDone() if self.kept is not None:
+                self.kept.add(event)
             case events.LoaderDone():
                 self.plans.append(event.plan)
             case events.Traced():
@@ -133,9 +138,17 @@ def tune(
     if not path.parent.is_dir():
         raise CommandError(f"{path.parent} is not a folder: the plan can't be written there", 2)
     started = time.monotonic()
-    story, outcome = _listen(Orders(target, tune=orders), arguments, as_json)
-    if not story.plans:
-        raise _nothing_done(target, story, outcome, orders.budget_seconds)
+    kept = None if orders.study_url else Kept(target, arguments)
+    orders = msgspec.structs.replace(orders, kept_file=str(kept.path) if kept else None)
+    try:
+        story, outcome = _listen(Orders(target, tune=orders), arguments, as_json, kept)
+        if not story.plans:
+            raise _nothing_done(target, story, outcome, orders.budget_seconds)
+    except (CommandError, KeyboardInterrupt) as error:
+        if kept is None or not kept.count:
+            raise
+        text, code = (str(error), error.exit_code) if isinstance(error, CommandError) else ("stopped.", 130)
+        raise CommandError(f"{text} What was measured is kept: tune again to go on from there.", code) from None
     startup = story.startup_seconds or 0.0
     found = Plan(
         script=target.name,
@@ -150,6 +163,8 @@ def tune(
         ),
     )
     plan.write(found, path)
+    if kept is not None:
+        kept.forget()
     if as_json:
         _plain(plan.encode(found).decode().rstrip())
     else:
@@ -335,10 +350,12 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=_PLAIN_WIDTH)
 
 
-def _listen(orders: Orders, arguments: list[str], quiet: bool) -> tuple[_Story, script.Outcome]:
+def _listen(
+    orders: Orders, arguments: list[str], quiet: bool, kept: Kept | None = None
+) -> tuple[_Story, script.Outcome]:
     """Runs the script in a session, and passes its warnings on. Raises CommandError where the session failed."""
     with Display(Console(stderr=True), quiet) as display:
-        story = _Story(display)
+        story = _Story(display, kept)
         outcome = script.run_tuned(orders, arguments, story, story.output)
     for warning in story.warnings:
         Console(stderr=True).print(f"plumb: {warning}", markup=False, highlight=False, soft_wrap=True)

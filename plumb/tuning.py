@@ -11,11 +11,13 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
 from torch.utils.data import DataLoader, IterableDataset
 
+from plumb import kept
 from plumb.errors import TuningError, UsersError
 from plumb.events import Event, Phase, TrialDone
 from plumb.freedom import counts_to_verify, freedom_of, whole_cores, workers_may_start
@@ -42,6 +44,7 @@ from plumb.search.record import Record, StudyError
 from plumb.search.space import Space
 from plumb.search.study import search
 from plumb.search.trials import Trials
+from plumb.subject import Choice, Subject, cost_of
 from plumb.units import format_bytes
 
 # Where the loop waits for less than this share of its time, no configuration can gain what could be measured.
@@ -65,46 +68,6 @@ _SHARDING_SHARE = 0.15
 _UNTIL_SEARCHED, _UNTIL_PROBED = 0.6, 0.3
 
 
-@dataclass(frozen=True)
-class Step:
-    """The training step, from the user's own loop: what it could consume, and the CPU seconds it burns per sample."""
-
-    samples_per_second: float
-    cpu_seconds: float
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A loader to tune, and what is known of it before.
-
-    `waiting_share` is the share of the loop's time that waits for data, None where it isn't known.
-    """
-
-    name: str
-    loader: DataLoader[Any]
-    samples_per_batch: float
-    step: Step | None
-    waiting_share: float | None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What was found for one loader, from what, and how many samples were loaded for it."""
-
-    baseline: Measured
-    tuned: Measured
-    situation: Situation
-    freedom: Freedom
-    offers: Offers
-    trials: tuple[Trial, ...]
-    notes: tuple[str, ...]
-    samples_loaded: float
-
-    def having_loaded(self, samples: float) -> Choice:
-        """The same, found with so many samples more."""
-        return dataclasses.replace(self, samples_loaded=self.samples_loaded + samples)
-
-
 @dataclass
 class Tuner:
     """Tunes one loader within its time; `choose` is the whole course."""
@@ -124,9 +87,13 @@ class Tuner:
         length = length_of(loader)
         self._epoch_samples = None if length is None else length * self.subject.samples_per_batch
         self._sharding = Sharding(None)
+        self._comparable = ""
+        self._earlier = 0
         self._others = OthersLoad()
         ledger = Ledger(
-            self._epoch_samples, self.options.seed, lambda trial: self.emit(TrialDone(self.subject.name, trial))
+            self._epoch_samples,
+            self.options.seed,
+            lambda trial: self.emit(TrialDone(self.subject.name, trial, self._comparable)),
         )
         self._trials = Trials(
             loader, self._stream, self.subject.samples_per_batch, ledger, self.pace_seconds, self._begun + self.seconds
@@ -184,7 +151,7 @@ class Tuner:
         return offers
 
     def _situation(self, seen: Sampled, offers: Offers) -> Situation:
-        process, cost = psutil.Process(), _cost(seen, offers)
+        process, cost = psutil.Process(), cost_of(seen, offers)
         per_batch = self.subject.samples_per_batch
         footprint = Footprint(
             batch_bytes=cost.output_bytes * per_batch,
@@ -311,14 +278,21 @@ class Tuner:
     def _record(self, freedom: Freedom) -> Record:
         """The study, and what of the host, the baseline and the space makes its rates comparable with others."""
         machine, loader = Machine.detect(), self.subject.loader
+        name = f"{self.options.script}:{self.subject.name}"
         fingerprint = {
             "host": f"{machine.cpu_model}, {self.options.limits.cpus:g} CPUs",
             "packages": machine.packages,
             "baseline": f"{self._own}, batches of {self.subject.samples_per_batch:.0f}",
             "dataset": f"{type(loader.dataset).__qualname__} of {self._epoch_samples} samples",
-            "space": repr(dataclasses.replace(freedom, num_workers=(0,))),
         }
-        return Record(self.options.study_url, f"{self.options.script}:{self.subject.name}", fingerprint)
+        earlier: tuple[Trial, ...] = ()
+        if self.options.kept_file is not None:
+            # Which rewrites are found may hang on the time that there was for it: the space is not part of this.
+            self._comparable = Record(None, name, fingerprint).study_name
+            earlier = kept.read(Path(self.options.kept_file), self._comparable)
+        self._earlier = len({trial.config for trial in earlier})
+        space = {"space": repr(dataclasses.replace(freedom, num_workers=(0,)))}
+        return Record(self.options.study_url, name, fingerprint | space, earlier)
 
     # ---- the decision
 
@@ -350,6 +324,8 @@ class Tuner:
             notes.append(contributions(situation, winner.config))
         if not self._has_nothing_to_gain:
             notes += binding(freedom, situation)
+        if self._earlier:
+            notes.append(f"{self._earlier} configurations were known from a tuning that was interrupted")
         others = self._others.cpus()
         if others > _CROWDED * self.options.limits.cpus:
             notes.append(
@@ -388,19 +364,6 @@ class Tuner:
 
     def _say(self, text: str) -> None:
         self.emit(Phase(f"{self.subject.name}: {text}"))
-
-
-def _cost(seen: Sampled, offers: Offers) -> SampleCost:
-    """What a sample costs. A single batch opens files and clients that later ones find: then the trace knows better."""
-    pipeline = offers.pipeline
-    if pipeline is None or len(seen.batch_seconds) > 1:
-        return seen.cost
-    return dataclasses.replace(
-        seen.cost,
-        wall_seconds=pipeline.sample_seconds,
-        cpu_seconds=pipeline.sample_cpu_seconds,
-        wait_seconds=pipeline.sample_wait_seconds,
-    )
 
 
 def _some_indices(stream: IndexStream) -> list[Any]:

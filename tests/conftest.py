@@ -43,6 +43,14 @@ class Ran:
 Plumb = Callable[..., Ran]
 
 
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own: what one tuning keeps is not for another."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
 @pytest.fixture
 def plumb(tmp_path: Path) -> Plumb:
     """Runs `plumb COMMAND ...` in a fresh folder; a script's name stands for a copy of it there."""

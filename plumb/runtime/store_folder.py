@@ -238,9 +238,13 @@ def remove_root_if_empty(root: Path) -> None:
         root.rmdir()
 
 
+def cache_home() -> Path:
+    """Where this user's small files of plumb are."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "plumb"
+
+
 def _index() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "plumb" / "cache-folders"
+    return cache_home() / "cache-folders"
 
 
 def _remember(root: Path) -> None:

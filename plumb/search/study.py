@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from plumb.errors import one_line
 from plumb.model import operational
 from plumb.model.planner import Ranking
-from plumb.plan import Config
+from plumb.plan import Config, Trial
 from plumb.search import decide
 from plumb.search.ledger import Reading
 from plumb.search.record import Record, StudyError
@@ -47,7 +47,7 @@ class _Search:
         self._distributions = space.distributions()
         self._seen: list[Seen] = []
         self._study = record.open(_sampler(space, seed))
-        self._remembered = _remembered(self._study.get_trials(deepcopy=False), space)
+        self._remembered = _remembered(self._study.get_trials(deepcopy=False), space) | _kept(record.earlier, space)
         for reading in known:
             if space.holds(reading.config):
                 self._add(reading)
@@ -210,3 +210,15 @@ def _remembered(trials: Iterable[FrozenTrial], space: Space) -> dict[Config, flo
         for trial in trials
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.value is not None
     }
+
+
+def _kept(trials: Iterable[Trial], space: Space) -> dict[Config, float]:
+    """What an interrupted tuning measured: rates of the loop, 0 for what failed or was ended."""
+    situation = space.situation
+    kept = {}
+    for trial in trials:
+        if space.holds(trial.config):
+            # The store that this tuning has room for, where it is another one.
+            config = space.config(space.parameters(trial.config))
+            kept[config] = operational.loop_rate(situation, config, trial.samples_per_second or 0.0)
+    return kept
