@@ -162,7 +162,12 @@ def tune(
             if not _is_where_we_print(file) and not _is_study(file, orders.study_url)
         ),
     )
-    plan.write(found, path)
+    try:
+        plan.write(found, path)
+    except OSError as error:
+        raise CommandError(
+            f"{path}: the plan cannot be written ({error.strerror}); name a place with --output"
+        ) from None
     if kept is not None:
         kept.forget()
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+from collections.abc import Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
@@ -15,6 +16,7 @@ from plumb.offers import Offers
 from plumb.options import Options
 from plumb.plan import CacheChoice, Config
 from plumb.profile.device import has_accelerator
+from plumb.runtime.inherited import Handle
 from plumb.runtime.main_module import main_is_guarded
 from plumb.runtime.sharding import Sharding
 
@@ -28,9 +30,18 @@ _WORTH_STORING = 0.05
 
 
 def freedom_of(
-    loader: DataLoader[Any], own: Config, options: Options, offers: Offers, situation: Situation, sharding: Sharding
+    loader: DataLoader[Any],
+    own: Config,
+    options: Options,
+    offers: Offers,
+    situation: Situation,
+    sharding: Sharding,
+    held: Sequence[Handle],
 ) -> Freedom:
-    """All that may be changed of `loader`, whose configuration is `own` now; `sharding` is about iterable datasets."""
+    """All that may be changed of `loader`, whose configuration is `own` now.
+
+    `sharding` is about iterable datasets, and `held` is what the dataset holds that forked workers must not use.
+    """
     threads = tuple(
         (count, found.until)
         for found in offers.threads
@@ -39,7 +50,7 @@ def freedom_of(
     )
     cores = whole_cores(options.limits.cpus)
     return Freedom(
-        num_workers=_worker_counts(loader, own, options, situation, sharding),
+        num_workers=_worker_counts(loader, own, options, situation, sharding) if may_fork(own, held) else (0,),
         prefetch_factor=tuple(sorted({*PREFETCH_FACTORS, own.prefetch_factor or 2})),
         # The order of every later epoch hangs on whether workers persist (runtime/epochs.py).
         persistent_workers=(True,) if own.persistent_workers else (False, True),
@@ -61,6 +72,11 @@ def workers_may_start() -> bool:
 def whole_cores(cpus: float) -> int:
     """How many processes can compute all the time; one where the host's cores are not known."""
     return max(1, math.floor(cpus)) if math.isfinite(cpus) else 1
+
+
+def may_fork(own: Config, held: Sequence[Handle]) -> bool:
+    """Whether workers may be tried: none where a fork would break what the dataset holds, unless the user has some."""
+    return own.num_workers > 0 or not held or multiprocessing.get_start_method() != "fork"
 
 
 def counts_to_verify(own: Config, options: Options, situation: Situation) -> list[int]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from plumb.model import operational, planner
 from plumb.model.situation import Freedom, Situation
 from plumb.plan import Config
+from plumb.runtime.inherited import Handle
 from plumb.runtime.sharding import Sharding
 from plumb.units import format_bytes
 
 # A limit binds where, without it, the model promises so many times the rate.
 _BINDS = 1.05
+_NAMED = 3
 _FIELDS = {
     "memory": "memory_bytes",
     "shared memory": "shm_bytes",
@@ -57,6 +60,16 @@ def binding(freedom: Freedom, situation: Situation) -> list[str]:
                 f"model, instead of {now:,.0f}"
             )
     return found
+
+
+def inherited(held: Sequence[Handle], own_workers: int, may_fork: bool) -> str:
+    """What of the dataset a fork would break, and what to write instead."""
+    what = f"the dataset holds {', '.join(map(str, held[:_NAMED]))}"
+    if own_workers:
+        return f"{what}, which workers that are forked share with each other; open it in the first sample of each"
+    if may_fork:
+        return f"{what}, which workers can't take over"
+    return f"{what}, which forked workers would share: none were tried. Open it in the first sample, not before"
 
 
 def shared_out(sharding: Sharding, own_workers: int, may_reorder: bool) -> str:

@@ -349,7 +349,7 @@ def read(path: Path) -> Plan:
 
 
 def write(plan: Plan, path: Path) -> None:
-    """Writes the plan so that a reader sees the old file or the new one, never a part."""
+    """Writes the plan so that a reader sees the old file or the new one, never a part. Raises OSError."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:

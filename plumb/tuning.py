@@ -20,13 +20,13 @@ from torch.utils.data import DataLoader, IterableDataset
 from plumb import kept
 from plumb.errors import TuningError, UsersError
 from plumb.events import Event, Phase, TrialDone
-from plumb.freedom import counts_to_verify, freedom_of, whole_cores, workers_may_start
+from plumb.freedom import counts_to_verify, freedom_of, may_fork, whole_cores, workers_may_start
 from plumb.host import Machine
 from plumb.lengths import length_of
 from plumb.model import operational, planner
 from plumb.model.calibration import calibrated, cost_in_worker
 from plumb.model.situation import AllocatorGain, Footprint, Freedom, Situation
-from plumb.notes import binding, contributions, shared_out
+from plumb.notes import binding, contributions, inherited, shared_out
 from plumb.offers import Offers, find_offers
 from plumb.options import Options
 from plumb.plan import Config, Measured, SampleCost, Trial
@@ -35,6 +35,7 @@ from plumb.profile.host_load import OthersLoad
 from plumb.profile.memory import script_bytes
 from plumb.profile.sample import Sampled, sampled, torch_threads_speedup
 from plumb.runtime import allocator
+from plumb.runtime.inherited import handles
 from plumb.runtime.loader import current_config, rebuild
 from plumb.runtime.sharding import Sharding, examine
 from plumb.search import decide
@@ -87,6 +88,7 @@ class Tuner:
         length = length_of(loader)
         self._epoch_samples = None if length is None else length * self.subject.samples_per_batch
         self._sharding = Sharding(None)
+        self._held = handles(loader.dataset)
         self._comparable = ""
         self._earlier = 0
         self._others = OthersLoad()
@@ -138,6 +140,7 @@ class Tuner:
         Raises StoreError, and what the dataset raises.
         """
         stored, indices = self._trials.hitting(config) or (None, None)
+        self._trials.forget_opened()
         return rebuild(self.subject.loader, config, indices, rewrites=self._trials.rewrites, stored=stored)
 
     # ---- what the model is told
@@ -240,14 +243,15 @@ class Tuner:
         )
 
     def _freedom(self, situation: Situation, offers: Offers) -> Freedom:
-        return freedom_of(self.subject.loader, self._own, self.options, offers, situation, self._sharding)
+        return freedom_of(self.subject.loader, self._own, self.options, offers, situation, self._sharding, self._held)
 
     def _examined(self, situation: Situation) -> Sharding:
         """Whether an iterable dataset shares its samples out among workers."""
         counts = counts_to_verify(self._own, self.options, situation)
-        if not counts:
+        if not counts or not may_fork(self._own, self._held):
             return Sharding(None)
         self._say("whether workers share its samples")
+        self._trials.forget_opened()
         return examine(self.subject.loader, self._own.num_workers, counts, _SHARDING_SHARE * self.seconds)
 
     # ---- trials
@@ -332,6 +336,8 @@ class Tuner:
                 f"other processes kept {others:.1f} of this host's CPUs busy meanwhile: on a quiet host, the answer "
                 "may be another one"
             )
+        if self._held:
+            notes.append(inherited(self._held, own.config.num_workers, may_fork(own.config, self._held)))
         if self._is_iterable:
             notes.append(shared_out(self._sharding, own.config.num_workers, self.options.may_reorder))
         return Choice(

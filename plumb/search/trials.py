@@ -18,6 +18,7 @@ from plumb.model.calibration import ProbeRun
 from plumb.model.situation import Situation
 from plumb.plan import Config
 from plumb.profile.memory import Pages, Taken, counted_bytes, pages
+from plumb.runtime.inherited import OpenedHere
 from plumb.runtime.loader import NO_REWRITES, Loader, rebuild
 from plumb.runtime.stored import Stored
 from plumb.search.filled import FilledStores, HittingStream
@@ -92,6 +93,7 @@ class Trials:
         self._samples_per_batch = samples_per_batch
         self._pace_seconds = pace_seconds
         self._deadline = deadline
+        self._opened = OpenedHere(loader.dataset)
         # For each limit that a trial came to, the least that the model says such a trial needs.
         self._too_much: dict[str, float] = {}
         self._worker_bytes = 0.0
@@ -275,6 +277,10 @@ class Trials:
                 return f"needs as much of {limit} as a trial that came to its limit"
         return None
 
+    def forget_opened(self) -> None:
+        """Makes the dataset forget what samples made here have opened: workers would have opened it themselves."""
+        self._opened.put_back()
+
     def hitting(self, config: Config) -> tuple[Stored, IndexStream] | None:
         """A store as later epochs of `config` find it, and index batches that hit it; None for one without a store.
 
@@ -291,6 +297,7 @@ class Trials:
     def _running(self, situation: Situation, config: Config, deadline: float) -> Iterator[tuple[Feed, Taken]]:
         """A fresh loader that runs and is watched, and what it takes. Raises what it raises, and TrialEndedError."""
         stored, stream = self.hitting(config) or (None, self._stream)
+        self.forget_opened()
         taken = Taken()
         guard = Guard(situation.limits, self._patience_seconds(situation))
 
