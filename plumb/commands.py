@@ -147,8 +147,9 @@ def tune(
     except (CommandError, KeyboardInterrupt) as error:
         if kept is None or not kept.count:
             raise
-        text, code = (str(error), error.exit_code) if isinstance(error, CommandError) else ("stopped.", 130)
-        raise CommandError(f"{text} What was measured is kept: tune again to go on from there.", code) from None
+        text, code = (str(error), error.exit_code) if isinstance(error, CommandError) else ("stopped", 130)
+        text = f"{text.rstrip('.')}. What was measured is kept: tune again to go on from there"
+        raise CommandError(text, code) from None
     startup = story.startup_seconds or 0.0
     found = Plan(
         script=target.name,
@@ -165,9 +166,8 @@ def tune(
     try:
         plan.write(found, path)
     except OSError as error:
-        raise CommandError(
-            f"{path}: the plan cannot be written ({error.strerror}); name a place with --output"
-        ) from None
+        text = f"{path}: the plan cannot be written ({error.strerror}); name another place with --output"
+        raise CommandError(text) from None
     if kept is not None:
         kept.forget()
     if as_json:

@@ -180,7 +180,7 @@ optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
 DYING = """
 class Dying(Numbers):
     def __getitem__(self, index):
-        if get_worker_info() is not None and get_worker_info().num_workers >= 2 and index > 200:
+        if get_worker_info() is not None and get_worker_info().num_workers >= 2 and index % 50 == 49:
             {death}
         return super().__getitem__(index)
 """

@@ -264,7 +264,7 @@ class Trials:
     def _failed(self, situation: Situation, config: Config, error: Exception) -> Reading:
         """The reading of a trial that raised; of one that was ended, what it teaches is remembered."""
         if not isinstance(error, TrialEndedError):
-            return self.ledger.failed(config, f"failed: {one_line(error)}")
+            return self.ledger.failed(config, f"failed: {_why(error)}")
         if error.limit is not None:
             need = _need(situation, config, error.limit)
             self._too_much[error.limit] = min(need, self._too_much.get(error.limit, need))
@@ -329,6 +329,12 @@ class Trials:
         """How long a loader may take to its first batch."""
         batch_seconds = situation.cost.wall_seconds * self._samples_per_batch
         return max(_STUCK_SECONDS, _STUCK_TIMES * max(self.ledger.slowest_start_seconds, batch_seconds))
+
+
+def _why(error: Exception) -> str:
+    """An error in one line; of a worker that was killed, by which signal, which torch says only in the cause."""
+    cause = error.__cause__
+    return one_line(cause if isinstance(cause, RuntimeError) and "by signal" in str(cause) else error)
 
 
 def _largest(feed: Feed) -> Pages:
