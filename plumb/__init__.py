@@ -3,11 +3,25 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from plumb.api import LoaderPlan, tune
+    from plumb.dataloader import DataLoader
+    from plumb.decorator import tuned
+    from plumb.hints import operator
     from plumb.host import Limits
     from plumb.trace import Flow, Operator, Pipeline, trace
 
-__all__ = ["Flow", "Limits", "Operator", "Pipeline", "trace"]
-_HOMES = {"Flow": "plumb.trace", "Limits": "plumb.host", "Operator": "plumb.trace", "Pipeline": "plumb.trace"}
+__all__ = ["DataLoader", "Flow", "Limits", "LoaderPlan", "Operator", "Pipeline", "operator", "trace", "tune", "tuned"]
+_HOMES = {
+    "DataLoader": "plumb.dataloader",
+    "Flow": "plumb.trace",
+    "Limits": "plumb.host",
+    "LoaderPlan": "plumb.api",
+    "Operator": "plumb.trace",
+    "Pipeline": "plumb.trace",
+    "operator": "plumb.hints",
+    "tune": "plumb.api",
+    "tuned": "plumb.decorator",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -27,6 +27,8 @@ def main() -> None:
     """Carries out the orders; the process ends with the script's own exit code, or with plumb's."""
     orders = msgspec.json.decode(sys.argv[1], type=Orders)
     arguments = sys.argv[2:]
+    # The command's own plan counts: what the script says of plumb itself is off, in the processes it starts too.
+    os.environ["PLUMB"] = "off"
     if orders.tune is not None:
         _tune(orders, arguments)
     else:

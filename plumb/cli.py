@@ -124,12 +124,19 @@ def apply(script: str, is_module: bool, plan: Path | None, write: bool) -> int:
 
 
 @cli.command()
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write one page for a browser.")
+@click.option(
+    "--perfetto",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write operators and simulated workers as a trace for ui.perfetto.dev.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @click.argument("plan", type=click.Path(dir_okay=False, path_type=Path))
-def report(plan: Path) -> None:
+def report(plan: Path, html: Path | None, perfetto: Path | None, as_json: bool) -> None:
     """Show what a plan says."""
-    from plumb import commands
+    from plumb import reports
 
-    commands.report(plan)
+    reports.report(plan, html, perfetto, as_json)
 
 
 @cli.command()

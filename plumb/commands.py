@@ -23,12 +23,12 @@ import msgspec
 from rich.console import Console
 
 from plumb import events, plan, script, stores
-from plumb.kept import Kept
 from plumb.orders import Orders, Target, TuneOrders
 from plumb.plan import LoaderPlan, Plan
 from plumb.report.progress import Display
 from plumb.report.terminal import print_report
 from plumb.runtime.store_folder import StoreError
+from plumb.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from plumb.model.whatif import Host
@@ -51,7 +51,7 @@ class _Story:
     """What the child has told so far."""
 
     display: Display
-    kept: Kept | None = None
+    kept: Unfinished | None = None
     plans: list[LoaderPlan] = field(default_factory=list)
     found: list[events.LoaderFound] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -138,7 +138,7 @@ def tune(
     if not path.parent.is_dir():
         raise CommandError(f"{path.parent} is not a folder: the plan can't be written there", 2)
     started = time.monotonic()
-    kept = None if orders.study_url else Kept(target, arguments)
+    kept = None if orders.study_url else Unfinished(target, arguments)
     orders = msgspec.structs.replace(orders, kept_file=str(kept.path) if kept else None)
     try:
         story, outcome = _listen(Orders(target, tune=orders), arguments, as_json, kept)
@@ -171,9 +171,9 @@ def tune(
     if kept is not None:
         kept.forget()
     if as_json:
-        _plain(plan.encode(found).decode().rstrip())
+        plain(plan.encode(found).decode().rstrip())
     else:
-        print_report(found, str(path), _console())
+        print_report(found, str(path), console())
     return 0
 
 
@@ -188,18 +188,18 @@ def trace(target: Target, arguments: list[str], orders: TuneOrders, form: str) -
     if story.traced is None:
         raise _nothing_done(target, story, outcome, orders.budget_seconds)
     if form == "json":
-        _plain(json.dumps(story.traced.graph, indent=2))
+        plain(json.dumps(story.traced.graph, indent=2))
     elif form == "dot":
-        _plain(from_node_link(story.traced.graph).to_dot())
+        plain(from_node_link(story.traced.graph).to_dot())
     else:
         from plumb.profile.device_profile import DeviceProfile
         from plumb.report.device import render as render_device
         from plumb.report.tree import render
 
-        console, pipeline = _console(), from_node_link(story.traced.graph)
-        console.print(f"{story.traced.name}  {story.traced.site}", highlight=False)
-        console.print(render(pipeline))
-        console.print(render_device(DeviceProfile.from_dict(story.traced.device), pipeline))
+        output, pipeline = console(), from_node_link(story.traced.graph)
+        output.print(f"{story.traced.name}  {story.traced.site}", highlight=False)
+        output.print(render(pipeline))
+        output.print(render_device(DeviceProfile.from_dict(story.traced.device), pipeline))
     return 0
 
 
@@ -239,14 +239,6 @@ def apply(target: Target, plan_path: Path | None, write: bool) -> int:
     for line in (*made.remarks, *made.problems):
         click.echo(line if line.startswith(" ") else f"plumb: {line}", err=True)
     return 1 if made.problems else 0
-
-
-def report(path: Path) -> None:
-    """Prints the report of a plan. Raises CommandError where it can't be read."""
-    try:
-        print_report(plan.read(path), str(path), _console())
-    except plan.PlanError as error:
-        raise CommandError(str(error)) from None
 
 
 def _plan_of(target: Target, plan_path: Path | None) -> tuple[Path, Plan]:
@@ -298,9 +290,9 @@ def predict(path: Path, host: Host, as_json: bool) -> int:
         except ValueError as error:
             raise CommandError(f"{path}: {loader.name}: {error}. Tune again to replace the plan") from None
     if as_json:
-        _plain(json.dumps({name: to_plain(each) for name, each in forecasts.items()}, indent=2))
+        plain(json.dumps({name: to_plain(each) for name, each in forecasts.items()}, indent=2))
     else:
-        _console().print(render(found, forecasts))
+        console().print(render(found, forecasts))
     return 0
 
 
@@ -309,7 +301,7 @@ def list_stores() -> None:
     from plumb.report.stores import print_stores
 
     with _store_errors():
-        print_stores(stores.find_stores(), time.time(), _console())
+        print_stores(stores.find_stores(), time.time(), console())
 
 
 def clear_stores(folder: Path | None) -> None:
@@ -317,7 +309,7 @@ def clear_stores(folder: Path | None) -> None:
     from plumb.report.stores import print_cleared
 
     with _store_errors():
-        print_cleared(*stores.clear_stores(folder), _console())
+        print_cleared(*stores.clear_stores(folder), console())
 
 
 @contextlib.contextmanager
@@ -345,18 +337,19 @@ def _is_study(file: str, url: str | None) -> bool:
     return bool(database) and file.startswith(database)
 
 
-def _plain(text: str) -> None:
+def plain(text: str) -> None:
+    """Prints `text` for other programs: nothing is wrapped or coloured."""
     Console(soft_wrap=True).out(text, highlight=False)
 
 
-def _console() -> Console:
+def console() -> Console:
     """Standard output; where it is no terminal, wide enough for whole lines."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_PLAIN_WIDTH)
+    output = Console()
+    return output if output.is_terminal else Console(width=_PLAIN_WIDTH)
 
 
 def _listen(
-    orders: Orders, arguments: list[str], quiet: bool, kept: Kept | None = None
+    orders: Orders, arguments: list[str], quiet: bool, kept: Unfinished | None = None
 ) -> tuple[_Story, script.Outcome]:
     """Runs the script in a session, and passes its warnings on. Raises CommandError where the session failed."""
     with Display(Console(stderr=True), quiet) as display:

@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 
 from plumb import events
 from plumb.loop import Course, Endless, Loop, LoopReading, ready
-from plumb.model import operational, stored
+from plumb.model import operational, stalls, stored
 from plumb.options import Options
-from plumb.plan import EndToEnd, LoaderPlan, Rate
+from plumb.plan import Config, EndToEnd, LoaderPlan, Rate, StepShares
 from plumb.runtime.allocator import reusing
 from plumb.search.measure import rate_of
 from plumb.spending import Spending
@@ -74,13 +74,25 @@ class Tuning:
 
     def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
         """Tunes a loader whose loop was never seen to train: for its own rate, without a step rate."""
-        per_batch = known.samples_per_batch or float(loader.batch_size or 1)
-        subject = Subject(known.name, loader, per_batch, None, None)
-        pace, spent = _PACE_ALONE * self._options.pace_seconds, Spending()
-        choice = Tuner(subject, self._options, seconds, pace, self._emit).choose()
+        pace = _PACE_ALONE * self._options.pace_seconds
         note = "tuned on its own, without a step rate: no training loop was seen to use it"
-        choice = dataclasses.replace(choice, notes=(*choice.notes, note))
-        return self._plan(known, loader, per_batch, choice, None, None, spent)
+        return self.for_step(known, loader, seconds, None, pace, note)
+
+    def for_step(
+        self,
+        known: KnownLoader,
+        loader: DataLoader[Any],
+        seconds: float,
+        step: Step | None,
+        pace_seconds: float,
+        *notes: str,
+    ) -> events.LoaderDone:
+        """Tunes a loader without a loop: for a step whose rate is known, or else for the loader's own rate."""
+        per_batch, spent = known.samples_per_batch or float(loader.batch_size or 1), Spending()
+        subject = Subject(known.name, loader, per_batch, step, None)
+        choice = Tuner(subject, self._options, seconds, pace_seconds, self._emit).choose()
+        choice = dataclasses.replace(choice, notes=(*choice.notes, *notes))
+        return self._plan(known, loader, per_batch, choice, step, None, spent)
 
     def _plan(
         self,
@@ -104,7 +116,7 @@ class Tuning:
                 tuned=choice.tuned,
                 predicted=operational.predict(choice.situation, choice.tuned.config),
                 step_samples_per_second=step.samples_per_second if step else None,
-                end_to_end=in_loop,
+                end_to_end=_with_shares(in_loop, choice) if in_loop else None,
                 sample=choice.situation.cost_in_worker,
                 trials=choice.trials,
                 rewrites=choice.offers.rewrites,
@@ -187,6 +199,19 @@ def _waiting_share(loop: Rate, step: Step | None) -> float | None:
 def _unchanged(loop: Rate, waiting: float | None) -> EndToEnd:
     rate = loop.samples_per_second
     return EndToEnd(rate, rate, loop.interval, loop.interval, waiting, waiting)
+
+
+def _with_shares(loop: EndToEnd, choice: Choice) -> EndToEnd:
+    """The same, with what the waiting was for."""
+
+    def shares(config: Config, rate: float, waiting: float | None) -> StepShares | None:
+        return None if waiting is None else stalls.step_shares(choice.situation, config, rate, waiting)
+
+    return dataclasses.replace(
+        loop,
+        baseline_shares=shares(choice.baseline.config, loop.baseline, loop.baseline_waiting_share),
+        tuned_shares=shares(choice.tuned.config, loop.tuned, loop.tuned_waiting_share),
+    )
 
 
 def _taken_back(choice: Choice, in_loop: EndToEnd) -> Choice:

@@ -22,7 +22,6 @@ from plumb.runtime.sharding import Sharding
 
 # Torch's own threads in a worker are worth a trial where they make a batch so many times as fast.
 _THREADS_HELP = 1.25
-_FETCH_THREADS = (4, 16, 64)
 # A store may take this share of what memory, shared memory or the disk have left.
 _SHARE_OF_MEMORY, _SHARE_OF_DISK = 0.5, 0.9
 # A store for fewer samples than this share of them isn't worth its memory.
@@ -42,12 +41,7 @@ def freedom_of(
 
     `sharding` is about iterable datasets, and `held` is what the dataset holds that forked workers must not use.
     """
-    threads = tuple(
-        (count, found.until)
-        for found in offers.threads
-        for count in _FETCH_THREADS
-        if count <= max(situation.samples_per_batch, 1)
-    )
+    threads = tuple((found.threads, found.until) for found in offers.threads)
     cores = whole_cores(options.limits.cpus)
     return Freedom(
         num_workers=_worker_counts(loader, own, options, situation, sharding) if may_fork(own, held) else (0,),
@@ -114,5 +108,5 @@ def _caches(
     choices = [planner.cache_choice(cut, in_memory, samples) for cut in cuts]
     if options.cache_folder is not None:
         on_disk = _SHARE_OF_DISK * limits.disk_bytes
-        choices += [planner.cache_choice(cut, on_disk, samples, options.cache_folder) for cut in cuts]
+        choices += [planner.cache_choice(cut, on_disk, samples, options.cache_folder) for cut in cuts if cut.outlives]
     return [choice for choice in choices if choice.hit_ratio >= _WORTH_STORING]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 _DATALOADER_MODULE = "torch.utils.data.dataloader"
+_PLUMBS_LOADER = "plumb.dataloader"
+_installed: list[Handler] = []
 
 
 class Handler(Protocol):
@@ -44,10 +46,17 @@ class Handler(Protocol):
 
 def install(handler: Handler) -> None:
     """From now on `handler` hears of every DataLoader of this process, and of none in processes it starts."""
+    _installed.append(handler)
     if _DATALOADER_MODULE in sys.modules:
         _patch(sys.modules[_DATALOADER_MODULE].DataLoader, handler)
     else:
         after_import(_DATALOADER_MODULE, lambda module: _patch(module.DataLoader, handler))
+
+
+def install_once(make_handler: Callable[[], Handler]) -> None:
+    """The same with a new handler, if none is installed yet in this process."""
+    if not _installed:
+        install(make_handler())
 
 
 def after_import(name: str, then: Callable[[ModuleType], None]) -> None:
@@ -104,7 +113,9 @@ def _patch(base: type[DataLoader[Any]], handler: Handler) -> None:
     def patched_iter(self: DataLoader[Any]) -> Any:
         if is_ours(self):
             return iterate(self)
-        plain_loop = type(self).__iter__ is patched_iter and loops_plainly(sys._getframe(1))
+        theirs = type(self).__iter__
+        hands_on = theirs is patched_iter or theirs.__module__ == _PLUMBS_LOADER
+        plain_loop = hands_on and loops_plainly(sys._getframe(1))
         return handler.iterating(self, functools.partial(iterate, self), plain_loop)
 
     base.__init__ = patched_init  # type: ignore[method-assign]

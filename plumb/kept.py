@@ -1,83 +1,235 @@
-"""What an interrupted tuning has measured, kept for the next one of the same script until a plan is written.
+"""Plans that are kept for later runs: found again for the same dataset, loader, host and wishes, and for no others.
 
-A file of the user's cache folder, in a folder that nobody else can write to. It is data: reading it runs no code.
+A plan is data, in a file that only its user can write. It holds what it was made for, and is taken only where all of
+that is the same today, and where the host has the room that it needs now.
 """
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
+import functools
 import hashlib
+import json
+import math
+import multiprocessing
 import os
-import time
-from collections.abc import Sequence
+import re
+import sys
 from pathlib import Path
+from types import FunctionType, MethodType
+from typing import Any
 
-import msgspec
+from torch.utils.data import DataLoader, IterableDataset
 
-from plumb.events import TrialDone
-from plumb.orders import Target
-from plumb.plan import Trial
-from plumb.runtime.store_folder import StoreError, cache_home, open_private
+from plumb import plan
+from plumb.host import Machine
+from plumb.lengths import length_of
+from plumb.model import feasible, stored
+from plumb.options import Options
+from plumb.plan import LoaderPlan, Plan, PlanError
+from plumb.runtime.loader import current_config
+from plumb.runtime.main_module import main_is_guarded
+from plumb.runtime.store_folder import StoreError, make_user_folder, open_private, user_folder
+from plumb.trace.code import code_digest
+from plumb.trace.expand import is_dataset, is_of_user_class, is_step, is_user_class, is_user_code
+from plumb.trace.values import attribute
 
-# What is older says little of the host and the script as they are now.
-_DAYS = 7
-_DIGEST_LETTERS = 24
+_PACKAGES = ("torch", "plumb-tune")
+_DEPTH, _ITEMS = 4, 16
+_PLAIN = (bool, int, float, complex, str, type(None))
 
 
-class Kept:
-    """The file for one script with its arguments; `count` is how many configurations this tuning has added.
+@dataclasses.dataclass(frozen=True)
+class MadeFor:
+    """What must be the same for a plan to hold. `content` is a digest of the dataset's code and simple values."""
 
-    Where the folder can't be used, nothing is kept, and nothing is said: it would only have saved time.
+    dataset: str
+    length: int | None
+    content: str
+    loader: dict[str, Any]
+    host: dict[str, Any]
+    wishes: dict[str, Any]
+
+    def plain(self) -> dict[str, Any]:
+        """The same as JSON gives it back."""
+        facts: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return facts
+
+    @property
+    def without_content(self) -> str:
+        """What datasets share that differ in a value only, such as the number of an epoch."""
+        return json.dumps({**self.plain(), "content": ""}, sort_keys=True)
+
+
+def made_for(loader: DataLoader[Any], options: Options) -> MadeFor:
+    """What a plan for `loader`, found within `options` now, would be made for."""
+    dataset, machine, limits = loader.dataset, _machine(), options.limits
+    is_iterable = isinstance(dataset, IterableDataset)
+    # To ask for the method that is in use would settle it. The first of all is the default.
+    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    return MadeFor(
+        dataset=_class_name(type(dataset)),
+        # A stream that was asked for its length once is counted by torch from then on.
+        length=None if is_iterable else length_of(dataset),
+        content=hashlib.blake2b(repr(_described(dataset, _DEPTH)).encode(), digest_size=16).hexdigest(),
+        loader={
+            **dataclasses.asdict(current_config(loader)),
+            "batch_size": loader.batch_size,
+            "drop_last": loader.drop_last,
+            "batches": None if is_iterable else length_of(loader),
+            "sampler": _class_name(type(loader.sampler)),
+            "batch_sampler": _class_name(type(loader.batch_sampler)),
+            "collate_fn": repr(_described(loader.collate_fn, _DEPTH)),
+        },
+        host={
+            "cpu_model": machine.cpu_model,
+            "logical_cpus": machine.logical_cpus,
+            "usable_cpus": machine.usable_cpus,
+            "cpus": _finite(limits.cpus),
+            "ranks": machine.ranks,
+            "gpus": [gpu.name for gpu in limits.gpus],
+            "python": machine.python,
+            "packages": {name: machine.packages.get(name) for name in _PACKAGES},
+            "start_method": method,
+            # Workers that aren't forked run the main module's code once more.
+            "workers_may_start": method == "fork" or main_is_guarded(),
+        },
+        wishes={
+            "max_workers": _finite(limits.max_workers),
+            "may_reorder": options.may_reorder,
+            "cache_memory_bytes": options.cache_memory_bytes,
+            "cache_folder": options.cache_folder,
+        },
+    )
+
+
+# A loader may be made anew in every epoch; the host stays what it is.
+_machine = functools.cache(Machine.detect)
+
+
+def place_for(facts: MadeFor) -> Path:
+    """Where in the user's cache folder a plan for this is kept."""
+    digest = hashlib.blake2b(json.dumps(facts.plain(), sort_keys=True).encode(), digest_size=8).hexdigest()
+    name = re.sub(r"\W+", "-", facts.dataset.rpartition(":")[2].rpartition(".")[2])
+    return user_folder() / "plans" / f"{name}-{digest}.plumb.json"
+
+
+def find(place: Path, facts: MadeFor, options: Options) -> LoaderPlan | None:
+    """The plan at `place`, if there is one that was made for this and fits into what the host has left.
+
+    Raises PlanError, in one line, for a file that is there and can't be used.
     """
-
-    def __init__(self, target: Target, arguments: Sequence[str]) -> None:
-        script = str(Path(target.name).resolve()) if not target.is_module else f"{Path.cwd()} -m {target.name}"
-        digest = hashlib.sha256("\0".join([script, *arguments]).encode(errors="surrogateescape")).hexdigest()
-        self.path = cache_home() / "interrupted" / f"{digest[:_DIGEST_LETTERS]}.jsonl"
-        self.count = 0
-        with contextlib.suppress(OSError):
-            if time.time() - self.path.stat().st_mtime > _DAYS * 86_400:
-                self.path.unlink()
-
-    def add(self, done: TrialDone) -> None:
-        """Adds a trial, unless nothing says what it can be compared with."""
-        if not done.comparable:
-            return
-        with contextlib.suppress(OSError, StoreError):
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder = open_private(self.path.parent)
-            try:
-                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-                file = os.open(self.path.name, flags, 0o600, dir_fd=folder)
-            finally:
-                os.close(folder)
-            try:
-                os.write(file, msgspec.json.encode(done) + b"\n")
-            finally:
-                os.close(file)
-            self.count += 1
-
-    def forget(self) -> None:
-        """Removes the file: a plan holds what was found."""
-        with contextlib.suppress(OSError):
-            self.path.unlink()
-
-
-def read(path: Path, comparable: str) -> tuple[Trial, ...]:
-    """The trials in a file that can be compared with those of a tuning; what is damaged is left out."""
     try:
-        folder = open_private(path.parent)
-    except (OSError, StoreError):
-        return ()
+        if place.parent == user_folder() / "plans":
+            os.close(open_private(place.parent))
+        if not place.exists():
+            return None
+    except FileNotFoundError:
+        return None
+    except (OSError, StoreError) as error:
+        raise PlanError(str(error)) from None
+    found = plan.read(place)
+    known = found.made_for == facts.plain() if found.made_for else _is_for(found, facts)
+    planned = next((each for each in found.loaders if not found.script or _is_same_loader(each, facts)), None)
+    if not known or planned is None:
+        raise PlanError(f"{place} was made for another dataset, loader or host")
+    broken = _broken_limit(planned, options)
+    if broken:
+        raise PlanError(f"{place} does not fit this host now: it {broken}")
+    return planned
+
+
+def keep(found: Plan, place: Path, facts: MadeFor) -> None:
+    """Writes a plan where `find` finds it. Raises PlanError where that can't be done."""
     try:
-        with open(os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder), "rb") as file:
-            lines = file.read().splitlines()
-    except OSError:
-        return ()
-    finally:
-        os.close(folder)
-    found = []
-    for line in lines:
-        with contextlib.suppress(msgspec.MsgspecError):
-            found.append(msgspec.json.decode(line, type=TrialDone))
-    return tuple(done.trial for done in found if done.comparable == comparable)
+        if place.parent == user_folder() / "plans":
+            make_user_folder()
+            place.parent.mkdir(mode=0o700, exist_ok=True)
+            os.close(open_private(place.parent))
+        plan.write(dataclasses.replace(found, made_for=facts.plain()), place)
+    except (OSError, StoreError) as error:
+        raise PlanError(f"{place} can't be written ({error})") from None
+
+
+def _is_for(found: Plan, facts: MadeFor) -> bool:
+    """Whether a plan by `plumb tune` is one of this host."""
+    host = found.host
+    packages = host.get("packages") or {}
+    cpus = (host.get("limits") or {}).get("cpus")
+    return (
+        host.get("cpu_model") == facts.host["cpu_model"]
+        and cpus == facts.host["cpus"]
+        and all(packages.get(name) == version for name, version in facts.host["packages"].items())
+    )
+
+
+def _is_same_loader(planned: LoaderPlan, facts: MadeFor) -> bool:
+    """Whether an entry of a plan by `plumb tune` is for such a loader of such a dataset."""
+    own = {name: facts.loader[name] for name in dataclasses.asdict(planned.baseline.config)}
+    return (
+        planned.dataset == facts.dataset.rpartition(":")[2].rpartition(".")[2]
+        and planned.batch_size == facts.loader["batch_size"]
+        and dataclasses.asdict(planned.baseline.config) == own
+    )
+
+
+def _broken_limit(planned: LoaderPlan, options: Options) -> str | None:
+    """The limit that the plan would break today, in words."""
+    if planned.model is None:
+        return None
+    try:
+        situation, _ = stored.from_plain(planned.model)
+    except ValueError as error:
+        raise PlanError(str(error)) from None
+    return feasible.broken_limit(planned.config, dataclasses.replace(situation, limits=options.limits))
+
+
+def _described(value: Any, depth: int) -> Any:
+    """What can be told of an object that is the same in another process: types, the user's code, simple values.
+
+    What libraries keep for themselves is left out, and so is what is in collections that may grow.
+    """
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, MethodType):
+        return _described(value.__func__, depth), _described(value.__self__, depth - 1)
+    if isinstance(value, FunctionType):
+        return value.__module__, value.__qualname__, code_digest([value]) if is_user_code(value) else ""
+    if isinstance(value, type):
+        return _class_name(value), _code(value)
+    kind = _class_name(type(value))
+    if isinstance(value, (list, tuple)) and depth:
+        return kind, [_described(item, depth - 1) for item in value[:_ITEMS] if not isinstance(item, _PLAIN)]
+    shape = attribute(value, "shape")
+    if isinstance(shape, tuple):
+        return kind, tuple(shape), str(attribute(value, "dtype"))
+    attributes = getattr(value, "__dict__", None)
+    if (
+        not depth
+        or type(attributes) is not dict
+        or not (is_of_user_class(value) or is_dataset(value) or is_step(value))
+    ):
+        return kind
+    return kind, _code(type(value)), [(name, _described(attributes[name], depth - 1)) for name in sorted(attributes)]
+
+
+def _code(kind: type) -> str:
+    """A digest of the code of a class, as far as the user wrote it."""
+    members = [member for each in kind.__mro__ if is_user_class(each) for member in vars(each).values()]
+    inner = [getattr(member, "__func__", getattr(member, "fget", member)) for member in members]
+    return code_digest(member for member in inner if isinstance(member, FunctionType))
+
+
+def _class_name(kind: type) -> str:
+    """A class by module and name; one of the main module by that module's file, for every script has a main module."""
+    module = kind.__module__
+    if module in ("__main__", "__mp_main__"):
+        file = getattr(sys.modules.get(module), "__file__", None)
+        module = os.path.abspath(file) if file else "__main__"
+    return f"{module}:{kind.__qualname__}"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -6,9 +6,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from plumb.model import operational, planner
+from plumb.model import planner
 from plumb.model.situation import Freedom, Situation
-from plumb.plan import Config
 from plumb.runtime.inherited import Handle
 from plumb.runtime.sharding import Sharding
 from plumb.units import format_bytes
@@ -22,22 +21,6 @@ _FIELDS = {
     "open files": "open_files",
     "processes": "processes",
 }
-
-
-def contributions(situation: Situation, config: Config) -> str:
-    """What the model says of the loader without each of the rewrites that `config` has."""
-    without = {
-        "the store": dataclasses.replace(config, cache=None) if config.cache else None,
-        "fetch threads": dataclasses.replace(config, fetch_threads=1, fetch_until=None)
-        if config.fetch_threads > 1
-        else None,
-        "operators on batches": dataclasses.replace(config, deferred=()) if config.deferred else None,
-        "reused memory": dataclasses.replace(config, allocator_reuse=False) if config.allocator_reuse else None,
-    }
-    rates = [
-        f"{operational.loader_rate(situation, other):,.0f} without {name}" for name, other in without.items() if other
-    ]
-    return f"by the model, {operational.loader_rate(situation, config):,.0f} samples/s; {', '.join(rates)}"
 
 
 def binding(freedom: Freedom, situation: Situation) -> list[str]:

@@ -8,32 +8,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle, islice
-from statistics import median
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from plumb.errors import one_line
 from plumb.model.situation import CutCost, DeferralCost, StorageBandwidth, ThreadsCost
-from plumb.plan import CacheChoice, Cut, Rewrites, SampleCost
+from plumb.plan import Cut, Deferral, Rewrites, SampleCost
 from plumb.profile.device import profile_device
 from plumb.profile.device_profile import DeviceProfile
+from plumb.profile.fetch_threads import timed_threads
 from plumb.profile.randomness import kept_generators
-from plumb.runtime.cache import MISSING, Store
-from plumb.runtime.codec import EncodeError, encode
+from plumb.profile.storage import reads_at_once
+from plumb.runtime.codec import EncodeError
 from plumb.runtime.cuts import CutCandidate, find_cuts
 from plumb.runtime.deferral import FoundDeferral, find_deferral
 from plumb.runtime.deferred import DeferredSamples
 from plumb.runtime.fetch import Fetch, Fetching
 from plumb.runtime.fingerprint import fingerprint
 from plumb.runtime.loader import NO_REWRITES
+from plumb.runtime.opened import reads_unseen
 from plumb.runtime.replay import Replay
 from plumb.runtime.store_folder import StoreError
-from plumb.runtime.stored import Stored
 from plumb.runtime.validate import validate_cut, validate_threads
+from plumb.savings import TURNS, deferral_savings, store_savings
 from plumb.trace.course import Traced, trace
 from plumb.trace.pipeline import Pipeline
 
@@ -46,9 +46,13 @@ _VALIDATED_THREADS = 8
 # Waiting that is a smaller share of a sample's time is not worth threads.
 _WORTH_THREADS = 0.1
 _OUTSTANDING_READS = (1, 4, 16, 64)
-# Storage holds threads up where they get less than this share of what they would get if it didn't.
-_HELD_UP = 0.7
+# Each thread reads so often, and all of them so much at least, to show what storage gives.
+_READS_EACH, _READS_AT_LEAST = 2, 8
+# Storage holds reads up where they take so many times as long as one alone, and leave so much of a core idle.
+_SLOWED_DOWN, _BUSY = 1.4, 0.6
 _TIMED_VALUES = 16
+# Threads may be timed for so much of the time that is left, on batches of so many samples where nobody says how many.
+_THREADS_TIMED, _TIMED_BATCH = 0.3, 32
 
 
 @dataclass(frozen=True)
@@ -83,23 +87,17 @@ def find_offers(loader: DataLoader[Any], cost: SampleCost, indices: Sequence[Any
         cuts = search.cuts(traced)
         threads = threads or search.threads_until(traced.pipeline, cuts)
         deferral = search.deferral()
-        storage = search.storage(threads, cuts, traced.pipeline) if threads and _waits(traced.pipeline) else None
+        storage = search.storage(threads, cuts) if threads and _waits(traced.pipeline) else None
+        cut_costs = [found for cut in cuts if (found := search.cut_cost(cut, traced.pipeline))]
+        deferral_costs = search.deferral_costs(deferral, cuts)
     rewrites = Rewrites(
         cuts=tuple(found.cut for found in cuts),
-        deferral=deferral.deferral if deferral else None,
-        threads_until=tuple(found.until or "" for found in threads),
+        deferral=deferral.deferral if deferral and deferral_costs else None,
+        threads_until=tuple(dict.fromkeys(found.until or "" for found in threads)),
         reasons=tuple(search.reasons),
         summary="; ".join(search.compared),
     )
-    return Offers(
-        rewrites,
-        tuple(cost for cost in map(search.cut_cost, cuts) if cost is not None),
-        search.deferral_costs(deferral, rewrites),
-        threads,
-        storage,
-        traced.pipeline,
-        device,
-    )
+    return Offers(rewrites, tuple(cut_costs), deferral_costs, threads, storage, traced.pipeline, device)
 
 
 class _Search:
@@ -159,7 +157,9 @@ class _Search:
         if samples < _FEWEST_SAMPLES:
             return None
         try:
-            found = find_deferral(self._dataset, self._loader.collate_fn, self._indices[:samples])
+            found = find_deferral(
+                self._dataset, self._loader.collate_fn, self._indices[:samples], self._loader.batch_size
+            )
         except Exception as error:
             self.reasons.append(f"no operator runs on batches: {one_line(error)}")
             return None
@@ -192,104 +192,118 @@ class _Search:
             self.reasons.append(f"no threads {what}: {reason}")
             return ()
         self.compared.append(f"{samples} samples by {_VALIDATED_THREADS} threads {what}")
-        return (_threads_cost(pipeline, until),)
+        return self._timed_threads(pipeline, until, what)
 
-    def storage(
-        self, threads: Sequence[ThreadsCost], cuts: Sequence[CutCandidate], pipeline: Pipeline
-    ) -> StorageBandwidth | None:
+    def _timed_threads(self, pipeline: Pipeline, until: CutCandidate | None, what: str) -> tuple[ThreadsCost, ...]:
+        """Batches made by ever more threads, as many as there is time for."""
+        collating = sum(step.cpu_seconds + step.wait_seconds for step in pipeline.operators if step.kind == "collate")
+        alone_seconds, alone_cpu_seconds = self._cost.wall_seconds - collating, self._cost.cpu_seconds - collating
+        after, serial = None, collating
+        replay = Replay(self._dataset, until.cut if until else None)
+        if until is not None:
+            alone_seconds, alone_cpu_seconds = until.prefix_seconds, until.prefix_cpu_seconds
+            after, serial = until.cut.after, until.suffix_cpu_seconds + until.suffix_wait_seconds
+        gains, reason = timed_threads(
+            replay.prefix if until else replay.sample,
+            self._indices,
+            self._loader.batch_size or min(len(self._indices), _TIMED_BATCH),
+            alone_seconds,
+            alone_cpu_seconds,
+            _THREADS_TIMED * self._left,
+        )
+        if reason:
+            self.reasons.append(f"no more threads {what}: {reason}")
+        return tuple(ThreadsCost(gain.threads, after, gain.time_factor, gain.cpu_factor, serial) for gain in gains)
+
+    def storage(self, threads: Sequence[ThreadsCost], cuts: Sequence[CutCandidate]) -> StorageBandwidth | None:
         """What storage gives to so many reads at once; None where it held none of them up."""
         until = next((found.cut for found in cuts if found.cut.after == threads[0].until), None)
         replay = Replay(self._dataset, until)
         read = replay.sample if until is None else replay.prefix
-        rates: list[float] = []
+        seconds: list[float] = []
         held_up = False
         for outstanding in _OUTSTANDING_READS:
-            reads = max(2 * outstanding, 8)
-            if reads / outstanding * self._cost.wall_seconds > 0.2 * self._left:
+            if _READS_EACH * self._cost.wall_seconds > 0.1 * self._left:
                 break
-            started = time.perf_counter()
-            with ThreadPoolExecutor(outstanding) as pool:
-                try:
-                    list(pool.map(read, islice(cycle(self._indices), reads)))
-                except Exception as error:
-                    self.reasons.append(f"{outstanding} reads at once fail: {one_line(error)}")
-                    held_up = True
-            rates.append(reads / (time.perf_counter() - started))
-            # Threads of one process get one core's work done, more or less: that they share it is not storage's doing.
-            free = min(outstanding * rates[0], 1.0 / max(threads[0].lock_seconds, pipeline.sample_cpu_seconds, 1e-9))
-            held_up = held_up or rates[-1] < _HELD_UP * free
+            try:
+                timed = reads_at_once(read, self._indices, outstanding, max(_READS_EACH * outstanding, _READS_AT_LEAST))
+            except Exception as error:
+                self.reasons.append(f"{outstanding} reads at once fail: {one_line(error)}")
+                break
+            seconds.append(timed.median_seconds)
+            # Threads of one process share about one core: that they wait for it is not storage's doing.
+            waits = timed.cpu_share < _BUSY
+            held_up = held_up or (waits and seconds[-1] > _SLOWED_DOWN * seconds[0])
         if not held_up:
             return None
-        per_sample = max(self._cost.output_bytes, 1.0)
+        alone = max(self._cost.output_bytes, 1.0) / self._cost.wall_seconds
+        outstanding_reads = tuple(map(float, _OUTSTANDING_READS[: len(seconds)]))
         return StorageBandwidth(
-            tuple(map(float, _OUTSTANDING_READS[: len(rates)])), tuple(rate * per_sample for rate in rates)
+            outstanding_reads,
+            tuple(n * alone * seconds[0] / each for n, each in zip(outstanding_reads, seconds, strict=True)),
         )
 
-    def cut_cost(self, found: CutCandidate) -> CutCost | None:
+    def cut_cost(self, found: CutCandidate, pipeline: Pipeline) -> CutCost | None:
         """What a store at a cut costs and saves, from values that were stored and read; None where none can be."""
         if fingerprint(self._dataset, found.cut, ()) != fingerprint(self._dataset, found.cut, ()):
             self.reasons.append(f"no store after {found.cut.after}: the dataset's state can't be told from another")
             return None
-        timed = self._timed_store(found.cut)
-        if timed is None:
+        count = max(_FEWEST_SAMPLES, self._affordable(_TIMED_VALUES, 2 + TURNS, share=0.3))
+        try:
+            savings = store_savings(self._dataset, found.cut, self._indices[:count])
+        except (EncodeError, StoreError) as error:
+            self.reasons.append(f"no store after {found.cut.after}: {error}")
             return None
-        value_bytes, read_seconds, write_seconds = timed
+        if savings is None:
+            return None
         return CutCost(
             found.cut.after,
-            value_bytes,
-            found.prefix_cpu_seconds,
-            found.prefix_wait_seconds,
-            read_seconds,
-            write_seconds,
+            savings.value_bytes,
+            max(0.0, savings.saved_cpu_seconds + savings.read_seconds),
+            self._cost.wait_seconds * min(1.0, found.prefix_wait_seconds / max(pipeline.sample_wait_seconds, 1e-9)),
+            max(savings.read_seconds, -savings.saved_cpu_seconds),
+            savings.write_seconds,
+            self._may_outlive(found),
         )
 
-    def _timed_store(self, cut: Cut) -> tuple[float, float, float] | None:
-        """Bytes of a stored value, and the seconds to read one and to store one."""
-        count = min(len(self._indices), max(_FEWEST_SAMPLES, self._affordable(_TIMED_VALUES, 1, share=0.3)))
-        replay = Replay(self._dataset, cut)
-        values = [replay.prefix(index) for index in self._indices[:count]]
-        started = time.perf_counter()
-        try:
-            encoded = [encode(value) for value in values]
-        except EncodeError as error:
-            self.reasons.append(f"no store after {cut.after}: {error}")
-            return None
-        size = 2 * sum(map(len, encoded)) + 2**20
-        try:
-            kept = Stored(self._dataset, cut, CacheChoice(cut.after, "memory", size, 1.0), apart="-timed")
-        except StoreError as error:
-            self.reasons.append(f"no store: {error}")
-            return None
-        store = Store(kept.spec)
-        keys = [str(place).encode() for place in range(count)]
-        store.put_many([(key, value, ()) for key, value in zip(keys, encoded, strict=True)])
-        write_seconds = (time.perf_counter() - started) / count
-        stored_bytes = store.used_bytes / count
-        reads = []
-        for key in keys:
-            started = time.perf_counter()
-            if store.get(key) is not MISSING:
-                reads.append(time.perf_counter() - started)
-        return (stored_bytes, median(reads), write_seconds) if reads else None
+    def _may_outlive(self, found: CutCandidate) -> bool:
+        """Whether a store at a cut may serve later runs: only where a change of what it was made of would be seen."""
+        replay = Replay(self._dataset, found.cut)
+        waits = found.prefix_wait_seconds >= _WORTH_THREADS * found.prefix_seconds
+        unseen = reads_unseen(replay.prefix, self._indices[:_FEWEST_SAMPLES], waits)
+        if unseen:
+            self.reasons.append(
+                f"no store on disk after {found.cut.after}: what it reads is not opened by Python, so a change of it "
+                "would go unnoticed"
+            )
+        return not unseen
 
-    def deferral_costs(self, found: FoundDeferral | None, rewrites: Rewrites) -> tuple[DeferralCost, ...]:
+    def deferral_costs(self, found: FoundDeferral | None, cuts: Sequence[CutCandidate]) -> tuple[DeferralCost, ...]:
         """What deferring costs and saves, and the cuts that it can't be had with."""
         if found is None or found.deferral is None or found.cost is None:
             return ()
-        against = tuple(cut.after for cut in rewrites.cuts if not self._go_together(cut, rewrites))
+        saved, main = found.cost.saved_seconds, found.cost.main_seconds
+        batch = self._loader.batch_size or len(self._indices)
+        if self._affordable(batch, 2 * (1 + TURNS), share=0.4) == batch:
+            whole = list(islice(cycle(self._indices), batch))
+            savings = deferral_savings(self._loader, found.deferral, whole)
+            if savings is None:
+                self.reasons.append("no operator runs on batches: whole batches take another way")
+                return ()
+            saved, main = savings.saved_cpu_seconds, savings.main_seconds
         return (
             DeferralCost(
                 tuple(step.operator for step in found.deferral.steps),
-                found.cost.saved_seconds,
-                found.cost.main_seconds,
+                saved,
+                main,
                 found.cost.bytes_before - found.cost.bytes_after,
-                against,
+                tuple(cut.cut.after for cut in cuts if not self._go_together(cut.cut, found.deferral)),
             ),
         )
 
-    def _go_together(self, cut: Cut, rewrites: Rewrites) -> bool:
+    def _go_together(self, cut: Cut, deferral: Deferral) -> bool:
         """Whether the operators are still deferred when samples are made from the cut's values."""
-        fetching = Fetching(self._dataset, Fetch(threads=2, cut=cut, deferral=rewrites.deferral))
+        fetching = Fetching(self._dataset, Fetch(threads=2, cut=cut, deferral=deferral))
         for _ in range(2):  # the first batch teaches the operators
             samples = fetching.__getitems__(self._indices[:_FEWEST_SAMPLES])
         return isinstance(samples, DeferredSamples)
@@ -310,18 +324,6 @@ def _may_use_threads(pipeline: Pipeline) -> bool:
 def _waits(pipeline: Pipeline) -> bool:
     """Whether a good part of a sample's time is waiting."""
     return pipeline.sample_wait_seconds >= _WORTH_THREADS * pipeline.sample_seconds
-
-
-def _threads_cost(pipeline: Pipeline, until: CutCandidate | None) -> ThreadsCost:
-    """What limits threads: CPU seconds that hold the lock, and what the worker's own thread does behind them."""
-    collating = sum(step.cpu_seconds + step.wait_seconds for step in pipeline.operators if step.kind == "collate")
-    free = sum(step.cpu_seconds for step in pipeline.operators if step.releases_gil and step.kind != "collate")
-    cpu = pipeline.sample_cpu_seconds - collating
-    if until is None:
-        return ThreadsCost(None, max(0.0, cpu - free), collating)
-    serial = until.suffix_cpu_seconds + until.suffix_wait_seconds
-    share = until.prefix_cpu_seconds / cpu if cpu > 0 else 0.0
-    return ThreadsCost(until.cut.after, max(0.0, until.prefix_cpu_seconds - free * min(1.0, share)), serial)
 
 
 def _names(found: FoundDeferral) -> str:

@@ -219,10 +219,25 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class StepShares:
+    """Where the time between two batches of the training goes, as shares that add up to 1.
+
+    `step` is the training step itself. The rest waits for data: `read` while samples wait for storage or a network,
+    `compute` while they are made, `transfer` while the main process takes batches over from workers.
+    """
+
+    step: float
+    read: float
+    compute: float
+    transfer: float
+
+
+@dataclass(frozen=True)
 class EndToEnd:
     """What the user's own loop reached, side by side, and the share of its time that it waited for data.
 
-    The shares are None where the step rate could not be measured.
+    The shares are None where the step rate could not be measured. How much the loop waits is measured; what for is told
+    by the model.
     """
 
     baseline: float
@@ -231,6 +246,8 @@ class EndToEnd:
     tuned_interval: tuple[float, float]
     baseline_waiting_share: float | None
     tuned_waiting_share: float | None
+    baseline_shares: StepShares | None = None
+    tuned_shares: StepShares | None = None
 
 
 @dataclass(frozen=True)
@@ -311,7 +328,11 @@ class LoaderPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one tuning found, for all loaders of a script."""
+    """What one tuning found, for all loaders of a script.
+
+    `script` is empty where a loader was tuned from within Python. `made_for` is what of a dataset, a loader and a host
+    must be the same for a plan that is kept for later runs.
+    """
 
     script: str
     host: dict[str, Any]
@@ -319,6 +340,7 @@ class Plan:
     startup_seconds: float
     loaders: tuple[LoaderPlan, ...]
     written_files: tuple[str, ...] = ()
+    made_for: dict[str, Any] = field(default_factory=dict)
     version: int = VERSION
 
 

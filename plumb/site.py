@@ -14,9 +14,10 @@ from pathlib import Path
 from types import FrameType
 
 _PROGRESS_BARS = ("tqdm", "rich", "alive_progress", "fastprogress", "progressbar")
+_PLUMB_FOLDER = str(Path(__file__).parent) + "/"
 _LIBRARY_FOLDERS = (
     *(sysconfig.get_paths()[key] + "/" for key in ("stdlib", "platstdlib", "purelib", "platlib")),
-    str(Path(__file__).parent) + "/",
+    _PLUMB_FOLDER,
     "<frozen ",
 )
 
@@ -46,7 +47,9 @@ def find_site(frame: FrameType | None) -> Site:
     """The innermost line of the user's code that leads to `frame`, with the name it assigns to.
 
     A factory's caller names what the factory returns, so the search for a name goes on outwards through `return`.
+    What plumb's own code does, it does for the code that called it.
     """
+    frame = _outside(frame)
     frames = []
     while frame is not None:
         frames.append(frame)
@@ -71,9 +74,17 @@ def loops_plainly(frame: FrameType) -> bool:
     The user's own `for` does, through a progress bar too. A framework, or code that calls `iter` by hand, may count
     what it takes, and stop by itself.
     """
+    frame = _outside(frame) or frame
     if is_library(frame.f_code.co_filename):
         return str(frame.f_globals.get("__name__")).partition(".")[0] in _PROGRESS_BARS
     return _iter_calls(frame.f_code.co_filename).isdisjoint({_call_position(frame)})
+
+
+def _outside(frame: FrameType | None) -> FrameType | None:
+    """The innermost frame that isn't plumb's own."""
+    while frame is not None and frame.f_code.co_filename.startswith(_PLUMB_FOLDER):
+        frame = frame.f_back
+    return frame
 
 
 def _name_by_callers(frames: list[FrameType]) -> str | None:

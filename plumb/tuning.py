@@ -9,7 +9,7 @@ import dataclasses
 import math
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 from torch.utils.data import DataLoader, IterableDataset
 
-from plumb import kept
+from plumb import unfinished
 from plumb.errors import TuningError, UsersError
 from plumb.events import Event, Phase, TrialDone
 from plumb.freedom import counts_to_verify, freedom_of, may_fork, whole_cores, workers_may_start
@@ -25,8 +25,9 @@ from plumb.host import Machine
 from plumb.lengths import length_of
 from plumb.model import operational, planner
 from plumb.model.calibration import calibrated, cost_in_worker
+from plumb.model.contributions import rates_without_each
 from plumb.model.situation import AllocatorGain, Footprint, Freedom, Situation
-from plumb.notes import binding, contributions, inherited, shared_out
+from plumb.notes import binding, inherited, shared_out
 from plumb.offers import Offers, find_offers
 from plumb.options import Options
 from plumb.plan import Config, Measured, SampleCost, Trial
@@ -148,7 +149,7 @@ class Tuner:
     def _offers(self, seen: Sampled) -> Offers:
         wanted = max(_OFFERS_PACES * self.pace_seconds, _OFFERS_LOADS * seen.cost.wall_seconds)
         seconds = min(wanted, _OFFERS_SHARE * self.seconds)
-        indices = [] if self._stream is None else _some_indices(self._stream)
+        indices = [] if self._stream is None else self._stream.some(_OFFERED_BATCHES, _OFFERED_SAMPLES)
         offers = find_offers(self.subject.loader, seen.cost, indices, seconds)
         self._trials.rewrites = offers.rewrites
         return offers
@@ -189,7 +190,11 @@ class Tuner:
         saved = allocator.saved_seconds(int(footprint.batch_bytes)) / self.subject.samples_per_batch
         if saved < _WORTH_REUSING * cost.wall_seconds:
             return None
-        return AllocatorGain(saved, allocator.kept_bytes(int(footprint.batch_bytes)))
+        # Whether a process gets fresh memory for its batches depends on all that it did before: so it is asked.
+        with allocator.reusing(True):
+            reused = sampled(self.subject.loader, self._stream, self.pace_seconds / 2)
+        making = min(max(0.0, cost.cpu_seconds - reused.cost.cpu_seconds), saved)
+        return AllocatorGain(making, saved, allocator.kept_bytes(int(footprint.batch_bytes)))
 
     def _check_limits(self, situation: Situation) -> None:
         """Raises TuningError where the script as it is leaves no room for any loader."""
@@ -293,7 +298,7 @@ class Tuner:
         if self.options.kept_file is not None:
             # Which rewrites are found may hang on the time that there was for it: the space is not part of this.
             self._comparable = Record(None, name, fingerprint).study_name
-            earlier = kept.read(Path(self.options.kept_file), self._comparable)
+            earlier = unfinished.read(Path(self.options.kept_file), self._comparable)
         self._earlier = len({trial.config for trial in earlier})
         space = {"space": repr(dataclasses.replace(freedom, num_workers=(0,)))}
         return Record(self.options.study_url, name, fingerprint | space, earlier)
@@ -325,7 +330,8 @@ class Tuner:
                 "run your script once more; put its main part under: if __name__ == '__main__'"
             )
         if winner.config.worker_torch_threads == 1 and winner.config.needs_runtime:
-            notes.append(contributions(situation, winner.config))
+            rate = operational.loader_rate(situation, winner.config)
+            notes.append(_said(rate, rates_without_each(situation, winner.config)))
         if not self._has_nothing_to_gain:
             notes += binding(freedom, situation)
         if self._earlier:
@@ -372,17 +378,9 @@ class Tuner:
         self.emit(Phase(f"{self.subject.name}: {text}"))
 
 
-def _some_indices(stream: IndexStream) -> list[Any]:
-    """The samples of the next batches, as many as validations may want."""
-    indices: list[Any] = []
-    for _ in range(_OFFERED_BATCHES):
-        batch = next(stream)
-        if not isinstance(batch, Sequence):
-            break
-        indices += batch
-        if len(indices) >= _OFFERED_SAMPLES:
-            break
-    return indices
+def _said(rate: float, without: dict[str, float]) -> str:
+    parts = ", ".join(f"{other:,.0f} without {name}" for name, other in without.items())
+    return f"by the model, {rate:,.0f} samples/s; {parts}"
 
 
 def _index_sampler(loader: DataLoader[Any]) -> Iterable[Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,28 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _alone_where_quiet_is_needed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Keeps other tests from running beside one that is marked `quiet`.
+
+    Whoever wants to begin passes a turnstile; a quiet test keeps that shut while it waits for the others, and while it
+    runs.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    is_quiet = request.node.get_closest_marker("quiet") is not None
+    folder = tmp_path_factory.getbasetemp().parent
+    with open(folder / "turnstile", "w") as turnstile, open(folder / "floor", "w") as floor:
+        fcntl.flock(turnstile, fcntl.LOCK_EX)
+        fcntl.flock(floor, fcntl.LOCK_EX if is_quiet else fcntl.LOCK_SH)
+        if not is_quiet:
+            fcntl.flock(turnstile, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.fixture

@@ -62,7 +62,11 @@ def run_all(scripts, *words):
 CASES = {**SPELLED_OUT, **ELSEWHERE}
 
 
-@pytest.fixture(scope="module")
+# The scripts of all cases run at once, for all tests that ask for their stories.
+pytestmark = pytest.mark.xdist_group("apply")
+
+
+@pytest.fixture(scope="session")
 def stories(tmp_path_factory):
     """For each case: the script before and after its patch, what was said, and what its loaders were given each time.
 

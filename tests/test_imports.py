@@ -7,7 +7,13 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "words", [["-c", "import plumb"], ["-m", "plumb", "--help"], ["-m", "plumb", "tune", "--help"]]
+    "words",
+    [
+        ["-c", "import plumb"],
+        ["-c", "import plumb; plumb.tuned(type('Data', (), {})); plumb.operator(lambda: 0)"],
+        ["-m", "plumb", "--help"],
+        ["-m", "plumb", "tune", "--help"],
+    ],
 )
 def test_light_commands_import_neither_torch_nor_optuna(words):
     done = subprocess.run([sys.executable, "-X", "importtime", *words], capture_output=True, text=True, check=True)

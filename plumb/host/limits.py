@@ -45,6 +45,10 @@ class Limits:
     - `sharing_strategy`: how torch hands tensors between processes; None where torch isn't imported yet.
     - `sources`: for each limit that is known, where it was read.
 
+    >>> import plumb
+    >>> plumb.Limits.detect().lowered(cpus=1.0).cpus
+    1.0
+
     What the ranks on this host share (all but open files) is one rank's part. Raises ValueError for a limit that is
     negative, not a number, or no CPU at all.
     """

@@ -7,15 +7,18 @@ from dataclasses import dataclass, replace
 from plumb.model.situation import CutCost, DeferralCost, Situation, ThreadsCost
 from plumb.plan import CacheChoice, Config
 
+# Whatever is saved, a sample is asked for by a call, and its bytes are copied once, no faster than memory is.
+_LEAST_CALL_SECONDS, _LEAST_COPY_SECONDS_PER_BYTE = 1e-6, 5e-11
+
 
 @dataclass(frozen=True)
 class Demand:
     """Seconds and bytes of one sample, when nothing else runs on the host.
 
     The process that makes a sample spends `cpu_seconds`, which torch's threads make `torch_speedup` times shorter by
-    the clock, and `wait_seconds`. Of their sum, `threaded_seconds` may be spent on several samples at once by
-    `fetch_threads`, but `lock_seconds` of them on one at a time. `main_seconds` are CPU seconds of the main process
-    once the sample is made. `read_bytes` come from storage, `output_bytes` are handed over.
+    the clock, and `wait_seconds`. Of their sum, `threaded_seconds` are spent by `fetch_threads`, which takes
+    `time_factor` times as long, and `switching_cpu_seconds` more CPU. `main_seconds` are CPU seconds of the main
+    process once the sample is made. `read_bytes` come from storage, `output_bytes` are handed over.
     """
 
     cpu_seconds: float
@@ -24,7 +27,8 @@ class Demand:
     read_bytes: float
     output_bytes: float
     threaded_seconds: float = 0.0
-    lock_seconds: float = 0.0
+    time_factor: float = 1.0
+    switching_cpu_seconds: float = 0.0
     fetch_threads: int = 1
     torch_speedup: float = 1.0
 
@@ -35,8 +39,7 @@ class Demand:
         if self.fetch_threads == 1 or alone == 0:
             return slowed
         by_threads = min(self.threaded_seconds, alone)
-        spread = max(by_threads / self.fetch_threads, min(self.lock_seconds, by_threads))
-        return slowed / alone * (spread + alone - by_threads)
+        return slowed / alone * (by_threads * self.time_factor + alone - by_threads)
 
 
 def demand(situation: Situation, config: Config) -> Demand:
@@ -46,17 +49,20 @@ def demand(situation: Situation, config: Config) -> Demand:
     """
     cost = situation.cost_in_worker if config.num_workers else situation.cost
     cpu, wait, main, output_bytes = cost.cpu_seconds, cost.wait_seconds, cost.main_seconds, cost.output_bytes
-    threads = threads_of(situation, config.fetch_until) if config.fetch_threads > 1 else None
+    threads = threads_of(situation, config) if config.fetch_threads > 1 else None
     threaded = max(0.0, cpu + wait - threads.serial_seconds) if threads else 0.0
-    lock = threads.lock_seconds if threads else 0.0
+    switching = (threads.cpu_factor - 1.0) * cpu * threaded / (cpu + wait) if threads and threaded else 0.0
     hit = config.cache.hit_ratio if config.cache else 0.0
     if config.cache:
         cut = cut_of(situation, config.cache)
-        prefix = cut.prefix_cpu_seconds + cut.prefix_wait_seconds
-        left = 1.0 - hit * min(1.0, prefix / threaded) if threaded else 1.0
-        threaded, lock = threaded * left, lock * left
+        # Beside a store, threads make only what is missing in it; the rest of a sample may draw random numbers.
+        missing = (1.0 - hit) * (cut.prefix_cpu_seconds + cut.prefix_wait_seconds)
+        left = min(1.0, missing / threaded) if threaded else 1.0
+        threaded, switching = threaded * left, switching * left
         cpu -= hit * (cut.prefix_cpu_seconds - cut.read_seconds)
-        wait -= hit * cut.prefix_wait_seconds
+        # Waits vary more than anything: what matters is which share of them lies before the cut.
+        waited = situation.cost.wait_seconds
+        wait *= 1.0 - hit * (min(1.0, cut.prefix_wait_seconds / waited) if waited > 0 else 0.0)
     if config.deferred:
         deferral = deferral_of(situation, config.deferred)
         cpu -= deferral.worker_cpu_seconds
@@ -66,17 +72,18 @@ def demand(situation: Situation, config: Config) -> Demand:
         main = max(0.0, main) + deferral.main_seconds
     if config.allocator_reuse and situation.allocator:
         if not config.num_workers:
-            cpu -= situation.allocator.main_seconds
+            cpu -= situation.allocator.making_seconds
         elif config.deferred:
-            main -= situation.allocator.main_seconds
+            main = max(0.0, main - situation.allocator.finishing_seconds)
     return Demand(
-        max(0.0, cpu),
+        max(cpu, min(cost.cpu_seconds, least_cpu_seconds(output_bytes))),
         max(0.0, wait),
         max(0.0, main),
         situation.read_bytes * (1.0 - hit),
         output_bytes,
         threaded,
-        lock,
+        threads.time_factor if threads else 1.0,
+        max(0.0, switching),
         config.fetch_threads,
         situation.torch_threads_speedup if config.worker_torch_threads > 1 else 1.0,
     )
@@ -91,6 +98,11 @@ def filling_demand(situation: Situation, config: Config) -> Demand:
     return replace(plain, cpu_seconds=plain.cpu_seconds + writing)
 
 
+def least_cpu_seconds(output_bytes: float) -> float:
+    """What a sample of so many bytes costs the process that makes it, whatever is saved."""
+    return _LEAST_CALL_SECONDS + _LEAST_COPY_SECONDS_PER_BYTE * output_bytes
+
+
 def cut_of(situation: Situation, cache: CacheChoice) -> CutCost:
     """The costs of the cut that a cache stores. Raises KeyError where there are none."""
     return {cut.after: cut for cut in situation.cuts}[cache.after]
@@ -101,6 +113,7 @@ def deferral_of(situation: Situation, operators: tuple[str, ...]) -> DeferralCos
     return {deferral.operators: deferral for deferral in situation.deferrals}[operators]
 
 
-def threads_of(situation: Situation, until: str | None) -> ThreadsCost:
-    """The costs of fetch threads that work up to this cut. Raises KeyError where there are none."""
-    return {threads.until: threads for threads in situation.threads}[until]
+def threads_of(situation: Situation, config: Config) -> ThreadsCost:
+    """The costs of the fetch threads that a configuration has. Raises KeyError where there are none."""
+    known = {(threads.threads, threads.until): threads for threads in situation.threads}
+    return known[config.fetch_threads, config.fetch_until]

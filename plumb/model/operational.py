@@ -18,6 +18,8 @@ from plumb.plan import Config, Prediction
 
 # A bound this close to the smallest is not what would bind next: it binds already.
 _SAME = 1.001
+# A training is taken to last for so many epochs, where it matters that the first one fills a store.
+_EPOCHS = 10
 
 
 def capacities(situation: Situation, wanted: Demand, workers: Any, step_cpu_seconds: float) -> dict[str, Any]:
@@ -36,7 +38,10 @@ def capacities(situation: Situation, wanted: Demand, workers: Any, step_cpu_seco
     return {
         "workers": np.where(alone, math.inf, _over(at_once, making)),
         "main process": _over(1.0, in_main),
-        "cpu": _over(situation.limits.cpus, wanted.cpu_seconds * slow_down + wanted.main_seconds + step_cpu_seconds),
+        "cpu": _over(
+            situation.limits.cpus,
+            (wanted.cpu_seconds + wanted.switching_cpu_seconds) * slow_down + wanted.main_seconds + step_cpu_seconds,
+        ),
         "storage": _over(_storage_bytes_per_second(situation, outstanding), wanted.read_bytes),
         "transfer": _over(situation.transfer_bytes_per_second or math.inf, wanted.output_bytes),
     }
@@ -105,11 +110,31 @@ def loop_rate(situation: Situation, config: Config, loader_samples_per_second: f
     return float(loop_rates(situation, demand(situation, config), config.num_workers, loader_samples_per_second))
 
 
-def filling_rate(situation: Situation, config: Config) -> float:
-    """Samples per second of the training loop in the first epoch, which fills the store of `config`."""
+def filling_rates(situation: Situation, config: Config, workers: Any, persistent: Any) -> Any:
+    """Samples per second of the training loop in the first epoch, which fills the store of `config`.
+
+    `workers` and `persistent` are in place of those of `config`, and may be arrays.
+    """
     wanted = filling_demand(situation, config)
-    loader = loader_rates(situation, wanted, config.num_workers, config.persistent_workers)
-    return float(loop_rates(situation, wanted, config.num_workers, loader))
+    return loop_rates(situation, wanted, workers, loader_rates(situation, wanted, workers, persistent))
+
+
+def filling_rate(situation: Situation, config: Config) -> float:
+    """`filling_rates` of one configuration."""
+    return float(filling_rates(situation, config, config.num_workers, config.persistent_workers))
+
+
+def over_a_training(later_samples_per_second: Any, filling_samples_per_second: Any) -> Any:
+    """The rate of a loop over ten epochs, the first of which fills a store and the others find it filled."""
+    later, filling = np.asarray(later_samples_per_second), np.asarray(filling_samples_per_second)
+    with np.errstate(divide="ignore"):
+        return _EPOCHS / ((_EPOCHS - 1) / later + 1 / filling)
+
+
+def training_rate(situation: Situation, config: Config, loader_samples_per_second: float) -> float:
+    """Samples per second of the training loop over a whole training, with a loader that delivers so many in the end."""
+    later = loop_rate(situation, config, loader_samples_per_second)
+    return later if config.cache is None else float(over_a_training(later, filling_rate(situation, config)))
 
 
 def main_seconds_of_step(situation: Situation) -> float:
@@ -139,7 +164,7 @@ def amortized(samples_per_second: Any, epoch_samples: float | None, start_second
 def _share_computing(wanted: Demand) -> float:
     """The cores that a process which makes samples keeps busy while nothing holds it up."""
     seconds = wanted.seconds()
-    return wanted.cpu_seconds / seconds if seconds > 0 else 1.0
+    return (wanted.cpu_seconds + wanted.switching_cpu_seconds) / seconds if seconds > 0 else 1.0
 
 
 def _storage_bytes_per_second(situation: Situation, outstanding: Any) -> Any:

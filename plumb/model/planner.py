@@ -36,10 +36,14 @@ _MOST = 100
 
 @dataclass(frozen=True)
 class Candidate:
-    """A configuration that fits, and the rate of the training loop that is predicted with it."""
+    """A configuration that fits, and the rate of the training loop that is predicted with it.
+
+    `samples_per_second` is that of later epochs; over a training, the first one counts too, which fills a store.
+    """
 
     config: Config
     samples_per_second: float
+    training_samples_per_second: float
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ class _Points:
     prefetch: Any
     persistent: Any
     rates: Any
+    training_rates: Any
     fits: Any
 
     @property
@@ -180,11 +185,16 @@ def _points(way: Config, freedom: Freedom, situation: Situation) -> _Points:
             rates = (loader**-_SHARPNESS + rest**-_SHARPNESS) ** (-1.0 / _SHARPNESS)
     else:
         rates = operational.loop_rates(situation, wanted, workers, loader)
-    return _Points(way, workers, prefetch, persistent, rates, workers >= 0)
+    over_a_training = rates
+    if way.cache:
+        filling = operational.filling_rates(situation, way, workers, persistent)
+        over_a_training = operational.over_a_training(rates, filling)
+    return _Points(way, workers, prefetch, persistent, rates, over_a_training, workers >= 0)
 
 
 def _leaders(points: Sequence[_Points]) -> list[Candidate]:
-    rates = np.concatenate([each.rates for each in points])
+    later = np.concatenate([each.rates for each in points])
+    rates = np.concatenate([each.training_rates for each in points])
     fits = np.concatenate([each.fits for each in points])
     owners = np.repeat(np.arange(len(points)), [len(each.workers) for each in points])
     places = np.concatenate([np.arange(len(each.workers)) for each in points])
@@ -195,7 +205,8 @@ def _leaders(points: Sequence[_Points]) -> list[Candidate]:
     steps_behind = _steps_behind(rates[kept], rates[kept].max())
     order = kept[np.lexsort([*(column[kept] for column in reversed(columns)), steps_behind])]
     return [
-        Candidate(points[owners[one]].config(int(places[one])), float(rates[one])) for one in order[:_MOST].tolist()
+        Candidate(points[owners[one]].config(int(places[one])), float(later[one]), float(rates[one]))
+        for one in order[:_MOST].tolist()
     ]
 
 
@@ -220,8 +231,10 @@ def _by_depth(leaders: Sequence[Candidate], freedom: Freedom, situation: Situati
         simulated += _simulated(way, freedom, situation)
     if not simulated:
         return list(leaders)
-    best = max(candidate.samples_per_second for candidate in simulated)
-    simulated.sort(key=lambda one: (float(_steps_behind(one.samples_per_second, best)), cost_order(one.config)))
+    best = max(candidate.training_samples_per_second for candidate in simulated)
+    simulated.sort(
+        key=lambda one: (float(_steps_behind(one.training_samples_per_second, best)), cost_order(one.config))
+    )
     known = {candidate.config for candidate in simulated}
     return simulated + [candidate for candidate in leaders if candidate.config not in known]
 
@@ -235,7 +248,13 @@ def _simulated(way: Config, freedom: Freedom, situation: Situation) -> list[Cand
             steady = simulated_rate(situation, config, _SIMULATED_BATCHES)
             for persistent in freedom.persistent_workers if way.num_workers else (False,):
                 start = 0.0 if persistent else way.num_workers * situation.start_seconds_per_worker
-                rate = float(operational.amortized(steady, situation.epoch_samples, start))
                 lasting = dataclasses.replace(config, persistent_workers=persistent)
-                found += [Candidate(dataclasses.replace(lasting, pin_memory=pin), rate) for pin in freedom.pin_memory]
+                rate = float(operational.amortized(steady, situation.epoch_samples, start))
+                training = rate
+                if lasting.cache:
+                    training = float(operational.over_a_training(rate, operational.filling_rate(situation, lasting)))
+                found += [
+                    Candidate(dataclasses.replace(lasting, pin_memory=pin), rate, training)
+                    for pin in freedom.pin_memory
+                ]
     return found

@@ -22,8 +22,8 @@ import numpy as np
 
 from plumb.model.calibration import Calibration
 
-# The main process among the processes that compute or wait; workers are counted from 0.
-_MAIN = -1
+# The main process among the processes that compute or wait; workers are counted from 0. The step is nobody's there.
+MAIN, STEP = -1, -2
 _NOTHING = -1
 _EPOCHS_AT_LEAST = 2
 
@@ -61,6 +61,21 @@ class Simulated:
     batches_per_second: float
     stall_share: float
     epoch_seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a process did from one time to another, in seconds since the epoch began.
+
+    `process` counts the workers from 0; MAIN is the main process, and STEP whoever computes the training step. `doing`
+    is "waits" or "computes" for who makes batches, "takes over" for the main process and "steps" for the step.
+    """
+
+    process: int
+    doing: str
+    batch: int
+    begin_seconds: float
+    end_seconds: float
 
 
 def simulate(loading: Loading, batches: int = 1000, seed: int = 0) -> Simulated:
@@ -101,21 +116,54 @@ def consumed(loading: Loading, factors: Sequence[float]) -> list[float]:
 
     `factors` are those of the epoch's batches, in their order.
     """
-    cpu, wait = ([seconds * factor for factor in factors] for seconds in (loading.cpu_seconds, loading.wait_seconds))
+    cpu, wait = _seconds(loading, factors)
     if loading.num_workers:
         return _Epoch(loading, cpu, wait).run()
     in_turn = loading.hand_over_seconds + loading.step_seconds
     return list(itertools.accumulate(sum(own) + in_turn for own in zip(cpu, wait, strict=True)))
 
 
+def spans(loading: Loading, factors: Sequence[float]) -> list[Span]:
+    """What every process did in the epoch of `consumed`, without what took no time, by their beginnings."""
+    cpu, wait = _seconds(loading, factors)
+    found: list[Span] = []
+    if loading.num_workers:
+        _Epoch(loading, cpu, wait, found).run()
+    else:
+        found = _in_turn(loading, cpu, wait)
+    took_time = (span for span in found if span.end_seconds > span.begin_seconds)
+    return sorted(took_time, key=lambda span: span.begin_seconds)
+
+
+def _in_turn(loading: Loading, cpu: Sequence[float], wait: Sequence[float]) -> list[Span]:
+    """Without workers the main process does one thing after another."""
+    found, now = [], 0.0
+    for batch, (computing, waiting) in enumerate(zip(cpu, wait, strict=True)):
+        for process, doing, seconds in (
+            (MAIN, "waits", waiting),
+            (MAIN, "computes", computing),
+            (MAIN, "takes over", loading.hand_over_seconds),
+            (STEP, "steps", loading.step_seconds),
+        ):
+            found.append(Span(process, doing, batch, now, now + seconds))
+            now += seconds
+    return found
+
+
+def _seconds(loading: Loading, factors: Sequence[float]) -> tuple[list[float], list[float]]:
+    """The CPU seconds of each batch, and those that it waits."""
+    return [loading.cpu_seconds * factor for factor in factors], [loading.wait_seconds * factor for factor in factors]
+
+
 class _Epoch:
     """One epoch with workers, event by event: somebody's wait, or computing, comes to its end.
 
     All who compute have the same share of the cores. So one clock serves for all of them: `work`, the CPU seconds that
-    each has had so far, which runs the slower the more of them there are.
+    each has had so far, which runs the slower the more of them there are. What everyone does is noted in `spans`, where
+    they are wanted.
     """
 
-    def __init__(self, loading: Loading, cpu: list[float], wait: list[float]) -> None:
+    def __init__(self, loading: Loading, cpu: list[float], wait: list[float], spans: list[Span] | None = None) -> None:
         workers = loading.num_workers
         self._cpu, self._wait = cpu, wait
         self._in_order, self._workers, self._quota = loading.in_order, workers, loading.prefetch_factor
@@ -136,6 +184,8 @@ class _Epoch:
         self._finished: deque[tuple[int, int]] = deque()
         self._main_waits_for_data = False
         self._consumed: list[float] = []
+        self._begun = [0.0] * workers
+        self._spans = spans
 
     def run(self) -> list[float]:
         """The time at which each step was done."""
@@ -151,13 +201,13 @@ class _Epoch:
             if waiting and waiting[0][0] < computed:
                 self._work += (waiting[0][0] - self._now) * speed
                 self._now, who = heappop(waiting)
-                if who != _MAIN:
+                if who != MAIN:
                     heappush(computing, (self._work + cpu[in_hand[who]], who))
                     continue
             else:
                 self._now = computed
                 self._work, who = heappop(computing)
-            if who != _MAIN:
+            if who != MAIN:
                 self._finish(who)
                 if not self._main_waits_for_data:
                     continue
@@ -180,6 +230,7 @@ class _Epoch:
 
     def _begin(self, worker: int) -> None:
         batch = self._in_hand[worker] = self._queues[worker].popleft()
+        self._begun[worker] = self._now
         wait = self._wait[batch]
         if wait > 0.0:
             heappush(self._waiting, (self._now + wait, worker))
@@ -187,7 +238,12 @@ class _Epoch:
             heappush(self._computing, (self._work + self._cpu[batch], worker))
 
     def _finish(self, worker: int) -> None:
-        self._finished.append((self._in_hand[worker], worker))
+        batch, begun = self._in_hand[worker], self._begun[worker]
+        computing = begun + self._wait[batch]
+        if self._spans is not None:
+            self._spans.append(Span(worker, "waits", batch, begun, computing))
+            self._spans.append(Span(worker, "computes", batch, computing, self._now))
+        self._finished.append((batch, worker))
         if self._queues[worker]:
             self._begin(worker)
         else:
@@ -201,7 +257,7 @@ class _Epoch:
         """
         computing, waiting, finished, tasks = self._computing, self._waiting, self._finished, self._tasks
         hand_over, step, step_cpu, in_order = self._hand_over, self._step, self._step_cpu, self._in_order
-        stepped = 0.0
+        spans, stepped = self._spans, 0.0
         early: dict[int, int] = {}
         for wanted in range(len(self._cpu)):
             worker = early.pop(wanted, _NOTHING)
@@ -212,20 +268,26 @@ class _Epoch:
                 self._main_waits_for_data = False
                 batch, maker = finished.popleft()
                 if hand_over > 0.0:
-                    heappush(computing, (self._work + hand_over, _MAIN))
+                    begun = self._now
+                    heappush(computing, (self._work + hand_over, MAIN))
                     yield
+                    if spans is not None:
+                        spans.append(Span(MAIN, "takes over", batch, begun, self._now))
                 if batch == wanted or not in_order:
                     worker = maker
                 else:
                     early[batch] = maker
             tasks[worker] -= 1
             self._send()
-            before, stepped = stepped, max(stepped, self._now) + step
+            before, begun = stepped, max(stepped, self._now)
+            stepped = begun + step
             if step_cpu > 0.0:
-                heappush(computing, (self._work + step_cpu, _MAIN))
+                heappush(computing, (self._work + step_cpu, MAIN))
                 yield
             if before > self._now:
-                heappush(waiting, (before, _MAIN))
+                heappush(waiting, (before, MAIN))
                 yield
             self._consumed.append(max(stepped, self._now))
+            if spans is not None:
+                spans.append(Span(STEP, "steps", wanted, begun, self._consumed[-1]))
         yield

@@ -57,7 +57,8 @@ class CutCost:
     """What a store after the operator `after` would take, and what it would save; all per sample.
 
     `prefix_*` is the work that a stored value saves, `read_seconds` the CPU seconds to read one instead, and
-    `write_seconds` those to store one, which only samples of the first epoch pay.
+    `write_seconds` those to store one, which only samples of the first epoch pay. `outlives` is whether a store may
+    serve later runs: not where what the values are made of could change unseen.
     """
 
     after: str
@@ -66,6 +67,7 @@ class CutCost:
     prefix_wait_seconds: float
     read_seconds: float
     write_seconds: float
+    outlives: bool = True
 
 
 @dataclass(frozen=True)
@@ -85,25 +87,30 @@ class DeferralCost:
 
 @dataclass(frozen=True)
 class ThreadsCost:
-    """What limits threads that make several samples at once up to the cut `until`, None for whole samples.
+    """What `threads` that make the samples of a batch at once were seen to gain, up to `until`, None for whole samples.
 
-    Both are per sample: `lock_seconds` hold the interpreter's lock, so that only one thread can spend them at a time;
-    `serial_seconds` are spent after the threads, by the worker's own thread (the rest of the sample, and collate).
+    They take `time_factor` times as long as one thread: 1 / threads at best, more where they wait for the interpreter's
+    lock, for storage, or for the slowest sample of a batch. They spend `cpu_factor` times the CPU. `serial_seconds` per
+    sample are spent after them, by the worker's own thread (the rest of the sample, and collate).
     """
 
+    threads: int
     until: str | None
-    lock_seconds: float
+    time_factor: float
+    cpu_factor: float
     serial_seconds: float
 
 
 @dataclass(frozen=True)
 class AllocatorGain:
-    """What reused memory saves in the main process, in CPU seconds per sample, where that one makes the batch.
+    """What reused memory saves in the main process, in CPU seconds per sample: where it makes whole batches itself, and
+    where it only runs their last operators.
 
     `kept_bytes` is what the process then keeps from the system.
     """
 
-    main_seconds: float
+    making_seconds: float
+    finishing_seconds: float
     kept_bytes: float
 
 

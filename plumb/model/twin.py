@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from plumb.model.demand import demand
-from plumb.model.operational import main_seconds_of_step
+from plumb.model.operational import loader_rates, loop_rates, main_seconds_of_step
 from plumb.model.simulate import Loading, simulate
 from plumb.model.situation import Situation
 from plumb.plan import Config
@@ -35,8 +35,14 @@ def loading(situation: Situation, config: Config) -> Loading:
 
 
 def simulated_rate(situation: Situation, config: Config, batches: int, seed: int = 0) -> float:
-    """Samples per second of the training loop in a simulation, with workers that are there when an epoch begins."""
-    return simulate(loading(situation, config), batches, seed).batches_per_second * situation.samples_per_batch
+    """Samples per second of the training loop in a simulation, with workers that are there when an epoch begins.
+
+    No more than the bounds allow: the simulated worker never has more than one core, a real one with threads may.
+    """
+    wanted = demand(situation, config)
+    bound = loop_rates(situation, wanted, config.num_workers, loader_rates(situation, wanted, config.num_workers, True))
+    simulated = simulate(loading(situation, config), batches, seed).batches_per_second * situation.samples_per_batch
+    return min(simulated, float(bound))
 
 
 def _spread(batch_seconds: tuple[float, ...]) -> tuple[float, ...]:

@@ -37,7 +37,7 @@ class Sampled:
 
 
 def sampled(loader: DataLoader[Any], stream: IndexStream | None, seconds: float) -> Sampled:
-    """Reads samples and collates them for about `seconds`, in this thread and with one torch thread, as workers do.
+    """Reads samples and collates them for about `seconds`, in this thread, as a loader without workers does.
 
     Medians over batches, per sample; `main_seconds`, the hand-over from a worker, isn't seen from here and is 0.
     Raises what the dataset raises.
@@ -47,14 +47,13 @@ def sampled(loader: DataLoader[Any], stream: IndexStream | None, seconds: float)
     nbytes = tensors = 0
     read = _reader(loader, stream)
     deadline = time.perf_counter() + seconds
-    with one_torch_thread():
-        while not spans or time.perf_counter() < deadline:
-            begin = (time.perf_counter(), time.thread_time())
-            batch, size = next(read)
-            wall, cpu = time.perf_counter() - begin[0], time.thread_time() - begin[1]
-            nbytes, tensors = batch_bytes(batch)
-            spans.append(_Span(wall / size, cpu / size))
-            read_samples += size
+    while not spans or time.perf_counter() < deadline:
+        begin = (time.perf_counter(), time.thread_time())
+        batch, size = next(read)
+        wall, cpu = time.perf_counter() - begin[0], time.thread_time() - begin[1]
+        nbytes, tensors = batch_bytes(batch)
+        spans.append(_Span(wall / size, cpu / size))
+        read_samples += size
     # The first batch opens files and fills caches that every later one finds.
     spans = spans[1:] or spans
     wall = statistics.median(span.wall_seconds for span in spans)

@@ -1,9 +1,43 @@
-"""Bytes that the calling thread reads through system calls, page cache or not."""
+"""What is read: the bytes that a thread gets through system calls, and how long reads take that are made at once."""
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import cycle, islice
+from statistics import median
 from types import TracebackType
+from typing import Any
+
+from plumb.profile.threads import one_torch_thread
+
+
+@dataclass(frozen=True)
+class ReadsAtOnce:
+    """The median of single reads' seconds while so many were made at once, and the share of a core that they took."""
+
+    median_seconds: float
+    cpu_share: float
+
+
+def reads_at_once(read: Callable[[Any], Any], indices: Sequence[Any], outstanding: int, reads: int) -> ReadsAtOnce:
+    """Makes so many reads, `outstanding` at a time, by threads that have read before. Raises what `read` raises."""
+
+    def seconds_of(index: Any) -> float:
+        begin = time.perf_counter()
+        read(index)
+        return time.perf_counter() - begin
+
+    ahead = cycle(indices)
+    with one_torch_thread(), ThreadPoolExecutor(outstanding) as pool:
+        list(pool.map(read, islice(ahead, outstanding)))
+        begin, cpu = time.perf_counter(), time.process_time()
+        seconds = list(pool.map(seconds_of, islice(ahead, reads)))
+        cpu_share = (time.process_time() - cpu) / (time.perf_counter() - begin)
+    return ReadsAtOnce(median(seconds), cpu_share)
 
 
 class ReadCounter:

@@ -13,8 +13,7 @@ from rich.text import Text
 
 from plumb.model.whatif import Forecast
 from plumb.plan import LoaderPlan, Plan
-from plumb.report.terminal import short
-from plumb.report.words import RESOURCES, reason
+from plumb.report.words import RESOURCES, reason, short
 from plumb.units import format_rate
 
 
@@ -43,10 +42,11 @@ def _lines(loader: LoaderPlan, forecast: Forecast) -> Iterable[str]:
     if prediction.then is not None:
         bound = format_rate(prediction.bounds[prediction.then])
         yield f"What would bind next is {RESOURCES[prediction.then]}, at {bound}."
-    yield _advice(forecast)
+    yield advice(forecast)
 
 
-def _advice(forecast: Forecast) -> str:
+def advice(forecast: Forecast) -> str:
+    """What to buy, where anything would help."""
     if forecast.is_fed:
         return "Buy nothing for the data: the training step binds."
     if not forecast.purchases:

@@ -12,13 +12,13 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 class Display:
     """A line that moves on a terminal; elsewhere one plain line for each phase. The script's output passes through."""
 
-    def __init__(self, console: Console, quiet: bool) -> None:
+    def __init__(self, console: Console, quiet: bool, first: str = "starting your script") -> None:
         self._console = console
         self._quiet = quiet
         self._progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
         )
-        self._task = self._progress.add_task("starting your script", total=None)
+        self._task = self._progress.add_task(first, total=None)
         self._is_live = console.is_terminal and not quiet
         self._rest = b""
 

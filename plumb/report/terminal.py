@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Sequence
 
@@ -11,15 +10,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from plumb.plan import Config, LoaderPlan, Plan, Trial, TuningCost
+from plumb.plan import LoaderPlan, Plan
 from plumb.profile.device_profile import DeviceProfile
 from plumb.report.device import render as render_device
-from plumb.report.words import RESOURCES, reason
+from plumb.report.words import arguments, bottleneck, cost, how_to_use, last_of_each, short, whole
 from plumb.trace.stored import from_node_link
 from plumb.units import format_bytes, format_rate, format_seconds
 
 _BAR_CELLS = 24
 _FILES_SHOWN = 3
+_TRIALS_SHOWN = 5
 # Operators with a smaller share of a sample's time are left to `plumb trace`.
 _SMALL = 0.03
 
@@ -39,10 +39,22 @@ def _loader(loader: LoaderPlan) -> Iterable[RenderableType]:
         (loader.name, "bold"),
         (f"  {loader.site}, {loader.dataset}, batch {loader.samples_per_batch:.0f}", "dim"),
     )
-    yield Padding(_before_and_after(loader), (0, 0, 0, 2))
-    yield Padding(_why(loader), (0, 0, 0, 2))
-    for note in loader.notes:
-        yield Padding(Text(f"· {note}"), (0, 0, 0, 2))
+    blocks: list[RenderableType] = [Group(_before_and_after(loader), _why(loader))]
+    if loader.end_to_end is not None:
+        # What doesn't feed the training is told more briefly: one screen must hold it all.
+        blocks += [*_shares(loader), _bounds(loader), *_operators(loader), _trials(loader)]
+    notes = [*loader.notes, *_not_offered(loader)]
+    blocks += [Group(*(Text(f"· {note}") for note in notes))] if notes else []
+    for place, block in enumerate(blocks):
+        yield Padding(block, (int(place > 0), 0, 0, 2))
+
+
+def _not_offered(loader: LoaderPlan) -> Iterable[str]:
+    """The reason that the most is lost by: what holds for the whole sample, not for one of many cuts."""
+    for reason in loader.rewrites.reasons:
+        if not reason.lower().startswith("no cut"):
+            yield reason.rstrip(".")
+            return
 
 
 def _before_and_after(loader: LoaderPlan) -> RenderableType:
@@ -77,20 +89,50 @@ def _why(loader: LoaderPlan) -> RenderableType:
         waits = loader.end_to_end.baseline_waiting_share if loader.end_to_end else None
         share = f" Your loop waits for data {waits:.1%} of its time." if waits is not None else ""
         lines.append(Text("Nothing to change." + share))
-    lines.append(Text(f"What limits it now is {reason(loader.predicted, loader.tuned.config)}." + _then(loader)))
+    lines.append(Text(bottleneck(loader)))
     if loader.sample is not None:
-        cost = loader.sample
+        sample = loader.sample
         lines.append(
             Text(
-                f"A sample takes {format_seconds(cost.cpu_seconds)} of CPU and {format_seconds(cost.wait_seconds)} of "
-                f"waiting, and is {format_bytes(cost.output_bytes)} of its batch.",
+                f"A sample takes {format_seconds(sample.cpu_seconds)} of CPU and {format_seconds(sample.wait_seconds)} "
+                f"of waiting, and is {format_bytes(sample.output_bytes)} of its batch.",
                 style="dim",
             )
         )
-    if loader.end_to_end is not None:
-        # What doesn't feed the training is told more briefly: one screen must hold it all.
-        lines += [_bounds(loader), *_operators(loader), _trials(loader.trials)]
     return Group(*lines)
+
+
+_STEP_PARTS = {
+    "step": ("step", "green"),
+    "compute": ("computing samples", "blue"),
+    "read": ("reading", "yellow"),
+    "transfer": ("hand-over", "magenta"),
+}
+
+
+def _shares(loader: LoaderPlan) -> Iterable[RenderableType]:
+    """Where the time of a training step goes, before and after, on one scale; nothing where that isn't known."""
+    loop = loader.end_to_end
+    if loop is None or loop.baseline_shares is None or loop.tuned_shares is None:
+        return
+    sides = [("before", loop.baseline_shares, loader.samples_per_batch / loop.baseline)]
+    if loader.tuned.config != loader.baseline.config:
+        sides.append(("after", loop.tuned_shares, loader.samples_per_batch / loop.tuned))
+    longest = max(seconds for _, _, seconds in sides)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for heading, justify in (("a step", "left"), ("takes", "right"), ("", "left"), ("of which", "left")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for name, shares, seconds in sides:
+        parts = {part: getattr(shares, part) for part in _STEP_PARTS}
+        cells = whole({part: share * seconds / longest * _BAR_CELLS for part, share in parts.items()})
+        bar = Text.assemble(*(("█" * count, _STEP_PARTS[part][1]) for part, count in cells.items()))
+        told = Text(", ").join(
+            Text(f"{percents}% {_STEP_PARTS[part][0]}", style=_STEP_PARTS[part][1])
+            for part, percents in whole({part: 100 * share for part, share in parts.items()}).items()
+            if percents
+        )
+        table.add_row(name if len(sides) > 1 else "as it is", format_seconds(seconds), bar, told)
+    yield table
 
 
 def _operators(loader: LoaderPlan) -> Iterable[RenderableType]:
@@ -101,26 +143,22 @@ def _operators(loader: LoaderPlan) -> Iterable[RenderableType]:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for heading, justify in (("a sample goes through", "left"), ("", "left"), ("time", "right"), ("", "left")):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-    whole = max(pipeline.sample_seconds, pipeline.attributed_seconds)
+    whole_seconds = max(pipeline.sample_seconds, pipeline.attributed_seconds)
     for operator in pipeline.operators:
-        share = operator.wall_seconds / whole
+        share = operator.wall_seconds / whole_seconds
         if share >= _SMALL:
             kind = f"{operator.kind}, waits" if operator.waits else operator.kind
             row = (_bar(share, "cyan"), Text(format_seconds(operator.wall_seconds)), Text(kind, style="dim"))
             table.add_row(Text(operator.name), *row)
     yield table
-    if loader.device is not None:
-        yield render_device(DeviceProfile.from_dict(loader.device), pipeline)
+    device = DeviceProfile.from_dict(loader.device) if loader.device is not None else None
+    if device is not None and device.device is not None:
+        yield render_device(device, pipeline)
 
 
 def _bar(share: float, style: str) -> Text:
     filled = round(share * _BAR_CELLS)
     return Text("█" * filled + "░" * (_BAR_CELLS - filled), style=style)
-
-
-def _then(loader: LoaderPlan) -> str:
-    then = loader.predicted.then
-    return f" What would bind next is {RESOURCES.get(then, then)}." if then else ""
 
 
 def _bounds(loader: LoaderPlan) -> RenderableType:
@@ -136,71 +174,53 @@ def _bounds(loader: LoaderPlan) -> RenderableType:
     return table
 
 
-def _trials(trials: Iterable[Trial]) -> RenderableType:
+def _trials(loader: LoaderPlan) -> RenderableType:
     """What was tried, the best first; of several readings of one configuration the last."""
-    last = {trial.config: trial for trial in trials}
+    tried = last_of_each(loader.trials)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", style="dim", pad_edge=False)
-    for heading in ("tried", "samples/s", "interval", "model says", ""):
-        table.add_column(heading, justify="left" if heading in ("tried", "") else "right")
-    for trial in sorted(last.values(), key=lambda trial: -(trial.samples_per_second or 0.0)):
+    own = (loader.baseline.config, loader.tuned.config)
+    shown = [trial for place, trial in enumerate(tried) if place < _TRIALS_SHOWN or trial.config in own]
+    table.add_column("tried")
+    for heading in ("samples/s", "interval", "model says", ""):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for trial in shown:
         table.add_row(
-            short(trial.config),
+            # One line each: what is chosen is told in full above.
+            Text(short(trial.config), no_wrap=True, overflow="ellipsis"),
             f"{trial.samples_per_second:,.0f}" if trial.samples_per_second else "–",
             "{:,.0f} to {:,.0f}".format(*trial.interval) if trial.interval else "",
             f"{trial.predicted_samples_per_second:,.0f}" if trial.predicted_samples_per_second else "",
             trial.outcome,
+            style="not dim bold" if trial.config == loader.tuned.config else "",
         )
-    return table
-
-
-_TIERS = {"memory": "memory", "disk": "a folder"}
-
-
-def short(config: Config) -> str:
-    """A configuration in a few words."""
-    workers, count = "no workers", config.num_workers
-    if count:
-        workers = f"{count} worker{'s' * (count > 1)}, prefetch {config.prefetch_factor}"
-    parts = [workers]
-    parts += ["persistent"] if config.persistent_workers else []
-    parts += ["pinned"] if config.pin_memory else []
-    parts += [f"{config.worker_torch_threads} torch threads"] if config.worker_torch_threads > 1 else []
-    parts += [] if config.in_order else ["any order"]
-    parts += [f"{config.fetch_threads} fetch threads"] if config.fetch_threads > 1 else []
-    parts += [f"{config.cache.after} stored in {_TIERS[config.cache.tier]}"] if config.cache else []
-    parts += [f"last {len(config.deferred)} on batches"] if config.deferred else []
-    parts += ["reused memory"] if config.allocator_reuse else []
-    return ", ".join(parts)
+    more = len(tried) - len(shown)
+    return Group(table, Text(f"and {more:,} more", style="dim")) if more else table
 
 
 def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
     changed = [loader for loader in plan.loaders if loader.tuned.config != loader.baseline.config]
     if changed:
-        yield Text.assemble("Use it:  ", (f"plumb run {plan.script}", "bold"), f"   (the plan is in {plan_path})")
+        where = f"   (the plan is in {plan_path})" if plan.script else ""
+        yield Text.assemble("Use it:   ", (how_to_use(plan, plan_path), "bold"), where)
         for loader in changed:
             if loader.tuned.config.needs_runtime:
                 continue
-            yield Text(f"or write  DataLoader(..., {arguments(loader.tuned.config)})  at {loader.site}")
+            yield Text(f"or write: DataLoader(..., {arguments(loader.tuned.config)})  at {loader.site}")
+        if plan.script and not all(loader.tuned.config.needs_runtime for loader in changed):
+            yield Text.assemble("or let:   ", (f"plumb apply {plan.script}", "bold"), "  write it for you")
+    if plan_path:
+        yield Text.assemble("See all:  ", (f"plumb report {plan_path} --html report.html", "bold"))
     if plan.written_files:
         yield Text(f"The script wrote, while it was tuned: {_some(plan.written_files)}", style="yellow")
     for loader in plan.loaders:
         if loader.cost is not None:
-            yield Text(_cost(loader, loader.cost), style="dim")
-    yield Text(
-        f"{format_seconds(plan.startup_seconds)} until your script's loop began, "
-        f"{format_seconds(plan.tuning_seconds)} of tuning.",
-        style="dim",
-    )
-
-
-def _cost(loader: LoaderPlan, cost: TuningCost) -> str:
-    """What the tuning took, and when that is paid back."""
-    text = (
-        f"Tuning {loader.name} took {format_seconds(cost.seconds)}, {cost.samples:,.0f} samples and "
-        f"{format_seconds(cost.cpu_seconds)} of CPU"
-    )
-    steps = loader.payback_steps
-    return f"{text}; {math.ceil(steps):,} training steps pay that back." if steps is not None else f"{text}."
+            yield Text(cost(loader, loader.cost), style="dim")
+    if plan.script:
+        yield Text(
+            f"{format_seconds(plan.startup_seconds)} until your script's loop began, "
+            f"{format_seconds(plan.tuning_seconds)} of tuning.",
+            style="dim",
+        )
 
 
 def _some(files: Sequence[str]) -> str:
@@ -208,12 +228,6 @@ def _some(files: Sequence[str]) -> str:
     shown = ", ".join(os.path.relpath(file) for file in files[:_FILES_SHOWN])
     more = len(files) - _FILES_SHOWN
     return f"{shown} and {more:,} more" if more > 0 else shown
-
-
-def arguments(config: Config) -> str:
-    """A configuration as torch's keyword arguments, without those that say no."""
-    given = config.loader_arguments().items()
-    return ", ".join(f"{name}={value!r}" for name, value in given if value or name in ("num_workers", "in_order"))
 
 
 def print_report(plan: Plan, plan_path: str, console: Console) -> None:

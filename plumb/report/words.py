@@ -1,8 +1,13 @@
-"""Resources in words."""
+"""Resources and configurations in words."""
 
 from __future__ import annotations
 
-from plumb.plan import Config, Prediction
+import itertools
+import math
+from collections.abc import Iterable
+
+from plumb.plan import Config, LoaderPlan, Plan, Prediction, Trial, TuningCost
+from plumb.units import format_seconds
 
 RESOURCES = {
     "cpu": "the CPU",
@@ -20,11 +25,110 @@ _REASONS = {
     "transfer": "it moves no more bytes than this",
     "step": "it gets its data as fast as it can take it",
 }
+# A loop that waits for less of its time is as good as fed.
+_FED_STILL_WAITS = 0.1
+_TIERS = {"memory": "memory", "disk": "a folder"}
+# Where the time of a training step goes: the fields of `StepShares`, in the order in which they are shown.
+SHARES = {
+    "step": "the training step",
+    "compute": "waiting for samples to be computed",
+    "read": "waiting for reads",
+    "transfer": "taking batches over",
+}
 
 
 def reason(prediction: Prediction, config: Config) -> str:
     """What limits a configuration, and how that shows."""
-    bottleneck = prediction.bottleneck
-    if bottleneck == "main process" and not config.num_workers:
+    binding = prediction.bottleneck
+    if binding == "main process" and not config.num_workers:
         return "the main process: it loads every batch itself, between two steps"
-    return f"{RESOURCES[bottleneck]}: {_REASONS[bottleneck]}"
+    return ": ".join(filter(None, (RESOURCES.get(binding, binding), _REASONS.get(binding))))
+
+
+def bottleneck(loader: LoaderPlan) -> str:
+    """What limits a loader now, and what would next; and where the loop says otherwise than the model, that."""
+    predicted = loader.predicted
+    waiting = loader.end_to_end.tuned_waiting_share if loader.end_to_end else None
+    if predicted.bottleneck == "step" and waiting is not None and waiting > _FED_STILL_WAITS:
+        return (
+            f"By the model, {RESOURCES['step']} should limit it now, yet your loop still waited for data "
+            f"{waiting:.0%} of its time."
+        )
+    then = f" What would bind next is {RESOURCES.get(predicted.then, predicted.then)}." if predicted.then else ""
+    return f"What limits it now is {reason(predicted, loader.tuned.config)}.{then}"
+
+
+def short(config: Config) -> str:
+    """A configuration in a few words."""
+    workers, count = "no workers", config.num_workers
+    if count:
+        workers = f"{count} worker{'s' * (count > 1)}, prefetch {config.prefetch_factor}"
+    parts = [workers]
+    parts += ["persistent"] if config.persistent_workers else []
+    parts += ["pinned"] if config.pin_memory else []
+    parts += [f"{config.worker_torch_threads} torch threads"] if config.worker_torch_threads > 1 else []
+    parts += [] if config.in_order else ["any order"]
+    parts += [f"{config.fetch_threads} fetch threads"] if config.fetch_threads > 1 else []
+    parts += [f"{config.cache.after} stored in {_TIERS[config.cache.tier]}"] if config.cache else []
+    parts += [f"last {len(config.deferred)} on batches"] if config.deferred else []
+    parts += ["reused memory"] if config.allocator_reuse else []
+    return ", ".join(parts)
+
+
+def arguments(config: Config) -> str:
+    """A configuration as torch's keyword arguments, without those that say no."""
+    given = config.loader_arguments().items()
+    return ", ".join(f"{name}={value!r}" for name, value in given if value or name in ("num_workers", "in_order"))
+
+
+def how_to_use(plan: Plan, path: str) -> str:
+    """What puts a plan to use: a command for a script, a line of Python for what was tuned from within Python.
+
+    `path` is the plan's file, empty where it has none yet.
+    """
+    if plan.script:
+        return f"plumb run {plan.script}"
+    made = f"plumb.LoaderPlan.load({path!r})" if path else "plan"
+    return f"{made}.loader(dataset)"
+
+
+def cost(loader: LoaderPlan, took: TuningCost) -> str:
+    """What the tuning took, and when that is paid back."""
+    text = (
+        f"Tuning {loader.name} took {format_seconds(took.seconds)}, {took.samples:,.0f} samples and "
+        f"{format_seconds(took.cpu_seconds)} of CPU"
+    )
+    steps = loader.payback_steps
+    return f"{text}; {math.ceil(steps):,} training steps pay that back." if steps is not None else f"{text}."
+
+
+def grouped(reasons: Iterable[str]) -> dict[str, list[str]]:
+    """Reasons why something is not offered, as explanation -> what they explain, in their order.
+
+    >>> grouped(["No cut after a: it is random.", "No cut after b: it is random."])
+    {'it is random': ['no cut after a', 'after b']}
+    """
+    found: dict[str, list[str]] = {}
+    for reason in reasons:
+        what, _, why = reason.rstrip(".").partition(": ")
+        what = what[:1].lower() + what[1:]
+        same = found.setdefault(why or what, [])
+        same += [what.removeprefix("no cut ") if same else what] if why else []
+    return found
+
+
+def last_of_each(trials: Iterable[Trial]) -> list[Trial]:
+    """The last reading of each configuration, the fastest first."""
+    last = {trial.config: trial for trial in trials}
+    return sorted(last.values(), key=lambda trial: -(trial.samples_per_second or 0.0))
+
+
+def percent(share: float) -> str:
+    """A share for people: whole percents, and no zero for what is only small."""
+    return f"{'< 1%' if 0 < share < 0.005 else f'{share:.0%}'}".replace("%", "\N{NO-BREAK SPACE}%")
+
+
+def whole(lengths: dict[str, float]) -> dict[str, int]:
+    """The lengths as whole numbers that add up to their rounded sum."""
+    ends = [round(end) for end in itertools.accumulate(lengths.values())]
+    return {name: end - begin for name, begin, end in zip(lengths, [0, *ends], ends, strict=False)}

@@ -173,7 +173,10 @@ def _remember(place: _Place, known: _Known, alike: Any, subject: Any, arguments:
     try:
         known.subject = weakref.ref(subject)
     except TypeError:
-        return
+        if is_method:
+            return
+        # A function that can't be referred to weakly, such as numpy's, belongs to a module, which outlives samples.
+        known.subject = lambda: subject
     if len(place.known) >= MOST_KNOWN:
         place.known.clear()
     place.known[alike, id(subject)] = known

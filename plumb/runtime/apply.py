@@ -6,8 +6,6 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from plumb.plan import Config, LoaderPlan, Plan
@@ -16,10 +14,7 @@ from plumb.site import Site
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-    from plumb.runtime.allocator import Reuse
-    from plumb.runtime.epochs import Epochs
-    from plumb.runtime.handed import Handing
-    from plumb.runtime.running import Running
+    from plumb.runtime.planned import Planned
 
 # On a loader that was changed, the number of its entry in the plan: copies of the loader have it too.
 _MARK = "_plumb_loader"
@@ -32,7 +27,7 @@ class PlanApplied:
         self._plan = plan
         self._said: set[str] = set()
         # By identity: a subclass of the user's may be equal to others, or have no hash.
-        self._changed: dict[int, _Changed] = {}
+        self._changed: dict[int, Planned] = {}
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
         """The loader's arguments with the plan's in their place, where the plan is for this very loader."""
@@ -68,42 +63,19 @@ class PlanApplied:
             self._note(loader, planned)
 
     def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
-        """Starts an epoch; workers that persist are renewed where the script has changed the dataset since."""
-        from plumb.runtime.epochs import state_of
-
+        """Starts an epoch, on the plan where the loader was changed by it."""
         changed = self._changed.get(id(loader))
         if changed is None:
             mark = vars(loader).get(_MARK)
             if mark is None:
                 return start()
             changed = self._note(loader, self._plan.loaders[mark])
-        before, changed.dataset = changed.dataset, state_of(loader.dataset)
-        is_stale = before is not None and before != changed.dataset
-        if changed.running is not None:
-            is_stale = is_stale or changed.running.is_stale(loader.dataset)
-        if is_stale and changed.handing.has_workers:
-            self._say("the script changes its dataset between epochs: workers are started again, so that they see it")
-            changed.handing.renew()
-        epoch = partial(changed.epochs.start, loader, start)
-        if changed.running is not None:
-            epoch = partial(changed.running.start, loader, epoch)
-        persists_by_plan = loader.persistent_workers and not changed.users.persistent_workers
-        return changed.handing.start(loader, epoch) if persists_by_plan else epoch()
+        return changed.start(loader, start, self._say)
 
-    def _note(self, loader: DataLoader[Any], planned: LoaderPlan) -> _Changed:
-        from plumb.runtime.allocator import Reuse
-        from plumb.runtime.epochs import Epochs
-        from plumb.runtime.handed import Handing
-        from plumb.runtime.running import Running
+    def _note(self, loader: DataLoader[Any], planned: LoaderPlan) -> Planned:
+        from plumb.runtime.planned import Planned
 
-        users, config = planned.baseline.config, planned.tuned.config
-        changed = self._changed[id(loader)] = _Changed(
-            users,
-            Epochs(loader, users),
-            Handing(),
-            Running(config, planned.rewrites, is_planned=True) if config.needs_runtime else None,
-            Reuse() if config.allocator_reuse else None,
-        )
+        changed = self._changed[id(loader)] = Planned(loader, planned, planned.baseline.config)
         weakref.finalize(loader, self._changed.pop, id(loader), None).atexit = False
         return changed
 
@@ -118,21 +90,6 @@ class PlanApplied:
         if text not in self._said:
             self._said.add(text)
             print(f"plumb: {text}", file=sys.stderr)
-
-
-@dataclass
-class _Changed:
-    """A loader that runs on the plan's configuration: the user's own, and its dataset when the last epoch began.
-
-    `running` is what torch's arguments can't say, `reuse` lasts as long as the loader.
-    """
-
-    users: Config
-    epochs: Epochs
-    handing: Handing
-    running: Running | None
-    reuse: Reuse | None
-    dataset: Any = None
 
 
 def _changes(planned: LoaderPlan) -> bool:

@@ -6,6 +6,7 @@ be avoided. What else only feeds the cut is skipped with it, where it takes time
 
 from __future__ import annotations
 
+import itertools
 import operator
 import pickle
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from plumb.runtime.answered import Tree
 from plumb.runtime.calls import Calls, Sample
 from plumb.runtime.feeds import feeds_of
 from plumb.runtime.held import Held
-from plumb.trace.assemble import ids_of
+from plumb.trace.assemble import ids_of, is_called_random, name_of
 from plumb.trace.code import code_digest
 from plumb.trace.course import Traced
 from plumb.trace.pipeline import Operator, Pipeline
@@ -73,10 +74,14 @@ def find_cuts(traced: Traced) -> FoundCuts:
     reasons: list[str] = []
     for name, node in recorded.operators.items():
         reason = recorded.reason_against(node)
-        if reason:
-            reasons.append(f"No cut after {name}: {reason}.")
-        else:
+        if not reason:
             found[recorded.hoisted(node)] = name
+            continue
+        reasons.append(f"No cut after {name}: {reason}.")
+        outer = recorded.once_around(node)
+        if outer is not None:
+            is_taken = outer.name in recorded.operators or outer.name in found.values()
+            found.setdefault(recorded.hoisted(outer), f"{outer.name} around {name}" if is_taken else outer.name)
     if recorded.operators and not recorded.reason_against(recorded.entry):
         last = list(recorded.operators)[-1]
         found = {node: name for node, name in found.items() if name != last} | {recorded.entry: last}
@@ -106,6 +111,9 @@ class _Recorded:
                 return "it does not run exactly once in each sample"
             if sample.drawn is not None and sample.drawn <= calls[0].end:
                 return "random numbers are drawn before its end"
+            for called in filter(is_called_random, self.operators.values()):
+                if any(call.start <= calls[0].end for call in sample.of(called)):
+                    return f"{name_of(called)} is marked as not deterministic"
         for one, other in zip(self.first, self.second, strict=True):
             made, again = one.of(node)[0].digest, other.of(node)[0].digest
             if made is None or again is None:
@@ -113,6 +121,13 @@ class _Recorded:
             if made != again:
                 return "its output differs when a sample is repeated"
         return _pickling_error(self.results[node])
+
+    def once_around(self, node: Node) -> Node | None:
+        """The innermost call around `node`, which runs several times in a sample, that could be cut itself."""
+        if all(len(sample.of(node)) == 1 for sample in (*self.first, *self.second)):
+            return None
+        inside = itertools.takewhile(lambda outer: outer is not self.entry, node.ancestors())
+        return next((outer for outer in inside if outer.parent and not self.reason_against(outer)), None)
 
     def hoisted(self, node: Node) -> Node:
         """The outermost call that returns the very object which `node` returns, and could be cut as well."""

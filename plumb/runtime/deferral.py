@@ -29,6 +29,8 @@ from plumb.trace.assemble import name_of
 
 FOLLOWED_SAMPLES = 4
 REPETITIONS = 5
+# A larger batch is not made only to measure what it costs: per sample, it costs no more than this one.
+_MEASURED_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,13 @@ class _Step:
     hands_on: bool
 
 
-def find_deferral(dataset: Any, collate_fn: Collate, indices: Sequence[Any]) -> FoundDeferral:
+def find_deferral(
+    dataset: Any, collate_fn: Collate, indices: Sequence[Any], samples_per_batch: int | None = None
+) -> FoundDeferral:
     """The operators of a map-style dataset that may be deferred, tried out on the samples at `indices`.
 
-    Several indices are needed, of samples that differ. The random generators are put back. Raises what the dataset
-    raises.
+    Several indices are needed, of samples that differ. The cost is that of a batch of `samples_per_batch`, or of as
+    many as there are indices. The random generators are put back. Raises what the dataset raises.
     """
     if hasattr(type(dataset), "__getitems__") and not type(dataset).__module__.startswith("torch.utils.data"):
         return FoundDeferral(None, None, f"{type(dataset).__name__} loads several samples at once")
@@ -85,7 +89,7 @@ def find_deferral(dataset: Any, collate_fn: Collate, indices: Sequence[Any]) -> 
                 deferral = Deferral(places, leaf, code)
                 reason = try_out(deferral, dataset, collate_fn, indices)
                 if not reason:
-                    return FoundDeferral(deferral, _cost(chosen, len(indices)), "")
+                    return FoundDeferral(deferral, _cost(chosen, samples_per_batch or len(indices)), "")
                 reasons.append(f"{chosen[0].name} to {chosen[-1].name}: {reason}")
         return FoundDeferral(None, None, reasons[0] if reasons else "no tensor in the sample is made of another one")
 
@@ -197,6 +201,7 @@ def _suffixes(steps: Sequence[_Step]) -> Iterator[list[_Step]]:
 
 def _cost(steps: Sequence[_Step], samples: int) -> DeferralCost:
     """Measured on a batch of so many samples: what takes fresh memory is slower the larger it is."""
+    samples = max(1, min(samples, _MEASURED_BYTES // max(steps[-1].made[0].nbytes, 1)))
     before = list(islice(cycle(steps[-1].made), samples))
     after = [tensor.as_subclass(torch.Tensor) for tensor in islice(cycle(steps[0].given), samples)]
     packed = pack([step.call for step in steps])

@@ -41,13 +41,13 @@ class Held:
         found = list(_walk(dataset))
         self.generators = [value for value in found if is_generator(value)]
         self._start = [_get_state(generator) for generator in self.generators]
-        self._objects = [value for value in found if _has_attributes(value) and _makes_samples(value)]
+        self.objects = [value for value in found if _has_attributes(value) and _makes_samples(value)]
 
     def state(self) -> dict[tuple[int, str], tuple[Any, int]]:
         """What each attribute of each object is, and how much is in it where it can grow. Compare with `changed`."""
         return {
             (place, name): (value, len(value) if isinstance(value, GROWING) else 0)
-            for place, item in enumerate(self._objects)
+            for place, item in enumerate(self.objects)
             for name, value in list(vars(item).items())
         }
 
@@ -56,7 +56,7 @@ class Held:
         after = self.state()
         for key in before | after:
             if not _is_same(before.get(key), after.get(key)):
-                return f"{type(self._objects[key[0]]).__name__}.{key[1]}"
+                return f"{type(self.objects[key[0]]).__name__}.{key[1]}"
         return ""
 
     @contextmanager

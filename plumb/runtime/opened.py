@@ -7,14 +7,18 @@ import stat
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator, ValuesView
+from collections.abc import Callable, Iterable, Iterator, ValuesView
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from plumb.profile.storage import ReadCounter
+
 _SYSTEM = ("/proc/", "/dev/", "/sys/")
 _CODE = (".py", ".pyc", ".so")
 _MISSING = -1
+# A file may be read twice, for its kind and for its content, and a few bytes come from pipes and clocks.
+_TIMES_READ, _BYTES_OF_NO_FILE = 2, 256
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,26 @@ def opened_files() -> Iterator[ValuesView[OpenedFile]]:
         _listening.files = outer
         if outer is not None:
             outer.update(files | outer)
+
+
+def reads_unseen(read: Callable[[Any], Any], arguments: Iterable[Any], waits: bool) -> bool:
+    """Whether `read` takes more from files than those that Python opens can give it, so that changes would be missed.
+
+    `waits` says that it waits for something; where it opens no file meanwhile, that may be a server. Each argument is
+    read twice: first code and caches are loaded, which do not count.
+    """
+    for argument in arguments:
+        read(argument)
+        with opened_files() as files, ReadCounter() as counter:
+            before = counter.bytes_read()
+            read(argument)
+            after = counter.bytes_read()
+        if waits and not files:
+            return True
+        given = sum(max(file.size_bytes, 0) for file in files)
+        if before is not None and after is not None and after - before > _TIMES_READ * given + _BYTES_OF_NO_FILE:
+            return True
+    return False
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:

@@ -87,7 +87,7 @@ class Running:
             parts["worker_init_fn"] = WorkerInit(
                 config.worker_torch_threads, config.allocator_reuse, loader.worker_init_fn
             )
-        with _exchanged(loader, parts):
+        with exchanged(loader, parts):
             batches = start()
         return batches if self._deferral is None else Undeferred(batches)
 
@@ -113,7 +113,7 @@ def cut_of(config: Config, rewrites: Rewrites) -> Cut | None:
 
 
 @contextmanager
-def _exchanged(loader: DataLoader[Any], parts: Mapping[str, Any]) -> Iterator[None]:
+def exchanged(loader: DataLoader[Any], parts: Mapping[str, Any]) -> Iterator[None]:
     """The loader with other parts inside. Torch forbids to set them on a loader that is made, so this goes past it."""
     theirs = {name: getattr(loader, name) for name in parts}
     try:

@@ -238,20 +238,29 @@ def remove_root_if_empty(root: Path) -> None:
         root.rmdir()
 
 
-def cache_home() -> Path:
-    """Where this user's small files of plumb are."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "plumb"
+def user_folder() -> Path:
+    """The folder of what plumb keeps for this user from one run to the next; it need not exist."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "plumb"
+
+
+def make_user_folder() -> Path:
+    """The same, made where it is missing, for nobody else to look into. Raises OSError."""
+    folder = user_folder()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def _index() -> Path:
-    return cache_home() / "cache-folders"
+    return user_folder() / "cache-folders"
 
 
 def _remember(root: Path) -> None:
     """Adds a folder to the index. One that can't be written only means that the store is not listed."""
     index = _index()
     with contextlib.suppress(OSError):
-        index.parent.mkdir(parents=True, exist_ok=True)
+        make_user_folder()
         with index.open("a+", encoding="utf-8", errors="surrogateescape") as file:
             file.seek(0)
             if str(root) not in file.read().splitlines():

@@ -16,8 +16,9 @@ STOPPED = "stopped early: slower"
 
 @dataclass(frozen=True)
 class Reading:
-    """A configuration tried for real: the loader's rate and the loop's, or why there are none.
+    """A configuration tried for real: the loader's rate, and the loop's over a training, or why there are none.
 
+    The loader's is that of later epochs; in the loop's, the first one counts too, which fills a store.
     `over` is the limit that it came to while it ran, though the model had it fit.
     """
 
@@ -100,7 +101,7 @@ class Ledger:
 
         low, high = steady.rate.interval
         rate = Rate(over_an_epoch(steady.rate.samples_per_second), (over_an_epoch(low), over_an_epoch(high)))
-        loop = operational.loop_rate(situation, config, rate.samples_per_second)
+        loop = operational.training_rate(situation, config, rate.samples_per_second)
         memory = steady.memory
         self._take_down(
             Trial(

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,20 @@ class IndexStream:
                 return next(self._epoch)
             except StopIteration:
                 raise NoBatchesError("the sampler has no more batches") from None
+
+    def some(self, batches: int, samples: int) -> list[Any]:
+        """The indices of the next batches: of no more than so many, and no further than to so many samples.
+
+        Empty where a batch is not a sequence of indices. Raises NoBatchesError as iteration does.
+        """
+        indices: list[Any] = []
+        for batch in islice(self, batches):
+            if not isinstance(batch, Sequence):
+                break
+            indices += batch
+            if len(indices) >= samples:
+                break
+        return indices
 
 
 class SizedIndices:

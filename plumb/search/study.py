@@ -42,7 +42,7 @@ class _Search:
     def __init__(self, ranking: Ranking, known: Sequence[Reading], space: Space, record: Record, seed: int) -> None:
         self.readings = {reading.config: reading for reading in known}
         self._ranking = ranking
-        self._predicted = {candidate.config: candidate.samples_per_second for candidate in ranking.best}
+        self._predicted = {candidate.config: candidate.training_samples_per_second for candidate in ranking.best}
         self._space = space
         self._distributions = space.distributions()
         self._seen: list[Seen] = []
@@ -104,13 +104,15 @@ class _Search:
         best = self.best
         interval = best.loader.interval if best.loader else (best.loop_rate, best.loop_rate)
         untried = (
-            candidate.samples_per_second for candidate in self._ranking.best if not self.is_known(candidate.config)
+            candidate.training_samples_per_second
+            for candidate in self._ranking.best
+            if not self.is_known(candidate.config)
         )
         return remaining_gain(untried, model_error(self._seen), best.loop_rate, interval, enough)
 
     def _prediction(self, config: Config) -> float:
         situation = self._space.situation
-        return self._predicted.get(config) or operational.loop_rate(
+        return self._predicted.get(config) or operational.training_rate(
             situation, config, operational.loader_rate(situation, config)
         )
 
@@ -220,5 +222,5 @@ def _kept(trials: Iterable[Trial], space: Space) -> dict[Config, float]:
         if space.holds(trial.config):
             # The store that this tuning has room for, where it is another one.
             config = space.config(space.parameters(trial.config))
-            kept[config] = operational.loop_rate(situation, config, trial.samples_per_second or 0.0)
+            kept[config] = operational.training_rate(situation, config, trial.samples_per_second or 0.0)
     return kept

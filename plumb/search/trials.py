@@ -160,12 +160,12 @@ class Trials:
             return self.ledger.failed(config, f"not tried: steady after {steady_after:.0f} s at the earliest")
 
         def hopeless(chunks: Sequence[Chunk]) -> bool:
-            highest = operational.loop_rate(situation, config, rate_of(chunks).interval[1])
+            highest = operational.training_rate(situation, config, rate_of(chunks).interval[1])
             return len(chunks) >= _CHUNKS_TO_JUDGE and highest < floor
 
         def told(chunks: Sequence[Chunk]) -> bool:
             rate = rate_of(chunks).samples_per_second
-            on_chunk(len(chunks), operational.loop_rate(situation, config, rate))
+            on_chunk(len(chunks), operational.training_rate(situation, config, rate))
             return hopeless(chunks)
 
         try:

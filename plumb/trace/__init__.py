@@ -28,6 +28,10 @@ def trace(
 
     Raises `plumb.trace.sources.TraceError` (a ValueError) where there is nothing to trace, and whatever the dataset
     itself raises.
+
+    >>> import plumb, torch
+    >>> plumb.trace(torch.rand(64, 1000), samples=8).samples
+    8
     """
     from plumb.trace.course import trace as run
 

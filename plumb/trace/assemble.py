@@ -73,6 +73,8 @@ def ids_of(operators: list[Node]) -> dict[Node, str]:
 def name_of(node: Node) -> str:
     """What a reader calls a node: the callee's name as the source has it, or the expression for an operation."""
     site = node.site
+    if node.hint is not None and node.hint.name:
+        return node.hint.name
     if site.kind == "operation":
         return site.text.removeprefix("self.")
     if site.kind == "store":
@@ -116,7 +118,7 @@ def _operator(node: Node, operator_id: str, parts: list[Node], observed: Observe
         output_type=None if made is None else made.type,
         output_shape=None if made is None else made.shape,
         output_dtype=None if made is None else made.dtype,
-        random=any(fact.draws or _differs_for_equal_input(fact) for fact in facts.values()),
+        random=is_called_random(node) or any(fact.draws or _differs_for_equal_input(fact) for fact in facts.values()),
         releases_gil=None if free is None else free > FREE_SHARE,
     )
 
@@ -171,6 +173,16 @@ def _repeats(facts: Facts) -> bool | None:
     return True if all(None not in pair for pair in pairs) else None
 
 
+def is_called_random(node: Node) -> bool:
+    """Whether the user says that a callee's output depends on more than its input."""
+    return node.hint is not None and node.hint.deterministic is False
+
+
+def _hinted(node: Node, repeats: bool | None) -> bool | None:
+    """Whether repeated samples gave the same; where that can't be told, what the user says."""
+    return node.hint.deterministic if repeats is None and node.hint is not None else repeats
+
+
 def _flow(passed: Passed, consumer: Node, observed: Observed, producer_ratio: float) -> Flow:
     collated = consumer.is_collating
     samples = len(passed.units) * (observed.batch_samples if collated else observed.unit_samples)
@@ -190,6 +202,7 @@ def _with_determinism(graph: nx.DiGraph, observed: Observed, ids: Mapping[Node, 
     """
     result = graph.copy()
     repeats = {name: _repeats(observed.discovery.facts.get(node, Facts())) for node, name in ids.items()}
+    repeats |= {name: _hinted(node, repeats[name]) for node, name in ids.items()}
     for name in nx.topological_sort(graph):
         operator = graph.nodes[name]["operator"]
         before = [result.nodes[other]["operator"] for other in nx.ancestors(graph, name)]

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+from plumb.hints import hint_of
+
 PLUMB_FOLDER = __file__.rpartition("trace")[0]
 STANDARD_FOLDERS = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
 LIBRARY_FOLDERS = (*STANDARD_FOLDERS, PLUMB_FOLDER)
@@ -115,13 +117,16 @@ def _function_name(function: FunctionType) -> str:
 def expands(callee: Callee, caller: FunctionType | None, holder: object) -> bool:
     """Whether to descend into a callee, called from `caller`, whose own receiver is `holder`; no caller at the entry.
 
-    The user's code always; library code at the entry and where it leads on.
+    The user's code always, unless the user says that it is one operator; library code at the entry and where it leads
+    on.
     """
     function = callee.function
     if function is None or (function.__module__ or "").startswith(TORCH_COLLATE):
         return False
     if caller is None:
         return True
+    if hint_of(function) is not None:
+        return False
     if is_user_code(function) or is_user_code(getattr(function, "__wrapped__", None)):
         return True
     if is_standard(function):

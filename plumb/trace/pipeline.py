@@ -23,6 +23,11 @@ class Operator:
     `deterministic`: its output depends on the index alone (nothing before it is random either, and repeated samples
     were bitwise equal); None where that can't be told.
     `read_bytes` and `releases_gil` are None where they could not be measured.
+
+    >>> import plumb, torch
+    >>> hottest = plumb.trace(torch.rand(64, 1000)).hottest()
+    >>> hottest.wall_seconds > 0.0
+    True
     """
 
     id: str
@@ -59,6 +64,10 @@ class Flow:
     """What goes from one operator to the next, of a sample that takes this way: sizes that vary are None in `shape`.
 
     `type` is "unseen" where the sample goes this way by a route that identities don't show.
+
+    >>> import plumb
+    >>> plumb.Flow("Tensor", (3, None, None), "uint8").shape  # images of varying size
+    (3, None, None)
     """
 
     type: str
@@ -75,6 +84,11 @@ class Pipeline:
     `graph` is acyclic; its nodes carry an `Operator` as "operator", its edges a `Flow` as "flow". `sample_seconds` is
     the untraced time of one sample, its share of collating included, and `unattributed_seconds` the part of it that no
     operator accounts for. `batch_size` is the number of samples that were collated at once, None without batching.
+
+    >>> import plumb, torch
+    >>> pipeline = plumb.trace(torch.rand(64, 1000))
+    >>> pipeline.graph.number_of_nodes() == len(pipeline.operators)
+    True
     """
 
     graph: nx.DiGraph
@@ -138,6 +152,11 @@ class Pipeline:
         for producer, consumer, flow in self.graph.edges(data="flow"):
             lines.append(f"  {_quoted(producer)} -> {_quoted(consumer)} [label={_quoted(flow_text(flow))}];")
         return "\n".join([*lines, "}"])
+
+    def _repr_html_(self) -> str:
+        from plumb.report.notebook import pipeline_html
+
+        return pipeline_html(self)
 
 
 def flow_text(flow: Flow) -> str:

@@ -87,7 +87,7 @@ def choose(root: Node, weights: Weights, readers: Collection[Node]) -> list[Node
     the user's around a single one; else its parts are.
     Parts that take nearly nothing are left out while they don't add up to much. An operator that reads from storage
     stays, however fast it was, for that is what a cold disk changes. The steps of a `Compose` stay, and what it does
-    beside them goes.
+    beside them goes. What the user says is an operator stays.
     """
     chosen = [node for entry in root.children.values() for node in _operators_below(entry, weights, readers, True)]
     chosen = _without_small(chosen, weights, readers)
@@ -98,7 +98,7 @@ def choose(root: Node, weights: Weights, readers: Collection[Node]) -> list[Node
 
 def _operators_below(node: Node, weights: Weights, readers: Collection[Node], entry: bool) -> list[Node]:
     if not node.children:
-        return [node] if weights.own[node] > 0 and node not in weights.fine else []
+        return [node] if weights.own[node] > 0 and (node not in weights.fine or node.hint is not None) else []
     runs_steps = any(child.is_step for child in node.children.values())
     beside = set() if node.is_users else _beside_steps(node, weights, readers)
     below = [
@@ -107,6 +107,8 @@ def _operators_below(node: Node, weights: Weights, readers: Collection[Node], en
         if child not in beside
         for found in _operators_below(child, weights, readers, entry=False)
     ]
+    if any(found.hint is not None for found in below):
+        return below
     large = [found for found in below if weights.total[found] >= SMALL_SHARE or found in readers]
     if not below or (not large and not runs_steps):
         return [node]
@@ -159,7 +161,7 @@ def _without_small(chosen: list[Node], weights: Weights, readers: Collection[Nod
         if share >= SMALL_SHARE or together > SMALL_SHARE_TOGETHER:
             break
         reads = any(below in readers for below in node.walk())
-        if reads or (node.is_step and share >= UNNOTICED_SHARE) or node.site is COLLATE:
+        if reads or node.hint is not None or (node.is_step and share >= UNNOTICED_SHARE) or node.site is COLLATE:
             together -= share
             continue
         dropped.add(node)

@@ -17,6 +17,7 @@ from functools import partial
 from types import FunctionType, GeneratorType, MethodType, ModuleType, TracebackType
 from typing import Any
 
+from plumb.hints import Hint, hint_of
 from plumb.plan import Step, Way
 from plumb.trace.expand import Callee, expands, is_dataset, is_step, is_user_file, position_in, resolve
 from plumb.trace.rewrite import Rewriter, Rewritten
@@ -40,7 +41,7 @@ class Node:
     A node is the same for all samples. It has `children` where its callee was expanded; `function` is then the id of
     that function, and `definition` the place where it is defined. `is_qualified` tells that the source names the callee
     by its module or class, `is_step` that the call runs a step of a `Compose` or the like, `is_part` that it reads one
-    of several datasets that a wrapper keeps in a list.
+    of several datasets that a wrapper keeps in a list. `hint` is what the user said of the callee.
     """
 
     def __init__(self, parent: Node | None, site: Site, name: str, position: str) -> None:
@@ -55,6 +56,7 @@ class Node:
         self.is_step = False
         self.is_part = False
         self.generator_name: str | None = None
+        self.hint: Hint | None = None
 
     def child(self, site: Site, name: str, position: str) -> Node:
         key = site.id, name, position
@@ -174,6 +176,7 @@ class Recorder:
             return self._next(frame, site, *arguments)
         callee = resolve(function, arguments, keywords)
         node = self._node(frame, site, callee)
+        node.hint = hint_of(callee.function)
         rewritten = self._expansion(node, callee, frame)
         if rewritten is None:
             result = self.run(node, function, arguments, keywords, leaf=True)

@@ -1,7 +1,8 @@
 """Runs all cases in each way, in a process for each way; prints one JSON object: way -> case -> what it returned.
 
 The ways: `plain`; `unchanged`, with plumb's interception on a plan that changes nothing; `changed`, on the case's plan;
-and `torch`, without plumb, but with the plan's arguments in the script.
+`unseen`, on it as a loader over a dataset that `plumb.tuned` marked, which keeps the script's arguments; and `torch`,
+without plumb, but with the plan's arguments in the script.
 """
 
 from __future__ import annotations
@@ -26,8 +27,19 @@ from plumb.runtime.apply import PlanApplied
 
 # Importing them makes the cases.
 MODULES = (batches, errors, iteration, loader_object, streams, workers)
-WAYS = ("plain", "unchanged", "changed", "torch")
+WAYS = ("plain", "unchanged", "changed", "unseen", "torch")
 _CASE_SECONDS = 40
+
+
+class Unseen(PlanApplied):
+    """Loaders of the case's plan as `plumb.decorator.MarkedDatasets` runs those over marked datasets."""
+
+    def constructing(self, site: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+        return arguments
+
+    def iterating(self, loader: Any, start: Any, plain_loop: bool) -> Iterator[Any]:
+        planned = self._changed.get(id(loader))
+        return start() if planned is None else planned.start_unseen(loader, start, self._say)
 
 
 class OfTheCase:
@@ -86,7 +98,7 @@ def printing_to(descriptor: int) -> Iterator[None]:
 
 def outcomes(way: str, names: list[str]) -> dict[str, Any]:
     current = OfTheCase()
-    if way in ("unchanged", "changed"):
+    if way in ("unchanged", "changed", "unseen"):
         intercept.install(current)
     found: dict[str, Any] = {}
     ran: dict[Any, Any] = {}
@@ -94,10 +106,11 @@ def outcomes(way: str, names: list[str]) -> dict[str, Any]:
         case = CASES[name]
         if way == "torch" and not case.like_torch:
             continue
-        tuned = case.planned if way == "changed" else case.users
+        tuned = case.planned if way in ("changed", "unseen") else case.users
         given = case.planned if way == "torch" else case.users
         if (case.run, given, tuned) not in ran:
-            current.handler = PlanApplied(plan_of(case.file, case.batch_size, case.users, tuned))
+            handler = Unseen if way == "unseen" else PlanApplied
+            current.handler = handler(plan_of(case.file, case.batch_size, case.users, tuned))
             ran[case.run, given, tuned] = outcome(case, given)
         found[name] = ran[case.run, given, tuned]
     return found

@@ -61,8 +61,8 @@ deferrals = st.builds(
     st.just(("sample",)),
 ).map(lambda deferral: (deferral,))
 threads = st.tuples(
-    st.builds(ThreadsCost, st.none(), st.floats(0, 1), st.floats(0, 1)),
-    st.builds(ThreadsCost, st.just("decode"), st.floats(0, 1), st.floats(0, 1)),
+    st.builds(ThreadsCost, st.just(8), st.none(), st.floats(1 / 8, 2), st.floats(1, 3), st.floats(0, 1)),
+    st.builds(ThreadsCost, st.just(4), st.just("decode"), st.floats(1 / 4, 2), st.floats(1, 3), st.floats(0, 1)),
 )
 calibrations = st.builds(
     Calibration,
@@ -88,7 +88,7 @@ situations = st.builds(
     cuts=cuts,
     deferrals=deferrals,
     threads=threads,
-    allocator=st.none() | st.builds(AllocatorGain, st.floats(0, 0.1), st.floats(0, 1e9)),
+    allocator=st.none() | st.builds(AllocatorGain, st.floats(0, 0.1), st.floats(0, 0.1), st.floats(0, 1e9)),
     torch_threads_speedup=st.floats(1, 8),
     read_bytes=st.floats(0, 1e7),
     storage=st.none() | st.just(StorageBandwidth((1.0, 16.0, 64.0), (1e7, 1e8, 2e8))),

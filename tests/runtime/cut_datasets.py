@@ -56,6 +56,21 @@ class Helped(Indexed):
         return {"values": jittered(self.prepared(values)), "label": label}
 
 
+class Repeated(Indexed):
+    """A helper does the same to several parts, and returns them all."""
+
+    def load(self, index):
+        parts = []
+        for part in range(3):
+            values = generated(index + part)
+            parts.append(smoothed(np.sort(values)))
+        return parts
+
+    def __getitem__(self, index):
+        first, second, third = self.load(index)
+        return jittered(first) + second * third
+
+
 class InPlace(Indexed):
     """What comes behind the cut changes the cut's value."""
 

@@ -21,6 +21,7 @@ from cut_datasets import (
     OneFile,
     OwnGenerator,
     RarelyAnother,
+    Repeated,
     Scaled,
     Wrapper,
 )
@@ -37,6 +38,8 @@ from plumb.runtime.replay import Replay
 from plumb.runtime.validate import validate_cut
 from plumb.trace import course
 from plumb.trace.values import digest
+
+pytestmark = pytest.mark.quiet
 
 
 def names(way):
@@ -133,6 +136,15 @@ def test_a_cut_that_is_not_all_that_a_helper_returns_skips_what_it_can_inside_ot
     assert names(best.way) == ["Helped", "prepared"]
     assert [names(feed) for feed in best.feeds] == [["Helped", "load", "generated"], ["Helped", "load", "smoothed"]]
     assert same_with(dataset, best)
+
+
+def test_a_helper_that_runs_once_is_cut_where_what_it_does_runs_more_often():
+    dataset = Repeated()
+    cuts, reasons = found(dataset)
+    assert names(cuts["load"].cut.way) == ["Repeated", "load"]
+    assert any("exactly once" in reason for reason in reasons)
+    assert cuts["load"].prefix_seconds > cuts["load"].suffix_cpu_seconds
+    assert same_with(dataset, cuts["load"].cut)
 
 
 def test_prefix_and_suffix_add_up_to_a_sample():

@@ -1,6 +1,8 @@
 """The files that some code reads are known."""
 
+import ctypes
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -10,7 +12,7 @@ import numpy
 import pytest
 from PIL import Image
 
-from plumb.runtime.opened import opened_files
+from plumb.runtime.opened import opened_files, reads_unseen
 
 
 def names(files):
@@ -110,7 +112,7 @@ def test_an_outer_block_knows_what_the_inner_does(tmp_path):
 def test_code_and_devices_are_left_out(tmp_path):
     (tmp_path / "data.py").write_text("a data set of programs")
     code = f"""
-from plumb.runtime.opened import opened_files
+from plumb.runtime.opened import opened_files, reads_unseen
 with opened_files() as files:
     import wave, numpy
     open("/dev/null").close()
@@ -128,7 +130,7 @@ def test_the_hook_is_installed_once_and_only_when_it_is_needed():
 import sys
 added, real = [], sys.addaudithook
 sys.addaudithook = lambda hook: (added.append(hook), real(hook))
-from plumb.runtime.opened import opened_files
+from plumb.runtime.opened import opened_files, reads_unseen
 assert not added
 for _ in range(3):
     with opened_files():
@@ -136,3 +138,34 @@ for _ in range(3):
 assert len(added) == 1
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_reads_of_what_python_opens_are_seen(tmp_path):
+    path = tmp_path / "image.png"
+    Image.fromarray(numpy.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=numpy.uint8)).save(path)
+    (tmp_path / "text").write_text("a" * 10_000)
+    for waits in (False, True):
+        assert not reads_unseen(lambda name: Image.open(tmp_path / name).convert("RGB"), ["image.png"], waits)
+        assert not reads_unseen(lambda name: (tmp_path / name).read_text(), ["text", "text"], waits)
+    assert not reads_unseen(lambda number: number * 2, [1, 2], waits=False)
+
+
+def test_reads_of_what_others_opened_are_not(tmp_path):
+    (tmp_path / "data").write_text("a" * 10_000)
+    # A library's own code opens files without a word to Python.
+    opened = ctypes.CDLL(None).open(os.fsencode(tmp_path / "data"), os.O_RDONLY)
+    try:
+        assert reads_unseen(lambda offset: os.pread(opened, 5_000, offset), [0, 5_000], waits=False)
+    finally:
+        os.close(opened)
+
+
+def test_what_comes_from_a_server_is_not_seen():
+    mine, servers = socket.socketpair()
+    with mine, servers:
+
+        def read(text):
+            servers.sendall(text)
+            return mine.recv(100)
+
+        assert reads_unseen(read, [b"hello"], waits=True)

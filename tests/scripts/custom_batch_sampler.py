@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-SAMPLES = 900
+SAMPLES = 300
 TOKENS_PER_BATCH = 1500
 EPOCHS = 3
 

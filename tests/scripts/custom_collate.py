@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-SAMPLES = 720
+SAMPLES = 256
 EPOCHS = 3
 
 

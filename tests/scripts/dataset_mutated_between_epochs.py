@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-SAMPLES = 800
+SAMPLES = 320
 EPOCHS = 4
 
 

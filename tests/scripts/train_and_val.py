@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-TRAIN_SAMPLES, VAL_SAMPLES = 640, 96
+TRAIN_SAMPLES, VAL_SAMPLES = 256, 96
 EPOCHS = 3
 CHECKPOINT = "checkpoint.pt"
 

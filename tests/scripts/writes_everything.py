@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-SAMPLES = 800
+SAMPLES = 320
 EPOCHS = 3
 DATA, LOG, MODEL = Path("records"), Path("log.txt"), Path("model.pt")
 

@@ -25,7 +25,7 @@ SITUATION = Situation(
     Limits(cpus=4),
     cuts=(CutCost("decode", 1e3, 1e-4, 0.0, 1e-5, 1e-5),),
     deferrals=(DeferralCost(("normalize",), 1e-4, 1e-6, 0.0, ("decode",)),),
-    threads=(ThreadsCost("decode", 1e-4, 5e-4),),
+    threads=(ThreadsCost(4, "decode", 0.4, 1.1, 5e-4),),
     dataset_samples=1e3,
 )
 STORE = planner.cache_choice(SITUATION.cuts[0], 1e9, 1e3)

@@ -17,6 +17,8 @@ from torch.utils.data import ConcatDataset, DataLoader, StackDataset, Subset
 from plumb.trace import Flow, Operator, Pipeline, trace
 from plumb.trace.sources import TraceError
 
+pytestmark = pytest.mark.quiet
+
 
 @pytest.fixture(scope="module")
 def detection(tmp_path_factory):

@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from plumb.trace import trace
 
+pytestmark = pytest.mark.quiet
+
 
 def names(pipeline):
     return [operator.name for operator in pipeline.operators]

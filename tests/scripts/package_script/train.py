@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from .data import RecordDataset
 
-SAMPLES = 1200
+SAMPLES = 480
 
 
 def main():

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from script_parts import LOOP, PREAMBLE
 
 from plumb.events import TrialDone
-from plumb.kept import Kept, read
 from plumb.orders import Target
 from plumb.plan import Config, Trial
+from plumb.unfinished import Unfinished, read
 
 TRIAL = Trial(Config(2, 4), 90.0, 100.0, (95.0, 105.0), "measured")
 TARGET = Target("train.py", is_module=False)
 
 
 def kept_with(*trials, comparable="study", arguments=()):
-    kept = Kept(TARGET, arguments)
+    kept = Unfinished(TARGET, arguments)
     for trial in trials:
         kept.add(TrialDone("loader", trial, comparable))
     return kept
@@ -30,10 +30,10 @@ def kept_with(*trials, comparable="study", arguments=()):
 def test_trials_are_kept_for_the_same_script_with_the_same_arguments():
     kept = kept_with(TRIAL, TRIAL)
     assert kept.count == 2
-    assert read(Kept(TARGET, ()).path, "study") == (TRIAL, TRIAL)
+    assert read(Unfinished(TARGET, ()).path, "study") == (TRIAL, TRIAL)
     assert read(kept.path, "another study") == ()
-    assert Kept(TARGET, ["--lr", "1"]).path != kept.path
-    assert Kept(Target("other.py", is_module=False), ()).path != kept.path
+    assert Unfinished(TARGET, ["--lr", "1"]).path != kept.path
+    assert Unfinished(Target("other.py", is_module=False), ()).path != kept.path
     assert os.stat(kept.path).st_mode & 0o077 == 0
     assert os.stat(kept.path.parent).st_mode & 0o077 == 0
     kept.forget()
@@ -50,7 +50,7 @@ def test_what_is_old_is_forgotten():
     path = kept_with(TRIAL).path
     last_month = time.time() - 30 * 86_400
     os.utime(path, (last_month, last_month))
-    assert read(Kept(TARGET, ()).path, "study") == ()
+    assert read(Unfinished(TARGET, ()).path, "study") == ()
 
 
 @settings(max_examples=30)

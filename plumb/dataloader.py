@@ -1,0 +1,117 @@
+"""`plumb.DataLoader`: torch's, which runs on its plan, and makes itself one where there is none."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from torch.utils.data import DataLoader as TorchDataLoader
+from torch.utils.data import Dataset
+
+from plumb.decorator import site_of
+from plumb.marks import Settings, is_off, settings_of
+from plumb.plan import Config, LoaderPlan
+
+if TYPE_CHECKING:
+    from plumb.runtime.planned import Planned
+
+T = TypeVar("T", covariant=True)
+Tune = bool | Literal["live"]
+
+
+class DataLoader(TorchDataLoader[T]):
+    """Torch's `DataLoader`, with one argument more: it runs on the plan for its dataset and this host.
+
+    The plan is looked for when the loader is first iterated. With `tune=True`, and where there is none, the loader is
+    tuned then, once, for half a minute: it says so in one line, and keeps the plan in the user's cache folder
+    (`$XDG_CACHE_HOME/plumb`, else `~/.cache/plumb`), so the next run starts at once. `tune=False` only uses a plan that
+    is there. `tune="live"` tunes while the training goes on. Samples and their order are those of torch's loader; what
+    `plumb.tuned` says of the dataset (a budget, limits) holds here too.
+
+    All other arguments are torch's. From the first epoch on, `num_workers` and the like are the plan's. With the
+    environment variable `PLUMB=off` this is torch's loader and no more. Raises what torch raises for its arguments, and
+    ValueError for another `tune`.
+
+    >>> import plumb, torch
+    >>> loader = plumb.DataLoader(torch.arange(6), batch_size=3, tune=False)
+    >>> [batch.tolist() for batch in loader]
+    [[0, 1, 2], [3, 4, 5]]
+    >>> isinstance(loader, torch.utils.data.DataLoader)
+    True
+    """
+
+    tunes_itself = True
+
+    # What the loader has before its constructor is done.
+    _planned_by: LoaderPlan | None = None
+    _users: Config | None = None
+    _planned: Planned | None = None
+
+    def __init__(self, dataset: Dataset[T], *args: Any, tune: Tune = True, **kwargs: Any) -> None:
+        if tune not in (True, False, "live"):
+            raise ValueError(f'tune={tune!r}: it is True, False or "live"')
+        super().__init__(dataset, *args, **kwargs)
+        self.tune = tune
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """The batches of an epoch, as torch's loader gives them."""
+        start = super().__iter__
+        if is_off():
+            return start()
+        if self.tune == "live" and self._planned_by is None:
+            return _live(self)
+        from plumb.selftuning import plan_of, say
+
+        if self._users is None:
+            settings = settings_of(self.dataset) or Settings()
+            self.run_on(plan_of(self, site_of(self), settings, may_tune=self.tune is True))
+        if self._planned_by is None or self._users is None:
+            return start()
+        if self._planned is None:
+            from plumb.runtime.planned import Planned
+
+            self._planned = Planned(self, self._planned_by, self._users)
+        return self._planned.start(self, start, say)
+
+    def run_on(self, planned: LoaderPlan | None) -> None:
+        """From the next epoch on, this loader runs on a plan; with None, as its own arguments say."""
+        from plumb.runtime.loader import current_config
+        from plumb.runtime.planned import attributes_of
+
+        own = self._users = current_config(self)
+        if planned is None or planned.config == own:
+            return
+        for name, value in attributes_of(self, planned.config).items():
+            # Torch forbids to set some of these on a loader that is made.
+            object.__setattr__(self, name, value)
+        self._planned_by = planned
+
+    def check_worker_number_rationality(self) -> None:
+        """Torch's advice on worker counts, which looks at cores alone; none for a count that was measured."""
+        if self._planned_by is None:
+            super().check_worker_number_rationality()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_planned": None}
+
+
+def _signature() -> inspect.Signature:
+    """Torch's own signature, with `tune` behind it."""
+    torch = inspect.signature(TorchDataLoader.__init__)
+    tune = inspect.Parameter("tune", inspect.Parameter.KEYWORD_ONLY, default=True, annotation=Tune)
+    return torch.replace(parameters=[*torch.parameters.values(), tune])
+
+
+vars(DataLoader)["__init__"].__signature__ = _signature()
+
+
+def _live(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The one place where `tune="live"` is dispatched: to `plumb.live.live_iterator`."""
+    try:
+        live = importlib.import_module("plumb.live")
+    except ModuleNotFoundError:
+        raise NotImplementedError('tune="live" is not here yet: use tune=True, which tunes once') from None
+    batches: Iterator[Any] = live.live_iterator(loader)
+    return batches

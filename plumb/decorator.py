@@ -1,0 +1,183 @@
+"""`plumb.tuned`: loaders over the datasets that it marks run on their plan, and tune themselves once without one."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
+
+from plumb import intercept
+from plumb.marks import Settings, is_off, mark, settings_of
+from plumb.site import Site, find_site
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+    from plumb.host import Limits
+    from plumb.plan import Config
+    from plumb.runtime.planned import Planned
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Decorator(Protocol):
+    """What `plumb.tuned` with arguments gives: it hands back the very class, or a function of the same signature."""
+
+    @overload
+    def __call__(self, target: type[T], /) -> type[T]: ...
+
+    @overload
+    def __call__(self, target: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+@overload
+def tuned(target: type[T], /) -> type[T]: ...
+
+
+@overload
+def tuned(target: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+@overload
+def tuned(
+    *,
+    budget: float = ...,
+    limits: Limits | None = ...,
+    plan: str | os.PathLike[str] | None = ...,
+    cache_memory_bytes: float | None = ...,
+    cache_dir: str | os.PathLike[str] | None = ...,
+    allow_reorder: bool = ...,
+) -> Decorator: ...
+
+
+def tuned(
+    target: Any = None,
+    /,
+    *,
+    budget: float = 30.0,
+    limits: Limits | None = None,
+    plan: str | os.PathLike[str] | None = None,
+    cache_memory_bytes: float | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    allow_reorder: bool = False,
+) -> Any:
+    """Lets every torch `DataLoader` over a dataset tune itself: for a Dataset class, or a function that returns one.
+
+    A loader over such a dataset, or over a `Subset` of it, runs on the plan for this dataset and this host. Where there
+    is none, it is tuned once when it is first iterated, for about `budget` seconds, and says so in one line; the plan
+    is kept in the user's cache folder (`$XDG_CACHE_HOME/plumb`, else `~/.cache/plumb`), so the next run starts at once.
+    The loader delivers what it would without: the same samples in the same order. Other loaders are left alone.
+
+    - `limits`: what may be used, where that is less than the host allows.
+    - `plan`: a file that holds the plan, or is to hold it, in place of the cache folder.
+    - `cache_memory_bytes`: what samples may take in memory (0 for none), by default what the limits leave.
+    - `cache_dir`: a folder in which samples may be stored as well.
+    - `allow_reorder`: batches may come in another order.
+
+    The class itself, or the function by all that one can ask of it, stays what it was. With the environment variable
+    `PLUMB=off` it is not touched at all. Under `plumb tune` and `plumb run` the command's own plan counts. Raises
+    TypeError for what is neither a class nor a function.
+
+    >>> import plumb, torch
+    >>> @plumb.tuned(budget=1)
+    ... class Squares(torch.utils.data.Dataset):
+    ...     def __len__(self):
+    ...         return 64
+    ...     def __getitem__(self, index):
+    ...         return index ** 2
+    >>> loader = torch.utils.data.DataLoader(Squares(), batch_size=32)
+    >>> [batch.sum().item() for batch in loader]
+    [10416, 74928]
+    """
+    settings = Settings(
+        budget,
+        limits,
+        None if plan is None else os.fspath(plan),
+        cache_memory_bytes,
+        None if cache_dir is None else os.path.abspath(cache_dir),
+        allow_reorder,
+    )
+    decorate = functools.partial(_decorated, settings)
+    return decorate if target is None else decorate(target)
+
+
+def _decorated(settings: Settings, target: Any) -> Any:
+    if not callable(target):
+        raise TypeError(
+            f"plumb.tuned goes on a Dataset class or on a function that returns a dataset, not on {target!r}"
+        )
+    if is_off():
+        return target
+    intercept.install_once(MarkedDatasets)
+    if isinstance(target, type):
+        if not mark(target, settings):
+            raise TypeError(f"plumb.tuned can't mark {target!r}: derive a class of your own from it")
+        return target
+
+    @functools.wraps(target)
+    def making(*args: Any, **kwargs: Any) -> Any:
+        dataset = target(*args, **kwargs)
+        if not mark(dataset, settings):
+            kind = type(dataset).__name__
+            print(f"plumb: {target.__qualname__} returned a {kind}, which can't be tuned; "
+                  "return a Dataset", file=sys.stderr)  # fmt: skip
+        return dataset
+
+    return making
+
+
+class MarkedDatasets:
+    """An `intercept.Handler` for the loaders over marked datasets; it does nothing to any other.
+
+    The loader itself stays as the script made it, whoever reads its arguments; its parts are exchanged for the time of
+    the one call that starts an epoch.
+    """
+
+    def __init__(self) -> None:
+        # By identity: a subclass of the user's may be equal to others, or have no hash. With what the script gave it,
+        # which it may change between two epochs.
+        self._running: dict[int, tuple[Config, Planned | None]] = {}
+
+    def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Leaves the script's arguments as they are."""
+        return arguments
+
+    def constructed(self, loader: DataLoader[Any], site: Site) -> None:
+        """Does nothing: datasets may still be given their transforms before the loader is iterated."""
+
+    def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
+        """Starts an epoch; of a loader over a marked dataset on its plan."""
+        settings = settings_of(loader.dataset)
+        if settings is None or is_off() or getattr(type(loader), "tunes_itself", False):
+            return start()
+        from plumb.runtime.loader import current_config
+        from plumb.selftuning import say
+
+        own = current_config(loader)
+        known, running = self._running.get(id(loader), (None, None))
+        if known != own:
+            running = self._planned(loader, own, settings)
+            if known is None:
+                weakref.finalize(loader, self._running.pop, id(loader), None).atexit = False
+            self._running[id(loader)] = own, running
+        return start() if running is None else running.start_unseen(loader, start, say)
+
+    def _planned(self, loader: DataLoader[Any], own: Config, settings: Settings) -> Planned | None:
+        from plumb.runtime.planned import Planned
+        from plumb.selftuning import plan_of
+
+        planned = plan_of(loader, site_of(loader), settings, may_tune=True)
+        if planned is None or planned.config == own:
+            return None
+        return Planned(loader, planned, own)
+
+
+def site_of(loader: DataLoader[Any]) -> Site:
+    """Where the user's code iterates a loader, by the name of its dataset."""
+    site = find_site(sys._getframe(1))
+    return Site(site.file, site.line, type(loader.dataset).__name__)

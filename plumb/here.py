@@ -1,0 +1,95 @@
+"""One loader tuned in the process that asks for it: a notebook, or a script in the middle of its run."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from plumb.course import Tuning
+from plumb.errors import TuningError, UsersError
+from plumb.events import Event, LoaderDone, Phase
+from plumb.host import Machine, describe
+from plumb.loop import Endless, Loop
+from plumb.options import Options
+from plumb.plan import LoaderPlan, Plan, decode, encode
+from plumb.report.notebook import progress_line
+from plumb.runtime.loader import current_config, rebuild
+from plumb.site import Site
+from plumb.subject import Step
+from plumb.undone import undone
+from plumb.watch import KnownLoader
+
+_ALONE = "tuned on its own, without a step rate"
+
+
+def tune_here(
+    loader: DataLoader[Any], site: Site, options: Options, step: Callable[[Any], object] | float | None = None
+) -> Plan:
+    """A plan for one loader. `step` is what is done with a batch, or how many samples/s that takes.
+
+    What reading changed is put back as it was, as far as `undone` says. Raises TuningError where nothing can be
+    measured, and what the dataset or the step raises.
+    """
+    started = time.perf_counter()
+    try:
+        with undone(loader):
+            planned = _tuned(loader, site, options, step)
+    except UsersError as users:
+        raise users.error from None
+    finally:
+        # Stores that trials filled are held in cycles, and take memory for as long as they are.
+        gc.collect()
+    seconds = time.perf_counter() - started
+    found = Plan("", describe(options.limits, Machine.detect()), seconds, 0.0, (planned,))
+    # As its file gives it back: a plan is the same whether it was kept or not.
+    return decode(encode(found))
+
+
+def _tuned(
+    loader: DataLoader[Any], site: Site, options: Options, step: Callable[[Any], object] | float | None
+) -> LoaderPlan:
+    known = KnownLoader(site.name, site, weakref.ref(loader), loader.batch_size)
+    with progress_line(f"{site.name}: tuning") as line:
+
+        def emit(event: Event) -> None:
+            if isinstance(event, Phase):
+                line.phase(event.text)
+
+        tuning = Tuning(options, emit)
+        if callable(step):
+            return _through(step, tuning, known, loader, options.budget_seconds).plan
+        rate = Step(float(step), 0.0) if step is not None else None
+        notes = [] if rate else [_ALONE]
+        return tuning.for_step(known, loader, options.budget_seconds, rate, options.pace_seconds, *notes).plan
+
+
+def _through(
+    step: Callable[[Any], object], tuning: Tuning, known: KnownLoader, loader: DataLoader[Any], seconds: float
+) -> LoaderDone:
+    """The course that `plumb tune` takes through a script's loop, with `step` as the body of the loop."""
+    deadline = time.perf_counter() + seconds
+    batches = Endless(None, lambda: iter(rebuild(loader, current_config(loader), None)))
+    try:
+        first = next(batches)
+    except UsersError as users:
+        if isinstance(users.error, StopIteration):
+            raise TuningError(f"{known.name} has no batches: its dataset is empty", 1) from None
+        raise
+    known.note_batch(first, 0.0)
+    loop = Loop(known.samples_per_batch or 1.0, float("inf"))
+    course = tuning.through_the_loop(known, loader, loop, itertools.chain([first], batches), deadline)
+    with closing(course):
+        while True:
+            try:
+                batch = next(course)
+            except StopIteration as done:
+                result: LoaderDone = done.value
+                return result
+            step(batch)

@@ -1,0 +1,75 @@
+"""What `plumb.tuned` says of a dataset, and where it says so: on the class, or on the one dataset."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plumb.host import Limits
+    from plumb.options import Options
+
+# With a single underscore, `help()` leaves it out.
+_MARK = "_plumb_tuned"
+_LIMITS = ("cpus", "memory_bytes", "shm_bytes", "open_files", "processes", "disk_bytes", "max_workers")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a loader that tunes itself may take and change.
+
+    `limits` can only lower what the host allows; `plan_file` is where the plan is, or is to be, in place of the user's
+    cache folder. The others are as in `Options`.
+    """
+
+    budget_seconds: float = 30.0
+    limits: Limits | None = None
+    plan_file: str | None = None
+    cache_memory_bytes: float | None = None
+    cache_folder: str | None = None
+    may_reorder: bool = False
+
+    def options(self) -> Options:
+        """The same as options of a tuning on this host, now."""
+        from plumb.host import Limits
+        from plumb.options import Options
+
+        limits = Limits.detect(self.cache_folder)
+        if self.limits is not None:
+            limits = limits.lowered(**{name: getattr(self.limits, name) for name in _LIMITS})
+        return Options(
+            self.budget_seconds,
+            limits,
+            may_reorder=self.may_reorder,
+            cache_memory_bytes=self.cache_memory_bytes,
+            cache_folder=self.cache_folder,
+        )
+
+
+def is_off() -> bool:
+    """Whether the user has switched plumb off for this process; `plumb tune` and `plumb run` do so for a script."""
+    return os.environ.get("PLUMB", "").lower() == "off"
+
+
+def mark(target: Any, settings: Settings) -> bool:
+    """Marks a dataset, or all of a class; False where the object takes no attributes."""
+    try:
+        setattr(target, _MARK, settings)
+    except (AttributeError, TypeError):
+        return False
+    return True
+
+
+def settings_of(dataset: Any) -> Settings | None:
+    """What was said of a dataset, or of the one that a `Subset` of torch's is a part of; None where nothing was."""
+    subset = getattr(sys.modules.get("torch.utils.data"), "Subset", ())
+    while isinstance(dataset, subset) and not _has_mark(dataset):
+        dataset = dataset.dataset
+    return getattr(dataset, _MARK) if _has_mark(dataset) else None
+
+
+def _has_mark(dataset: Any) -> bool:
+    # Looked up past `__getattr__`, by which datasets hand on what they don't have themselves.
+    return _MARK in getattr(dataset, "__dict__", ()) or any(_MARK in vars(kind) for kind in type(dataset).__mro__)

@@ -1,0 +1,20 @@
+"""What each rewrite of a configuration contributes to its rate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from plumb.model.operational import loader_rate
+from plumb.model.situation import Situation
+from plumb.plan import Config
+
+
+def rates_without_each(situation: Situation, config: Config) -> dict[str, float]:
+    """The loader's predicted samples per second without each of the rewrites that `config` has, by what is left out."""
+    without = {
+        "the store": replace(config, cache=None),
+        "fetch threads": replace(config, fetch_threads=1, fetch_until=None),
+        "operators on batches": replace(config, deferred=()),
+        "reused memory": replace(config, allocator_reuse=False),
+    }
+    return {name: loader_rate(situation, other) for name, other in without.items() if other != config}

@@ -1,0 +1,36 @@
+"""What a training loop waits for, told from how long it waits and from what a sample costs."""
+
+from __future__ import annotations
+
+from plumb.model import operational
+from plumb.model.demand import Demand, deferral_of, demand
+from plumb.model.situation import Situation
+from plumb.plan import Config, StepShares
+
+
+def step_shares(situation: Situation, config: Config, samples_per_second: float, waiting_share: float) -> StepShares:
+    """Divides the time of a loop that was measured with `config` at this rate, and waits for data so much of it.
+
+    Taking batches over can't be hidden behind anything. What is left is put down to the resource that binds: to storage
+    or to cores alone, else to a sample's waiting and computing as they relate to each other.
+    """
+    wanted = demand(situation, config)
+    behind_collate = deferral_of(situation, config.deferred).main_seconds if config.deferred else 0.0
+    taking_over = max(0.0, wanted.main_seconds - behind_collate) * samples_per_second
+    transfer = min(waiting_share, taking_over)
+    left = waiting_share - transfer
+    limits = operational.bounds(situation, config)
+    binding = min(limits.keys() - {"step"}, key=lambda resource: limits[resource], default="workers")
+    if binding == "transfer" or (binding == "main process" and config.num_workers and not config.deferred):
+        transfer, left = waiting_share, 0.0
+    read = left * _waiting_part(wanted, binding)
+    return StepShares(1.0 - waiting_share, read, left - read, transfer)
+
+
+def _waiting_part(wanted: Demand, binding: str) -> float:
+    """How much of the making of a sample holds the loop up by waiting, from 0 to 1, rather than by computing."""
+    if binding in ("storage", "cpu"):
+        return float(binding == "storage")
+    computing = wanted.cpu_seconds / wanted.torch_speedup
+    making = computing + wanted.wait_seconds
+    return wanted.wait_seconds / making if making > 0 else 0.0

@@ -1,0 +1,65 @@
+"""What the twin's workers, main process and step do for a while, to be looked at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from plumb.model.simulate import Loading, Span, consumed, spans
+from plumb.model.situation import Situation
+from plumb.model.twin import loading
+from plumb.plan import Config
+
+_STEPS, _STEPS_PER_WORKER, _STEPS_OF_THE_SLOWEST = 6, 2, 2
+_STEPS_AT_MOST = 200
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A window of a simulation, `begin_seconds` after the epoch began, and all spans that reach into it."""
+
+    config: Config
+    begin_seconds: float
+    end_seconds: float
+    spans: tuple[Span, ...]
+
+
+def timelines(situation: Situation, configs: Sequence[Config], seed: int = 0) -> tuple[Timeline, ...]:
+    """Windows of one length, one for each configuration, from the steady state of an epoch that never ends.
+
+    Each begins when a step has just ended, and shows a few steps. Empty where nothing takes any time.
+    """
+    told = [loading(situation, config) for config in configs]
+    paces = [_seconds_per_step(each) for each in told]
+    if not all(pace > 0 for pace in paces):
+        return ()
+    wanted = (pace * (_STEPS + _STEPS_PER_WORKER * each.num_workers) for pace, each in zip(paces, told, strict=True))
+    seconds = max(min(wanted), _STEPS_OF_THE_SLOWEST * max(paces))
+    seconds = min(seconds, _STEPS_AT_MOST * min(paces))
+    windows = (_window(each, seconds, pace, seed) for each, pace in zip(told, paces, strict=True))
+    return tuple(Timeline(config, *window) for config, window in zip(configs, windows, strict=True))
+
+
+def _seconds_per_step(told: Loading) -> float:
+    warm_up, steps = _warm_up(told), 100
+    done = consumed(told, [1.0] * (warm_up + steps))
+    return (done[-1] - done[warm_up - 1]) / steps
+
+
+def _window(told: Loading, seconds: float, pace: float, seed: int) -> tuple[float, float, tuple[Span, ...]]:
+    """Its begin, its end and its spans. What was prefetched when the epoch began is consumed before."""
+    warm_up = _warm_up(told)
+    # Twice as many batches as the even ones need: those drawn here may be quicker, and the last have no successors.
+    batches = 2 * (warm_up + math.ceil(seconds / pace))
+    factors = np.random.default_rng(seed).choice(np.asarray(told.spread), size=batches).tolist()
+    begin = consumed(told, factors)[warm_up - 1]
+    end = begin + seconds
+    seen = (span for span in spans(told, factors) if span.end_seconds > begin and span.begin_seconds < end)
+    return begin, end, tuple(seen)
+
+
+def _warm_up(told: Loading) -> int:
+    return 2 * told.num_workers * told.prefetch_factor + 1

@@ -1,0 +1,141 @@
+"""What a notebook shows: a line while a loader is tuned, and plans and pipelines as small tables of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+
+from plumb.plan import LoaderPlan
+from plumb.report.progress import Display
+from plumb.report.words import arguments, bottleneck, short
+from plumb.trace.pipeline import Operator, Pipeline
+from plumb.units import format_rate, format_seconds
+
+# Colours are those of the page, so that it reads on a dark one too.
+_STYLE = "font-family:system-ui,sans-serif;font-size:13px;line-height:1.5"
+_INHERITED = "color:inherit;font-size:inherit;background:none;border:0"
+_CELL = f"text-align:left;padding:1px 14px 1px 0;{_INHERITED}"
+_BAR_PIXELS = 120
+
+
+class NotebookLine:
+    """One line under the cell that runs, which is gone when it is done."""
+
+    def __init__(self, first: str) -> None:
+        from IPython.display import HTML, display  # type: ignore[import-not-found, unused-ignore]
+
+        self._html = HTML
+        self._handle: Any = display(HTML(_line(first)), display_id=True)
+
+    def __enter__(self) -> NotebookLine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._handle.update(self._html(""))
+
+    def phase(self, text: str) -> None:
+        """What is being done now."""
+        self._handle.update(self._html(_line(text)))
+
+
+def progress_line(first: str) -> Display | NotebookLine:
+    """A line that says what a tuning does: in a notebook and on a terminal. Elsewhere it says nothing."""
+    console = Console(stderr=True)
+    if console.is_jupyter:
+        return NotebookLine(first)
+    return Display(console, quiet=not console.is_terminal, first=first)
+
+
+def plan_html(loader: LoaderPlan, explained: str) -> str:
+    """A plan: before and after, the bottleneck, the arguments, and the whole report to open."""
+    changed = loader.config != loader.baseline.config
+    sides = [("before" if changed else "as it is", loader.baseline)]
+    sides += [("after", loader.tuned)] if changed else []
+    rows = [
+        (
+            label,
+            f"<b>{escape(format_rate(side.samples_per_second))}</b>",
+            _bounds(side.interval),
+            escape(short(side.config)),
+        )
+        for label, side in sides
+    ]
+    gain = f"<b>{loader.gain:.2f} times as fast.</b>" if changed else "<b>Nothing to change.</b>"
+    if changed and loader.end_to_end:
+        gain += f" Your loop {loader.end_to_end.tuned / loader.end_to_end.baseline:.2f} times."
+    why = escape(bottleneck(loader))
+    wanted = "plan.loader(dataset)" if loader.config.needs_runtime else f"DataLoader(..., {arguments(loader.config)})"
+    use = f"<div><code>{escape(wanted)}</code></div>" if changed else ""
+    batch = f"batch {loader.samples_per_batch:.0f}"
+    return _box(
+        f"<div><b>{escape(loader.name)}</b> {_dim(f'{loader.site}, {loader.dataset}, {batch}')}</div>"
+        f"{_table((), rows)}<div>{gain} {why}</div>{use}"
+        f"<details><summary>The whole report</summary><pre>{escape(explained)}</pre></details>"
+    )
+
+
+def pipeline_html(pipeline: Pipeline) -> str:
+    """A pipeline: its operators in order, what each takes from, and their shares of a sample's time as bars."""
+    whole = max(pipeline.sample_seconds, pipeline.attributed_seconds) or 1.0
+    rows = [
+        (
+            f"<b>{escape(operator.name)}</b>",
+            escape(", ".join(pipeline.graph.predecessors(operator.id))),
+            escape(format_seconds(operator.wall_seconds)),
+            _bar(operator.wall_seconds / whole),
+            escape(_remarks(operator)),
+        )
+        for operator in pipeline.operators
+    ]
+    rest = pipeline.unattributed_seconds
+    rows.append((_dim("unattributed"), "", escape(format_seconds(rest)), _bar(rest / whole), ""))
+    batch = f", batches of {pipeline.batch_size}" if pipeline.batch_size else ""
+    about = f"{format_seconds(pipeline.sample_seconds)} per sample ({pipeline.samples} samples traced{batch})"
+    return _box(
+        f"<div><b>{escape(pipeline.dataset)}</b> {_dim(about)}</div>"
+        + _table(("a sample goes through", "from", "time", "share", "what it does"), rows)
+    )
+
+
+def _remarks(operator: Operator) -> str:
+    remarks = [operator.kind, *(["random"] if operator.random else []), *(["waits"] if operator.waits else [])]
+    return ", ".join(remarks)
+
+
+def _bounds(interval: tuple[float, float]) -> str:
+    return _dim("{:,.0f} to {:,.0f}".format(*interval))
+
+
+def _bar(share: float) -> str:
+    """A bar whose length is a share from 0 to 1; its colour reads on light and dark pages."""
+    pixels = round(min(max(share, 0.0), 1.0) * _BAR_PIXELS)
+    return (
+        f'<span style="display:inline-block;height:9px;width:{pixels}px;background:#3b82c4;border-radius:2px"></span> '
+        f"{share:.0%}"
+    )
+
+
+def _dim(text: str) -> str:
+    return f'<span style="opacity:.65">{escape(text)}</span>'
+
+
+def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table; the cells are HTML already."""
+    head = "".join(f'<th style="{_CELL};font-weight:normal;opacity:.65">{escape(each)}</th>' for each in headings)
+    body = "".join("<tr>" + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in row) + "</tr>" for row in rows)
+    rows_of_all = f"<tr>{head}</tr>{body}" if head else body
+    return f'<table style="border-collapse:collapse;margin:4px 0;{_INHERITED}">{rows_of_all}</table>'
+
+
+def _box(inside: str) -> str:
+    return f'<div style="{_STYLE}">{inside}</div>'
+
+
+def _line(text: str) -> str:
+    return _box(f"<span>plumb: {escape(text)}</span>")

@@ -1,0 +1,59 @@
+"""What `plumb report` does: the terminal's screen, and a plan in the forms in which others read it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from plumb import plan
+from plumb.commands import CommandError, console, plain
+from plumb.model.situation import Freedom, Situation
+from plumb.model.stored import from_plain
+from plumb.model.timeline import Timeline, timelines
+from plumb.model.whatif import Host, forecast
+from plumb.plan import LoaderPlan
+from plumb.report.html import Modelled, page
+from plumb.report.perfetto import trace_events
+from plumb.report.terminal import print_report
+
+
+def report(path: Path, html: Path | None, perfetto: Path | None, as_json: bool) -> None:
+    """Prints a plan, or writes it to the files that are named. Raises CommandError where a file can't be used."""
+    try:
+        found = plan.read(path)
+        if as_json:
+            plain(plan.encode(found).decode().rstrip())
+        if html is not None:
+            _write(html, page(found, {loader.name: each for loader in found.loaders if (each := _modelled(loader))}))
+        if perfetto is not None:
+            shown = {loader.name: told for loader in found.loaders if (told := _simulated(loader))}
+            _write(perfetto, json.dumps(trace_events(found, shown)))
+        if not (as_json or html or perfetto):
+            print_report(found, str(path), console())
+    except plan.PlanError as error:
+        raise CommandError(str(error)) from None
+    except ValueError as error:
+        raise CommandError(f"{path}: {error}. Tune again to replace the plan") from None
+
+
+def _modelled(loader: LoaderPlan) -> Modelled | None:
+    """What the model adds; None where the plan does not hold what it needs."""
+    told = _told(loader)
+    return Modelled(_simulated(loader), forecast(*told, Host())) if told else None
+
+
+def _simulated(loader: LoaderPlan) -> tuple[Timeline, ...]:
+    """The workers before and after, or as they are where nothing was changed."""
+    told = _told(loader)
+    return timelines(told[0], tuple(dict.fromkeys((loader.baseline.config, loader.tuned.config)))) if told else ()
+
+
+def _told(loader: LoaderPlan) -> tuple[Situation, Freedom] | None:
+    return from_plain(loader.model) if loader.model is not None else None
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"{path}: cannot be written ({(error.strerror or str(error)).lower()})") from None

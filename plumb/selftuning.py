@@ -1,0 +1,115 @@
+"""Loaders that tune themselves: on a plan where there is one for dataset and host, tuned once where there is none."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import sys
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from plumb import kept
+from plumb.errors import TuningError, one_line
+from plumb.kept import MadeFor
+from plumb.marks import Settings
+from plumb.options import Options
+from plumb.plan import LoaderPlan, PlanError
+from plumb.site import Site
+from plumb.undone import reads_on
+
+# While one loader is tuned, others run as they are: they would disturb it.
+_busy = threading.Lock()
+# What was tuned in this process, without the datasets' changing values: once is enough.
+_tuned: set[str] = set()
+# Answers by the dataset, so that a loader that is made again in each epoch has the answer of the first.
+_answers: dict[tuple[int, str], tuple[weakref.ref[Any], LoaderPlan]] = {}
+_said: set[str] = set()
+
+
+def plan_of(loader: DataLoader[Any], site: Site, settings: Settings, may_tune: bool) -> LoaderPlan | None:
+    """The plan for a loader that is about to be iterated; None where it is to run as the script has it.
+
+    Never raises for plumb's own reasons: these are said in a line on standard error.
+    """
+    if multiprocessing.current_process().daemon or not _busy.acquire(blocking=False):
+        return None
+    try:
+        options = settings.options()
+        facts = kept.made_for(loader, options)
+        key = id(loader.dataset), facts.without_content
+        known = _answers.get(key)
+        if known is not None and known[0]() is loader.dataset:
+            return known[1]
+        answer = _found_or_tuned(loader, site, settings, options, facts, may_tune)
+        if answer is not None:
+            # What can't be referred to weakly might leave its id to another dataset.
+            with contextlib.suppress(TypeError):
+                _answers[key] = weakref.ref(loader.dataset), answer
+        return answer
+    except Exception as error:
+        if os.environ.get("PLUMB_DEBUG"):
+            raise
+        say(f"{site.name} ({site}): plumb itself failed ({one_line(error)}); the loader runs as it is")
+        return None
+    finally:
+        _busy.release()
+
+
+def say(text: str) -> None:
+    """A line for the user on standard error, once."""
+    if text not in _said:
+        _said.add(text)
+        print(f"plumb: {text}", file=sys.stderr, flush=True)
+
+
+def _found_or_tuned(
+    loader: DataLoader[Any], site: Site, settings: Settings, options: Options, facts: MadeFor, may_tune: bool
+) -> LoaderPlan | None:
+    own = kept.place_for(facts)
+    asked = Path(settings.plan_file).absolute() if settings.plan_file else None
+    for place in (asked, own):
+        try:
+            found = kept.find(place, facts, options) if place else None
+        except PlanError as error:
+            say(f"{error}; it is not used")
+            continue
+        if found is not None:
+            return found
+    if not may_tune or facts.without_content in _tuned:
+        return None
+    _tuned.add(facts.without_content)
+    once = reads_on(loader)
+    if once:
+        say(f"{site.name} ({site}) was not tuned: {once} reads on from where it is, so its samples would be lost")
+        return None
+    # A file that is there and was not taken is another's: it stays as it is.
+    place = asked if asked is not None and not asked.exists() else own
+    say(
+        f"{site.name} ({site}) has no plan for this host yet: tuning it once, for about {options.budget_seconds:g} s; "
+        f"plumb report {place} shows the result"
+    )
+    return _tuned_now(loader, site, options, place, facts)
+
+
+def _tuned_now(loader: DataLoader[Any], site: Site, options: Options, place: Path, facts: MadeFor) -> LoaderPlan | None:
+    from plumb.here import tune_here
+
+    try:
+        found = tune_here(loader, site, options)
+    except TuningError as error:
+        say(f"{site.name} ({site}) was not tuned: {error}")
+        return None
+    except Exception as error:
+        # What is wrong with the user's data shows when the loader itself comes to it, where the user's code asks.
+        say(f"{site.name} ({site}) was not tuned: {one_line(error)}")
+        return None
+    try:
+        kept.keep(found, place, facts)
+    except PlanError as error:
+        say(f"{error}; the plan holds for this run only")
+    return found.loaders[0]

@@ -1,0 +1,75 @@
+"""The report on a terminal: one screen, whatever its width."""
+
+import io
+from dataclasses import replace
+
+import example_plan
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from plumb.plan import Config, Trial
+from plumb.report.terminal import print_report
+from plumb.report.words import whole
+
+
+@pytest.fixture(scope="module")
+def traced():
+    return example_plan.graph()
+
+
+def lines(loader, width=110):
+    console = Console(file=io.StringIO(), width=width)
+    print_report(example_plan.plan_of(loader), "train.plumb.json", console)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def test_the_time_of_a_step_is_told_on_one_scale(traced):
+    shown = lines(example_plan.loader_plan(traced))
+    before, after = (line for line in shown if "% step" in line)
+    assert before.split()[:3] == ["before", "312", "ms"]
+    assert "14% step, 43% computing samples, 43% reading" in before
+    assert before.count("█") == 24
+    assert after.count("█") == round(24 * 205 / 880)
+
+
+def test_every_trial_has_one_line_and_the_best_few_are_shown(traced):
+    several = [Trial(Config(1, 2, fetch_threads=n), 1.0, 300.0 - n, (200.0, 400.0), "measured") for n in range(2, 12)]
+    loader = example_plan.loader_plan(traced)
+    shown = lines(replace(loader, trials=(*loader.trials, *several)), width=80)
+    tried = shown[shown.index(next(line for line in shown if line.startswith("  tried"))) :]
+    tried = tried[: tried.index("")]
+    assert len(tried) < 10
+    assert any("side by side" in line and "240" in line for line in tried), "the baseline is always there"
+    assert any("side by side" in line and "900" in line for line in tried)
+    assert tried[-1].strip() == "and 8 more"
+
+
+def test_one_reason_is_told_of_what_was_not_offered(traced):
+    shown = "\n".join(lines(example_plan.loader_plan(traced)))
+    assert "no threads for whole samples: random numbers are drawn" in shown
+    assert "No cut after read" not in shown
+
+
+def test_it_shows_the_ways_to_use_it(traced):
+    loader = example_plan.loader_plan(traced)
+    assert not any("plumb apply" in line for line in lines(loader)), "torch's arguments can't say it"
+    plain = replace(loader, tuned=replace(loader.tuned, config=Config(2, 4, persistent_workers=True)))
+    shown = "\n".join(lines(plain))
+    assert "DataLoader(..., num_workers=2, prefetch_factor=4, persistent_workers=True)" in shown
+    assert "plumb apply train.py" in shown
+    assert "plumb report train.plumb.json --html report.html" in shown
+
+
+def test_an_older_plan_has_no_line_on_the_step(traced):
+    loop = replace(example_plan.loader_plan(traced).end_to_end, baseline_shares=None, tuned_shares=None)
+    assert not any("% step" in line for line in lines(example_plan.loader_plan(traced, end_to_end=loop)))
+
+
+@given(st.dictionaries(st.text(max_size=3), st.floats(0, 50), min_size=1))
+def test_cells_add_up(lengths):
+    cells = whole(lengths)
+    assert list(cells) == list(lengths)
+    assert sum(cells.values()) == round(sum(lengths.values()))
+    assert all(abs(cells[name] - length) <= 1 for name, length in lengths.items())

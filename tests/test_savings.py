@@ -1,0 +1,51 @@
+"""What stores and deferred operators save is measured on the user's own samples."""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from plumb.runtime.deferral import find_deferral
+from plumb.savings import deferral_savings, store_savings
+
+sys.path.append(str(Path(__file__).parent / "runtime"))
+from cut_datasets import Inline
+from cutting import found
+
+
+class Scaled(torch.utils.data.Dataset):
+    """Bytes that become numbers at the end, four times as large."""
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        pixels = torch.full((3, 64, 64), index % 256, dtype=torch.uint8)
+        return pixels.to(torch.float32).div(255.0), index
+
+
+def test_a_store_saves_what_comes_before_it_and_costs_what_it_reads():
+    dataset = Inline()
+    cut = found(dataset)[0]["np.clip"].cut
+    savings = store_savings(dataset, cut, range(6))
+    assert savings.value_bytes >= 20_000 * 8
+    assert savings.saved_cpu_seconds > 0  # the sort alone takes longer than to read it
+    assert savings.read_seconds > 0
+    assert savings.write_seconds > 0
+
+
+def test_deferring_is_measured_on_whole_batches():
+    loader = DataLoader(Scaled(), batch_size=32)
+    deferral = find_deferral(loader.dataset, loader.collate_fn, list(range(8))).deferral
+    savings = deferral_savings(loader, deferral, list(range(32)))
+    assert savings.main_seconds > 0
+
+
+def test_what_is_not_deferred_after_all_saves_nothing():
+    loader = DataLoader(Scaled(), batch_size=32)
+    deferral = find_deferral(loader.dataset, loader.collate_fn, list(range(8))).deferral
+    other = DataLoader(
+        loader.dataset, batch_size=32, collate_fn=lambda samples: torch.stack([s for s, _ in samples]) + 1
+    )
+    assert deferral_savings(other, deferral, list(range(32))) is None
