@@ -19,7 +19,8 @@ from plumb.runtime.loader import rebuild
 from plumb.runtime.running import cut_of
 from plumb.runtime.stored import Stored
 from plumb.search.space import Space
-from plumb.tuning import Choice, Step, Subject, Tuner
+from plumb.subject import Choice, Step, Subject
+from plumb.tuning import Tuner
 
 # Workers that stay silent for so long are taken for stuck.
 _STUCK_SECONDS = 60.0

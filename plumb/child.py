@@ -89,6 +89,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
         orders.tune.cache_folder,
         orders.tune.study_url,
         orders.target.stem,
+        orders.tune.kept_file,
     )
 
     def work() -> Work:

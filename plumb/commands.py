@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 from rich.console import Console
 
 from plumb import events, plan, script, stores
@@ -27,6 +28,7 @@ from plumb.plan import LoaderPlan, Plan
 from plumb.report.progress import Display
 from plumb.report.terminal import print_report
 from plumb.runtime.store_folder import StoreError
+from plumb.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from plumb.model.whatif import Host
@@ -49,6 +51,7 @@ class _Story:
     """What the child has told so far."""
 
     display: Display
+    kept: Unfinished | None = None
     plans: list[LoaderPlan] = field(default_factory=list)
     found: list[events.LoaderFound] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -70,6 +73,8 @@ class _Story:
                     self.startup_seconds = event.seconds
             case events.Phase():
                 self.display.phase(event.text)
+            case events.TrialDone() if self.kept is not None:
+                self.kept.add(event)
             case events.LoaderDone():
                 self.plans.append(event.plan)
             case events.Traced():
@@ -133,9 +138,18 @@ def tune(
     if not path.parent.is_dir():
         raise CommandError(f"{path.parent} is not a folder: the plan can't be written there", 2)
     started = time.monotonic()
-    story, outcome = _listen(Orders(target, tune=orders), arguments, as_json)
-    if not story.plans:
-        raise _nothing_done(target, story, outcome, orders.budget_seconds)
+    kept = None if orders.study_url else Unfinished(target, arguments)
+    orders = msgspec.structs.replace(orders, kept_file=str(kept.path) if kept else None)
+    try:
+        story, outcome = _listen(Orders(target, tune=orders), arguments, as_json, kept)
+        if not story.plans:
+            raise _nothing_done(target, story, outcome, orders.budget_seconds)
+    except (CommandError, KeyboardInterrupt) as error:
+        if kept is None or not kept.count:
+            raise
+        text, code = (str(error), error.exit_code) if isinstance(error, CommandError) else ("stopped", 130)
+        text = f"{text.rstrip('.')}. What was measured is kept: tune again to go on from there"
+        raise CommandError(text, code) from None
     startup = story.startup_seconds or 0.0
     found = Plan(
         script=target.name,
@@ -149,7 +163,13 @@ def tune(
             if not _is_where_we_print(file) and not _is_study(file, orders.study_url)
         ),
     )
-    plan.write(found, path)
+    try:
+        plan.write(found, path)
+    except OSError as error:
+        text = f"{path}: the plan cannot be written ({error.strerror}); name another place with --output"
+        raise CommandError(text) from None
+    if kept is not None:
+        kept.forget()
     if as_json:
         plain(plan.encode(found).decode().rstrip())
     else:
@@ -328,10 +348,12 @@ def console() -> Console:
     return output if output.is_terminal else Console(width=_PLAIN_WIDTH)
 
 
-def _listen(orders: Orders, arguments: list[str], quiet: bool) -> tuple[_Story, script.Outcome]:
+def _listen(
+    orders: Orders, arguments: list[str], quiet: bool, kept: Unfinished | None = None
+) -> tuple[_Story, script.Outcome]:
     """Runs the script in a session, and passes its warnings on. Raises CommandError where the session failed."""
     with Display(Console(stderr=True), quiet) as display:
-        story = _Story(display)
+        story = _Story(display, kept)
         outcome = script.run_tuned(orders, arguments, story, story.output)
     for warning in story.warnings:
         Console(stderr=True).print(f"plumb: {warning}", markup=False, highlight=False, soft_wrap=True)

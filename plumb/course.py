@@ -17,7 +17,8 @@ from plumb.plan import Config, EndToEnd, LoaderPlan, Rate, StepShares
 from plumb.runtime.allocator import reusing
 from plumb.search.measure import rate_of
 from plumb.spending import Spending
-from plumb.tuning import Choice, Step, Subject, Tuner
+from plumb.subject import Choice, Step, Subject
+from plumb.tuning import Tuner
 from plumb.watch import KnownLoader
 
 _KEPT_BATCHES = 2

@@ -43,10 +43,15 @@ class Phase(msgspec.Struct, frozen=True, tag=True):
 
 
 class TrialDone(msgspec.Struct, frozen=True, tag=True):
-    """A configuration was tried."""
+    """A configuration was tried.
+
+    `comparable` is the same for trials whose rates say something of each other, also in another run; empty for those
+    that every run makes anew.
+    """
 
     loader: str
     trial: Trial
+    comparable: str = ""
 
 
 class LoaderDone(msgspec.Struct, frozen=True, tag=True):

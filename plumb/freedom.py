@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+from collections.abc import Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
@@ -15,7 +16,9 @@ from plumb.offers import Offers
 from plumb.options import Options
 from plumb.plan import CacheChoice, Config
 from plumb.profile.device import has_accelerator
+from plumb.runtime.inherited import Handle
 from plumb.runtime.main_module import main_is_guarded
+from plumb.runtime.sharding import Sharding
 
 # Torch's own threads in a worker are worth a trial where they make a batch so many times as fast.
 _THREADS_HELP = 1.25
@@ -25,12 +28,23 @@ _SHARE_OF_MEMORY, _SHARE_OF_DISK = 0.5, 0.9
 _WORTH_STORING = 0.05
 
 
-def freedom_of(loader: DataLoader[Any], own: Config, options: Options, offers: Offers, situation: Situation) -> Freedom:
-    """All that may be changed of `loader`, whose configuration is `own` now."""
+def freedom_of(
+    loader: DataLoader[Any],
+    own: Config,
+    options: Options,
+    offers: Offers,
+    situation: Situation,
+    sharding: Sharding,
+    held: Sequence[Handle],
+) -> Freedom:
+    """All that may be changed of `loader`, whose configuration is `own` now.
+
+    `sharding` is about iterable datasets, and `held` is what the dataset holds that forked workers must not use.
+    """
     threads = tuple((found.threads, found.until) for found in offers.threads)
     cores = whole_cores(options.limits.cpus)
     return Freedom(
-        num_workers=_worker_counts(loader, own, situation),
+        num_workers=_worker_counts(loader, own, options, situation, sharding) if may_fork(own, held) else (0,),
         prefetch_factor=tuple(sorted({*PREFETCH_FACTORS, own.prefetch_factor or 2})),
         # The order of every later epoch hangs on whether workers persist (runtime/epochs.py).
         persistent_workers=(True,) if own.persistent_workers else (False, True),
@@ -54,12 +68,29 @@ def whole_cores(cpus: float) -> int:
     return max(1, math.floor(cpus)) if math.isfinite(cpus) else 1
 
 
-def _worker_counts(loader: DataLoader[Any], own: Config, situation: Situation) -> tuple[int, ...]:
+def may_fork(own: Config, held: Sequence[Handle]) -> bool:
+    """Whether workers may be tried: none where a fork would break what the dataset holds, unless the user has some."""
+    return own.num_workers > 0 or not held or multiprocessing.get_start_method() != "fork"
+
+
+def counts_to_verify(own: Config, options: Options, situation: Situation) -> list[int]:
+    """The worker counts that are worth an epoch of an iterable dataset each, the most promising first."""
+    if own.num_workers == 0 and not workers_may_start():
+        return []
+    cores = whole_cores(options.limits.cpus)
+    possible = planner.worker_counts(situation.cost_in_worker, situation.limits, situation.step_samples_per_second)
+    return [count for count in dict.fromkeys((cores, 2 * cores, 1)) if count in possible and count != own.num_workers]
+
+
+def _worker_counts(
+    loader: DataLoader[Any], own: Config, options: Options, situation: Situation, sharding: Sharding
+) -> tuple[int, ...]:
     if own.num_workers == 0 and not workers_may_start():
         return (0,)
     if isinstance(loader.dataset, IterableDataset):
-        # More workers would deliver an iterable dataset's samples more than once, fewer might lose some.
-        return (own.num_workers,)
+        # Other counts may deliver samples more than once, or lose some, and even where they don't the order may change.
+        verified = (*sharding.same, *(sharding.reordered if options.may_reorder else ()))
+        return tuple(sorted({own.num_workers, *verified}))
     return planner.worker_counts(situation.cost_in_worker, situation.limits, situation.step_samples_per_second)
 
 

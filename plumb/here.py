@@ -22,7 +22,7 @@ from plumb.plan import LoaderPlan, Plan, decode, encode
 from plumb.report.notebook import progress_line
 from plumb.runtime.loader import current_config, rebuild
 from plumb.site import Site
-from plumb.tuning import Step
+from plumb.subject import Step
 from plumb.undone import undone
 from plumb.watch import KnownLoader
 

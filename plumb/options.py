@@ -13,7 +13,7 @@ class Options:
 
     `cache_memory_bytes` is what samples may take in memory at most, None for what the limits leave; `cache_folder` is
     where they may be stored on a disk, None for nowhere. `study_url` is the Optuna storage that keeps what was tried,
-    under the name of `script`; None keeps it in memory.
+    under the name of `script`; None keeps it in memory. `kept_file` holds what an interrupted tuning measured.
     """
 
     budget_seconds: float
@@ -24,6 +24,7 @@ class Options:
     cache_folder: str | None = None
     study_url: str | None = None
     script: str = ""
+    kept_file: str | None = None
 
     @property
     def pace_seconds(self) -> float:

@@ -27,7 +27,7 @@ class TuneOrders(msgspec.Struct, frozen=True):
     """The options of `plumb tune` that concern the child. None stands for what the host allows.
 
     `cache_memory_bytes` is what samples may take in memory, `cache_folder` where they may be stored on a disk.
-    `study_url` is an Optuna storage.
+    `study_url` is an Optuna storage, `kept_file` holds what an interrupted tuning measured (see `unfinished.py`).
     `trace_only` is for `plumb trace`, which takes the same way to a script's loaders.
     """
 
@@ -40,6 +40,7 @@ class TuneOrders(msgspec.Struct, frozen=True):
     cache_memory_bytes: int | None = None
     cache_folder: str | None = None
     study_url: str | None = None
+    kept_file: str | None = None
     trace_only: bool = False
 
 

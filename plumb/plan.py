@@ -204,13 +204,18 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Trial:
-    """One configuration that was tried for real, or the reason why it could not be."""
+    """One configuration that was tried for real, or the reason why it could not be.
+
+    `predicted_bytes` and `measured_bytes` are memory beyond the script itself; None where it wasn't looked at.
+    """
 
     config: Config
     predicted_samples_per_second: float | None
     samples_per_second: float | None
     interval: tuple[float, float] | None
     outcome: str
+    predicted_bytes: float | None = None
+    measured_bytes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -366,7 +371,7 @@ def read(path: Path) -> Plan:
 
 
 def write(plan: Plan, path: Path) -> None:
-    """Writes the plan so that a reader sees the old file or the new one, never a part."""
+    """Writes the plan so that a reader sees the old file or the new one, never a part. Raises OSError."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -6,7 +6,6 @@ The child leads a process group of its own. Its output is passed on as it comes;
 from __future__ import annotations
 
 import os
-import re
 import selectors
 import subprocess
 import sys
@@ -14,16 +13,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
+from plumb import stacks
 from plumb.events import Event, LoaderIterated, Receiver, TuningStarted
 from plumb.orders import Orders
 from plumb.processes import end_tree
 from plumb.runtime.store_folder import remove_abandoned
-from plumb.site import is_library
 
 # A tuning that has spent its budget may still be in the middle of a measurement.
 _GRACE_SECONDS = 20.0
@@ -73,7 +71,7 @@ def run_tuned(
             os.close(events_in)
             remove_abandoned()
         stack.seek(0)
-        lines = _stack_lines(stack.read().decode(errors="replace")) if timed_out else ()
+        lines = stacks.calls(stack.read().decode(errors="replace")) if timed_out else ()
         return Outcome(child.returncode, timed_out, time.monotonic() - started, lines)
 
 
@@ -133,12 +131,3 @@ def _listen(
                 return False
             if time.monotonic() > deadline:
                 return True
-
-
-def _stack_lines(dump: str) -> tuple[str, ...]:
-    """The main thread's calls in a dump by `faulthandler`, the innermost first; libraries' are left out."""
-    threads = [part for part in dump.split("\n\n") if "(most recent call first)" in part]
-    if not threads:
-        return ()
-    calls = re.findall(r'File "(.+)", line (\d+) in (.+)', threads[-1])
-    return tuple(f"{Path(file).name}:{line} in {name}" for file, line, name in calls if not is_library(file))

@@ -11,28 +11,34 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
 from torch.utils.data import DataLoader, IterableDataset
 
+from plumb import unfinished
 from plumb.errors import TuningError, UsersError
 from plumb.events import Event, Phase, TrialDone
-from plumb.freedom import freedom_of, whole_cores, workers_may_start
+from plumb.freedom import counts_to_verify, freedom_of, may_fork, whole_cores, workers_may_start
 from plumb.host import Machine
 from plumb.lengths import length_of
 from plumb.model import operational, planner
 from plumb.model.calibration import calibrated, cost_in_worker
 from plumb.model.contributions import rates_without_each
 from plumb.model.situation import AllocatorGain, Footprint, Freedom, Situation
+from plumb.notes import binding, inherited, shared_out
 from plumb.offers import Offers, find_offers
 from plumb.options import Options
 from plumb.plan import Config, Measured, SampleCost, Trial
 from plumb.profile.hand_over import drop_seconds_per_byte
 from plumb.profile.host_load import OthersLoad
+from plumb.profile.memory import script_bytes
 from plumb.profile.sample import Sampled, sampled, torch_threads_speedup
 from plumb.runtime import allocator
+from plumb.runtime.inherited import handles
 from plumb.runtime.loader import current_config, rebuild
+from plumb.runtime.sharding import Sharding, examine
 from plumb.search import decide
 from plumb.search.ledger import Ledger, Reading
 from plumb.search.measure import IndexStream, NoBatchesError
@@ -40,6 +46,7 @@ from plumb.search.record import Record, StudyError
 from plumb.search.space import Space
 from plumb.search.study import search
 from plumb.search.trials import Trials
+from plumb.subject import Choice, Subject, cost_of
 from plumb.units import format_bytes
 
 # Where the loop waits for less than this share of its time, no configuration can gain what could be measured.
@@ -57,48 +64,10 @@ _WORTH_REUSING = 0.02
 _PROBED_BATCHES, _PROBE_SHARE, _UNPROBED_WORKER_BYTES = 6, 0.15, 128.0 * 2**20
 # More workers than this aren't started only to learn how they hold each other up.
 _PROBED_AT_MOST = 16
+# To compare epochs of an iterable dataset may take this share of the time.
+_SHARDING_SHARE = 0.15
 # The search must leave time for the finals, and the probes for the search.
 _UNTIL_SEARCHED, _UNTIL_PROBED = 0.6, 0.3
-
-
-@dataclass(frozen=True)
-class Step:
-    """The training step, from the user's own loop: what it could consume, and the CPU seconds it burns per sample."""
-
-    samples_per_second: float
-    cpu_seconds: float
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A loader to tune, and what is known of it before.
-
-    `waiting_share` is the share of the loop's time that waits for data, None where it isn't known.
-    """
-
-    name: str
-    loader: DataLoader[Any]
-    samples_per_batch: float
-    step: Step | None
-    waiting_share: float | None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What was found for one loader, from what, and how many samples were loaded for it."""
-
-    baseline: Measured
-    tuned: Measured
-    situation: Situation
-    freedom: Freedom
-    offers: Offers
-    trials: tuple[Trial, ...]
-    notes: tuple[str, ...]
-    samples_loaded: float
-
-    def having_loaded(self, samples: float) -> Choice:
-        """The same, found with so many samples more."""
-        return dataclasses.replace(self, samples_loaded=self.samples_loaded + samples)
 
 
 @dataclass
@@ -119,9 +88,15 @@ class Tuner:
         self._stream = None if self._is_iterable else IndexStream(_index_sampler(loader))
         length = length_of(loader)
         self._epoch_samples = None if length is None else length * self.subject.samples_per_batch
+        self._sharding = Sharding(None)
+        self._held = handles(loader.dataset)
+        self._comparable = ""
+        self._earlier = 0
         self._others = OthersLoad()
         ledger = Ledger(
-            self._epoch_samples, self.options.seed, lambda trial: self.emit(TrialDone(self.subject.name, trial))
+            self._epoch_samples,
+            self.options.seed,
+            lambda trial: self.emit(TrialDone(self.subject.name, trial, self._comparable)),
         )
         self._trials = Trials(
             loader, self._stream, self.subject.samples_per_batch, ledger, self.pace_seconds, self._begun + self.seconds
@@ -147,6 +122,8 @@ class Tuner:
         situation = self._situation(seen, offers)
         self._check_limits(situation)
         if not self._has_nothing_to_gain:
+            if self._is_iterable:
+                self._sharding = self._examined(situation)
             situation = self._probe(situation, offers)
         self._say("your configuration alone")
         own = self._trials.baseline(situation, self._own)
@@ -164,6 +141,7 @@ class Tuner:
         Raises StoreError, and what the dataset raises.
         """
         stored, indices = self._trials.hitting(config) or (None, None)
+        self._trials.forget_opened()
         return rebuild(self.subject.loader, config, indices, rewrites=self._trials.rewrites, stored=stored)
 
     # ---- what the model is told
@@ -177,13 +155,13 @@ class Tuner:
         return offers
 
     def _situation(self, seen: Sampled, offers: Offers) -> Situation:
-        process, cost = psutil.Process(), _cost(seen, offers)
+        process, cost = psutil.Process(), cost_of(seen, offers)
         per_batch = self.subject.samples_per_batch
         footprint = Footprint(
             batch_bytes=cost.output_bytes * per_batch,
             tensors_per_batch=math.ceil(cost.output_tensors * per_batch),
             worker_private_bytes=0.0,
-            main_bytes=process.memory_info().rss,
+            main_bytes=script_bytes(),
             open_files=process.num_fds(),
         )
         step = self.subject.step
@@ -243,7 +221,11 @@ class Tuner:
         situation = dataclasses.replace(
             situation,
             cost_in_worker=cost_in_worker(situation.cost, one.run),
-            footprint=dataclasses.replace(situation.footprint, worker_private_bytes=one.worker_private_bytes),
+            footprint=dataclasses.replace(
+                situation.footprint,
+                worker_private_bytes=one.worker_private_bytes,
+                worker_growth_bytes=one.growth_bytes,
+            ),
             start_seconds_per_worker=one.start_seconds_per_worker,
         )
         all_cores = None
@@ -266,7 +248,16 @@ class Tuner:
         )
 
     def _freedom(self, situation: Situation, offers: Offers) -> Freedom:
-        return freedom_of(self.subject.loader, self._own, self.options, offers, situation)
+        return freedom_of(self.subject.loader, self._own, self.options, offers, situation, self._sharding, self._held)
+
+    def _examined(self, situation: Situation) -> Sharding:
+        """Whether an iterable dataset shares its samples out among workers."""
+        counts = counts_to_verify(self._own, self.options, situation)
+        if not counts or not may_fork(self._own, self._held):
+            return Sharding(None)
+        self._say("whether workers share its samples")
+        self._trials.forget_opened()
+        return examine(self.subject.loader, self._own.num_workers, counts, _SHARDING_SHARE * self.seconds)
 
     # ---- trials
 
@@ -296,14 +287,21 @@ class Tuner:
     def _record(self, freedom: Freedom) -> Record:
         """The study, and what of the host, the baseline and the space makes its rates comparable with others."""
         machine, loader = Machine.detect(), self.subject.loader
+        name = f"{self.options.script}:{self.subject.name}"
         fingerprint = {
             "host": f"{machine.cpu_model}, {self.options.limits.cpus:g} CPUs",
             "packages": machine.packages,
             "baseline": f"{self._own}, batches of {self.subject.samples_per_batch:.0f}",
             "dataset": f"{type(loader.dataset).__qualname__} of {self._epoch_samples} samples",
-            "space": repr(dataclasses.replace(freedom, num_workers=(0,))),
         }
-        return Record(self.options.study_url, f"{self.options.script}:{self.subject.name}", fingerprint)
+        earlier: tuple[Trial, ...] = ()
+        if self.options.kept_file is not None:
+            # Which rewrites are found may hang on the time that there was for it: the space is not part of this.
+            self._comparable = Record(None, name, fingerprint).study_name
+            earlier = unfinished.read(Path(self.options.kept_file), self._comparable)
+        self._earlier = len({trial.config for trial in earlier})
+        space = {"space": repr(dataclasses.replace(freedom, num_workers=(0,)))}
+        return Record(self.options.study_url, name, fingerprint | space, earlier)
 
     # ---- the decision
 
@@ -312,6 +310,7 @@ class Tuner:
     ) -> Choice:
         assert own.loader is not None
         assert winner.loader is not None
+        situation = self._trials.corrected(situation)
         notes = []
         if self._has_nothing_to_gain:
             notes.append(
@@ -333,16 +332,20 @@ class Tuner:
         if winner.config.worker_torch_threads == 1 and winner.config.needs_runtime:
             rate = operational.loader_rate(situation, winner.config)
             notes.append(_said(rate, rates_without_each(situation, winner.config)))
+        if not self._has_nothing_to_gain:
+            notes += binding(freedom, situation)
+        if self._earlier:
+            notes.append(f"{self._earlier} configurations were known from a tuning that was interrupted")
         others = self._others.cpus()
         if others > _CROWDED * self.options.limits.cpus:
             notes.append(
                 f"other processes kept {others:.1f} of this host's CPUs busy meanwhile: on a quiet host, the answer "
                 "may be another one"
             )
+        if self._held:
+            notes.append(inherited(self._held, own.config.num_workers, may_fork(own.config, self._held)))
         if self._is_iterable:
-            notes.append(
-                "an iterable dataset: its worker count was left alone, because more workers may deliver samples twice"
-            )
+            notes.append(shared_out(self._sharding, own.config.num_workers, self.options.may_reorder))
         return Choice(
             Measured(own.config, own.loader.samples_per_second, own.loader.interval),
             Measured(winner.config, winner.loader.samples_per_second, winner.loader.interval),
@@ -373,19 +376,6 @@ class Tuner:
 
     def _say(self, text: str) -> None:
         self.emit(Phase(f"{self.subject.name}: {text}"))
-
-
-def _cost(seen: Sampled, offers: Offers) -> SampleCost:
-    """What a sample costs. A single batch opens files and clients that later ones find: then the trace knows better."""
-    pipeline = offers.pipeline
-    if pipeline is None or len(seen.batch_seconds) > 1:
-        return seen.cost
-    return dataclasses.replace(
-        seen.cost,
-        wall_seconds=pipeline.sample_seconds,
-        cpu_seconds=pipeline.sample_cpu_seconds,
-        wait_seconds=pipeline.sample_wait_seconds,
-    )
 
 
 def _said(rate: float, without: dict[str, float]) -> str:

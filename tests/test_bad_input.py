@@ -194,7 +194,7 @@ def test_no_process_outlives_a_parent_that_is_killed(write, tmp_path):
     assert len(family) >= 2
     tuning.kill()
     tuning.wait()
-    _, alive = psutil.wait_procs(family, timeout=15)
+    _, alive = psutil.wait_procs(family, timeout=5)
     assert not alive
 
 

@@ -281,6 +281,30 @@ loader = DataLoader(Stream(), batch_size=8)
     assert any("iterable" in note for note in found.notes)
 
 
+SHARDED = """
+class Stream(IterableDataset):
+    def __iter__(self):
+        info = get_worker_info()
+        first, step = (0, 1) if info is None else (info.id, info.num_workers)
+        for index in range(first, 96, step):
+            time.sleep(0.004)
+            yield torch.full((8,), float(index)), index % 3
+loader = DataLoader(Stream(), batch_size=8)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("allowed", [False, True])
+def test_an_iterable_dataset_that_shards_itself_gets_workers_only_where_the_order_may_change(allowed, plumb, write):
+    write("train.py", PREAMBLE + SHARDED + LOOP.format(loader="loader"))
+    ran = plumb("tune", "--budget", 30, *["--allow-reorder"] * allowed, "train.py")
+    found = ran.loader("loader")
+    assert any("the same samples in another order" in note for note in found.notes), found.notes
+    assert any("--allow-reorder would" in note for note in found.notes) is not allowed
+    tried = {trial.config.num_workers for trial in found.trials if trial.outcome != "measured, to calibrate"}
+    assert tried == {0} if not allowed else max(tried) > 1
+
+
 def test_a_validation_loader_that_is_not_reached_is_tuned_on_its_own(plumb, write):
     code = """
 train_loader = DataLoader(Numbers(), batch_size=8, shuffle=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from plumb.host import slurm
@@ -27,7 +27,7 @@ _UNLIMITED_BYTES = 2**60
 
 
 @dataclass(frozen=True)
-class _Pool:
+class Pool:
     """Memory with a limit of its own, in bytes; `available` is None where its use can't be read."""
 
     limit: int
@@ -37,8 +37,8 @@ class _Pool:
 
 def memory_limit(host: Host, ranks: Ranks) -> Reading:
     """Bytes that this rank may use in all, those that it uses already included."""
-    own = _own_bytes(host)
-    return smallest(_reading(pool, own, ranks) for pool in _pools(host))
+    own = held_bytes(host)
+    return smallest(_reading(pool, own, ranks) for pool in pools(host, levels(host, "memory")))
 
 
 def shm_limit(host: Host, ranks: Ranks) -> Reading:
@@ -53,7 +53,7 @@ def shm_limit(host: Host, ranks: Ranks) -> Reading:
     return Reading(shared.value // 1, shared.source)
 
 
-def _reading(pool: _Pool, own: int, ranks: Ranks) -> Reading:
+def _reading(pool: Pool, own: int, ranks: Ranks) -> Reading:
     # Ranks are alike: where a pool's use is unknown, each is taken to use as much as this one.
     available = max(0, pool.limit - own * ranks.count) if pool.available is None else pool.available
     taken = max(0, pool.limit - available - own)
@@ -62,28 +62,29 @@ def _reading(pool: _Pool, own: int, ranks: Ranks) -> Reading:
     return Reading(min(share.value // 1 + own, pool.limit), source)
 
 
-def _pools(host: Host) -> Iterator[_Pool]:
+def pools(host: Host, groups: Iterable[Level]) -> Iterator[Pool]:
+    """The memory of the host, of a SLURM job, and of each of these control groups, as they are now."""
     yield from _host_pool(host)
     asked = slurm.memory_bytes(host)
     if asked is not None:
-        yield _Pool(int(asked.value), None, asked.source)
-    for level in levels(host, "memory"):
+        yield Pool(int(asked.value), None, asked.source)
+    for level in groups:
         yield from _group_pools(host, level)
 
 
-def _host_pool(host: Host) -> Iterator[_Pool]:
+def _host_pool(host: Host) -> Iterator[Pool]:
     meminfo = host.pairs("/proc/meminfo")
     total, available = first_whole(meminfo.get("MemTotal")), first_whole(meminfo.get("MemAvailable"))
     if total is not None:
-        yield _Pool(total * 1024, None if available is None else available * 1024, "the host's memory")
+        yield Pool(total * 1024, None if available is None else available * 1024, "the host's memory")
     elif sys.platform != "linux":
         import psutil
 
         memory = psutil.virtual_memory()
-        yield _Pool(memory.total, memory.available, "the host's memory")
+        yield Pool(memory.total, memory.available, "the host's memory")
 
 
-def _group_pools(host: Host, level: Level) -> Iterator[_Pool]:
+def _group_pools(host: Host, level: Level) -> Iterator[Pool]:
     stat = host.pairs(f"{level.folder}/memory.stat")
     if level.version == 1:
         # The hierarchical limit also knows the levels above those that a container sees.
@@ -102,10 +103,10 @@ def _group_pools(host: Host, level: Level) -> Iterator[_Pool]:
     for name, limit in limits.items():
         if limit is not None and 0 <= limit < _UNLIMITED_BYTES:
             available = None if used is None else min(limit, max(0, limit - used + freed))
-            yield _Pool(limit, available, f"cgroup v{level.version} {name} {level.name}")
+            yield Pool(limit, available, f"cgroup v{level.version} {name} {level.name}")
 
 
-def _own_bytes(host: Host) -> int:
+def held_bytes(host: Host) -> int:
     """Bytes that this process and its descendants hold and that aren't pages of files; shared pages count once."""
     pid = first_whole(host.pairs("/proc/self/status").get("Pid"))
     return 0 if pid is None else sum(_held_bytes(host, member) for member in _tree(host, pid))

@@ -21,6 +21,8 @@ from plumb.model.situation import Footprint, Situation
 from plumb.offers import Offers
 from plumb.options import Options
 from plumb.plan import Config, SampleCost
+from plumb.runtime.inherited import handles
+from plumb.runtime.sharding import Sharding
 from plumb.search.ledger import while_running
 from plumb.search.stopping import Seen, expected_gain, model_error
 
@@ -95,7 +97,8 @@ def worth_trying(
     `readings` are those to compare with, the best of which is in use; `refused` are not to be tried. A configuration
     must fit beside the one in use, because for a moment both are at work.
     """
-    freedom = freedom_of(loader, own, Options(0.0, situation.limits), Offers(), situation)
+    options, held = Options(0.0, situation.limits), handles(loader.dataset)
+    freedom = freedom_of(loader, own, options, Offers(), situation, Sharding(None), held)
     # A dataset that only workers have read must not be read here: what it opens would be shared by later workers.
     counts = tuple(count for count in freedom.num_workers if bool(count) or not own.num_workers)
     freedom = dataclasses.replace(

@@ -23,7 +23,7 @@ from plumb.live.meter import Delivery, LoopReading, Meter, Span
 from plumb.live.outlook import Batches, situation_of, worth_trying
 from plumb.model import operational
 from plumb.plan import Config, Trial
-from plumb.profile.memory import private_bytes
+from plumb.profile.memory import pages
 from plumb.profile.sample import batch_bytes
 from plumb.search.decide import EQUAL, NOISE
 from plumb.search.ledger import while_running
@@ -229,7 +229,7 @@ class Pilot:
             spans.append(span)
             if len(spans) >= SPANS_TO_JUDGE and LoopReading(config, tuple(spans)).rate.interval[1] < floor:
                 break
-        private = max(map(private_bytes, delivery.pids), default=0.0)
+        private = max((pages(pid).private_bytes for pid in delivery.pids), default=0.0)
         return LoopReading(config, tuple(spans), private, delivery.start_seconds)
 
     # ---- what came of it

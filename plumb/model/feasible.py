@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,11 @@ import numpy as np
 from plumb.model.demand import demand
 from plumb.model.situation import Situation
 from plumb.plan import Config
+from plumb.units import format_bytes
 
+_IN_BYTES = ("memory", "shared memory", "disk")
+# Without workers, a batch is made while the one before it is in use.
+_BATCHES_WITHOUT_WORKERS = 2
 # File descriptors that torch holds for one worker: two queues, their pipes and the process' sentinel.
 _FILES_PER_WORKER = 8
 
@@ -26,7 +31,8 @@ def needs(situation: Situation, config: Config, workers: Any, in_flight: Any) ->
     stored = config.cache.bytes if config.cache else 0
     shared = batches * footprint.batch_bytes * share
     # What was deferred is undone in the main process, for the batch that is used now.
-    memory = footprint.main_bytes + workers * footprint.worker_private_bytes + (share != 1.0) * footprint.batch_bytes
+    memory = footprint.main_bytes + workers * footprint.worker_bytes + (share != 1.0) * footprint.batch_bytes
+    memory = memory + np.where(workers > 0, 0, _BATCHES_WITHOUT_WORKERS) * footprint.batch_bytes * share
     if config.allocator_reuse and situation.allocator:
         memory = memory + situation.allocator.kept_bytes
     if config.cache and config.cache.tier == "memory":
@@ -59,5 +65,26 @@ def broken_limit(config: Config, situation: Situation) -> str | None:
     most = allowed(situation)
     for name, needed in needs(situation, config, config.num_workers, config.batches_in_flight).items():
         if needed > most[name]:
-            return f"needs {float(needed):,.0f} of {name}, {most[name]:,.0f} are allowed"
+            words = format_bytes if name in _IN_BYTES else "{:,.0f}".format
+            return f"needs {words(float(needed))} of {name}, {words(most[name])} are allowed"
     return None
+
+
+def trial_bytes(situation: Situation, config: Config) -> float:
+    """The memory that a trial of `config` takes beyond the script itself; its store is there before it begins."""
+    memory = needs(situation, config, config.num_workers, config.batches_in_flight)["memory"]
+    stored = config.cache.bytes if config.cache and config.cache.tier == "memory" else 0
+    # The growth over an epoch is not seen in a trial.
+    growth = config.num_workers * situation.footprint.worker_growth_bytes
+    return float(memory) - situation.footprint.main_bytes - stored - growth
+
+
+def fit_together(configs: Sequence[Config], situation: Situation) -> bool:
+    """Whether loaders with all these configurations can run side by side; the script itself counts once."""
+    alone = needs(situation, Config(), 0, 0)
+    each = [needs(situation, config, config.num_workers, config.batches_in_flight) for config in configs]
+    return all(
+        alone[name] + sum(float(need[name] - alone[name]) for need in each) <= most
+        for name, most in allowed(situation).items()
+        if name != "workers"
+    )

@@ -33,13 +33,23 @@ class Freedom:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What loading takes of the host: bytes of one batch, of one worker's own pages, and of the script itself."""
+    """What loading takes of the host: bytes of one batch, of one worker's own pages, and of the script itself.
+
+    A forked worker makes its parent's pages its own by counting references in them: `worker_growth_bytes` is by how
+    much it grows in an epoch.
+    """
 
     batch_bytes: float
     tensors_per_batch: int
     worker_private_bytes: float
     main_bytes: float
     open_files: int
+    worker_growth_bytes: float = 0.0
+
+    @property
+    def worker_bytes(self) -> float:
+        """What a worker has for itself at the end of an epoch."""
+        return self.worker_private_bytes + self.worker_growth_bytes
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,100 @@
-"""What a process keeps for itself."""
+"""What processes keep for themselves, and what a trial takes of the host."""
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
+import os
+import types
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
+
+from plumb.host.files import Host, first_whole
+from plumb.host.memory import held_bytes
+
+_SHM = "/dev/shm"
+# Of a long list, so many elements are looked at, and never more objects than this.
+_ELEMENTS, _OBJECTS = 256, 50_000
+_PAGE_BYTES = 4096
+_CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
+_CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
-def private_bytes(pid: int) -> float:
-    """The bytes of pages that belong to `pid` alone; 0.0 where the system does not tell.
+@dataclass(frozen=True)
+class Pages:
+    """A process' pages, in bytes: those that are its own, and those of its parent that writing would make its own."""
+
+    private_bytes: float
+    shared_bytes: float
+
+
+def pages(pid: int) -> Pages:
+    """The pages of `pid`; none where the system does not tell.
 
     Resident size would count torch's shared pages once for every worker, two to six times too much.
     """
+    own = sum(_rollup(pid, name) for name in ("Private_Clean", "Private_Dirty"))
+    return Pages(own, max(0.0, _rollup(pid, "Anonymous") - _rollup(pid, "Private_Dirty")))
+
+
+def counted_bytes(root: object) -> float:
+    """About how many bytes hold the reference counts of `root` and all that it refers to, code left out.
+
+    Using an object writes to its count. Long containers are told from a part of their elements, and of a block without
+    references, such as an array's values, only the first page counts.
+    """
+    total, seen, waiting = 0.0, {id(root)}, [(root, 1.0)]
+    for _ in range(_OBJECTS):
+        if not waiting:
+            break
+        each, weight = waiting.pop()
+        size = each.__sizeof__() if isinstance(each, _CONTAINERS) else min(object.__sizeof__(each), _PAGE_BYTES)
+        if isinstance(each, str):
+            size = min(str.__sizeof__(each), _PAGE_BYTES)
+        total += weight * size
+        referents = gc.get_referents(each)
+        step = max(1, len(referents) // _ELEMENTS)
+        for other in referents[::step]:
+            if id(other) not in seen and not isinstance(other, _CODE):
+                seen.add(id(other))
+                waiting.append((other, weight * step))
+    return total
+
+
+def script_bytes() -> float:
+    """What this process and all that it has started hold, as limits count it: pages of files are nobody's."""
+    held = held_bytes(Host())
+    if held:
+        return float(held)
+    import psutil
+
+    return float(psutil.Process().memory_info().rss)
+
+
+class Taken:
+    """What loaders take of the host's memory from now on: pages of this process and its workers, and shared memory."""
+
+    def __init__(self) -> None:
+        self._before = _in_use()
+
+    def bytes(self) -> float:
+        """The bytes that are in use beyond those at the beginning."""
+        return max(0.0, _in_use() - self._before)
+
+
+def _in_use() -> float:
+    pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children() if child.pid is not None)]
+    # Batches on their way are held by open files alone, and mapped by nobody: the file system knows them.
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        status = os.statvfs(_SHM)
+        shared = (status.f_blocks - status.f_bfree) * status.f_frsize
     except OSError:
-        return 0.0
-    fields = (line.split() for line in lines)
-    return sum(float(field[1]) * 1024 for field in fields if field[0] in ("Private_Clean:", "Private_Dirty:"))
+        shared = 0
+    return sum(_rollup(pid, "Pss_Anon") for pid in pids) + shared
+
+
+def _rollup(pid: int, name: str) -> float:
+    return 1024.0 * (first_whole(Host().pairs(f"/proc/{pid}/smaps_rollup").get(name)) or 0)
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from plumb.plan import Config, Rewrites
 from plumb.runtime.running import Running
 from plumb.runtime.stored import Stored
+from plumb.runtime.watched import WatchedInit
 
 NO_REWRITES = Rewrites()
 
@@ -61,15 +62,17 @@ def rebuild(
     timeout_seconds: float = 0.0,
     rewrites: Rewrites = NO_REWRITES,
     stored: Stored | None = None,
+    stacks_file: str | None = None,
 ) -> Loader:
     """A loader over the same dataset with `config`; it reads `indices` (batches of them where the user's loader makes
     batches), or the user's own sampler where `indices` is None. Workers that stay silent for `timeout_seconds` raise
-    RuntimeError; the user's own timeout, if there is one, is kept.
+    RuntimeError; the user's own timeout, if there is one, is kept. Where `stacks_file` is given, workers write their
+    stacks to it when asked (see `runtime/watched.py`).
     """
     arguments: dict[str, Any] = {
         "collate_fn": loader.collate_fn,
         "timeout": (loader.timeout or timeout_seconds) if config.num_workers else 0,
-        "worker_init_fn": loader.worker_init_fn,
+        "worker_init_fn": WatchedInit(stacks_file, loader.worker_init_fn) if stacks_file else loader.worker_init_fn,
         "generator": loader.generator,
     }
     if config.num_workers:

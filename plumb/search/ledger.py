@@ -19,12 +19,14 @@ class Reading:
     """A configuration tried for real: the loader's rate, and the loop's over a training, or why there are none.
 
     The loader's is that of later epochs; in the loop's, the first one counts too, which fills a store.
+    `over` is the limit that it came to while it ran, though the model had it fit.
     """
 
     config: Config
     loader: Rate | None
     loop_samples_per_second: float | None
     outcome: str
+    over: str | None = None
 
     @property
     def loop_rate(self) -> float:
@@ -38,11 +40,20 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What a configuration took beyond the script itself, and what had been predicted; None before the first probe."""
+
+    predicted_bytes: float | None
+    measured_bytes: float
+
+
+@dataclass(frozen=True)
 class _Steady:
-    """A configuration's rate while it runs, and what the start of its workers costs an epoch."""
+    """A configuration's rate while it runs, what the start of its workers costs an epoch, and its memory."""
 
     rate: Rate
     start_seconds: float
+    memory: Memory | None
 
 
 class Ledger:
@@ -71,9 +82,13 @@ class Ledger:
         chunks: Sequence[Chunk],
         start_seconds: float,
         outcome: str = "measured",
+        memory: Memory | None = None,
     ) -> Reading:
-        """The reading that `chunks` make, in place of any earlier one of `config`."""
-        self._steady[while_running(config)] = _Steady(rate_of(chunks, self.seed), start_seconds)
+        """The reading that `chunks` make, in place of any earlier one of `config`; what was seen of memory stays."""
+        key = while_running(config)
+        if memory is None and key in self._steady:
+            memory = self._steady[key].memory
+        self._steady[key] = _Steady(rate_of(chunks, self.seed), start_seconds, memory)
         return self.derived(situation, config, outcome)
 
     def derived(self, situation: Situation, config: Config, outcome: str = "measured") -> Reading:
@@ -87,15 +102,24 @@ class Ledger:
         low, high = steady.rate.interval
         rate = Rate(over_an_epoch(steady.rate.samples_per_second), (over_an_epoch(low), over_an_epoch(high)))
         loop = operational.training_rate(situation, config, rate.samples_per_second)
+        memory = steady.memory
         self._take_down(
-            Trial(config, operational.loader_rate(situation, config), rate.samples_per_second, rate.interval, outcome)
+            Trial(
+                config,
+                operational.loader_rate(situation, config),
+                rate.samples_per_second,
+                rate.interval,
+                outcome,
+                memory.predicted_bytes if memory else None,
+                memory.measured_bytes if memory else None,
+            )
         )
         return Reading(config, rate, loop, outcome)
 
-    def failed(self, config: Config, outcome: str) -> Reading:
+    def failed(self, config: Config, outcome: str, over: str | None = None) -> Reading:
         """The reading of a configuration that could not be measured, with the reason."""
         self._take_down(Trial(config, None, None, None, outcome))
-        return Reading(config, None, None, outcome)
+        return Reading(config, None, None, outcome, over)
 
     def _take_down(self, trial: Trial) -> None:
         self.trials.append(trial)

@@ -7,6 +7,7 @@ one batch per worker. Loaders are compared by turns (A B A B), so that drift of 
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import time
 from collections import deque
@@ -20,6 +21,7 @@ import numpy as np
 from plumb.plan import Config, Rate
 from plumb.profile.memory import cpu_seconds
 from plumb.runtime.allocator import reusing
+from plumb.search.guard import Guard
 
 CHUNK_SECONDS = 0.15
 _RESAMPLES = 1000
@@ -135,8 +137,9 @@ class Feed:
     """A running loader with one configuration, measured a window at a time.
 
     `make_loader` gets the indices to read, or None for an iterable dataset, whose batches are taken as
-    `samples_per_batch` samples each. Workers start at construction. `samples` counts all that came. Raises what the
-    loader raises.
+    `samples_per_batch` samples each. Workers start at construction, watched by `guard` if there is one. `samples`
+    counts all that came, and `is_broken` says that the loader has raised. Raises what the loader raises, and
+    TrialEndedError where the guard ended it.
     """
 
     def __init__(
@@ -146,23 +149,28 @@ class Feed:
         stream: IndexStream | None,
         samples_per_batch: float,
         deadline: float,
+        guard: Guard | None = None,
     ) -> None:
         self.config = config
         self.deadline = deadline
+        self.is_broken = False
+        self._guard = guard
         self._indices = SizedIndices(stream) if stream is not None else None
         self._samples_per_batch = samples_per_batch
-        others = set(multiprocessing.active_children())
         started = time.perf_counter()
         self.samples = 0.0
+        self.worker_pids: tuple[int, ...] = ()
         self._loader = make_loader(self._indices)
-        self._batches = iter(self._loader)
-        self._take()
+        self._batches = self._begun()
+        try:
+            self._take()
+        except BaseException:
+            self.close()
+            raise
         self.first_batch_seconds = time.perf_counter() - started
         self._round_seconds = self.first_batch_seconds
         self.usage = Usage(0.0, 0.0, 0.0, 0.0)
         self._ready = max(config.batches_in_flight - 1, 0)
-        started_now = (child for child in multiprocessing.active_children() if child not in others)
-        self.worker_pids = tuple(child.pid for child in started_now if child.pid is not None)
 
     @property
     def workers_start_seconds(self) -> float:
@@ -222,22 +230,54 @@ class Feed:
 
     def close(self) -> None:
         """Ends the workers."""
+        if self._guard is not None:
+            self._guard.stop()
         shutdown = getattr(self._batches, "_shutdown_workers", None)
-        if shutdown is not None:
+        if shutdown is None:
+            return
+        try:
             shutdown()
+        except RuntimeError:
+            # Torch says so, wherever the main thread happens to be, when a worker has been killed.
+            if self._guard is None or self._guard.ended is None:
+                raise
+
+    def _begun(self) -> Iterator[Any]:
+        """A new epoch; where it starts workers, these are watched from now on."""
+        others = set(multiprocessing.active_children())
+        with contextlib.nullcontext() if self._guard is None else self._guard.forking():
+            batches = iter(self._loader)
+        started = (child.pid for child in multiprocessing.active_children() if child not in others)
+        self.worker_pids = tuple(pid for pid in started if pid is not None) or self.worker_pids
+        if self._guard is not None:
+            self._guard.watch(self.worker_pids)
+        return batches
 
     def _take(self) -> float:
+        if self._guard is not None:
+            self._guard.waiting()
+        try:
+            self._next()
+        except Exception:
+            self.is_broken = True
+            if self._guard is not None:
+                self._guard.check()
+            raise
+        if self._guard is not None:
+            self._guard.heard()
+        size = self._indices.next_size() if self._indices is not None else self._samples_per_batch
+        self.samples += size
+        return size
+
+    def _next(self) -> None:
         try:
             next(self._batches)
         except StopIteration:
-            self._batches = iter(self._loader)
+            self._batches = self._begun()
             try:
                 next(self._batches)
             except StopIteration:
                 raise NoBatchesError("the loader has no batches") from None
-        size = self._indices.next_size() if self._indices is not None else self._samples_per_batch
-        self.samples += size
-        return size
 
 
 def interleaved(

@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 
 from plumb.errors import one_line
+from plumb.plan import Trial
 
 _DIGEST_LETTERS = 8
 
@@ -27,6 +28,8 @@ class StudyError(Exception):
 class Record:
     """The study of one loader: where it is kept (None for memory), what it is called, and what makes it comparable.
 
+    `earlier` are trials of a tuning that was interrupted.
+
     `fingerprint` says on what host, with what baseline and in what space rates were measured. Its digest is part of the
     study's name: rates of another host, or of another loader that happens to have the name, are never evidence.
     """
@@ -34,6 +37,7 @@ class Record:
     url: str | None
     name: str
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    earlier: tuple[Trial, ...] = ()
 
     @property
     def study_name(self) -> str:

@@ -27,7 +27,7 @@ class Space:
         """Each parameter's values."""
         freedom = self.freedom
         return {
-            "num_workers": IntDistribution(min(freedom.num_workers), max(freedom.num_workers)),
+            "num_workers": _counts(freedom.num_workers),
             "prefetch_factor": CategoricalDistribution(freedom.prefetch_factor),
             "persistent_workers": CategoricalDistribution(freedom.persistent_workers),
             "pin_memory": CategoricalDistribution(freedom.pin_memory),
@@ -91,6 +91,14 @@ class Space:
         if not config.cache or not config.deferred:
             return False
         return config.cache.after in deferral_of(self.situation, config.deferred).not_with
+
+
+def _counts(values: tuple[int, ...]) -> BaseDistribution:
+    """Worker counts as a range, unless some between the least and the most must not be used."""
+    least, most = min(values), max(values)
+    if set(values) == set(range(least, most + 1)):
+        return IntDistribution(least, most)
+    return CategoricalDistribution(values)
 
 
 def _admits(distribution: BaseDistribution, value: Any) -> bool:

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from plumb.errors import one_line
 from plumb.model import operational
 from plumb.model.planner import Ranking
-from plumb.plan import Config
+from plumb.plan import Config, Trial
 from plumb.search import decide
 from plumb.search.ledger import Reading
 from plumb.search.record import Record, StudyError
@@ -31,7 +31,7 @@ WORTH_A_TRIAL = 0.01
 _FAVOURITES, _REMEMBERED = 3, 2
 # The sampler may propose what was tried already; that costs nothing, but it must end.
 _PROPOSALS_AT_MOST = 24
-_OUTCOME, _CONFIG = "outcome", "config"
+_OUTCOME, _CONFIG, _OVER = "outcome", "config", "over"
 
 TryOut = Callable[[Config, float, Callable[[int, float], None]], Reading]
 
@@ -47,7 +47,7 @@ class _Search:
         self._distributions = space.distributions()
         self._seen: list[Seen] = []
         self._study = record.open(_sampler(space, seed))
-        self._remembered = _remembered(self._study.get_trials(deepcopy=False), space)
+        self._remembered = _remembered(self._study.get_trials(deepcopy=False), space) | _kept(record.earlier, space)
         for reading in known:
             if space.holds(reading.config):
                 self._add(reading)
@@ -122,7 +122,9 @@ class _Search:
         if reading.loader is not None:
             trial.set_user_attr("interval", list(reading.loader.interval))
         if reading.loop_samples_per_second is None:
-            over = any(share > 0 for share in self._space.excess(reading.config))
+            over = reading.over is not None or any(share > 0 for share in self._space.excess(reading.config))
+            if reading.over is not None:
+                trial.set_user_attr(_OVER, reading.over)
             # Optuna learns constraints from trials that were pruned, not from those that failed.
             self._study.tell(trial, state=TrialState.PRUNED if over else TrialState.FAIL)
         elif reading.was_stopped:
@@ -193,7 +195,7 @@ def _reporter(trial: optuna.Trial) -> Callable[[int, float], None]:
 
 def _sampler(space: Space, seed: int) -> optuna.samplers.BaseSampler:
     def constraints(trial: FrozenTrial) -> list[float]:
-        return space.excess(space.config(trial.params))
+        return [*space.excess(space.config(trial.params)), 1.0 if _OVER in trial.user_attrs else -1.0]
 
     with warnings.catch_warnings():
         # Optuna 5 prefers another way to say this, which Optuna 4 doesn't have.
@@ -210,3 +212,15 @@ def _remembered(trials: Iterable[FrozenTrial], space: Space) -> dict[Config, flo
         for trial in trials
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.value is not None
     }
+
+
+def _kept(trials: Iterable[Trial], space: Space) -> dict[Config, float]:
+    """What an interrupted tuning measured: rates of the loop, 0 for what failed or was ended."""
+    situation = space.situation
+    kept = {}
+    for trial in trials:
+        if space.holds(trial.config):
+            # The store that this tuning has room for, where it is another one.
+            config = space.config(space.parameters(trial.config))
+            kept[config] = operational.training_rate(situation, config, trial.samples_per_second or 0.0)
+    return kept

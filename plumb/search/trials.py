@@ -2,41 +2,69 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data import DataLoader
 
-from plumb.errors import UsersError, one_line
+from plumb.errors import TuningError, UsersError, one_line
 from plumb.model import feasible, operational
 from plumb.model.calibration import ProbeRun
 from plumb.model.situation import Situation
 from plumb.plan import Config
-from plumb.profile.memory import private_bytes
-from plumb.runtime.loader import NO_REWRITES, rebuild
+from plumb.profile.memory import Pages, Taken, counted_bytes, pages
+from plumb.runtime.inherited import OpenedHere
+from plumb.runtime.loader import NO_REWRITES, Loader, rebuild
 from plumb.runtime.stored import Stored
 from plumb.search.filled import FilledStores, HittingStream
-from plumb.search.ledger import STOPPED, Ledger, Reading
+from plumb.search.guard import Guard, TrialEndedError
+from plumb.search.ledger import STOPPED, Ledger, Memory, Reading
 from plumb.search.measure import Chunk, Feed, IndexStream, interleaved, rate_of
 
-# Workers that are silent for so long, or for so many times what the slowest took to start, are taken for stuck.
-_STUCK_SECONDS, _STUCK_STARTS = 20.0, 20.0
+# Workers that are silent from the start for so long, or for so many times what the slowest took to start or what a
+# batch costs, are taken for stuck.
+_STUCK_SECONDS, _STUCK_TIMES = 20.0, 20.0
+# Finalists that don't fit beside each other are measured one after another, so many times.
+_TURNS_ALONE = 2
 # A trial whose loader takes more than this share of the time that is left until it is steady is not begun.
 _SHARE_UNTIL_STEADY = 0.25
 # A trial is judged by so many chunks at least.
 _CHUNKS_TO_JUDGE = 4
 
 
+# Where a trial takes more than predicted by more than this share, the model of a worker's memory is corrected.
+_MEMORY_ERROR = 0.10
+# A worker that made fewer bytes of its parent's its own during a probe is taken to have all that it needs.
+_GROWS_BYTES = 2**16
+# The objects of a dataset lie in pages with others.
+_PAGES_OF_COUNTS = 2.0
+
+
 @dataclass(frozen=True)
 class Probed:
-    """What a calibrating run showed: its cost, the bytes of its largest worker's own pages, and their start."""
+    """What a calibrating run showed: its cost, the bytes of its largest worker's own pages, and their start.
+
+    `growth_bytes` is by how much that worker will grow in an epoch.
+    """
 
     run: ProbeRun
     worker_private_bytes: float
+    growth_bytes: float
     start_seconds_per_worker: float
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """What one window of a loader of its own showed."""
+
+    chunks: list[Chunk]
+    start_seconds: float
+    taken_bytes: float
 
 
 class Trials:
@@ -65,6 +93,10 @@ class Trials:
         self._samples_per_batch = samples_per_batch
         self._pace_seconds = pace_seconds
         self._deadline = deadline
+        self._opened = OpenedHere(loader.dataset)
+        # For each limit that a trial came to, the least that the model says such a trial needs.
+        self._too_much: dict[str, float] = {}
+        self._worker_bytes = 0.0
 
     def probe(self, situation: Situation, config: Config) -> Probed | None:
         """A short run with workers, or None where it does not fit or fails.
@@ -74,34 +106,41 @@ class Trials:
         if feasible.broken_limit(config, situation):
             return None
         try:
-            feed = self._feed(config, self._deadline)
-            try:
+            with self._running(situation, config, self._deadline) as (feed, taken):
                 feed.window(self._pace_seconds / 2)
+                before, loaded = _largest(feed), feed.samples
                 chunks = feed.window(self._pace_seconds)
-                private = max((private_bytes(pid) for pid in feed.worker_pids), default=0.0)
-            finally:
-                self._close(feed)
+                after, loaded = _largest(feed), (feed.samples - loaded) / config.num_workers
+                memory = Memory(None, taken.bytes())
         except Exception as error:
-            self.ledger.failed(config, f"failed: {one_line(error)}")
+            self._failed(situation, config, error)
             return None
         if not chunks:
             return None
         start_seconds = feed.workers_start_seconds
-        reading = self.ledger.measured(situation, config, chunks, start_seconds, "measured, to calibrate")
+        reading = self.ledger.measured(situation, config, chunks, start_seconds, "measured, to calibrate", memory)
         self.probed.append(reading)
         used = feed.usage
         run = ProbeRun(config.num_workers, used.samples, used.seconds, used.worker_cpu_seconds, used.main_cpu_seconds)
-        return Probed(run, private, feed.workers_start_seconds / config.num_workers)
+        may_grow = min(after.shared_bytes, _PAGES_OF_COUNTS * counted_bytes(self._loader.dataset))
+        growth = min(may_grow, _growth_bytes(before, after, loaded, situation.epoch_samples))
+        return Probed(run, after.private_bytes, growth, feed.workers_start_seconds / config.num_workers)
 
     def baseline(self, situation: Situation, config: Config) -> Reading:
-        """The user's own configuration, limits or not. Raises UsersError with what it raises."""
+        """The user's own configuration, whatever the model says of its limits.
+
+        Raises UsersError with what it raises, and TuningError where it came to a limit, or is stuck.
+        """
         if self.ledger.knows(config):
             return self.ledger.derived(situation, config)
         try:
-            chunks, start_seconds = self._run(config, math.inf)
+            ran = self._run(situation, config, math.inf)
+        except TrialEndedError as error:
+            raise TuningError(f"your own configuration can't be measured: {error}", 1) from None
         except Exception as error:
             raise UsersError(error) from None
-        return self.ledger.measured(situation, config, chunks, start_seconds)
+        memory = self._seen_memory(situation, config, ran.taken_bytes)
+        return self.ledger.measured(situation, config, ran.chunks, ran.start_seconds, memory=memory)
 
     def try_out(
         self, situation: Situation, config: Config, floor: float, on_chunk: Callable[[int, float], None]
@@ -113,7 +152,7 @@ class Trials:
         """
         if self.ledger.knows(config):
             return self.ledger.derived(situation, config)
-        broken = feasible.broken_limit(config, situation)
+        broken = feasible.broken_limit(config, self.corrected(situation)) or self._is_too_much(situation, config)
         if broken:
             return self.ledger.failed(config, f"not tried: {broken}")
         steady_after = self._seconds_until_steady(situation, config)
@@ -130,30 +169,33 @@ class Trials:
             return hopeless(chunks)
 
         try:
-            chunks, start_seconds = self._run(config, self._deadline, told)
+            ran = self._run(situation, config, self._deadline, told)
         except Exception as error:
-            return self.ledger.failed(config, f"failed: {one_line(error)}")
-        if not chunks:
+            return self._failed(situation, config, error)
+        if not ran.chunks:
             return self.ledger.failed(config, "not measured: time was up")
-        outcome = STOPPED if hopeless(chunks) else "measured"
-        return self.ledger.measured(situation, config, chunks, start_seconds, outcome)
+        outcome = STOPPED if hopeless(ran.chunks) else "measured"
+        memory = self._seen_memory(situation, config, ran.taken_bytes)
+        return self.ledger.measured(situation, config, ran.chunks, ran.start_seconds, outcome, memory)
 
     def side_by_side(self, situation: Situation, finalists: Sequence[Reading]) -> list[Reading]:
-        """Measures the finalists by turns, on fresh loaders, until the best of them is told from the user's own."""
+        """Measures the finalists by turns, on fresh loaders, until the best of them is told from the user's own.
+
+        One that fails is out. Raises UsersError with what the dataset raises in the first, the user's own.
+        """
         feeds: list[Feed] = []
-
-        def settled(all_chunks: Sequence[Sequence[Chunk]]) -> bool:
-            if not all(all_chunks):
-                return True
-            own, *others = (rate_of(chunks) for chunks in all_chunks)
-            return any(other.interval[0] > own.interval[1] for other in others)
-
         try:
-            feeds.extend(self._feed(reading.config, self._deadline) for reading in finalists)
-            all_chunks = interleaved(feeds, self._pace_seconds, settled)
-        finally:
-            for feed in feeds:
-                self._close(feed)
+            all_chunks = self._by_turns(situation, finalists, feeds)
+        except Exception as error:
+            broken = [number for number, feed in enumerate(feeds) if feed.is_broken]
+            if 0 in broken and not isinstance(error, TrialEndedError):
+                raise UsersError(error) from None
+            if not broken or 0 in broken:
+                return list(finalists)
+            for number in broken:
+                self._failed(situation, finalists[number].config, error)
+            rest = [reading for number, reading in enumerate(finalists) if number not in broken]
+            return self.side_by_side(situation, rest) if len(rest) > 1 else rest
         if not all(all_chunks):
             return list(finalists)
         return [
@@ -161,20 +203,83 @@ class Trials:
             for feed, chunks in zip(feeds, all_chunks, strict=True)
         ]
 
+    def _by_turns(
+        self, situation: Situation, finalists: Sequence[Reading], feeds: list[Feed]
+    ) -> Sequence[Sequence[Chunk]]:
+        """Each finalist's chunks; `feeds` gets the loader of each, as soon as it runs."""
+
+        def settled(all_chunks: Sequence[Sequence[Chunk]]) -> bool:
+            if not all(all_chunks):
+                return True
+            own, *others = (rate_of(chunks) for chunks in all_chunks)
+            return any(other.interval[0] > own.interval[1] for other in others)
+
+        configs = [reading.config for reading in finalists]
+        if feasible.fit_together(configs, self.corrected(situation)):
+            with contextlib.ExitStack() as running:
+                feeds.extend(
+                    running.enter_context(self._running(situation, config, self._deadline))[0] for config in configs
+                )
+                return interleaved(feeds, self._pace_seconds, settled)
+        all_chunks: list[list[Chunk]] = [[] for _ in configs]
+        for _ in range(_TURNS_ALONE):
+            feeds.clear()
+            for config, chunks in zip(configs, all_chunks, strict=True):
+                with self._running(situation, config, self._deadline) as (feed, _):
+                    feeds.append(feed)
+                    chunks += feed.window(self._pace_seconds)
+        return all_chunks
+
     def _seconds_until_steady(self, situation: Situation, config: Config) -> float:
         """What it takes to make all that is prefetched at the start, and one round of batches to count."""
         batches = config.batches_in_flight + max(config.num_workers, 1)
         return batches * self._samples_per_batch / operational.loader_rate(situation, config)
 
     def _run(
-        self, config: Config, deadline: float, enough: Callable[[Sequence[Chunk]], bool] | None = None
-    ) -> tuple[list[Chunk], float]:
-        """One window of a fresh loader, and the seconds that its workers took to start."""
-        feed = self._feed(config, deadline)
-        try:
-            return feed.window(self._pace_seconds, enough), feed.workers_start_seconds
-        finally:
-            self._close(feed)
+        self,
+        situation: Situation,
+        config: Config,
+        deadline: float,
+        enough: Callable[[Sequence[Chunk]], bool] | None = None,
+    ) -> _Ran:
+        """One window of a fresh loader."""
+        with self._running(situation, config, deadline) as (feed, taken):
+            return _Ran(feed.window(self._pace_seconds, enough), feed.workers_start_seconds, taken.bytes())
+
+    def corrected(self, situation: Situation) -> Situation:
+        """The situation with a worker's memory as trials showed it, where that is more than the probe said."""
+        footprint = situation.footprint
+        private = max(footprint.worker_private_bytes, self._worker_bytes)
+        return dataclasses.replace(situation, footprint=dataclasses.replace(footprint, worker_private_bytes=private))
+
+    def _seen_memory(self, situation: Situation, config: Config, measured_bytes: float) -> Memory:
+        """What a trial took beside what was predicted; where it is clearly more, the workers are held to account."""
+        situation = self.corrected(situation)
+        predicted = feasible.trial_bytes(situation, config)
+        excess = measured_bytes - predicted
+        if config.num_workers and excess > _MEMORY_ERROR * predicted:
+            self._worker_bytes = situation.footprint.worker_private_bytes + excess / config.num_workers
+        return Memory(predicted, measured_bytes)
+
+    def _failed(self, situation: Situation, config: Config, error: Exception) -> Reading:
+        """The reading of a trial that raised; of one that was ended, what it teaches is remembered."""
+        if not isinstance(error, TrialEndedError):
+            return self.ledger.failed(config, f"failed: {_why(error)}")
+        if error.limit is not None:
+            need = _need(situation, config, error.limit)
+            self._too_much[error.limit] = min(need, self._too_much.get(error.limit, need))
+        return self.ledger.failed(config, f"ended: {error}", error.limit)
+
+    def _is_too_much(self, situation: Situation, config: Config) -> str | None:
+        """The limit that a trial came to which needed no more than `config` does, in words."""
+        for limit, too_much in self._too_much.items():
+            if _need(situation, config, limit) >= too_much:
+                return f"needs as much of {limit} as a trial that came to its limit"
+        return None
+
+    def forget_opened(self) -> None:
+        """Makes the dataset forget what samples made here have opened: workers would have opened it themselves."""
+        self._opened.put_back()
 
     def hitting(self, config: Config) -> tuple[Stored, IndexStream] | None:
         """A store as later epochs of `config` find it, and index batches that hit it; None for one without a store.
@@ -188,21 +293,65 @@ class Trials:
         filled = self._stores.of(config)
         return filled.stored, HittingStream(self._stream, filled, config.cache.hit_ratio, self.ledger.seed)
 
-    def _feed(self, config: Config, deadline: float) -> Feed:
+    @contextlib.contextmanager
+    def _running(self, situation: Situation, config: Config, deadline: float) -> Iterator[tuple[Feed, Taken]]:
+        """A fresh loader that runs and is watched, and what it takes. Raises what it raises, and TrialEndedError."""
         stored, stream = self.hitting(config) or (None, self._stream)
-        stuck_after = self._stuck_after_seconds(config)
-        return Feed(
-            config,
-            lambda indices: rebuild(self._loader, config, indices, stuck_after, self.rewrites, stored),
-            stream,
-            self._samples_per_batch,
-            deadline,
-        )
+        self.forget_opened()
+        taken = Taken()
+        guard = Guard(situation.limits, self._patience_seconds(situation))
 
-    def _close(self, feed: Feed) -> None:
-        self.samples += feed.samples
-        feed.close()
+        def make(indices: Any) -> Loader:
+            return rebuild(
+                self._loader,
+                config,
+                indices,
+                rewrites=self.rewrites,
+                stored=stored,
+                stacks_file=guard.stacks_file,
+            )
 
-    def _stuck_after_seconds(self, config: Config) -> float:
-        by_experience = _STUCK_STARTS * self.ledger.slowest_start_seconds
-        return max(_STUCK_SECONDS, by_experience) if config.num_workers else 0.0
+        try:
+            feed = Feed(config, make, stream, self._samples_per_batch, deadline, guard)
+            try:
+                yield feed, taken
+            finally:
+                self.samples += feed.samples
+                feed.close()
+        except Exception:
+            # Torch raises wherever the main thread happens to be when a worker is killed.
+            guard.check()
+            raise
+        finally:
+            guard.stop()
+
+    def _patience_seconds(self, situation: Situation) -> float:
+        """How long a loader may take to its first batch."""
+        batch_seconds = situation.cost.wall_seconds * self._samples_per_batch
+        return max(_STUCK_SECONDS, _STUCK_TIMES * max(self.ledger.slowest_start_seconds, batch_seconds))
+
+
+def _why(error: Exception) -> str:
+    """An error in one line; of a worker that was killed, by which signal, which torch says only in the cause."""
+    cause = error.__cause__
+    return one_line(cause if isinstance(cause, RuntimeError) and "by signal" in str(cause) else error)
+
+
+def _largest(feed: Feed) -> Pages:
+    """The pages of the worker that has most of its own."""
+    return max(map(pages, feed.worker_pids), key=lambda its: its.private_bytes, default=Pages(0.0, 0.0))
+
+
+def _growth_bytes(before: Pages, after: Pages, samples: float, epoch_samples: float | None) -> float:
+    """By how much a worker would grow in an epoch that made pages of its parent its own while it made `samples`.
+
+    A worker may be given every sample in the course of the epochs, so the whole epoch counts, however many share it.
+    """
+    made_own = before.shared_bytes - after.shared_bytes
+    if made_own < _GROWS_BYTES or samples <= 0:
+        return 0.0
+    return math.inf if epoch_samples is None else made_own / samples * epoch_samples
+
+
+def _need(situation: Situation, config: Config, limit: str) -> float:
+    return float(feasible.needs(situation, config, config.num_workers, config.batches_in_flight)[limit])

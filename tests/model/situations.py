@@ -46,6 +46,7 @@ footprints = st.builds(
     worker_private_bytes=st.floats(0, 1e9),
     main_bytes=st.floats(1e6, 1e10),
     open_files=st.integers(3, 500),
+    worker_growth_bytes=st.just(0.0) | st.floats(0, 1e9),
 )
 cuts = st.tuples(
     st.builds(CutCost, st.just("decode"), st.floats(1, 1e6), *[st.floats(0, 0.5)] * 4),

@@ -1,6 +1,7 @@
 """The planner: nothing over a limit, the best first, and among equals the cheapest."""
 
 import dataclasses
+import math
 import time
 
 import pytest
@@ -38,9 +39,12 @@ def test_no_configuration_over_any_limit_is_ever_proposed(choice):
         if config.num_workers and not config.deferred:
             in_flight = (config.batches_in_flight + config.num_workers) * foot.batch_bytes
         assert in_flight + in_memory <= allowed.shm_bytes
-        private = config.num_workers * foot.worker_private_bytes
+        private = config.num_workers * (foot.worker_private_bytes + foot.worker_growth_bytes)
         assert foot.main_bytes + private + in_flight + in_memory <= allowed.memory_bytes
         assert on_disk <= allowed.disk_bytes
+        batches = config.batches_in_flight + config.num_workers if config.num_workers else 0
+        assert foot.open_files + batches * foot.tensors_per_batch <= allowed.open_files
+        assert config.num_workers * config.fetch_threads <= allowed.processes
 
 
 @settings(max_examples=60)
@@ -57,6 +61,20 @@ def test_what_is_left_out_names_the_limit_it_breaks(choice, data):
         assert config not in {candidate.config for candidate in ranking.best}
     if not ranking.best:
         assert ranking.excluded
+
+
+@settings(max_examples=60)
+@given(choices(), st.data())
+def test_loaders_that_fit_together_fit_alone_and_take_the_script_once(choice, data):
+    situation, freedom = choice
+    several = data.draw(st.lists(configs_of(freedom), min_size=1, max_size=3))
+    if feasible.fit_together(several, situation):
+        alone = situation.footprint.main_bytes
+        needs = [feasible.needs(situation, each, each.num_workers, each.batches_in_flight) for each in several]
+        assert alone + sum(need["memory"] - alone for need in needs) <= situation.limits.memory_bytes * (1 + 1e-9)
+        for each in several:
+            unlimited = dataclasses.replace(situation.limits, max_workers=math.inf)
+            assert feasible.broken_limit(each, dataclasses.replace(situation, limits=unlimited)) is None
 
 
 @settings(max_examples=60)

@@ -1,0 +1,86 @@
+"""Sentences of a plan: what the model says of a choice, and what kept better ones away."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from plumb.model import planner
+from plumb.model.situation import Freedom, Situation
+from plumb.runtime.inherited import Handle
+from plumb.runtime.sharding import Sharding
+from plumb.units import format_bytes
+
+# A limit binds where, without it, the model promises so many times the rate.
+_BINDS = 1.05
+_NAMED = 3
+_FIELDS = {
+    "memory": "memory_bytes",
+    "shared memory": "shm_bytes",
+    "open files": "open_files",
+    "processes": "processes",
+}
+
+
+def binding(freedom: Freedom, situation: Situation) -> list[str]:
+    """A sentence for each limit that keeps a faster configuration away, as the model sees it."""
+    ranking = planner.rank(freedom, situation)
+    now = ranking.best[0].samples_per_second if ranking.best else 0.0
+    found = []
+    for name, attribute in _FIELDS.items():
+        if name not in ranking.excluded:
+            continue
+        limits = dataclasses.replace(situation.limits, **{attribute: math.inf})  # type: ignore[arg-type]
+        better = planner.rank(freedom, dataclasses.replace(situation, limits=limits)).best
+        if better and better[0].samples_per_second >= _BINDS * now:
+            allowed = getattr(situation.limits, attribute)
+            much = format_bytes(allowed) if attribute.endswith("_bytes") else f"{allowed:,.0f}"
+            source = situation.limits.sources.get(attribute)
+            found.append(
+                f"{name} binds: with more than the {much} allowed{f' ({source})' if source else ''}, "
+                f"{better[0].config} would reach {better[0].samples_per_second:,.0f} samples/s in your loop, by the "
+                f"model, instead of {now:,.0f}"
+            )
+    return found
+
+
+def inherited(held: Sequence[Handle], own_workers: int, may_fork: bool) -> str:
+    """What of the dataset a fork would break, and what to write instead."""
+    what = f"the dataset holds {', '.join(map(str, held[:_NAMED]))}"
+    if own_workers:
+        return f"{what}, which workers that are forked share with each other; open it in the first sample of each"
+    if may_fork:
+        return f"{what}, which workers can't take over"
+    return f"{what}, which forked workers would share: none were tried. Open it in the first sample, not before"
+
+
+def shared_out(sharding: Sharding, own_workers: int, may_reorder: bool) -> str:
+    """What is known of an iterable dataset and workers, and what to write where that would help."""
+    if sharding.asks is None:
+        why = f" ({sharding.reason})" if sharding.reason else ""
+        return f"an iterable dataset: its worker count was left alone, for more may deliver samples twice{why}"
+    if not sharding.asks:
+        copies = (
+            f"your {own_workers} workers each deliver every sample, so an epoch holds it {own_workers} times"
+            if own_workers > 1
+            else "n workers would deliver every sample n times, so the worker count was left alone"
+        )
+        return (
+            f"the iterable dataset does not ask which worker it runs in: {copies}. To share samples out, write in its "
+            "__iter__: info = torch.utils.data.get_worker_info(), and where that is not None yield only "
+            "itertools.islice(samples, info.id, None, info.num_workers)"
+        )
+    parts = ["the iterable dataset shares its samples out among workers"]
+    if sharding.same:
+        parts.append(f"with {_counts(sharding.same)} an epoch was compared, and is the same")
+    if sharding.reordered:
+        consent = "" if may_reorder else ": --allow-reorder would allow it"
+        parts.append(f"with {_counts(sharding.reordered)} it is the same samples in another order{consent}")
+    if sharding.reason:
+        parts.append(f"other counts were left alone, for {sharding.reason}")
+    return "; ".join(parts)
+
+
+def _counts(workers: tuple[int, ...]) -> str:
+    return "num_workers=" + " or ".join(map(str, workers))

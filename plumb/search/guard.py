@@ -1,0 +1,167 @@
+"""A guard for one running trial: it ends the trial before the host suffers, and when a worker is stuck.
+
+It is a thread, since the main thread waits for the workers meanwhile. It ends a trial by killing the workers: torch
+then raises in the main thread, and there the guard's own reason takes the place of torch's. What the main process
+loads by itself is looked at between two batches.
+
+No guard reads anything while a worker is being forked: a lock that it held at that moment would stay locked in the
+worker for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+from plumb import stacks
+from plumb.host import Limits
+from plumb.host.limits import ASKED_FOR
+from plumb.host.room import Room, Rooms
+from plumb.processes import end_tree
+from plumb.profile.memory import script_bytes
+from plumb.runtime.watched import Stacks
+
+_LOOK_SECONDS, _COUNT_SECONDS = 0.1, 1.0
+# What must be left: a share of the whole, within bounds; and never more than half of what there was at the beginning.
+_SHARE_LEFT = 0.04
+_BYTES_LEFT = {"memory": (64 * 2**20, 2**30), "shared memory": (2**19, 64 * 2**20)}
+_FILES_LEFT = 4.0
+# Memory may shrink as fast until the next look as it did since the last, up to so much.
+_FALL_BYTES_AT_MOST = 256 * 2**20
+# A worker is stuck that has been silent for so many times its usual, and for so long.
+_USUAL_TIMES, _SILENT_SECONDS = 20.0, 10.0
+
+_forking = threading.Lock()
+
+
+class TrialEndedError(Exception):
+    """A trial that was ended. The message says why; `limit` is the limit that it came to, None for a stuck worker."""
+
+    def __init__(self, message: str, limit: str | None) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class Guard:
+    """Watches one loader from before its workers start until `stop`.
+
+    `limits` are those of the configuration. A loader that delivers nothing for `patience_seconds` before its
+    first batch, or for a multiple of its longest wait afterwards, is stuck. `ended` is why the trial was ended.
+    """
+
+    def __init__(self, limits: Limits, patience_seconds: float) -> None:
+        self._limits = limits
+        self._patience_seconds = patience_seconds
+        self._rooms = Rooms()
+        self._stacks = Stacks()
+        self._workers: tuple[int, ...] = ()
+        self._looked = self._counted = -math.inf
+        self._at_first: dict[str, float] = {}
+        self._before: dict[str, float] = {}
+        self.ended: TrialEndedError | None = self._over()
+        self._waiting_since: float | None = None
+        self._longest_wait: float | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def stacks_file(self) -> str | None:
+        """The path of the file that workers write their stacks to."""
+        return self._stacks.path
+
+    @contextlib.contextmanager
+    def forking(self) -> Iterator[None]:
+        """While workers are started, within this, no guard holds anything that they would inherit locked."""
+        with _forking:
+            yield
+
+    def watch(self, workers: Sequence[int]) -> None:
+        """From now on these processes are the trial's workers."""
+        self._workers = tuple(workers)
+        if self._thread is None and workers:
+            self._thread = threading.Thread(target=self._patrol, name="plumb-guard", daemon=True)
+            self._thread.start()
+
+    def waiting(self) -> None:
+        """The loader is being asked for a batch."""
+        self._waiting_since = time.monotonic()
+
+    def heard(self) -> None:
+        """The loader has delivered. Raises TrialEndedError."""
+        since, self._waiting_since = self._waiting_since, None
+        now = time.monotonic()
+        if since is not None and (self._longest_wait is not None or not self._workers):
+            self._longest_wait = max(self._longest_wait or 0.0, now - since)
+        elif since is not None:
+            # The first wait holds the start of the workers: it says nothing of what is usual.
+            self._longest_wait = 0.0
+        if self._thread is None and now - self._looked > _LOOK_SECONDS:
+            self.ended = self.ended or self._over()
+        self.check()
+
+    def check(self) -> None:
+        """Raises TrialEndedError where the trial was ended: what the death of its workers causes is of no interest."""
+        if self.ended is not None:
+            raise self.ended from None
+
+    def stop(self) -> None:
+        """Ends the watch; nothing is killed any more."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._stacks.close()
+
+    def _patrol(self) -> None:
+        while not self._stop.wait(_LOOK_SECONDS):
+            with _forking:
+                reason = self._over() or self._stuck()
+            if reason is not None:
+                self.ended = reason
+                for pid in self._workers:
+                    end_tree(pid)
+                return
+
+    def _over(self) -> TrialEndedError | None:
+        self._looked = time.monotonic()
+        for room in self._look():
+            if room.left < self._must_be_left(room):
+                return TrialEndedError(f"only {room} left", room.limit)
+            self._before[room.source] = room.left
+        return None
+
+    def _look(self) -> list[Room]:
+        pids = (os.getpid(), *self._workers)
+        rooms = [self._rooms.memory(), self._rooms.shm(), self._rooms.open_files(pids, self._limits.open_files)]
+        asked_for = self._limits.sources.get("memory_bytes") == ASKED_FOR
+        if asked_for and self._looked - self._counted > _COUNT_SECONDS:
+            # Nobody but us keeps this limit, and to count what we hold takes a while.
+            self._counted = self._looked
+            most = self._limits.memory_bytes
+            rooms.append(Room("memory", max(0.0, most - script_bytes()), most, ASKED_FOR))
+        return [room for room in rooms if room is not None]
+
+    def _must_be_left(self, room: Room) -> float:
+        at_first = self._at_first.setdefault(room.source, room.left)
+        if room.limit == "open files":
+            return min(_FILES_LEFT, at_first / 2)
+        least, most = _BYTES_LEFT[room.limit]
+        left = min(max(_SHARE_LEFT * room.size, least), most)
+        if room.limit == "memory":
+            left += min(max(0.0, self._before.get(room.source, room.left) - room.left), _FALL_BYTES_AT_MOST)
+        return min(left, at_first / 2)
+
+    def _stuck(self) -> TrialEndedError | None:
+        since, usual = self._waiting_since, self._longest_wait
+        if since is None:
+            return None
+        silent = time.monotonic() - since
+        patience = self._patience_seconds if usual is None else max(_SILENT_SECONDS, _USUAL_TIMES * usual)
+        if silent <= patience:
+            return None
+        places = (stacks.calls(self._stacks.of(pid)) for pid in self._workers)
+        where = next((f": {calls[0]}" for calls in places if calls), "")
+        return TrialEndedError(f"a worker is stuck, silent for {silent:.0f} s{where}", None)

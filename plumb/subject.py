@@ -1,0 +1,67 @@
+"""What a tuning is about, and what comes out of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from plumb.model.situation import Freedom, Situation
+from plumb.offers import Offers
+from plumb.plan import Measured, SampleCost, Trial
+from plumb.profile.sample import Sampled
+
+
+@dataclass(frozen=True)
+class Step:
+    """The training step, from the user's own loop: what it could consume, and the CPU seconds it burns per sample."""
+
+    samples_per_second: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loader to tune, and what is known of it before.
+
+    `waiting_share` is the share of the loop's time that waits for data, None where it isn't known.
+    """
+
+    name: str
+    loader: DataLoader[Any]
+    samples_per_batch: float
+    step: Step | None
+    waiting_share: float | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was found for one loader, from what, and how many samples were loaded for it."""
+
+    baseline: Measured
+    tuned: Measured
+    situation: Situation
+    freedom: Freedom
+    offers: Offers
+    trials: tuple[Trial, ...]
+    notes: tuple[str, ...]
+    samples_loaded: float
+
+    def having_loaded(self, samples: float) -> Choice:
+        """The same, found with so many samples more."""
+        return dataclasses.replace(self, samples_loaded=self.samples_loaded + samples)
+
+
+def cost_of(seen: Sampled, offers: Offers) -> SampleCost:
+    """What a sample costs. A single batch opens files and clients that later ones find: then the trace knows better."""
+    pipeline = offers.pipeline
+    if pipeline is None or len(seen.batch_seconds) > 1:
+        return seen.cost
+    return dataclasses.replace(
+        seen.cost,
+        wall_seconds=pipeline.sample_seconds,
+        cpu_seconds=pipeline.sample_cpu_seconds,
+        wait_seconds=pipeline.sample_wait_seconds,
+    )

@@ -1,0 +1,84 @@
+"""What an interrupted tuning has measured, kept for the next one of the same script until a plan is written.
+
+A file of the user's cache folder, in a folder that nobody else can write to. It is data: reading it runs no code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from plumb.events import TrialDone
+from plumb.orders import Target
+from plumb.plan import Trial
+from plumb.runtime.store_folder import StoreError, make_user_folder, open_private, user_folder
+
+# What is older says little of the host and the script as they are now.
+_DAYS = 7
+_DIGEST_LETTERS = 24
+
+
+class Unfinished:
+    """The file for one script with its arguments; `count` is how many configurations this tuning has added.
+
+    Where the folder can't be used, nothing is kept, and nothing is said: it would only have saved time.
+    """
+
+    def __init__(self, target: Target, arguments: Sequence[str]) -> None:
+        script = str(Path(target.name).resolve()) if not target.is_module else f"{Path.cwd()} -m {target.name}"
+        digest = hashlib.sha256("\0".join([script, *arguments]).encode(errors="surrogateescape")).hexdigest()
+        self.path = user_folder() / "interrupted" / f"{digest[:_DIGEST_LETTERS]}.jsonl"
+        self.count = 0
+        with contextlib.suppress(OSError):
+            if time.time() - self.path.stat().st_mtime > _DAYS * 86_400:
+                self.path.unlink()
+
+    def add(self, done: TrialDone) -> None:
+        """Adds a trial, unless nothing says what it can be compared with."""
+        if not done.comparable:
+            return
+        with contextlib.suppress(OSError, StoreError):
+            make_user_folder()
+            self.path.parent.mkdir(mode=0o700, exist_ok=True)
+            folder = open_private(self.path.parent)
+            try:
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                file = os.open(self.path.name, flags, 0o600, dir_fd=folder)
+            finally:
+                os.close(folder)
+            try:
+                os.write(file, msgspec.json.encode(done) + b"\n")
+            finally:
+                os.close(file)
+            self.count += 1
+
+    def forget(self) -> None:
+        """Removes the file: a plan holds what was found."""
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+
+def read(path: Path, comparable: str) -> tuple[Trial, ...]:
+    """The trials in a file that can be compared with those of a tuning; what is damaged is left out."""
+    try:
+        folder = open_private(path.parent)
+    except (OSError, StoreError):
+        return ()
+    try:
+        with open(os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder), "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return ()
+    finally:
+        os.close(folder)
+    found = []
+    for line in lines:
+        with contextlib.suppress(msgspec.MsgspecError):
+            found.append(msgspec.json.decode(line, type=TrialDone))
+    return tuple(done.trial for done in found if done.comparable == comparable)

@@ -1,0 +1,284 @@
+"""Faults that end other people's trainings, each really caused: the tuning stays inside, says what it met, goes on."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from script_parts import LOOP, PREAMBLE
+
+from plumb.plan import decode
+
+MIB = 2**20
+SCRIPT = (
+    PREAMBLE + "{dataset}\nloader = DataLoader({made}, batch_size={batch_size}{more})" + LOOP.format(loader="loader")
+)
+
+
+def script(dataset="", made="Numbers(2000, seconds=0.002)", batch_size=8, more=""):
+    return SCRIPT.format(dataset=dataset, made=made, batch_size=batch_size, more=more and ", " + more)
+
+
+@contextmanager
+def v1_group(controller: str, name: str, value: int) -> Iterator[Path]:
+    """A version 1 control group with one limit, which is gone afterwards; skips where none can be made."""
+    top = Path("/sys/fs/cgroup", controller)
+    if not (top / "tasks").exists() or not os.access(top / "cgroup.procs", os.W_OK):
+        pytest.skip(f"no writable version 1 {controller} hierarchy")
+    group = top / f"plumb-fault-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / name).write_text(str(value))
+        yield group
+    finally:
+        for _ in range(100):
+            if not (group / "cgroup.procs").read_text():
+                break
+            time.sleep(0.05)
+        group.rmdir()
+
+
+def start(folder, *words):
+    command = [sys.executable, "-m", "plumb", "tune", *map(str, words), "train.py"]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def tune(folder, *words, wrapper=(), before=None, timeout=150):
+    """`plumb tune` in `folder`, started by the command `wrapper`; gives exit code, standard error and the plan."""
+    command = [*wrapper, sys.executable, "-m", "plumb", "tune", *map(str, words), "train.py"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout, preexec_fn=before)
+    plan = folder / "train.plumb.json"
+    assert "Traceback" not in done.stderr or done.returncode == 1
+    return done.returncode, done.stderr, decode(plan.read_bytes()).loaders[0] if plan.exists() else None
+
+
+def in_a_namespace(*mounts):
+    """The command that runs another where these are mounted, for it alone; skips where that is not allowed."""
+    shell = " && ".join(f"mount -t tmpfs -o size={size} tmpfs {where}" for where, size in mounts)
+    if subprocess.run(["unshare", "-m", "sh", "-c", shell], capture_output=True, check=False).returncode:
+        pytest.skip("no mount namespace for us here")
+    return ("unshare", "-m", "sh", "-c", f'{shell} && cd . && exec "$@"', "sh")
+
+
+def outcomes(loader):
+    return {trial.outcome for trial in loader.trials}
+
+
+def joining(group):
+    return lambda: (group / "cgroup.procs").write_text(str(os.getpid()))
+
+
+HUNGRY = """
+class Hungry(Numbers):
+    index = None
+    def __getitem__(self, index):
+        if self.index is None and get_worker_info() is not None and get_worker_info().num_workers >= 2:
+            self.index = [bytearray(os.urandom(1) * 2**22) for _ in range(250)]
+        return super().__getitem__(index)
+"""
+
+
+def test_workers_that_eat_memory_are_ended_before_the_group_s_limit(write, tmp_path):
+    write("train.py", script(HUNGRY, "Hungry(20000, seconds=0.004)"))
+    with v1_group("memory", "memory.limit_in_bytes", 2048 * MIB) as group:
+        code, err, loader = tune(tmp_path, "--budget", 20, "--no-cache", before=joining(group))
+        peak = int((group / "memory.max_usage_in_bytes").read_text())
+        kills = (group / "memory.oom_control").read_text()
+    assert code == 0, err
+    ended = [trial for trial in loader.trials if trial.outcome.startswith("ended: ")]
+    assert ended, outcomes(loader)
+    assert all("of memory (cgroup v1" in trial.outcome and "left" in trial.outcome for trial in ended)
+    assert "oom_kill 0" in kills or "oom_kill" not in kills
+    assert peak <= 2048 * MIB
+    assert any("as much of memory as a trial that came to its limit" in outcome for outcome in outcomes(loader))
+    assert loader.tuned.config.num_workers < 2
+
+
+STUCK = """
+class Stuck(Numbers):
+    lock = threading.Lock()
+    def __getitem__(self, index):
+        if get_worker_info() is not None and get_worker_info().num_workers >= 2 and index > 200:
+            self.lock.acquire()
+            self.wait_for_ever()
+        return super().__getitem__(index)
+    def wait_for_ever(self):
+        self.lock.acquire()
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_stuck_in_a_lock_ends_its_trial_and_says_where(write, tmp_path):
+    write("train.py", script(STUCK, "Stuck(4000, seconds=0.004)"))
+    code, err, loader = tune(tmp_path, "--budget", 40)
+    assert code == 0, err
+    stuck = [trial for trial in loader.trials if "stuck" in trial.outcome]
+    assert stuck, outcomes(loader)
+    assert all("train.py:" in trial.outcome and "in wait_for_ever" in trial.outcome for trial in stuck)
+    assert loader.tuned.config.num_workers < 2
+
+
+def test_a_quota_of_one_cpu_is_what_the_tuning_goes_by(write, tmp_path):
+    write("train.py", script())
+    with v1_group("cpu", "cpu.cfs_quota_us", 100_000) as group:
+        code, err, loader = tune(tmp_path, "--budget", 15, before=joining(group))
+    assert code == 0, err
+    assert loader.model["situation"]["limits"]["cpus"] == 1.0
+
+
+LARGE = """
+class Large(Numbers):
+    def __getitem__(self, index):
+        time.sleep(0.004)
+        return torch.zeros(65536), index % 3
+model = nn.Linear(65536, 3)
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+"""
+
+
+@pytest.mark.slow
+def test_a_small_shm_is_never_overrun(write, tmp_path):
+    # A batch takes 4 MiB: one worker with two batches ahead just fits.
+    write("train.py", script(LARGE, "Large(4000)", batch_size=16))
+    wrapper = in_a_namespace(("/dev/shm", "16m"))
+    code, err, loader = tune(tmp_path, "--budget", 30, "--no-cache", wrapper=wrapper)
+    assert code == 0, err
+    assert loader.model["situation"]["limits"]["shm_bytes"] <= 16 * MIB
+    assert not any("bus error" in outcome.lower() or "shared memory (" in outcome for outcome in outcomes(loader))
+    assert "Bus error" not in err
+    assert loader.tuned.config.batches_in_flight <= 2
+
+
+@pytest.mark.slow
+def test_few_open_files_are_enough(write, tmp_path):
+    apart = """
+class Apart(Numbers):
+    def __getitem__(self, index):
+        time.sleep(0.004)
+        return [torch.zeros(8)], index % 3
+def apart(samples):
+    return [x for [x], _ in samples], torch.tensor([y for _, y in samples])
+class Joined(nn.Linear):
+    def forward(self, parts):
+        return super().forward(torch.stack(parts))
+model = Joined(8, 3)
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+"""
+    write("train.py", script(apart, "Apart(4000)", batch_size=16, more="collate_fn=apart"))
+    limit = ("sh", "-c", 'ulimit -n 128 && exec "$@"', "sh")
+    code, err, loader = tune(tmp_path, "--budget", 30, "--no-cache", wrapper=limit)
+    assert code == 0, err
+    assert loader.model["situation"]["limits"]["open_files"] == 128
+    assert "Too many open files" not in err
+    assert not any("open files" in outcome.lower() for outcome in outcomes(loader) if outcome.startswith("failed"))
+
+
+DYING = """
+class Dying(Numbers):
+    def __getitem__(self, index):
+        if get_worker_info() is not None and get_worker_info().num_workers >= 2 and index % 50 == 49:
+            {death}
+        return super().__getitem__(index)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("death", "signal"),
+    [("os.kill(os.getpid(), 9)", "Killed"), ("import ctypes; ctypes.string_at(0)", "Segmentation fault")],
+)
+def test_a_worker_that_dies_ends_its_trial_and_nothing_else(death, signal, write, tmp_path):
+    write("train.py", script(DYING.format(death=death), "Dying(4000, seconds=0.004)"))
+    code, err, loader = tune(tmp_path, "--budget", 40, "--no-cache")
+    assert code == 0, err
+    failed = [outcome for outcome in outcomes(loader) if outcome.startswith("failed: ")]
+    assert any(signal in outcome for outcome in failed), outcomes(loader)
+    assert loader.tuned.config.num_workers < 2
+
+
+def test_a_dataset_that_raises_on_its_thousandth_sample_raises_it_to_the_user(write, tmp_path):
+    broken = """
+class Broken(Numbers):
+    def __getitem__(self, index):
+        if index >= 999:
+            raise ValueError("sample 999 is broken")
+        return super().__getitem__(index)
+"""
+    write("train.py", script(broken, "Broken(100_000, seconds=0.0)", batch_size=50))
+    code, err, loader = tune(tmp_path, "--budget", 15)
+    assert "plumb itself failed" not in err
+    assert code == 1
+    assert "ValueError: sample 999 is broken" in err
+    assert loader is None
+
+
+def test_a_full_disk_costs_the_plan_and_says_so(write, tmp_path):
+    (tmp_path / "small").mkdir()
+    write("train.py", script())
+    wrapper = in_a_namespace((tmp_path / "small", "4k"))
+    code, err, loader = tune(tmp_path, "--budget", 10, "--output", "small/plan.json", wrapper=wrapper)
+    assert code == 1
+    assert "small/plan.json: the plan cannot be written (No space left on device)" in err
+    assert "Traceback" not in err
+    assert loader is None
+
+
+@pytest.mark.slow
+def test_two_tunings_at_once_both_end_well(write, tmp_path):
+    write("train.py", script())
+    tunings = [start(tmp_path, "--budget", 40), start(tmp_path, "--budget", 40)]
+    for tuning in tunings:
+        _, err = tuning.communicate(timeout=180)
+        assert tuning.returncode == 0, err
+    assert decode((tmp_path / "train.plumb.json").read_bytes()).loaders
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train.plumb.json", "train.py"]
+
+
+STREAM = """
+class Stream(IterableDataset):
+    def __iter__(self):
+        info = get_worker_info()
+        for index in {numbers}:
+            time.sleep(0.004)
+            yield torch.full((8,), float(index)), index % 3
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("numbers", "says"),
+    [
+        ("range(96)", "does not ask which worker"),
+        ("range(info.id if info else 0, 96)", "samples in"),
+        ("itertools.count(info.id if info else 0)", "no time to compare"),
+    ],
+    ids=["unsharded", "half sharded", "infinite"],
+)
+def test_iterable_datasets_that_are_not_shared_out_get_no_more_workers(numbers, says, write, tmp_path):
+    write("train.py", script(STREAM.format(numbers=numbers), "Stream()"))
+    code, err, loader = tune(tmp_path, "--budget", 40, "--allow-reorder")
+    assert code == 0, err
+    if not any("nothing to gain" in note for note in loader.notes):
+        assert any(says in note for note in loader.notes), loader.notes
+    others = [trial for trial in loader.trials if trial.outcome != "measured, to calibrate"]
+    assert {trial.config.num_workers for trial in others} <= {0, 1}
+    assert loader.tuned.config.num_workers == 0
+
+
+@pytest.mark.slow
+def test_an_open_file_is_never_shared_by_workers(write, tmp_path):
+    rows = """
+class Rows(Numbers):
+    def __init__(self):
+        super().__init__(4000, seconds=0.004)
+        self.file = open(__file__, "rb")
+"""
+    write("train.py", script(rows, "Rows()"))
+    code, err, loader = tune(tmp_path, "--budget", 20)
+    assert code == 0, err
+    assert {trial.config.num_workers for trial in loader.trials} == {0}
+    assert any("holds an open file (Rows.file)" in note for note in loader.notes), loader.notes
