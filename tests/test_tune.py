@@ -302,7 +302,8 @@ def test_an_iterable_dataset_that_shards_itself_gets_workers_only_where_the_orde
     assert any("the same samples in another order" in note for note in found.notes), found.notes
     assert any("--allow-reorder would" in note for note in found.notes) is not allowed
     tried = {trial.config.num_workers for trial in found.trials if trial.outcome != "measured, to calibrate"}
-    assert tried == {0} if not allowed else max(tried) > 1
+    # One worker alone delivers in the order in which none does.
+    assert (max(tried) > 1) is allowed
 
 
 def test_a_validation_loader_that_is_not_reached_is_tuned_on_its_own(plumb, write):

@@ -39,8 +39,6 @@ from plumb.runtime.validate import validate_cut
 from plumb.trace import course
 from plumb.trace.values import digest
 
-pytestmark = pytest.mark.quiet
-
 
 def names(way):
     return [step.name for step in way]

@@ -17,8 +17,6 @@ from torch.utils.data import ConcatDataset, DataLoader, StackDataset, Subset
 from plumb.trace import Flow, Operator, Pipeline, trace
 from plumb.trace.sources import TraceError
 
-pytestmark = pytest.mark.quiet
-
 
 @pytest.fixture(scope="module")
 def detection(tmp_path_factory):
@@ -160,6 +158,7 @@ def test_generators_are_followed_from_one_to_the_next(tmp_path):
     assert pipeline.operators[-2].output_shape == (200, 200)
 
 
+@pytest.mark.quiet
 def test_wrappers_are_passed_through(detection):
     inner = Waiting()
     for wrapped in (Subset(inner, [0, 1, 2]), ConcatDataset([inner]), Doubled(inner), StackDataset(inner)):
@@ -168,6 +167,7 @@ def test_wrappers_are_passed_through(detection):
         assert inside(pipeline, "work").calls_per_sample == 1
 
 
+@pytest.mark.quiet
 def test_the_parts_of_a_concatenation_are_told_apart():
     pipeline = trace(ConcatDataset([Waiting(), Waiting()]), samples=4)
     assert [operator.visit_ratio for operator in pipeline.operators if operator.name == "work"] == [0.5, 0.5]

@@ -13,8 +13,6 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from plumb.trace import trace
 
-pytestmark = pytest.mark.quiet
-
 
 def names(pipeline):
     return [operator.name for operator in pipeline.operators]
@@ -178,6 +176,7 @@ def test_monai_dictionaries():
     assert all(pipeline.graph.nodes[name]["operator"].random for name in chain[1:])
 
 
+@pytest.mark.quiet
 def test_hugging_face_set_transform():
     datasets = pytest.importorskip("datasets")
     rows = [{"signal": np.arange(4000, dtype=np.float64).tolist(), "label": i} for i in range(24)]
@@ -185,7 +184,7 @@ def test_hugging_face_set_transform():
 
     def filtered(signal):
         values = np.asarray(signal)
-        for _ in range(5):
+        for _ in range(20):
             values = np.convolve(values, np.ones(64) / 64, mode="same")
         return torch.from_numpy(values)
 
