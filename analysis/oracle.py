@@ -81,10 +81,17 @@ def hold(pipeline: Pipeline, effort: Effort, grid_at_most: int, final_turns: int
     )
 
 
-def by_optuna(pipeline: Pipeline, tuned: Tuned, seconds: float, window_seconds: float) -> Config:
-    """What a TPE sampler that knows nothing of the model finds in the same space in the same time."""
+def by_optuna(
+    pipeline: Pipeline,
+    tuned: Tuned,
+    seconds: float,
+    window_seconds: float,
+    sampler: optuna.samplers.BaseSampler | None = None,
+) -> Config:
+    """What a sampler that knows nothing of the model, TPE by default, finds in the same space in the same time."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0, multivariate=True))
+    sampler = sampler or optuna.samplers.TPESampler(seed=0, multivariate=True)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
     space = tuned.space
     rates: dict[Config, float] = {}
     until = time.perf_counter() + seconds
