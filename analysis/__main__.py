@@ -15,7 +15,7 @@ from analysis import field, results
 from analysis.comparison import FULL, QUICK, Extent, hold
 from analysis.outcome import Outcome, keep, kept
 from analysis.peers.choosers import LOADTUNE, PARAM_HELPER
-from analysis.peers.environments import CannotRunError
+from analysis.peers.environments import CannotRunError, Environment
 from analysis.peers.libraries import LIBRARIES
 from analysis.results import publish, say
 from analysis.summary import lines_of
@@ -58,10 +58,14 @@ def main() -> None:
 def install() -> None:
     """Makes the environments of all peers; what can't be made is said, and left out of the comparison."""
     for environment in (*(library.environment for library in LIBRARIES), LOADTUNE, PARAM_HELPER):
-        try:
-            environment.make()
-        except CannotRunError as reason:
-            say(f"peers: {environment.name} {reason}")
+        _make(environment)
+
+
+def _make(environment: Environment) -> None:
+    try:
+        environment.make()
+    except CannotRunError as reason:
+        say(f"peers: {environment.name} {reason}")
 
 
 def measured(names: Sequence[str], extent: Extent, is_quick: bool, is_fresh: bool) -> list[Outcome]:

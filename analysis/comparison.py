@@ -1,12 +1,12 @@
-"""One pipeline with all its peers: each chooses, then all are measured by turns, looked at, and held to the same work."""
+"""One pipeline with all its peers: each chooses, then all are measured by turns, and held to the same work."""
 
+import contextlib
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from statistics import median
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -57,20 +57,16 @@ def hold(name: str, pipeline: Pipeline, extent: Extent, with_libraries: bool) ->
     choices, failures, tuned = _plumbs(pipeline, effort.budget_seconds, memory)
     say(f"{name}: plumb chose {tuned.config} in {tuned.seconds:.0f} s")
     for chooser in CHOOSERS:
-        try:
+        with _noted(chooser.name, failures):
             choices.append(chooser.choose(pipeline, tuned, effort))
-        except CannotRunError as reason:
-            failures.append(Entry(chooser.name, error=str(reason)))
     leaders, grid_seconds = _of_grid(pipeline, tuned, extent)
     choices += [Choice("a full grid's best", leader, grid_seconds) for leader in leaders]
     libraries: list[Running] = []
     for library in LIBRARIES:
-        try:
+        with _noted(library.name, failures):
             if not with_libraries:
                 raise CannotRunError("left out of a quick run")
             libraries.append(tuned_by_hand(library, pipeline, effort.window_seconds))
-        except CannotRunError as reason:
-            failures.append(Entry(library.name, error=str(reason)))
     tuned.fill(choice.contender.config for choice in choices)
     # Whoever chose the same is measured once.
     sides = {_key(choice.contender): choice.contender for choice in choices}
@@ -107,6 +103,15 @@ def hold(name: str, pipeline: Pipeline, extent: Extent, with_libraries: bool) ->
     return replace(measured, epochs=_epochs(pipeline, tuned, choices, of_sides, extent))
 
 
+@contextlib.contextmanager
+def _noted(peer: str, failures: list[Entry]) -> Iterator[None]:
+    """Notes why a peer can't run."""
+    try:
+        yield
+    except CannotRunError as reason:
+        failures.append(Entry(peer, error=str(reason)))
+
+
 def limit_of(pipeline: Pipeline, seconds: float) -> float:
     """Samples per second that the CPUs, or the source, allow at most."""
     cpus = Limits.detect().cpus / pure_cpu_seconds(pipeline.loader, seconds, pipeline.batch_size)
@@ -114,7 +119,7 @@ def limit_of(pipeline: Pipeline, seconds: float) -> float:
 
 
 def _plumbs(pipeline: Pipeline, seconds: float, memory: float | None) -> tuple[list[Choice], list[Entry], Tuned]:
-    """plumb's choice, and where it stores something, also what it chooses where it may not."""
+    """Plumb's choice, and where it stores something, also what it chooses where it may not."""
     tuned = tune_loader(pipeline.loader, seconds, None, memory, pipeline.batch_size)
     choices = [Choice(PLUMB, tuned.contender(tuned.config), tuned.seconds)]
     if tuned.config.cache is None:
@@ -215,14 +220,13 @@ def _epochs(
     rate = entries[_key(best)].rate.samples_per_second
     if (2 * extent.epochs + 2) * len(pipeline.dataset) / rate > extent.epochs_at_most_seconds:
         return None
-    # The step is a stand-in for an accelerator's, which the best of torch's loaders would keep waiting half of the time.
+    # The step stands in for an accelerator's, which the best of torch's loaders keeps waiting for half of the time.
     step = _STEP_SHARE * pipeline.batch_size / rate
     plain = _own_order(pipeline, best.config)
     chosen = tuned.make(tuned.config, None)
     seconds_of_an_epoch(plain, step)
     first = seconds_of_an_epoch(chosen, step)
     pairs = [(seconds_of_an_epoch(plain, step), seconds_of_an_epoch(chosen, step)) for _ in range(extent.epochs)]
-    say(f"{pipeline.name}: epochs of {median(one for one, _ in pairs):.1f} s and {median(two for _, two in pairs):.1f} s")
     return Epochs(step, str(best.config), [one for one, _ in pairs], first, [two for _, two in pairs])
 
 

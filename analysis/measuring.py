@@ -34,7 +34,7 @@ class Apart:
 
     name: str
     window: Callable[[float], list[Chunk]]
-    config: Config = Config()
+    config: Config = field(default_factory=Config)
 
 
 @dataclass

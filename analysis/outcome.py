@@ -70,8 +70,8 @@ class Epochs:
 class Outcome:
     """One pipeline: its peers, and what limits all of them.
 
-    `limits` are the samples per second that the host allows at most, measured in each turn: cores over pure CPU seconds,
-    or what the source gives. `grid_seconds` is what measuring every configuration took.
+    `limits` are the samples per second that the host allows at most, measured in each turn: cores over pure CPU
+    seconds, or what the source gives. `grid_seconds` is what measuring every configuration took.
     """
 
     name: str

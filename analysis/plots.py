@@ -7,10 +7,10 @@ from statistics import geometric_mean
 import matplotlib
 
 matplotlib.use("svg")
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot
 
-from analysis.outcome import PLUMB, Outcome  # noqa: E402
-from analysis.summary import factors  # noqa: E402
+from analysis.outcome import PLUMB, Outcome
+from analysis.summary import factors
 
 _OURS, _THEIRS = "#1f6f8b", "#b9c4c9"
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import geometric_mean, median
 
-from analysis.outcome import ORACLE, PLUMB, PLUMB_UNCACHED, Entry, Outcome
+from analysis.outcome import PLUMB, PLUMB_UNCACHED, Entry, Outcome
 from analysis.results import table
 from plumb.plan import Rate
 from plumb.units import format_bytes
@@ -84,7 +84,11 @@ def aims(outcomes: Sequence[Outcome]) -> list[Aim]:
         for o in outcomes
         if (plumb := o.entry(PLUMB)) and o.grid_seconds
     ]
-    worst_start, best_clocked, slowest = max(starts, default=None), max(clocked, default=None), max(seconds, default=None)
+    worst_start, best_clocked, slowest = (
+        max(starts, default=None),
+        max(clocked, default=None),
+        max(seconds, default=None),
+    )
     return [
         Aim(
             f"at least {_OF_ORACLE} of the best of all, everywhere",
@@ -186,8 +190,8 @@ def losses_of(outcome: Outcome) -> list[str]:
         times = _plumb_over(outcome, entry) if entry.is_measured and entry.peer != PLUMB else None
         if times and times.interval[1] < 1:
             lines.append(
-                f"- {outcome.title}: {entry.peer} ({entry.configuration}) makes {_number(entry)} samples/s; plumb reaches "
-                f"{_rate(times, 3)} of it."
+                f"- {outcome.title}: {entry.peer} ({entry.configuration}) makes {_number(entry)} samples/s; "
+                f"plumb reaches {_rate(times, 3)} of it."
             )
     return lines
 

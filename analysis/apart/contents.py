@@ -17,8 +17,8 @@ _MEAN_APART, _SPREAD_APART, _SIZE_APART = 0.2, 0.2, 0.2
 class Contents:
     """Some batches, told exactly and in the large.
 
-    `checksum` is of every value in order; integers of any width and floats of any width count alike. `kinds` sums up the
-    arrays of one kind of number and so many dimensions: how many there were, their values, and these values' sums.
+    `checksum` is of every value in order; integers of any width and floats of any width count alike. `kinds` sums up
+    the arrays of one kind of number and so many dimensions: how many there were, their values, and these values' sums.
     """
 
     batches: int = 0

@@ -1,4 +1,4 @@
-"""FFCV: the images written once into its own file, then decoded, cropped, flipped and normalised by compiled threads."""
+"""FFCV: the images in a file of its own, which threads of compiled code decode, crop, flip and normalise."""
 
 import time
 from pathlib import Path

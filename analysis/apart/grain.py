@@ -9,6 +9,8 @@ from absl import flags
 
 from analysis.apart.job import answer, read_job
 
+_READ_AHEAD_BATCHES = 16
+
 
 @functools.cache
 def loaded():
@@ -48,13 +50,17 @@ def as_arrays(batch):
 
 
 def make(job, batches, for_ever):
-    """The dataset with as many processes as Grain's own rule or the settings say."""
+    """The dataset, and for measuring with as many processes as Grain's own rule says, where the settings want some."""
     if job.is_uneven:
+        # Whole batches are read ahead, of which Grain's 500 would be too many.
+        read = grain.ReadOptions(prefetch_buffer_size=_READ_AHEAD_BATCHES)
         dataset = grain.MapDataset.source(batches).map(Batches())
+        dataset = (dataset.repeat() if for_ever else dataset).to_iter_dataset(read)
     else:
         indices = [index for batch in batches for index in batch]
-        dataset = grain.MapDataset.source(indices).map(Samples()).batch(len(batches[0]), batch_fn=Collated())
-    dataset = (dataset.repeat() if for_ever else dataset).to_iter_dataset()
+        dataset = grain.MapDataset.source(indices).map(Samples())
+        dataset = (dataset.repeat() if for_ever else dataset).to_iter_dataset()
+        dataset = dataset.batch(len(batches[0]), batch_fn=Collated())
     if for_ever and job.settings["processes"]:
         picked = grain.experimental.pick_performance_config(
             dataset, ram_budget_mb=job.settings["memory_mb"], max_workers=job.cores, max_buffer_size=None

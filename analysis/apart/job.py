@@ -16,7 +16,8 @@ from typing import Any
 from analysis.apart.contents import contents_of
 
 ANSWER = "ANSWER "
-_CHUNK_SECONDS = 0.15
+# Libraries hand over in bursts, so that a stretch must be longer than one.
+_CHUNK_SECONDS, _CHUNK_BATCHES = 0.3, 4
 # What libraries hold ready is handed over faster than they can produce: it is taken first, and not counted.
 _WARM_SECONDS, _WARM_BATCHES = 1.0, 32
 
@@ -85,7 +86,7 @@ def measured(batches: Iterator[Any], samples_per_batch: float, seconds: float) -
     for _ in batches:
         count += 1
         now = time.perf_counter()
-        if now - chunk_begin >= _CHUNK_SECONDS:
+        if count >= _CHUNK_BATCHES and now - chunk_begin >= _CHUNK_SECONDS:
             yield count * samples_per_batch, now - chunk_begin
             chunk_begin, count = now, 0
             if now - begin >= seconds:

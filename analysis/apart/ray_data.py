@@ -40,7 +40,8 @@ def make(job, path, batches, for_ever):
     return ([np.asarray(batch[name]) for name in sorted(batch, key=int)] for batch in batches)
 
 
-if __name__ == "__main__":
+def main():
+    """Does the job on a Ray of its own."""
     job = read_job()
     ray.init(
         num_cpus=job.cores,
@@ -55,3 +56,10 @@ if __name__ == "__main__":
         answer(job, lambda batches, for_ever: make(job, sys.argv[1], batches, for_ever), ["ray"])
     finally:
         ray.shutdown()
+
+
+if __name__ == "__main__":
+    # Ray's processes find the functions by the module's name, which is another one here.
+    from analysis.apart import ray_data
+
+    ray_data.main()

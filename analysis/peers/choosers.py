@@ -114,9 +114,7 @@ def _asked(name: str, environment: Environment, pipeline: Pipeline, **settings: 
     environment.require()
     job = job_of(pipeline, Limits.detect(), **settings)
     begun = time.perf_counter()
-    found, _ = answer_of(
-        environment, environment.name, job, watch=False, patience_seconds=_PACKAGE_PATIENCE_SECONDS
-    )
+    found, _ = answer_of(environment, environment.name, job, watch=False, patience_seconds=_PACKAGE_PATIENCE_SECONDS)
     seconds = time.perf_counter() - begun
     config = Config(**found["config"])
     return Choice(name, torch_contender(pipeline.loader, config), seconds, found["note"])

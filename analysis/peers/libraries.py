@@ -1,4 +1,4 @@
-"""Libraries with loaders of their own, each in its own environment and processes, with a few settings to choose from."""
+"""Libraries with loaders of their own, each in its own environment, with a few settings to choose from."""
 
 import time
 from collections.abc import Callable
@@ -133,7 +133,7 @@ def tuned_by_hand(library: Library, pipeline: Pipeline, seconds: float) -> Runni
     for number, candidate in enumerate(candidates):
         try:
             rates[number] = rate_of(candidate.contender.window(seconds)).samples_per_second
-        except (CannotRunError, ValueError) as reason:
+        except CannotRunError as reason:  # noqa: PERF203
             reasons.append(str(reason))
     if not rates:
         raise CannotRunError(reasons[0])

@@ -18,8 +18,8 @@ _FEW_WORKERS = (0, 1, 2, 3, 4)
 class Pipeline:
     """An ordinary dataset with the loader arguments that its user chose, and what bounds it, in words.
 
-    `worker_counts` are those worth measuring: past the cores only where samples wait. A `batch_sampler` makes batches of
-    `batch_size` samples on average. `is_deterministic` says that an index always gives the same sample, and
+    `worker_counts` are those worth measuring: past the cores only where samples wait. A `batch_sampler` makes batches
+    of `batch_size` samples on average. `is_deterministic` says that an index always gives the same sample, and
     `ceiling_samples_per_second` what the source gives at most, where that is known.
     """
 

@@ -1,4 +1,4 @@
-"""Rows of a table in an HDF5 file, read one by one, with a column of categories: little work, and a lock in the library."""
+"""Rows of a table in an HDF5 file, read one by one: little work, much of it Python's, and a lock in the library."""
 
 import os
 from pathlib import Path

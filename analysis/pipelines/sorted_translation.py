@@ -37,6 +37,4 @@ def _fill(folder):
 def make(folder: Path) -> Pipeline:
     """Sixteen files, windows of 1,024 sentences, 64 a batch."""
     dataset = Stream(made_once(folder / "sorted_translation", _fill))
-    return Pipeline(
-        "translation, sorted stream", "the CPU", dataset, 64, collate_fn=padded, is_deterministic=True
-    )
+    return Pipeline("translation, sorted stream", "the CPU", dataset, 64, collate_fn=padded, is_deterministic=True)
