@@ -68,7 +68,7 @@ def _dali(limits: Limits) -> list[dict[str, Any]]:
 
 def _ffcv(limits: Limits) -> list[dict[str, Any]]:
     cores = max(1, int(limits.cpus))
-    return [{"threads": count, "batches_ahead": 3} for count in (cores, 2 * cores)]
+    return [{"threads": cores, "batches_ahead": count} for count in (3, 6)]
 
 
 LIBRARIES = (
