@@ -35,7 +35,9 @@ _STEP_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Extent:
-    """How much of a comparison is made: looks at a full grid, its best few for the finals, and epochs by the clock."""
+    """How much of a comparison is made: looks at a full grid, its best few for the finals, epochs by the clock, and
+    settings of each library.
+    """
 
     effort: Effort
     grid_at_most: int
@@ -43,10 +45,11 @@ class Extent:
     finalists: int
     epochs: int
     epochs_at_most_seconds: float
+    settings_at_most: int
 
 
-FULL = Extent(Effort(7, 1.0, 60.0), 120, 2, 3, 5, 900.0)
-QUICK = Extent(Effort(2, 0.2, 4.0), 4, 1, 1, 1, 15.0)
+FULL = Extent(Effort(7, 1.0, 60.0), 120, 2, 3, 5, 900.0, 8)
+QUICK = Extent(Effort(2, 0.2, 4.0), 4, 1, 1, 1, 15.0, 1)
 
 
 def hold(name: str, pipeline: Pipeline, extent: Extent, with_libraries: bool) -> Outcome:
@@ -66,7 +69,7 @@ def hold(name: str, pipeline: Pipeline, extent: Extent, with_libraries: bool) ->
         with _noted(library.name, failures):
             if not with_libraries:
                 raise CannotRunError("left out of a quick run")
-            libraries.append(tuned_by_hand(library, pipeline, effort.window_seconds))
+            libraries.append(tuned_by_hand(library, pipeline, effort.window_seconds, extent.settings_at_most))
     tuned.fill(choice.contender.config for choice in choices)
     # Whoever chose the same is measured once.
     sides = {_key(choice.contender): choice.contender for choice in choices}

@@ -16,7 +16,6 @@ from torch.utils.data import default_collate
 from analysis.apart.job import ANSWER, Job
 from analysis.footprint import Footprint, watched
 from analysis.images import ROOT
-from analysis.measuring import stream_of
 from analysis.peers.environments import CannotRunError, Environment
 from analysis.pipelines.pipeline import DATA, Pipeline
 from plumb.host import Limits
@@ -26,15 +25,18 @@ _PATIENCE_SECONDS = 180.0
 
 
 def job_of(pipeline: Pipeline, limits: Limits, **settings: Any) -> Job:
-    """A job over the pipeline's own batches, with its dataset written beside; nothing is asked of it yet."""
+    """A job over one epoch of the pipeline's own batches, or a long part of it, with its dataset written beside.
+
+    Nothing is asked of it yet.
+    """
     folder = DATA / "peers" / pipeline.name.replace(" ", "_")
     folder.mkdir(parents=True, exist_ok=True)
     dataset = folder / "dataset.pickle"
     dataset.write_bytes(pickle.dumps((pipeline.dataset, pipeline.collate_fn or default_collate)))
-    stream = stream_of(pipeline.loader)
+    epoch = [] if pipeline.is_iterable else islice(pipeline.loader.batch_sampler, _BATCHES_AT_MOST)
     return Job(
         settings=settings,
-        batches=[] if stream is None else [list(batch) for batch in islice(stream, _BATCHES_AT_MOST)],
+        batches=[list(batch) for batch in epoch],
         samples_per_batch=pipeline.batch_size,
         checked=0,
         seconds=0.0,

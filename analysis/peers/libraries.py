@@ -118,7 +118,7 @@ class Running:
         return [Chunk(*pair) for pair in found["chunks"]]
 
 
-def tuned_by_hand(library: Library, pipeline: Pipeline, seconds: float) -> Running:
+def tuned_by_hand(library: Library, pipeline: Pipeline, seconds: float, settings_at_most: int) -> Running:
     """The library with the best of its settings, each tried for `seconds`. Raises CannotRunError where none runs."""
     unfit = library.unfit(pipeline)
     if unfit:
@@ -126,7 +126,8 @@ def tuned_by_hand(library: Library, pipeline: Pipeline, seconds: float) -> Runni
     library.environment.require()
     begun, limits = time.perf_counter(), Limits.detect()
     job = job_of(pipeline, limits)
-    candidates = [Running(library, replace(job, settings=settings), 0.0) for settings in library.settings(limits)]
+    tried = library.settings(limits)[:settings_at_most]
+    candidates = [Running(library, replace(job, settings=settings), 0.0) for settings in tried]
     if len(candidates) == 1:
         return candidates[0]
     rates, reasons = {}, []
