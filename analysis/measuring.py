@@ -71,28 +71,35 @@ def by_turns(
     turns: int,
     window_seconds: float,
     at_each_turn: Callable[[], None] = lambda: None,
+    patience_seconds: float = _PATIENCE_SECONDS,
 ) -> list[Reading]:
     """A window of each contender in each turn, each time with workers of its own, so that no idle ones are around.
 
-    `at_each_turn` is called before the contenders of a turn. A contender that fails, or doesn't come into steady state,
-    is not measured again; its reading says why.
+    `at_each_turn` is called before the contenders of a turn. A contender that fails, or doesn't come into steady state
+    within `patience_seconds`, is not measured again; its reading says why.
     """
     readings = [Reading(contender) for contender in contenders]
     for _ in range(turns):
         at_each_turn()
         for reading in readings:
             if not reading.error:
-                _measure(reading, stream, samples_per_batch, window_seconds)
+                _measure(reading, stream, samples_per_batch, window_seconds, patience_seconds)
     return readings
 
 
-def _measure(reading: Reading, stream: IndexStream | None, samples_per_batch: float, window_seconds: float) -> None:
+def _measure(
+    reading: Reading,
+    stream: IndexStream | None,
+    samples_per_batch: float,
+    window_seconds: float,
+    patience_seconds: float,
+) -> None:
     contender, start_seconds = reading.contender, 0.0
     try:
         if isinstance(contender, Apart):
             chunks = contender.window(window_seconds)
         else:
-            chunks, start_seconds = _of_feed(contender, stream, samples_per_batch, window_seconds)
+            chunks, start_seconds = _of_feed(contender, stream, samples_per_batch, window_seconds, patience_seconds)
     except Exception as error:
         reading.error = f"{type(error).__name__}: {error}".partition("\n")[0]
         return
@@ -100,13 +107,17 @@ def _measure(reading: Reading, stream: IndexStream | None, samples_per_batch: fl
         reading.turns.append(chunks)
         reading.start_seconds.append(start_seconds)
     else:
-        reading.error = f"no steady state within {_PATIENCE_SECONDS:g} s"
+        reading.error = f"no steady state within {patience_seconds:.0f} s"
 
 
 def _of_feed(
-    contender: Contender, stream: IndexStream | None, samples_per_batch: float, window_seconds: float
+    contender: Contender,
+    stream: IndexStream | None,
+    samples_per_batch: float,
+    window_seconds: float,
+    patience_seconds: float,
 ) -> tuple[list[Chunk], float]:
-    deadline = time.perf_counter() + _PATIENCE_SECONDS
+    deadline = time.perf_counter() + patience_seconds
     feed = Feed(contender.config, contender.make, stream, samples_per_batch, deadline)
     try:
         return feed.window(window_seconds), feed.workers_start_seconds

@@ -101,7 +101,14 @@ def by_optuna(
         config = space.config(trial.params)
         repeats = repeats + 1 if config in rates else 0
         if config not in rates and knobs.fits(space, config):
-            readings, _ = _timed(pipeline, [tuned.contender(config)], Effort(1, window_seconds, 0.0))
+            readings = by_turns(
+                [tuned.contender(config)],
+                stream_of(pipeline.loader),
+                pipeline.batch_size,
+                1,
+                window_seconds,
+                patience_seconds=max(until - time.perf_counter(), window_seconds),
+            )
             rates[config] = readings[0].rate.samples_per_second if readings[0].is_measured else 0.0
         study.tell(trial, rates.get(config, 0.0))
     return max(rates, key=lambda config: rates[config])
