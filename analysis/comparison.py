@@ -49,11 +49,14 @@ class Extent:
 
 
 FULL = Extent(Effort(7, 1.0, 60.0), 120, 2, 3, 5, 900.0, 8)
-QUICK = Extent(Effort(2, 0.2, 4.0), 4, 1, 1, 1, 15.0, 1)
+QUICK = Extent(Effort(1, 0.2, 6.0), 2, 1, 1, 1, 6.0, 1)
 
 
-def hold(name: str, pipeline: Pipeline, extent: Extent, with_libraries: bool) -> Outcome:
-    """Measures everything of one pipeline. Raises what the dataset raises, and TuningError where plumb has no room."""
+def hold(name: str, pipeline: Pipeline, extent: Extent, with_packages: bool) -> Outcome:
+    """Measures everything of one pipeline; without the packages that are installed apart where it must be quick.
+
+    Raises what the dataset raises, and TuningError where plumb has no room.
+    """
     effort, loader = extent.effort, pipeline.loader
     # Nothing is stored of a remote source, so that every sample is fetched, as in a first epoch.
     memory = 0 if name == S3 else None
@@ -61,14 +64,14 @@ def hold(name: str, pipeline: Pipeline, extent: Extent, with_libraries: bool) ->
     say(f"{name}: plumb chose {tuned.config} in {tuned.seconds:.0f} s")
     for chooser in CHOOSERS:
         with _noted(chooser.name, failures):
+            _require(with_packages or not chooser.is_package)
             choices.append(chooser.choose(pipeline, tuned, effort))
     leaders, grid_seconds = _of_grid(pipeline, tuned, extent)
     choices += [Choice("a full grid's best", leader, grid_seconds) for leader in leaders]
     libraries: list[Running] = []
     for library in LIBRARIES:
         with _noted(library.name, failures):
-            if not with_libraries:
-                raise CannotRunError("left out of a quick run")
+            _require(with_packages)
             libraries.append(tuned_by_hand(library, pipeline, effort.window_seconds, extent.settings_at_most))
     tuned.fill(choice.contender.config for choice in choices)
     # Whoever chose the same is measured once.
@@ -104,6 +107,11 @@ def hold(name: str, pipeline: Pipeline, extent: Extent, with_libraries: bool) ->
         [*entries, *of_libraries, *failures],
     )
     return replace(measured, epochs=_epochs(pipeline, tuned, choices, of_sides, extent))
+
+
+def _require(is_wanted: bool) -> None:
+    if not is_wanted:
+        raise CannotRunError("left out of a quick run")
 
 
 @contextlib.contextmanager

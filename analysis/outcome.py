@@ -89,8 +89,11 @@ class Outcome:
 
     @property
     def oracle(self) -> Entry | None:
-        """The fastest of all that run torch's loader or plumb's, under a name of its own; None where nothing ran."""
-        ours = [entry for entry in self.entries if entry.is_measured and not entry.versions]
+        """The fastest of all that run torch's loader or plumb's, and do the same work, under a name of its own.
+
+        None where nothing ran.
+        """
+        ours = [entry for entry in self.entries if entry.is_measured and not entry.versions and not entry.difference]
         if not ours:
             return None
         return replace(max(ours, key=lambda entry: entry.rate.samples_per_second), peer=ORACLE)

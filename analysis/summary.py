@@ -226,7 +226,7 @@ def _line(outcome: Outcome, entry: Entry, limit: float) -> list[str]:
     oracle, versions = outcome.oracle, " ".join(filter(None, entry.versions.values()))
     return [
         f"{entry.peer} {versions}".strip(),
-        entry.configuration,
+        entry.configuration or "as it is by default",
         _rate(entry.rate, 0),
         _rate(entry.over(oracle), 2) if oracle else "",
         f"{entry.rate.samples_per_second / limit:.2f}" if limit else "",

@@ -38,10 +38,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Chooser:
-    """A way to choose, by name; `choose` raises CannotRunError with its reason where it can't."""
+    """A way to choose, by name, and whether it is a package that is installed apart.
+
+    `choose` raises CannotRunError with its reason where it can't.
+    """
 
     name: str
     choose: Callable[[Pipeline, Tuned, Effort], Choice]
+    is_package: bool = False
 
 
 def rules_of_thumb() -> list[Chooser]:
@@ -125,6 +129,6 @@ CHOOSERS = (
     Chooser("a grid", by_grid),
     by_search("random search", lambda: optuna.samplers.RandomSampler(seed=0)),
     by_search("Optuna alone", lambda: optuna.samplers.TPESampler(seed=0, multivariate=True)),
-    Chooser("loadtune", by_loadtune),
-    Chooser("dataloader-param-helper", by_param_helper),
+    Chooser("loadtune", by_loadtune, True),
+    Chooser("dataloader-param-helper", by_param_helper, True),
 )
