@@ -72,11 +72,14 @@ def compare(pipeline: Pipeline, torchs: Sequence[Config], effort: Effort, epochs
     )
 
 
-def seconds_of_an_epoch(loader: DataLoader[Any]) -> float:
-    """One pass over all batches, by the clock, with the start of workers where they do not persist."""
+def seconds_of_an_epoch(loader: DataLoader[Any], step_seconds: float = 0.0) -> float:
+    """One pass over all batches, by the clock, with the start of workers where they do not persist.
+
+    A step that leaves the CPU alone, as an accelerator's does, takes `step_seconds` after each batch.
+    """
     begun = time.perf_counter()
     for _ in loader:
-        pass
+        time.sleep(step_seconds)
     return time.perf_counter() - begun
 
 

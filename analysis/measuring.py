@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from plumb.model.operational import amortized
 from plumb.plan import Config, Rate
@@ -28,11 +28,20 @@ class Contender:
     make: Callable[[Iterable[Any] | None], DataLoader[Any]]
 
 
+@dataclass(frozen=True)
+class Apart:
+    """A loader that measures itself in a process of its own: `window` gives the chunks of about so many seconds."""
+
+    name: str
+    window: Callable[[float], list[Chunk]]
+    config: Config = field(default_factory=Config)
+
+
 @dataclass
 class Reading:
     """What was measured of one contender: the chunks of each turn, and the start of its workers."""
 
-    contender: Contender
+    contender: Contender | Apart
     turns: list[list[Chunk]] = field(default_factory=list)
     start_seconds: list[float] = field(default_factory=list)
     error: str = ""
@@ -56,44 +65,64 @@ class Reading:
 
 
 def by_turns(
-    contenders: Sequence[Contender],
+    contenders: Sequence[Contender | Apart],
     stream: IndexStream | None,
     samples_per_batch: float,
     turns: int,
     window_seconds: float,
     at_each_turn: Callable[[], None] = lambda: None,
+    patience_seconds: float = _PATIENCE_SECONDS,
 ) -> list[Reading]:
     """A window of each contender in each turn, each time with workers of its own, so that no idle ones are around.
 
-    `at_each_turn` is called before the contenders of a turn. A contender that fails, or doesn't come into steady state,
-    is not measured again; its reading says why.
+    `at_each_turn` is called before the contenders of a turn. A contender that fails, or doesn't come into steady state
+    within `patience_seconds`, is not measured again; its reading says why.
     """
     readings = [Reading(contender) for contender in contenders]
     for _ in range(turns):
         at_each_turn()
         for reading in readings:
             if not reading.error:
-                _measure(reading, stream, samples_per_batch, window_seconds)
+                _measure(reading, stream, samples_per_batch, window_seconds, patience_seconds)
     return readings
 
 
-def _measure(reading: Reading, stream: IndexStream | None, samples_per_batch: float, window_seconds: float) -> None:
-    contender = reading.contender
+def _measure(
+    reading: Reading,
+    stream: IndexStream | None,
+    samples_per_batch: float,
+    window_seconds: float,
+    patience_seconds: float,
+) -> None:
+    contender, start_seconds = reading.contender, 0.0
     try:
-        deadline = time.perf_counter() + _PATIENCE_SECONDS
-        feed = Feed(contender.config, contender.make, stream, samples_per_batch, deadline)
-        try:
-            chunks = feed.window(window_seconds)
-        finally:
-            feed.close()
+        if isinstance(contender, Apart):
+            chunks = contender.window(window_seconds)
+        else:
+            chunks, start_seconds = _of_feed(contender, stream, samples_per_batch, window_seconds, patience_seconds)
     except Exception as error:
         reading.error = f"{type(error).__name__}: {error}".partition("\n")[0]
         return
     if chunks:
         reading.turns.append(chunks)
-        reading.start_seconds.append(feed.workers_start_seconds)
+        reading.start_seconds.append(start_seconds)
     else:
-        reading.error = f"no steady state within {_PATIENCE_SECONDS:g} s"
+        reading.error = f"no steady state within {patience_seconds:.0f} s"
+
+
+def _of_feed(
+    contender: Contender,
+    stream: IndexStream | None,
+    samples_per_batch: float,
+    window_seconds: float,
+    patience_seconds: float,
+) -> tuple[list[Chunk], float]:
+    deadline = time.perf_counter() + patience_seconds
+    feed = Feed(contender.config, contender.make, stream, samples_per_batch, deadline)
+    try:
+        return feed.window(window_seconds), feed.workers_start_seconds
+    finally:
+        feed.close()
 
 
 def share(reading: Reading, of: Reading) -> Rate:
@@ -138,19 +167,27 @@ def stream_of(loader: DataLoader[Any]) -> IndexStream | None:
     return None if is_iterable else IndexStream(loader.batch_sampler)
 
 
-def pure_cpu_seconds(loader: DataLoader[Any], seconds: float) -> float:
-    """The CPU seconds that one sample takes at best: in one process, one thread, one after another, nothing kept."""
+def pure_cpu_seconds(loader: DataLoader[Any], seconds: float, samples_per_batch: float = 1.0) -> float:
+    """The CPU seconds that one sample takes at best: in one process, one thread, one after another, nothing kept.
+
+    A collate of the user's own is part of the work, and so is what an iterable dataset does between samples: then whole
+    batches are timed.
+    """
     stream = IndexStream(loader.sampler)
+    make, samples = lambda: loader.dataset[next(stream)], 1.0
+    if stream_of(loader) is None or loader.collate_fn is not default_collate:
+        alone = iter(torch_loader(loader, Config(), stream_of(loader)))
+        make, samples = lambda: next(alone), samples_per_batch
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        loader.dataset[next(stream)]
+        make()
         spans = []
         until = time.perf_counter() + seconds
         while time.perf_counter() < until:
             begun = time.thread_time()
-            loader.dataset[next(stream)]
-            spans.append(time.thread_time() - begun)
+            make()
+            spans.append((time.thread_time() - begun) / samples)
     finally:
         torch.set_num_threads(threads)
     # The mean, as samples differ in what they cost, without the few that something else disturbed.

@@ -81,10 +81,17 @@ def hold(pipeline: Pipeline, effort: Effort, grid_at_most: int, final_turns: int
     )
 
 
-def by_optuna(pipeline: Pipeline, tuned: Tuned, seconds: float, window_seconds: float) -> Config:
-    """What a TPE sampler that knows nothing of the model finds in the same space in the same time."""
+def by_optuna(
+    pipeline: Pipeline,
+    tuned: Tuned,
+    seconds: float,
+    window_seconds: float,
+    sampler: optuna.samplers.BaseSampler | None = None,
+) -> Config:
+    """What a sampler that knows nothing of the model, TPE by default, finds in the same space in the same time."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0, multivariate=True))
+    sampler = sampler or optuna.samplers.TPESampler(seed=0, multivariate=True)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
     space = tuned.space
     rates: dict[Config, float] = {}
     until = time.perf_counter() + seconds
@@ -94,7 +101,14 @@ def by_optuna(pipeline: Pipeline, tuned: Tuned, seconds: float, window_seconds: 
         config = space.config(trial.params)
         repeats = repeats + 1 if config in rates else 0
         if config not in rates and knobs.fits(space, config):
-            readings, _ = _timed(pipeline, [tuned.contender(config)], Effort(1, window_seconds, 0.0))
+            readings = by_turns(
+                [tuned.contender(config)],
+                stream_of(pipeline.loader),
+                pipeline.batch_size,
+                1,
+                window_seconds,
+                patience_seconds=max(until - time.perf_counter(), window_seconds),
+            )
             rates[config] = readings[0].rate.samples_per_second if readings[0].is_measured else 0.0
         study.tell(trial, rates.get(config, 0.0))
     return max(rates, key=lambda config: rates[config])

@@ -9,7 +9,7 @@ from pathlib import Path
 from analysis.machine import description
 from analysis.pipelines import NAMES
 
-_FOLDER = Path(__file__).parent / "results"
+FOLDER = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def publish(name: str, title: str, lines: list[str], *, keep: bool) -> None:
     text = "\n".join([f"# {title}", "", f"Measured on: {description()}.", "", *lines]) + "\n"
     print(text)
     if keep:
-        (_FOLDER / f"{name}.md").write_text(text)
+        (FOLDER / f"{name}.md").write_text(text)
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:

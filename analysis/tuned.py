@@ -92,9 +92,16 @@ class Tuned:
 
 
 def tune_loader(
-    loader: DataLoader[Any], budget_seconds: float, step: Step | None = None, cache_memory_bytes: float | None = None
+    loader: DataLoader[Any],
+    budget_seconds: float,
+    step: Step | None = None,
+    cache_memory_bytes: float | None = None,
+    samples_per_batch: float | None = None,
 ) -> Tuned:
-    """Tunes `loader` for its own rate, or for that of `step`, within about `budget_seconds`."""
+    """Tunes `loader` for its own rate, or for that of `step`, within about `budget_seconds`.
+
+    `samples_per_batch` is the mean where a batch sampler makes batches of different sizes.
+    """
     begun = time.perf_counter()
     trials: list[float] = []
 
@@ -102,7 +109,7 @@ def tune_loader(
         if isinstance(event, TrialDone):
             trials.append(time.perf_counter() - begun)
 
-    subject = Subject("loader", loader, float(loader.batch_size or 1), step, None)
+    subject = Subject("loader", loader, samples_per_batch or float(loader.batch_size or 1), step, None)
     options = Options(budget_seconds, Limits.detect(), cache_memory_bytes=cache_memory_bytes)
     choice = Tuner(subject, options, budget_seconds, options.pace_seconds, note).choose()
     # The first readings are those of the runs that calibrate the model: with one worker, and with one for each core.

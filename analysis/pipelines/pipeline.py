@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from analysis.images import ROOT
 
@@ -18,7 +18,9 @@ _FEW_WORKERS = (0, 1, 2, 3, 4)
 class Pipeline:
     """An ordinary dataset with the loader arguments that its user chose, and what bounds it, in words.
 
-    `worker_counts` are those worth measuring: past the cores only where samples wait.
+    `worker_counts` are those worth measuring: past the cores only where samples wait. A `batch_sampler` makes batches
+    of `batch_size` samples on average. `is_deterministic` says that an index always gives the same sample, and
+    `ceiling_samples_per_second` what the source gives at most, where that is known.
     """
 
     name: str
@@ -28,6 +30,9 @@ class Pipeline:
     collate_fn: Callable[[list[Any]], Any] | None = None
     num_workers: int = 0
     worker_counts: tuple[int, ...] = _FEW_WORKERS
+    batch_sampler: Sampler[list[int]] | None = None
+    is_deterministic: bool = False
+    ceiling_samples_per_second: float | None = None
 
     @property
     def is_iterable(self) -> bool:
@@ -37,6 +42,13 @@ class Pipeline:
     @property
     def loader(self) -> DataLoader[Any]:
         """The user's own loader."""
+        if self.batch_sampler is not None:
+            return DataLoader(
+                self.dataset,
+                batch_sampler=self.batch_sampler,
+                num_workers=self.num_workers,
+                collate_fn=self.collate_fn,
+            )
         return DataLoader(
             self.dataset,
             self.batch_size,

@@ -1,0 +1,248 @@
+"""One pipeline with all its peers: each chooses, then all are measured by turns, and held to the same work."""
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from analysis import knobs
+from analysis.apart.contents import Contents, contents_of, difference, same_totals
+from analysis.caching import seconds_of_an_epoch
+from analysis.field import S3
+from analysis.footprint import Footprint, watched
+from analysis.machine import description
+from analysis.measuring import Contender, Reading, by_turns, pure_cpu_seconds, stream_of, torch_contender
+from analysis.outcome import PLUMB, PLUMB_UNCACHED, Entry, Epochs, Outcome
+from analysis.peers.choosers import CHOOSERS, Choice
+from analysis.peers.environments import CannotRunError
+from analysis.peers.libraries import LIBRARIES, Running, tuned_by_hand
+from analysis.pipelines.pipeline import Pipeline
+from analysis.results import Effort, say
+from analysis.tuned import Tuned, tune_loader
+from plumb.errors import TuningError
+from plumb.host import Limits
+from plumb.plan import Config
+
+_LOOKED_AT_BATCHES, _LOOKED_AT_SAMPLES = 2, 64
+_STEP_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much of a comparison is made: looks at a full grid, its best few for the finals, epochs by the clock, and
+    settings of each library.
+    """
+
+    effort: Effort
+    grid_at_most: int
+    grid_turns: int
+    finalists: int
+    epochs: int
+    epochs_at_most_seconds: float
+    settings_at_most: int
+
+
+FULL = Extent(Effort(7, 1.0, 60.0), 120, 2, 3, 5, 900.0, 8)
+QUICK = Extent(Effort(1, 0.2, 6.0), 2, 1, 1, 1, 6.0, 1)
+
+
+def hold(name: str, pipeline: Pipeline, extent: Extent, with_packages: bool) -> Outcome:
+    """Measures everything of one pipeline; without the packages that are installed apart where it must be quick.
+
+    Raises what the dataset raises, and TuningError where plumb has no room.
+    """
+    effort, loader = extent.effort, pipeline.loader
+    # Nothing is stored of a remote source, so that every sample is fetched, as in a first epoch.
+    memory = 0 if name == S3 else None
+    choices, failures, tuned = _plumbs(pipeline, effort.budget_seconds, memory)
+    say(f"{name}: plumb chose {tuned.config} in {tuned.seconds:.0f} s")
+    for chooser in CHOOSERS:
+        with _noted(chooser.name, failures):
+            _require(with_packages or not chooser.is_package)
+            choices.append(chooser.choose(pipeline, tuned, effort))
+    leaders, grid_seconds = _of_grid(pipeline, tuned, extent)
+    choices += [Choice("a full grid's best", leader, grid_seconds) for leader in leaders]
+    libraries: list[Running] = []
+    for library in LIBRARIES:
+        with _noted(library.name, failures):
+            _require(with_packages)
+            libraries.append(tuned_by_hand(library, pipeline, effort.window_seconds, extent.settings_at_most))
+    tuned.fill(choice.contender.config for choice in choices)
+    # Whoever chose the same is measured once.
+    sides = {_key(choice.contender): choice.contender for choice in choices}
+    apart = [running.contender for running in libraries]
+    limits: list[float] = []
+    say(f"{name}: {len(sides) + len(apart)} loaders, {effort.turns} turns")
+    readings = by_turns(
+        [*sides.values(), *apart],
+        stream_of(loader),
+        pipeline.batch_size,
+        effort.turns,
+        effort.window_seconds,
+        lambda: limits.append(limit_of(pipeline, effort.window_seconds)),
+    )
+    by_key = dict(zip(sides, readings, strict=False))
+    looks = Looks(pipeline, effort.window_seconds)
+    of_sides = {key: looks.at(reading) for key, reading in by_key.items()}
+    entries = [
+        replace(of_sides[_key(choice.contender)], peer=choice.peer, tuning_seconds=choice.seconds, note=choice.note)
+        for choice in choices
+    ]
+    of_libraries = [
+        looks.apart(running, reading) for running, reading in zip(libraries, readings[len(sides) :], strict=True)
+    ]
+    measured = Outcome(
+        name,
+        pipeline.name,
+        pipeline.bounded_by,
+        description(),
+        limits,
+        grid_seconds,
+        [*entries, *of_libraries, *failures],
+    )
+    return replace(measured, epochs=_epochs(pipeline, tuned, choices, of_sides, extent))
+
+
+def _require(is_wanted: bool) -> None:
+    if not is_wanted:
+        raise CannotRunError("left out of a quick run")
+
+
+@contextlib.contextmanager
+def _noted(peer: str, failures: list[Entry]) -> Iterator[None]:
+    """Notes why a peer can't run."""
+    try:
+        yield
+    except CannotRunError as reason:
+        failures.append(Entry(peer, error=str(reason)))
+
+
+def limit_of(pipeline: Pipeline, seconds: float) -> float:
+    """Samples per second that the CPUs, or the source, allow at most."""
+    cpus = Limits.detect().cpus / pure_cpu_seconds(pipeline.loader, seconds, pipeline.batch_size)
+    return min(cpus, pipeline.ceiling_samples_per_second or math.inf)
+
+
+def _plumbs(pipeline: Pipeline, seconds: float, memory: float | None) -> tuple[list[Choice], list[Entry], Tuned]:
+    """Plumb's choice, and where it stores something, also what it chooses where it may not."""
+    tuned = tune_loader(pipeline.loader, seconds, None, memory, pipeline.batch_size)
+    choices = [Choice(PLUMB, tuned.contender(tuned.config), tuned.seconds)]
+    if tuned.config.cache is None:
+        return choices, [], tuned
+    try:
+        without = tune_loader(pipeline.loader, seconds, None, 0, pipeline.batch_size)
+    except TuningError as error:
+        return choices, [Entry(PLUMB_UNCACHED, error=str(error))], tuned
+    return [*choices, Choice(PLUMB_UNCACHED, without.contender(without.config), without.seconds)], [], tuned
+
+
+def _of_grid(pipeline: Pipeline, tuned: Tuned, extent: Extent) -> tuple[list[Contender], float]:
+    """The best few of all that plumb may choose, thinned out where that is too many, and what it took to find them."""
+    configs = knobs.thinned(knobs.grid(pipeline, tuned.space), extent.grid_at_most)[-extent.grid_at_most :]
+    tuned.fill(configs)
+    begun = time.perf_counter()
+    readings = by_turns(
+        [tuned.contender(config) for config in configs],
+        stream_of(pipeline.loader),
+        pipeline.batch_size,
+        extent.grid_turns,
+        extent.effort.window_seconds,
+    )
+    ranked = sorted((r for r in readings if r.is_measured), key=lambda r: -r.rate.samples_per_second)
+    leaders = [tuned.contender(reading.contender.config) for reading in ranked[: extent.finalists]]
+    return leaders, time.perf_counter() - begun
+
+
+def _key(contender: Contender) -> tuple[bool, Config]:
+    """What makes two contenders the same: torch's loader with the same arguments is the same loader."""
+    return contender.name.startswith("plumb"), contender.config
+
+
+class Looks:
+    """Looks at what loaders deliver, beside torch's default, and at what they take; not while they are timed."""
+
+    def __init__(self, pipeline: Pipeline, seconds: float) -> None:
+        self._pipeline, self._seconds = pipeline, seconds
+        self._batches = looked_at_batches(pipeline)
+        self._expected = self._contents(torch_contender(pipeline.loader, Config()))
+
+    def at(self, reading: Reading) -> Entry:
+        """The entry of a loader of torch's or plumb's."""
+        contender = reading.contender
+        assert isinstance(contender, Contender)
+        entry = Entry(contender.name, str(contender.config), reading.turns, error=reading.error)
+        if not reading.is_measured:
+            return entry
+        with watched(os.getpid()) as footprint:
+            by_turns([contender], stream_of(self._pipeline.loader), self._pipeline.batch_size, 1, self._seconds)
+        return self._told(entry, self._contents(contender), footprint)
+
+    def apart(self, running: Running, reading: Reading) -> Entry:
+        """The entry of a library."""
+        settings = ", ".join(f"{name}={value}" for name, value in running.job.settings.items())
+        versions = {running.library.name: ""}
+        entry = Entry(
+            running.library.name, settings, reading.turns, running.seconds, error=reading.error, versions=versions
+        )
+        if not reading.is_measured:
+            return entry
+        try:
+            contents, footprint, versions = running.looked_at(self._batches, self._seconds)
+        except CannotRunError as reason:
+            return replace(entry, difference=f"not looked at: {reason}")
+        return replace(self._told(entry, contents, footprint), versions=versions)
+
+    def _told(self, entry: Entry, contents: Contents, footprint: Footprint) -> Entry:
+        if self._pipeline.is_iterable:
+            differs = "" if same_totals(self._expected, contents) else "an epoch has other samples"
+        else:
+            differs = difference(self._expected, contents, exact=self._pipeline.is_deterministic)
+        return replace(entry, memory_bytes=footprint.bytes, processes=footprint.processes, difference=differs)
+
+    def _contents(self, contender: Contender) -> Contents:
+        """Of the same few batches for everyone; of a whole epoch where the order is the loader's own."""
+        if self._pipeline.is_iterable:
+            return contents_of(contender.make(None))
+        return contents_of(islice(contender.make(self._batches), len(self._batches)))
+
+
+def looked_at_batches(pipeline: Pipeline) -> list[list[int]]:
+    """Batches whose contents are compared: the same for everyone."""
+    size, length = pipeline.batch_size, len(pipeline.dataset)
+    count = max(_LOOKED_AT_BATCHES, math.ceil(_LOOKED_AT_SAMPLES / size))
+    return [[number % length for number in range(batch * size, (batch + 1) * size)] for batch in range(count)]
+
+
+def _epochs(
+    pipeline: Pipeline, tuned: Tuned, choices: Sequence[Choice], entries: dict[Any, Entry], extent: Extent
+) -> Epochs | None:
+    """A training loop end to end: torch's best and plumb's choice, by turns; None where that takes too long."""
+    torchs = [choice.contender for choice in choices if not _key(choice.contender)[0]]
+    measured = [contender for contender in torchs if entries[_key(contender)].is_measured]
+    if not measured:
+        return None
+    best = max(measured, key=lambda contender: entries[_key(contender)].rate.samples_per_second)
+    rate = entries[_key(best)].rate.samples_per_second
+    if (2 * extent.epochs + 2) * len(pipeline.dataset) / rate > extent.epochs_at_most_seconds:
+        return None
+    # The step stands in for an accelerator's, which the best of torch's loaders keeps waiting for half of the time.
+    step = _STEP_SHARE * pipeline.batch_size / rate
+    plain = _own_order(pipeline, best.config)
+    chosen = tuned.make(tuned.config, None)
+    seconds_of_an_epoch(plain, step)
+    first = seconds_of_an_epoch(chosen, step)
+    pairs = [(seconds_of_an_epoch(plain, step), seconds_of_an_epoch(chosen, step)) for _ in range(extent.epochs)]
+    return Epochs(step, str(best.config), [one for one, _ in pairs], first, [two for _, two in pairs])
+
+
+def _own_order(pipeline: Pipeline, config: Config) -> DataLoader[Any]:
+    arguments = {"collate_fn": pipeline.collate_fn, **config.loader_arguments()}
+    if pipeline.batch_sampler is not None:
+        return DataLoader(pipeline.dataset, batch_sampler=pipeline.batch_sampler, **arguments)
+    return DataLoader(pipeline.dataset, pipeline.batch_size, shuffle=not pipeline.is_iterable, **arguments)

@@ -1,0 +1,53 @@
+"""The ten pipelines on which plumb is compared with its peers: Plumber's five, and five more that users have."""
+
+import contextlib
+from collections.abc import Iterator
+
+from analysis import pipelines
+from analysis.pipelines.pipeline import DATA, Pipeline
+
+S3 = "s3"
+NAMES = (
+    "photos",
+    "segmentation",
+    "detection",
+    "translation",
+    "sorted_translation",
+    "spectrograms",
+    "videos",
+    "rows",
+    "neighbours",
+    S3,
+)
+
+
+@contextlib.contextmanager
+def opened(name: str) -> Iterator[Pipeline]:
+    """The pipeline of that name with its files, and with its servers for as long as it is entered.
+
+    Raises ImportError where its library is missing.
+    """
+    if name == S3:
+        with _in_s3() as pipeline:
+            yield pipeline
+    else:
+        yield pipelines.made([name])[0]
+
+
+@contextlib.contextmanager
+def _in_s3() -> Iterator[Pipeline]:
+    from analysis.pipelines.remote import BUCKET, BucketDataset, pictures
+    from analysis.remote import BATCH, bucket
+
+    folder = pictures(DATA)
+    keys = sorted(path.name for path in (folder / BUCKET).iterdir())
+    with bucket(folder, [f"/{BUCKET}/{key}" for key in keys[:BATCH]], 0) as served:
+        yield Pipeline(
+            "objects in S3",
+            "the latency of the store",
+            BucketDataset(f"http://127.0.0.1:{served.port}", keys),
+            BATCH,
+            worker_counts=(0, 1, 2, 4, 8, 16),
+            is_deterministic=True,
+            ceiling_samples_per_second=served.ceiling,
+        )

@@ -1,0 +1,85 @@
+"""Environments for libraries whose dependencies don't go together, each made once, in `analysis/data/venvs`."""
+
+import importlib.metadata
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.images import ROOT
+from analysis.pipelines.pipeline import DATA
+from analysis.results import say
+
+_FOLDER = DATA / "venvs"
+_PATIENCE_SECONDS = 1800
+
+
+class CannotRunError(Exception):
+    """Why a peer can't run here, in one line."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An environment with `packages`.
+
+    `sees_ours` adds this environment's packages, torch among them, behind its own; then `packages` should name all that
+    they lack, as pip is told to leave dependencies alone. `lacking` says what else the system must have.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    sees_ours: bool
+    has_dependencies: bool = True
+    lacking: str = ""
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return _FOLDER / self.name / "bin" / "python"
+
+    @property
+    def is_made(self) -> bool:
+        """Whether it is there, complete."""
+        return self._stamp.exists() and self._stamp.read_text() == repr(self)
+
+    def require(self) -> None:
+        """Raises CannotRunError where it is not there."""
+        if not self.is_made:
+            raise CannotRunError("not installed: python -m analysis --install")
+
+    def make(self) -> None:
+        """Makes it where it is missing. Raises CannotRunError with pip's last line where that fails."""
+        if self.is_made:
+            return
+        say(f"peers: making an environment for {self.name}")
+        folder = _FOLDER / self.name
+        _run([sys.executable, "-m", "venv", "--clear", str(folder)], self.lacking)
+        if self.sees_ours:
+            site = next(folder.glob("lib/python*/site-packages"))
+            (site / "ours.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        # What can't be built apart needs the same build tools as this environment has, and finds them there.
+        apart = [] if self.has_dependencies else ["--no-deps", "--no-build-isolation"]
+        pip = [str(self.python), "-m", "pip", "install", "--quiet", "--constraint", str(_constraints())]
+        _run([*pip, *apart, *self.packages], self.lacking)
+        self._stamp.write_text(repr(self))
+
+    @property
+    def _stamp(self) -> Path:
+        return _FOLDER / self.name / "made"
+
+
+def _constraints() -> Path:
+    """No other build of torch than ours may come in."""
+    path = _FOLDER / "constraints.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"torch=={importlib.metadata.version('torch').partition('+')[0]}\n")
+    return path
+
+
+def _run(command: list[str], lacking: str) -> None:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_PATIENCE_SECONDS)
+    if done.returncode:
+        lines = [line for line in (done.stderr or done.stdout).splitlines() if "rror" in line] or ["pip failed"]
+        hint = f"; it needs {lacking}" if lacking else ""
+        raise CannotRunError(f"not installed: {lines[-1].strip()}{hint}")
