@@ -78,7 +78,7 @@ def measured(names: Sequence[str], extent: Extent, is_quick: bool, is_fresh: boo
             continue
         if outcome is None:
             say(f"analysis: {name}, {number} of {len(names)}")
-            with field.opened(name) as pipeline:
+            with field.opened(name, is_quick) as pipeline:
                 outcome = hold(name, pipeline, extent, not is_quick or name == _WITH_PACKAGES)
             keep(outcome, variant)
             say(f"analysis: {name} is done after {time.perf_counter() - begun:,.0f} s")

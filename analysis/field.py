@@ -7,6 +7,7 @@ from analysis import pipelines
 from analysis.pipelines.pipeline import DATA, Pipeline
 
 S3 = "s3"
+_QUICK_BATCH = 8
 NAMES = (
     "photos",
     "segmentation",
@@ -22,20 +23,20 @@ NAMES = (
 
 
 @contextlib.contextmanager
-def opened(name: str) -> Iterator[Pipeline]:
+def opened(name: str, is_quick: bool = False) -> Iterator[Pipeline]:
     """The pipeline of that name with its files, and with its servers for as long as it is entered.
 
-    Raises ImportError where its library is missing.
+    A quick one takes small batches where a batch takes seconds. Raises ImportError where its library is missing.
     """
     if name == S3:
-        with _in_s3() as pipeline:
+        with _in_s3(_QUICK_BATCH if is_quick else None) as pipeline:
             yield pipeline
     else:
         yield pipelines.made([name])[0]
 
 
 @contextlib.contextmanager
-def _in_s3() -> Iterator[Pipeline]:
+def _in_s3(batch: int | None) -> Iterator[Pipeline]:
     from analysis.pipelines.remote import BUCKET, BucketDataset, pictures
     from analysis.remote import BATCH, bucket
 
@@ -46,7 +47,7 @@ def _in_s3() -> Iterator[Pipeline]:
             "objects in S3",
             "the latency of the store",
             BucketDataset(f"http://127.0.0.1:{served.port}", keys),
-            BATCH,
+            batch or BATCH,
             worker_counts=(0, 1, 2, 4, 8, 16),
             is_deterministic=True,
             ceiling_samples_per_second=served.ceiling,
