@@ -1,5 +1,6 @@
 """Loaders measured by turns, their rates compared, and what the CPU alone would allow."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -176,7 +177,8 @@ def pure_cpu_seconds(loader: DataLoader[Any], seconds: float, samples_per_batch:
     stream = IndexStream(loader.sampler)
     make, samples = lambda: loader.dataset[next(stream)], 1.0
     if stream_of(loader) is None or loader.collate_fn is not default_collate:
-        alone = iter(torch_loader(loader, Config(), stream_of(loader)))
+        own = torch_loader(loader, Config(), stream_of(loader))
+        alone = (batch for epoch in itertools.repeat(own) for batch in epoch)
         make, samples = lambda: next(alone), samples_per_batch
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
