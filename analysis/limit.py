@@ -21,7 +21,6 @@ from analysis.measuring import (
     best,
     by_turns,
     pure_cpu_seconds,
-    rates_by_turns,
     share,
     share_by_turns,
     stream_of,
@@ -91,7 +90,7 @@ def rows(compared: dict[str, list[Contender]], readings: list[Reading], limits: 
             lines.append([kind, its_readings[0].contender.name, its_readings[0].error, "", ""])
             continue
         reading = best(its_readings)
-        of_limit, of_torchs = share_by_turns(rates_by_turns(reading), limits), share(reading, torchs)
+        of_limit, of_torchs = share_by_turns(reading.rates, limits), share(reading, torchs)
         lines.append(
             [
                 kind,

@@ -38,24 +38,36 @@ class Apart:
     config: Config = field(default_factory=Config)
 
 
-@dataclass
-class Reading:
-    """What was measured of one contender: the chunks of each turn, and the start of its workers."""
+class Timed:
+    """What is said of chunks measured by turns, of whatever has `turns` and an `error`."""
 
-    contender: Contender | Apart
-    turns: list[list[Chunk]] = field(default_factory=list)
-    start_seconds: list[float] = field(default_factory=list)
-    error: str = ""
+    turns: list[list[Chunk]]
+    error: str
 
     @property
     def is_measured(self) -> bool:
-        """Whether every turn came to a rate."""
+        """Whether it came to a rate."""
         return not self.error and bool(self.turns)
 
     @property
     def rate(self) -> Rate:
         """Samples per second while it runs."""
         return rate_of([chunk for turn in self.turns for chunk in turn])
+
+    @property
+    def rates(self) -> list[float]:
+        """Samples per second of each turn."""
+        return [rate_of(chunks).samples_per_second for chunks in self.turns]
+
+
+@dataclass
+class Reading(Timed):
+    """What was measured of one contender: the chunks of each turn, and the start of its workers."""
+
+    contender: Contender | Apart
+    turns: list[list[Chunk]] = field(default_factory=list)
+    start_seconds: list[float] = field(default_factory=list)
+    error: str = ""
 
     def over_an_epoch(self, samples: float) -> Rate:
         """Samples per second over real epochs, the start of workers that do not persist included."""
@@ -126,14 +138,9 @@ def _of_feed(
         feed.close()
 
 
-def share(reading: Reading, of: Reading) -> Rate:
-    """The rate of one reading as a share of another's, turn by turn, with a bootstrap interval over the turns."""
-    return share_by_turns(rates_by_turns(reading), rates_by_turns(of))
-
-
-def rates_by_turns(reading: Reading) -> list[float]:
-    """The rate of each turn, samples per second."""
-    return [rate_of(chunks).samples_per_second for chunks in reading.turns]
+def share(timed: Timed, of: Timed) -> Rate:
+    """The rate of one as a share of another's, turn by turn, with a bootstrap interval over the turns."""
+    return share_by_turns(timed.rates, of.rates)
 
 
 def share_by_turns(of_one: Sequence[float], of_other: Sequence[float]) -> Rate:

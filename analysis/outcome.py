@@ -5,17 +5,16 @@ from pathlib import Path
 
 import msgspec
 
-from analysis.measuring import share_by_turns
+from analysis.measuring import Timed
 from analysis.pipelines.pipeline import DATA
-from plumb.plan import Rate
-from plumb.search.measure import Chunk, rate_of
+from plumb.search.measure import Chunk
 
 _FOLDER = DATA / "readings"
 PLUMB, PLUMB_UNCACHED, ORACLE = "plumb", "plumb, nothing stored", "the best of all"
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Timed):
     """One peer: what it ran, the chunks of each turn, what it took, and what kept it from running.
 
     `difference` says in what its batches differ from those of torch's default; it is empty where they don't.
@@ -31,25 +30,6 @@ class Entry:
     error: str = ""
     note: str = ""
     versions: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def is_measured(self) -> bool:
-        """Whether it came to a rate."""
-        return not self.error and bool(self.turns)
-
-    @property
-    def rate(self) -> Rate:
-        """Samples per second while it runs."""
-        return rate_of([chunk for turn in self.turns for chunk in turn])
-
-    @property
-    def rates(self) -> list[float]:
-        """Samples per second of each turn."""
-        return [rate_of(chunks).samples_per_second for chunks in self.turns]
-
-    def over(self, other: "Entry") -> Rate:
-        """Its rate as a multiple of another's, turn by turn."""
-        return share_by_turns(self.rates, other.rates)
 
 
 @dataclass(frozen=True)

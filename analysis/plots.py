@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib import pyplot
 
+from analysis.measuring import share
 from analysis.outcome import PLUMB, Outcome
 from analysis.summary import factors
 
@@ -25,7 +26,7 @@ def shares(outcomes: Sequence[Outcome], path: Path) -> None:
         if oracle is None:
             continue
         by_share = sorted(
-            ((entry.over(oracle), entry.peer) for entry in outcome.entries if entry.is_measured),
+            ((share(entry, oracle), entry.peer) for entry in outcome.entries if entry.is_measured),
             key=lambda pair: pair[0].samples_per_second,
         )
         reached = [share.samples_per_second for share, _ in by_share]

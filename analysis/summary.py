@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import geometric_mean, median
 
+from analysis.measuring import share
 from analysis.outcome import PLUMB, PLUMB_UNCACHED, Entry, Outcome
 from analysis.results import table
 from plumb.plan import Rate
@@ -228,7 +229,7 @@ def _line(outcome: Outcome, entry: Entry, limit: float) -> list[str]:
         f"{entry.peer} {versions}".strip(),
         entry.configuration or "as it is by default",
         _rate(entry.rate, 0),
-        _rate(entry.over(oracle), 2) if oracle else "",
+        _rate(share(entry, oracle), 2) if oracle else "",
         f"{entry.rate.samples_per_second / limit:.2f}" if limit else "",
         f"{entry.tuning_seconds:,.0f}",
         format_bytes(entry.memory_bytes),
@@ -253,7 +254,7 @@ def _overview(outcome: Outcome) -> list[str]:
 
 def _plumb_over(outcome: Outcome, entry: Entry | None) -> Rate | None:
     plumb = outcome.entry(PLUMB)
-    return plumb.over(entry) if plumb and entry else None
+    return share(plumb, entry) if plumb and entry else None
 
 
 def _number(entry: Entry) -> str:

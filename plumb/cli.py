@@ -66,8 +66,9 @@ def tune(
     from plumb import commands
     from plumb.host import Limits, Machine, describe
     from plumb.orders import TuneOrders
+    from plumb.typed import parse_study, parse_target
 
-    target, arguments = commands.parse_target(list(script))
+    target, arguments = parse_target(list(script))
     if no_cache and (cache_dir or cache_memory):
         raise click.UsageError("--no-cache goes with neither --cache-dir nor --cache-memory")
     orders = TuneOrders(
@@ -79,7 +80,7 @@ def tune(
         max_workers=max_workers,
         cache_memory_bytes=0 if no_cache else cache_memory,
         cache_folder=str(cache_dir.absolute()) if cache_dir else None,
-        study_url=commands.parse_study(study),
+        study_url=parse_study(study),
     )
     return commands.tune(target, arguments, orders, output, as_json, describe(Limits.detect(), Machine.detect()))
 
@@ -93,8 +94,9 @@ def trace(script: tuple[str, ...], budget: float, form: str | None) -> int:
     """Show what a sample of SCRIPT goes through, and what each operator costs."""
     from plumb import commands
     from plumb.orders import TuneOrders
+    from plumb.typed import parse_target
 
-    target, arguments = commands.parse_target(list(script))
+    target, arguments = parse_target(list(script))
     orders = TuneOrders(budget, trace_only=True)
     return commands.trace(target, arguments, orders, form or "tree")
 
@@ -105,8 +107,9 @@ def trace(script: tuple[str, ...], budget: float, form: str | None) -> int:
 def run(script: tuple[str, ...], plan: Path | None) -> None:
     """Run SCRIPT with its plan."""
     from plumb import commands
+    from plumb.typed import parse_target
 
-    target, arguments = commands.parse_target(list(script))
+    target, arguments = parse_target(list(script))
     commands.run(target, arguments, plan)
 
 
@@ -118,8 +121,9 @@ def run(script: tuple[str, ...], plan: Path | None) -> None:
 def apply(script: str, is_module: bool, plan: Path | None, write: bool) -> int:
     """Show how SCRIPT's plan is written as DataLoader arguments, as a patch of the source."""
     from plumb import commands
+    from plumb.typed import parse_target
 
-    target, _ = commands.parse_target(["-m", script] if is_module else [script])
+    target, _ = parse_target(["-m", script] if is_module else [script])
     return commands.apply(target, plan, write)
 
 
@@ -197,7 +201,7 @@ def main() -> NoReturn:
         click.echo("plumb: stopped. Nothing was written.", err=True)
         sys.exit(130)
     except Exception as error:
-        from plumb.commands import CommandError
+        from plumb.errors import CommandError
 
         if not isinstance(error, CommandError):
             raise

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import importlib.util
 import json
 import os
 import re
 import shlex
 import signal
-import sys
 import time
-import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +20,13 @@ import msgspec
 from rich.console import Console
 
 from plumb import events, plan, script, stores
+from plumb.errors import CommandError
 from plumb.orders import Orders, Target, TuneOrders
 from plumb.plan import LoaderPlan, Plan
 from plumb.report.progress import Display
 from plumb.report.terminal import print_report
 from plumb.runtime.store_folder import StoreError
+from plumb.typed import source_file
 from plumb.unfinished import Unfinished
 
 if TYPE_CHECKING:
@@ -36,14 +35,6 @@ if TYPE_CHECKING:
 _PLAIN_WIDTH = 120
 _DIFF_COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 _BATCH_MAKER = re.compile(r"(get|next|load|make|sample|fetch)_?(mini)?_?batch(es)?", re.IGNORECASE)
-
-
-class CommandError(Exception):
-    """What went wrong, in one line that says what to do, and the exit code that belongs to it."""
-
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 @dataclass
@@ -95,34 +86,6 @@ class _Story:
         """Passes on what the script prints, but not what caretakers say of an end that was plumb's doing."""
         if self.ended is None or not self.ended.by_plumb:
             self.display.output(data)
-
-
-def parse_target(words: list[str]) -> tuple[Target, list[str]]:
-    """The script, or `-m module`, and the arguments for it. Raises CommandError where there is nothing to run."""
-    if words[:1] == ["-m"]:
-        if len(words) < 2:
-            raise CommandError("-m needs the name of a module", 2)
-        target = Target(words[1], is_module=True)
-        _check_module(target.name)
-        return target, words[2:]
-    if not words:
-        raise CommandError("name a script to run, for example: plumb tune train.py", 2)
-    _check_script(Path(words[0]))
-    return Target(words[0], is_module=False), words[1:]
-
-
-def parse_study(url: str | None) -> str | None:
-    """An Optuna storage that can be used, whatever folder the script goes to. Raises CommandError where it can't."""
-    if url is None:
-        return None
-    from plumb.search.record import StudyError, located, storage_at
-
-    try:
-        where = located(url)
-        storage_at(where)
-    except StudyError as error:
-        raise CommandError(str(error), 2) from None
-    return where
 
 
 def tune(
@@ -220,7 +183,7 @@ def apply(target: Target, plan_path: Path | None, write: bool) -> int:
     module = ["-m"] if target.is_module else []
     given = ["--plan", str(plan_path)] if plan_path else []
     command = shlex.join(["plumb", "run", *given, *module, target.name])
-    made = patch(found, _source_file(target), target.folder(), command)
+    made = patch(found, source_file(target), target.folder(), command)
     for file in made.files:
         if write:
             try:
@@ -257,18 +220,6 @@ def _plan_of(target: Target, plan_path: Path | None) -> tuple[Path, Plan]:
             soft_wrap=True,
         )
     return path, found
-
-
-def _source_file(target: Target) -> Path:
-    """The file of a script, or of a module that can be found."""
-    if not target.is_module:
-        return Path(target.name)
-    sys.path.insert(0, os.getcwd())
-    try:
-        spec = importlib.util.find_spec(target.name)
-    finally:
-        sys.path.pop(0)
-    return Path(spec.origin) if spec is not None and spec.origin else Path(target.name)
 
 
 def predict(path: Path, host: Host, as_json: bool) -> int:
@@ -400,30 +351,3 @@ def _hand_made_batches(target: Target) -> str:
             where = f"{Path(target.name).name}:{node.lineno}"
             return f"; batches are made by hand in {node.name} ({where}), and plumb tunes DataLoaders only"
     return ""
-
-
-def _check_script(path: Path) -> None:
-    if path.is_dir():
-        raise CommandError(f"{path} is a folder; name the script in it", 2)
-    try:
-        with tokenize.open(path) as file:
-            ast.parse(file.read(), str(path))
-    except OSError as error:
-        raise CommandError(f"{path}: {(error.strerror or str(error)).lower()}", 2) from None
-    except SyntaxError as error:
-        line = f":{error.lineno}" if error.lineno else ""
-        raise CommandError(f"{path}{line} is not Python: {error.msg}", 2) from None
-    except (UnicodeDecodeError, ValueError):
-        raise CommandError(f"{path} is not Python source", 2) from None
-
-
-def _check_module(name: str) -> None:
-    sys.path.insert(0, os.getcwd())
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        spec = None
-    finally:
-        sys.path.pop(0)
-    if spec is None:
-        raise CommandError(f"no module named {name}", 2)

@@ -1,6 +1,14 @@
-"""The ways in which a tuning can end early."""
+"""The ways in which a command or a tuning can end early."""
 
 from __future__ import annotations
+
+
+class CommandError(Exception):
+    """What went wrong, in one line that says what to do, and the exit code that belongs to it."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class TuningError(Exception):

@@ -29,11 +29,12 @@ from plumb.options import Options
 from plumb.plan import LoaderPlan, Plan, PlanError
 from plumb.runtime.loader import current_config
 from plumb.runtime.main_module import main_is_guarded
-from plumb.runtime.store_folder import StoreError, make_user_folder, open_private, user_folder
+from plumb.runtime.store_folder import StoreError, open_private, open_user_folder, user_folder
 from plumb.trace.code import code_digest
 from plumb.trace.expand import is_dataset, is_of_user_class, is_step, is_user_class, is_user_code
 from plumb.trace.values import attribute
 
+_FOLDER = "plans"
 _PACKAGES = ("torch", "plumb-tune")
 _DEPTH, _ITEMS = 4, 16
 _PLAIN = (bool, int, float, complex, str, type(None))
@@ -111,7 +112,7 @@ def place_for(facts: MadeFor) -> Path:
     """Where in the user's cache folder a plan for this is kept."""
     digest = hashlib.blake2b(json.dumps(facts.plain(), sort_keys=True).encode(), digest_size=8).hexdigest()
     name = re.sub(r"\W+", "-", facts.dataset.rpartition(":")[2].rpartition(".")[2])
-    return user_folder() / "plans" / f"{name}-{digest}.plumb.json"
+    return user_folder() / _FOLDER / f"{name}-{digest}.plumb.json"
 
 
 def find(place: Path, facts: MadeFor, options: Options) -> LoaderPlan | None:
@@ -120,7 +121,7 @@ def find(place: Path, facts: MadeFor, options: Options) -> LoaderPlan | None:
     Raises PlanError, in one line, for a file that is there and can't be used.
     """
     try:
-        if place.parent == user_folder() / "plans":
+        if place.parent == user_folder() / _FOLDER:
             os.close(open_private(place.parent))
         if not place.exists():
             return None
@@ -142,10 +143,8 @@ def find(place: Path, facts: MadeFor, options: Options) -> LoaderPlan | None:
 def keep(found: Plan, place: Path, facts: MadeFor) -> None:
     """Writes a plan where `find` finds it. Raises PlanError where that can't be done."""
     try:
-        if place.parent == user_folder() / "plans":
-            make_user_folder()
-            place.parent.mkdir(mode=0o700, exist_ok=True)
-            os.close(open_private(place.parent))
+        if place.parent == user_folder() / _FOLDER:
+            os.close(open_user_folder(_FOLDER))
         plan.write(dataclasses.replace(found, made_for=facts.plain()), place)
     except (OSError, StoreError) as error:
         raise PlanError(f"{place} can't be written ({error})") from None

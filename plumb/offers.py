@@ -280,9 +280,8 @@ class _Search:
 
     def deferral_costs(self, found: FoundDeferral | None, cuts: Sequence[CutCandidate]) -> tuple[DeferralCost, ...]:
         """What deferring costs and saves, and the cuts that it can't be had with."""
-        if found is None or found.deferral is None or found.cost is None:
+        if found is None or found.deferral is None:
             return ()
-        saved, main = found.cost.saved_seconds, found.cost.main_seconds
         batch = self._loader.batch_size or len(self._indices)
         if self._affordable(batch, 2 * (1 + TURNS), share=0.4) == batch:
             whole = list(islice(cycle(self._indices), batch))
@@ -291,12 +290,15 @@ class _Search:
                 self.reasons.append("no operator runs on batches: whole batches take another way")
                 return ()
             saved, main = savings.saved_cpu_seconds, savings.main_seconds
+        else:
+            assert found.cost is not None
+            saved, main = found.cost.saved_seconds, found.cost.main_seconds
         return (
             DeferralCost(
                 tuple(step.operator for step in found.deferral.steps),
                 saved,
                 main,
-                found.cost.bytes_before - found.cost.bytes_after,
+                found.saved_bytes,
                 tuple(cut.cut.after for cut in cuts if not self._go_together(cut.cut, found.deferral)),
             ),
         )

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from plumb import plan
-from plumb.commands import CommandError, console, plain
+from plumb.commands import console, plain
+from plumb.errors import CommandError
 from plumb.model.situation import Freedom, Situation
 from plumb.model.stored import from_plain
 from plumb.model.timeline import Timeline, timelines

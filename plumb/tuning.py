@@ -9,7 +9,7 @@ import dataclasses
 import math
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from plumb.lengths import length_of
 from plumb.model import operational, planner
 from plumb.model.calibration import calibrated, cost_in_worker
 from plumb.model.contributions import rates_without_each
-from plumb.model.situation import AllocatorGain, Footprint, Freedom, Situation
+from plumb.model.situation import USUAL_WORKER_BYTES, AllocatorGain, Footprint, Freedom, Situation
 from plumb.notes import binding, inherited, shared_out
 from plumb.offers import Offers, find_offers
 from plumb.options import Options
@@ -41,7 +41,7 @@ from plumb.runtime.loader import current_config, rebuild
 from plumb.runtime.sharding import Sharding, examine
 from plumb.search import decide
 from plumb.search.ledger import Ledger, Reading
-from plumb.search.measure import IndexStream, NoBatchesError
+from plumb.search.measure import IndexStream, NoBatchesError, index_sampler
 from plumb.search.record import Record, StudyError
 from plumb.search.space import Space
 from plumb.search.study import search
@@ -49,8 +49,6 @@ from plumb.search.trials import Trials
 from plumb.subject import Choice, Subject, cost_of
 from plumb.units import format_bytes
 
-# Where the loop waits for less than this share of its time, no configuration can gain what could be measured.
-_NOTHING_TO_GAIN = 0.03
 # Other processes that take more than this share of the CPUs are worth a word.
 _CROWDED = 0.2
 # Rewrites may be looked for over so many looks at a configuration, or for as long as it takes to load so many samples,
@@ -61,7 +59,7 @@ _OFFERED_BATCHES, _OFFERED_SAMPLES = 32, 128
 _WORTH_REUSING = 0.02
 # A probe takes so many batches. Where these take more than a share of the time, the model must do with what it knows,
 # and with what workers take at the most, as a rule.
-_PROBED_BATCHES, _PROBE_SHARE, _UNPROBED_WORKER_BYTES = 6, 0.15, 128.0 * 2**20
+_PROBED_BATCHES, _PROBE_SHARE = 6, 0.15
 # More workers than this aren't started only to learn how they hold each other up.
 _PROBED_AT_MOST = 16
 # To compare epochs of an iterable dataset may take this share of the time.
@@ -85,7 +83,7 @@ class Tuner:
         loader = self.subject.loader
         self._own = current_config(loader)
         self._is_iterable = isinstance(loader.dataset, IterableDataset)
-        self._stream = None if self._is_iterable else IndexStream(_index_sampler(loader))
+        self._stream = None if self._is_iterable else IndexStream(index_sampler(loader))
         length = length_of(loader)
         self._epoch_samples = None if length is None else length * self.subject.samples_per_batch
         self._sharding = Sharding(None)
@@ -212,7 +210,7 @@ class Tuner:
             return situation
         batch_seconds = situation.cost.wall_seconds * situation.samples_per_batch
         if _PROBED_BATCHES * batch_seconds > _PROBE_SHARE * self.seconds:
-            unprobed = dataclasses.replace(situation.footprint, worker_private_bytes=_UNPROBED_WORKER_BYTES)
+            unprobed = dataclasses.replace(situation.footprint, worker_private_bytes=USUAL_WORKER_BYTES)
             return dataclasses.replace(situation, footprint=unprobed)
         self._say("one worker, to calibrate the model")
         one = self._trials.probe(situation, Config(max(self._own.num_workers, 1) if self._is_iterable else 1, 2))
@@ -372,7 +370,7 @@ class Tuner:
 
     @property
     def _has_nothing_to_gain(self) -> bool:
-        return self.subject.waiting_share is not None and self.subject.waiting_share <= _NOTHING_TO_GAIN
+        return self.subject.waiting_share is not None and self.subject.waiting_share <= decide.NOTHING_TO_GAIN
 
     def _say(self, text: str) -> None:
         self.emit(Phase(f"{self.subject.name}: {text}"))
@@ -381,7 +379,3 @@ class Tuner:
 def _said(rate: float, without: dict[str, float]) -> str:
     parts = ", ".join(f"{other:,.0f} without {name}" for name, other in without.items())
     return f"by the model, {rate:,.0f} samples/s; {parts}"
-
-
-def _index_sampler(loader: DataLoader[Any]) -> Iterable[Any]:
-    return loader.sampler if loader.batch_sampler is None else loader.batch_sampler

@@ -17,11 +17,12 @@ import msgspec
 from plumb.events import TrialDone
 from plumb.orders import Target
 from plumb.plan import Trial
-from plumb.runtime.store_folder import StoreError, make_user_folder, open_private, user_folder
+from plumb.runtime.store_folder import StoreError, open_private, open_user_folder, user_folder
 
 # What is older says little of the host and the script as they are now.
 _DAYS = 7
 _DIGEST_LETTERS = 24
+_FOLDER = "interrupted"
 
 
 class Unfinished:
@@ -33,7 +34,7 @@ class Unfinished:
     def __init__(self, target: Target, arguments: Sequence[str]) -> None:
         script = str(Path(target.name).resolve()) if not target.is_module else f"{Path.cwd()} -m {target.name}"
         digest = hashlib.sha256("\0".join([script, *arguments]).encode(errors="surrogateescape")).hexdigest()
-        self.path = user_folder() / "interrupted" / f"{digest[:_DIGEST_LETTERS]}.jsonl"
+        self.path = user_folder() / _FOLDER / f"{digest[:_DIGEST_LETTERS]}.jsonl"
         self.count = 0
         with contextlib.suppress(OSError):
             if time.time() - self.path.stat().st_mtime > _DAYS * 86_400:
@@ -44,9 +45,7 @@ class Unfinished:
         if not done.comparable:
             return
         with contextlib.suppress(OSError, StoreError):
-            make_user_folder()
-            self.path.parent.mkdir(mode=0o700, exist_ok=True)
-            folder = open_private(self.path.parent)
+            folder = open_user_folder(_FOLDER)
             try:
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
                 file = os.open(self.path.name, flags, 0o600, dir_fd=folder)

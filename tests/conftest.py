@@ -6,6 +6,7 @@ import fcntl
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -110,6 +111,23 @@ def plumb(tmp_path: Path) -> Plumb:
         return Ran(done.returncode, done.stdout, done.stderr, plan)
 
     return run
+
+
+@pytest.fixture
+def tuning(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts `plumb tune --budget SECONDS train.py` as a terminal would, where Ctrl-C can reach it."""
+
+    def start(budget_seconds: int, stdout: int, stderr: int) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "plumb", "tune", "--budget", str(budget_seconds), "train.py"],
+            cwd=tmp_path,
+            stdout=stdout,
+            stderr=stderr,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+
+    return start
 
 
 @pytest.fixture

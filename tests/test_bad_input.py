@@ -150,24 +150,17 @@ WAITING = "loader = DataLoader(Numbers(seconds=0.004), batch_size=8, num_workers
 
 @pytest.mark.quiet  # what others leave in shared memory can't be told from what is left here
 @pytest.mark.parametrize("moment", ["", "watching your loop", "how fast", "what a sample costs", "trying"])
-def test_ctrl_c_leaves_no_process_and_no_file(moment, write, tmp_path):
+def test_ctrl_c_leaves_no_process_and_no_file(moment, tuning, write, tmp_path):
     write("train.py", PREAMBLE + WAITING)
     before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
-    tuning = subprocess.Popen(
-        [sys.executable, "-m", "plumb", "tune", "--budget", "30", "train.py"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    while moment and moment not in tuning.stderr.readline():
-        assert tuning.poll() is None, "the tuning ended before this moment came"
+    running = tuning(30, subprocess.PIPE, subprocess.PIPE)
+    while moment and moment not in running.stderr.readline():
+        assert running.poll() is None, "the tuning ended before this moment came"
     time.sleep(0.3)
-    family = psutil.Process(tuning.pid).children(recursive=True)
-    tuning.send_signal(signal.SIGINT)
-    _, err = tuning.communicate(timeout=30)
-    assert tuning.returncode == 130
+    family = psutil.Process(running.pid).children(recursive=True)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=30)
+    assert running.returncode == 130
     assert "Traceback" not in err
     _, alive = psutil.wait_procs(family, timeout=2)
     assert not alive
@@ -176,22 +169,17 @@ def test_ctrl_c_leaves_no_process_and_no_file(moment, write, tmp_path):
         assert set(os.listdir("/dev/shm")) <= before
 
 
-def test_no_process_outlives_a_parent_that_is_killed(write, tmp_path):
+def test_no_process_outlives_a_parent_that_is_killed(tuning, write):
     write("train.py", PREAMBLE + WAITING)
-    tuning = subprocess.Popen(
-        [sys.executable, "-m", "plumb", "tune", "--budget", "30", "train.py"],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    parent = psutil.Process(tuning.pid)
+    running = tuning(30, subprocess.DEVNULL, subprocess.DEVNULL)
+    parent = psutil.Process(running.pid)
     deadline = time.monotonic() + 60
     while len(parent.children(recursive=True)) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     family = parent.children(recursive=True)
     assert len(family) >= 2
-    tuning.kill()
-    tuning.wait()
+    running.kill()
+    running.wait()
     _, alive = psutil.wait_procs(family, timeout=5)
     assert not alive
 

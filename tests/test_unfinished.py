@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -82,24 +81,17 @@ def test_a_full_or_forbidden_cache_folder_only_costs_time(cache_home):
 
 
 @pytest.mark.slow
-def test_an_interrupted_tuning_is_gone_on_with(plumb, write, tmp_path, cache_home):
+def test_an_interrupted_tuning_is_gone_on_with(plumb, tuning, write, tmp_path, cache_home):
     code = "loader = DataLoader(Numbers(4000, seconds=0.004), batch_size=8)" + LOOP.format(loader="loader")
     write("train.py", PREAMBLE + code)
-    tuning = subprocess.Popen(
-        [sys.executable, "-m", "plumb", "tune", "--budget", "60", "train.py"],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    running = tuning(60, subprocess.DEVNULL, subprocess.PIPE)
     folder = cache_home / "plumb" / "interrupted"
     while not folder.is_dir() or not list(folder.iterdir()):
-        assert tuning.poll() is None, "the tuning ended before it was interrupted"
+        assert running.poll() is None, "the tuning ended before it was interrupted"
         time.sleep(0.05)
-    tuning.send_signal(signal.SIGINT)
-    _, err = tuning.communicate(timeout=30)
-    assert tuning.returncode == 130
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=30)
+    assert running.returncode == 130
     assert "tune again to go on from there" in err
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["train.py"]
     (file,) = folder.iterdir()

@@ -12,14 +12,15 @@ from torch.utils.data import DataLoader
 
 from plumb.errors import one_line
 from plumb.live.meter import Delivery, now
-from plumb.live.order import Order, index_sampler
+from plumb.live.order import Order
 from plumb.live.pilot import Pilot
 from plumb.live.safety import MainReads
 from plumb.live.stretch import Stretch
 from plumb.plan import Config
 from plumb.profile.device import synchronize
-from plumb.runtime.epochs import state_of
+from plumb.runtime.epochs import draw_worker_seed, state_of
 from plumb.search.ledger import while_running
+from plumb.search.measure import index_sampler
 
 # A loader that takes over with fewer batches left than this, beyond those that both prefetch, isn't worth its start.
 _WORTH_A_SWITCH = 8
@@ -248,8 +249,7 @@ class LiveIterator:
         seeds = torch.Generator()
         seeds.set_state(self.seed_state)
         if self._made:
-            base = int(torch.empty((), dtype=torch.int64).random_(generator=seeds).item())
-            seeds.manual_seed((base + self._made * _SEED_STEP) % 2**63)
+            seeds.manual_seed((draw_worker_seed(seeds) + self._made * _SEED_STEP) % 2**63)
         self._made += 1
         is_users = while_running(config) == while_running(self._shared.own)
         return Stretch(self._template, config, self.order, seeds, is_users)

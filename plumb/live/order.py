@@ -9,7 +9,7 @@ the loop is, how far loaders were given batches, and how far the sampler was dra
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,11 +17,8 @@ from torch.utils.data import DataLoader
 
 from plumb.lengths import length_of
 from plumb.plan import Config
-
-
-def index_sampler(loader: DataLoader[Any]) -> Iterable[Any]:
-    """What gives a loader its batches of indices, or its single indices where the dataset makes the batches."""
-    return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+from plumb.runtime.epochs import draw_worker_seed
+from plumb.search.measure import index_sampler
 
 
 class Order:
@@ -130,7 +127,7 @@ def drawn(loader: DataLoader[Any], own: Config, is_reset: bool) -> tuple[Order, 
     generator = loader.generator if loader.generator is not None else torch.default_generator
     state = generator.get_state()
     if not is_reset:
-        torch.empty((), dtype=torch.int64).random_(generator=generator)
+        draw_worker_seed(generator)
         if own.num_workers:
             indices = iter(sampler)
     return Order(indices, length_of(sampler), own.batches_in_flight), state

@@ -17,7 +17,7 @@ from plumb.lengths import length_of
 from plumb.live.meter import LoopReading
 from plumb.model import feasible, operational, planner
 from plumb.model.calibration import ProbeRun, calibrated, cost_in_worker
-from plumb.model.situation import Footprint, Situation
+from plumb.model.situation import USUAL_WORKER_BYTES, Footprint, Situation
 from plumb.offers import Offers
 from plumb.options import Options
 from plumb.plan import Config, SampleCost
@@ -25,9 +25,6 @@ from plumb.runtime.inherited import handles
 from plumb.runtime.sharding import Sharding
 from plumb.search.ledger import while_running
 from plumb.search.stopping import Seen, expected_gain, model_error
-
-# What workers take of memory, as a rule, where none was seen yet.
-_UNSEEN_WORKER_BYTES = 128.0 * 2**20
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def situation_of(
             batch_bytes=batches.nbytes,
             tensors_per_batch=batches.tensors,
             worker_private_bytes=max(
-                (reading.worker_private_bytes for reading in with_workers), default=_UNSEEN_WORKER_BYTES
+                (reading.worker_private_bytes for reading in with_workers), default=USUAL_WORKER_BYTES
             ),
             main_bytes=psutil.Process().memory_info().rss,
             open_files=psutil.Process().num_fds(),
@@ -119,7 +116,7 @@ def worth_trying(
     gains = [
         (expected_gain(rate, error, best.rate.samples_per_second, best.rate.interval), rate, config)
         for config, rate in ranked.items()
-        if while_running(config) not in tried and _fit_together(situation, best.config, config)
+        if while_running(config) not in tried and feasible.fit_together((best.config, config), situation)
     ]
     # The ranking has the cheaper of equals first, and the first of equals is taken.
     promised, rate, config = max(gains, key=lambda one: round(one[0], 2), default=(0.0, 0.0, own))
@@ -128,14 +125,7 @@ def worth_trying(
 
 def _predicted(situation: Situation, config: Config, ranked: Mapping[Config, float]) -> float:
     lasting = dataclasses.replace(config, persistent_workers=config.num_workers > 0)
-    return ranked.get(lasting) or operational.loop_rate(situation, lasting, operational.loader_rate(situation, lasting))
-
-
-def _fit_together(situation: Situation, one: Config, other: Config) -> bool:
-    workers = one.num_workers + other.num_workers
-    needs = feasible.needs(situation, other, workers, one.batches_in_flight + other.batches_in_flight)
-    allowed = feasible.allowed(situation)
-    return all(needed <= allowed[name] for name, needed in needs.items() if name != "workers")
+    return ranked.get(lasting) or operational.expected_rate(situation, lasting)
 
 
 def _cost_alone(reading: LoopReading, batches: Batches) -> SampleCost:

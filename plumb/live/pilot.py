@@ -25,7 +25,7 @@ from plumb.model import operational
 from plumb.plan import Config, Trial
 from plumb.profile.memory import pages
 from plumb.profile.sample import batch_bytes
-from plumb.search.decide import EQUAL, NOISE
+from plumb.search.decide import EQUAL, NOISE, NOTHING_TO_GAIN
 from plumb.search.ledger import while_running
 
 T = TypeVar("T")
@@ -33,8 +33,6 @@ Course = Generator[None, Delivery, T]
 
 # A reading takes so many spans; of one that is slower than what is known, so many say enough.
 SPANS, SPANS_TO_JUDGE = 6, 3
-# A loop that waits for less than this share of its time has nothing to gain.
-NOTHING_TO_GAIN = 0.03
 # What a trial must promise, times its probability; it costs the start of workers and some slower batches.
 WORTH_A_TRIAL = 0.04
 MISSES_AT_MOST, TRIALS_AT_MOST = 2, 5

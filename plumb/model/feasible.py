@@ -81,10 +81,10 @@ def trial_bytes(situation: Situation, config: Config) -> float:
 
 def fit_together(configs: Sequence[Config], situation: Situation) -> bool:
     """Whether loaders with all these configurations can run side by side; the script itself counts once."""
-    alone = needs(situation, Config(), 0, 0)
+    scripts = {"memory": situation.footprint.main_bytes, "open files": situation.footprint.open_files}
     each = [needs(situation, config, config.num_workers, config.batches_in_flight) for config in configs]
     return all(
-        alone[name] + sum(float(need[name] - alone[name]) for need in each) <= most
+        sum(float(need[name]) for need in each) - (len(each) - 1) * scripts.get(name, 0) <= most
         for name, most in allowed(situation).items()
         if name != "workers"
     )

@@ -124,17 +124,27 @@ def filling_rate(situation: Situation, config: Config) -> float:
     return float(filling_rates(situation, config, config.num_workers, config.persistent_workers))
 
 
-def over_a_training(later_samples_per_second: Any, filling_samples_per_second: Any) -> Any:
-    """The rate of a loop over ten epochs, the first of which fills a store and the others find it filled."""
-    later, filling = np.asarray(later_samples_per_second), np.asarray(filling_samples_per_second)
+def over_a_training(situation: Situation, config: Config, later: Any, workers: Any, persistent: Any) -> Any:
+    """The rate of a loop over ten epochs, the first of which fills the store of `config`; without one, all are alike.
+
+    `later` is the rate of later epochs in samples per second; `workers` and `persistent` as in `filling_rates`.
+    """
+    if config.cache is None:
+        return later
+    filling = np.asarray(filling_rates(situation, config, workers, persistent))
     with np.errstate(divide="ignore"):
-        return _EPOCHS / ((_EPOCHS - 1) / later + 1 / filling)
+        return _EPOCHS / ((_EPOCHS - 1) / np.asarray(later) + 1 / filling)
 
 
 def training_rate(situation: Situation, config: Config, loader_samples_per_second: float) -> float:
     """Samples per second of the training loop over a whole training, with a loader that delivers so many in the end."""
     later = loop_rate(situation, config, loader_samples_per_second)
-    return later if config.cache is None else float(over_a_training(later, filling_rate(situation, config)))
+    return float(over_a_training(situation, config, later, config.num_workers, config.persistent_workers))
+
+
+def expected_rate(situation: Situation, config: Config) -> float:
+    """`training_rate` with the loader that the bounds promise."""
+    return training_rate(situation, config, loader_rate(situation, config))
 
 
 def main_seconds_of_step(situation: Situation) -> float:

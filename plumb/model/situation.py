@@ -9,6 +9,8 @@ from plumb.model.calibration import Calibration
 from plumb.plan import CacheChoice, SampleCost
 
 PREFETCH_FACTORS = (2, 4, 8)
+USUAL_WORKER_BYTES = 128.0 * 2**20
+"""What a worker's own pages take at the most, as a rule, where none was seen yet."""
 
 
 @dataclass(frozen=True)

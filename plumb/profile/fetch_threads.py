@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
 from plumb.errors import one_line
-from plumb.profile.threads import one_torch_thread
+from plumb.profile.threads import reading_threads
 
 THREADS = (4, 16, 64)
 _BATCHES_AT_MOST = 12
@@ -45,10 +44,8 @@ def timed_threads(
     for count in THREADS:
         if count > samples_per_batch or samples_per_batch * alone_seconds / count >= share / 2:
             continue
-        with one_torch_thread(), ThreadPoolExecutor(count) as pool:
-            try:
-                # Threads open clients and files of their own, which later batches find.
-                list(pool.map(read, islice(ahead, count)))
+        try:
+            with reading_threads(count, read, ahead) as pool:
                 wall, cpu, batches = 0.0, time.process_time(), 0
                 while batches < _BATCHES_AT_MOST and wall < share / 2:
                     begin = time.perf_counter()
@@ -56,8 +53,8 @@ def timed_threads(
                     wall += time.perf_counter() - begin
                     batches += 1
                 cpu = time.process_time() - cpu
-            except Exception as error:
-                return gains, f"{count} at once fail: {one_line(error)}"
+        except Exception as error:
+            return gains, f"{count} at once fail: {one_line(error)}"
         samples = batches * samples_per_batch
         gains.append(
             ThreadsGain(

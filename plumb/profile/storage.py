@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle, islice
 from statistics import median
 from types import TracebackType
 from typing import Any
 
-from plumb.profile.threads import one_torch_thread
+from plumb.profile.threads import reading_threads
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,7 @@ def reads_at_once(read: Callable[[Any], Any], indices: Sequence[Any], outstandin
         return time.perf_counter() - begin
 
     ahead = cycle(indices)
-    with one_torch_thread(), ThreadPoolExecutor(outstanding) as pool:
-        list(pool.map(read, islice(ahead, outstanding)))
+    with reading_threads(outstanding, read, ahead) as pool:
         begin, cpu = time.perf_counter(), time.process_time()
         seconds = list(pool.map(seconds_of, islice(ahead, reads)))
         cpu_share = (time.process_time() - cpu) / (time.perf_counter() - begin)

@@ -1,9 +1,12 @@
-"""Torch's own threads, as a loader's workers have them."""
+"""Threads as a loader's workers have them: torch's own, and those that read samples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
+from typing import Any
 
 
 @contextmanager
@@ -17,3 +20,14 @@ def one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def reading_threads(count: int, read: Callable[[Any], Any], ahead: Iterator[Any]) -> Iterator[ThreadPoolExecutor]:
+    """So many threads, as a worker has them, that have read what comes first `ahead`: they have opened what is theirs.
+
+    Raises what `read` raises.
+    """
+    with one_torch_thread(), ThreadPoolExecutor(count) as pool:
+        list(pool.map(read, islice(ahead, count)))
+        yield pool

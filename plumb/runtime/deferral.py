@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import cycle, islice
 from statistics import median
 from typing import Any
@@ -46,15 +46,6 @@ class DeferralCost:
 
 
 @dataclass(frozen=True)
-class FoundDeferral:
-    """The operators that may be deferred and their cost, or the `reason` why there are none."""
-
-    deferral: Deferral | None
-    cost: DeferralCost | None
-    reason: str
-
-
-@dataclass(frozen=True)
 class _Step:
     """One operator on the way to a leaf: its call, and the tensors that go into it and come out, sample by sample."""
 
@@ -66,6 +57,29 @@ class _Step:
     hands_on: bool
 
 
+@dataclass(frozen=True)
+class FoundDeferral:
+    """The operators that may be deferred, or the `reason` why there are none."""
+
+    deferral: Deferral | None
+    reason: str
+    steps: Sequence[_Step] = ()
+    samples_per_batch: int = 1
+
+    @cached_property
+    def cost(self) -> DeferralCost | None:
+        """What deferring costs, measured when it is asked for."""
+        if not self.steps:
+            return None
+        with one_torch_thread():
+            return _cost(self.steps, self.samples_per_batch)
+
+    @property
+    def saved_bytes(self) -> int:
+        """By how many bytes a sample's leaf is smaller without the deferred operators; negative where it is larger."""
+        return self.steps[-1].made[0].nbytes - self.steps[0].given[0].nbytes if self.steps else 0
+
+
 def find_deferral(
     dataset: Any, collate_fn: Collate, indices: Sequence[Any], samples_per_batch: int | None = None
 ) -> FoundDeferral:
@@ -75,12 +89,12 @@ def find_deferral(
     many as there are indices. The random generators are put back. Raises what the dataset raises.
     """
     if hasattr(type(dataset), "__getitems__") and not type(dataset).__module__.startswith("torch.utils.data"):
-        return FoundDeferral(None, None, f"{type(dataset).__name__} loads several samples at once")
+        return FoundDeferral(None, f"{type(dataset).__name__} loads several samples at once")
     with kept_generators(), one_torch_thread():
         following = follower()
         followed = [following.sample(dataset, index) for index in indices[:FOLLOWED_SAMPLES]]
         if len({len(sample.leaves) for sample in followed}) > 1:
-            return FoundDeferral(None, None, "the structure of the samples varies")
+            return FoundDeferral(None, "the structure of the samples varies")
         reasons: list[str] = []
         for leaf, steps in _by_cost(followed, reasons):
             for chosen in _suffixes(steps):
@@ -89,9 +103,9 @@ def find_deferral(
                 deferral = Deferral(places, leaf, code)
                 reason = try_out(deferral, dataset, collate_fn, indices)
                 if not reason:
-                    return FoundDeferral(deferral, _cost(chosen, samples_per_batch or len(indices)), "")
+                    return FoundDeferral(deferral, "", chosen, samples_per_batch or len(indices))
                 reasons.append(f"{chosen[0].name} to {chosen[-1].name}: {reason}")
-        return FoundDeferral(None, None, reasons[0] if reasons else "no tensor in the sample is made of another one")
+        return FoundDeferral(None, reasons[0] if reasons else "no tensor in the sample is made of another one")
 
 
 def _by_cost(followed: Sequence[FollowedSample], reasons: list[str]) -> Iterator[tuple[int, list[_Step]]]:

@@ -102,13 +102,13 @@ class _UsersOrder:
     def as_if_new(self) -> Iterator[Any]:
         """Torch resets an iterator that persists; the user's, new and without workers, would draw a seed."""
         asked = iter(self.sampler)
-        self._draw_the_seed()
+        draw_worker_seed(self.generator)
         return asked
 
     def as_if_new_with_workers(self) -> Iterator[Any]:
         """Torch resets an iterator that persists; the user's, new and with workers, would draw a seed and ask again."""
         iter(self.sampler)
-        self._draw_the_seed()
+        draw_worker_seed(self.generator)
         return iter(self.sampler)
 
     def and_note_the_state(self) -> Iterator[Any]:
@@ -116,8 +116,10 @@ class _UsersOrder:
         self.state = self.generator.get_state()
         return asked
 
-    def _draw_the_seed(self) -> None:
-        torch.empty((), dtype=torch.int64).random_(generator=self.generator)
+
+def draw_worker_seed(generator: torch.Generator) -> int:
+    """The seed of an epoch's workers, drawn as torch's iterator draws it when it is made."""
+    return int(torch.empty((), dtype=torch.int64).random_(generator=generator).item())
 
 
 def state_of(value: Any, depth: int = 3) -> Any:

@@ -252,6 +252,13 @@ def make_user_folder() -> Path:
     return folder
 
 
+def open_user_folder(name: str) -> int:
+    """A descriptor of a private folder in the user's, made where it is missing. Raises StoreError, and OSError."""
+    folder = make_user_folder() / name
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return open_private(folder)
+
+
 def _index() -> Path:
     return user_folder() / "cache-folders"
 

@@ -10,6 +10,8 @@ from plumb.search.ledger import Reading
 
 # Readings of single runs that differ by less than this say nothing of which is better (section 6 of the design).
 NOISE = 0.10
+# Where the loop waits for less than this share of its time, no configuration can gain what could be measured.
+NOTHING_TO_GAIN = 0.03
 # Rates closer than this are the same to us: the cheaper configuration is chosen, and a faster step is not chased.
 EQUAL = 0.02
 

@@ -112,9 +112,7 @@ class _Search:
 
     def _prediction(self, config: Config) -> float:
         situation = self._space.situation
-        return self._predicted.get(config) or operational.training_rate(
-            situation, config, operational.loader_rate(situation, config)
-        )
+        return self._predicted.get(config) or operational.expected_rate(situation, config)
 
     def _tell(self, trial: optuna.Trial, reading: Reading) -> None:
         trial.set_user_attr(_OUTCOME, reading.outcome)

@@ -39,6 +39,16 @@ limits = st.builds(
     disk_bytes=st.floats(0, 1e12),
     max_workers=st.just(math.inf) | st.integers(0, 64).map(float),
 )
+BATCH_TIMES = {
+    "cpu_seconds": st.floats(0.001, 0.1),
+    "wait_seconds": st.just(0.0) | st.floats(0.001, 0.1),
+    "hand_over_seconds": st.just(0.0) | st.floats(0.0001, 0.02),
+    "step_seconds": st.just(0.0) | st.floats(0.0001, 0.1),
+    "step_cpu_seconds": st.just(0.0) | st.floats(0, 0.05),
+    "in_order": st.booleans(),
+    "cores": st.floats(0.5, 8),
+}
+"""What the simulator is told of a batch, as far as every test of it may vary that."""
 footprints = st.builds(
     Footprint,
     batch_bytes=st.floats(1, 1e9),

@@ -5,6 +5,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from situations import BATCH_TIMES
 from torch.utils.data import DataLoader, Dataset
 
 from plumb.model.calibration import Calibration
@@ -15,14 +16,8 @@ loadings = st.builds(
     Loading,
     num_workers=st.integers(1, 6),
     prefetch_factor=st.integers(1, 4),
-    cpu_seconds=st.floats(0.001, 0.1),
-    wait_seconds=st.just(0.0) | st.floats(0.001, 0.1),
-    hand_over_seconds=st.just(0.0) | st.floats(0.0001, 0.02),
-    step_seconds=st.just(0.0) | st.floats(0.0001, 0.1),
-    step_cpu_seconds=st.just(0.0) | st.floats(0, 0.05),
+    **BATCH_TIMES,
     spread=st.lists(st.floats(0.5, 2), min_size=1, max_size=4).map(tuple),
-    in_order=st.booleans(),
-    cores=st.floats(0.5, 8),
     calibration=st.just(SMOOTH),
     epoch_batches=st.none() | st.integers(1, 60),
     persistent_workers=st.booleans(),

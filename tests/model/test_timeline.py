@@ -5,7 +5,7 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from situations import situations
+from situations import BATCH_TIMES, situations
 
 from plumb.model.simulate import MAIN, STEP, Loading, consumed, spans
 from plumb.model.timeline import timelines
@@ -15,13 +15,7 @@ loadings = st.builds(
     Loading,
     num_workers=st.integers(0, 4),
     prefetch_factor=st.integers(1, 3),
-    cpu_seconds=st.floats(0.001, 0.1),
-    wait_seconds=st.just(0.0) | st.floats(0.001, 0.1),
-    hand_over_seconds=st.just(0.0) | st.floats(0.0001, 0.02),
-    step_seconds=st.just(0.0) | st.floats(0.0001, 0.1),
-    step_cpu_seconds=st.just(0.0) | st.floats(0, 0.05),
-    in_order=st.booleans(),
-    cores=st.floats(0.5, 8),
+    **BATCH_TIMES,
 )
 factors = st.lists(st.floats(0.5, 2), min_size=1, max_size=30)
 configs = st.builds(Config, num_workers=st.integers(0, 4), prefetch_factor=st.integers(1, 4))
