@@ -52,3 +52,4 @@ class Orders(msgspec.Struct, frozen=True):
     plan_file: str | None = None
     events_descriptor: int | None = None
     stack_descriptor: int | None = None
+    sockets_folder: str | None = None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import multiprocessing.util
 import os
 import signal
 
@@ -41,3 +43,15 @@ def end_with_parent() -> None:
     set_parent_death_signal = 1
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
+
+
+def share_temporary_folder(folder: str | None = None) -> None:
+    """Lets all workers keep their sockets in one folder, by default this process's own, which goes when it ends.
+
+    Each that is killed would leave a folder of its own behind.
+    """
+    if folder is None:
+        multiprocessing.util.get_temp_dir()
+    else:
+        # What `get_temp_dir` looks at, and what a new process inherits, started in whatever way.
+        multiprocessing.current_process()._config["tempdir"] = folder  # type: ignore[attr-defined]

@@ -52,8 +52,13 @@ def run_tuned(
     assert orders.tune is not None
     budget = orders.tune.budget_seconds
     events_in, events_out = os.pipe()
-    with tempfile.TemporaryFile() as stack:
-        orders = msgspec.structs.replace(orders, events_descriptor=events_out, stack_descriptor=stack.fileno())
+    # Named as Python names them: the path of a socket may have no more than about a hundred characters. Workers that
+    # outlive the child by a moment may still write to it.
+    folder = tempfile.TemporaryDirectory(prefix="pymp-", ignore_cleanup_errors=True)
+    with folder, tempfile.TemporaryFile() as stack:
+        orders = msgspec.structs.replace(
+            orders, events_descriptor=events_out, stack_descriptor=stack.fileno(), sockets_folder=folder.name
+        )
         started = time.monotonic()
         child = subprocess.Popen(
             _command(orders, arguments),

@@ -1,4 +1,4 @@
-"""A worker of a trial: it tells where it is when asked, and is the first to go where memory runs out."""
+"""A worker of a trial: it tells where it is when asked, is the first to go where memory runs out, and is silent."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import contextlib
 import faulthandler
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 # No library that a dataset may use is known to listen to it.
 _SIGNAL = getattr(signal, "SIGRTMAX", 64) - 3
 _DUMPED_SECONDS, _POLL_SECONDS = 1.0, 0.02
 _FIRST_TO_GO = "1000"
+_WORKER_DIED = "DataLoader worker (pid"
 
 
 class Stacks:
@@ -60,6 +62,7 @@ class WatchedInit:
     then: Callable[[int], None] | None
 
     def __call__(self, worker_id: int) -> None:
+        _say_nothing()
         # Where the system must kill a process for want of memory, let it be this one, and not the training.
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
             score.write(_FIRST_TO_GO)
@@ -68,3 +71,34 @@ class WatchedInit:
             faulthandler.register(_SIGNAL, file=file, all_threads=True)
         if self.then is not None:
             self.then(worker_id)
+
+
+@contextlib.contextmanager
+def deaths_unsaid() -> Iterator[None]:
+    """In the main process: no traceback is printed for a worker's death that torch raised within some `__del__`.
+
+    Nobody can catch it there. Torch finds the worker dead all the same, where it waits for a batch.
+    """
+    then = sys.unraisablehook
+
+    def hook(lost: sys.UnraisableHookArgs) -> None:
+        if not (isinstance(lost.exc_value, RuntimeError) and str(lost.exc_value).startswith(_WORKER_DIED)):
+            then(lost)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = then
+
+
+def _say_nothing() -> None:
+    """What a worker writes to standard error, the user's own loop says too; the rest is of the trial's end.
+
+    Where another worker dies, those that were handing over a batch say so, and so do their finalisers.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    # It may be something else than the descriptor: a notebook's, for one.
+    sys.stderr = os.fdopen(2, "w", closefd=False)

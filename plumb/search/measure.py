@@ -241,11 +241,17 @@ class Feed:
         shutdown = getattr(self._batches, "_shutdown_workers", None)
         if shutdown is None:
             return
+        if self.is_broken:
+            # One may have died with a lock that the others need for going: torch waits seconds for each of them.
+            for child in multiprocessing.active_children():
+                if child.pid in self.worker_pids:
+                    with contextlib.suppress(RuntimeError):
+                        child.kill()
         try:
             shutdown()
         except RuntimeError:
             # Torch says so, wherever the main thread happens to be, when a worker has been killed.
-            if self._guard is None or self._guard.ended is None:
+            if not self.is_broken and (self._guard is None or self._guard.ended is None):
                 raise
 
     def _begun(self) -> Iterator[Any]:

@@ -17,10 +17,12 @@ from plumb.model import feasible, operational
 from plumb.model.calibration import ProbeRun
 from plumb.model.situation import Situation
 from plumb.plan import Config
+from plumb.processes import share_temporary_folder
 from plumb.profile.memory import Pages, Taken, counted_bytes, pages
 from plumb.runtime.inherited import OpenedHere
 from plumb.runtime.loader import NO_REWRITES, Loader, rebuild
 from plumb.runtime.stored import Stored
+from plumb.runtime.watched import deaths_unsaid
 from plumb.search.filled import FilledStores, HittingStream
 from plumb.search.guard import Guard, TrialEndedError
 from plumb.search.ledger import STOPPED, Ledger, Memory, Reading
@@ -83,6 +85,7 @@ class Trials:
         pace_seconds: float,
         deadline: float,
     ) -> None:
+        share_temporary_folder()
         self.ledger = ledger
         self.samples = 0.0
         self.rewrites = NO_REWRITES
@@ -313,11 +316,12 @@ class Trials:
 
         try:
             feed = Feed(config, make, stream, self._samples_per_batch, deadline, guard)
-            try:
-                yield feed, taken
-            finally:
-                self.samples += feed.samples
-                feed.close()
+            with deaths_unsaid():
+                try:
+                    yield feed, taken
+                finally:
+                    self.samples += feed.samples
+                    feed.close()
         except Exception:
             # Torch raises wherever the main thread happens to be when a worker is killed.
             guard.check()
