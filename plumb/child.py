@@ -49,7 +49,7 @@ def _run(orders: Orders, arguments: list[str]) -> None:
 def _tune(orders: Orders, arguments: list[str]) -> None:
     from plumb.host import Limits
     from plumb.options import Options
-    from plumb.processes import end_with_parent, share_temporary_folder
+    from plumb.processes import end_with_parent, forks_end_with_us, share_temporary_folder
     from plumb.script import start_seconds
     from plumb.session import Session, Work
     from plumb.writes import Writes
@@ -57,6 +57,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
     assert orders.tune is not None
     assert orders.events_descriptor is not None
     end_with_parent()
+    forks_end_with_us()
     share_temporary_folder(orders.sockets_folder)
     # Scripts print to a pipe here; their users expect to see each line when it is printed.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]

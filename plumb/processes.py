@@ -7,6 +7,7 @@ import multiprocessing
 import multiprocessing.util
 import os
 import signal
+import threading
 
 import psutil
 
@@ -43,6 +44,25 @@ def end_with_parent() -> None:
     set_parent_death_signal = 1
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
+
+
+def forks_end_with_us() -> None:
+    """Asks Linux to kill what is forked from the main thread as soon as this process is gone.
+
+    Torch's workers find out by themselves, but only every five seconds. What another thread forks is left alone: Linux
+    would kill it when that thread ends.
+    """
+    from_main_thread = False
+
+    def before() -> None:
+        nonlocal from_main_thread
+        from_main_thread = threading.current_thread() is threading.main_thread()
+
+    def in_child() -> None:
+        if from_main_thread:
+            end_with_parent()
+
+    os.register_at_fork(before=before, after_in_child=in_child)
 
 
 def share_temporary_folder(folder: str | None = None) -> None:

@@ -59,7 +59,7 @@ def test_a_loop_that_waits_tries_workers_and_keeps_the_best(capfd):
 
 def test_a_loop_that_does_not_wait_is_left_alone(capfd):
     loader = DataLoader(Squares(1600), batch_size=BATCH)
-    tuning = loop(loader, step_seconds=0.02)
+    tuning = loop(loader, step_seconds=0.05)
     assert {trial.config for trial in tuning.trials} == {Config()}
     assert "nothing to gain" in outcomes(tuning)[-1]
     assert capfd.readouterr().err == ""
