@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import selectors
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FrameType
+
+from torch.utils.data._utils import signal_handling
 
 # No library that a dataset may use is known to listen to it.
 _SIGNAL = getattr(signal, "SIGRTMAX", 64) - 3
 _DUMPED_SECONDS, _POLL_SECONDS = 1.0, 0.02
 _FIRST_TO_GO = "1000"
-_WORKER_DIED = "DataLoader worker (pid"
 
 
 class Stacks:
@@ -74,22 +78,36 @@ class WatchedInit:
 
 
 @contextlib.contextmanager
-def deaths_unsaid() -> Iterator[None]:
-    """In the main process: no traceback is printed for a worker's death that torch raised within some `__del__`.
+def deaths_told_where_waited_for() -> Iterator[None]:
+    """In the main process: a worker's death raises torch's RuntimeError only while a batch is waited for.
 
-    Nobody can catch it there. Torch finds the worker dead all the same, where it waits for a batch.
+    Torch raises it wherever the main thread is. In a finaliser nobody can catch it, and a lock that was just taken is
+    never given back. A death that is not told at once is found by torch when it has waited in vain for some seconds.
     """
-    then = sys.unraisablehook
+    signal_handling._set_SIGCHLD_handler()
+    then = signal.getsignal(signal.SIGCHLD)
+    if threading.current_thread() is not threading.main_thread() or not callable(then):
+        yield
+        return
+    untold: list[RuntimeError] = []
 
-    def hook(lost: sys.UnraisableHookArgs) -> None:
-        if not (isinstance(lost.exc_value, RuntimeError) and str(lost.exc_value).startswith(_WORKER_DIED)):
-            then(lost)
+    def handler(number: int, frame: FrameType | None) -> None:
+        try:
+            then(number, frame)
+        except RuntimeError as error:
+            if frame is not None and frame.f_code.co_filename == selectors.__file__:
+                raise
+            untold.append(error)
 
-    sys.unraisablehook = hook
+    signal.signal(signal.SIGCHLD, handler)
     try:
         yield
+    except RuntimeError as error:
+        if untold and not isinstance(error.__cause__, RuntimeError):
+            raise error from untold[0]
+        raise
     finally:
-        sys.unraisablehook = then
+        signal.signal(signal.SIGCHLD, then)
 
 
 def _say_nothing() -> None:

@@ -22,7 +22,7 @@ from plumb.profile.memory import Pages, Taken, counted_bytes, pages
 from plumb.runtime.inherited import OpenedHere
 from plumb.runtime.loader import NO_REWRITES, Loader, rebuild
 from plumb.runtime.stored import Stored
-from plumb.runtime.watched import deaths_unsaid
+from plumb.runtime.watched import deaths_told_where_waited_for
 from plumb.search.filled import FilledStores, HittingStream
 from plumb.search.guard import Guard, TrialEndedError
 from plumb.search.ledger import STOPPED, Ledger, Memory, Reading
@@ -316,7 +316,7 @@ class Trials:
 
         try:
             feed = Feed(config, make, stream, self._samples_per_batch, deadline, guard)
-            with deaths_unsaid():
+            with deaths_told_where_waited_for():
                 try:
                     yield feed, taken
                 finally:
