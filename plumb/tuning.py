@@ -270,7 +270,7 @@ class Tuner:
 
         try:
             return search(
-                planner.rank(freedom, situation),
+                planner.rank(freedom, situation, self._trials.steady_within_seconds()),
                 known,
                 Space(freedom, situation),
                 try_out,

@@ -164,6 +164,13 @@ def fed_rate(situation: Situation) -> float:
     return min(situation.step_samples_per_second, 1.0 / in_main if in_main > 0 else math.inf)
 
 
+def seconds_until_steady(situation: Situation, workers: Any, in_flight: Any, samples_per_second: Any) -> Any:
+    """What a loader takes to make all that it prefetches at its start, and one round of batches to count."""
+    # Where there is no limit to the rate, or nothing is delivered at all, this is zero, or infinite.
+    with np.errstate(divide="ignore"):
+        return (in_flight + np.maximum(workers, 1)) * situation.samples_per_batch / np.asarray(samples_per_second)
+
+
 def amortized(samples_per_second: Any, epoch_samples: float | None, start_seconds: Any) -> Any:
     """The rate over a real epoch that begins with `start_seconds` of waiting; unchanged for an endless epoch."""
     if epoch_samples is None:

@@ -77,8 +77,8 @@ def cache_choice(cut: CutCost, room_bytes: float, dataset_samples: float, folder
     return CacheChoice(cut.after, "disk" if folder else "memory", size, size / whole, folder)
 
 
-def rank(freedom: Freedom, situation: Situation) -> Ranking:
-    """The best feasible configurations that `freedom` allows.
+def rank(freedom: Freedom, situation: Situation, steady_within_seconds: float = math.inf) -> Ranking:
+    """The best feasible configurations that `freedom` allows, of those that are steady within some time.
 
     All are told by their bounds, less what a loader loses that has nothing to spare. The leaders are simulated too,
     with every depth of prefetching: what only the order of events shows (stragglers, short epochs, a dispatch that
@@ -93,8 +93,19 @@ def rank(freedom: Freedom, situation: Situation) -> Ranking:
             if too_much.any():
                 excluded[name] = excluded.get(name, 0) + int(too_much.sum())
                 each.fits[too_much] = False
-    candidates = _by_depth(_leaders(points), freedom, situation)
+        steady_seconds = operational.seconds_until_steady(situation, each.workers, each.in_flight, each.rates)
+        each.fits[steady_seconds > steady_within_seconds] = False
+    candidates = [
+        candidate
+        for candidate in _by_depth(_leaders(points), freedom, situation)
+        if _seconds_until_steady(situation, candidate) <= steady_within_seconds
+    ]
     return Ranking(tuple(candidates), sum(len(each.workers) for each in points), excluded)
+
+
+def _seconds_until_steady(situation: Situation, candidate: Candidate) -> float:
+    config, rate = candidate.config, candidate.samples_per_second
+    return float(operational.seconds_until_steady(situation, config.num_workers, config.batches_in_flight, rate))
 
 
 def cost_order(config: Config) -> tuple[int, ...]:

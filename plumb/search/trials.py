@@ -159,7 +159,7 @@ class Trials:
         if broken:
             return self.ledger.failed(config, f"not tried: {broken}")
         steady_after = self._seconds_until_steady(situation, config)
-        if steady_after > _SHARE_UNTIL_STEADY * (self._deadline - time.perf_counter()):
+        if steady_after > self.steady_within_seconds():
             return self.ledger.failed(config, f"not tried: steady after {steady_after:.0f} s at the earliest")
 
         def hopeless(chunks: Sequence[Chunk]) -> bool:
@@ -233,10 +233,14 @@ class Trials:
                     chunks += feed.window(self._pace_seconds)
         return all_chunks
 
+    def steady_within_seconds(self) -> float:
+        """How soon a trial that begins now must have made what is prefetched at its start, to be worth beginning."""
+        return _SHARE_UNTIL_STEADY * (self._deadline - time.perf_counter())
+
     def _seconds_until_steady(self, situation: Situation, config: Config) -> float:
-        """What it takes to make all that is prefetched at the start, and one round of batches to count."""
-        batches = config.batches_in_flight + max(config.num_workers, 1)
-        return batches * self._samples_per_batch / operational.loader_rate(situation, config)
+        rate = operational.loader_rate(situation, config)
+        in_flight = config.batches_in_flight
+        return float(operational.seconds_until_steady(situation, config.num_workers, in_flight, rate))
 
     def _run(
         self,

@@ -180,3 +180,15 @@ def test_a_large_space_is_ranked_quickly():
     assert ranking.considered > 10_000
     # Far above what it takes: what is caught here is a loop over all configurations in Python.
     assert time.process_time() - begin < 5.0
+
+
+@given(st.floats(0.5, 60.0))
+def test_what_is_not_steady_in_time_is_not_proposed(seconds):
+    situation = Situation(COST, COST, FOOTPRINT, Limits(cpus=4), samples_per_batch=64.0)
+    ranking = planner.rank(Freedom(num_workers=tuple(range(40))), situation, seconds)
+    for candidate in ranking.best:
+        config = candidate.config
+        batches = config.batches_in_flight + max(config.num_workers, 1)
+        assert batches * 64.0 / candidate.samples_per_second <= seconds * (1 + 1e-9)
+    if seconds > 30.0:
+        assert ranking.best
