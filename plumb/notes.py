@@ -42,6 +42,11 @@ def binding(freedom: Freedom, situation: Situation) -> list[str]:
                 f"{better[0].config} would reach {better[0].samples_per_second:,.0f} samples/s in your loop, by the "
                 f"model, instead of {now:,.0f}"
             )
+    if math.isfinite(situation.samples_at_once):
+        found.append(
+            f"no more than {situation.samples_at_once:.0f} samples are made at once: with more, each took far longer "
+            "than with fewer, as where a server is asked for too much at a time"
+        )
     return found
 
 

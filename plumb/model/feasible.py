@@ -12,6 +12,7 @@ from plumb.model.situation import Situation
 from plumb.plan import Config
 from plumb.units import format_bytes
 
+_FOR_EACH_LOADER = ("workers", "samples at once")
 _IN_BYTES = ("memory", "shared memory", "disk")
 # Without workers, a batch is made while the one before it is in use.
 _BATCHES_WITHOUT_WORKERS = 2
@@ -43,6 +44,7 @@ def needs(situation: Situation, config: Config, workers: Any, in_flight: Any) ->
         "open files": footprint.open_files + workers * _FILES_PER_WORKER + batches * footprint.tensors_per_batch,
         "processes": workers * config.fetch_threads,
         "workers": workers,
+        "samples at once": np.maximum(workers, 1) * config.fetch_threads,
         "disk": stored if config.cache and config.cache.tier == "disk" else 0,
     }
 
@@ -56,6 +58,7 @@ def allowed(situation: Situation) -> dict[str, float]:
         "open files": limits.open_files,
         "processes": limits.processes,
         "workers": limits.max_workers,
+        "samples at once": situation.samples_at_once,
         "disk": limits.disk_bytes,
     }
 
@@ -86,5 +89,5 @@ def fit_together(configs: Sequence[Config], situation: Situation) -> bool:
     return all(
         sum(float(need[name]) for need in each) - (len(each) - 1) * scripts.get(name, 0) <= most
         for name, most in allowed(situation).items()
-        if name != "workers"
+        if name not in _FOR_EACH_LOADER
     )

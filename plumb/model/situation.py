@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from plumb.host import Limits
@@ -11,6 +12,9 @@ from plumb.plan import CacheChoice, SampleCost
 PREFETCH_FACTORS = (2, 4, 8)
 USUAL_WORKER_BYTES = 128.0 * 2**20
 """What a worker's own pages take at the most, as a rule, where none was seen yet."""
+
+# With so many times the time of fewer threads, it is not for the interpreter's lock that more of them wait.
+_COLLAPSED = 2.0
 
 
 @dataclass(frozen=True)
@@ -155,3 +159,18 @@ class Situation:
     read_bytes: float = 0.0
     storage: StorageBandwidth | None = None
     transfer_bytes_per_second: float | None = None
+
+    @property
+    def samples_at_once(self) -> float:
+        """As many samples may be made at once before their source collapses; infinite where it was not seen to.
+
+        It collapses where more threads take far longer than fewer for the same. Any number below is allowed, since
+        what lies between the last good number and the first bad one was not seen.
+        """
+        fastest: dict[str | None, float] = {}
+        for cost in sorted(self.threads, key=lambda cost: cost.threads):
+            best = fastest.get(cost.until, 1.0)
+            if cost.time_factor > _COLLAPSED * best:
+                return cost.threads - 1.0
+            fastest[cost.until] = min(best, cost.time_factor)
+        return math.inf

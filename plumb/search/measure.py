@@ -163,7 +163,7 @@ class Feed:
         self._guard = guard
         self._indices = SizedIndices(stream) if stream is not None else None
         self._samples_per_batch = samples_per_batch
-        started = time.perf_counter()
+        self._started = time.perf_counter()
         self.samples = 0.0
         self.worker_pids: tuple[int, ...] = ()
         self._loader = make_loader(self._indices)
@@ -173,7 +173,7 @@ class Feed:
         except BaseException:
             self.close()
             raise
-        self.first_batch_seconds = time.perf_counter() - started
+        self.first_batch_seconds = time.perf_counter() - self._started
         self._round_seconds = self.first_batch_seconds
         self.usage = Usage(0.0, 0.0, 0.0, 0.0)
         self._ready = max(config.batches_in_flight - 1, 0)
@@ -185,18 +185,30 @@ class Feed:
             return 0.0
         return max(0.0, self.first_batch_seconds - self._round_seconds)
 
-    def window(self, seconds: float, hopeless: Callable[[Sequence[Chunk]], bool] | None = None) -> list[Chunk]:
+    def window(
+        self,
+        seconds: float,
+        hopeless: Callable[[Sequence[Chunk]], bool] | None = None,
+        too_slow: Callable[[float, float], bool] | None = None,
+    ) -> list[Chunk]:
         """Chunks of whole rounds over about `seconds` of steady state; at least one, even where it takes longer.
 
-        None where the deadline comes before steady state does: prefetched batches are never counted. Ends early once
-        `hopeless` says so of the chunks so far. `usage` is this window's afterwards.
+        None where the deadline comes before steady state does, or `too_slow` says so of the samples and the seconds
+        since the start: prefetched batches are never counted. Ends early once `hopeless` says so of the chunks so far.
+        `usage` is this window's afterwards.
         """
         with reusing(self.config.allocator_reuse):
-            return self._window(seconds, hopeless)
+            return self._window(seconds, hopeless, too_slow)
 
-    def _window(self, seconds: float, hopeless: Callable[[Sequence[Chunk]], bool] | None) -> list[Chunk]:
+    def _window(
+        self,
+        seconds: float,
+        hopeless: Callable[[Sequence[Chunk]], bool] | None,
+        too_slow: Callable[[float, float], bool] | None,
+    ) -> list[Chunk]:
         for _ in range(self._ready):
-            if time.perf_counter() > self.deadline:
+            now = time.perf_counter()
+            if now > self.deadline or (too_slow and too_slow(self.samples, now - self._started)):
                 return []
             self._take()
         chunks: list[Chunk] = []

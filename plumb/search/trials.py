@@ -35,6 +35,8 @@ _STUCK_SECONDS, _STUCK_TIMES = 20.0, 20.0
 _TURNS_ALONE = 2
 # A trial whose loader takes more than this share of the time that is left until it is steady is not begun.
 _SHARE_UNTIL_STEADY = 0.25
+# A trial that takes so many times as long to become steady as was predicted is looked at for what it gave until then.
+_TIMES_UNTIL_STEADY = 2.0
 # A trial is judged by so many chunks at least.
 _CHUNKS_TO_JUDGE = 4
 
@@ -171,12 +173,17 @@ class Trials:
             on_chunk(len(chunks), operational.training_rate(situation, config, rate))
             return hopeless(chunks)
 
+        patience = _TIMES_UNTIL_STEADY * (steady_after + self._pace_seconds) + self.ledger.slowest_start_seconds
+
+        def too_slow(samples: float, seconds: float) -> bool:
+            return seconds > patience and operational.training_rate(situation, config, samples / seconds) < floor
+
         try:
-            ran = self._run(situation, config, self._deadline, told)
+            ran = self._run(situation, config, self._deadline, told, too_slow)
         except Exception as error:
             return self._failed(situation, config, error)
         if not ran.chunks:
-            return self.ledger.failed(config, "not measured: time was up")
+            return self.ledger.failed(config, "not measured: far slower than predicted, or time was up")
         outcome = STOPPED if hopeless(ran.chunks) else "measured"
         memory = self._seen_memory(situation, config, ran.taken_bytes)
         return self.ledger.measured(situation, config, ran.chunks, ran.start_seconds, outcome, memory)
@@ -248,10 +255,11 @@ class Trials:
         config: Config,
         deadline: float,
         enough: Callable[[Sequence[Chunk]], bool] | None = None,
+        too_slow: Callable[[float, float], bool] | None = None,
     ) -> _Ran:
         """One window of a fresh loader."""
         with self._running(situation, config, deadline) as (feed, taken):
-            return _Ran(feed.window(self._pace_seconds, enough), feed.workers_start_seconds, taken.bytes())
+            return _Ran(feed.window(self._pace_seconds, enough, too_slow), feed.workers_start_seconds, taken.bytes())
 
     def corrected(self, situation: Situation) -> Situation:
         """The situation with a worker's memory as trials showed it, where that is more than the probe said."""

@@ -11,7 +11,7 @@ from situations import configs_of, costs, freedoms, situations
 
 from plumb.host import Limits
 from plumb.model import feasible, planner
-from plumb.model.situation import CutCost, Footprint, Freedom, Situation
+from plumb.model.situation import CutCost, Footprint, Freedom, Situation, ThreadsCost
 from plumb.plan import SampleCost
 
 COST = SampleCost(2e-3, 2e-3, 0.0, 1e-4, 6e5, 0.03)
@@ -168,6 +168,21 @@ def test_waiting_samples_may_have_more_workers_than_cores():
     assert max(planner.worker_counts(waits, two_cores, step=2000.0)) == 12
     assert max(planner.worker_counts(computes, two_cores, None)) == 4
     assert max(planner.worker_counts(waits, Limits(cpus=2, max_workers=3), None)) == 3
+
+
+def test_a_source_that_collapses_is_not_asked_for_more_at_once():
+    """Threads that wait for the interpreter's lock gain nothing, which is no collapse."""
+    waits = SampleCost(0.013, 3e-4, 0.0, 1e-4, 6e5, 0.03)
+    threads = tuple(ThreadsCost(count, None, factor, 1.0, 1e-4) for count, factor in ((4, 0.27), (16, 1.3), (64, 1.3)))
+    freedom = Freedom(num_workers=tuple(range(41)), fetch=((1, None), (4, None), (16, None), (64, None)))
+    situation = Situation(waits, waits, FOOTPRINT, Limits(cpus=2), samples_per_batch=64.0, threads=threads)
+    ranking = planner.rank(freedom, situation)
+    at_once = [max(one.config.num_workers, 1) * one.config.fetch_threads for one in ranking.best]
+    assert ranking.excluded["samples at once"]
+    assert max(at_once) < 16
+    assert any(one > 4 for one in at_once)
+    busy = dataclasses.replace(situation, threads=tuple(dataclasses.replace(one, time_factor=1.3) for one in threads))
+    assert busy.samples_at_once == math.inf
 
 
 def test_a_large_space_is_ranked_quickly():
