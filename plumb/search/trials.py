@@ -327,8 +327,8 @@ class Trials:
             )
 
         try:
-            feed = Feed(config, make, stream, self._samples_per_batch, deadline, guard)
             with deaths_told_where_waited_for():
+                feed = Feed(config, make, stream, self._samples_per_batch, deadline, guard)
                 try:
                     yield feed, taken
                 finally:
