@@ -8,11 +8,18 @@ import multiprocessing.util
 import os
 import signal
 import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
 
 import psutil
 
 # They wait for the pipe to their parent to close, remove what it left in shared memory, and end by themselves.
 _CARETAKERS = ("resource_tracker", "torch_shm_manager")
+_SHARED_MEMORY = Path("/dev/shm")
+# Torch opens a segment and removes its name at once; one whose name is there for longer has lost its owner.
+_NAMED_FOR_SECONDS = 0.05
+_KILLED_WITHIN_SECONDS = 60
 
 
 def end_children(pid: int | None = None) -> None:
@@ -24,10 +31,13 @@ def end_children(pid: int | None = None) -> None:
         children = psutil.Process(pid).children(recursive=True)
     except psutil.Error:
         return
+    killed = []
     for child in children:
         with contextlib.suppress(psutil.Error):
             if not any(name in part for part in child.cmdline() for name in _CARETAKERS):
                 child.kill()
+                killed.append(child.pid)
+    remove_segments(killed)
 
 
 def end_tree(pid: int) -> None:
@@ -35,6 +45,29 @@ def end_tree(pid: int) -> None:
     end_children(pid)
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+        remove_segments([pid])
+
+
+def remove_segments(pids: Iterable[int]) -> None:
+    """Removes the shared memory that processes which have just been killed were about to hand over.
+
+    Torch's descriptors keep a segment alive without a name; a process killed between naming it and removing the name
+    leaves it for ever. Old segments are left alone: they are of another process that had such a number once, perhaps
+    in another container with the same `/dev/shm`.
+    """
+    now = time.time()
+    left = []
+    for segment in (found for pid in pids for found in _SHARED_MEMORY.glob(f"torch_{pid}_*")):
+        with contextlib.suppress(OSError):
+            status = segment.stat()
+            if status.st_uid == os.getuid() and now - status.st_ctime < _KILLED_WITHIN_SECONDS:
+                left.append(segment)
+    if not left:
+        return
+    time.sleep(_NAMED_FOR_SECONDS)
+    for segment in left:
+        with contextlib.suppress(OSError):
+            segment.unlink()
 
 
 def end_with_parent() -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from plumb.plan import Config, Rate
+from plumb.processes import remove_segments
 from plumb.profile.memory import cpu_seconds
 from plumb.runtime.allocator import reusing
 from plumb.search.guard import Guard
@@ -265,6 +266,8 @@ class Feed:
             # Torch says so, wherever the main thread happens to be, when a worker has been killed.
             if not self.is_broken and (self._guard is None or self._guard.ended is None):
                 raise
+        if self.is_broken:
+            remove_segments(self.worker_pids)
 
     def _begun(self) -> Iterator[Any]:
         """A new epoch; where it starts workers, these are watched from now on."""
