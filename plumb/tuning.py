@@ -31,7 +31,7 @@ from plumb.notes import binding, inherited, shared_out
 from plumb.offers import Offers, find_offers
 from plumb.options import Options
 from plumb.plan import Config, Measured, SampleCost, Trial
-from plumb.profile.hand_over import drop_seconds_per_byte
+from plumb.profile.hand_over import drop_seconds_per_byte, fresh_seconds_per_byte
 from plumb.profile.host_load import OthersLoad
 from plumb.profile.memory import script_bytes
 from plumb.profile.sample import Sampled, sampled, torch_threads_speedup
@@ -57,6 +57,8 @@ _OFFERS_PACES, _OFFERS_LOADS, _OFFERS_SHARE = 12.0, 300.0, 0.4
 _OFFERED_BATCHES, _OFFERED_SAMPLES = 32, 128
 # Reused memory is worth a trial where fresh memory costs this share of a sample's time.
 _WORTH_REUSING = 0.02
+# What the two processes spend at least on handing over one tensor in memory of its own.
+_SECONDS_PER_TENSOR = 1e-4
 # A probe takes so many batches. Where these take more than a share of the time, the model must do with what it knows,
 # and with what workers take at the most, as a rule.
 _PROBED_BATCHES, _PROBE_SHARE = 6, 0.15
@@ -185,14 +187,17 @@ class Tuner:
 
     def _allocator_gain(self, cost: SampleCost, footprint: Footprint) -> AllocatorGain | None:
         """What reused memory would save; None where that is next to nothing."""
-        saved = allocator.saved_seconds(int(footprint.batch_bytes)) / self.subject.samples_per_batch
-        if saved < _WORTH_REUSING * cost.wall_seconds:
+        per_batch = self.subject.samples_per_batch
+        saved = allocator.saved_seconds(int(footprint.batch_bytes)) / per_batch
+        crossing = fresh_seconds_per_byte(footprint.batch_bytes) * cost.output_bytes
+        handing = footprint.tensors_per_batch * _SECONDS_PER_TENSOR / per_batch
+        if max(saved, crossing + handing) < _WORTH_REUSING * cost.wall_seconds:
             return None
         # Whether a process gets fresh memory for its batches depends on all that it did before: so it is asked.
         with allocator.reusing(True):
             reused = sampled(self.subject.loader, self._stream, self.pace_seconds / 2)
         making = min(max(0.0, cost.cpu_seconds - reused.cost.cpu_seconds), saved)
-        return AllocatorGain(making, saved, allocator.kept_bytes(int(footprint.batch_bytes)))
+        return AllocatorGain(making, saved, crossing, allocator.kept_bytes(int(footprint.batch_bytes)))
 
     def _check_limits(self, situation: Situation) -> None:
         """Raises TuningError where the script as it is leaves no room for any loader."""

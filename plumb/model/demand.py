@@ -73,8 +73,11 @@ def demand(situation: Situation, config: Config) -> Demand:
     if config.allocator_reuse and situation.allocator:
         if not config.num_workers:
             cpu -= situation.allocator.making_seconds
-        elif config.deferred:
-            main = max(0.0, main - situation.allocator.finishing_seconds)
+        else:
+            share = output_bytes / cost.output_bytes if cost.output_bytes else 1.0
+            cpu -= situation.allocator.crossing_seconds * share
+            main -= _hand_over_saved(situation, output_bytes)
+            main = max(0.0, main - (situation.allocator.finishing_seconds if config.deferred else 0.0))
     return Demand(
         max(cpu, min(cost.cpu_seconds, least_cpu_seconds(output_bytes))),
         max(0.0, wait),
@@ -87,6 +90,16 @@ def demand(situation: Situation, config: Config) -> Demand:
         config.fetch_threads,
         situation.torch_threads_speedup if config.worker_torch_threads > 1 else 1.0,
     )
+
+
+def _hand_over_saved(situation: Situation, output_bytes: float) -> float:
+    """CPU seconds per sample that the main process saves where batches come in memory that it knows.
+
+    It gives nothing back, and takes a batch over at once: that is taken to cost as much as a tensor did by itself.
+    """
+    calibration, tensors = situation.calibration, situation.footprint.tensors_per_batch
+    for_tensors = calibration.hand_over_seconds_per_batch * tensors / (tensors + 1) / situation.samples_per_batch
+    return calibration.hand_over_seconds_per_byte * output_bytes + for_tensors
 
 
 def filling_demand(situation: Situation, config: Config) -> Demand:

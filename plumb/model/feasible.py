@@ -16,6 +16,8 @@ _FOR_EACH_LOADER = ("workers", "samples at once")
 _IN_BYTES = ("memory", "shared memory", "disk")
 # Without workers, a batch is made while the one before it is in use.
 _BATCHES_WITHOUT_WORKERS = 2
+# A worker that uses its memory again keeps so many buffers more than it has batches ahead (`runtime/buffers.py`).
+_BUFFERS_BEYOND_PREFETCH = 2
 # File descriptors that torch holds for one worker: two queues, their pipes and the process' sentinel.
 _FILES_PER_WORKER = 8
 
@@ -28,7 +30,8 @@ def needs(situation: Situation, config: Config, workers: Any, in_flight: Any) ->
     footprint = situation.footprint
     per_sample = situation.cost_in_worker.output_bytes
     share = demand(situation, config).output_bytes / per_sample if config.deferred and per_sample else 1.0
-    batches = np.where(workers > 0, in_flight + workers, 0)
+    beyond = _BUFFERS_BEYOND_PREFETCH if config.allocator_reuse else 1
+    batches = np.where(workers > 0, in_flight + beyond * workers, 0)
     stored = config.cache.bytes if config.cache else 0
     shared = batches * footprint.batch_bytes * share
     # What was deferred is undone in the main process, for the batch that is used now.

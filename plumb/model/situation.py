@@ -109,14 +109,15 @@ class ThreadsCost:
 
 @dataclass(frozen=True)
 class AllocatorGain:
-    """What reused memory saves in the main process, in CPU seconds per sample: where it makes whole batches itself, and
-    where it only runs their last operators.
+    """What reused memory saves, in CPU seconds per sample: in the main process, where it makes whole batches itself and
+    where it only runs their last operators, and in a worker, whose batches cross to the main process.
 
-    `kept_bytes` is what the process then keeps from the system.
+    `kept_bytes` is what the main process then keeps from the system.
     """
 
     making_seconds: float
     finishing_seconds: float
+    crossing_seconds: float
     kept_bytes: float
 
 

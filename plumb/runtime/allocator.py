@@ -5,8 +5,9 @@ made of fresh pages, and each must be mapped and cleared when it is first touche
 writing to it. With raised thresholds, a block that was freed stays with the process.
 
 In the main process that concerns the batches that it collates, or finishes, itself. What a worker collates goes to
-shared memory, which glibc has no part in: there it concerns only what is made on the way to a sample, if it takes more
-than 128 KiB. In either, the freed memory counts as the process's own for as long as blocks are used again.
+shared memory, which glibc has no part in (see `buffers.py`): there it concerns only what is made on the way to a
+sample, if it takes more than 128 KiB. In either, the freed memory counts as the process's own for as long as blocks are
+used again.
 
 Torch asks for blocks at aligned addresses. glibc then cuts off what lies before and behind, and these small pieces
 don't become part of the block again while a thread's cache of freed pieces has room for them. The freed block is too

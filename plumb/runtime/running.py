@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from plumb.plan import Config, Cut, Rewrites
 from plumb.runtime import allocator
+from plumb.runtime.buffers import BufferedCollate, Receiver
 from plumb.runtime.deferred import DeferringCollate, Undeferred
 from plumb.runtime.fetch import Fetch, Fetching
 from plumb.runtime.store_folder import StoreError
@@ -83,13 +84,25 @@ class Running:
             parts["dataset"] = Fetching(loader.dataset, fetch)
         if self._deferral is not None:
             parts["collate_fn"] = DeferringCollate(loader.collate_fn)
+        receiver = self._receiver(loader)
+        if receiver is not None:
+            parts["collate_fn"] = BufferedCollate(parts.get("collate_fn", loader.collate_fn), receiver.terms)
         if loader.num_workers and (parts or config.worker_torch_threads > 1 or config.allocator_reuse):
             parts["worker_init_fn"] = WorkerInit(
                 config.worker_torch_threads, config.allocator_reuse, loader.worker_init_fn
             )
         with exchanged(loader, parts):
             batches = start()
+        if receiver is not None:
+            # Lasts as long as the iterator.
+            vars(batches)["_plumb_receiver"] = receiver
         return batches if self._deferral is None else Undeferred(batches, loader.num_workers > 0)
+
+    def _receiver(self, loader: DataLoader[Any]) -> Receiver | None:
+        """What takes batches over in memory that is used again, where the workers that are about to start may do so."""
+        if not loader.num_workers or not self._config.allocator_reuse or loader._iterator is not None:
+            return None
+        return Receiver(loader.num_workers, loader.prefetch_factor or 0)
 
     def is_stale(self, dataset: Any) -> bool:
         """Whether the store that is in use holds the values of a dataset that is another by now."""

@@ -1,0 +1,335 @@
+"""Batches that come from a worker in shared memory that is used again.
+
+Torch gives every tensor of every batch shared memory of its own: pages that are mapped and cleared when the worker
+first touches them, a descriptor handed over through a socket, and pages given back by the main process. Here a worker
+keeps a few buffers, known to the main process since their first use. The tensors of a batch lie side by side in one of
+them, and it is used again as soon as nothing in the main process refers to any of them, be it a view or an array.
+
+What can't lie in a buffer (tensors of other kinds, or with memory in common) goes torch's way, and so does a batch when
+all buffers are in use.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import pickle
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import torch
+from torch.utils.data import get_worker_info
+from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
+
+# Beside the batches that were asked for: one that the script uses, and one that it is about to.
+BEYOND_PREFETCH = 2
+_FREE, _TAKEN, _GIVEN_UP = 0, 1, 2
+_ALIGNED_BYTES = 64
+# A batch that outgrows its buffer gets one with room to spare, so that few are made where sizes vary.
+_ROOM = 1.25
+
+Key = tuple[int, int]
+Place = tuple[torch.dtype, tuple[int, ...], tuple[int, ...], int]
+_RECEIVERS: weakref.WeakValueDictionary[Key, Receiver] = weakref.WeakValueDictionary()
+_numbers = itertools.count()
+
+
+class Buffer:
+    """Shared memory that one process sees, lent to one batch at a time."""
+
+    def __init__(self, storage: torch.UntypedStorage) -> None:
+        self.storage = storage
+        self._memory = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
+        self.start = storage.data_ptr()
+        self.lent: weakref.ref[memoryview] | None = None
+
+    def lend(self, when_free: Callable[[Any], None] | None = None) -> memoryview:
+        """The memory, for tensors made by `tensor_at`; `when_free` is called when the last of them is gone."""
+        view = memoryview(self._memory)  # type: ignore[arg-type]  # numpy's arrays are buffers
+        self.lent = weakref.ref(view, when_free)
+        return view
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether some tensor in this process lies in the memory lent last."""
+        return self.lent is not None and self.lent() is not None
+
+
+def tensor_at(view: memoryview, place: Place) -> torch.Tensor:
+    """The tensor at a place of lent memory, which it holds for as long as it lives."""
+    dtype, shape, stride, offset = place
+    count = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    return torch.frombuffer(view, dtype=dtype, count=count, offset=offset).as_strided(shape, stride)
+
+
+class Receiver:
+    """The main process's side of one iterator's buffers."""
+
+    def __init__(self, workers: int, prefetch_factor: int) -> None:
+        taken = torch.zeros(workers, prefetch_factor + BEYOND_PREFETCH, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+        self.terms = Terms((os.getpid(), next(_numbers)), taken)
+        self._taken = taken.numpy()
+        self._buffers: dict[tuple[int, int], Buffer] = {}
+        _RECEIVERS[self.terms.key] = self
+
+    def opened(self, parcel: Parcel) -> Any:
+        """The batch that a worker sent."""
+        place = parcel.worker, parcel.number
+        if parcel.storage is not None:
+            self._buffers[place] = Buffer(parcel.storage)
+        view = self._buffers[place].lend(partial(_free, self._taken, place, os.getpid()))
+        return _Reader(parcel.content, [tensor_at(view, there) for there in parcel.places]).load()
+
+    def give_up_lent(self) -> None:
+        """Leaves all memory that is in use to those who use it: a process about to be forked may do so for longer."""
+        if self.terms.key[0] != os.getpid():
+            return
+        for place, buffer in list(self._buffers.items()):
+            if buffer.is_in_use:
+                buffer.lent = None
+                self._taken[place] = _GIVEN_UP
+
+
+def _free(taken: Any, place: tuple[int, int], pid: int, _: Any) -> None:
+    if os.getpid() == pid:
+        taken[place] = _FREE
+
+
+def _give_up_lent() -> None:
+    for receiver in list(_RECEIVERS.values()):
+        receiver.give_up_lent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_give_up_lent)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What both sides know of an iterator's buffers: whose they are, and for each worker which of them are taken."""
+
+    key: Key
+    taken: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A batch on its way: its tensors' places in a buffer, and all the rest pickled. It arrives as the batch itself.
+
+    `storage` is the buffer's memory, where the main process doesn't know it yet.
+    """
+
+    key: Key
+    worker: int
+    number: int
+    storage: torch.UntypedStorage | None
+    places: Sequence[Place]
+    content: bytes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open, (self.key, self.worker, self.number, self.storage, self.places, self.content)
+
+
+def _open(*sent: Any) -> Any:
+    parcel = Parcel(*sent)
+    return _RECEIVERS[parcel.key].opened(parcel)
+
+
+@dataclass
+class BufferedCollate:
+    """The loader's collate function, whose batches leave a worker in buffers; picklable if the loader's is."""
+
+    collate_fn: Callable[[Any], Any]
+    terms: Terms
+    _sender: Sender | None = None
+
+    def __call__(self, samples: Any) -> Any:
+        """The batch, or a parcel that becomes the batch in the main process."""
+        info = get_worker_info()
+        if info is None:
+            return self.collate_fn(samples)
+        if self._sender is None:
+            self._sender = Sender(self.terms, info.id)
+        return self._sender.sent(self.collate_fn, samples)
+
+
+class Sender:
+    """A worker's side of its buffers."""
+
+    def __init__(self, terms: Terms, worker: int) -> None:
+        self._key = terms.key
+        self._worker = worker
+        self._taken = terms.taken[worker].numpy()
+        self._buffers: list[Buffer | None] = [None] * len(self._taken)
+        self._thread = threading.get_ident()
+        self._open: _Lot | None = None
+        if default_collate_fn_map.get(torch.Tensor) is collate_tensor_fn:
+            default_collate_fn_map[torch.Tensor] = self._stacked
+
+    def sent(self, collate_fn: Callable[[Any], Any], samples: Any) -> Any:
+        """What goes to the main process in place of the batch that `collate_fn` makes of `samples`."""
+        number = self._largest()
+        buffer = None if number is None else self._buffers[number]
+        self._open = None if number is None or buffer is None else _Lot(number, buffer)
+        try:
+            batch = collate_fn(samples)
+            return self._packed(batch, self._open)
+        finally:
+            self._open = None
+
+    def _packed(self, batch: Any, lot: _Lot | None) -> Any:
+        content = io.BytesIO()
+        writer = _Writer(content)
+        try:
+            writer.dump(batch)
+        except Exception:
+            # Torch says what is wrong with it.
+            return batch
+        tensors = writer.tensors
+        if not tensors or writer.have_memory_in_common:
+            return batch
+        storage = None
+        if lot is None or not all(lot.place(tensor) for tensor in tensors):
+            found = self._with_room_for(sum(map(_room, tensors)), None if lot is None else lot.number)
+            if found is None:
+                return batch
+            lot, storage = found
+            for tensor in tensors:
+                lot.place(tensor)
+        places = [lot.placed[id(tensor)] for tensor in tensors]
+        self._taken[lot.number] = _TAKEN
+        return Parcel(self._key, self._worker, lot.number, storage, places, content.getvalue())
+
+    def _stacked(self, batch: Sequence[torch.Tensor], *, collate_fn_map: Any = None) -> torch.Tensor:
+        """`torch.stack`, as torch's own collate does it in a worker, but into a buffer where there is room."""
+        first, lot = batch[0], self._open
+        if lot is not None and threading.get_ident() == self._thread and _fits(first):
+            out = lot.room_for(first.dtype, (len(batch), *first.shape))
+            if out is not None:
+                return torch.stack(tuple(batch), 0, out=out)
+        stacked: torch.Tensor = collate_tensor_fn(batch, collate_fn_map=collate_fn_map)
+        return stacked
+
+    def _is_free(self, number: int) -> bool:
+        buffer = self._buffers[number]
+        if self._taken[number] == _GIVEN_UP:
+            self._buffers[number], self._taken[number] = None, _FREE
+            return True
+        return bool(self._taken[number] == _FREE) and not (buffer is not None and buffer.is_in_use)
+
+    def _largest(self) -> int | None:
+        sizes = {
+            number: buffer.storage.nbytes()
+            for number, buffer in enumerate(self._buffers)
+            if self._is_free(number) and buffer is not None and self._buffers[number] is buffer
+        }
+        return max(sizes, key=lambda number: sizes[number]) if sizes else None
+
+    def _with_room_for(self, size: int, in_hand: int | None) -> tuple[_Lot, torch.UntypedStorage] | None:
+        """A new buffer, in the place of none where there is such a place, or else of one that is too small."""
+        free = [number for number in range(len(self._buffers)) if number == in_hand or self._is_free(number)]
+        if not free:
+            return None
+        number = min(free, key=lambda number: self._buffers[number] is not None)
+        wanted = size if self._buffers[number] is None else int(size * _ROOM)
+        storage = torch.UntypedStorage._new_shared(wanted)  # type: ignore[no-untyped-call]
+        buffer = self._buffers[number] = Buffer(storage)
+        return _Lot(number, buffer), storage
+
+
+class _Lot:
+    """One batch's share of a buffer, filled from its start."""
+
+    def __init__(self, number: int, buffer: Buffer) -> None:
+        self.number = number
+        self.placed: dict[int, Place] = {}
+        self._start = buffer.start
+        self._view = buffer.lend()
+        self._used = 0
+
+    def room_for(self, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor | None:
+        """A contiguous tensor in the next free place; None where there is no room, or nothing to put there."""
+        like = torch.empty(shape, dtype=dtype, device="meta")
+        size = _room(like)
+        if not 0 < size <= len(self._view) - self._used:
+            return None
+        tensor = tensor_at(self._view, (dtype, shape, like.stride(), self._used))
+        self._used += size
+        return tensor
+
+    def place(self, tensor: torch.Tensor) -> bool:
+        """Finds a tensor's place, and copies it there where it lies elsewhere; False where there is no room."""
+        offset = tensor.data_ptr() - self._start
+        if not 0 <= offset < len(self._view):
+            offset, size = self._used, _room(tensor)
+            if size > len(self._view) - offset:
+                return False
+            there = tensor_at(self._view, (tensor.dtype, tuple(tensor.shape), tensor.stride(), offset))
+            there.copy_(tensor)
+            self._used += size
+        self.placed[id(tensor)] = tensor.dtype, tuple(tensor.shape), tensor.stride(), offset
+        return True
+
+
+class _Writer(ForkingPickler):
+    """Pickles a batch as torch's queues do, but for the tensors that fit into a buffer, which it collects."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self.tensors: list[torch.Tensor] = []
+        self.have_memory_in_common = False
+        self._numbers: dict[int, int] = {}
+        self._storages: set[int] = set()
+
+    def persistent_id(self, value: Any) -> int | None:
+        """The number of a tensor that is collected; None for everything else."""
+        if not isinstance(value, torch.Tensor) or not _fits(value) or not _is_dense(value):
+            return None
+        if id(value) not in self._numbers:
+            storage = value.untyped_storage()._cdata
+            self.have_memory_in_common |= storage in self._storages
+            self._storages.add(storage)
+            self._numbers[id(value)] = len(self.tensors)
+            self.tensors.append(value)
+        return self._numbers[id(value)]
+
+
+class _Reader(pickle.Unpickler):
+    """Unpickles a batch whose tensors are here."""
+
+    def __init__(self, content: bytes, tensors: Sequence[torch.Tensor]) -> None:
+        super().__init__(io.BytesIO(content))
+        self._tensors = tensors
+
+    def persistent_load(self, number: int) -> torch.Tensor:
+        """A collected tensor."""
+        return self._tensors[number]
+
+
+def _fits(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is of the ordinary kind, and has any content."""
+    return (
+        type(tensor) is torch.Tensor
+        and tensor.layout is torch.strided
+        and tensor.device.type == "cpu"
+        and not (tensor.requires_grad or tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
+        and tensor.numel() > 0
+    )
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's elements fill its memory, in whatever order."""
+    if tensor.is_contiguous():
+        return True
+    return tensor.permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True)).is_contiguous()
+
+
+def _room(tensor: torch.Tensor) -> int:
+    """Bytes that a dense tensor takes in a buffer."""
+    return -(-tensor.nbytes // _ALIGNED_BYTES) * _ALIGNED_BYTES
