@@ -19,8 +19,7 @@ import msgspec
 from plumb import intercept, plan
 from plumb.events import LoaderIterated, Sender
 from plumb.orders import Orders, Target
-
-_HERE = str(Path(__file__).parent) + os.sep
+from plumb.tracebacks import without_plumb
 
 
 def main() -> None:
@@ -158,34 +157,11 @@ def _exit_like_python(error: BaseException) -> NoReturn:
     hook = sys.excepthook
 
     def show(kind: type[BaseException], shown: BaseException, trace: TracebackType | None) -> None:
-        _without_plumb(shown, set())
+        without_plumb(shown)
         hook(kind, shown, shown.__traceback__)
 
     sys.excepthook = show
     raise error
-
-
-def _without_plumb(error: BaseException | None, seen: set[int]) -> None:
-    """Takes plumb's frames out of the tracebacks of `error` and of all errors that it came from."""
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        error.with_traceback(_cleaned(error.__traceback__))
-        if error.__cause__ is not None:
-            _without_plumb(error.__cause__, seen)
-        error = error.__context__
-
-
-def _cleaned(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback without the frames of plumb, and of what started it."""
-    frames = []
-    while trace is not None:
-        if not trace.tb_frame.f_code.co_filename.startswith((_HERE, "<frozen runpy>")):
-            frames.append(trace)
-        trace = trace.tb_next
-    cleaned: TracebackType | None = None
-    for part in reversed(frames):
-        cleaned = TracebackType(cleaned, part.tb_frame, part.tb_lasti, part.tb_lineno)
-    return cleaned
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def _found(folder):
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("way", ["unchanged", "changed", "unseen"])
+@pytest.mark.parametrize("way", ["unchanged", "changed", "reused", "unseen"])
 def test_as_documented(way, name, found):
     plain, under_plumb = found["plain"][name], found[way][name]
     if "skipped" in plain:

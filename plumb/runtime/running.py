@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data._utils import worker
 
 from plumb.plan import Config, Cut, Rewrites
 from plumb.runtime import allocator
@@ -22,13 +24,15 @@ from plumb.runtime.deferred import DeferringCollate, Undeferred
 from plumb.runtime.fetch import Fetch, Fetching
 from plumb.runtime.store_folder import StoreError
 from plumb.runtime.stored import Stored
+from plumb.tracebacks import without_plumb
 
 
 @dataclass(frozen=True)
 class WorkerInit:
     """What a worker does before its first sample: the configuration's part, and then the user's `worker_init_fn`.
 
-    The worker's info names the user's dataset, as it does without plumb. Picklable if the user's function is.
+    From then on, errors reach the script without plumb's frames, and the worker's info names the user's dataset, as it
+    does without plumb. Picklable if the user's function is.
     """
 
     torch_threads: int
@@ -36,6 +40,7 @@ class WorkerInit:
     then: Callable[[int], None] | None
 
     def __call__(self, worker_id: int) -> None:
+        worker.ExceptionWrapper = _wrapped  # type: ignore[attr-defined,assignment]
         if self.torch_threads > 1:
             torch.set_num_threads(self.torch_threads)
         if self.allocator_reuse:
@@ -46,6 +51,14 @@ class WorkerInit:
             object.__setattr__(info, "dataset", info.dataset.dataset)
         if self.then is not None:
             self.then(worker_id)
+
+
+def _wrapped(exc_info: Any = None, where: str = "in background") -> ExceptionWrapper:
+    """An error on its way to the main process, with the user's and torch's part of its traceback."""
+    error = sys.exc_info()[1] if exc_info is None else exc_info[1]
+    assert error is not None
+    without_plumb(error)
+    return ExceptionWrapper((type(error), error, error.__traceback__), where)  # type: ignore[no-untyped-call]
 
 
 class Running:

@@ -1,13 +1,14 @@
 """Runs all cases in each way, in a process for each way; prints one JSON object: way -> case -> what it returned.
 
 The ways: `plain`; `unchanged`, with plumb's interception on a plan that changes nothing; `changed`, on the case's plan;
-`unseen`, on it as a loader over a dataset that `plumb.tuned` marked, which keeps the script's arguments; and `torch`,
-without plumb, but with the plan's arguments in the script.
+`reused`, where that also uses memory again; `unseen`, on the case's plan as a loader over a dataset that `plumb.tuned`
+marked, which keeps the script's arguments; and `torch`, without plumb, but with the plan's arguments in the script.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import json
 import os
@@ -27,7 +28,7 @@ from plumb.runtime.apply import PlanApplied
 
 # Importing them makes the cases.
 MODULES = (batches, errors, iteration, loader_object, streams, workers)
-WAYS = ("plain", "unchanged", "changed", "unseen", "torch")
+WAYS = ("plain", "unchanged", "changed", "reused", "unseen", "torch")
 _CASE_SECONDS = 40
 
 
@@ -98,7 +99,7 @@ def printing_to(descriptor: int) -> Iterator[None]:
 
 def outcomes(way: str, names: list[str]) -> dict[str, Any]:
     current = OfTheCase()
-    if way in ("unchanged", "changed", "unseen"):
+    if way in ("unchanged", "changed", "reused", "unseen"):
         intercept.install(current)
     found: dict[str, Any] = {}
     ran: dict[Any, Any] = {}
@@ -106,7 +107,9 @@ def outcomes(way: str, names: list[str]) -> dict[str, Any]:
         case = CASES[name]
         if way == "torch" and not case.like_torch:
             continue
-        tuned = case.planned if way in ("changed", "unseen") else case.users
+        tuned = case.planned if way in ("changed", "reused", "unseen") else case.users
+        if way == "reused":
+            tuned = dataclasses.replace(tuned, allocator_reuse=True)
         given = case.planned if way == "torch" else case.users
         if (case.run, given, tuned) not in ran:
             handler = Unseen if way == "unseen" else PlanApplied
