@@ -10,6 +10,9 @@ from plumb.plan import CacheChoice, Config
 # Whatever is saved, a sample is asked for by a call, and its bytes are copied once, no faster than memory is.
 _LEAST_CALL_SECONDS, _LEAST_COPY_SECONDS_PER_BYTE = 1e-6, 5e-11
 
+# What a worker spends at most on handing over a tensor's memory, in terms of what the main process spends on asking.
+_WORKERS_PART = 2.0
+
 
 @dataclass(frozen=True)
 class Demand:
@@ -76,7 +79,10 @@ def demand(situation: Situation, config: Config) -> Demand:
         else:
             share = output_bytes / cost.output_bytes if cost.output_bytes else 1.0
             cpu -= situation.allocator.crossing_seconds * share
-            main -= _hand_over_saved(situation, output_bytes)
+            for_tensors = _seconds_for_tensors(situation)
+            cpu -= min(max(0.0, cost.cpu_seconds - situation.cost.cpu_seconds), _WORKERS_PART * for_tensors)
+            wait -= min(max(0.0, cost.wait_seconds - situation.cost.wait_seconds), for_tensors)
+            main -= for_tensors + situation.calibration.hand_over_seconds_per_byte * output_bytes
             main = max(0.0, main - (situation.allocator.finishing_seconds if config.deferred else 0.0))
     return Demand(
         max(cpu, min(cost.cpu_seconds, least_cpu_seconds(output_bytes))),
@@ -92,14 +98,14 @@ def demand(situation: Situation, config: Config) -> Demand:
     )
 
 
-def _hand_over_saved(situation: Situation, output_bytes: float) -> float:
-    """CPU seconds per sample that the main process saves where batches come in memory that it knows.
+def _seconds_for_tensors(situation: Situation) -> float:
+    """CPU seconds per sample of the main process, to ask a worker for the memory of each tensor by itself.
 
-    It gives nothing back, and takes a batch over at once: that is taken to cost as much as a tensor did by itself.
+    All else that a batch costs is taken to be as much as one tensor.
     """
-    calibration, tensors = situation.calibration, situation.footprint.tensors_per_batch
-    for_tensors = calibration.hand_over_seconds_per_batch * tensors / (tensors + 1) / situation.samples_per_batch
-    return calibration.hand_over_seconds_per_byte * output_bytes + for_tensors
+    tensors = situation.footprint.tensors_per_batch
+    per_batch = situation.calibration.hand_over_seconds_per_batch * tensors / (tensors + 1)
+    return per_batch / situation.samples_per_batch
 
 
 def filling_demand(situation: Situation, config: Config) -> Demand:

@@ -165,9 +165,11 @@ class Situation:
     def samples_at_once(self) -> float:
         """As many samples may be made at once before their source collapses; infinite where it was not seen to.
 
-        It collapses where more threads take far longer than fewer for the same. Any number below is allowed, since
-        what lies between the last good number and the first bad one was not seen.
+        It collapses where more threads take far longer than fewer for the same, though what they do is to wait. Any
+        number below is allowed, since what lies between the last good number and the first bad one was not seen.
         """
+        if self.cost.wait_seconds < self.cost.cpu_seconds:
+            return math.inf
         fastest: dict[str | None, float] = {}
         for cost in sorted(self.threads, key=lambda cost: cost.threads):
             best = fastest.get(cost.until, 1.0)

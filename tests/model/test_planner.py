@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from situations import configs_of, costs, freedoms, situations
 
 from plumb.host import Limits
-from plumb.model import feasible, planner
-from plumb.model.situation import CutCost, Footprint, Freedom, Situation, ThreadsCost
-from plumb.plan import SampleCost
+from plumb.model import feasible, operational, planner
+from plumb.model.calibration import Calibration
+from plumb.model.situation import AllocatorGain, CutCost, Footprint, Freedom, Situation, ThreadsCost
+from plumb.plan import Config, SampleCost
 
 COST = SampleCost(2e-3, 2e-3, 0.0, 1e-4, 6e5, 0.03)
 FOOTPRINT = Footprint(4e7, 2, 5e7, 3e8, 30)
@@ -172,7 +173,7 @@ def test_waiting_samples_may_have_more_workers_than_cores():
 
 def test_a_source_that_collapses_is_not_asked_for_more_at_once():
     """Threads that wait for the interpreter's lock gain nothing, which is no collapse."""
-    waits = SampleCost(0.013, 3e-4, 0.0, 1e-4, 6e5, 0.03)
+    waits = SampleCost(0.013, 3e-4, 0.0127, 1e-4, 6e5, 0.03)
     threads = tuple(ThreadsCost(count, None, factor, 1.0, 1e-4) for count, factor in ((4, 0.27), (16, 1.3), (64, 1.3)))
     freedom = Freedom(num_workers=tuple(range(41)), fetch=((1, None), (4, None), (16, None), (64, None)))
     situation = Situation(waits, waits, FOOTPRINT, Limits(cpus=2), samples_per_batch=64.0, threads=threads)
@@ -183,6 +184,28 @@ def test_a_source_that_collapses_is_not_asked_for_more_at_once():
     assert any(one > 4 for one in at_once)
     busy = dataclasses.replace(situation, threads=tuple(dataclasses.replace(one, time_factor=1.3) for one in threads))
     assert busy.samples_at_once == math.inf
+    computes = dataclasses.replace(waits, cpu_seconds=0.0127, wait_seconds=3e-4)
+    assert dataclasses.replace(situation, cost=computes).samples_at_once == math.inf
+
+
+def test_many_tensors_cost_next_to_nothing_to_hand_over_where_their_memory_is_known():
+    """A batch of 96 tensors, each of which both processes spend 0.2 ms on, made in 2 ms."""
+    cost = SampleCost(6e-5, 6e-5, 0.0, 0.0, 5e4, 3.0)
+    in_worker = dataclasses.replace(cost, cpu_seconds=7e-4, wait_seconds=3e-4, main_seconds=6e-4)
+    situation = Situation(
+        cost,
+        in_worker,
+        dataclasses.replace(FOOTPRINT, tensors_per_batch=96),
+        Limits(cpus=2),
+        samples_per_batch=32.0,
+        calibration=Calibration(hand_over_seconds_per_batch=0.0192),
+        allocator=AllocatorGain(0.0, 0.0, 5e-6, 0.0),
+    )
+    plainly = operational.loader_rate(situation, Config(1, 2))
+    reusing = operational.loader_rate(situation, Config(1, 2, allocator_reuse=True))
+    assert plainly < 2_000
+    assert reusing > 5 * plainly
+    assert reusing < 1 / cost.cpu_seconds + 2_000
 
 
 def test_a_large_space_is_ranked_quickly():
