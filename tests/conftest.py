@@ -22,6 +22,9 @@ from plumb.plan import LoaderPlan, Plan, decode
 SCRIPTS = Path(__file__).parent / "scripts"
 _TIMEOUT_SECONDS = 180
 
+# Hundreds of processes import plumb here: it is compiled for all of them, not by each.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 settings.register_profile("ci", deadline=None, print_blob=True)
 settings.register_profile("dev", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
@@ -97,6 +100,11 @@ def _alone_where_quiet_is_needed(
         if not is_quiet:
             fcntl.flock(turnstile, fcntl.LOCK_UN)
         yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quiet tests come first, where none waits for another kind; then the long ones, so that none is the last."""
+    items.sort(key=lambda item: (not item.get_closest_marker("quiet"), not item.get_closest_marker("slow")))
 
 
 @pytest.fixture
