@@ -25,9 +25,9 @@ def show(loader):
 UNTUNED = Config()
 
 
-def plan_for(config, name="loader", site="train.py:1", batch_size=8, script="train.py", baseline=UNTUNED):
+def entry(config, name="loader", site="train.py:1", batch_size=8, baseline=UNTUNED):
     rate = (90.0, 110.0)
-    loader = LoaderPlan(
+    return LoaderPlan(
         name=name,
         site=site,
         dataset="Numbers",
@@ -36,79 +36,150 @@ def plan_for(config, name="loader", site="train.py:1", batch_size=8, script="tra
         tuned=Measured(config, 100.0, rate),
         predicted=Prediction(100.0, "cpu", {"cpu": 1.0}),
     )
-    return Plan(script, {}, 1.0, 1.0, (loader,))
+
+
+def plan_for(*entries, script="train.py"):
+    return Plan(script, {}, 1.0, 1.0, entries)
 
 
 @pytest.fixture
 def run(plumb, write, tmp_path):
-    def run(made_for, code, *words):
+    def run(made_for, code):
         plan.write(made_for, tmp_path / "train.plumb.json")
-        write("train.py", PREAMBLE + SHOW + code)
-        return plumb("run", *words, "train.py")
+        write("train.py", code)
+        return plumb("run", "train.py")
 
     return run
 
 
 CONFIG = Config(num_workers=2, prefetch_factor=4, persistent_workers=True)
+MANY = Config(num_workers=os.cpu_count() + 2, prefetch_factor=2)
+
+# One script of many loaders, each in its own section of what it prints; the plan says another line of each.
+SECTIONS = {
+    "fitted": "fitted = DataLoader(Numbers(), batch_size=8)\nshow(fitted)",
+    "own_workers": """
+own_workers = DataLoader(Numbers(), batch_size=8, num_workers=2, prefetch_factor=3, persistent_workers=True,
+                         timeout=5, multiprocessing_context="fork")
+show(own_workers)
+""",
+    "many_workers": "many_workers = DataLoader(Numbers(), batch_size=8)\nshow(many_workers)",
+    "unplanned": "unplanned = DataLoader(Numbers(), batch_size=8)\nshow(unplanned)",
+    "other_size": "other_size = DataLoader(Numbers(), batch_size=8)\nshow(other_size)",
+    "changing": """
+class Staged(Numbers):
+    epoch = 0
+    def __getitem__(self, index):
+        return torch.zeros(1), self.epoch
+dataset = Staged(16)
+changing = DataLoader(dataset, batch_size=8)
+for epoch in range(3):
+    dataset.epoch = epoch
+    print("epoch", epoch, [y.tolist() for _, y in changing])
+""",
+    "staying": """
+class Where(Numbers):
+    def __getitem__(self, index):
+        return torch.zeros(1), os.getpid()
+staying = DataLoader(Where(16), batch_size=8)
+pids = {pid for epoch in range(3) for _, y in staying for pid in y.tolist()}
+print("pids", len(pids))
+""",
+}
+CODE = PREAMBLE + SHOW + "".join(f"\nprint('# {name}')\n{code}\n" for name, code in SECTIONS.items())
+PLANNED = dataclasses.replace(
+    plan_for(
+        entry(CONFIG, "fitted"),
+        entry(Config(), "own_workers", baseline=Config(2, 3, True)),
+        entry(MANY, "many_workers"),
+        entry(CONFIG, "other", site="elsewhere.py:1"),
+        entry(CONFIG, "other_size", batch_size=16),
+        entry(CONFIG, "changing"),
+        entry(CONFIG, "staying"),
+    ),
+    # A plan may be long.
+    written_files=tuple(f"/some/file/{number}" for number in range(20_000)),
+)
 
 
-def test_the_plan_reaches_its_loader_and_the_batches_stay_the_same(run):
-    code = "loader = DataLoader(Numbers(), batch_size=8)\nshow(loader)\n"
-    plain = run(plan_for(Config()), code)
-    tuned = run(plan_for(CONFIG), code)
-    assert "loader 0 None False False" in plain.out
-    assert "loader 2 4 True False" in tuned.out
-    assert plain.out.splitlines()[1] == tuned.out.splitlines()[1]
-    assert tuned.err == ""
+def by_section(printed):
+    return dict(part.split("\n", 1) for part in printed.split("# ")[1:])
 
 
-def test_what_has_no_meaning_without_workers_is_dropped(run):
-    code = (
-        "loader = DataLoader(Numbers(), batch_size=8, num_workers=2, prefetch_factor=3, persistent_workers=True,\n"
-        "                    timeout=5, multiprocessing_context='fork')\nshow(loader)\n"
-    )
-    ran = run(plan_for(Config(), baseline=Config(2, 3, True)), code)
-    assert "loader 0 None False False" in ran.out
-    assert ran.code == 0
+def _both_ways(folder):
+    """Standard output and error of a plain run of the script, and of one on the plan."""
+    (folder / "train.py").write_text(CODE)
+    plan.write(PLANNED, folder / "train.plumb.json")
+    ways = []
+    for command in ([sys.executable, "train.py"], [sys.executable, "-m", "plumb", "run", "train.py"]):
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=120)
+        ways.append((done.stdout, done.stderr))
+    return ways
 
 
-def test_torch_s_advice_on_worker_counts_is_not_given_for_a_count_that_was_measured(run):
-    many = Config(num_workers=os.cpu_count() + 2, prefetch_factor=2)
-    ran = run(plan_for(many), "loader = DataLoader(Numbers(), batch_size=8)\nshow(loader)\n")
-    assert f"loader {many.num_workers} 2" in ran.out
-    assert ran.err == ""
+@pytest.fixture
+def plain(once):
+    """What each section prints without plumb."""
+    return by_section(once("run_both_ways", _both_ways)[0][0])
 
 
-def test_an_edited_script_still_finds_its_loader_by_name(run):
-    code = "\n\n\nloader = DataLoader(Numbers(), batch_size=8)\nshow(loader)\n"
-    assert "loader 2 4 True False" in run(plan_for(CONFIG, site="train.py:1"), code).out
+@pytest.fixture
+def ran(once):
+    """What each section prints on the plan."""
+    return by_section(once("run_both_ways", _both_ways)[1][0])
+
+
+@pytest.fixture
+def said(once):
+    """The lines on standard error in the run on the plan."""
+    return once("run_both_ways", _both_ways)[1][1].splitlines()
+
+
+def test_the_plan_reaches_its_loader_and_the_batches_stay_the_same(plain, ran):
+    assert "loader 0 None False False" in plain["fitted"]
+    assert "loader 2 4 True False" in ran["fitted"]
+    for name in ("fitted", "own_workers", "many_workers", "unplanned", "other_size"):
+        assert ran[name].splitlines()[1] == plain[name].splitlines()[1]
+
+
+def test_nothing_is_said_of_loaders_that_the_plan_fits(said):
+    assert len(said) == 3
+    for name in ("fitted", "own_workers", "many_workers", "staying"):
+        assert not any(name in line for line in said)
+
+
+def test_what_has_no_meaning_without_workers_is_dropped(ran):
+    assert "loader 0 None False False" in ran["own_workers"]
+
+
+def test_torch_s_advice_on_worker_counts_is_not_given_for_a_count_that_was_measured(ran, said):
+    assert f"loader {MANY.num_workers} 2" in ran["many_workers"]
+    assert not any("worker processes" in line for line in said)
+
+
+def test_an_edited_script_still_finds_its_loader_by_name(ran):
+    assert CODE.splitlines().index(SECTIONS["fitted"].splitlines()[0]) > 1, "it is not where the plan says"
+    assert "loader 2 4 True False" in ran["fitted"]
 
 
 @pytest.mark.parametrize(
-    ("made_for", "warning"),
+    ("name", "warning"),
     [
-        (plan_for(CONFIG, name="other", site="elsewhere.py:1"), "loader (train.py:{line}) is not in the plan"),
-        (plan_for(CONFIG, batch_size=16), "has batch size 8, the plan was made for 16"),
+        ("unplanned", "unplanned (train.py:{line}) is not in the plan"),
+        ("other_size", "has batch size 8, the plan was made for 16"),
     ],
 )
-def test_a_loader_that_the_plan_does_not_fit_runs_as_it_is_with_one_line(run, made_for, warning):
-    code = "loader = DataLoader(Numbers(), batch_size=8)\nshow(loader)\n"
-    line = 1 + (PREAMBLE + SHOW).count("\n")
-    ran = run(made_for, code)
-    assert "loader 0 None False False" in ran.out
-    assert warning.format(line=line) in ran.err
-    assert len(ran.err.splitlines()) == 1
+def test_a_loader_that_the_plan_does_not_fit_runs_as_it_is_with_one_line(name, warning, ran, said):
+    line = 1 + CODE.splitlines().index(SECTIONS[name].splitlines()[0])
+    assert "loader 0 None False False" in ran[name]
+    (its,) = (each for each in said if f"{name} (train.py:{line})" in each)
+    assert warning.format(line=line) in its
 
 
 def test_a_plan_for_another_script_says_so(run):
-    ran = run(plan_for(CONFIG, script="other.py"), "print('runs')")
+    ran = run(plan_for(entry(CONFIG), script="other.py"), "print('runs')")
     assert "was made for other.py" in ran.err
     assert "runs" in ran.out
-
-
-def test_a_plan_may_be_long(run):
-    long = dataclasses.replace(plan_for(CONFIG), written_files=tuple(f"/some/file/{n}" for n in range(20_000)))
-    assert "loader 2 4 True False" in run(long, "loader = DataLoader(Numbers(), batch_size=8)\nshow(loader)\n").out
 
 
 def test_no_plan_says_how_to_make_one(plumb, write):
@@ -120,15 +191,15 @@ def test_no_plan_says_how_to_make_one(plumb, write):
 
 
 def test_the_exit_code_and_the_traceback_are_the_script_s(run):
-    assert run(plan_for(CONFIG), "sys.exit(5)").code == 5
-    ran = run(plan_for(CONFIG), "def f():\n    raise KeyError('mine')\nf()")
+    assert run(plan_for(entry(CONFIG)), "import sys\nsys.exit(5)").code == 5
+    ran = run(plan_for(entry(CONFIG)), PREAMBLE + "def f():\n    raise KeyError('mine')\nf()")
     assert ran.code == 1
     assert "KeyError: 'mine'" in ran.err
     assert "/plumb/" not in ran.err
 
 
 def test_signals_reach_the_script_itself(write, tmp_path):
-    plan.write(plan_for(CONFIG), tmp_path / "train.plumb.json")
+    plan.write(plan_for(entry(CONFIG)), tmp_path / "train.plumb.json")
     write("train.py", "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\n"
           "print('ready', flush=True)\ntime.sleep(60)\n")  # fmt: skip
     with subprocess.Popen(
@@ -139,60 +210,53 @@ def test_signals_reach_the_script_itself(write, tmp_path):
         assert running.wait(30) == 3
 
 
-def test_workers_see_a_dataset_that_changes_between_epochs(run):
-    code = """
-class Staged(Numbers):
-    epoch = 0
-    def __getitem__(self, index):
-        return torch.zeros(1), self.epoch
-dataset = Staged(16)
-loader = DataLoader(dataset, batch_size=8)
-for epoch in range(3):
-    dataset.epoch = epoch
-    print("epoch", epoch, [y.tolist() for _, y in loader])
-"""
-    ran = run(plan_for(CONFIG), code)
+def test_workers_see_a_dataset_that_changes_between_epochs(ran, said):
     for epoch in range(3):
-        assert f"epoch {epoch} [{[epoch] * 8}, {[epoch] * 8}]" in ran.out
-    assert ran.err.count("changes its dataset between epochs") == 1
+        assert f"epoch {epoch} [{[epoch] * 8}, {[epoch] * 8}]" in ran["changing"]
+    assert sum("changes its dataset between epochs" in line for line in said) == 1
+
+
+def test_workers_persist_where_the_dataset_stays_as_it_is(ran):
+    assert "pids 2" in ran["staying"]
 
 
 ORDERS = """
 torch.manual_seed(7)
 for generator in (None, torch.Generator().manual_seed(3)):
-    loader = DataLoader(Numbers(24), batch_size=8, shuffle=True, generator=generator{more})
+    {name} = DataLoader(Numbers(24), batch_size=8, shuffle=True, generator=generator{more})
     for epoch in range(4):
-        print("epoch", epoch, [x[:, 0].int().tolist() for x, _ in loader], torch.rand(1).item())
+        print("epoch", epoch, [x[:, 0].int().tolist() for x, _ in {name}], torch.rand(1).item())
 """
+# The user's configuration, and the plan's.
+RECONFIGURED = {
+    "to_workers": (Config(), Config(2, 2)),
+    "to_workers_that_persist": (Config(), Config(2, 2, persistent_workers=True)),
+    "to_more_that_persist": (Config(1, 2), Config(2, 2, persistent_workers=True)),
+    "from_one_that_persists": (Config(1, 2, persistent_workers=True), Config()),
+    "from_one_to_more": (Config(1, 2, persistent_workers=True), Config(2, 4, persistent_workers=True)),
+}
 
 
-@pytest.mark.parametrize(
-    ("users", "planned"),
-    [
-        (Config(), Config(2, 2)),
-        (Config(), Config(2, 2, persistent_workers=True)),
-        (Config(1, 2), Config(2, 2, persistent_workers=True)),
-        (Config(1, 2, persistent_workers=True), Config()),
-        (Config(1, 2, persistent_workers=True), Config(2, 4, persistent_workers=True)),
-    ],
-)
-def test_every_epoch_has_the_order_that_it_has_without_plumb(users, planned, run, tmp_path):
-    given = "".join(f", {name}={value!r}" for name, value in users.loader_arguments().items())
-    ran = run(plan_for(planned, baseline=users), ORDERS.format(more=given))
-    plain = subprocess.run([sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert ran.out == plain.stdout
-    assert len(set(ran.out.splitlines())) == 8, "each epoch has an order of its own"
+def _orders(folder):
+    """What the loaders of `RECONFIGURED` print without plumb, and on a plan."""
+    code = PREAMBLE
+    for name, (users, _) in RECONFIGURED.items():
+        given = "".join(f", {argument}={value!r}" for argument, value in users.loader_arguments().items())
+        code += f"\nprint('# {name}')\n" + ORDERS.format(name=name, more=given)
+    (folder / "train.py").write_text(code)
+    entries = [entry(planned, name, baseline=users) for name, (users, planned) in RECONFIGURED.items()]
+    plan.write(plan_for(*entries), folder / "train.plumb.json")
+    return [
+        subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=120).stdout
+        for command in ([sys.executable, "train.py"], [sys.executable, "-m", "plumb", "run", "train.py"])
+    ]
 
 
-def test_workers_persist_where_the_dataset_stays_as_it_is(run):
-    code = """
-class Where(Numbers):
-    def __getitem__(self, index):
-        return torch.zeros(1), os.getpid()
-loader = DataLoader(Where(16), batch_size=8)
-print("pids", len({pid for _ in range(3) for _, pids in loader for pid in pids.tolist()}))
-"""
-    assert "pids 2" in run(plan_for(CONFIG), code).out
+@pytest.mark.parametrize("name", RECONFIGURED)
+def test_every_epoch_has_the_order_that_it_has_without_plumb(name, once):
+    plain, ran = (by_section(printed)[name] for printed in once("orders", _orders))
+    assert ran == plain
+    assert len(set(ran.splitlines())) == 8, "each epoch has an order of its own"
 
 
 def test_spawned_workers_import_the_script(run):
@@ -202,7 +266,8 @@ if __name__ == "__main__":
     loader = DataLoader(Numbers(), batch_size=8)
     show(loader)
 """
-    ran = run(plan_for(Config(num_workers=1, prefetch_factor=2, worker_torch_threads=2)), code)
+    config = Config(num_workers=1, prefetch_factor=2, worker_torch_threads=2)
+    ran = run(plan_for(entry(config)), PREAMBLE + SHOW + code)
     assert ran.code == 0, ran.err
     assert "loader 1 2 False False" in ran.out
 
