@@ -8,6 +8,8 @@ import optuna
 import pytest
 from script_parts import LOOP, PREAMBLE
 
+from plumb.plan import decode
+
 # Each is a way in which real scripts make and use their loaders; the training loader's name comes first.
 KINDS = {
     "positional arguments": ("loader", "loader = DataLoader(Numbers(), 8, True)" + LOOP.format(loader="loader")),
@@ -216,20 +218,77 @@ def test_the_training_loader_is_found_by_its_name_and_tuned(kind, plumb, write):
     assert "Traceback" not in ran.err
 
 
-def test_the_site_is_the_line_of_the_construction(plumb, write):
-    code = PREAMBLE + "\n\nmarked_loader = DataLoader(Numbers(), batch_size=8)\n" + LOOP.format(loader="marked_loader")
-    write("train.py", code)
-    line = 1 + next(i for i, text in enumerate(code.splitlines()) if text.startswith("marked_loader"))
-    ran = plumb("tune", "--budget", 1, "train.py")
-    assert ran.loader("marked_loader").site == f"train.py:{line}"
-    assert ran.loader("marked_loader").dataset == "Numbers"
-    assert ran.loader("marked_loader").batch_size == 8
+SIMPLE = """
+def child():
+    other_loader = DataLoader(Numbers(16), batch_size=8)
+    for x, y in other_loader:
+        pass
+    os._exit(7 if type(iter(other_loader)).__module__.startswith("plumb") else 0)
+import sibling
+print("argv", sys.argv, "name", __name__, "file", __file__, "path0", sys.path[0], "cwd", os.getcwd())
+print("main", sys.modules["__main__"].__dict__ is globals(), "lr", os.environ.get("OMP_NUM_THREADS"))
+pid = os.fork()
+if not pid:
+    child()
+print("child", os.waitpid(pid, 0)[1])
+
+marked_loader = DataLoader(Numbers(), batch_size=8)
+"""
 
 
-def test_waiting_samples_get_workers_and_the_loop_confirms_it(plumb, write):
+def _simple(folder):
+    """The folder, all that is printed, and the plan: of a script in a folder below, whose report goes to a file."""
+    (folder / "sub").mkdir()
+    (folder / "sub" / "sibling.py").write_text("VALUE = 42")
+    (folder / "sub" / "train.py").write_text(PREAMBLE + SIMPLE + LOOP.format(loader="marked_loader"))
+    command = [sys.executable, "-m", "plumb", "tune", "--budget", "1", "sub/train.py", "--lr", "0.1", "--budget", "9"]
+    with open(folder / "report.txt", "w") as report:
+        subprocess.run(command, cwd=folder, stdout=report, stderr=report, check=True)
+    return folder, (folder / "report.txt").read_text(), decode((folder / "train.plumb.json").read_bytes())
+
+
+@pytest.fixture
+def simple(once):
+    return once("tune_simple", _simple)
+
+
+def test_the_site_is_the_line_of_the_construction(simple):
+    _, _, plan = simple
+    lines = (PREAMBLE + SIMPLE).splitlines()
+    line = 1 + next(number for number, text in enumerate(lines) if text.startswith("marked_loader"))
+    assert plan.loaders[0].name == "marked_loader"
+    assert plan.loaders[0].site == f"train.py:{line}"
+    assert plan.loaders[0].dataset == "Numbers"
+    assert plan.loaders[0].batch_size == 8
+
+
+def test_where_the_report_goes_is_not_taken_for_the_script_s(simple):
+    _, text, _ = simple
+    assert "marked_loader  train.py:" in text
+    assert "The script wrote" not in text
+
+
+def test_loaders_of_child_processes_are_left_alone(simple):
+    _, text, plan = simple
+    assert "child 0\n" in text
+    assert [found.name for found in plan.loaders] == ["marked_loader"]
+
+
+def test_the_script_finds_itself_as_python_would_have_started_it(simple):
+    folder, text, _ = simple
+    expected = (
+        f"argv ['sub/train.py', '--lr', '0.1', '--budget', '9'] name __main__ file {folder}/sub/train.py "
+        f"path0 {folder}/sub cwd {folder}"
+    )
+    assert expected in text
+    assert "main True" in text
+
+
+@pytest.mark.slow
+def test_waiting_samples_get_workers_and_the_loop_confirms_it_in_a_study(plumb, write, tmp_path):
     code = "train_loader = DataLoader(Numbers(2000, seconds=0.004), batch_size=16, shuffle=True)"
     write("train.py", PREAMBLE + code + LOOP.format(loader="train_loader"))
-    ran = plumb("tune", "--budget", 20, "--no-cache", "train.py")
+    ran = plumb("tune", "--budget", 20, "--no-cache", "--study", "sqlite:///study.db", "train.py")
     found = ran.loader("train_loader")
     assert found.baseline.config.num_workers == 0
     at_once = max(found.tuned.config.num_workers, 1) * found.tuned.config.fetch_threads
@@ -246,6 +305,9 @@ def test_waiting_samples_get_workers_and_the_loop_confirms_it(plumb, write):
     assert plumb("predict", "--cpus", 64, "train.plumb.json").code == 0
     assert "plumb run train.py" in ran.out
     assert "Traceback" not in ran.err
+    assert (tmp_path / "study.db").exists()
+    assert not any("study.db" in file for file in ran.plan.written_files), "it is no file of the script's"
+    assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/study.db")[0].startswith("train:train_loader [")
 
 
 def test_a_loop_that_does_not_wait_is_left_as_it_is(plumb, write):
@@ -297,7 +359,7 @@ loader = DataLoader(Stream(), batch_size=8)
 @pytest.mark.parametrize("allowed", [False, True])
 def test_an_iterable_dataset_that_shards_itself_gets_workers_only_where_the_order_may_change(allowed, plumb, write):
     write("train.py", PREAMBLE + SHARDED + LOOP.format(loader="loader"))
-    ran = plumb("tune", "--budget", 30, *["--allow-reorder"] * allowed, "train.py")
+    ran = plumb("tune", "--budget", 24, *["--allow-reorder"] * allowed, "train.py")
     found = ran.loader("loader")
     assert any("the same samples in another order" in note for note in found.notes), found.notes
     assert any("--allow-reorder would" in note for note in found.notes) is not allowed
@@ -306,6 +368,7 @@ def test_an_iterable_dataset_that_shards_itself_gets_workers_only_where_the_orde
     assert (max(tried) > 1) is allowed
 
 
+@pytest.mark.slow
 def test_a_validation_loader_that_is_not_reached_is_tuned_on_its_own(plumb, write):
     code = """
 train_loader = DataLoader(Numbers(), batch_size=8, shuffle=True)
@@ -340,16 +403,6 @@ with open("log.txt", "w") as log:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "model.pt", "train.plumb.json", "train.py"]
     assert [path.rsplit("/", 1)[-1] for path in ran.plan.written_files] == ["log.txt"], "what it did write is listed"
     assert "log.txt" in ran.out
-
-
-def test_where_the_report_goes_is_not_taken_for_the_script_s(write, tmp_path):
-    write("train.py", PREAMBLE + "loader = DataLoader(Numbers(), batch_size=8)" + LOOP.format(loader="loader"))
-    with open(tmp_path / "report.txt", "w") as report:
-        command = [sys.executable, "-m", "plumb", "tune", "--budget", "1", "train.py"]
-        subprocess.run(command, cwd=tmp_path, stdout=report, stderr=report, check=True)
-    text = (tmp_path / "report.txt").read_text()
-    assert "loader  train.py:" in text
-    assert "The script wrote" not in text
 
 
 def test_a_loop_that_counts_its_batches_is_left_before_its_epoch_ends(plumb, write, tmp_path):
@@ -394,12 +447,13 @@ with torch.no_grad():
 print("predictions done")
 """
     write("predict.py", PREAMBLE + code)
-    ran = plumb("tune", "--budget", 6, "predict.py")
+    ran = plumb("tune", "--budget", 3, "predict.py")
     assert ran.code == 0, ran.err
     assert "predictions done" in ran.err, "the script came to its end first"
     assert any("without a step rate" in note for note in ran.loader("loader").notes)
 
 
+@pytest.mark.slow
 def test_workers_that_are_spawned_import_the_script_again(plumb, write):
     code = """
 if __name__ == "__main__":
@@ -448,69 +502,39 @@ loader = DataLoader(Numbers(seconds=0.002), batch_size=8)
     assert any("__main__" in note for note in ran.loader("loader").notes)
 
 
-def test_loaders_of_child_processes_are_left_alone(plumb, write):
-    code = """
-def child():
-    other_loader = DataLoader(Numbers(16), batch_size=8)
-    for x, y in other_loader:
-        pass
-    os._exit(7 if type(iter(other_loader)).__module__.startswith("plumb") else 0)
-pid = os.fork()
-if not pid:
-    child()
-assert os.waitpid(pid, 0)[1] == 0
-loader = DataLoader(Numbers(), batch_size=8)
-"""
-    write("train.py", PREAMBLE + code + LOOP.format(loader="loader"))
-    ran = plumb("tune", "--budget", 1, "train.py")
-    assert ran.code == 0, ran.err
-    assert [found.name for found in ran.plan.loaders] == ["loader"]
-
-
-def test_the_script_finds_itself_as_python_would_have_started_it(plumb, write, tmp_path):
-    (tmp_path / "sub").mkdir()
-    write("sub/sibling.py", "VALUE = 42")
-    code = """
-import sibling
-print("argv", sys.argv, "name", __name__, "file", __file__, "path0", sys.path[0], "cwd", os.getcwd())
-print("main", sys.modules["__main__"].__dict__ is globals(), "lr", os.environ.get("OMP_NUM_THREADS"))
-loader = DataLoader(Numbers(), batch_size=8)
-"""
-    write("sub/train.py", PREAMBLE + code + LOOP.format(loader="loader"))
-    ran = plumb("tune", "--budget", 1, "sub/train.py", "--lr", "0.1", "--budget", "9")
-    assert ran.code == 0, ran.err
-    expected = (
-        f"argv ['sub/train.py', '--lr', '0.1', '--budget', '9'] name __main__ file {tmp_path}/sub/train.py "
-        f"path0 {tmp_path}/sub cwd {tmp_path}"
-    )
-    assert expected in ran.err
-    assert "main True" in ran.err
-
-
-def test_a_module_is_run_as_with_minus_m(plumb, write, tmp_path):
-    (tmp_path / "project").mkdir()
-    write("project/__init__.py", "")
-    write("project/data.py", PREAMBLE)
+def _module(folder):
+    """Standard output and error, and the plan, of a module that is tuned with --json."""
+    project = folder / "project"
+    project.mkdir()
+    (project / "__init__.py").write_text("")
+    (project / "data.py").write_text(PREAMBLE)
     code = """
 from .data import *
 print("package", __package__, "spec", __spec__.name, "argv", sys.argv[1:])
 loader = DataLoader(Numbers(), batch_size=8)
 """
-    write("project/train.py", code + LOOP.format(loader="loader"))
-    ran = plumb("tune", "--budget", 1, "-m", "project.train", "--epochs", "3")
-    assert ran.code == 0, ran.err
-    assert "package project spec project.train argv ['--epochs', '3']" in ran.err
-    assert ran.loader("loader").site.startswith("train.py:")
+    (project / "train.py").write_text(code + LOOP.format(loader="loader"))
+    words = ["tune", "--budget", "1", "--json", "-m", "project.train", "--epochs", "3"]
+    command = [sys.executable, "-m", "plumb", *words]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    (file,) = folder.glob("*.plumb.json")
+    return ran.stdout, ran.stderr, decode(file.read_bytes())
 
 
-def test_json_is_the_plan_and_nothing_else(plumb, write):
-    code = "print('chatter')\nloader = DataLoader(Numbers(), batch_size=8)"
-    write("train.py", PREAMBLE + code + LOOP.format(loader="loader"))
-    ran = plumb("tune", "--budget", 1, "--json", "train.py")
-    printed = json.loads(ran.out)
+def test_a_module_is_run_as_with_minus_m(once):
+    _, err, plan = once("tune_module", _module)
+    assert "package project spec project.train argv ['--epochs', '3']" in err
+    assert plan.loaders[0].name == "loader"
+    assert plan.loaders[0].site.startswith("train.py:")
+
+
+def test_json_is_the_plan_and_nothing_else(once):
+    out, err, plan = once("tune_module", _module)
+    printed = json.loads(out)
     assert printed["version"] == 1
     assert printed["loaders"][0]["name"] == "loader"
-    assert "chatter" in ran.err
+    assert decode(out.encode()) == plan
+    assert "package project" in err, "what the script prints goes elsewhere"
 
 
 def test_limits_that_are_asked_for_are_kept(plumb, write):
@@ -518,16 +542,6 @@ def test_limits_that_are_asked_for_are_kept(plumb, write):
     write("train.py", PREAMBLE + code + LOOP.format(loader="loader"))
     ran = plumb("tune", "--budget", 6, "--max-workers", 2, "train.py")
     assert max(trial.config.num_workers for trial in ran.loader("loader").trials) <= 2
-
-
-def test_a_study_is_kept_and_is_no_file_of_the_script_s(plumb, write, tmp_path):
-    code = "train_loader = DataLoader(Numbers(2000, seconds=0.004), batch_size=16)"
-    write("train.py", PREAMBLE + code + LOOP.format(loader="train_loader"))
-    ran = plumb("tune", "--budget", 12, "--study", "sqlite:///study.db", "train.py")
-    assert ran.code == 0, ran.err
-    assert (tmp_path / "study.db").exists()
-    assert not any("study.db" in file for file in ran.plan.written_files)
-    assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/study.db")[0].startswith("train:train_loader [")
 
 
 def test_a_study_that_cannot_be_opened_is_said_before_the_script_starts(plumb, write, tmp_path):
