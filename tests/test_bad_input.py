@@ -43,6 +43,7 @@ def test_not_python(text, message, plumb, write):
     assert len(ran.err.strip().splitlines()) == 1
 
 
+# Of these, what comes before a loader needs no torch, which takes longer to import than all the rest.
 FAILING = {
     "raises before a loader": ("raise ValueError('the user is told this')", 1, "ValueError: the user is told this"),
     "exits before a loader": ("sys.exit('bye')", 1, "bye"),
@@ -95,24 +96,25 @@ for x, y in DataLoader(Broken(), batch_size=4, num_workers=1):
 @pytest.mark.parametrize("what", FAILING)
 def test_a_script_that_fails(what, plumb, write, tmp_path):
     text, code, message = FAILING[what]
-    write("train.py", PREAMBLE + text)
+    write("train.py", (PREAMBLE if "DataLoader" in text or "torch" in text else "import os, sys\n") + text)
     ran = plumb("tune", "--budget", 4, "--memory", "10MiB" if "may not use" in what else "64GiB", "train.py")
     assert ran.code == code, ran.err
     assert message in ran.err
     assert ran.out == ""
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["train.py"]
+    if what == "raises in its dataset":
+        has_no_frame_of_plumb(ran.err)
 
 
-def test_the_user_s_traceback_has_no_frame_of_plumb(plumb, write):
-    write("train.py", PREAMBLE + FAILING["raises in its dataset"][0])
-    ran = plumb("tune", "--budget", 4, "train.py")
-    trace = ran.err[ran.err.index("Traceback") :]
+def has_no_frame_of_plumb(err):
+    trace = err[err.index("Traceback") :]
     assert "/plumb/" not in trace
     assert "runpy" not in trace
     lines = [line.strip() for line in trace.splitlines() if "train.py" in line and line.strip().startswith("File")]
     assert [line.rsplit(" ", 1)[-1] for line in lines] == ["<module>", "main", "__getitem__"]
 
 
+@pytest.mark.slow  # a script may always take fifteen seconds for its imports
 def test_an_endless_start_says_where_it_was(plumb, write):
     text = """
 loader = DataLoader(Numbers())
@@ -133,7 +135,7 @@ def test_running_out_of_memory_is_survived(write, tmp_path):
     text = "blocks = []\nwhile True:\n    blocks.append(bytearray(1 << 28))\n"
     write("train.py", PREAMBLE + text)
     done = subprocess.run(
-        [sys.executable, "-m", "plumb", "tune", "--budget", "5", "train.py"],
+        [sys.executable, "-m", "plumb", "tune", "--budget", "60", "train.py"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
