@@ -84,7 +84,7 @@ def test_a_full_or_forbidden_cache_folder_only_costs_time(cache_home):
 def test_an_interrupted_tuning_is_gone_on_with(plumb, tuning, write, tmp_path, cache_home):
     code = "loader = DataLoader(Numbers(4000, seconds=0.004), batch_size=8)" + LOOP.format(loader="loader")
     write("train.py", PREAMBLE + code)
-    running = tuning(60, subprocess.DEVNULL, subprocess.PIPE)
+    running = tuning(30, subprocess.DEVNULL, subprocess.PIPE)
     folder = cache_home / "plumb" / "interrupted"
     while not folder.is_dir() or not list(folder.iterdir()):
         assert running.poll() is None, "the tuning ended before it was interrupted"
@@ -96,7 +96,7 @@ def test_an_interrupted_tuning_is_gone_on_with(plumb, tuning, write, tmp_path, c
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["train.py"]
     (file,) = folder.iterdir()
     assert file.read_text().count("\n") >= 1
-    ran = plumb("tune", "--budget", 60, "train.py")
+    ran = plumb("tune", "--budget", 30, "train.py")
     assert ran.code == 0, ran.err
     assert any("known from a tuning that was interrupted" in note for note in ran.loader("loader").notes)
     assert not file.exists(), "the plan holds what was found"

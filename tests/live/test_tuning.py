@@ -41,6 +41,7 @@ def outcomes(tuning):
     return [trial.outcome for trial in tuning.trials]
 
 
+@pytest.mark.slow
 def test_a_loop_that_waits_tries_workers_and_keeps_the_best(capfd):
     loader = DataLoader(Squares(3200, seconds=0.003), batch_size=BATCH)
     tuning = loop(loader)
@@ -155,6 +156,7 @@ def test_no_workers_are_forked_where_they_would_change_the_samples(make, why, tm
         raise AssertionError(outcomes(tuning)[-1])
 
 
+@pytest.mark.slow
 def test_what_is_set_up_once_is_no_reason():
     tuning = loop(DataLoader(SetUpOnce(3200, seconds=0.003), batch_size=BATCH))
     assert any(trial.config.num_workers for trial in tuning.trials)
