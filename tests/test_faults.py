@@ -119,7 +119,7 @@ class Stuck(Numbers):
 @pytest.mark.slow
 def test_a_worker_stuck_in_a_lock_ends_its_trial_and_says_where(write, tmp_path):
     write("train.py", script(STUCK, "Stuck(4000, seconds=0.004)"))
-    code, err, loader = tune(tmp_path, "--budget", 24)
+    code, err, loader = tune(tmp_path, "--budget", 30)
     assert code == 0, err
     stuck = [trial for trial in loader.trials if "stuck" in trial.outcome]
     assert stuck, outcomes(loader)
@@ -204,7 +204,7 @@ def test_a_worker_that_dies_ends_its_trial_and_nothing_else(death, signal, write
     # A short path: workers make sockets in there.
     with tempfile.TemporaryDirectory() as temporary:
         monkeypatch.setenv("TMPDIR", temporary)
-        code, err, loader = tune(tmp_path, "--budget", 20, "--no-cache")
+        code, err, loader = tune(tmp_path, "--budget", 30, "--no-cache")
         assert not list(Path(temporary).glob("pymp-*"))
     assert code == 0, err
     failed = [outcome for outcome in outcomes(loader) if outcome.startswith("failed: ")]
