@@ -17,7 +17,7 @@ from plumb.lengths import length_of
 from plumb.live.meter import LoopReading
 from plumb.model import feasible, operational, planner
 from plumb.model.calibration import ProbeRun, calibrated, cost_in_worker
-from plumb.model.situation import USUAL_WORKER_BYTES, Footprint, Situation
+from plumb.model.situation import USUAL_WORKER_BYTES, AllocatorGain, Footprint, Situation
 from plumb.offers import Offers
 from plumb.options import Options
 from plumb.plan import Config, SampleCost
@@ -29,11 +29,15 @@ from plumb.search.stopping import Seen, expected_gain, model_error
 
 @dataclass(frozen=True)
 class Batches:
-    """What the loop's batches are like: samples in each, bytes and tensors of one."""
+    """What the loop's batches are like: samples in each, bytes and tensors of one.
+
+    `crossing_seconds` is what a worker spends, for each sample, on shared memory that was not touched before.
+    """
 
     samples: float
     nbytes: float
     tensors: int
+    crossing_seconds: float = 0.0
 
 
 def situation_of(
@@ -76,6 +80,8 @@ def situation_of(
         None if epoch_batches is None else epoch_batches * batches.samples,
         samples_per_batch=batches.samples,
         dataset_samples=length_of(loader.dataset),
+        # The main process only takes batches over: nothing is gained from memory of its own.
+        allocator=AllocatorGain(0.0, 0.0, batches.crossing_seconds, 0.0),
     )
     return _calibrated(situation, runs) if runs else situation
 

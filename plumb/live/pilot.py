@@ -23,6 +23,7 @@ from plumb.live.meter import Delivery, LoopReading, Meter, Span
 from plumb.live.outlook import Batches, situation_of, worth_trying
 from plumb.model import operational
 from plumb.plan import Config, Trial
+from plumb.profile.hand_over import fresh_seconds_per_byte
 from plumb.profile.memory import pages
 from plumb.profile.sample import batch_bytes
 from plumb.search.decide import EQUAL, NOISE, NOTHING_TO_GAIN
@@ -40,6 +41,8 @@ MISSES_AT_MOST, TRIALS_AT_MOST = 2, 5
 WATCHED_SPANS, DROP, MORE_WAITING = 8, 0.15, 0.15
 # What looking again took must be the small part of the time.
 _REST = 20.0
+# What fresh memory costs is the same for each byte; so much of it is filled in a few milliseconds.
+_PROBED_BYTES = 2.0**22
 # To ask the host for its limits takes some milliseconds: they are taken to hold for so long.
 _LIMITS_HOLD_SECONDS = 30.0
 # Workers outlive an epoch where to start them takes this share of it.
@@ -91,7 +94,9 @@ class Pilot:
         try:
             if self._batches is None:
                 nbytes, tensors = batch_bytes(batch)
-                self._batches = Batches(float(max(delivery.samples, 1)), nbytes, tensors)
+                samples = float(max(delivery.samples, 1))
+                crossing = fresh_seconds_per_byte(min(nbytes, _PROBED_BYTES)) * nbytes / samples
+                self._batches = Batches(samples, nbytes, tensors, crossing)
             self._course.send(delivery)
         except Exception as error:
             # The training must not end because of its tuning.

@@ -34,8 +34,10 @@ SAMPLING = {
 }  # fmt: skip
 own_configs = st.sampled_from([Config(), Config(1, 2), Config(2, 1), Config(2, 2, persistent_workers=True)])
 others = st.builds(
-    lambda workers, prefetch, lasting: Config(workers, prefetch if workers else None, lasting and workers > 0),
-    st.integers(0, 2), st.integers(1, 2), st.booleans(),
+    lambda workers, prefetch, lasting, reuse: Config(
+        workers, prefetch if workers else None, lasting and workers > 0, allocator_reuse=reuse
+    ),
+    st.integers(0, 2), st.integers(1, 2), st.booleans(), st.booleans(),
 )  # fmt: skip
 timetables = st.lists(st.tuples(st.integers(0, 50), others), max_size=3)
 
