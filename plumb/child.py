@@ -86,6 +86,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
         limits,
         orders.tune.seed,
         orders.tune.may_reorder,
+        orders.tune.on_device,
         orders.tune.cache_memory_bytes,
         orders.tune.cache_folder,
         orders.tune.study_url,

@@ -40,6 +40,7 @@ def cli() -> None:
 @click.option("--cache-memory", type=_Size(), help="Store no more than this of samples in memory, for example 4GiB.")
 @click.option("--no-cache", is_flag=True, help="Store no samples anywhere.")
 @click.option("--allow-reorder", is_flag=True, help="Batches may come in another order (in_order=False).")
+@click.option("--on-device", is_flag=True, help="Batches may arrive on the GPU, where their last operators run then.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
 @click.option(
     "--study", metavar="URL", help="Keep what was tried in this Optuna storage, for example sqlite:///tuning.db."
@@ -57,6 +58,7 @@ def tune(
     cache_memory: int | None,
     no_cache: bool,
     allow_reorder: bool,
+    on_device: bool,
     seed: int,
     study: str | None,
     output: Path | None,
@@ -75,6 +77,7 @@ def tune(
         budget_seconds=budget,
         seed=seed,
         may_reorder=allow_reorder,
+        on_device=on_device,
         cpus=cpus,
         memory_bytes=memory,
         max_workers=max_workers,

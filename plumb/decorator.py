@@ -52,6 +52,7 @@ def tuned(
     cache_memory_bytes: float | None = ...,
     cache_dir: str | os.PathLike[str] | None = ...,
     allow_reorder: bool = ...,
+    on_device: bool = ...,
 ) -> Decorator: ...
 
 
@@ -65,6 +66,7 @@ def tuned(
     cache_memory_bytes: float | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     allow_reorder: bool = False,
+    on_device: bool = False,
 ) -> Any:
     """Lets every torch `DataLoader` over a dataset tune itself: for a Dataset class, or a function that returns one.
 
@@ -78,6 +80,7 @@ def tuned(
     - `cache_memory_bytes`: what samples may take in memory (0 for none), by default what the limits leave.
     - `cache_dir`: a folder in which samples may be stored as well.
     - `allow_reorder`: batches may come in another order.
+    - `on_device`: batches may arrive on the GPU, where their last operators run then.
 
     The class itself, or the function by all that one can ask of it, stays what it was. With the environment variable
     `PLUMB=off` it is not touched at all. Under `plumb tune` and `plumb run` the command's own plan counts. Raises
@@ -101,6 +104,7 @@ def tuned(
         cache_memory_bytes,
         None if cache_dir is None else os.path.abspath(cache_dir),
         allow_reorder,
+        on_device,
     )
     decorate = functools.partial(_decorated, settings)
     return decorate if target is None else decorate(target)

@@ -98,6 +98,7 @@ def made_for(loader: DataLoader[Any], options: Options) -> MadeFor:
         wishes={
             "max_workers": _finite(limits.max_workers),
             "may_reorder": options.may_reorder,
+            "on_device": options.on_device,
             "cache_memory_bytes": options.cache_memory_bytes,
             "cache_folder": options.cache_folder,
         },

@@ -30,6 +30,7 @@ class Settings:
     cache_memory_bytes: float | None = None
     cache_folder: str | None = None
     may_reorder: bool = False
+    on_device: bool = False
 
     def options(self) -> Options:
         """The same as options of a tuning on this host, now."""
@@ -43,6 +44,7 @@ class Settings:
             self.budget_seconds,
             limits,
             may_reorder=self.may_reorder,
+            on_device=self.on_device,
             cache_memory_bytes=self.cache_memory_bytes,
             cache_folder=self.cache_folder,
         )

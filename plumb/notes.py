@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from plumb.model import planner
 from plumb.model.situation import Freedom, Situation
+from plumb.plan import Deferral
 from plumb.runtime.inherited import Handle
 from plumb.runtime.sharding import Sharding
 from plumb.units import format_bytes
@@ -58,6 +59,16 @@ def inherited(held: Sequence[Handle], own_workers: int, may_fork: bool) -> str:
     if may_fork:
         return f"{what}, which workers can't take over"
     return f"{what}, which forked workers would share: none were tried. Open it in the first sample, not before"
+
+
+def arriving(deferral: Deferral | None, has_gpu: bool) -> str:
+    """What became of the permission to let batches arrive on the GPU; `deferral` is what runs on batches, if any."""
+    if not has_gpu:
+        return "batches don't arrive on a GPU: torch sees none here"
+    if deferral is None or deferral.device is None:
+        return "batches don't arrive on the GPU: no operator runs on batches there"
+    names = " and ".join(step.operator for step in deferral.steps)
+    return f"what {names} makes arrives on {deferral.device}, where it is made"
 
 
 def shared_out(sharding: Sharding, own_workers: int, may_reorder: bool) -> str:

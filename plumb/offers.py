@@ -6,12 +6,14 @@ there is, and what promises most comes first.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from plumb.errors import one_line
@@ -32,6 +34,7 @@ from plumb.runtime.loader import NO_REWRITES
 from plumb.runtime.opened import reads_unseen
 from plumb.runtime.replay import Replay
 from plumb.runtime.store_folder import StoreError
+from plumb.runtime.trial import differs_on
 from plumb.runtime.validate import validate_cut, validate_threads
 from plumb.savings import TURNS, deferral_savings, store_savings
 from plumb.trace.course import Traced, trace
@@ -68,13 +71,21 @@ class Offers:
     device: DeviceProfile | None = None
 
 
-def find_offers(loader: DataLoader[Any], cost: SampleCost, indices: Sequence[Any], seconds: float) -> Offers:
+def find_offers(
+    loader: DataLoader[Any],
+    cost: SampleCost,
+    indices: Sequence[Any],
+    seconds: float,
+    target: torch.device | None = None,
+) -> Offers:
     """What may be changed for `loader`, whose samples cost `cost`, tried on the samples at `indices`.
+
+    Deferred operators run on the device `target`, where there is one and they come to the same there.
 
     Takes about `seconds`, and leaves out what does not fit into them. The process's random generators are put back.
     What the user's code raises here is a reason, and no error.
     """
-    search = _Search(loader, cost, indices, time.perf_counter() + seconds)
+    search = _Search(loader, cost, indices, time.perf_counter() + seconds, target)
     with kept_generators():
         traced = search.traced()
         if isinstance(traced, str):
@@ -103,7 +114,14 @@ def find_offers(loader: DataLoader[Any], cost: SampleCost, indices: Sequence[Any
 class _Search:
     """One search. `reasons` says what is not offered and why, `compared` what was found to be the same."""
 
-    def __init__(self, loader: DataLoader[Any], cost: SampleCost, indices: Sequence[Any], deadline: float) -> None:
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        cost: SampleCost,
+        indices: Sequence[Any],
+        deadline: float,
+        target: torch.device | None,
+    ) -> None:
         self.reasons: list[str] = []
         self.compared: list[str] = []
         self._loader = loader
@@ -111,6 +129,7 @@ class _Search:
         self._cost = cost
         self._indices = list(dict.fromkeys(indices)) if all(map(_is_hashable, indices)) else list(indices)
         self._deadline = deadline
+        self._target = target
 
     def unfit(self) -> str | None:
         """Why samples of this loader are left as they are, if so."""
@@ -167,7 +186,18 @@ class _Search:
             self.reasons.append(f"no operator runs on batches: {found.reason}")
             return None
         self.compared.append(f"{samples} samples with {_names(found)} on batches")
-        return found
+        return self._on_target(found, found.deferral, samples)
+
+    def _on_target(self, found: FoundDeferral, deferral: Deferral, samples: int) -> FoundDeferral:
+        """The same operators, on the device that batches may arrive on, if that changes no value."""
+        if self._target is None:
+            return found
+        differs = differs_on(self._target, self._loader, deferral, self._indices[:samples])
+        if differs:
+            self.reasons.append(f"{_names(found)} on batches, but not on {self._target}: {differs}")
+            return found
+        self.compared.append(f"the same on {self._target}")
+        return dataclasses.replace(found, deferral=dataclasses.replace(deferral, device=str(self._target)))
 
     def whole_threads(self, pipeline: Pipeline) -> tuple[ThreadsCost, ...]:
         """Threads that make whole samples, if samples wait or let go of the interpreter's lock."""

@@ -12,14 +12,16 @@ class Options:
     """Time, limits and permissions of one tuning.
 
     `cache_memory_bytes` is what samples may take in memory at most, None for what the limits leave; `cache_folder` is
-    where they may be stored on a disk, None for nowhere. `study_url` is the Optuna storage that keeps what was tried,
-    under the name of `script`; None keeps it in memory. `kept_file` holds what an interrupted tuning measured.
+    where they may be stored on a disk, None for nowhere. `on_device` lets batches arrive on the GPU. `study_url` is the
+    Optuna storage that keeps what was tried, under the name of `script`; None keeps it in memory. `kept_file` holds
+    what an interrupted tuning measured.
     """
 
     budget_seconds: float
     limits: Limits
     seed: int = 0
     may_reorder: bool = False
+    on_device: bool = False
     cache_memory_bytes: float | None = None
     cache_folder: str | None = None
     study_url: str | None = None

@@ -34,6 +34,7 @@ class TuneOrders(msgspec.Struct, frozen=True):
     budget_seconds: float
     seed: int = 0
     may_reorder: bool = False
+    on_device: bool = False
     cpus: float | None = None
     memory_bytes: int | None = None
     max_workers: int | None = None

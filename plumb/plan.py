@@ -83,12 +83,14 @@ class DeferredStep:
 class Deferral:
     """The last operators of a sample, in their order, that may run behind collate instead.
 
-    Their result is the `leaf`-th leaf of the sample, and of the batch. `code` as in a `Cut`.
+    Their result is the `leaf`-th leaf of the sample, and of the batch. `code` as in a `Cut`. Where the user allowed it,
+    they run on `device`, and that leaf of the batch arrives there; None for where it lay.
     """
 
     steps: tuple[DeferredStep, ...]
     leaf: int
     code: str = ""
+    device: str | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from plumb.profile.threads import one_torch_thread
 from plumb.runtime.cache import MISSING, Store
 from plumb.runtime.chunks import BatchRecipe
 from plumb.runtime.codec import encode
-from plumb.runtime.deferred import DeferredBatch, DeferringCollate, run
+from plumb.runtime.deferred import DeferredBatch, DeferringCollate, device_of, run
 from plumb.runtime.fetch import Fetch, Fetching
 from plumb.runtime.replay import Replay
 from plumb.runtime.stored import Stored
@@ -98,7 +98,7 @@ def deferral_savings(loader: DataLoader[Any], deferral: Deferral, indices: Seque
             saved.append(plain - (time.thread_time() - begin))
             if isinstance(batch, DeferredBatch):
                 recipe = recipe or BatchRecipe(batch.recipe)
-                finishing.append(_cpu_seconds(partial(run, batch, recipe)))
+                finishing.append(_cpu_seconds(partial(run, batch, recipe, device_of(deferral))))
             del batch
     # The first time, operators are made one by one, to learn from.
     if len(finishing) < TURNS:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from plumb import unfinished
@@ -27,10 +28,11 @@ from plumb.model import operational, planner
 from plumb.model.calibration import calibrated, cost_in_worker
 from plumb.model.contributions import rates_without_each
 from plumb.model.situation import USUAL_WORKER_BYTES, AllocatorGain, Footprint, Freedom, Situation
-from plumb.notes import binding, inherited, shared_out
+from plumb.notes import arriving, binding, inherited, shared_out
 from plumb.offers import Offers, find_offers
 from plumb.options import Options
 from plumb.plan import Config, Measured, SampleCost, Trial
+from plumb.profile.device import has_accelerator
 from plumb.profile.hand_over import drop_seconds_per_byte, fresh_seconds_per_byte
 from plumb.profile.host_load import OthersLoad
 from plumb.profile.memory import script_bytes
@@ -150,9 +152,13 @@ class Tuner:
         wanted = max(_OFFERS_PACES * self.pace_seconds, _OFFERS_LOADS * seen.cost.wall_seconds)
         seconds = min(wanted, _OFFERS_SHARE * self.seconds)
         indices = [] if self._stream is None else self._stream.some(_OFFERED_BATCHES, _OFFERED_SAMPLES)
-        offers = find_offers(self.subject.loader, seen.cost, indices, seconds)
+        offers = find_offers(self.subject.loader, seen.cost, indices, seconds, self._target())
         self._trials.rewrites = offers.rewrites
         return offers
+
+    def _target(self) -> torch.device | None:
+        """The device that batches may arrive on."""
+        return torch.device("cuda") if self.options.on_device and has_accelerator() else None
 
     def _situation(self, seen: Sampled, offers: Offers) -> Situation:
         process, cost = psutil.Process(), cost_of(seen, offers)
@@ -347,6 +353,8 @@ class Tuner:
             )
         if self._held:
             notes.append(inherited(self._held, own.config.num_workers, may_fork(own.config, self._held)))
+        if self.options.on_device:
+            notes.append(arriving(offers.rewrites.deferral if winner.config.deferred else None, has_accelerator()))
         if self._is_iterable:
             notes.append(shared_out(self._sharding, own.config.num_workers, self.options.may_reorder))
         return Choice(

@@ -342,6 +342,7 @@ def facts(dataset, wishes=USUAL, **arguments):
         (Scaled(), USUAL, {"num_workers": 1}),
         (Scaled(), USUAL, {"collate_fn": list}),
         (Scaled(), Settings(may_reorder=True), {}),
+        (Scaled(), Settings(on_device=True), {}),
         (Scaled(), Settings(limits=plumb.Limits(cpus=0.5)), {}),
     ],
 )

@@ -258,6 +258,14 @@ class Undeferred:
             return run(deferred, recipe, self._device)
 
 
+def device_of(deferral: Deferral) -> torch.device | None:
+    """Where deferred operators run; None for where the batch lies, also where the plan's device is not here today."""
+    if deferral.device is None:
+        return None
+    device = torch.device(deferral.device)
+    return None if device.type == "cuda" and not torch.cuda.is_available() else device
+
+
 def run(deferred: DeferredBatch, recipe: BatchRecipe, device: torch.device | None = None) -> Any:
     """The finished batch. Raises what the operators raise."""
     leaves, structure = tree_flatten(deferred.batch)

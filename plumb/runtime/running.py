@@ -20,7 +20,7 @@ from torch.utils.data._utils import worker
 from plumb.plan import Config, Cut, Rewrites
 from plumb.runtime import allocator
 from plumb.runtime.buffers import BufferedCollate, Receiver
-from plumb.runtime.deferred import DeferringCollate, Undeferred
+from plumb.runtime.deferred import DeferringCollate, Undeferred, device_of
 from plumb.runtime.fetch import Fetch, Fetching
 from plumb.runtime.store_folder import StoreError
 from plumb.runtime.stored import Stored
@@ -109,7 +109,9 @@ class Running:
         if receiver is not None:
             # Lasts as long as the iterator.
             vars(batches)["_plumb_receiver"] = receiver
-        return batches if self._deferral is None else Undeferred(batches, loader.num_workers > 0)
+        if self._deferral is None:
+            return batches
+        return Undeferred(batches, loader.num_workers > 0, device_of(self._deferral))
 
     def _receiver(self, loader: DataLoader[Any]) -> Receiver | None:
         """What takes batches over in memory that is used again, where the workers that are about to start may do so."""

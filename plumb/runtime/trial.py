@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.data import DataLoader
 
 from plumb.errors import one_line
 from plumb.plan import Deferral
@@ -16,6 +17,7 @@ from plumb.profile.randomness import disturb_generators, generator_states, kept_
 from plumb.runtime.answered import Answered, Tree
 from plumb.runtime.chunks import BatchRecipe
 from plumb.runtime.deferred import DeferredBatch, Deferring, DeferringCollate, run
+from plumb.runtime.fetch import Fetch, Fetching
 from plumb.runtime.recipe import bitwise_equal, is_plain, is_same
 from plumb.trace.recorder import SAMPLE
 
@@ -62,6 +64,26 @@ def try_out(deferral: Deferral, dataset: Any, collate_fn: Collate, indices: Sequ
         if not all(same_batch(run(batch, recipe), expected) for _ in range(2)):
             return "the batch comes out otherwise"
     return ""
+
+
+def differs_on(device: torch.device, loader: DataLoader[Any], deferral: Deferral, indices: Sequence[Any]) -> str:
+    """Why a deferral's operators must not run on `device`: a short phrase, empty where they come to the same there."""
+    fetching, collate = Fetching(loader.dataset, Fetch(deferral=deferral)), DeferringCollate(loader.collate_fn)
+    try:
+        for _ in range(2):  # the first batch teaches the operators
+            batch = collate(fetching.__getitems__(list(indices)))
+        if not isinstance(batch, DeferredBatch):
+            return "something looks at the samples in between"
+        recipe = BatchRecipe(batch.recipe)
+        expected = run(batch, recipe)
+        same = all(same_batch(_on_host(run(batch, recipe, device)), expected) for _ in range(2))
+    except Exception as error:
+        return one_line(error)
+    return "" if same else "the batch comes out otherwise"
+
+
+def _on_host(batch: Any) -> Any:
+    return tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf, batch)
 
 
 def same_batch(left: Any, right: Any) -> bool:

@@ -225,6 +225,64 @@ def test_what_the_tests_above_rely_on_was_offered():
     assert offers_for("a subset").cuts
 
 
+def on(device):
+    """What is offered for images whose batches may arrive on a device."""
+    loader = DataLoader(Images(), batch_size=4)
+    stream = IndexStream(loader.batch_sampler)
+    cost = sampled(loader, stream, 0.05).cost
+    indices = [index for _ in range(4) for index in next(stream)]
+    return find_offers(loader, cost, indices, 20.0, torch.device(device)).rewrites
+
+
+def loaded_on(device, workers):
+    """The batches of a loader with deferred operators that run on a device, and torch's own."""
+    rewrites = on("cpu") if device == "cpu" else offers_for("images")
+    rewrites = dataclasses.replace(rewrites, deferral=dataclasses.replace(rewrites.deferral, device=device))
+    steps = tuple(step.operator for step in rewrites.deferral.steps)
+    config = Config(workers, 2 if workers else None, deferred=steps, allocator_reuse=True)
+    given = {"batch_size": 4, "generator": torch.Generator().manual_seed(1)}
+    random.seed(3)
+    batches = list(Loader(Images(), **given, config=config, rewrites=rewrites))
+    random.seed(3)
+    given["generator"].manual_seed(1)
+    return batches, list(DataLoader(Images(), **given, **config.loader_arguments()))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_where_it_is_allowed_what_runs_on_batches_runs_on_the_device(workers):
+    """The CPU stands in for the device; with one that keeps no values, it is seen that nothing else goes there."""
+    assert on("cpu").deferral.device == "cpu"
+    assert offers_for("images").deferral.device is None
+    ours, theirs = loaded_on("cpu", workers)
+    assert list(map(digest, ours)) == list(map(digest, theirs))
+    for (images, indices), (expected, _) in zip(*loaded_on("meta", workers), strict=True):
+        assert (images.device.type, images.shape, images.dtype) == ("meta", expected.shape, expected.dtype)
+        assert indices.device.type == "cpu"
+
+
+def test_what_comes_out_otherwise_on_the_device_stays_on_the_cpu():
+    rewrites = on("meta")
+    assert rewrites.deferral is not None
+    assert rewrites.deferral.device is None
+    assert any("but not on meta" in reason for reason in rewrites.reasons)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_gpu_gets_batches_before_their_last_operators(workers):
+    assert on("cuda").deferral.device == "cuda"
+    ours, theirs = loaded_on("cuda", workers)
+    assert all(images.is_cuda and not indices.is_cuda for images, indices in ours)
+    assert [digest([images.cpu(), indices]) for images, indices in ours] == list(map(digest, theirs))
+
+
+def test_a_plan_from_a_host_with_a_gpu_runs_without_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    ours, theirs = loaded_on("cuda", 0)
+    assert list(map(digest, ours)) == list(map(digest, theirs))
+
+
 def test_code_that_is_not_the_plan_s_is_run_as_it_stands(capfd):
     rewrites = offers_for("images")
     stale = dataclasses.replace(rewrites, deferral=dataclasses.replace(rewrites.deferral, code="of another day"))
