@@ -24,7 +24,7 @@ from plumb.live import live_iterator, tuning_of
 from plumb.plan import Config
 from plumb.runtime.allocator import reusing
 from plumb.runtime.loader import rebuild
-from plumb.tuning import Step
+from plumb.subject import Step
 
 RESULTS = ROOT / "analysis" / "results" / "live.md"
 EPOCHS, STEP_SECONDS, BUDGET_SECONDS = 12, 0.02, 40.0

@@ -262,7 +262,11 @@ def device_of(deferral: Deferral) -> torch.device | None:
     """Where deferred operators run; None for where the batch lies, also where the plan's device is not here today."""
     if deferral.device is None:
         return None
-    device = torch.device(deferral.device)
+    try:
+        device = torch.device(deferral.device)
+    except RuntimeError:
+        # A plan is a file: it may say anything.
+        return None
     return None if device.type == "cuda" and not torch.cuda.is_available() else device
 
 

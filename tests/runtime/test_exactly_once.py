@@ -277,9 +277,10 @@ def test_a_gpu_gets_batches_before_their_last_operators(workers):
     assert [digest([images.cpu(), indices]) for images, indices in ours] == list(map(digest, theirs))
 
 
-def test_a_plan_from_a_host_with_a_gpu_runs_without_one(monkeypatch):
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "no device of torch's"])
+def test_a_plan_for_a_device_that_is_not_here_runs_without_it(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    ours, theirs = loaded_on("cuda", 0)
+    ours, theirs = loaded_on(device, 0)
     assert list(map(digest, ours)) == list(map(digest, theirs))
 
 
