@@ -67,10 +67,12 @@ class Tuned:
     def fill(self, configs: Iterable[Config]) -> None:
         """Fills each store that `configs` name by an epoch, so that they are measured as in a later one."""
         for config in configs:
-            if config.cache and config.cache not in self.filled:
-                stored = filled(self.loader, config, self.rewrites)
-                if stored is not None:
-                    self.filled[config.cache] = stored
+            cut = cut_of(config, self.rewrites)
+            if config.cache and cut and config.cache not in self.filled:
+                stored = Stored(self.loader.dataset, cut, config.cache)
+                for _ in self.make(Config(2, 2, cache=config.cache), None):
+                    pass
+                self.filled[config.cache] = stored
 
     def predicted(self, config: Config) -> float:
         """The rate that the model's bounds allow: samples per second over a real epoch."""
@@ -87,17 +89,6 @@ class Tuned:
         """The model's bounds for `config`, the smallest first, in words."""
         bounds = operational.bounds(self.choice.situation, config)
         return ", ".join(f"{name} {rate:,.0f}" for name, rate in sorted(bounds.items(), key=lambda item: item[1]))
-
-
-def filled(loader: DataLoader[Any], config: Config, rewrites: Rewrites) -> Stored | None:
-    """The store of `config` after an epoch that filled it; None where it has none."""
-    cut = cut_of(config, rewrites)
-    if config.cache is None or cut is None:
-        return None
-    stored = Stored(loader.dataset, cut, config.cache)
-    for _ in rebuild(loader, Config(2, 2, cache=config.cache), None, _STUCK_SECONDS, rewrites):
-        pass
-    return stored
 
 
 def tune_loader(
