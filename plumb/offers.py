@@ -34,7 +34,7 @@ from plumb.runtime.loader import NO_REWRITES
 from plumb.runtime.opened import reads_unseen
 from plumb.runtime.replay import Replay
 from plumb.runtime.store_folder import StoreError
-from plumb.runtime.trial import differs_on
+from plumb.runtime.trial import try_out
 from plumb.runtime.validate import validate_cut, validate_threads
 from plumb.savings import TURNS, deferral_savings, store_savings
 from plumb.trace.course import Traced, trace
@@ -192,12 +192,16 @@ class _Search:
         """The same operators, on the device that batches may arrive on, if that changes no value."""
         if self._target is None:
             return found
-        differs = differs_on(self._target, self._loader, deferral, self._indices[:samples])
-        if differs:
-            self.reasons.append(f"{_names(found)} on batches, but not on {self._target}: {differs}")
+        there = dataclasses.replace(deferral, device=str(self._target))
+        try:
+            reason = try_out(there, self._dataset, self._loader.collate_fn, self._indices[:samples])
+        except Exception as error:
+            reason = one_line(error)
+        if reason:
+            self.reasons.append(f"{_names(found)} on batches, but not on {self._target}: {reason}")
             return found
         self.compared.append(f"the same on {self._target}")
-        return dataclasses.replace(found, deferral=dataclasses.replace(deferral, device=str(self._target)))
+        return dataclasses.replace(found, deferral=there)
 
     def whole_threads(self, pipeline: Pipeline) -> tuple[ThreadsCost, ...]:
         """Threads that make whole samples, if samples wait or let go of the interpreter's lock."""

@@ -195,7 +195,7 @@ class Tuner:
         """What reused memory would save; None where that is next to nothing."""
         per_batch = self.subject.samples_per_batch
         saved = allocator.saved_seconds(int(footprint.batch_bytes)) / per_batch
-        crossing = fresh_seconds_per_byte(footprint.batch_bytes) * cost.output_bytes
+        crossing = fresh_seconds_per_byte() * cost.output_bytes
         handing = footprint.tensors_per_batch * _SECONDS_PER_TENSOR / per_batch
         if max(saved, crossing + handing) < _WORTH_REUSING * cost.wall_seconds:
             return None

@@ -41,8 +41,6 @@ MISSES_AT_MOST, TRIALS_AT_MOST = 2, 5
 WATCHED_SPANS, DROP, MORE_WAITING = 8, 0.15, 0.15
 # What looking again took must be the small part of the time.
 _REST = 20.0
-# What fresh memory costs is the same for each byte; so much of it is filled in a few milliseconds.
-_PROBED_BYTES = 2.0**22
 # To ask the host for its limits takes some milliseconds: they are taken to hold for so long.
 _LIMITS_HOLD_SECONDS = 30.0
 # Workers outlive an epoch where to start them takes this share of it.
@@ -95,7 +93,7 @@ class Pilot:
             if self._batches is None:
                 nbytes, tensors = batch_bytes(batch)
                 samples = float(max(delivery.samples, 1))
-                crossing = fresh_seconds_per_byte(min(nbytes, _PROBED_BYTES)) * nbytes / samples
+                crossing = fresh_seconds_per_byte() * nbytes / samples
                 self._batches = Batches(samples, nbytes, tensors, crossing)
             self._course.send(delivery)
         except Exception as error:

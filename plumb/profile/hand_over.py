@@ -8,6 +8,7 @@ import torch
 
 _TURNS = 5
 _BYTES_AT_LEAST = 2**20
+_FRESH_BYTES = 2**22
 
 
 def drop_seconds_per_byte(batch_bytes: float) -> float:
@@ -19,12 +20,13 @@ def drop_seconds_per_byte(batch_bytes: float) -> float:
     return min(_drop_seconds(size) for _ in range(_TURNS)) / size
 
 
-def fresh_seconds_per_byte(batch_bytes: float) -> float:
+def fresh_seconds_per_byte() -> float:
     """CPU seconds per byte by which shared memory is written sooner when it was touched before; of several turns the
     least.
+
+    That is the same for each byte, so little is taken: a batch's worth may be more than shared memory holds.
     """
-    size = max(int(batch_bytes), _BYTES_AT_LEAST)
-    return max(0.0, min(_fresh_seconds(size) for _ in range(_TURNS))) / size
+    return max(0.0, min(_fresh_seconds(_FRESH_BYTES) for _ in range(_TURNS))) / _FRESH_BYTES
 
 
 def _fresh_seconds(size: int) -> float:

@@ -174,6 +174,7 @@ class Sender:
 
     def sent(self, collate_fn: Callable[[Any], Any], samples: Any) -> Any:
         """What goes to the main process in place of the batch that `collate_fn` makes of `samples`."""
+        self._forget_given_up()
         number = self._largest()
         buffer = None if number is None else self._buffers[number]
         self._open = None if number is None or buffer is None else _Lot(number, buffer)
@@ -216,18 +217,20 @@ class Sender:
         stacked: torch.Tensor = collate_tensor_fn(batch, collate_fn_map=collate_fn_map)
         return stacked
 
+    def _forget_given_up(self) -> None:
+        for number, state in enumerate(self._taken):
+            if state == _GIVEN_UP:
+                self._buffers[number], self._taken[number] = None, _FREE
+
     def _is_free(self, number: int) -> bool:
         buffer = self._buffers[number]
-        if self._taken[number] == _GIVEN_UP:
-            self._buffers[number], self._taken[number] = None, _FREE
-            return True
         return bool(self._taken[number] == _FREE) and not (buffer is not None and buffer.is_in_use)
 
     def _largest(self) -> int | None:
         sizes = {
             number: buffer.storage.nbytes()
             for number, buffer in enumerate(self._buffers)
-            if self._is_free(number) and buffer is not None and self._buffers[number] is buffer
+            if buffer is not None and self._is_free(number)
         }
         return max(sizes, key=lambda number: sizes[number]) if sizes else None
 

@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
-from torch.utils.data import DataLoader
 
 from plumb.errors import one_line
 from plumb.plan import Deferral
 from plumb.profile.randomness import disturb_generators, generator_states, kept_generators
 from plumb.runtime.answered import Answered, Tree
 from plumb.runtime.chunks import BatchRecipe
-from plumb.runtime.deferred import DeferredBatch, Deferring, DeferringCollate, run
-from plumb.runtime.fetch import Fetch, Fetching
+from plumb.runtime.deferred import DeferredBatch, Deferring, DeferringCollate, device_of, run
 from plumb.runtime.recipe import bitwise_equal, is_plain, is_same
 from plumb.trace.recorder import SAMPLE
 
@@ -29,6 +27,7 @@ def try_out(deferral: Deferral, dataset: Any, collate_fn: Collate, indices: Sequ
 
     The batches are of several sizes, in several orders, and made under different states of the random generators.
     """
+    device = device_of(deferral)
     tree = Tree(step.way for step in deferral.steps)
     deferring = Deferring(deferral)
     answered = Answered(tree, {tree.nodes[way]: answer for way, answer in deferring.answers.items()})
@@ -61,25 +60,9 @@ def try_out(deferral: Deferral, dataset: Any, collate_fn: Collate, indices: Sequ
             return "other random numbers are drawn"
         recipe = BatchRecipe(batch.recipe)
         # The first run finds out how to be fast, the second is it.
-        if not all(same_batch(run(batch, recipe), expected) for _ in range(2)):
+        if not all(same_batch(_on_host(run(batch, recipe, device)), expected) for _ in range(2)):
             return "the batch comes out otherwise"
     return ""
-
-
-def differs_on(device: torch.device, loader: DataLoader[Any], deferral: Deferral, indices: Sequence[Any]) -> str:
-    """Why a deferral's operators must not run on `device`: a short phrase, empty where they come to the same there."""
-    fetching, collate = Fetching(loader.dataset, Fetch(deferral=deferral)), DeferringCollate(loader.collate_fn)
-    try:
-        for _ in range(2):  # the first batch teaches the operators
-            batch = collate(fetching.__getitems__(list(indices)))
-        if not isinstance(batch, DeferredBatch):
-            return "something looks at the samples in between"
-        recipe = BatchRecipe(batch.recipe)
-        expected = run(batch, recipe)
-        same = all(same_batch(_on_host(run(batch, recipe, device)), expected) for _ in range(2))
-    except Exception as error:
-        return one_line(error)
-    return "" if same else "the batch comes out otherwise"
 
 
 def _on_host(batch: Any) -> Any:
