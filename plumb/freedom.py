@@ -12,12 +12,14 @@ from torch.utils.data import DataLoader, IterableDataset
 from plumb.lengths import length_of
 from plumb.model import planner
 from plumb.model.situation import PREFETCH_FACTORS, CutCost, Freedom, Situation
+from plumb.notes import inherited
 from plumb.offers import Offers
 from plumb.options import Options
 from plumb.plan import CacheChoice, Config
 from plumb.profile.device import has_accelerator
 from plumb.runtime.inherited import Handle
 from plumb.runtime.main_module import main_is_guarded
+from plumb.runtime.sent import why_not_sent
 from plumb.runtime.sharding import Sharding
 
 # Torch's own threads in a worker are worth a trial where they make a batch so many times as fast.
@@ -35,16 +37,16 @@ def freedom_of(
     offers: Offers,
     situation: Situation,
     sharding: Sharding,
-    held: Sequence[Handle],
+    may_start: bool,
 ) -> Freedom:
     """All that may be changed of `loader`, whose configuration is `own` now.
 
-    `sharding` is about iterable datasets, and `held` is what the dataset holds that forked workers must not use.
+    `sharding` is about iterable datasets, and `may_start` says whether workers may be started at all.
     """
     threads = tuple((found.threads, found.until) for found in offers.threads)
     cores = whole_cores(options.limits.cpus)
     return Freedom(
-        num_workers=_worker_counts(loader, own, options, situation, sharding) if may_fork(own, held) else (0,),
+        num_workers=_worker_counts(loader, own, options, situation, sharding) if may_start else (0,),
         prefetch_factor=tuple(sorted({*PREFETCH_FACTORS, own.prefetch_factor or 2})),
         # The order of every later epoch hangs on whether workers persist (runtime/epochs.py).
         persistent_workers=(True,) if own.persistent_workers else (False, True),
@@ -58,9 +60,24 @@ def freedom_of(
     )
 
 
-def workers_may_start() -> bool:
-    """Whether a worker process would only work: one that isn't forked runs the main module's code once more."""
-    return multiprocessing.get_start_method() == "fork" or main_is_guarded()
+def no_workers_because(loader: DataLoader[Any], own: Config, held: Sequence[Handle]) -> str | None:
+    """Why no workers may be started for this loader, as a sentence for its user; None where they may.
+
+    `held` is what the dataset holds that forked workers must not use. What the user has started workers for, may be
+    given others. A worker that isn't forked is sent everything, and runs the main module's code once more.
+    """
+    if own.num_workers:
+        return None
+    method = multiprocessing.get_start_method()
+    if method == "fork":
+        return inherited(held) if held else None
+    if not main_is_guarded():
+        return (
+            f"no workers were tried: Python starts them by {method}, so they would run your script once more; put its "
+            "main part under: if __name__ == '__main__'"
+        )
+    unsent = why_not_sent(loader)
+    return f"no workers were tried: Python starts them by {method}, and {unsent}" if unsent else None
 
 
 def whole_cores(cpus: float) -> int:
@@ -68,15 +85,8 @@ def whole_cores(cpus: float) -> int:
     return max(1, math.floor(cpus)) if math.isfinite(cpus) else 1
 
 
-def may_fork(own: Config, held: Sequence[Handle]) -> bool:
-    """Whether workers may be tried: none where a fork would break what the dataset holds, unless the user has some."""
-    return own.num_workers > 0 or not held or multiprocessing.get_start_method() != "fork"
-
-
 def counts_to_verify(own: Config, options: Options, situation: Situation) -> list[int]:
     """The worker counts that are worth an epoch of an iterable dataset each, the most promising first."""
-    if own.num_workers == 0 and not workers_may_start():
-        return []
     cores = whole_cores(options.limits.cpus)
     possible = planner.worker_counts(situation.cost_in_worker, situation.limits, situation.step_samples_per_second)
     return [count for count in dict.fromkeys((cores, 2 * cores, 1)) if count in possible and count != own.num_workers]
@@ -85,8 +95,6 @@ def counts_to_verify(own: Config, options: Options, situation: Situation) -> lis
 def _worker_counts(
     loader: DataLoader[Any], own: Config, options: Options, situation: Situation, sharding: Sharding
 ) -> tuple[int, ...]:
-    if own.num_workers == 0 and not workers_may_start():
-        return (0,)
     if isinstance(loader.dataset, IterableDataset):
         # Other counts may deliver samples more than once, or lose some, and even where they don't the order may change.
         verified = (*sharding.same, *(sharding.reordered if options.may_reorder else ()))

@@ -51,13 +51,11 @@ def binding(freedom: Freedom, situation: Situation) -> list[str]:
     return found
 
 
-def inherited(held: Sequence[Handle], own_workers: int, may_fork: bool) -> str:
+def inherited(held: Sequence[Handle], own_workers: int = 0) -> str:
     """What of the dataset a fork would break, and what to write instead."""
     what = f"the dataset holds {', '.join(map(str, held[:_NAMED]))}"
     if own_workers:
         return f"{what}, which workers that are forked share with each other; open it in the first sample of each"
-    if may_fork:
-        return f"{what}, which workers can't take over"
     return f"{what}, which forked workers would share: none were tried. Open it in the first sample, not before"
 
 

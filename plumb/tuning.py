@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from plumb import unfinished
 from plumb.errors import TuningError, UsersError
 from plumb.events import Event, Phase, TrialDone
-from plumb.freedom import counts_to_verify, freedom_of, may_fork, whole_cores, workers_may_start
+from plumb.freedom import counts_to_verify, freedom_of, no_workers_because, whole_cores
 from plumb.host import Machine
 from plumb.lengths import length_of
 from plumb.model import operational, planner
@@ -92,6 +92,7 @@ class Tuner:
         self._epoch_samples = None if length is None else length * self.subject.samples_per_batch
         self._sharding = Sharding(None)
         self._held = handles(loader.dataset)
+        self._no_workers = no_workers_because(loader, self._own, self._held)
         self._comparable = ""
         self._earlier = 0
         self._others = OthersLoad()
@@ -257,12 +258,13 @@ class Tuner:
         )
 
     def _freedom(self, situation: Situation, offers: Offers) -> Freedom:
-        return freedom_of(self.subject.loader, self._own, self.options, offers, situation, self._sharding, self._held)
+        may_start = self._no_workers is None
+        return freedom_of(self.subject.loader, self._own, self.options, offers, situation, self._sharding, may_start)
 
     def _examined(self, situation: Situation) -> Sharding:
         """Whether an iterable dataset shares its samples out among workers."""
-        counts = counts_to_verify(self._own, self.options, situation)
-        if not counts or not may_fork(self._own, self._held):
+        counts = [] if self._no_workers else counts_to_verify(self._own, self.options, situation)
+        if not counts:
             return Sharding(None)
         self._say("whether workers share its samples")
         self._trials.forget_opened()
@@ -333,11 +335,8 @@ class Tuner:
             )
             winner = own
         assert winner.loader is not None
-        if own.config.num_workers == 0 and not workers_may_start():
-            notes.append(
-                f"no workers were tried: Python starts them by {multiprocessing.get_start_method()}, so they would "
-                "run your script once more; put its main part under: if __name__ == '__main__'"
-            )
+        if self._no_workers:
+            notes.append(self._no_workers)
         if winner.config.worker_torch_threads == 1 and winner.config.needs_runtime:
             rate = operational.loader_rate(situation, winner.config)
             notes.append(_said(rate, rates_without_each(situation, winner.config)))
@@ -351,8 +350,8 @@ class Tuner:
                 f"other processes kept {others:.1f} of this host's CPUs busy meanwhile: on a quiet host, the answer "
                 "may be another one"
             )
-        if self._held:
-            notes.append(inherited(self._held, own.config.num_workers, may_fork(own.config, self._held)))
+        if self._held and own.config.num_workers:
+            notes.append(inherited(self._held, own.config.num_workers))
         if self.options.on_device:
             notes.append(arriving(offers.rewrites.deferral if winner.config.deferred else None, has_accelerator()))
         if self._is_iterable:
@@ -375,7 +374,7 @@ class Tuner:
 
         Never in a forked worker: OpenMP's threads don't survive a fork, and the worker would hang.
         """
-        if multiprocessing.get_start_method() == "fork" or not workers_may_start():
+        if multiprocessing.get_start_method() == "fork" or self._no_workers:
             return 1.0
         if whole_cores(self.options.limits.cpus) < 2:
             return 1.0

@@ -21,7 +21,6 @@ from plumb.model.situation import USUAL_WORKER_BYTES, AllocatorGain, Footprint, 
 from plumb.offers import Offers
 from plumb.options import Options
 from plumb.plan import Config, SampleCost
-from plumb.runtime.inherited import handles
 from plumb.runtime.sharding import Sharding
 from plumb.search.ledger import while_running
 from plumb.search.stopping import Seen, expected_gain, model_error
@@ -100,13 +99,13 @@ def worth_trying(
     `readings` are those to compare with, the best of which is in use; `refused` are not to be tried. A configuration
     must fit beside the one in use, because for a moment both are at work.
     """
-    options, held = Options(0.0, situation.limits), handles(loader.dataset)
-    freedom = freedom_of(loader, own, options, Offers(), situation, Sharding(None), held)
+    options = Options(0.0, situation.limits)
+    freedom = freedom_of(loader, own, options, Offers(), situation, Sharding(None), may_start)
     # A dataset that only workers have read must not be read here: what it opens would be shared by later workers.
     counts = tuple(count for count in freedom.num_workers if bool(count) or not own.num_workers)
     freedom = dataclasses.replace(
         freedom,
-        num_workers=counts if may_start and counts else (own.num_workers,),
+        num_workers=counts or (own.num_workers,),
         # Workers live as long as the stretch in which they are measured.
         persistent_workers=(True,),
         pin_memory=(own.pin_memory,),

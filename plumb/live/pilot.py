@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from torch.utils.data import DataLoader
 
 from plumb.errors import one_line
+from plumb.freedom import no_workers_because
 from plumb.host import Limits
 from plumb.live.meter import Delivery, LoopReading, Meter, Span
 from plumb.live.outlook import Batches, situation_of, worth_trying
@@ -26,6 +27,7 @@ from plumb.plan import Config, Trial
 from plumb.profile.hand_over import fresh_seconds_per_byte
 from plumb.profile.memory import pages
 from plumb.profile.sample import batch_bytes
+from plumb.runtime.inherited import handles
 from plumb.search.decide import EQUAL, NOISE, NOTHING_TO_GAIN
 from plumb.search.ledger import while_running
 
@@ -134,6 +136,8 @@ class Pilot:
     def _search(self, best: LoopReading) -> Course[LoopReading]:
         """Tries what promises most until nothing promises enough; the best reading, whose configuration is wanted."""
         self.is_settled = False
+        assert self._loader is not None
+        barred = no_workers_because(self._loader, self._own, handles(self._loader.dataset))
         before = best
         readings = {best.config: best}
         misses, verdict = 0, "as good as any"
@@ -141,9 +145,10 @@ class Pilot:
             if best.waiting_share < NOTHING_TO_GAIN:
                 verdict = f"nothing to gain: your loop waits for data {best.waiting_share:.1%} of its time"
                 break
-            found = self._promising(readings)
+            why_none = self._why_no_workers() or barred
+            found = self._promising(readings, why_none is None)
             if found is None or misses == MISSES_AT_MOST:
-                verdict = self._why_no_workers() or verdict
+                verdict = why_none or verdict
                 break
             config, predicted = found
             reading = yield from self._read(config, best.rate.interval[0])
@@ -158,11 +163,10 @@ class Pilot:
         self._settle(before, best, verdict)
         return best
 
-    def _promising(self, readings: dict[Config, LoopReading]) -> tuple[Config, float] | None:
+    def _promising(self, readings: dict[Config, LoopReading], may_start: bool) -> tuple[Config, float] | None:
         assert self._loader is not None
         assert self._batches is not None
         situation = situation_of(self._loader, readings, self._batches, self._limits, self._epoch_batches)
-        may_start = self._why_no_workers() is None
         return worth_trying(self._loader, self._own, situation, readings, self._failed, may_start, WORTH_A_TRIAL)
 
     def _compared(self, best: LoopReading, other: LoopReading) -> Course[tuple[bool, LoopReading]]:

@@ -1,0 +1,60 @@
+"""Whether a worker that isn't forked can be sent what it works with."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+# What pickle raises where something has no way to be written.
+_UNWRITTEN = (pickle.PicklingError, AttributeError, TypeError)
+
+
+def why_not_sent(loader: DataLoader[Any]) -> str | None:
+    """What of a loader can't be pickled, and why, for people; None where all can be, as far as can be told.
+
+    What the loader holds is written out once, and nothing of it is kept.
+    """
+    parts = {
+        "the dataset": loader.dataset,
+        "collate_fn": loader.collate_fn,
+        "worker_init_fn": loader.worker_init_fn,
+    }
+    for name, part in parts.items():
+        error = _why_not_written(part)
+        if error is not None:
+            return f"{name} can't be pickled ({error})"
+    return None
+
+
+def _why_not_written(value: Any) -> Exception | None:
+    try:
+        _Pickler(_Nowhere(), pickle.HIGHEST_PROTOCOL).dump(value)
+    except _UNWRITTEN as error:
+        return error
+    except Exception:
+        # What the user's own code raises here may be about this process, not about the worker's.
+        return None
+    return None
+
+
+class _Nowhere(io.RawIOBase):
+    def write(self, data: Any) -> int:
+        return memoryview(data).nbytes
+
+
+class _Pickler(pickle.Pickler):
+    """Takes what multiprocessing and torch have their own ways for, tensors among it, to be written.
+
+    Those ways would move a tensor to shared memory, or hold a file open for a reader that never comes.
+    """
+
+    def __init__(self, stream: Any, protocol: int) -> None:
+        super().__init__(stream, protocol)
+        self._special = ForkingPickler(io.BytesIO()).dispatch_table
+
+    def reducer_override(self, value: Any) -> Any:
+        return (int, ()) if type(value) in self._special else NotImplemented
