@@ -174,7 +174,8 @@ def _ways(freedom: Freedom, situation: Situation) -> Iterator[Config]:
             cache=cache,
             deferred=deferred,
         )
-        if 0 in freedom.num_workers:
+        is_same_without = reuse and (situation.allocator is None or situation.allocator.making_seconds == 0)
+        if 0 in freedom.num_workers and not is_same_without:
             yield plain
         if max(freedom.num_workers) > 0:
             for torch_threads, in_order in itertools.product(freedom.worker_torch_threads, freedom.in_order):
