@@ -1,9 +1,11 @@
-"""A ResNet trained on a GPU from the images example's files, with torch's loaders and with plumb's choice, by turns.
+"""ResNets trained on a GPU from the images example's files, with torch's loaders and with plumb's choices, by turns.
 
     python -m analysis --device cuda [--quick]
 
-The step is real: ResNet-50 in mixed precision, forwards, backwards and the optimiser's. Prints and writes
-`analysis/results/device.md`; where there is no device, says so and measures nothing.
+The steps are real: a ResNet in mixed precision and the layout that suits it, forwards, backwards and the optimiser's.
+plumb chooses for each model's own step, once with batches that arrive where the script expects them, and once with
+leave to let them arrive on the device. Prints and writes `analysis/results/device.md`; where there is no device, says
+so and measures nothing.
 """
 
 import os
@@ -17,29 +19,32 @@ from torch import nn
 
 from analysis import field
 from analysis.measuring import Apart, Contender, Reading, by_turns, share, stream_of, torch_contender
+from analysis.pipelines.pipeline import Pipeline
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import tune_loader
 from plumb.plan import Config
 from plumb.search.measure import Chunk, IndexStream
-from plumb.tuning import Step
+from plumb.subject import Step
 
-FULL, QUICK = Effort(5, 5.0, 60.0), Effort(1, 1.0, 10.0)
+FULL, QUICK = Effort(3, 4.0, 45.0), Effort(1, 1.0, 10.0)
+_MODELS = ("resnet18", "resnet50")
 _PIPELINE, _CLASSES = "photos", 10
 _WARM_STEPS, _CHUNK_STEPS = 5, 4
 
 
 class Training:
-    """A ResNet-50 and its optimiser on the device; a step takes a batch of images and labels to it, and learns."""
+    """A model and its optimiser on the device; a step takes a batch of images and labels to it, and learns."""
 
-    def __init__(self) -> None:
-        from torchvision.models import resnet50
+    def __init__(self, name: str) -> None:
+        from torchvision.models import get_model
 
-        self.model = resnet50(num_classes=_CLASSES).cuda()
+        self.model = get_model(name, num_classes=_CLASSES).cuda().to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
 
     def step(self, batch: Sequence[torch.Tensor]) -> None:
         """One step; it may still run when this returns."""
         images, labels = (part.cuda(non_blocking=True) for part in batch)
+        images = images.to(memory_format=torch.channels_last)
         with torch.autocast("cuda", dtype=torch.bfloat16):
             loss = nn.functional.cross_entropy(self.model(images), labels)
         self.optimizer.zero_grad()
@@ -85,35 +90,49 @@ def compare(is_quick: bool) -> None:
     if not torch.cuda.is_available():
         say("analysis: no CUDA device is here, so nothing was measured on one")
         return
-    effort = QUICK if is_quick else FULL
+    effort, parts = QUICK if is_quick else FULL, []
     with field.opened(_PIPELINE) as pipeline:
-        loader, training = pipeline.loader, Training()
-        alone = training.alone(next(iter(loader)), effort.window_seconds)
-        tuned = tune_loader(loader, effort.budget_seconds, alone)
-        suggested = len(os.sched_getaffinity(0))
-        pinned = replace(tuned.config, pin_memory=True)
-        sides = [
-            torch_contender(loader, Config(), "torch's default"),
-            torch_contender(loader, Config(suggested, 2, True, True), f"torch's suggested {suggested} workers, pinned"),
-            tuned.contender(tuned.config),
-            tuned.contender(pinned),
-        ]
-        tuned.fill([tuned.config, pinned])
-        stream = stream_of(loader)
-        readings = by_turns(
-            [trained_with(training, side, stream) for side in dict.fromkeys(sides)],
-            None,
-            pipeline.batch_size,
-            effort.turns,
-            effort.window_seconds,
-        )
-    lines = [
-        f"{torch.cuda.get_device_name()}; ResNet-50, bfloat16, batch {pipeline.batch_size}. The step alone takes "
-        f"{alone.samples_per_second:,.0f} samples/s. plumb measured for {tuned.seconds:.0f} s.",
+        for model in _MODELS:
+            say(f"analysis: {model}")
+            parts += _compared(model, pipeline, effort)
+    publish("device", f"Training on one {torch.cuda.get_device_name()}", parts, keep=not is_quick)
+
+
+def _compared(model: str, pipeline: Pipeline, effort: Effort) -> list[str]:
+    loader, training = pipeline.loader, Training(model)
+    stream, suggested = stream_of(loader), len(os.sched_getaffinity(0))
+    alone = training.alone(next(iter(loader)), effort.window_seconds)
+    here = tune_loader(loader, effort.budget_seconds, alone)
+    there = tune_loader(loader, effort.budget_seconds, alone, on_device=True)
+    pinned = replace(here.config, pin_memory=True)
+    here.fill([here.config, pinned])
+    there.fill([there.config])
+    sides = [
+        torch_contender(loader, Config(), "torch's default"),
+        torch_contender(loader, Config(suggested, 2, True, True), f"torch's suggested {suggested} workers, pinned"),
+        here.contender(here.config),
+        here.contender(pinned),
+        there.contender(there.config, f"plumb, {there.config}, arriving on the device"),
+    ]
+    readings = by_turns(
+        [trained_with(training, side, stream) for side in dict.fromkeys(sides)],
+        None,
+        pipeline.batch_size,
+        effort.turns,
+        effort.window_seconds,
+    )
+    return [
+        f"## {model}",
+        "",
+        f"In bfloat16, batch {pipeline.batch_size}. The step alone takes {alone.samples_per_second:,.0f} samples/s. "
+        f"plumb measured for {here.seconds:.0f} s, and for {there.seconds:.0f} s with leave to let batches arrive on "
+        "the device.",
         "",
         *table(["loader", "samples/s", "of the step alone", "over torch's default"], _rows(readings, alone)),
+        "",
+        *(f"- {note}" for note in dict.fromkeys((*here.choice.notes, *there.choice.notes))),
+        "",
     ]
-    publish("device", "Training on a GPU", lines, keep=not is_quick)
 
 
 def _rows(readings: list[Reading], alone: Step) -> list[list[str]]:
@@ -121,7 +140,8 @@ def _rows(readings: list[Reading], alone: Step) -> list[list[str]]:
     return [
         [
             reading.contender.name,
-            f"{reading.rate.samples_per_second:,.0f}",
+            f"{reading.rate.samples_per_second:,.0f} "
+            f"[{reading.rate.interval[0]:,.0f}, {reading.rate.interval[1]:,.0f}]",
             f"{reading.rate.samples_per_second / alone.samples_per_second:.2f}",
             f"{share(reading, default).samples_per_second:.2f}" if default.is_measured else "",
         ]

@@ -1,6 +1,7 @@
 """A loader tuned by plumb without a script, and loaders that run on any of its configurations."""
 
 import math
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -66,11 +67,12 @@ class Tuned:
 
     def fill(self, configs: Iterable[Config]) -> None:
         """Fills each store that `configs` name by an epoch, so that they are measured as in a later one."""
+        workers = max(2, len(os.sched_getaffinity(0)))
         for config in configs:
             cut = cut_of(config, self.rewrites)
             if config.cache and cut and config.cache not in self.filled:
                 stored = Stored(self.loader.dataset, cut, config.cache)
-                for _ in self.make(Config(2, 2, cache=config.cache), None):
+                for _ in self.make(Config(workers, 2, cache=config.cache), None):
                     pass
                 self.filled[config.cache] = stored
 
@@ -97,10 +99,12 @@ def tune_loader(
     step: Step | None = None,
     cache_memory_bytes: float | None = None,
     samples_per_batch: float | None = None,
+    on_device: bool = False,
 ) -> Tuned:
     """Tunes `loader` for its own rate, or for that of `step`, within about `budget_seconds`.
 
-    `samples_per_batch` is the mean where a batch sampler makes batches of different sizes.
+    `samples_per_batch` is the mean where a batch sampler makes batches of different sizes; `on_device` allows batches
+    to arrive on the GPU.
     """
     begun = time.perf_counter()
     trials: list[float] = []
@@ -110,7 +114,7 @@ def tune_loader(
             trials.append(time.perf_counter() - begun)
 
     subject = Subject("loader", loader, samples_per_batch or float(loader.batch_size or 1), step, None)
-    options = Options(budget_seconds, Limits.detect(), cache_memory_bytes=cache_memory_bytes)
+    options = Options(budget_seconds, Limits.detect(), cache_memory_bytes=cache_memory_bytes, on_device=on_device)
     choice = Tuner(subject, options, budget_seconds, options.pace_seconds, note).choose()
     # The first readings are those of the runs that calibrate the model: with one worker, and with one for each core.
     model_seconds = trials[min(1, len(trials) - 1)] if trials else math.nan
