@@ -57,9 +57,22 @@ class Operation:
             self.in_place(result, *self.arguments, **self.keywords)
 
     def on(self, device: torch.device) -> Operation:
-        """The same with its constants on a device."""
-        moved = tuple(value.to(device) if isinstance(value, torch.Tensor) else value for value in self.arguments)
+        """The same with its constants on a device, where a GPU divides by a number as the CPU does.
+
+        By a number of Python's, torch multiplies with the reciprocal there, which is rounded once more.
+        """
+        is_division = device.type != "cpu" and self.in_place is aten.div_.Tensor
+        moved = tuple(_constant_on(device, value, is_division) for value in self.arguments)
         return Operation(self.in_place, self.out, moved, self.keywords)
+
+
+def _constant_on(device: torch.device, value: Any, is_divisor: bool) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if is_divisor and isinstance(value, (int, float)):
+        # Without dimensions, it leaves the result's type as it is.
+        return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None, device=device)
+    return value
 
 
 COPY = Operation(None, None, (), {})

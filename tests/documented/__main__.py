@@ -68,6 +68,8 @@ def outcome(case: Case, given: Config) -> dict[str, Any]:
         warnings.simplefilter("always")
         # Torch's advice on worker counts depends on the machine.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
+        # Whether other threads run in a process that forks, such as those of a linear algebra library, does too.
+        warnings.filterwarnings("ignore", message=".* is multi-threaded, use of fork", category=DeprecationWarning)
         signal.alarm(_CASE_SECONDS)
         try:
             returned = case.run(given.loader_arguments())

@@ -271,7 +271,8 @@ def test_what_comes_out_otherwise_on_the_device_stays_on_the_cpu():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_gpu_gets_batches_before_their_last_operators(workers):
-    assert on("cuda").deferral.device == "cuda"
+    offered = on("cuda")
+    assert offered.deferral.device == "cuda", offered.reasons
     ours, theirs = loaded_on("cuda", workers)
     assert all(images.is_cuda and not indices.is_cuda for images, indices in ours)
     assert [digest([images.cpu(), indices]) for images, indices in ours] == list(map(digest, theirs))
