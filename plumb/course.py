@@ -14,7 +14,9 @@ from plumb.loop import Course, Endless, Loop, LoopReading, ready
 from plumb.model import operational, stalls, stored
 from plumb.options import Options
 from plumb.plan import Config, EndToEnd, LoaderPlan, Rate, StepShares
+from plumb.profile.device import uses_accelerator
 from plumb.runtime.allocator import reusing
+from plumb.search.decide import EQUAL
 from plumb.search.measure import rate_of
 from plumb.spending import Spending
 from plumb.subject import Choice, Step, Subject
@@ -133,12 +135,27 @@ class Tuning:
 
 
 def _step(loop: Loop, own: Iterator[Any], pin: bool, seconds: float, deadline: float) -> Course[Step | None]:
-    """The pace of the training step when batches are ready, or None where the loop has ended."""
+    """The pace of the training step when batches are ready, or None where the loop has ended.
+
+    Where a GPU takes batches from pageable memory, it is measured with page-locked ones too, and the better counts.
+    """
     if not loop.open:
         return None
     kept = [next(own) for _ in range(_KEPT_BATCHES)]
-    reading = yield from loop.measure(ready(kept, pin), 1, seconds, deadline, _SHARE_STEP, waiting_counts=False)
-    return Step(reading.rate.samples_per_second, reading.cpu_seconds) if reading else None
+
+    def measured(pin: bool) -> Course[LoopReading | None]:
+        return loop.measure(ready(kept, pin), 1, seconds, deadline, _SHARE_STEP, waiting_counts=False)
+
+    reading = yield from measured(pin)
+    if reading is None:
+        return None
+    step = Step(reading.rate.samples_per_second, reading.cpu_seconds)
+    if pin or not loop.open or not uses_accelerator():
+        return step
+    locked = yield from measured(True)
+    if locked is None or locked.rate.interval[0] <= (1 + EQUAL) * reading.rate.interval[1]:
+        return step
+    return Step(locked.rate.samples_per_second, locked.cpu_seconds, step.samples_per_second)
 
 
 def _side_by_side(

@@ -16,7 +16,6 @@ from plumb.notes import inherited
 from plumb.offers import Offers
 from plumb.options import Options
 from plumb.plan import CacheChoice, Config
-from plumb.profile.device import has_accelerator
 from plumb.runtime.inherited import Handle
 from plumb.runtime.main_module import main_is_guarded
 from plumb.runtime.sent import why_not_sent
@@ -38,10 +37,12 @@ def freedom_of(
     situation: Situation,
     sharding: Sharding,
     may_start: bool,
+    pins: bool,
 ) -> Freedom:
     """All that may be changed of `loader`, whose configuration is `own` now.
 
-    `sharding` is about iterable datasets, and `may_start` says whether workers may be started at all.
+    `sharding` is about iterable datasets, `may_start` says whether workers may be started at all, and `pins` whether
+    batches are to lie in page-locked memory, which is for the step's sake: no loader's own rate shows what it is worth.
     """
     threads = tuple((found.threads, found.until) for found in offers.threads)
     cores = whole_cores(options.limits.cpus)
@@ -50,7 +51,7 @@ def freedom_of(
         prefetch_factor=tuple(sorted({*PREFETCH_FACTORS, own.prefetch_factor or 2})),
         # The order of every later epoch hangs on whether workers persist (runtime/epochs.py).
         persistent_workers=(True,) if own.persistent_workers else (False, True),
-        pin_memory=tuple(sorted({own.pin_memory, has_accelerator()})),
+        pin_memory=(pins,),
         worker_torch_threads=(1, cores) if situation.torch_threads_speedup > _THREADS_HELP else (1,),
         in_order=(True, False) if options.may_reorder else (own.in_order,),
         fetch=((1, None), *threads),

@@ -133,6 +133,9 @@ class Loop:
             batch = next(batches)
             got, cpu = time.perf_counter(), time.process_time()
             interrupted = yield from self._give(batch)
+            if not waiting_counts:
+                # Else the device would go on with the step while the next batch is made, which isn't counted.
+                synchronize()
             if interrupted and self.open:
                 excluded += time.perf_counter() - asked
                 continue

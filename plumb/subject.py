@@ -16,10 +16,19 @@ from plumb.profile.sample import Sampled
 
 @dataclass(frozen=True)
 class Step:
-    """The training step, from the user's own loop: what it could consume, and the CPU seconds it burns per sample."""
+    """The training step, from the user's own loop: what it could consume, and the CPU seconds it burns per sample.
+
+    Where that takes batches in page-locked memory, `pageable_samples_per_second` is what it could consume without.
+    """
 
     samples_per_second: float
     cpu_seconds: float
+    pageable_samples_per_second: float | None = None
+
+    @property
+    def wants_pinned(self) -> bool:
+        """Whether batches in page-locked memory were found to make it faster."""
+        return self.pageable_samples_per_second is not None
 
 
 @dataclass(frozen=True)

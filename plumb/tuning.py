@@ -28,7 +28,7 @@ from plumb.model import operational, planner
 from plumb.model.calibration import calibrated, cost_in_worker
 from plumb.model.contributions import rates_without_each
 from plumb.model.situation import USUAL_WORKER_BYTES, AllocatorGain, Footprint, Freedom, Situation
-from plumb.notes import arriving, binding, inherited, shared_out
+from plumb.notes import arriving, binding, inherited, pinned, shared_out
 from plumb.offers import Offers, find_offers
 from plumb.options import Options
 from plumb.plan import Config, Measured, SampleCost, Trial
@@ -92,6 +92,7 @@ class Tuner:
         self._epoch_samples = None if length is None else length * self.subject.samples_per_batch
         self._sharding = Sharding(None)
         self._held = handles(loader.dataset)
+        self._pins = self._own.pin_memory or (self.subject.step is not None and self.subject.step.wants_pinned)
         self._no_workers = no_workers_because(loader, self._own, self._held)
         self._comparable = ""
         self._earlier = 0
@@ -225,7 +226,8 @@ class Tuner:
             unprobed = dataclasses.replace(situation.footprint, worker_private_bytes=USUAL_WORKER_BYTES)
             return dataclasses.replace(situation, footprint=unprobed)
         self._say("one worker, to calibrate the model")
-        one = self._trials.probe(situation, Config(max(self._own.num_workers, 1) if self._is_iterable else 1, 2))
+        few = max(self._own.num_workers, 1) if self._is_iterable else 1
+        one = self._trials.probe(situation, Config(few, 2, pin_memory=self._pins))
         if one is None:
             return situation
         situation = dataclasses.replace(
@@ -243,7 +245,7 @@ class Tuner:
         many = min(cores, _PROBED_AT_MOST)
         if not self._is_iterable and many > 1 and time.perf_counter() < self._begun + _UNTIL_PROBED * self.seconds:
             self._say(f"{many} workers, to calibrate the model")
-            all_cores = self._trials.probe(situation, Config(many, 2))
+            all_cores = self._trials.probe(situation, Config(many, 2, pin_memory=self._pins))
         batch_bytes = situation.footprint.batch_bytes
         return dataclasses.replace(
             situation,
@@ -258,8 +260,16 @@ class Tuner:
         )
 
     def _freedom(self, situation: Situation, offers: Offers) -> Freedom:
-        may_start = self._no_workers is None
-        return freedom_of(self.subject.loader, self._own, self.options, offers, situation, self._sharding, may_start)
+        return freedom_of(
+            self.subject.loader,
+            self._own,
+            self.options,
+            offers,
+            situation,
+            self._sharding,
+            may_start=self._no_workers is None,
+            pins=self._pins,
+        )
 
     def _examined(self, situation: Situation) -> Sharding:
         """Whether an iterable dataset shares its samples out among workers."""
@@ -337,6 +347,8 @@ class Tuner:
         assert winner.loader is not None
         if self._no_workers:
             notes.append(self._no_workers)
+        if self.subject.step and self.subject.step.pageable_samples_per_second is not None:
+            notes.append(pinned(self.subject.step.samples_per_second, self.subject.step.pageable_samples_per_second))
         if winner.config.worker_torch_threads == 1 and winner.config.needs_runtime:
             rate = operational.loader_rate(situation, winner.config)
             notes.append(_said(rate, rates_without_each(situation, winner.config)))

@@ -100,7 +100,7 @@ def worth_trying(
     must fit beside the one in use, because for a moment both are at work.
     """
     options = Options(0.0, situation.limits)
-    freedom = freedom_of(loader, own, options, Offers(), situation, Sharding(None), may_start)
+    freedom = freedom_of(loader, own, options, Offers(), situation, Sharding(None), may_start, own.pin_memory)
     # A dataset that only workers have read must not be read here: what it opens would be shared by later workers.
     counts = tuple(count for count in freedom.num_workers if bool(count) or not own.num_workers)
     freedom = dataclasses.replace(
@@ -108,7 +108,6 @@ def worth_trying(
         num_workers=counts or (own.num_workers,),
         # Workers live as long as the stretch in which they are measured.
         persistent_workers=(True,),
-        pin_memory=(own.pin_memory,),
     )
     ranked = {candidate.config: candidate.samples_per_second for candidate in planner.rank(freedom, situation).best}
     best = max(readings.values(), key=lambda reading: reading.rate.samples_per_second)

@@ -108,13 +108,18 @@ def _batch_bytes(pipeline: Pipeline) -> int:
 
 def synchronize() -> None:
     """Waits until the accelerator has done all that it was asked to; returns at once where none is in use."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if uses_accelerator():
         torch.cuda.synchronize()
 
 
 def has_accelerator() -> bool:
-    """Whether batches may go to an accelerator, so that pinned memory can help."""
+    """Whether batches may go to an accelerator."""
     return torch.cuda.is_available()
+
+
+def uses_accelerator() -> bool:
+    """Whether this process has used an accelerator already."""
+    return torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
 
 
 def pinned(batch: Any) -> Any:

@@ -1,0 +1,52 @@
+"""What is measured through the user's loop before anything is tuned."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+import torch
+
+from plumb import course
+from plumb.loop import Loop
+
+SLOW_SECONDS, FAST_SECONDS = 0.02, 0.01
+
+
+class Locked(torch.Tensor):
+    """Stands for a tensor in page-locked memory."""
+
+
+def step_of(monkeypatch, pin, seconds_pageable, seconds_locked, is_used=True):
+    """The step that is found of a loop whose device takes so long for a batch of either kind."""
+    monkeypatch.setattr(course, "uses_accelerator", lambda: is_used)
+    monkeypatch.setattr("plumb.loop.pinned", lambda batch: batch.as_subclass(Locked))
+    own = itertools.repeat(torch.zeros(4))
+    running = course._step(Loop(4.0, 1e9), own, pin, 0.3, time.perf_counter() + 60)
+    batch = next(running)
+    while True:
+        time.sleep(seconds_locked if isinstance(batch, Locked) else seconds_pageable)
+        try:
+            batch = running.send(False)
+        except StopIteration as stopped:
+            return stopped.value
+
+
+def test_page_locked_batches_are_wanted_where_they_make_the_step_faster(monkeypatch):
+    step = step_of(monkeypatch, False, SLOW_SECONDS, FAST_SECONDS)
+    assert step.wants_pinned
+    assert step.pageable_samples_per_second < step.samples_per_second
+
+
+@pytest.mark.parametrize(
+    ("pin", "pageable", "locked", "is_used"),
+    [
+        (False, FAST_SECONDS, SLOW_SECONDS, True),
+        (False, SLOW_SECONDS, FAST_SECONDS, False),
+        (True, SLOW_SECONDS, FAST_SECONDS, True),
+    ],
+    ids=["they don't", "no device", "they are already"],
+)
+def test_and_nowhere_else(pin, pageable, locked, is_used, monkeypatch):
+    assert not step_of(monkeypatch, pin, pageable, locked, is_used).wants_pinned
