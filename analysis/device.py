@@ -71,7 +71,7 @@ class Training:
             chunk_begin = now
 
     def step_rate(self, batch: Any, seconds: float) -> Step:
-        """What the step could consume, and the CPU seconds that it burns for a sample; from page-locked batches if that helps."""
+        """What the step could consume, and the CPU seconds that it burns for one; from page-locked memory if better."""
         pageable, locked = self._alone(batch, seconds), self._alone(pinned(batch), seconds)
         gains = locked.samples_per_second > (1 + EQUAL) * pageable.samples_per_second
         return replace(locked, pageable_samples_per_second=pageable.samples_per_second) if gains else pageable
