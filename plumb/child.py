@@ -17,7 +17,9 @@ from typing import Any, NoReturn
 import msgspec
 
 from plumb import intercept, plan
+from plumb.events import Ended as ScriptEnded
 from plumb.events import LoaderIterated, Sender
+from plumb.launch import Ended
 from plumb.orders import Orders, Target
 from plumb.tracebacks import without_plumb
 
@@ -55,6 +57,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
 
     assert orders.tune is not None
     assert orders.events_descriptor is not None
+    takes_part = orders.tune.takes_part
     end_with_parent()
     forks_end_with_us()
     share_temporary_folder(orders.sockets_folder)
@@ -67,9 +70,14 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
             start_seconds(orders.tune.budget_seconds) - 1, file=orders.stack_descriptor, exit=False
         )
 
+    ended = Ended(orders.tune.launch_file) if orders.tune.launch_file else None
+
     def emit(event: Any) -> None:
         if isinstance(event, LoaderIterated):
             faulthandler.cancel_dump_traceback_later()
+        if isinstance(event, ScriptEnded) and ended is not None and not takes_part:
+            # Before this process is gone, which the others' connections will not bear.
+            ended.say()
         sender(event)
 
     writes = Writes((Path.cwd(), orders.target.folder()))
@@ -92,18 +100,25 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
         orders.tune.study_url,
         orders.target.stem,
         orders.tune.kept_file,
+        orders.tune.ranks,
     )
 
     def work() -> Work:
         from plumb.course import Tuning
+        from plumb.taking_part import TakingPart
         from plumb.tracing import Tracing
 
         assert orders.tune is not None
+        if takes_part:
+            return TakingPart()
         return Tracing(emit) if orders.tune.trace_only else Tuning(options, emit)
 
     session = Session(work, options.budget_seconds, emit, writes.files)
     intercept.install(session)
     error = run_script(orders.target, arguments)
+    if takes_part and error is not None and ended is not None and ended.heard():
+        # The rank that tunes is gone, and the script's connection with it.
+        session.end_script()
     session.script_ended(error)
     session.report_end(by_plumb=False)
     if error is not None:

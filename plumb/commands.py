@@ -21,6 +21,7 @@ from rich.console import Console
 
 from plumb import events, plan, script, stores
 from plumb.errors import CommandError
+from plumb.launch import launch_of, said_when_over, take_part
 from plumb.orders import Orders, Target, TuneOrders
 from plumb.plan import LoaderPlan, Plan
 from plumb.report.progress import Display
@@ -97,14 +98,20 @@ def tune(
     host: dict[str, object],
 ) -> int:
     """Tunes a script and writes its plan. Returns the exit code; raises CommandError where there is no plan."""
+    launch = launch_of(os.environ)
+    if launch is not None and not launch.tunes:
+        return take_part(Orders(target, tune=orders), arguments, launch)
     path = output or Path(f"{target.stem}.plumb.json")
     if not path.parent.is_dir():
         raise CommandError(f"{path.parent} is not a folder: the plan can't be written there", 2)
     started = time.monotonic()
     kept = None if orders.study_url else Unfinished(target, arguments)
     orders = msgspec.structs.replace(orders, kept_file=str(kept.path) if kept else None)
+    if launch is not None:
+        orders = msgspec.structs.replace(orders, ranks=launch.ranks, launch_file=launch.ended_file)
     try:
-        story, outcome = _listen(Orders(target, tune=orders), arguments, as_json, kept)
+        with said_when_over(launch):
+            story, outcome = _listen(Orders(target, tune=orders), arguments, as_json, kept)
         if not story.plans:
             raise _nothing_done(target, story, outcome, orders.budget_seconds)
     except (CommandError, KeyboardInterrupt) as error:

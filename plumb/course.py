@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from plumb import events
+from plumb import events, notes
 from plumb.loop import Course, Endless, Loop, LoopReading, ready
 from plumb.model import operational, stalls, stored
 from plumb.options import Options
@@ -71,6 +71,8 @@ class Tuning:
             why = "ended" if loop.has_ended else "was left, so that its epoch did not end,"
             note = f"your loop {why} after {loop.batches_given} batches; the rest was measured without it"
             choice = dataclasses.replace(choice, notes=(*choice.notes, note))
+        if self._options.ranks > 1:
+            choice = dataclasses.replace(choice, notes=(*choice.notes, notes.among_ranks(self._options.ranks)))
         choice = choice.having_loaded(loop.batches_given * loop.samples_per_batch)
         return self._plan(known, loader, loop.samples_per_batch, choice, step, in_loop, spent)
 

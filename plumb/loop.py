@@ -78,13 +78,13 @@ class Loop:
     def __init__(self, samples_per_batch: float, batches_at_most: float) -> None:
         self.samples_per_batch = samples_per_batch
         self.batches_given = 0
-        self._batches_at_most = batches_at_most
+        self.batches_at_most = batches_at_most
         self.has_ended = False
 
     @property
     def open(self) -> bool:
         """Whether the loop can be given another batch."""
-        return not self.has_ended and self.batches_given < self._batches_at_most
+        return not self.has_ended and self.batches_given < self.batches_at_most
 
     def measure(
         self,
@@ -103,7 +103,7 @@ class Loop:
         """
         chunks: list[Chunk] = []
         spent = _Spent()
-        until = self.batches_given + share * self._batches_at_most
+        until = self.batches_given + share * self.batches_at_most
 
         def may_go_on() -> bool:
             return self.open and self.batches_given < until and time.perf_counter() <= deadline

@@ -77,6 +77,14 @@ def pinned(samples_per_second: float, pageable_samples_per_second: float) -> str
     )
 
 
+def among_ranks(ranks: int) -> str:
+    """How the loop of one of several ranks was measured."""
+    return (
+        f"rank 0 of {ranks} was tuned, for its share of the host; the other ranks always had a batch ready meanwhile, "
+        "so that no step waited for their data"
+    )
+
+
 def shared_out(sharding: Sharding, own_workers: int, may_reorder: bool) -> str:
     """What is known of an iterable dataset and workers, and what to write where that would help."""
     if sharding.asks is None:

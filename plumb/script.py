@@ -27,30 +27,39 @@ from plumb.runtime.store_folder import remove_abandoned
 _GRACE_SECONDS = 20.0
 _POLL_SECONDS = 0.1
 _IMPORT_SECONDS = 15.0
+# A rank that takes part in another one's tuning is there from that one's start to its end.
+_BUDGETS_OF_OTHERS = 3
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the child ended: its exit code (negative for a signal), or that plumb ended it because time was up.
+    """How the child ended: its exit code (negative for a signal), or that plumb ended it because time was up, or
+    because what it took part in was over.
 
     `stack` is where the script was when time was up, from the innermost call outwards, one line each.
     """
 
     exit_code: int
     timed_out: bool
+    was_over: bool
     seconds: float
     stack: tuple[str, ...]
 
 
 def run_tuned(
-    orders: Orders, arguments: list[str], on_event: Callable[[Event], None], on_output: Callable[[bytes], None]
+    orders: Orders,
+    arguments: list[str],
+    on_event: Callable[[Event], None],
+    on_output: Callable[[bytes], None],
+    is_over: Callable[[], bool] | None = None,
 ) -> Outcome:
     """Runs the script with a tuning session inside, until it ends or its time is up.
 
+    A script that takes part in the tuning of another rank has `is_over`, which says when it is not needed any more.
     KeyboardInterrupt, and any other exception of the callbacks, ends the child with all its workers and passes on.
     """
     assert orders.tune is not None
-    budget = orders.tune.budget_seconds
+    budget = orders.tune.budget_seconds * (_BUDGETS_OF_OTHERS if is_over else 1)
     events_in, events_out = os.pipe()
     # Named as Python names them: the path of a socket may have no more than about a hundred characters. Workers that
     # outlive the child by a moment may still write to it.
@@ -69,7 +78,7 @@ def run_tuned(
         )
         os.close(events_out)
         try:
-            timed_out = _listen(child, events_in, budget, on_event, on_output)
+            timed_out, was_over = _listen(child, events_in, budget, on_event, on_output, is_over or _never)
         finally:
             end_tree(child.pid)
             child.wait()
@@ -77,7 +86,11 @@ def run_tuned(
             remove_abandoned()
         stack.seek(0)
         lines = stacks.calls(stack.read().decode(errors="replace")) if timed_out else ()
-        return Outcome(child.returncode, timed_out, time.monotonic() - started, lines)
+        return Outcome(child.returncode, timed_out, was_over, time.monotonic() - started, lines)
+
+
+def _never() -> bool:
+    return False
 
 
 def start_seconds(budget_seconds: float) -> float:
@@ -102,8 +115,9 @@ def _listen(
     budget_seconds: float,
     on_event: Callable[[Event], None],
     on_output: Callable[[bytes], None],
-) -> bool:
-    """Passes on events and output until the child ends; True where its time was up before that.
+    is_over: Callable[[], bool],
+) -> tuple[bool, bool]:
+    """Passes on events and output until the child ends; whether its time was up before that, or it was over.
 
     A loader must be iterated within `start_seconds`; from then on there is the budget to find out what trains, and the
     budget again to tune.
@@ -133,6 +147,8 @@ def _listen(
                             deadline = time.monotonic() + budget_seconds + _GRACE_SECONDS
                         on_event(event)
             if ended and not ready:
-                return False
+                return False, False
+            if is_over():
+                return False, True
             if time.monotonic() > deadline:
-                return True
+                return True, False

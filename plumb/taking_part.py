@@ -1,0 +1,37 @@
+"""What a rank does while another one is tuned: its loop always has a batch ready, and never ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, NoReturn
+
+from torch.utils.data import DataLoader
+
+from plumb import events
+from plumb.loop import Course, Loop, ready
+from plumb.watch import KnownLoader
+
+_KEPT_BATCHES = 2
+
+
+class TakingPart:
+    """Feeds the script's loop (a `session.Work`) until the parent ends the process."""
+
+    only_one = True
+
+    def through_the_loop(
+        self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
+    ) -> Course[events.Event]:
+        """The loader's first batches over and over; as many as the loop may be given."""
+        for given, batch in enumerate(ready(islice(own, _KEPT_BATCHES), loader.pin_memory)):
+            if given >= loop.batches_at_most:
+                break
+            yield batch
+        return self.alone(known, loader, deadline)
+
+    def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> NoReturn:
+        """Waits: the loop isn't needed any more, and must not go on."""
+        while True:
+            threading.Event().wait()
