@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 # Before anything was measured, the model is taken to be right on average and wrong by so much, as if seen so often.
 _USUAL_ERROR, _USUAL_WEIGHT = 0.08, 2.0
 _LEAST_ERROR = 0.015
+# A larger error is one of the way in which it was seen: of other ways it says no more than this.
+_ERROR_OF_ALL = 3 * _USUAL_ERROR
 _NORMAL = NormalDist()
 _INTERVAL_SIGMAS = 2 * 1.96
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A rate that was predicted, the rate that was measured, and the interval of the measurement, on any scale."""
+    """A rate that was predicted, the rate that was measured, and the interval of the measurement, on any scale.
+
+    `way` tells apart what the model may be wrong about in different ways.
+    """
 
     predicted: float
     measured: float
     interval: tuple[float, float]
+    way: Hashable = None
 
 
 @dataclass(frozen=True)
@@ -31,15 +37,29 @@ class ModelError:
     spread: float
 
 
-def model_error(seen: Sequence[Seen]) -> ModelError:
-    """The error of the model, from what was measured: what spreads by the noise of measuring is not the model's."""
+def model_error(seen: Sequence[Seen], way: Hashable = None) -> ModelError:
+    """The model's error for configurations of one way: what spreads by the noise of measuring is not the model's.
+
+    It is learnt from those of the same way, and where there are few, from all. So one bad miss neither condemns the
+    ways that were not tried yet, nor is it forgotten for its own.
+    """
     useful = [one for one in seen if one.predicted > 0 and one.measured > 0]
-    errors = [math.log(one.measured / one.predicted) for one in useful]
+    usual = ModelError(0.0, _USUAL_ERROR)
+    of_all = _learnt([(min(max(_error(one), -_ERROR_OF_ALL), _ERROR_OF_ALL), one.interval) for one in useful], usual)
+    return _learnt([(_error(one), one.interval) for one in useful if one.way == way], of_all)
+
+
+def _learnt(errors: Sequence[tuple[float, tuple[float, float]]], before: ModelError) -> ModelError:
+    """What is believed after some errors were seen, each with the interval of its measurement."""
     weight = len(errors) + _USUAL_WEIGHT
-    bias = sum(errors) / weight
-    squares = sum((error - bias) ** 2 - _sigma(one.interval) ** 2 for error, one in zip(errors, useful, strict=True))
-    variance = (squares + _USUAL_WEIGHT * _USUAL_ERROR**2) / weight
+    bias = (sum(error for error, _ in errors) + _USUAL_WEIGHT * before.bias) / weight
+    squares = sum((error - bias) ** 2 - _sigma(interval) ** 2 for error, interval in errors)
+    variance = (squares + _USUAL_WEIGHT * before.spread**2) / weight
     return ModelError(bias, math.sqrt(max(variance, _LEAST_ERROR**2)))
+
+
+def _error(one: Seen) -> float:
+    return math.log(one.measured / one.predicted)
 
 
 def _sigma(interval: tuple[float, float]) -> float:
@@ -65,11 +85,3 @@ def expected_gain(predicted: float, error: ModelError, best: float, interval: tu
     mean = math.log(predicted / best) + error.bias
     gain = math.exp(mean + spread**2 / 2) * _NORMAL.cdf(mean / spread + spread) - _NORMAL.cdf(mean / spread)
     return max(0.0, gain)
-
-
-def remaining_gain(
-    predictions: Iterable[float], error: ModelError, best: float, interval: tuple[float, float], enough: float
-) -> float:
-    """The most that any configuration not tried yet is worth; no more than what the step leaves to gain."""
-    most = max((expected_gain(predicted, error, best, interval) for predicted in predictions), default=0.0)
-    return min(most, max(0.0, enough / best - 1.0)) if best > 0 else most

@@ -23,7 +23,7 @@ from plumb.search import decide
 from plumb.search.ledger import Reading
 from plumb.search.record import Record, StudyError
 from plumb.search.space import Space
-from plumb.search.stopping import Seen, model_error, remaining_gain
+from plumb.search.stopping import Seen, expected_gain, model_error
 
 # What is left to gain, times its probability, below which no further trial is worth its time.
 WORTH_A_TRIAL = 0.01
@@ -62,8 +62,7 @@ class _Search:
         ways: dict[tuple[Any, ...], Config] = {}
         for candidate in self._ranking.best:
             config = candidate.config
-            way = (config.num_workers, config.fetch_threads, config.fetch_until, config.cache, config.deferred)
-            ways.setdefault((*way, config.allocator_reuse), config)
+            ways.setdefault((config.num_workers, _way(config)), config)
         return list(dict.fromkeys([*remembered[:_REMEMBERED], *list(ways.values())[:_FAVOURITES]]))
 
     def next_trial(self, config: Config | None) -> tuple[optuna.Trial, Config]:
@@ -96,19 +95,28 @@ class _Search:
         self.readings[reading.config] = reading
         if reading.loop_samples_per_second is not None:
             interval = reading.loader.interval if reading.loader else (1.0, 1.0)
-            self._seen.append(Seen(self._prediction(reading.config), reading.loop_samples_per_second, interval))
+            predicted = self._prediction(reading.config)
+            self._seen.append(Seen(predicted, reading.loop_samples_per_second, interval, _way(reading.config)))
         self._tell(trial, reading)
 
-    def remaining_gain(self, enough: float) -> float:
-        """What the best configuration that was not tried yet is worth (see `stopping.expected_gain`)."""
+    def most_promising(self, enough: float) -> tuple[float, Config | None]:
+        """The configuration that was not tried yet and is worth most, and what (see `stopping.expected_gain`).
+
+        Nothing is worth more than what the step leaves to gain.
+        """
         best = self.best
         interval = best.loader.interval if best.loader else (best.loop_rate, best.loop_rate)
-        untried = (
-            candidate.training_samples_per_second
-            for candidate in self._ranking.best
-            if not self.is_known(candidate.config)
-        )
-        return remaining_gain(untried, model_error(self._seen), best.loop_rate, interval, enough)
+        errors = {way: model_error(self._seen, way) for way in {_way(each.config) for each in self._ranking.best}}
+        gains = [
+            (
+                expected_gain(each.training_samples_per_second, errors[_way(each.config)], best.loop_rate, interval),
+                each.config,
+            )
+            for each in self._ranking.best
+            if not self.is_known(each.config)
+        ]
+        gain, config = max(gains, key=lambda found: found[0], default=(0.0, None))
+        return (min(gain, max(0.0, enough / best.loop_rate - 1.0)) if best.loop_rate > 0 else gain), config
 
     def _prediction(self, config: Config) -> float:
         situation = self._space.situation
@@ -152,8 +160,8 @@ def search(
     seed: int,
     enough: float,
 ) -> list[Reading]:
-    """All readings: those `known` before, then of what an earlier tuning and the model like best, then of what a TPE
-    sampler proposes, nothing twice.
+    """All readings: those `known` before, then of what an earlier tuning and the model like best, then by turns of what
+    promises most by what was learnt of the model, and of what a TPE sampler proposes, nothing twice.
 
     `try_out` measures one configuration; it may stop early when its loop stays below the rate it is given, and reports
     the rate after each chunk. Ends at `deadline` (`time.perf_counter` seconds), when a loop reaches `enough` samples
@@ -172,9 +180,15 @@ def _searched(course: _Search, space: Space, try_out: TryOut, deadline: float, e
     for proposal in range(len(favourites) + _PROPOSALS_AT_MOST):
         if time.perf_counter() > deadline or course.best.loop_rate >= enough:
             break
-        if proposal >= len(favourites) and course.remaining_gain(enough) < WORTH_A_TRIAL:
-            break
-        trial, config = course.next_trial(favourites[proposal] if proposal < len(favourites) else None)
+        if proposal < len(favourites):
+            wanted: Config | None = favourites[proposal]
+        else:
+            gain, wanted = course.most_promising(enough)
+            if gain < WORTH_A_TRIAL:
+                break
+        # What the model thinks of and what the sampler does, by turns.
+        by_sampler = proposal >= len(favourites) and (proposal - len(favourites)) % 2 == 1
+        trial, config = course.next_trial(None if by_sampler else wanted)
         if course.is_known(config):
             course.tell_known(trial, config)
         elif space.contradicts(config):
@@ -182,6 +196,12 @@ def _searched(course: _Search, space: Space, try_out: TryOut, deadline: float, e
         else:
             course.tell(trial, try_out(config, course.best.loop_rate, _reporter(trial)))
     return list(course.readings.values())
+
+
+def _way(config: Config) -> tuple[Any, ...]:
+    """How samples are made and brought, apart from by how many and how far ahead."""
+    made = config.fetch_threads, config.fetch_until, config.cache, config.deferred, config.allocator_reuse
+    return (config.num_workers > 0, *made)
 
 
 def _reporter(trial: optuna.Trial) -> Callable[[int, float], None]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plumb.search.stopping import ModelError, Seen, expected_gain, model_error, remaining_gain
+from plumb.search.stopping import ModelError, Seen, expected_gain, model_error
 
 rates = st.floats(1, 1e5)
 spreads = st.floats(0.015, 0.5)
@@ -27,16 +27,6 @@ def test_a_higher_prediction_is_worth_no_less(one, other, best, spread):
     assert expected_gain(low, error, best, interval) <= expected_gain(high, error, best, interval) + 1e-12
 
 
-@given(rates, st.floats(1, 1.5), spreads)
-def test_no_more_is_left_than_the_step_allows(best, room, spread):
-    left = remaining_gain([best * 10], ModelError(0.0, spread), best, (best, best), best * room)
-    assert left <= room - 1 + 1e-9
-
-
-def test_nothing_untried_leaves_nothing():
-    assert remaining_gain([], ModelError(0.0, 0.1), 100.0, (99.0, 101.0), float("inf")) == 0.0
-
-
 def test_a_model_that_is_always_wrong_by_the_same_is_trusted():
     before = model_error([])
     biased = model_error([Seen(100.0, 115.0, (114.0, 116.0))] * 20)
@@ -49,3 +39,17 @@ def test_the_noise_of_measuring_is_not_the_model_s_error():
     apart = [Seen(100.0, 90.0, (89.0, 91.0)), Seen(100.0, 110.0, (109.0, 111.0))] * 5
     noisy = [Seen(100.0, 90.0, (75.0, 108.0)), Seen(100.0, 110.0, (92.0, 132.0))] * 5
     assert model_error(noisy).spread < model_error(apart).spread
+
+
+def test_a_bad_miss_is_held_against_its_own_way():
+    missed = [Seen(100.0, 30.0, (29.0, 31.0), "stored")]
+    its_own, another = model_error(missed, "stored"), model_error(missed, "plain")
+    assert its_own.bias < 3 * another.bias < 0
+    assert expected_gain(150.0, another, 100.0, (99.0, 101.0)) > 0.2
+    assert model_error(missed * 4, "stored").bias < its_own.bias
+    assert model_error(missed * 4, "stored").spread < its_own.spread
+
+
+def test_what_holds_for_all_ways_is_learnt_from_all():
+    seen = [Seen(100.0, 85.0, (84.0, 86.0), way) for way in "abcd"]
+    assert model_error(seen, "e").bias == pytest.approx(np.log(0.85), rel=0.5)

@@ -74,6 +74,11 @@ def test_it_stops_once_the_step_is_fed():
     assert len(tried) == 1
 
 
+def test_what_the_step_leaves_no_room_for_is_not_looked_for():
+    tried, _ = _search(lambda config: _reading(config, 500.0), enough=504.0)
+    assert len(tried) <= 3, "the favourites, and nothing for the last percent"
+
+
 def test_it_stops_at_its_deadline():
     tried, found = _search(lambda config: _reading(config, 500.0), deadline=0.0)
     assert (tried, found) == ([], [OWN])
