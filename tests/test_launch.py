@@ -33,7 +33,7 @@ def averaged_step(x, y):
 )
 
 ENDLESS = """
-dataset = Numbers(length=128, seconds=0.004)
+dataset = Numbers(length=512, seconds=0.004)
 sampler = DistributedSampler(dataset)
 train_loader = DataLoader(dataset, batch_size=8, sampler=sampler)
 for epoch in range(1000):
@@ -95,7 +95,7 @@ def launched(folder, *words, ranks=2):
 @pytest.mark.slow
 def test_one_rank_is_tuned_and_the_others_take_part(write, tmp_path):
     write("train.py", TRAINING + ENDLESS)
-    ran = launched(tmp_path, "-m", "plumb", "tune", "--budget", 8, "--no-cache", "train.py")
+    ran = launched(tmp_path, "-m", "plumb", "tune", "--budget", 16, "--no-cache", "train.py")
     assert ran.returncode == 0, ran.stderr
     assert "rank 1 of 2 takes part while rank 0 tunes" in ran.stderr
     assert "Traceback" not in ran.stdout + ran.stderr
@@ -124,7 +124,7 @@ def test_every_rank_uses_the_plan_and_keeps_its_part_of_the_samples(write, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rank", "good"), [(1, 4), (0, 4), (1, 20), (0, 20)])
+@pytest.mark.parametrize(("rank", "good"), [(1, 4), (0, 4), (1, 40), (0, 40)])
 def test_a_rank_that_fails_ends_the_others(rank, good, write, tmp_path):
     write("train.py", TRAINING + FAILING.format(rank=rank, good=good))
     ran = launched(tmp_path, "-m", "plumb", "tune", "--budget", 6, "train.py")
@@ -132,7 +132,7 @@ def test_a_rank_that_fails_ends_the_others(rank, good, write, tmp_path):
         assert ran.returncode != 0
         assert f"a broken file, on rank {rank}" in ran.stdout + ran.stderr
     # What takes part is fed its first batches over and over, and doesn't come to a later one.
-    assert (tmp_path / "train.plumb.json").exists() == (rank == 1 and good == 20)
+    assert (tmp_path / "train.plumb.json").exists() == (rank == 1 and good == 40)
 
 
 @pytest.mark.parametrize(
