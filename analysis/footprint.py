@@ -26,7 +26,7 @@ def watched(pid: int) -> Iterator[Footprint]:
 
     def watch() -> None:
         while not ended.is_set():
-            processes = _tree(pid)
+            processes = tree(pid)
             peak.bytes = max(peak.bytes, sum(map(proportional_bytes, processes)))
             peak.processes = max(peak.processes, len(processes))
             ended.wait(_EVERY_SECONDS)
@@ -49,7 +49,8 @@ def proportional_bytes(pid: int) -> float:
     return sum(float(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
-def _tree(pid: int) -> list[int]:
+def tree(pid: int) -> list[int]:
+    """A process and all that it started, and that these started; none where it is gone."""
     try:
         process = psutil.Process(pid)
         return [pid, *(child.pid for child in process.children(recursive=True))]

@@ -2,8 +2,8 @@
 
     python -m analysis.main_job
 
-Prints and writes `analysis/results/main_job.md`. The grid is measured by turns: all its workers are started first,
-and windows go round all configurations, so that drift of the machine hits all alike.
+Prints and writes `analysis/results/main_job.md`. The grid is measured by turns, so that drift of the machine hits all
+configurations alike, each time with workers of its own.
 """
 
 import dataclasses
@@ -16,15 +16,15 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from analysis.images import ROOT, train_loader
 from analysis.machine import description
+from analysis.measuring import Reading, best, by_turns, share, stream_of, torch_contender
+from analysis.results import table
 from analysis.tuned import Tuned, tune_loader
 from plumb.plan import Config, LoaderPlan, Plan, decode
 from plumb.report.terminal import print_report
-from plumb.search.measure import Chunk, Feed, IndexStream, rate_of
 
 RESULTS = ROOT / "analysis" / "results" / "main_job.md"
 GRID = [Config(0)] + [Config(workers, prefetch) for workers, prefetch in itertools.product((1, 2, 3, 4), (2, 4, 8))]
@@ -51,38 +51,16 @@ def save_picture(plan: Plan, path: Path) -> None:
     path.write_text(re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL))
 
 
-def grid(choice: Tuned) -> dict[Config, list[Chunk]]:
-    """Every configuration of the grid, and plumb's choice with its store filled, measured by turns."""
-    stream = IndexStream(choice.loader.batch_sampler)
+def grid(choice: Tuned) -> list[Reading]:
+    """Every configuration of the grid, and plumb's choice with its store filled, measured by turns; the choice last."""
     choice.fill([choice.config])
-    configs = list(dict.fromkeys([*GRID, choice.config]))
-    feeds = [
-        Feed(config, lambda indices, config=config: choice.make(config, indices), stream, 64, float("inf"))
-        for config in configs
-    ]
-    chunks: dict[Config, list[Chunk]] = {config: [] for config in configs}
-    for turn in range(TURNS):
-        for feed in feeds:
-            chunks[feed.config] += feed.window(WINDOW_SECONDS)
-            feed.settle()
-        print(f"grid: turn {turn + 1} of {TURNS}", file=sys.stderr)
-    for feed in feeds:
-        feed.close()
-    return chunks
-
-
-def share_of_best(chunks: dict[Config, list[Chunk]], choice: Config) -> tuple[Config, float, tuple[float, float]]:
-    """The grid's best configuration, and the choice's rate as a share of the best's, with a bootstrap interval."""
-    best = max(GRID, key=lambda config: rate_of(chunks[config]).samples_per_second)
-    random = np.random.default_rng(0)
-
-    def medians(config: Config) -> np.ndarray:
-        rates = np.array([chunk.samples_per_second for chunk in chunks[config]])
-        return np.median(random.choice(rates, (2000, len(rates))), axis=1)
-
-    low, high = np.percentile(medians(choice) / medians(best), [2.5, 97.5])
-    share = rate_of(chunks[choice]).samples_per_second / rate_of(chunks[best]).samples_per_second
-    return best, share, (float(low), float(high))
+    return by_turns(
+        [*(torch_contender(choice.loader, config) for config in GRID), choice.contender(choice.config)],
+        stream_of(choice.loader),
+        64,
+        TURNS,
+        WINDOW_SECONDS,
+    )
 
 
 def row(plan: LoaderPlan) -> str:
@@ -129,26 +107,27 @@ def main() -> None:
                 RESULTS.with_name("images.svg"),
             )
     choice = tune_loader(train_loader(), BUDGET_SECONDS)
-    chunks, chosen = grid(choice), choice.config
-    best, share, (low, high) = share_of_best(chunks, chosen)
+    *of_grid, chosen = grid(choice)
+    leader = best(of_grid)
+    reached = share(chosen, leader)
+    low, high = reached.interval
+    rates = [(reading.contender.name, reading.rate) for reading in (*of_grid, chosen)]
     lines += [
         "## plumb's choice against the full grid of torch's own arguments, images example, train loader",
         "",
         f"The loader tuned once more, for its own rate. Each configuration {TURNS} windows of {WINDOW_SECONDS} s by "
         "turns; worker start left out, as it is the same with persistent workers, and a store filled before.",
         "",
-        "| configuration | samples/s | 95 % interval |",
-        "|---|---|---|",
-    ]
-    for config, its_chunks in chunks.items():
-        rate = rate_of(its_chunks)
-        mark = " (plumb's choice)" if config == chosen else ""
-        lines.append(
-            f"| {config}{mark} | {rate.samples_per_second:,.0f} | {rate.interval[0]:,.0f} to {rate.interval[1]:,.0f} |"
-        )
-    lines += [
+        *table(
+            ["loader", "samples/s", "95 % interval"],
+            [
+                [name, f"{rate.samples_per_second:,.0f}", f"{rate.interval[0]:,.0f} to {rate.interval[1]:,.0f}"]
+                for name, rate in rates
+            ],
+        ),
         "",
-        f"Best of the grid: {best}. plumb's choice reaches {share:.3f} of it [{low:.3f}, {high:.3f}].",
+        f"Best of the grid: {leader.contender.name}. plumb's choice reaches {reached.samples_per_second:.3f} of it "
+        f"[{low:.3f}, {high:.3f}].",
         *reports,
     ]
     text = "\n".join(lines) + "\n"
