@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
@@ -15,7 +16,7 @@ from plumb.model.situation import PREFETCH_FACTORS, CutCost, Freedom, Situation
 from plumb.notes import inherited
 from plumb.offers import Offers
 from plumb.options import Options
-from plumb.plan import CacheChoice, Config
+from plumb.plan import CacheChoice, Config, StartMethod
 from plumb.runtime.inherited import Handle
 from plumb.runtime.main_module import main_is_guarded
 from plumb.runtime.sent import why_not_sent
@@ -36,18 +37,18 @@ def freedom_of(
     offers: Offers,
     situation: Situation,
     sharding: Sharding,
-    may_start: bool,
+    start: WorkerStart,
     pins: bool,
 ) -> Freedom:
     """All that may be changed of `loader`, whose configuration is `own` now.
 
-    `sharding` is about iterable datasets, `may_start` says whether workers may be started at all, and `pins` whether
-    batches are to lie in page-locked memory, which is for the step's sake: no loader's own rate shows what it is worth.
+    `sharding` is about iterable datasets, `start` says how workers may be started, and `pins` whether batches are to
+    lie in page-locked memory, which is for the step's sake: no loader's own rate shows what it is worth.
     """
     threads = tuple((found.threads, found.until) for found in offers.threads)
     cores = whole_cores(options.limits.cpus)
     return Freedom(
-        num_workers=_worker_counts(loader, own, options, situation, sharding) if may_start else (0,),
+        num_workers=_worker_counts(loader, own, options, situation, sharding) if start.why_not is None else (0,),
         prefetch_factor=tuple(sorted({*PREFETCH_FACTORS, own.prefetch_factor or 2})),
         # The order of every later epoch hangs on whether workers persist (runtime/epochs.py).
         persistent_workers=(True,) if own.persistent_workers else (False, True),
@@ -58,27 +59,39 @@ def freedom_of(
         caches=(None, *_caches(loader, options, offers.cuts, situation)),
         deferrals=((), *(found.operators for found in offers.deferrals)),
         allocator_reuse=(False, True) if situation.allocator is not None else (False,),
+        start_method=start.method,
     )
 
 
-def no_workers_because(loader: DataLoader[Any], own: Config, held: Sequence[Handle]) -> str | None:
-    """Why no workers may be started for this loader, as a sentence for its user; None where they may.
+@dataclass(frozen=True)
+class WorkerStart:
+    """How workers are started, None for the way that the script has chosen; or `why_not`, for the user to read."""
 
-    `held` is what the dataset holds that forked workers must not use. What the user has started workers for, may be
-    given others. A worker that isn't forked is sent everything, and runs the main module's code once more.
+    method: StartMethod | None = None
+    why_not: str | None = None
+
+
+def worker_start(loader: DataLoader[Any], own: Config, held: Sequence[Handle]) -> WorkerStart:
+    """How workers may be started for this loader.
+
+    `held` is what the dataset holds that forked workers must not use; a dataset that leaves it out when it is pickled
+    may have spawned ones. What the user has started workers for, may be given others in the same way. A worker that
+    isn't forked is sent everything, and runs the main module's code once more.
     """
-    if own.num_workers:
-        return None
     method = multiprocessing.get_start_method()
+    if own.num_workers or (method == "fork" and not held):
+        return WorkerStart()
     if method == "fork":
-        return inherited(held) if held else None
+        is_sent = not isinstance(loader.dataset, IterableDataset) and main_is_guarded() and why_not_sent(loader) is None
+        return WorkerStart("spawn") if is_sent else WorkerStart(why_not=inherited(held))
     if not main_is_guarded():
-        return (
-            f"no workers were tried: Python starts them by {method}, so they would run your script once more; put its "
-            "main part under: if __name__ == '__main__'"
+        return WorkerStart(
+            why_not=f"no workers were tried: Python starts them by {method}, so they would run your script once more; "
+            "put its main part under: if __name__ == '__main__'"
         )
     unsent = why_not_sent(loader)
-    return f"no workers were tried: Python starts them by {method}, and {unsent}" if unsent else None
+    why_not = f"no workers were tried: Python starts them by {method}, and {unsent}" if unsent else None
+    return WorkerStart(why_not=why_not)
 
 
 def whole_cores(cpus: float) -> int:

@@ -51,11 +51,13 @@ def binding(freedom: Freedom, situation: Situation) -> list[str]:
     return found
 
 
-def inherited(held: Sequence[Handle], own_workers: int = 0) -> str:
-    """What of the dataset a fork would break, and what to write instead."""
+def inherited(held: Sequence[Handle], own_workers: int = 0, method: str | None = None) -> str:
+    """What of the dataset a fork would break, and what to write instead; `method` is how workers are started then."""
     what = f"the dataset holds {', '.join(map(str, held[:_NAMED]))}"
     if own_workers:
         return f"{what}, which workers that are forked share with each other; open it in the first sample of each"
+    if method:
+        return f"{what}, which forked workers would share, but can be sent to others: workers are started by {method}"
     return f"{what}, which forked workers would share: none were tried. Open it in the first sample, not before"
 
 

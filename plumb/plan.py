@@ -9,7 +9,7 @@ import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -108,12 +108,16 @@ class Rewrites:
     summary: str = ""
 
 
+StartMethod = Literal["fork", "forkserver", "spawn"]
+
+
 @dataclass(frozen=True)
 class Config:
     """One way to run a loader: torch's own arguments first, then what plumb's runtime adds.
 
     `prefetch_factor` is None exactly where there are no workers, as torch wants it. `fetch_until` is the id of the cut
-    up to which the fetch threads work, None where they make whole samples.
+    up to which the fetch threads work, None where they make whole samples. `start_method` is how workers are started,
+    None for the way that the script has chosen, or Python by itself.
     """
 
     num_workers: int = 0
@@ -127,6 +131,7 @@ class Config:
     cache: CacheChoice | None = None
     deferred: tuple[str, ...] = ()
     fetch_until: str | None = None
+    start_method: StartMethod | None = None
 
     @property
     def needs_runtime(self) -> bool:
@@ -140,6 +145,7 @@ class Config:
         if self.num_workers:
             parts.append(f"prefetch_factor={self.prefetch_factor}")
             parts += ["persistent_workers=True"] if self.persistent_workers else []
+            parts += [f"multiprocessing_context={self.start_method!r}"] if self.start_method else []
         parts += ["pin_memory=True"] if self.pin_memory else []
         parts += [f"{self.worker_torch_threads} torch threads"] if self.worker_torch_threads > 1 else []
         parts += [] if self.in_order else ["in_order=False"]
@@ -166,6 +172,8 @@ class Config:
         if self.num_workers:
             arguments["prefetch_factor"] = self.prefetch_factor or 2
             arguments["persistent_workers"] = self.persistent_workers
+            if self.start_method:
+                arguments["multiprocessing_context"] = self.start_method
         if not self.in_order:
             arguments["in_order"] = False
         return arguments

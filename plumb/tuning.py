@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from plumb import unfinished
 from plumb.errors import TuningError, UsersError
 from plumb.events import Event, Phase, TrialDone
-from plumb.freedom import counts_to_verify, freedom_of, no_workers_because, whole_cores
+from plumb.freedom import counts_to_verify, freedom_of, whole_cores, worker_start
 from plumb.host import Machine
 from plumb.lengths import length_of
 from plumb.model import operational, planner
@@ -93,7 +93,7 @@ class Tuner:
         self._sharding = Sharding(None)
         self._held = handles(loader.dataset)
         self._pins = self._own.pin_memory or (self.subject.step is not None and self.subject.step.wants_pinned)
-        self._no_workers = no_workers_because(loader, self._own, self._held)
+        self._start = worker_start(loader, self._own, self._held)
         self._comparable = ""
         self._earlier = 0
         self._others = OthersLoad()
@@ -227,7 +227,7 @@ class Tuner:
             return dataclasses.replace(situation, footprint=unprobed)
         self._say("one worker, to calibrate the model")
         few = max(self._own.num_workers, 1) if self._is_iterable else 1
-        one = self._trials.probe(situation, Config(few, 2, pin_memory=self._pins))
+        one = self._trials.probe(situation, Config(few, 2, pin_memory=self._pins, start_method=self._start.method))
         if one is None:
             return situation
         situation = dataclasses.replace(
@@ -245,7 +245,8 @@ class Tuner:
         many = min(cores, _PROBED_AT_MOST)
         if not self._is_iterable and many > 1 and time.perf_counter() < self._begun + _UNTIL_PROBED * self.seconds:
             self._say(f"{many} workers, to calibrate the model")
-            all_cores = self._trials.probe(situation, Config(many, 2, pin_memory=self._pins))
+            config = Config(many, 2, pin_memory=self._pins, start_method=self._start.method)
+            all_cores = self._trials.probe(situation, config)
         batch_bytes = situation.footprint.batch_bytes
         return dataclasses.replace(
             situation,
@@ -267,13 +268,13 @@ class Tuner:
             offers,
             situation,
             self._sharding,
-            may_start=self._no_workers is None,
+            start=self._start,
             pins=self._pins,
         )
 
     def _examined(self, situation: Situation) -> Sharding:
         """Whether an iterable dataset shares its samples out among workers."""
-        counts = [] if self._no_workers else counts_to_verify(self._own, self.options, situation)
+        counts = [] if self._start.why_not else counts_to_verify(self._own, self.options, situation)
         if not counts:
             return Sharding(None)
         self._say("whether workers share its samples")
@@ -345,8 +346,8 @@ class Tuner:
             )
             winner = own
         assert winner.loader is not None
-        if self._no_workers:
-            notes.append(self._no_workers)
+        if self._start.why_not:
+            notes.append(self._start.why_not)
         if self.subject.step and self.subject.step.pageable_samples_per_second is not None:
             notes.append(pinned(self.subject.step.samples_per_second, self.subject.step.pageable_samples_per_second))
         if winner.config.worker_torch_threads == 1 and winner.config.needs_runtime:
@@ -362,8 +363,8 @@ class Tuner:
                 f"other processes kept {others:.1f} of this host's CPUs busy meanwhile: on a quiet host, the answer "
                 "may be another one"
             )
-        if self._held and own.config.num_workers:
-            notes.append(inherited(self._held, own.config.num_workers))
+        if self._held and not self._start.why_not:
+            notes.append(inherited(self._held, own.config.num_workers, self._start.method))
         if self.options.on_device:
             notes.append(arriving(offers.rewrites.deferral if winner.config.deferred else None, has_accelerator()))
         if self._is_iterable:
@@ -386,7 +387,7 @@ class Tuner:
 
         Never in a forked worker: OpenMP's threads don't survive a fork, and the worker would hang.
         """
-        if multiprocessing.get_start_method() == "fork" or self._no_workers:
+        if (self._start.method or multiprocessing.get_start_method()) == "fork" or self._start.why_not:
             return 1.0
         if whole_cores(self.options.limits.cpus) < 2:
             return 1.0

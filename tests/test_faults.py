@@ -294,3 +294,34 @@ class Rows(Numbers):
     assert code == 0, err
     assert {trial.config.num_workers for trial in loader.trials} == {0}
     assert any("holds an open file (Rows.file)" in note for note in loader.notes), loader.notes
+
+
+@pytest.mark.slow
+def test_workers_are_spawned_where_a_fork_would_share_what_the_dataset_leaves_out(write, tmp_path):
+    code = """
+class Rows(Numbers):
+    def __init__(self):
+        super().__init__(4000, seconds=0.004)
+        self.file = open(__file__, "rb")
+    def __getstate__(self):
+        return self.__dict__ | {"file": None}
+    def __getitem__(self, index):
+        if self.file is None:
+            self.file = open(__file__, "rb")
+        self.file.seek(index % 100)
+        return super().__getitem__(index)[0] + self.file.read(1)[0], index % 3
+
+if __name__ == "__main__":
+    loader = DataLoader(Rows(), batch_size=8)
+    for epoch in range(1000):
+        for x, y in loader:
+            train_step(x, y)
+"""
+    write("train.py", PREAMBLE + code)
+    code, err, loader = tune(tmp_path, "--budget", 30)
+    assert code == 0, err
+    tuned = loader.tuned.config
+    assert tuned.num_workers > 0, loader.notes
+    assert tuned.start_method == "spawn"
+    assert all(trial.config.start_method == "spawn" for trial in loader.trials if trial.config.num_workers)
+    assert any("can be sent to others: workers are started by spawn" in note for note in loader.notes), loader.notes

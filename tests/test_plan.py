@@ -18,6 +18,7 @@ configs = st.builds(
     prefetch_factor=st.none() | st.integers(1, 16),
     persistent_workers=st.booleans(),
     pin_memory=st.booleans(),
+    start_method=st.sampled_from([None, "spawn", "forkserver"]),
     in_order=st.booleans(),
     cache=st.none(),
     deferred=st.just(()),

@@ -14,6 +14,8 @@ from script_parts import PREAMBLE
 from plumb import plan
 from plumb.plan import Config, LoaderPlan, Measured, Plan, Prediction
 from plumb.runtime.apply import with_config
+from plumb.runtime.planned import attributes_of
+from plumb.runtime.running import exchanged
 
 SHOW = """
 def show(loader):
@@ -272,6 +274,36 @@ if __name__ == "__main__":
     assert "loader 1 2 False False" in ran.out
 
 
+def method_of(loader):
+    return loader.multiprocessing_context.get_start_method() if loader.multiprocessing_context else None
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_made_before_has_the_plan_s_start_method_for_an_epoch(workers):
+    from torch.utils.data import DataLoader
+
+    loader = DataLoader(range(4), num_workers=workers)
+    config = Config(num_workers=1, prefetch_factor=2, start_method="spawn")
+    with exchanged(loader, attributes_of(loader, config)):
+        assert method_of(loader) == "spawn"
+    assert (loader.num_workers, method_of(loader)) == (workers, None)
+
+
+@pytest.mark.slow
+def test_a_plan_says_how_workers_are_started(run):
+    code = """
+if __name__ == "__main__":
+    loader = DataLoader(Numbers(), batch_size=8)
+    print("started by", loader.multiprocessing_context.get_start_method())
+    show(loader)
+"""
+    config = Config(num_workers=1, prefetch_factor=2, start_method="spawn")
+    ran = run(plan_for(entry(config)), PREAMBLE + SHOW + code)
+    assert ran.code == 0, ran.err
+    assert "started by spawn" in ran.out
+    assert "loader 1 2 False False" in ran.out
+
+
 given_arguments = st.fixed_dictionaries(
     {"dataset": st.just(range(4))},
     optional={
@@ -284,12 +316,13 @@ given_arguments = st.fixed_dictionaries(
 )
 
 
-@given(given_arguments, st.integers(0, 8), st.sampled_from([2, 4]), st.booleans())
-def test_arguments_after_the_plan_make_a_loader(arguments, workers, prefetch, persistent):
+@given(given_arguments, st.integers(0, 8), st.sampled_from([2, 4]), st.booleans(), st.sampled_from([None, "spawn"]))
+def test_arguments_after_the_plan_make_a_loader(arguments, workers, prefetch, persistent, method):
     from torch.utils.data import DataLoader
 
-    config = Config(workers, prefetch if workers else None, persistent and workers > 0)
+    config = Config(workers, prefetch if workers else None, persistent and workers > 0, start_method=method)
     loader = DataLoader(**with_config(arguments, config))
+    assert method_of(loader) == (method if workers else None)
     assert (loader.num_workers, loader.persistent_workers) == (config.num_workers, config.persistent_workers)
     assert loader.batch_size == arguments.get("batch_size", 1)
     assert loader.drop_last == arguments.get("drop_last", False)

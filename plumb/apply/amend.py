@@ -122,7 +122,9 @@ def _wanted(config: Config) -> dict[str, Any]:
     given = {**_DEFAULTS, **config.loader_arguments()}
     if config.num_workers:
         # Workers may have a timeout and a way to start, which are the user's business.
-        del given["timeout"], given["multiprocessing_context"]
+        del given["timeout"]
+        if not config.start_method:
+            del given["multiprocessing_context"]
     return given
 
 

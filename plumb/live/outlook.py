@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 from torch.utils.data import DataLoader
 
-from plumb.freedom import freedom_of, whole_cores
+from plumb.freedom import WorkerStart, freedom_of, whole_cores
 from plumb.host import Limits
 from plumb.lengths import length_of
 from plumb.live.meter import LoopReading
@@ -91,7 +91,7 @@ def worth_trying(
     situation: Situation,
     readings: Mapping[Config, LoopReading],
     refused: Collection[Config],
-    may_start: bool,
+    start: WorkerStart,
     gain: float,
 ) -> tuple[Config, float] | None:
     """The configuration with the most to gain, and its predicted rate; None where none promises a share of `gain`.
@@ -100,7 +100,7 @@ def worth_trying(
     must fit beside the one in use, because for a moment both are at work.
     """
     options = Options(0.0, situation.limits)
-    freedom = freedom_of(loader, own, options, Offers(), situation, Sharding(None), may_start, own.pin_memory)
+    freedom = freedom_of(loader, own, options, Offers(), situation, Sharding(None), start, own.pin_memory)
     # A dataset that only workers have read must not be read here: what it opens would be shared by later workers.
     counts = tuple(count for count in freedom.num_workers if bool(count) or not own.num_workers)
     freedom = dataclasses.replace(

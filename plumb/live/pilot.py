@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 from torch.utils.data import DataLoader
 
 from plumb.errors import one_line
-from plumb.freedom import no_workers_because
+from plumb.freedom import WorkerStart, worker_start
 from plumb.host import Limits
 from plumb.live.meter import Delivery, LoopReading, Meter, Span
 from plumb.live.outlook import Batches, situation_of, worth_trying
 from plumb.model import operational
+from plumb.notes import inherited
 from plumb.plan import Config, Trial
 from plumb.profile.hand_over import fresh_seconds_per_byte
 from plumb.profile.memory import pages
@@ -137,7 +138,10 @@ class Pilot:
         """Tries what promises most until nothing promises enough; the best reading, whose configuration is wanted."""
         self.is_settled = False
         assert self._loader is not None
-        barred = no_workers_because(self._loader, self._own, handles(self._loader.dataset))
+        held = handles(self._loader.dataset)
+        start = worker_start(self._loader, self._own, held)
+        # A running loop goes on with the workers' start method that it has.
+        barred = inherited(held) if start.method else start.why_not
         before = best
         readings = {best.config: best}
         misses, verdict = 0, "as good as any"
@@ -146,7 +150,7 @@ class Pilot:
                 verdict = f"nothing to gain: your loop waits for data {best.waiting_share:.1%} of its time"
                 break
             why_none = self._why_no_workers() or barred
-            found = self._promising(readings, why_none is None)
+            found = self._promising(readings, WorkerStart(why_not=why_none))
             if found is None or misses == MISSES_AT_MOST:
                 verdict = why_none or verdict
                 break
@@ -163,11 +167,11 @@ class Pilot:
         self._settle(before, best, verdict)
         return best
 
-    def _promising(self, readings: dict[Config, LoopReading], may_start: bool) -> tuple[Config, float] | None:
+    def _promising(self, readings: dict[Config, LoopReading], start: WorkerStart) -> tuple[Config, float] | None:
         assert self._loader is not None
         assert self._batches is not None
         situation = situation_of(self._loader, readings, self._batches, self._limits, self._epoch_batches)
-        return worth_trying(self._loader, self._own, situation, readings, self._failed, may_start, WORTH_A_TRIAL)
+        return worth_trying(self._loader, self._own, situation, readings, self._failed, start, WORTH_A_TRIAL)
 
     def _compared(self, best: LoopReading, other: LoopReading) -> Course[tuple[bool, LoopReading]]:
         """Whether `other` is better, and the better of both; where noise might explain it, `best` is read once more."""

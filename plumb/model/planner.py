@@ -178,8 +178,9 @@ def _ways(freedom: Freedom, situation: Situation) -> Iterator[Config]:
         if 0 in freedom.num_workers and not is_same_without:
             yield plain
         if max(freedom.num_workers) > 0:
+            started = dataclasses.replace(plain, num_workers=1, start_method=freedom.start_method)
             for torch_threads, in_order in itertools.product(freedom.worker_torch_threads, freedom.in_order):
-                yield dataclasses.replace(plain, num_workers=1, worker_torch_threads=torch_threads, in_order=in_order)
+                yield dataclasses.replace(started, worker_torch_threads=torch_threads, in_order=in_order)
 
 
 def _points(way: Config, freedom: Freedom, situation: Situation) -> _Points:

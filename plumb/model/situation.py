@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from plumb.host import Limits
 from plumb.model.calibration import Calibration
-from plumb.plan import CacheChoice, SampleCost
+from plumb.plan import CacheChoice, SampleCost, StartMethod
 
 PREFETCH_FACTORS = (2, 4, 8)
 USUAL_WORKER_BYTES = 128.0 * 2**20
@@ -22,7 +22,7 @@ class Freedom:
     """What may be changed without changing what the script means: for each knob, all values that it may have.
 
     `fetch` holds pairs of threads and of the cut up to which they work, None for whole samples; `deferrals` the
-    operators to move behind collate.
+    operators to move behind collate. All workers are started by `start_method`, None for the script's own way.
     """
 
     num_workers: tuple[int, ...]
@@ -35,6 +35,7 @@ class Freedom:
     caches: tuple[CacheChoice | None, ...] = (None,)
     deferrals: tuple[tuple[str, ...], ...] = ((),)
     allocator_reuse: tuple[bool, ...] = (False,)
+    start_method: StartMethod | None = None
 
 
 @dataclass(frozen=True)

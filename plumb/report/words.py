@@ -65,6 +65,7 @@ def short(config: Config) -> str:
         workers = f"{count} worker{'s' * (count > 1)}, prefetch {config.prefetch_factor}"
     parts = [workers]
     parts += ["persistent"] if config.persistent_workers else []
+    parts += [f"by {config.start_method}"] if config.start_method else []
     parts += ["pinned"] if config.pin_memory else []
     parts += [f"{config.worker_torch_threads} torch threads"] if config.worker_torch_threads > 1 else []
     parts += [] if config.in_order else ["any order"]

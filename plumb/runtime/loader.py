@@ -76,7 +76,7 @@ def rebuild(
         "generator": loader.generator,
     }
     if config.num_workers:
-        arguments["multiprocessing_context"] = loader.multiprocessing_context
+        arguments["multiprocessing_context"] = config.start_method or loader.multiprocessing_context
     if isinstance(loader.dataset, torch.utils.data.IterableDataset):
         arguments |= {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
     elif loader.batch_sampler is not None:

@@ -63,7 +63,7 @@ def attributes_of(loader: DataLoader[Any], config: Config) -> dict[str, Any]:
 
     Torch refuses a timeout without workers.
     """
-    attributes = {
+    attributes: dict[str, Any] = {
         "num_workers": config.num_workers,
         "prefetch_factor": config.prefetch_factor,
         "persistent_workers": config.persistent_workers,
@@ -71,4 +71,6 @@ def attributes_of(loader: DataLoader[Any], config: Config) -> dict[str, Any]:
         "in_order": config.in_order,
         "timeout": loader.timeout if config.num_workers else 0,
     }
+    if config.start_method and config.num_workers:
+        attributes["multiprocessing_context"] = config.start_method
     return {name: value for name, value in attributes.items() if hasattr(loader, name)}

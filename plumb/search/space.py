@@ -75,7 +75,7 @@ class Space:
         if parameters["num_workers"] == 0:
             return Config(**plain)
         workers = ("num_workers", "prefetch_factor", "persistent_workers", "worker_torch_threads", "in_order")
-        return Config(**plain, **{name: parameters[name] for name in workers})
+        return Config(**plain, **{name: parameters[name] for name in workers}, start_method=freedom.start_method)
 
     def excess(self, config: Config) -> list[float]:
         """By which share `config` exceeds each limit, negative where it keeps it: Optuna's constraints."""
