@@ -72,7 +72,7 @@ class Tuned:
             cut = cut_of(config, self.rewrites)
             if config.cache and cut and config.cache not in self.filled:
                 stored = Stored(self.loader.dataset, cut, config.cache)
-                for _ in self.make(Config(workers, 2, cache=config.cache), None):
+                for _ in self.make(Config(workers, 2, cache=config.cache, start_method=config.start_method), None):
                     pass
                 self.filled[config.cache] = stored
 

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from plumb import events, plan, script, stores
 from plumb.errors import CommandError
+from plumb.host import files
 from plumb.launch import launch_of, said_when_over, take_part
 from plumb.orders import Orders, Target, TuneOrders
 from plumb.plan import LoaderPlan, Plan
@@ -98,12 +99,12 @@ def tune(
     host: dict[str, object],
 ) -> int:
     """Tunes a script and writes its plan. Returns the exit code; raises CommandError where there is no plan."""
-    launch = launch_of(os.environ)
-    if launch is not None and not launch.tunes:
-        return take_part(Orders(target, tune=orders), arguments, launch)
     path = output or Path(f"{target.stem}.plumb.json")
     if not path.parent.is_dir():
         raise CommandError(f"{path.parent} is not a folder: the plan can't be written there", 2)
+    launch = launch_of(files.Host())
+    if launch is not None and not launch.tunes:
+        return take_part(Orders(target, tune=orders), arguments, launch)
     started = time.monotonic()
     kept = None if orders.study_url else Unfinished(target, arguments)
     orders = msgspec.structs.replace(orders, kept_file=str(kept.path) if kept else None)

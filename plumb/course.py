@@ -14,7 +14,7 @@ from plumb.loop import Course, Endless, Loop, LoopReading, ready
 from plumb.model import operational, stalls, stored
 from plumb.options import Options
 from plumb.plan import Config, EndToEnd, LoaderPlan, Rate, StepShares
-from plumb.profile.device import uses_accelerator
+from plumb.profile.device import can_be_pinned, uses_accelerator
 from plumb.runtime.allocator import reusing
 from plumb.search.decide import EQUAL
 from plumb.search.measure import rate_of
@@ -58,6 +58,10 @@ class Tuning:
         seconds = deadline - time.perf_counter() - 2 * _TURNS_AT_LEAST * pace
         tuner = Tuner(subject, self._options, seconds, pace, self._emit)
         choice = tuner.choose()
+        if loop.open and step is not None and step.wants_pinned and choice.tuned.config == choice.baseline.config:
+            # What page-locked memory is worth shows in the loop alone, which is to decide.
+            pinned = dataclasses.replace(choice.tuned.config, pin_memory=True)
+            choice = dataclasses.replace(choice, tuned=dataclasses.replace(choice.tuned, config=pinned))
         in_loop = None
         if loop.open and choice.tuned.config != choice.baseline.config:
             self._say(known, "your loop before and after, by turns")
@@ -152,7 +156,7 @@ def _step(loop: Loop, own: Iterator[Any], pin: bool, seconds: float, deadline: f
     if reading is None:
         return None
     step = Step(reading.rate.samples_per_second, reading.cpu_seconds)
-    if pin or not loop.open or not uses_accelerator():
+    if pin or not loop.open or not uses_accelerator() or not can_be_pinned(kept[0]):
         return step
     locked = yield from measured(True)
     if locked is None or locked.rate.interval[0] <= (1 + EQUAL) * reading.rate.interval[1]:
@@ -235,7 +239,7 @@ def _with_shares(loop: EndToEnd, choice: Choice) -> EndToEnd:
 
 def _taken_back(choice: Choice, in_loop: EndToEnd) -> Choice:
     note = (
-        f"nothing better within noise: alone, {choice.tuned.config} loads faster, but your loop ran at "
-        f"{in_loop.tuned:,.0f} samples/s with it and at {in_loop.baseline:,.0f} without"
+        f"nothing better within noise: your loop ran at {in_loop.tuned:,.0f} samples/s with {choice.tuned.config}, "
+        f"the best alone, and at {in_loop.baseline:,.0f} without"
     )
     return dataclasses.replace(choice, tuned=choice.baseline, notes=(*choice.notes, note))

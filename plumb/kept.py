@@ -28,7 +28,7 @@ from plumb.model import feasible, stored
 from plumb.options import Options
 from plumb.plan import LoaderPlan, Plan, PlanError
 from plumb.runtime.loader import current_config
-from plumb.runtime.main_module import main_is_guarded
+from plumb.runtime.main_module import main_is_guarded, runs_script_again
 from plumb.runtime.store_folder import StoreError, open_private, open_user_folder, user_folder
 from plumb.trace.code import code_digest
 from plumb.trace.expand import is_dataset, is_of_user_class, is_step, is_user_class, is_user_code
@@ -135,6 +135,8 @@ def find(place: Path, facts: MadeFor, options: Options) -> LoaderPlan | None:
     planned = next((each for each in found.loaders if not found.script or _is_same_loader(each, facts)), None)
     if not known or planned is None:
         raise PlanError(f"{place} was made for another dataset, loader or host")
+    if runs_script_again(planned.config):
+        raise PlanError(f"{place} starts workers that would run this script once more")
     broken = _broken_limit(planned, options)
     if broken:
         raise PlanError(f"{place} does not fit this host now: it {broken}")

@@ -14,6 +14,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
 from plumb.errors import LoopEndedError, UsersError
 from plumb.plan import Rate
 from plumb.profile.device import pinned, synchronize
@@ -67,9 +70,37 @@ class Endless:
 
 
 def ready(batches: Iterable[Any], pin: bool) -> Iterator[Any]:
-    """The same few batches for ever, each time a fresh copy: a loop may change what it is given."""
-    for batch in itertools.cycle(list(batches)):
-        yield pinned(copy.deepcopy(batch)) if pin else copy.deepcopy(batch)
+    """The same few batches for ever, as they were at first: a loop may change what it is given.
+
+    Tensors are copied only after they were changed. While a batch is made, a device may go on with the step before it,
+    so that takes next to no time.
+    """
+    given = [_Served(batch, pin) for batch in batches]
+    for each in itertools.cycle(given):
+        yield each.again()
+
+
+class _Served:
+    """A batch to be given again and again."""
+
+    def __init__(self, batch: Any, pin: bool) -> None:
+        self._leaves, self._structure = tree_flatten(batch)
+        self._pin = pin
+        self._copies: list[Any] = [None] * len(self._leaves)
+        self._versions: list[int] = [-1] * len(self._leaves)
+
+    def again(self) -> Any:
+        for place, leaf in enumerate(self._leaves):
+            copied = self._copies[place]
+            if copied is None or not _tells_of_changes(leaf) or copied._version != self._versions[place]:
+                copied = copy.deepcopy(leaf)
+                self._copies[place] = copied = pinned(copied) if self._pin else copied
+                self._versions[place] = copied._version if _tells_of_changes(copied) else -1
+        return tree_unflatten(self._copies, self._structure)
+
+
+def _tells_of_changes(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) and not leaf.is_inference()
 
 
 class Loop:
@@ -133,9 +164,6 @@ class Loop:
             batch = next(batches)
             got, cpu = time.perf_counter(), time.process_time()
             interrupted = yield from self._give(batch)
-            if not waiting_counts:
-                # Else the device would go on with the step while the next batch is made, which isn't counted.
-                synchronize()
             if interrupted and self.open:
                 excluded += time.perf_counter() - asked
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from itertools import islice
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 from torch.utils.data import DataLoader
 
 from plumb import events
+from plumb.errors import LoopEndedError
 from plumb.loop import Course, Loop, ready
 from plumb.watch import KnownLoader
 
@@ -25,10 +27,11 @@ class TakingPart:
         self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
     ) -> Course[events.Event]:
         """The loader's first batches over and over; as many as the loop may be given."""
-        for given, batch in enumerate(ready(islice(own, _KEPT_BATCHES), loader.pin_memory)):
-            if given >= loop.batches_at_most:
-                break
-            yield batch
+        with contextlib.suppress(LoopEndedError):
+            for given, batch in enumerate(ready(islice(own, _KEPT_BATCHES), loader.pin_memory)):
+                if given >= loop.batches_at_most:
+                    break
+                yield batch
         return self.alone(known, loader, deadline)
 
     def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> NoReturn:

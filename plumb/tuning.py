@@ -363,7 +363,7 @@ class Tuner:
                 f"other processes kept {others:.1f} of this host's CPUs busy meanwhile: on a quiet host, the answer "
                 "may be another one"
             )
-        if self._held and not self._start.why_not:
+        if self._held and (own.config.num_workers or self._start.method):
             notes.append(inherited(self._held, own.config.num_workers, self._start.method))
         if self.options.on_device:
             notes.append(arriving(offers.rewrites.deferral if winner.config.deferred else None, has_accelerator()))

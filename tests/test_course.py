@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 
 import pytest
 import torch
 
 from plumb import course
-from plumb.loop import Loop
+from plumb.loop import Loop, ready
 
 SLOW_SECONDS, FAST_SECONDS = 0.02, 0.01
 
@@ -21,6 +22,7 @@ class Locked(torch.Tensor):
 def step_of(monkeypatch, pin, seconds_pageable, seconds_locked, is_used=True):
     """The step that is found of a loop whose device takes so long for a batch of either kind."""
     monkeypatch.setattr(course, "uses_accelerator", lambda: is_used)
+    monkeypatch.setattr(course, "can_be_pinned", lambda batch: True)
     monkeypatch.setattr("plumb.loop.pinned", lambda batch: batch.as_subclass(Locked))
     own = itertools.repeat(torch.zeros(4))
     running = course._step(Loop(4.0, 1e9), own, pin, 0.3, time.perf_counter() + 60)
@@ -50,3 +52,29 @@ def test_page_locked_batches_are_wanted_where_they_make_the_step_faster(monkeypa
 )
 def test_and_nowhere_else(pin, pageable, locked, is_used, monkeypatch):
     assert not step_of(monkeypatch, pin, pageable, locked, is_used).wants_pinned
+
+
+def test_what_cannot_be_pinned_is_left_where_it_is(monkeypatch):
+    monkeypatch.setattr(course, "uses_accelerator", lambda: True)
+    running = course._step(Loop(4.0, 1e9), itertools.repeat(torch.zeros(4).to_sparse()), False, 0.1, math.inf)
+    next(running)
+    with pytest.raises(StopIteration) as stopped:
+        while True:
+            running.send(False)
+    assert not stopped.value.value.wants_pinned
+
+
+def test_ready_batches_are_what_they_were_and_copied_only_where_they_were_changed():
+    first, second = {"x": torch.arange(3.0), "names": ["a"]}, {"x": torch.zeros(2), "names": []}
+    given = ready([first, second], pin=False)
+    one = next(given)
+    next(given)
+    one["names"].append("b")
+    one["more"] = 1
+    again = next(given)
+    assert again["x"] is one["x"]
+    assert (again["names"], list(again)) == (["a"], ["x", "names"])
+    again["x"].add_(1)
+    next(given)
+    assert next(given)["x"].tolist() == [0.0, 1.0, 2.0]
+    assert first["x"].tolist() == [0.0, 1.0, 2.0]

@@ -10,6 +10,8 @@ import pytest
 from script_parts import PREAMBLE
 
 from plumb import plan
+from plumb.errors import CommandError
+from plumb.host.files import Host
 from plumb.launch import Ended, launch_of
 from plumb.plan import Config, LoaderPlan, Measured, Plan, Prediction
 
@@ -149,14 +151,23 @@ def test_a_rank_that_fails_ends_the_others(rank, good, write, tmp_path):
     ],
 )
 def test_which_rank_this_is(environ, rank):
-    found = launch_of(environ)
+    found = launch_of(Host(environ=environ))
     assert (found.rank if found else None) == rank
+
+
+def test_several_hosts_are_for_a_plan_of_one():
+    environ = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "node1"}
+    with pytest.raises(CommandError, match="tune on one host"):
+        launch_of(Host(environ=environ))
 
 
 def test_the_end_is_heard_once_it_was_said_and_no_earlier_one(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    file = launch_of({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a"}).ended_file
-    assert file != launch_of({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "b"}).ended_file
+    file, same, other = (
+        launch_of(Host(environ={"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": master})).ended_file
+        for rank, master in (("0", "a"), ("1", "a"), ("0", "b"))
+    )
+    assert file == same != other
     first = Ended(file)
     assert not first.heard()
     first.say()

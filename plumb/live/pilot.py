@@ -7,6 +7,7 @@ what that says as soon as it can. Every batch that is measured is one that the u
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import sys
 import time
@@ -138,10 +139,11 @@ class Pilot:
         """Tries what promises most until nothing promises enough; the best reading, whose configuration is wanted."""
         self.is_settled = False
         assert self._loader is not None
-        held = handles(self._loader.dataset)
-        start = worker_start(self._loader, self._own, held)
-        # A running loop goes on with the workers' start method that it has.
-        barred = inherited(held) if start.method else start.why_not
+        held = () if self._own.num_workers else handles(self._loader.dataset)
+        if held and multiprocessing.get_start_method() == "fork":
+            barred: str | None = inherited(held)
+        else:
+            barred = worker_start(self._loader, self._own, ()).why_not
         before = best
         readings = {best.config: best}
         misses, verdict = 0, "as good as any"

@@ -250,7 +250,7 @@ def _by_depth(leaders: Sequence[Candidate], freedom: Freedom, situation: Situati
 
 
 def _simulated(way: Config, freedom: Freedom, situation: Situation) -> list[Candidate]:
-    """One way with every depth and lifetime of its workers that fits, pinned and not, and the simulated rates."""
+    """One way with every depth and lifetime of its workers that fits, and the simulated rates."""
     found = []
     for prefetch in freedom.prefetch_factor if way.num_workers else (None,):
         config = dataclasses.replace(way, prefetch_factor=prefetch)

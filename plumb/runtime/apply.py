@@ -31,6 +31,7 @@ class PlanApplied:
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
         """The loader's arguments with the plan's in their place, where the plan is for this very loader."""
+        from plumb.runtime.main_module import runs_script_again
         from plumb.runtime.refused import check
 
         planned = self._find(site)
@@ -50,6 +51,12 @@ class PlanApplied:
             return arguments
         if not _changes(planned):
             return arguments
+        if runs_script_again(planned.tuned.config):
+            self._say(
+                f"{site.name} ({site}) would have workers that run the script once more; it runs as the script has it. "
+                "Put the script's main part under: if __name__ == '__main__'"
+            )
+            return arguments
         check(arguments)
         # Torch's advice on worker counts looks at cores alone; this count was measured.
         warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
@@ -57,8 +64,12 @@ class PlanApplied:
 
     def constructed(self, loader: DataLoader[Any], site: Site) -> None:
         """Takes note of a loader that was changed."""
+        from plumb.runtime.main_module import runs_script_again
+
         planned = self._find(site)
-        if planned is not None and _changes(planned) and planned.batch_size == loader.batch_size:
+        if planned is None or not _changes(planned) or runs_script_again(planned.tuned.config):
+            return
+        if planned.batch_size == loader.batch_size:
             vars(loader)[_MARK] = self._plan.loaders.index(planned)
             self._note(loader, planned)
 

@@ -6,6 +6,8 @@ import ast
 import sys
 from pathlib import Path
 
+from plumb.plan import Config
+
 
 def main_is_guarded() -> bool:
     """Whether the main module has an `if __name__ == "__main__"`; False where there is no source to look at."""
@@ -15,6 +17,11 @@ def main_is_guarded() -> bool:
     except (OSError, SyntaxError, ValueError):
         return False
     return tree is not None and any(isinstance(node, ast.If) and _asks_for_main(node.test) for node in tree.body)
+
+
+def runs_script_again(config: Config) -> bool:
+    """Whether workers that are started as `config` says would run the main module's code, training and all."""
+    return bool(config.num_workers) and config.start_method not in (None, "fork") and not main_is_guarded()
 
 
 def _asks_for_main(test: ast.expr) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 from multiprocessing.reduction import ForkingPickler
+from types import MethodType
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 # What pickle raises where something has no way to be written.
@@ -57,4 +60,8 @@ class _Pickler(pickle.Pickler):
         self._special = ForkingPickler(io.BytesIO()).dispatch_table
 
     def reducer_override(self, value: Any) -> Any:
-        return (int, ()) if type(value) in self._special else NotImplemented
+        if isinstance(value, torch.Tensor) and value.is_cuda:
+            raise pickle.PicklingError("a tensor on a CUDA device would take a worker's own share of it")
+        # What these hold must be written, too, and pickle knows how.
+        is_special = type(value) in self._special and not isinstance(value, (functools.partial, MethodType))
+        return (int, ()) if is_special else NotImplemented

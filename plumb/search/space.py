@@ -57,6 +57,8 @@ class Space:
 
     def holds(self, config: Config) -> bool:
         """Whether there is a point for `config`."""
+        if config.num_workers and config.start_method != self.freedom.start_method:
+            return False
         point = self.parameters(config)
         return all(_admits(distribution, point[name]) for name, distribution in self.distributions().items())
 

@@ -11,7 +11,7 @@ from statistics import NormalDist
 _USUAL_ERROR, _USUAL_WEIGHT = 0.08, 2.0
 _LEAST_ERROR = 0.015
 # A larger error is one of the way in which it was seen: of other ways it says no more than this.
-_ERROR_OF_ALL = 3 * _USUAL_ERROR
+_ERROR_OF_OTHERS = 3 * _USUAL_ERROR
 _NORMAL = NormalDist()
 _INTERVAL_SIGMAS = 2 * 1.96
 
@@ -40,13 +40,14 @@ class ModelError:
 def model_error(seen: Sequence[Seen], way: Hashable = None) -> ModelError:
     """The model's error for configurations of one way: what spreads by the noise of measuring is not the model's.
 
-    It is learnt from those of the same way, and where there are few, from all. So one bad miss neither condemns the
-    ways that were not tried yet, nor is it forgotten for its own.
+    It is learnt from those of the same way, and where there are few, from the others. So one bad miss neither condemns
+    the ways that were not tried yet, nor is it forgotten for its own.
     """
     useful = [one for one in seen if one.predicted > 0 and one.measured > 0]
     usual = ModelError(0.0, _USUAL_ERROR)
-    of_all = _learnt([(min(max(_error(one), -_ERROR_OF_ALL), _ERROR_OF_ALL), one.interval) for one in useful], usual)
-    return _learnt([(_error(one), one.interval) for one in useful if one.way == way], of_all)
+    others = [one for one in useful if one.way != way]
+    of_others = [(min(max(_error(one), -_ERROR_OF_OTHERS), _ERROR_OF_OTHERS), one.interval) for one in others]
+    return _learnt([(_error(one), one.interval) for one in useful if one.way == way], _learnt(of_others, usual))
 
 
 def _learnt(errors: Sequence[tuple[float, tuple[float, float]]], before: ModelError) -> ModelError:

@@ -49,6 +49,19 @@ def test_what_cannot_be_written_is_named(held, word):
     assert word in reason
 
 
+class Keeper:
+    def __init__(self, held):
+        self.held = held
+
+    def look(self, samples):
+        return samples
+
+
+@pytest.mark.parametrize("collate", [functools.partial(print, end=lambda: 0), Keeper(threading.Lock()).look])
+def test_what_a_function_holds_counts_too(collate):
+    assert "collate_fn can't be pickled" in why_not_sent(DataLoader(Holding(), collate_fn=collate))
+
+
 def test_functions_that_workers_call_count_too():
     assert "collate_fn can't" in why_not_sent(DataLoader(Holding(), collate_fn=lambda samples: samples))
     assert "worker_init_fn can't" in why_not_sent(DataLoader(Holding(), worker_init_fn=lambda worker: None))
