@@ -2,12 +2,14 @@
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 
 from analysis import pipelines
 from analysis.pipelines.pipeline import DATA, Pipeline
 
 S3 = "s3"
-_QUICK_BATCH = 8
+_QUICK_BATCH, _QUICK_COUNTS = 8, 3
 NAMES = (
     "photos",
     "segmentation",
@@ -26,13 +28,15 @@ NAMES = (
 def opened(name: str, is_quick: bool = False) -> Iterator[Pipeline]:
     """The pipeline of that name with its files, and with its servers for as long as it is entered.
 
-    A quick one takes small batches where a batch takes seconds. Raises ImportError where its library is missing.
+    A quick one has few worker counts to try, and small batches where a batch takes seconds. Raises ImportError where
+    its library is missing.
     """
-    if name == S3:
-        with _in_s3(_QUICK_BATCH if is_quick else None) as pipeline:
-            yield pipeline
-    else:
-        yield pipelines.made([name])[0]
+    with _in_s3(_QUICK_BATCH if is_quick else None) if name == S3 else nullcontext(_made(name)) as pipeline:
+        yield replace(pipeline, worker_counts=pipeline.worker_counts[:_QUICK_COUNTS]) if is_quick else pipeline
+
+
+def _made(name: str) -> Pipeline:
+    return pipelines.made([name])[0]
 
 
 @contextlib.contextmanager
