@@ -205,16 +205,16 @@ class _Search:
 
     def whole_threads(self, pipeline: Pipeline) -> tuple[ThreadsCost, ...]:
         """Threads that make whole samples, if samples wait or let go of the interpreter's lock."""
-        return self._threads(pipeline, None) if _may_use_threads(pipeline) else ()
+        return self._threads(None) if _may_use_threads(pipeline) else ()
 
     def threads_until(self, pipeline: Pipeline, cuts: Sequence[CutCandidate]) -> tuple[ThreadsCost, ...]:
         """Threads that make samples up to a cut: those that wait before it, or else the cut that saves most."""
         if not _may_use_threads(pipeline):
             return ()
         waiting = [cut for cut in cuts if cut.prefix_wait_seconds >= _WORTH_THREADS * cut.prefix_seconds]
-        return tuple(found for cut in waiting or cuts[:1] for found in self._threads(pipeline, cut))
+        return tuple(found for cut in waiting or cuts[:1] for found in self._threads(cut))
 
-    def _threads(self, pipeline: Pipeline, until: CutCandidate | None) -> tuple[ThreadsCost, ...]:
+    def _threads(self, until: CutCandidate | None) -> tuple[ThreadsCost, ...]:
         cut = until.cut if until else None
         what = f"up to {cut.after}" if cut else "for whole samples"
         samples = self._affordable(_THREADS_SAMPLES, _THREADS_LOADS, share=0.5)
@@ -226,28 +226,27 @@ class _Search:
             self.reasons.append(f"no threads {what}: {reason}")
             return ()
         self.compared.append(f"{samples} samples by {_VALIDATED_THREADS} threads {what}")
-        return self._timed_threads(pipeline, until, what)
+        return self._timed_threads(until, what)
 
-    def _timed_threads(self, pipeline: Pipeline, until: CutCandidate | None, what: str) -> tuple[ThreadsCost, ...]:
+    def _timed_threads(self, until: CutCandidate | None, what: str) -> tuple[ThreadsCost, ...]:
         """Batches made by ever more threads, as many as there is time for."""
-        collating = sum(step.cpu_seconds + step.wait_seconds for step in pipeline.operators if step.kind == "collate")
-        alone_seconds, alone_cpu_seconds = self._cost.wall_seconds - collating, self._cost.cpu_seconds - collating
-        after, serial = None, collating
         replay = Replay(self._dataset, until.cut if until else None)
-        if until is not None:
-            alone_seconds, alone_cpu_seconds = until.prefix_seconds, until.prefix_cpu_seconds
-            after, serial = until.cut.after, until.suffix_cpu_seconds + until.suffix_wait_seconds
-        gains, reason = timed_threads(
+        timed = timed_threads(
             replay.prefix if until else replay.sample,
             self._indices,
             self._loader.batch_size or min(len(self._indices), _TIMED_BATCH),
-            alone_seconds,
-            alone_cpu_seconds,
+            until.prefix_seconds if until else self._cost.wall_seconds,
             _THREADS_TIMED * self._left,
         )
-        if reason:
-            self.reasons.append(f"no more threads {what}: {reason}")
-        return tuple(ThreadsCost(gain.threads, after, gain.time_factor, gain.cpu_factor, serial) for gain in gains)
+        if timed.reason:
+            self.reasons.append(f"no more threads {what}: {timed.reason}")
+        if until is None:
+            after, serial = None, max(0.0, self._cost.wall_seconds - timed.alone_seconds)
+        else:
+            after, serial = until.cut.after, until.suffix_cpu_seconds + until.suffix_wait_seconds
+        return tuple(
+            ThreadsCost(gain.threads, after, gain.time_factor, gain.cpu_factor, serial) for gain in timed.gains
+        )
 
     def storage(self, threads: Sequence[ThreadsCost], cuts: Sequence[CutCandidate]) -> StorageBandwidth | None:
         """What storage gives to so many reads at once; None where it held none of them up."""

@@ -25,7 +25,7 @@ from plumb.freedom import counts_to_verify, freedom_of, whole_cores, worker_star
 from plumb.host import Machine
 from plumb.lengths import length_of
 from plumb.model import operational, planner
-from plumb.model.calibration import calibrated, cost_in_worker
+from plumb.model.calibration import Calibration, calibrated, cost_in_worker
 from plumb.model.contributions import rates_without_each
 from plumb.model.situation import USUAL_WORKER_BYTES, AllocatorGain, Footprint, Freedom, Situation
 from plumb.notes import arriving, binding, inherited, pinned, shared_out
@@ -223,8 +223,7 @@ class Tuner:
             return situation
         batch_seconds = situation.cost.wall_seconds * situation.samples_per_batch
         if _PROBED_BATCHES * batch_seconds > _PROBE_SHARE * self.seconds:
-            unprobed = dataclasses.replace(situation.footprint, worker_private_bytes=USUAL_WORKER_BYTES)
-            return dataclasses.replace(situation, footprint=unprobed)
+            return _unprobed(situation)
         self._say("one worker, to calibrate the model")
         few = max(self._own.num_workers, 1) if self._is_iterable else 1
         one = self._trials.probe(situation, Config(few, 2, pin_memory=self._pins, start_method=self._start.method))
@@ -399,6 +398,28 @@ class Tuner:
 
     def _say(self, text: str) -> None:
         self.emit(Phase(f"{self.subject.name}: {text}"))
+
+
+def _unprobed(situation: Situation) -> Situation:
+    """The situation with what workers cost as a rule, where there is no time to see it."""
+    footprint, cost = situation.footprint, situation.cost
+    handing = footprint.tensors_per_batch * _SECONDS_PER_TENSOR / 2
+    calibration = Calibration(
+        hand_over_seconds_per_batch=handing,
+        hand_over_seconds_per_byte=drop_seconds_per_byte(footprint.batch_bytes),
+    )
+    in_worker = handing / situation.samples_per_batch + fresh_seconds_per_byte() * cost.output_bytes
+    return dataclasses.replace(
+        situation,
+        calibration=calibration,
+        cost_in_worker=dataclasses.replace(
+            cost,
+            wall_seconds=cost.wall_seconds + in_worker,
+            cpu_seconds=cost.cpu_seconds + in_worker,
+            main_seconds=calibration.hand_over_seconds(footprint.batch_bytes) / situation.samples_per_batch,
+        ),
+        footprint=dataclasses.replace(footprint, worker_private_bytes=USUAL_WORKER_BYTES),
+    )
 
 
 def _said(rate: float, without: dict[str, float]) -> str:

@@ -8,7 +8,7 @@ from plumb.model.situation import CutCost, DeferralCost, Situation, ThreadsCost
 from plumb.plan import CacheChoice, Config
 
 # Whatever is saved, a sample is asked for by a call, and its bytes are copied once, no faster than memory is.
-_LEAST_CALL_SECONDS, _LEAST_COPY_SECONDS_PER_BYTE = 1e-6, 5e-11
+_LEAST_CALL_SECONDS, _LEAST_COPY_SECONDS_PER_BYTE = 1e-6, 1e-10
 
 # What a worker spends at most on handing over a tensor's memory, in terms of what the main process spends on asking.
 _WORKERS_PART = 2.0

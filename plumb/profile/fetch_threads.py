@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
@@ -24,43 +25,72 @@ class ThreadsGain:
     cpu_factor: float
 
 
+@dataclass(frozen=True)
+class ThreadsTimed:
+    """What threads gain over one, which takes `alone_seconds` for a sample; and why no more could, if so."""
+
+    alone_seconds: float
+    gains: tuple[ThreadsGain, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class _Spent:
+    """Seconds per sample: by the clock, and of CPU."""
+
+    wall: float
+    cpu: float
+
+
 def timed_threads(
     read: Callable[[Any], Any],
     indices: Sequence[Any],
     samples_per_batch: int,
     alone_seconds: float,
-    alone_cpu_seconds: float,
     budget_seconds: float,
-) -> tuple[list[ThreadsGain], str]:
-    """What 4, 16 and 64 threads gain over one, which takes `alone_*` for a sample, and why no more could, if so.
+) -> ThreadsTimed:
+    """What 4, 16 and 64 threads gain over one, which takes about `alone_seconds` for a sample.
 
-    Times batches of what `read` gives for `indices`, within about `budget_seconds` in all. A count that would take
-    longer than its share, or is larger than a batch, is left out. A batch is done when its slowest sample is, as in a
-    worker.
+    Times batches of what `read` gives for `indices`, those of one thread too, within about `budget_seconds` in all. A
+    count that would take longer than its share, or is larger than a batch, is left out. A batch is done when its
+    slowest sample is, as in a worker.
     """
-    gains: list[ThreadsGain] = []
     ahead = cycle(indices)
-    share = budget_seconds / len(THREADS)
-    for count in THREADS:
-        if count > samples_per_batch or samples_per_batch * alone_seconds / count >= share / 2:
-            continue
-        try:
-            with reading_threads(count, read, ahead) as pool:
-                wall, cpu, batches = 0.0, time.process_time(), 0
-                while batches < _BATCHES_AT_MOST and wall < share / 2:
-                    begin = time.perf_counter()
-                    list(pool.map(read, islice(ahead, samples_per_batch)))
-                    wall += time.perf_counter() - begin
-                    batches += 1
-                cpu = time.process_time() - cpu
-        except Exception as error:
-            return gains, f"{count} at once fail: {one_line(error)}"
-        samples = batches * samples_per_batch
-        gains.append(
-            ThreadsGain(
-                count,
-                time_factor=max(wall / samples / max(alone_seconds, 1e-9), 1.0 / count),
-                cpu_factor=max(cpu / samples / max(alone_cpu_seconds, 1e-9), 1.0),
+    share = budget_seconds / (len(THREADS) + 1)
+    counts = [
+        count
+        for count in THREADS
+        if count <= samples_per_batch and samples_per_batch * alone_seconds / count < share / 2
+    ]
+    if not counts:
+        return ThreadsTimed(alone_seconds)
+    gains: list[ThreadsGain] = []
+    at_once = 1
+    try:
+        affordable = math.ceil(share / 2 / max(alone_seconds, 1e-9))
+        alone = _spent(1, read, ahead, min(samples_per_batch, affordable), share / 2)
+        for at_once in counts:
+            spent = _spent(at_once, read, ahead, samples_per_batch, share / 2)
+            gains.append(
+                ThreadsGain(
+                    at_once,
+                    time_factor=max(spent.wall / max(alone.wall, 1e-9), 1.0 / at_once),
+                    cpu_factor=max(spent.cpu / max(alone.cpu, 1e-9), 1.0),
+                )
             )
-        )
-    return gains, ""
+    except Exception as error:
+        return ThreadsTimed(alone_seconds, tuple(gains), f"{at_once} at once fail: {one_line(error)}")
+    return ThreadsTimed(alone.wall, tuple(gains))
+
+
+def _spent(threads: int, read: Callable[[Any], Any], ahead: Iterator[Any], samples: int, seconds: float) -> _Spent:
+    """What so many threads spend on batches of so many samples. Raises what `read` raises."""
+    with reading_threads(threads, read, ahead) as pool:
+        wall, cpu, batches = 0.0, time.process_time(), 0
+        while batches < _BATCHES_AT_MOST and (wall < seconds or not batches):
+            begin = time.perf_counter()
+            list(pool.map(read, islice(ahead, samples)))
+            wall += time.perf_counter() - begin
+            batches += 1
+        cpu = time.process_time() - cpu
+    return _Spent(wall / (batches * samples), cpu / (batches * samples))
