@@ -320,8 +320,7 @@ if __name__ == "__main__":
     write("train.py", PREAMBLE + code)
     code, err, loader = tune(tmp_path, "--budget", 30)
     assert code == 0, err
-    tuned = loader.tuned.config
-    assert tuned.num_workers > 0, loader.notes
-    assert tuned.start_method == "spawn"
-    assert all(trial.config.start_method == "spawn" for trial in loader.trials if trial.config.num_workers)
+    by_workers = [trial for trial in loader.trials if trial.config.num_workers]
+    assert {trial.config.start_method for trial in by_workers} == {"spawn"}
+    assert any(trial.samples_per_second for trial in by_workers), [trial.outcome for trial in by_workers]
     assert any("can be sent to others: workers are started by spawn" in note for note in loader.notes), loader.notes
