@@ -332,7 +332,7 @@ class Loop(Images):
 
     def __getitem__(self, index: int) -> torch.Tensor:
         image = torch.from_numpy(pixels(index))
-        for shift in range(4):
+        for shift in range(12):
             image = image.roll(shift, -1)
         sparse = torch.sparse.mm(image[0].float().to_sparse(), image[1].float())
         masked = np.ma.masked_array(image.numpy(), image.numpy() > 9) * 3
