@@ -245,7 +245,8 @@ class _Search:
         else:
             after, serial = until.cut.after, until.suffix_cpu_seconds + until.suffix_wait_seconds
         return tuple(
-            ThreadsCost(gain.threads, after, gain.time_factor, gain.cpu_factor, serial) for gain in timed.gains
+            ThreadsCost(gain.threads, after, gain.time_factor, gain.cpu_factor, serial, gain.thread_bytes)
+            for gain in timed.gains
         )
 
     def storage(self, threads: Sequence[ThreadsCost], cuts: Sequence[CutCandidate]) -> StorageBandwidth | None:

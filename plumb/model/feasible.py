@@ -14,12 +14,16 @@ from plumb.units import format_bytes
 
 _FOR_EACH_LOADER = ("workers", "samples at once")
 _IN_BYTES = ("memory", "shared memory", "disk")
-# Without workers, a batch is made while the one before it is in use.
-_BATCHES_WITHOUT_WORKERS = 2
+# Without workers, a batch and its samples are made while the batch before it is in use.
+_BATCHES_WITHOUT_WORKERS = 3
+# Some workers hold so many times what the one that was looked at did: samples and what is fragmented differ.
+_WORKERS_DIFFER = 1.2
 # A worker that uses its memory again keeps so many buffers more than it has batches ahead (`runtime/buffers.py`).
 _BUFFERS_BEYOND_PREFETCH = 2
 # File descriptors that torch holds for one worker: two queues, their pipes and the process' sentinel.
 _FILES_PER_WORKER = 8
+# A store in the main process: its lock, the mark of its user, and its memory.
+_FILES_PER_STORE = 5
 
 
 def needs(situation: Situation, config: Config, workers: Any, in_flight: Any) -> dict[str, Any]:
@@ -35,7 +39,9 @@ def needs(situation: Situation, config: Config, workers: Any, in_flight: Any) ->
     stored = config.cache.bytes if config.cache else 0
     shared = batches * footprint.batch_bytes * share
     # What was deferred is undone in the main process, for the batch that is used now.
-    memory = footprint.main_bytes + workers * footprint.worker_bytes + (share != 1.0) * footprint.batch_bytes
+    memory = footprint.main_bytes + (share != 1.0) * footprint.batch_bytes
+    memory = memory + workers * _WORKERS_DIFFER * footprint.worker_bytes
+    memory = memory + np.maximum(workers, 1) * _bytes_of_threads(situation, config)
     memory = memory + np.where(workers > 0, 0, _BATCHES_WITHOUT_WORKERS) * footprint.batch_bytes * share
     if config.allocator_reuse and situation.allocator:
         memory = memory + situation.allocator.kept_bytes
@@ -44,12 +50,25 @@ def needs(situation: Situation, config: Config, workers: Any, in_flight: Any) ->
     return {
         "memory": memory + shared,
         "shared memory": shared,
-        "open files": footprint.open_files + workers * _FILES_PER_WORKER + batches * footprint.tensors_per_batch,
+        "open files": footprint.open_files
+        + workers * _FILES_PER_WORKER
+        + batches * footprint.tensors_per_batch
+        + np.where(workers > 0, 0, config.fetch_threads)
+        + (_FILES_PER_STORE if config.cache else 0),
         "processes": workers * config.fetch_threads,
         "workers": workers,
         "samples at once": np.maximum(workers, 1) * config.fetch_threads,
         "disk": stored if config.cache and config.cache.tier == "disk" else 0,
     }
+
+
+def _bytes_of_threads(situation: Situation, config: Config) -> float:
+    """What the fetch threads of one process keep."""
+    if config.fetch_threads == 1:
+        return 0.0
+    wanted = config.fetch_threads, config.fetch_until
+    each = next((cost.thread_bytes for cost in situation.threads if (cost.threads, cost.until) == wanted), 0.0)
+    return each * config.fetch_threads
 
 
 def allowed(situation: Situation) -> dict[str, float]:
@@ -81,7 +100,7 @@ def trial_bytes(situation: Situation, config: Config) -> float:
     memory = needs(situation, config, config.num_workers, config.batches_in_flight)["memory"]
     stored = config.cache.bytes if config.cache and config.cache.tier == "memory" else 0
     # The growth over an epoch is not seen in a trial.
-    growth = config.num_workers * situation.footprint.worker_growth_bytes
+    growth = config.num_workers * _WORKERS_DIFFER * situation.footprint.worker_growth_bytes
     return float(memory) - situation.footprint.main_bytes - stored - growth
 
 

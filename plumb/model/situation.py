@@ -98,7 +98,8 @@ class ThreadsCost:
 
     They take `time_factor` times as long as one thread: 1 / threads at best, more where they wait for the interpreter's
     lock, for storage, or for the slowest sample of a batch. They spend `cpu_factor` times the CPU. `serial_seconds` per
-    sample are spent after them, by the worker's own thread (the rest of the sample, and collate).
+    sample are spent after them, by the worker's own thread (the rest of the sample, and collate). Each thread keeps
+    `thread_bytes` for itself.
     """
 
     threads: int
@@ -106,6 +107,7 @@ class ThreadsCost:
     time_factor: float
     cpu_factor: float
     serial_seconds: float
+    thread_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
