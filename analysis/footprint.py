@@ -40,13 +40,16 @@ def watched(pid: int) -> Iterator[Footprint]:
         thread.join()
 
 
-def proportional_bytes(pid: int) -> float:
-    """The resident pages of a process, each over the number of processes that share it; 0.0 where it is gone."""
+def proportional_bytes(pid: int, kind: str = "Pss") -> float:
+    """The resident pages of a process, each over the number of processes that share it; 0.0 where it is gone.
+
+    `kind` names them as the kernel does: those of no file are "Pss_Anon".
+    """
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return 0.0
-    return sum(float(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return sum(float(line.split()[1]) * 1024 for line in lines if line.startswith(f"{kind}:"))
 
 
 def tree(pid: int) -> list[int]:

@@ -14,10 +14,9 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from analysis import knobs, results
-from analysis.footprint import tree
+from analysis.footprint import proportional_bytes, tree
 from analysis.measuring import stream_of
 from analysis.pipelines import made
 from analysis.pipelines.pipeline import Pipeline
@@ -67,17 +66,8 @@ def in_use() -> InUse:
     """Pages of this process and all that it started, space in shared memory, mapped or not, and open files."""
     shared = os.statvfs("/dev/shm")
     in_shared_memory = float((shared.f_blocks - shared.f_bfree) * shared.f_frsize)
-    pages = sum(map(_anonymous_bytes, tree(os.getpid())))
+    pages = sum(proportional_bytes(pid, "Pss_Anon") for pid in tree(os.getpid()))
     return InUse(pages + in_shared_memory, in_shared_memory, float(len(os.listdir("/proc/self/fd"))))
-
-
-def _anonymous_bytes(pid: int) -> float:
-    """A process' pages that are of no file, each over the number of processes that share it; 0.0 where it is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return sum(float(line.split()[1]) * 1024 for line in lines if line.startswith("Pss_Anon:"))
 
 
 @contextlib.contextmanager

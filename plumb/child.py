@@ -19,7 +19,6 @@ import msgspec
 from plumb import intercept, plan
 from plumb.events import Ended as ScriptEnded
 from plumb.events import LoaderIterated, Sender
-from plumb.launch import Ended
 from plumb.orders import Orders, Target
 from plumb.tracebacks import without_plumb
 
@@ -49,6 +48,7 @@ def _run(orders: Orders, arguments: list[str]) -> None:
 
 def _tune(orders: Orders, arguments: list[str]) -> None:
     from plumb.host import Limits
+    from plumb.launch import Ended
     from plumb.options import Options
     from plumb.processes import end_with_parent, forks_end_with_us, share_temporary_folder
     from plumb.script import start_seconds
