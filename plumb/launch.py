@@ -135,7 +135,7 @@ def take_part(orders: Orders, arguments: list[str], launch: Launch) -> int:
     outcome = script.run_tuned(
         msgspec.structs.replace(orders, tune=tune), arguments, hear, _passed_on, is_over=ended.heard
     )
-    if outcome.was_over or ended.heard():
+    if ended.heard():
         return 0
     if failures:
         raise CommandError(f"rank {launch.rank}: {failures[0].text}", failures[0].exit_code)

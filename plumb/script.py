@@ -33,15 +33,13 @@ _BUDGETS_OF_OTHERS = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the child ended: its exit code (negative for a signal), or that plumb ended it because time was up, or
-    because what it took part in was over.
+    """How the child ended: its exit code (negative for a signal), or that plumb ended it because time was up.
 
     `stack` is where the script was when time was up, from the innermost call outwards, one line each.
     """
 
     exit_code: int
     timed_out: bool
-    was_over: bool
     seconds: float
     stack: tuple[str, ...]
 
@@ -78,7 +76,7 @@ def run_tuned(
         )
         os.close(events_out)
         try:
-            timed_out, was_over = _listen(child, events_in, budget, on_event, on_output, is_over or _never)
+            timed_out = _listen(child, events_in, budget, on_event, on_output, is_over or _never)
         finally:
             end_tree(child.pid)
             child.wait()
@@ -86,7 +84,7 @@ def run_tuned(
             remove_abandoned()
         stack.seek(0)
         lines = stacks.calls(stack.read().decode(errors="replace")) if timed_out else ()
-        return Outcome(child.returncode, timed_out, was_over, time.monotonic() - started, lines)
+        return Outcome(child.returncode, timed_out, time.monotonic() - started, lines)
 
 
 def _never() -> bool:
@@ -116,8 +114,8 @@ def _listen(
     on_event: Callable[[Event], None],
     on_output: Callable[[bytes], None],
     is_over: Callable[[], bool],
-) -> tuple[bool, bool]:
-    """Passes on events and output until the child ends; whether its time was up before that, or it was over.
+) -> bool:
+    """Passes on events and output until the child ends, or it is over; True where its time was up before that.
 
     A loader must be iterated within `start_seconds`; from then on there is the budget to find out what trains, and the
     budget again to tune.
@@ -146,9 +144,7 @@ def _listen(
                         if isinstance(event, (LoaderIterated, TuningStarted)):
                             deadline = time.monotonic() + budget_seconds + _GRACE_SECONDS
                         on_event(event)
-            if ended and not ready:
-                return False, False
-            if is_over():
-                return False, True
+            if (ended and not ready) or is_over():
+                return False
             if time.monotonic() > deadline:
-                return True, False
+                return True
