@@ -24,7 +24,6 @@ from plumb.profile.device_profile import DeviceProfile
 from plumb.profile.fetch_threads import timed_threads
 from plumb.profile.randomness import kept_generators
 from plumb.profile.storage import reads_at_once
-from plumb.runtime.codec import EncodeError
 from plumb.runtime.cuts import CutCandidate, find_cuts
 from plumb.runtime.deferral import FoundDeferral, find_deferral
 from plumb.runtime.deferred import DeferredSamples
@@ -33,7 +32,6 @@ from plumb.runtime.fingerprint import fingerprint
 from plumb.runtime.loader import NO_REWRITES
 from plumb.runtime.opened import reads_unseen
 from plumb.runtime.replay import Replay
-from plumb.runtime.store_folder import StoreError
 from plumb.runtime.trial import try_out
 from plumb.runtime.validate import validate_cut, validate_threads
 from plumb.savings import TURNS, deferral_savings, store_savings
@@ -284,18 +282,19 @@ class _Search:
             return None
         count = max(_FEWEST_SAMPLES, self._affordable(_TIMED_VALUES, 2 + TURNS, share=0.3))
         try:
-            savings = store_savings(self._dataset, found.cut, self._indices[:count])
-        except (EncodeError, StoreError) as error:
-            self.reasons.append(f"no store after {found.cut.after}: {error}")
+            savings = store_savings(self._loader, found.cut, self._indices[:count])
+        except Exception as error:
+            self.reasons.append(f"no store after {found.cut.after}: {one_line(error)}")
             return None
         if savings is None:
             return None
+        saved_seconds = savings.saved_share * self._cost.cpu_seconds
         return CutCost(
             found.cut.after,
             savings.value_bytes,
-            max(0.0, savings.saved_cpu_seconds + savings.read_seconds),
+            max(0.0, saved_seconds + savings.read_seconds),
             self._cost.wait_seconds * min(1.0, found.prefix_wait_seconds / max(pipeline.sample_wait_seconds, 1e-9)),
-            max(savings.read_seconds, -savings.saved_cpu_seconds),
+            max(savings.read_seconds, -saved_seconds),
             savings.write_seconds,
             self._may_outlive(found),
         )
@@ -323,7 +322,7 @@ class _Search:
             if savings is None:
                 self.reasons.append("no operator runs on batches: whole batches take another way")
                 return ()
-            saved, main = savings.saved_cpu_seconds, savings.main_seconds
+            saved, main = savings.saved_share * self._cost.cpu_seconds, savings.main_seconds
         else:
             assert found.cost is not None
             saved, main = found.cost.saved_seconds, found.cost.main_seconds

@@ -1,12 +1,12 @@
 """What a rewrite saves: samples made as a loader would make them with it, by turns with the plain ones.
 
 Shares of operators don't add up to what is saved: a rewrite has a cost of its own for each sample, and memory that is
-fresh, or no longer is, costs as much as some operators.
+fresh, or no longer is, costs as much as some operators. And they are shares of what a plain batch costs at the same
+moment: the host may be faster or slower when it is asked the next time.
 """
 
 from __future__ import annotations
 
-import operator
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,27 +27,32 @@ from plumb.runtime.replay import Replay
 from plumb.runtime.stored import Stored
 
 TURNS = 3
-"""How often each sample is made in either way; and once more, unless it is a store's, as the first time teaches."""
+"""How often each batch is made in either way; and once more, unless it is a store's, as the first time teaches."""
+
+# No batch takes less CPU than this: coarse clocks may say so.
+_LEAST_SECONDS = 1e-7
 
 
 @dataclass(frozen=True)
 class StoreSavings:
-    """Per sample: the bytes that it takes in a store, the seconds to read and to write it, and the CPU seconds saved.
+    """Per sample: the bytes that it takes in a store, the CPU seconds to read it, and the seconds to write it.
 
-    What is saved is the difference between a plain sample and one that is made of the stored value, reading included.
+    `saved_share` is what is saved of the CPU seconds of a plain sample, its part of collate included, where one is made
+    of the stored value instead; negative where that takes longer.
     """
 
     value_bytes: float
     read_seconds: float
     write_seconds: float
-    saved_cpu_seconds: float
+    saved_share: float
 
 
-def store_savings(dataset: Any, cut: Cut, indices: Sequence[Any]) -> StoreSavings | None:
-    """What a store at `cut` saves on the samples at `indices`; None where it takes none of their values.
+def store_savings(loader: DataLoader[Any], cut: Cut, indices: Sequence[Any]) -> StoreSavings | None:
+    """What a store at `cut` saves on a batch of `indices`; None where it takes none of their values.
 
-    Raises EncodeError, StoreError, and what the dataset raises.
+    Raises EncodeError, StoreError, and what the dataset and the collate function raise.
     """
+    dataset, collate = loader.dataset, loader.collate_fn
     replay = Replay(dataset, cut)
     values = [replay.prefix(index) for index in indices]
     begin = time.perf_counter()
@@ -59,25 +64,28 @@ def store_savings(dataset: Any, cut: Cut, indices: Sequence[Any]) -> StoreSaving
     keys = [str(place).encode() for place in range(len(indices))]
     store.put_many([(key, value, ()) for key, value in zip(keys, encoded, strict=True)])
     write_seconds = (time.perf_counter() - begin) / len(indices)
+    del values, encoded
     hits = [(index, key) for index, key in zip(indices, keys, strict=True) if store.get(key) is not MISSING]
     if not hits:
         return None
-    reads, saved = [], []
+    reads, shares = [], []
     with one_torch_thread():
-        for index, key in hits * TURNS:
-            plain = _cpu_seconds(partial(operator.getitem, dataset, index))
-            read = _cpu_seconds(partial(store.get, key))
-            hit = _cpu_seconds(partial(_sample_of_stored, replay, store, index, key))
-            reads.append(read)
-            saved.append(plain - hit)
-    return StoreSavings(store.used_bytes / len(indices), median(reads), write_seconds, median(saved))
+        for _ in range(TURNS):
+            # Whole batches: what fresh memory costs hangs on how much of it is held at once.
+            plain = _cpu_seconds(lambda: collate([dataset[index] for index, _ in hits]))
+            hit = _cpu_seconds(lambda: collate([replay.sample_from(index, store.get(key)) for index, key in hits]))
+            reads.append(_cpu_seconds(lambda: [store.get(key) for _, key in hits]) / len(hits))
+            shares.append(hit / max(plain, _LEAST_SECONDS))
+    return StoreSavings(store.used_bytes / len(indices), median(reads), write_seconds, 1.0 - median(shares))
 
 
 @dataclass(frozen=True)
 class DeferralSavings:
-    """CPU seconds per sample: those that a process which makes batches saves, and those that finishing one takes."""
+    """What a process that makes batches saves, as a share of a plain one's CPU seconds, and what finishing one takes:
+    CPU seconds per sample.
+    """
 
-    saved_cpu_seconds: float
+    saved_share: float
     main_seconds: float
 
 
@@ -95,7 +103,7 @@ def deferral_savings(loader: DataLoader[Any], deferral: Deferral, indices: Seque
             plain = _cpu_seconds(lambda: collate([dataset[index] for index in indices]))
             begin = time.thread_time()
             batch = deferring(fetching.__getitems__(indices))
-            saved.append(plain - (time.thread_time() - begin))
+            saved.append(1.0 - (time.thread_time() - begin) / max(plain, _LEAST_SECONDS))
             if isinstance(batch, DeferredBatch):
                 recipe = recipe or BatchRecipe(batch.recipe)
                 finishing.append(_cpu_seconds(partial(run, batch, recipe, device_of(deferral))))
@@ -103,11 +111,7 @@ def deferral_savings(loader: DataLoader[Any], deferral: Deferral, indices: Seque
     # The first time, operators are made one by one, to learn from.
     if len(finishing) < TURNS:
         return None
-    return DeferralSavings(median(saved[1:]) / len(indices), median(finishing[1:]) / len(indices))
-
-
-def _sample_of_stored(replay: Replay, store: Store, index: Any, key: bytes) -> Any:
-    return replay.sample_from(index, store.get(key))
+    return DeferralSavings(median(saved[1:]), median(finishing[1:]) / len(indices))
 
 
 def _cpu_seconds(work: Callable[[], Any]) -> float:

@@ -25,7 +25,7 @@ from plumb.freedom import counts_to_verify, freedom_of, whole_cores, worker_star
 from plumb.host import Machine
 from plumb.lengths import length_of
 from plumb.model import operational, planner
-from plumb.model.calibration import Calibration, calibrated, cost_in_worker
+from plumb.model.calibration import Calibration, calibrated, cost_in_worker, uninterrupted
 from plumb.model.contributions import rates_without_each
 from plumb.model.situation import USUAL_WORKER_BYTES, AllocatorGain, Footprint, Freedom, Situation
 from plumb.notes import arriving, binding, inherited, pinned, shared_out
@@ -231,6 +231,7 @@ class Tuner:
             return situation
         situation = dataclasses.replace(
             situation,
+            cost=uninterrupted(situation.cost, one.run),
             cost_in_worker=cost_in_worker(situation.cost, one.run),
             footprint=dataclasses.replace(
                 situation.footprint,

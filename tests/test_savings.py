@@ -28,9 +28,9 @@ class Scaled(torch.utils.data.Dataset):
 def test_a_store_saves_what_comes_before_it_and_costs_what_it_reads():
     dataset = Inline()
     cut = found(dataset)[0]["np.clip"].cut
-    savings = store_savings(dataset, cut, range(6))
+    savings = store_savings(DataLoader(dataset), cut, range(6))
     assert savings.value_bytes >= 20_000 * 8
-    assert savings.saved_cpu_seconds > 0  # the sort alone takes longer than to read it
+    assert 0 < savings.saved_share < 1  # the sort alone takes longer than to read it
     assert savings.read_seconds > 0
     assert savings.write_seconds > 0
 

@@ -73,21 +73,43 @@ class ProbeRun:
         return min(self.worker_cpu_seconds / self.samples, self.seconds_in_worker)
 
     @property
+    def idle_seconds_in_worker(self) -> float:
+        """What is left of a worker's time for one sample."""
+        return self.seconds_in_worker - self.cpu_seconds_in_worker
+
+    @property
     def main_is_busy(self) -> bool:
         """Whether the main process held the workers up, so that part of their time was not spent on samples."""
         return self.main_cpu_seconds > _BUSY * self.seconds
 
 
+def uninterrupted(cost: SampleCost, one: ProbeRun) -> SampleCost:
+    """A sample's cost in the main process, which waits no longer than one worker is idle.
+
+    Where it was seen to, the host was busy with something else. A worker that a busy main process holds up tells
+    nothing of that.
+    """
+    waiting = cost.wait_seconds if one.main_is_busy else min(cost.wait_seconds, one.idle_seconds_in_worker)
+    return replace(cost, wall_seconds=cost.cpu_seconds + waiting, wait_seconds=waiting)
+
+
 def cost_in_worker(cost: SampleCost, one: ProbeRun) -> SampleCost:
-    """What a sample costs in a worker, from its cost in the main process and a run with as few workers as may be."""
+    """What a sample costs in a worker, from its cost in the main process and a run with as few workers as may be.
+
+    One worker waits for what the main process waits for, and until that has taken over a batch. Where it was idle for
+    longer, the host was busy with something else.
+    """
     computing = one.cpu_seconds_in_worker
-    waiting = cost.wait_seconds if one.main_is_busy else one.seconds_in_worker - computing
+    taking_over = one.main_cpu_seconds / one.samples
+    waiting = cost.wait_seconds
+    if not one.main_is_busy:
+        waiting = min(one.idle_seconds_in_worker, cost.wait_seconds + taking_over)
     return replace(
         cost,
         wall_seconds=computing + waiting,
         cpu_seconds=computing,
         wait_seconds=waiting,
-        main_seconds=one.main_cpu_seconds / one.samples,
+        main_seconds=taking_over,
     )
 
 

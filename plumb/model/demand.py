@@ -10,7 +10,8 @@ from plumb.plan import CacheChoice, Config
 # Whatever is saved, a sample is asked for by a call, and its bytes are copied once, no faster than memory is.
 _LEAST_CALL_SECONDS, _LEAST_COPY_SECONDS_PER_BYTE = 1e-6, 1e-10
 
-# What a worker spends at most on handing over a tensor's memory, in terms of what the main process spends on asking.
+# What a worker spends at most on fresh memory for its batches, in terms of what it takes a process that is alone, and
+# on handing over a tensor's memory, in terms of what the main process spends on asking.
 _WORKERS_PART = 2.0
 
 
@@ -78,9 +79,11 @@ def demand(situation: Situation, config: Config) -> Demand:
             cpu -= situation.allocator.making_seconds
         else:
             share = output_bytes / cost.output_bytes if cost.output_bytes else 1.0
-            cpu -= situation.allocator.crossing_seconds * share
             for_tensors = _seconds_for_tensors(situation)
-            cpu -= min(max(0.0, cost.cpu_seconds - situation.cost.cpu_seconds), _WORKERS_PART * for_tensors)
+            for_memory = situation.allocator.crossing_seconds * share + for_tensors
+            # What is deferred was most of what took fresh memory on the way to a sample.
+            cpu -= 0.0 if config.deferred else situation.allocator.making_seconds
+            cpu -= min(max(0.0, cost.cpu_seconds - situation.cost.cpu_seconds), _WORKERS_PART * for_memory)
             wait -= min(max(0.0, cost.wait_seconds - situation.cost.wait_seconds), for_tensors)
             main -= for_tensors + situation.calibration.hand_over_seconds_per_byte * output_bytes
             main = max(0.0, main - (situation.allocator.finishing_seconds if config.deferred else 0.0))

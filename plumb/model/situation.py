@@ -98,8 +98,8 @@ class ThreadsCost:
 
     They take `time_factor` times as long as one thread: 1 / threads at best, more where they wait for the interpreter's
     lock, for storage, or for the slowest sample of a batch. They spend `cpu_factor` times the CPU. `serial_seconds` per
-    sample are spent after them, by the worker's own thread (the rest of the sample, and collate). Each thread keeps
-    `thread_bytes` for itself.
+    sample are spent after them, by the worker's own thread (the rest of the sample, and collate). Each thread
+    holds `thread_bytes` for itself at the most.
     """
 
     threads: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from itertools import cycle, islice
 from typing import Any
 
 from plumb.errors import one_line
-from plumb.profile.memory import pages
+from plumb.profile.memory import Grown
 from plumb.profile.threads import reading_threads
 
 THREADS = (4, 16, 64)
@@ -20,7 +19,7 @@ _BATCHES_AT_MOST = 12
 
 @dataclass(frozen=True)
 class ThreadsGain:
-    """How many times as long as one thread so many take for a batch, how many times the CPU, and what each keeps."""
+    """How many times as long as one thread so many take for a batch, how many times the CPU, and what each holds."""
 
     threads: int
     time_factor: float
@@ -68,7 +67,7 @@ def timed_threads(
     if not counts:
         return ThreadsTimed(alone_seconds)
     gains: list[ThreadsGain] = []
-    at_once, held = 1, pages(os.getpid()).private_bytes
+    at_once, grown = 1, Grown()
     try:
         affordable = math.ceil(share / 2 / max(alone_seconds, 1e-9))
         alone = _spent(1, read, ahead, min(samples_per_batch, affordable), share / 2)
@@ -79,8 +78,8 @@ def timed_threads(
                     at_once,
                     time_factor=max(spent.wall / max(alone.wall, 1e-9), 1.0 / at_once),
                     cpu_factor=max(spent.cpu / max(alone.cpu, 1e-9), 1.0),
-                    # Their allocator keeps for each thread what it has used once.
-                    thread_bytes=max(0.0, pages(os.getpid()).private_bytes - held) / at_once,
+                    # What each needs at the same time, and what their allocator keeps for it.
+                    thread_bytes=grown.bytes() / at_once,
                 )
             )
     except Exception as error:

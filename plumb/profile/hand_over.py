@@ -21,7 +21,7 @@ def drop_seconds_per_byte(batch_bytes: float) -> float:
 
 
 def fresh_seconds_per_byte() -> float:
-    """CPU seconds per byte by which shared memory is written sooner when it was touched before; of several turns the
+    """CPU seconds per byte to get shared memory and to write it, beyond those to write it again; of several turns the
     least.
 
     That is the same for each byte, so little is taken: a batch's worth may be more than shared memory holds.
@@ -30,14 +30,13 @@ def fresh_seconds_per_byte() -> float:
 
 
 def _fresh_seconds(size: int) -> float:
+    begin = time.thread_time()
     storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
     shared = torch.empty(0, dtype=torch.uint8).set_(storage)
-    taken = []
-    for _ in range(2):
-        begin = time.thread_time()
-        shared.fill_(1)
-        taken.append(time.thread_time() - begin)
-    return taken[0] - taken[1]
+    shared.fill_(1)
+    again = time.thread_time()
+    shared.fill_(1)
+    return (again - begin) - (time.thread_time() - again)
 
 
 def _drop_seconds(size: int) -> float:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from plumb.plan import Cut, Deferral
 from plumb.profile.randomness import process_states, put_back
+from plumb.profile.threads import ReadingThreads, one_torch_thread
 from plumb.runtime.cache import MISSING, Record, Store, StoreSpec, key_of
 from plumb.runtime.codec import EncodeError, encode
 from plumb.runtime.deferred import DeferredSamples, Deferring
@@ -85,7 +86,7 @@ class _Reader:
         self._deferring = Deferring(fetch.deferral) if fetch.deferral else None
         self._replay = Replay(dataset, fetch.cut, self._deferring.answers if self._deferring else NO_ANSWERS)
         self._store = Store(fetch.spec) if fetch.spec else None
-        self._pool = ThreadPoolExecutor(fetch.threads, "plumb-fetch") if fetch.threads > 1 else None
+        self._pool = ReadingThreads(fetch.threads) if fetch.threads > 1 else None
         self._is_plain = False
         self._is_checked = not fetch.is_planned
 
@@ -95,7 +96,7 @@ class _Reader:
             states = process_states()
             try:
                 self._check_the_ways(indices)
-                samples = self._cut(indices) if self._fetch.cut else self._whole(indices)
+                samples = self._read(indices)
                 return self._deferring.settled(samples) if self._deferring else samples
             except (ReplayError, VariesError) as error:
                 self._is_plain = True
@@ -121,6 +122,11 @@ class _Reader:
                 raise ReplayError(
                     f"the code of {deferral.steps[0].operator} has changed since the plan was made. Tune again"
                 )
+
+    def _read(self, indices: list[Any]) -> list[Any]:
+        # Torch's own threads wait busily for their next part, on the cores that the reading threads are for.
+        with one_torch_thread() if self._pool else nullcontext():
+            return self._cut(indices) if self._fetch.cut else self._whole(indices)
 
     def _whole(self, indices: list[Any]) -> list[Any]:
         if self._pool is None:

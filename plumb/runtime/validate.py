@@ -10,13 +10,13 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from plumb.plan import Cut
 from plumb.profile.randomness import generator_states
+from plumb.profile.threads import ReadingThreads, one_torch_thread
 from plumb.runtime.answered import Answered, Tree
 from plumb.runtime.held import Held
 from plumb.runtime.interrupted import interrupted
@@ -175,7 +175,8 @@ def _check_threads(dataset: Any, indices: list[Any], threads: int, until: Cut | 
     held = Held(dataset)
     replay = Replay(dataset, until)
     read = replay.sample if until is None else replay.prefix
-    with held.kept(), ThreadPoolExecutor(threads) as pool:
+    # With more of torch's own threads than a worker has, sums may differ in their last bit.
+    with held.kept(), one_torch_thread(), ReadingThreads(threads) as pool:
         alone = {place: _read_alone(held, read, index) for place, index in enumerate(indices)}
         for start in range(0, len(indices), BATCH_SAMPLES):
             batch = list(enumerate(indices))[start : start + BATCH_SAMPLES]
@@ -211,9 +212,7 @@ def _read_alone(held: Held, read: Callable[[Any], Any], index: Any) -> bytes:
     return first
 
 
-def _read_together(
-    pool: ThreadPoolExecutor, threads: int, read: Callable[[Any], Any], indices: Sequence[Any]
-) -> list[Any]:
+def _read_together(pool: ReadingThreads, threads: int, read: Callable[[Any], Any], indices: Sequence[Any]) -> list[Any]:
     """What the threads read, in the order of the indices. They start at the same moment."""
     lanes = [indices[lane::threads] for lane in range(min(threads, len(indices)))]
     start = threading.Barrier(len(lanes))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plumb.model.calibration import Calibration, ProbeRun, calibrated, cost_in_worker
+from plumb.model.calibration import Calibration, ProbeRun, calibrated, cost_in_worker, uninterrupted
 from plumb.plan import SampleCost
 
 COST = SampleCost(2e-3, 1.9e-3, 1e-4, 0.0, 6e5, 0.03)
@@ -29,6 +29,22 @@ def test_a_worker_s_cost_is_what_the_run_showed():
 def test_time_that_a_busy_main_process_held_a_worker_up_is_no_wait():
     starved = ProbeRun(1, samples=1000, seconds=1.0, worker_cpu_seconds=0.1, main_cpu_seconds=0.95)
     assert cost_in_worker(COST, starved).wait_seconds == COST.wait_seconds
+
+
+def test_a_worker_waits_for_what_the_main_process_waits_for_and_for_nothing_else():
+    interrupted = ProbeRun(1, samples=1000, seconds=9.0, worker_cpu_seconds=2.0, main_cpu_seconds=0.1)
+    cost = cost_in_worker(COST, interrupted)
+    assert cost.wait_seconds == pytest.approx(COST.wait_seconds + 0.1e-3), "and until a batch is taken over"
+    assert cost.wall_seconds == pytest.approx(2e-3 + cost.wait_seconds)
+
+
+def test_the_main_process_waits_no_longer_than_a_worker_is_idle():
+    interrupted = SampleCost(9e-3, 1.9e-3, 7.1e-3, 0.0, 6e5, 0.03)
+    cost = uninterrupted(interrupted, ONE)
+    assert (cost.wall_seconds, cost.wait_seconds) == pytest.approx((2.1e-3, 0.2e-3))
+    assert uninterrupted(COST, ONE).wait_seconds == COST.wait_seconds
+    starved = ProbeRun(1, samples=1000, seconds=1.0, worker_cpu_seconds=0.1, main_cpu_seconds=0.95)
+    assert uninterrupted(interrupted, starved).wait_seconds == interrupted.wait_seconds
 
 
 def test_two_runs_tell_how_workers_hold_each_other_up():

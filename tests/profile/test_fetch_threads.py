@@ -55,3 +55,14 @@ def test_what_takes_too_long_or_fails_is_left_out():
     timed = timed_threads(refuse, range(64), 64, WAIT, 8.0)
     assert [gain.threads for gain in timed.gains] == [4]
     assert "16 at once fail: ConnectionError: too many" in timed.reason
+
+
+def test_what_threads_need_at_the_same_time_is_theirs():
+    def read(index):
+        block = bytearray(8 * 2**20)
+        time.sleep(WAIT)
+        return len(block)
+
+    timed = timed_threads(read, range(8), 16, WAIT, budget_seconds=8.0)
+    assert [gain.threads for gain in timed.gains] == [4, 16]
+    assert all(6 * 2**20 < gain.thread_bytes < 40 * 2**20 for gain in timed.gains)

@@ -8,7 +8,7 @@ import sys
 import numpy
 import pytest
 
-from plumb.profile.memory import Taken, counted_bytes, pages, script_bytes
+from plumb.profile.memory import Grown, Taken, counted_bytes, pages, script_bytes
 
 MIB = 2**20
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="only Linux tells")
@@ -94,3 +94,19 @@ def test_the_counts_of_a_long_list_of_names_are_told_from_a_part_of_it():
 
 def test_a_process_that_is_gone_has_none():
     assert pages(2**22 + 1).private_bytes == 0.0
+
+
+def test_a_process_grows_by_what_it_holds_for_a_moment_only():
+    grown = Grown()
+    assert grown.bytes() < 8 * MIB
+    numpy.ones(64 * MIB, numpy.uint8)
+    assert 60 * MIB < grown.bytes() < 80 * MIB
+    assert Grown().bytes() < 8 * MIB
+
+
+def test_pages_of_files_are_no_growth(tmp_path):
+    (tmp_path / "large").write_bytes(b"x" * (64 * MIB))
+    grown = Grown()
+    mapped = numpy.memmap(tmp_path / "large", numpy.uint8, "r")
+    assert mapped.sum() > 0
+    assert grown.bytes() < 16 * MIB
