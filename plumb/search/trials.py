@@ -28,6 +28,9 @@ from plumb.search.guard import Guard, TrialEndedError
 from plumb.search.ledger import STOPPED, Ledger, Memory, Reading
 from plumb.search.measure import Chunk, Feed, IndexStream, interleaved, rate_of
 
+TO_CALIBRATE = "measured, to calibrate"
+"""What became of a run that calibrates the model."""
+
 # Workers that are silent from the start for so long, or for so many times what the slowest took to start or what a
 # batch costs, are taken for stuck.
 _STUCK_SECONDS, _STUCK_TIMES = 20.0, 20.0
@@ -123,7 +126,7 @@ class Trials:
         if not chunks:
             return None
         start_seconds = feed.workers_start_seconds
-        reading = self.ledger.measured(situation, config, chunks, start_seconds, "measured, to calibrate", memory)
+        reading = self.ledger.measured(situation, config, chunks, start_seconds, TO_CALIBRATE, memory)
         self.probed.append(reading)
         used = feed.usage
         run = ProbeRun(config.num_workers, used.samples, used.seconds, used.worker_cpu_seconds, used.main_cpu_seconds)
