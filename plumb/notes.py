@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 
 from plumb.model import planner
@@ -59,6 +60,17 @@ def inherited(held: Sequence[Handle], own_workers: int = 0, method: str | None =
     if method:
         return f"{what}, which forked workers would share, but can be sent to others: workers are started by {method}"
     return f"{what}, which forked workers would share: none were tried. Open it in the first sample, not before"
+
+
+def pooled(cpus: float) -> str:
+    """What threads of a library's own do in workers, and what to write instead."""
+    name, instead = "a library's", "OMP_NUM_THREADS=1 and OPENBLAS_NUM_THREADS=1 in the environment leave"
+    if "cv2" in sys.modules:
+        name, instead = "OpenCV's or another library's", "cv2.setNumThreads(0) in the script leaves"
+    return (
+        f"while a sample is made, threads of {name} own keep {cpus:.1f} more CPUs busy, and in every worker they may: "
+        f"{instead} the cores to the workers"
+    )
 
 
 def arriving(deferral: Deferral | None, has_gpu: bool) -> str:

@@ -6,7 +6,6 @@ Nothing here needs the user's loop; what the loop says (the step rate) comes in,
 from __future__ import annotations
 
 import dataclasses
-import math
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -25,19 +23,18 @@ from plumb.freedom import counts_to_verify, freedom_of, whole_cores, worker_star
 from plumb.host import Machine
 from plumb.lengths import length_of
 from plumb.model import operational, planner
-from plumb.model.calibration import Calibration, calibrated, cost_in_worker, uninterrupted
+from plumb.model.calibration import calibrated, cost_in_worker, with_waiting
 from plumb.model.contributions import rates_without_each
-from plumb.model.situation import USUAL_WORKER_BYTES, AllocatorGain, Footprint, Freedom, Situation
-from plumb.notes import arriving, binding, inherited, pinned, shared_out
+from plumb.model.situation import Freedom, Situation
+from plumb.notes import arriving, binding, inherited, pinned, pooled, shared_out
+from plumb.observed import Watched, unprobed
 from plumb.offers import Offers, find_offers
 from plumb.options import Options
-from plumb.plan import Config, Measured, SampleCost, Trial
+from plumb.plan import Config, Measured, Trial
 from plumb.profile.device import has_accelerator
-from plumb.profile.hand_over import drop_seconds_per_byte, fresh_seconds_per_byte
+from plumb.profile.hand_over import drop_seconds_per_byte
 from plumb.profile.host_load import OthersLoad
-from plumb.profile.memory import script_bytes
-from plumb.profile.sample import Sampled, sampled, torch_threads_speedup
-from plumb.runtime import allocator
+from plumb.profile.sample import Sampled, sampled
 from plumb.runtime.inherited import handles
 from plumb.runtime.loader import current_config, rebuild
 from plumb.runtime.sharding import Sharding, examine
@@ -48,7 +45,7 @@ from plumb.search.record import Record, StudyError
 from plumb.search.space import Space
 from plumb.search.study import search
 from plumb.search.trials import Trials
-from plumb.subject import Choice, Subject, cost_of
+from plumb.subject import Choice, Subject
 from plumb.units import format_bytes
 
 # Other processes that take more than this share of the CPUs are worth a word.
@@ -57,10 +54,6 @@ _CROWDED = 0.2
 # but for no more than this share of the time.
 _OFFERS_PACES, _OFFERS_LOADS, _OFFERS_SHARE = 12.0, 300.0, 0.4
 _OFFERED_BATCHES, _OFFERED_SAMPLES = 32, 128
-# Reused memory is worth a trial where fresh memory costs this share of a sample's time.
-_WORTH_REUSING = 0.02
-# What the two processes spend at least on handing over one tensor in memory of its own.
-_SECONDS_PER_TENSOR = 1e-4
 # A probe takes so many batches. Where these take more than a share of the time, the model must do with what it knows,
 # and with what workers take at the most, as a rule.
 _PROBED_BATCHES, _PROBE_SHARE = 6, 0.15
@@ -113,8 +106,9 @@ class Tuner:
         raises in the user's own configuration.
         """
         self._say("what a sample costs")
+        watched = Watched(self.subject, self._stream, self.pace_seconds)
         try:
-            seen = sampled(self.subject.loader, self._stream, self.pace_seconds)
+            seen = watched.told_from_waiting(sampled(self.subject.loader, self._stream, self.pace_seconds))
         except NoBatchesError:
             raise TuningError(
                 f"{self.subject.name} gives its batches only once: nothing is left to measure", 1
@@ -123,7 +117,7 @@ class Tuner:
             raise UsersError(error) from None
         self._say("what a sample goes through")
         offers = self._offers(seen)
-        situation = self._situation(seen, offers)
+        situation = watched.situation(seen, offers, self.options.limits, self._may_have_torch_threads)
         self._check_limits(situation)
         if not self._has_nothing_to_gain:
             if self._is_iterable:
@@ -162,51 +156,6 @@ class Tuner:
         """The device that batches may arrive on."""
         return torch.device("cuda") if self.options.on_device and has_accelerator() else None
 
-    def _situation(self, seen: Sampled, offers: Offers) -> Situation:
-        process, cost = psutil.Process(), cost_of(seen, offers)
-        per_batch = self.subject.samples_per_batch
-        footprint = Footprint(
-            batch_bytes=cost.output_bytes * per_batch,
-            tensors_per_batch=math.ceil(cost.output_tensors * per_batch),
-            worker_private_bytes=0.0,
-            main_bytes=script_bytes(),
-            open_files=process.num_fds(),
-        )
-        step = self.subject.step
-        return Situation(
-            cost,
-            cost,
-            footprint,
-            self.options.limits,
-            step.samples_per_second if step else None,
-            step.cpu_seconds if step else 0.0,
-            self._epoch_samples,
-            samples_per_batch=per_batch,
-            batch_seconds=seen.batch_seconds,
-            torch_threads_speedup=self._torch_threads_speedup(),
-            dataset_samples=length_of(self.subject.loader.dataset),
-            cuts=offers.cuts,
-            deferrals=offers.deferrals,
-            threads=offers.threads,
-            allocator=self._allocator_gain(cost, footprint),
-            read_bytes=cost.output_bytes if offers.storage else 0.0,
-            storage=offers.storage,
-        )
-
-    def _allocator_gain(self, cost: SampleCost, footprint: Footprint) -> AllocatorGain | None:
-        """What reused memory would save; None where that is next to nothing."""
-        per_batch = self.subject.samples_per_batch
-        saved = allocator.saved_seconds(int(footprint.batch_bytes)) / per_batch
-        crossing = fresh_seconds_per_byte() * cost.output_bytes
-        handing = footprint.tensors_per_batch * _SECONDS_PER_TENSOR / per_batch
-        if max(saved, crossing + handing) < _WORTH_REUSING * cost.wall_seconds:
-            return None
-        # Whether a process gets fresh memory for its batches depends on all that it did before: so it is asked.
-        with allocator.reusing(True):
-            reused = sampled(self.subject.loader, self._stream, self.pace_seconds / 2)
-        making = min(max(0.0, cost.cpu_seconds - reused.cost.cpu_seconds), saved)
-        return AllocatorGain(making, saved, crossing, allocator.kept_bytes(int(footprint.batch_bytes)))
-
     def _check_limits(self, situation: Situation) -> None:
         """Raises TuningError where the script as it is leaves no room for any loader."""
         used, allowed = situation.footprint.main_bytes, self.options.limits.memory_bytes
@@ -223,7 +172,7 @@ class Tuner:
             return situation
         batch_seconds = situation.cost.wall_seconds * situation.samples_per_batch
         if _PROBED_BATCHES * batch_seconds > _PROBE_SHARE * self.seconds:
-            return _unprobed(situation)
+            return unprobed(situation)
         self._say("one worker, to calibrate the model")
         few = max(self._own.num_workers, 1) if self._is_iterable else 1
         one = self._trials.probe(situation, Config(few, 2, pin_memory=self._pins, start_method=self._start.method))
@@ -231,12 +180,12 @@ class Tuner:
             return situation
         situation = dataclasses.replace(
             situation,
-            cost=uninterrupted(situation.cost, one.run),
             cost_in_worker=cost_in_worker(situation.cost, one.run),
             footprint=dataclasses.replace(
                 situation.footprint,
                 worker_private_bytes=one.worker_private_bytes,
                 worker_growth_bytes=one.growth_bytes,
+                parted_bytes=one.parted_bytes,
             ),
             start_seconds_per_worker=one.start_seconds_per_worker,
         )
@@ -247,12 +196,14 @@ class Tuner:
             self._say(f"{many} workers, to calibrate the model")
             config = Config(many, 2, pin_memory=self._pins, start_method=self._start.method)
             all_cores = self._trials.probe(situation, config)
-        batch_bytes = situation.footprint.batch_bytes
+        batch_bytes, many_run = situation.footprint.batch_bytes, all_cores.run if all_cores else None
         return dataclasses.replace(
             situation,
+            cost=with_waiting(situation.cost, one.run, many_run),
+            cost_in_worker=cost_in_worker(situation.cost, one.run, many_run),
             calibration=calibrated(
                 one.run,
-                all_cores.run if all_cores else None,
+                many_run,
                 cores,
                 situation.samples_per_batch,
                 batch_bytes,
@@ -348,6 +299,8 @@ class Tuner:
         assert winner.loader is not None
         if self._start.why_not:
             notes.append(self._start.why_not)
+        if situation.pool_cpus:
+            notes.append(pooled(situation.pool_cpus))
         if self.subject.step and self.subject.step.pageable_samples_per_second is not None:
             notes.append(pinned(self.subject.step.samples_per_second, self.subject.step.pageable_samples_per_second))
         if winner.config.worker_torch_threads == 1 and winner.config.needs_runtime:
@@ -382,16 +335,11 @@ class Tuner:
 
     # ---- small helpers
 
-    def _torch_threads_speedup(self) -> float:
-        """How much faster samples are made where torch has all cores in a worker.
-
-        Never in a forked worker: OpenMP's threads don't survive a fork, and the worker would hang.
-        """
-        if (self._start.method or multiprocessing.get_start_method()) == "fork" or self._start.why_not:
-            return 1.0
-        if whole_cores(self.options.limits.cpus) < 2:
-            return 1.0
-        return torch_threads_speedup(self.subject.loader, self._stream, self.pace_seconds)
+    @property
+    def _may_have_torch_threads(self) -> bool:
+        """Never in a forked worker: OpenMP's threads don't survive a fork, and the worker would hang."""
+        is_forked = (self._start.method or multiprocessing.get_start_method()) == "fork"
+        return not is_forked and not self._start.why_not and whole_cores(self.options.limits.cpus) > 1
 
     @property
     def _has_nothing_to_gain(self) -> bool:
@@ -399,28 +347,6 @@ class Tuner:
 
     def _say(self, text: str) -> None:
         self.emit(Phase(f"{self.subject.name}: {text}"))
-
-
-def _unprobed(situation: Situation) -> Situation:
-    """The situation with what workers cost as a rule, where there is no time to see it."""
-    footprint, cost = situation.footprint, situation.cost
-    handing = footprint.tensors_per_batch * _SECONDS_PER_TENSOR / 2
-    calibration = Calibration(
-        hand_over_seconds_per_batch=handing,
-        hand_over_seconds_per_byte=drop_seconds_per_byte(footprint.batch_bytes),
-    )
-    in_worker = handing / situation.samples_per_batch + fresh_seconds_per_byte() * cost.output_bytes
-    return dataclasses.replace(
-        situation,
-        calibration=calibration,
-        cost_in_worker=dataclasses.replace(
-            cost,
-            wall_seconds=cost.wall_seconds + in_worker,
-            cpu_seconds=cost.cpu_seconds + in_worker,
-            main_seconds=calibration.hand_over_seconds(footprint.batch_bytes) / situation.samples_per_batch,
-        ),
-        footprint=dataclasses.replace(footprint, worker_private_bytes=USUAL_WORKER_BYTES),
-    )
 
 
 def _said(rate: float, without: dict[str, float]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -83,33 +84,34 @@ class ProbeRun:
         return self.main_cpu_seconds > _BUSY * self.seconds
 
 
-def uninterrupted(cost: SampleCost, one: ProbeRun) -> SampleCost:
-    """A sample's cost in the main process, which waits no longer than one worker is idle.
+def with_waiting(cost: SampleCost, one: ProbeRun, many: ProbeRun | None) -> SampleCost:
+    """A sample's cost in the main process, with what it waits as the middle of three readings: there, and in two runs.
 
-    Where it was seen to, the host was busy with something else. A worker that a busy main process holds up tells
-    nothing of that.
+    A host that is busy with something else for a moment makes a reading longer, and one that was too short to meet a
+    rare slow sample is less than the rest. Runs that a busy main process held up, and one alone, tell nothing.
     """
-    waiting = cost.wait_seconds if one.main_is_busy else min(cost.wait_seconds, one.idle_seconds_in_worker)
+    runs = [run for run in (one, many) if run is not None and not run.main_is_busy]
+    if len(runs) < 2:
+        return cost
+    waiting = median([cost.wait_seconds, *(run.idle_seconds_in_worker for run in runs)])
     return replace(cost, wall_seconds=cost.cpu_seconds + waiting, wait_seconds=waiting)
 
 
-def cost_in_worker(cost: SampleCost, one: ProbeRun) -> SampleCost:
+def cost_in_worker(cost: SampleCost, one: ProbeRun, many: ProbeRun | None = None) -> SampleCost:
     """What a sample costs in a worker, from its cost in the main process and a run with as few workers as may be.
 
-    One worker waits for what the main process waits for, and until that has taken over a batch. Where it was idle for
-    longer, the host was busy with something else.
+    Where `many` ran, too, what it waits is told as in `with_waiting`.
     """
     computing = one.cpu_seconds_in_worker
-    taking_over = one.main_cpu_seconds / one.samples
-    waiting = cost.wait_seconds
-    if not one.main_is_busy:
-        waiting = min(one.idle_seconds_in_worker, cost.wait_seconds + taking_over)
+    waiting = cost.wait_seconds if one.main_is_busy else one.idle_seconds_in_worker
+    if many is not None and not one.main_is_busy and not many.main_is_busy:
+        waiting = with_waiting(cost, one, many).wait_seconds
     return replace(
         cost,
         wall_seconds=computing + waiting,
         cpu_seconds=computing,
         wait_seconds=waiting,
-        main_seconds=taking_over,
+        main_seconds=one.main_cpu_seconds / one.samples,
     )
 
 

@@ -57,19 +57,20 @@ def demand(situation: Situation, config: Config) -> Demand:
     threaded = max(0.0, cpu + wait - threads.serial_seconds) if threads else 0.0
     switching = (threads.cpu_factor - 1.0) * cpu * threaded / (cpu + wait) if threads and threaded else 0.0
     hit = config.cache.hit_ratio if config.cache else 0.0
+    dearer = _dearer_in_worker(situation) if config.num_workers else 1.0
     if config.cache:
         cut = cut_of(situation, config.cache)
         # Beside a store, threads make only what is missing in it; the rest of a sample may draw random numbers.
         missing = (1.0 - hit) * (cut.prefix_cpu_seconds + cut.prefix_wait_seconds)
         left = min(1.0, missing / threaded) if threaded else 1.0
         threaded, switching = threaded * left, switching * left
-        cpu -= hit * (cut.prefix_cpu_seconds - cut.read_seconds)
+        cpu -= hit * (cut.prefix_cpu_seconds - cut.read_seconds) * dearer
         # Waits vary more than anything: what matters is which share of them lies before the cut.
         waited = situation.cost.wait_seconds
         wait *= 1.0 - hit * (min(1.0, cut.prefix_wait_seconds / waited) if waited > 0 else 0.0)
     if config.deferred:
         deferral = deferral_of(situation, config.deferred)
-        cpu -= deferral.worker_cpu_seconds
+        cpu -= deferral.worker_cpu_seconds * dearer
         output_bytes = max(0.0, output_bytes - deferral.bytes_saved)
         if config.num_workers:
             main -= situation.calibration.hand_over_seconds_per_byte * (cost.output_bytes - output_bytes)
@@ -99,6 +100,16 @@ def demand(situation: Situation, config: Config) -> Demand:
         config.fetch_threads,
         situation.torch_threads_speedup if config.worker_torch_threads > 1 else 1.0,
     )
+
+
+def _dearer_in_worker(situation: Situation) -> float:
+    """How many times the CPU a worker spends on what a sample is made of, its new memory for the hand-over left out.
+
+    What is saved there is saved at this price: as a difference of two costs, what is left would be as unsure as both.
+    """
+    alone, fresh = situation.cost.cpu_seconds, _seconds_for_tensors(situation)
+    fresh += situation.allocator.crossing_seconds if situation.allocator else 0.0
+    return max(0.0, situation.cost_in_worker.cpu_seconds - fresh) / alone if alone > 0 else 1.0
 
 
 def _seconds_for_tensors(situation: Situation) -> float:

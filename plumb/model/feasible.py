@@ -16,8 +16,8 @@ _FOR_EACH_LOADER = ("workers", "samples at once")
 _IN_BYTES = ("memory", "shared memory", "disk")
 # Without workers, a batch and its samples are made while the batch before it is in use.
 _BATCHES_WITHOUT_WORKERS = 3
-# Some workers hold so many times what the one that was looked at did: samples and what is fragmented differ.
-_WORKERS_DIFFER = 1.2
+# Some workers hold so many times what the one that was looked at did, after a while: samples differ, memory fragments.
+_WORKERS_DIFFER = 1.5
 # A worker that uses its memory again keeps so many buffers more than it has batches ahead (`runtime/buffers.py`).
 _BUFFERS_BEYOND_PREFETCH = 2
 # File descriptors that torch holds for one worker: two queues, their pipes and the process' sentinel.
@@ -40,8 +40,10 @@ def needs(situation: Situation, config: Config, workers: Any, in_flight: Any) ->
     shared = batches * footprint.batch_bytes * share
     # What was deferred is undone in the main process, for the batch that is used now.
     memory = footprint.main_bytes + (share != 1.0) * footprint.batch_bytes
-    memory = memory + workers * _WORKERS_DIFFER * footprint.worker_bytes
-    memory = memory + np.maximum(workers, 1) * _bytes_of_threads(situation, config)
+    memory = (
+        memory + workers * _WORKERS_DIFFER * footprint.worker_bytes + np.where(workers > 0, footprint.parted_bytes, 0)
+    )
+    memory = memory + np.maximum(workers, 1) * _WORKERS_DIFFER * _bytes_of_threads(situation, config)
     memory = memory + np.where(workers > 0, 0, _BATCHES_WITHOUT_WORKERS) * footprint.batch_bytes * share
     if config.allocator_reuse and situation.allocator:
         memory = memory + situation.allocator.kept_bytes

@@ -43,7 +43,8 @@ class Footprint:
     """What loading takes of the host: bytes of one batch, of one worker's own pages, and of the script itself.
 
     A forked worker makes its parent's pages its own by counting references in them: `worker_growth_bytes` is by how
-    much it grows in an epoch.
+    much it grows in an epoch. The parent, too, writes to pages that its workers keep as they were: `parted_bytes` in
+    all, however many workers there are.
     """
 
     batch_bytes: float
@@ -52,6 +53,7 @@ class Footprint:
     main_bytes: float
     open_files: int
     worker_growth_bytes: float = 0.0
+    parted_bytes: float = 0.0
 
     @property
     def worker_bytes(self) -> float:
@@ -141,6 +143,7 @@ class Situation:
     - `read_bytes`: what a sample reads from storage.
     - `torch_threads_speedup`: how much faster a sample is made when torch may use more than one thread.
     - `transfer_bytes_per_second`: from the host to the device, None where there is none.
+    - `pool_cpus`: how many CPUs threads of a library's own keep busy while a sample is made.
     """
 
     cost: SampleCost
@@ -163,6 +166,7 @@ class Situation:
     read_bytes: float = 0.0
     storage: StorageBandwidth | None = None
     transfer_bytes_per_second: float | None = None
+    pool_cpus: float = 0.0
 
     @property
     def samples_at_once(self) -> float:

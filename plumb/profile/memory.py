@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import multiprocessing
 import os
@@ -78,10 +80,13 @@ class Grown:
     """By how much this process' own pages have grown at the most since this was made, within calls too.
 
     The kernel keeps the peak of all pages that are mapped; those of files are taken off as they are at the end. Making
-    this sets that peak back. Where it can't be, only what is held at the time of asking is told.
+    this sets that peak back. Where it can't be, only what is held at the time of asking is told. What was freed before
+    is given back to the kernel first: a forked process that takes it again makes the pages its own.
     """
 
     def __init__(self) -> None:
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).malloc_trim(0)
         self._before = _kept("RssAnon")
         try:
             _CLEAR_REFS.write_text(_RESET_PEAK)

@@ -6,7 +6,7 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,15 +25,28 @@ _BATCH_TIMES = 200
 class _Span:
     wall_seconds: float
     cpu_seconds: float
+    other_cpu_seconds: float
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """What samples cost, the times of the single batches that say so, and how many samples were read for it."""
+    """What samples cost, the times of the single batches that say so, and how many samples were read for it.
+
+    `largest_batch_bytes` is what the largest of these batches took, and `other_cpus` how many CPUs the process' other
+    threads kept busy meanwhile.
+    """
 
     cost: SampleCost
     batch_seconds: tuple[float, ...]
     samples: float
+    largest_batch_bytes: float
+    other_cpus: float
+
+    def made_by_threads(self, cpus: float) -> Sampled:
+        """The same, where threads of the dataset's own compute on so many CPUs while this one waits for them."""
+        cost = self.cost
+        computing = min(cost.wall_seconds, cost.cpu_seconds + cpus * cost.wall_seconds)
+        return replace(self, cost=replace(cost, cpu_seconds=computing, wait_seconds=cost.wall_seconds - computing))
 
 
 def sampled(loader: DataLoader[Any], stream: IndexStream | None, seconds: float) -> Sampled:
@@ -44,22 +57,34 @@ def sampled(loader: DataLoader[Any], stream: IndexStream | None, seconds: float)
     """
     spans: list[_Span] = []
     size, read_samples = 1.0, 0.0
-    nbytes = tensors = 0
+    all_bytes, all_tensors, largest = 0.0, 0.0, 0.0
     read = _reader(loader, stream)
     deadline = time.perf_counter() + seconds
     while not spans or time.perf_counter() < deadline:
-        begin = (time.perf_counter(), time.thread_time())
+        begin = (time.perf_counter(), time.thread_time(), time.process_time())
         batch, size = next(read)
         wall, cpu = time.perf_counter() - begin[0], time.thread_time() - begin[1]
+        others = max(0.0, time.process_time() - begin[2] - cpu)
         nbytes, tensors = batch_bytes(batch)
-        spans.append(_Span(wall / size, cpu / size))
+        all_bytes, all_tensors, largest = all_bytes + nbytes, all_tensors + tensors, max(largest, nbytes)
+        spans.append(_Span(wall / size, cpu / size, others / size))
         read_samples += size
     # The first batch opens files and fills caches that every later one finds.
     spans = spans[1:] or spans
     wall = statistics.median(span.wall_seconds for span in spans)
     cpu = min(statistics.median(span.cpu_seconds for span in spans), wall)
-    cost = SampleCost(wall, cpu, wall - cpu, 0.0, nbytes / size, tensors / size)
-    return Sampled(cost, tuple(span.wall_seconds * size for span in spans[-_BATCH_TIMES:]), read_samples)
+    cost = SampleCost(wall, cpu, wall - cpu, 0.0, all_bytes / read_samples, all_tensors / read_samples)
+    others = sum(span.other_cpu_seconds for span in spans) / max(sum(span.wall_seconds for span in spans), 1e-9)
+    batch_seconds = tuple(span.wall_seconds * size for span in spans[-_BATCH_TIMES:])
+    return Sampled(cost, batch_seconds, read_samples, largest, others)
+
+
+def cpus_of_pools(loader: DataLoader[Any], stream: IndexStream | None, seconds: float) -> float:
+    """How many CPUs are kept busy by threads that are neither this one nor torch's, such as OpenCV's or those of a
+    library for linear algebra. No worker process keeps them from having as many. Takes about `seconds`.
+    """
+    with one_torch_thread():
+        return sampled(loader, stream, seconds).other_cpus
 
 
 def torch_threads_speedup(loader: DataLoader[Any], stream: IndexStream | None, seconds: float) -> float:

@@ -28,9 +28,6 @@ from plumb.search.guard import Guard, TrialEndedError
 from plumb.search.ledger import STOPPED, Ledger, Memory, Reading
 from plumb.search.measure import Chunk, Feed, IndexStream, interleaved, rate_of
 
-TO_CALIBRATE = "measured, to calibrate"
-"""What became of a run that calibrates the model."""
-
 # Workers that are silent from the start for so long, or for so many times what the slowest took to start or what a
 # batch costs, are taken for stuck.
 _STUCK_SECONDS, _STUCK_TIMES = 20.0, 20.0
@@ -56,12 +53,14 @@ _PAGES_OF_COUNTS = 2.0
 class Probed:
     """What a calibrating run showed: its cost, the bytes of its largest worker's own pages, and their start.
 
-    `growth_bytes` is by how much that worker will grow in an epoch.
+    `growth_bytes` is by how much that worker will grow in an epoch, `parted_bytes` what the run took beyond a batch and
+    the pages of its workers' own.
     """
 
     run: ProbeRun
     worker_private_bytes: float
     growth_bytes: float
+    parted_bytes: float
     start_seconds_per_worker: float
 
 
@@ -119,20 +118,25 @@ class Trials:
                 before, loaded = _largest(feed), feed.samples
                 chunks = feed.window(self._pace_seconds)
                 after, loaded = _largest(feed), (feed.samples - loaded) / config.num_workers
-                memory = Memory(None, taken.bytes())
+                taken_bytes = taken.bytes()
         except Exception as error:
             self._failed(situation, config, error)
             return None
         if not chunks:
             return None
         start_seconds = feed.workers_start_seconds
-        reading = self.ledger.measured(situation, config, chunks, start_seconds, TO_CALIBRATE, memory)
+        reading = self.ledger.measured(
+            situation, config, chunks, start_seconds, "measured, to calibrate", Memory(None, taken_bytes)
+        )
         self.probed.append(reading)
         used = feed.usage
         run = ProbeRun(config.num_workers, used.samples, used.seconds, used.worker_cpu_seconds, used.main_cpu_seconds)
         may_grow = min(after.shared_bytes, _PAGES_OF_COUNTS * counted_bytes(self._loader.dataset))
         growth = min(may_grow, _growth_bytes(before, after, loaded, situation.epoch_samples))
-        return Probed(run, after.private_bytes, growth, feed.workers_start_seconds / config.num_workers)
+        known = config.num_workers * after.private_bytes + situation.footprint.batch_bytes
+        parted = max(0.0, taken_bytes - known)
+        start_each = feed.workers_start_seconds / config.num_workers
+        return Probed(run, after.private_bytes, growth, parted, start_each)
 
     def baseline(self, situation: Situation, config: Config) -> Reading:
         """The user's own configuration, whatever the model says of its limits.

@@ -11,8 +11,8 @@ from plumb.host import Limits
 from plumb.model import operational
 from plumb.model.calibration import Calibration
 from plumb.model.demand import demand, least_cpu_seconds
-from plumb.model.situation import Footprint, Situation, StorageBandwidth
-from plumb.plan import Config, SampleCost
+from plumb.model.situation import CutCost, Footprint, Situation, StorageBandwidth
+from plumb.plan import CacheChoice, Config, SampleCost
 
 FOOTPRINT = Footprint(1.0, 1, 0.0, 0.0, 0)
 
@@ -124,8 +124,7 @@ def test_threads_reach_what_the_design_measured():
 
 @given(situations, st.floats(0, 1))
 def test_a_store_saves_what_was_hit_of_the_prefix(situation, hit):
-    from plumb.plan import CacheChoice
-
+    situation = dataclasses.replace(situation, cost_in_worker=situation.cost, calibration=Calibration(), allocator=None)
     cut = situation.cuts[0]
     cached = demand(situation, Config(2, 2, cache=CacheChoice(cut.after, "memory", 1, hit)))
     plain = demand(situation, Config(2, 2))
@@ -133,6 +132,15 @@ def test_a_store_saves_what_was_hit_of_the_prefix(situation, hit):
     least = min(plain.cpu_seconds, least_cpu_seconds(plain.output_bytes))
     assert cached.cpu_seconds == pytest.approx(max(least, plain.cpu_seconds - saved))
     assert cached.read_bytes == pytest.approx(plain.read_bytes * (1 - hit))
+
+
+def test_what_is_dearer_in_a_worker_is_saved_there_at_that_price():
+    cost = SampleCost(2e-3, 2e-3, 0.0, 0.0, 1e5, 1.0)
+    in_worker = SampleCost(3e-3, 3e-3, 0.0, 0.0, 1e5, 1.0)
+    cut = CutCost("decode", 1e5, 1.91e-3, 0.0, 1e-5, 1e-4)
+    situation = Situation(cost, in_worker, FOOTPRINT, Limits(cpus=4), cuts=(cut,), dataset_samples=1e3)
+    cached = demand(situation, Config(2, 2, cache=CacheChoice("decode", "memory", 10**9, 1.0)))
+    assert cached.cpu_seconds == pytest.approx(0.05 * 3e-3), "a twentieth is left, of the cost there"
 
 
 def test_a_config_of_unknown_operators_is_refused():

@@ -1,11 +1,14 @@
 """The cost of a sample as a worker would pay it."""
 
+import hashlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from plumb.profile.sample import batch_bytes, leaves, sampled, samples_in, torch_threads_speedup
+from plumb.profile.sample import batch_bytes, cpus_of_pools, leaves, sampled, samples_in, torch_threads_speedup
 from plumb.search.measure import IndexStream
 
 
@@ -98,3 +101,36 @@ def test_batches_of_any_structure():
     assert samples_in(["a", "b"]) == 2
     assert samples_in("text") == 1
     assert "x" in list(leaves(batch))
+
+
+class Hashed(Dataset):
+    """Samples that threads of their own compute."""
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(hashlib.pbkdf2_hmac, "sha256", b"word", b"salt", 20_000).result()
+        return torch.zeros(3), index
+
+
+def test_threads_of_a_library_s_own_compute_and_are_no_wait():
+    loader = DataLoader(Hashed(), batch_size=5)
+    stream = IndexStream(loader.batch_sampler)
+    assert cpus_of_pools(loader, stream, 0.3) > 0.3
+    seen = sampled(loader, stream, 0.3)
+    assert seen.cost.wait_seconds > seen.cost.cpu_seconds
+    assert seen.other_cpus > 0.3
+    told = seen.made_by_threads(seen.other_cpus).cost
+    assert told.wait_seconds < seen.cost.wait_seconds
+    assert told.cpu_seconds + told.wait_seconds == pytest.approx(told.wall_seconds)
+
+
+def test_torch_s_threads_are_not_a_library_s_own():
+    class Large(Waiting):
+        def __getitem__(self, index):
+            return (torch.ones(1 << 20) * 2).sqrt().sum(), index
+
+    loader = DataLoader(Large(), batch_size=5)
+    assert cpus_of_pools(loader, IndexStream(loader.batch_sampler), 0.2) < 0.1

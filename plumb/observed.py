@@ -1,0 +1,117 @@
+"""What the model is told of a loader before any real run of one: single batches, made and looked at in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import psutil
+
+from plumb.host import Limits
+from plumb.lengths import length_of
+from plumb.model.calibration import Calibration
+from plumb.model.situation import USUAL_WORKER_BYTES, AllocatorGain, Footprint, Situation
+from plumb.offers import Offers
+from plumb.plan import SampleCost
+from plumb.profile.hand_over import drop_seconds_per_byte, fresh_seconds_per_byte
+from plumb.profile.memory import script_bytes
+from plumb.profile.sample import Sampled, cpus_of_pools, sampled, torch_threads_speedup
+from plumb.runtime import allocator
+from plumb.search.measure import IndexStream
+from plumb.subject import Subject, cost_of
+
+# Reused memory is worth a trial where fresh memory costs this share of a sample's time.
+_WORTH_REUSING = 0.02
+# What the two processes spend at least on handing over one tensor in memory of its own.
+_SECONDS_PER_TENSOR = 1e-4
+# Threads of a library's own count where they keep so much of a CPU busy.
+_POOLED = 0.3
+
+
+@dataclass
+class Watched:
+    """A loader whose batches are looked at, each look for about `pace_seconds`; `stream` has their indices, if any."""
+
+    subject: Subject
+    stream: IndexStream | None
+    pace_seconds: float
+
+    def told_from_waiting(self, seen: Sampled) -> Sampled:
+        """What was seen, with the work of threads that aren't torch's taken for computing, and not for waiting."""
+        if seen.other_cpus < _POOLED:
+            return dataclasses.replace(seen, other_cpus=0.0)
+        cpus = cpus_of_pools(self.subject.loader, self.stream, self.pace_seconds / 2)
+        return seen.made_by_threads(cpus if cpus >= _POOLED else 0.0)
+
+    def situation(self, seen: Sampled, offers: Offers, limits: Limits, may_have_torch_threads: bool) -> Situation:
+        """All that is known without workers; a sample is taken to cost as much in one as it does here."""
+        subject, cost = self.subject, cost_of(seen, offers)
+        footprint = Footprint(
+            batch_bytes=seen.largest_batch_bytes,
+            tensors_per_batch=math.ceil(cost.output_tensors * subject.samples_per_batch),
+            worker_private_bytes=0.0,
+            main_bytes=script_bytes(),
+            open_files=psutil.Process().num_fds(),
+        )
+        length = length_of(subject.loader)
+        return Situation(
+            cost,
+            cost,
+            footprint,
+            limits,
+            subject.step.samples_per_second if subject.step else None,
+            subject.step.cpu_seconds if subject.step else 0.0,
+            None if length is None else length * subject.samples_per_batch,
+            samples_per_batch=subject.samples_per_batch,
+            batch_seconds=seen.batch_seconds,
+            torch_threads_speedup=self._torch_threads_speedup() if may_have_torch_threads else 1.0,
+            dataset_samples=length_of(subject.loader.dataset),
+            cuts=offers.cuts,
+            deferrals=offers.deferrals,
+            threads=offers.threads,
+            allocator=self._allocator_gain(cost, footprint),
+            read_bytes=cost.output_bytes if offers.storage else 0.0,
+            storage=offers.storage,
+            pool_cpus=seen.other_cpus,
+        )
+
+    def _torch_threads_speedup(self) -> float:
+        """How much faster samples are made where torch has all cores in a worker."""
+        return torch_threads_speedup(self.subject.loader, self.stream, self.pace_seconds)
+
+    def _allocator_gain(self, cost: SampleCost, footprint: Footprint) -> AllocatorGain | None:
+        """What reused memory would save; None where that is next to nothing."""
+        per_batch = self.subject.samples_per_batch
+        saved = allocator.saved_seconds(int(footprint.batch_bytes)) / per_batch
+        crossing = fresh_seconds_per_byte() * cost.output_bytes
+        handing = footprint.tensors_per_batch * _SECONDS_PER_TENSOR / per_batch
+        if max(saved, crossing + handing) < _WORTH_REUSING * cost.wall_seconds:
+            return None
+        # Whether a process gets fresh memory for its batches depends on all that it did before: so it is asked.
+        with allocator.reusing(True):
+            reused = sampled(self.subject.loader, self.stream, self.pace_seconds / 2)
+        making = min(max(0.0, cost.cpu_seconds - reused.cost.cpu_seconds), saved)
+        return AllocatorGain(making, saved, crossing, allocator.kept_bytes(int(footprint.batch_bytes)))
+
+
+def unprobed(situation: Situation) -> Situation:
+    """The situation with what workers cost as a rule, where there is no time to see it."""
+    footprint, cost = situation.footprint, situation.cost
+    handing = footprint.tensors_per_batch * _SECONDS_PER_TENSOR / 2
+    calibration = Calibration(
+        hand_over_seconds_per_batch=handing,
+        hand_over_seconds_per_byte=drop_seconds_per_byte(footprint.batch_bytes),
+    )
+    in_worker = handing / situation.samples_per_batch + fresh_seconds_per_byte() * cost.output_bytes
+    return dataclasses.replace(
+        situation,
+        calibration=calibration,
+        cost_in_worker=dataclasses.replace(
+            cost,
+            wall_seconds=cost.wall_seconds + in_worker,
+            cpu_seconds=cost.cpu_seconds + in_worker,
+            main_seconds=calibration.hand_over_seconds(footprint.batch_bytes) / situation.samples_per_batch,
+        ),
+        footprint=dataclasses.replace(footprint, worker_private_bytes=USUAL_WORKER_BYTES),
+    )
