@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from statistics import mean
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -15,6 +16,7 @@ from plumb.model import operational, stalls, stored
 from plumb.options import Options
 from plumb.plan import Config, EndToEnd, LoaderPlan, Rate, StepShares
 from plumb.profile.device import can_be_pinned, uses_accelerator
+from plumb.profile.ranks import standstill, told_by_steps
 from plumb.runtime.allocator import reusing
 from plumb.search.decide import EQUAL
 from plumb.search.measure import rate_of
@@ -47,6 +49,12 @@ class Tuning:
 
         `own` are the batches of the user's own loader. Everything is done by `deadline`, or little later.
         """
+        with standstill(self._options.ranks) as loop.waits:
+            return (yield from self._measured_through(known, loader, loop, own, deadline))
+
+    def _measured_through(
+        self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
+    ) -> Course[events.Event]:
         pace, spent = self._options.pace_seconds, Spending()
         self._say(known, "your loop as it is")
         in_flight = loader.num_workers * (loader.prefetch_factor or 0)
@@ -70,13 +78,14 @@ class Tuning:
             if in_loop is not None and in_loop.tuned_interval[0] <= in_loop.baseline_interval[1]:
                 choice, in_loop = _taken_back(choice, in_loop), None
         if in_loop is None and before is not None:
-            in_loop = _unchanged(before.rate, waiting)
+            in_loop = _unchanged(before, waiting)
         if not loop.open:
             why = "ended" if loop.has_ended else "was left, so that its epoch did not end,"
             note = f"your loop {why} after {loop.batches_given} batches; the rest was measured without it"
             choice = dataclasses.replace(choice, notes=(*choice.notes, note))
         if self._options.ranks > 1:
-            choice = dataclasses.replace(choice, notes=(*choice.notes, notes.among_ranks(self._options.ranks)))
+            note = notes.among_ranks(self._options.ranks, told_by_steps())
+            choice = dataclasses.replace(choice, notes=(*choice.notes, note))
         choice = choice.having_loaded(loop.batches_given * loop.samples_per_batch)
         return self._plan(known, loader, loop.samples_per_batch, choice, step, in_loop, spent)
 
@@ -197,6 +206,8 @@ def _side_by_side(
         after.interval,
         _waiting_share(before, step),
         _waiting_share(after, step),
+        baseline_ranks_share=_ranks_share(readings[0]),
+        tuned_ranks_share=_ranks_share(readings[1]),
     )
 
 
@@ -219,21 +230,31 @@ def _waiting_share(loop: Rate, step: Step | None) -> float | None:
     return max(0.0, 1.0 - loop.samples_per_second / step.samples_per_second) if step else None
 
 
-def _unchanged(loop: Rate, waiting: float | None) -> EndToEnd:
-    rate = loop.samples_per_second
-    return EndToEnd(rate, rate, loop.interval, loop.interval, waiting, waiting)
+def _ranks_share(readings: Sequence[LoopReading]) -> float:
+    """The share of the loop's time that its steps wait for other ranks; 0 where that doesn't show."""
+    if not told_by_steps():
+        return 0.0
+    return mean(reading.ranks_seconds / (reading.wait_seconds + reading.step_seconds) for reading in readings)
+
+
+def _unchanged(loop: LoopReading, waiting: float | None) -> EndToEnd:
+    rate, interval, ranks = loop.rate.samples_per_second, loop.rate.interval, _ranks_share([loop])
+    return EndToEnd(
+        rate, rate, interval, interval, waiting, waiting, baseline_ranks_share=ranks, tuned_ranks_share=ranks
+    )
 
 
 def _with_shares(loop: EndToEnd, choice: Choice) -> EndToEnd:
     """The same, with what the waiting was for."""
 
-    def shares(config: Config, rate: float, waiting: float | None) -> StepShares | None:
-        return None if waiting is None else stalls.step_shares(choice.situation, config, rate, waiting)
+    def shares(config: Config, rate: float, waiting: float | None, ranks: float) -> StepShares | None:
+        return None if waiting is None else stalls.step_shares(choice.situation, config, rate, waiting, ranks)
 
+    baseline, tuned = choice.baseline.config, choice.tuned.config
     return dataclasses.replace(
         loop,
-        baseline_shares=shares(choice.baseline.config, loop.baseline, loop.baseline_waiting_share),
-        tuned_shares=shares(choice.tuned.config, loop.tuned, loop.tuned_waiting_share),
+        baseline_shares=shares(baseline, loop.baseline, loop.baseline_waiting_share, loop.baseline_ranks_share),
+        tuned_shares=shares(tuned, loop.tuned, loop.tuned_waiting_share, loop.tuned_ranks_share),
     )
 
 

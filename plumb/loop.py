@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from plumb.errors import LoopEndedError, UsersError
 from plumb.plan import Rate
 from plumb.profile.device import pinned, synchronize
+from plumb.profile.ranks import Standstill
 from plumb.search.measure import Chunk, rate_of
 
 T = TypeVar("T")
@@ -30,12 +31,13 @@ _CHUNK_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class LoopReading:
-    """What the user's loop did over a while, per sample."""
+    """What the user's loop did over a while, per sample. `ranks_seconds` of a step are for other ranks."""
 
     chunks: tuple[Chunk, ...]
     wait_seconds: float
     step_seconds: float
     cpu_seconds: float
+    ranks_seconds: float
 
     @property
     def rate(self) -> Rate:
@@ -104,13 +106,17 @@ def _tells_of_changes(leaf: Any) -> bool:
 
 
 class Loop:
-    """Measures through the user's loop until the loop ends, or has been given `batches_at_most`."""
+    """Measures through the user's loop until the loop ends, or has been given `batches_at_most`.
+
+    `waits` adds up what steps wait for other ranks.
+    """
 
     def __init__(self, samples_per_batch: float, batches_at_most: float) -> None:
         self.samples_per_batch = samples_per_batch
         self.batches_given = 0
         self.batches_at_most = batches_at_most
         self.has_ended = False
+        self.waits = Standstill()
 
     @property
     def open(self) -> bool:
@@ -151,18 +157,22 @@ class Loop:
             return None
         samples = max(spent.batches, 1) * self.samples_per_batch
         return LoopReading(
-            tuple(chunks), spent.wait_seconds / samples, spent.step_seconds / samples, spent.cpu_seconds / samples
+            tuple(chunks),
+            spent.wait_seconds / samples,
+            spent.step_seconds / samples,
+            spent.cpu_seconds / samples,
+            spent.ranks_seconds / samples,
         )
 
     def _chunk(self, batches: Iterator[Any], waiting_counts: bool, spent: _Spent) -> Course[Chunk]:
         """One chunk of at least a few tenths of a second; what the loop does between two epochs is left out."""
         synchronize()
-        count, excluded, wait, step, step_cpu = 0, 0.0, 0.0, 0.0, 0.0
+        count, excluded, wait, step, step_cpu, ranks = 0, 0.0, 0.0, 0.0, 0.0, 0.0
         begin = time.perf_counter()
         while True:
             asked = time.perf_counter()
             batch = next(batches)
-            got, cpu = time.perf_counter(), time.process_time()
+            got, cpu, waited = time.perf_counter(), time.process_time(), self.waits.seconds
             interrupted = yield from self._give(batch)
             if interrupted and self.open:
                 excluded += time.perf_counter() - asked
@@ -176,9 +186,10 @@ class Loop:
             wait += got - asked
             step += now - got
             step_cpu += time.process_time() - cpu
+            ranks += self.waits.seconds - waited
             if is_last:
                 break
-        spent.add(count, wait, step, step_cpu)
+        spent.add(count, wait, step, step_cpu, ranks)
         return Chunk(count * self.samples_per_batch, now - begin - excluded)
 
     def _give(self, batch: Any) -> Course[bool]:
@@ -192,9 +203,11 @@ class _Spent:
     wait_seconds: float = 0.0
     step_seconds: float = 0.0
     cpu_seconds: float = 0.0
+    ranks_seconds: float = 0.0
 
-    def add(self, batches: int, wait: float, step: float, cpu: float) -> None:
+    def add(self, batches: int, wait: float, step: float, cpu: float, ranks: float) -> None:
         self.batches += batches
         self.wait_seconds += wait
         self.step_seconds += step
         self.cpu_seconds += cpu
+        self.ranks_seconds += ranks

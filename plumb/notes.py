@@ -91,11 +91,12 @@ def pinned(samples_per_second: float, pageable_samples_per_second: float) -> str
     )
 
 
-def among_ranks(ranks: int) -> str:
-    """How the loop of one of several ranks was measured."""
+def among_ranks(ranks: int, shows: bool) -> str:
+    """How the loop of one of several ranks was measured, and whether what it waits for the others shows."""
+    untold = "" if shows else "; what a GPU waits for other ranks is part of its step here"
     return (
         f"rank 0 of {ranks} was tuned, for its share of the host; the other ranks always had a batch ready meanwhile, "
-        "so that no step waited for their data"
+        f"so that no step waited for their data{untold}"
     )
 
 

@@ -75,10 +75,12 @@ def find_offers(
     indices: Sequence[Any],
     seconds: float,
     target: torch.device | None = None,
+    may_use_gpu: bool = True,
 ) -> Offers:
     """What may be changed for `loader`, whose samples cost `cost`, tried on the samples at `indices`.
 
-    Deferred operators run on the device `target`, where there is one and they come to the same there.
+    Deferred operators run on the device `target`, where there is one and they come to the same there. How operators
+    fare on a GPU is looked at only where this process may use one, which a forked one must not.
 
     Takes about `seconds`, and leaves out what does not fit into them. The process's random generators are put back.
     What the user's code raises here is a reason, and no error.
@@ -88,7 +90,7 @@ def find_offers(
         traced = search.traced()
         if isinstance(traced, str):
             return Offers(Rewrites(reasons=(traced,)))
-        device = profile_device(loader, traced.pipeline)
+        device = profile_device(loader, traced.pipeline) if may_use_gpu else None
         reason = search.unfit()
         if reason:
             return Offers(Rewrites(reasons=(reason,)), pipeline=traced.pipeline, device=device)

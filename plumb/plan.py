@@ -232,14 +232,16 @@ class Trial:
 class StepShares:
     """Where the time between two batches of the training goes, as shares that add up to 1.
 
-    `step` is the training step itself. The rest waits for data: `read` while samples wait for storage or a network,
-    `compute` while they are made, `transfer` while the main process takes batches over from workers.
+    `step` is the training step itself, without what it waits for other `ranks`. The rest waits for data: `read` while
+    samples wait for storage or a network, `compute` while they are made, `transfer` while the main process takes
+    batches over from workers.
     """
 
     step: float
     read: float
     compute: float
     transfer: float
+    ranks: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,7 @@ class EndToEnd:
     """What the user's own loop reached, side by side, and the share of its time that it waited for data.
 
     The shares are None where the step rate could not be measured. How much the loop waits is measured; what for is told
-    by the model.
+    by the model. Of several ranks, what steps wait for the others is measured, too.
     """
 
     baseline: float
@@ -258,6 +260,8 @@ class EndToEnd:
     tuned_waiting_share: float | None
     baseline_shares: StepShares | None = None
     tuned_shares: StepShares | None = None
+    baseline_ranks_share: float = 0.0
+    tuned_ranks_share: float = 0.0
 
 
 @dataclass(frozen=True)

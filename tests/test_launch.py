@@ -45,6 +45,23 @@ for epoch in range(1000):
     open(f"checkpoint-{rank}", "w").close()
 """
 
+UNEVEN = """
+from torch.nn.parallel import DistributedDataParallel
+parallel = DistributedDataParallel(model)
+
+def uneven_step(x, y):
+    if rank == 1:
+        time.sleep(0.04)
+    {step}
+
+train_loader = DataLoader(Numbers(length=512, seconds=0.0005), batch_size=8)
+for epoch in range(1000):
+    for x, y in train_loader:
+        uneven_step(x, y)
+"""
+
+IN_PARALLEL = "optimizer.zero_grad(); nn.functional.cross_entropy(parallel(x), y).backward(); optimizer.step()"
+
 FAILING = """
 class Failing(Numbers):
     def __getitem__(self, index):
@@ -108,6 +125,19 @@ def test_one_rank_is_tuned_and_the_others_take_part(write, tmp_path):
     assert loader.tuned.config.num_workers > 0
     assert any(note.startswith("rank 0 of 2 was tuned") for note in loader.notes)
     assert loader.end_to_end is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["averaged_step(x, y)", IN_PARALLEL], ids=["by hand", "in the backward pass"])
+def test_what_a_step_waits_for_other_ranks_is_told_apart(step, write, tmp_path):
+    write("train.py", TRAINING + UNEVEN.format(step=step))
+    ran = launched(tmp_path, "-m", "plumb", "tune", "--budget", 8, "--no-cache", "train.py")
+    assert ran.returncode == 0, ran.stderr
+    (loader,) = plan.read(tmp_path / "train.plumb.json").loaders
+    shares = loader.end_to_end.baseline_shares
+    assert shares.ranks > 0.4
+    assert shares.step + shares.ranks + shares.read + shares.compute + shares.transfer == pytest.approx(1)
+    assert "other ranks" in ran.stdout
 
 
 @pytest.mark.slow

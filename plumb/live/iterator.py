@@ -94,22 +94,23 @@ class LiveIterator:
         if not self.order.has_next:
             return self._end()
         self._switch()
-        batch, samples, stretch = self._batch()
+        batch, indices, stretch = self._batch()
         got = self._returned = now()
         delivery = Delivery(
             config=stretch.config,
-            samples=samples,
+            samples=len(indices) if hasattr(indices, "__len__") else 1,
             at=got[0],
             wait_seconds=got[0] - asked[0],
             wait_cpu_seconds=got[1] - asked[1],
             step_seconds=asked[0] - returned[0] if returned else 0.0,
             step_cpu_seconds=asked[2] - returned[2] if returned else 0.0,
             is_steady=stretch is self._stretches[-1] and self._next is None and stretch.is_steady,
+            is_filled=stretch.is_filled,
             ends_span=ends_span,
             start_seconds=stretch.start_seconds,
             pids=stretch.pids,
         )
-        pilot.note(delivery, batch)
+        pilot.note(delivery, batch, indices)
         return batch
 
     def _end(self) -> NoReturn:
@@ -126,11 +127,12 @@ class LiveIterator:
 
     # ---- one batch
 
-    def _batch(self) -> tuple[Any, int, Stretch]:
+    def _batch(self) -> tuple[Any, Any, Stretch]:
+        """The next batch, its indices, and where it came from."""
         while True:
             while not self._stretches[0].is_at_work:
                 self._stretches.popleft().close()
-            stretch, samples, reason = self._stretches[0], self.order.next_samples, None
+            stretch, indices, reason = self._stretches[0], self.order.next_indices, None
             try:
                 batch = self._read(stretch)
             except Exception as error:
@@ -148,7 +150,7 @@ class LiveIterator:
             if self._suspect is not None:
                 self._shared.pilot.failed(*self._suspect)
                 self._suspect = None
-            return batch, samples, stretch
+            return batch, indices, stretch
 
     def _read(self, stretch: Stretch) -> Any:
         if stretch.config.num_workers:
@@ -252,4 +254,7 @@ class LiveIterator:
             seeds.manual_seed((draw_worker_seed(seeds) + self._made * _SEED_STEP) % 2**63)
         self._made += 1
         is_users = while_running(config) == while_running(self._shared.own)
-        return Stretch(self._template, config, self.order, seeds, is_users)
+        dataset = self._template.dataset
+        stores = (stretch.filled_store(config, dataset) for stretch in self._stretches)
+        stored = next((store for store in stores if store is not None), None)
+        return Stretch(self._template, config, self.order, seeds, is_users, self._shared.pilot.rewrites, stored)

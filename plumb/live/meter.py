@@ -7,16 +7,15 @@ done all that it was asked to.
 from __future__ import annotations
 
 import dataclasses
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 from plumb.model.calibration import ProbeRun
 from plumb.plan import Config, Rate
 from plumb.profile.memory import cpu_seconds
+from plumb.profile.queued import queued_seconds
 from plumb.search.measure import CHUNK_SECONDS, Chunk, rate_of
 
 
@@ -25,8 +24,9 @@ class Delivery:
     """One batch that the loop got, at `at` seconds by `time.perf_counter`.
 
     `wait_*` is what the loop spent in asking for it, `step_*` what it did since the batch before. `is_steady` says
-    that nothing prefetched at a start is counted, and `ends_span` that the accelerator had done its work before it was
-    asked for. `start_seconds` is what the start of its workers took, `pids` are their processes.
+    that nothing prefetched at a start is counted, `is_filled` that its store, if there is one, was not being filled,
+    and `ends_span` that the accelerator had done its work before it was asked for. `start_seconds` is what the start of
+    its workers took, `pids` are their processes.
     """
 
     config: Config
@@ -37,6 +37,7 @@ class Delivery:
     step_seconds: float
     step_cpu_seconds: float
     is_steady: bool
+    is_filled: bool
     ends_span: bool
     start_seconds: float
     pids: tuple[int, ...]
@@ -112,24 +113,26 @@ class LoopReading:
 
 
 class Meter:
-    """Makes spans of deliveries."""
+    """Makes spans of deliveries. One that an epoch's end cuts short goes on in the next, if its workers do."""
 
     def __init__(self) -> None:
         self._span = Span()
         self._batches = 0
         self._began: float | None = None
+        self._last: Delivery | None = None
         self._usage = (0.0, 0.0)
 
     def is_due(self, now: float, workers: int) -> bool:
         """Whether the next delivery completes a span."""
         is_round = (self._batches + 1) % max(workers, 1) == 0
-        return self._began is not None and is_round and now - self._began >= CHUNK_SECONDS
+        return self._began is not None and is_round and self._span.seconds + now - self._began >= CHUNK_SECONDS
 
     def note(self, delivery: Delivery) -> Span | None:
         """The span that this delivery completes, if it does."""
         if not delivery.is_steady:
-            self._began = None
+            self._pause(delivery.pids)
             return None
+        self._last = delivery
         if self._began is None:
             self._begin(delivery)
             return None
@@ -144,33 +147,33 @@ class Meter:
         )
         if not delivery.ends_span:
             return None
-        cpu, queued = _usage(delivery.pids)
-        done = dataclasses.replace(
-            self._span,
-            seconds=delivery.at - self._began,
-            worker_cpu_seconds=max(0.0, cpu - self._usage[0]),
-            queued_seconds=max(0.0, queued - self._usage[1]),
-        )
+        self._pause(delivery.pids)
+        done, self._span = self._span, Span()
         self._begin(delivery)
         return done
 
     def _begin(self, delivery: Delivery) -> None:
-        self._span, self._batches, self._began = Span(), 0, delivery.at
-        self._usage = _usage(delivery.pids)
+        self._batches, self._began, self._usage = 0, delivery.at, _usage(delivery.pids)
+
+    def _pause(self, pids: tuple[int, ...]) -> None:
+        """Adds what was spent since the last beginning; nothing is left where the workers are others by now."""
+        if self._began is None or self._last is None:
+            return
+        if pids != self._last.pids:
+            self._span = Span()
+        else:
+            cpu, queued = _usage(pids)
+            self._span += Span(
+                seconds=self._last.at - self._began,
+                worker_cpu_seconds=max(0.0, cpu - self._usage[0]),
+                queued_seconds=max(0.0, queued - self._usage[1]),
+            )
+        self._began = None
 
 
 def _usage(pids: Sequence[int]) -> tuple[float, float]:
     """CPU seconds of the workers, and seconds for which they, or this thread where there are none, stood in a queue."""
-    paths = [f"/proc/{pid}/schedstat" for pid in pids] or [f"/proc/self/task/{threading.get_native_id()}/schedstat"]
-    return cpu_seconds(pids), sum(map(_queued_seconds, paths))
-
-
-def _queued_seconds(path: str) -> float:
-    """What the kernel says of a thread's time in the queue for a CPU; 0 where it doesn't."""
-    try:
-        return int(Path(path).read_text().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0
+    return cpu_seconds(pids), sum(map(queued_seconds, pids)) if pids else queued_seconds()
 
 
 def now() -> tuple[float, float, float]:

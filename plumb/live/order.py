@@ -48,10 +48,9 @@ class Order:
         return bool(self._pending)
 
     @property
-    def next_samples(self) -> int:
-        """How many samples the next batch to be delivered holds, by its indices."""
-        indices = self._pending[0]
-        return len(indices) if hasattr(indices, "__len__") else 1
+    def next_indices(self) -> Any:
+        """The indices of the next batch to be delivered."""
+        return self._pending[0]
 
     @property
     def batches_left(self) -> int | None:

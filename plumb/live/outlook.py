@@ -15,6 +15,7 @@ from plumb.freedom import WorkerStart, freedom_of, whole_cores
 from plumb.host import Limits
 from plumb.lengths import length_of
 from plumb.live.meter import LoopReading
+from plumb.marks import Settings, settings_of
 from plumb.model import feasible, operational, planner
 from plumb.model.calibration import ProbeRun, calibrated, cost_in_worker
 from plumb.model.situation import USUAL_WORKER_BYTES, AllocatorGain, Footprint, Situation
@@ -45,6 +46,7 @@ def situation_of(
     batches: Batches,
     limits: Limits,
     epoch_batches: int | None,
+    offers: Offers,
 ) -> Situation:
     """What the readings tell the model. One of them at least must have waited for its loader to mean anything."""
     with_workers = sorted(
@@ -79,6 +81,11 @@ def situation_of(
         None if epoch_batches is None else epoch_batches * batches.samples,
         samples_per_batch=batches.samples,
         dataset_samples=length_of(loader.dataset),
+        cuts=offers.cuts,
+        deferrals=offers.deferrals,
+        threads=offers.threads,
+        read_bytes=cost.output_bytes if offers.storage else 0.0,
+        storage=offers.storage,
         # The main process only takes batches over: nothing is gained from memory of its own.
         allocator=AllocatorGain(0.0, 0.0, batches.crossing_seconds, 0.0),
     )
@@ -93,14 +100,17 @@ def worth_trying(
     refused: Collection[Config],
     start: WorkerStart,
     gain: float,
+    offers: Offers,
 ) -> tuple[Config, float] | None:
     """The configuration with the most to gain, and its predicted rate; None where none promises a share of `gain`.
 
-    `readings` are those to compare with, the best of which is in use; `refused` are not to be tried. A configuration
+    `readings` are those to compare with, the best of which is in use; `refused` are not to be tried; `offers` says what
+    may be rewritten, which is for workers to do. A configuration
     must fit beside the one in use, because for a moment both are at work.
     """
-    options = Options(0.0, situation.limits)
-    freedom = freedom_of(loader, own, options, Offers(), situation, Sharding(None), start, own.pin_memory)
+    settings = settings_of(loader.dataset) or Settings()
+    options = Options(0.0, situation.limits, cache_memory_bytes=settings.cache_memory_bytes)
+    freedom = freedom_of(loader, own, options, offers, situation, Sharding(None), start, own.pin_memory)
     # A dataset that only workers have read must not be read here: what it opens would be shared by later workers.
     counts = tuple(count for count in freedom.num_workers if bool(count) or not own.num_workers)
     freedom = dataclasses.replace(
@@ -120,11 +130,19 @@ def worth_trying(
     gains = [
         (expected_gain(rate, error, best.rate.samples_per_second, best.rate.interval), rate, config)
         for config, rate in ranked.items()
-        if while_running(config) not in tried and feasible.fit_together((best.config, config), situation)
+        if (config.num_workers or not _is_rewritten(config))
+        # What another store may save, its filling costs first.
+        and (best.config.cache is None or config.cache in (None, best.config.cache))
+        and while_running(config) not in tried
+        and feasible.fit_together((best.config, config), situation)
     ]
     # The ranking has the cheaper of equals first, and the first of equals is taken.
     promised, rate, config = max(gains, key=lambda one: round(one[0], 2), default=(0.0, 0.0, own))
     return (config, rate) if promised >= gain else None
+
+
+def _is_rewritten(config: Config) -> bool:
+    return config.cache is not None or bool(config.deferred) or config.fetch_threads > 1
 
 
 def _predicted(situation: Situation, config: Config, ranked: Mapping[Config, float]) -> float:

@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
@@ -23,13 +23,16 @@ from plumb.freedom import WorkerStart, worker_start
 from plumb.host import Limits
 from plumb.live.meter import Delivery, LoopReading, Meter, Span
 from plumb.live.outlook import Batches, situation_of, worth_trying
+from plumb.live.scout import Scout
 from plumb.model import operational
 from plumb.notes import inherited
+from plumb.offers import Offers
 from plumb.plan import Config, Trial
 from plumb.profile.hand_over import fresh_seconds_per_byte
 from plumb.profile.memory import pages
 from plumb.profile.sample import batch_bytes
 from plumb.runtime.inherited import handles
+from plumb.runtime.loader import NO_REWRITES
 from plumb.search.decide import EQUAL, NOISE, NOTHING_TO_GAIN
 from plumb.search.ledger import while_running
 
@@ -47,6 +50,10 @@ WATCHED_SPANS, DROP, MORE_WAITING = 8, 0.15, 0.15
 _REST = 20.0
 # To ask the host for its limits takes some milliseconds: they are taken to hold for so long.
 _LIMITS_HOLD_SECONDS = 30.0
+# The scout reads samples of the loop's first batches, so many at least; by then it has shown what reading does here.
+_BATCHES_BEFORE_SCOUT, _SAMPLES_FOR_SCOUT = 4, 96
+# An epoch that is begun on a store fills it, the one before perhaps in part.
+_EPOCHS_TO_FILL = 2
 # Workers outlive an epoch where to start them takes this share of it.
 _WORTH_KEEPING = 0.01
 
@@ -54,8 +61,8 @@ _WORTH_KEEPING = 0.01
 class Pilot:
     """Decides for one loader, over all of its epochs.
 
-    `wanted` is the configuration to run on, `trials` what ran and why. `why_no_workers` tells why none may be started
-    beside or in place of the user's, None where they may.
+    `wanted` is the configuration to run on, with such `rewrites` as it names, `trials` what ran and why.
+    `why_no_workers` tells why none may be started beside or in place of the user's, None where they may.
     """
 
     def __init__(self, own: Config, why_no_workers: Callable[[], str | None]) -> None:
@@ -69,6 +76,12 @@ class Pilot:
         self._loader: DataLoader[Any] | None = None
         self._batches: Batches | None = None
         self._epoch_batches: int | None = None
+        self.rewrites = NO_REWRITES
+        self._offers = Offers()
+        self._scout: Scout | None = None
+        self._is_scouted = False
+        self._batches_of_indices: list[Any] = []
+        self._epochs = 0
         self._failed: dict[Config, str] = {}
         self._look_again: str | None = None
         self._meter = Meter()
@@ -80,6 +93,7 @@ class Pilot:
     def begin(self, loader: DataLoader[Any], epoch_batches: int | None) -> None:
         """An epoch begins, on `loader`'s parts."""
         self._loader, self._epoch_batches = loader, epoch_batches
+        self._epochs += 1
         if time.perf_counter() < self._limits_until:
             return
         limits, self._limits_until = Limits.detect(), time.perf_counter() + _LIMITS_HOLD_SECONDS
@@ -91,14 +105,15 @@ class Pilot:
         """Whether the batch that is asked for now completes a span."""
         return self._meter.is_due(now, workers)
 
-    def note(self, delivery: Delivery, batch: Any) -> None:
-        """The loop gets `batch`."""
+    def note(self, delivery: Delivery, batch: Any, indices: Any) -> None:
+        """The loop gets `batch`, which are the samples at `indices`."""
         try:
             if self._batches is None:
                 nbytes, tensors = batch_bytes(batch)
                 samples = float(max(delivery.samples, 1))
                 crossing = fresh_seconds_per_byte() * nbytes / samples
                 self._batches = Batches(samples, nbytes, tensors, crossing)
+            self._send_scout(indices)
             self._course.send(delivery)
         except Exception as error:
             # The training must not end because of its tuning.
@@ -111,7 +126,14 @@ class Pilot:
         if self.wanted == config:
             self.wanted = self._own
 
+    def let_go(self) -> None:
+        """Ends what is at work beside the training."""
+        scout, self._scout = self._scout, None
+        if scout is not None:
+            scout.end()
+
     def _give_up(self, error: Exception) -> None:
+        self.let_go()
         if os.environ.get("PLUMB_DEBUG"):
             traceback.print_exception(error)
         _say(f"the tuning of your loop stopped ({one_line(error)}); it goes on with {self.wanted}")
@@ -120,11 +142,47 @@ class Pilot:
         self._course = _idle()
         next(self._course)
 
+    # ---- what may be rewritten
+
+    def _send_scout(self, indices: Any) -> None:
+        """Has a process of its own look for what may be rewritten, once what the dataset does here has been seen."""
+        if self._is_scouted or not isinstance(indices, Sequence):
+            return
+        self._batches_of_indices.append(indices)
+        samples = sum(map(len, self._batches_of_indices))
+        if len(self._batches_of_indices) < _BATCHES_BEFORE_SCOUT or samples < _SAMPLES_FOR_SCOUT:
+            return
+        self._is_scouted = True
+        assert self._loader is not None
+        context = self._loader.multiprocessing_context or multiprocessing
+        if context.get_start_method() == "fork" and self._why_none_are_started() is None:
+            self._scout = Scout(self._loader, self._batches_of_indices)
+        self._batches_of_indices = []
+
+    def _scouted(self) -> Course[None]:
+        """Waits for the scout, if there is one, and takes over what it has found."""
+        while self._scout is not None:
+            offers = self._scout.offers()
+            if offers is None:
+                yield
+                continue
+            self._scout = None
+            self._offers, self.rewrites = offers, offers.rewrites
+
+    def _why_none_are_started(self) -> str | None:
+        """Why no workers may be started beside or in place of the user's, or None where they may."""
+        assert self._loader is not None
+        held = () if self._own.num_workers else handles(self._loader.dataset)
+        if held and multiprocessing.get_start_method() == "fork":
+            return self._why_no_workers() or inherited(held)
+        return self._why_no_workers() or worker_start(self._loader, self._own, ()).why_not
+
     # ---- the course
 
     def _whole_course(self) -> Course[None]:
         reading = yield from self._sure(self._own)
         self._take_down(reading.config, None, reading, "your own configuration")
+        yield from self._scouted()
         settled = yield from self._search(reading)
         while True:
             why = yield from self._watch(settled)
@@ -138,12 +196,6 @@ class Pilot:
     def _search(self, best: LoopReading) -> Course[LoopReading]:
         """Tries what promises most until nothing promises enough; the best reading, whose configuration is wanted."""
         self.is_settled = False
-        assert self._loader is not None
-        held = () if self._own.num_workers else handles(self._loader.dataset)
-        if held and multiprocessing.get_start_method() == "fork":
-            barred: str | None = inherited(held)
-        else:
-            barred = worker_start(self._loader, self._own, ()).why_not
         before = best
         readings = {best.config: best}
         misses, verdict = 0, "as good as any"
@@ -151,7 +203,7 @@ class Pilot:
             if best.waiting_share < NOTHING_TO_GAIN:
                 verdict = f"nothing to gain: your loop waits for data {best.waiting_share:.1%} of its time"
                 break
-            why_none = self._why_no_workers() or barred
+            why_none = self._why_none_are_started()
             found = self._promising(readings, WorkerStart(why_not=why_none))
             if found is None or misses == MISSES_AT_MOST:
                 verdict = why_none or verdict
@@ -172,8 +224,9 @@ class Pilot:
     def _promising(self, readings: dict[Config, LoopReading], start: WorkerStart) -> tuple[Config, float] | None:
         assert self._loader is not None
         assert self._batches is not None
-        situation = situation_of(self._loader, readings, self._batches, self._limits, self._epoch_batches)
-        return worth_trying(self._loader, self._own, situation, readings, self._failed, start, WORTH_A_TRIAL)
+        offers = self._offers
+        situation = situation_of(self._loader, readings, self._batches, self._limits, self._epoch_batches, offers)
+        return worth_trying(self._loader, self._own, situation, readings, self._failed, start, WORTH_A_TRIAL, offers)
 
     def _compared(self, best: LoopReading, other: LoopReading) -> Course[tuple[bool, LoopReading]]:
         """Whether `other` is better, and the better of both; where noise might explain it, `best` is read once more."""
@@ -225,20 +278,33 @@ class Pilot:
     def _read(self, config: Config, floor: float = 0.0) -> Course[LoopReading | None]:
         """Runs on `config` until there are enough spans, or it is clear that its rate lies below `floor`.
 
+        While its store is filled, it is only seen to that this takes the loop not much longer than what it did before.
         None where it can't be run.
         """
         self.wanted = config
         self._meter = Meter()
         spans: list[Span] = []
+        filling, fills_since = True, self._epochs
         while len(spans) < SPANS:
             delivery = yield
             if config in self._failed:
+                return None
+            if filling and delivery.is_filled and _is_on(config, delivery):
+                filling, self._meter = False, Meter()
+                spans.clear()
+            if filling and config.cache and self._epochs > fills_since + _EPOCHS_TO_FILL:
+                self.failed(config, "its store is begun anew with every epoch")
                 return None
             span = self._meter.note(_of(config, delivery))
             if span is None:
                 continue
             spans.append(span)
-            if len(spans) >= SPANS_TO_JUDGE and LoopReading(config, tuple(spans)).rate.interval[1] < floor:
+            if filling:
+                del spans[:-SPANS_TO_JUDGE]
+                floor_now = floor * (1 - DROP)
+            else:
+                floor_now = floor
+            if len(spans) >= SPANS_TO_JUDGE and LoopReading(config, tuple(spans)).rate.interval[1] < floor_now:
                 break
         private = max((pages(pid).private_bytes for pid in delivery.pids), default=0.0)
         return LoopReading(config, tuple(spans), private, delivery.start_seconds)
@@ -260,7 +326,7 @@ class Pilot:
     def _lasting(self, best: LoopReading) -> Config:
         """The configuration, with workers that outlive an epoch where their start is worth it, or the user's do."""
         config = best.config
-        if not config.num_workers or self._own.persistent_workers:
+        if not config.num_workers or self._own.persistent_workers or config.cache:
             return config
         keeps = False
         if self._epoch_batches and self._batches:
@@ -284,8 +350,11 @@ class Pilot:
 
 def _of(config: Config, delivery: Delivery) -> Delivery:
     """The delivery as one that counts for `config`: only what ran on it is steady."""
-    is_its = while_running(delivery.config) == while_running(config)
-    return dataclasses.replace(delivery, is_steady=delivery.is_steady and is_its)
+    return dataclasses.replace(delivery, is_steady=delivery.is_steady and _is_on(config, delivery))
+
+
+def _is_on(config: Config, delivery: Delivery) -> bool:
+    return while_running(delivery.config) == while_running(config)
 
 
 def _say(text: str) -> None:

@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader, _utils
 
 from plumb.errors import one_line
 from plumb.live.order import Order
-from plumb.plan import Config
-from plumb.runtime.loader import rebuild
+from plumb.plan import Config, Rewrites
+from plumb.runtime.loader import NO_REWRITES, rebuild
+from plumb.runtime.stored import Stored
 
 # Workers that are not up by then are given up; the loop goes on without them.
 _STARTED_AT_LAST_SECONDS = 120.0
@@ -85,8 +86,9 @@ class Stretch:
     """One loader at work on an epoch. `template` is a loader whose parts it has, `config` what it runs on.
 
     Workers outlive the epoch until `close`, whatever the configuration says: whoever has the stretch decides.
-    `seeds` is where the workers' seed is drawn from, and `is_users` says that it is the user's own configuration.
-    `start_seconds` is what the start of the workers took.
+    `seeds` is where the workers' seed is drawn from, and `is_users` says that it is the user's own configuration, which
+    needs none of the `rewrites`. `stored` is a store that was filled already. `start_seconds` is what the start of the
+    workers took, and `is_filled` says that its store, if it has one, has seen a whole epoch before this one.
     """
 
     def __init__(
@@ -96,15 +98,19 @@ class Stretch:
         order: Order,
         seeds: torch.Generator,
         is_users: bool,
+        rewrites: Rewrites = NO_REWRITES,
+        stored: Stored | None = None,
     ) -> None:
         self.config = config
         self._is_users = is_users
         self.delivered = 0
+        self.is_filled = config.cache is None or stored is not None
+        self._sees_whole_epoch = False
         self._error: str | None = None
         self._source = Source(order)
         self._context = template.multiprocessing_context or multiprocessing
         lasting = dataclasses.replace(config, persistent_workers=config.num_workers > 0)
-        self._loader = rebuild(template, lasting, self._source)
+        self._loader = rebuild(template, lasting, self._source, rewrites=rewrites, stored=stored)
         self._loader.generator = seeds
         self.batches: Iterator[Any] | None = None
         self._started: Any = None
@@ -154,6 +160,8 @@ class Stretch:
         """Begins to read: now, whatever was prepared. Raises what the sampler or the start of workers raises."""
         is_new, begun = not self._workers or self._begun_at > 0, self._begun_at or time.perf_counter()
         self._source.begin(order)
+        self.is_filled = self.is_filled or self._sees_whole_epoch
+        self._sees_whole_epoch = not order.delivered
         self.delivered = 0
         self.batches = self._iterated()
         if is_new:
@@ -171,6 +179,13 @@ class Stretch:
     def is_steady(self) -> bool:
         """Whether it has delivered more than what may have been prefetched at its start."""
         return self.delivered > max(self.config.batches_in_flight, 1)
+
+    def filled_store(self, config: Config, dataset: Any) -> Stored | None:
+        """Its store, if it is filled with the values of this dataset, and `config` would have one alike."""
+        running = self._loader.running
+        if not self.is_filled or config.cache is None or config.cache != self.config.cache or running is None:
+            return None
+        return None if running.is_stale(dataset) else running.stored
 
     @property
     def pids(self) -> tuple[int, ...]:

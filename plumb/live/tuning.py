@@ -89,6 +89,7 @@ class LiveTuning:
     def let_go(self) -> None:
         """Ends the workers that wait for another epoch: there won't be one."""
         kept, self._shared.kept, self._lasting = self._shared.kept, None, None
+        self._shared.pilot.let_go()
         latest = self._latest()
         if kept is not None and (latest is None or latest.is_over):
             kept.close()

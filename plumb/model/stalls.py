@@ -8,8 +8,11 @@ from plumb.model.situation import Situation
 from plumb.plan import Config, StepShares
 
 
-def step_shares(situation: Situation, config: Config, samples_per_second: float, waiting_share: float) -> StepShares:
-    """Divides the time of a loop that was measured with `config` at this rate, and waits for data so much of it.
+def step_shares(
+    situation: Situation, config: Config, samples_per_second: float, waiting_share: float, ranks_share: float = 0.0
+) -> StepShares:
+    """Divides the time of a loop that was measured with `config` at this rate, and waits for data so much of it, and
+    for other ranks so much.
 
     Taking batches over can't be hidden behind anything. What is left is put down to the resource that binds: to storage
     or to cores alone, else to a sample's waiting and computing as they relate to each other.
@@ -24,7 +27,8 @@ def step_shares(situation: Situation, config: Config, samples_per_second: float,
     if binding == "transfer" or (binding == "main process" and config.num_workers and not config.deferred):
         transfer, left = waiting_share, 0.0
     read = left * _waiting_part(wanted, binding)
-    return StepShares(1.0 - waiting_share, read, left - read, transfer)
+    ranks = min(ranks_share, 1.0 - waiting_share)
+    return StepShares(1.0 - waiting_share - ranks, read, left - read, transfer, ranks)
 
 
 def _waiting_part(wanted: Demand, binding: str) -> float:

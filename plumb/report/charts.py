@@ -62,7 +62,8 @@ def shares(sides: Sequence[tuple[str, StepShares, float]]) -> Markup:
             if (share := float(getattr(parts, part))) > 0
         ]
         rows.append(_row(name, pieces, format_seconds(seconds)))
-    legend = [_key(f"piece {part}", words) for part, words in SHARES.items()]
+    is_shared = any(parts.ranks for _, parts, _ in sides)
+    legend = [_key(f"piece {part}", words) for part, words in SHARES.items() if part != "ranks" or is_shared]
     return tag("div", tag("div", *rows, class_="rows shares"), tag("div", *legend, class_="legend"))
 
 

@@ -104,6 +104,7 @@ def _why(loader: LoaderPlan) -> RenderableType:
 
 _STEP_PARTS = {
     "step": ("step", "green"),
+    "ranks": ("other ranks", "cyan"),
     "compute": ("computing samples", "blue"),
     "read": ("reading", "yellow"),
     "transfer": ("hand-over", "magenta"),

@@ -31,6 +31,7 @@ _TIERS = {"memory": "memory", "disk": "a folder"}
 # Where the time of a training step goes: the fields of `StepShares`, in the order in which they are shown.
 SHARES = {
     "step": "the training step",
+    "ranks": "waiting for other ranks",
     "compute": "waiting for samples to be computed",
     "read": "waiting for reads",
     "transfer": "taking batches over",

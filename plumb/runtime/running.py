@@ -76,7 +76,7 @@ class Running:
         self._is_planned = is_planned
         self._deferral = rewrites.deferral if config.deferred else None
         self._cut = cut_of(config, rewrites)
-        self._stored = stored
+        self.stored = stored
         self._is_frozen = stored is not None
 
     def start(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
@@ -88,12 +88,12 @@ class Running:
             config.fetch_threads,
             self._cut,
             self._deferral,
-            self._stored.spec if self._stored else None,
+            self.stored.spec if self.stored else None,
             self._is_frozen,
             self._is_planned,
         )
         parts: dict[str, Any] = {}
-        if config.fetch_threads > 1 or self._stored is not None or self._deferral is not None:
+        if config.fetch_threads > 1 or self.stored is not None or self._deferral is not None:
             parts["dataset"] = Fetching(loader.dataset, fetch)
         if self._deferral is not None:
             parts["collate_fn"] = DeferringCollate(loader.collate_fn)
@@ -121,15 +121,15 @@ class Running:
 
     def is_stale(self, dataset: Any) -> bool:
         """Whether the store that is in use holds the values of a dataset that is another by now."""
-        return self._stored is not None and not self._stored.is_of(dataset)
+        return self.stored is not None and not self.stored.is_of(dataset)
 
     def _renew_store(self, dataset: Any) -> None:
         choice = self._config.cache
-        if self._is_frozen or choice is None or self._cut is None or (self._stored and self._stored.is_of(dataset)):
+        if self._is_frozen or choice is None or self._cut is None or (self.stored and self.stored.is_of(dataset)):
             return
-        self._stored = None
+        self.stored = None
         try:
-            self._stored = Stored(dataset, self._cut, choice)
+            self.stored = Stored(dataset, self._cut, choice)
         except StoreError as error:
             print(f"plumb: {error}; samples are made anew each time", file=sys.stderr)
 

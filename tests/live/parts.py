@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from plumb.live.tuning import tuning_of
+from plumb.runtime.loader import NO_REWRITES
 
 
 class Squares(Dataset):
@@ -60,6 +61,7 @@ class Timetable:
     """A pilot that wants the configurations of `plan`, each from so many of the loop's batches on."""
 
     is_settled = True
+    rewrites = NO_REWRITES
 
     def __init__(self, own, plan=()):
         self.wanted, self.trials, self.ran, self.failures = own, [], [], []
@@ -73,7 +75,10 @@ class Timetable:
     def ends_span(self, now, workers):
         return False
 
-    def note(self, delivery, batch):
+    def let_go(self):
+        pass
+
+    def note(self, delivery, batch, indices):
         self._delivered += 1
         if not self.ran or self.ran[-1] != delivery.config:
             self.ran.append(delivery.config)

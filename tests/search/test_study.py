@@ -142,7 +142,7 @@ def folder():
 def test_a_stored_study_tells_what_was_tried_and_why_not(folder):
     url = f"sqlite:///{folder}/study.db"
     record = Record(url, "train:loader", {"host": "here"})
-    small = Situation(COST, COST, Footprint(1e4, 1, 1e7, 1e8, 10), Limits(cpus=4, memory_bytes=1.25e8))
+    small = Situation(COST, COST, Footprint(1e4, 1, 1e7, 1e8, 10), Limits(cpus=4, memory_bytes=1.35e8))
 
     def rate_of(config):
         broken = feasible.broken_limit(config, small)

@@ -1,0 +1,74 @@
+"""What may be rewritten in a loader, found beside the training: by a process of its own, on samples of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from plumb.offers import Offers, find_offers
+from plumb.processes import end_with_parent
+from plumb.profile.sample import sampled
+from plumb.search.measure import IndexStream
+
+_COST_SECONDS, _OFFERS_SECONDS, _LATE_SECONDS = 0.5, 10.0, 20.0
+
+
+class Scout:
+    """Looks for what may be rewritten in `loader`, whose samples at `batches` of indices it reads, from now on.
+
+    It is forked, so the caller must know that workers may be. Raises OSError where it can't be.
+    """
+
+    def __init__(self, loader: DataLoader[Any], batches: Sequence[Any]) -> None:
+        context = multiprocessing.get_context("fork")
+        self._found, sender = context.Pipe(duplex=False)
+        self._process = context.Process(target=_look, args=(sender, loader, batches), name="plumb-scout", daemon=True)
+        self._process.start()
+        sender.close()
+        self._late_at = time.perf_counter() + _COST_SECONDS + _OFFERS_SECONDS + _LATE_SECONDS
+
+    def offers(self) -> Offers | None:
+        """What it has found: nothing where it has failed, or is late; None while it is at work."""
+        is_there = self._found.poll()
+        if not is_there and self._process.is_alive() and time.perf_counter() < self._late_at:
+            return None
+        offers = Offers()
+        if is_there:
+            # It may have died in the middle of what it had to say.
+            with suppress(EOFError, OSError):
+                offers = self._found.recv()
+        self.end()
+        return offers
+
+    def end(self) -> None:
+        """Ends the process, whatever it is at."""
+        self._process.kill()
+        self._process.join()
+        self._found.close()
+
+
+def _look(sender: Connection, loader: DataLoader[Any], batches: Sequence[Any]) -> None:
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What the dataset prints, it prints for every sample of the training as well.
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    os.dup2(sys.stdout.fileno(), 1)
+    os.dup2(sys.stdout.fileno(), 2)
+    # OpenMP's threads did not come along, and a computation that is shared out among them would never end.
+    torch.set_num_threads(1)
+    stream = IndexStream(batches)
+    cost = sampled(loader, stream, _COST_SECONDS).cost
+    indices = [index for batch in batches for index in batch]
+    offers = find_offers(loader, cost, indices, _OFFERS_SECONDS, may_use_gpu=False)
+    sender.send(dataclasses.replace(offers, pipeline=None))
