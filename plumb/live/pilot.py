@@ -44,14 +44,16 @@ SPANS, SPANS_TO_JUDGE = 6, 3
 # What a trial must promise, times its probability; it costs the start of workers and some slower batches.
 WORTH_A_TRIAL = 0.04
 MISSES_AT_MOST, TRIALS_AT_MOST = 2, 5
+# Rewrites take most of what there was to gain: their first miss is the last.
+MISSES_WITH_REWRITES = 1
 # The loop is looked at again when the rate of so many spans lies so far below what it was, or its waiting so far above.
 WATCHED_SPANS, DROP, MORE_WAITING = 8, 0.15, 0.15
 # What looking again took must be the small part of the time.
 _REST = 20.0
 # To ask the host for its limits takes some milliseconds: they are taken to hold for so long.
 _LIMITS_HOLD_SECONDS = 30.0
-# The scout reads samples of the loop's first batches, so many at least; by then it has shown what reading does here.
-_BATCHES_BEFORE_SCOUT, _SAMPLES_FOR_SCOUT = 4, 96
+# A scout reads the samples of the loop's first batches, about so many.
+_SAMPLES_FOR_SCOUT = 96
 # An epoch that is begun on a store fills it, the one before perhaps in part.
 _EPOCHS_TO_FILL = 2
 # Workers outlive an epoch where to start them takes this share of it.
@@ -79,8 +81,8 @@ class Pilot:
         self.rewrites = NO_REWRITES
         self._offers = Offers()
         self._scout: Scout | None = None
-        self._is_scouted = False
-        self._batches_of_indices: list[Any] = []
+        self._seen_indices: list[Sequence[Any]] = []
+        self._untuned_rate = 0.0
         self._epochs = 0
         self._failed: dict[Config, str] = {}
         self._look_again: str | None = None
@@ -113,7 +115,7 @@ class Pilot:
                 samples = float(max(delivery.samples, 1))
                 crossing = fresh_seconds_per_byte() * nbytes / samples
                 self._batches = Batches(samples, nbytes, tensors, crossing)
-            self._send_scout(indices)
+            self._remember(indices)
             self._course.send(delivery)
         except Exception as error:
             # The training must not end because of its tuning.
@@ -144,30 +146,27 @@ class Pilot:
 
     # ---- what may be rewritten
 
-    def _send_scout(self, indices: Any) -> None:
-        """Has a process of its own look for what may be rewritten, once what the dataset does here has been seen."""
-        if self._is_scouted or not isinstance(indices, Sequence):
-            return
-        self._batches_of_indices.append(indices)
-        samples = sum(map(len, self._batches_of_indices))
-        if len(self._batches_of_indices) < _BATCHES_BEFORE_SCOUT or samples < _SAMPLES_FOR_SCOUT:
-            return
-        self._is_scouted = True
+    def _remember(self, indices: Any) -> None:
+        """Keeps the indices of the first batches: a scout reads their samples."""
+        if sum(map(len, self._seen_indices)) < _SAMPLES_FOR_SCOUT and isinstance(indices, Sequence):
+            self._seen_indices.append(indices)
+
+    def _scouted(self, gained: bool) -> Course[bool]:
+        """Has a process of its own look for what may be rewritten, once for all epochs; whether it has found anything.
+
+        It competes with the loop for the CPUs where that has `gained` more than this can cost.
+        """
         assert self._loader is not None
         context = self._loader.multiprocessing_context or multiprocessing
-        if context.get_start_method() == "fork" and self._why_none_are_started() is None:
-            self._scout = Scout(self._loader, self._batches_of_indices)
-        self._batches_of_indices = []
-
-    def _scouted(self) -> Course[None]:
-        """Waits for the scout, if there is one, and takes over what it has found."""
-        while self._scout is not None:
-            offers = self._scout.offers()
-            if offers is None:
-                yield
-                continue
-            self._scout = None
-            self._offers, self.rewrites = offers, offers.rewrites
+        seen, self._seen_indices = self._seen_indices, []
+        if not seen or context.get_start_method() != "fork" or self._why_none_are_started() is not None:
+            return False
+        self._scout = Scout(self._loader, seen, is_nice=not gained)
+        while (offers := self._scout.offers()) is None:
+            yield
+        self._scout = None
+        self._offers, self.rewrites = offers, offers.rewrites
+        return bool(offers.cuts or offers.deferrals or offers.threads)
 
     def _why_none_are_started(self) -> str | None:
         """Why no workers may be started beside or in place of the user's, or None where they may."""
@@ -182,22 +181,33 @@ class Pilot:
     def _whole_course(self) -> Course[None]:
         reading = yield from self._sure(self._own)
         self._take_down(reading.config, None, reading, "your own configuration")
-        yield from self._scouted()
-        settled = yield from self._search(reading)
+        self._untuned_rate = reading.rate.samples_per_second
+        settled = yield from self._best_from(reading)
         while True:
             why = yield from self._watch(settled)
             begun = time.perf_counter()
             reading = yield from self._sure(settled.config)
             self._take_down(reading.config, None, reading, f"looked at again: {why}")
-            settled = yield from self._search(reading)
+            settled = yield from self._best_from(reading)
             spent = time.perf_counter() - begun
             yield from self._rest(spent * _REST)
 
-    def _search(self, best: LoopReading) -> Course[LoopReading]:
-        """Tries what promises most until nothing promises enough; the best reading, whose configuration is wanted."""
+    def _best_from(self, before: LoopReading) -> Course[LoopReading]:
+        """The best of torch's own configurations, and then of those with rewrites, too; it is wanted from then on."""
         self.is_settled = False
-        before = best
-        readings = {best.config: best}
+        readings = {before.config: before}
+        best, verdict = yield from self._search(before, readings, MISSES_AT_MOST)
+        if best.waiting_share >= NOTHING_TO_GAIN:
+            has_found = yield from self._scouted(gained=best is not before)
+            if has_found:
+                best, verdict = yield from self._search(best, readings, MISSES_WITH_REWRITES)
+        self._settle(before, best, verdict)
+        return best
+
+    def _search(
+        self, best: LoopReading, readings: dict[Config, LoopReading], misses_at_most: int
+    ) -> Course[tuple[LoopReading, str]]:
+        """Tries what promises most until nothing promises enough; the best reading, and why it is left at that."""
         misses, verdict = 0, "as good as any"
         for _ in range(TRIALS_AT_MOST):
             if best.waiting_share < NOTHING_TO_GAIN:
@@ -205,7 +215,7 @@ class Pilot:
                 break
             why_none = self._why_none_are_started()
             found = self._promising(readings, WorkerStart(why_not=why_none))
-            if found is None or misses == MISSES_AT_MOST:
+            if found is None or misses == misses_at_most:
                 verdict = why_none or verdict
                 break
             config, predicted = found
@@ -218,8 +228,7 @@ class Pilot:
             self._take_down(config, predicted, reading, "better" if is_better else "not better")
             misses = 0 if is_better else misses + 1
         self.wanted = best.config
-        self._settle(before, best, verdict)
-        return best
+        return best, verdict
 
     def _promising(self, readings: dict[Config, LoopReading], start: WorkerStart) -> tuple[Config, float] | None:
         assert self._loader is not None
@@ -278,8 +287,7 @@ class Pilot:
     def _read(self, config: Config, floor: float = 0.0) -> Course[LoopReading | None]:
         """Runs on `config` until there are enough spans, or it is clear that its rate lies below `floor`.
 
-        While its store is filled, it is only seen to that this takes the loop not much longer than what it did before.
-        None where it can't be run.
+        While its store is filled, the loop must only be about as fast as it was untuned. None where it can't be run.
         """
         self.wanted = config
         self._meter = Meter()
@@ -301,7 +309,7 @@ class Pilot:
             spans.append(span)
             if filling:
                 del spans[:-SPANS_TO_JUDGE]
-                floor_now = floor * (1 - DROP)
+                floor_now = min(floor, self._untuned_rate * (1 - DROP))
             else:
                 floor_now = floor
             if len(spans) >= SPANS_TO_JUDGE and LoopReading(config, tuple(spans)).rate.interval[1] < floor_now:

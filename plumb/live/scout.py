@@ -21,19 +21,23 @@ from plumb.processes import end_with_parent
 from plumb.profile.sample import sampled
 from plumb.search.measure import IndexStream
 
-_COST_SECONDS, _OFFERS_SECONDS, _LATE_SECONDS = 0.5, 10.0, 20.0
+_COST_SECONDS, _OFFERS_SECONDS, _LATE_SECONDS = 0.5, 8.0, 20.0
+_NICE = 15
 
 
 class Scout:
     """Looks for what may be rewritten in `loader`, whose samples at `batches` of indices it reads, from now on.
 
-    It is forked, so the caller must know that workers may be. Raises OSError where it can't be.
+    It is forked, so the caller must know that workers may be. One that `is_nice` takes only what the loop leaves of the
+    CPUs. Raises OSError where it can't be forked.
     """
 
-    def __init__(self, loader: DataLoader[Any], batches: Sequence[Any]) -> None:
+    def __init__(self, loader: DataLoader[Any], batches: Sequence[Any], is_nice: bool) -> None:
         context = multiprocessing.get_context("fork")
         self._found, sender = context.Pipe(duplex=False)
-        self._process = context.Process(target=_look, args=(sender, loader, batches), name="plumb-scout", daemon=True)
+        self._process = context.Process(
+            target=_look, args=(sender, loader, batches, is_nice), name="plumb-scout", daemon=True
+        )
         self._process.start()
         sender.close()
         self._late_at = time.perf_counter() + _COST_SECONDS + _OFFERS_SECONDS + _LATE_SECONDS
@@ -58,7 +62,9 @@ class Scout:
         self._found.close()
 
 
-def _look(sender: Connection, loader: DataLoader[Any], batches: Sequence[Any]) -> None:
+def _look(sender: Connection, loader: DataLoader[Any], batches: Sequence[Any], is_nice: bool) -> None:
+    if is_nice:
+        os.nice(_NICE)
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What the dataset prints, it prints for every sample of the training as well.

@@ -102,7 +102,7 @@ def test_no_scout_is_sent_where_reading_changes_the_dataset():
 
 
 def test_a_scout_ends_when_nobody_wants_to_hear_from_it():
-    scout = Scout(DataLoader(Sorted(values=2_000_000), batch_size=BATCH), [[0, 1, 2, 3]] * 3)
+    scout = Scout(DataLoader(Sorted(values=2_000_000), batch_size=BATCH), [[0, 1, 2, 3]] * 3, True)
     process = scout._process
     assert scout.offers() is None
     scout.end()
@@ -116,7 +116,7 @@ def test_a_scout_leaves_no_trace_of_what_a_dataset_prints_or_draws(capfd):
             return super().__getitem__(index)
 
     state = torch.get_rng_state()
-    scout = Scout(DataLoader(Talking(values=2000), batch_size=BATCH), [list(range(48)), list(range(48, 96))])
+    scout = Scout(DataLoader(Talking(values=2000), batch_size=BATCH), [list(range(48)), list(range(48, 96))], False)
     until = time.monotonic() + 60
     while (offers := scout.offers()) is None:
         assert time.monotonic() < until
