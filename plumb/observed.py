@@ -30,7 +30,7 @@ _POOLED = 0.3
 
 
 @dataclass
-class Watched:
+class Observed:
     """A loader whose batches are looked at, each look for about `pace_seconds`; `stream` has their indices, if any."""
 
     subject: Subject

@@ -27,7 +27,7 @@ from plumb.model.calibration import calibrated, cost_in_worker, with_waiting
 from plumb.model.contributions import rates_without_each
 from plumb.model.situation import Freedom, Situation
 from plumb.notes import arriving, binding, inherited, pinned, pooled, shared_out
-from plumb.observed import Watched, unprobed
+from plumb.observed import Observed, unprobed
 from plumb.offers import Offers, find_offers
 from plumb.options import Options
 from plumb.plan import Config, Measured, Trial
@@ -106,9 +106,9 @@ class Tuner:
         raises in the user's own configuration.
         """
         self._say("what a sample costs")
-        watched = Watched(self.subject, self._stream, self.pace_seconds)
+        observed = Observed(self.subject, self._stream, self.pace_seconds)
         try:
-            seen = watched.told_from_waiting(sampled(self.subject.loader, self._stream, self.pace_seconds))
+            seen = observed.told_from_waiting(sampled(self.subject.loader, self._stream, self.pace_seconds))
         except NoBatchesError:
             raise TuningError(
                 f"{self.subject.name} gives its batches only once: nothing is left to measure", 1
@@ -117,7 +117,7 @@ class Tuner:
             raise UsersError(error) from None
         self._say("what a sample goes through")
         offers = self._offers(seen)
-        situation = watched.situation(seen, offers, self.options.limits, self._may_have_torch_threads)
+        situation = observed.situation(seen, offers, self.options.limits, self._may_have_torch_threads)
         self._check_limits(situation)
         if not self._has_nothing_to_gain:
             if self._is_iterable:

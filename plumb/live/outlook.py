@@ -105,8 +105,8 @@ def worth_trying(
     """The configuration with the most to gain, and its predicted rate; None where none promises a share of `gain`.
 
     `readings` are those to compare with, the best of which is in use; `refused` are not to be tried; `offers` says what
-    may be rewritten, which is for workers to do. A configuration
-    must fit beside the one in use, because for a moment both are at work.
+    may be rewritten, which is for workers to do. A configuration must fit beside the one in use, because for a moment
+    both are at work.
     """
     settings = settings_of(loader.dataset) or Settings()
     options = Options(0.0, situation.limits, cache_memory_bytes=settings.cache_memory_bytes)

@@ -161,8 +161,12 @@ class Pilot:
         seen, self._seen_indices = self._seen_indices, []
         if not seen or context.get_start_method() != "fork" or self._why_none_are_started() is not None:
             return False
-        self._scout = Scout(self._loader, seen, is_nice=not gained)
-        while (offers := self._scout.offers()) is None:
+        try:
+            scout = self._scout = Scout(self._loader, seen, is_nice=not gained)
+        except (OSError, AssertionError):
+            # The host has no room for it, or this process is itself one that may not have children.
+            return False
+        while (offers := scout.offers()) is None:
             yield
         self._scout = None
         self._offers, self.rewrites = offers, offers.rewrites

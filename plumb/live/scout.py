@@ -29,7 +29,7 @@ class Scout:
     """Looks for what may be rewritten in `loader`, whose samples at `batches` of indices it reads, from now on.
 
     It is forked, so the caller must know that workers may be. One that `is_nice` takes only what the loop leaves of the
-    CPUs. Raises OSError where it can't be forked.
+    CPUs. Raises OSError where it can't be forked, and AssertionError in a process that may not have children.
     """
 
     def __init__(self, loader: DataLoader[Any], batches: Sequence[Any], is_nice: bool) -> None:
@@ -43,7 +43,9 @@ class Scout:
         self._late_at = time.perf_counter() + _COST_SECONDS + _OFFERS_SECONDS + _LATE_SECONDS
 
     def offers(self) -> Offers | None:
-        """What it has found: nothing where it has failed, or is late; None while it is at work."""
+        """What it has found: nothing where it has failed, is late, or was ended; None while it is at work."""
+        if self._found.closed:
+            return Offers()
         is_there = self._found.poll()
         if not is_there and self._process.is_alive() and time.perf_counter() < self._late_at:
             return None

@@ -107,6 +107,19 @@ def test_a_scout_ends_when_nobody_wants_to_hear_from_it():
     assert scout.offers() is None
     scout.end()
     assert not process.is_alive()
+    assert scout.offers() == Offers()
+
+
+def test_a_process_that_may_have_no_children_trains_without_a_scout():
+    def train():
+        # OpenMP's threads stay behind in a fork.
+        torch.set_num_threads(1)
+        assert not trained(DataLoader(Sorted(), batch_size=BATCH), lambda tuning: tuning.is_settled)
+
+    process = multiprocessing.get_context("fork").Process(target=train, daemon=True)
+    process.start()
+    process.join(90)
+    assert process.exitcode == 0
 
 
 def test_a_scout_leaves_no_trace_of_what_a_dataset_prints_or_draws(capfd):

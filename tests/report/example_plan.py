@@ -1,6 +1,7 @@
 """A plan with everything that a report can show, of a pipeline that was really traced."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -132,3 +133,17 @@ def plan_of(*loaders, **changes):
         "loaders": loaders,
     }
     return Plan(**{**told, **changes})
+
+
+def among_ranks(graph):
+    """The same loader where a part of the training's time goes into waiting for other ranks."""
+    loader = loader_plan(graph)
+    loop = loader.end_to_end
+    shares = {
+        f"{side}_shares": stalls.step_shares(SITUATION, config, rate, waiting, ranks)
+        for side, config, rate, waiting, ranks in (
+            ("baseline", BEFORE, loop.baseline, loop.baseline_waiting_share, 0.04),
+            ("tuned", AFTER, loop.tuned, loop.tuned_waiting_share, 0.17),
+        )
+    }
+    return replace(loader, end_to_end=replace(loop, **shares))

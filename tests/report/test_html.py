@@ -59,6 +59,13 @@ def test_it_says_the_answer_and_every_why(html, traced):
     assert "Nothing to change" in text
 
 
+def test_waiting_for_other_ranks_has_its_part_where_there_are_some(html, traced):
+    assert "waiting for other ranks" not in html
+    shown = page(example_plan.plan_of(example_plan.among_ranks(traced)), {})
+    assert shown.count('class="piece ranks"') == 3, "before, after, and the legend"
+    assert "waiting for other ranks" in read(shown).text
+
+
 def test_it_keeps_to_itself(html):
     seen = read(html)
     assert not {"script", "iframe", "img", "object"} & set(seen.tags)

@@ -34,6 +34,13 @@ def test_the_time_of_a_step_is_told_on_one_scale(traced):
     assert after.count("█") == round(24 * 205 / 880)
 
 
+def test_what_a_step_waits_for_other_ranks_is_told(traced):
+    shown = lines(example_plan.among_ranks(traced))
+    before, after = (line for line in shown if "% step" in line)
+    assert "10% step, 4% other ranks, 43% computing samples" in before
+    assert "% other ranks" in after
+
+
 def test_every_trial_has_one_line_and_the_best_few_are_shown(traced):
     several = [Trial(Config(1, 2, fetch_threads=n), 1.0, 300.0 - n, (200.0, 400.0), "measured") for n in range(2, 12)]
     loader = example_plan.loader_plan(traced)
