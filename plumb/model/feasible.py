@@ -18,6 +18,8 @@ _IN_BYTES = ("memory", "shared memory", "disk")
 _BATCHES_WITHOUT_WORKERS = 3
 # Some workers hold so many times what the one that was looked at did, after a while: samples differ, memory fragments.
 _WORKERS_DIFFER = 1.5
+# Each thread allocates from an arena of its own: after a while they hold so many times what they need at once.
+_ARENAS_KEEP = 2.5
 # A worker that uses its memory again keeps so many buffers more than it has batches ahead (`runtime/buffers.py`).
 _BUFFERS_BEYOND_PREFETCH = 2
 # File descriptors that torch holds for one worker: two queues, their pipes and the process' sentinel.
@@ -43,7 +45,7 @@ def needs(situation: Situation, config: Config, workers: Any, in_flight: Any) ->
     memory = (
         memory + workers * _WORKERS_DIFFER * footprint.worker_bytes + np.where(workers > 0, footprint.parted_bytes, 0)
     )
-    memory = memory + np.maximum(workers, 1) * _WORKERS_DIFFER * _bytes_of_threads(situation, config)
+    memory = memory + np.maximum(workers, 1) * _ARENAS_KEEP * _bytes_of_threads(situation, config)
     memory = memory + np.where(workers > 0, 0, _BATCHES_WITHOUT_WORKERS) * footprint.batch_bytes * share
     if config.allocator_reuse and situation.allocator:
         memory = memory + situation.allocator.kept_bytes
@@ -65,7 +67,7 @@ def needs(situation: Situation, config: Config, workers: Any, in_flight: Any) ->
 
 
 def _bytes_of_threads(situation: Situation, config: Config) -> float:
-    """What the fetch threads of one process keep."""
+    """What the fetch threads of one process need at the same time."""
     if config.fetch_threads == 1:
         return 0.0
     wanted = config.fetch_threads, config.fetch_until
