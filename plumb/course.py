@@ -142,6 +142,7 @@ class Tuning:
                 notes=choice.notes,
                 cost=spent.on(choice.samples_loaded),
                 model=stored.to_plain(choice.situation, choice.freedom),
+                library=known.site.library,
             )
         )
 

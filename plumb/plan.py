@@ -293,7 +293,8 @@ class LoaderPlan:
     """The answer for one loader.
 
     `graph` is the traced pipeline as `networkx.node_link_data`, `device` what a GPU would do for it. `model` is what
-    the model was told, so that `plumb predict` can ask it about other hosts (see `model/stored.py`).
+    the model was told, so that `plumb predict` can ask it about other hosts (see `model/stored.py`). `library` is the
+    package that makes the loader, where that is none of the user's own code.
     """
 
     name: str
@@ -314,11 +315,30 @@ class LoaderPlan:
     notes: tuple[str, ...] = ()
     cost: TuningCost | None = None
     model: dict[str, Any] | None = None
+    library: str = ""
 
     @property
     def config(self) -> Config:
         """The configuration to use."""
         return self.tuned.config
+
+    @property
+    def expressible(self) -> Config | None:
+        """The best measured configuration that torch's arguments can say, None where none is better than the user's.
+
+        A part of a configuration may be worse than what the user had: workers without their fetch threads, for example.
+        """
+        if not self.config.needs_runtime:
+            return self.config
+        better = [
+            (trial.samples_per_second, trial.config)
+            for trial in self.trials
+            if not trial.config.needs_runtime
+            and trial.samples_per_second is not None
+            and trial.interval is not None
+            and trial.interval[0] > self.baseline.interval[1]
+        ]
+        return max(better, key=lambda pair: pair[0])[1] if better else None
 
     @property
     def gain(self) -> float:

@@ -26,13 +26,18 @@ _LIBRARY_FOLDERS = (
 class Site:
     """A line of the user's code, and the name that the line gives to what it makes.
 
-    `by_library` says that the line only led to an installed package, which made the thing on its own account.
+    Where the line only led to an installed package, which made the thing on its own account, `library` names that.
     """
 
     file: str
     line: int
     name: str
-    by_library: bool = False
+    library: str = ""
+
+    @property
+    def by_library(self) -> bool:
+        """Whether an installed package made the thing."""
+        return bool(self.library)
 
     def __str__(self) -> str:
         return f"{Path(self.file).name}:{self.line}"
@@ -63,7 +68,7 @@ def find_site(frame: FrameType | None) -> Site:
             site.f_code.co_filename,
             site.f_lineno,
             _name_by_callers(own) or _enclosing_name(site),
-            by_library=site is not frames[0],
+            "" if site is frames[0] else str(frames[0].f_globals.get("__name__", "?")).partition(".")[0],
         )
     return Site("<unknown>", 0, "loader")
 

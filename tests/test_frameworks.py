@@ -6,7 +6,10 @@ CASES = {
     "lightning": ("lightning_trainer.py", "train_loader"),
     "accelerate": ("accelerate_loop.py", "train_loader"),
     "transformers": ("hf_trainer.py", "loader"),
+    "timm": ("timm_prefetcher.py", "train_loader"),
 }
+# Where a framework makes the loader, the report speaks of settings of its own.
+SETTINGS = {"transformers": "TrainingArguments(..., dataloader_num_workers=", "timm": "create_loader(..., num_workers="}
 
 
 @pytest.mark.slow
@@ -22,6 +25,9 @@ def test_a_script_of_each_is_tuned_through_its_loop_and_runs_on_the_plan(library
     assert found.step_samples_per_second > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [name.replace(".py", ".plumb.json"), name]
     assert "epoch 1 done" not in ran.err, "no epoch ends while a script is tuned"
+    assert found.library == (library if library in SETTINGS else "")
+    is_changed = found.expressible not in (None, found.baseline.config) and found.config != found.baseline.config
+    assert (SETTINGS.get(library, "\0") in ran.out) == (is_changed and library in SETTINGS)
     again = plumb("run", name)
     assert again.code == 0, again.err
     assert "epoch" in again.out

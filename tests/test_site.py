@@ -65,6 +65,7 @@ def test_a_loader_that_a_library_makes_is_placed_where_the_user_called_it():
     stack.callback(lambda: sites.append(find_site(sys._getframe(1))))
     stack.close()
     assert sites[0].by_library
+    assert sites[0].library == "contextlib"
     assert sites[0].file == __file__
 
 

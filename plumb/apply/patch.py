@@ -87,7 +87,7 @@ def patch(plan: Plan, script: Path, folder: Path, run_command: str) -> Patch:
     sources = _Sources(script, folder)
     wanted: dict[Path, dict[cst.Call, _Wanted]] = {}
     for loader in plan.loaders:
-        config = _expressible(loader)
+        config = loader.expressible
         remarks += _runtime_lines(loader, config, run_command)
         try:
             source, call = sources.find(loader, plan.loaders)
@@ -120,32 +120,9 @@ def _file_patch(source: Source, new: Mapping[cst.Call, cst.Call]) -> FilePatch:
     return FilePatch(source.path, source.module.bytes, after.bytes, source.module.encoding.removesuffix("-sig"))
 
 
-def _expressible(loader: LoaderPlan) -> Config | None:
-    """The best measured configuration that torch's arguments can say, None where none is better than the user's own.
-
-    A part of a configuration may be worse than what the user had: workers without their fetch threads, for example.
-    """
-    if not _needs_runtime(loader.config):
-        return loader.config
-    at_least = loader.baseline.interval[1]
-    better = [
-        (trial.samples_per_second, trial.config)
-        for trial in loader.trials
-        if not _needs_runtime(trial.config)
-        and trial.samples_per_second is not None
-        and trial.interval is not None
-        and trial.interval[0] > at_least
-    ]
-    return max(better, key=lambda pair: pair[0])[1] if better else None
-
-
-def _needs_runtime(config: Config) -> bool:
-    return config.needs_runtime or config.worker_torch_threads > 1
-
-
 def _runtime_lines(loader: LoaderPlan, expressible: Config | None, run_command: str) -> list[str]:
     """What to use where torch's arguments can't say all that the plan says."""
-    if not _needs_runtime(loader.config):
+    if not loader.config.needs_runtime:
         return []
     rest = "no patch for it" if expressible is None else f"the patch has the best without: {expressible}"
     return [

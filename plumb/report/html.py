@@ -11,6 +11,7 @@ from plumb.model.timeline import Timeline
 from plumb.model.whatif import Forecast
 from plumb.plan import LoaderPlan, Plan
 from plumb.report import charts, dag
+from plumb.report.frameworks import framework_setting
 from plumb.report.markup import Content, Markup, join, tag
 from plumb.report.predict import advice
 from plumb.report.words import arguments, bottleneck, cost, grouped, how_to_use, percent, short
@@ -138,7 +139,10 @@ def _use(loader: LoaderPlan, plan: Plan) -> Markup | None:
         return None
     runs = "runs the script with this plan" if plan.script else "is a loader with this plan"
     ways = [tag("div", tag("code", how_to_use(plan, "")), tag("span", runs))]
-    if not loader.tuned.config.needs_runtime:
+    setting = framework_setting(loader)
+    if setting is not None:
+        ways.append(tag("div", tag("code", setting), tag("span", f"sets it where {loader.library} makes the loader")))
+    elif not loader.tuned.config.needs_runtime:
         written = tag("code", f"DataLoader(…, {arguments(loader.tuned.config)})")
         where = f"at {loader.site}; plumb apply writes it for you" if plan.script else f"at {loader.site}"
         ways.append(tag("div", written, tag("span", where)))

@@ -13,6 +13,7 @@ from rich.text import Text
 from plumb.plan import LoaderPlan, Plan
 from plumb.profile.device_profile import DeviceProfile
 from plumb.report.device import render as render_device
+from plumb.report.frameworks import framework_setting
 from plumb.report.words import arguments, bottleneck, cost, how_to_use, last_of_each, short, whole
 from plumb.trace.stored import from_node_link
 from plumb.units import format_bytes, format_rate, format_seconds
@@ -204,10 +205,12 @@ def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
         where = f"   (the plan is in {plan_path})" if plan.script else ""
         yield Text.assemble("Use it:   ", (how_to_use(plan, plan_path), "bold"), where)
         for loader in changed:
-            if loader.tuned.config.needs_runtime:
-                continue
-            yield Text(f"or write: DataLoader(..., {arguments(loader.tuned.config)})  at {loader.site}")
-        if plan.script and not all(loader.tuned.config.needs_runtime for loader in changed):
+            setting = framework_setting(loader)
+            if setting is not None:
+                yield Text(f"or set:   {setting}  for {loader.name}, which {loader.library} makes")
+            elif not loader.tuned.config.needs_runtime:
+                yield Text(f"or write: DataLoader(..., {arguments(loader.tuned.config)})  at {loader.site}")
+        if plan.script and any(not loader.tuned.config.needs_runtime and not loader.library for loader in changed):
             yield Text.assemble("or let:   ", (f"plumb apply {plan.script}", "bold"), "  write it for you")
     if plan_path:
         yield Text.assemble("See all:  ", (f"plumb report {plan_path} --html report.html", "bold"))
