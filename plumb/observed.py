@@ -44,7 +44,9 @@ class Observed:
         cpus = cpus_of_pools(self.subject.loader, self.stream, self.pace_seconds / 2)
         return seen.made_by_threads(cpus if cpus >= _POOLED else 0.0)
 
-    def situation(self, seen: Sampled, offers: Offers, limits: Limits, may_have_torch_threads: bool) -> Situation:
+    def situation(
+        self, seen: Sampled, offers: Offers, making_bytes: float, limits: Limits, may_have_torch_threads: bool
+    ) -> Situation:
         """All that is known without workers; a sample is taken to cost as much in one as it does here."""
         subject, cost = self.subject, cost_of(seen, offers)
         footprint = Footprint(
@@ -53,6 +55,7 @@ class Observed:
             worker_private_bytes=0.0,
             main_bytes=script_bytes(),
             open_files=psutil.Process().num_fds(),
+            making_bytes=making_bytes,
         )
         length = length_of(subject.loader)
         return Situation(

@@ -34,6 +34,7 @@ from plumb.plan import Config, Measured, Trial
 from plumb.profile.device import has_accelerator
 from plumb.profile.hand_over import drop_seconds_per_byte
 from plumb.profile.host_load import OthersLoad
+from plumb.profile.memory import Grown
 from plumb.profile.sample import Sampled, sampled
 from plumb.runtime.inherited import handles
 from plumb.runtime.loader import current_config, rebuild
@@ -106,7 +107,7 @@ class Tuner:
         raises in the user's own configuration.
         """
         self._say("what a sample costs")
-        observed = Observed(self.subject, self._stream, self.pace_seconds)
+        observed, grown = Observed(self.subject, self._stream, self.pace_seconds), Grown()
         try:
             seen = observed.told_from_waiting(sampled(self.subject.loader, self._stream, self.pace_seconds))
         except NoBatchesError:
@@ -115,9 +116,10 @@ class Tuner:
             ) from None
         except Exception as error:
             raise UsersError(error) from None
+        making_bytes = grown.bytes()
         self._say("what a sample goes through")
         offers = self._offers(seen)
-        situation = observed.situation(seen, offers, self.options.limits, self._may_have_torch_threads)
+        situation = observed.situation(seen, offers, making_bytes, self.options.limits, self._may_have_torch_threads)
         self._check_limits(situation)
         if not self._has_nothing_to_gain:
             if self._is_iterable:

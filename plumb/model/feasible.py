@@ -22,6 +22,8 @@ _WORKERS_DIFFER = 1.5
 _ARENAS_KEEP = 2.5
 # A worker that uses its memory again keeps so many buffers more than it has batches ahead (`runtime/buffers.py`).
 _BUFFERS_BEYOND_PREFETCH = 2
+# Each tensor begins on a page of its own.
+_PAGE_BYTES = 4096
 # File descriptors that torch holds for one worker: two queues, their pipes and the process' sentinel.
 _FILES_PER_WORKER = 8
 # A store in the main process: its lock, the mark of its user, and its memory.
@@ -39,14 +41,15 @@ def needs(situation: Situation, config: Config, workers: Any, in_flight: Any) ->
     beyond = _BUFFERS_BEYOND_PREFETCH if config.allocator_reuse else 1
     batches = np.where(workers > 0, in_flight + beyond * workers, 0)
     stored = config.cache.bytes if config.cache else 0
-    shared = batches * footprint.batch_bytes * share
+    shared = batches * (footprint.batch_bytes * share + _PAGE_BYTES * footprint.tensors_per_batch)
     # What was deferred is undone in the main process, for the batch that is used now.
     memory = footprint.main_bytes + (share != 1.0) * footprint.batch_bytes
     memory = (
         memory + workers * _WORKERS_DIFFER * footprint.worker_bytes + np.where(workers > 0, footprint.parted_bytes, 0)
     )
     memory = memory + np.maximum(workers, 1) * _ARENAS_KEEP * _bytes_of_threads(situation, config)
-    memory = memory + np.where(workers > 0, 0, _BATCHES_WITHOUT_WORKERS) * footprint.batch_bytes * share
+    making = max(_BATCHES_WITHOUT_WORKERS * footprint.batch_bytes * share, footprint.making_bytes)
+    memory = memory + np.where(workers > 0, 0, making)
     if config.allocator_reuse and situation.allocator:
         memory = memory + situation.allocator.kept_bytes
     if config.cache and config.cache.tier == "memory":

@@ -44,7 +44,7 @@ class Footprint:
 
     A forked worker makes its parent's pages its own by counting references in them: `worker_growth_bytes` is by how
     much it grows in an epoch. The parent, too, writes to pages that its workers keep as they were: `parted_bytes` in
-    all, however many workers there are.
+    all, however many workers there are. `making_bytes` is what making batches took in the main process at the most.
     """
 
     batch_bytes: float
@@ -54,6 +54,7 @@ class Footprint:
     open_files: int
     worker_growth_bytes: float = 0.0
     parted_bytes: float = 0.0
+    making_bytes: float = 0.0
 
     @property
     def worker_bytes(self) -> float:
