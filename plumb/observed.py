@@ -57,7 +57,6 @@ class Observed:
             open_files=psutil.Process().num_fds(),
             making_bytes=making_bytes,
         )
-        length = length_of(subject.loader)
         return Situation(
             cost,
             cost,
@@ -65,7 +64,7 @@ class Observed:
             limits,
             subject.step.samples_per_second if subject.step else None,
             subject.step.cpu_seconds if subject.step else 0.0,
-            None if length is None else length * subject.samples_per_batch,
+            subject.epoch_samples,
             samples_per_batch=subject.samples_per_batch,
             batch_seconds=seen.batch_seconds,
             torch_threads_speedup=self._torch_threads_speedup() if may_have_torch_threads else 1.0,

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from plumb.lengths import length_of
 from plumb.model.situation import Freedom, Situation
 from plumb.offers import Offers
 from plumb.plan import Measured, SampleCost, Trial
@@ -43,6 +44,12 @@ class Subject:
     samples_per_batch: float
     step: Step | None
     waiting_share: float | None
+
+    @property
+    def epoch_samples(self) -> float | None:
+        """How many samples an epoch has; None where the loader doesn't say."""
+        length = length_of(self.loader)
+        return None if length is None else length * self.samples_per_batch
 
 
 @dataclass(frozen=True)

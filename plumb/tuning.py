@@ -21,7 +21,6 @@ from plumb.errors import TuningError, UsersError
 from plumb.events import Event, Phase, TrialDone
 from plumb.freedom import counts_to_verify, freedom_of, whole_cores, worker_start
 from plumb.host import Machine
-from plumb.lengths import length_of
 from plumb.model import operational, planner
 from plumb.model.calibration import calibrated, cost_in_worker, with_waiting
 from plumb.model.contributions import rates_without_each
@@ -82,8 +81,6 @@ class Tuner:
         self._own = current_config(loader)
         self._is_iterable = isinstance(loader.dataset, IterableDataset)
         self._stream = None if self._is_iterable else IndexStream(index_sampler(loader))
-        length = length_of(loader)
-        self._epoch_samples = None if length is None else length * self.subject.samples_per_batch
         self._sharding = Sharding(None)
         self._held = handles(loader.dataset)
         self._pins = self._own.pin_memory or (self.subject.step is not None and self.subject.step.wants_pinned)
@@ -92,7 +89,7 @@ class Tuner:
         self._earlier = 0
         self._others = OthersLoad()
         ledger = Ledger(
-            self._epoch_samples,
+            self.subject.epoch_samples,
             self.options.seed,
             lambda trial: self.emit(TrialDone(self.subject.name, trial, self._comparable)),
         )
@@ -267,7 +264,7 @@ class Tuner:
             "host": f"{machine.cpu_model}, {self.options.limits.cpus:g} CPUs",
             "packages": machine.packages,
             "baseline": f"{self._own}, batches of {self.subject.samples_per_batch:.0f}",
-            "dataset": f"{type(loader.dataset).__qualname__} of {self._epoch_samples} samples",
+            "dataset": f"{type(loader.dataset).__qualname__} of {self.subject.epoch_samples} samples",
         }
         earlier: tuple[Trial, ...] = ()
         if self.options.kept_file is not None:

@@ -85,15 +85,10 @@ class ProbeRun:
 
 
 def with_waiting(cost: SampleCost, one: ProbeRun, many: ProbeRun | None) -> SampleCost:
-    """A sample's cost in the main process, with what it waits as the middle of three readings: there, and in two runs.
-
-    A host that is busy with something else for a moment makes a reading longer, and one that was too short to meet a
-    rare slow sample is less than the rest. Runs that a busy main process held up, and one alone, tell nothing.
-    """
-    runs = [run for run in (one, many) if run is not None and not run.main_is_busy]
-    if len(runs) < 2:
+    """A sample's cost in the main process, with what it waits as two runs tell, too, where they do."""
+    waiting = _waiting(cost, one, many)
+    if waiting is None:
         return cost
-    waiting = median([cost.wait_seconds, *(run.idle_seconds_in_worker for run in runs)])
     return replace(cost, wall_seconds=cost.cpu_seconds + waiting, wait_seconds=waiting)
 
 
@@ -102,10 +97,9 @@ def cost_in_worker(cost: SampleCost, one: ProbeRun, many: ProbeRun | None = None
 
     Where `many` ran, too, what it waits is told as in `with_waiting`.
     """
-    computing = one.cpu_seconds_in_worker
-    waiting = cost.wait_seconds if one.main_is_busy else one.idle_seconds_in_worker
-    if many is not None and not one.main_is_busy and not many.main_is_busy:
-        waiting = with_waiting(cost, one, many).wait_seconds
+    computing, waiting = one.cpu_seconds_in_worker, _waiting(cost, one, many)
+    if waiting is None:
+        waiting = cost.wait_seconds if one.main_is_busy else one.idle_seconds_in_worker
     return replace(
         cost,
         wall_seconds=computing + waiting,
@@ -113,6 +107,17 @@ def cost_in_worker(cost: SampleCost, one: ProbeRun, many: ProbeRun | None = None
         wait_seconds=waiting,
         main_seconds=one.main_cpu_seconds / one.samples,
     )
+
+
+def _waiting(cost: SampleCost, one: ProbeRun, many: ProbeRun | None) -> float | None:
+    """What a sample waits, as the middle of three readings: in the main process, and in two runs.
+
+    A host that is busy with something else for a moment makes a reading longer, and one that was too short to meet a
+    rare slow sample is less than the rest. Runs that a busy main process held up, and one alone, tell nothing: None.
+    """
+    if many is None or one.main_is_busy or many.main_is_busy:
+        return None
+    return median([cost.wait_seconds, one.idle_seconds_in_worker, many.idle_seconds_in_worker])
 
 
 def calibrated(

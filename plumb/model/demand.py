@@ -81,7 +81,7 @@ def demand(situation: Situation, config: Config) -> Demand:
         else:
             share = output_bytes / cost.output_bytes if cost.output_bytes else 1.0
             for_tensors = _seconds_for_tensors(situation)
-            for_memory = situation.allocator.crossing_seconds * share + for_tensors
+            for_memory = _seconds_for_memory(situation, share)
             # What is deferred was most of what took fresh memory on the way to a sample.
             cpu -= 0.0 if config.deferred else situation.allocator.making_seconds
             cpu -= min(max(0.0, cost.cpu_seconds - situation.cost.cpu_seconds), _WORKERS_PART * for_memory)
@@ -107,9 +107,14 @@ def _dearer_in_worker(situation: Situation) -> float:
 
     What is saved there is saved at this price: as a difference of two costs, what is left would be as unsure as both.
     """
-    alone, fresh = situation.cost.cpu_seconds, _seconds_for_tensors(situation)
-    fresh += situation.allocator.crossing_seconds if situation.allocator else 0.0
-    return max(0.0, situation.cost_in_worker.cpu_seconds - fresh) / alone if alone > 0 else 1.0
+    alone, in_worker = situation.cost.cpu_seconds, situation.cost_in_worker.cpu_seconds
+    return max(0.0, in_worker - _seconds_for_memory(situation)) / alone if alone > 0 else 1.0
+
+
+def _seconds_for_memory(situation: Situation, share: float = 1.0) -> float:
+    """CPU seconds per sample for new memory to hand it over in, where only a `share` of its bytes is handed over."""
+    crossing = situation.allocator.crossing_seconds if situation.allocator else 0.0
+    return crossing * share + _seconds_for_tensors(situation)
 
 
 def _seconds_for_tensors(situation: Situation) -> float:

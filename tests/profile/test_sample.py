@@ -115,6 +115,7 @@ class Hashed(Dataset):
         return torch.zeros(3), index
 
 
+@pytest.mark.quiet
 def test_threads_of_a_library_s_own_compute_and_are_no_wait():
     loader = DataLoader(Hashed(), batch_size=5)
     stream = IndexStream(loader.batch_sampler)
