@@ -137,7 +137,8 @@ def main() -> None:
     )
     for number, pipeline in enumerate(pipelines, 1):
         say(f"accuracy: {pipeline.name}, {number} of {len(pipelines)}")
-        comparisons += compare(pipeline, effort)
+        comparisons += (its := compare(pipeline, effort))
+        say("\n".join(summary(its)))
     worst = sorted(comparisons, key=lambda comparison: -abs(comparison.error))[:WORST]
     lines = [
         f"{effort.turns} turns of windows of {effort.window_seconds:g} s; samples per second over a real epoch.",

@@ -218,6 +218,7 @@ def main() -> None:
         for number, pipeline in enumerate(pipelines, 1):
             say(f"oracle: {pipeline.name}, {number} of {len(pipelines)}")
             contests.append(hold(pipeline, effort, at_most, final_turns))
+            say("\n".join(" | ".join(row(contests[-1], way)) for way in WAYS))
     situation = (f"-{asked.cpus}-cpus" if asked.cpus else "") + ("-burn" if asked.burn else "")
     meanwhile = " Another process kept one CPU busy." if asked.burn else ""
     lines = [
