@@ -52,6 +52,15 @@ def binding(freedom: Freedom, situation: Situation) -> list[str]:
     return found
 
 
+def untried(promising: planner.Candidate, seconds: float) -> str:
+    """What the model thinks best, where no time was left to try it or anything else."""
+    return (
+        f"the {seconds:.1f} s that there were did not suffice to try anything out; by the model, {promising.config} "
+        f"would reach {promising.training_samples_per_second:,.0f} samples/s: allow more time, with "
+        "--budget or budget="
+    )
+
+
 def inherited(held: Sequence[Handle], own_workers: int = 0, method: str | None = None) -> str:
     """What of the dataset a fork would break, and what to write instead; `method` is how workers are started then."""
     what = f"the dataset holds {', '.join(map(str, held[:_NAMED]))}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from plumb.model import operational, planner
 from plumb.model.calibration import calibrated, cost_in_worker, with_waiting
 from plumb.model.contributions import rates_without_each
 from plumb.model.situation import Freedom, Situation
-from plumb.notes import arriving, binding, inherited, pinned, pooled, shared_out
+from plumb.notes import arriving, binding, inherited, pinned, pooled, shared_out, untried
 from plumb.observed import Observed, unprobed
 from plumb.offers import Offers, find_offers
 from plumb.options import Options
@@ -87,6 +87,7 @@ class Tuner:
         self._start = worker_start(loader, self._own, self._held)
         self._comparable = ""
         self._earlier = 0
+        self._untried: Sequence[planner.Candidate] = ()
         self._others = OthersLoad()
         ledger = Ledger(
             self.subject.epoch_samples,
@@ -242,19 +243,23 @@ class Tuner:
             self._say(f"trying {config}")
             return self._trials.try_out(situation, config, floor, on_chunk)
 
+        deadline = self._begun + _UNTIL_SEARCHED * self.seconds
         try:
-            return search(
+            readings = search(
                 planner.rank(freedom, situation, self._trials.steady_within_seconds()),
                 known,
                 Space(freedom, situation),
                 try_out,
                 self._record(freedom),
-                deadline=self._begun + _UNTIL_SEARCHED * self.seconds,
+                deadline=deadline,
                 seed=self.options.seed,
                 enough=operational.fed_rate(situation) * (1 - decide.EQUAL),
             )
         except StudyError as error:
             raise TuningError(str(error), 1) from None
+        if len(readings) == len(known) and time.perf_counter() > deadline:
+            self._untried = planner.rank(freedom, situation).best[:1]
+        return readings
 
     def _record(self, freedom: Freedom) -> Record:
         """The study, and what of the host, the baseline and the space makes its rates comparable with others."""
@@ -296,6 +301,7 @@ class Tuner:
             )
             winner = own
         assert winner.loader is not None
+        notes += [untried(promising, self.seconds) for promising in self._untried if promising.config != winner.config]
         if self._start.why_not:
             notes.append(self._start.why_not)
         if situation.pool_cpus:

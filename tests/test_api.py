@@ -163,6 +163,13 @@ def test_tuning_leaves_generators_and_the_dataset_as_they_were():
     assert torch.equal(generator.get_state(), torch.Generator().manual_seed(5).get_state())
 
 
+def test_a_budget_in_which_nothing_can_be_tried_is_said_to_be_too_short():
+    plan = plumb.tune(Waiting(), batch_size=8, budget=0.3)
+    (told,) = (note for note in plan.entry.notes if "did not suffice to try anything out" in note)
+    assert "num_workers=" in told
+    assert plan.config == plan.entry.baseline.config
+
+
 def test_a_step_that_is_a_callable_is_given_batches_and_measured():
     taken = []
 

@@ -46,7 +46,8 @@ class Sampled:
         """The same, where threads of the dataset's own compute on so many CPUs while this one waits for them."""
         cost = self.cost
         computing = min(cost.wall_seconds, cost.cpu_seconds + cpus * cost.wall_seconds)
-        return replace(self, cost=replace(cost, cpu_seconds=computing, wait_seconds=cost.wall_seconds - computing))
+        told = replace(cost, cpu_seconds=computing, wait_seconds=cost.wall_seconds - computing)
+        return replace(self, cost=told, other_cpus=cpus)
 
 
 def sampled(loader: DataLoader[Any], stream: IndexStream | None, seconds: float) -> Sampled:

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import islice
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -27,7 +29,8 @@ _CLASSES = (
     ("h5py", "Group", "an open h5py file"),
     ("h5py", "Dataset", "an open h5py file"),
 )
-_PLAIN = (str, bytes, bytearray, int, float, complex, bool, type(None), type)
+_SEQUENCES = (list, tuple, set, frozenset)
+_PLAIN = (str, bytes, bytearray, int, float, complex, bool, type(None), type, ModuleType)
 
 
 @dataclass(frozen=True)
@@ -41,69 +44,73 @@ class Handle:
         return f"{self.what} ({self.place})"
 
 
-@dataclass(frozen=True)
-class _Attribute:
-    holder: Any
-    name: str
-    value: Any
-    place: str
-
-
 def handles(dataset: Any) -> tuple[Handle, ...]:
     """What hangs from a dataset's attributes, and from what these hold, that forked workers must not use."""
-    found = ((attribute.place, _what(attribute.value)) for attribute in _attributes(dataset))
-    return tuple(Handle(place, what) for place, what in found if what)
+    return tuple(Handle(place, what) for value, place in _hanging(dataset) if (what := _what(value)))
 
 
 class OpenedHere:
-    """Handles that a dataset opens in this process from now on, for as long as it has none: lazily, as a worker would.
+    """Handles that a dataset opens in this process from now on: lazily, as a worker would.
 
     A worker that is forked must open its own: `put_back` makes the dataset forget those of this process.
     """
 
     def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
-        self._before = {(id(attribute.holder), attribute.name): attribute.value for attribute in _attributes(dataset)}
+        self._before = [(each, _contents(each)) for each, _ in _hanging(dataset) if _is_known_whole(each)]
 
     def put_back(self) -> None:
-        """Gives each attribute that has come to hold a handle the value that it had."""
-        opened = [attribute for attribute in _attributes(self._dataset) if _what(attribute.value)]
-        for attribute in opened:
-            key = (id(attribute.holder), attribute.name)
-            if attribute.holder is None or self._before.get(key) is attribute.value:
-                continue
-            if key in self._before:
-                vars(attribute.holder)[attribute.name] = self._before[key]
-            else:
-                vars(attribute.holder).pop(attribute.name, None)
+        """Gives each object by which a new handle is reached the attributes, or the elements, that it had.
+
+        All of them: what was opened often goes with something else that says so, such as the process that opened it.
+        """
+        for each, before in self._before:
+            now = _contents(each)
+            new = [value for key, value in now.items() if key not in before or before[key] is not value]
+            if any(_what(value) for one in new for value, _ in _hanging(one)):
+                _restore(each, before)
 
 
-def _attributes(root: Any) -> Iterator[_Attribute]:
-    """The attributes of `root` and of the objects that hang from it; elements of containers have no holder."""
+def _contents(each: Any) -> dict[Any, Any]:
+    """What hangs directly from an object: attributes by their names, or the first elements by their places or keys."""
+    if isinstance(each, dict):
+        return dict(islice(each.items(), _ELEMENTS))
+    if isinstance(each, _SEQUENCES):
+        return dict(enumerate(islice(each, _ELEMENTS)))
+    own = getattr(each, "__dict__", None)
+    return dict(own) if isinstance(own, dict) else {}
+
+
+def _is_known_whole(each: Any) -> bool:
+    """Whether all that hangs from an object is in its `_contents`, and can be put back."""
+    if isinstance(each, (dict, list)):
+        return len(each) <= _ELEMENTS
+    return not isinstance(each, _SEQUENCES)
+
+
+def _restore(each: Any, before: dict[Any, Any]) -> None:
+    if isinstance(each, list):
+        each[:] = before.values()
+        return
+    contents = each if isinstance(each, dict) else vars(each)
+    for key in [key for key in contents if key not in before]:
+        del contents[key]
+    contents.update(before)
+
+
+def _hanging(root: Any) -> Iterator[tuple[Any, str]]:
+    """`root`, its attributes and elements, and theirs, each with the way to it; nothing that hangs from a handle."""
     seen = {id(root)}
     waiting = [(root, type(root).__name__, 0)]
-    while waiting and len(seen) < _OBJECTS:
+    while waiting:
         each, place, depth = waiting.pop()
-        for holder, name, value, at in _children(each, place):
-            yield _Attribute(holder, name, value, at)
-            if id(value) not in seen and not isinstance(value, _PLAIN) and depth < _DEPTH and not _what(value):
+        yield each, place
+        if depth > _DEPTH or _what(each):
+            continue
+        for name, value in _contents(each).items():
+            if id(value) not in seen and not isinstance(value, _PLAIN) and len(seen) < _OBJECTS:
                 seen.add(id(value))
+                at = place if isinstance(each, (dict, *_SEQUENCES)) else f"{place}.{name}"
                 waiting.append((value, at, depth + 1))
-
-
-def _children(each: Any, place: str) -> Iterator[tuple[Any, str, Any, str]]:
-    if isinstance(each, dict):
-        elements = list(each.values())[:_ELEMENTS]
-    elif isinstance(each, (list, tuple, set, frozenset)):
-        elements = list(each)[:_ELEMENTS] if not isinstance(each, (list, tuple)) else list(each[:_ELEMENTS])
-    else:
-        own = getattr(each, "__dict__", None)
-        if isinstance(own, dict):
-            for name, value in list(own.items()):
-                yield each, name, value, f"{place}.{name}"
-        return
-    for value in elements:
-        yield None, "", value, place
 
 
 def _what(value: Any) -> str:

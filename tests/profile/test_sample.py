@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from plumb.observed import Observed
 from plumb.profile.sample import batch_bytes, cpus_of_pools, leaves, sampled, samples_in, torch_threads_speedup
 from plumb.search.measure import IndexStream
+from plumb.subject import Subject
 
 
 class Waiting(Dataset):
@@ -134,4 +136,9 @@ def test_torch_s_threads_are_not_a_library_s_own():
             return (torch.ones(1 << 20) * 2).sqrt().sum(), index
 
     loader = DataLoader(Large(), batch_size=5)
-    assert cpus_of_pools(loader, IndexStream(loader.batch_sampler), 0.2) < 0.1
+    stream = IndexStream(loader.batch_sampler)
+    assert cpus_of_pools(loader, stream, 0.2) < 0.1
+    seen = sampled(loader, stream, 0.3)
+    told = Observed(Subject("loader", loader, 5.0, None, None), stream, 0.3).told_from_waiting(seen)
+    assert told.other_cpus == 0.0
+    assert told.cost == seen.cost

@@ -120,3 +120,66 @@ def test_an_attribute_that_was_not_there_is_gone_again(rows):
     opened.put_back()
     assert rows.file is None
     assert not hasattr(rows, "extra")
+
+
+class OpenedByProcess(Rows):
+    """Remembers which process has opened the file, and has no attribute for it before."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        del self.file
+        self.process = None
+
+    def __getitem__(self, index):
+        if self.process != os.getpid():
+            self.file, self.process = open(self.path, "rb", buffering=0), os.getpid()  # noqa: SIM115
+        return super().__getitem__(index)
+
+
+def test_what_says_that_it_is_open_is_put_back_too(rows):
+    dataset = OpenedByProcess(rows.path)
+    opened = OpenedHere(dataset)
+    assert dataset[3] == 3
+    opened.put_back()
+    assert vars(dataset) == {"path": rows.path, "process": None}
+    assert dataset[4] == 4
+
+
+class Reader:
+    def __init__(self, path):
+        self.file = open(path, "rb", buffering=0)  # noqa: SIM115
+
+
+@pytest.mark.parametrize("contents", [{"files": {}}, {"files": []}, {"files": {"other": None}}, {"files": ["other"]}])
+def test_handles_in_objects_and_containers_made_meanwhile_are_put_back(rows, contents):
+    dataset = Rows(rows.path, **contents)
+    before = dict(dataset.files) if isinstance(dataset.files, dict) else list(dataset.files)
+    opened = OpenedHere(dataset)
+    reader = Reader(rows.path)
+    if isinstance(dataset.files, dict):
+        dataset.files["first"] = reader
+    else:
+        dataset.files.append(reader)
+    assert handles(dataset)
+    opened.put_back()
+    assert dataset.files == before
+    assert not reader.file.closed
+    reader.file.close()
+
+
+def test_what_holds_no_handle_stays_as_it_has_become(rows):
+    rows.decoded, rows.parts, rows.count = {}, Rows(), 0
+    opened = OpenedHere(rows)
+    rows.decoded[3], rows.count = b"pixels", 1
+    rows.parts.file = open(rows.path, "rb")  # noqa: SIM115
+    opened.put_back()
+    assert (rows.decoded, rows.count, rows.parts.file) == ({3: b"pixels"}, 1, None)
+
+
+def test_containers_too_large_to_be_known_keep_their_elements(rows):
+    rows.many = dict.fromkeys(range(1000))
+    opened = OpenedHere(rows)
+    rows.many[0] = open(rows.path, "rb")  # noqa: SIM115
+    opened.put_back()
+    assert len(rows.many) == 1000
+    rows.many[0].close()
