@@ -22,7 +22,7 @@ from analysis.summary import lines_of
 
 # A quick run ends in time on two cores: what it doesn't reach by then, it leaves out.
 _QUICK_SECONDS = 480.0
-_WITH_PACKAGES = "photos"
+_WITH_ALL = "photos"
 _TITLE = "plumb and its peers, side by side"
 
 
@@ -79,7 +79,7 @@ def measured(names: Sequence[str], extent: Extent, is_quick: bool, is_fresh: boo
         if outcome is None:
             say(f"analysis: {name}, {number} of {len(names)}")
             with field.opened(name, is_quick) as pipeline:
-                outcome = hold(name, pipeline, extent, not is_quick or name == _WITH_PACKAGES)
+                outcome = hold(name, pipeline, extent, not is_quick or name == _WITH_ALL)
             keep(outcome, variant)
             say(f"analysis: {name} is done after {time.perf_counter() - begun:,.0f} s")
         outcomes.append(outcome)

@@ -48,12 +48,12 @@ class Extent:
     settings_at_most: int
 
 
-FULL = Extent(Effort(7, 1.0, 60.0), 120, 2, 3, 5, 900.0, 8)
-QUICK = Extent(Effort(1, 0.2, 6.0), 2, 1, 1, 1, 6.0, 1)
+FULL = Extent(Effort(5, 0.8, 30.0), 48, 1, 3, 3, 120.0, 4)
+QUICK = Extent(Effort(1, 0.2, 12.0), 2, 1, 1, 1, 6.0, 1)
 
 
-def hold(name: str, pipeline: Pipeline, extent: Extent, with_packages: bool) -> Outcome:
-    """Measures everything of one pipeline; without the packages that are installed apart where it must be quick.
+def hold(name: str, pipeline: Pipeline, extent: Extent, with_slow: bool) -> Outcome:
+    """Measures everything of one pipeline; without what is slow, and libraries of their own, where it must be quick.
 
     Raises what the dataset raises, and TuningError where plumb has no room.
     """
@@ -64,14 +64,14 @@ def hold(name: str, pipeline: Pipeline, extent: Extent, with_packages: bool) -> 
     say(f"{name}: plumb chose {tuned.config} in {tuned.seconds:.0f} s")
     for chooser in CHOOSERS:
         with _noted(chooser.name, failures):
-            _require(with_packages or not chooser.is_package)
+            _require(with_slow or not chooser.is_slow)
             choices.append(chooser.choose(pipeline, tuned, effort))
     leaders, grid_seconds = _of_grid(pipeline, tuned, extent)
     choices += [Choice("a full grid's best", leader, grid_seconds) for leader in leaders]
     libraries: list[Running] = []
     for library in LIBRARIES:
         with _noted(library.name, failures):
-            _require(with_packages)
+            _require(with_slow)
             libraries.append(tuned_by_hand(library, pipeline, effort.window_seconds, extent.settings_at_most))
     tuned.fill(choice.contender.config for choice in choices)
     # Whoever chose the same is measured once.

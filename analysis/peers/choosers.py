@@ -38,14 +38,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Chooser:
-    """A way to choose, by name, and whether it is a package that is installed apart.
+    """A way to choose, by name, and whether it is too slow for a quick run.
 
     `choose` raises CannotRunError with its reason where it can't.
     """
 
     name: str
     choose: Callable[[Pipeline, Tuned, Effort], Choice]
-    is_package: bool = False
+    is_slow: bool = False
 
 
 def rules_of_thumb() -> list[Chooser]:
@@ -82,7 +82,7 @@ def by_search(name: str, sampler: Callable[[], optuna.samplers.BaseSampler]) -> 
         config = by_optuna(pipeline, tuned, tuned.seconds, effort.window_seconds, sampler())
         return Choice(name, tuned.contender(config), tuned.seconds, "with plumb's loader, without its model")
 
-    return Chooser(name, choose)
+    return Chooser(name, choose, is_slow=True)
 
 
 # Both use the torch that is measured, so they must be told to leave it alone.
@@ -129,6 +129,6 @@ CHOOSERS = (
     Chooser("a grid", by_grid),
     by_search("random search", lambda: optuna.samplers.RandomSampler(seed=0)),
     by_search("Optuna alone", lambda: optuna.samplers.TPESampler(seed=0, multivariate=True)),
-    Chooser("loadtune", by_loadtune, True),
-    Chooser("dataloader-param-helper", by_param_helper, True),
+    Chooser("loadtune", by_loadtune, is_slow=True),
+    Chooser("dataloader-param-helper", by_param_helper, is_slow=True),
 )
