@@ -16,7 +16,8 @@ from analysis.pipelines import NAMES, made
 from analysis.pipelines.pipeline import Pipeline
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import tune_loader
-from plumb.plan import Config, Rate
+from plumb.config import Config
+from plumb.plan import Rate
 
 FULL, QUICK = Effort(3, 1.0, 20.0), Effort(1, 0.3, 4.0)
 CONFIGURATIONS_AT_MOST = 14

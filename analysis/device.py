@@ -22,7 +22,7 @@ from analysis.measuring import Apart, Contender, Reading, by_turns, share, strea
 from analysis.pipelines.pipeline import Pipeline
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import tune_loader
-from plumb.plan import Config
+from plumb.config import Config
 from plumb.profile.device import pinned
 from plumb.search.decide import EQUAL
 from plumb.search.measure import Chunk, IndexStream

@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 
 from analysis.pipelines.pipeline import Pipeline
-from plumb.plan import Config
+from plumb.config import Config
 from plumb.search.space import Space
 
 # What a careful user of torch's loader would try by hand.

@@ -28,8 +28,8 @@ from analysis.measuring import (
 )
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import Tuned, tune_loader
+from plumb.config import Config
 from plumb.host import Limits
-from plumb.plan import Config
 
 FULL, QUICK = Effort(7, 1.2, 60.0), Effort(1, 0.3, 6.0)
 OURS = (Config(2, 2, True), Config(2, 4, True), Config(3, 4, True))

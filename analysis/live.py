@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader
 from analysis.images import ROOT, train_loader
 from analysis.machine import description
 from analysis.tuned import Tuned, tune_loader
+from plumb.config import Config
 from plumb.live import live_iterator, tuning_of
-from plumb.plan import Config
 from plumb.runtime.allocator import reusing
 from plumb.runtime.loader import rebuild
 from plumb.subject import Step

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, default_collate
 
+from plumb.config import Config
 from plumb.model.operational import amortized
-from plumb.plan import Config, Rate
+from plumb.plan import Rate
 from plumb.search.measure import Chunk, Feed, IndexStream, rate_of
 
 # A configuration that isn't in steady state by then is given up: a server may have collapsed under it.

@@ -22,8 +22,8 @@ from analysis.pipelines import made
 from analysis.pipelines.pipeline import Pipeline
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import Tuned, tune_loader
+from plumb.config import Config
 from plumb.model import feasible
-from plumb.plan import Config
 from plumb.search.measure import Feed
 from plumb.units import format_bytes
 

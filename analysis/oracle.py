@@ -21,8 +21,8 @@ from analysis.pipelines import NAMES, made
 from analysis.pipelines.pipeline import Pipeline
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import Tuned, tune_loader
+from plumb.config import Config
 from plumb.model import planner
-from plumb.plan import Config
 
 FULL, QUICK = Effort(1, 0.6, 30.0), Effort(1, 0.2, 4.0)
 FINAL_TURNS, FINAL_SECONDS, FINALISTS = 5, 0.8, 3

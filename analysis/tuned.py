@@ -10,12 +10,12 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from analysis.measuring import Contender
+from plumb.config import CacheChoice, Config, Rewrites
 from plumb.events import Event, TrialDone
 from plumb.host import Limits
 from plumb.model import operational
 from plumb.model.twin import simulated_rate
 from plumb.options import Options
-from plumb.plan import CacheChoice, Config, Rewrites
 from plumb.runtime.loader import rebuild
 from plumb.runtime.running import cut_of
 from plumb.runtime.stored import Stored

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader as TorchDataLoader
 
 from plumb import plan
+from plumb.config import Config
 from plumb.marks import Settings
-from plumb.plan import Config, Measured, Plan, PlanError, Prediction
+from plumb.plan import Measured, Plan, PlanError, Prediction
 from plumb.site import Site, find_site
 
 if TYPE_CHECKING:

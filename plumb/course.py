@@ -11,10 +11,11 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from plumb import events, notes
+from plumb.config import Config
 from plumb.loop import Course, Endless, Loop, LoopReading, ready
 from plumb.model import operational, stalls, stored
 from plumb.options import Options
-from plumb.plan import Config, EndToEnd, LoaderPlan, Rate, StepShares
+from plumb.plan import EndToEnd, LoaderPlan, Rate, StepShares
 from plumb.profile.device import can_be_pinned, uses_accelerator
 from plumb.profile.ranks import standstill, told_by_steps
 from plumb.runtime.allocator import reusing

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import Dataset
 
+from plumb.config import Config
 from plumb.decorator import site_of
 from plumb.marks import Settings, is_off, settings_of
-from plumb.plan import Config, LoaderPlan
+from plumb.plan import LoaderPlan
 
 if TYPE_CHECKING:
     from plumb.runtime.planned import Planned

@@ -16,8 +16,8 @@ from plumb.site import Site, find_site
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
+    from plumb.config import Config
     from plumb.host import Limits
-    from plumb.plan import Config
     from plumb.runtime.planned import Planned
 
 P = ParamSpec("P")

@@ -10,13 +10,13 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
+from plumb.config import CacheChoice, Config, StartMethod
 from plumb.lengths import length_of
 from plumb.model import planner
 from plumb.model.situation import PREFETCH_FACTORS, CutCost, Freedom, Situation
 from plumb.notes import inherited
 from plumb.offers import Offers
 from plumb.options import Options
-from plumb.plan import CacheChoice, Config, StartMethod
 from plumb.runtime.inherited import Handle
 from plumb.runtime.main_module import main_is_guarded
 from plumb.runtime.sent import why_not_sent

@@ -7,9 +7,9 @@ import math
 import sys
 from collections.abc import Sequence
 
+from plumb.config import Deferral
 from plumb.model import planner
 from plumb.model.situation import Freedom, Situation
-from plumb.plan import Deferral
 from plumb.runtime.inherited import Handle
 from plumb.runtime.sharding import Sharding
 from plumb.units import format_bytes

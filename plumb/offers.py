@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from plumb.config import Cut, Deferral, Rewrites
 from plumb.errors import one_line
 from plumb.model.situation import CutCost, DeferralCost, StorageBandwidth, ThreadsCost
-from plumb.plan import Cut, Deferral, Rewrites, SampleCost
+from plumb.plan import SampleCost
 from plumb.profile.device import profile_device
 from plumb.profile.device_profile import DeviceProfile
 from plumb.profile.fetch_threads import timed_threads

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from plumb.plan import CacheChoice, Cut, Deferral
+from plumb.config import CacheChoice, Cut, Deferral
 from plumb.profile.threads import one_torch_thread
 from plumb.runtime.cache import MISSING, Store
 from plumb.runtime.chunks import BatchRecipe

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from plumb import unfinished
+from plumb.config import Config
 from plumb.errors import TuningError, UsersError
 from plumb.events import Event, Phase, TrialDone
 from plumb.freedom import counts_to_verify, freedom_of, whole_cores, worker_start
@@ -29,7 +30,7 @@ from plumb.notes import arriving, binding, inherited, pinned, pooled, shared_out
 from plumb.observed import Observed, unprobed
 from plumb.offers import Offers, find_offers
 from plumb.options import Options
-from plumb.plan import Config, Measured, Trial
+from plumb.plan import Measured, Trial
 from plumb.profile.device import has_accelerator
 from plumb.profile.hand_over import drop_seconds_per_byte
 from plumb.profile.host_load import OthersLoad

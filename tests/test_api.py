@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 import plumb
 from plumb import kept
+from plumb.config import Config
 from plumb.errors import TuningError
 from plumb.marks import Settings
-from plumb.plan import Config, PlanError
+from plumb.plan import PlanError
 from plumb.stores import find_stores
 
 BUDGET = 2.0

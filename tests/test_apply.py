@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from plumb import plan
 from plumb.apply.patch import patch
 from plumb.apply.source import PARAMETERS
-from plumb.plan import CacheChoice, Config, LoaderPlan, Measured, Plan, Prediction, Trial
+from plumb.config import CacheChoice, Config
+from plumb.plan import LoaderPlan, Measured, Plan, Prediction, Trial
 
 WANTED = Config(num_workers=2, prefetch_factor=4, persistent_workers=True)
 UNTUNED = Config()

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 import plumb
 from plumb import plan
+from plumb.config import Config
 from plumb.decorator import MarkedDatasets
 from plumb.marks import Settings, settings_of
-from plumb.plan import Config
 from plumb.runtime.cuts import find_cuts
 from plumb.trace.course import trace
 

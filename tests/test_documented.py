@@ -17,7 +17,7 @@ from documented.__main__ import MODULES
 from documented.case import CASES, PERSISTENT, TWO, plan_of
 
 from plumb import plan
-from plumb.plan import Config
+from plumb.config import Config
 
 HERE = Path(__file__).parent
 # What a loader shows of its arguments: over a dataset that `plumb.tuned` marked, these are the script's own.

@@ -10,10 +10,11 @@ import pytest
 from script_parts import PREAMBLE
 
 from plumb import plan
+from plumb.config import Config
 from plumb.errors import CommandError
 from plumb.host.files import Host
 from plumb.launch import Ended, launch_of
-from plumb.plan import Config, LoaderPlan, Measured, Plan, Prediction
+from plumb.plan import LoaderPlan, Measured, Plan, Prediction
 
 TIMEOUT_SECONDS = 120
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plumb import plan
-from plumb.plan import Config, EndToEnd, LoaderPlan, Measured, Plan, PlanError, Prediction, SampleCost, Trial
+from plumb.config import Config
+from plumb.plan import EndToEnd, LoaderPlan, Measured, Plan, PlanError, Prediction, SampleCost, Trial
 
 rates = st.floats(0.001, 1e9)
 intervals = st.tuples(rates, rates)

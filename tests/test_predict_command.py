@@ -5,11 +5,12 @@ import json
 import pytest
 
 from plumb import plan
+from plumb.config import Config
 from plumb.host import Limits
 from plumb.model import operational
 from plumb.model.situation import Footprint, Freedom, Situation
 from plumb.model.stored import to_plain
-from plumb.plan import Config, LoaderPlan, Measured, Plan, SampleCost
+from plumb.plan import LoaderPlan, Measured, Plan, SampleCost
 
 COST = SampleCost(2e-3, 2e-3, 0.0, 1e-5, 6e5, 0.03)
 SITUATION = Situation(COST, COST, Footprint(4e7, 2, 5e7, 3e8, 30), Limits(cpus=2, memory_bytes=8e9), 5000.0)

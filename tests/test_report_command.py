@@ -5,6 +5,7 @@ import json
 import pytest
 
 from plumb import plan
+from plumb.config import Config
 
 SCRIPT = """
 import time
@@ -93,7 +94,7 @@ def test_what_is_no_plan_is_one_line(plumb, tmp_path, form):
 @pytest.mark.parametrize("form", [[], ["--html", "out.html"], ["--perfetto", "out.json"]])
 @pytest.mark.parametrize("damaged", ["graph", "model"])
 def test_a_damaged_part_is_one_line(plumb, tmp_path, form, damaged):
-    config = plan.Measured(plan.Config(), 1.0, (1.0, 1.0))
+    config = plan.Measured(Config(), 1.0, (1.0, 1.0))
     predicted = plan.Prediction(1.0, "step", {}, {"step": 1.0})
     loop = plan.EndToEnd(1.0, 1.0, (1.0, 1.0), (1.0, 1.0), 0.0, 0.0)
     loader = plan.LoaderPlan("a", "b", "c", 1, config, config, predicted, end_to_end=loop, **{damaged: {"nodes": 3}})

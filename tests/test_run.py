@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from script_parts import PREAMBLE
 
 from plumb import plan
-from plumb.plan import Config, LoaderPlan, Measured, Plan, Prediction
+from plumb.config import Config
+from plumb.plan import LoaderPlan, Measured, Plan, Prediction
 from plumb.runtime.apply import with_config
 from plumb.runtime.planned import attributes_of
 from plumb.runtime.running import exchanged

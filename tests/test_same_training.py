@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from plumb import plan
-from plumb.plan import Config
+from plumb.config import Config
 
 TUNED = Config(num_workers=2, prefetch_factor=2, persistent_workers=True)
 SCRIPTS = {

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from script_parts import LOOP, PREAMBLE
 
+from plumb.config import Config
 from plumb.events import TrialDone
 from plumb.orders import Target
-from plumb.plan import Config, Trial
+from plumb.plan import Trial
 from plumb.unfinished import Unfinished, read
 
 TRIAL = Trial(Config(2, 4), 90.0, 100.0, (95.0, 105.0), "measured")

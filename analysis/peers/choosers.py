@@ -16,8 +16,8 @@ from analysis.peers.jobs import answer_of, job_of
 from analysis.pipelines.pipeline import Pipeline
 from analysis.results import Effort
 from analysis.tuned import Tuned
+from plumb.config import Config
 from plumb.host import Limits
-from plumb.plan import Config
 
 WORKERS_PER_GPU = 4
 # What a user gives a package that has trials of a fixed number of steps: about so long for each.

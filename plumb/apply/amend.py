@@ -13,7 +13,7 @@ from plumb.apply import origins
 from plumb.apply.layout import edit
 from plumb.apply.origins import UNKNOWN, Origin
 from plumb.apply.source import LoaderCall, Source
-from plumb.plan import Config
+from plumb.config import Config
 
 # Torch's own values of the arguments that a configuration may change, in the order in which they are written.
 _DEFAULTS: dict[str, Any] = {

@@ -16,7 +16,8 @@ import libcst as cst
 from plumb.apply.amend import Advice, amend, literal_argument
 from plumb.apply.origins import UNKNOWN
 from plumb.apply.source import LoaderCall, Source, SourceError
-from plumb.plan import Config, LoaderPlan, Plan
+from plumb.config import Config
+from plumb.plan import LoaderPlan, Plan
 from plumb.units import format_rate
 
 _NOT_THE_USERS = {"site-packages", "dist-packages", "node_modules", "__pycache__"}

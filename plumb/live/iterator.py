@@ -10,13 +10,13 @@ from typing import Any, NoReturn
 import torch
 from torch.utils.data import DataLoader
 
+from plumb.config import Config
 from plumb.errors import one_line
 from plumb.live.meter import Delivery, now
 from plumb.live.order import Order
 from plumb.live.pilot import Pilot
 from plumb.live.safety import MainReads
 from plumb.live.stretch import Stretch
-from plumb.plan import Config
 from plumb.profile.device import synchronize
 from plumb.runtime.epochs import draw_worker_seed, state_of
 from plumb.search.ledger import while_running

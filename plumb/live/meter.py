@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from plumb.config import Config
 from plumb.model.calibration import ProbeRun
-from plumb.plan import Config, Rate
+from plumb.plan import Rate
 from plumb.profile.memory import cpu_seconds
 from plumb.profile.queued import queued_seconds
 from plumb.search.measure import CHUNK_SECONDS, Chunk, rate_of

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from plumb.config import Config
 from plumb.lengths import length_of
-from plumb.plan import Config
 from plumb.runtime.epochs import draw_worker_seed
 from plumb.search.measure import index_sampler
 

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 from torch.utils.data import DataLoader
 
+from plumb.config import Config
 from plumb.freedom import WorkerStart, freedom_of, whole_cores
 from plumb.host import Limits
 from plumb.lengths import length_of
@@ -21,7 +22,7 @@ from plumb.model.calibration import ProbeRun, calibrated, cost_in_worker
 from plumb.model.situation import USUAL_WORKER_BYTES, AllocatorGain, Footprint, Situation
 from plumb.offers import Offers
 from plumb.options import Options
-from plumb.plan import Config, SampleCost
+from plumb.plan import SampleCost
 from plumb.runtime.sharding import Sharding
 from plumb.search.ledger import while_running
 from plumb.search.stopping import Seen, expected_gain, model_error

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
 
+from plumb.config import Config
 from plumb.errors import one_line
 from plumb.freedom import WorkerStart, worker_start
 from plumb.host import Limits
@@ -27,7 +28,7 @@ from plumb.live.scout import Scout
 from plumb.model import operational
 from plumb.notes import inherited
 from plumb.offers import Offers
-from plumb.plan import Config, Trial
+from plumb.plan import Trial
 from plumb.profile.hand_over import fresh_seconds_per_byte
 from plumb.profile.memory import pages
 from plumb.profile.sample import batch_bytes

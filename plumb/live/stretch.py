@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, _utils
 
+from plumb.config import Config, Rewrites
 from plumb.errors import one_line
 from plumb.live.order import Order
-from plumb.plan import Config, Rewrites
 from plumb.runtime.loader import NO_REWRITES, rebuild
 from plumb.runtime.stored import Stored
 

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from plumb.config import Config
 from plumb.live.iterator import LiveIterator, Shared
 from plumb.live.order import Order, drawn, packed, unpacked
 from plumb.live.pilot import Pilot
 from plumb.live.safety import MainReads
-from plumb.plan import Config, Trial
+from plumb.plan import Trial
 from plumb.runtime.epochs import state_of
 from plumb.runtime.loader import current_config, rebuild
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from plumb.config import CacheChoice, Config
 from plumb.model.situation import CutCost, DeferralCost, Situation, ThreadsCost
-from plumb.plan import CacheChoice, Config
 
 # Whatever is saved, a sample is asked for by a call, and its bytes are copied once, no faster than memory is.
 _LEAST_CALL_SECONDS, _LEAST_COPY_SECONDS_PER_BYTE = 1e-6, 1e-10

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from plumb.config import Config
 from plumb.model.demand import demand
 from plumb.model.situation import Situation
-from plumb.plan import Config
 from plumb.units import format_bytes
 
 _FOR_EACH_LOADER = ("workers", "samples at once")

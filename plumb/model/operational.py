@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from plumb.config import Config
 from plumb.model.demand import Demand, demand, filling_demand
 from plumb.model.situation import Situation
-from plumb.plan import Config, Prediction
+from plumb.plan import Prediction
 
 # A bound this close to the smallest is not what would bind next: it binds already.
 _SAME = 1.001

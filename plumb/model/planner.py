@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from plumb.config import CacheChoice, Config
 from plumb.host import Limits
 from plumb.model import feasible, operational
 from plumb.model.demand import deferral_of, demand
 from plumb.model.situation import CutCost, Freedom, Situation
 from plumb.model.twin import simulated_rate
-from plumb.plan import CacheChoice, Config, SampleCost
+from plumb.plan import SampleCost
 
 # Predictions this close are equal: among them the cheapest configuration comes first.
 _EQUAL = 0.01

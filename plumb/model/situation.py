@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from plumb.config import CacheChoice, StartMethod
 from plumb.host import Limits
 from plumb.model.calibration import Calibration
-from plumb.plan import CacheChoice, SampleCost, StartMethod
+from plumb.plan import SampleCost
 
 PREFETCH_FACTORS = (2, 4, 8)
 USUAL_WORKER_BYTES = 128.0 * 2**20

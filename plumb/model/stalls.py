@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from plumb.config import Config
 from plumb.model import operational
 from plumb.model.demand import Demand, deferral_of, demand
 from plumb.model.situation import Situation
-from plumb.plan import Config, StepShares
+from plumb.plan import StepShares
 
 
 def step_shares(

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from plumb.config import Config
 from plumb.model.simulate import Loading, Span, consumed, spans
 from plumb.model.situation import Situation
 from plumb.model.twin import loading
-from plumb.plan import Config
 
 _STEPS, _STEPS_PER_WORKER, _STEPS_OF_THE_SLOWEST = 6, 2, 2
 _STEPS_AT_MOST = 200

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
+from plumb.config import Config
 from plumb.model.demand import demand
 from plumb.model.operational import loader_rates, loop_rates, main_seconds_of_step
 from plumb.model.simulate import Loading, simulate
 from plumb.model.situation import Situation
-from plumb.plan import Config
 
 
 def loading(situation: Situation, config: Config) -> Loading:

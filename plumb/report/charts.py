@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
+from plumb.config import Config
 from plumb.model.simulate import MAIN, STEP
 from plumb.model.timeline import Timeline
-from plumb.plan import Config, LoaderPlan, StepShares, Trial
+from plumb.plan import LoaderPlan, StepShares, Trial
 from plumb.report.markup import Content, Markup, tag
 from plumb.report.words import RESOURCES, SHARES, last_of_each, percent, short, whole
 from plumb.units import format_rate, format_seconds

@@ -12,7 +12,7 @@ from typing import Any
 
 import networkx as nx
 
-from plumb.plan import Config
+from plumb.config import Config
 from plumb.report.markup import Markup, tag
 from plumb.report.words import percent
 from plumb.trace.pipeline import Operator, Pipeline, flow_text

@@ -6,7 +6,8 @@ import itertools
 import math
 from collections.abc import Iterable
 
-from plumb.plan import Config, LoaderPlan, Plan, Prediction, Trial, TuningCost
+from plumb.config import Config
+from plumb.plan import LoaderPlan, Plan, Prediction, Trial, TuningCost
 from plumb.units import format_seconds
 
 RESOURCES = {

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from plumb.plan import Way
+from plumb.config import Way
 from plumb.runtime.skipped import Skipped
 from plumb.trace.expand import SPECIAL_METHODS, is_step, resolve
 from plumb.trace.recorder import SAMPLE, Frame, Node, Recorder, Selection

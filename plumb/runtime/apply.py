@@ -8,7 +8,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from plumb.plan import Config, LoaderPlan, Plan
+from plumb.config import Config
+from plumb.plan import LoaderPlan, Plan
 from plumb.site import Site
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from plumb.plan import Cut
+from plumb.config import Cut
 from plumb.runtime.answered import Tree
 from plumb.runtime.calls import Calls, Sample
 from plumb.runtime.feeds import feeds_of

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from plumb.plan import Deferral, DeferredStep
+from plumb.config import Deferral, DeferredStep
 from plumb.profile.randomness import kept_generators
 from plumb.profile.threads import one_torch_thread
 from plumb.runtime.chunks import BatchRecipe

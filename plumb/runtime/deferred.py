@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from torch.utils.data import default_collate
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from plumb.plan import Deferral, Way
+from plumb.config import Deferral, Way
 from plumb.profile.threads import one_torch_thread
 from plumb.runtime.chunks import BatchRecipe
 from plumb.runtime.epochs import state_of

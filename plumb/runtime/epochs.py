@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from plumb.plan import Config
+from plumb.config import Config
 
 
 class Epochs:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from plumb.plan import Cut, Deferral
+from plumb.config import Cut, Deferral
 from plumb.profile.randomness import process_states, put_back
 from plumb.profile.threads import ReadingThreads, one_torch_thread
 from plumb.runtime.cache import MISSING, Record, Store, StoreSpec, key_of

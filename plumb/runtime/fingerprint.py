@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from types import FunctionType
 from typing import Any
 
+from plumb.config import Cut
 from plumb.lengths import length_of
-from plumb.plan import Cut
 from plumb.runtime.content import Content, code_of
 
 # Raised when values are stored in another form than before.

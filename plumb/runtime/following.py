@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten
 
-from plumb.plan import Step, Way
+from plumb.config import Step, Way
 from plumb.profile.capture import with_receiver
 from plumb.profile.randomness import generator_states
 from plumb.runtime.answered import Tree

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from plumb.plan import Config, Rewrites
+from plumb.config import Config, Rewrites
 from plumb.runtime.running import Running
 from plumb.runtime.stored import Stored
 from plumb.runtime.watched import WatchedInit

@@ -6,7 +6,7 @@ import ast
 import sys
 from pathlib import Path
 
-from plumb.plan import Config
+from plumb.config import Config
 
 
 def main_is_guarded() -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from plumb.plan import Config, LoaderPlan
+from plumb.config import Config
+from plumb.plan import LoaderPlan
 from plumb.runtime.allocator import Reuse
 from plumb.runtime.epochs import Epochs, state_of
 from plumb.runtime.handed import Handing

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from plumb.plan import Cut, Way
+from plumb.config import Cut, Way
 from plumb.runtime.answered import Answer, Answered, Tree
 from plumb.runtime.skipped import Skipped, SkippedUsed
 from plumb.trace.recorder import SAMPLE

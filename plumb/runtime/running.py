@@ -17,7 +17,7 @@ from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data._utils import worker
 
-from plumb.plan import Config, Cut, Rewrites
+from plumb.config import Config, Cut, Rewrites
 from plumb.runtime import allocator
 from plumb.runtime.buffers import BufferedCollate, Receiver
 from plumb.runtime.deferred import DeferringCollate, Undeferred, device_of

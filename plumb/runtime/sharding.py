@@ -15,8 +15,8 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.data._utils import worker as torch_worker
 
+from plumb.config import Config
 from plumb.errors import one_line
-from plumb.plan import Config
 from plumb.profile.randomness import kept_generators
 from plumb.runtime.loader import Loader
 from plumb.trace.values import digest

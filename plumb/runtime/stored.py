@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from plumb.plan import CacheChoice, Cut
+from plumb.config import CacheChoice, Cut
 from plumb.runtime.cache import StoreSpec
 from plumb.runtime.fingerprint import fingerprint
 from plumb.runtime.store_folder import StoreFacts, StoreUse, disk_root, memory_root

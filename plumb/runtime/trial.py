@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
+from plumb.config import Deferral
 from plumb.errors import one_line
-from plumb.plan import Deferral
 from plumb.profile.randomness import disturb_generators, generator_states, kept_generators
 from plumb.runtime.answered import Answered, Tree
 from plumb.runtime.chunks import BatchRecipe

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from plumb.plan import Cut
+from plumb.config import Cut
 from plumb.profile.randomness import generator_states
 from plumb.profile.threads import ReadingThreads, one_torch_thread
 from plumb.runtime.answered import Answered, Tree

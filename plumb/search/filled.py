@@ -15,7 +15,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from plumb.plan import CacheChoice, Config, Rewrites
+from plumb.config import CacheChoice, Config, Rewrites
 from plumb.profile.randomness import kept_generators
 from plumb.runtime.fetch import Fetch, Fetching
 from plumb.runtime.running import cut_of

@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from plumb.config import Config
 from plumb.model import operational
 from plumb.model.situation import Situation
-from plumb.plan import Config, Rate, Trial
+from plumb.plan import Rate, Trial
 from plumb.search.measure import Chunk, rate_of
 
 STOPPED = "stopped early: slower"

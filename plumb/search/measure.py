@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from plumb.plan import Config, Rate
+from plumb.config import Config
+from plumb.plan import Rate
 from plumb.processes import remove_segments
 from plumb.profile.memory import cpu_seconds
 from plumb.runtime.allocator import reusing

@@ -8,10 +8,10 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
+from plumb.config import CacheChoice, Config
 from plumb.model import feasible
 from plumb.model.demand import deferral_of
 from plumb.model.situation import Freedom, Situation
-from plumb.plan import CacheChoice, Config
 
 _NONE = "none"
 

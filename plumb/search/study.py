@@ -15,10 +15,11 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from plumb.config import Config
 from plumb.errors import one_line
 from plumb.model import operational
 from plumb.model.planner import Ranking
-from plumb.plan import Config, Trial
+from plumb.plan import Trial
 from plumb.search import decide
 from plumb.search.ledger import Reading
 from plumb.search.record import Record, StudyError

@@ -12,11 +12,11 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from plumb.config import Config
 from plumb.errors import TuningError, UsersError, one_line
 from plumb.model import feasible, operational
 from plumb.model.calibration import ProbeRun
 from plumb.model.situation import Situation
-from plumb.plan import Config
 from plumb.processes import share_temporary_folder
 from plumb.profile.memory import Pages, Taken, counted_bytes, pages
 from plumb.runtime.inherited import OpenedHere

@@ -17,8 +17,8 @@ from functools import partial
 from types import FunctionType, GeneratorType, MethodType, ModuleType, TracebackType
 from typing import Any
 
+from plumb.config import Step, Way
 from plumb.hints import Hint, hint_of
-from plumb.plan import Step, Way
 from plumb.trace.expand import Callee, expands, is_dataset, is_step, is_user_file, position_in, resolve
 from plumb.trace.rewrite import Rewriter, Rewritten
 from plumb.trace.sites import Site, function_id

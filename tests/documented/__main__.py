@@ -23,7 +23,7 @@ from typing import Any
 from documented import batches, errors, iteration, loader_object, streams, workers
 from documented.case import CASES, Case, plan_of
 from plumb import intercept
-from plumb.plan import Config
+from plumb.config import Config
 from plumb.runtime.apply import PlanApplied
 
 # Importing them makes the cases.

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from documented.case import NONE, PERSISTENT, TWO, case, shown
 from documented.data import Numbers, Stream
-from plumb.plan import Config
+from plumb.config import Config
 
 
 class Told(Numbers):

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset
 
+from plumb.config import Config
 from plumb.live import live_iterator, tuning_of
-from plumb.plan import Config
 from tests.live.parts import Eager, Squares, Unsized, follow, patiently
 from tests.live.test_samples import SAMPLING, loader_for, own_configs, timetables
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from plumb.config import CacheChoice, Config
 from plumb.live import live_iterator, tuning_of
 from plumb.live.scout import Scout
 from plumb.offers import Offers, find_offers
-from plumb.plan import CacheChoice, Config
 from plumb.profile.sample import sampled
 from plumb.search.measure import IndexStream
 from tests.live.parts import follow, patiently

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, WeightedRandomSampler
 
+from plumb.config import Config
 from plumb.live import live_iterator, tuning_of
-from plumb.plan import Config
 from tests.live.parts import Eager, Lazy, Squares, Unsized, follow, patiently
 
 SAMPLING = {

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
+from plumb.config import Config
 from plumb.live import live_iterator, tuning_of
-from plumb.plan import Config
 from tests.live.parts import Squares
 
 BATCH = 8

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from plumb.config import Config
 from plumb.live import live_iterator, tuning_of
-from plumb.plan import Config
 from tests.live.parts import Squares, follow, patiently
 
 
@@ -127,7 +127,7 @@ SCRIPT = """
 import itertools, sys
 from torch.utils.data import DataLoader
 from plumb.live import live_iterator
-from plumb.plan import Config
+from plumb.config import Config
 from tests.live.parts import Squares, follow, patiently
 
 loader = DataLoader(Squares(200), num_workers=1, persistent_workers=sys.argv[1] == "persistent")

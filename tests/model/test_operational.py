@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from situations import costs, places, situations
 
+from plumb.config import CacheChoice, Config
 from plumb.host import Limits
 from plumb.model import operational
 from plumb.model.calibration import Calibration
 from plumb.model.demand import demand, least_cpu_seconds
 from plumb.model.situation import CutCost, Footprint, Situation, StorageBandwidth
-from plumb.plan import CacheChoice, Config, SampleCost
+from plumb.plan import SampleCost
 
 FOOTPRINT = Footprint(1.0, 1, 0.0, 0.0, 0)
 

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from situations import configs_of, costs, freedoms, situations
 
+from plumb.config import Config
 from plumb.host import Limits
 from plumb.model import feasible, operational, planner
 from plumb.model.calibration import Calibration
 from plumb.model.situation import AllocatorGain, CutCost, Footprint, Freedom, Situation, ThreadsCost
-from plumb.plan import Config, SampleCost
+from plumb.plan import SampleCost
 
 COST = SampleCost(2e-3, 2e-3, 0.0, 1e-4, 6e5, 0.03)
 FOOTPRINT = Footprint(4e7, 2, 5e7, 3e8, 30)

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from situations import situations
 
+from plumb.config import Config
 from plumb.host import Limits
 from plumb.model.situation import Footprint, Situation, StorageBandwidth
 from plumb.model.stalls import step_shares
-from plumb.plan import Config, SampleCost
+from plumb.plan import SampleCost
 
 configs = st.builds(
     Config,

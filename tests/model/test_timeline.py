@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from situations import BATCH_TIMES, situations
 
+from plumb.config import Config
 from plumb.model.simulate import MAIN, STEP, Loading, consumed, spans
 from plumb.model.timeline import timelines
-from plumb.plan import Config
 
 loadings = st.builds(
     Loading,

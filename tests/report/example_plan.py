@@ -8,22 +8,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import plumb
+from plumb.config import CacheChoice, Config, Rewrites
 from plumb.host import Limits
 from plumb.model import operational, stalls
 from plumb.model.situation import CutCost, Footprint, Freedom, Situation
 from plumb.model.stored import to_plain
-from plumb.plan import (
-    CacheChoice,
-    Config,
-    EndToEnd,
-    LoaderPlan,
-    Measured,
-    Plan,
-    Rewrites,
-    SampleCost,
-    Trial,
-    TuningCost,
-)
+from plumb.plan import EndToEnd, LoaderPlan, Measured, Plan, SampleCost, Trial, TuningCost
 
 COST = SampleCost(4e-3, 2e-3, 2e-3, 1e-5, 6e5, 0.03)
 SITUATION = Situation(

@@ -6,7 +6,8 @@ from inspect import signature
 import example_plan
 import pytest
 
-from plumb.plan import Config, Measured
+from plumb.config import Config
+from plumb.plan import Measured
 from plumb.report.frameworks import FRAMEWORKS, framework_setting
 
 

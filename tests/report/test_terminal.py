@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from plumb.plan import Config, Trial
+from plumb.config import Config
+from plumb.plan import Trial
 from plumb.report.terminal import print_report
 from plumb.report.words import whole
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from plumb.config import Config
 from plumb.model import feasible
-from plumb.plan import Config
 from plumb.runtime import buffers
 from plumb.runtime.loader import Loader
 

@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import ConcatDataset, IterableDataset, Subset, random_split
 
-from plumb.plan import Cut
+from plumb.config import Cut
 from plumb.profile.randomness import generator_states
 from plumb.runtime.cuts import find_cuts
 from plumb.runtime.replay import Replay

@@ -22,7 +22,7 @@ from torch.utils.data import Subset, default_collate
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from plumb.plan import Step
+from plumb.config import Step
 from plumb.runtime.deferral import find_deferral
 from plumb.runtime.following import code_on
 

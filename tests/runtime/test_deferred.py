@@ -29,7 +29,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, default_collate
 
-from plumb.plan import Deferral, DeferredStep, Step
+from plumb.config import Deferral, DeferredStep, Step
 from plumb.profile.capture import Method
 from plumb.runtime.answered import Answered, Tree
 from plumb.runtime.chunks import BatchRecipe, Watch, chain_of

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Sampler, WeightedRandomSampler
 
-from plumb.plan import Config
+from plumb.config import Config
 from plumb.runtime.epochs import Epochs, state_of
 
 LENGTH = 12

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
+from plumb.config import CacheChoice, Config, Rewrites
 from plumb.offers import find_offers
-from plumb.plan import CacheChoice, Config, Rewrites
 from plumb.profile.sample import sampled
 from plumb.runtime.loader import Loader
 from plumb.runtime.running import Running

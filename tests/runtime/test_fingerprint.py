@@ -8,7 +8,7 @@ import sys
 import numpy
 import torch
 
-from plumb.plan import Cut, Step
+from plumb.config import Cut, Step
 from plumb.runtime.fingerprint import fingerprint
 
 CUT = Cut("load", (Step("D.__getitem__#1", "load"),))
@@ -18,7 +18,7 @@ import functools, pathlib, sys, threading
 import numpy, torch
 from PIL import Image
 from torch.utils.data import Dataset, Subset, ConcatDataset
-from plumb.plan import Cut, Step
+from plumb.config import Cut, Step
 from plumb.runtime.fingerprint import fingerprint
 
 SCALE = 2.0

@@ -16,7 +16,7 @@ import pytest
 from cut_datasets import Chain, Chained, Clip, Failing, Guarded, Helped, Inline, InPlace, Jittered, Measuring, Scaled
 from cutting import found, seen
 
-from plumb.plan import Cut
+from plumb.config import Cut
 from plumb.runtime.replay import Replay, ReplayError
 from plumb.runtime.skipped import Skipped, SkippedUsed
 from plumb.trace.values import digest

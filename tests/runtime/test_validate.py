@@ -27,7 +27,7 @@ from cut_datasets import (
 )
 from cutting import found
 
-from plumb.plan import Cut, Step
+from plumb.config import Cut, Step
 from plumb.profile.randomness import generator_states
 from plumb.runtime.validate import validate_cut, validate_threads
 

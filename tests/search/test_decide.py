@@ -5,10 +5,11 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plumb.config import Config
 from plumb.host import Limits
 from plumb.model.planner import cost_order
 from plumb.model.situation import Footprint, Situation
-from plumb.plan import Config, Rate, SampleCost
+from plumb.plan import Rate, SampleCost
 from plumb.search import decide
 from plumb.search.ledger import Ledger, Reading
 from plumb.search.measure import Chunk

@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from plumb import stacks
+from plumb.config import Config
 from plumb.host import Limits
-from plumb.plan import Config
 from plumb.profile.memory import script_bytes
 from plumb.runtime.loader import rebuild
 from plumb.search import guard as guards

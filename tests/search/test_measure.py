@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plumb.config import Config
 from plumb.model.operational import amortized
-from plumb.plan import Config
 from plumb.search import measure
 from plumb.search.measure import Chunk, Feed, IndexStream, NoBatchesError, SizedIndices, interleaved, rate_of
 

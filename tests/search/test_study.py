@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
+from plumb.config import Config
 from plumb.host import Limits
 from plumb.model import feasible, operational, planner
 from plumb.model.situation import CutCost, DeferralCost, Footprint, Freedom, Situation, ThreadsCost
-from plumb.plan import Config, Rate, SampleCost
+from plumb.plan import Rate, SampleCost
 from plumb.search.ledger import STOPPED, Reading
 from plumb.search.record import Record, StudyError, located, storage_at
 from plumb.search.space import Space

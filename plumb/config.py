@@ -1,0 +1,165 @@
+"""One way to run a loader, and what may be changed in the way in which its dataset makes samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class CacheChoice:
+    """Which operator's output is stored, and where: `tier` is "memory" or "disk".
+
+    `after` is the id of a `Cut`, `bytes` what the store may hold, `hit_ratio` the share of samples that fit into it.
+    `folder` is where the disk tier is.
+    """
+
+    after: str
+    tier: str
+    bytes: int
+    hit_ratio: float
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call on the way from a dataset's entry to an operator.
+
+    `site` is the id of the call's site, `name` that of its callee, and `position` says where a chain of steps keeps the
+    callee, e.g. `transforms[2]`.
+    """
+
+    site: str
+    name: str
+    position: str = ""
+
+
+Way = tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A call whose result depends on the index alone, so that it may be stored, or made ahead by other threads.
+
+    `after` is the id of the operator whose output it is. The call is at the end of `way`; an empty way stands for the
+    whole sample. The calls at `feeds` have no other purpose than to make what the cut takes: where its result is known,
+    they are skipped. `code` is a digest of the code on the ways: with other code, the ways lead elsewhere.
+    """
+
+    after: str
+    way: Way
+    feeds: tuple[Way, ...] = ()
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class DeferredStep:
+    """An operator of single samples that does the same on a stacked batch.
+
+    `argument` is what of it is the sample: the place among the receiver (of a method of a tensor) and the positional
+    arguments, or a keyword.
+    """
+
+    operator: str
+    way: Way
+    argument: int | str
+
+
+@dataclass(frozen=True)
+class Deferral:
+    """The last operators of a sample, in their order, that may run behind collate instead.
+
+    Their result is the `leaf`-th leaf of the sample, and of the batch. `code` as in a `Cut`. Where the user allowed it,
+    they run on `device`, and that leaf of the batch arrives there; None for where it lay.
+    """
+
+    steps: tuple[DeferredStep, ...]
+    leaf: int
+    code: str = ""
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Rewrites:
+    """What may be changed in the way in which a dataset makes its samples: each was validated on the user's data.
+
+    `threads_until` lists where threads may make several samples at once: the ids of cuts up to which they may, and ""
+    where they may make whole samples. `reasons` says why something is not offered, and `summary` what was compared.
+    """
+
+    cuts: tuple[Cut, ...] = ()
+    deferral: Deferral | None = None
+    threads_until: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    summary: str = ""
+
+
+StartMethod = Literal["fork", "forkserver", "spawn"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """One way to run a loader: torch's own arguments first, then what plumb's runtime adds.
+
+    `prefetch_factor` is None exactly where there are no workers, as torch wants it. `fetch_until` is the id of the cut
+    up to which the fetch threads work, None where they make whole samples. `start_method` is how workers are started,
+    None for the way that the script has chosen, or Python by itself.
+    """
+
+    num_workers: int = 0
+    prefetch_factor: int | None = None
+    persistent_workers: bool = False
+    pin_memory: bool = False
+    fetch_threads: int = 1
+    worker_torch_threads: int = 1
+    in_order: bool = True
+    allocator_reuse: bool = False
+    cache: CacheChoice | None = None
+    deferred: tuple[str, ...] = ()
+    fetch_until: str | None = None
+    start_method: StartMethod | None = None
+
+    @property
+    def needs_runtime(self) -> bool:
+        """Whether torch's arguments alone can't say it."""
+        threads = self.fetch_threads > 1 or self.worker_torch_threads > 1
+        return threads or self.cache is not None or bool(self.deferred) or self.allocator_reuse
+
+    def __str__(self) -> str:
+        """The configuration in the words of torch's arguments, without what is at torch's default."""
+        parts = [f"num_workers={self.num_workers}"]
+        if self.num_workers:
+            parts.append(f"prefetch_factor={self.prefetch_factor}")
+            parts += ["persistent_workers=True"] if self.persistent_workers else []
+            parts += [f"multiprocessing_context={self.start_method!r}"] if self.start_method else []
+        parts += ["pin_memory=True"] if self.pin_memory else []
+        parts += [f"{self.worker_torch_threads} torch threads"] if self.worker_torch_threads > 1 else []
+        parts += [] if self.in_order else ["in_order=False"]
+        parts += [f"{self.fetch_threads} fetch threads"] if self.fetch_threads > 1 else []
+        parts += [f"cache in {self.cache.tier} after {self.cache.after}"] if self.cache else []
+        parts += [f"{' and '.join(self.deferred)} on batches"] if self.deferred else []
+        parts += ["reused memory"] if self.allocator_reuse else []
+        return ", ".join(parts)
+
+    @property
+    def batches_in_flight(self) -> int:
+        """Batches that may be finished and not yet taken: torch's bound on prefetching."""
+        return self.num_workers * (self.prefetch_factor or 0)
+
+    def loader_arguments(self) -> dict[str, Any]:
+        """The arguments of torch's `DataLoader` that say the same as this configuration, as far as torch can.
+
+        >>> Config(num_workers=2, prefetch_factor=4).loader_arguments()["prefetch_factor"]
+        4
+        >>> "prefetch_factor" in Config().loader_arguments()
+        False
+        """
+        arguments: dict[str, Any] = {"num_workers": self.num_workers, "pin_memory": self.pin_memory}
+        if self.num_workers:
+            arguments["prefetch_factor"] = self.prefetch_factor or 2
+            arguments["persistent_workers"] = self.persistent_workers
+            if self.start_method:
+                arguments["multiprocessing_context"] = self.start_method
+        if not self.in_order:
+            arguments["in_order"] = False
+        return arguments
