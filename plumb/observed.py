@@ -17,6 +17,7 @@ from plumb.plan import SampleCost
 from plumb.profile.hand_over import drop_seconds_per_byte, fresh_seconds_per_byte
 from plumb.profile.memory import script_bytes
 from plumb.profile.sample import Sampled, cpus_of_pools, sampled, torch_threads_speedup
+from plumb.profile.threads import one_torch_thread
 from plumb.runtime import allocator
 from plumb.search.measure import IndexStream
 from plumb.subject import Subject, cost_of
@@ -25,6 +26,8 @@ from plumb.subject import Subject, cost_of
 _WORTH_REUSING = 0.02
 # What the two processes spend at least on handing over one tensor in memory of its own.
 _SECONDS_PER_TENSOR = 1e-4
+# Reused memory saves no more than all but this share of a sample's CPU seconds.
+_LEAST_LEFT = 0.05
 # Threads of a library's own count where they keep so much of a CPU busy.
 _POOLED = 0.3
 
@@ -72,7 +75,8 @@ class Observed:
             cuts=offers.cuts,
             deferrals=offers.deferrals,
             threads=offers.threads,
-            allocator=self._allocator_gain(cost, footprint),
+            allocator=self._allocator_gain(cost, footprint, offers),
+            fresh_seconds=fresh_seconds_per_byte() * cost.output_bytes,
             read_bytes=cost.output_bytes if offers.storage else 0.0,
             storage=offers.storage,
             pool_cpus=seen.other_cpus,
@@ -82,19 +86,31 @@ class Observed:
         """How much faster samples are made where torch has all cores in a worker."""
         return torch_threads_speedup(self.subject.loader, self.stream, self.pace_seconds)
 
-    def _allocator_gain(self, cost: SampleCost, footprint: Footprint) -> AllocatorGain | None:
-        """What reused memory would save; None where that is next to nothing."""
+    def _allocator_gain(self, cost: SampleCost, footprint: Footprint, offers: Offers) -> AllocatorGain | None:
+        """What reused memory would save; None where that is next to nothing, even of what other rewrites leave."""
         per_batch = self.subject.samples_per_batch
         saved = allocator.saved_seconds(int(footprint.batch_bytes)) / per_batch
-        crossing = fresh_seconds_per_byte() * cost.output_bytes
         handing = footprint.tensors_per_batch * _SECONDS_PER_TENSOR / per_batch
-        if max(saved, crossing + handing) < _WORTH_REUSING * cost.wall_seconds:
+        handed = fresh_seconds_per_byte() * cost.output_bytes + handing
+        if max(saved, handed) < _WORTH_REUSING * _least_seconds(cost, offers):
             return None
+        kept = allocator.kept_bytes(int(footprint.batch_bytes))
+        if saved < _WORTH_REUSING * cost.wall_seconds:
+            return AllocatorGain(1.0, kept)
         # Whether a process gets fresh memory for its batches depends on all that it did before: so it is asked.
-        with allocator.reusing(True):
-            reused = sampled(self.subject.loader, self.stream, self.pace_seconds / 2)
-        making = min(max(0.0, cost.cpu_seconds - reused.cost.cpu_seconds), saved)
-        return AllocatorGain(making, saved, crossing, allocator.kept_bytes(int(footprint.batch_bytes)))
+        with one_torch_thread():
+            plain = sampled(self.subject.loader, self.stream, self.pace_seconds / 2).cost.cpu_seconds
+            with allocator.reusing(True):
+                reusing = sampled(self.subject.loader, self.stream, self.pace_seconds / 2).cost.cpu_seconds
+        least = max(1.0 - saved / max(plain, 1e-9), _LEAST_LEFT)
+        return AllocatorGain(min(max(reusing / max(plain, 1e-9), least), 1.0), kept)
+
+
+def _least_seconds(cost: SampleCost, offers: Offers) -> float:
+    """What a sample takes with the store or the deferral that saves most."""
+    stored = [cut.left_share * cost.cpu_seconds + (1.0 - cut.wait_share) * cost.wait_seconds for cut in offers.cuts]
+    deferred = [deferral.left_share * cost.cpu_seconds + cost.wait_seconds for deferral in offers.deferrals]
+    return min([cost.wall_seconds, *stored, *deferred])
 
 
 def unprobed(situation: Situation) -> Situation:

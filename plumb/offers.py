@@ -52,7 +52,9 @@ _OUTSTANDING_READS = (1, 4, 16, 64)
 _READS_EACH, _READS_AT_LEAST = 2, 8
 # Storage holds reads up where they take so many times as long as one alone, and leave so much of a core idle.
 _SLOWED_DOWN, _BUSY = 1.4, 0.6
-_TIMED_VALUES = 16
+# So many values are stored and read at most, to see what that takes, and a batch is made so often to see what deferring
+# saves.
+_TIMED_VALUES, _DEFERRED_BATCHES = 64, 3 * (1 + TURNS)
 # Threads may be timed for so much of the time that is left, on batches of so many samples where nobody says how many.
 _THREADS_TIMED, _TIMED_BATCH = 0.3, 32
 
@@ -177,9 +179,7 @@ class _Search:
         if samples < _FEWEST_SAMPLES:
             return None
         try:
-            found = find_deferral(
-                self._dataset, self._loader.collate_fn, self._indices[:samples], self._loader.batch_size
-            )
+            found = find_deferral(self._dataset, self._loader.collate_fn, self._indices[:samples])
         except Exception as error:
             self.reasons.append(f"no operator runs on batches: {one_line(error)}")
             return None
@@ -291,13 +291,12 @@ class _Search:
             return None
         if savings is None:
             return None
-        saved_seconds = savings.saved_share * self._cost.cpu_seconds
         return CutCost(
             found.cut.after,
             savings.value_bytes,
-            max(0.0, saved_seconds + savings.read_seconds),
-            self._cost.wait_seconds * min(1.0, found.prefix_wait_seconds / max(pipeline.sample_wait_seconds, 1e-9)),
-            max(savings.read_seconds, -saved_seconds),
+            savings.left.plainly,
+            savings.left.reusing,
+            min(1.0, found.prefix_wait_seconds / max(pipeline.sample_wait_seconds, 1e-9)),
             savings.write_seconds,
             self._may_outlive(found),
         )
@@ -318,22 +317,21 @@ class _Search:
         """What deferring costs and saves, and the cuts that it can't be had with."""
         if found is None or found.deferral is None:
             return ()
-        batch = self._loader.batch_size or len(self._indices)
-        if self._affordable(batch, 2 * (1 + TURNS), share=0.4) == batch:
-            whole = list(islice(cycle(self._indices), batch))
-            savings = deferral_savings(self._loader, found.deferral, whole)
-            if savings is None:
-                self.reasons.append("no operator runs on batches: whole batches take another way")
-                return ()
-            saved, main = savings.saved_share * self._cost.cpu_seconds, savings.main_seconds
-        else:
-            assert found.cost is not None
-            saved, main = found.cost.saved_seconds, found.cost.main_seconds
+        batch = self._affordable(self._loader.batch_size or len(self._indices), _DEFERRED_BATCHES, share=0.4)
+        if batch < _FEWEST_SAMPLES:
+            self.reasons.append("no operator runs on batches: there was no time to see what that saves")
+            return ()
+        savings = deferral_savings(self._loader, found.deferral, list(islice(cycle(self._indices), batch)))
+        if savings is None:
+            self.reasons.append("no operator runs on batches: whole batches take another way")
+            return ()
         return (
             DeferralCost(
                 tuple(step.operator for step in found.deferral.steps),
-                saved,
-                main,
+                savings.left.plainly,
+                savings.left.reusing,
+                savings.main_seconds,
+                savings.main_seconds_reusing,
                 found.saved_bytes,
                 tuple(cut.cut.after for cut in cuts if not self._go_together(cut.cut, found.deferral)),
             ),

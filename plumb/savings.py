@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from plumb.config import CacheChoice, Cut, Deferral
 from plumb.profile.threads import one_torch_thread
+from plumb.runtime.allocator import reusing
 from plumb.runtime.cache import MISSING, Store
 from plumb.runtime.chunks import BatchRecipe
 from plumb.runtime.codec import encode
@@ -27,24 +28,30 @@ from plumb.runtime.replay import Replay
 from plumb.runtime.stored import Stored
 
 TURNS = 3
-"""How often each batch is made in either way; and once more, unless it is a store's, as the first time teaches."""
+"""How often each batch is made in either way."""
 
 # No batch takes less CPU than this: coarse clocks may say so.
 _LEAST_SECONDS = 1e-7
 
 
 @dataclass(frozen=True)
-class StoreSavings:
-    """Per sample: the bytes that it takes in a store, the CPU seconds to read it, and the seconds to write it.
+class Left:
+    """What is left of the CPU seconds of a plain sample, its part of collate in both, as a share of them.
 
-    `saved_share` is what is saved of the CPU seconds of a plain sample, its part of collate included, where one is made
-    of the stored value instead; negative where that takes longer.
+    `reusing` is the same where what is left is done in reused memory. Above 1 where it takes longer than a plain one.
     """
 
+    plainly: float
+    reusing: float
+
+
+@dataclass(frozen=True)
+class StoreSavings:
+    """Per sample: the bytes that it takes in a store, the seconds to write it, and what is left where it is read."""
+
     value_bytes: float
-    read_seconds: float
     write_seconds: float
-    saved_share: float
+    left: Left
 
 
 def store_savings(loader: DataLoader[Any], cut: Cut, indices: Sequence[Any]) -> StoreSavings | None:
@@ -68,25 +75,28 @@ def store_savings(loader: DataLoader[Any], cut: Cut, indices: Sequence[Any]) -> 
     hits = [(index, key) for index, key in zip(indices, keys, strict=True) if store.get(key) is not MISSING]
     if not hits:
         return None
-    reads, shares = [], []
+
+    def hit() -> float:
+        return _cpu_seconds(lambda: collate([replay.sample_from(index, store.get(key)) for index, key in hits]))
+
     with one_torch_thread():
-        for _ in range(TURNS):
-            # Whole batches: what fresh memory costs hangs on how much of it is held at once.
-            plain = _cpu_seconds(lambda: collate([dataset[index] for index, _ in hits]))
-            hit = _cpu_seconds(lambda: collate([replay.sample_from(index, store.get(key)) for index, key in hits]))
-            reads.append(_cpu_seconds(lambda: [store.get(key) for _, key in hits]) / len(hits))
-            shares.append(hit / max(plain, _LEAST_SECONDS))
-    return StoreSavings(store.used_bytes / len(indices), median(reads), write_seconds, 1.0 - median(shares))
+        # Whole batches: what fresh memory costs hangs on how much of it is held at once.
+        pairs = [(_cpu_seconds(lambda: collate([dataset[index] for index, _ in hits])), hit()) for _ in range(TURNS)]
+        with reusing(True):
+            again = [hit() for _ in range(1 + TURNS)][1:]
+    return StoreSavings(store.used_bytes / len(indices), write_seconds, _left(pairs, again))
 
 
 @dataclass(frozen=True)
 class DeferralSavings:
-    """What a process that makes batches saves, as a share of a plain one's CPU seconds, and what finishing one takes:
-    CPU seconds per sample.
+    """What is left for a process that makes samples, and what finishing a batch takes: CPU seconds per sample.
+
+    `main_seconds_reusing` is the latter where the process that finishes batches uses its memory again.
     """
 
-    saved_share: float
+    left: Left
     main_seconds: float
+    main_seconds_reusing: float
 
 
 def deferral_savings(loader: DataLoader[Any], deferral: Deferral, indices: Sequence[Any]) -> DeferralSavings | None:
@@ -97,21 +107,41 @@ def deferral_savings(loader: DataLoader[Any], deferral: Deferral, indices: Seque
     dataset, collate = loader.dataset, loader.collate_fn
     fetching, deferring = Fetching(dataset, Fetch(deferral=deferral)), DeferringCollate(collate)
     recipe: BatchRecipe | None = None
-    saved, finishing = [], []
+
+    def deferred() -> tuple[float, float | None]:
+        """Seconds to make a batch and to finish it, None where there is nothing to finish."""
+        nonlocal recipe
+        begin = time.thread_time()
+        batch = deferring(fetching.__getitems__(indices))
+        making = time.thread_time() - begin
+        if not isinstance(batch, DeferredBatch):
+            return making, None
+        recipe = recipe or BatchRecipe(batch.recipe)
+        return making, _cpu_seconds(partial(run, batch, recipe, device_of(deferral)))
+
     with one_torch_thread():
-        for _ in range(1 + TURNS):
-            plain = _cpu_seconds(lambda: collate([dataset[index] for index in indices]))
-            begin = time.thread_time()
-            batch = deferring(fetching.__getitems__(indices))
-            saved.append(1.0 - (time.thread_time() - begin) / max(plain, _LEAST_SECONDS))
-            if isinstance(batch, DeferredBatch):
-                recipe = recipe or BatchRecipe(batch.recipe)
-                finishing.append(_cpu_seconds(partial(run, batch, recipe, device_of(deferral))))
-            del batch
-    # The first time, operators are made one by one, to learn from.
-    if len(finishing) < TURNS:
+        # The first time, operators are made one by one, to learn from.
+        deferred()
+        pairs = [
+            (_cpu_seconds(lambda: collate([dataset[index] for index in indices])), deferred()) for _ in range(TURNS)
+        ]
+        with reusing(True):
+            again = [deferred() for _ in range(1 + TURNS)][1:]
+    finishing = [seconds for _, (_, seconds) in pairs if seconds is not None]
+    finishing_again = [seconds for _, seconds in again if seconds is not None]
+    if not finishing or not finishing_again:
         return None
-    return DeferralSavings(median(saved[1:]), median(finishing[1:]) / len(indices))
+    return DeferralSavings(
+        _left([(plain, making) for plain, (making, _) in pairs], [making for making, _ in again]),
+        median(finishing) / len(indices),
+        median(finishing_again) / len(indices),
+    )
+
+
+def _left(pairs: Sequence[tuple[float, float]], reusing: Sequence[float]) -> Left:
+    """Of the seconds of plain batches, each with those of what is left of it, and those of the latter when reusing."""
+    plain = max(median(plain for plain, _ in pairs), _LEAST_SECONDS)
+    return Left(median(left / max(plain, _LEAST_SECONDS) for plain, left in pairs), median(reusing) / plain)
 
 
 def _cpu_seconds(work: Callable[[], Any]) -> float:

@@ -30,8 +30,8 @@ def test_a_store_saves_what_comes_before_it_and_costs_what_it_reads():
     cut = found(dataset)[0]["np.clip"].cut
     savings = store_savings(DataLoader(dataset), cut, range(6))
     assert savings.value_bytes >= 20_000 * 8
-    assert 0 < savings.saved_share < 1  # the sort alone takes longer than to read it
-    assert savings.read_seconds > 0
+    assert 0 < savings.left.plainly < 1  # the sort alone takes longer than to read it
+    assert 0 < savings.left.reusing < 1
     assert savings.write_seconds > 0
 
 
@@ -40,6 +40,9 @@ def test_deferring_is_measured_on_whole_batches():
     deferral = find_deferral(loader.dataset, loader.collate_fn, list(range(8))).deferral
     savings = deferral_savings(loader, deferral, list(range(32)))
     assert savings.main_seconds > 0
+    assert savings.main_seconds_reusing > 0
+    assert savings.left.plainly > 0
+    assert savings.left.reusing > 0
 
 
 def test_what_is_not_deferred_after_all_saves_nothing():

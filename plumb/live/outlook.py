@@ -32,13 +32,13 @@ from plumb.search.stopping import Seen, expected_gain, model_error
 class Batches:
     """What the loop's batches are like: samples in each, bytes and tensors of one.
 
-    `crossing_seconds` is what a worker spends, for each sample, on shared memory that was not touched before.
+    `fresh_seconds` is what a worker spends, for each sample, on shared memory that was not touched before.
     """
 
     samples: float
     nbytes: float
     tensors: int
-    crossing_seconds: float = 0.0
+    fresh_seconds: float = 0.0
 
 
 def situation_of(
@@ -88,7 +88,8 @@ def situation_of(
         read_bytes=cost.output_bytes if offers.storage else 0.0,
         storage=offers.storage,
         # The main process only takes batches over: nothing is gained from memory of its own.
-        allocator=AllocatorGain(0.0, 0.0, batches.crossing_seconds, 0.0),
+        allocator=AllocatorGain(1.0, 0.0),
+        fresh_seconds=batches.fresh_seconds,
     )
     return _calibrated(situation, runs) if runs else situation
 

@@ -114,8 +114,8 @@ class Pilot:
             if self._batches is None:
                 nbytes, tensors = batch_bytes(batch)
                 samples = float(max(delivery.samples, 1))
-                crossing = fresh_seconds_per_byte() * nbytes / samples
-                self._batches = Batches(samples, nbytes, tensors, crossing)
+                fresh = fresh_seconds_per_byte() * nbytes / samples
+                self._batches = Batches(samples, nbytes, tensors, fresh)
             self._remember(indices)
             self._course.send(delivery)
         except Exception as error:

@@ -10,8 +10,7 @@ from plumb.model.situation import CutCost, DeferralCost, Situation, ThreadsCost
 # Whatever is saved, a sample is asked for by a call, and its bytes are copied once, no faster than memory is.
 _LEAST_CALL_SECONDS, _LEAST_COPY_SECONDS_PER_BYTE = 1e-6, 1e-10
 
-# What a worker spends at most on fresh memory for its batches, in terms of what it takes a process that is alone, and
-# on handing over a tensor's memory, in terms of what the main process spends on asking.
+# What a worker spends at most on handing over a tensor's memory, in terms of what the main process spends on asking.
 _WORKERS_PART = 2.0
 
 
@@ -52,46 +51,27 @@ def demand(situation: Situation, config: Config) -> Demand:
     Raises KeyError where the configuration names a cut, operators or threads that the situation has no costs of.
     """
     cost = situation.cost_in_worker if config.num_workers else situation.cost
-    cpu, wait, main, output_bytes = cost.cpu_seconds, cost.wait_seconds, cost.main_seconds, cost.output_bytes
     threads = threads_of(situation, config) if config.fetch_threads > 1 else None
-    threaded = max(0.0, cpu + wait - threads.serial_seconds) if threads else 0.0
-    switching = (threads.cpu_factor - 1.0) * cpu * threaded / (cpu + wait) if threads and threaded else 0.0
-    hit = config.cache.hit_ratio if config.cache else 0.0
-    dearer = _dearer_in_worker(situation) if config.num_workers else 1.0
+    threaded = max(0.0, cost.cpu_seconds + cost.wait_seconds - threads.serial_seconds) if threads else 0.0
+    switching = 0.0
+    if threads and threaded:
+        switching = (threads.cpu_factor - 1.0) * cost.cpu_seconds * threaded / (cost.cpu_seconds + cost.wait_seconds)
+    wait, hit, output_bytes = cost.wait_seconds, 0.0, cost.output_bytes
     if config.cache:
-        cut = cut_of(situation, config.cache)
+        hit, cut = config.cache.hit_ratio, cut_of(situation, config.cache)
         # Beside a store, threads make only what is missing in it; the rest of a sample may draw random numbers.
-        missing = (1.0 - hit) * (cut.prefix_cpu_seconds + cut.prefix_wait_seconds)
-        left = min(1.0, missing / threaded) if threaded else 1.0
+        saved = max(0.0, 1.0 - cut.left_share) * cost.cpu_seconds + cut.wait_share * wait
+        left = min(1.0, (1.0 - hit) * saved / threaded) if threaded else 1.0
         threaded, switching = threaded * left, switching * left
-        cpu -= hit * (cut.prefix_cpu_seconds - cut.read_seconds) * dearer
-        # Waits vary more than anything: what matters is which share of them lies before the cut.
-        waited = situation.cost.wait_seconds
-        wait *= 1.0 - hit * (min(1.0, cut.prefix_wait_seconds / waited) if waited > 0 else 0.0)
+        wait *= 1.0 - hit * cut.wait_share
     if config.deferred:
-        deferral = deferral_of(situation, config.deferred)
-        cpu -= deferral.worker_cpu_seconds * dearer
-        output_bytes = max(0.0, output_bytes - deferral.bytes_saved)
-        if config.num_workers:
-            main -= situation.calibration.hand_over_seconds_per_byte * (cost.output_bytes - output_bytes)
-        main = max(0.0, main) + deferral.main_seconds
-    if config.allocator_reuse and situation.allocator:
-        if not config.num_workers:
-            cpu -= situation.allocator.making_seconds
-        else:
-            share = output_bytes / cost.output_bytes if cost.output_bytes else 1.0
-            for_tensors = _seconds_for_tensors(situation)
-            for_memory = _seconds_for_memory(situation, share)
-            # What is deferred was most of what took fresh memory on the way to a sample.
-            cpu -= 0.0 if config.deferred else situation.allocator.making_seconds
-            cpu -= min(max(0.0, cost.cpu_seconds - situation.cost.cpu_seconds), _WORKERS_PART * for_memory)
-            wait -= min(max(0.0, cost.wait_seconds - situation.cost.wait_seconds), for_tensors)
-            main -= for_tensors + situation.calibration.hand_over_seconds_per_byte * output_bytes
-            main = max(0.0, main - (situation.allocator.finishing_seconds if config.deferred else 0.0))
+        output_bytes = max(0.0, output_bytes - deferral_of(situation, config.deferred).bytes_saved)
+    if config.num_workers and _reuses(situation, config):
+        wait -= min(max(0.0, cost.wait_seconds - situation.cost.wait_seconds), _seconds_for_tensors(situation))
     return Demand(
-        max(cpu, min(cost.cpu_seconds, least_cpu_seconds(output_bytes))),
+        max(_making_seconds(situation, config, output_bytes), min(cost.cpu_seconds, least_cpu_seconds(output_bytes))),
         max(0.0, wait),
-        max(0.0, main),
+        _main_seconds(situation, config, output_bytes),
         situation.read_bytes * (1.0 - hit),
         output_bytes,
         threaded,
@@ -102,19 +82,55 @@ def demand(situation: Situation, config: Config) -> Demand:
     )
 
 
-def _dearer_in_worker(situation: Situation) -> float:
-    """How many times the CPU a worker spends on what a sample is made of, its new memory for the hand-over left out.
+def _reuses(situation: Situation, config: Config) -> bool:
+    return config.allocator_reuse and situation.allocator is not None
 
-    What is saved there is saved at this price: as a difference of two costs, what is left would be as unsure as both.
+
+def _making_seconds(situation: Situation, config: Config, output_bytes: float) -> float:
+    """CPU seconds of the process that makes a sample.
+
+    What is saved are shares of what a plain sample costs there: as differences of two costs, what is left would be as
+    unsure as both. Memory for the hand-over costs what it does, however much of the rest is saved.
     """
-    alone, in_worker = situation.cost.cpu_seconds, situation.cost_in_worker.cpu_seconds
-    return max(0.0, in_worker - _seconds_for_memory(situation)) / alone if alone > 0 else 1.0
+    plain, left = situation.cost.cpu_seconds, _left_share(situation, config)
+    if not config.num_workers:
+        return plain * left
+    in_worker, for_tensors = situation.cost_in_worker.cpu_seconds, _seconds_for_tensors(situation)
+    fresh = situation.fresh_seconds
+    if not _reuses(situation, config):
+        handed = output_bytes / situation.cost.output_bytes if situation.cost.output_bytes else 1.0
+        return max(0.0, in_worker - fresh - for_tensors) * left + fresh * handed + for_tensors
+    assert situation.allocator is not None
+    # A batch's own memory may be in the gain of a process that makes it alone, and is in what a worker pays: not twice.
+    without = max(min(plain, in_worker), in_worker - fresh - _WORKERS_PART * for_tensors)
+    return min(in_worker, without / situation.allocator.left_share) * left
 
 
-def _seconds_for_memory(situation: Situation, share: float = 1.0) -> float:
-    """CPU seconds per sample for new memory to hand it over in, where only a `share` of its bytes is handed over."""
-    crossing = situation.allocator.crossing_seconds if situation.allocator else 0.0
-    return crossing * share + _seconds_for_tensors(situation)
+def _left_share(situation: Situation, config: Config) -> float:
+    """What is left of the CPU seconds of a plain sample; savings of a store and of deferring add up."""
+    reuses = _reuses(situation, config)
+    base = left = situation.allocator.left_share if reuses and situation.allocator else 1.0
+    if config.cache:
+        cut = cut_of(situation, config.cache)
+        left -= config.cache.hit_ratio * (base - (cut.left_share_reusing if reuses else cut.left_share))
+    if config.deferred:
+        deferral = deferral_of(situation, config.deferred)
+        left -= base - (deferral.left_share_reusing if reuses else deferral.left_share)
+    return max(0.0, left)
+
+
+def _main_seconds(situation: Situation, config: Config, output_bytes: float) -> float:
+    """CPU seconds of the main process, once a sample is made."""
+    reuses, main = _reuses(situation, config), 0.0
+    if config.num_workers:
+        cost = situation.cost_in_worker
+        dropped = output_bytes - cost.output_bytes if not reuses else -cost.output_bytes
+        main = cost.main_seconds + situation.calibration.hand_over_seconds_per_byte * dropped
+        main = max(0.0, main - (_seconds_for_tensors(situation) if reuses else 0.0))
+    if config.deferred:
+        deferral = deferral_of(situation, config.deferred)
+        main += deferral.main_seconds_reusing if reuses else deferral.main_seconds
+    return main
 
 
 def _seconds_for_tensors(situation: Situation) -> float:

@@ -175,7 +175,8 @@ def _ways(freedom: Freedom, situation: Situation) -> Iterator[Config]:
             cache=cache,
             deferred=deferred,
         )
-        is_same_without = reuse and (situation.allocator is None or situation.allocator.making_seconds == 0)
+        saves_nothing = situation.allocator is None or (situation.allocator.left_share == 1 and not deferred)
+        is_same_without = reuse and saves_nothing
         if 0 in freedom.num_workers and not is_same_without:
             yield plain
         if max(freedom.num_workers) > 0:

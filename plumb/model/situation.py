@@ -67,16 +67,18 @@ class Footprint:
 class CutCost:
     """What a store after the operator `after` would take, and what it would save; all per sample.
 
-    `prefix_*` is the work that a stored value saves, `read_seconds` the CPU seconds to read one instead, and
-    `write_seconds` those to store one, which only samples of the first epoch pay. `outlives` is whether a store may
-    serve later runs: not where what the values are made of could change unseen.
+    `left_share` is what a sample that is made of a stored value takes, as a share of a plain one's CPU seconds, its
+    part of collate in both; `left_share_reusing` the same where the former is made in reused memory. `wait_share` is
+    the part of its waiting that is saved. `write_seconds` are those to store a value, which only samples of the first
+    epoch pay. `outlives` is whether a store may serve later runs: not where what the values are made of could change
+    unseen.
     """
 
     after: str
     value_bytes: float
-    prefix_cpu_seconds: float
-    prefix_wait_seconds: float
-    read_seconds: float
+    left_share: float
+    left_share_reusing: float
+    wait_share: float
     write_seconds: float
     outlives: bool = True
 
@@ -85,13 +87,17 @@ class CutCost:
 class DeferralCost:
     """What moving `operators` behind collate takes off the process that makes a sample, and adds to the main process.
 
-    Seconds and bytes are per sample. `bytes_saved` is by how much less is handed over, negative where it is more.
-    `not_with` are the cuts that lie behind one of the operators, so that both can't be had.
+    `left_share` and `left_share_reusing` as in a `CutCost`, for what is still done where samples are made.
+    `main_seconds` are those of the main process, and `main_seconds_reusing` where it uses its memory again. Seconds and
+    bytes are per sample. `bytes_saved` is by how much less is handed over, negative where it is more. `not_with` are
+    the cuts that lie behind one of the operators, so that both can't be had.
     """
 
     operators: tuple[str, ...]
-    worker_cpu_seconds: float
+    left_share: float
+    left_share_reusing: float
     main_seconds: float
+    main_seconds_reusing: float
     bytes_saved: float
     not_with: tuple[str, ...] = ()
 
@@ -116,15 +122,13 @@ class ThreadsCost:
 
 @dataclass(frozen=True)
 class AllocatorGain:
-    """What reused memory saves, in CPU seconds per sample: in the main process, where it makes whole batches itself and
-    where it only runs their last operators, and in a worker, whose batches cross to the main process.
+    """What reused memory saves a process that makes whole batches: `left_share` of their CPU seconds are left.
 
-    `kept_bytes` is what the main process then keeps from the system.
+    That is without what a worker saves on memory to hand them over in. `kept_bytes` is what the main process then keeps
+    from the system.
     """
 
-    making_seconds: float
-    finishing_seconds: float
-    crossing_seconds: float
+    left_share: float
     kept_bytes: float
 
 
@@ -144,6 +148,7 @@ class Situation:
     - `batch_seconds` are times of single batches; only how they spread is used.
     - `read_bytes`: what a sample reads from storage.
     - `torch_threads_speedup`: how much faster a sample is made when torch may use more than one thread.
+    - `fresh_seconds`: CPU seconds of a worker for a sample's share of shared memory that nobody has touched before.
     - `transfer_bytes_per_second`: from the host to the device, None where there is none.
     - `pool_cpus`: how many CPUs threads of a library's own keep busy while a sample is made.
     """
@@ -164,6 +169,7 @@ class Situation:
     deferrals: tuple[DeferralCost, ...] = ()
     threads: tuple[ThreadsCost, ...] = ()
     allocator: AllocatorGain | None = None
+    fresh_seconds: float = 0.0
     torch_threads_speedup: float = 1.0
     read_bytes: float = 0.0
     storage: StorageBandwidth | None = None

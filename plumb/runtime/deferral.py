@@ -11,8 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import cycle, islice
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -21,7 +20,6 @@ import torch
 from plumb.config import Deferral, DeferredStep
 from plumb.profile.randomness import kept_generators
 from plumb.profile.threads import one_torch_thread
-from plumb.runtime.chunks import BatchRecipe
 from plumb.runtime.following import FollowedSample, TensorCall, code_on, follower, way_of
 from plumb.runtime.recipe import Call, bitwise_equal, is_plain, is_same, pack, taken_apart
 from plumb.runtime.trial import Collate, try_out
@@ -29,20 +27,6 @@ from plumb.trace.assemble import name_of
 
 FOLLOWED_SAMPLES = 4
 REPETITIONS = 5
-# A larger batch is not made only to measure what it costs: per sample, it costs no more than this one.
-_MEASURED_BYTES = 128 * 2**20
-
-
-@dataclass(frozen=True)
-class DeferralCost:
-    """What deferring costs and saves, per sample: seconds where samples are loaded, seconds in the main process, and
-    the bytes of the deferred leaf with all operators and without the deferred ones.
-    """
-
-    saved_seconds: float
-    main_seconds: float
-    bytes_before: float
-    bytes_after: float
 
 
 @dataclass(frozen=True)
@@ -64,15 +48,6 @@ class FoundDeferral:
     deferral: Deferral | None
     reason: str
     steps: Sequence[_Step] = ()
-    samples_per_batch: int = 1
-
-    @cached_property
-    def cost(self) -> DeferralCost | None:
-        """What deferring costs, measured when it is asked for."""
-        if not self.steps:
-            return None
-        with one_torch_thread():
-            return _cost(self.steps, self.samples_per_batch)
 
     @property
     def saved_bytes(self) -> int:
@@ -80,13 +55,11 @@ class FoundDeferral:
         return self.steps[-1].made[0].nbytes - self.steps[0].given[0].nbytes if self.steps else 0
 
 
-def find_deferral(
-    dataset: Any, collate_fn: Collate, indices: Sequence[Any], samples_per_batch: int | None = None
-) -> FoundDeferral:
+def find_deferral(dataset: Any, collate_fn: Collate, indices: Sequence[Any]) -> FoundDeferral:
     """The operators of a map-style dataset that may be deferred, tried out on the samples at `indices`.
 
-    Several indices are needed, of samples that differ. The cost is that of a batch of `samples_per_batch`, or of as
-    many as there are indices. The random generators are put back. Raises what the dataset raises.
+    Several indices are needed, of samples that differ. The random generators are put back. Raises what the dataset
+    raises.
     """
     if hasattr(type(dataset), "__getitems__") and not type(dataset).__module__.startswith("torch.utils.data"):
         return FoundDeferral(None, f"{type(dataset).__name__} loads several samples at once")
@@ -103,7 +76,7 @@ def find_deferral(
                 deferral = Deferral(places, leaf, code)
                 reason = try_out(deferral, dataset, collate_fn, indices)
                 if not reason:
-                    return FoundDeferral(deferral, "", chosen, samples_per_batch or len(indices))
+                    return FoundDeferral(deferral, "", chosen)
                 reasons.append(f"{chosen[0].name} to {chosen[-1].name}: {reason}")
         return FoundDeferral(None, reasons[0] if reasons else "no tensor in the sample is made of another one")
 
@@ -211,25 +184,6 @@ def _suffixes(steps: Sequence[_Step]) -> Iterator[list[_Step]]:
     for start in sorted(starts, key=lambda number: (steps[number].given[0].nbytes, number)):
         if steps[start].given[0].nbytes <= steps[-1].made[0].nbytes:
             yield list(steps[start:])
-
-
-def _cost(steps: Sequence[_Step], samples: int) -> DeferralCost:
-    """Measured on a batch of so many samples: what takes fresh memory is slower the larger it is."""
-    samples = max(1, min(samples, _MEASURED_BYTES // max(steps[-1].made[0].nbytes, 1)))
-    before = list(islice(cycle(steps[-1].made), samples))
-    after = [tensor.as_subclass(torch.Tensor) for tensor in islice(cycle(steps[0].given), samples)]
-    packed = pack([step.call for step in steps])
-    assert packed is not None
-    recipe = BatchRecipe(packed)
-    batch = torch.stack(after).contiguous()
-    recipe.run(batch)
-    collating = _seconds(lambda: torch.stack(before)) - _seconds(lambda: torch.stack(after))
-    return DeferralCost(
-        saved_seconds=max(0.0, _seconds_alone(steps) + collating / samples),
-        main_seconds=_seconds(lambda: recipe.run(batch)) / samples,
-        bytes_before=before[0].nbytes,
-        bytes_after=after[0].nbytes,
-    )
 
 
 def _seconds_alone(steps: Sequence[_Step]) -> float:

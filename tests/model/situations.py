@@ -58,15 +58,16 @@ footprints = st.builds(
     open_files=st.integers(3, 500),
     worker_growth_bytes=st.just(0.0) | st.floats(0, 1e9),
 )
+saved = (st.floats(1, 1e6), st.floats(0, 1.5), st.floats(0, 1.5), st.floats(0, 1), st.floats(0, 0.5))
 cuts = st.tuples(
-    st.builds(CutCost, st.just("decode"), st.floats(1, 1e6), *[st.floats(0, 0.5)] * 4),
-    st.builds(CutCost, st.just("sample"), st.floats(1, 1e6), *[st.floats(0, 0.5)] * 4),
+    st.builds(CutCost, st.just("decode"), *saved),
+    st.builds(CutCost, st.just("sample"), *saved),
 )
 deferrals = st.builds(
     DeferralCost,
     st.just(("normalize",)),
-    st.floats(0, 0.1),
-    st.floats(0, 0.1),
+    *[st.floats(0, 1.5)] * 2,
+    *[st.floats(0, 0.1)] * 2,
     st.floats(-1e6, 1e6),
     st.just(("sample",)),
 ).map(lambda deferral: (deferral,))
@@ -98,7 +99,8 @@ situations = st.builds(
     cuts=cuts,
     deferrals=deferrals,
     threads=threads,
-    allocator=st.none() | st.builds(AllocatorGain, *[st.floats(0, 0.1)] * 3, st.floats(0, 1e9)),
+    allocator=st.none() | st.builds(AllocatorGain, st.floats(0.05, 1), st.floats(0, 1e9)),
+    fresh_seconds=st.floats(0, 0.1),
     torch_threads_speedup=st.floats(1, 8),
     read_bytes=st.floats(0, 1e7),
     storage=st.none() | st.just(StorageBandwidth((1.0, 16.0, 64.0), (1e7, 1e8, 2e8))),

@@ -12,7 +12,7 @@ from plumb.host import Limits
 from plumb.model import operational
 from plumb.model.calibration import Calibration
 from plumb.model.demand import demand, least_cpu_seconds
-from plumb.model.situation import CutCost, Footprint, Situation, StorageBandwidth
+from plumb.model.situation import AllocatorGain, CutCost, DeferralCost, Footprint, Situation, StorageBandwidth
 from plumb.plan import SampleCost
 
 FOOTPRINT = Footprint(1.0, 1, 0.0, 0.0, 0)
@@ -125,23 +125,50 @@ def test_threads_reach_what_the_design_measured():
 
 @given(situations, st.floats(0, 1))
 def test_a_store_saves_what_was_hit_of_the_prefix(situation, hit):
-    situation = dataclasses.replace(situation, cost_in_worker=situation.cost, calibration=Calibration(), allocator=None)
+    situation = dataclasses.replace(
+        situation, cost_in_worker=situation.cost, calibration=Calibration(), allocator=None, fresh_seconds=0.0
+    )
     cut = situation.cuts[0]
     cached = demand(situation, Config(2, 2, cache=CacheChoice(cut.after, "memory", 1, hit)))
     plain = demand(situation, Config(2, 2))
-    saved = hit * (cut.prefix_cpu_seconds - cut.read_seconds)
     least = min(plain.cpu_seconds, least_cpu_seconds(plain.output_bytes))
-    assert cached.cpu_seconds == pytest.approx(max(least, plain.cpu_seconds - saved))
+    assert cached.cpu_seconds == pytest.approx(max(least, plain.cpu_seconds * (1 - hit * (1 - cut.left_share))))
+    assert cached.wait_seconds == pytest.approx(plain.wait_seconds * (1 - hit * cut.wait_share))
     assert cached.read_bytes == pytest.approx(plain.read_bytes * (1 - hit))
 
 
 def test_what_is_dearer_in_a_worker_is_saved_there_at_that_price():
     cost = SampleCost(2e-3, 2e-3, 0.0, 0.0, 1e5, 1.0)
     in_worker = SampleCost(3e-3, 3e-3, 0.0, 0.0, 1e5, 1.0)
-    cut = CutCost("decode", 1e5, 1.91e-3, 0.0, 1e-5, 1e-4)
+    cut = CutCost("decode", 1e5, 0.05, 0.04, 0.0, 1e-4)
     situation = Situation(cost, in_worker, FOOTPRINT, Limits(cpus=4), cuts=(cut,), dataset_samples=1e3)
-    cached = demand(situation, Config(2, 2, cache=CacheChoice("decode", "memory", 10**9, 1.0)))
-    assert cached.cpu_seconds == pytest.approx(0.05 * 3e-3), "a twentieth is left, of the cost there"
+    config = Config(2, 2, cache=CacheChoice("decode", "memory", 10**9, 1.0))
+    assert demand(situation, config).cpu_seconds == pytest.approx(0.05 * 3e-3), "a twentieth of the cost there"
+    fresh = dataclasses.replace(situation, fresh_seconds=1e-3, allocator=AllocatorGain(0.9, 0.0))
+    assert demand(fresh, config).cpu_seconds == pytest.approx(0.05 * 2e-3 + 1e-3), "what is handed over costs the same"
+    reusing = dataclasses.replace(config, allocator_reuse=True)
+    assert demand(fresh, reusing).cpu_seconds == pytest.approx(0.04 * 2e-3 / 0.9)
+
+
+def test_deferring_takes_its_share_of_a_sample_and_of_what_is_handed_over():
+    cost = SampleCost(2e-3, 2e-3, 0.0, 1e-4, 4e5, 1.0)
+    deferral = DeferralCost(("normalize",), 0.25, 0.2, 3e-4, 2e-4, 3e5)
+    situation = Situation(
+        cost,
+        cost,
+        dataclasses.replace(FOOTPRINT, tensors_per_batch=0),
+        Limits(cpus=4),
+        deferrals=(deferral,),
+        allocator=AllocatorGain(0.5, 0.0),
+        fresh_seconds=1e-3,
+    )
+    config = Config(2, 2, deferred=("normalize",))
+    plainly, reusing = demand(situation, config), demand(situation, dataclasses.replace(config, allocator_reuse=True))
+    assert plainly.cpu_seconds == pytest.approx(0.25 * 1e-3 + 0.25 * 1e-3), "of the making, and of the fresh memory"
+    assert plainly.main_seconds == pytest.approx(1e-4 + 3e-4)
+    assert reusing.cpu_seconds == pytest.approx(0.2 * 2e-3)
+    assert reusing.main_seconds == pytest.approx(1e-4 + 2e-4)
+    assert plainly.output_bytes == reusing.output_bytes == 1e5
 
 
 def test_a_config_of_unknown_operators_is_refused():

@@ -130,7 +130,7 @@ def test_short_epochs_ask_for_workers_that_persist():
 
 
 def test_a_store_is_chosen_where_it_saves_most_of_a_sample():
-    cut = CutCost("decode", 1e5, 1.8e-3, 0.0, 2e-5, 2e-4)
+    cut = CutCost("decode", 1e5, 0.11, 0.11, 0.0, 2e-4)
     situation = Situation(COST, COST, FOOTPRINT, Limits(cpus=4, memory_bytes=64e9), cuts=(cut,), dataset_samples=1e4)
     store = planner.cache_choice(cut, 10e9, 1e4)
     assert 1.0e9 <= store.bytes <= 1.1e9
@@ -144,8 +144,8 @@ def test_a_store_is_chosen_where_it_saves_most_of_a_sample():
 def test_a_store_of_what_is_deferred_is_never_proposed():
     from plumb.model.situation import DeferralCost
 
-    cut = CutCost("sample", 1e5, 1.8e-3, 0.0, 2e-5, 2e-4)
-    deferral = DeferralCost(("normalize",), 5e-4, 0.0, 4e5, not_with=("sample",))
+    cut = CutCost("sample", 1e5, 0.11, 0.11, 0.0, 2e-4)
+    deferral = DeferralCost(("normalize",), 0.75, 0.75, 0.0, 0.0, 4e5, not_with=("sample",))
     situation = Situation(
         COST, COST, FOOTPRINT, Limits(cpus=4), cuts=(cut,), deferrals=(deferral,), dataset_samples=1e3
     )
@@ -200,7 +200,8 @@ def test_many_tensors_cost_next_to_nothing_to_hand_over_where_their_memory_is_kn
         Limits(cpus=2),
         samples_per_batch=32.0,
         calibration=Calibration(hand_over_seconds_per_batch=0.0192),
-        allocator=AllocatorGain(0.0, 0.0, 5e-6, 0.0),
+        allocator=AllocatorGain(1.0, 0.0),
+        fresh_seconds=5e-6,
     )
     plainly = operational.loader_rate(situation, Config(1, 2))
     reusing = operational.loader_rate(situation, Config(1, 2, allocator_reuse=True))
@@ -210,7 +211,7 @@ def test_many_tensors_cost_next_to_nothing_to_hand_over_where_their_memory_is_kn
 
 
 def test_a_large_space_is_ranked_quickly():
-    cuts = tuple(CutCost(f"cut{i}", 1e5 * i, 1e-4 * i, 1e-4 * i, 1e-5, 1e-4) for i in range(1, 4))
+    cuts = tuple(CutCost(f"cut{i}", 1e5 * i, 1 - 0.05 * i, 1 - 0.05 * i, 0.1 * i, 1e-4) for i in range(1, 4))
     situation = Situation(COST, COST, FOOTPRINT, Limits(cpus=32), 5000.0, cuts=cuts, dataset_samples=1e5)
     stores = [planner.cache_choice(cut, 1e10, 1e5, folder) for cut in cuts for folder in (None, "/stores")]
     freedom = Freedom(tuple(range(65)), caches=(None, *stores), pin_memory=(False, True), allocator_reuse=(False, True))

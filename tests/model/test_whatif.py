@@ -60,7 +60,7 @@ def test_a_cpu_bound_loader_wants_cores_until_its_step_binds():
 
 
 def test_a_store_that_does_not_fit_wants_memory():
-    cut = CutCost("decode", 1e6, 1.9e-3, 0.0, 1e-5, 1e-4)
+    cut = CutCost("decode", 1e6, 0.05, 0.05, 0.0, 1e-4)
     situation = dataclasses.replace(SITUATION, cuts=(cut,), dataset_samples=1e4)
     freedom = dataclasses.replace(FREEDOM, caches=(None, planner.cache_choice(cut, 2e9, 1e4)))
     here = forecast(situation, freedom, Host())

@@ -25,7 +25,7 @@ SITUATION = Situation(
     samples_per_batch=64.0,
     batch_seconds=(0.2, 0.25, 0.3),
     dataset_samples=1000.0,
-    cuts=(CutCost("decode", 1e5, 1e-3, 2e-3, 1e-5, 1e-4),),
+    cuts=(CutCost("decode", 1e5, 0.5, 0.5, 1.0, 1e-4),),
 )
 FREEDOM = Freedom(tuple(range(5)))
 BEFORE = Config()

@@ -24,8 +24,8 @@ SITUATION = Situation(
     COST,
     Footprint(1e4, 1, 1e7, 1e8, 10),
     Limits(cpus=4),
-    cuts=(CutCost("decode", 1e3, 1e-4, 0.0, 1e-5, 1e-5),),
-    deferrals=(DeferralCost(("normalize",), 1e-4, 1e-6, 0.0, ("decode",)),),
+    cuts=(CutCost("decode", 1e3, 0.9, 0.9, 0.0, 1e-5),),
+    deferrals=(DeferralCost(("normalize",), 0.9, 0.9, 1e-6, 1e-6, 0.0, ("decode",)),),
     threads=(ThreadsCost(4, "decode", 0.4, 1.1, 5e-4),),
     dataset_samples=1e3,
 )
