@@ -97,13 +97,18 @@ def find_offers(
         reason = search.unfit()
         if reason:
             return Offers(Rewrites(reasons=(reason,)), pipeline=traced.pipeline, device=device)
-        threads = search.whole_threads(traced.pipeline)
+        # What promises most comes first: threads where samples wait, and they may wait for the same.
+        waits = _waits(traced.pipeline)
+        threads = search.whole_threads(traced.pipeline) if waits else ()
         cuts = search.cuts(traced)
-        threads = threads or search.threads_until(traced.pipeline, cuts)
-        deferral = search.deferral()
-        storage = search.storage(threads, cuts) if threads and _waits(traced.pipeline) else None
+        if waits:
+            threads = threads or search.threads_until(traced.pipeline, cuts)
         cut_costs = [found for cut in cuts if (found := search.cut_cost(cut, traced.pipeline))]
+        deferral = search.deferral()
         deferral_costs = search.deferral_costs(deferral, cuts)
+        if not waits:
+            threads = search.whole_threads(traced.pipeline) or search.threads_until(traced.pipeline, cuts)
+        storage = search.storage(threads, cuts) if threads and waits else None
     rewrites = Rewrites(
         cuts=tuple(found.cut for found in cuts),
         deferral=deferral.deferral if deferral and deferral_costs else None,

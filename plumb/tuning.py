@@ -53,7 +53,7 @@ from plumb.units import format_bytes
 _CROWDED = 0.2
 # Rewrites may be looked for over so many looks at a configuration, or for as long as it takes to load so many samples,
 # but for no more than this share of the time.
-_OFFERS_PACES, _OFFERS_LOADS, _OFFERS_SHARE = 12.0, 300.0, 0.4
+_OFFERS_PACES, _OFFERS_LOADS, _OFFERS_SHARE = 20.0, 300.0, 0.4
 _OFFERED_BATCHES, _OFFERED_SAMPLES = 32, 128
 # A probe takes so many batches. Where these take more than a share of the time, the model must do with what it knows,
 # and with what workers take at the most, as a rule.

@@ -155,6 +155,11 @@ def _at(device: torch.device, tensor: torch.Tensor, pinned: bool) -> torch.Tenso
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
     """Notes what is done to a tensor and to all that comes of it: the operation, its arguments, and its result."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Or else torch imports its compiler, which takes a second or more.
+        return False
+
     def __init__(self, tensor: torch.Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.source = tensor

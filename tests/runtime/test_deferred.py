@@ -4,6 +4,8 @@ import copy
 import operator
 import pickle
 import random
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -373,3 +375,20 @@ def test_in_place_operators_reach_all_who_hold_the_tensor():
     dataset = Discarding(None)
     plain, deferred = both(dataset, deferral_of(dataset), batch_size=6)
     assert all(map(same_batch, plain, deferred))
+
+
+_WATCHED = """
+import sys
+import torch
+from plumb.runtime.chunks import BatchRecipe
+from plumb.runtime.recipe import Call, pack
+batch = torch.arange(12, dtype=torch.uint8).view(4, 3)
+calls = pack([Call(torch.Tensor.float, (), {}, 0), Call(torch.div, (255,), {}, 0)])
+assert torch.equal(BatchRecipe(calls).run(batch), batch.float() / 255)
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_no_batch_waits_for_torch_s_compiler_to_be_imported():
+    done = subprocess.run([sys.executable, "-c", _WATCHED], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
