@@ -11,7 +11,7 @@ from typing import Any
 
 from plumb.errors import one_line
 from plumb.profile.memory import Grown
-from plumb.profile.threads import reading_threads
+from plumb.profile.threads import one_torch_thread, reading_threads
 
 THREADS = (4, 16, 64)
 _BATCHES_AT_MOST = 12
@@ -70,9 +70,14 @@ def timed_threads(
     at_once, grown = 1, Grown()
     try:
         affordable = math.ceil(share / 2 / max(alone_seconds, 1e-9))
-        alone = _spent(1, read, ahead, min(samples_per_batch, affordable), share / 2)
+        with one_torch_thread():
+            # What is opened once is opened now.
+            read(next(ahead))
+            # As it is read without any threads: what it takes to hand samples to them is part of their time.
+            alone = _spent(lambda batch: list(map(read, batch)), ahead, min(samples_per_batch, affordable), share / 2)
         for at_once in counts:
-            spent = _spent(at_once, read, ahead, samples_per_batch, share / 2)
+            with reading_threads(at_once, read, ahead) as pool:
+                spent = _spent(lambda batch: list(pool.map(read, batch)), ahead, samples_per_batch, share / 2)
             gains.append(
                 ThreadsGain(
                     at_once,
@@ -87,14 +92,15 @@ def timed_threads(
     return ThreadsTimed(alone.wall, tuple(gains))
 
 
-def _spent(threads: int, read: Callable[[Any], Any], ahead: Iterator[Any], samples: int, seconds: float) -> _Spent:
-    """What so many threads spend on batches of so many samples. Raises what `read` raises."""
-    with reading_threads(threads, read, ahead) as pool:
-        wall, cpu, batches = 0.0, time.process_time(), 0
-        while batches < _BATCHES_AT_MOST and (wall < seconds or not batches):
-            begin = time.perf_counter()
-            list(pool.map(read, islice(ahead, samples)))
-            wall += time.perf_counter() - begin
-            batches += 1
-        cpu = time.process_time() - cpu
+def _spent(
+    read_all: Callable[[Iterator[Any]], Sequence[Any]], ahead: Iterator[Any], samples: int, seconds: float
+) -> _Spent:
+    """What batches of so many samples take. Raises what `read_all` raises."""
+    wall, cpu, batches = 0.0, time.process_time(), 0
+    while batches < _BATCHES_AT_MOST and (wall < seconds or not batches):
+        begin = time.perf_counter()
+        read_all(islice(ahead, samples))
+        wall += time.perf_counter() - begin
+        batches += 1
+    cpu = time.process_time() - cpu
     return _Spent(wall / (batches * samples), cpu / (batches * samples))

@@ -35,6 +35,12 @@ def test_what_is_believed_of_one_thread_does_not_matter():
     assert all(1 <= gain.cpu_factor < 100 for gain in timed.gains)
 
 
+def test_to_hand_a_tiny_sample_to_a_thread_takes_longer_than_to_make_it():
+    timed = timed_threads(lambda index: index, range(64), 64, 1e-6, budget_seconds=2.0)
+    assert timed.gains
+    assert all(gain.time_factor > 1 for gain in timed.gains)
+
+
 def test_a_batch_waits_for_its_slowest_sample():
     def read(index):
         time.sleep(0.1 if index == 0 else 0.001)
