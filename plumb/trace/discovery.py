@@ -113,7 +113,7 @@ class Discovery(Recorder):
         self._note_input(node, values if function is not operator.getitem else [])
         for value in values:
             self._note_flows(node, value)
-        digests = [digest(value) for value in values] if self._round is not None else []
+        digests = [_digest(value) for value in values] if self._round is not None else []
         given = None if _has_state(function) else _joined(digests)
         generators = _held_generators(function)
         opened = _Open(node, generator_states(generators), self._reads.bytes_read() or 0)
@@ -167,7 +167,7 @@ class Discovery(Recorder):
         if self._round is not None:
             while len(facts.digests) <= self._round:
                 facts.digests.append({})
-            facts.digests[self._round][self._unit, self._calls_in_unit[node]] = given, digest(result)
+            facts.digests[self._round][self._unit, self._calls_in_unit[node]] = given, _digest(result)
         self._calls_in_unit[node] += 1
 
     def _produce(self, node: Node, result: Any) -> None:
@@ -198,6 +198,11 @@ class Discovery(Recorder):
         passed.units.add(self._unit)
 
 
+def _digest(value: Any) -> bytes | None:
+    """What tells a value from another here; whoever acts on it compares whole values."""
+    return digest(value, large_by_blocks=True)
+
+
 def _joined(digests: list[bytes | None]) -> bytes | None:
     known = [digest for digest in digests if digest is not None]
     return b"".join(known) if len(known) == len(digests) else None
@@ -206,7 +211,7 @@ def _joined(digests: list[bytes | None]) -> bytes | None:
 def _is_handed_on(result: Any, values: list[Any], digests: list[bytes | None]) -> bool:
     """Whether a call returned one of the values that it was given, and has not changed it."""
     return any(
-        result is value and before is not None and before == digest(result)
+        result is value and before is not None and before == _digest(result)
         for value, before in zip(values, digests, strict=True)
     )
 

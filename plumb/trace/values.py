@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 DEEPEST = 5
+# More than this may be told by so many blocks.
+_LARGE_BYTES, _BLOCKS, _BLOCK_BYTES = 16 * 2**20, 64, 2**16
 MOST_PARTS = 2000
 SHORT_TEXT = 8
 SHARED_INTEGERS = range(-5, 257)
@@ -136,68 +138,95 @@ def is_lazy_image(value: object) -> bool:
     return _is_image(value) and bool(getattr(value, "tile", None))
 
 
-def digest(value: object) -> bytes | None:
-    """A digest of a value's content, equal for bitwise equal values; None where the content can't be told."""
+def digest(value: object, large_by_blocks: bool = False) -> bytes | None:
+    """A digest of a value's content, equal for bitwise equal values; None where the content can't be told.
+
+    With `large_by_blocks`, of large arrays and tensors only some blocks are read, as always of files that are mapped:
+    values that differ elsewhere have the same digest then.
+    """
     content = hashlib.blake2b(digest_size=16)
     try:
-        return content.digest() if _feed(content, value, 0) else None
+        return content.digest() if _Feeder(content, large_by_blocks).feed(value, 0) else None
     except Exception:
         return None
 
 
-def _feed(content: Any, value: Any, depth: int) -> bool:
-    """Adds a value to a digest; False where it holds something that can't be compared."""
-    kind = type(value)
-    content.update(f"{kind.__module__}.{kind.__qualname__};".encode())
-    if value is None or isinstance(value, (bool, int, float, complex, str)):
-        content.update(repr(value).encode())
+@dataclass(frozen=True)
+class _Feeder:
+    """Adds values to a digest; each method returns False where a value holds something that can't be compared."""
+
+    content: Any
+    large_by_blocks: bool
+
+    def feed(self, value: Any, depth: int) -> bool:
+        content, kind = self.content, type(value)
+        content.update(f"{kind.__module__}.{kind.__qualname__};".encode())
+        if value is None or isinstance(value, (bool, int, float, complex, str)):
+            content.update(repr(value).encode())
+            return True
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            self._feed_bytes(memoryview(value).cast("B"), self.large_by_blocks)
+            return True
+        if isinstance(value, type):
+            content.update(f"{value.__module__}.{value.__qualname__}".encode())
+            return True
+        if isinstance(value, dict):
+            items: Any = [part for key in value for part in (key, value[key])]
+            return depth < DEEPEST and all(self.feed(item, depth + 1) for item in items)
+        if isinstance(value, (list, tuple)):
+            content.update(f"{len(value)};".encode())
+            return depth < DEEPEST and all(self.feed(item, depth + 1) for item in value)
+        if kind.__module__ == "torch" or hasattr(value, "element_size"):
+            return self._feed_tensor(value)
+        if hasattr(value, "tobytes"):
+            return self._feed_array(value)
+        attributes = getattr(value, "__dict__", None)
+        if type(attributes) is dict and attributes and not callable(value) and _is_of_python_classes(value):
+            return depth < DEEPEST and self.feed(attributes, depth + 1)
+        return False
+
+    def _feed_tensor(self, tensor: Any) -> bool:
+        if getattr(tensor, "is_sparse", False) or not hasattr(tensor, "untyped_storage"):
+            return False
+        import torch
+
+        dense = tensor.detach().as_subclass(torch.Tensor).cpu().contiguous()
+        self.content.update(f"{tensor.dtype};{tuple(tensor.shape)};".encode())
+        if dense.numel():
+            self._feed_bytes(dense.reshape(-1).view(torch.uint8).numpy(), self.large_by_blocks)
         return True
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        content.update(value)
+
+    def _feed_array(self, value: Any) -> bool:
+        if is_lazy_image(value):
+            return False
+        dtype = getattr(value, "dtype", None)
+        if getattr(dtype, "hasobject", False):
+            return False
+        form = [getattr(value, name, None) for name in ("shape", "size", "mode")]
+        self.content.update(f"{dtype};{form};".encode())
+        if _is_contiguous_array(value):
+            is_mapped = getattr(value, "filename", None) is not None
+            self._feed_bytes(value.reshape(-1).view("uint8"), self.large_by_blocks or is_mapped)
+        else:
+            self.content.update(value.tobytes())
         return True
-    if isinstance(value, type):
-        content.update(f"{value.__module__}.{value.__qualname__}".encode())
-        return True
-    if isinstance(value, dict):
-        items: Any = [part for key in value for part in (key, value[key])]
-        return depth < DEEPEST and all(_feed(content, item, depth + 1) for item in items)
-    if isinstance(value, (list, tuple)):
-        content.update(f"{len(value)};".encode())
-        return depth < DEEPEST and all(_feed(content, item, depth + 1) for item in value)
-    if kind.__module__ == "torch" or hasattr(value, "element_size"):
-        return _feed_tensor(content, value)
-    if hasattr(value, "tobytes"):
-        return _feed_array(content, value)
-    attributes = getattr(value, "__dict__", None)
-    if type(attributes) is dict and attributes and not callable(value) and _is_of_python_classes(value):
-        return depth < DEEPEST and _feed(content, attributes, depth + 1)
-    return False
+
+    def _feed_bytes(self, flat: Any, by_blocks: bool) -> None:
+        """Adds bytes, an array of one dimension: all of them, or some blocks from its beginning to its end."""
+        if not by_blocks or len(flat) <= _LARGE_BYTES:
+            self.content.update(memoryview(flat))
+            return
+        for block in range(_BLOCKS):
+            start = (len(flat) - _BLOCK_BYTES) * block // (_BLOCKS - 1)
+            self.content.update(memoryview(flat[start : start + _BLOCK_BYTES]))
+
+
+def _is_contiguous_array(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray) and value.flags.c_contiguous and value.size > 0
 
 
 def _is_of_python_classes(value: object) -> bool:
     """Whether all there is to a value is in its `__dict__`: none of its classes was written in another language."""
     modules = (sys.modules.get(kind.__module__) for kind in type(value).__mro__[:-1])
     return all(str(getattr(module, "__file__", "")).endswith(".py") for module in modules)
-
-
-def _feed_tensor(content: Any, tensor: Any) -> bool:
-    if getattr(tensor, "is_sparse", False) or not hasattr(tensor, "untyped_storage"):
-        return False
-    import torch
-
-    dense = tensor.detach().as_subclass(torch.Tensor).cpu().contiguous()
-    content.update(f"{tensor.dtype};{tuple(tensor.shape)};".encode())
-    content.update(memoryview(dense.reshape(-1).view(torch.uint8).numpy()) if dense.numel() else b"")
-    return True
-
-
-def _feed_array(content: Any, value: Any) -> bool:
-    if is_lazy_image(value):
-        return False
-    dtype = getattr(value, "dtype", None)
-    if getattr(dtype, "hasobject", False):
-        return False
-    form = [getattr(value, name, None) for name in ("shape", "size", "mode")]
-    content.update(f"{dtype};{form};".encode())
-    content.update(value.tobytes())
-    return True

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from plumb.trace.course import trace
 from plumb.trace.values import Description, describe, digest, has_identity, is_lazy_image, parts
 
 LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary())
@@ -99,3 +100,49 @@ def test_parts_go_through_containers_and_objects():
     cycle = []
     cycle.append(cycle)
     assert len(list(parts(cycle))) == 1
+
+
+LARGE = 24 * 2**20
+
+
+@pytest.mark.parametrize(
+    "made", [np.frombuffer, lambda content: torch.frombuffer(content, dtype=torch.uint8), bytes, memoryview]
+)
+def test_large_values_are_told_by_blocks_where_that_is_allowed(made):
+    content = bytearray(LARGE)
+    before = digest(made(content), large_by_blocks=True)
+    assert before == digest(made(content), large_by_blocks=True)
+    whole = digest(made(content))
+    content[-1] = 1
+    assert digest(made(content), large_by_blocks=True) != before
+    assert digest(made(content)) != whole
+
+
+def test_all_of_a_large_value_is_looked_at_where_that_is_not_allowed():
+    array = np.zeros(LARGE, dtype=np.uint8)
+    before = digest(array), digest(array, large_by_blocks=True)
+    array[2**20 + 1] = 1
+    assert digest(array) != before[0]
+    assert digest(array, large_by_blocks=True) == before[1]
+
+
+class Mapped(torch.utils.data.Dataset):
+    """Rows of a file that is larger than any memory."""
+
+    def __init__(self, path):
+        with open(path, "wb") as file:
+            file.truncate(2**38)
+        self.path = path
+        self.rows = np.memmap(path, dtype=np.float32, mode="r").reshape(-1, 64)
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        again = np.memmap(self.path, dtype=np.float32, mode="r").reshape(-1, 64)
+        return torch.from_numpy(self.rows[index] + again[-index])
+
+
+def test_a_dataset_that_maps_a_huge_file_is_traced(tmp_path):
+    pipeline = trace(torch.utils.data.DataLoader(Mapped(tmp_path / "rows.bin"), batch_size=8), 8).pipeline
+    assert any("torch.from_numpy" in operator.name for operator in pipeline.operators)
