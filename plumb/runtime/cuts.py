@@ -24,8 +24,11 @@ from plumb.trace.course import Traced
 from plumb.trace.pipeline import Operator, Pipeline
 from plumb.trace.recorder import SAMPLE, Node
 from plumb.trace.sources import Indexed
+from plumb.units import format_bytes
 
 MOST_SAMPLES = 8
+# A value that is larger is no sample, but what samples are taken from, such as a file that is mapped.
+_LARGEST_BYTES = 2**30
 MOST_CUTS = 6
 SMALLEST_SHARE = 0.05
 
@@ -120,6 +123,8 @@ class _Recorded:
                 return f"what it returns ({type(self.results[node]).__name__}) can't be compared"
             if made != again:
                 return "its output differs when a sample is repeated"
+        if max(sample.of(node)[0].size_bytes for sample in self.first) > _LARGEST_BYTES:
+            return f"what it returns is larger than {format_bytes(_LARGEST_BYTES)}"
         return _pickling_error(self.results[node])
 
     def once_around(self, node: Node) -> Node | None:

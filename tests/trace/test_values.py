@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from plumb.runtime.cuts import find_cuts
 from plumb.trace.course import trace
 from plumb.trace.values import Description, describe, digest, has_identity, is_lazy_image, parts
 
@@ -144,5 +145,8 @@ class Mapped(torch.utils.data.Dataset):
 
 
 def test_a_dataset_that_maps_a_huge_file_is_traced(tmp_path):
-    pipeline = trace(torch.utils.data.DataLoader(Mapped(tmp_path / "rows.bin"), batch_size=8), 8).pipeline
-    assert any("torch.from_numpy" in operator.name for operator in pipeline.operators)
+    traced = trace(torch.utils.data.DataLoader(Mapped(tmp_path / "rows.bin"), batch_size=8), 8)
+    assert any("torch.from_numpy" in operator.name for operator in traced.pipeline.operators)
+    found = find_cuts(traced)
+    assert "No cut after np.memmap: what it returns is larger than 1 GiB." in found.reasons
+    assert any(candidate.cut.after == "torch.from_numpy" for candidate in found.candidates)
