@@ -26,10 +26,7 @@ WORST = 12
 
 @dataclass(frozen=True)
 class Comparison:
-    """One configuration's prediction beside its measurement, samples per second over a real epoch.
-
-    `drift` is how many times as fast the untuned loader was then as it had been in the tuning.
-    """
+    """One configuration's prediction beside its measurement, samples per second over a real epoch."""
 
     pipeline: str
     config: Config
@@ -37,12 +34,6 @@ class Comparison:
     simulated: float
     measured: Rate
     why: str
-    drift: float
-
-    @property
-    def error_without_drift(self) -> float:
-        """The same, had the host been as fast while the model was calibrated as while this was measured."""
-        return self.drift * self.predicted / self.measured.samples_per_second - 1
 
     @property
     def error(self) -> float:
@@ -68,8 +59,6 @@ def compare(pipeline: Pipeline, effort: Effort) -> list[Comparison]:
         effort.window_seconds,
     )
     samples = len(pipeline.dataset)
-    untuned = next(reading for reading in readings if reading.contender.config == Config())
-    drift = untuned.over_an_epoch(samples).samples_per_second / tuned.choice.baseline.samples_per_second
     for reading in readings:
         if not reading.is_measured:
             say(f"{pipeline.name}: {reading.contender.name}: {reading.error}")
@@ -81,7 +70,6 @@ def compare(pipeline: Pipeline, effort: Effort) -> list[Comparison]:
             tuned.simulated(reading.contender.config),
             reading.over_an_epoch(samples),
             tuned.why(reading.contender.config),
-            drift,
         )
         for reading in readings
         if reading.is_measured
@@ -94,17 +82,12 @@ def summary(comparisons: list[Comparison]) -> list[str]:
     rows = []
     for name in [*names, "all"]:
         its = [comparison for comparison in comparisons if name in (comparison.pipeline, "all")]
-        errors = [
-            [c.error for c in its],
-            [c.error_of_the_twin for c in its],
-            [c.error_without_drift for c in its],
-        ]
+        errors = [[c.error for c in its], [c.error_of_the_twin for c in its]]
         cells = [cell for each in errors for cell in _spread(np.array(each))]
-        drifts = f"{its[0].drift:.2f}" if name != "all" else ""
-        rows.append([name, str(len(its)), *cells[:6], drifts, *cells[6:]])
+        rows.append([name, str(len(its)), *cells])
     spread = ["median error", "95th percentile", "median with sign"]
     head = ["pipeline", "configurations", f"bounds: {spread[0]}", *spread[1:], f"twin: {spread[0]}", *spread[1:]]
-    return table([*head, "host's drift", f"bounds without it: {spread[0]}", *spread[1:]], rows)
+    return table(head, rows)
 
 
 def _spread(errors: np.ndarray) -> list[str]:
@@ -160,8 +143,7 @@ def main() -> None:
         say("\n".join(summary(its)))
     worst = sorted(comparisons, key=lambda comparison: -abs(comparison.error))[:WORST]
     lines = [
-        f"{effort.turns} turns of windows of {effort.window_seconds:g} s; samples per second over a real epoch. The "
-        "host's drift is how many times as fast the untuned loader was beside these as in the tuning before.",
+        f"{effort.turns} turns of windows of {effort.window_seconds:g} s; samples per second over a real epoch.",
         "",
         *summary(comparisons),
         "",

@@ -26,8 +26,9 @@ from plumb.subject import Subject, cost_of
 _WORTH_REUSING = 0.02
 # What the two processes spend at least on handing over one tensor in memory of its own.
 _SECONDS_PER_TENSOR = 1e-4
-# Reused memory saves no more than all but this share of a sample's CPU seconds.
-_LEAST_LEFT = 0.05
+# Fresh memory is touched for no more than so many times a batch's bytes: for samples, for what these are made of, and
+# for the batch. And reused memory saves no more than all but this share of a sample's CPU seconds.
+_TOUCHED, _LEAST_LEFT = 3.0, 0.05
 # Threads of a library's own count where they keep so much of a CPU busy.
 _POOLED = 0.3
 
@@ -102,7 +103,7 @@ class Observed:
             plain = sampled(self.subject.loader, self.stream, self.pace_seconds / 2).cost.cpu_seconds
             with allocator.reusing(True):
                 reusing = sampled(self.subject.loader, self.stream, self.pace_seconds / 2).cost.cpu_seconds
-        least = max(1.0 - saved / max(plain, 1e-9), _LEAST_LEFT)
+        least = max(1.0 - _TOUCHED * saved / max(plain, 1e-9), _LEAST_LEFT)
         return AllocatorGain(min(max(reusing / max(plain, 1e-9), least), 1.0), kept)
 
 

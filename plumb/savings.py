@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from plumb.config import CacheChoice, Cut, Deferral
 from plumb.profile.threads import one_torch_thread
 from plumb.runtime.allocator import reusing
-from plumb.runtime.cache import MISSING, Store
+from plumb.runtime.cache import MISSING, Store, key_of
 from plumb.runtime.chunks import BatchRecipe
 from plumb.runtime.codec import encode
 from plumb.runtime.deferred import DeferredBatch, DeferringCollate, device_of, run
@@ -68,20 +68,25 @@ def store_savings(loader: DataLoader[Any], cut: Cut, indices: Sequence[Any]) -> 
     # Kept here: the store is removed when nobody has it any more.
     stored = Stored(dataset, cut, CacheChoice(cut.after, "memory", size, 1.0), apart="-timed")
     store = Store(stored.spec)
-    keys = [str(place).encode() for place in range(len(indices))]
-    store.put_many([(key, value, ()) for key, value in zip(keys, encoded, strict=True)])
+    records = [(key, value, ()) for index, value in zip(indices, encoded, strict=True) if (key := key_of(index))]
+    store.put_many(records)
     write_seconds = (time.perf_counter() - begin) / len(indices)
     del values, encoded
-    hits = [(index, key) for index, key in zip(indices, keys, strict=True) if store.get(key) is not MISSING]
-    if not hits:
+    if not records or all(store.get(key) is MISSING for key, _, _ in records):
         return None
+    fetching = Fetching(dataset, Fetch(cut=cut, spec=stored.spec, is_frozen=True))
 
     def hit() -> float:
-        return _cpu_seconds(lambda: collate([replay.sample_from(index, store.get(key)) for index, key in hits]))
+        begin = time.thread_time()
+        samples = fetching.__getitems__(indices)
+        assert isinstance(samples, list)
+        collate(samples)
+        return time.thread_time() - begin
 
     with one_torch_thread():
         # Whole batches: what fresh memory costs hangs on how much of it is held at once.
-        pairs = [(_cpu_seconds(lambda: collate([dataset[index] for index, _ in hits])), hit()) for _ in range(TURNS)]
+        hit()
+        pairs = [(_cpu_seconds(lambda: collate([dataset[index] for index in indices])), hit()) for _ in range(TURNS)]
         with reusing(True):
             again = [hit() for _ in range(1 + TURNS)][1:]
     return StoreSavings(store.used_bytes / len(indices), write_seconds, _left(pairs, again))

@@ -56,21 +56,23 @@ def demand(situation: Situation, config: Config) -> Demand:
     switching = 0.0
     if threads and threaded:
         switching = (threads.cpu_factor - 1.0) * cost.cpu_seconds * threaded / (cost.cpu_seconds + cost.wait_seconds)
-    wait, hit, output_bytes = cost.wait_seconds, 0.0, cost.output_bytes
+    # What a worker waits beyond that, it waits for a core: with less to do, it waits less.
+    wait = min(cost.wait_seconds, situation.cost.wait_seconds)
+    queued, hit, output_bytes = cost.wait_seconds - wait, 0.0, cost.output_bytes
     if config.cache:
         hit, cut = config.cache.hit_ratio, cut_of(situation, config.cache)
         # Beside a store, threads make only what is missing in it; the rest of a sample may draw random numbers.
-        saved = max(0.0, 1.0 - cut.left_share) * cost.cpu_seconds + cut.wait_share * wait
+        saved = max(0.0, 1.0 - cut.left_share) * cost.cpu_seconds + cut.wait_share * cost.wait_seconds
         left = min(1.0, (1.0 - hit) * saved / threaded) if threaded else 1.0
         threaded, switching = threaded * left, switching * left
         wait *= 1.0 - hit * cut.wait_share
     if config.deferred:
         output_bytes = max(0.0, output_bytes - deferral_of(situation, config.deferred).bytes_saved)
     if config.num_workers and _reuses(situation, config):
-        wait -= min(max(0.0, cost.wait_seconds - situation.cost.wait_seconds), _seconds_for_tensors(situation))
+        queued = max(0.0, queued - _seconds_for_tensors(situation))
     return Demand(
         max(_making_seconds(situation, config, output_bytes), min(cost.cpu_seconds, least_cpu_seconds(output_bytes))),
-        max(0.0, wait),
+        wait + queued * min(1.0, _left_share(situation, config)),
         _main_seconds(situation, config, output_bytes),
         situation.read_bytes * (1.0 - hit),
         output_bytes,

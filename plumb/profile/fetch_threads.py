@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
@@ -62,7 +64,7 @@ def timed_threads(
     counts = [
         count
         for count in THREADS
-        if count <= samples_per_batch and samples_per_batch * alone_seconds / count < share / 2
+        if count <= samples_per_batch and samples_per_batch * alone_seconds / count < share / 3
     ]
     if not counts:
         return ThreadsTimed(alone_seconds)
@@ -76,13 +78,15 @@ def timed_threads(
             # As it is read without any threads: what it takes to hand samples to them is part of their time.
             alone = _spent(lambda batch: list(map(read, batch)), ahead, min(samples_per_batch, affordable), share / 2)
         for at_once in counts:
-            with reading_threads(at_once, read, ahead) as pool:
-                spent = _spent(lambda batch: list(pool.map(read, batch)), ahead, samples_per_batch, share / 2)
+            spent = _spent_by_threads(at_once, read, ahead, samples_per_batch, share / 3)
+            with _on_one_core():
+                # As where other workers keep the rest busy: threads that take turns spend less on who is next.
+                crowded = _spent_by_threads(at_once, read, ahead, samples_per_batch, share / 3)
             gains.append(
                 ThreadsGain(
                     at_once,
                     time_factor=max(spent.wall / max(alone.wall, 1e-9), 1.0 / at_once),
-                    cpu_factor=max(spent.cpu / max(alone.cpu, 1e-9), 1.0),
+                    cpu_factor=max(min(spent.cpu, crowded.cpu) / max(alone.cpu, 1e-9), 1.0),
                     # What each needs at the same time, and what their allocator keeps for it.
                     thread_bytes=grown.bytes() / at_once,
                 )
@@ -90,6 +94,27 @@ def timed_threads(
     except Exception as error:
         return ThreadsTimed(alone_seconds, tuple(gains), f"{at_once} at once fail: {one_line(error)}")
     return ThreadsTimed(alone.wall, tuple(gains))
+
+
+def _spent_by_threads(
+    threads: int, read: Callable[[Any], Any], ahead: Iterator[Any], samples: int, seconds: float
+) -> _Spent:
+    with reading_threads(threads, read, ahead) as pool:
+        return _spent(lambda batch: list(pool.map(read, batch)), ahead, samples, seconds)
+
+
+@contextmanager
+def _on_one_core() -> Iterator[None]:
+    """Keeps this thread, and those that it starts meanwhile, to one of its cores, where the system can."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def _spent(
