@@ -109,8 +109,8 @@ class Observed:
 
 def _least_seconds(cost: SampleCost, offers: Offers) -> float:
     """What a sample takes with the store or the deferral that saves most."""
-    stored = [cut.left_share * cost.cpu_seconds + (1.0 - cut.wait_share) * cost.wait_seconds for cut in offers.cuts]
-    deferred = [deferral.left_share * cost.cpu_seconds + cost.wait_seconds for deferral in offers.deferrals]
+    stored = [cut.left.plainly * cost.cpu_seconds + (1.0 - cut.wait_share) * cost.wait_seconds for cut in offers.cuts]
+    deferred = [deferral.left.plainly * cost.cpu_seconds + cost.wait_seconds for deferral in offers.deferrals]
     return min([cost.wall_seconds, *stored, *deferred])
 
 

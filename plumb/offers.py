@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from plumb.config import Cut, Deferral, Rewrites
+from plumb.config import Deferral, Rewrites
 from plumb.errors import one_line
 from plumb.model.situation import CutCost, DeferralCost, StorageBandwidth, ThreadsCost
 from plumb.plan import SampleCost
@@ -27,15 +27,14 @@ from plumb.profile.randomness import kept_generators
 from plumb.profile.storage import reads_at_once
 from plumb.runtime.cuts import CutCandidate, find_cuts
 from plumb.runtime.deferral import FoundDeferral, find_deferral
-from plumb.runtime.deferred import DeferredSamples
-from plumb.runtime.fetch import Fetch, Fetching
+from plumb.runtime.fetch import Fetch
 from plumb.runtime.fingerprint import fingerprint
 from plumb.runtime.loader import NO_REWRITES
 from plumb.runtime.opened import reads_unseen
 from plumb.runtime.replay import Replay
 from plumb.runtime.trial import try_out
 from plumb.runtime.validate import validate_cut, validate_threads
-from plumb.savings import TURNS, deferral_savings, store_savings
+from plumb.savings import TURNS, filled, savings
 from plumb.trace.course import Traced, trace
 from plumb.trace.pipeline import Pipeline
 
@@ -103,9 +102,9 @@ def find_offers(
         cuts = search.cuts(traced)
         if waits:
             threads = threads or search.threads_until(traced.pipeline, cuts)
-        cut_costs = [found for cut in cuts if (found := search.cut_cost(cut, traced.pipeline))]
         deferral = search.deferral()
-        deferral_costs = search.deferral_costs(deferral, cuts)
+        cut_costs = [found for cut in cuts if (found := search.cut_cost(cut, traced.pipeline, deferral))]
+        deferral_costs = search.deferral_costs(deferral)
         if not waits:
             threads = search.whole_threads(traced.pipeline) or search.threads_until(traced.pipeline, cuts)
         storage = search.storage(threads, cuts) if threads and waits else None
@@ -283,27 +282,33 @@ class _Search:
             tuple(n * alone * seconds[0] / each for n, each in zip(outstanding_reads, seconds, strict=True)),
         )
 
-    def cut_cost(self, found: CutCandidate, pipeline: Pipeline) -> CutCost | None:
+    def cut_cost(self, found: CutCandidate, pipeline: Pipeline, deferral: FoundDeferral | None) -> CutCost | None:
         """What a store at a cut costs and saves, from values that were stored and read; None where none can be."""
         if fingerprint(self._dataset, found.cut, ()) != fingerprint(self._dataset, found.cut, ()):
             self.reasons.append(f"no store after {found.cut.after}: the dataset's state can't be told from another")
             return None
-        count = max(_FEWEST_SAMPLES, self._affordable(_TIMED_VALUES, 2 + TURNS, share=0.3))
+        indices = self._indices[: max(_FEWEST_SAMPLES, self._affordable(_TIMED_VALUES, 2 + 2 * TURNS, share=0.3))]
         try:
-            savings = store_savings(self._loader, found.cut, self._indices[:count])
+            store = filled(self._dataset, found.cut, indices)
+            if store is None:
+                return None
+            hits = Fetch(cut=found.cut, spec=store.stored.spec, is_frozen=True)
+            alone = savings(self._loader, hits, indices)
+            assert alone is not None
+            together = None
+            if deferral and deferral.deferral:
+                together = savings(self._loader, dataclasses.replace(hits, deferral=deferral.deferral), indices)
         except Exception as error:
             self.reasons.append(f"no store after {found.cut.after}: {one_line(error)}")
             return None
-        if savings is None:
-            return None
         return CutCost(
             found.cut.after,
-            savings.value_bytes,
-            savings.left.plainly,
-            savings.left.reusing,
+            store.value_bytes,
+            alone.left,
             min(1.0, found.prefix_wait_seconds / max(pipeline.sample_wait_seconds, 1e-9)),
-            savings.write_seconds,
+            store.write_seconds,
             self._may_outlive(found),
+            together.left if together else None,
         )
 
     def _may_outlive(self, found: CutCandidate) -> bool:
@@ -318,36 +323,20 @@ class _Search:
             )
         return not unseen
 
-    def deferral_costs(self, found: FoundDeferral | None, cuts: Sequence[CutCandidate]) -> tuple[DeferralCost, ...]:
-        """What deferring costs and saves, and the cuts that it can't be had with."""
+    def deferral_costs(self, found: FoundDeferral | None) -> tuple[DeferralCost, ...]:
+        """What deferring costs and saves."""
         if found is None or found.deferral is None:
             return ()
         batch = self._affordable(self._loader.batch_size or len(self._indices), _DEFERRED_BATCHES, share=0.4)
         if batch < _FEWEST_SAMPLES:
             self.reasons.append("no operator runs on batches: there was no time to see what that saves")
             return ()
-        savings = deferral_savings(self._loader, found.deferral, list(islice(cycle(self._indices), batch)))
-        if savings is None:
+        saved = savings(self._loader, Fetch(deferral=found.deferral), list(islice(cycle(self._indices), batch)))
+        if saved is None:
             self.reasons.append("no operator runs on batches: whole batches take another way")
             return ()
-        return (
-            DeferralCost(
-                tuple(step.operator for step in found.deferral.steps),
-                savings.left.plainly,
-                savings.left.reusing,
-                savings.main_seconds,
-                savings.main_seconds_reusing,
-                found.saved_bytes,
-                tuple(cut.cut.after for cut in cuts if not self._go_together(cut.cut, found.deferral)),
-            ),
-        )
-
-    def _go_together(self, cut: Cut, deferral: Deferral) -> bool:
-        """Whether the operators are still deferred when samples are made from the cut's values."""
-        fetching = Fetching(self._dataset, Fetch(threads=2, cut=cut, deferral=deferral))
-        for _ in range(2):  # the first batch teaches the operators
-            samples = fetching.__getitems__(self._indices[:_FEWEST_SAMPLES])
-        return isinstance(samples, DeferredSamples)
+        operators = tuple(step.operator for step in found.deferral.steps)
+        return (DeferralCost(operators, saved.left, saved.main_seconds, saved.main_seconds_reusing, found.saved_bytes),)
 
     @property
     def _left(self) -> float:

@@ -16,7 +16,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from plumb.config import CacheChoice, Cut, Deferral
+from plumb.config import CacheChoice, Cut
+from plumb.model.situation import Left
 from plumb.profile.threads import one_torch_thread
 from plumb.runtime.allocator import reusing
 from plumb.runtime.cache import MISSING, Store, key_of
@@ -35,68 +36,40 @@ _LEAST_SECONDS = 1e-7
 
 
 @dataclass(frozen=True)
-class Left:
-    """What is left of the CPU seconds of a plain sample, its part of collate in both, as a share of them.
+class Filled:
+    """A store with the values of a few samples: the bytes that each takes there, and the seconds to write one."""
 
-    `reusing` is the same where what is left is done in reused memory. Above 1 where it takes longer than a plain one.
-    """
-
-    plainly: float
-    reusing: float
-
-
-@dataclass(frozen=True)
-class StoreSavings:
-    """Per sample: the bytes that it takes in a store, the seconds to write it, and what is left where it is read."""
-
+    stored: Stored
     value_bytes: float
     write_seconds: float
-    left: Left
 
 
-def store_savings(loader: DataLoader[Any], cut: Cut, indices: Sequence[Any]) -> StoreSavings | None:
-    """What a store at `cut` saves on a batch of `indices`; None where it takes none of their values.
+def filled(dataset: Any, cut: Cut, indices: Sequence[Any]) -> Filled | None:
+    """A store of the values at `cut` of the samples at `indices`; None where it takes none of them.
 
-    Raises EncodeError, StoreError, and what the dataset and the collate function raise.
+    Raises EncodeError, StoreError, and what the dataset raises.
     """
-    dataset, collate = loader.dataset, loader.collate_fn
     replay = Replay(dataset, cut)
     values = [replay.prefix(index) for index in indices]
     begin = time.perf_counter()
     encoded = [encode(value) for value in values]
     size = 2 * sum(map(len, encoded)) + 2**20
-    # Kept here: the store is removed when nobody has it any more.
     stored = Stored(dataset, cut, CacheChoice(cut.after, "memory", size, 1.0), apart="-timed")
     store = Store(stored.spec)
     records = [(key, value, ()) for index, value in zip(indices, encoded, strict=True) if (key := key_of(index))]
     store.put_many(records)
     write_seconds = (time.perf_counter() - begin) / len(indices)
-    del values, encoded
-    if not records or all(store.get(key) is MISSING for key, _, _ in records):
+    if all(store.get(key) is MISSING for key, _, _ in records):
         return None
-    fetching = Fetching(dataset, Fetch(cut=cut, spec=stored.spec, is_frozen=True))
-
-    def hit() -> float:
-        begin = time.thread_time()
-        samples = fetching.__getitems__(indices)
-        assert isinstance(samples, list)
-        collate(samples)
-        return time.thread_time() - begin
-
-    with one_torch_thread():
-        # Whole batches: what fresh memory costs hangs on how much of it is held at once.
-        hit()
-        pairs = [(_cpu_seconds(lambda: collate([dataset[index] for index in indices])), hit()) for _ in range(TURNS)]
-        with reusing(True):
-            again = [hit() for _ in range(1 + TURNS)][1:]
-    return StoreSavings(store.used_bytes / len(indices), write_seconds, _left(pairs, again))
+    return Filled(stored, store.used_bytes / len(indices), write_seconds)
 
 
 @dataclass(frozen=True)
-class DeferralSavings:
-    """What is left for a process that makes samples, and what finishing a batch takes: CPU seconds per sample.
+class Savings:
+    """What is left for a process that makes samples, and what it takes to finish those of which operators are deferred.
 
-    `main_seconds_reusing` is the latter where the process that finishes batches uses its memory again.
+    The latter are CPU seconds of the main process per sample, and `main_seconds_reusing` those where it uses its memory
+    again; 0 where nothing is deferred.
     """
 
     left: Left
@@ -104,49 +77,75 @@ class DeferralSavings:
     main_seconds_reusing: float
 
 
-def deferral_savings(loader: DataLoader[Any], deferral: Deferral, indices: Sequence[Any]) -> DeferralSavings | None:
-    """What deferring saves on a batch of `indices`; None where its operators are not deferred after all.
+@dataclass(frozen=True)
+class _Spent:
+    """CPU seconds of a batch: to make it, and to finish it."""
 
-    Raises what the dataset and the collate function raise.
+    making: float
+    finishing: float
+
+
+class _NotDeferredError(Exception):
+    """A batch takes another way than the one on which its operators are deferred."""
+
+
+def savings(loader: DataLoader[Any], fetch: Fetch, indices: Sequence[Any]) -> Savings | None:
+    """What is saved on a batch of `indices` that is made as `fetch` says, by turns with plain ones.
+
+    None where its operators are not deferred after all. Raises what the dataset and the collate function raise.
     """
     dataset, collate = loader.dataset, loader.collate_fn
-    fetching, deferring = Fetching(dataset, Fetch(deferral=deferral)), DeferringCollate(collate)
-    recipe: BatchRecipe | None = None
-
-    def deferred() -> tuple[float, float | None]:
-        """Seconds to make a batch and to finish it, None where there is nothing to finish."""
-        nonlocal recipe
-        begin = time.thread_time()
-        batch = deferring(fetching.__getitems__(indices))
-        making = time.thread_time() - begin
-        if not isinstance(batch, DeferredBatch):
-            return making, None
-        recipe = recipe or BatchRecipe(batch.recipe)
-        return making, _cpu_seconds(partial(run, batch, recipe, device_of(deferral)))
-
-    with one_torch_thread():
-        # The first time, operators are made one by one, to learn from.
-        deferred()
-        pairs = [
-            (_cpu_seconds(lambda: collate([dataset[index] for index in indices])), deferred()) for _ in range(TURNS)
-        ]
-        with reusing(True):
-            again = [deferred() for _ in range(1 + TURNS)][1:]
-    finishing = [seconds for _, (_, seconds) in pairs if seconds is not None]
-    finishing_again = [seconds for _, seconds in again if seconds is not None]
-    if not finishing or not finishing_again:
+    rewritten = _Rewritten(loader, fetch)
+    try:
+        with one_torch_thread():
+            # The first time, operators are made one by one, to learn from.
+            rewritten.learn(indices)
+            # Whole batches: what fresh memory costs hangs on how much of it is held at once.
+            plain, spent = [], []
+            for _ in range(TURNS):
+                plain.append(_cpu_seconds(lambda: collate([dataset[index] for index in indices])))
+                spent.append(rewritten.spent(indices))
+            with reusing(True):
+                again = [rewritten.spent(indices) for _ in range(1 + TURNS)][1:]
+    except _NotDeferredError:
         return None
-    return DeferralSavings(
-        _left([(plain, making) for plain, (making, _) in pairs], [making for making, _ in again]),
-        median(finishing) / len(indices),
-        median(finishing_again) / len(indices),
+    return Savings(
+        _left(plain, [each.making for each in spent], [each.making for each in again]),
+        median(each.finishing for each in spent) / len(indices),
+        median(each.finishing for each in again) / len(indices),
     )
 
 
-def _left(pairs: Sequence[tuple[float, float]], reusing: Sequence[float]) -> Left:
-    """Of the seconds of plain batches, each with those of what is left of it, and those of the latter when reusing."""
-    plain = max(median(plain for plain, _ in pairs), _LEAST_SECONDS)
-    return Left(median(left / max(plain, _LEAST_SECONDS) for plain, left in pairs), median(reusing) / plain)
+class _Rewritten:
+    """Makes and finishes batches as workers and the main process would, in this process."""
+
+    def __init__(self, loader: DataLoader[Any], fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._fetching = Fetching(loader.dataset, fetch)
+        collate = DeferringCollate(loader.collate_fn) if fetch.deferral else loader.collate_fn
+        self._collate: Callable[[Any], Any] = collate
+        self._recipe: BatchRecipe | None = None
+
+    def learn(self, indices: Sequence[Any]) -> None:
+        self._collate(self._fetching.__getitems__(indices))
+
+    def spent(self, indices: Sequence[Any]) -> _Spent:
+        """Raises _NotDeferredError where operators should be deferred and are not."""
+        begin = time.thread_time()
+        batch = self._collate(self._fetching.__getitems__(indices))
+        making = time.thread_time() - begin
+        if self._fetch.deferral is None:
+            return _Spent(making, 0.0)
+        if not isinstance(batch, DeferredBatch):
+            raise _NotDeferredError
+        self._recipe = self._recipe or BatchRecipe(batch.recipe)
+        return _Spent(making, _cpu_seconds(partial(run, batch, self._recipe, device_of(self._fetch.deferral))))
+
+
+def _left(plain: Sequence[float], rewritten: Sequence[float], reusing: Sequence[float]) -> Left:
+    """Of seconds of batches: of plain ones, of rewritten ones by turns with them, and of some in reused memory."""
+    shares = [left / max(whole, _LEAST_SECONDS) for whole, left in zip(plain, rewritten, strict=True)]
+    return Left(median(shares), median(reusing) / max(median(plain), _LEAST_SECONDS))
 
 
 def _cpu_seconds(work: Callable[[], Any]) -> float:

@@ -7,7 +7,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from plumb.runtime.deferral import find_deferral
-from plumb.savings import deferral_savings, store_savings
+from plumb.runtime.fetch import Fetch
+from plumb.savings import filled, savings
 
 sys.path.append(str(Path(__file__).parent / "runtime"))
 from cut_datasets import Inline
@@ -28,21 +29,23 @@ class Scaled(torch.utils.data.Dataset):
 def test_a_store_saves_what_comes_before_it_and_costs_what_it_reads():
     dataset = Inline()
     cut = found(dataset)[0]["np.clip"].cut
-    savings = store_savings(DataLoader(dataset), cut, range(6))
-    assert savings.value_bytes >= 20_000 * 8
-    assert 0 < savings.left.plainly < 1  # the sort alone takes longer than to read it
-    assert 0 < savings.left.reusing < 1
-    assert savings.write_seconds > 0
+    store = filled(dataset, cut, range(6))
+    assert store.value_bytes >= 20_000 * 8
+    assert store.write_seconds > 0
+    saved = savings(DataLoader(dataset), Fetch(cut=cut, spec=store.stored.spec, is_frozen=True), list(range(6)))
+    assert 0 < saved.left.plainly < 1  # the sort alone takes longer than to read it
+    assert 0 < saved.left.reusing < 1
+    assert saved.main_seconds == saved.main_seconds_reusing == 0
 
 
 def test_deferring_is_measured_on_whole_batches():
     loader = DataLoader(Scaled(), batch_size=32)
     deferral = find_deferral(loader.dataset, loader.collate_fn, list(range(8))).deferral
-    savings = deferral_savings(loader, deferral, list(range(32)))
-    assert savings.main_seconds > 0
-    assert savings.main_seconds_reusing > 0
-    assert savings.left.plainly > 0
-    assert savings.left.reusing > 0
+    saved = savings(loader, Fetch(deferral=deferral), list(range(32)))
+    assert saved.main_seconds > 0
+    assert saved.main_seconds_reusing > 0
+    assert saved.left.plainly > 0
+    assert saved.left.reusing > 0
 
 
 def test_what_is_not_deferred_after_all_saves_nothing():
@@ -51,4 +54,4 @@ def test_what_is_not_deferred_after_all_saves_nothing():
     other = DataLoader(
         loader.dataset, batch_size=32, collate_fn=lambda samples: torch.stack([s for s, _ in samples]) + 1
     )
-    assert deferral_savings(other, deferral, list(range(32))) is None
+    assert savings(other, Fetch(deferral=deferral), list(range(32))) is None

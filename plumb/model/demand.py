@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from plumb.config import CacheChoice, Config
-from plumb.model.situation import CutCost, DeferralCost, Situation, ThreadsCost
+from plumb.model.situation import CutCost, DeferralCost, Left, Situation, ThreadsCost
 
 # Whatever is saved, a sample is asked for by a call, and its bytes are copied once, no faster than memory is.
 _LEAST_CALL_SECONDS, _LEAST_COPY_SECONDS_PER_BYTE = 1e-6, 1e-10
@@ -62,7 +62,7 @@ def demand(situation: Situation, config: Config) -> Demand:
     if config.cache:
         hit, cut = config.cache.hit_ratio, cut_of(situation, config.cache)
         # Beside a store, threads make only what is missing in it; the rest of a sample may draw random numbers.
-        saved = max(0.0, 1.0 - cut.left_share) * cost.cpu_seconds + cut.wait_share * cost.wait_seconds
+        saved = max(0.0, 1.0 - cut.left.plainly) * cost.cpu_seconds + cut.wait_share * cost.wait_seconds
         left = min(1.0, (1.0 - hit) * saved / threaded) if threaded else 1.0
         threaded, switching = threaded * left, switching * left
         wait *= 1.0 - hit * cut.wait_share
@@ -109,16 +109,19 @@ def _making_seconds(situation: Situation, config: Config, output_bytes: float) -
 
 
 def _left_share(situation: Situation, config: Config) -> float:
-    """What is left of the CPU seconds of a plain sample; savings of a store and of deferring add up."""
+    """What is left of the CPU seconds of a plain sample."""
     reuses = _reuses(situation, config)
-    base = left = situation.allocator.left_share if reuses and situation.allocator else 1.0
-    if config.cache:
-        cut = cut_of(situation, config.cache)
-        left -= config.cache.hit_ratio * (base - (cut.left_share_reusing if reuses else cut.left_share))
-    if config.deferred:
-        deferral = deferral_of(situation, config.deferred)
-        left -= base - (deferral.left_share_reusing if reuses else deferral.left_share)
-    return max(0.0, left)
+    base = situation.allocator.left_share if reuses and situation.allocator else 1.0
+    left = _share(deferral_of(situation, config.deferred).left, reuses) if config.deferred else base
+    if config.cache is None:
+        return left
+    cut = cut_of(situation, config.cache)
+    of_hits = cut.left_deferred if config.deferred and cut.left_deferred else cut.left
+    return left + config.cache.hit_ratio * (_share(of_hits, reuses) - left)
+
+
+def _share(left: Left, reuses: bool) -> float:
+    return left.reusing if reuses else left.plainly
 
 
 def _main_seconds(situation: Situation, config: Config, output_bytes: float) -> float:
@@ -157,6 +160,14 @@ def filling_demand(situation: Situation, config: Config) -> Demand:
 def least_cpu_seconds(output_bytes: float) -> float:
     """What a sample of so many bytes costs the process that makes it, whatever is saved."""
     return _LEAST_CALL_SECONDS + _LEAST_COPY_SECONDS_PER_BYTE * output_bytes
+
+
+def go_together(situation: Situation, cache: CacheChoice | None, deferred: tuple[str, ...]) -> bool:
+    """Whether these operators can be deferred where samples are made of what that cache holds, if both are asked for.
+
+    Raises KeyError where the situation has no costs of the cut.
+    """
+    return cache is None or not deferred or cut_of(situation, cache).left_deferred is not None
 
 
 def cut_of(situation: Situation, cache: CacheChoice) -> CutCost:

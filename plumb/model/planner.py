@@ -14,7 +14,7 @@ import numpy as np
 from plumb.config import CacheChoice, Config
 from plumb.host import Limits
 from plumb.model import feasible, operational
-from plumb.model.demand import deferral_of, demand
+from plumb.model.demand import demand, go_together
 from plumb.model.situation import CutCost, Freedom, Situation
 from plumb.model.twin import simulated_rate
 from plumb.plan import SampleCost
@@ -165,7 +165,7 @@ def _ways(freedom: Freedom, situation: Situation) -> Iterator[Config]:
     for (threads, until), cache, deferred, reuse, pin in itertools.product(
         freedom.fetch, freedom.caches, freedom.deferrals, freedom.allocator_reuse, freedom.pin_memory
     ):
-        if cache and deferred and cache.after in deferral_of(situation, deferred).not_with:
+        if not go_together(situation, cache, deferred):
             continue
         plain = Config(
             pin_memory=pin,

@@ -64,42 +64,49 @@ class Footprint:
 
 
 @dataclass(frozen=True)
+class Left:
+    """What is left of the CPU seconds of a plain sample, its part of collate in both, as a share of them.
+
+    `reusing` is the same where what is left is done in reused memory. Above 1 where it takes longer than a plain one.
+    """
+
+    plainly: float
+    reusing: float
+
+
+@dataclass(frozen=True)
 class CutCost:
     """What a store after the operator `after` would take, and what it would save; all per sample.
 
-    `left_share` is what a sample that is made of a stored value takes, as a share of a plain one's CPU seconds, its
-    part of collate in both; `left_share_reusing` the same where the former is made in reused memory. `wait_share` is
-    the part of its waiting that is saved. `write_seconds` are those to store a value, which only samples of the first
-    epoch pay. `outlives` is whether a store may serve later runs: not where what the values are made of could change
-    unseen.
+    `left` is of a sample that is made of a stored value, and `left_deferred` where operators are deferred, too: None
+    where both can't be had. `wait_share` is the part of its waiting that is saved. `write_seconds` are those to store a
+    value, which only samples of the first epoch pay. `outlives` is whether a store may serve later runs: not where what
+    the values are made of could change unseen.
     """
 
     after: str
     value_bytes: float
-    left_share: float
-    left_share_reusing: float
+    left: Left
     wait_share: float
     write_seconds: float
     outlives: bool = True
+    left_deferred: Left | None = None
 
 
 @dataclass(frozen=True)
 class DeferralCost:
     """What moving `operators` behind collate takes off the process that makes a sample, and adds to the main process.
 
-    `left_share` and `left_share_reusing` as in a `CutCost`, for what is still done where samples are made.
-    `main_seconds` are those of the main process, and `main_seconds_reusing` where it uses its memory again. Seconds and
-    bytes are per sample. `bytes_saved` is by how much less is handed over, negative where it is more. `not_with` are
-    the cuts that lie behind one of the operators, so that both can't be had.
+    `left` is of what is still done where samples are made. `main_seconds` are those of the main process, and
+    `main_seconds_reusing` where it uses its memory again. Seconds and bytes are per sample. `bytes_saved` is by how
+    much less is handed over, negative where it is more.
     """
 
     operators: tuple[str, ...]
-    left_share: float
-    left_share_reusing: float
+    left: Left
     main_seconds: float
     main_seconds_reusing: float
     bytes_saved: float
-    not_with: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

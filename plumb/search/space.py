@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 
 from plumb.config import CacheChoice, Config
 from plumb.model import feasible
-from plumb.model.demand import deferral_of
+from plumb.model.demand import go_together
 from plumb.model.situation import Freedom, Situation
 
 _NONE = "none"
@@ -90,9 +90,7 @@ class Space:
 
     def contradicts(self, config: Config) -> bool:
         """Whether `config` stores what lies behind an operator that it defers."""
-        if not config.cache or not config.deferred:
-            return False
-        return config.cache.after in deferral_of(self.situation, config.deferred).not_with
+        return not go_together(self.situation, config.cache, config.deferred)
 
 
 def _counts(values: tuple[int, ...]) -> BaseDistribution:

@@ -13,6 +13,7 @@ from plumb.model.situation import (
     DeferralCost,
     Footprint,
     Freedom,
+    Left,
     Situation,
     StorageBandwidth,
     ThreadsCost,
@@ -58,18 +59,18 @@ footprints = st.builds(
     open_files=st.integers(3, 500),
     worker_growth_bytes=st.just(0.0) | st.floats(0, 1e9),
 )
-saved = (st.floats(1, 1e6), st.floats(0, 1.5), st.floats(0, 1.5), st.floats(0, 1), st.floats(0, 0.5))
+lefts = st.builds(Left, st.floats(0, 1.5), st.floats(0, 1.5))
+saved = (st.floats(1, 1e6), lefts, st.floats(0, 1), st.floats(0, 0.5))
 cuts = st.tuples(
-    st.builds(CutCost, st.just("decode"), *saved),
+    st.builds(CutCost, st.just("decode"), *saved, left_deferred=lefts),
     st.builds(CutCost, st.just("sample"), *saved),
 )
 deferrals = st.builds(
     DeferralCost,
     st.just(("normalize",)),
-    *[st.floats(0, 1.5)] * 2,
+    lefts,
     *[st.floats(0, 0.1)] * 2,
     st.floats(-1e6, 1e6),
-    st.just(("sample",)),
 ).map(lambda deferral: (deferral,))
 threads = st.tuples(
     st.builds(ThreadsCost, st.just(8), st.none(), st.floats(1 / 8, 2), st.floats(1, 3), st.floats(0, 1)),

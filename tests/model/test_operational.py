@@ -12,7 +12,7 @@ from plumb.host import Limits
 from plumb.model import operational
 from plumb.model.calibration import Calibration
 from plumb.model.demand import demand, least_cpu_seconds
-from plumb.model.situation import AllocatorGain, CutCost, DeferralCost, Footprint, Situation, StorageBandwidth
+from plumb.model.situation import AllocatorGain, CutCost, DeferralCost, Footprint, Left, Situation, StorageBandwidth
 from plumb.plan import SampleCost
 
 FOOTPRINT = Footprint(1.0, 1, 0.0, 0.0, 0)
@@ -132,7 +132,7 @@ def test_a_store_saves_what_was_hit_of_the_prefix(situation, hit):
     cached = demand(situation, Config(2, 2, cache=CacheChoice(cut.after, "memory", 1, hit)))
     plain = demand(situation, Config(2, 2))
     least = min(plain.cpu_seconds, least_cpu_seconds(plain.output_bytes))
-    assert cached.cpu_seconds == pytest.approx(max(least, plain.cpu_seconds * (1 - hit * (1 - cut.left_share))))
+    assert cached.cpu_seconds == pytest.approx(max(least, plain.cpu_seconds * (1 - hit * (1 - cut.left.plainly))))
     assert cached.wait_seconds == pytest.approx(plain.wait_seconds * (1 - hit * cut.wait_share))
     assert cached.read_bytes == pytest.approx(plain.read_bytes * (1 - hit))
 
@@ -140,7 +140,7 @@ def test_a_store_saves_what_was_hit_of_the_prefix(situation, hit):
 def test_what_is_dearer_in_a_worker_is_saved_there_at_that_price():
     cost = SampleCost(2e-3, 2e-3, 0.0, 0.0, 1e5, 1.0)
     in_worker = SampleCost(3e-3, 3e-3, 0.0, 0.0, 1e5, 1.0)
-    cut = CutCost("decode", 1e5, 0.05, 0.04, 0.0, 1e-4)
+    cut = CutCost("decode", 1e5, Left(0.05, 0.04), 0.0, 1e-4)
     situation = Situation(cost, in_worker, FOOTPRINT, Limits(cpus=4), cuts=(cut,), dataset_samples=1e3)
     config = Config(2, 2, cache=CacheChoice("decode", "memory", 10**9, 1.0))
     assert demand(situation, config).cpu_seconds == pytest.approx(0.05 * 3e-3), "a twentieth of the cost there"
@@ -152,7 +152,7 @@ def test_what_is_dearer_in_a_worker_is_saved_there_at_that_price():
 
 def test_deferring_takes_its_share_of_a_sample_and_of_what_is_handed_over():
     cost = SampleCost(2e-3, 2e-3, 0.0, 1e-4, 4e5, 1.0)
-    deferral = DeferralCost(("normalize",), 0.25, 0.2, 3e-4, 2e-4, 3e5)
+    deferral = DeferralCost(("normalize",), Left(0.25, 0.2), 3e-4, 2e-4, 3e5)
     situation = Situation(
         cost,
         cost,
@@ -169,6 +169,27 @@ def test_deferring_takes_its_share_of_a_sample_and_of_what_is_handed_over():
     assert reusing.cpu_seconds == pytest.approx(0.2 * 2e-3)
     assert reusing.main_seconds == pytest.approx(1e-4 + 2e-4)
     assert plainly.output_bytes == reusing.output_bytes == 1e5
+
+
+@given(st.floats(0, 1), st.booleans())
+def test_what_is_left_with_a_store_and_deferred_operators_is_what_was_measured_of_both(hit, reuses):
+    cost = SampleCost(2e-3, 2e-3, 0.0, 1e-4, 4e5, 1.0)
+    cut = CutCost("decode", 1e5, Left(0.4, 0.3), 0.0, 1e-4, left_deferred=Left(0.2, 0.1))
+    deferral = DeferralCost(("normalize",), Left(0.8, 0.7), 3e-4, 2e-4, 0.0)
+    situation = Situation(
+        cost,
+        cost,
+        FOOTPRINT,
+        Limits(cpus=4),
+        cuts=(cut,),
+        deferrals=(deferral,),
+        allocator=AllocatorGain(1.0, 0.0),
+        dataset_samples=1e3,
+    )
+    store = CacheChoice("decode", "memory", 10**9, hit)
+    both = demand(situation, Config(2, 2, cache=store, deferred=("normalize",), allocator_reuse=reuses))
+    of_hits, of_others = (0.1, 0.7) if reuses else (0.2, 0.8)
+    assert both.cpu_seconds == pytest.approx(2e-3 * (hit * of_hits + (1 - hit) * of_others))
 
 
 def test_a_config_of_unknown_operators_is_refused():

@@ -13,7 +13,7 @@ from plumb.config import Config
 from plumb.host import Limits
 from plumb.model import feasible, operational, planner
 from plumb.model.calibration import Calibration
-from plumb.model.situation import AllocatorGain, CutCost, Footprint, Freedom, Situation, ThreadsCost
+from plumb.model.situation import AllocatorGain, CutCost, DeferralCost, Footprint, Freedom, Left, Situation, ThreadsCost
 from plumb.plan import SampleCost
 
 COST = SampleCost(2e-3, 2e-3, 0.0, 1e-4, 6e5, 0.03)
@@ -130,7 +130,7 @@ def test_short_epochs_ask_for_workers_that_persist():
 
 
 def test_a_store_is_chosen_where_it_saves_most_of_a_sample():
-    cut = CutCost("decode", 1e5, 0.11, 0.11, 0.0, 2e-4)
+    cut = CutCost("decode", 1e5, Left(0.11, 0.11), 0.0, 2e-4)
     situation = Situation(COST, COST, FOOTPRINT, Limits(cpus=4, memory_bytes=64e9), cuts=(cut,), dataset_samples=1e4)
     store = planner.cache_choice(cut, 10e9, 1e4)
     assert 1.0e9 <= store.bytes <= 1.1e9
@@ -142,10 +142,8 @@ def test_a_store_is_chosen_where_it_saves_most_of_a_sample():
 
 
 def test_a_store_of_what_is_deferred_is_never_proposed():
-    from plumb.model.situation import DeferralCost
-
-    cut = CutCost("sample", 1e5, 0.11, 0.11, 0.0, 2e-4)
-    deferral = DeferralCost(("normalize",), 0.75, 0.75, 0.0, 0.0, 4e5, not_with=("sample",))
+    cut = CutCost("sample", 1e5, Left(0.11, 0.11), 0.0, 2e-4)
+    deferral = DeferralCost(("normalize",), Left(0.75, 0.75), 0.0, 0.0, 4e5)
     situation = Situation(
         COST, COST, FOOTPRINT, Limits(cpus=4), cuts=(cut,), deferrals=(deferral,), dataset_samples=1e3
     )
@@ -211,7 +209,7 @@ def test_many_tensors_cost_next_to_nothing_to_hand_over_where_their_memory_is_kn
 
 
 def test_a_large_space_is_ranked_quickly():
-    cuts = tuple(CutCost(f"cut{i}", 1e5 * i, 1 - 0.05 * i, 1 - 0.05 * i, 0.1 * i, 1e-4) for i in range(1, 4))
+    cuts = tuple(CutCost(f"cut{i}", 1e5 * i, Left(1 - 0.05 * i, 1 - 0.05 * i), 0.1 * i, 1e-4) for i in range(1, 4))
     situation = Situation(COST, COST, FOOTPRINT, Limits(cpus=32), 5000.0, cuts=cuts, dataset_samples=1e5)
     stores = [planner.cache_choice(cut, 1e10, 1e5, folder) for cut in cuts for folder in (None, "/stores")]
     freedom = Freedom(tuple(range(65)), caches=(None, *stores), pin_memory=(False, True), allocator_reuse=(False, True))

@@ -10,7 +10,7 @@ from situations import freedoms, situations
 
 from plumb.host import Limits
 from plumb.model import planner
-from plumb.model.situation import CutCost, Footprint, Freedom, Situation
+from plumb.model.situation import CutCost, Footprint, Freedom, Left, Situation
 from plumb.model.stored import from_plain, to_plain
 from plumb.model.whatif import Host, forecast
 from plumb.plan import SampleCost
@@ -60,7 +60,7 @@ def test_a_cpu_bound_loader_wants_cores_until_its_step_binds():
 
 
 def test_a_store_that_does_not_fit_wants_memory():
-    cut = CutCost("decode", 1e6, 0.05, 0.05, 0.0, 1e-4)
+    cut = CutCost("decode", 1e6, Left(0.05, 0.05), 0.0, 1e-4)
     situation = dataclasses.replace(SITUATION, cuts=(cut,), dataset_samples=1e4)
     freedom = dataclasses.replace(FREEDOM, caches=(None, planner.cache_choice(cut, 2e9, 1e4)))
     here = forecast(situation, freedom, Host())

@@ -11,7 +11,7 @@ import plumb
 from plumb.config import CacheChoice, Config, Rewrites
 from plumb.host import Limits
 from plumb.model import operational, stalls
-from plumb.model.situation import CutCost, Footprint, Freedom, Situation
+from plumb.model.situation import CutCost, Footprint, Freedom, Left, Situation
 from plumb.model.stored import to_plain
 from plumb.plan import EndToEnd, LoaderPlan, Measured, Plan, SampleCost, Trial, TuningCost
 
@@ -25,7 +25,7 @@ SITUATION = Situation(
     samples_per_batch=64.0,
     batch_seconds=(0.2, 0.25, 0.3),
     dataset_samples=1000.0,
-    cuts=(CutCost("decode", 1e5, 0.5, 0.5, 1.0, 1e-4),),
+    cuts=(CutCost("decode", 1e5, Left(0.5, 0.5), 1.0, 1e-4),),
 )
 FREEDOM = Freedom(tuple(range(5)))
 BEFORE = Config()

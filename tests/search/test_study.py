@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from plumb.config import Config
 from plumb.host import Limits
 from plumb.model import feasible, operational, planner
-from plumb.model.situation import CutCost, DeferralCost, Footprint, Freedom, Situation, ThreadsCost
+from plumb.model.situation import CutCost, DeferralCost, Footprint, Freedom, Left, Situation, ThreadsCost
 from plumb.plan import Rate, SampleCost
 from plumb.search.ledger import STOPPED, Reading
 from plumb.search.record import Record, StudyError, located, storage_at
@@ -24,8 +24,8 @@ SITUATION = Situation(
     COST,
     Footprint(1e4, 1, 1e7, 1e8, 10),
     Limits(cpus=4),
-    cuts=(CutCost("decode", 1e3, 0.9, 0.9, 0.0, 1e-5),),
-    deferrals=(DeferralCost(("normalize",), 0.9, 0.9, 1e-6, 1e-6, 0.0, ("decode",)),),
+    cuts=(CutCost("decode", 1e3, Left(0.9, 0.9), 0.0, 1e-5),),
+    deferrals=(DeferralCost(("normalize",), Left(0.9, 0.9), 1e-6, 1e-6, 0.0),),
     threads=(ThreadsCost(4, "decode", 0.4, 1.1, 5e-4),),
     dataset_samples=1e3,
 )
