@@ -1,11 +1,13 @@
 """What stores and deferred operators save is measured on the user's own samples."""
 
 import sys
+import time
 from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
 
+from plumb.runtime.cache import Store
 from plumb.runtime.deferral import find_deferral
 from plumb.runtime.fetch import Fetch
 from plumb.savings import filled, savings
@@ -36,6 +38,18 @@ def test_a_store_saves_what_comes_before_it_and_costs_what_it_reads():
     assert 0 < saved.left.plainly < 1  # the sort alone takes longer than to read it
     assert 0 < saved.left.reusing < 1
     assert saved.main_seconds == saved.main_seconds_reusing == 0
+
+
+def test_to_open_a_store_is_no_part_of_writing_a_sample(monkeypatch):
+    class Opened(Store):
+        def put_many(self, records):
+            if not self.is_open:
+                time.sleep(0.5)
+            super().put_many(records)
+
+    monkeypatch.setattr("plumb.savings.Store", Opened)
+    dataset = Inline()
+    assert filled(dataset, found(dataset)[0]["np.clip"].cut, range(3)).write_seconds < 0.1
 
 
 def test_deferring_is_measured_on_whole_batches():

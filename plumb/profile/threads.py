@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import os
 import threading
 import time
@@ -35,6 +37,33 @@ def _use_one_torch_thread() -> None:
     torch.set_num_threads(1)
 
 
+_parsing = threading.RLock()
+
+
+def _parse_by_turns() -> None:
+    """Lets only one thread of this process at a time parse Python: `numpy.load` does for each file that it reads.
+
+    Python 3.11 raises SystemError where another thread comes in between, as a finalizer may let it (CPython's issue
+    106905).
+    """
+    if getattr(ast.parse, "is_by_turns", False):
+        return
+    plainly = ast.parse
+
+    @functools.wraps(plainly)
+    def parse(*arguments: Any, **keywords: Any) -> Any:
+        with _parsing:
+            return plainly(*arguments, **keywords)
+
+    parse.is_by_turns = True  # type: ignore[attr-defined]
+    ast.parse = parse
+
+
+def _renew_lock() -> None:
+    global _parsing
+    _parsing = threading.RLock()
+
+
 class ReadingThreads(ThreadPoolExecutor):
     """So many threads that read samples, each with one thread of torch's, as a worker process has.
 
@@ -44,6 +73,7 @@ class ReadingThreads(ThreadPoolExecutor):
     """
 
     def __init__(self, count: int) -> None:
+        _parse_by_turns()
         threads = torch.get_num_threads()
         super().__init__(count, "plumb-fetch", initializer=_use_one_torch_thread)
         self._unfinished = 0
@@ -110,6 +140,7 @@ def _is_settled(pool: ReadingThreads | None, natives: set[int]) -> bool:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=settle, after_in_child=_started.clear)
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 @contextmanager

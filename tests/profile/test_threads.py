@@ -1,6 +1,8 @@
 """Threads that read samples: one of torch's threads each, and no fork while one of them is at work or is ending."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -91,3 +93,41 @@ def test_a_count_that_the_host_refuses_is_an_error_and_no_deadlock(monkeypatch):
     for thread in started:
         thread.join(10.0)
         assert not thread.is_alive()
+
+
+_PARSING = """
+import ast, os, threading, time
+from plumb.profile.threads import ReadingThreads
+
+plainly, inside, most = ast.parse, [], []
+
+def watched(*arguments, **keywords):
+    inside.append(1)
+    most.append(len(inside))
+    time.sleep(0.005)
+    try:
+        return plainly(*arguments, **keywords)
+    finally:
+        inside.pop()
+
+ast.parse = watched
+with ReadingThreads(8) as pool:
+    assert list(pool.map(ast.literal_eval, ["(1, 2)"] * 40)) == [(1, 2)] * 40
+with ReadingThreads(2):
+    pass
+assert max(most) == 1, most
+
+# Somebody else's thread parses while a worker is forked, which parses, too.
+thread = threading.Thread(target=lambda: [ast.literal_eval("(1, 2)") for _ in range(40)])
+thread.start()
+time.sleep(0.05)
+child = os.fork()
+if child == 0:
+    os._exit(ast.literal_eval("7"))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_one_thread_at_a_time_parses_python_and_a_fork_does_not_wait_for_it():
+    done = subprocess.run([sys.executable, "-c", _PARSING], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "7\n", done.stderr
