@@ -127,7 +127,7 @@ class Tuner:
         self._say("your configuration alone")
         own = self._trials.baseline(situation, self._own)
         freedom = self._freedom(situation, offers)
-        finals = decide.finalists(own, self._search(freedom, situation, own))
+        finals = decide.finalists(situation, own, self._search(freedom, situation, own))
         if len(finals) > 1:
             self._say("the best few side by side")
             finals = self._trials.side_by_side(situation, finals)
