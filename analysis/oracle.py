@@ -78,6 +78,8 @@ def hold(pipeline: Pipeline, effort: Effort, grid_at_most: int, final_turns: int
         FINAL_SECONDS,
     )
     measured = {reading.contender.config: reading for reading in finals}
+    # The readings keep their loaders, and these all stores: the next pipeline needs the memory.
+    tuned.filled.clear()
     return Contest(
         pipeline,
         {way: measured[config] for way, config in zip(WAYS, _running(list(choices.values())), strict=True)},
