@@ -13,10 +13,11 @@ from collections.abc import Sequence
 
 from analysis import field, results
 from analysis.comparison import FULL, QUICK, Extent, hold
-from analysis.outcome import Outcome, keep, kept
+from analysis.outcome import Outcome
 from analysis.peers.choosers import LOADTUNE, PARAM_HELPER
 from analysis.peers.environments import CannotRunError, Environment
 from analysis.peers.libraries import LIBRARIES
+from analysis.readings import keep, kept
 from analysis.results import publish, say
 from analysis.summary import lines_of
 
@@ -72,7 +73,7 @@ def measured(names: Sequence[str], extent: Extent, is_quick: bool, is_fresh: boo
     """The outcomes of these pipelines, those of before where they were kept."""
     variant, outcomes, begun = "quick" if is_quick else "full", [], time.perf_counter()
     for number, name in enumerate(names, 1):
-        outcome = None if is_fresh else kept(name, variant)
+        outcome = None if is_fresh else kept(variant, name, Outcome)
         if outcome is None and is_quick and time.perf_counter() - begun > _QUICK_SECONDS:
             say(f"analysis: {name} is left out, there is no time")
             continue
@@ -80,7 +81,7 @@ def measured(names: Sequence[str], extent: Extent, is_quick: bool, is_fresh: boo
             say(f"analysis: {name}, {number} of {len(names)}")
             with field.opened(name, is_quick) as pipeline:
                 outcome = hold(name, pipeline, extent, not is_quick or name == _WITH_ALL)
-            keep(outcome, variant)
+            keep(variant, name, outcome)
             say(f"analysis: {name} is done after {time.perf_counter() - begun:,.0f} s")
         outcomes.append(outcome)
     return outcomes

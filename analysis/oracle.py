@@ -1,10 +1,11 @@
 """plumb's choice against the best of a full grid, and what each half of its search is worth.
 
-    python -m analysis.oracle [--quick] [--only PIPELINE...] [--cpus N] [--burn]
+    python -m analysis.oracle [--quick] [--only PIPELINE...] [--cpus N] [--burn] [--fresh]
 
 The grid is measured once, thinned out where it is large; then its best few, plumb's choice, the model's favourite and
 Optuna's own are measured once more, side by side. `--cpus` keeps everything to so many CPUs, `--burn` has another
-process keep one busy. Prints and writes `analysis/results/oracle.md`, or `oracle-1-cpus.md` and `oracle-burn.md`.
+process keep one busy. What was measured of a pipeline is kept, so that a run that was cut short goes on where it was;
+`--fresh` measures anew. Prints and writes `analysis/results/oracle.md`, or `oracle-1-cpus.md` and `oracle-burn.md`.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from analysis.contention import keep_to_cpus, one_core_burnt
 from analysis.measuring import Contender, Reading, best, by_turns, share, stream_of
 from analysis.pipelines import NAMES, made
 from analysis.pipelines.pipeline import Pipeline
+from analysis.readings import keep, kept
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import Tuned, tune_loader
 from plumb.config import Config
@@ -78,8 +80,6 @@ def hold(pipeline: Pipeline, effort: Effort, grid_at_most: int, final_turns: int
         FINAL_SECONDS,
     )
     measured = {reading.contender.config: reading for reading in finals}
-    # The readings keep their loaders, and these all stores: the next pipeline needs the memory.
-    tuned.filled.clear()
     return Contest(
         pipeline,
         {way: measured[config] for way, config in zip(WAYS, _running(list(choices.values())), strict=True)},
@@ -155,22 +155,31 @@ def row(contest: Contest, way: str) -> list[str]:
     ]
 
 
-def report(contests: list[Contest]) -> list[str]:
+@dataclass(frozen=True)
+class Told:
+    """A contest as lines of the report: its grid, and each way's choice."""
+
+    grid: list[str]
+    ways: list[list[str]]
+
+
+def told(contest: Contest) -> Told:
+    """The grid's best, and the choices beside it."""
+    winner = best(contest.finals)
+    grid = [
+        contest.pipeline.name,
+        contest.pipeline.bounded_by,
+        f"{contest.measured:,} of {contest.grid_size:,}",
+        f"{contest.measured_seconds:.0f}",
+        f"{contest.grid_seconds:,.0f}",
+        str(winner.contender.config),
+        f"{winner.rate.samples_per_second:,.0f}",
+    ]
+    return Told(grid, [row(contest, way) for way in WAYS])
+
+
+def report(contests: list[Told]) -> list[str]:
     """The grids' best, and the choices beside them."""
-    grids = []
-    for contest in contests:
-        winner = best(contest.finals)
-        grids.append(
-            [
-                contest.pipeline.name,
-                contest.pipeline.bounded_by,
-                f"{contest.measured:,} of {contest.grid_size:,}",
-                f"{contest.measured_seconds:.0f}",
-                f"{contest.grid_seconds:,.0f}",
-                str(winner.contender.config),
-                f"{winner.rate.samples_per_second:,.0f}",
-            ]
-        )
     head = [
         "pipeline",
         "choice by",
@@ -180,7 +189,7 @@ def report(contests: list[Contest]) -> list[str]:
         "seconds",
         "of the grid's",
     ]
-    rows = [row(contest, way) for contest in contests for way in WAYS]
+    rows = [line for contest in contests for line in contest.ways]
     return [
         *table(
             [
@@ -192,7 +201,7 @@ def report(contests: list[Contest]) -> list[str]:
                 "the grid's best",
                 "samples/s",
             ],
-            grids,
+            [contest.grid for contest in contests],
         ),
         "",
         "## What each way of choosing reaches",
@@ -207,21 +216,26 @@ def main() -> None:
     results.add_pipelines(parser)
     parser.add_argument("--cpus", type=int, help="keep to so many CPUs")
     parser.add_argument("--burn", action="store_true", help="have another process keep one CPU busy")
+    parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
     asked = parser.parse_args()
     if asked.cpus:
         keep_to_cpus(asked.cpus, "analysis.oracle")
     effort, at_most, final_turns = FULL, GRID_AT_MOST, FINAL_TURNS
     if asked.quick:
         effort, at_most, final_turns = QUICK, QUICK_GRID_AT_MOST, 2
+    situation = (f"-{asked.cpus}-cpus" if asked.cpus else "") + ("-burn" if asked.burn else "")
+    variant = f"oracle{situation}" + ("-quick" if asked.quick else "")
     contests = []
     with one_core_burnt() if asked.burn else contextlib.nullcontext():
-        pipelines = made(asked.only)
-        say(f"oracle: {len(pipelines)} pipelines, {effort.turns} turns of a grid, {final_turns} turns of finals each")
-        for number, pipeline in enumerate(pipelines, 1):
-            say(f"oracle: {pipeline.name}, {number} of {len(pipelines)}")
-            contests.append(hold(pipeline, effort, at_most, final_turns))
-            say("\n".join(" | ".join(row(contests[-1], way)) for way in WAYS))
-    situation = (f"-{asked.cpus}-cpus" if asked.cpus else "") + ("-burn" if asked.burn else "")
+        say(f"oracle: {len(asked.only)} pipelines, {effort.turns} turns of a grid, {final_turns} turns of finals each")
+        for number, name in enumerate(asked.only, 1):
+            contest = None if asked.fresh else kept(variant, name, Told)
+            if contest is None:
+                say(f"oracle: {name}, {number} of {len(asked.only)}")
+                contest = told(hold(made([name])[0], effort, at_most, final_turns))
+                keep(variant, name, contest)
+                say("\n".join(" | ".join(line) for line in contest.ways))
+            contests.append(contest)
     meanwhile = " Another process kept one CPU busy." if asked.burn else ""
     lines = [
         f"The grid: {effort.turns} turn of windows of {effort.window_seconds:g} s; the finals: {final_turns} turns of "

@@ -1,15 +1,10 @@
-"""What was measured of one pipeline, kept as JSON under `analysis/data/readings` so that a long run can go on later."""
+"""What was measured of one pipeline and all its peers."""
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-
-import msgspec
 
 from analysis.measuring import Timed
-from analysis.pipelines.pipeline import DATA
 from plumb.search.measure import Chunk
 
-_FOLDER = DATA / "readings"
 PLUMB, PLUMB_UNCACHED, ORACLE = "plumb", "plumb, nothing stored", "the best of all"
 
 
@@ -77,25 +72,3 @@ class Outcome:
         if not ours:
             return None
         return replace(max(ours, key=lambda entry: entry.rate.samples_per_second), peer=ORACLE)
-
-
-def path_of(name: str, variant: str) -> Path:
-    """Where the outcome of a pipeline is kept; a quick run's is apart from a full one's."""
-    return _FOLDER / variant / f"{name}.json"
-
-
-def kept(name: str, variant: str) -> Outcome | None:
-    """An outcome of before; None where there is none, or one of another form."""
-    try:
-        return msgspec.json.decode(path_of(name, variant).read_bytes(), type=Outcome)
-    except (FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
-        return None
-
-
-def keep(outcome: Outcome, variant: str) -> None:
-    """Writes an outcome, so that it is there whole or not at all."""
-    path = path_of(outcome.name, variant)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".partial")
-    draft.write_bytes(msgspec.json.encode(outcome))
-    draft.replace(path)

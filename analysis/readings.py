@@ -1,0 +1,33 @@
+"""What long benchmarks measured of each pipeline, kept as JSON in `analysis/data/readings`, so that they can go on."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from analysis.pipelines.pipeline import DATA
+
+_FOLDER = DATA / "readings"
+Kind = TypeVar("Kind")
+
+
+def path_of(variant: str, name: str) -> Path:
+    """Where the readings of a pipeline are kept; each variant of a benchmark has its own."""
+    return _FOLDER / variant / f"{name}.json"
+
+
+def kept(variant: str, name: str, kind: type[Kind]) -> Kind | None:
+    """Readings of before; None where there are none, or of another form."""
+    try:
+        return msgspec.json.decode(path_of(variant, name).read_bytes(), type=kind)
+    except (FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
+        return None
+
+
+def keep(variant: str, name: str, readings: Any) -> None:
+    """Writes readings, so that they are there whole or not at all."""
+    path = path_of(variant, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".partial")
+    draft.write_bytes(msgspec.json.encode(readings))
+    draft.replace(path)
