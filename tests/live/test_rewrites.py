@@ -75,6 +75,7 @@ def trained(loader, until, seconds=60.0):
     raise AssertionError(f"it never came to that: {tuning.trials}")
 
 
+@pytest.mark.quiet
 @pytest.mark.slow
 def test_a_loop_comes_to_read_what_it_has_read_before_from_a_store():
     loader = DataLoader(Sorted(), batch_size=BATCH)

@@ -74,6 +74,7 @@ def test_the_user_s_workers_are_not_given_up_for_worse():
     assert tuning.trials[-1].samples_per_second >= 0.85 * best
 
 
+@pytest.mark.quiet
 def test_it_looks_again_when_the_loop_changes():
     loader = DataLoader(Squares(6400, seconds=0.002), batch_size=BATCH, num_workers=1)
     tuning = loop(loader, step_seconds=0.045)
