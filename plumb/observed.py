@@ -53,6 +53,7 @@ class Observed:
     ) -> Situation:
         """All that is known without workers; a sample is taken to cost as much in one as it does here."""
         subject, cost = self.subject, cost_of(seen, offers)
+        fresh_seconds = fresh_seconds_per_byte() * cost.output_bytes
         footprint = Footprint(
             batch_bytes=seen.largest_batch_bytes,
             tensors_per_batch=math.ceil(cost.output_tensors * subject.samples_per_batch),
@@ -76,8 +77,8 @@ class Observed:
             cuts=offers.cuts,
             deferrals=offers.deferrals,
             threads=offers.threads,
-            allocator=self._allocator_gain(cost, footprint, offers),
-            fresh_seconds=fresh_seconds_per_byte() * cost.output_bytes,
+            allocator=self._allocator_gain(cost, footprint, offers, fresh_seconds),
+            fresh_seconds=fresh_seconds,
             read_bytes=cost.output_bytes if offers.storage else 0.0,
             storage=offers.storage,
             pool_cpus=seen.other_cpus,
@@ -87,13 +88,14 @@ class Observed:
         """How much faster samples are made where torch has all cores in a worker."""
         return torch_threads_speedup(self.subject.loader, self.stream, self.pace_seconds)
 
-    def _allocator_gain(self, cost: SampleCost, footprint: Footprint, offers: Offers) -> AllocatorGain | None:
+    def _allocator_gain(
+        self, cost: SampleCost, footprint: Footprint, offers: Offers, fresh_seconds: float
+    ) -> AllocatorGain | None:
         """What reused memory would save; None where that is next to nothing, even of what other rewrites leave."""
         per_batch = self.subject.samples_per_batch
         saved = allocator.saved_seconds(int(footprint.batch_bytes)) / per_batch
         handing = footprint.tensors_per_batch * _SECONDS_PER_TENSOR / per_batch
-        handed = fresh_seconds_per_byte() * cost.output_bytes + handing
-        if max(saved, handed) < _WORTH_REUSING * _least_seconds(cost, offers):
+        if max(saved, fresh_seconds + handing) < _WORTH_REUSING * _least_seconds(cost, offers):
             return None
         kept = allocator.kept_bytes(int(footprint.batch_bytes))
         if saved < _WORTH_REUSING * cost.wall_seconds:

@@ -56,7 +56,8 @@ def demand(situation: Situation, config: Config) -> Demand:
     switching = 0.0
     if threads and threaded:
         switching = (threads.cpu_factor - 1.0) * cost.cpu_seconds * threaded / (cost.cpu_seconds + cost.wait_seconds)
-    # What a worker waits beyond that, it waits for a core: with less to do, it waits less.
+    left_share = _left_share(situation, config)
+    # What a worker waits beyond what the main process does, it waits for a core: with less to do, it waits less.
     wait = min(cost.wait_seconds, situation.cost.wait_seconds)
     queued, hit, output_bytes = cost.wait_seconds - wait, 0.0, cost.output_bytes
     if config.cache:
@@ -71,8 +72,11 @@ def demand(situation: Situation, config: Config) -> Demand:
     if config.num_workers and _reuses(situation, config):
         queued = max(0.0, queued - _seconds_for_tensors(situation))
     return Demand(
-        max(_making_seconds(situation, config, output_bytes), min(cost.cpu_seconds, least_cpu_seconds(output_bytes))),
-        wait + queued * min(1.0, _left_share(situation, config)),
+        max(
+            _making_seconds(situation, config, left_share, output_bytes),
+            min(cost.cpu_seconds, least_cpu_seconds(output_bytes)),
+        ),
+        wait + queued * min(1.0, left_share),
         _main_seconds(situation, config, output_bytes),
         situation.read_bytes * (1.0 - hit),
         output_bytes,
@@ -88,13 +92,13 @@ def _reuses(situation: Situation, config: Config) -> bool:
     return config.allocator_reuse and situation.allocator is not None
 
 
-def _making_seconds(situation: Situation, config: Config, output_bytes: float) -> float:
-    """CPU seconds of the process that makes a sample.
+def _making_seconds(situation: Situation, config: Config, left: float, output_bytes: float) -> float:
+    """CPU seconds of the process that makes a sample, of which the share `left` is left.
 
     What is saved are shares of what a plain sample costs there: as differences of two costs, what is left would be as
     unsure as both. Memory for the hand-over costs what it does, however much of the rest is saved.
     """
-    plain, left = situation.cost.cpu_seconds, _left_share(situation, config)
+    plain = situation.cost.cpu_seconds
     if not config.num_workers:
         return plain * left
     in_worker, for_tensors = situation.cost_in_worker.cpu_seconds, _seconds_for_tensors(situation)
