@@ -26,11 +26,13 @@ from plumb.profile.memory import script_bytes
 from plumb.runtime.watched import Stacks
 
 _LOOK_SECONDS, _COUNT_SECONDS = 0.1, 1.0
+# Where memory falls, the next look comes after such a share of the time that it would last, but not sooner than that.
+_SOONER_SHARE, _SOONEST_SECONDS = 0.25, 0.01
 # What must be left: a share of the whole, within bounds; and never more than half of what there was at the beginning.
 _SHARE_LEFT = 0.04
 _BYTES_LEFT = {"memory": (64 * 2**20, 2**30), "shared memory": (2**19, 64 * 2**20)}
 _FILES_LEFT = 4.0
-# Memory may shrink as fast until the next look as it did since the last, up to so much.
+# Memory may go on falling while a trial is ended, for as long as between two looks, up to so much.
 _FALL_BYTES_AT_MOST = 256 * 2**20
 # A worker is stuck that has been silent for so many times its usual, and for so long.
 _USUAL_TIMES, _SILENT_SECONDS = 20.0, 10.0
@@ -60,8 +62,9 @@ class Guard:
         self._stacks = Stacks()
         self._workers: tuple[int, ...] = ()
         self._looked = self._counted = -math.inf
+        self._pause = _LOOK_SECONDS
         self._at_first: dict[str, float] = {}
-        self._before: dict[str, float] = {}
+        self._before: dict[str, tuple[float, float]] = {}
         self.ended: TrialEndedError | None = self._over()
         self._waiting_since: float | None = None
         self._longest_wait: float | None = None
@@ -111,12 +114,14 @@ class Guard:
     def stop(self) -> None:
         """Ends the watch; nothing is killed any more."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        while self._thread is not None and self._thread.is_alive():
+            # Torch says wherever the main thread happens to be that a worker has been killed.
+            with contextlib.nullcontext() if self.ended is None else contextlib.suppress(RuntimeError):
+                self._thread.join()
         self._stacks.close()
 
     def _patrol(self) -> None:
-        while not self._stop.wait(_LOOK_SECONDS):
+        while not self._stop.wait(self._pause):
             with _forking:
                 reason = self._over() or self._stuck()
             if reason is not None:
@@ -127,11 +132,20 @@ class Guard:
 
     def _over(self) -> TrialEndedError | None:
         self._looked = time.monotonic()
+        lasts = math.inf
         for room in self._look():
-            if room.left < self._must_be_left(room):
+            falling = self._falling(room)
+            if room.left < self._must_be_left(room, falling):
                 return TrialEndedError(f"only {room} left", room.limit)
-            self._before[room.source] = room.left
+            lasts = min(lasts, room.left / falling if falling else math.inf)
+        self._pause = min(max(_SOONER_SHARE * lasts, _SOONEST_SECONDS), _LOOK_SECONDS)
         return None
+
+    def _falling(self, room: Room) -> float:
+        """Bytes of memory per second, or files, by which it became less since the last time."""
+        before, when = self._before.get(room.source, (room.left, -math.inf))
+        self._before[room.source] = (room.left, self._looked)
+        return max(0.0, before - room.left) / max(self._looked - when, 1e-3)
 
     def _look(self) -> list[Room]:
         pids = (os.getpid(), *self._workers)
@@ -144,14 +158,14 @@ class Guard:
             rooms.append(Room("memory", max(0.0, most - script_bytes()), most, ASKED_FOR))
         return [room for room in rooms if room is not None]
 
-    def _must_be_left(self, room: Room) -> float:
+    def _must_be_left(self, room: Room, falling: float) -> float:
         at_first = self._at_first.setdefault(room.source, room.left)
         if room.limit == "open files":
             return min(_FILES_LEFT, at_first / 2)
         least, most = _BYTES_LEFT[room.limit]
         left = min(max(_SHARE_LEFT * room.size, least), most)
         if room.limit == "memory":
-            left += min(max(0.0, self._before.get(room.source, room.left) - room.left), _FALL_BYTES_AT_MOST)
+            left += min(falling * _LOOK_SECONDS, _FALL_BYTES_AT_MOST)
         return min(left, at_first / 2)
 
     def _stuck(self) -> TrialEndedError | None:

@@ -286,13 +286,13 @@ class Feed:
             self._guard.waiting()
         try:
             self._next()
+            if self._guard is not None:
+                self._guard.heard()
         except Exception:
             self.is_broken = True
             if self._guard is not None:
                 self._guard.check()
             raise
-        if self._guard is not None:
-            self._guard.heard()
         size = self._indices.next_size() if self._indices is not None else self._samples_per_batch
         self.samples += size
         return size

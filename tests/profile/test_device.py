@@ -332,8 +332,11 @@ class Loop(Images):
 
     def __getitem__(self, index: int) -> torch.Tensor:
         image = torch.from_numpy(pixels(index))
+        # Large enough for each to take longer than recording it.
+        large = image.repeat(1, 4, 4)
         for shift in range(12):
-            image = image.roll(shift, -1)
+            large = large.roll(shift, -1)
+        image = large[:, :SIZE, :SIZE].contiguous()
         sparse = torch.sparse.mm(image[0].float().to_sparse(), image[1].float())
         masked = np.ma.masked_array(image.numpy(), image.numpy() > 9) * 3
         return torch.cat([sparse.flatten(), torch.from_numpy(masked.filled(0)).flatten()])

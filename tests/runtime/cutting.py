@@ -3,23 +3,23 @@
 import random
 
 import numpy as np
+import pytest
 import torch
 
 from plumb.profile.randomness import generator_states
-from plumb.runtime.cuts import find_cuts
+from plumb.runtime import cuts
 from plumb.trace import course
 from plumb.trace.values import digest
 
 
 def found(dataset, samples=8):
     """The cuts of a dataset by what they come after, and the reasons. Traced in a hurry: times are not looked at."""
-    before = course.TIMED_SECONDS, course.WATCHED_SECONDS
-    course.TIMED_SECONDS, course.WATCHED_SECONDS = 0.01, 0.0
-    try:
-        cuts = find_cuts(course.trace(dataset, samples))
-    finally:
-        course.TIMED_SECONDS, course.WATCHED_SECONDS = before
-    return {candidate.cut.after: candidate for candidate in cuts.candidates}, cuts.reasons
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(course, "TIMED_SECONDS", 0.01)
+        patch.setattr(course, "WATCHED_SECONDS", 0.0)
+        patch.setattr(cuts, "SMALLEST_SHARE", 0.0)
+        found = cuts.find_cuts(course.trace(dataset, samples))
+    return {candidate.cut.after: candidate for candidate in found.candidates}, found.reasons
 
 
 def seen(seed, read, *arguments):
