@@ -48,7 +48,7 @@ class Extent:
     settings_at_most: int
 
 
-FULL = Extent(Effort(5, 0.8, 30.0), 48, 1, 3, 3, 120.0, 4)
+FULL = Extent(Effort(5, 0.8, 30.0), 32, 1, 3, 3, 60.0, 3)
 QUICK = Extent(Effort(1, 0.2, 12.0), 2, 1, 1, 1, 6.0, 1)
 
 
@@ -143,8 +143,12 @@ def _plumbs(pipeline: Pipeline, seconds: float, memory: float | None) -> tuple[l
 
 
 def _of_grid(pipeline: Pipeline, tuned: Tuned, extent: Extent) -> tuple[list[Contender], float]:
-    """The best few of all that plumb may choose, thinned out where that is too many, and what it took to find them."""
-    configs = knobs.thinned(knobs.grid(pipeline, tuned.space), extent.grid_at_most)[-extent.grid_at_most :]
+    """The best few of all that plumb may choose, thinned out where that is too many.
+
+    With the seconds that the whole grid would take, at the mean of what was measured of it.
+    """
+    every = knobs.grid(pipeline, tuned.space)
+    configs = knobs.thinned(every, extent.grid_at_most)[-extent.grid_at_most :]
     tuned.fill(configs)
     begun = time.perf_counter()
     readings = by_turns(
@@ -154,9 +158,10 @@ def _of_grid(pipeline: Pipeline, tuned: Tuned, extent: Extent) -> tuple[list[Con
         extent.grid_turns,
         extent.effort.window_seconds,
     )
+    seconds = (time.perf_counter() - begun) * len(every) / len(configs)
     ranked = sorted((r for r in readings if r.is_measured), key=lambda r: -r.rate.samples_per_second)
     leaders = [tuned.contender(reading.contender.config) for reading in ranked[: extent.finalists]]
-    return leaders, time.perf_counter() - begun
+    return leaders, seconds
 
 
 def _key(contender: Contender) -> tuple[bool, Config]:
@@ -234,7 +239,7 @@ def _epochs(
     # The step stands in for an accelerator's, which the best of torch's loaders keeps waiting for half of the time.
     step = _STEP_SHARE * pipeline.batch_size / rate
     plain = _own_order(pipeline, best.config)
-    chosen = tuned.make(tuned.config, None)
+    chosen = tuned.with_nothing_stored().make(tuned.config, None)
     seconds_of_an_epoch(plain, step)
     first = seconds_of_an_epoch(chosen, step)
     pairs = [(seconds_of_an_epoch(plain, step), seconds_of_an_epoch(chosen, step)) for _ in range(extent.epochs)]

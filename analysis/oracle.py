@@ -3,21 +3,24 @@
     python -m analysis.oracle [--quick] [--only PIPELINE...] [--cpus N] [--burn] [--fresh]
 
 The grid is measured once, thinned out where it is large; then its best few, plumb's choice, the model's favourite and
-Optuna's own are measured once more, side by side. `--cpus` keeps everything to so many CPUs, `--burn` has another
-process keep one busy. What was measured of a pipeline is kept, so that a run that was cut short goes on where it was;
-`--fresh` measures anew. Prints and writes `analysis/results/oracle.md`, or `oracle-1-cpus.md` and `oracle-burn.md`.
+Optuna's own are measured once more, side by side. A configuration with a store is measured as later epochs find it, and
+then its first epoch, which fills the store: what plumb chooses is to be best over ten epochs. `--cpus` keeps everything
+to so many CPUs, `--burn` has another process keep one busy. What was measured of a pipeline is kept, so that a run that
+was cut short goes on where it was; `--fresh` measures anew. Prints and writes `analysis/results/oracle.md`, or
+`oracle-1-cpus.md` and `oracle-burn.md`.
 """
 
 import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass
+from statistics import median
 
 import optuna
 
 from analysis import knobs, results
 from analysis.contention import keep_to_cpus, one_core_burnt
-from analysis.measuring import Contender, Reading, best, by_turns, share, stream_of
+from analysis.measuring import Contender, Reading, best, by_turns, share, share_by_turns, stream_of
 from analysis.pipelines import NAMES, made
 from analysis.pipelines.pipeline import Pipeline
 from analysis.readings import keep, kept
@@ -25,6 +28,7 @@ from analysis.results import Effort, publish, say, table
 from analysis.tuned import Tuned, tune_loader
 from plumb.config import Config
 from plumb.model import planner
+from plumb.plan import Rate
 
 FULL, QUICK = Effort(1, 0.6, 30.0), Effort(1, 0.2, 4.0)
 FINAL_TURNS, FINAL_SECONDS, FINALISTS = 5, 0.8, 3
@@ -33,6 +37,7 @@ REPEATS_AT_MOST = 50
 # A grid with more configurations than this is thinned out, all of torch's own kept.
 GRID_AT_MOST, QUICK_GRID_AT_MOST = 48, 16
 WAYS = ("both", "the model only", "Optuna only")
+EPOCHS = 10
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class Contest:
     """One pipeline's grid and finals: what each way chose, as it was measured there, and how long it took to choose.
 
     The best of the finals is taken for the grid's best: all that is in them was in the grid, or is better. Of a grid of
-    `grid_size` configurations, `measured` took `measured_seconds`.
+    `grid_size` configurations, `measured` took `measured_seconds`. `first_rates` are the samples per second of the
+    first epoch of those in the finals that fill a store in it.
     """
 
     pipeline: Pipeline
@@ -49,7 +55,13 @@ class Contest:
     measured: int
     measured_seconds: float
     finals: list[Reading]
+    first_rates: dict[Config, float]
     seconds: dict[str, float]
+
+    def over_epochs(self, reading: Reading) -> list[float]:
+        """Samples per second of ten epochs, the first one among them, by the turns that measured later ones."""
+        first = self.first_rates.get(reading.contender.config)
+        return [EPOCHS / (1 / first + (EPOCHS - 1) / later) if first else later for later in reading.rates]
 
     @property
     def grid_seconds(self) -> float:
@@ -87,6 +99,7 @@ def hold(pipeline: Pipeline, effort: Effort, grid_at_most: int, final_turns: int
         len(configs),
         grid_seconds,
         finals,
+        {config: _first_rate(pipeline, tuned, config) for config in finalists if config.cache},
         {"both": tuned.seconds, "the model only": tuned.model_seconds, "Optuna only": tuned.seconds},
     )
 
@@ -131,6 +144,15 @@ def _timed(pipeline: Pipeline, contenders: list[Contender], effort: Effort) -> t
     return readings, time.perf_counter() - begun
 
 
+def _first_rate(pipeline: Pipeline, tuned: Tuned, config: Config) -> float:
+    """Samples per second of an epoch that finds nothing stored, from the start of its workers to its last batch."""
+    loader = tuned.with_nothing_stored().make(config, None)
+    begun = time.perf_counter()
+    for _ in loader:
+        pass
+    return len(pipeline.dataset) / (time.perf_counter() - begun)
+
+
 def _running(configs: list[Config]) -> list[Config]:
     """The configurations as they are while they run: the finals compare no restarts of workers."""
     return [dataclasses.replace(config, persistent_workers=config.num_workers > 0) for config in configs]
@@ -141,18 +163,23 @@ def row(contest: Contest, way: str) -> list[str]:
     winner = best(contest.finals)
     reading = contest.chosen[way]
     if not reading.is_measured:
-        return [contest.pipeline.name, way, str(reading.contender.config), reading.error, "", "", ""]
-    reached = share(reading, winner)
-    low, high = reached.interval
+        return [contest.pipeline.name, way, str(reading.contender.config), reading.error, "", "", "", ""]
+    trainings = [contest.over_epochs(final) for final in contest.finals if final.is_measured]
     return [
         contest.pipeline.name,
         way,
         str(reading.contender.config),
         f"{reading.rate.samples_per_second:,.0f}",
-        f"{reached.samples_per_second:.3f} [{low:.3f}, {high:.3f}]",
+        _with_interval(share(reading, winner)),
+        _with_interval(share_by_turns(contest.over_epochs(reading), max(trainings, key=median))),
         f"{contest.seconds[way]:.1f}",
         f"{contest.seconds[way] / contest.grid_seconds:.3f}",
     ]
+
+
+def _with_interval(reached: Rate) -> str:
+    low, high = reached.interval
+    return f"{reached.samples_per_second:.3f} [{low:.3f}, {high:.3f}]"
 
 
 @dataclass(frozen=True)
@@ -186,6 +213,7 @@ def report(contests: list[Told]) -> list[str]:
         "configuration",
         "samples/s",
         "share of the grid's best",
+        f"of its best over {EPOCHS} epochs",
         "seconds",
         "of the grid's",
     ]

@@ -46,7 +46,8 @@ class Outcome:
     """One pipeline: its peers, and what limits all of them.
 
     `limits` are the samples per second that the host allows at most, measured in each turn: cores over pure CPU
-    seconds, or what the source gives. `grid_seconds` is what measuring every configuration took.
+    seconds, or what the source gives. `grid_seconds` is what measuring every configuration once would take, told from
+    that of a part.
     """
 
     name: str

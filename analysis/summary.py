@@ -33,7 +33,8 @@ def lines_of(outcomes: Sequence[Outcome]) -> list[str]:
         "Rates are samples per second in steady state, medians over turns in which every loader was measured once; the "
         "brackets are 95 % bootstrap intervals over the turns. The physical limit is cores over the CPU seconds that a "
         "sample takes in one process that does nothing else, or what the source gives; a share above 1 means that "
-        "something is stored instead of made.",
+        "something is stored instead of made. The grid is all that plumb may choose; a part of it is measured, and the "
+        "seconds of the whole are told from those of the part.",
         "",
         "## The aims",
         "",
@@ -72,7 +73,7 @@ def lines_of(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def aims(outcomes: Sequence[Outcome]) -> list[Aim]:
-    """What issue 8 asked for, one by one."""
+    """What the comparison is to show, one by one."""
     shares = {o.name: share for o in outcomes if (share := _plumb_over(o, o.oracle))}
     least = min(shares.items(), key=lambda item: item[1].samples_per_second, default=None)
     means = [(geometric_mean(values), peer) for peer, values in factors(outcomes).items()]

@@ -1,5 +1,6 @@
 """A loader tuned by plumb without a script, and loaders that run on any of its configurations."""
 
+import dataclasses
 import math
 import os
 import time
@@ -75,6 +76,10 @@ class Tuned:
                 for _ in self.make(Config(workers, 2, cache=config.cache, start_method=config.start_method), None):
                     pass
                 self.filled[config.cache] = stored
+
+    def with_nothing_stored(self) -> "Tuned":
+        """The same, whose loaders fill their own stores."""
+        return dataclasses.replace(self, filled={})
 
     def predicted(self, config: Config) -> float:
         """The rate that the model's bounds allow: samples per second over a real epoch."""
