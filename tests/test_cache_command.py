@@ -90,6 +90,7 @@ def test_stores_in_memory(plumb):
     assert "test-cache-command" not in plumb("cache", "list").out
 
 
+@pytest.mark.quiet  # others keep stores in memory for a while
 def test_nothing_is_there(plumb):
     if store_folder.memory_root().exists():
         pytest.skip("another process has a store in memory")

@@ -13,6 +13,7 @@ from analysis.results import say
 
 _FOLDER = DATA / "venvs"
 _PATIENCE_SECONDS = 1800
+_BUILD_TOOLS = ("setuptools<81", "wheel")
 
 
 class CannotRunError(Exception):
@@ -58,9 +59,12 @@ class Environment:
         if self.sees_ours:
             site = next(folder.glob("lib/python*/site-packages"))
             (site / "ours.pth").write_text(sysconfig.get_path("purelib") + "\n")
-        # What can't be built apart needs the same build tools as this environment has, and finds them there.
-        apart = [] if self.has_dependencies else ["--no-deps", "--no-build-isolation"]
         pip = [str(self.python), "-m", "pip", "install", "--quiet", "--constraint", str(_constraints())]
+        apart = []
+        if not self.has_dependencies:
+            # What is built against our torch can't be built apart, so its build tools must be here.
+            _run([*pip, *_BUILD_TOOLS], self.lacking)
+            apart = ["--no-deps", "--no-build-isolation"]
         _run([*pip, *apart, *self.packages], self.lacking)
         self._stamp.write_text(repr(self))
 

@@ -166,10 +166,14 @@ def fed_rate(situation: Situation) -> float:
 
 
 def seconds_until_steady(situation: Situation, workers: Any, in_flight: Any, samples_per_second: Any) -> Any:
-    """What a loader takes to make all that it prefetches at its start, and one round of batches to count."""
-    # Where there is no limit to the rate, or nothing is delivered at all, this is zero, or infinite.
+    """What a loader takes to start its workers, as many at once as there are cores, to make all that it prefetches, and
+    then one round of batches to count.
+    """
+    starts = situation.start_seconds_per_worker * np.ceil(workers / max(1.0, situation.limits.cpus))
+    # Where there is no limit to the rate, or nothing is delivered at all, a round takes no time, or for ever.
     with np.errstate(divide="ignore"):
-        return (in_flight + np.maximum(workers, 1)) * situation.samples_per_batch / np.asarray(samples_per_second)
+        samples = (in_flight + np.maximum(workers, 1)) * situation.samples_per_batch
+        return starts + samples / np.asarray(samples_per_second)
 
 
 def amortized(samples_per_second: Any, epoch_samples: float | None, start_seconds: Any) -> Any:

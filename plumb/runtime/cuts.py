@@ -91,7 +91,8 @@ def find_cuts(traced: Traced) -> FoundCuts:
     costs = {step.id: step for step in traced.pipeline.operators}
     candidates = [_candidate(recorded, node, name, costs, traced.pipeline) for node, name in found.items()]
     worth = [item for item in candidates if item.prefix_seconds >= SMALLEST_SHARE * traced.pipeline.sample_seconds]
-    worth.sort(key=lambda item: item.prefix_seconds, reverse=True)
+    # Of cuts that save the same, the one whose values are smaller.
+    worth.sort(key=lambda item: (-item.prefix_seconds, item.value_bytes))
     return FoundCuts(tuple(worth[:MOST_CUTS]), tuple(reasons))
 
 

@@ -178,4 +178,5 @@ class Guard:
             return None
         places = (stacks.calls(self._stacks.of(pid)) for pid in self._workers)
         where = next((f": {calls[0]}" for calls in places if calls), "")
-        return TrialEndedError(f"a worker is stuck, silent for {silent:.0f} s{where}", None)
+        what = f"no batch within {silent:.0f} s" if usual is None else f"a worker is stuck, silent for {silent:.0f} s"
+        return TrialEndedError(what + where, None)

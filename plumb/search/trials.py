@@ -31,6 +31,8 @@ from plumb.search.measure import Chunk, Feed, IndexStream, interleaved, rate_of
 # Workers that are silent from the start for so long, or for so many times what the slowest took to start or what a
 # batch costs, are taken for stuck.
 _STUCK_SECONDS, _STUCK_TIMES = 20.0, 20.0
+# One that has not delivered so long after all should be over is not waited for.
+_OVERTIME_SECONDS = 5.0
 # Finalists that don't fit beside each other are measured one after another, so many times.
 _TURNS_ALONE = 2
 # A trial whose loader takes more than this share of the time that is left until it is steady is not begun.
@@ -321,7 +323,7 @@ class Trials:
         stored, stream = self.hitting(config) or (None, self._stream)
         self.forget_opened()
         taken = Taken()
-        guard = Guard(situation.limits, self._patience_seconds(situation))
+        guard = Guard(situation.limits, self._patience_seconds(situation, deadline))
 
         def make(indices: Any) -> Loader:
             return rebuild(
@@ -348,10 +350,11 @@ class Trials:
         finally:
             guard.stop()
 
-    def _patience_seconds(self, situation: Situation) -> float:
+    def _patience_seconds(self, situation: Situation, deadline: float) -> float:
         """How long a loader may take to its first batch."""
         batch_seconds = situation.cost.wall_seconds * self._samples_per_batch
-        return max(_STUCK_SECONDS, _STUCK_TIMES * max(self.ledger.slowest_start_seconds, batch_seconds))
+        patience = max(_STUCK_SECONDS, _STUCK_TIMES * max(self.ledger.slowest_start_seconds, batch_seconds))
+        return min(patience, max(0.0, deadline - time.perf_counter()) + _OVERTIME_SECONDS)
 
 
 def _why(error: Exception) -> str:
