@@ -48,7 +48,7 @@ class Extent:
     settings_at_most: int
 
 
-FULL = Extent(Effort(5, 0.8, 30.0), 32, 1, 3, 3, 60.0, 3)
+FULL = Extent(Effort(5, 0.8, 30.0), 32, 1, 3, 3, 60.0, 5)
 QUICK = Extent(Effort(1, 0.2, 12.0), 2, 1, 1, 1, 6.0, 1)
 
 
