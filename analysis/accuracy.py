@@ -1,12 +1,16 @@
 """The model against the truth: what it predicts for many configurations of many pipelines, and what they deliver.
 
-    python -m analysis.accuracy [--quick] [--only PIPELINE...]
+    python -m analysis.accuracy [--quick] [--only PIPELINE...] [--fresh]
 
-The model is calibrated as in any tuning; the configurations are then measured by turns. Prints and writes
+The model is calibrated as in any tuning; the configurations are then measured by turns. Each error is split in two: a
+sample takes more CPU than predicted, or less, and more of the cores are in use, or fewer. What was measured of a
+pipeline is kept, so that a run that was cut short goes on where it was; `--fresh` measures anew. Prints and writes
 `analysis/results/accuracy.md`.
 """
 
+import math
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 
@@ -14,6 +18,7 @@ from analysis import knobs, results
 from analysis.measuring import by_turns, stream_of
 from analysis.pipelines import NAMES, made
 from analysis.pipelines.pipeline import Pipeline
+from analysis.readings import keep, kept
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import tune_loader
 from plumb.config import Config
@@ -26,19 +31,35 @@ WORST = 12
 
 @dataclass(frozen=True)
 class Comparison:
-    """One configuration's prediction beside its measurement, samples per second over a real epoch."""
+    """One configuration's prediction beside its measurement, samples per second over a real epoch.
+
+    `cpu` is the CPU that a sample took, as a multiple of what was predicted.
+    """
 
     pipeline: str
     config: Config
     predicted: float
     simulated: float
     measured: Rate
+    cpu: float
     why: str
 
     @property
     def error(self) -> float:
         """How much too high the bounds' prediction is, as a share of what was measured."""
         return self.predicted / self.measured.samples_per_second - 1
+
+    @property
+    def cores(self) -> float:
+        """How many cores were in use, as a multiple of what was predicted."""
+        return self.cpu * self.measured.samples_per_second / self.predicted
+
+    @property
+    def explanation(self) -> str:
+        """Which of both made most of the error."""
+        if abs(math.log(self.cpu)) >= abs(math.log(self.cores)):
+            return f"a sample took {self.cpu:.2f} times the CPU"
+        return f"{self.cores:.2f} times the cores were in use: it waited {'less' if self.cores > 1 else 'more'}"
 
     @property
     def error_of_the_twin(self) -> float:
@@ -69,6 +90,7 @@ def compare(pipeline: Pipeline, effort: Effort) -> list[Comparison]:
             tuned.predicted(reading.contender.config),
             tuned.simulated(reading.contender.config),
             reading.over_an_epoch(samples),
+            median(reading.cpu_seconds) / tuned.predicted_cpu_seconds(reading.contender.config),
             tuned.why(reading.contender.config),
         )
         for reading in readings
@@ -107,6 +129,7 @@ def details(comparisons: list[Comparison]) -> list[str]:
             f"{comparison.measured.interval[0]:,.0f} to {comparison.measured.interval[1]:,.0f}",
             f"{comparison.error:+.1%}",
             f"{comparison.error_of_the_twin:+.1%}",
+            comparison.explanation,
             comparison.why,
         ]
         for comparison in comparisons
@@ -120,6 +143,7 @@ def details(comparisons: list[Comparison]) -> list[str]:
         "interval",
         "error",
         "twin's",
+        "of what was predicted",
         "the model's bounds",
     ]
     return table(head, rows)
@@ -129,21 +153,30 @@ def main() -> None:
     """Prints and writes the results."""
     parser = results.arguments(__doc__, FULL)
     results.add_pipelines(parser)
+    parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
     asked = parser.parse_args()
     effort = QUICK if asked.quick else FULL
+    variant = "accuracy-quick" if asked.quick else "accuracy"
     comparisons: list[Comparison] = []
-    pipelines = made(asked.only)
     say(
-        f"accuracy: {len(pipelines)} pipelines, at most {CONFIGURATIONS_AT_MOST} configurations of each, "
+        f"accuracy: {len(asked.only)} pipelines, at most {CONFIGURATIONS_AT_MOST} configurations of each, "
         f"{effort.turns} turns, {effort.budget_seconds:g} s of tuning"
     )
-    for number, pipeline in enumerate(pipelines, 1):
-        say(f"accuracy: {pipeline.name}, {number} of {len(pipelines)}")
-        comparisons += (its := compare(pipeline, effort))
-        say("\n".join(summary(its)))
+    for number, name in enumerate(asked.only, 1):
+        its = None if asked.fresh else kept(variant, name, list[Comparison])
+        if its is None:
+            say(f"accuracy: {name}, {number} of {len(asked.only)}")
+            its = compare(made([name])[0], effort)
+            keep(variant, name, its)
+            say("\n".join(summary(its)))
+        comparisons += its
     worst = sorted(comparisons, key=lambda comparison: -abs(comparison.error))[:WORST]
     lines = [
-        f"{effort.turns} turns of windows of {effort.window_seconds:g} s; samples per second over a real epoch.",
+        f"{effort.turns} turns of windows of {effort.window_seconds:g} s; samples per second over a real epoch. A rate "
+        "is the cores in use over the CPU that a sample takes, so an error is one of either. Where a sample takes more "
+        "CPU than predicted, or less, memory was fresh where it was taken for used, or the other way round, caches and "
+        "memory were shared with other processes, or the host was another than while the model was calibrated. Where "
+        "other cores were in use, processes waited for each other, or for the source.",
         "",
         *summary(comparisons),
         "",

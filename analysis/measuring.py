@@ -63,11 +63,12 @@ class Timed:
 
 @dataclass
 class Reading(Timed):
-    """What was measured of one contender: the chunks of each turn, and the start of its workers."""
+    """What was measured of one contender: the chunks of each turn, the start of its workers, and CPU per sample."""
 
     contender: Contender | Apart
     turns: list[list[Chunk]] = field(default_factory=list)
     start_seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     error: str = ""
 
     def over_an_epoch(self, samples: float) -> Rate:
@@ -108,33 +109,41 @@ def _measure(
     window_seconds: float,
     patience_seconds: float,
 ) -> None:
-    contender, start_seconds = reading.contender, 0.0
+    contender = reading.contender
     try:
         if isinstance(contender, Apart):
             chunks = contender.window(window_seconds)
         else:
-            chunks, start_seconds = _of_feed(contender, stream, samples_per_batch, window_seconds, patience_seconds)
+            chunks = _of_feed(reading, contender, stream, samples_per_batch, window_seconds, patience_seconds)
     except Exception as error:
         reading.error = f"{type(error).__name__}: {error}".partition("\n")[0]
         return
     if chunks:
         reading.turns.append(chunks)
-        reading.start_seconds.append(start_seconds)
     else:
         reading.error = f"no steady state within {patience_seconds:.0f} s"
 
 
 def _of_feed(
+    reading: Reading,
     contender: Contender,
     stream: IndexStream | None,
     samples_per_batch: float,
     window_seconds: float,
     patience_seconds: float,
-) -> tuple[list[Chunk], float]:
+) -> list[Chunk]:
     deadline = time.perf_counter() + patience_seconds
     feed = Feed(contender.config, contender.make, stream, samples_per_batch, deadline)
     try:
-        return feed.window(window_seconds), feed.workers_start_seconds
+        begun = time.process_time()
+        chunks = feed.window(window_seconds)
+        used = feed.usage
+        if chunks:
+            # Without workers, nothing comes before what is counted, and threads of this process make the samples.
+            in_main = used.main_cpu_seconds if feed.worker_pids else time.process_time() - begun
+            reading.start_seconds.append(feed.workers_start_seconds)
+            reading.cpu_seconds.append((used.worker_cpu_seconds + in_main) / used.samples)
+        return chunks
     finally:
         feed.close()
 

@@ -15,6 +15,7 @@ from plumb.config import CacheChoice, Config, Rewrites
 from plumb.events import Event, TrialDone
 from plumb.host import Limits
 from plumb.model import operational
+from plumb.model.demand import demand
 from plumb.model.twin import simulated_rate
 from plumb.options import Options
 from plumb.runtime.loader import rebuild
@@ -91,6 +92,11 @@ class Tuned:
         steady = simulated_rate(situation, config, _SIMULATED_BATCHES)
         start = 0.0 if config.persistent_workers else config.num_workers * situation.start_seconds_per_worker
         return float(operational.amortized(steady, situation.epoch_samples, start))
+
+    def predicted_cpu_seconds(self, config: Config) -> float:
+        """The CPU seconds of all processes together that the model gives a sample."""
+        wanted = demand(self.choice.situation, config)
+        return wanted.cpu_seconds + wanted.switching_cpu_seconds + wanted.main_seconds
 
     def why(self, config: Config) -> str:
         """The model's bounds for `config`, the smallest first, in words."""
