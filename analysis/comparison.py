@@ -28,6 +28,7 @@ from analysis.tuned import Tuned, tune_loader
 from plumb.config import Config
 from plumb.errors import TuningError
 from plumb.host import Limits
+from plumb.subject import Step
 
 _LOOKED_AT_BATCHES, _LOOKED_AT_SAMPLES = 2, 64
 _STEP_SHARE = 0.5
@@ -48,7 +49,7 @@ class Extent:
     settings_at_most: int
 
 
-FULL = Extent(Effort(5, 0.8, 30.0), 32, 1, 3, 3, 60.0, 5)
+FULL = Extent(Effort(4, 0.8, 30.0), 32, 1, 3, 3, 60.0, 5)
 QUICK = Extent(Effort(1, 0.2, 12.0), 2, 1, 1, 1, 6.0, 1)
 
 
@@ -106,7 +107,7 @@ def hold(name: str, pipeline: Pipeline, extent: Extent, with_slow: bool) -> Outc
         grid_seconds,
         [*entries, *of_libraries, *failures],
     )
-    return replace(measured, epochs=_epochs(pipeline, tuned, choices, of_sides, extent))
+    return replace(measured, epochs=_epochs(pipeline, memory, choices, of_sides, extent))
 
 
 def _require(is_wanted: bool) -> None:
@@ -225,9 +226,12 @@ def looked_at_batches(pipeline: Pipeline) -> list[list[int]]:
 
 
 def _epochs(
-    pipeline: Pipeline, tuned: Tuned, choices: Sequence[Choice], entries: dict[Any, Entry], extent: Extent
+    pipeline: Pipeline, memory: float | None, choices: Sequence[Choice], entries: dict[Any, Entry], extent: Extent
 ) -> Epochs | None:
-    """A training loop end to end: torch's best and plumb's choice, by turns; None where that takes too long."""
+    """A training loop end to end: torch's best and what plumb chooses for this loop, by turns.
+
+    None where that takes too long.
+    """
     torchs = [choice.contender for choice in choices if not _key(choice.contender)[0]]
     measured = [contender for contender in torchs if entries[_key(contender)].is_measured]
     if not measured:
@@ -238,12 +242,19 @@ def _epochs(
         return None
     # The step stands in for an accelerator's, which the best of torch's loaders keeps waiting for half of the time.
     step = _STEP_SHARE * pipeline.batch_size / rate
-    plain = _own_order(pipeline, best.config)
-    chosen = tuned.with_nothing_stored().make(tuned.config, None)
+    tuned = tune_loader(
+        pipeline.loader,
+        extent.effort.budget_seconds,
+        Step(pipeline.batch_size / step, cpu_seconds=0.0),
+        memory,
+        pipeline.batch_size,
+    )
+    plain, chosen = _own_order(pipeline, best.config), tuned.make(tuned.config, None)
     seconds_of_an_epoch(plain, step)
     first = seconds_of_an_epoch(chosen, step)
     pairs = [(seconds_of_an_epoch(plain, step), seconds_of_an_epoch(chosen, step)) for _ in range(extent.epochs)]
-    return Epochs(step, str(best.config), [one for one, _ in pairs], first, [two for _, two in pairs])
+    torchs_seconds, plumbs_seconds = ([pair[side] for pair in pairs] for side in (0, 1))
+    return Epochs(step, str(best.config), torchs_seconds, str(tuned.config), first, plumbs_seconds)
 
 
 def _own_order(pipeline: Pipeline, config: Config) -> DataLoader[Any]:

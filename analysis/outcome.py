@@ -29,14 +29,15 @@ class Entry(Timed):
 
 @dataclass(frozen=True)
 class Epochs:
-    """Seconds of whole epochs of a training loop whose step takes `step_seconds`: of torch's best, and of plumb's.
+    """Seconds of whole epochs of a training loop whose step takes `step_seconds`: with torch's best, and with plumb's.
 
-    plumb's first one, which fills its store where it has one, is apart.
+    plumb chose for this loop. Its first epoch, which fills its store where it has one, is apart.
     """
 
     step_seconds: float
     torchs: str
     torchs_seconds: list[float]
+    plumbs: str
     first_seconds: float
     plumbs_seconds: list[float]
 

@@ -57,9 +57,13 @@ def lines_of(outcomes: Sequence[Outcome]) -> list[str]:
         "",
         "## End to end, with a training loop",
         "",
-        "Whole epochs by the clock; the step waits for half of the time that torch's best takes for a batch.",
+        "Whole epochs by the clock, with what plumb chooses for this loop; its step waits for half of the time that "
+        "torch's best takes for a batch.",
         "",
-        *table(["pipeline", "torch's best", "epoch, s", "plumb's first", "plumb's later", "factor"], epochs(outcomes)),
+        *table(
+            ["pipeline", "torch's best", "epoch, s", "plumb's choice", "first epoch, s", "later epochs, s", "factor"],
+            epochs(outcomes),
+        ),
         "",
         "## Where plumb loses",
         "",
@@ -170,6 +174,7 @@ def epochs(outcomes: Sequence[Outcome]) -> list[list[str]]:
             outcome.title,
             clocked.torchs,
             f"{median(clocked.torchs_seconds):.2f}",
+            clocked.plumbs,
             f"{clocked.first_seconds:.2f}",
             f"{median(clocked.plumbs_seconds):.2f}",
             f"{median(_gains(outcome)):.2f}",

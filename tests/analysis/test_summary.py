@@ -46,7 +46,7 @@ def test_other_work_is_told():
 
 
 def test_aims_are_met_missed_or_not_measured():
-    clocked = Epochs(0.01, "num_workers=2", [4.0, 4.0], 5.0, [2.0, 2.0])
+    clocked = Epochs(0.01, "num_workers=2", [4.0, 4.0], "num_workers=1", 5.0, [2.0, 2.0])
     by_claim = {aim.claim: aim for aim in aims([outcome(PLUMB_AT_100, DEFAULT_AT_10, epochs=clocked)])}
     verdicts = [aim.is_met for aim in by_claim.values()]
     # plumb is the best itself, ten times the default, less than 47 times; there is no object storage; 2 times by the
