@@ -245,7 +245,7 @@ def _epochs(
     tuned = tune_loader(
         pipeline.loader,
         extent.effort.budget_seconds,
-        Step(pipeline.batch_size / step, cpu_seconds=0.0),
+        Step(pipeline.batch_size / step, cpu_seconds=0.0, blocks=True),
         memory,
         pipeline.batch_size,
     )

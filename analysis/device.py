@@ -81,7 +81,8 @@ class Training:
         burnt = time.process_time()
         chunks = list(self.rates(iter(lambda: batch, None), seconds))
         samples = sum(chunk.samples for chunk in chunks)
-        return Step(samples / sum(chunk.seconds for chunk in chunks), (time.process_time() - burnt) / samples)
+        burnt_each = (time.process_time() - burnt) / samples
+        return Step(samples / sum(chunk.seconds for chunk in chunks), burnt_each, blocks=False)
 
 
 def trained_with(training: Training, contender: Contender, stream: IndexStream | None) -> Apart:

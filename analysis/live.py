@@ -61,7 +61,7 @@ def torch_s_best(tuned: Tuned) -> Config:
 
 def main() -> None:
     """Tunes, trains by turns, and writes what came of it."""
-    tuned = tune_loader(train_loader(), BUDGET_SECONDS, Step(64 / STEP_SECONDS, 0.0))
+    tuned = tune_loader(train_loader(), BUDGET_SECONDS, Step(64 / STEP_SECONDS, 0.0, blocks=True))
     untuned, live = train_loader(), train_loader()
     on_plan = tuned.make(tuned.config, None)
     on_torch = rebuild(train_loader(), torch_s_best(tuned), None)

@@ -166,13 +166,13 @@ def _step(loop: Loop, own: Iterator[Any], pin: bool, seconds: float, deadline: f
     reading = yield from measured(pin)
     if reading is None:
         return None
-    step = Step(reading.rate.samples_per_second, reading.cpu_seconds)
+    step = Step(reading.rate.samples_per_second, reading.cpu_seconds, blocks=not uses_accelerator())
     if pin or not loop.open or not uses_accelerator() or not can_be_pinned(kept[0]):
         return step
     locked = yield from measured(True)
     if locked is None or locked.rate.interval[0] <= (1 + EQUAL) * reading.rate.interval[1]:
         return step
-    return Step(locked.rate.samples_per_second, locked.cpu_seconds, step.samples_per_second)
+    return Step(locked.rate.samples_per_second, locked.cpu_seconds, step.blocks, step.samples_per_second)
 
 
 def _side_by_side(

@@ -19,6 +19,7 @@ from plumb.host import Machine, describe
 from plumb.loop import Endless, Loop
 from plumb.options import Options
 from plumb.plan import LoaderPlan, Plan, decode, encode
+from plumb.profile.device import has_accelerator
 from plumb.report.notebook import progress_line
 from plumb.runtime.loader import current_config, rebuild
 from plumb.site import Site
@@ -65,7 +66,7 @@ def _tuned(
         tuning = Tuning(options, emit)
         if callable(step):
             return _through(step, tuning, known, loader, options.budget_seconds).plan
-        rate = Step(float(step), 0.0) if step is not None else None
+        rate = Step(float(step), 0.0, blocks=not has_accelerator()) if step is not None else None
         notes = [] if rate else [_ALONE]
         return tuning.for_step(known, loader, options.budget_seconds, rate, options.pace_seconds, *notes).plan
 

@@ -19,11 +19,13 @@ from plumb.profile.sample import Sampled
 class Step:
     """The training step, from the user's own loop: what it could consume, and the CPU seconds it burns per sample.
 
-    Where that takes batches in page-locked memory, `pageable_samples_per_second` is what it could consume without.
+    `blocks` is whether the loop stands still until it is done, as it does where no accelerator computes it. Where it
+    takes batches in page-locked memory, `pageable_samples_per_second` is what it could consume without.
     """
 
     samples_per_second: float
     cpu_seconds: float
+    blocks: bool
     pageable_samples_per_second: float | None = None
 
     @property

@@ -23,6 +23,7 @@ from plumb.model.situation import USUAL_WORKER_BYTES, AllocatorGain, Footprint, 
 from plumb.offers import Offers
 from plumb.options import Options
 from plumb.plan import SampleCost
+from plumb.profile.device import uses_accelerator
 from plumb.runtime.sharding import Sharding
 from plumb.search.ledger import while_running
 from plumb.search.stopping import Seen, expected_gain, model_error
@@ -90,6 +91,7 @@ def situation_of(
         # The main process only takes batches over: nothing is gained from memory of its own.
         allocator=AllocatorGain(1.0, 0.0),
         fresh_seconds=batches.fresh_seconds,
+        step_blocks=not uses_accelerator(),
     )
     return _calibrated(situation, runs) if runs else situation
 

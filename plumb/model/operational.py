@@ -53,8 +53,10 @@ def bounds(situation: Situation, config: Config) -> dict[str, float]:
 
     A resource that a sample does not use has no entry. The CPU that the step burns is taken off the cores.
     """
-    limits = capacities(situation, demand(situation, config), config.num_workers, situation.step_cpu_seconds)
-    limits["step"] = situation.step_samples_per_second or math.inf
+    wanted, step = demand(situation, config), situation.step_samples_per_second
+    limits = capacities(situation, wanted, config.num_workers, situation.step_cpu_seconds)
+    if step:
+        limits["step"] = 1.0 / (1.0 / step + (wanted.main_seconds if situation.step_blocks else 0.0))
     return {resource: float(limit) for resource, limit in limits.items() if math.isfinite(limit)}
 
 
@@ -149,9 +151,11 @@ def expected_rate(situation: Situation, config: Config) -> float:
 
 
 def main_seconds_of_step(situation: Situation) -> float:
-    """Seconds per sample that the step keeps the main process' thread busy: no longer than it takes, nor computes."""
+    """Seconds per sample for which the step keeps the main process' thread: all that it takes, or what it computes."""
     step = situation.step_samples_per_second
-    return min(1.0 / step, situation.step_cpu_seconds) if step else 0.0
+    if not step:
+        return 0.0
+    return 1.0 / step if situation.step_blocks else min(1.0 / step, situation.step_cpu_seconds)
 
 
 def fed_rate(situation: Situation) -> float:

@@ -33,9 +33,9 @@ class Loading:
     """What is simulated; seconds are per batch, and those of CPU are without any slow-down.
 
     A batch takes `cpu_seconds` and `wait_seconds`, both times a factor drawn from `spread`. The main process computes
-    for `hand_over_seconds` for each, and steps for `step_seconds`, of which it computes for `step_cpu_seconds`. Every
-    epoch has `epoch_batches`, None for one that never ends; starting its workers, unless they persist, takes
-    `start_seconds`.
+    for `hand_over_seconds` for each, and steps for `step_seconds`, of which it computes for `step_cpu_seconds`; it does
+    nothing else until the step is done where that `step_blocks`. Every epoch has `epoch_batches`, None for one that
+    never ends; starting its workers, unless they persist, takes `start_seconds`.
     """
 
     num_workers: int
@@ -45,6 +45,7 @@ class Loading:
     hand_over_seconds: float = 0.0
     step_seconds: float = 0.0
     step_cpu_seconds: float = 0.0
+    step_blocks: bool = False
     spread: tuple[float, ...] = (1.0,)
     in_order: bool = True
     cores: float = math.inf
@@ -170,6 +171,7 @@ class _Epoch:
         self._hand_over = loading.hand_over_seconds
         self._step = loading.step_seconds
         self._step_cpu = min(loading.step_cpu_seconds, loading.step_seconds)
+        self._step_blocks = loading.step_blocks
         jobs = np.arange(1, workers + 2)
         # The CPU seconds per second of each of so many who compute, in terms of what a batch takes without slow-down.
         speeds = np.minimum(1.0, loading.cores / jobs) / loading.calibration.slow_down(jobs, loading.cores)
@@ -252,8 +254,7 @@ class _Epoch:
     def _main_process(self) -> Iterator[None]:
         """Takes batches over, gives them to the loop and steps; stops wherever time must pass first.
 
-        The step is computed by a device that the loop runs ahead of by no more than one batch. Where the step is all
-        CPU of the main process, that is the same as waiting for it.
+        A step that does not block is computed by a device that the loop runs ahead of by no more than one batch.
         """
         computing, waiting, finished, tasks = self._computing, self._waiting, self._finished, self._tasks
         hand_over, step, step_cpu, in_order = self._hand_over, self._step, self._step_cpu, self._in_order
@@ -284,8 +285,9 @@ class _Epoch:
             if step_cpu > 0.0:
                 heappush(computing, (self._work + step_cpu, MAIN))
                 yield
-            if before > self._now:
-                heappush(waiting, (before, MAIN))
+            until = stepped if self._step_blocks else before
+            if until > self._now:
+                heappush(waiting, (until, MAIN))
                 yield
             self._consumed.append(max(stepped, self._now))
             if spans is not None:

@@ -154,6 +154,7 @@ class Situation:
     - `cost` was measured in the main process; `cost_in_worker` in a worker, where caches, memory and threads differ.
     - `batch_seconds` are times of single batches; only how they spread is used.
     - `read_bytes`: what a sample reads from storage.
+    - `step_blocks`: whether the loop stands still until a step is done, and takes no batch over meanwhile.
     - `torch_threads_speedup`: how much faster a sample is made when torch may use more than one thread.
     - `fresh_seconds`: CPU seconds of a worker for a sample's share of shared memory that nobody has touched before.
     - `transfer_bytes_per_second`: from the host to the device, None where there is none.
@@ -182,6 +183,7 @@ class Situation:
     storage: StorageBandwidth | None = None
     transfer_bytes_per_second: float | None = None
     pool_cpus: float = 0.0
+    step_blocks: bool = False
 
     @property
     def samples_at_once(self) -> float:

@@ -6,7 +6,7 @@ import math
 
 from plumb.config import Config
 from plumb.model.demand import demand
-from plumb.model.operational import loader_rates, loop_rates, main_seconds_of_step
+from plumb.model.operational import loader_rates, loop_rates
 from plumb.model.simulate import Loading, simulate
 from plumb.model.situation import Situation
 
@@ -24,7 +24,8 @@ def loading(situation: Situation, config: Config) -> Loading:
         wait_seconds=(making - computing) * batch,
         hand_over_seconds=wanted.main_seconds * batch,
         step_seconds=batch / step if step else 0.0,
-        step_cpu_seconds=main_seconds_of_step(situation) * batch,
+        step_cpu_seconds=min(1.0 / step, situation.step_cpu_seconds) * batch if step else 0.0,
+        step_blocks=situation.step_blocks,
         spread=_spread(situation.batch_seconds),
         in_order=config.in_order,
         cores=situation.limits.cpus,

@@ -73,6 +73,15 @@ def test_cpu_seconds_are_never_overdrawn(cost, cores, step_cpu):
     assert bound * (cost.cpu_seconds + cost.main_seconds + step_cpu) == pytest.approx(cores)
 
 
+@pytest.mark.parametrize(("blocks", "expected"), [(False, 100.0), (True, 1 / (10e-3 + 4e-3))])
+def test_a_step_that_blocks_takes_no_batch_over_meanwhile(blocks, expected):
+    cost = SampleCost(1e-3, 1e-3, 0.0, 4e-3, 0.0, 0.0)
+    situation = Situation(cost, cost, FOOTPRINT, Limits(cpus=4), step_samples_per_second=100.0, step_blocks=blocks)
+    assert operational.predict(situation, Config(2, 2)).bottleneck == "step"
+    assert operational.expected_rate(situation, Config(2, 2)) == pytest.approx(expected)
+    assert operational.fed_rate(situation) == pytest.approx(expected)
+
+
 def test_the_bounds_of_the_design_s_first_check():
     # 2.17 ms of worker CPU and 0.2 ms in the main process, two cores: 843 samples per second were measured.
     cost = SampleCost(2.17e-3, 2.17e-3, 0.0, 0.2e-3, 0.0, 0.0)

@@ -1,5 +1,6 @@
 """The twin of torch's loader: beside the real one, and within what arithmetic allows."""
 
+import dataclasses
 import time
 
 import pytest
@@ -17,6 +18,7 @@ loadings = st.builds(
     num_workers=st.integers(1, 6),
     prefetch_factor=st.integers(1, 4),
     **BATCH_TIMES,
+    step_blocks=st.booleans(),
     spread=st.lists(st.floats(0.5, 2), min_size=1, max_size=4).map(tuple),
     calibration=st.just(SMOOTH),
     epoch_batches=st.none() | st.integers(1, 60),
@@ -39,7 +41,9 @@ def test_a_simulation_never_exceeds_the_bounds(loading):
     assert rate <= slack * loading.cores / (cpu + loading.hand_over_seconds + step_cpu)
     if loading.hand_over_seconds + step_cpu > 0:
         assert rate <= slack / (loading.hand_over_seconds + step_cpu)
-    if loading.step_seconds > 0:
+    if loading.step_seconds > 0 and loading.step_blocks:
+        assert rate <= slack / (loading.hand_over_seconds + loading.step_seconds)
+    elif loading.step_seconds > 0:
         assert rate <= slack / loading.step_seconds
     assert -0.01 <= result.stall_share <= 1
 
@@ -60,6 +64,13 @@ def test_the_rate_of_even_batches_is_that_of_the_tightest_bound():
     assert simulate(step).stall_share == pytest.approx(0, abs=0.02)
     by_turns = Loading(4, 2, 0.001, hand_over_seconds=0.02, step_seconds=0.05, step_cpu_seconds=0.05, cores=8)
     assert simulate(by_turns).batches_per_second == pytest.approx(1 / 0.07, rel=0.02)
+
+
+def test_a_step_that_blocks_takes_turns_with_taking_batches_over_and_leaves_the_cores_to_workers():
+    ahead = Loading(4, 2, 0.02, hand_over_seconds=0.02, step_seconds=0.03, cores=1, calibration=SMOOTH)
+    blocked = dataclasses.replace(ahead, cpu_seconds=0.01, step_blocks=True)
+    assert simulate(ahead).batches_per_second == pytest.approx(25, rel=0.01)
+    assert simulate(blocked).batches_per_second == pytest.approx(20, rel=0.01)
 
 
 def test_without_workers_loading_and_stepping_take_turns():
