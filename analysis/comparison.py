@@ -18,7 +18,7 @@ from analysis.field import S3
 from analysis.footprint import Footprint, watched
 from analysis.machine import description
 from analysis.measuring import Contender, Reading, by_turns, pure_cpu_seconds, stream_of, torch_contender
-from analysis.outcome import PLUMB, PLUMB_UNCACHED, Entry, Epochs, Outcome
+from analysis.outcome import PLUMB, PLUMB_IN_ORDER, PLUMB_UNCACHED, Entry, Epochs, Outcome
 from analysis.peers.choosers import CHOOSERS, Choice
 from analysis.peers.environments import CannotRunError
 from analysis.peers.libraries import LIBRARIES, Running, tuned_by_hand
@@ -131,16 +131,22 @@ def limit_of(pipeline: Pipeline, seconds: float) -> float:
 
 
 def _plumbs(pipeline: Pipeline, seconds: float, memory: float | None) -> tuple[list[Choice], list[Entry], Tuned]:
-    """Plumb's choice, and where it stores something, also what it chooses where it may not."""
-    tuned = tune_loader(pipeline.loader, seconds, None, memory, pipeline.batch_size)
-    choices = [Choice(PLUMB, tuned.contender(tuned.config), tuned.seconds)]
-    if tuned.config.cache is None:
+    """Plumb's choice, and what it chooses if it must not store anything, or must keep the order of a stream.
+
+    Whoever gives a stream to several workers has its samples in another order, so plumb may do so, too.
+    """
+    streams = pipeline.is_iterable
+    tuned = tune_loader(pipeline.loader, seconds, None, memory, pipeline.batch_size, may_reorder=streams)
+    note = "with --allow-reorder, as whoever reads a stream with several workers" if streams else ""
+    choices = [Choice(PLUMB, tuned.contender(tuned.config), tuned.seconds, note)]
+    if tuned.config.cache is None and not streams:
         return choices, [], tuned
+    peer = PLUMB_IN_ORDER if streams else PLUMB_UNCACHED
     try:
-        without = tune_loader(pipeline.loader, seconds, None, 0, pipeline.batch_size)
+        other = tune_loader(pipeline.loader, seconds, None, 0, pipeline.batch_size)
     except TuningError as error:
-        return choices, [Entry(PLUMB_UNCACHED, error=str(error))], tuned
-    return [*choices, Choice(PLUMB_UNCACHED, without.contender(without.config), without.seconds)], [], tuned
+        return choices, [Entry(peer, error=str(error))], tuned
+    return [*choices, Choice(peer, other.contender(other.config), other.seconds)], [], tuned
 
 
 def _of_grid(pipeline: Pipeline, tuned: Tuned, extent: Extent) -> tuple[list[Contender], float]:
@@ -248,6 +254,7 @@ def _epochs(
         Step(pipeline.batch_size / step, cpu_seconds=0.0, blocks=True),
         memory,
         pipeline.batch_size,
+        may_reorder=pipeline.is_iterable,
     )
     plain, chosen = _own_order(pipeline, best.config), tuned.make(tuned.config, None)
     seconds_of_an_epoch(plain, step)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from analysis.measuring import Timed
 from plumb.search.measure import Chunk
 
-PLUMB, PLUMB_UNCACHED, ORACLE = "plumb", "plumb, nothing stored", "the best of all"
+PLUMB, PLUMB_UNCACHED, PLUMB_IN_ORDER = "plumb", "plumb, nothing stored", "plumb, order kept"
+ORACLE = "the best of all"
 
 
 @dataclass(frozen=True)

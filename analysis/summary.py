@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import geometric_mean, median
 
 from analysis.measuring import share
-from analysis.outcome import PLUMB, PLUMB_UNCACHED, Entry, Outcome
+from analysis.outcome import PLUMB, PLUMB_IN_ORDER, PLUMB_UNCACHED, Entry, Outcome
 from analysis.results import table
 from plumb.plan import Rate
 from plumb.units import format_bytes
@@ -13,7 +13,7 @@ from plumb.units import format_bytes
 # Differences below this are noise, unless the interval says otherwise.
 _OF_ORACLE, _OVER_EACH_PEER, _MISCONFIGURED, _OBJECTS, _CACHED, _OF_GRID_SECONDS = 0.97, 1.5, 47.0, 12.0, 1.5, 0.1
 _OBJECT_STORE = "s3"
-DEFAULT, NO_PEERS = "torch's default", (PLUMB, PLUMB_UNCACHED, "a full grid's best")
+DEFAULT, NO_PEERS = "torch's default", (PLUMB, PLUMB_UNCACHED, PLUMB_IN_ORDER, "a full grid's best")
 
 
 @dataclass(frozen=True)

@@ -111,11 +111,12 @@ def tune_loader(
     cache_memory_bytes: float | None = None,
     samples_per_batch: float | None = None,
     on_device: bool = False,
+    may_reorder: bool = False,
 ) -> Tuned:
     """Tunes `loader` for its own rate, or for that of `step`, within about `budget_seconds`.
 
     `samples_per_batch` is the mean where a batch sampler makes batches of different sizes; `on_device` allows batches
-    to arrive on the GPU.
+    to arrive on the GPU, `may_reorder` another order of samples.
     """
     begun = time.perf_counter()
     trials: list[float] = []
@@ -125,7 +126,13 @@ def tune_loader(
             trials.append(time.perf_counter() - begun)
 
     subject = Subject("loader", loader, samples_per_batch or float(loader.batch_size or 1), step, None)
-    options = Options(budget_seconds, Limits.detect(), cache_memory_bytes=cache_memory_bytes, on_device=on_device)
+    options = Options(
+        budget_seconds,
+        Limits.detect(),
+        may_reorder=may_reorder,
+        cache_memory_bytes=cache_memory_bytes,
+        on_device=on_device,
+    )
     choice = Tuner(subject, options, budget_seconds, options.pace_seconds, note).choose()
     # The first readings are those of the runs that calibrate the model: with one worker, and with one for each core.
     model_seconds = trials[min(1, len(trials) - 1)] if trials else math.nan
