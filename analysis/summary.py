@@ -6,6 +6,7 @@ from statistics import geometric_mean, median
 
 from analysis.measuring import share
 from analysis.outcome import PLUMB, PLUMB_IN_ORDER, PLUMB_UNCACHED, Entry, Outcome
+from analysis.reasons import reason
 from analysis.results import table
 from plumb.plan import Rate
 from plumb.units import format_bytes
@@ -191,14 +192,14 @@ def _gains(outcome: Outcome) -> list[float]:
 
 
 def losses_of(outcome: Outcome) -> list[str]:
-    """Each peer that is faster than plumb beyond the interval."""
+    """Each peer that is faster than plumb beyond the interval, and why."""
     lines = []
     for entry in outcome.entries:
         times = _plumb_over(outcome, entry) if entry.is_measured and entry.peer != PLUMB else None
         if times and times.interval[1] < 1:
             lines.append(
                 f"- {outcome.title}: {entry.peer} ({entry.configuration}) makes {_number(entry)} samples/s; "
-                f"plumb reaches {_rate(times, 3)} of it."
+                f"plumb reaches {_rate(times, 3)} of it. Why: {reason(outcome, entry)}."
             )
     return lines
 

@@ -1,4 +1,4 @@
-from analysis.outcome import PLUMB, Entry, Epochs, Outcome
+from analysis.outcome import PLUMB, PLUMB_UNCACHED, Entry, Epochs, Outcome
 from analysis.summary import DEFAULT, aims, factors, lines_of, losses_of
 from plumb.search.measure import Chunk
 
@@ -33,6 +33,15 @@ def test_a_loss_is_shown():
     (line,) = losses_of(outcome(PLUMB_AT_100, DEFAULT_AT_10, faster))
     assert "FFCV" in line
     assert "0.500" in line
+
+
+def test_a_loss_says_what_comes_of_it_over_the_epochs_of_a_training():
+    stored, more = entry(PLUMB, 100.0, 100.0), entry("a full grid's best", 200.0, 200.0)
+    both = [Entry(e.peer, "2 workers, cache in memory after load", e.turns) for e in (stored, more)]
+    (line,) = losses_of(outcome(*both, entry(PLUMB_UNCACHED, 1.0, 1.0)))
+    assert "plumb reaches 0.959 of it" in line
+    (line,) = losses_of(outcome(entry(PLUMB, 100.0, 60.0), more))
+    assert "lie 50% apart" in line
 
 
 def test_what_lies_within_noise_is_no_loss():
