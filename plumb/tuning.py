@@ -64,6 +64,9 @@ _PROBED_AT_MOST = 16
 _SHARDING_SHARE = 0.15
 # The search must leave time for the finals, and the probes for the search.
 _UNTIL_SEARCHED, _UNTIL_PROBED = 0.6, 0.3
+_UNTIL_SEARCHED_AT_LAST, _SEARCHED_AT_LEAST = 0.85, 0.2
+# Finalists by turns take so many of their batches at least: the first one, and one in each of two turns.
+_BATCHES_SIDE_BY_SIDE = 3.0
 
 
 @dataclass
@@ -128,7 +131,7 @@ class Tuner:
         own = self._trials.baseline(situation, self._own)
         freedom = self._freedom(situation, offers)
         finals = decide.finalists(situation, own, self._search(freedom, situation, own))
-        if len(finals) > 1:
+        if len(finals) > 1 and not self._has_no_time_for(finals):
             self._say("the best few side by side")
             finals = self._trials.side_by_side(situation, finals)
         loaded = self._trials.samples + seen.samples
@@ -244,7 +247,10 @@ class Tuner:
             self._say(f"trying {config}")
             return self._trials.try_out(situation, config, floor, on_chunk)
 
+        # What came before may have taken long: some time is left for a trial all the same.
         deadline = self._begun + _UNTIL_SEARCHED * self.seconds
+        latest = self._begun + _UNTIL_SEARCHED_AT_LAST * self.seconds
+        deadline = max(deadline, min(latest, time.perf_counter() + _SEARCHED_AT_LEAST * self.seconds))
         try:
             readings = search(
                 planner.rank(freedom, situation, self._trials.steady_within_seconds()),
@@ -261,6 +267,13 @@ class Tuner:
         if len(readings) == len(known) and time.perf_counter() > deadline:
             self._untried = planner.rank(freedom, situation).best[:1]
         return readings
+
+    def _has_no_time_for(self, finals: Sequence[Reading]) -> bool:
+        """Whether to measure them by turns would take too long, and one is so much faster that it would not matter."""
+        batches = (self.subject.samples_per_batch / final.loader.samples_per_second for final in finals if final.loader)
+        seconds = _BATCHES_SIDE_BY_SIDE * sum(batches)
+        is_late = time.perf_counter() + seconds > self._begun + self.seconds
+        return is_late and decide.is_beyond_drift(finals)
 
     def _record(self, freedom: Freedom) -> Record:
         """The study, and what of the host, the baseline and the space makes its rates comparable with others."""

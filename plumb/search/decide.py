@@ -12,6 +12,8 @@ from plumb.search.ledger import Reading
 NOISE = 0.10
 # Where the loop waits for less than this share of its time, no configuration can gain what could be measured.
 NOTHING_TO_GAIN = 0.03
+# No host becomes so many times as fast between two readings.
+_BEYOND_DRIFT = 3.0
 # Rates closer than this are the same to us: the cheaper configuration is chosen, and a faster step is not chased.
 EQUAL = 0.02
 
@@ -39,6 +41,14 @@ def winner(finals: Sequence[Reading]) -> Reading:
     """Of the readings that are equal to the best, the cheapest configuration."""
     best = max(reading.loop_rate for reading in finals)
     return _cheapest(finals, best * (1 - EQUAL))
+
+
+def is_beyond_drift(finals: Sequence[Reading]) -> bool:
+    """Whether the best is so much faster than the user's configuration, the first, that no drift of the host did it."""
+    own, *others = (reading.loader for reading in finals)
+    return own is not None and any(
+        other is not None and other.interval[0] > _BEYOND_DRIFT * own.interval[1] for other in others
+    )
 
 
 def is_better(situation: Situation, reading: Reading, own: Reading) -> bool:

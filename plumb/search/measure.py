@@ -146,8 +146,8 @@ class Feed:
 
     `make_loader` gets the indices to read, or None for an iterable dataset, whose batches are taken as
     `samples_per_batch` samples each. Workers start at construction, watched by `guard` if there is one. `samples`
-    counts all that came, and `is_broken` says that the loader has raised. Raises what the loader raises, and
-    TrialEndedError where the guard ended it.
+    counts all that came, `first_chunk` is the first batch, with the start of workers in it, and `is_broken` says that
+    the loader has raised. Raises what the loader raises, and TrialEndedError where the guard ended it.
     """
 
     def __init__(
@@ -171,11 +171,12 @@ class Feed:
         self._loader = make_loader(self._indices)
         self._batches = self._begun()
         try:
-            self._take()
+            first = self._take()
         except BaseException:
             self.close()
             raise
         self.first_batch_seconds = time.perf_counter() - self._started
+        self.first_chunk = Chunk(first, self.first_batch_seconds)
         self._round_seconds = self.first_batch_seconds
         self.usage = Usage(0.0, 0.0, 0.0, 0.0)
         self._ready = max(config.batches_in_flight - 1, 0)

@@ -39,6 +39,8 @@ _TURNS_ALONE = 2
 _SHARE_UNTIL_STEADY = 0.25
 # A trial that takes so many times as long to become steady as was predicted is looked at for what it gave until then.
 _TIMES_UNTIL_STEADY = 2.0
+# One batch is enough where it takes so many times as long as a look should.
+_LONG_BATCH_PACES = 4.0
 # A trial is judged by so many chunks at least.
 _CHUNKS_TO_JUDGE = 4
 
@@ -148,7 +150,7 @@ class Trials:
         if self.ledger.knows(config):
             return self.ledger.derived(situation, config)
         try:
-            ran = self._run(situation, config, math.inf)
+            ran = self._run(situation, config, math.inf, first_counts=config.num_workers == 0)
         except TrialEndedError as error:
             raise TuningError(f"your own configuration can't be measured: {error}", 1) from None
         except Exception as error:
@@ -265,9 +267,12 @@ class Trials:
         deadline: float,
         enough: Callable[[Sequence[Chunk]], bool] | None = None,
         too_slow: Callable[[float, float], bool] | None = None,
+        first_counts: bool = False,
     ) -> _Ran:
-        """One window of a fresh loader."""
+        """One window of a fresh loader; no more than its first batch where that counts, and takes long enough."""
         with self._running(situation, config, deadline) as (feed, taken):
+            if first_counts and feed.first_batch_seconds > _LONG_BATCH_PACES * self._pace_seconds:
+                return _Ran([feed.first_chunk], 0.0, taken.bytes())
             return _Ran(feed.window(self._pace_seconds, enough, too_slow), feed.workers_start_seconds, taken.bytes())
 
     def corrected(self, situation: Situation) -> Situation:
