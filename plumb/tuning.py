@@ -60,8 +60,8 @@ _OFFERED_BATCHES, _OFFERED_SAMPLES = 32, 128
 _PROBED_BATCHES, _PROBE_SHARE = 6, 0.15
 # More workers than this aren't started only to learn how they hold each other up.
 _PROBED_AT_MOST = 16
-# To compare epochs of an iterable dataset may take this share of the time.
-_SHARDING_SHARE = 0.15
+# To compare epochs of an iterable dataset may take this share of the time: it gains by workers, or by nothing.
+_SHARDING_SHARE = 0.4
 # The search must leave time for the finals, and the probes for the search.
 _UNTIL_SEARCHED, _UNTIL_PROBED = 0.6, 0.3
 _UNTIL_SEARCHED_AT_LAST, _SEARCHED_AT_LEAST = 0.85, 0.2
@@ -251,9 +251,10 @@ class Tuner:
         deadline = self._begun + _UNTIL_SEARCHED * self.seconds
         latest = self._begun + _UNTIL_SEARCHED_AT_LAST * self.seconds
         deadline = max(deadline, min(latest, time.perf_counter() + _SEARCHED_AT_LEAST * self.seconds))
+        ranking = planner.rank(freedom, situation, self._trials.steady_within_seconds())
         try:
             readings = search(
-                planner.rank(freedom, situation, self._trials.steady_within_seconds()),
+                ranking,
                 known,
                 Space(freedom, situation),
                 try_out,
@@ -264,7 +265,7 @@ class Tuner:
             )
         except StudyError as error:
             raise TuningError(str(error), 1) from None
-        if len(readings) == len(known) and time.perf_counter() > deadline:
+        if len(readings) == len(known) and (not ranking.best or time.perf_counter() > deadline):
             self._untried = planner.rank(freedom, situation).best[:1]
         return readings
 

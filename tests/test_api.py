@@ -50,6 +50,12 @@ class Waiting(torch.utils.data.Dataset):
         return torch.full((8,), float(index)), torch.rand(1), self.dice.random()
 
 
+class Slow(Waiting):
+    def __getitem__(self, index):
+        time.sleep(0.1)
+        return torch.full((8,), float(index))
+
+
 class Broken(Waiting):
     def __getitem__(self, index):
         raise KeyError("mine")
@@ -169,6 +175,14 @@ def test_a_budget_in_which_nothing_can_be_tried_is_said_to_be_too_short():
     (told,) = (note for note in plan.entry.notes if "did not suffice to try anything out" in note)
     assert "num_workers=" in told
     assert plan.config == plan.entry.baseline.config
+
+
+@pytest.mark.slow
+def test_batches_that_take_seconds_leave_time_to_try_something():
+    entry = plumb.tune(Slow(640), batch_size=32, budget=30.0).entry
+    assert [trial for trial in entry.trials if trial.config != entry.baseline.config], entry.notes
+    assert entry.tuned.config.fetch_threads > 1 or entry.tuned.config.num_workers > 0, entry.notes
+    assert entry.tuned.interval[0] > entry.baseline.interval[1]
 
 
 def test_a_step_that_is_a_callable_is_given_batches_and_measured():

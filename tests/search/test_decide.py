@@ -68,6 +68,15 @@ def test_better_means_that_the_intervals_lie_apart(one, other):
         assert not decide.is_better(SITUATION, other, one)
 
 
+@given(readings, readings)
+def test_what_is_beyond_any_drift_is_far_faster_and_better(own, other):
+    assert not decide.is_beyond_drift([own, own])
+    if decide.is_beyond_drift([own, other]):
+        assert other.loader.samples_per_second > 2 * own.loader.samples_per_second
+    failed = Reading(Config(2, 2), None, None, "failed")
+    assert not decide.is_beyond_drift([failed, other])
+
+
 def test_what_could_not_be_measured_is_never_better():
     failed = Reading(Config(2, 2), None, None, "failed")
     own = Reading(Config(), Rate(10.0, (9.0, 11.0)), 10.0, "")
