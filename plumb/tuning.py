@@ -265,8 +265,12 @@ class Tuner:
             )
         except StudyError as error:
             raise TuningError(str(error), 1) from None
-        if len(readings) == len(known) and (not ranking.best or time.perf_counter() > deadline):
-            self._untried = planner.rank(freedom, situation).best[:1]
+        if len(readings) == len(known):
+            self._untried = [
+                candidate
+                for candidate in planner.rank(freedom, situation).best[:1]
+                if candidate.training_samples_per_second > own.loop_rate * (1 + decide.NOISE)
+            ]
         return readings
 
     def _has_no_time_for(self, finals: Sequence[Reading]) -> bool:

@@ -60,14 +60,13 @@ def timed_threads(
     slowest sample is, as in a worker.
     """
     ahead = cycle(indices)
-    share = budget_seconds / (len(THREADS) + 1)
-    counts = [
-        count
-        for count in THREADS
-        if count <= samples_per_batch and samples_per_batch * alone_seconds / count < share / 3
-    ]
+    counts = [count for count in THREADS if count <= samples_per_batch]
+    # The fewer there are, the more time each has: what takes longest, the fewest threads, is left out first.
+    while counts and samples_per_batch * alone_seconds / counts[0] >= _share(budget_seconds, counts) / 3:
+        del counts[0]
     if not counts:
         return ThreadsTimed(alone_seconds)
+    share = _share(budget_seconds, counts)
     gains: list[ThreadsGain] = []
     at_once, grown = 1, Grown()
     try:
@@ -94,6 +93,11 @@ def timed_threads(
     except Exception as error:
         return ThreadsTimed(alone_seconds, tuple(gains), f"{at_once} at once fail: {one_line(error)}")
     return ThreadsTimed(alone.wall, tuple(gains))
+
+
+def _share(budget_seconds: float, counts: Sequence[int]) -> float:
+    """The seconds for each count, one thread being another."""
+    return budget_seconds / (len(counts) + 1)
 
 
 def _spent_by_threads(
