@@ -22,6 +22,7 @@ from analysis.pipelines.pipeline import Pipeline
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import tune_loader
 from plumb.config import Config
+from plumb.runtime.allocator import reusing
 
 FULL, QUICK = Effort(3, 1.0, 60.0), Effort(1, 0.3, 6.0)
 EPOCHS, QUICK_EPOCHS = 9, 1
@@ -65,21 +66,24 @@ def compare(pipeline: Pipeline, torchs: Sequence[Config], effort: Effort, epochs
     plain = DataLoader(loader.dataset, loader.batch_size, shuffle=True, **best_config.loader_arguments())
     chosen = tuned.make(tuned.config, None)
     seconds_of_an_epoch(plain)
-    filling = seconds_of_an_epoch(chosen)
-    pairs = [(seconds_of_an_epoch(plain), seconds_of_an_epoch(chosen)) for _ in range(epochs)]
+    reuse = tuned.config.allocator_reuse
+    filling = seconds_of_an_epoch(chosen, reuse=reuse)
+    pairs = [(seconds_of_an_epoch(plain), seconds_of_an_epoch(chosen, reuse=reuse)) for _ in range(epochs)]
     return Comparison(
         pipeline, best_config, [one for one, _ in pairs], tuned.config, filling, [other for _, other in pairs]
     )
 
 
-def seconds_of_an_epoch(loader: DataLoader[Any], step_seconds: float = 0.0) -> float:
+def seconds_of_an_epoch(loader: DataLoader[Any], step_seconds: float = 0.0, reuse: bool = False) -> float:
     """One pass over all batches, by the clock, with the start of workers where they do not persist.
 
-    A step that leaves the CPU alone, as an accelerator's does, takes `step_seconds` after each batch.
+    A step that leaves the CPU alone, as an accelerator's does, takes `step_seconds` after each batch. With `reuse`, this
+    process uses its memory again, as on a plan that says so.
     """
     begun = time.perf_counter()
-    for _ in loader:
-        time.sleep(step_seconds)
+    with reusing(reuse):
+        for _ in loader:
+            time.sleep(step_seconds)
     return time.perf_counter() - begun
 
 

@@ -257,9 +257,10 @@ def _epochs(
         may_reorder=pipeline.is_iterable,
     )
     plain, chosen = _own_order(pipeline, best.config), tuned.make(tuned.config, None)
+    reuse = tuned.config.allocator_reuse
     seconds_of_an_epoch(plain, step)
-    first = seconds_of_an_epoch(chosen, step)
-    pairs = [(seconds_of_an_epoch(plain, step), seconds_of_an_epoch(chosen, step)) for _ in range(extent.epochs)]
+    first = seconds_of_an_epoch(chosen, step, reuse)
+    pairs = [(seconds_of_an_epoch(plain, step), seconds_of_an_epoch(chosen, step, reuse)) for _ in range(extent.epochs)]
     torchs_seconds, plumbs_seconds = ([pair[side] for pair in pairs] for side in (0, 1))
     return Epochs(step, str(best.config), torchs_seconds, str(tuned.config), first, plumbs_seconds)
 

@@ -19,6 +19,7 @@ from statistics import median
 import optuna
 
 from analysis import knobs, results
+from analysis.caching import seconds_of_an_epoch
 from analysis.contention import keep_to_cpus, one_core_burnt
 from analysis.measuring import Contender, Reading, best, by_turns, share, share_by_turns, stream_of
 from analysis.pipelines import NAMES, made
@@ -147,10 +148,7 @@ def _timed(pipeline: Pipeline, contenders: list[Contender], effort: Effort) -> t
 def _first_rate(pipeline: Pipeline, tuned: Tuned, config: Config) -> float:
     """Samples per second of an epoch that finds nothing stored, from the start of its workers to its last batch."""
     loader = tuned.with_nothing_stored().make(config, None)
-    begun = time.perf_counter()
-    for _ in loader:
-        pass
-    return len(pipeline.dataset) / (time.perf_counter() - begun)
+    return len(pipeline.dataset) / seconds_of_an_epoch(loader, reuse=config.allocator_reuse)
 
 
 def _running(configs: list[Config]) -> list[Config]:
