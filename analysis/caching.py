@@ -77,8 +77,8 @@ def compare(pipeline: Pipeline, torchs: Sequence[Config], effort: Effort, epochs
 def seconds_of_an_epoch(loader: DataLoader[Any], step_seconds: float = 0.0, reuse: bool = False) -> float:
     """One pass over all batches, by the clock, with the start of workers where they do not persist.
 
-    A step that leaves the CPU alone, as an accelerator's does, takes `step_seconds` after each batch. With `reuse`, this
-    process uses its memory again, as on a plan that says so.
+    A step that leaves the CPU alone, as an accelerator's does, takes `step_seconds` after each batch. With `reuse`,
+    this process uses its memory again, as on a plan that says so.
     """
     begun = time.perf_counter()
     with reusing(reuse):
