@@ -1,3 +1,4 @@
+from analysis import results
 from analysis.outcome import PLUMB, PLUMB_UNCACHED, Entry, Epochs, Outcome
 from analysis.summary import DEFAULT, aims, factors, lines_of, losses_of
 from plumb.search.measure import Chunk
@@ -61,3 +62,10 @@ def test_aims_are_met_missed_or_not_measured():
     # plumb is the best itself, ten times the default, less than 47 times; there is no object storage; 2 times by the
     # clock; 5 seconds of 100.
     assert verdicts == [True, True, False, None, True, True]
+
+
+def test_the_readme_quotes_the_summary_as_it_is():
+    readme = (results.FOLDER.parents[1] / "README.md").read_text()
+    quoted = readme.partition("<!-- summary -->\n")[2].partition("\n\n")[0].splitlines()
+    assert len(quoted) > 2
+    assert set(quoted) <= set((results.FOLDER / "summary.md").read_text().splitlines())
