@@ -17,7 +17,7 @@ from analysis.outcome import Outcome
 from analysis.peers.choosers import LOADTUNE, PARAM_HELPER
 from analysis.peers.environments import CannotRunError, Environment
 from analysis.peers.libraries import LIBRARIES
-from analysis.readings import keep, kept
+from analysis.readings import add_fresh, keep, kept
 from analysis.results import publish, say
 from analysis.summary import lines_of
 
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"pipelines, of {', '.join(field.NAMES)}")
     parser.add_argument("--quick", action="store_true", help="ten minutes that show no more than that it works")
-    parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
+    add_fresh(parser)
     parser.add_argument("--install", action="store_true", help="make the peers' environments, and nothing else")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: with a real step on a GPU")
     asked = parser.parse_args()

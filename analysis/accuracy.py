@@ -10,6 +10,7 @@ pipeline is kept, so that a run that was cut short goes on where it was; `--fres
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -18,7 +19,7 @@ from analysis import knobs, results
 from analysis.measuring import by_turns, stream_of
 from analysis.pipelines import NAMES, made
 from analysis.pipelines.pipeline import Pipeline
-from analysis.readings import keep, kept
+from analysis.readings import add_fresh, once
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import tune_loader
 from plumb.config import Config
@@ -98,6 +99,10 @@ def compare(pipeline: Pipeline, effort: Effort) -> list[Comparison]:
     ]
 
 
+def _measured(name: str, effort: Effort) -> list[Comparison]:
+    return compare(made([name])[0], effort)
+
+
 def summary(comparisons: list[Comparison]) -> list[str]:
     """The errors of each pipeline, and of all: the bounds', and the simulated twin's."""
     names = list(dict.fromkeys(comparison.pipeline for comparison in comparisons))
@@ -153,7 +158,7 @@ def main() -> None:
     """Prints and writes the results."""
     parser = results.arguments(__doc__, FULL)
     results.add_pipelines(parser)
-    parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
+    add_fresh(parser)
     asked = parser.parse_args()
     effort = QUICK if asked.quick else FULL
     variant = "accuracy-quick" if asked.quick else "accuracy"
@@ -163,13 +168,10 @@ def main() -> None:
         f"{effort.turns} turns, {effort.budget_seconds:g} s of tuning"
     )
     for number, name in enumerate(asked.only, 1):
-        its = None if asked.fresh else kept(variant, name, list[Comparison])
-        if its is None:
-            say(f"accuracy: {name}, {number} of {len(asked.only)}")
-            its = compare(made([name])[0], effort)
-            keep(variant, name, its)
-            say("\n".join(summary(its)))
-        comparisons += its
+        say(f"accuracy: {name}, {number} of {len(asked.only)}")
+        measure = partial(_measured, name, effort)
+        comparisons += (its := once(variant, name, list[Comparison], measure, asked.fresh))
+        say("\n".join(summary(its)))
     worst = sorted(comparisons, key=lambda comparison: -abs(comparison.error))[:WORST]
     lines = [
         f"{effort.turns} turns of windows of {effort.window_seconds:g} s; samples per second over a real epoch. A rate "

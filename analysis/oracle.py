@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import optuna
@@ -24,11 +25,12 @@ from analysis.contention import keep_to_cpus, one_core_burnt
 from analysis.measuring import Contender, Reading, best, by_turns, share, share_by_turns, stream_of
 from analysis.pipelines import NAMES, made
 from analysis.pipelines.pipeline import Pipeline
-from analysis.readings import keep, kept
+from analysis.readings import add_fresh, once
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import Tuned, tune_loader
 from plumb.config import Config
 from plumb.model import planner
+from plumb.model.operational import EPOCHS
 from plumb.plan import Rate
 
 FULL, QUICK = Effort(1, 0.6, 30.0), Effort(1, 0.2, 4.0)
@@ -38,7 +40,6 @@ REPEATS_AT_MOST = 50
 # A grid with more configurations than this is thinned out, all of torch's own kept.
 GRID_AT_MOST, QUICK_GRID_AT_MOST = 48, 16
 WAYS = ("both", "the model only", "Optuna only")
-EPOCHS = 10
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,10 @@ def told(contest: Contest) -> Told:
     return Told(grid, [row(contest, way) for way in WAYS])
 
 
+def _told_of(name: str, effort: Effort, grid_at_most: int, final_turns: int) -> Told:
+    return told(hold(made([name])[0], effort, grid_at_most, final_turns))
+
+
 def report(contests: list[Told]) -> list[str]:
     """The grids' best, and the choices beside them."""
     head = [
@@ -242,7 +247,7 @@ def main() -> None:
     results.add_pipelines(parser)
     parser.add_argument("--cpus", type=int, help="keep to so many CPUs")
     parser.add_argument("--burn", action="store_true", help="have another process keep one CPU busy")
-    parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
+    add_fresh(parser)
     asked = parser.parse_args()
     if asked.cpus:
         keep_to_cpus(asked.cpus, "analysis.oracle")
@@ -255,13 +260,10 @@ def main() -> None:
     with one_core_burnt() if asked.burn else contextlib.nullcontext():
         say(f"oracle: {len(asked.only)} pipelines, {effort.turns} turns of a grid, {final_turns} turns of finals each")
         for number, name in enumerate(asked.only, 1):
-            contest = None if asked.fresh else kept(variant, name, Told)
-            if contest is None:
-                say(f"oracle: {name}, {number} of {len(asked.only)}")
-                contest = told(hold(made([name])[0], effort, at_most, final_turns))
-                keep(variant, name, contest)
-                say("\n".join(" | ".join(line) for line in contest.ways))
-            contests.append(contest)
+            say(f"oracle: {name}, {number} of {len(asked.only)}")
+            measure = partial(_told_of, name, effort, at_most, final_turns)
+            contests.append(once(variant, name, Told, measure, asked.fresh))
+            say("\n".join(" | ".join(line) for line in contests[-1].ways))
     meanwhile = " Another process kept one CPU busy." if asked.burn else ""
     lines = [
         f"The grid: {effort.turns} turn of windows of {effort.window_seconds:g} s; the finals: {final_turns} turns of "

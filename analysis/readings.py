@@ -1,5 +1,7 @@
 """What long benchmarks measured of each pipeline, kept as JSON in `analysis/data/readings`, so that they can go on."""
 
+import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +18,19 @@ def path_of(variant: str, name: str) -> Path:
     return _FOLDER / variant / f"{name}.json"
 
 
+def add_fresh(parser: argparse.ArgumentParser) -> None:
+    """Adds the wish to measure anew."""
+    parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
+
+
+def once(variant: str, name: str, kind: type[Kind], measure: Callable[[], Kind], is_fresh: bool) -> Kind:
+    """Readings of before, or else what `measure` gives now, which is kept; always that where it `is_fresh`."""
+    known = None if is_fresh else kept(variant, name, kind)
+    if known is None:
+        keep(variant, name, known := measure())
+    return known
+
+
 def kept(variant: str, name: str, kind: type[Kind]) -> Kind | None:
     """Readings of before; None where there are none, or of another form."""
     try:
@@ -25,9 +40,9 @@ def kept(variant: str, name: str, kind: type[Kind]) -> Kind | None:
 
 
 def keep(variant: str, name: str, readings: Any) -> None:
-    """Writes readings, so that they are there whole or not at all."""
+    """Writes readings, so that they are there whole or not at all; numbers of numpy as any others."""
     path = path_of(variant, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".partial")
-    draft.write_bytes(msgspec.json.encode(readings))
+    draft.write_bytes(msgspec.json.encode(readings, enc_hook=float))
     draft.replace(path)

@@ -3,8 +3,8 @@
 from statistics import median
 
 from analysis.outcome import PLUMB, PLUMB_UNCACHED, Entry, Outcome
+from plumb.model.operational import EPOCHS
 
-_EPOCHS = 10
 # Turns of one loader that lie further apart than this say that the host was not the same in all of them.
 _APART = 0.25
 _KNOWN = {
@@ -24,7 +24,7 @@ def reason(outcome: Outcome, faster: Entry) -> str:
         told.append(_GRID)
     share = _over_epochs(outcome, plumb, faster)
     if share is not None:
-        over = f"over {_EPOCHS} epochs, the first of which fills a store, plumb reaches {share:.3f} of it"
+        over = f"over {EPOCHS} epochs, the first of which fills a store, plumb reaches {share:.3f} of it"
         told.append(f"{over}, and these it chooses for")
     spread = (max(plumb.rates) - min(plumb.rates)) / median(plumb.rates)
     if spread > _APART:
@@ -44,7 +44,7 @@ def _over_epochs(outcome: Outcome, plumb: Entry, faster: Entry) -> float | None:
     def seconds(entry: Entry) -> float:
         later = 1 / entry.rate.samples_per_second
         filling = 1 / first.rate.samples_per_second if _stores(entry) else later
-        return filling + (_EPOCHS - 1) * later
+        return filling + (EPOCHS - 1) * later
 
     return seconds(faster) / seconds(plumb)
 

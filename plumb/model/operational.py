@@ -19,8 +19,8 @@ from plumb.plan import Prediction
 
 # A bound this close to the smallest is not what would bind next: it binds already.
 _SAME = 1.001
-# A training is taken to last for so many epochs, where it matters that the first one fills a store.
-_EPOCHS = 10
+EPOCHS = 10
+"""A training is taken to last for so many epochs, where it matters that the first one fills a store."""
 
 
 def capacities(situation: Situation, wanted: Demand, workers: Any, step_cpu_seconds: float) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def over_a_training(situation: Situation, config: Config, later: Any, workers: A
         return later
     filling = np.asarray(filling_rates(situation, config, workers, persistent))
     with np.errstate(divide="ignore"):
-        return _EPOCHS / ((_EPOCHS - 1) / np.asarray(later) + 1 / filling)
+        return EPOCHS / ((EPOCHS - 1) / np.asarray(later) + 1 / filling)
 
 
 def training_rate(situation: Situation, config: Config, loader_samples_per_second: float) -> float:
