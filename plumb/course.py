@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from statistics import mean
@@ -78,7 +79,7 @@ class Tuning:
             in_loop = yield from _side_by_side(loop, tuned, own, choice, step, pace, deadline)
             if in_loop is not None and in_loop.tuned_interval[0] <= in_loop.baseline_interval[1]:
                 choice, in_loop = _taken_back(choice, in_loop), None
-        if in_loop is None and before is not None:
+        if in_loop is None and before is not None and choice.tuned.config == choice.baseline.config:
             in_loop = _unchanged(before, waiting)
         if not loop.open:
             why = "ended" if loop.has_ended else "was left, so that its epoch did not end,"
@@ -185,9 +186,14 @@ def _side_by_side(
     deadline: float,
 ) -> Course[EndToEnd | None]:
     """The user's loop on its own batches and on those of `tuned` by turns; None where it ended too early."""
+    begun, batches_tuned = time.perf_counter(), Endless(None, lambda: iter(tuned))
+    with reusing(choice.tuned.config.allocator_reuse):
+        first = next(batches_tuned)
+    # Workers that are slow to start would leave their loader no time to become steady.
+    deadline += time.perf_counter() - begun
     sides = (
         (choice.baseline.config, own),
-        (choice.tuned.config, Endless(None, lambda: iter(tuned))),
+        (choice.tuned.config, itertools.chain([first], batches_tuned)),
     )
     readings: tuple[list[LoopReading], list[LoopReading]] = ([], [])
     for turn in range(_TURNS_AT_MOST):

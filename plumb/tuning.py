@@ -276,7 +276,8 @@ class Tuner:
     def _has_no_time_for(self, finals: Sequence[Reading]) -> bool:
         """Whether to measure them by turns would take too long, and one is so much faster that it would not matter."""
         batches = (self.subject.samples_per_batch / final.loader.samples_per_second for final in finals if final.loader)
-        seconds = _BATCHES_SIDE_BY_SIDE * sum(batches)
+        starts = self._trials.ledger.slowest_start_seconds * sum(final.config.num_workers > 0 for final in finals)
+        seconds = _BATCHES_SIDE_BY_SIDE * sum(batches) + starts
         is_late = time.perf_counter() + seconds > self._begun + self.seconds
         return is_late and decide.is_beyond_drift(finals)
 

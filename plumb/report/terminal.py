@@ -41,7 +41,7 @@ def _loader(loader: LoaderPlan) -> Iterable[RenderableType]:
         (f"  {loader.site}, {loader.dataset}, batch {loader.samples_per_batch:.0f}", "dim"),
     )
     blocks: list[RenderableType] = [Group(_before_and_after(loader), _why(loader))]
-    if loader.end_to_end is not None:
+    if loader.end_to_end is not None or loader.step_samples_per_second is not None:
         # What doesn't feed the training is told more briefly: one screen must hold it all.
         blocks += [*_shares(loader), _bounds(loader), *_operators(loader), _trials(loader)]
     notes = [*loader.notes, *_not_offered(loader)]
