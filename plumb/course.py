@@ -31,6 +31,8 @@ _KEPT_BATCHES = 2
 _TURNS_AT_LEAST, _TURNS_AT_MOST = 2, 4
 # How the batches of a loop that counts them are divided among what is measured through it.
 _SHARE_BEFORE, _SHARE_STEP, _SHARE_OF_A_TURN = 0.25, 0.15, 0.15
+# Pauses that tell whether a device goes on meanwhile take such a share of its step.
+_PAUSE_SHARE = 0.5
 # A loader that doesn't feed the training matters less: it is looked at more briefly.
 _PACE_ALONE = 0.6
 
@@ -167,13 +169,36 @@ def _step(loop: Loop, own: Iterator[Any], pin: bool, seconds: float, deadline: f
     reading = yield from measured(pin)
     if reading is None:
         return None
-    step = Step(reading.rate.samples_per_second, reading.cpu_seconds, blocks=not uses_accelerator())
-    if pin or not loop.open or not uses_accelerator() or not can_be_pinned(kept[0]):
+    step = Step(reading.rate.samples_per_second, reading.cpu_seconds, blocks=True)
+    if not uses_accelerator():
+        return step
+    step = dataclasses.replace(step, blocks=(yield from _blocks(loop, ready(kept, pin), reading, seconds, deadline)))
+    if pin or not loop.open or not can_be_pinned(kept[0]):
         return step
     locked = yield from measured(True)
     if locked is None or locked.rate.interval[0] <= (1 + EQUAL) * reading.rate.interval[1]:
         return step
     return Step(locked.rate.samples_per_second, locked.cpu_seconds, step.blocks, step.samples_per_second)
+
+
+def _blocks(loop: Loop, batches: Iterator[Any], reading: LoopReading, seconds: float, deadline: float) -> Course[bool]:
+    """Whether the loop stands still until an accelerator has done its step, told from pauses between two steps.
+
+    One that goes on behind the loop's back uses the pauses, which are not counted: its steps seem shorter.
+    """
+    step_seconds = loop.samples_per_batch / reading.rate.samples_per_second
+    pause_seconds = _PAUSE_SHARE * step_seconds
+    batches = _paused(batches, pause_seconds)
+    paused = yield from loop.measure(batches, 1, seconds, deadline, _SHARE_STEP, waiting_counts=False)
+    if paused is None:
+        return False
+    return loop.samples_per_batch / paused.rate.samples_per_second > step_seconds - pause_seconds / 2
+
+
+def _paused(batches: Iterator[Any], seconds: float) -> Iterator[Any]:
+    for batch in batches:
+        time.sleep(seconds)
+        yield batch
 
 
 def _side_by_side(

@@ -19,8 +19,9 @@ from plumb.profile.sample import Sampled
 class Step:
     """The training step, from the user's own loop: what it could consume, and the CPU seconds it burns per sample.
 
-    `blocks` is whether the loop stands still until it is done, as it does where no accelerator computes it. Where it
-    takes batches in page-locked memory, `pageable_samples_per_second` is what it could consume without.
+    `blocks` is whether the loop stands still until it is done, as it does where no accelerator computes it, or where it
+    reads a loss in every step. Where it takes batches in page-locked memory, `pageable_samples_per_second` is what it
+    could consume without.
     """
 
     samples_per_second: float

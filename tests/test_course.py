@@ -59,6 +59,32 @@ def test_and_nowhere_else(pin, pageable, locked, is_used, monkeypatch):
     assert not step_of(monkeypatch, pin, pageable, locked, is_used).wants_pinned
 
 
+class Device:
+    """Stands for one that takes so long for a step, behind the loop's back or not; two steps may wait for it."""
+
+    def __init__(self, is_waited_for):
+        self._is_waited_for = is_waited_for
+        self._done = time.perf_counter()
+
+    def step(self, batch):
+        self._done = max(self._done, time.perf_counter()) + SLOW_SECONDS
+        self.synchronize(0 if self._is_waited_for else 2)
+        return 0.0
+
+    def synchronize(self, ahead=0):
+        time.sleep(max(0.0, self._done - ahead * SLOW_SECONDS - time.perf_counter()))
+
+
+@pytest.mark.parametrize("is_waited_for", [True, False], ids=["waited for in every step", "behind the loop's back"])
+def test_pauses_tell_whether_a_loop_waits_for_its_device(is_waited_for, monkeypatch):
+    device = Device(is_waited_for)
+    monkeypatch.setattr(course, "uses_accelerator", lambda: True)
+    monkeypatch.setattr(course, "can_be_pinned", lambda batch: False)
+    monkeypatch.setattr("plumb.loop.synchronize", device.synchronize)
+    running = course._step(Loop(4.0, 1e9), itertools.repeat(torch.zeros(4)), False, 0.5, math.inf)
+    assert result_of(running, device.step).blocks is is_waited_for
+
+
 def test_what_cannot_be_pinned_is_left_where_it_is(monkeypatch):
     monkeypatch.setattr(course, "uses_accelerator", lambda: True)
     running = course._step(Loop(4.0, 1e9), itertools.repeat(torch.zeros(4).to_sparse()), False, 0.1, math.inf)
