@@ -39,14 +39,14 @@ def main() -> None:
     unknown = set(asked.names) - set(field.NAMES)
     if unknown:
         parser.error(f"no pipeline is called {', '.join(sorted(unknown))}; there are {', '.join(field.NAMES)}")
-    if asked.install or not asked.quick:
-        install()
-    if asked.install:
-        return
     if asked.device == "cuda":
         from analysis import device
 
         device.compare(asked.quick)
+        return
+    if asked.install or not asked.quick:
+        install()
+    if asked.install:
         return
     names = asked.names or field.NAMES
     outcomes = measured(names, QUICK if asked.quick else FULL, asked.quick, asked.fresh)

@@ -29,6 +29,8 @@ _SECONDS_PER_TENSOR = 1e-4
 # Fresh memory is touched for no more than so many times a batch's bytes: for samples, for what these are made of, and
 # for the batch. And reused memory saves no more than all but this share of a sample's CPU seconds.
 _TOUCHED, _LEAST_LEFT = 3.0, 0.05
+# What the start of a worker takes as a rule: one that isn't forked imports torch anew.
+_FORK_SECONDS, _SPAWN_SECONDS = 0.05, 2.0
 # Threads of a library's own count where they keep so much of a CPU busy.
 _POOLED = 0.3
 
@@ -117,7 +119,7 @@ def _least_seconds(cost: SampleCost, offers: Offers) -> float:
     return min([cost.wall_seconds, *stored, *deferred])
 
 
-def unprobed(situation: Situation) -> Situation:
+def unprobed(situation: Situation, start_method: str) -> Situation:
     """The situation with what workers cost as a rule, where there is no time to see it."""
     footprint, cost = situation.footprint, situation.cost
     handing = footprint.tensors_per_batch * _SECONDS_PER_TENSOR / 2
@@ -136,4 +138,5 @@ def unprobed(situation: Situation) -> Situation:
             main_seconds=calibration.hand_over_seconds(footprint.batch_bytes) / situation.samples_per_batch,
         ),
         footprint=dataclasses.replace(footprint, worker_private_bytes=USUAL_WORKER_BYTES),
+        start_seconds_per_worker=_FORK_SECONDS if start_method == "fork" else _SPAWN_SECONDS,
     )

@@ -176,7 +176,7 @@ class Tuner:
             return situation
         batch_seconds = situation.cost.wall_seconds * situation.samples_per_batch
         if _PROBED_BATCHES * batch_seconds > _PROBE_SHARE * self.seconds:
-            return unprobed(situation)
+            return unprobed(situation, self._start_method)
         self._say("one worker, to calibrate the model")
         few = max(self._own.num_workers, 1) if self._is_iterable else 1
         one = self._trials.probe(situation, Config(few, 2, pin_memory=self._pins, start_method=self._start.method))
@@ -363,8 +363,12 @@ class Tuner:
     @property
     def _may_have_torch_threads(self) -> bool:
         """Never in a forked worker: OpenMP's threads don't survive a fork, and the worker would hang."""
-        is_forked = (self._start.method or multiprocessing.get_start_method()) == "fork"
-        return not is_forked and not self._start.why_not and whole_cores(self.options.limits.cpus) > 1
+        return self._start_method != "fork" and not self._start.why_not and whole_cores(self.options.limits.cpus) > 1
+
+    @property
+    def _start_method(self) -> str:
+        """How workers are started, whoever has said so."""
+        return self._start.method or multiprocessing.get_start_method()
 
     @property
     def _has_nothing_to_gain(self) -> bool:
