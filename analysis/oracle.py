@@ -3,16 +3,17 @@
     python -m analysis.oracle [--quick] [--only PIPELINE...] [--cpus N] [--burn] [--fresh]
 
 The grid is measured once, thinned out where it is large; then its best few, plumb's choice, the model's favourite and
-Optuna's own are measured once more, side by side. A configuration with a store is measured as later epochs find it, and
-then its first epoch, which fills the store: what plumb chooses is to be best over ten epochs. `--cpus` keeps everything
-to so many CPUs, `--burn` has another process keep one busy. What was measured of a pipeline is kept, so that a run that
-was cut short goes on where it was; `--fresh` measures anew. Prints and writes `analysis/results/oracle.md`, or
-`oracle-1-cpus.md` and `oracle-burn.md`.
+Optuna's own are measured once more, side by side. A configuration with a store is measured as later epochs find it,
+and then its first epoch, three times, which fills the store: what plumb chooses is to be best over ten epochs. `--cpus`
+keeps everything to so many CPUs, `--burn` has another process keep one busy. What was measured of a pipeline is kept,
+so that a run that was cut short goes on where it was; `--fresh` measures anew. Prints and writes
+`analysis/results/oracle.md`, or `oracle-1-cpus.md` and `oracle-burn.md`.
 """
 
 import contextlib
 import dataclasses
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -35,6 +36,7 @@ from plumb.plan import Rate
 
 FULL, QUICK = Effort(1, 0.6, 30.0), Effort(1, 0.2, 4.0)
 FINAL_TURNS, FINAL_SECONDS, FINALISTS = 5, 0.8, 3
+FIRST_EPOCHS = 3
 # Optuna may propose what it knows already; after so many in a row, it has nothing else to say.
 REPEATS_AT_MOST = 50
 # A grid with more configurations than this is thinned out, all of torch's own kept.
@@ -101,7 +103,7 @@ def hold(pipeline: Pipeline, effort: Effort, grid_at_most: int, final_turns: int
         len(configs),
         grid_seconds,
         finals,
-        {config: _first_rate(pipeline, tuned, config) for config in finalists if config.cache},
+        _first_rates(pipeline, tuned, [config for config in finalists if config.cache]),
         {"both": tuned.seconds, "the model only": tuned.model_seconds, "Optuna only": tuned.seconds},
     )
 
@@ -146,10 +148,17 @@ def _timed(pipeline: Pipeline, contenders: list[Contender], effort: Effort) -> t
     return readings, time.perf_counter() - begun
 
 
-def _first_rate(pipeline: Pipeline, tuned: Tuned, config: Config) -> float:
-    """Samples per second of an epoch that finds nothing stored, from the start of its workers to its last batch."""
-    loader = tuned.with_nothing_stored().make(config, None)
-    return len(pipeline.dataset) / seconds_of_an_epoch(loader, reuse=config.allocator_reuse)
+def _first_rates(pipeline: Pipeline, tuned: Tuned, configs: Iterable[Config]) -> dict[Config, float]:
+    """Samples per second of an epoch that finds nothing stored, from the start of its workers to its last batch.
+
+    The median of some turns: a single short epoch says little on a host that is not quiet.
+    """
+    seconds: dict[Config, list[float]] = {config: [] for config in configs}
+    for _ in range(FIRST_EPOCHS):
+        for config, its in seconds.items():
+            loader = tuned.with_nothing_stored().make(config, None)
+            its.append(seconds_of_an_epoch(loader, reuse=config.allocator_reuse))
+    return {config: len(pipeline.dataset) / median(its) for config, its in seconds.items()}
 
 
 def _running(configs: list[Config]) -> list[Config]:

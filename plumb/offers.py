@@ -249,8 +249,9 @@ class _Search:
             after, serial = None, max(0.0, self._cost.wall_seconds - timed.alone_seconds)
         else:
             after, serial = until.cut.after, until.suffix_cpu_seconds + until.suffix_wait_seconds
+        sample = timed.alone_seconds + serial
         return tuple(
-            ThreadsCost(gain.threads, after, gain.time_factor, gain.cpu_factor, serial, gain.thread_bytes)
+            ThreadsCost(gain.threads, after, gain.time_factor, gain.cpu_factor, serial, gain.thread_bytes, sample)
             for gain in timed.gains
         )
 

@@ -10,6 +10,9 @@ from plumb.model.situation import CutCost, DeferralCost, Left, Situation, Thread
 # Whatever is saved, a sample is asked for by a call, and its bytes are copied once, no faster than memory is.
 _LEAST_CALL_SECONDS, _LEAST_COPY_SECONDS_PER_BYTE = 1e-6, 1e-10
 
+# Torch's own threads are taken to make samples faster where one alone takes so many times as long.
+_TORCH_THREADS_MATTER = 1.2
+
 # What a worker spends at most on handing over a tensor's memory, in terms of what the main process spends on asking.
 _WORKERS_PART = 2.0
 
@@ -50,8 +53,10 @@ def demand(situation: Situation, config: Config) -> Demand:
 
     Raises KeyError where the configuration names a cut, operators or threads that the situation has no costs of.
     """
-    cost = situation.cost_in_worker if config.num_workers else situation.cost
     threads = threads_of(situation, config) if config.fetch_threads > 1 else None
+    if threads and not config.num_workers:
+        situation = _without_torch_threads(situation, threads)
+    cost = situation.cost_in_worker if config.num_workers else situation.cost
     threaded = max(0.0, cost.cpu_seconds + cost.wait_seconds - threads.serial_seconds) if threads else 0.0
     switching = 0.0
     if threads and threaded:
@@ -86,6 +91,15 @@ def demand(situation: Situation, config: Config) -> Demand:
         config.fetch_threads,
         situation.torch_threads_speedup if config.worker_torch_threads > 1 else 1.0,
     )
+
+
+def _without_torch_threads(situation: Situation, threads: ThreadsCost) -> Situation:
+    """The situation of a main process that has threads of plumb's make samples, in place of torch's own."""
+    cost = situation.cost
+    if threads.sample_seconds <= _TORCH_THREADS_MATTER * cost.wall_seconds:
+        return situation
+    computing = threads.sample_seconds - cost.wait_seconds
+    return replace(situation, cost=replace(cost, wall_seconds=threads.sample_seconds, cpu_seconds=computing))
 
 
 def _reuses(situation: Situation, config: Config) -> bool:

@@ -113,28 +113,28 @@ def loop_rate(situation: Situation, config: Config, loader_samples_per_second: f
     return float(loop_rates(situation, demand(situation, config), config.num_workers, loader_samples_per_second))
 
 
-def filling_rates(situation: Situation, config: Config, workers: Any, persistent: Any) -> Any:
+def filling_rates(situation: Situation, config: Config, workers: Any) -> Any:
     """Samples per second of the training loop in the first epoch, which fills the store of `config`.
 
-    `workers` and `persistent` are in place of those of `config`, and may be arrays.
+    Workers start in it, however long they live. `workers` are in place of those of `config`, and may be an array.
     """
     wanted = filling_demand(situation, config)
-    return loop_rates(situation, wanted, workers, loader_rates(situation, wanted, workers, persistent))
+    return loop_rates(situation, wanted, workers, loader_rates(situation, wanted, workers, False))
 
 
 def filling_rate(situation: Situation, config: Config) -> float:
     """`filling_rates` of one configuration."""
-    return float(filling_rates(situation, config, config.num_workers, config.persistent_workers))
+    return float(filling_rates(situation, config, config.num_workers))
 
 
-def over_a_training(situation: Situation, config: Config, later: Any, workers: Any, persistent: Any) -> Any:
+def over_a_training(situation: Situation, config: Config, later: Any, workers: Any) -> Any:
     """The rate of a loop over ten epochs, the first of which fills the store of `config`; without one, all are alike.
 
-    `later` is the rate of later epochs in samples per second; `workers` and `persistent` as in `filling_rates`.
+    `later` is the rate of later epochs in samples per second; `workers` as in `filling_rates`.
     """
     if config.cache is None:
         return later
-    filling = np.asarray(filling_rates(situation, config, workers, persistent))
+    filling = np.asarray(filling_rates(situation, config, workers))
     with np.errstate(divide="ignore"):
         return EPOCHS / ((EPOCHS - 1) / np.asarray(later) + 1 / filling)
 
@@ -142,7 +142,7 @@ def over_a_training(situation: Situation, config: Config, later: Any, workers: A
 def training_rate(situation: Situation, config: Config, loader_samples_per_second: float) -> float:
     """Samples per second of the training loop over a whole training, with a loader that delivers so many in the end."""
     later = loop_rate(situation, config, loader_samples_per_second)
-    return float(over_a_training(situation, config, later, config.num_workers, config.persistent_workers))
+    return float(over_a_training(situation, config, later, config.num_workers))
 
 
 def expected_rate(situation: Situation, config: Config) -> float:

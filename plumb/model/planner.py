@@ -200,7 +200,7 @@ def _points(way: Config, freedom: Freedom, situation: Situation) -> _Points:
             rates = (loader**-_SHARPNESS + rest**-_SHARPNESS) ** (-1.0 / _SHARPNESS)
     else:
         rates = operational.loop_rates(situation, wanted, workers, loader)
-    over_a_training = operational.over_a_training(situation, way, rates, workers, persistent)
+    over_a_training = operational.over_a_training(situation, way, rates, workers)
     return _Points(way, workers, prefetch, persistent, rates, over_a_training, workers >= 0)
 
 
@@ -262,7 +262,7 @@ def _simulated(way: Config, freedom: Freedom, situation: Situation) -> list[Cand
                 start = 0.0 if persistent else way.num_workers * situation.start_seconds_per_worker
                 lasting = dataclasses.replace(config, persistent_workers=persistent)
                 rate = float(operational.amortized(steady, situation.epoch_samples, start))
-                training = float(operational.over_a_training(situation, lasting, rate, lasting.num_workers, persistent))
+                training = float(operational.over_a_training(situation, lasting, rate, lasting.num_workers))
                 found += [
                     Candidate(dataclasses.replace(lasting, pin_memory=pin), rate, training)
                     for pin in freedom.pin_memory

@@ -116,7 +116,7 @@ class ThreadsCost:
     They take `time_factor` times as long as one thread: 1 / threads at best, more where they wait for the interpreter's
     lock, for storage, or for the slowest sample of a batch. They spend `cpu_factor` times the CPU. `serial_seconds` per
     sample are spent after them, by the worker's own thread (the rest of the sample, and collate). Each thread
-    holds `thread_bytes` for itself at the most.
+    holds `thread_bytes` for itself at the most. One thread, with torch's own out of use, takes `sample_seconds` in all.
     """
 
     threads: int
@@ -125,6 +125,7 @@ class ThreadsCost:
     cpu_factor: float
     serial_seconds: float
     thread_bytes: float = 0.0
+    sample_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from plumb.model import operational, planner
 from plumb.model.situation import Situation
-from plumb.search.ledger import Reading
+from plumb.search.ledger import Reading, while_running
 
 # Readings of single runs that differ by less than this say nothing of which is better (section 6 of the design).
 NOISE = 0.10
@@ -16,6 +16,8 @@ NOTHING_TO_GAIN = 0.03
 _BEYOND_DRIFT = 3.0
 # Rates closer than this are the same to us: the cheaper configuration is chosen, and a faster step is not chased.
 EQUAL = 0.02
+# One that is slower by no more than this, and whose interval reaches up to the best one's rate, may be as fast.
+_HARDLY_LESS = 0.05
 
 
 def finalists(situation: Situation, own: Reading, others: Sequence[Reading]) -> list[Reading]:
@@ -33,14 +35,26 @@ def finalists(situation: Situation, own: Reading, others: Sequence[Reading]) -> 
     if not promising:
         return [own]
     best = max(promising, key=lambda reading: reading.loop_rate)
-    cheapest = _cheapest(promising, best.loop_rate * (1 - NOISE))
+    # What runs alike within an epoch is known from the same run: there is no noise between them.
+    alike = [reading for reading in promising if while_running(reading.config) == while_running(best.config)]
+    best = _cheapest(alike, best.loop_rate * (1 - EQUAL))
+    others = [reading for reading in promising if reading not in alike]
+    cheapest = _cheapest([best, *others], best.loop_rate * (1 - NOISE))
     return [own, best] if cheapest is best else [own, best, cheapest]
 
 
 def winner(finals: Sequence[Reading]) -> Reading:
-    """Of the readings that are equal to the best, the cheapest configuration."""
-    best = max(reading.loop_rate for reading in finals)
-    return _cheapest(finals, best * (1 - EQUAL))
+    """Of the readings that are equal to the best, or hardly less and not told apart from it, the cheapest one."""
+    best = max(finals, key=lambda reading: reading.loop_rate)
+    return _cheapest(
+        [reading for reading in finals if _may_be_equal(reading, best)], best.loop_rate * (1 - _HARDLY_LESS)
+    )
+
+
+def _may_be_equal(reading: Reading, best: Reading) -> bool:
+    if reading.loop_rate >= best.loop_rate * (1 - EQUAL) or reading.loader is None or best.loader is None:
+        return True
+    return reading.loader.interval[1] >= best.loader.samples_per_second
 
 
 def is_beyond_drift(finals: Sequence[Reading]) -> bool:

@@ -29,7 +29,7 @@ from plumb.search.guard import Guard
 CHUNK_SECONDS = 0.15
 _RESAMPLES = 1000
 _FEW_CHUNKS = 4
-_TURNS_AT_LEAST, _TURNS_AT_MOST = 2, 4
+_TURNS_AT_LEAST, _TURNS_AT_MOST = 2, 10
 # Workers that burn no CPU for so long are taken for idle, and none is waited for longer than this.
 _SETTLING_SECONDS, _SETTLED_AT_LAST = 0.1, 10.0
 # A difference below this share is nothing when it comes from a handful of readings (section 6 of the design).
@@ -169,7 +169,10 @@ class Feed:
         self.samples = 0.0
         self.worker_pids: tuple[int, ...] = ()
         self._loader = make_loader(self._indices)
+        begin = time.perf_counter()
         self._batches = self._begun()
+        # However long the first batch took compared with later ones, this was spent on nothing but the start.
+        self._begin_seconds = time.perf_counter() - begin
         try:
             first = self._take()
         except BaseException:
@@ -186,7 +189,7 @@ class Feed:
         """What starting the workers added to the first round, and what every epoch pays where they do not persist."""
         if not self.config.num_workers:
             return 0.0
-        return max(0.0, self.first_batch_seconds - self._round_seconds)
+        return max(self._begin_seconds, self.first_batch_seconds - self._round_seconds)
 
     def window(
         self,
@@ -310,15 +313,16 @@ class Feed:
 
 
 def interleaved(
-    feeds: Sequence[Feed], seconds: float, settled: Callable[[Sequence[Sequence[Chunk]]], bool]
+    feeds: Sequence[Feed], seconds: float, settled: Callable[[Sequence[Sequence[Chunk]], int], bool]
 ) -> list[list[Chunk]]:
     """Each feed's chunks from windows of `seconds`, the feeds taking turns until `settled` says that it is enough.
 
-    At least two turns are taken, at most four, and none begins after a feed's deadline.
+    It is told the chunks so far, and in how many turns they were taken: at least two, at most ten, and none that would
+    begin after a feed's deadline.
     """
     chunks: list[list[Chunk]] = [[] for _ in feeds]
     for turn in range(_TURNS_AT_MOST):
-        if turn >= _TURNS_AT_LEAST and (settled(chunks) or time.perf_counter() > feeds[0].deadline):
+        if turn >= _TURNS_AT_LEAST and (settled(chunks, turn) or time.perf_counter() > feeds[0].deadline):
             break
         for feed, its_chunks in zip(feeds, chunks, strict=True):
             its_chunks.extend(feed.window(seconds))

@@ -23,6 +23,7 @@ from plumb.runtime.inherited import OpenedHere
 from plumb.runtime.loader import NO_REWRITES, Loader, rebuild
 from plumb.runtime.stored import Stored
 from plumb.runtime.watched import deaths_told_where_waited_for
+from plumb.search import decide
 from plumb.search.filled import FilledStores, HittingStream
 from plumb.search.guard import Guard, TrialEndedError
 from plumb.search.ledger import STOPPED, Ledger, Memory, Reading
@@ -33,6 +34,8 @@ from plumb.search.measure import Chunk, Feed, IndexStream, interleaved, rate_of
 _STUCK_SECONDS, _STUCK_TIMES = 20.0, 20.0
 # One that has not delivered so long after all should be over is not waited for.
 _OVERTIME_SECONDS = 5.0
+# Finalists of which none promises more than the user's own are measured by so many turns, and no more.
+_TURNS_WITHOUT_PROMISE = 4
 # Finalists that don't fit beside each other are measured one after another, so many times.
 _TURNS_ALONE = 2
 # A trial whose loader takes more than this share of the time that is left until it is steady is not begun.
@@ -229,11 +232,14 @@ class Trials:
     ) -> Sequence[Sequence[Chunk]]:
         """Each finalist's chunks; `feeds` gets the loader of each, as soon as it runs."""
 
-        def settled(all_chunks: Sequence[Sequence[Chunk]]) -> bool:
+        def settled(all_chunks: Sequence[Sequence[Chunk]], turns: int) -> bool:
             if not all(all_chunks):
                 return True
             own, *others = (rate_of(chunks) for chunks in all_chunks)
-            return any(other.interval[0] > own.interval[1] for other in others)
+            if any(other.interval[0] > own.interval[1] for other in others):
+                return True
+            promises = max((other.samples_per_second for other in others), default=0.0)
+            return turns >= _TURNS_WITHOUT_PROMISE and promises <= own.samples_per_second * (1 + decide.EQUAL)
 
         configs = [reading.config for reading in finalists]
         if feasible.fit_together(configs, self.corrected(situation)):
