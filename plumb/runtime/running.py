@@ -6,6 +6,7 @@ are exchanged for the time of the one call that makes an iterator, and nobody el
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ class WorkerInit:
     then: Callable[[int], None] | None
 
     def __call__(self, worker_id: int) -> None:
+        # To look for garbage in what a worker has inherited would take long, and make a copy of its memory.
+        gc.freeze()
         worker.ExceptionWrapper = _wrapped  # type: ignore[attr-defined,assignment]
         if self.torch_threads > 1:
             torch.set_num_threads(self.torch_threads)

@@ -315,7 +315,8 @@ class Feed:
 def interleaved(
     feeds: Sequence[Feed], seconds: float, settled: Callable[[Sequence[Sequence[Chunk]], int], bool]
 ) -> list[list[Chunk]]:
-    """Each feed's chunks from windows of `seconds`, the feeds taking turns until `settled` says that it is enough.
+    """Each feed's windows of about `seconds` as one chunk each, the feeds taking turns until `settled` says that it is
+    enough: what comes and goes within a window, as the collection of garbage does, is no noise.
 
     It is told the chunks so far, and in how many turns they were taken: at least two, at most ten, and none that would
     begin after a feed's deadline.
@@ -325,6 +326,8 @@ def interleaved(
         if turn >= _TURNS_AT_LEAST and (settled(chunks, turn) or time.perf_counter() > feeds[0].deadline):
             break
         for feed, its_chunks in zip(feeds, chunks, strict=True):
-            its_chunks.extend(feed.window(seconds))
+            window = feed.window(seconds)
+            if window:
+                its_chunks.append(Chunk(sum(one.samples for one in window), sum(one.seconds for one in window)))
             feed.settle()
     return chunks

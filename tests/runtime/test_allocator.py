@@ -1,12 +1,16 @@
 """Blocks are used again while that is asked for, and no longer. Seen in page faults of processes of their own."""
 
+import gc
 import pickle
 import subprocess
 import sys
 
 import pytest
+from torch.utils.data import Dataset
 
+from plumb.config import Config
 from plumb.runtime.allocator import available, kept_bytes, saved_seconds
+from plumb.runtime.loader import Loader
 from plumb.runtime.running import WorkerInit
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs glibc")
@@ -67,6 +71,22 @@ def test_a_worker_keeps_its_blocks_if_its_configuration_says_so():
     init = pickle.dumps(WorkerInit(1, True, None))
     fresh, reusing = counted(f"print(faults()); pickle.loads({init!r})(0); faults(10); print(faults())")
     assert reusing < fresh / 10
+
+
+class Frozen(Dataset):
+    """How many of the objects that this process holds are never looked at by the collection of garbage."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return gc.get_freeze_count()
+
+
+def test_a_worker_looks_for_no_garbage_in_what_it_has_inherited():
+    (frozen,) = Loader(Frozen(), config=Config(1, 2, allocator_reuse=True))
+    assert frozen.item() >= len(gc.get_objects()) / 2
+    assert gc.get_freeze_count() == 0
 
 
 def test_smaller_blocks_are_used_again_afterwards_as_they_were_before():
