@@ -21,7 +21,8 @@ def test_a_script_of_each_is_tuned_through_its_loop_and_runs_on_the_plan(library
     assert ran.code == 0, ran.err
     found = ran.plan.loaders[0]
     assert found.name == loader
-    assert found.end_to_end is not None
+    # A loop that counts its batches is left before the end of its epoch, and may not come to what was chosen.
+    assert found.end_to_end is not None or any("your loop was left" in note for note in found.notes)
     assert found.step_samples_per_second > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [name.replace(".py", ".plumb.json"), name]
     assert "epoch 1 done" not in ran.err, "no epoch ends while a script is tuned"
