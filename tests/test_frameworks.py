@@ -22,8 +22,8 @@ def test_a_script_of_each_is_tuned_through_its_loop_and_runs_on_the_plan(library
     found = ran.plan.loaders[0]
     assert found.name == loader
     # A loop that counts its batches is left before the end of its epoch, and may not come to what was chosen.
-    assert found.end_to_end is not None or any("your loop was left" in note for note in found.notes)
-    assert found.step_samples_per_second > 0
+    was_left = any("your loop was left" in note for note in found.notes)
+    assert was_left or (found.end_to_end is not None and found.step_samples_per_second > 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == [name.replace(".py", ".plumb.json"), name]
     assert "epoch 1 done" not in ran.err, "no epoch ends while a script is tuned"
     assert found.library == (library if library in SETTINGS else "")
