@@ -263,7 +263,9 @@ def _misses(contest: Told) -> Iterator[str]:
     _, _, config, _, later, over_epochs, seconds, of_grid = contest.ways[WAYS.index("both")]
     beside = f"{config}, and the grid's best is {grids_best}"
     first_too = "the first epoch, which fills a store, counts here"
-    shares = ("the grid's best", later, beside), (f"the best over {EPOCHS} epochs", over_epochs, first_too)
+    shares = [("the grid's best", later, beside)]
+    if over_epochs != later:
+        shares.append((f"the best over {EPOCHS} epochs", over_epochs, first_too))
     for share_of, cell, remark in shares:
         reached, _, high = map(float, re.findall(r"[\d.]+", cell))
         if reached < AIM:
