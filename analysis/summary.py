@@ -14,6 +14,7 @@ from plumb.units import format_bytes
 # Differences below this are noise, unless the interval says otherwise.
 _OF_ORACLE, _OVER_EACH_PEER, _MISCONFIGURED, _OBJECTS, _CACHED, _OF_GRID_SECONDS = 0.97, 1.5, 47.0, 12.0, 1.5, 0.1
 _OBJECT_STORE = "s3"
+_IN_PLUMBS_SPACE = ("random search", "Optuna alone")
 DEFAULT, NO_PEERS = "torch's default", (PLUMB, PLUMB_UNCACHED, PLUMB_IN_ORDER, "a full grid's best")
 
 
@@ -40,6 +41,10 @@ def lines_of(outcomes: Sequence[Outcome]) -> list[str]:
         "## The aims",
         "",
         *table(["aim", "measured", ""], [[aim.claim, aim.measured, _word(aim.is_met)] for aim in aims(outcomes)]),
+        "",
+        'What falls short of them, one by one; shares of the best of all are under "Where plumb loses".',
+        "",
+        *shortfalls(outcomes),
         "",
         "## All pipelines",
         "",
@@ -116,6 +121,27 @@ def aims(outcomes: Sequence[Outcome]) -> list[Aim]:
             slowest[0] <= _OF_GRID_SECONDS if slowest else None,
         ),
     ]
+
+
+def shortfalls(outcomes: Sequence[Outcome]) -> list[str]:
+    """Why a peer is less than half as slow again, and why tuning takes more than a tenth of a grid's time."""
+    lines = []
+    for peer, values in factors(outcomes).items():
+        if (mean := geometric_mean(values)) < _OVER_EACH_PEER:
+            why = (
+                "it chooses among plumb's own configurations, and runs them with plumb's own loader"
+                if peer in _IN_PLUMBS_SPACE
+                else "it runs where its own compiled operators can do the same work, and nowhere else"
+            )
+            lines.append(f"- {peer}, {mean:.2f} on {len(values)} of {len(outcomes)} pipelines: {why}.")
+    for outcome in outcomes:
+        plumb = outcome.entry(PLUMB)
+        if plumb and outcome.grid_seconds and plumb.tuning_seconds > _OF_GRID_SECONDS * outcome.grid_seconds:
+            lines.append(
+                f"- {outcome.title}: plumb took {plumb.tuning_seconds:.0f} s, to look at every configuration once "
+                f"takes {outcome.grid_seconds:.0f} s: there is little to choose from."
+            )
+    return lines or ["- Nothing."]
 
 
 def _aim(claim: str, found: tuple[float, str] | None, wanted: float) -> Aim:
