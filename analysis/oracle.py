@@ -12,7 +12,6 @@ so that a run that was cut short goes on where it was; `--fresh` measures anew. 
 
 import contextlib
 import dataclasses
-import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -169,51 +168,67 @@ def _running(configs: list[Config]) -> list[Config]:
     return [dataclasses.replace(config, persistent_workers=config.num_workers > 0) for config in configs]
 
 
-def row(contest: Contest, way: str) -> list[str]:
-    """One way's choice in one contest."""
-    winner = best(contest.finals)
-    reading = contest.chosen[way]
-    if not reading.is_measured:
-        return [contest.pipeline.name, way, str(reading.contender.config), reading.error, "", "", "", ""]
-    trainings = [contest.over_epochs(final) for final in contest.finals if final.is_measured]
-    return [
-        contest.pipeline.name,
-        way,
-        str(reading.contender.config),
-        f"{reading.rate.samples_per_second:,.0f}",
-        _with_interval(share(reading, winner)),
-        _with_interval(share_by_turns(contest.over_epochs(reading), max(trainings, key=median))),
-        f"{contest.seconds[way]:.1f}",
-        f"{contest.seconds[way] / contest.grid_seconds:.3f}",
-    ]
+@dataclass(frozen=True)
+class Chosen:
+    """What one way chose, its share of the grid's best in later epochs, and of the best over ten; or why it has none.
 
+    `of_grid` is the share of the grid's time that it took to choose.
+    """
 
-def _with_interval(reached: Rate) -> str:
-    low, high = reached.interval
-    return f"{reached.samples_per_second:.3f} [{low:.3f}, {high:.3f}]"
+    way: str
+    config: str
+    samples_per_second: float | None
+    later: Rate | None
+    over_epochs: Rate | None
+    seconds: float
+    of_grid: float
+    error: str = ""
 
 
 @dataclass(frozen=True)
 class Told:
-    """A contest as lines of the report: its grid, and each way's choice."""
+    """A contest without its loaders: its grid and the best of it, and each way's choice."""
 
-    grid: list[str]
-    ways: list[list[str]]
+    pipeline: str
+    bounded_by: str
+    measured: int
+    grid_size: int
+    measured_seconds: float
+    grid_seconds: float
+    best: str
+    best_samples_per_second: float
+    chosen: dict[str, Chosen]
+
+    @property
+    def of_how_many(self) -> str:
+        """How much of the grid was measured."""
+        return f"{self.measured:,} of {self.grid_size:,}"
 
 
 def told(contest: Contest) -> Told:
     """The grid's best, and the choices beside it."""
     winner = best(contest.finals)
-    grid = [
+    return Told(
         contest.pipeline.name,
         contest.pipeline.bounded_by,
-        f"{contest.measured:,} of {contest.grid_size:,}",
-        f"{contest.measured_seconds:.0f}",
-        f"{contest.grid_seconds:,.0f}",
+        contest.measured,
+        contest.grid_size,
+        contest.measured_seconds,
+        contest.grid_seconds,
         str(winner.contender.config),
-        f"{winner.rate.samples_per_second:,.0f}",
-    ]
-    return Told(grid, [row(contest, way) for way in WAYS])
+        winner.rate.samples_per_second,
+        {way: _chosen(contest, way, winner) for way in WAYS},
+    )
+
+
+def _chosen(contest: Contest, way: str, winner: Reading) -> Chosen:
+    reading, seconds = contest.chosen[way], contest.seconds[way]
+    config, of_grid = str(reading.contender.config), seconds / contest.grid_seconds
+    if not reading.is_measured:
+        return Chosen(way, config, None, None, None, seconds, of_grid, reading.error)
+    trainings = [contest.over_epochs(final) for final in contest.finals if final.is_measured]
+    over_epochs = share_by_turns(contest.over_epochs(reading), max(trainings, key=median))
+    return Chosen(way, config, reading.rate.samples_per_second, share(reading, winner), over_epochs, seconds, of_grid)
 
 
 def _told_of(name: str, effort: Effort, grid_at_most: int, final_turns: int) -> Told:
@@ -221,8 +236,9 @@ def _told_of(name: str, effort: Effort, grid_at_most: int, final_turns: int) -> 
 
 
 def report(contests: list[Told]) -> list[str]:
-    """The grids' best, and the choices beside them."""
-    head = [
+    """The grids' best, the choices beside them, and what they miss of the aims."""
+    grids = ["pipeline", "bounded by", "configurations", "seconds", "the whole grid's", "the grid's best", "samples/s"]
+    choices = [
         "pipeline",
         "choice by",
         "configuration",
@@ -232,24 +248,12 @@ def report(contests: list[Told]) -> list[str]:
         "seconds",
         "of the grid's",
     ]
-    rows = [line for contest in contests for line in contest.ways]
     return [
-        *table(
-            [
-                "pipeline",
-                "bounded by",
-                "configurations",
-                "seconds",
-                "the whole grid's",
-                "the grid's best",
-                "samples/s",
-            ],
-            [contest.grid for contest in contests],
-        ),
+        *table(grids, [_grid_row(contest) for contest in contests]),
         "",
         "## What each way of choosing reaches",
         "",
-        *table(head, rows),
+        *table(choices, [row for contest in contests for row in rows(contest)]),
         "",
         f"## Where plumb reaches less than {AIM} of the best, or takes more than {TIME_AIM} of the grid's time",
         "",
@@ -257,24 +261,61 @@ def report(contests: list[Told]) -> list[str]:
     ]
 
 
+def _grid_row(contest: Told) -> list[str]:
+    return [
+        contest.pipeline,
+        contest.bounded_by,
+        contest.of_how_many,
+        f"{contest.measured_seconds:.0f}",
+        f"{contest.grid_seconds:,.0f}",
+        contest.best,
+        f"{contest.best_samples_per_second:,.0f}",
+    ]
+
+
+def rows(contest: Told) -> list[list[str]]:
+    """One line for each way's choice."""
+    return [
+        [
+            contest.pipeline,
+            chosen.way,
+            chosen.config,
+            chosen.error if chosen.samples_per_second is None else f"{chosen.samples_per_second:,.0f}",
+            _with_interval(chosen.later),
+            _with_interval(chosen.over_epochs),
+            f"{chosen.seconds:.1f}",
+            f"{chosen.of_grid:.3f}",
+        ]
+        for chosen in contest.chosen.values()
+    ]
+
+
+def _with_interval(reached: Rate | None) -> str:
+    if reached is None:
+        return ""
+    low, high = reached.interval
+    return f"{reached.samples_per_second:.3f} [{low:.3f}, {high:.3f}]"
+
+
 def _misses(contest: Told) -> Iterator[str]:
-    """What plumb's own way misses of the aims, and what the lines of the report say of the reason."""
-    name, _, of_how_many, _, grid_seconds, grids_best, _ = contest.grid
-    _, _, config, _, later, over_epochs, seconds, of_grid = contest.ways[WAYS.index("both")]
-    beside = f"{config}, and the grid's best is {grids_best}"
-    first_too = "the first epoch, which fills a store, counts here"
-    shares = [("the grid's best", later, beside)]
-    if over_epochs != later:
-        shares.append((f"the best over {EPOCHS} epochs", over_epochs, first_too))
-    for share_of, cell, remark in shares:
-        reached, _, high = map(float, re.findall(r"[\d.]+", cell))
-        if reached < AIM:
-            told = f"that it is less than {AIM} is within noise" if high >= AIM else "its turns all lie below"
-            yield f"- {name}: {cell} of {share_of}; {told}; {remark}."
-    if float(of_grid) > TIME_AIM:
+    """What plumb's own way misses of the aims, and what was measured of the reason."""
+    plumb = contest.chosen[WAYS[0]]
+    shares = [(plumb.later, "the grid's best", f"{plumb.config}, and the grid's best is {contest.best}")]
+    if plumb.over_epochs != plumb.later:
+        first_too = "the first epoch, which fills a store, counts here"
+        shares.append((plumb.over_epochs, f"the best over {EPOCHS} epochs", first_too))
+    for reached, share_of, remark in shares:
+        if reached is not None and reached.samples_per_second < AIM:
+            is_noise = reached.interval[1] >= AIM
+            told = f"that it is less than {AIM} is within noise" if is_noise else "its turns all lie below"
+            yield f"- {contest.pipeline}: {_with_interval(reached)} of {share_of}; {told}; {remark}."
+    if plumb.error:
+        yield f"- {contest.pipeline}: {plumb.config} was not measured: {plumb.error}."
+    if plumb.of_grid > TIME_AIM:
         yield (
-            f"- {name}: plumb took {seconds} s, {of_grid} of what the grid takes, in which each of {of_how_many} "
-            f"configurations is looked at once, {grid_seconds} s in all."
+            f"- {contest.pipeline}: plumb took {plumb.seconds:.1f} s, {plumb.of_grid:.3f} of what the grid takes, in "
+            f"which each of {contest.of_how_many} configurations is looked at once, {contest.grid_seconds:,.0f} s in "
+            "all."
         )
 
 
@@ -300,7 +341,7 @@ def main() -> None:
             say(f"oracle: {name}, {number} of {len(asked.only)}")
             measure = partial(_told_of, name, effort, at_most, final_turns)
             contests.append(once(variant, name, Told, measure, asked.fresh))
-            say("\n".join(" | ".join(line) for line in contests[-1].ways))
+            say("\n".join(map(" | ".join, rows(contests[-1]))))
     meanwhile = " Another process kept one CPU busy." if asked.burn else ""
     lines = [
         f"The grid: {effort.turns} turn of windows of {effort.window_seconds:g} s; the finals: {final_turns} turns of "
