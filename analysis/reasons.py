@@ -7,12 +7,20 @@ from plumb.model.operational import EPOCHS
 
 # Turns of one loader that lie further apart than this say that the host was not the same in all of them.
 _APART = 0.25
+_SEARCHES = "it chooses among plumb's own configurations, and runs them with plumb's own loader"
 _KNOWN = {
     "FFCV": "it reads a file of its own format, in which the images were written before, and decodes in compiled code",
     "DALI": "it decodes in compiled code, and of each image only what the crop needs",
     "tf.data": "it decodes in compiled code, and of each image only what the crop needs",
+    "random search": _SEARCHES,
+    "Optuna alone": _SEARCHES,
 }
 _GRID = "it is the fastest of many that were looked at, for longer than plumb may take"
+
+
+def known_of(peer: str) -> str:
+    """What is known of a peer that makes it fast, in a sentence."""
+    return _KNOWN.get(peer, "unknown")
 
 
 def reason(outcome: Outcome, faster: Entry) -> str:

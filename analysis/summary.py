@@ -6,7 +6,7 @@ from statistics import geometric_mean, median
 
 from analysis.measuring import share
 from analysis.outcome import PLUMB, PLUMB_IN_ORDER, PLUMB_UNCACHED, Entry, Outcome
-from analysis.reasons import reason
+from analysis.reasons import known_of, reason
 from analysis.results import table
 from plumb.plan import Rate
 from plumb.units import format_bytes
@@ -14,7 +14,6 @@ from plumb.units import format_bytes
 # Differences below this are noise, unless the interval says otherwise.
 _OF_ORACLE, _OVER_EACH_PEER, _MISCONFIGURED, _OBJECTS, _CACHED, _OF_GRID_SECONDS = 0.97, 1.5, 47.0, 12.0, 1.5, 0.1
 _OBJECT_STORE = "s3"
-_IN_PLUMBS_SPACE = ("random search", "Optuna alone")
 DEFAULT, NO_PEERS = "torch's default", (PLUMB, PLUMB_UNCACHED, PLUMB_IN_ORDER, "a full grid's best")
 
 
@@ -128,18 +127,13 @@ def shortfalls(outcomes: Sequence[Outcome]) -> list[str]:
     lines = []
     for peer, values in factors(outcomes).items():
         if (mean := geometric_mean(values)) < _OVER_EACH_PEER:
-            why = (
-                "it chooses among plumb's own configurations, and runs them with plumb's own loader"
-                if peer in _IN_PLUMBS_SPACE
-                else "it runs where its own compiled operators can do the same work, and nowhere else"
-            )
-            lines.append(f"- {peer}, {mean:.2f} on {len(values)} of {len(outcomes)} pipelines: {why}.")
+            lines.append(f"- {peer}, {mean:.2f} on {len(values)} of {len(outcomes)} pipelines: {known_of(peer)}.")
     for outcome in outcomes:
         plumb = outcome.entry(PLUMB)
         if plumb and outcome.grid_seconds and plumb.tuning_seconds > _OF_GRID_SECONDS * outcome.grid_seconds:
             lines.append(
                 f"- {outcome.title}: plumb took {plumb.tuning_seconds:.0f} s, to look at every configuration once "
-                f"takes {outcome.grid_seconds:.0f} s: there is little to choose from."
+                f"takes {outcome.grid_seconds:.0f} s. A trial takes as long however few there are."
             )
     return lines or ["- Nothing."]
 

@@ -1,6 +1,6 @@
 from analysis import results
 from analysis.outcome import PLUMB, PLUMB_UNCACHED, Entry, Epochs, Outcome
-from analysis.summary import DEFAULT, aims, factors, lines_of, losses_of
+from analysis.summary import DEFAULT, aims, factors, lines_of, losses_of, shortfalls
 from plumb.search.measure import Chunk
 
 
@@ -62,6 +62,18 @@ def test_aims_are_met_missed_or_not_measured():
     # plumb is the best itself, ten times the default, less than 47 times; there is no object storage; 2 times by the
     # clock; 5 seconds of 100.
     assert verdicts == [True, True, False, None, True, True]
+
+
+def test_each_shortfall_is_named_with_what_is_known_of_it():
+    near = [entry(peer, 80.0, 80.0, 80.0) for peer in ("FFCV", "random search", "another")]
+    library, search, other = shortfalls([outcome(PLUMB_AT_100, DEFAULT_AT_10, *near)])
+    assert "1.25 on 1 of 1 pipelines: it reads a file of its own format" in library
+    assert "among plumb's own configurations" in search
+    assert other.endswith(": unknown.")
+    slow = entry(PLUMB, 100.0, 101.0, 99.0, tuning_seconds=50.0)
+    (line,) = shortfalls([outcome(slow, DEFAULT_AT_10)])
+    assert "plumb took 50 s, to look at every configuration once takes 100 s" in line
+    assert shortfalls([outcome(PLUMB_AT_100, DEFAULT_AT_10)]) == ["- Nothing."]
 
 
 def test_the_readme_quotes_the_summary_as_it_is():
