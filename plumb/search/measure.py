@@ -178,9 +178,8 @@ class Feed:
         except BaseException:
             self.close()
             raise
-        self.first_batch_seconds = time.perf_counter() - self._started
-        self.first_chunk = Chunk(first, self.first_batch_seconds)
-        self._round_seconds = self.first_batch_seconds
+        self.first_chunk = Chunk(first, time.perf_counter() - self._started)
+        self._round_seconds = self.first_chunk.seconds
         self.usage = Usage(0.0, 0.0, 0.0, 0.0)
         self._ready = max(config.batches_in_flight - 1, 0)
 
@@ -189,7 +188,7 @@ class Feed:
         """What starting the workers added to the first round, and what every epoch pays where they do not persist."""
         if not self.config.num_workers:
             return 0.0
-        return max(self._begin_seconds, self.first_batch_seconds - self._round_seconds)
+        return max(self._begin_seconds, self.first_chunk.seconds - self._round_seconds)
 
     def window(
         self,

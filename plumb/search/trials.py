@@ -277,7 +277,7 @@ class Trials:
     ) -> _Ran:
         """One window of a fresh loader; no more than its first batch where that counts, and takes long enough."""
         with self._running(situation, config, deadline) as (feed, taken):
-            if first_counts and feed.first_batch_seconds > _LONG_BATCH_PACES * self._pace_seconds:
+            if first_counts and feed.first_chunk.seconds > _LONG_BATCH_PACES * self._pace_seconds:
                 return _Ran([feed.first_chunk], 0.0, taken.bytes())
             return _Ran(feed.window(self._pace_seconds, enough, too_slow), feed.workers_start_seconds, taken.bytes())
 
