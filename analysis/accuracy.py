@@ -24,6 +24,7 @@ from analysis.results import Effort, publish, say, table
 from analysis.tuned import tune_loader
 from plumb.config import Config
 from plumb.plan import Rate
+from plumb.runtime.allocator import ways_kept
 
 FULL, QUICK = Effort(3, 1.0, 20.0), Effort(1, 0.3, 4.0)
 CONFIGURATIONS_AT_MOST = 14
@@ -100,7 +101,8 @@ def compare(pipeline: Pipeline, effort: Effort) -> list[Comparison]:
 
 
 def _measured(name: str, effort: Effort) -> list[Comparison]:
-    return compare(made([name])[0], effort)
+    with ways_kept():
+        return compare(made([name])[0], effort)
 
 
 def summary(comparisons: list[Comparison]) -> list[str]:

@@ -33,6 +33,7 @@ from plumb.config import Config
 from plumb.model import planner
 from plumb.model.operational import EPOCHS
 from plumb.plan import Rate
+from plumb.runtime.allocator import ways_kept
 
 FULL, QUICK = Effort(1, 0.6, 30.0), Effort(1, 0.2, 4.0)
 FINAL_TURNS, FINAL_SECONDS, FINALISTS = 5, 0.8, 3
@@ -232,7 +233,8 @@ def _chosen(contest: Contest, way: str, winner: Reading) -> Chosen:
 
 
 def _told_of(name: str, effort: Effort, grid_at_most: int, final_turns: int) -> Told:
-    return told(hold(made([name])[0], effort, grid_at_most, final_turns))
+    with ways_kept():
+        return told(hold(made([name])[0], effort, grid_at_most, final_turns))
 
 
 def report(contests: list[Told]) -> list[str]:

@@ -2,6 +2,8 @@
 
 import argparse
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,10 +26,15 @@ def add_fresh(parser: argparse.ArgumentParser) -> None:
 
 
 def once(variant: str, name: str, kind: type[Kind], measure: Callable[[], Kind], is_fresh: bool) -> Kind:
-    """Readings of before, or else what `measure` gives now, which is kept; always that where it `is_fresh`."""
+    """Readings of before, or else what `measure` gives now, which is kept; always that where it `is_fresh`.
+
+    It runs in a process of its own, as a user's training does: what a batch costs hangs on what was freed before it.
+    """
     known = None if is_fresh else kept(variant, name, kind)
     if known is None:
-        keep(variant, name, known := measure())
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            known = process.submit(measure).result()
+        keep(variant, name, known)
     return known
 
 

@@ -19,7 +19,7 @@ from plumb.options import Options
 from plumb.plan import EndToEnd, LoaderPlan, Rate, StepShares
 from plumb.profile.device import can_be_pinned, uses_accelerator
 from plumb.profile.ranks import standstill, told_by_steps
-from plumb.runtime.allocator import reusing
+from plumb.runtime.allocator import reusing, ways_kept
 from plumb.search.decide import EQUAL
 from plumb.search.measure import rate_of
 from plumb.spending import Spending
@@ -53,7 +53,7 @@ class Tuning:
 
         `own` are the batches of the user's own loader. Everything is done by `deadline`, or little later.
         """
-        with standstill(self._options.ranks) as loop.waits:
+        with standstill(self._options.ranks) as loop.waits, ways_kept():
             return (yield from self._measured_through(known, loader, loop, own, deadline))
 
     def _measured_through(
@@ -111,7 +111,8 @@ class Tuning:
         """Tunes a loader without a loop: for a step whose rate is known, or else for the loader's own rate."""
         per_batch, spent = known.samples_per_batch or float(loader.batch_size or 1), Spending()
         subject = Subject(known.name, loader, per_batch, step, None)
-        choice = Tuner(subject, self._options, seconds, pace_seconds, self._emit).choose()
+        with ways_kept():
+            choice = Tuner(subject, self._options, seconds, pace_seconds, self._emit).choose()
         choice = dataclasses.replace(choice, notes=(*choice.notes, *notes))
         return self._plan(known, loader, per_batch, choice, step, None, spent)
 

@@ -32,6 +32,8 @@ USUAL = {M_MMAP_THRESHOLD: 32 * 2**20, M_TRIM_THRESHOLD: 64 * 2**20, M_TOP_PAD: 
 """What glibc's thresholds become by themselves, at the most, once blocks of some size have been freed. They start
 lower, but whoever sets one keeps glibc from raising it ever after."""
 
+LOWEST_THRESHOLD, THRESHOLD_BYTES, USUAL_TOP_PAD = 128 * 2**10, 4096, 128 * 2**10
+
 KEPT_BLOCKS = 4
 CACHED_PIECES = 7
 PIECE_BYTES = range(24, 168, 16)
@@ -80,21 +82,91 @@ def reusing(wanted: bool) -> Iterator[None]:
             reuse.close()
 
 
+@contextmanager
+def ways_kept() -> Iterator[None]:
+    """Returns the process to its own thresholds after each reuse inside: what is compared with reuse is the user's own
+    process, with all that it pays for fresh memory. In the end they are the usual ones.
+    """
+    global _keepers, _own
+    with _lock:
+        _keepers += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _keepers -= 1
+            if _own is not None and not _keepers:
+                _own = None
+                if not _open:
+                    _set(USUAL)
+
+
 _lock = threading.Lock()
-_open = 0
+_open = _keepers = 0
+_own: dict[int, int] | None = None
 
 
 def _count(change: int) -> None:
-    global _open
+    global _open, _own
     with _lock:
         before, _open = _open, _open + change
         if not available() or bool(before) == bool(_open):
             return
         if _open:
+            asked: list[int] = []
+            if _keepers and _own is None:
+                _own, asked = _thresholds()
             _start_reusing()
+            for block in asked:
+                ctypes.CDLL(None).free(ctypes.c_void_p(block))
         else:
-            _set(USUAL)
+            _set(_own or USUAL)
             ctypes.CDLL(None).malloc_trim(0)
+
+
+class _Mallinfo(ctypes.Structure):
+    _fields_ = (
+        ("arena", ctypes.c_int),
+        ("ordblks", ctypes.c_int),
+        ("smblks", ctypes.c_int),
+        ("hblks", ctypes.c_int),
+        ("rest", ctypes.c_int * 6),
+    )
+
+
+def _thresholds() -> tuple[dict[int, int], list[int]]:
+    """The thresholds of this process, which glibc does not tell, and the blocks that were asked for to find them.
+
+    To free those would raise the thresholds, unless they have been set meanwhile. glibc keeps the one for trimming at
+    twice the one for blocks of their own (malloc/malloc.c, `__libc_free`).
+    """
+    library = _library()
+    library.mallinfo.restype = _Mallinfo
+    lowest, highest = LOWEST_THRESHOLD, USUAL[M_MMAP_THRESHOLD]
+    asked = _taking_what_is_free(library, highest)
+    while highest - lowest > THRESHOLD_BYTES:
+        size = (lowest + highest) // 2
+        before = library.mallinfo().hblks
+        block = library.malloc(size)
+        if library.mallinfo().hblks > before:
+            asked.append(block)
+            highest = size
+        else:
+            library.free(block)
+            lowest = size
+    return {M_MMAP_THRESHOLD: lowest, M_TRIM_THRESHOLD: 2 * lowest, M_TOP_PAD: USUAL_TOP_PAD}, asked
+
+
+def _taking_what_is_free(library: ctypes.CDLL, largest: int) -> list[int]:
+    """Blocks that take up all free ones of the heap: what is asked for next, glibc gets from the kernel."""
+    taken: list[int] = []
+    while largest >= LOWEST_THRESHOLD:
+        before = library.mallinfo()
+        taken.append(library.malloc(largest))
+        after = library.mallinfo()
+        if (after.arena, after.hblks) != (before.arena, before.hblks):
+            largest //= 2
+    return taken
 
 
 def _set(thresholds: dict[int, int]) -> None:

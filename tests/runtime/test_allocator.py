@@ -94,6 +94,38 @@ def test_smaller_blocks_are_used_again_afterwards_as_they_were_before():
     assert after <= before + 200
 
 
+SAMPLES = """
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+library.free.argtypes = [ctypes.c_void_p]
+
+def of_a_batch(times=5, samples=24, size=600 * 1024):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(times):
+        blocks = [library.malloc(size) for _ in range(samples)]
+        for block in blocks:
+            ctypes.memset(block, 1, size)
+        for block in blocks:
+            library.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+"""
+
+
+@pytest.mark.parametrize("kilobytes", [600, 3000])
+def test_what_is_compared_with_reuse_pays_for_fresh_memory_as_before(kilobytes):
+    own, reusing, again, later = counted(
+        f"{SAMPLES}from plumb.runtime.allocator import reusing, ways_kept\nsize = {kilobytes} * 1024\n"
+        "of_a_batch(size=size); print(of_a_batch(size=size))\n"
+        "with ways_kept():\n"
+        "    with reusing(True): of_a_batch(size=size); print(of_a_batch(size=size))\n"
+        "    with reusing(True): pass\n"
+        "    of_a_batch(size=size); print(of_a_batch(size=size))\n"
+        "of_a_batch(size=size); print(of_a_batch(size=size))"
+    )
+    assert reusing < own / 10
+    assert own / 2 < again < 2 * own
+    assert later <= own, "in the end, the process has the usual ways"
+
+
 def test_the_probe_tells_what_is_saved_and_leaves_this_process_alone():
     saved_ms, fresh, again = counted(
         "from plumb.runtime.allocator import saved_seconds; print(int(saved_seconds(2**26) * 1e6)); "
