@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, default_collate
 from plumb.config import Config
 from plumb.model.operational import amortized
 from plumb.plan import Rate
-from plumb.search.measure import Chunk, Feed, IndexStream, rate_of
+from plumb.search.measure import Chunk, Feed, IndexStream, whole
 
 # A configuration that isn't in steady state by then is given up: a server may have collapsed under it.
 _PATIENCE_SECONDS = 120.0
@@ -52,13 +52,13 @@ class Timed:
 
     @property
     def rate(self) -> Rate:
-        """Samples per second while it runs."""
-        return rate_of([chunk for turn in self.turns for chunk in turn])
+        """Samples per second while it runs: the median of the turns, with a bootstrap interval over them."""
+        return _median(np.array(self.rates))
 
     @property
     def rates(self) -> list[float]:
-        """Samples per second of each turn."""
-        return [rate_of(chunks).samples_per_second for chunks in self.turns]
+        """Samples per second of each turn as a whole: what is rarely slow is part of a rate."""
+        return [whole(chunks).samples_per_second for chunks in self.turns]
 
 
 @dataclass
@@ -155,10 +155,13 @@ def share(timed: Timed, of: Timed) -> Rate:
 
 def share_by_turns(of_one: Sequence[float], of_other: Sequence[float]) -> Rate:
     """The median ratio of two figures that were measured by turns, with a bootstrap interval over the turns."""
-    shares = np.array(of_one) / np.array(of_other)
-    draws = np.random.default_rng(0).choice(shares, size=(_RESAMPLES, len(shares)))
+    return _median(np.array(of_one) / np.array(of_other))
+
+
+def _median(of_turns: np.ndarray) -> Rate:
+    draws = np.random.default_rng(0).choice(of_turns, size=(_RESAMPLES, len(of_turns)))
     low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
-    return Rate(float(np.median(shares)), (float(low), float(high)))
+    return Rate(float(np.median(of_turns)), (float(low), float(high)))
 
 
 def best(readings: Sequence[Reading]) -> Reading:

@@ -90,7 +90,7 @@ class Tuned:
         """The rate of the model's twin of torch's loader: samples per second over a real epoch."""
         situation = self.choice.situation
         steady = simulated_rate(situation, config, _SIMULATED_BATCHES)
-        start = 0.0 if config.persistent_workers else config.num_workers * situation.start_seconds_per_worker
+        start = 0.0 if config.persistent_workers else float(situation.start_seconds(config.num_workers))
         return float(operational.amortized(steady, situation.epoch_samples, start))
 
     def predicted_cpu_seconds(self, config: Config) -> float:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 import psutil
+from torch.utils.data import default_collate
 
 from plumb.host import Limits
 from plumb.lengths import length_of
@@ -14,10 +15,9 @@ from plumb.model.calibration import Calibration
 from plumb.model.situation import USUAL_WORKER_BYTES, AllocatorGain, Footprint, Situation
 from plumb.offers import Offers
 from plumb.plan import SampleCost
-from plumb.profile.hand_over import drop_seconds_per_byte, fresh_seconds_per_byte
+from plumb.profile.hand_over import copy_seconds_per_byte, drop_seconds_per_byte, fresh_seconds_per_byte
 from plumb.profile.memory import script_bytes
-from plumb.profile.sample import Sampled, cpus_of_pools, sampled, torch_threads_speedup
-from plumb.profile.threads import one_torch_thread
+from plumb.profile.sample import Sampled, sampled_without_torch_threads, torch_threads_speedup
 from plumb.runtime import allocator
 from plumb.search.measure import IndexStream
 from plumb.subject import Subject, cost_of
@@ -44,11 +44,12 @@ class Observed:
     pace_seconds: float
 
     def told_from_waiting(self, seen: Sampled) -> Sampled:
-        """What was seen, with the work of threads that aren't torch's taken for computing, and not for waiting."""
+        """What was seen, with the work of other threads, torch's or not, taken for computing, and not for waiting."""
         if seen.other_cpus < _POOLED:
             return dataclasses.replace(seen, other_cpus=0.0)
-        cpus = cpus_of_pools(self.subject.loader, self.stream, self.pace_seconds / 2)
-        return seen.made_by_threads(cpus if cpus >= _POOLED else 0.0)
+        alone = sampled_without_torch_threads(self.subject.loader, self.stream, self.pace_seconds / 2)
+        pooled = alone.other_cpus if alone.other_cpus >= _POOLED else 0.0
+        return seen.made_by_threads(pooled, alone.cost.wait_seconds)
 
     def situation(
         self, seen: Sampled, offers: Offers, making_bytes: float, limits: Limits, may_have_torch_threads: bool
@@ -101,15 +102,25 @@ class Observed:
         if max(saved, fresh_seconds + handing) < _WORTH_REUSING * _least_seconds(cost, offers):
             return None
         kept = allocator.kept_bytes(int(footprint.batch_bytes))
-        if saved < _WORTH_REUSING * cost.wall_seconds:
-            return AllocatorGain(1.0, kept)
         # Whether a process gets fresh memory for its batches depends on all that it did before: so it is asked.
-        with one_torch_thread():
-            plain = sampled(self.subject.loader, self.stream, self.pace_seconds / 2).cost.cpu_seconds
-            with allocator.reusing(True):
-                reusing = sampled(self.subject.loader, self.stream, self.pace_seconds / 2).cost.cpu_seconds
-        least = max(1.0 - _TOUCHED * saved / max(plain, 1e-9), _LEAST_LEFT)
-        return AllocatorGain(min(max(reusing / max(plain, 1e-9), least), 1.0), kept)
+        plain = self._cpu_seconds_on_one_thread()
+        with allocator.reusing(True):
+            reusing = self._cpu_seconds_on_one_thread()
+        least = max(1.0 - _TOUCHED * saved / plain, _LEAST_LEFT)
+        is_worth = saved >= _WORTH_REUSING * cost.wall_seconds
+        left_share = min(max(reusing / plain, least), 1.0) if is_worth else 1.0
+        return AllocatorGain(left_share, kept, min(reusing, plain) + self._copying_seconds(footprint, cost))
+
+    def _copying_seconds(self, footprint: Footprint, cost: SampleCost) -> float:
+        """What a worker takes to copy a sample to where it is handed over: torch's own collate puts it there."""
+        if self.subject.loader.collate_fn is default_collate:
+            return 0.0
+        return copy_seconds_per_byte(footprint.batch_bytes) * cost.output_bytes
+
+    def _cpu_seconds_on_one_thread(self) -> float:
+        """What a sample takes where torch has no threads of its own, as in a worker."""
+        alone = sampled_without_torch_threads(self.subject.loader, self.stream, self.pace_seconds / 2)
+        return max(alone.cost.cpu_seconds, 1e-9)
 
 
 def _least_seconds(cost: SampleCost, offers: Offers) -> float:
@@ -138,5 +149,6 @@ def unprobed(situation: Situation, start_method: str) -> Situation:
             main_seconds=calibration.hand_over_seconds(footprint.batch_bytes) / situation.samples_per_batch,
         ),
         footprint=dataclasses.replace(footprint, worker_private_bytes=USUAL_WORKER_BYTES),
-        start_seconds_per_worker=_FORK_SECONDS if start_method == "fork" else _SPAWN_SECONDS,
+        start_seconds_in_main=_FORK_SECONDS if start_method == "fork" else 0.0,
+        start_seconds_in_worker=0.0 if start_method == "fork" else _SPAWN_SECONDS,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import timeit
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -25,6 +26,7 @@ from plumb.profile.device_profile import DeviceProfile
 from plumb.profile.fetch_threads import timed_threads
 from plumb.profile.randomness import kept_generators
 from plumb.profile.storage import reads_at_once
+from plumb.profile.threads import one_torch_thread
 from plumb.runtime.cuts import CutCandidate, find_cuts
 from plumb.runtime.deferral import FoundDeferral, find_deferral
 from plumb.runtime.fetch import Fetch
@@ -241,19 +243,35 @@ class _Search:
             self._indices,
             self._loader.batch_size or min(len(self._indices), _TIMED_BATCH),
             until.prefix_seconds if until else self._cost.wall_seconds,
+            until.prefix_seconds - until.prefix_wait_seconds if until else self._cost.cpu_seconds,
             _THREADS_TIMED * self._left,
         )
         if timed.reason:
             self.reasons.append(f"no more threads {what}: {timed.reason}")
         if until is None:
-            after, serial = None, max(0.0, self._cost.wall_seconds - timed.alone_seconds)
+            after, serial = None, self._collate_seconds() if timed.gains else 0.0
         else:
             after, serial = until.cut.after, until.suffix_cpu_seconds + until.suffix_wait_seconds
-        sample = timed.alone_seconds + serial
         return tuple(
-            ThreadsCost(gain.threads, after, gain.time_factor, gain.cpu_factor, serial, gain.thread_bytes, sample)
+            ThreadsCost(
+                gain.threads,
+                after,
+                gain.time_factor,
+                gain.crowded_time_factor,
+                gain.cpu_factor,
+                timed.alone_cpu_seconds,
+                serial,
+                gain.thread_bytes,
+            )
             for gain in timed.gains
         )
+
+    def _collate_seconds(self) -> float:
+        """What a worker takes to put samples together, for each of them."""
+        indices = self._indices[: max(_FEWEST_SAMPLES, self._affordable(self._loader.batch_size or 1, 1, share=0.1))]
+        samples = [self._dataset[index] for index in indices]
+        with one_torch_thread():
+            return min(timeit.repeat(lambda: self._loader.collate_fn(samples), number=1, repeat=TURNS)) / len(samples)
 
     def storage(self, threads: Sequence[ThreadsCost], cuts: Sequence[CutCandidate]) -> StorageBandwidth | None:
         """What storage gives to so many reads at once; None where it held none of them up."""

@@ -23,7 +23,7 @@ from plumb.events import Event, Phase, TrialDone
 from plumb.freedom import counts_to_verify, freedom_of, whole_cores, worker_start
 from plumb.host import Machine
 from plumb.model import operational, planner
-from plumb.model.calibration import calibrated, cost_in_worker, with_waiting
+from plumb.model.calibration import calibrated, cost_in_worker, spread_of, with_waiting
 from plumb.model.contributions import rates_without_each
 from plumb.model.situation import Freedom, Situation
 from plumb.notes import arriving, binding, inherited, pinned, pooled, shared_out, untried
@@ -45,7 +45,7 @@ from plumb.search.measure import IndexStream, NoBatchesError, index_sampler
 from plumb.search.record import Record, StudyError
 from plumb.search.space import Space
 from plumb.search.study import search
-from plumb.search.trials import Trials
+from plumb.search.trials import LONGEST_LOOK_PACES, Trials
 from plumb.subject import Choice, Subject
 from plumb.units import format_bytes
 
@@ -54,7 +54,7 @@ _CROWDED = 0.2
 # Rewrites may be looked for over so many looks at a configuration, or for as long as it takes to load so many samples,
 # but for no more than this share of the time.
 _OFFERS_PACES, _OFFERS_LOADS, _OFFERS_SHARE = 20.0, 300.0, 0.4
-_OFFERED_BATCHES, _OFFERED_SAMPLES = 32, 128
+_OFFERED_BATCHES, _OFFERED_SAMPLES = 32, 1024
 # A probe takes so many batches. Where these take more than a share of the time, the model must do with what it knows,
 # and with what workers take at the most, as a rule.
 _PROBED_BATCHES, _PROBE_SHARE = 6, 0.15
@@ -63,7 +63,7 @@ _PROBED_AT_MOST = 16
 # To compare epochs of an iterable dataset may take this share of the time: it gains by workers, or by nothing.
 _SHARDING_SHARE = 0.4
 # The search must leave time for the finals, and the probes for the search.
-_UNTIL_SEARCHED, _UNTIL_PROBED = 0.6, 0.3
+_UNTIL_SEARCHED, _UNTIL_PROBED = 0.6, 0.5
 _UNTIL_SEARCHED_AT_LAST, _SEARCHED_AT_LEAST = 0.85, 0.2
 # Finalists by turns take so many of their batches at least: the first one, and one in each of two turns.
 _BATCHES_SIDE_BY_SIDE = 3.0
@@ -111,7 +111,10 @@ class Tuner:
         self._say("what a sample costs")
         observed, grown = Observed(self.subject, self._stream, self.pace_seconds), Grown()
         try:
-            seen = observed.told_from_waiting(sampled(self.subject.loader, self._stream, self.pace_seconds))
+            longest = LONGEST_LOOK_PACES * self.pace_seconds
+            seen = observed.told_from_waiting(
+                sampled(self.subject.loader, self._stream, self.pace_seconds, at_most_seconds=longest)
+            )
         except NoBatchesError:
             raise TuningError(
                 f"{self.subject.name} gives its batches only once: nothing is left to measure", 1
@@ -191,7 +194,6 @@ class Tuner:
                 worker_growth_bytes=one.growth_bytes,
                 parted_bytes=one.parted_bytes,
             ),
-            start_seconds_per_worker=one.start_seconds_per_worker,
         )
         all_cores = None
         cores = whole_cores(self.options.limits.cpus)
@@ -201,10 +203,15 @@ class Tuner:
             config = Config(many, 2, pin_memory=self._pins, start_method=self._start.method)
             all_cores = self._trials.probe(situation, config)
         batch_bytes, many_run = situation.footprint.batch_bytes, all_cores.run if all_cores else None
+        spread = spread_of(situation.batch_seconds)
+        start_in_main, start_in_worker = (all_cores or one).start_seconds_each(self.options.limits.cpus)
         return dataclasses.replace(
             situation,
-            cost=with_waiting(situation.cost, one.run, many_run),
-            cost_in_worker=cost_in_worker(situation.cost, one.run, many_run),
+            cost=with_waiting(situation.cost, one.run, many_run, spread),
+            cost_in_worker=cost_in_worker(situation.cost, one.run, many_run, spread),
+            start_seconds_in_main=start_in_main,
+            start_seconds_in_worker=start_in_worker,
+            worker_overlap=one.run.overlap,
             calibration=calibrated(
                 one.run,
                 many_run,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from plumb.config import Config
-from plumb.model.calibration import ProbeRun
+from plumb.model.calibration import ProbeRun, without_queueing
 from plumb.plan import Rate
 from plumb.profile.memory import cpu_seconds
 from plumb.profile.queued import queued_seconds
@@ -103,7 +103,7 @@ class LoopReading:
     def run(self) -> ProbeRun:
         """The same as a run that calibrates the model: without the time in which others had the CPUs."""
         total, workers = self.total, max(self.config.num_workers, 1)
-        seconds = max(total.seconds - total.queued_seconds / workers, total.worker_cpu_seconds / workers, 1e-9)
+        seconds = without_queueing(total.seconds, workers, total.queued_seconds)
         return ProbeRun(
             self.config.num_workers, total.samples, seconds, total.worker_cpu_seconds, total.wait_cpu_seconds
         )

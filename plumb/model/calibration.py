@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -15,6 +16,8 @@ from plumb.plan import SampleCost
 USUAL_OVERSUBSCRIPTION = 0.25
 # From this share of its time on, the main process is taken for what a run waited for.
 _BUSY = 0.8
+# Batch times with such a standard deviation, as a share of their mean, are those of a source with rare slow samples.
+_ERRATIC = 0.25
 # More than that is an accident of the run, not the host.
 _CROWDING_AT_LEAST, _CROWDING_AT_MOST = -0.3, 3.0
 
@@ -55,7 +58,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class ProbeRun:
-    """A short run of a real loader: what its workers and the main process spent on so many samples."""
+    """A short run of a real loader: what its workers and the main process spent on so many samples.
+
+    `seconds` are without those in which workers stood in line for a core.
+    """
 
     num_workers: int
     samples: float
@@ -70,13 +76,20 @@ class ProbeRun:
 
     @property
     def cpu_seconds_in_worker(self) -> float:
-        """A worker's CPU seconds for one sample; clocks that tick coarsely may claim more than there was time for."""
-        return min(self.worker_cpu_seconds / self.samples, self.seconds_in_worker)
+        """A worker's CPU seconds for one sample."""
+        return self.worker_cpu_seconds / self.samples
 
     @property
     def idle_seconds_in_worker(self) -> float:
         """What is left of a worker's time for one sample."""
-        return self.seconds_in_worker - self.cpu_seconds_in_worker
+        return max(0.0, self.seconds_in_worker - self.cpu_seconds_in_worker)
+
+    @property
+    def overlap(self) -> float:
+        """How many times as much CPU as time a worker takes, at least 1: a thread of its own hands over one batch while
+        the next is made.
+        """
+        return max(1.0, self.cpu_seconds_in_worker / self.seconds_in_worker)
 
     @property
     def main_is_busy(self) -> bool:
@@ -84,20 +97,33 @@ class ProbeRun:
         return self.main_cpu_seconds > _BUSY * self.seconds
 
 
-def with_waiting(cost: SampleCost, one: ProbeRun, many: ProbeRun | None) -> SampleCost:
-    """A sample's cost in the main process, with what it waits as two runs tell, too, where they do."""
-    waiting = _waiting(cost, one, many)
+def without_queueing(seconds: float, workers: int, worker_queued_seconds: float) -> float:
+    """The seconds of a run, less those in which its workers were ready and others had the cores."""
+    return max(seconds - worker_queued_seconds / workers, 1e-9)
+
+
+def spread_of(batch_seconds: Sequence[float]) -> float:
+    """The standard deviation of batch times as a share of their mean; 0 of fewer than two."""
+    return float(np.std(batch_seconds, ddof=1) / np.mean(batch_seconds)) if len(batch_seconds) > 1 else 0.0
+
+
+def with_waiting(cost: SampleCost, one: ProbeRun, many: ProbeRun | None, spread: float) -> SampleCost:
+    """A sample's cost in the main process, with what it waits as two runs tell, too, where they do.
+
+    `spread` is the standard deviation of batch times as a share of their mean.
+    """
+    waiting = _waiting(cost, one, many, spread)
     if waiting is None:
         return cost
     return replace(cost, wall_seconds=cost.cpu_seconds + waiting, wait_seconds=waiting)
 
 
-def cost_in_worker(cost: SampleCost, one: ProbeRun, many: ProbeRun | None = None) -> SampleCost:
+def cost_in_worker(cost: SampleCost, one: ProbeRun, many: ProbeRun | None = None, spread: float = 0.0) -> SampleCost:
     """What a sample costs in a worker, from its cost in the main process and a run with as few workers as may be.
 
     Where `many` ran, too, what it waits is told as in `with_waiting`.
     """
-    computing, waiting = one.cpu_seconds_in_worker, _waiting(cost, one, many)
+    computing, waiting = one.cpu_seconds_in_worker, _waiting(cost, one, many, spread)
     if waiting is None:
         waiting = cost.wait_seconds if one.main_is_busy else one.idle_seconds_in_worker
     return replace(
@@ -109,15 +135,20 @@ def cost_in_worker(cost: SampleCost, one: ProbeRun, many: ProbeRun | None = None
     )
 
 
-def _waiting(cost: SampleCost, one: ProbeRun, many: ProbeRun | None) -> float | None:
+def _waiting(cost: SampleCost, one: ProbeRun, many: ProbeRun | None, spread: float) -> float | None:
     """What a sample waits, as the middle of three readings: in the main process, and in two runs.
 
     A host that is busy with something else for a moment makes a reading longer, and one that was too short to meet a
-    rare slow sample is less than the rest. Runs that a busy main process held up, and one alone, tell nothing: None.
+    rare slow sample is less than the rest. Where batches wait, and differ much, such samples are what it is about, and
+    every reading has met some of them: their mean counts, over the samples of each. The main process has seen about as
+    many as one worker. Runs that a busy main process held up, and one alone, tell nothing: None.
     """
     if many is None or one.main_is_busy or many.main_is_busy:
         return None
-    return median([cost.wait_seconds, one.idle_seconds_in_worker, many.idle_seconds_in_worker])
+    readings = [cost.wait_seconds, one.idle_seconds_in_worker, many.idle_seconds_in_worker]
+    if spread > _ERRATIC and min(readings) > cost.cpu_seconds:
+        return float(np.average(readings, weights=[one.samples, one.samples, many.samples]))
+    return median(readings)
 
 
 def calibrated(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from plumb.config import CacheChoice, Config
 from plumb.model.situation import CutCost, DeferralCost, Left, Situation, ThreadsCost
@@ -21,10 +22,11 @@ _WORKERS_PART = 2.0
 class Demand:
     """Seconds and bytes of one sample, when nothing else runs on the host.
 
-    The process that makes a sample spends `cpu_seconds`, which torch's threads make `torch_speedup` times shorter by
-    the clock, and `wait_seconds`. Of their sum, `threaded_seconds` are spent by `fetch_threads`, which takes
-    `time_factor` times as long, and `switching_cpu_seconds` more CPU. `main_seconds` are CPU seconds of the main
-    process once the sample is made. `read_bytes` come from storage, `output_bytes` are handed over.
+    The process that makes a sample spends `cpu_seconds`, which threads of torch's, and those that hand batches over,
+    make `speedup` times shorter by the clock, and `wait_seconds`. Of their sum, `threaded_seconds` are spent by
+    `fetch_threads`, which takes `time_factor` times as long, `crowded_time_factor` times where other processes keep all
+    cores but one busy, and `switching_cpu_seconds` more CPU. `main_seconds` are CPU seconds of the main process once
+    the sample is made. `read_bytes` come from storage, `output_bytes` are handed over.
     """
 
     cpu_seconds: float
@@ -34,18 +36,23 @@ class Demand:
     output_bytes: float
     threaded_seconds: float = 0.0
     time_factor: float = 1.0
+    crowded_time_factor: float = 1.0
     switching_cpu_seconds: float = 0.0
     fetch_threads: int = 1
-    torch_speedup: float = 1.0
+    speedup: float = 1.0
 
-    def seconds(self, slow_down: float = 1.0) -> float:
-        """Time per sample of the process that makes it, with its CPU seconds longer by a factor."""
-        alone = self.cpu_seconds / self.torch_speedup + self.wait_seconds
-        slowed = slow_down * self.cpu_seconds / self.torch_speedup + self.wait_seconds
+    def seconds(self, slow_down: Any = 1.0, crowd: Any = 0.0) -> Any:
+        """Time per sample of the process that makes it, with its CPU seconds longer by a factor.
+
+        `crowd` is the share of the other cores that other processes keep busy.
+        """
+        alone = self.cpu_seconds / self.speedup + self.wait_seconds
+        slowed = slow_down * self.cpu_seconds / self.speedup + self.wait_seconds
         if self.fetch_threads == 1 or alone == 0:
             return slowed
         by_threads = min(self.threaded_seconds, alone)
-        return slowed / alone * (by_threads * self.time_factor + alone - by_threads)
+        factor = self.time_factor + crowd * (self.crowded_time_factor - self.time_factor)
+        return slowed / alone * (by_threads * factor + alone - by_threads)
 
 
 def demand(situation: Situation, config: Config) -> Demand:
@@ -57,10 +64,10 @@ def demand(situation: Situation, config: Config) -> Demand:
     if threads and not config.num_workers:
         situation = _without_torch_threads(situation, threads)
     cost = situation.cost_in_worker if config.num_workers else situation.cost
-    threaded = max(0.0, cost.cpu_seconds + cost.wait_seconds - threads.serial_seconds) if threads else 0.0
-    switching = 0.0
-    if threads and threaded:
-        switching = (threads.cpu_factor - 1.0) * cost.cpu_seconds * threaded / (cost.cpu_seconds + cost.wait_seconds)
+    threaded = switching = 0.0
+    if threads:
+        threaded = min(threads.threaded_cpu_seconds, cost.cpu_seconds) + cost.wait_seconds
+        switching = (threads.cpu_factor - 1.0) * min(threads.threaded_cpu_seconds, cost.cpu_seconds)
     left_share = _left_share(situation, config)
     # What a worker waits beyond what the main process does, it waits for a core: with less to do, it waits less.
     wait = min(cost.wait_seconds, situation.cost.wait_seconds)
@@ -87,19 +94,24 @@ def demand(situation: Situation, config: Config) -> Demand:
         output_bytes,
         threaded,
         threads.time_factor if threads else 1.0,
+        threads.crowded_time_factor if threads else 1.0,
         max(0.0, switching),
         config.fetch_threads,
-        situation.torch_threads_speedup if config.worker_torch_threads > 1 else 1.0,
+        _speedup(situation, config),
     )
+
+
+def _speedup(situation: Situation, config: Config) -> float:
+    overlap = situation.worker_overlap if config.num_workers and not _reuses(situation, config) else 1.0
+    return overlap * (situation.torch_threads_speedup if config.worker_torch_threads > 1 else 1.0)
 
 
 def _without_torch_threads(situation: Situation, threads: ThreadsCost) -> Situation:
     """The situation of a main process that has threads of plumb's make samples, in place of torch's own."""
-    cost = situation.cost
-    if threads.sample_seconds <= _TORCH_THREADS_MATTER * cost.wall_seconds:
+    cost, computing = situation.cost, threads.threaded_cpu_seconds + threads.serial_seconds
+    if computing <= _TORCH_THREADS_MATTER * cost.cpu_seconds:
         return situation
-    computing = threads.sample_seconds - cost.wait_seconds
-    return replace(situation, cost=replace(cost, wall_seconds=threads.sample_seconds, cpu_seconds=computing))
+    return replace(situation, cost=replace(cost, wall_seconds=computing + cost.wait_seconds, cpu_seconds=computing))
 
 
 def _reuses(situation: Situation, config: Config) -> bool:
@@ -120,10 +132,13 @@ def _making_seconds(situation: Situation, config: Config, left: float, output_by
     if not _reuses(situation, config):
         handed = output_bytes / situation.cost.output_bytes if situation.cost.output_bytes else 1.0
         return max(0.0, in_worker - fresh - for_tensors) * left + fresh * handed + for_tensors
-    assert situation.allocator is not None
+    allocator = situation.allocator
+    assert allocator is not None
+    if allocator.worker_seconds is not None:
+        return min(in_worker, allocator.worker_seconds) / allocator.left_share * left
     # A batch's own memory may be in the gain of a process that makes it alone, and is in what a worker pays: not twice.
     without = max(min(plain, in_worker), in_worker - fresh - _WORKERS_PART * for_tensors)
-    return min(in_worker, without / situation.allocator.left_share) * left
+    return min(in_worker, without / allocator.left_share) * left
 
 
 def _left_share(situation: Situation, config: Config) -> float:

@@ -31,9 +31,8 @@ def capacities(situation: Situation, wanted: Demand, workers: Any, step_cpu_seco
     """
     workers = np.asarray(workers, dtype=float)
     alone, at_once = workers == 0, np.maximum(workers, 1.0)
-    computing = np.maximum(1.0, at_once * _share_computing(wanted))
-    slow_down = situation.calibration.slow_down(computing, situation.limits.cpus)
-    making = wanted.seconds(slow_down)
+    slow_down = situation.calibration.slow_down(_computing(wanted, workers), situation.limits.cpus)
+    making = wanted.seconds(slow_down, crowd(situation, wanted, workers))
     in_main = wanted.main_seconds + np.where(alone, making, 0.0)
     outstanding = at_once * wanted.fetch_threads
     return {
@@ -73,7 +72,7 @@ def predict(situation: Situation, config: Config) -> Prediction:
 def loader_rates(situation: Situation, wanted: Demand, workers: Any, persistent: Any) -> Any:
     """Samples per second that the loader alone should deliver, each epoch's start of workers included."""
     steady = np.minimum.reduce(np.broadcast_arrays(*capacities(situation, wanted, workers, 0.0).values()))
-    start = np.where(persistent, 0.0, workers * situation.start_seconds_per_worker)
+    start = np.where(persistent, 0.0, situation.start_seconds(workers))
     return amortized(steady, situation.epoch_samples, start)
 
 
@@ -170,14 +169,11 @@ def fed_rate(situation: Situation) -> float:
 
 
 def seconds_until_steady(situation: Situation, workers: Any, in_flight: Any, samples_per_second: Any) -> Any:
-    """What a loader takes to start its workers, as many at once as there are cores, to make all that it prefetches, and
-    then one round of batches to count.
-    """
-    starts = situation.start_seconds_per_worker * np.ceil(workers / max(1.0, situation.limits.cpus))
+    """What a loader takes to start its workers, and to make all that it prefetches and a round of batches to count."""
     # Where there is no limit to the rate, or nothing is delivered at all, a round takes no time, or for ever.
     with np.errstate(divide="ignore"):
         samples = (in_flight + np.maximum(workers, 1)) * situation.samples_per_batch
-        return starts + samples / np.asarray(samples_per_second)
+        return situation.start_seconds(workers) + samples / np.asarray(samples_per_second)
 
 
 def amortized(samples_per_second: Any, epoch_samples: float | None, start_seconds: Any) -> Any:
@@ -187,9 +183,20 @@ def amortized(samples_per_second: Any, epoch_samples: float | None, start_second
     return 1.0 / (1.0 / np.asarray(samples_per_second) + start_seconds / epoch_samples)
 
 
+def crowd(situation: Situation, wanted: Demand, workers: Any) -> Any:
+    """The share of the other cores that the rest of the workers keep busy, as each of them sees it."""
+    cores = situation.limits.cpus
+    return np.clip((_computing(wanted, workers) - 1.0) / max(cores - 1.0, 1e-9), 0.0, 1.0) if cores > 1 else 1.0
+
+
+def _computing(wanted: Demand, workers: Any) -> Any:
+    """The processes that compute at once, on average, at least the one that makes samples."""
+    return np.maximum(1.0, np.maximum(workers, 1.0) * _share_computing(wanted))
+
+
 def _share_computing(wanted: Demand) -> float:
-    """The cores that a process which makes samples keeps busy while nothing holds it up."""
-    seconds = wanted.seconds()
+    """The cores that a process which makes samples keeps busy while nothing holds it up, threads of its own neither."""
+    seconds = min(wanted.seconds(crowd=0.0), wanted.seconds(crowd=1.0))
     return (wanted.cpu_seconds + wanted.switching_cpu_seconds) / seconds if seconds > 0 else 1.0
 
 

@@ -259,7 +259,7 @@ def _simulated(way: Config, freedom: Freedom, situation: Situation) -> list[Cand
         if feasible.broken_limit(config, situation) is None:
             steady = simulated_rate(situation, config, _SIMULATED_BATCHES)
             for persistent in freedom.persistent_workers if way.num_workers else (False,):
-                start = 0.0 if persistent else way.num_workers * situation.start_seconds_per_worker
+                start = 0.0 if persistent else float(situation.start_seconds(way.num_workers))
                 lasting = dataclasses.replace(config, persistent_workers=persistent)
                 rate = float(operational.amortized(steady, situation.epoch_samples, start))
                 training = float(operational.over_a_training(situation, lasting, rate, lasting.num_workers))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from plumb.config import CacheChoice, StartMethod
 from plumb.host import Limits
@@ -114,30 +117,36 @@ class ThreadsCost:
     """What `threads` that make the samples of a batch at once were seen to gain, up to `until`, None for whole samples.
 
     They take `time_factor` times as long as one thread: 1 / threads at best, more where they wait for the interpreter's
-    lock, for storage, or for the slowest sample of a batch. They spend `cpu_factor` times the CPU. `serial_seconds` per
-    sample are spent after them, by the worker's own thread (the rest of the sample, and collate). Each thread
-    holds `thread_bytes` for itself at the most. One thread, with torch's own out of use, takes `sample_seconds` in all.
+    lock, for storage, or for the slowest sample of a batch. It is `crowded_time_factor` where other processes keep all
+    cores but one busy: longer for what computes, and shorter where threads on several cores contend for the lock.
+
+    Beside all that a sample waits, they take over `threaded_cpu_seconds` of it, with torch's own threads out of use,
+    and spend `cpu_factor` times as much. `serial_seconds` per sample are spent after them, by the worker's own thread
+    (the rest of the sample, and collate). Each thread holds `thread_bytes` for itself at the most.
     """
 
     threads: int
     until: str | None
     time_factor: float
+    crowded_time_factor: float
     cpu_factor: float
+    threaded_cpu_seconds: float
     serial_seconds: float
     thread_bytes: float = 0.0
-    sample_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class AllocatorGain:
     """What reused memory saves a process that makes whole batches: `left_share` of their CPU seconds are left.
 
-    That is without what a worker saves on memory to hand them over in. `kept_bytes` is what the main process then keeps
-    from the system.
+    That is without what a worker saves on memory to hand them over in: one takes `worker_seconds` of CPU for a sample,
+    as the main process does with one thread of torch's; None where that was not seen. `kept_bytes` is what the main
+    process then keeps from the system.
     """
 
     left_share: float
     kept_bytes: float
+    worker_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -158,6 +167,8 @@ class Situation:
     - `step_blocks`: whether the loop stands still until a step is done, and takes no batch over meanwhile.
     - `torch_threads_speedup`: how much faster a sample is made when torch may use more than one thread.
     - `fresh_seconds`: CPU seconds of a worker for a sample's share of shared memory that nobody has touched before.
+    - `start_seconds_in_main` and `start_seconds_in_worker`: what starting a worker takes of either.
+    - `worker_overlap`: how many times as much CPU as time a worker takes that hands batches over in fresh memory.
     - `transfer_bytes_per_second`: from the host to the device, None where there is none.
     - `pool_cpus`: how many CPUs threads of a library's own keep busy while a sample is made.
     """
@@ -169,7 +180,8 @@ class Situation:
     step_samples_per_second: float | None = None
     step_cpu_seconds: float = 0.0
     epoch_samples: float | None = None
-    start_seconds_per_worker: float = 0.0
+    start_seconds_in_main: float = 0.0
+    start_seconds_in_worker: float = 0.0
     samples_per_batch: float = 1.0
     batch_seconds: tuple[float, ...] = ()
     calibration: Calibration = field(default_factory=Calibration)
@@ -185,6 +197,16 @@ class Situation:
     transfer_bytes_per_second: float | None = None
     pool_cpus: float = 0.0
     step_blocks: bool = False
+    worker_overlap: float = 1.0
+
+    def start_seconds(self, workers: Any) -> Any:
+        """What the start of so many workers (a number or an array) takes.
+
+        The main process starts one after another; they get ready as many at once as there are cores.
+        """
+        count = np.asarray(workers, dtype=float)
+        rounds = np.where(count > 0, np.maximum(1.0, count / max(1.0, self.limits.cpus)), 0.0)
+        return count * self.start_seconds_in_main + rounds * self.start_seconds_in_worker
 
     @property
     def samples_at_once(self) -> float:

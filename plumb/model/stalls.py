@@ -36,6 +36,6 @@ def _waiting_part(wanted: Demand, binding: str) -> float:
     """How much of the making of a sample holds the loop up by waiting, from 0 to 1, rather than by computing."""
     if binding in ("storage", "cpu"):
         return float(binding == "storage")
-    computing = wanted.cpu_seconds / wanted.torch_speedup
+    computing = wanted.cpu_seconds / wanted.speedup
     making = computing + wanted.wait_seconds
     return wanted.wait_seconds / making if making > 0 else 0.0

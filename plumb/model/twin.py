@@ -6,7 +6,7 @@ import math
 
 from plumb.config import Config
 from plumb.model.demand import demand
-from plumb.model.operational import loader_rates, loop_rates
+from plumb.model.operational import crowd, loader_rates, loop_rates
 from plumb.model.simulate import Loading, simulate
 from plumb.model.situation import Situation
 
@@ -14,8 +14,8 @@ from plumb.model.situation import Situation
 def loading(situation: Situation, config: Config) -> Loading:
     """What the simulator is told of `config`, without the start of its workers."""
     wanted, batch = demand(situation, config), situation.samples_per_batch
-    making = wanted.seconds()
-    computing = min(wanted.cpu_seconds / wanted.torch_speedup, making)
+    making = float(wanted.seconds(crowd=crowd(situation, wanted, config.num_workers)))
+    computing = min(wanted.cpu_seconds / wanted.speedup, making)
     step = situation.step_samples_per_second
     return Loading(
         num_workers=config.num_workers,

@@ -21,19 +21,23 @@ _BATCHES_AT_MOST = 12
 
 @dataclass(frozen=True)
 class ThreadsGain:
-    """How many times as long as one thread so many take for a batch, how many times the CPU, and what each holds."""
+    """How many times as long as one thread so many take for a batch, how many times the CPU, and what each holds.
+
+    `crowded_time_factor` is the first where they have one core between them.
+    """
 
     threads: int
     time_factor: float
+    crowded_time_factor: float
     cpu_factor: float
     thread_bytes: float
 
 
 @dataclass(frozen=True)
 class ThreadsTimed:
-    """What threads gain over one, which takes `alone_seconds` for a sample; and why no more could, if so."""
+    """What threads gain over one, which takes `alone_cpu_seconds` for a sample; and why no more could, if so."""
 
-    alone_seconds: float
+    alone_cpu_seconds: float
     gains: tuple[ThreadsGain, ...] = ()
     reason: str = ""
 
@@ -51,9 +55,12 @@ def timed_threads(
     indices: Sequence[Any],
     samples_per_batch: int,
     alone_seconds: float,
+    alone_cpu_seconds: float,
     budget_seconds: float,
 ) -> ThreadsTimed:
-    """What 4, 16 and 64 threads gain over one, which takes about `alone_seconds` for a sample.
+    """What 4, 16 and 64 threads gain over one, which takes `alone_seconds` for a sample, of which it computes so many.
+
+    Where it mostly waits, it is not timed again: a source that is slow now and then takes longer looks than these.
 
     Times batches of what `read` gives for `indices`, those of one thread too, within about `budget_seconds` in all. A
     count that would take longer than its share, or is larger than a batch, is left out. A batch is done when its
@@ -65,7 +72,7 @@ def timed_threads(
     while counts and samples_per_batch * alone_seconds / counts[0] >= _share(budget_seconds, counts) / 3:
         del counts[0]
     if not counts:
-        return ThreadsTimed(alone_seconds)
+        return ThreadsTimed(alone_cpu_seconds)
     share = _share(budget_seconds, counts)
     gains: list[ThreadsGain] = []
     at_once, grown = 1, Grown()
@@ -76,6 +83,8 @@ def timed_threads(
             read(next(ahead))
             # As it is read without any threads: what it takes to hand samples to them is part of their time.
             alone = _spent(lambda batch: list(map(read, batch)), ahead, min(samples_per_batch, affordable), share / 2)
+        if 2 * alone_cpu_seconds < alone_seconds:
+            alone = _Spent(alone_seconds, alone.cpu)
         for at_once in counts:
             spent = _spent_by_threads(at_once, read, ahead, samples_per_batch, share / 3)
             with _on_one_core():
@@ -85,14 +94,15 @@ def timed_threads(
                 ThreadsGain(
                     at_once,
                     time_factor=max(spent.wall / max(alone.wall, 1e-9), 1.0 / at_once),
+                    crowded_time_factor=max(crowded.wall / max(alone.wall, 1e-9), 1.0 / at_once),
                     cpu_factor=max(min(spent.cpu, crowded.cpu) / max(alone.cpu, 1e-9), 1.0),
                     # What each needs at the same time, and what their allocator keeps for it.
                     thread_bytes=grown.bytes() / at_once,
                 )
             )
     except Exception as error:
-        return ThreadsTimed(alone_seconds, tuple(gains), f"{at_once} at once fail: {one_line(error)}")
-    return ThreadsTimed(alone.wall, tuple(gains))
+        return ThreadsTimed(alone_cpu_seconds, tuple(gains), f"{at_once} at once fail: {one_line(error)}")
+    return ThreadsTimed(alone.cpu, tuple(gains))
 
 
 def _share(budget_seconds: float, counts: Sequence[int]) -> float:

@@ -1,4 +1,4 @@
-"""What it takes to fill shared memory for a batch in a worker, and to give it back in the main process."""
+"""What it takes to fill shared memory for a batch in a worker, new or used, and to give it back in the main process."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import time
 
 import torch
 
+from plumb.profile.threads import one_torch_thread
+
 _TURNS = 5
 _BYTES_AT_LEAST = 2**20
-_FRESH_BYTES = 2**22
+_FRESH_BYTES, _COPIED_BYTES = 2**22, 2**26
 
 
 def drop_seconds_per_byte(batch_bytes: float) -> float:
@@ -27,6 +29,20 @@ def fresh_seconds_per_byte() -> float:
     That is the same for each byte, so little is taken: a batch's worth may be more than shared memory holds.
     """
     return max(0.0, min(_fresh_seconds(_FRESH_BYTES) for _ in range(_TURNS))) / _FRESH_BYTES
+
+
+def copy_seconds_per_byte(batch_bytes: float) -> float:
+    """CPU seconds per byte to copy a batch into memory that was used before; of several turns the quickest."""
+    size = min(max(int(batch_bytes), _BYTES_AT_LEAST), _COPIED_BYTES)
+    source, target = torch.ones(size, dtype=torch.uint8), torch.ones(size, dtype=torch.uint8)
+    with one_torch_thread():
+        return min(_copy_seconds(source, target) for _ in range(_TURNS)) / size
+
+
+def _copy_seconds(source: torch.Tensor, target: torch.Tensor) -> float:
+    begin = time.thread_time()
+    target.copy_(source)
+    return time.thread_time() - begin
 
 
 def _fresh_seconds(size: int) -> float:

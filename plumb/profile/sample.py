@@ -13,16 +13,20 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.plan import SampleCost
+from plumb.profile.queued import queued_seconds
 from plumb.profile.threads import one_torch_thread
-from plumb.search.measure import IndexStream
+from plumb.search.measure import IndexStream, is_known
 
 _TURNS_AT_LEAST = 3
+_WARM_UP = 1 / 3
 # So many times of single batches show how they spread.
 _BATCH_TIMES = 200
 
 
 @dataclass(frozen=True)
 class _Span:
+    """Seconds per sample, those left out in which others had the CPUs."""
+
     wall_seconds: float
     cpu_seconds: float
     other_cpu_seconds: float
@@ -42,50 +46,75 @@ class Sampled:
     largest_batch_bytes: float
     other_cpus: float
 
-    def made_by_threads(self, cpus: float) -> Sampled:
-        """The same, where threads of the dataset's own compute on so many CPUs while this one waits for them."""
+    def made_by_threads(self, cpus: float, wait_seconds: float) -> Sampled:
+        """The same, where threads of the dataset's own compute on so many CPUs while this one waits for them.
+
+        It waits for `wait_seconds` at the most where it does not wait for threads of torch's either.
+        """
         cost = self.cost
-        computing = min(cost.wall_seconds, cost.cpu_seconds + cpus * cost.wall_seconds)
-        told = replace(cost, cpu_seconds=computing, wait_seconds=cost.wall_seconds - computing)
+        waiting = min(max(0.0, cost.wait_seconds - cpus * cost.wall_seconds), wait_seconds)
+        told = replace(cost, cpu_seconds=cost.wall_seconds - waiting, wait_seconds=waiting)
         return replace(self, cost=told, other_cpus=cpus)
 
 
-def sampled(loader: DataLoader[Any], stream: IndexStream | None, seconds: float) -> Sampled:
+def sampled(
+    loader: DataLoader[Any], stream: IndexStream | None, seconds: float, at_most_seconds: float | None = None
+) -> Sampled:
     """Reads samples and collates them for about `seconds`, in this thread, as a loader without workers does.
 
-    Medians over batches, per sample; `main_seconds`, the hand-over from a worker, isn't seen from here and is 0.
-    Raises what the dataset raises.
+    It goes on for `at_most_seconds` where it does not know yet what a sample takes. What the first third of `seconds`
+    shows is left out: files are opened there, and caches filled, for all that comes later. Per sample;
+    `main_seconds`, the hand-over from a worker, isn't seen from here and is 0. Raises what the dataset raises.
     """
     spans: list[_Span] = []
     size, read_samples = 1.0, 0.0
     all_bytes, all_tensors, largest = 0.0, 0.0, 0.0
     read = _reader(loader, stream)
-    deadline = time.perf_counter() + seconds
-    while not spans or time.perf_counter() < deadline:
-        begin = (time.perf_counter(), time.thread_time(), time.process_time())
+    started, warm_ups = time.perf_counter(), 1
+    while not spans or _goes_on(spans[warm_ups:], time.perf_counter() - started, seconds, at_most_seconds):
+        queued, begin = queued_seconds(), (time.perf_counter(), time.thread_time(), time.process_time())
         batch, size = next(read)
         wall, cpu = time.perf_counter() - begin[0], time.thread_time() - begin[1]
         others = max(0.0, time.process_time() - begin[2] - cpu)
+        wall = max(wall - (queued_seconds() - queued), cpu)
         nbytes, tensors = batch_bytes(batch)
         all_bytes, all_tensors, largest = all_bytes + nbytes, all_tensors + tensors, max(largest, nbytes)
         spans.append(_Span(wall / size, cpu / size, others / size))
         read_samples += size
-    # The first batch opens files and fills caches that every later one finds.
-    spans = spans[1:] or spans
-    wall = statistics.median(span.wall_seconds for span in spans)
-    cpu = min(statistics.median(span.cpu_seconds for span in spans), wall)
-    cost = SampleCost(wall, cpu, wall - cpu, 0.0, all_bytes / read_samples, all_tensors / read_samples)
+        if time.perf_counter() - started < _WARM_UP * seconds:
+            warm_ups = len(spans)
+    spans = spans[warm_ups:] or spans[-1:]
+    cpu = statistics.fmean(min(span.cpu_seconds, span.wall_seconds) for span in spans)
+    wait = _wait_seconds(spans, cpu)
+    cost = SampleCost(cpu + wait, cpu, wait, 0.0, all_bytes / read_samples, all_tensors / read_samples)
     others = sum(span.other_cpu_seconds for span in spans) / max(sum(span.wall_seconds for span in spans), 1e-9)
     batch_seconds = tuple(span.wall_seconds * size for span in spans[-_BATCH_TIMES:])
     return Sampled(cost, batch_seconds, read_samples, largest, others)
 
 
-def cpus_of_pools(loader: DataLoader[Any], stream: IndexStream | None, seconds: float) -> float:
-    """How many CPUs are kept busy by threads that are neither this one nor torch's, such as OpenCV's or those of a
-    library for linear algebra. No worker process keeps them from having as many. Takes about `seconds`.
+def _goes_on(spans: list[_Span], seconds: float, at_least: float, at_most: float | None) -> bool:
+    if seconds < at_least or at_most is None:
+        return seconds < at_least
+    return seconds < at_most and not is_known([span.wall_seconds for span in spans])
+
+
+def _wait_seconds(spans: list[_Span], cpu_seconds: float) -> float:
+    """What a sample waits. Where that is most of its time, its source is slow now and then, and all of it counts; else
+    the host was busy with something else at times, and the middle of it does.
+    """
+    waits = [max(0.0, span.wall_seconds - span.cpu_seconds) for span in spans]
+    mean = statistics.fmean(waits)
+    return mean if mean > cpu_seconds else statistics.median(waits)
+
+
+def sampled_without_torch_threads(loader: DataLoader[Any], stream: IndexStream | None, seconds: float) -> Sampled:
+    """What is `sampled` where torch has this thread only, as in a worker process.
+
+    `other_cpus` is then of threads such as OpenCV's, or those of a library for linear algebra: no worker process keeps
+    them from having as many.
     """
     with one_torch_thread():
-        return sampled(loader, stream, seconds).other_cpus
+        return sampled(loader, stream, seconds)
 
 
 def torch_threads_speedup(loader: DataLoader[Any], stream: IndexStream | None, seconds: float) -> float:

@@ -8,6 +8,7 @@ one batch per worker. Loaders are compared by turns (A B A B), so that drift of 
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import time
 from collections import deque
@@ -23,15 +24,17 @@ from plumb.config import Config
 from plumb.plan import Rate
 from plumb.processes import remove_segments
 from plumb.profile.memory import cpu_seconds
+from plumb.profile.queued import queued_seconds
 from plumb.runtime.allocator import reusing
 from plumb.search.guard import Guard
 
 CHUNK_SECONDS = 0.15
 _RESAMPLES = 1000
 _FEW_CHUNKS = 4
+_KNOWN = 0.03
 _TURNS_AT_LEAST, _TURNS_AT_MOST = 2, 10
-# Workers that burn no CPU for so long are taken for idle, and none is waited for longer than this.
-_SETTLING_SECONDS, _SETTLED_AT_LAST = 0.1, 10.0
+# Workers that burn hardly any CPU for so long are taken for idle, and none is waited for longer than this.
+_SETTLING_SECONDS, _IDLE_SHARE, _SETTLED_AT_LAST = 0.1, 0.02, 10.0
 # A difference below this share is nothing when it comes from a handful of readings (section 6 of the design).
 _NOISE_OF_FEW = 0.10
 
@@ -53,14 +56,23 @@ class Chunk:
         return self.samples / self.seconds
 
 
+def whole(chunks: Sequence[Chunk]) -> Chunk:
+    """Chunks that follow one another as a single one."""
+    return Chunk(sum(chunk.samples for chunk in chunks), sum(chunk.seconds for chunk in chunks))
+
+
 @dataclass(frozen=True)
 class Usage:
-    """What a window took of the CPU: seconds in the workers and in this thread, for how many samples."""
+    """What a window took of the CPU: seconds in the workers and in this thread, for how many samples.
+
+    `worker_queued_seconds` are those in which workers were ready to run, and others had the CPUs.
+    """
 
     samples: float
     seconds: float
     worker_cpu_seconds: float
     main_cpu_seconds: float
+    worker_queued_seconds: float = 0.0
 
 
 def rate_of(chunks: Sequence[Chunk], seed: int = 0) -> Rate:
@@ -141,13 +153,21 @@ class SizedIndices:
         return self._sizes.popleft()
 
 
+def is_known(seconds: Sequence[float]) -> bool:
+    """Whether the mean of so many readings of the same is known well enough: to 3 %, its standard error."""
+    return len(seconds) >= _FEW_CHUNKS and bool(
+        np.std(seconds, ddof=1) <= _KNOWN * math.sqrt(len(seconds)) * np.mean(seconds)
+    )
+
+
 class Feed:
     """A running loader with one configuration, measured a window at a time.
 
     `make_loader` gets the indices to read, or None for an iterable dataset, whose batches are taken as
     `samples_per_batch` samples each. Workers start at construction, watched by `guard` if there is one. `samples`
-    counts all that came, `first_chunk` is the first batch, with the start of workers in it, and `is_broken` says that
-    the loader has raised. Raises what the loader raises, and TrialEndedError where the guard ended it.
+    counts all that came, `first_chunk` is the first batch, with the start of workers in it, `main_start_seconds` what
+    starting them took in this process, and `is_broken` says that the loader has raised. Raises what the loader raises,
+    and TrialEndedError where the guard ended it.
     """
 
     def __init__(
@@ -172,7 +192,7 @@ class Feed:
         begin = time.perf_counter()
         self._batches = self._begun()
         # However long the first batch took compared with later ones, this was spent on nothing but the start.
-        self._begin_seconds = time.perf_counter() - begin
+        self.main_start_seconds = time.perf_counter() - begin if config.num_workers else 0.0
         try:
             first = self._take()
         except BaseException:
@@ -188,7 +208,7 @@ class Feed:
         """What starting the workers added to the first round, and what every epoch pays where they do not persist."""
         if not self.config.num_workers:
             return 0.0
-        return max(self._begin_seconds, self.first_chunk.seconds - self._round_seconds)
+        return max(self.main_start_seconds, self.first_chunk.seconds - self._round_seconds)
 
     def window(
         self,
@@ -220,6 +240,7 @@ class Feed:
         per_round = max(self.config.num_workers, 1)
         rounds, samples = 0, 0.0
         workers_before, main_before = cpu_seconds(self.worker_pids), time.thread_time()
+        queued_before = self._queued_seconds()
         begin = chunk_begin = time.perf_counter()
         while True:
             samples += sum(self._take() for _ in range(per_round))
@@ -236,9 +257,13 @@ class Feed:
             now - begin,
             cpu_seconds(self.worker_pids) - workers_before,
             time.thread_time() - main_before,
+            self._queued_seconds() - queued_before,
         )
         self._ready = self.config.batches_in_flight
         return chunks
+
+    def _queued_seconds(self) -> float:
+        return sum(map(queued_seconds, self.worker_pids))
 
     def settle(self) -> None:
         """Lets the workers finish what they have been asked for, so that the next loader has the host to itself."""
@@ -247,7 +272,7 @@ class Feed:
         while time.perf_counter() < until:
             time.sleep(_SETTLING_SECONDS)
             now = cpu_seconds(self.worker_pids)
-            if now == before:
+            if now - before < _IDLE_SHARE * _SETTLING_SECONDS:
                 return
             before = now
 
@@ -327,6 +352,6 @@ def interleaved(
         for feed, its_chunks in zip(feeds, chunks, strict=True):
             window = feed.window(seconds)
             if window:
-                its_chunks.append(Chunk(sum(one.samples for one in window), sum(one.seconds for one in window)))
+                its_chunks.append(whole(window))
             feed.settle()
     return chunks

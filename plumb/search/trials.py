@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from plumb.config import Config
 from plumb.errors import TuningError, UsersError, one_line
 from plumb.model import feasible, operational
-from plumb.model.calibration import ProbeRun
+from plumb.model.calibration import ProbeRun, without_queueing
 from plumb.model.situation import Situation
 from plumb.processes import share_temporary_folder
 from plumb.profile.memory import Pages, Taken, counted_bytes, pages
@@ -27,7 +27,7 @@ from plumb.search import decide
 from plumb.search.filled import FilledStores, HittingStream
 from plumb.search.guard import Guard, TrialEndedError
 from plumb.search.ledger import STOPPED, Ledger, Memory, Reading
-from plumb.search.measure import Chunk, Feed, IndexStream, interleaved, rate_of
+from plumb.search.measure import Chunk, Feed, IndexStream, interleaved, is_known, rate_of
 
 # Workers that are silent from the start for so long, or for so many times what the slowest took to start or what a
 # batch costs, are taken for stuck.
@@ -44,6 +44,8 @@ _SHARE_UNTIL_STEADY = 0.25
 _TIMES_UNTIL_STEADY = 2.0
 # One batch is enough where it takes so many times as long as a look should.
 _LONG_BATCH_PACES = 4.0
+# The costs of a sample are looked at for so many paces at the most, where a few slow ones keep them from being known.
+LONGEST_LOOK_PACES = 4.0
 # A trial is judged by so many chunks at least.
 _CHUNKS_TO_JUDGE = 4
 
@@ -61,14 +63,20 @@ class Probed:
     """What a calibrating run showed: its cost, the bytes of its largest worker's own pages, and their start.
 
     `growth_bytes` is by how much that worker will grow in an epoch, `parted_bytes` what the run took beyond a batch and
-    the pages of its workers' own.
+    the pages of its workers' own. Of the `start_seconds` of all workers, those in the main process come first.
     """
 
     run: ProbeRun
     worker_private_bytes: float
     growth_bytes: float
     parted_bytes: float
-    start_seconds_per_worker: float
+    start_seconds: float
+    main_start_seconds: float
+
+    def start_seconds_each(self, cores: float) -> tuple[float, float]:
+        """What the start of a worker takes in the main process, which starts one after another, and what in itself."""
+        rounds = max(1.0, self.run.num_workers / max(1.0, cores))
+        return self.main_start_seconds / self.run.num_workers, (self.start_seconds - self.main_start_seconds) / rounds
 
 
 @dataclass(frozen=True)
@@ -113,9 +121,9 @@ class Trials:
         self._worker_bytes = 0.0
 
     def probe(self, situation: Situation, config: Config) -> Probed | None:
-        """A short run with workers, or None where it does not fit or fails.
+        """A short run with workers, or None where it does not fit or fails. It lasts until the rate is known.
 
-        Its first half is only a warm-up: a worker's first batches lie in memory that nobody has used yet, which costs.
+        Its beginning is only a warm-up: a worker's first batches lie in memory that nobody has used yet, which costs.
         """
         if feasible.broken_limit(config, situation):
             return None
@@ -123,7 +131,7 @@ class Trials:
             with self._running(situation, config, self._deadline) as (feed, taken):
                 feed.window(self._pace_seconds / 2)
                 before, loaded = _largest(feed), feed.samples
-                chunks = feed.window(self._pace_seconds)
+                chunks = feed.window(LONGEST_LOOK_PACES * self._pace_seconds, self._is_known)
                 after, loaded = _largest(feed), (feed.samples - loaded) / config.num_workers
                 taken_bytes = taken.bytes()
         except Exception as error:
@@ -136,14 +144,18 @@ class Trials:
             situation, config, chunks, start_seconds, "measured, to calibrate", Memory(None, taken_bytes)
         )
         self.probed.append(reading)
-        used = feed.usage
-        run = ProbeRun(config.num_workers, used.samples, used.seconds, used.worker_cpu_seconds, used.main_cpu_seconds)
+        used, workers = feed.usage, config.num_workers
+        seconds = without_queueing(used.seconds, workers, used.worker_queued_seconds)
+        run = ProbeRun(workers, used.samples, seconds, used.worker_cpu_seconds, used.main_cpu_seconds)
         may_grow = min(after.shared_bytes, _PAGES_OF_COUNTS * counted_bytes(self._loader.dataset))
         growth = min(may_grow, _growth_bytes(before, after, loaded, situation.epoch_samples))
         known = config.num_workers * after.private_bytes + situation.footprint.batch_bytes
         parted = max(0.0, taken_bytes - known)
-        start_each = feed.workers_start_seconds / config.num_workers
-        return Probed(run, after.private_bytes, growth, parted, start_each)
+        return Probed(run, after.private_bytes, growth, parted, start_seconds, feed.main_start_seconds)
+
+    def _is_known(self, chunks: Sequence[Chunk]) -> bool:
+        each = [chunk.seconds / chunk.samples for chunk in chunks]
+        return sum(chunk.seconds for chunk in chunks) >= self._pace_seconds and is_known(each)
 
     def baseline(self, situation: Situation, config: Config) -> Reading:
         """The user's own configuration, whatever the model says of its limits.

@@ -73,8 +73,10 @@ deferrals = st.builds(
     st.floats(-1e6, 1e6),
 ).map(lambda deferral: (deferral,))
 threads = st.tuples(
-    st.builds(ThreadsCost, st.just(8), st.none(), st.floats(1 / 8, 2), st.floats(1, 3), st.floats(0, 1)),
-    st.builds(ThreadsCost, st.just(4), st.just("decode"), st.floats(1 / 4, 2), st.floats(1, 3), st.floats(0, 1)),
+    st.builds(ThreadsCost, st.just(8), st.none(), *[st.floats(1 / 8, 2)] * 2, st.floats(1, 3), *[st.floats(0, 1)] * 2),
+    st.builds(
+        ThreadsCost, st.just(4), st.just("decode"), *[st.floats(1 / 4, 2)] * 2, st.floats(1, 3), *[st.floats(0, 1)] * 2
+    ),
 )
 calibrations = st.builds(
     Calibration,
@@ -92,7 +94,8 @@ situations = st.builds(
     step_samples_per_second=st.none() | st.floats(1, 1e6),
     step_cpu_seconds=st.floats(0, 0.1),
     epoch_samples=st.none() | st.floats(1, 1e7),
-    start_seconds_per_worker=st.floats(0, 5),
+    start_seconds_in_main=st.floats(0, 5),
+    start_seconds_in_worker=st.floats(0, 5),
     samples_per_batch=st.integers(1, 512).map(float),
     batch_seconds=st.lists(st.floats(0.001, 1), max_size=5).map(tuple),
     calibration=calibrations,

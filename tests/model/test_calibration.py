@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plumb.model.calibration import Calibration, ProbeRun, calibrated, cost_in_worker, with_waiting
+from plumb.model.calibration import (
+    Calibration,
+    ProbeRun,
+    calibrated,
+    cost_in_worker,
+    with_waiting,
+    without_queueing,
+)
 from plumb.plan import SampleCost
 
 COST = SampleCost(2e-3, 1.9e-3, 1e-4, 0.0, 6e5, 0.03)
@@ -40,21 +47,42 @@ def test_one_reading_in_three_may_be_of_a_host_that_was_busy_otherwise(which):
         ProbeRun(count, 1000, (2e-3 + wait) * 1000 / count, 2.0, 0.05)
         for count, wait in zip((1, 2), waits[1:], strict=True)
     )
-    assert with_waiting(cost, one, two).wait_seconds == pytest.approx(0.1e-3)
-    assert cost_in_worker(cost, one, two).wait_seconds == pytest.approx(0.1e-3)
+    assert with_waiting(cost, one, two, 0.1).wait_seconds == pytest.approx(0.1e-3)
+    assert cost_in_worker(cost, one, two, 0.1).wait_seconds == pytest.approx(0.1e-3)
 
 
 def test_what_rarely_waits_long_is_seen_by_longer_readings():
     never_met = SampleCost(2e-3, 2e-3, 0.0, 0.0, 6e5, 0.03)
     one, two = ProbeRun(1, 1000, 5.0, 2.0, 0.1), ProbeRun(2, 1000, 2.5, 2.0, 0.1)
-    assert with_waiting(never_met, one, two).wait_seconds == pytest.approx(3e-3)
+    assert with_waiting(never_met, one, two, 0.1).wait_seconds == pytest.approx(3e-3)
+
+
+@given(st.floats(5e-3, 1), st.floats(5e-3, 1), st.floats(5e-3, 1))
+def test_of_a_source_with_rare_slow_samples_every_reading_counts_as_much_as_it_has_seen(alone, of_one, of_two):
+    cost = SampleCost(1e-3 + alone, 1e-3, alone, 0.0, 6e5, 0.03)
+    one = ProbeRun(1, 100, 100 * (1e-3 + of_one), 100 * 1e-3, 0.01)
+    two = ProbeRun(2, 200, 100 * (1e-3 + of_two), 200 * 1e-3, 0.01)
+    assert with_waiting(cost, one, two, 0.6).wait_seconds == pytest.approx((alone + of_one + 2 * of_two) / 4)
+
+
+@given(st.integers(1, 64), st.floats(0.1, 10), st.floats(0, 0.99))
+def test_standing_in_line_for_a_core_is_no_waiting(workers, seconds, in_line):
+    assert without_queueing(seconds, workers, in_line * seconds * workers) == pytest.approx((1 - in_line) * seconds)
+
+
+def test_a_worker_may_hand_one_batch_over_while_it_makes_the_next():
+    run = ProbeRun(1, samples=1000, seconds=1.0, worker_cpu_seconds=1.25, main_cpu_seconds=0.1)
+    assert run.overlap == pytest.approx(1.25)
+    assert run.idle_seconds_in_worker == 0.0
+    assert cost_in_worker(COST, run).cpu_seconds == pytest.approx(1.25e-3)
+    assert ONE.overlap == 1.0
 
 
 def test_runs_that_the_main_process_held_up_tell_nothing_of_waiting():
     starved = ProbeRun(2, samples=1000, seconds=1.0, worker_cpu_seconds=0.1, main_cpu_seconds=0.95)
-    assert with_waiting(COST, ONE, starved) == COST
-    assert with_waiting(COST, ONE, None) == COST
-    assert cost_in_worker(COST, ONE, starved).wait_seconds == cost_in_worker(COST, ONE).wait_seconds
+    assert with_waiting(COST, ONE, starved, 0.6) == COST
+    assert with_waiting(COST, ONE, None, 0.6) == COST
+    assert cost_in_worker(COST, ONE, starved, 0.6).wait_seconds == cost_in_worker(COST, ONE).wait_seconds
 
 
 def test_two_runs_tell_how_workers_hold_each_other_up():

@@ -12,7 +12,16 @@ from plumb.host import Limits
 from plumb.model import operational
 from plumb.model.calibration import Calibration
 from plumb.model.demand import demand, least_cpu_seconds
-from plumb.model.situation import AllocatorGain, CutCost, DeferralCost, Footprint, Left, Situation, StorageBandwidth
+from plumb.model.situation import (
+    AllocatorGain,
+    CutCost,
+    DeferralCost,
+    Footprint,
+    Left,
+    Situation,
+    StorageBandwidth,
+    ThreadsCost,
+)
 from plumb.plan import SampleCost
 
 FOOTPRINT = Footprint(1.0, 1, 0.0, 0.0, 0)
@@ -34,7 +43,11 @@ def test_the_smallest_bound_is_the_prediction_and_fully_used(place):
 @given(places(), st.sampled_from(["cpus", "step", "storage", "transfer"]), st.floats(1, 10))
 def test_more_of_a_resource_never_lowers_a_bound(place, what, factor):
     situation, _, config = place
-    situation = dataclasses.replace(situation, calibration=Calibration(0.0, 0.0))
+    threads = tuple(
+        dataclasses.replace(one, crowded_time_factor=max(one.time_factor, one.crowded_time_factor))
+        for one in situation.threads
+    )
+    situation = dataclasses.replace(situation, calibration=Calibration(0.0, 0.0), threads=threads)
     more = situation
     if what == "cpus":
         more = dataclasses.replace(
@@ -116,18 +129,27 @@ def test_fetch_threads_gain_what_was_measured_on_their_part_of_a_sample_alone(pl
     alone = dataclasses.replace(wanted, fetch_threads=1)
     assert wanted.seconds() <= alone.seconds() * max(1.0, wanted.time_factor) * (1 + 1e-9)
     if wanted.fetch_threads > 1:
-        whole = wanted.cpu_seconds / wanted.torch_speedup + wanted.wait_seconds
+        whole = wanted.cpu_seconds / wanted.speedup + wanted.wait_seconds
         threaded = min(wanted.threaded_seconds, whole)
         assert wanted.seconds() >= (whole - threaded) * (1 - 1e-9)
         assert wanted.seconds() >= threaded * wanted.time_factor * (1 - 1e-9)
 
 
+def test_threads_that_contend_for_the_lock_on_free_cores_do_not_where_other_workers_keep_them_busy():
+    cost = SampleCost(1e-4, 1e-4, 0.0, 1e-6, 1e3, 1.0)
+    threads = (ThreadsCost(16, None, 5.0, 1.1, 1.1, 1e-4, 0.0),)
+    situation = Situation(cost, cost, FOOTPRINT, Limits(cpus=4), threads=threads)
+    bounds = [operational.bounds(situation, Config(workers, 2, fetch_threads=16)) for workers in (1, 4)]
+    assert bounds[0]["workers"] == pytest.approx(1 / (5.0 * 1e-4))
+    assert bounds[1]["workers"] == pytest.approx(4 / (1.1 * 1e-4) / situation.calibration.slow_down(4, 4))
+
+
 def test_threads_reach_what_the_design_measured():
     # 20 ms of latency, batches of 64: 5,290 samples/s with 2 workers of 64 threads.
-    from plumb.model.situation import ThreadsCost
-
     cost = SampleCost(20.3e-3, 0.3e-3, 20e-3, 1e-5, 1e3, 1.0)
-    situation = Situation(cost, cost, FOOTPRINT, Limits(cpus=2), threads=(ThreadsCost(64, None, 1 / 60, 1.0, 0.05e-3),))
+    situation = Situation(
+        cost, cost, FOOTPRINT, Limits(cpus=2), threads=(ThreadsCost(64, None, 1 / 60, 1 / 60, 1.0, 0.25e-3, 0.05e-3),)
+    )
     assert operational.loader_rate(situation, Config(2, 2)) == pytest.approx(99, rel=0.02)
     assert 4000 < operational.loader_rate(situation, Config(2, 2, fetch_threads=64)) < 7000
 
@@ -157,6 +179,29 @@ def test_what_is_dearer_in_a_worker_is_saved_there_at_that_price():
     assert demand(fresh, config).cpu_seconds == pytest.approx(0.05 * 2e-3 + 1e-3), "what is handed over costs the same"
     reusing = dataclasses.replace(config, allocator_reuse=True)
     assert demand(fresh, reusing).cpu_seconds == pytest.approx(0.04 * 2e-3 / 0.9)
+
+
+def test_what_a_worker_takes_in_reused_memory_is_what_was_seen_of_it():
+    """As the main process does it, with one thread of torch's."""
+    cost = SampleCost(2e-3, 2e-3, 0.0, 0.0, 1e5, 1.0)
+    in_worker = SampleCost(3e-3, 3e-3, 0.0, 0.0, 1e5, 1.0)
+    cut = CutCost("decode", 1e5, Left(0.05, 0.04), 0.0, 1e-4)
+    situation = Situation(
+        cost, in_worker, FOOTPRINT, Limits(cpus=4), cuts=(cut,), allocator=AllocatorGain(0.8, 0.0, 1.6e-3)
+    )
+    config = Config(2, 2, allocator_reuse=True)
+    assert demand(situation, config).cpu_seconds == pytest.approx(1.6e-3)
+    stored = dataclasses.replace(config, cache=CacheChoice("decode", "memory", 10**9, 1.0))
+    assert demand(situation, stored).cpu_seconds == pytest.approx(0.04 * 1.6e-3 / 0.8), "shares are of a plain sample"
+
+
+@given(st.integers(1, 64), st.integers(1, 16))
+def test_workers_start_one_after_another_and_get_ready_at_once(workers, cores):
+    cost = SampleCost(1e-3, 1e-3, 0.0, 0.0, 1.0, 1.0)
+    limits = Limits(cpus=cores)
+    situation = Situation(cost, cost, FOOTPRINT, limits, start_seconds_in_main=0.02, start_seconds_in_worker=3.0)
+    assert situation.start_seconds(workers) == pytest.approx(0.02 * workers + 3.0 * max(1.0, workers / cores))
+    assert situation.start_seconds(0) == 0.0
 
 
 def test_deferring_takes_its_share_of_a_sample_and_of_what_is_handed_over():

@@ -124,7 +124,7 @@ def test_a_step_that_is_fed_gets_the_cheapest_that_feeds_it():
 
 def test_short_epochs_ask_for_workers_that_persist():
     situation = Situation(
-        COST, COST, FOOTPRINT, Limits(cpus=4), epoch_samples=512.0, start_seconds_per_worker=0.1, samples_per_batch=64.0
+        COST, COST, FOOTPRINT, Limits(cpus=4), epoch_samples=512.0, start_seconds_in_main=0.1, samples_per_batch=64.0
     )
     assert planner.rank(Freedom(tuple(range(6))), situation).best[0].config.persistent_workers
 
@@ -173,7 +173,9 @@ def test_waiting_samples_may_have_more_workers_than_cores():
 def test_a_source_that_collapses_is_not_asked_for_more_at_once():
     """Threads that wait for the interpreter's lock gain nothing, which is no collapse."""
     waits = SampleCost(0.013, 3e-4, 0.0127, 1e-4, 6e5, 0.03)
-    threads = tuple(ThreadsCost(count, None, factor, 1.0, 1e-4) for count, factor in ((4, 0.27), (16, 1.3), (64, 1.3)))
+    threads = tuple(
+        ThreadsCost(count, None, factor, factor, 1.0, 2e-4, 1e-4) for count, factor in ((4, 0.27), (16, 1.3), (64, 1.3))
+    )
     freedom = Freedom(num_workers=tuple(range(41)), fetch=((1, None), (4, None), (16, None), (64, None)))
     situation = Situation(waits, waits, FOOTPRINT, Limits(cpus=2), samples_per_batch=64.0, threads=threads)
     ranking = planner.rank(freedom, situation)

@@ -9,9 +9,9 @@ WAIT = 0.01
 
 
 def test_threads_share_waits():
-    timed = timed_threads(lambda index: time.sleep(WAIT), range(8), 32, WAIT, budget_seconds=8.0)
+    timed = timed_threads(lambda index: time.sleep(WAIT), range(8), 32, WAIT, 0.0, budget_seconds=8.0)
     assert not timed.reason
-    assert timed.alone_seconds >= WAIT
+    assert timed.alone_cpu_seconds < WAIT / 10
     assert [gain.threads for gain in timed.gains] == [4, 16]
     assert all(1 / gain.threads <= gain.time_factor < 2.5 / gain.threads for gain in timed.gains)
 
@@ -23,20 +23,20 @@ def test_work_under_a_lock_is_not_shared():
         with lock:
             time.sleep(WAIT / 10)
 
-    timed = timed_threads(read, range(8), 16, WAIT / 10, budget_seconds=8.0)
+    timed = timed_threads(read, range(8), 16, WAIT / 10, 0.0, budget_seconds=8.0)
     assert timed.gains
     assert all(gain.time_factor > 0.8 for gain in timed.gains)
 
 
 def test_what_is_believed_of_one_thread_does_not_matter():
     """Such as what is left of a sample's time where most of a batch's is that of its own collate."""
-    timed = timed_threads(lambda index: time.sleep(WAIT), range(8), 16, 0.0, budget_seconds=8.0)
+    timed = timed_threads(lambda index: time.sleep(WAIT), range(8), 16, 0.0, 0.0, budget_seconds=8.0)
     assert all(0 < gain.time_factor < 1 for gain in timed.gains)
     assert all(1 <= gain.cpu_factor < 100 for gain in timed.gains)
 
 
 def test_to_hand_a_tiny_sample_to_a_thread_takes_longer_than_to_make_it():
-    timed = timed_threads(lambda index: index, range(64), 64, 1e-6, budget_seconds=2.0)
+    timed = timed_threads(lambda index: index, range(64), 64, 1e-6, 1e-6, budget_seconds=2.0)
     assert timed.gains
     assert all(gain.time_factor > 1 for gain in timed.gains)
 
@@ -45,20 +45,26 @@ def test_a_batch_waits_for_its_slowest_sample():
     def read(index):
         time.sleep(0.1 if index == 0 else 0.001)
 
-    timed = timed_threads(read, range(16), 16, 0.115 / 16, budget_seconds=20.0)
+    timed = timed_threads(read, range(16), 16, 0.115 / 16, 0.0, budget_seconds=20.0)
     assert timed.gains
     assert all(gain.time_factor > 0.7 for gain in timed.gains)
 
 
+def test_a_source_that_is_slow_now_and_then_is_known_from_longer_looks_than_one_thread_has_here():
+    timed = timed_threads(lambda index: time.sleep(WAIT), range(8), 16, 2 * WAIT, 0.0, budget_seconds=8.0)
+    assert all(0.5 / gain.threads <= gain.time_factor < 1.2 / gain.threads for gain in timed.gains)
+    assert all(0.5 / gain.threads <= gain.crowded_time_factor < 1.2 / gain.threads for gain in timed.gains)
+
+
 def test_what_takes_too_long_or_fails_is_left_out():
-    assert timed_threads(lambda index: time.sleep(WAIT), range(8), 64, WAIT, 0.01) == ThreadsTimed(WAIT)
+    assert timed_threads(lambda index: time.sleep(WAIT), range(8), 64, WAIT, 0.0, 0.01) == ThreadsTimed(0.0)
 
     def refuse(index):
         time.sleep(WAIT)
         if threading.active_count() > 10:
             raise ConnectionError("too many")
 
-    timed = timed_threads(refuse, range(64), 64, WAIT, 8.0)
+    timed = timed_threads(refuse, range(64), 64, WAIT, 0.0, 8.0)
     assert [gain.threads for gain in timed.gains] == [4]
     assert "16 at once fail: ConnectionError: too many" in timed.reason
 
@@ -69,6 +75,6 @@ def test_what_threads_need_at_the_same_time_is_theirs():
         time.sleep(WAIT)
         return len(block)
 
-    timed = timed_threads(read, range(8), 16, WAIT, budget_seconds=8.0)
+    timed = timed_threads(read, range(8), 16, WAIT, 0.0, budget_seconds=8.0)
     assert [gain.threads for gain in timed.gains] == [4, 16]
     assert all(6 * 2**20 < gain.thread_bytes < 40 * 2**20 for gain in timed.gains)

@@ -4,11 +4,12 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 
 import numpy
 import pytest
 
-from plumb.profile.memory import Grown, Taken, counted_bytes, pages, script_bytes
+from plumb.profile.memory import Grown, Taken, counted_bytes, cpu_seconds, pages, script_bytes
 
 MIB = 2**20
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="only Linux tells")
@@ -42,6 +43,26 @@ def child():
     for process, ours in started:
         ours.send(None)
         process.join()
+
+
+def _burn(connection):
+    until = time.process_time() + 0.2
+    while time.process_time() < until:
+        pass
+    connection.send(time.process_time())
+    connection.recv()
+
+
+def test_the_cpu_seconds_of_another_process_are_those_that_it_counts_itself():
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=_burn, args=(theirs,))
+    process.start()
+    counted = ours.recv()
+    assert counted - 0.01 <= cpu_seconds([process.pid]) <= counted + 0.02
+    assert cpu_seconds([process.pid, process.pid]) >= 2 * counted - 0.02
+    ours.send(None)
+    process.join()
+    assert cpu_seconds([process.pid]) == 0.0
 
 
 def test_a_forked_child_shares_its_parent_s_pages_until_it_writes_to_them(child):

@@ -9,7 +9,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from plumb.observed import Observed
-from plumb.profile.sample import batch_bytes, cpus_of_pools, leaves, sampled, samples_in, torch_threads_speedup
+from plumb.profile.sample import (
+    batch_bytes,
+    leaves,
+    sampled,
+    sampled_without_torch_threads,
+    samples_in,
+    torch_threads_speedup,
+)
 from plumb.search.measure import IndexStream
 from plumb.subject import Subject
 
@@ -27,7 +34,7 @@ def test_waits_are_told_from_computing():
     loader = DataLoader(Waiting(), batch_size=5)
     seen = sampled(loader, IndexStream(loader.batch_sampler), seconds=0.2)
     cost = seen.cost
-    assert len(seen.batch_seconds) * 5 in (seen.samples, seen.samples - 5), "the first batch is another matter"
+    assert 0 < len(seen.batch_seconds) * 5 < seen.samples, "the first batches are another matter"
     assert min(seen.batch_seconds) >= 5 * 0.002
     assert cost.wall_seconds >= 0.002
     assert cost.wait_seconds > 3 * cost.cpu_seconds
@@ -121,11 +128,12 @@ class Hashed(Dataset):
 def test_threads_of_a_library_s_own_compute_and_are_no_wait():
     loader = DataLoader(Hashed(), batch_size=5)
     stream = IndexStream(loader.batch_sampler)
-    assert cpus_of_pools(loader, stream, 0.3) > 0.3
+    alone = sampled_without_torch_threads(loader, stream, 0.3)
+    assert alone.other_cpus > 0.3
     seen = sampled(loader, stream, 0.3)
     assert seen.cost.wait_seconds > seen.cost.cpu_seconds
     assert seen.other_cpus > 0.3
-    told = seen.made_by_threads(seen.other_cpus).cost
+    told = seen.made_by_threads(seen.other_cpus, alone.cost.wait_seconds).cost
     assert told.wait_seconds < seen.cost.wait_seconds
     assert told.cpu_seconds + told.wait_seconds == pytest.approx(told.wall_seconds)
 
@@ -137,8 +145,9 @@ def test_torch_s_threads_are_not_a_library_s_own():
 
     loader = DataLoader(Large(), batch_size=5)
     stream = IndexStream(loader.batch_sampler)
-    assert cpus_of_pools(loader, stream, 0.2) < 0.1
+    assert sampled_without_torch_threads(loader, stream, 0.2).other_cpus < 0.1
     seen = sampled(loader, stream, 0.3)
     told = Observed(Subject("loader", loader, 5.0, None, None), stream, 0.3).told_from_waiting(seen)
     assert told.other_cpus == 0.0
-    assert told.cost == seen.cost
+    assert told.cost.wall_seconds == pytest.approx(seen.cost.wall_seconds)
+    assert told.cost.wait_seconds <= seen.cost.wait_seconds, "waiting for torch's threads is none for the sample"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from plumb.config import Config
 from plumb.model.operational import amortized
 from plumb.search import measure
-from plumb.search.measure import Chunk, Feed, IndexStream, NoBatchesError, SizedIndices, interleaved, rate_of
+from plumb.search.measure import Chunk, Feed, IndexStream, NoBatchesError, SizedIndices, interleaved, is_known, rate_of
 
 chunks = st.builds(Chunk, st.floats(1, 1e6), st.floats(0.01, 10))
 
@@ -107,6 +107,15 @@ def test_prefetched_batches_are_not_counted(clock):
     chunks = feed.window(5.0)
     assert rate_of(chunks).samples_per_second == pytest.approx(10 / 0.5)
     assert all(chunk.samples % 20 == 0 for chunk in chunks), "only whole rounds of one batch per worker"
+
+
+def test_a_mean_is_known_once_its_error_is_small_and_not_from_a_handful():
+    assert not is_known([1.0] * 3)
+    assert is_known([1.0] * 4)
+    erratic = [1.0] * 9 + [11.0]
+    assert not is_known(erratic)
+    assert not is_known(erratic * 100)
+    assert is_known(erratic * 300)
 
 
 def test_a_window_ends_at_its_time_when_hopeless_and_at_the_deadline(clock):

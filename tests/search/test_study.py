@@ -26,7 +26,7 @@ SITUATION = Situation(
     Limits(cpus=4),
     cuts=(CutCost("decode", 1e3, Left(0.9, 0.9), 0.0, 1e-5),),
     deferrals=(DeferralCost(("normalize",), Left(0.9, 0.9), 1e-6, 1e-6, 0.0),),
-    threads=(ThreadsCost(4, "decode", 0.4, 1.1, 5e-4),),
+    threads=(ThreadsCost(4, "decode", 0.4, 0.9, 1.1, 5e-4, 5e-4),),
     dataset_samples=1e3,
 )
 STORE = planner.cache_choice(SITUATION.cuts[0], 1e9, 1e3)
