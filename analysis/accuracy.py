@@ -26,7 +26,7 @@ from plumb.config import Config
 from plumb.plan import Rate
 from plumb.runtime.allocator import ways_kept
 
-FULL, QUICK = Effort(3, 1.0, 20.0), Effort(1, 0.3, 4.0)
+FULL, QUICK = Effort(3, 1.5, 30.0), Effort(1, 0.3, 4.0)
 CONFIGURATIONS_AT_MOST = 14
 WORST = 12
 

@@ -36,7 +36,7 @@ from plumb.runtime.opened import reads_unseen
 from plumb.runtime.replay import Replay
 from plumb.runtime.trial import try_out
 from plumb.runtime.validate import validate_cut, validate_threads
-from plumb.savings import TURNS, filled, savings
+from plumb.savings import PLAIN_BATCHES, REWRITTEN_BATCHES, TURNS, filled, savings
 from plumb.trace.course import Traced, trace
 from plumb.trace.pipeline import Pipeline
 
@@ -45,6 +45,9 @@ _TRACED_SAMPLES, _FEWEST_TRACED = 16, 3
 _TRACE_LOADS, _CUT_LOADS, _THREADS_LOADS, _DEFERRAL_LOADS = 10, 11, 7, 13
 _CUT_SAMPLES, _THREADS_SAMPLES, _DEFERRAL_SAMPLES, _FEWEST_SAMPLES = 8, 96, 8, 2
 _MOST_CUTS = 3
+# A store that leaves more than this share of a sample's CPU seconds, and all of its waiting, saves nothing, and so do
+# threads that take more than this share of the time of one.
+_SAVES_NOTHING = 0.95
 _VALIDATED_THREADS = 8
 # Waiting that is a smaller share of a sample's time is not worth threads.
 _WORTH_THREADS = 0.1
@@ -55,7 +58,7 @@ _READS_EACH, _READS_AT_LEAST = 2, 8
 _SLOWED_DOWN, _BUSY = 1.4, 0.6
 # So many values are stored and read at most, to see what that takes, and a batch is made so often to see what deferring
 # saves.
-_TIMED_VALUES, _DEFERRED_BATCHES = 64, 3 * (1 + TURNS)
+_TIMED_VALUES = 64
 # Threads may be timed for so much of the time that is left, on batches of so many samples where nobody says how many.
 _THREADS_TIMED, _TIMED_BATCH = 0.3, 32
 
@@ -248,8 +251,11 @@ class _Search:
         )
         if timed.reason:
             self.reasons.append(f"no more threads {what}: {timed.reason}")
+        gains = [gain for gain in timed.gains if min(gain.time_factor, gain.crowded_time_factor) < _SAVES_NOTHING]
+        if timed.gains and not gains:
+            self.reasons.append(f"no threads {what}: they take as long as one")
         if until is None:
-            after, serial = None, self._collate_seconds() if timed.gains else 0.0
+            after, serial = None, self._collate_seconds() if gains else 0.0
         else:
             after, serial = until.cut.after, until.suffix_cpu_seconds + until.suffix_wait_seconds
         return tuple(
@@ -263,7 +269,7 @@ class _Search:
                 serial,
                 gain.thread_bytes,
             )
-            for gain in timed.gains
+            for gain in gains
         )
 
     def _collate_seconds(self) -> float:
@@ -306,7 +312,7 @@ class _Search:
         if fingerprint(self._dataset, found.cut, ()) != fingerprint(self._dataset, found.cut, ()):
             self.reasons.append(f"no store after {found.cut.after}: the dataset's state can't be told from another")
             return None
-        indices = self._indices[: max(_FEWEST_SAMPLES, self._affordable(_TIMED_VALUES, 2 + 2 * TURNS, share=0.3))]
+        indices = self._indices[: max(_FEWEST_SAMPLES, self._affordable(_TIMED_VALUES, 1 + PLAIN_BATCHES, share=0.3))]
         try:
             store = filled(self._dataset, found.cut, indices)
             if store is None:
@@ -314,6 +320,10 @@ class _Search:
             hits = Fetch(cut=found.cut, spec=store.stored.spec, is_frozen=True)
             alone = savings(self._loader, hits, indices)
             assert alone is not None
+            saves_cpu = min(alone.left.plainly, alone.left.reusing) < _SAVES_NOTHING
+            if not saves_cpu and _wait_share(found, pipeline) < _WORTH_THREADS:
+                self.reasons.append(f"no store after {found.cut.after}: to read a value takes as long as to make it")
+                return None
             together = None
             if deferral and deferral.deferral:
                 together = savings(self._loader, dataclasses.replace(hits, deferral=deferral.deferral), indices)
@@ -324,7 +334,7 @@ class _Search:
             found.cut.after,
             store.value_bytes,
             alone.left,
-            min(1.0, found.prefix_wait_seconds / max(pipeline.sample_wait_seconds, 1e-9)),
+            _wait_share(found, pipeline),
             store.write_seconds,
             self._may_outlive(found),
             together.left if together else None,
@@ -346,7 +356,8 @@ class _Search:
         """What deferring costs and saves."""
         if found is None or found.deferral is None:
             return ()
-        batch = self._affordable(self._loader.batch_size or len(self._indices), _DEFERRED_BATCHES, share=0.4)
+        batches = PLAIN_BATCHES + REWRITTEN_BATCHES
+        batch = self._affordable(self._loader.batch_size or len(self._indices), batches, share=0.4)
         if batch < _FEWEST_SAMPLES:
             self.reasons.append("no operator runs on batches: there was no time to see what that saves")
             return ()
@@ -368,6 +379,11 @@ class _Search:
 
 def _may_use_threads(pipeline: Pipeline) -> bool:
     return _waits(pipeline) or any(operator.releases_gil for operator in pipeline.operators)
+
+
+def _wait_share(found: CutCandidate, pipeline: Pipeline) -> float:
+    """The part of a sample's waiting that lies before a cut."""
+    return min(1.0, found.prefix_wait_seconds / max(pipeline.sample_wait_seconds, 1e-9))
 
 
 def _waits(pipeline: Pipeline) -> bool:

@@ -28,11 +28,16 @@ from plumb.runtime.fetch import Fetch, Fetching
 from plumb.runtime.replay import Replay
 from plumb.runtime.stored import Stored
 
-TURNS = 3
-"""How often each batch is made in either way."""
+TURNS, _TURNS_REUSING = 3, 2
+"""How often each batch is made in either way, and again in reused memory."""
 
 # The first batches after memory is used again still get fresh memory, and are freed into what later ones use.
 _UNTIL_REUSED = 2
+
+PLAIN_BATCHES = TURNS + 1 + _TURNS_REUSING
+REWRITTEN_BATCHES = 1 + TURNS + _UNTIL_REUSED + _TURNS_REUSING
+"""How many batches `savings` makes in either way."""
+
 # No batch takes less CPU than this: coarse clocks may say so.
 _LEAST_SECONDS = 1e-7
 
@@ -107,19 +112,23 @@ def savings(loader: DataLoader[Any], fetch: Fetch, indices: Sequence[Any]) -> Sa
         with one_torch_thread():
             # The first time, operators are made one by one, to learn from.
             rewritten.learn(indices)
+
             # Whole batches: what fresh memory costs hangs on how much of it is held at once.
-            plain, spent = [], []
-            for _ in range(TURNS):
-                plain.append(_cpu_seconds(lambda: collate([dataset[index] for index in indices])))
-                spent.append(rewritten.spent(indices))
+            def plainly() -> float:
+                return _cpu_seconds(lambda: collate([dataset[index] for index in indices]))
+
+            turns = [(plainly(), rewritten.spent(indices)) for _ in range(TURNS)]
             with reusing(True):
-                again = [rewritten.spent(indices) for _ in range(_UNTIL_REUSED + TURNS)][_UNTIL_REUSED:]
+                for _ in range(_UNTIL_REUSED):
+                    rewritten.spent(indices)
+                plainly()
+                again = [(plainly(), rewritten.spent(indices)) for _ in range(_TURNS_REUSING)]
     except _NotDeferredError:
         return None
     return Savings(
-        _left(plain, [each.making for each in spent], [each.making for each in again]),
-        median(each.finishing for each in spent) / len(indices),
-        median(each.finishing for each in again) / len(indices),
+        Left(_left(turns), _left(again)),
+        median(spent.finishing for _, spent in turns) / len(indices),
+        median(spent.finishing for _, spent in again) / len(indices),
     )
 
 
@@ -149,10 +158,9 @@ class _Rewritten:
         return _Spent(making, _cpu_seconds(partial(run, batch, self._recipe, device_of(self._fetch.deferral))))
 
 
-def _left(plain: Sequence[float], rewritten: Sequence[float], reusing: Sequence[float]) -> Left:
-    """Of seconds of batches: of plain ones, of rewritten ones by turns with them, and of some in reused memory."""
-    shares = [left / max(whole, _LEAST_SECONDS) for whole, left in zip(plain, rewritten, strict=True)]
-    return Left(median(shares), median(reusing) / max(median(plain), _LEAST_SECONDS))
+def _left(turns: Sequence[tuple[float, _Spent]]) -> float:
+    """Of seconds of a plain batch and of a rewritten one, by turns: what is left, as a share."""
+    return median(spent.making / max(plain, _LEAST_SECONDS) for plain, spent in turns)
 
 
 def _cpu_seconds(work: Callable[[], Any]) -> float:

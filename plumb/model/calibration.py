@@ -12,8 +12,8 @@ import numpy as np
 
 from plumb.plan import SampleCost
 
-# Workers beyond the cores cost this share at most, where no run has said otherwise.
-USUAL_OVERSUBSCRIPTION = 0.25
+# Workers beyond the cores cost this share at most, as a rule (analysis/accuracy.py).
+USUAL_OVERSUBSCRIPTION = 0.1
 # From this share of its time on, the main process is taken for what a run waited for.
 _BUSY = 0.8
 # Batch times with such a standard deviation, as a share of their mean, are those of a source with rare slow samples.

@@ -124,28 +124,25 @@ def _making_seconds(situation: Situation, config: Config, left: float, output_by
     What is saved are shares of what a plain sample costs there: as differences of two costs, what is left would be as
     unsure as both. Memory for the hand-over costs what it does, however much of the rest is saved.
     """
-    plain = situation.cost.cpu_seconds
+    plain, allocator = situation.cost.cpu_seconds, situation.allocator if config.allocator_reuse else None
     if not config.num_workers:
-        return plain * left
+        return plain * left * (allocator.left_share if allocator else 1.0)
     in_worker, for_tensors = situation.cost_in_worker.cpu_seconds, _seconds_for_tensors(situation)
     fresh = situation.fresh_seconds
-    if not _reuses(situation, config):
+    if allocator is None:
         handed = output_bytes / situation.cost.output_bytes if situation.cost.output_bytes else 1.0
         return max(0.0, in_worker - fresh - for_tensors) * left + fresh * handed + for_tensors
-    allocator = situation.allocator
-    assert allocator is not None
-    if allocator.worker_seconds is not None:
-        return min(in_worker, allocator.worker_seconds) / allocator.left_share * left
-    # A batch's own memory may be in the gain of a process that makes it alone, and is in what a worker pays: not twice.
-    without = max(min(plain, in_worker), in_worker - fresh - _WORKERS_PART * for_tensors)
-    return min(in_worker, without / allocator.left_share) * left
+    without = allocator.worker_seconds
+    if without is None:
+        without = max(min(plain, in_worker), in_worker - fresh - _WORKERS_PART * for_tensors)
+    handing = situation.calibration.hand_over_seconds_per_batch / situation.samples_per_batch - for_tensors
+    return min(in_worker, without * left + handing)
 
 
 def _left_share(situation: Situation, config: Config) -> float:
-    """What is left of the CPU seconds of a plain sample."""
+    """What is left of the CPU seconds of a sample that is made in memory of the same kind, and else plainly."""
     reuses = _reuses(situation, config)
-    base = situation.allocator.left_share if reuses and situation.allocator else 1.0
-    left = _share(deferral_of(situation, config.deferred).left, reuses) if config.deferred else base
+    left = _share(deferral_of(situation, config.deferred).left, reuses) if config.deferred else 1.0
     if config.cache is None:
         return left
     cut = cut_of(situation, config.cache)

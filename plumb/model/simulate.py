@@ -87,7 +87,8 @@ def simulate(loading: Loading, batches: int = 1000, seed: int = 0) -> Simulated:
     random = np.random.default_rng(seed)
 
     def epoch(batches: int) -> list[float]:
-        return consumed(loading, random.choice(np.asarray(loading.spread), size=batches).tolist())
+        # Each as often as any other, so that a rare one does not make a difference by chance.
+        return consumed(loading, random.permutation(np.resize(random.permutation(loading.spread), batches)).tolist())
 
     length = loading.epoch_batches
     if length is None or length > batches:

@@ -70,7 +70,7 @@ class Footprint:
 class Left:
     """What is left of the CPU seconds of a plain sample, its part of collate in both, as a share of them.
 
-    `reusing` is the same where what is left is done in reused memory. Above 1 where it takes longer than a plain one.
+    `reusing` is the same where both are made in reused memory. Above 1 where it takes longer than a plain one.
     """
 
     plainly: float

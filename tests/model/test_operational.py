@@ -98,7 +98,8 @@ def test_a_step_that_blocks_takes_no_batch_over_meanwhile(blocks, expected):
 def test_the_bounds_of_the_design_s_first_check():
     # 2.17 ms of worker CPU and 0.2 ms in the main process, two cores: 843 samples per second were measured.
     cost = SampleCost(2.17e-3, 2.17e-3, 0.0, 0.2e-3, 0.0, 0.0)
-    situation = Situation(cost, cost, FOOTPRINT, Limits(cpus=2))
+    crowded = Calibration(oversubscription=0.25)
+    situation = Situation(cost, cost, FOOTPRINT, Limits(cpus=2), calibration=crowded)
     predicted = operational.predict(situation, Config(2, 2))
     assert predicted.bottleneck == "cpu"
     assert predicted.then == "workers"
@@ -178,7 +179,7 @@ def test_what_is_dearer_in_a_worker_is_saved_there_at_that_price():
     fresh = dataclasses.replace(situation, fresh_seconds=1e-3, allocator=AllocatorGain(0.9, 0.0))
     assert demand(fresh, config).cpu_seconds == pytest.approx(0.05 * 2e-3 + 1e-3), "what is handed over costs the same"
     reusing = dataclasses.replace(config, allocator_reuse=True)
-    assert demand(fresh, reusing).cpu_seconds == pytest.approx(0.04 * 2e-3 / 0.9)
+    assert demand(fresh, reusing).cpu_seconds == pytest.approx(0.04 * 2e-3)
 
 
 def test_what_a_worker_takes_in_reused_memory_is_what_was_seen_of_it():
@@ -192,7 +193,9 @@ def test_what_a_worker_takes_in_reused_memory_is_what_was_seen_of_it():
     config = Config(2, 2, allocator_reuse=True)
     assert demand(situation, config).cpu_seconds == pytest.approx(1.6e-3)
     stored = dataclasses.replace(config, cache=CacheChoice("decode", "memory", 10**9, 1.0))
-    assert demand(situation, stored).cpu_seconds == pytest.approx(0.04 * 1.6e-3 / 0.8), "shares are of a plain sample"
+    assert demand(situation, stored).cpu_seconds == pytest.approx(0.04 * 1.6e-3), "a share of one in reused memory"
+    alone = dataclasses.replace(stored, num_workers=0, prefetch_factor=None)
+    assert demand(situation, alone).cpu_seconds == pytest.approx(0.04 * 2e-3 * 0.8)
 
 
 @given(st.integers(1, 64), st.integers(1, 16))
