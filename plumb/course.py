@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from statistics import mean
@@ -202,6 +201,12 @@ def _paused(batches: Iterator[Any], seconds: float) -> Iterator[Any]:
         yield batch
 
 
+def _handing_over(first: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
+    """What is in the list, then the rest; neither is held any longer than the loop does: shared memory is counted."""
+    yield first.pop()
+    yield from rest
+
+
 def _side_by_side(
     loop: Loop,
     tuned: DataLoader[Any],
@@ -214,12 +219,12 @@ def _side_by_side(
     """The user's loop on its own batches and on those of `tuned` by turns; None where it ended too early."""
     begun, batches_tuned = time.perf_counter(), Endless(None, lambda: iter(tuned))
     with reusing(choice.tuned.config.allocator_reuse):
-        first = next(batches_tuned)
+        first = [next(batches_tuned)]
     # Workers that are slow to start would leave their loader no time to become steady.
     deadline += time.perf_counter() - begun
     sides = (
         (choice.baseline.config, own),
-        (choice.tuned.config, itertools.chain([first], batches_tuned)),
+        (choice.tuned.config, _handing_over(first, batches_tuned)),
     )
     readings: tuple[list[LoopReading], list[LoopReading]] = ([], [])
     for turn in range(_TURNS_AT_MOST):

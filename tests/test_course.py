@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+import weakref
 
 import pytest
 import torch
@@ -105,3 +106,19 @@ def test_ready_batches_are_what_they_were_and_copied_only_where_they_were_change
     next(given)
     assert next(given)["x"].tolist() == [0.0, 1.0, 2.0]
     assert first["x"].tolist() == [0.0, 1.0, 2.0]
+
+
+def test_the_tuned_loader_s_first_batch_is_held_by_the_loop_alone():
+    """Shared memory is counted to the last batch."""
+
+    class Batch:
+        pass
+
+    first, second = [Batch()], Batch()
+    held = weakref.ref(first[0])
+    batches = course._handing_over(first, iter([second]))
+    given = next(batches)
+    assert given is held()
+    del given
+    assert held() is None
+    assert list(batches) == [second]
