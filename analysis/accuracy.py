@@ -10,7 +10,6 @@ pipeline is kept, so that a run that was cut short goes on where it was; `--fres
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from statistics import median
 
 import numpy as np
@@ -19,7 +18,7 @@ from analysis import knobs, results
 from analysis.measuring import by_turns, stream_of
 from analysis.pipelines import NAMES, made
 from analysis.pipelines.pipeline import Pipeline
-from analysis.readings import add_fresh, once
+from analysis.readings import add_fresh, keep, once
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import tune_loader
 from plumb.config import Config
@@ -164,6 +163,9 @@ def main() -> None:
     asked = parser.parse_args()
     effort = QUICK if asked.quick else FULL
     variant = "accuracy-quick" if asked.quick else "accuracy"
+    if asked.apart:
+        keep(variant, asked.apart, _measured(asked.apart, effort))
+        return
     comparisons: list[Comparison] = []
     say(
         f"accuracy: {len(asked.only)} pipelines, at most {CONFIGURATIONS_AT_MOST} configurations of each, "
@@ -171,8 +173,7 @@ def main() -> None:
     )
     for number, name in enumerate(asked.only, 1):
         say(f"accuracy: {name}, {number} of {len(asked.only)}")
-        measure = partial(_measured, name, effort)
-        comparisons += (its := once(variant, name, list[Comparison], measure, asked.fresh))
+        comparisons += (its := once(variant, name, list[Comparison], "analysis.accuracy", asked.fresh))
         say("\n".join(summary(its)))
     worst = sorted(comparisons, key=lambda comparison: -abs(comparison.error))[:WORST]
     lines = [

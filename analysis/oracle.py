@@ -15,7 +15,6 @@ import dataclasses
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from statistics import median
 
 import optuna
@@ -26,7 +25,7 @@ from analysis.contention import keep_to_cpus, one_core_burnt
 from analysis.measuring import Contender, Reading, best, by_turns, share, share_by_turns, stream_of
 from analysis.pipelines import NAMES, made
 from analysis.pipelines.pipeline import Pipeline
-from analysis.readings import add_fresh, once
+from analysis.readings import add_fresh, keep, once
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import Tuned, tune_loader
 from plumb.config import Config
@@ -336,13 +335,15 @@ def main() -> None:
         effort, at_most, final_turns = QUICK, QUICK_GRID_AT_MOST, 2
     situation = (f"-{asked.cpus}-cpus" if asked.cpus else "") + ("-burn" if asked.burn else "")
     variant = f"oracle{situation}" + ("-quick" if asked.quick else "")
+    if asked.apart:
+        keep(variant, asked.apart, _told_of(asked.apart, effort, at_most, final_turns))
+        return
     contests = []
     with one_core_burnt() if asked.burn else contextlib.nullcontext():
         say(f"oracle: {len(asked.only)} pipelines, {effort.turns} turns of a grid, {final_turns} turns of finals each")
         for number, name in enumerate(asked.only, 1):
             say(f"oracle: {name}, {number} of {len(asked.only)}")
-            measure = partial(_told_of, name, effort, at_most, final_turns)
-            contests.append(once(variant, name, Told, measure, asked.fresh))
+            contests.append(once(variant, name, Told, "analysis.oracle", asked.fresh))
             say("\n".join(map(" | ".join, rows(contests[-1]))))
     meanwhile = " Another process kept one CPU busy." if asked.burn else ""
     lines = [

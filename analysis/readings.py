@@ -1,9 +1,8 @@
 """What long benchmarks measured of each pipeline, kept as JSON in `analysis/data/readings`, so that they can go on."""
 
 import argparse
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,20 +20,22 @@ def path_of(variant: str, name: str) -> Path:
 
 
 def add_fresh(parser: argparse.ArgumentParser) -> None:
-    """Adds the wish to measure anew."""
+    """Adds the wish to measure anew, and what `once` asks a process of its own."""
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
+    parser.add_argument("--apart", help=argparse.SUPPRESS)
 
 
-def once(variant: str, name: str, kind: type[Kind], measure: Callable[[], Kind], is_fresh: bool) -> Kind:
-    """Readings of before, or else what `measure` gives now, which is kept; always that where it `is_fresh`.
+def once(variant: str, name: str, kind: type[Kind], module: str, is_fresh: bool) -> Kind:
+    """Readings of before, or else those that `module` keeps now, run as before and with `--apart` and the name; always
+    these where it `is_fresh`.
 
-    It runs in a process of its own, as a user's training does: what a batch costs hangs on what was freed before it.
+    Each has a process of its own, as a user's training does: what a batch costs hangs on what was freed before it.
     """
     known = None if is_fresh else kept(variant, name, kind)
     if known is None:
-        with ProcessPoolExecutor(1, get_context("spawn")) as process:
-            known = process.submit(measure).result()
-        keep(variant, name, known)
+        subprocess.run([sys.executable, "-m", module, *sys.argv[1:], "--apart", name], check=True)
+        known = kept(variant, name, kind)
+    assert known is not None
     return known
 
 
