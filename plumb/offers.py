@@ -11,6 +11,7 @@ import time
 import timeit
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
@@ -56,8 +57,7 @@ _OUTSTANDING_READS = (1, 4, 16, 64)
 _READS_EACH, _READS_AT_LEAST = 2, 8
 # Storage holds reads up where they take so many times as long as one alone, and leave so much of a core idle.
 _SLOWED_DOWN, _BUSY = 1.4, 0.6
-# So many values are stored and read at most, to see what that takes, and a batch is made so often to see what deferring
-# saves.
+# So many values are stored and read at most, to see what that takes.
 _TIMED_VALUES = 64
 # Threads may be timed for so much of the time that is left, on batches of so many samples where nobody says how many.
 _THREADS_TIMED, _TIMED_BATCH = 0.3, 32
@@ -255,7 +255,11 @@ class _Search:
         if timed.gains and not gains:
             self.reasons.append(f"no threads {what}: they take as long as one")
         if until is None:
-            after, serial = None, self._collate_seconds() if gains else 0.0
+            try:
+                after, serial = None, self._collate_seconds() if gains else 0.0
+            except Exception as error:
+                self.reasons.append(f"no threads {what}: a batch of a few samples fails: {one_line(error)}")
+                return ()
         else:
             after, serial = until.cut.after, until.suffix_cpu_seconds + until.suffix_wait_seconds
         return tuple(
@@ -273,11 +277,16 @@ class _Search:
         )
 
     def _collate_seconds(self) -> float:
-        """What a worker takes to put samples together, for each of them."""
-        indices = self._indices[: max(_FEWEST_SAMPLES, self._affordable(self._loader.batch_size or 1, 1, share=0.1))]
-        samples = [self._dataset[index] for index in indices]
+        """What a worker takes to put samples together, for each of them. Raises what the dataset and collate raise."""
+        affordable = self._affordable(self._loader.batch_size or 1, TURNS, share=0.1)
+        indices = self._indices[: max(_FEWEST_SAMPLES, affordable)]
+        seconds = []
         with one_torch_thread():
-            return min(timeit.repeat(lambda: self._loader.collate_fn(samples), number=1, repeat=TURNS)) / len(samples)
+            for _ in range(TURNS):
+                # New ones each time: the user's code may change them in place.
+                samples = [self._dataset[index] for index in indices]
+                seconds.append(timeit.timeit(partial(self._loader.collate_fn, samples), number=1))
+        return min(seconds) / len(indices)
 
     def storage(self, threads: Sequence[ThreadsCost], cuts: Sequence[CutCandidate]) -> StorageBandwidth | None:
         """What storage gives to so many reads at once; None where it held none of them up."""
