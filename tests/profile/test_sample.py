@@ -42,6 +42,25 @@ def test_waits_are_told_from_computing():
     assert cost.output_tensors == 2 / 5
 
 
+class Erratic(Waiting):
+    """One batch in five takes twenty times as long."""
+
+    def __getitem__(self, index):
+        time.sleep(0.04 if index % 25 == 0 else 0.002)
+        return index
+
+
+def test_a_source_that_is_slow_now_and_then_is_looked_at_for_longer_and_all_that_it_waits_counts():
+    loader = DataLoader(Erratic(), batch_size=5)
+    stream = IndexStream(loader.batch_sampler)
+    short, long = (sampled(loader, stream, 0.1, at_most) for at_most in (None, 1.0))
+    assert long.samples > 3 * short.samples
+    assert long.cost.wait_seconds > 1.3 * 0.002, "0.04 s of every 25 samples on average"
+    assert long.cost.wall_seconds == pytest.approx(long.cost.cpu_seconds + long.cost.wait_seconds)
+    steady = DataLoader(Waiting(), batch_size=5)
+    assert sampled(steady, IndexStream(steady.batch_sampler), 0.1, 5.0).samples < 0.5 / 0.002
+
+
 def test_many_samples_at_once_and_batches_of_the_dataset_s_own():
     class Together(Waiting):
         asked = []

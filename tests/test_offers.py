@@ -1,0 +1,75 @@
+"""What is offered to the search was tried, and saves something."""
+
+import threading
+import time
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from plumb.offers import find_offers
+from plumb.profile.sample import sampled
+from plumb.search.measure import IndexStream
+
+WAIT = 0.002
+
+
+def offers_for(dataset, **arguments):
+    loader = DataLoader(dataset, batch_size=16, **arguments)
+    cost = sampled(loader, IndexStream(loader.batch_sampler), 0.2).cost
+    return find_offers(loader, cost, list(range(64)), 20.0)
+
+
+class Rows(Dataset):
+    """Less work than to read the result of it from a store."""
+
+    def __init__(self):
+        self.rows = torch.rand(64, 8)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return torch.tanh(torch.neg(self.rows[index]))
+
+
+class Waiting(Dataset):
+    """A source that answers one after another, or all at once."""
+
+    def __init__(self, by_turns):
+        self.turn = threading.Lock() if by_turns else None
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        if self.turn is None:
+            time.sleep(WAIT)
+        else:
+            with self.turn:
+                time.sleep(WAIT)
+        return {"x": torch.full((8,), float(index))}
+
+
+def taking_apart(samples):
+    """A collate function that can be asked once for a sample."""
+    return torch.stack([sample.pop("x") for sample in samples])
+
+
+def test_a_store_that_is_read_no_faster_than_its_values_are_made_is_none():
+    found = offers_for(Rows())
+    assert found.cuts == ()
+    assert any("to read a value takes as long as to make it" in reason for reason in found.rewrites.reasons)
+
+
+def test_threads_that_wait_for_each_other_are_none():
+    found = offers_for(Waiting(by_turns=True))
+    assert found.threads == ()
+    assert found.rewrites.threads_until == ()
+    assert any("they take as long as one" in reason for reason in found.rewrites.reasons)
+
+
+def test_threads_are_offered_where_samples_wait_and_collate_gets_each_sample_once():
+    found = offers_for(Waiting(by_turns=False), collate_fn=taking_apart)
+    assert [cost.threads for cost in found.threads] == [4, 16]
+    assert all(cost.time_factor < 0.6 for cost in found.threads)
+    assert all(0 < cost.serial_seconds < WAIT for cost in found.threads)
