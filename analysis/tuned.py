@@ -1,6 +1,7 @@
 """A loader tuned by plumb without a script, and loaders that run on any of its configurations."""
 
 import dataclasses
+import itertools
 import math
 import os
 import time
@@ -28,6 +29,7 @@ from plumb.tuning import Tuner
 # Workers that stay silent for so long are taken for stuck.
 _STUCK_SECONDS = 60.0
 _SIMULATED_BATCHES = 2000
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Tuned:
     seconds: float
     model_seconds: float
     filled: dict[CacheChoice, Stored] = field(default_factory=dict)
+    finds_nothing: bool = False
 
     @property
     def config(self) -> Config:
@@ -64,7 +67,10 @@ class Tuned:
 
         It finds its store as `fill` left it, or else fills one of its own.
         """
-        stored = self.filled.get(config.cache) if config.cache else None
+        stored, cut = self.filled.get(config.cache) if config.cache else None, cut_of(config, self.rewrites)
+        if self.finds_nothing and config.cache and cut:
+            # By the same name, it would be one that another loader has filled.
+            stored = Stored(self.loader.dataset, cut, config.cache, apart=f"-first-{next(_numbers)}")
         return rebuild(self.loader, config, indices, _STUCK_SECONDS, self.rewrites, stored)
 
     def fill(self, configs: Iterable[Config]) -> None:
@@ -80,7 +86,7 @@ class Tuned:
 
     def with_nothing_stored(self) -> "Tuned":
         """The same, whose loaders fill their own stores."""
-        return dataclasses.replace(self, filled={})
+        return dataclasses.replace(self, filled={}, finds_nothing=True)
 
     def predicted(self, config: Config) -> float:
         """The rate that the model's bounds allow: samples per second over a real epoch."""
