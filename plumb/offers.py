@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import timeit
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
@@ -26,8 +24,8 @@ from plumb.profile.device import profile_device
 from plumb.profile.device_profile import DeviceProfile
 from plumb.profile.fetch_threads import timed_threads
 from plumb.profile.randomness import kept_generators
+from plumb.profile.sample import COLLATED, collate_seconds
 from plumb.profile.storage import reads_at_once
-from plumb.profile.threads import one_torch_thread
 from plumb.runtime.cuts import CutCandidate, find_cuts
 from plumb.runtime.deferral import FoundDeferral, find_deferral
 from plumb.runtime.fetch import Fetch
@@ -37,7 +35,7 @@ from plumb.runtime.opened import reads_unseen
 from plumb.runtime.replay import Replay
 from plumb.runtime.trial import try_out
 from plumb.runtime.validate import validate_cut, validate_threads
-from plumb.savings import PLAIN_BATCHES, REWRITTEN_BATCHES, TURNS, filled, savings
+from plumb.savings import PLAIN_BATCHES, REWRITTEN_BATCHES, filled, savings
 from plumb.trace.course import Traced, trace
 from plumb.trace.pipeline import Pipeline
 
@@ -255,8 +253,10 @@ class _Search:
         if timed.gains and not gains:
             self.reasons.append(f"no threads {what}: they take as long as one")
         if until is None:
+            affordable = self._affordable(self._loader.batch_size or 1, COLLATED, share=0.1)
+            indices = self._indices[: max(_FEWEST_SAMPLES, affordable)]
             try:
-                after, serial = None, self._collate_seconds() if gains else 0.0
+                after, serial = None, collate_seconds(self._loader, indices) if gains else 0.0
             except Exception as error:
                 self.reasons.append(f"no threads {what}: a batch of a few samples fails: {one_line(error)}")
                 return ()
@@ -275,18 +275,6 @@ class _Search:
             )
             for gain in gains
         )
-
-    def _collate_seconds(self) -> float:
-        """What a worker takes to put samples together, for each of them. Raises what the dataset and collate raise."""
-        affordable = self._affordable(self._loader.batch_size or 1, TURNS, share=0.1)
-        indices = self._indices[: max(_FEWEST_SAMPLES, affordable)]
-        seconds = []
-        with one_torch_thread():
-            for _ in range(TURNS):
-                # New ones each time: the user's code may change them in place.
-                samples = [self._dataset[index] for index in indices]
-                seconds.append(timeit.timeit(partial(self._loader.collate_fn, samples), number=1))
-        return min(seconds) / len(indices)
 
     def storage(self, threads: Sequence[ThreadsCost], cuts: Sequence[CutCandidate]) -> StorageBandwidth | None:
         """What storage gives to so many reads at once; None where it held none of them up."""

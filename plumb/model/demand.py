@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from plumb.config import CacheChoice, Config
-from plumb.model.situation import CutCost, DeferralCost, Left, Situation, ThreadsCost
+from plumb.model.situation import AllocatorGain, CutCost, DeferralCost, Left, Situation, ThreadsCost
 
 # Whatever is saved, a sample is asked for by a call, and its bytes are copied once, no faster than memory is.
 _LEAST_CALL_SECONDS, _LEAST_COPY_SECONDS_PER_BYTE = 1e-6, 1e-10
@@ -81,7 +81,7 @@ def demand(situation: Situation, config: Config) -> Demand:
         wait *= 1.0 - hit * cut.wait_share
     if config.deferred:
         output_bytes = max(0.0, output_bytes - deferral_of(situation, config.deferred).bytes_saved)
-    if config.num_workers and _reuses(situation, config):
+    if config.num_workers and _reuse(situation, config) is not None:
         queued = max(0.0, queued - _seconds_for_tensors(situation))
     return Demand(
         max(
@@ -102,7 +102,7 @@ def demand(situation: Situation, config: Config) -> Demand:
 
 
 def _speedup(situation: Situation, config: Config) -> float:
-    overlap = situation.worker_overlap if config.num_workers and not _reuses(situation, config) else 1.0
+    overlap = situation.worker_overlap if config.num_workers and _reuse(situation, config) is None else 1.0
     return overlap * (situation.torch_threads_speedup if config.worker_torch_threads > 1 else 1.0)
 
 
@@ -114,8 +114,9 @@ def _without_torch_threads(situation: Situation, threads: ThreadsCost) -> Situat
     return replace(situation, cost=replace(cost, wall_seconds=computing + cost.wait_seconds, cpu_seconds=computing))
 
 
-def _reuses(situation: Situation, config: Config) -> bool:
-    return config.allocator_reuse and situation.allocator is not None
+def _reuse(situation: Situation, config: Config) -> AllocatorGain | None:
+    """What reused memory saves where the configuration has it."""
+    return situation.allocator if config.allocator_reuse else None
 
 
 def _making_seconds(situation: Situation, config: Config, left: float, output_bytes: float) -> float:
@@ -124,7 +125,7 @@ def _making_seconds(situation: Situation, config: Config, left: float, output_by
     What is saved are shares of what a plain sample costs there: as differences of two costs, what is left would be as
     unsure as both. Memory for the hand-over costs what it does, however much of the rest is saved.
     """
-    plain, allocator = situation.cost.cpu_seconds, situation.allocator if config.allocator_reuse else None
+    plain, allocator = situation.cost.cpu_seconds, _reuse(situation, config)
     if not config.num_workers:
         return plain * left * (allocator.left_share if allocator else 1.0)
     in_worker, for_tensors = situation.cost_in_worker.cpu_seconds, _seconds_for_tensors(situation)
@@ -141,7 +142,7 @@ def _making_seconds(situation: Situation, config: Config, left: float, output_by
 
 def _left_share(situation: Situation, config: Config) -> float:
     """What is left of the CPU seconds of a sample that is made in memory of the same kind, and else plainly."""
-    reuses = _reuses(situation, config)
+    reuses = _reuse(situation, config) is not None
     left = _share(deferral_of(situation, config.deferred).left, reuses) if config.deferred else 1.0
     if config.cache is None:
         return left
@@ -156,7 +157,7 @@ def _share(left: Left, reuses: bool) -> float:
 
 def _main_seconds(situation: Situation, config: Config, output_bytes: float) -> float:
     """CPU seconds of the main process, once a sample is made."""
-    reuses, main = _reuses(situation, config), 0.0
+    reuses, main = _reuse(situation, config) is not None, 0.0
     if config.num_workers:
         cost = situation.cost_in_worker
         dropped = output_bytes - cost.output_bytes if not reuses else -cost.output_bytes

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+import timeit
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +18,9 @@ from plumb.plan import SampleCost
 from plumb.profile.queued import queued_seconds
 from plumb.profile.threads import one_torch_thread
 from plumb.search.measure import IndexStream, is_known
+
+COLLATED = 3
+"""How often `collate_seconds` loads each sample."""
 
 _TURNS_AT_LEAST = 3
 _WARM_UP = 1 / 3
@@ -115,6 +120,17 @@ def sampled_without_torch_threads(loader: DataLoader[Any], stream: IndexStream |
     """
     with one_torch_thread():
         return sampled(loader, stream, seconds)
+
+
+def collate_seconds(loader: DataLoader[Any], indices: Sequence[Any]) -> float:
+    """What a worker takes to put samples together, for each of them. Raises what the dataset and collate raise."""
+    seconds = []
+    with one_torch_thread():
+        for _ in range(COLLATED):
+            # New ones each time: the user's code may change them in place.
+            samples = [loader.dataset[index] for index in indices]
+            seconds.append(timeit.timeit(partial(loader.collate_fn, samples), number=1))
+    return min(seconds) / len(indices)
 
 
 def torch_threads_speedup(loader: DataLoader[Any], stream: IndexStream | None, seconds: float) -> float:
