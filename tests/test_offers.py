@@ -10,7 +10,7 @@ from plumb.offers import find_offers
 from plumb.profile.sample import sampled
 from plumb.search.measure import IndexStream
 
-WAIT = 0.002
+WAIT = 0.01
 
 
 def offers_for(dataset, **arguments):

@@ -16,6 +16,7 @@ from plumb.offers import find_offers
 from plumb.profile.sample import sampled
 from plumb.runtime.loader import Loader
 from plumb.runtime.running import Running
+from plumb.runtime.validate import validate_threads
 from plumb.search.measure import IndexStream
 from plumb.trace.values import digest
 
@@ -90,10 +91,15 @@ DATASETS = {
 
 @functools.cache
 def offers_for(name):
+    """What is offered, and threads wherever they change nothing: those that would save nothing must not either."""
     loader = DataLoader(DATASETS[name](), batch_size=4)
     stream = IndexStream(loader.batch_sampler)
     cost = sampled(loader, stream, 0.05).cost
-    return find_offers(loader, cost, [index for _ in range(4) for index in next(stream)], 20.0).rewrites
+    indices = [index for _ in range(4) for index in next(stream)]
+    rewrites = find_offers(loader, cost, indices, 20.0).rewrites
+    places = [("", None), *((cut.after, cut) for cut in rewrites.cuts)]
+    valid = (name for name, cut in places if validate_threads(loader.dataset, indices, 8, cut) is None)
+    return dataclasses.replace(rewrites, threads_until=tuple(valid))
 
 
 @st.composite
