@@ -3,9 +3,9 @@
     python -m analysis.accuracy [--quick] [--only PIPELINE...] [--fresh]
 
 The model is calibrated as in any tuning; the configurations are then measured by turns. Each error is split in two: a
-sample takes more CPU than predicted, or less, and more of the cores are in use, or fewer. What was measured of a
-pipeline is kept, so that a run that was cut short goes on where it was; `--fresh` measures anew. Prints and writes
-`analysis/results/accuracy.md`.
+sample takes more CPU than predicted, or less, and more of the cores are in use, or fewer. Beside the model's errors
+stands what one measurement is worth as a prediction of the next. What was measured of a pipeline is kept, so that a run
+that was cut short goes on where it was; `--fresh` measures anew. Prints and writes `analysis/results/accuracy.md`.
 """
 
 import math
@@ -25,7 +25,7 @@ from plumb.config import Config
 from plumb.plan import Rate
 from plumb.runtime.allocator import ways_kept
 
-FULL, QUICK = Effort(3, 1.5, 30.0), Effort(1, 0.3, 4.0)
+FULL, QUICK = Effort(4, 1.2, 30.0), Effort(2, 0.3, 4.0)
 CONFIGURATIONS_AT_MOST = 14
 WORST = 12
 
@@ -34,7 +34,9 @@ WORST = 12
 class Comparison:
     """One configuration's prediction beside its measurement, samples per second over a real epoch.
 
-    `cpu` is the CPU that a sample took, as a multiple of what was predicted.
+    `cpu` is the CPU that a sample took, as a multiple of what was predicted. `halves` are samples per second while it
+    runs, in the first half of the turns and in the second. `tried` is what the tuning itself had measured, over an
+    epoch, where it did.
     """
 
     pipeline: str
@@ -43,6 +45,8 @@ class Comparison:
     simulated: float
     measured: Rate
     cpu: float
+    halves: tuple[float, float]
+    tried: float | None
     why: str
 
     @property
@@ -67,6 +71,16 @@ class Comparison:
         """The same of the simulated twin of torch's loader."""
         return self.simulated / self.measured.samples_per_second - 1
 
+    @property
+    def error_of_a_half(self) -> float:
+        """The same of the first half of the turns, if it had been to predict the second."""
+        return self.halves[0] / self.halves[1] - 1
+
+    @property
+    def error_of_the_trial(self) -> float | None:
+        """The same of what the tuning had measured."""
+        return None if self.tried is None else self.tried / self.measured.samples_per_second - 1
+
 
 def compare(pipeline: Pipeline, effort: Effort) -> list[Comparison]:
     """Predicts and measures the configurations of one pipeline."""
@@ -81,6 +95,7 @@ def compare(pipeline: Pipeline, effort: Effort) -> list[Comparison]:
         effort.window_seconds,
     )
     samples = len(pipeline.dataset)
+    tried = {trial.config: trial.samples_per_second for trial in tuned.choice.trials if trial.samples_per_second}
     for reading in readings:
         if not reading.is_measured:
             say(f"{pipeline.name}: {reading.contender.name}: {reading.error}")
@@ -92,11 +107,18 @@ def compare(pipeline: Pipeline, effort: Effort) -> list[Comparison]:
             tuned.simulated(reading.contender.config),
             reading.over_an_epoch(samples),
             median(reading.cpu_seconds) / tuned.predicted_cpu_seconds(reading.contender.config),
+            _halves(reading.rates),
+            tried.get(reading.contender.config),
             tuned.why(reading.contender.config),
         )
         for reading in readings
         if reading.is_measured
     ]
+
+
+def _halves(rates: list[float]) -> tuple[float, float]:
+    middle = len(rates) // 2
+    return median(rates[:middle]), median(rates[middle:])
 
 
 def _measured(name: str, effort: Effort) -> list[Comparison]:
@@ -116,6 +138,21 @@ def summary(comparisons: list[Comparison]) -> list[str]:
     spread = ["median error", "95th percentile", "median with sign"]
     head = ["pipeline", "configurations", f"bounds: {spread[0]}", *spread[1:], f"twin: {spread[0]}", *spread[1:]]
     return table(head, rows)
+
+
+def repeated(comparisons: list[Comparison]) -> list[str]:
+    """What one measurement is worth as a prediction of the next, beside the model's bounds for the same."""
+    tried = [comparison for comparison in comparisons if comparison.error_of_the_trial is not None]
+    of_trials = [error for comparison in tried if (error := comparison.error_of_the_trial) is not None]
+    rows = [
+        [what, str(len(its)), *_spread(np.array(errors)), *_spread(np.array([one.error for one in its]))]
+        for what, its, errors in (
+            ("the first half of the turns, of the second", comparisons, [one.error_of_a_half for one in comparisons]),
+            ("the tuning's own reading, of all turns", tried, of_trials),
+        )
+    ]
+    spread = ["median error", "95th percentile", "median with sign"]
+    return table(["prediction", "configurations", *spread, *(f"the bounds': {what}" for what in spread)], rows)
 
 
 def _spread(errors: np.ndarray) -> list[str]:
@@ -184,6 +221,13 @@ def main() -> None:
         "other cores were in use, processes waited for each other, or for the source.",
         "",
         *summary(comparisons),
+        "",
+        "## What a measurement is worth",
+        "",
+        "The same configurations, measured twice in one process: the halves of the turns lie about a minute apart. No "
+        "model can be surer of a rate than one measurement of it is of the next.",
+        "",
+        *repeated(comparisons),
         "",
         "## The worst",
         "",

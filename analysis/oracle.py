@@ -2,8 +2,8 @@
 
     python -m analysis.oracle [--quick] [--only PIPELINE...] [--cpus N] [--burn] [--fresh]
 
-The grid is measured once, thinned out where it is large; then its best few, plumb's choice, the model's favourite and
-Optuna's own are measured once more, side by side. A configuration with a store is measured as later epochs find it,
+The grid is measured by turns, thinned out where it is large; then its best few, plumb's choice, the model's favourite
+and Optuna's own are measured once more, side by side. A configuration with a store is measured as later epochs find it,
 and then its first epoch, three times, which fills the store: what plumb chooses is to be best over ten epochs. `--cpus`
 keeps everything to so many CPUs, `--burn` has another process keep one busy. What was measured of a pipeline is kept,
 so that a run that was cut short goes on where it was; `--fresh` measures anew. Prints and writes
@@ -34,7 +34,7 @@ from plumb.model.operational import EPOCHS
 from plumb.plan import Rate
 from plumb.runtime.allocator import ways_kept
 
-FULL, QUICK = Effort(1, 0.6, 30.0), Effort(1, 0.2, 4.0)
+FULL, QUICK = Effort(2, 0.6, 30.0), Effort(1, 0.2, 4.0)
 FINAL_TURNS, FINAL_SECONDS, FINALISTS = 5, 0.8, 3
 FIRST_EPOCHS = 3
 # What plumb's choice should reach, and the share of the grid's time that it may take.
@@ -315,8 +315,7 @@ def _misses(contest: Told) -> Iterator[str]:
     if plumb.of_grid > TIME_AIM:
         yield (
             f"- {contest.pipeline}: plumb took {plumb.seconds:.1f} s, {plumb.of_grid:.3f} of what the grid takes, in "
-            f"which each of {contest.of_how_many} configurations is looked at once, {contest.grid_seconds:,.0f} s in "
-            "all."
+            f"which {contest.of_how_many} configurations were measured, {contest.grid_seconds:,.0f} s in all."
         )
 
 
@@ -347,7 +346,7 @@ def main() -> None:
             say("\n".join(map(" | ".join, rows(contests[-1]))))
     meanwhile = " Another process kept one CPU busy." if asked.burn else ""
     lines = [
-        f"The grid: {effort.turns} turn of windows of {effort.window_seconds:g} s; the finals: {final_turns} turns of "
+        f"The grid: {effort.turns} turns of windows of {effort.window_seconds:g} s; the finals: {final_turns} turns of "
         f"{FINAL_SECONDS:g} s, the best {FINALISTS} of the grid among them.{meanwhile} The whole grid's seconds are "
         "told from those of its part.",
         "",

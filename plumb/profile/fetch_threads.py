@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from typing import Any
+
+import numpy as np
 
 from plumb.errors import one_line
 from plumb.profile.memory import Grown
@@ -17,6 +21,8 @@ from plumb.profile.threads import one_torch_thread, reading_threads
 
 THREADS = (4, 16, 64)
 _BATCHES_AT_MOST = 12
+# So many samples are drawn to see what a batch takes as a rule.
+_DRAWN = 20_000
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,21 @@ class ThreadsTimed:
 
 @dataclass(frozen=True)
 class _Spent:
-    """Seconds per sample: by the clock, and of CPU."""
+    """Seconds per sample: by the clock, and of CPU. `batches` are the seconds of every single one, batch by batch."""
 
     wall: float
     cpu: float
+    batches: list[list[float]]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What so many threads spent on batches, with all cores and with one, and the bytes that each of them held."""
+
+    threads: int
+    free: _Spent
+    crowded: _Spent
+    thread_bytes: float
 
 
 def timed_threads(
@@ -60,11 +77,10 @@ def timed_threads(
 ) -> ThreadsTimed:
     """What 4, 16 and 64 threads gain over one, which takes `alone_seconds` for a sample, of which it computes so many.
 
-    Where it mostly waits, it is not timed again: a source that is slow now and then takes longer looks than these.
-
     Times batches of what `read` gives for `indices`, those of one thread too, within about `budget_seconds` in all. A
     count that would take longer than its share, or is larger than a batch, is left out. A batch is done when its
-    slowest sample is, as in a worker.
+    slowest sample is, as in a worker. Where samples mostly wait, some count meets a rare slow one, and another none:
+    then each is told what batches take of the samples that all have met.
     """
     ahead = cycle(indices)
     counts = [count for count in THREADS if count <= samples_per_batch]
@@ -74,35 +90,70 @@ def timed_threads(
     if not counts:
         return ThreadsTimed(alone_cpu_seconds)
     share = _share(budget_seconds, counts)
-    gains: list[ThreadsGain] = []
-    at_once, grown = 1, Grown()
+    seen: list[_Seen] = []
+    at_once, grown, timed, reason = 1, Grown(), _timed(read), ""
     try:
         affordable = math.ceil(share / 2 / max(alone_seconds, 1e-9))
         with one_torch_thread():
             # What is opened once is opened now.
             read(next(ahead))
             # As it is read without any threads: what it takes to hand samples to them is part of their time.
-            alone = _spent(lambda batch: list(map(read, batch)), ahead, min(samples_per_batch, affordable), share / 2)
-        if 2 * alone_cpu_seconds < alone_seconds:
-            alone = _Spent(alone_seconds, alone.cpu)
+            alone = _spent(lambda batch: list(map(timed, batch)), ahead, min(samples_per_batch, affordable), share / 2)
         for at_once in counts:
-            spent = _spent_by_threads(at_once, read, ahead, samples_per_batch, share / 3)
+            spent = _spent_by_threads(at_once, timed, ahead, samples_per_batch, share / 3)
             with _on_one_core():
                 # As where other workers keep the rest busy: threads that take turns spend less on who is next.
-                crowded = _spent_by_threads(at_once, read, ahead, samples_per_batch, share / 3)
-            gains.append(
-                ThreadsGain(
-                    at_once,
-                    time_factor=max(spent.wall / max(alone.wall, 1e-9), 1.0 / at_once),
-                    crowded_time_factor=max(crowded.wall / max(alone.wall, 1e-9), 1.0 / at_once),
-                    cpu_factor=max(min(spent.cpu, crowded.cpu) / max(alone.cpu, 1e-9), 1.0),
-                    # What each needs at the same time, and what their allocator keeps for it.
-                    thread_bytes=grown.bytes() / at_once,
-                )
-            )
+                crowded = _spent_by_threads(at_once, timed, ahead, samples_per_batch, share / 3)
+            # What each needs at the same time, and what their allocator keeps for it.
+            seen.append(_Seen(at_once, spent, crowded, grown.bytes() / at_once))
     except Exception as error:
-        return ThreadsTimed(alone_cpu_seconds, tuple(gains), f"{at_once} at once fail: {one_line(error)}")
-    return ThreadsTimed(alone.cpu, tuple(gains))
+        reason = f"{at_once} at once fail: {one_line(error)}"
+    if not seen:
+        return ThreadsTimed(alone_cpu_seconds, reason=reason)
+    waits = 2 * alone_cpu_seconds < alone_seconds
+    return ThreadsTimed(alone.cpu, _gains(alone, seen, samples_per_batch, waits), reason)
+
+
+def _gains(alone: _Spent, seen: Sequence[_Seen], samples: int, waits: bool) -> tuple[ThreadsGain, ...]:
+    """What each count gains over one thread, in batches of so many samples."""
+    met = _spread([alone, *(spent for each in seen for spent in (each.free, each.crowded))]) if waits else None
+    one = max(_as_a_rule(alone, 1, samples, met), 1e-9)
+    return tuple(
+        ThreadsGain(
+            each.threads,
+            time_factor=max(_as_a_rule(each.free, each.threads, samples, met) / one, 1.0 / each.threads),
+            crowded_time_factor=max(_as_a_rule(each.crowded, each.threads, samples, met) / one, 1.0 / each.threads),
+            cpu_factor=max(min(each.free.cpu, each.crowded.cpu) / max(alone.cpu, 1e-9), 1.0),
+            thread_bytes=each.thread_bytes,
+        )
+        for each in seen
+    )
+
+
+def _spread(spent: Sequence[_Spent]) -> Any:
+    """The times of all samples as multiples of the median among those that were read in the same way."""
+    each = [list(chain.from_iterable(one.batches)) for one in spent]
+    return np.concatenate([np.array(seconds) / max(statistics.median(seconds), 1e-9) for seconds in each])
+
+
+def _as_a_rule(spent: _Spent, threads: int, samples: int, met: Any | None) -> float:
+    """Seconds per sample by the clock, had samples been as slow as `met` says that they are on the whole."""
+    if met is None:
+        return spent.wall
+    usual = statistics.median(chain.from_iterable(spent.batches))
+    drawn = np.random.default_rng(0).choice(met, (max(1, _DRAWN // samples), samples)) * usual
+    expected = statistics.fmean(_last_done(batch, threads) for batch in drawn.tolist()) / samples
+    seen = sum(_last_done(batch, threads) for batch in spent.batches) / sum(map(len, spent.batches))
+    # What it takes beyond that to hand samples to threads does not hang on how slow they are.
+    return expected + max(0.0, spent.wall - seen)
+
+
+def _last_done(seconds: Sequence[float], threads: int) -> float:
+    """When the last sample is done, where each goes to the first thread that is free."""
+    free_at = [0.0] * threads
+    for each in seconds:
+        heapq.heapreplace(free_at, free_at[0] + each)
+    return max(free_at)
 
 
 def _share(budget_seconds: float, counts: Sequence[int]) -> float:
@@ -110,11 +161,22 @@ def _share(budget_seconds: float, counts: Sequence[int]) -> float:
     return budget_seconds / (len(counts) + 1)
 
 
+def _timed(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, float]]:
+    """What `read` gives, and the seconds that it took."""
+
+    def timed(index: Any) -> tuple[Any, float]:
+        begin = time.perf_counter()
+        value = read(index)
+        return value, time.perf_counter() - begin
+
+    return timed
+
+
 def _spent_by_threads(
-    threads: int, read: Callable[[Any], Any], ahead: Iterator[Any], samples: int, seconds: float
+    threads: int, timed: Callable[[Any], tuple[Any, float]], ahead: Iterator[Any], samples: int, seconds: float
 ) -> _Spent:
-    with reading_threads(threads, read, ahead) as pool:
-        return _spent(lambda batch: list(pool.map(read, batch)), ahead, samples, seconds)
+    with reading_threads(threads, timed, ahead) as pool:
+        return _spent(lambda batch: list(pool.map(timed, batch)), ahead, samples, seconds)
 
 
 @contextmanager
@@ -132,14 +194,14 @@ def _on_one_core() -> Iterator[None]:
 
 
 def _spent(
-    read_all: Callable[[Iterator[Any]], Sequence[Any]], ahead: Iterator[Any], samples: int, seconds: float
+    read_all: Callable[[Iterator[Any]], list[tuple[Any, float]]], ahead: Iterator[Any], samples: int, seconds: float
 ) -> _Spent:
     """What batches of so many samples take. Raises what `read_all` raises."""
-    wall, cpu, batches = 0.0, time.process_time(), 0
-    while batches < _BATCHES_AT_MOST and (wall < seconds or not batches):
+    wall, cpu, batches = 0.0, time.process_time(), list[list[float]]()
+    while len(batches) < _BATCHES_AT_MOST and (wall < seconds or not batches):
         begin = time.perf_counter()
-        read_all(islice(ahead, samples))
+        batches.append([spent for _, spent in read_all(islice(ahead, samples))])
         wall += time.perf_counter() - begin
-        batches += 1
     cpu = time.process_time() - cpu
-    return _Spent(wall / (batches * samples), cpu / (batches * samples))
+    count = len(batches) * samples
+    return _Spent(wall / count, cpu / count, batches)

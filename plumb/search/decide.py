@@ -17,7 +17,7 @@ _BEYOND_DRIFT = 3.0
 # Rates closer than this are the same to us: the cheaper configuration is chosen, and a faster step is not chased.
 EQUAL = 0.02
 # One that is slower by no more than this, and whose interval reaches up to the best one's rate, may be as fast.
-_HARDLY_LESS = 0.05
+_HARDLY_LESS = 0.03
 
 
 def finalists(situation: Situation, own: Reading, others: Sequence[Reading]) -> list[Reading]:
@@ -55,6 +55,13 @@ def _may_be_equal(reading: Reading, best: Reading) -> bool:
     if reading.loop_rate >= best.loop_rate * (1 - EQUAL) or reading.loader is None or best.loader is None:
         return True
     return reading.loader.interval[1] >= best.loader.samples_per_second
+
+
+def are_told_apart(intervals: Sequence[tuple[float, float]]) -> bool:
+    """Whether it is known which of some rates is the highest, or that all are equal to it."""
+    *others, best = sorted(intervals, key=sum)
+    are_equal = min(low for low, _ in intervals) >= max(high for _, high in intervals) * (1 - EQUAL)
+    return are_equal or all(high < best[0] for _, high in others)
 
 
 def is_beyond_drift(finals: Sequence[Reading]) -> bool:

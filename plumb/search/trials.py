@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 from plumb.config import Config
 from plumb.errors import TuningError, UsersError, one_line
 from plumb.model import feasible, operational
-from plumb.model.calibration import ProbeRun, without_queueing
 from plumb.model.situation import Situation
+from plumb.plan import Rate
 from plumb.processes import share_temporary_folder
-from plumb.profile.memory import Pages, Taken, counted_bytes, pages
+from plumb.profile.memory import Taken
 from plumb.runtime.inherited import OpenedHere
 from plumb.runtime.loader import NO_REWRITES, Loader, rebuild
 from plumb.runtime.stored import Stored
@@ -28,14 +28,16 @@ from plumb.search.filled import FilledStores, HittingStream
 from plumb.search.guard import Guard, TrialEndedError
 from plumb.search.ledger import STOPPED, Ledger, Memory, Reading
 from plumb.search.measure import Chunk, Feed, IndexStream, interleaved, is_known, rate_of
+from plumb.search.probed import Probed, growth_bytes, largest, run_of
 
 # Workers that are silent from the start for so long, or for so many times what the slowest took to start or what a
 # batch costs, are taken for stuck.
 _STUCK_SECONDS, _STUCK_TIMES = 20.0, 20.0
 # One that has not delivered so long after all should be over is not waited for.
 _OVERTIME_SECONDS = 5.0
-# Finalists of which none promises more than the user's own are measured by so many turns, and no more.
-_TURNS_WITHOUT_PROMISE = 4
+# Finalists of which none promises more than the user's own are measured by so many turns, and no more; those that are
+# better than it, and not told from one another, by so many.
+_TURNS_WITHOUT_PROMISE, _TURNS_AMONG_BETTER = 4, 6
 # Finalists that don't fit beside each other are measured one after another, so many times.
 _TURNS_ALONE = 2
 # A trial whose loader takes more than this share of the time that is left until it is steady is not begun.
@@ -52,31 +54,6 @@ _CHUNKS_TO_JUDGE = 4
 
 # Where a trial takes more than predicted by more than this share, the model of a worker's memory is corrected.
 _MEMORY_ERROR = 0.10
-# A worker that made fewer bytes of its parent's its own during a probe is taken to have all that it needs.
-_GROWS_BYTES = 2**16
-# The objects of a dataset lie in pages with others.
-_PAGES_OF_COUNTS = 2.0
-
-
-@dataclass(frozen=True)
-class Probed:
-    """What a calibrating run showed: its cost, the bytes of its largest worker's own pages, and their start.
-
-    `growth_bytes` is by how much that worker will grow in an epoch, `parted_bytes` what the run took beyond a batch and
-    the pages of its workers' own. Of the `start_seconds` of all workers, those in the main process come first.
-    """
-
-    run: ProbeRun
-    worker_private_bytes: float
-    growth_bytes: float
-    parted_bytes: float
-    start_seconds: float
-    main_start_seconds: float
-
-    def start_seconds_each(self, cores: float) -> tuple[float, float]:
-        """What the start of a worker takes in the main process, which starts one after another, and what in itself."""
-        rounds = max(1.0, self.run.num_workers / max(1.0, cores))
-        return self.main_start_seconds / self.run.num_workers, (self.start_seconds - self.main_start_seconds) / rounds
 
 
 @dataclass(frozen=True)
@@ -130,9 +107,9 @@ class Trials:
         try:
             with self._running(situation, config, self._deadline) as (feed, taken):
                 feed.window(self._pace_seconds / 2)
-                before, loaded = _largest(feed), feed.samples
+                before, loaded = largest(feed), feed.samples
                 chunks = feed.window(LONGEST_LOOK_PACES * self._pace_seconds, self._is_known)
-                after, loaded = _largest(feed), (feed.samples - loaded) / config.num_workers
+                after, loaded = largest(feed), (feed.samples - loaded) / config.num_workers
                 taken_bytes = taken.bytes()
         except Exception as error:
             self._failed(situation, config, error)
@@ -144,14 +121,10 @@ class Trials:
             situation, config, chunks, start_seconds, "measured, to calibrate", Memory(None, taken_bytes)
         )
         self.probed.append(reading)
-        used, workers = feed.usage, config.num_workers
-        seconds = without_queueing(used.seconds, workers, used.worker_queued_seconds)
-        run = ProbeRun(workers, used.samples, seconds, used.worker_cpu_seconds, used.main_cpu_seconds)
-        may_grow = min(after.shared_bytes, _PAGES_OF_COUNTS * counted_bytes(self._loader.dataset))
-        growth = min(may_grow, _growth_bytes(before, after, loaded, situation.epoch_samples))
+        growth = growth_bytes(self._loader.dataset, before, after, loaded, situation.epoch_samples)
         known = config.num_workers * after.private_bytes + situation.footprint.batch_bytes
         parted = max(0.0, taken_bytes - known)
-        return Probed(run, after.private_bytes, growth, parted, start_seconds, feed.main_start_seconds)
+        return Probed(run_of(feed), after.private_bytes, growth, parted, start_seconds, feed.main_start_seconds)
 
     def _is_known(self, chunks: Sequence[Chunk]) -> bool:
         each = [chunk.seconds / chunk.samples for chunk in chunks]
@@ -215,7 +188,8 @@ class Trials:
         return self.ledger.measured(situation, config, ran.chunks, ran.start_seconds, outcome, memory)
 
     def side_by_side(self, situation: Situation, finalists: Sequence[Reading]) -> list[Reading]:
-        """Measures the finalists by turns, on fresh loaders, until the best of them is told from the user's own.
+        """Measures the finalists by turns, on fresh loaders, until the best of them is told from the user's own, and,
+        for some turns more, from the others.
 
         One that fails is out. Raises UsersError with what the dataset raises in the first, the user's own.
         """
@@ -244,12 +218,18 @@ class Trials:
     ) -> Sequence[Sequence[Chunk]]:
         """Each finalist's chunks; `feeds` gets the loader of each, as soon as it runs."""
 
+        def in_a_training(finalist: Reading, rate: Rate) -> tuple[float, float]:
+            low, high = (operational.training_rate(situation, finalist.config, bound) for bound in rate.interval)
+            return low, high
+
         def settled(all_chunks: Sequence[Sequence[Chunk]], turns: int) -> bool:
             if not all(all_chunks):
                 return True
             own, *others = (rate_of(chunks) for chunks in all_chunks)
             if any(other.interval[0] > own.interval[1] for other in others):
-                return True
+                return turns >= _TURNS_AMONG_BETTER or decide.are_told_apart(
+                    [in_a_training(reading, other) for reading, other in zip(finalists[1:], others, strict=True)]
+                )
             promises = max((other.samples_per_second for other in others), default=0.0)
             return turns >= _TURNS_WITHOUT_PROMISE and promises <= own.samples_per_second * (1 + decide.EQUAL)
 
@@ -384,22 +364,6 @@ def _why(error: Exception) -> str:
     """An error in one line; of a worker that was killed, by which signal, which torch says only in the cause."""
     cause = error.__cause__
     return one_line(cause if isinstance(cause, RuntimeError) and "by signal" in str(cause) else error)
-
-
-def _largest(feed: Feed) -> Pages:
-    """The pages of the worker that has most of its own."""
-    return max(map(pages, feed.worker_pids), key=lambda its: its.private_bytes, default=Pages(0.0, 0.0))
-
-
-def _growth_bytes(before: Pages, after: Pages, samples: float, epoch_samples: float | None) -> float:
-    """By how much a worker would grow in an epoch that made pages of its parent its own while it made `samples`.
-
-    A worker may be given every sample in the course of the epochs, so the whole epoch counts, however many share it.
-    """
-    made_own = before.shared_bytes - after.shared_bytes
-    if made_own < _GROWS_BYTES or samples <= 0:
-        return 0.0
-    return math.inf if epoch_samples is None else made_own / samples * epoch_samples
 
 
 def _need(situation: Situation, config: Config, limit: str) -> float:

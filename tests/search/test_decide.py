@@ -62,10 +62,18 @@ def test_the_winner_is_equal_to_the_best_and_no_equal_is_cheaper(finals):
 
 def test_what_is_hardly_slower_and_not_told_apart_from_the_best_wins_where_it_is_cheaper():
     best = Reading(Config(2, 8), Rate(1000.0, (950.0, 1050.0)), 1000.0, "")
-    near, apart = (Reading(Config(2, 2), Rate(960.0, (940.0, high)), 960.0, "") for high in (1010.0, 970.0))
-    less = Reading(Config(2, 2), Rate(900.0, (800.0, 1100.0)), 900.0, "")
+    near, apart = (Reading(Config(2, 2), Rate(975.0, (950.0, high)), 975.0, "") for high in (1010.0, 990.0))
+    less = Reading(Config(2, 2), Rate(950.0, (850.0, 1100.0)), 950.0, "")
     assert decide.winner([best, near]) == near
     assert decide.winner([best, apart]) == decide.winner([best, less]) == best
+
+
+def test_rates_are_told_apart_where_the_highest_is_known_or_all_are_equal():
+    assert decide.are_told_apart([(950.0, 1050.0)])
+    assert decide.are_told_apart([(950.0, 1050.0), (1060.0, 1100.0), (800.0, 990.0)])
+    assert decide.are_told_apart([(995.0, 1005.0), (990.0, 1000.0)])
+    assert not decide.are_told_apart([(950.0, 1050.0), (1040.0, 1100.0)])
+    assert not decide.are_told_apart([(900.0, 1100.0), (900.0, 1100.0)])
 
 
 def test_what_differs_in_the_restart_of_workers_alone_takes_no_place_in_the_finals():
