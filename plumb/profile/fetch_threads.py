@@ -21,6 +21,9 @@ from plumb.profile.threads import one_torch_thread, reading_threads
 
 THREADS = (4, 16, 64)
 _BATCHES_AT_MOST = 12
+# Some samples are slow where times have such a standard deviation, as a share of their mean. Threads that hinder each
+# other make times differ, too, but not as much.
+_ERRATIC = 1.0
 # So many samples are drawn to see what a batch takes as a rule.
 _DRAWN = 20_000
 
@@ -79,8 +82,8 @@ def timed_threads(
 
     Times batches of what `read` gives for `indices`, those of one thread too, within about `budget_seconds` in all. A
     count that would take longer than its share, or is larger than a batch, is left out. A batch is done when its
-    slowest sample is, as in a worker. Where samples mostly wait, some count meets a rare slow one, and another none:
-    then each is told what batches take of the samples that all have met.
+    slowest sample is, as in a worker. Where samples mostly wait, and a few of them very long, some count meets one of
+    these, and another none: then each is told what batches take of the samples that all have met.
     """
     ahead = cycle(indices)
     counts = [count for count in THREADS if count <= samples_per_batch]
@@ -116,7 +119,8 @@ def timed_threads(
 
 def _gains(alone: _Spent, seen: Sequence[_Seen], samples: int, waits: bool) -> tuple[ThreadsGain, ...]:
     """What each count gains over one thread, in batches of so many samples."""
-    met = _spread([alone, *(spent for each in seen for spent in (each.free, each.crowded))]) if waits else None
+    met = _spread([alone, *(spent for each in seen for spent in (each.free, each.crowded))])
+    met = met if waits and np.std(met) > _ERRATIC * np.mean(met) else None
     one = max(_as_a_rule(alone, 1, samples, met), 1e-9)
     return tuple(
         ThreadsGain(
