@@ -35,9 +35,9 @@ from plumb.search.probed import Probed, growth_bytes, largest, run_of
 _STUCK_SECONDS, _STUCK_TIMES = 20.0, 20.0
 # One that has not delivered so long after all should be over is not waited for.
 _OVERTIME_SECONDS = 5.0
-# Finalists of which none promises more than the user's own are measured by so many turns, and no more; those that are
-# better than it, and not told from one another, by so many.
-_TURNS_WITHOUT_PROMISE, _TURNS_AMONG_BETTER = 4, 6
+# Finalists of which none promises more than the user's own are measured by so many turns, and no more; nor are those
+# that are better than it, and not told from one another.
+_TURNS_ENOUGH = 4
 # Finalists that don't fit beside each other are measured one after another, so many times.
 _TURNS_ALONE = 2
 # A trial whose loader takes more than this share of the time that is left until it is steady is not begun.
@@ -227,11 +227,11 @@ class Trials:
                 return True
             own, *others = (rate_of(chunks) for chunks in all_chunks)
             if any(other.interval[0] > own.interval[1] for other in others):
-                return turns >= _TURNS_AMONG_BETTER or decide.are_told_apart(
+                return turns >= _TURNS_ENOUGH or decide.are_told_apart(
                     [in_a_training(reading, other) for reading, other in zip(finalists[1:], others, strict=True)]
                 )
             promises = max((other.samples_per_second for other in others), default=0.0)
-            return turns >= _TURNS_WITHOUT_PROMISE and promises <= own.samples_per_second * (1 + decide.EQUAL)
+            return turns >= _TURNS_ENOUGH and promises <= own.samples_per_second * (1 + decide.EQUAL)
 
         configs = [reading.config for reading in finalists]
         if feasible.fit_together(configs, self.corrected(situation)):
