@@ -28,6 +28,7 @@ from plumb.runtime.allocator import ways_kept
 FULL, QUICK = Effort(4, 1.2, 30.0), Effort(2, 0.3, 4.0)
 CONFIGURATIONS_AT_MOST = 14
 WORST = 12
+_SPREAD = ("median error", "95th percentile", "median with sign")
 
 
 @dataclass(frozen=True)
@@ -135,24 +136,24 @@ def summary(comparisons: list[Comparison]) -> list[str]:
         errors = [[c.error for c in its], [c.error_of_the_twin for c in its]]
         cells = [cell for each in errors for cell in _spread(np.array(each))]
         rows.append([name, str(len(its)), *cells])
-    spread = ["median error", "95th percentile", "median with sign"]
-    head = ["pipeline", "configurations", f"bounds: {spread[0]}", *spread[1:], f"twin: {spread[0]}", *spread[1:]]
+    head = ["pipeline", "configurations", f"bounds: {_SPREAD[0]}", *_SPREAD[1:], f"twin: {_SPREAD[0]}", *_SPREAD[1:]]
     return table(head, rows)
 
 
 def repeated(comparisons: list[Comparison]) -> list[str]:
     """What one measurement is worth as a prediction of the next, beside the model's bounds for the same."""
-    tried = [comparison for comparison in comparisons if comparison.error_of_the_trial is not None]
-    of_trials = [error for comparison in tried if (error := comparison.error_of_the_trial) is not None]
+    trials = [(error, one.error) for one in comparisons if (error := one.error_of_the_trial) is not None]
+    halves = [(one.error_of_a_half, one.error) for one in comparisons]
+    predictions = {
+        "the first half of the turns, of the second": halves,
+        "the tuning's own reading, of all turns": trials,
+    }
     rows = [
-        [what, str(len(its)), *_spread(np.array(errors)), *_spread(np.array([one.error for one in its]))]
-        for what, its, errors in (
-            ("the first half of the turns, of the second", comparisons, [one.error_of_a_half for one in comparisons]),
-            ("the tuning's own reading, of all turns", tried, of_trials),
-        )
+        [what, str(len(errors)), *(cell for column in np.array(errors).T for cell in _spread(column))]
+        for what, errors in predictions.items()
+        if errors
     ]
-    spread = ["median error", "95th percentile", "median with sign"]
-    return table(["prediction", "configurations", *spread, *(f"the bounds': {what}" for what in spread)], rows)
+    return table(["prediction", "configurations", *_SPREAD, *(f"the bounds': {what}" for what in _SPREAD)], rows)
 
 
 def _spread(errors: np.ndarray) -> list[str]:

@@ -28,14 +28,14 @@ from plumb.runtime.fetch import Fetch, Fetching
 from plumb.runtime.replay import Replay
 from plumb.runtime.stored import Stored
 
-TURNS, _TURNS_REUSING = 3, 2
-"""How often each batch is made in either way, and again in reused memory."""
+# How often each batch is made in either way, and again in reused memory.
+_TURNS, _TURNS_REUSING = 3, 2
 
 # The first batches after memory is used again still get fresh memory, and are freed into what later ones use.
 _UNTIL_REUSED = 2
 
-PLAIN_BATCHES = TURNS + 1 + _TURNS_REUSING
-REWRITTEN_BATCHES = 1 + 2 * TURNS + _UNTIL_REUSED + 2 * _TURNS_REUSING
+PLAIN_BATCHES = _TURNS + 1 + _TURNS_REUSING
+REWRITTEN_BATCHES = 1 + 2 * _TURNS + _UNTIL_REUSED + 2 * _TURNS_REUSING
 """How many batches `savings` makes in either way."""
 
 # No batch takes less CPU than this: coarse clocks may say so.
@@ -122,7 +122,7 @@ def savings(loader: DataLoader[Any], fetch: Fetch, indices: Sequence[Any]) -> Sa
                 rewritten.spent(indices)
                 return rewritten.spent(indices)
 
-            turns = [(plainly(), in_a_row()) for _ in range(TURNS)]
+            turns = [(plainly(), in_a_row()) for _ in range(_TURNS)]
             with reusing(True):
                 for _ in range(_UNTIL_REUSED):
                     rewritten.spent(indices)

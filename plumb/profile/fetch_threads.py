@@ -119,18 +119,28 @@ def timed_threads(
 
 def _gains(alone: _Spent, seen: Sequence[_Seen], samples: int, waits: bool) -> tuple[ThreadsGain, ...]:
     """What each count gains over one thread, in batches of so many samples."""
-    met = _spread([alone, *(spent for each in seen for spent in (each.free, each.crowded))])
-    met = met if waits and np.std(met) > _ERRATIC * np.mean(met) else None
-    one = max(_as_a_rule(alone, 1, samples, met), 1e-9)
+    met = _spread([alone, *(spent for each in seen for spent in (each.free, each.crowded))]) if waits else np.ones(1)
+    batches = _drawn(met, samples) if np.std(met) > _ERRATIC * np.mean(met) else None
+
+    def walls(threads: int, *spent: _Spent) -> list[float]:
+        if batches is None:
+            return [each.wall for each in spent]
+        expected = statistics.fmean(_last_done(batch, threads) for batch in batches) / samples
+        return [_as_a_rule(each, threads, expected) for each in spent]
+
+    one = max(*walls(1, alone), 1e-9)
+    factors = [
+        [max(wall / one, 1.0 / each.threads) for wall in walls(each.threads, each.free, each.crowded)] for each in seen
+    ]
     return tuple(
         ThreadsGain(
             each.threads,
-            time_factor=max(_as_a_rule(each.free, each.threads, samples, met) / one, 1.0 / each.threads),
-            crowded_time_factor=max(_as_a_rule(each.crowded, each.threads, samples, met) / one, 1.0 / each.threads),
+            time_factor=free,
+            crowded_time_factor=crowded,
             cpu_factor=max(min(each.free.cpu, each.crowded.cpu) / max(alone.cpu, 1e-9), 1.0),
             thread_bytes=each.thread_bytes,
         )
-        for each in seen
+        for each, (free, crowded) in zip(seen, factors, strict=True)
     )
 
 
@@ -140,16 +150,18 @@ def _spread(spent: Sequence[_Spent]) -> Any:
     return np.concatenate([np.array(seconds) / max(statistics.median(seconds), 1e-9) for seconds in each])
 
 
-def _as_a_rule(spent: _Spent, threads: int, samples: int, met: Any | None) -> float:
-    """Seconds per sample by the clock, had samples been as slow as `met` says that they are on the whole."""
-    if met is None:
-        return spent.wall
+def _drawn(met: Any, samples: int) -> list[list[float]]:
+    """Batches of so many samples, as slow as those that were `met`."""
+    drawn: list[list[float]] = np.random.default_rng(0).choice(met, (max(1, _DRAWN // samples), samples)).tolist()
+    return drawn
+
+
+def _as_a_rule(spent: _Spent, threads: int, expected: float) -> float:
+    """Seconds per sample by the clock, had these samples taken `expected` times the median of them each, as all do."""
     usual = statistics.median(chain.from_iterable(spent.batches))
-    drawn = np.random.default_rng(0).choice(met, (max(1, _DRAWN // samples), samples)) * usual
-    expected = statistics.fmean(_last_done(batch, threads) for batch in drawn.tolist()) / samples
     seen = sum(_last_done(batch, threads) for batch in spent.batches) / sum(map(len, spent.batches))
     # What it takes beyond that to hand samples to threads does not hang on how slow they are.
-    return expected + max(0.0, spent.wall - seen)
+    return usual * expected + max(0.0, spent.wall - seen)
 
 
 def _last_done(seconds: Sequence[float], threads: int) -> float:
