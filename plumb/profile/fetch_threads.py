@@ -21,8 +21,7 @@ from plumb.profile.threads import one_torch_thread, reading_threads
 
 THREADS = (4, 16, 64)
 _BATCHES_AT_MOST = 12
-# Some samples are slow where times have such a standard deviation, as a share of their mean. Threads that hinder each
-# other make times differ, too, but not as much.
+# Some samples are slow where times have such a standard deviation, as a share of their mean.
 _ERRATIC = 1.0
 # So many samples are drawn to see what a batch takes as a rule.
 _DRAWN = 20_000
@@ -83,7 +82,8 @@ def timed_threads(
     Times batches of what `read` gives for `indices`, those of one thread too, within about `budget_seconds` in all. A
     count that would take longer than its share, or is larger than a batch, is left out. A batch is done when its
     slowest sample is, as in a worker. Where samples mostly wait, and a few of them very long, some count meets one of
-    these, and another none: then each is told what batches take of the samples that all have met.
+    these, and another none: then each is told what batches take of the samples that all have met. One thread has to
+    meet some, too: many that stand in line for a lock are slow now and then because of each other.
     """
     ahead = cycle(indices)
     counts = [count for count in THREADS if count <= samples_per_batch]
@@ -95,13 +95,14 @@ def timed_threads(
     share = _share(budget_seconds, counts)
     seen: list[_Seen] = []
     at_once, grown, timed, reason = 1, Grown(), _timed(read), ""
+    waits = 2 * alone_cpu_seconds < alone_seconds
     try:
         affordable = math.ceil(share / 2 / max(alone_seconds, 1e-9))
         with one_torch_thread():
             # What is opened once is opened now.
             read(next(ahead))
             # As it is read without any threads: what it takes to hand samples to them is part of their time.
-            alone = _spent(lambda batch: list(map(timed, batch)), ahead, min(samples_per_batch, affordable), share / 2)
+            alone = _spent_alone(timed, ahead, min(samples_per_batch, affordable), share / 2)
         for at_once in counts:
             spent = _spent_by_threads(at_once, timed, ahead, samples_per_batch, share / 3)
             with _on_one_core():
@@ -109,18 +110,20 @@ def timed_threads(
                 crowded = _spent_by_threads(at_once, timed, ahead, samples_per_batch, share / 3)
             # What each needs at the same time, and what their allocator keeps for it.
             seen.append(_Seen(at_once, spent, crowded, grown.bytes() / at_once))
+        if waits and _is_erratic(_threaded(seen)) and not _is_erratic([alone]):
+            # Whether threads hinder each other, or one of them met too few samples to see a slow one.
+            with one_torch_thread():
+                alone = _spent_alone(timed, ahead, min(samples_per_batch, affordable), share)
     except Exception as error:
         reason = f"{at_once} at once fail: {one_line(error)}"
     if not seen:
         return ThreadsTimed(alone_cpu_seconds, reason=reason)
-    waits = 2 * alone_cpu_seconds < alone_seconds
     return ThreadsTimed(alone.cpu, _gains(alone, seen, samples_per_batch, waits), reason)
 
 
 def _gains(alone: _Spent, seen: Sequence[_Seen], samples: int, waits: bool) -> tuple[ThreadsGain, ...]:
     """What each count gains over one thread, in batches of so many samples."""
-    met = _spread([alone, *(spent for each in seen for spent in (each.free, each.crowded))]) if waits else np.ones(1)
-    batches = _drawn(met, samples) if np.std(met) > _ERRATIC * np.mean(met) else None
+    batches = _drawn(_spread([alone, *_threaded(seen)]), samples) if waits and _is_erratic([alone]) else None
 
     def walls(threads: int, *spent: _Spent) -> list[float]:
         if batches is None:
@@ -142,6 +145,16 @@ def _gains(alone: _Spent, seen: Sequence[_Seen], samples: int, waits: bool) -> t
         )
         for each, (free, crowded) in zip(seen, factors, strict=True)
     )
+
+
+def _threaded(seen: Sequence[_Seen]) -> list[_Spent]:
+    return [spent for each in seen for spent in (each.free, each.crowded)]
+
+
+def _is_erratic(spent: Sequence[_Spent]) -> bool:
+    """Whether a few of the samples take much longer than the others."""
+    times = _spread(spent)
+    return bool(np.std(times) > _ERRATIC * np.mean(times))
 
 
 def _spread(spent: Sequence[_Spent]) -> Any:
@@ -186,6 +199,12 @@ def _timed(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, float]]:
         return value, time.perf_counter() - begin
 
     return timed
+
+
+def _spent_alone(
+    timed: Callable[[Any], tuple[Any, float]], ahead: Iterator[Any], samples: int, seconds: float
+) -> _Spent:
+    return _spent(lambda batch: list(map(timed, batch)), ahead, samples, seconds)
 
 
 def _spent_by_threads(

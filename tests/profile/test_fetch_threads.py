@@ -31,6 +31,27 @@ def test_work_under_a_lock_is_not_shared():
     assert all(gain.time_factor > 0.8 for gain in timed.gains)
 
 
+def test_who_stands_in_line_is_not_a_slow_sample():
+    """A lock that its last holder gets back as long as it comes back at once: the others wait for very long."""
+    held = WAIT / 10
+    guard, last_holder, free_at = threading.Lock(), 0, 0.0
+
+    def read(index):
+        nonlocal last_holder, free_at
+        while True:
+            with guard:
+                now, mine = time.perf_counter(), last_holder == threading.get_ident()
+                if (mine and now > free_at) or now > free_at + 5 * held:
+                    last_holder, free_at = threading.get_ident(), now + held
+                    break
+            time.sleep(held)
+        time.sleep(held)
+
+    timed = timed_threads(read, range(8), 64, held, 0.0, budget_seconds=4.0)
+    assert timed.gains
+    assert all(gain.time_factor > 0.8 for gain in timed.gains)
+
+
 def test_what_is_believed_of_one_thread_does_not_matter():
     """Such as what is left of a sample's time where most of a batch's is that of its own collate."""
     timed = timed_threads(lambda index: time.sleep(WAIT), range(8), 16, 0.0, 0.0, budget_seconds=8.0)
