@@ -81,11 +81,13 @@ def find_offers(
     seconds: float,
     target: torch.device | None = None,
     may_use_gpu: bool = True,
+    may_use_workers: bool = True,
 ) -> Offers:
     """What may be changed for `loader`, whose samples cost `cost`, tried on the samples at `indices`.
 
     Deferred operators run on the device `target`, where there is one and they come to the same there. How operators
-    fare on a GPU is looked at only where this process may use one, which a forked one must not.
+    fare on a GPU is looked at only where this process may use one, which a forked one must not. Threads for samples
+    that only compute are looked at only where there can be no workers: these share cores as well, and no lock.
 
     Takes about `seconds`, and leaves out what does not fit into them. The process's random generators are put back.
     What the user's code raises here is a reason, and no error.
@@ -108,7 +110,7 @@ def find_offers(
         deferral = search.deferral()
         cut_costs = [found for cut in cuts if (found := search.cut_cost(cut, traced.pipeline, deferral))]
         deferral_costs = search.deferral_costs(deferral)
-        if not waits:
+        if not waits and not may_use_workers:
             threads = search.whole_threads(traced.pipeline) or search.threads_until(traced.pipeline, cuts)
         storage = search.storage(threads, cuts) if threads and waits else None
     rewrites = Rewrites(

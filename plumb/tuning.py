@@ -65,6 +65,9 @@ _SHARDING_SHARE = 0.4
 # The search must leave time for the finals, and the probes for the search.
 _UNTIL_SEARCHED, _UNTIL_PROBED = 0.6, 0.5
 _UNTIL_SEARCHED_AT_LAST, _SEARCHED_AT_LEAST = 0.85, 0.2
+# To start a configuration, and to look at it twice, takes so many paces. A tuning that predicts first takes no more than
+# a share of what it takes to measure every one so, its finals for so many paces among it; but one is tried in any case.
+_PACES_FOR_EACH, _SHARE_OF_EVERY_ONE, _FINALS_PACES = 4, 0.1, 5
 # Finalists by turns take so many of their batches at least: the first one, and one in each of two turns.
 _BATCHES_SIDE_BY_SIDE = 3.0
 
@@ -155,7 +158,10 @@ class Tuner:
         wanted = max(_OFFERS_PACES * self.pace_seconds, _OFFERS_LOADS * seen.cost.wall_seconds)
         seconds = min(wanted, _OFFERS_SHARE * self.seconds)
         indices = [] if self._stream is None else self._stream.some(_OFFERED_BATCHES, _OFFERED_SAMPLES)
-        offers = find_offers(self.subject.loader, seen.cost, indices, seconds, self._target())
+        may_use_workers = self._start.why_not is None
+        offers = find_offers(
+            self.subject.loader, seen.cost, indices, seconds, self._target(), may_use_workers=may_use_workers
+        )
         self._trials.rewrites = offers.rewrites
         return offers
 
@@ -254,10 +260,6 @@ class Tuner:
             self._say(f"trying {config}")
             return self._trials.try_out(situation, config, floor, on_chunk)
 
-        # What came before may have taken long: some time is left for a trial all the same.
-        deadline = self._begun + _UNTIL_SEARCHED * self.seconds
-        latest = self._begun + _UNTIL_SEARCHED_AT_LAST * self.seconds
-        deadline = max(deadline, min(latest, time.perf_counter() + _SEARCHED_AT_LEAST * self.seconds))
         ranking = planner.rank(freedom, situation, self._trials.steady_within_seconds())
         try:
             readings = search(
@@ -266,7 +268,7 @@ class Tuner:
                 Space(freedom, situation),
                 try_out,
                 self._record(freedom),
-                deadline=deadline,
+                deadline=self._searched_by(ranking.considered // len(freedom.persistent_workers)),
                 seed=self.options.seed,
                 enough=operational.fed_rate(situation) * (1 - decide.EQUAL),
             )
@@ -279,6 +281,15 @@ class Tuner:
                 if candidate.training_samples_per_second > own.loop_rate * (1 + decide.NOISE)
             ]
         return readings
+
+    def _searched_by(self, considered: int) -> float:
+        """When the search among so many ways to run ends, in `time.perf_counter` seconds."""
+        now, budget = time.perf_counter(), self.seconds
+        # What came before may have taken long: some time is left for a trial all the same.
+        latest = min(self._begun + _UNTIL_SEARCHED_AT_LAST * budget, now + _SEARCHED_AT_LEAST * budget)
+        latest = max(latest, self._begun + _UNTIL_SEARCHED * budget)
+        paces = _SHARE_OF_EVERY_ONE * _PACES_FOR_EACH * considered - _FINALS_PACES
+        return min(latest, max(self._begun + paces * self.pace_seconds, now + self.pace_seconds))
 
     def _has_no_time_for(self, finals: Sequence[Reading]) -> bool:
         """Whether to measure them by turns would take too long, and one is so much faster that it would not matter."""

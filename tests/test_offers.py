@@ -1,8 +1,10 @@
 """What is offered to the search was tried, and saves something."""
 
+import hashlib
 import threading
 import time
 
+import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -13,10 +15,10 @@ from plumb.search.measure import IndexStream
 WAIT = 0.01
 
 
-def offers_for(dataset, **arguments):
+def offers_for(dataset, may_use_workers=True, **arguments):
     loader = DataLoader(dataset, batch_size=16, **arguments)
     cost = sampled(loader, IndexStream(loader.batch_sampler), 0.2).cost
-    return find_offers(loader, cost, list(range(64)), 20.0)
+    return find_offers(loader, cost, list(range(64)), 20.0, may_use_workers=may_use_workers)
 
 
 class Rows(Dataset):
@@ -73,3 +75,20 @@ def test_threads_are_offered_where_samples_wait_and_collate_gets_each_sample_onc
     assert [cost.threads for cost in found.threads] == [4, 16]
     assert all(cost.time_factor < 0.6 for cost in found.threads)
     assert all(0 < cost.serial_seconds < WAIT for cost in found.threads)
+
+
+class Computing(Dataset):
+    """Hashes let go of the interpreter's lock."""
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        return torch.tensor(list(hashlib.sha256(bytes(2**20) + bytes([index])).digest()))
+
+
+@pytest.mark.parametrize("may_use_workers", [True, False])
+def test_threads_that_share_only_the_cores_are_for_those_who_have_no_workers(may_use_workers):
+    found = offers_for(Computing(), may_use_workers=may_use_workers)
+    assert ("by 8 threads for whole samples" in found.rewrites.summary) == (not may_use_workers)
+    assert not (found.threads and may_use_workers)
