@@ -65,8 +65,9 @@ _SHARDING_SHARE = 0.4
 # The search must leave time for the finals, and the probes for the search.
 _UNTIL_SEARCHED, _UNTIL_PROBED = 0.6, 0.5
 _UNTIL_SEARCHED_AT_LAST, _SEARCHED_AT_LEAST = 0.85, 0.2
-# To start a configuration, and to look at it twice, takes so many paces. A tuning that predicts first takes no more than
-# a share of what it takes to measure every one so, its finals for so many paces among it; but one is tried in any case.
+# To start a configuration, and to look at it twice, takes so many paces. A tuning that predicts first takes no more
+# than a share of what it takes to measure every one so, its finals for so many paces among it; but it goes on where
+# what was predicted is not found.
 _PACES_FOR_EACH, _SHARE_OF_EVERY_ONE, _FINALS_PACES = 4, 0.1, 5
 # Finalists by turns take so many of their batches at least: the first one, and one in each of two turns.
 _BATCHES_SIDE_BY_SIDE = 3.0
@@ -204,7 +205,7 @@ class Tuner:
         all_cores = None
         cores = whole_cores(self.options.limits.cpus)
         many = min(cores, _PROBED_AT_MOST)
-        if not self._is_iterable and many > 1 and time.perf_counter() < self._begun + _UNTIL_PROBED * self.seconds:
+        if not self._is_iterable and many > 1 and self._seconds_spent < _UNTIL_PROBED * self.seconds:
             self._say(f"{many} workers, to calibrate the model")
             config = Config(many, 2, pin_memory=self._pins, start_method=self._start.method)
             all_cores = self._trials.probe(situation, config)
@@ -268,7 +269,8 @@ class Tuner:
                 Space(freedom, situation),
                 try_out,
                 self._record(freedom),
-                deadline=self._searched_by(ranking.considered // len(freedom.persistent_workers)),
+                deadline=self._searched_by(),
+                worth_until=self._worth_until(ranking.considered // len(freedom.persistent_workers)),
                 seed=self.options.seed,
                 enough=operational.fed_rate(situation) * (1 - decide.EQUAL),
             )
@@ -282,14 +284,16 @@ class Tuner:
             ]
         return readings
 
-    def _searched_by(self, considered: int) -> float:
-        """When the search among so many ways to run ends, in `time.perf_counter` seconds."""
-        now, budget = time.perf_counter(), self.seconds
+    def _searched_by(self) -> float:
+        """When the search ends at the latest, in `time.perf_counter` seconds."""
         # What came before may have taken long: some time is left for a trial all the same.
-        latest = min(self._begun + _UNTIL_SEARCHED_AT_LAST * budget, now + _SEARCHED_AT_LEAST * budget)
-        latest = max(latest, self._begun + _UNTIL_SEARCHED * budget)
+        late = min(_UNTIL_SEARCHED_AT_LAST * self.seconds, self._seconds_spent + _SEARCHED_AT_LEAST * self.seconds)
+        return self._begun + max(_UNTIL_SEARCHED * self.seconds, late)
+
+    def _worth_until(self, considered: int) -> float:
+        """When it has taken as long as a search among so many ways to run may."""
         paces = _SHARE_OF_EVERY_ONE * _PACES_FOR_EACH * considered - _FINALS_PACES
-        return min(latest, max(self._begun + paces * self.pace_seconds, now + self.pace_seconds))
+        return self._begun + paces * self.pace_seconds
 
     def _has_no_time_for(self, finals: Sequence[Reading]) -> bool:
         """Whether to measure them by turns would take too long, and one is so much faster that it would not matter."""
@@ -377,6 +381,10 @@ class Tuner:
         )
 
     # ---- small helpers
+
+    @property
+    def _seconds_spent(self) -> float:
+        return time.perf_counter() - self._begun
 
     @property
     def _may_have_torch_threads(self) -> bool:

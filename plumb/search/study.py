@@ -49,6 +49,7 @@ class _Search:
         self._seen: list[Seen] = []
         self._study = record.open(_sampler(space, seed))
         self._remembered = _remembered(self._study.get_trials(deepcopy=False), space) | _kept(record.earlier, space)
+        self._known_rate = self.best.loop_rate
         for reading in known:
             if space.holds(reading.config):
                 self._add(reading)
@@ -56,6 +57,11 @@ class _Search:
     @property
     def best(self) -> Reading:
         return max(self.readings.values(), key=lambda reading: reading.loop_rate)
+
+    @property
+    def has_found_better(self) -> bool:
+        """Whether one of its trials beat all that was known before."""
+        return any(one.measured > self._known_rate for one in self._seen)
 
     def favourites(self) -> list[Config]:
         """What to try first: an earlier tuning's best, then the model's, of ways that differ in more than depth."""
@@ -158,6 +164,7 @@ def search(
     record: Record,
     *,
     deadline: float,
+    worth_until: float,
     seed: int,
     enough: float,
 ) -> list[Reading]:
@@ -165,21 +172,25 @@ def search(
     promises most by what was learnt of the model, and of what a TPE sampler proposes, nothing twice.
 
     `try_out` measures one configuration; it may stop early when its loop stays below the rate it is given, and reports
-    the rate after each chunk. Ends at `deadline` (`time.perf_counter` seconds), when a loop reaches `enough` samples
-    per second, or when what is left to gain, times its probability, is below one percent. Raises StudyError where the
-    study can't be opened.
+    the rate after each chunk. Ends at `deadline` (`time.perf_counter` seconds), at `worth_until` if one was found by
+    then that is better than those known, when a loop reaches `enough` samples per second, or when what is left to gain,
+    times its probability, is below one percent. Raises StudyError where the study can't be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        return _searched(_Search(ranking, known, space, record, seed), space, try_out, deadline, enough)
+        course = _Search(ranking, known, space, record, seed)
+        return _searched(course, space, try_out, deadline, worth_until, enough)
     except StorageInternalError as error:
         raise StudyError(f"the study could not be kept any more: {one_line(error)}") from None
 
 
-def _searched(course: _Search, space: Space, try_out: TryOut, deadline: float, enough: float) -> list[Reading]:
+def _searched(
+    course: _Search, space: Space, try_out: TryOut, deadline: float, worth_until: float, enough: float
+) -> list[Reading]:
     favourites = [config for config in course.favourites() if not course.is_known(config)]
     for proposal in range(len(favourites) + _PROPOSALS_AT_MOST):
-        if time.perf_counter() > deadline or course.best.loop_rate >= enough:
+        until = min(deadline, worth_until) if course.has_found_better else deadline
+        if time.perf_counter() > until or course.best.loop_rate >= enough:
             break
         if proposal < len(favourites):
             wanted: Config | None = favourites[proposal]

@@ -53,7 +53,7 @@ def _search(rate_of, freedom=FREEDOM, record=None, situation=SITUATION, **given)
         tried.append(config)
         return rate_of(config) if callable(rate_of) else rate_of
 
-    arguments = {"deadline": float("inf"), "seed": 0, "enough": float("inf"), **given}
+    arguments = {"deadline": float("inf"), "worth_until": float("inf"), "seed": 0, "enough": float("inf"), **given}
     ranking = planner.rank(freedom, situation)
     readings = search(ranking, [OWN], Space(freedom, situation), try_out, record or Record(None, "test"), **arguments)
     return tried, readings
@@ -83,6 +83,14 @@ def test_what_the_step_leaves_no_room_for_is_not_looked_for():
 def test_it_stops_at_its_deadline():
     tried, found = _search(lambda config: _reading(config, 500.0), deadline=0.0)
     assert (tried, found) == ([], [OWN])
+
+
+def test_no_more_time_is_taken_than_a_search_is_worth_once_something_better_is_found():
+    rates = iter((None, 90.0, 110.0))
+    tried, _ = _search(lambda config: _reading(config, next(rates)), WIDE, worth_until=0.0)
+    assert len(tried) == 3, "one that fails and one that disappoints are not the end"
+    tried, _ = _search(lambda config: _reading(config, 110.0), WIDE, deadline=0.0)
+    assert not tried
 
 
 def test_it_stops_when_the_model_leaves_nothing_to_gain():
