@@ -25,7 +25,7 @@ from plumb.profile.device_profile import DeviceProfile
 from plumb.profile.fetch_threads import timed_threads
 from plumb.profile.randomness import kept_generators
 from plumb.profile.sample import COLLATED, collate_seconds
-from plumb.profile.storage import reads_at_once
+from plumb.profile.storage import held_up
 from plumb.runtime.cuts import CutCandidate, find_cuts
 from plumb.runtime.deferral import FoundDeferral, find_deferral
 from plumb.runtime.fetch import Fetch
@@ -50,11 +50,6 @@ _SAVES_NOTHING = 0.95
 _VALIDATED_THREADS = 8
 # Waiting that is a smaller share of a sample's time is not worth threads.
 _WORTH_THREADS = 0.1
-_OUTSTANDING_READS = (1, 4, 16, 64)
-# Each thread reads so often, and all of them so much at least, to show what storage gives.
-_READS_EACH, _READS_AT_LEAST = 2, 8
-# Storage holds reads up where they take so many times as long as one alone, and leave so much of a core idle.
-_SLOWED_DOWN, _BUSY = 1.4, 0.6
 # So many values are stored and read at most, to see what that takes.
 _TIMED_VALUES = 64
 # Threads may be timed for so much of the time that is left, on batches of so many samples where nobody says how many.
@@ -283,27 +278,16 @@ class _Search:
         until = next((found.cut for found in cuts if found.cut.after == threads[0].until), None)
         replay = Replay(self._dataset, until)
         read = replay.sample if until is None else replay.prefix
-        seconds: list[float] = []
-        held_up = False
-        for outstanding in _OUTSTANDING_READS:
-            if _READS_EACH * self._cost.wall_seconds > 0.1 * self._left:
-                break
-            try:
-                timed = reads_at_once(read, self._indices, outstanding, max(_READS_EACH * outstanding, _READS_AT_LEAST))
-            except Exception as error:
-                self.reasons.append(f"{outstanding} reads at once fail: {one_line(error)}")
-                break
-            seconds.append(timed.median_seconds)
-            # Threads of one process share about one core: that they wait for it is not storage's doing.
-            waits = timed.cpu_share < _BUSY
-            held_up = held_up or (waits and seconds[-1] > _SLOWED_DOWN * seconds[0])
-        if not held_up:
+        seen = held_up(read, self._indices, self._cost.wall_seconds, lambda: self._left)
+        if seen.reason:
+            self.reasons.append(seen.reason)
+        if not seen.is_held_up:
             return None
         alone = max(self._cost.output_bytes, 1.0) / self._cost.wall_seconds
-        outstanding_reads = tuple(map(float, _OUTSTANDING_READS[: len(seconds)]))
+        slowed = (seen.median_seconds[0] / seconds for seconds in seen.median_seconds)
         return StorageBandwidth(
-            outstanding_reads,
-            tuple(n * alone * seconds[0] / each for n, each in zip(outstanding_reads, seconds, strict=True)),
+            tuple(map(float, seen.outstanding)),
+            tuple(count * alone * share for count, share in zip(seen.outstanding, slowed, strict=True)),
         )
 
     def cut_cost(self, found: CutCandidate, pipeline: Pipeline, deferral: FoundDeferral | None) -> CutCost | None:

@@ -44,11 +44,14 @@ from plumb.search.ledger import Ledger, Reading
 from plumb.search.measure import IndexStream, NoBatchesError, index_sampler
 from plumb.search.record import Record, StudyError
 from plumb.search.space import Space
+from plumb.search.stopping import worth_seconds
 from plumb.search.study import search
 from plumb.search.trials import LONGEST_LOOK_PACES, Trials
 from plumb.subject import Choice, Subject
 from plumb.units import format_bytes
 
+# Half of the first look is for the process to become steady.
+_FIRST_LOOK_PACES = 2.0
 # Other processes that take more than this share of the CPUs are worth a word.
 _CROWDED = 0.2
 # Rewrites may be looked for over so many looks at a configuration, or for as long as it takes to load so many samples,
@@ -65,10 +68,6 @@ _SHARDING_SHARE = 0.4
 # The search must leave time for the finals, and the probes for the search.
 _UNTIL_SEARCHED, _UNTIL_PROBED = 0.6, 0.5
 _UNTIL_SEARCHED_AT_LAST, _SEARCHED_AT_LEAST = 0.85, 0.2
-# To start a configuration, and to look at it twice, takes so many paces. A tuning that predicts first takes no more
-# than a share of what it takes to measure every one so, its finals for so many paces among it; but it goes on where
-# what was predicted is not found.
-_PACES_FOR_EACH, _SHARE_OF_EVERY_ONE, _FINALS_PACES = 4, 0.1, 5
 # Finalists by turns take so many of their batches at least: the first one, and one in each of two turns.
 _BATCHES_SIDE_BY_SIDE = 3.0
 
@@ -115,9 +114,9 @@ class Tuner:
         self._say("what a sample costs")
         observed, grown = Observed(self.subject, self._stream, self.pace_seconds), Grown()
         try:
-            longest = LONGEST_LOOK_PACES * self.pace_seconds
+            shortest, longest = _FIRST_LOOK_PACES * self.pace_seconds, LONGEST_LOOK_PACES * self.pace_seconds
             seen = observed.told_from_waiting(
-                sampled(self.subject.loader, self._stream, self.pace_seconds, at_most_seconds=longest)
+                sampled(self.subject.loader, self._stream, shortest, at_most_seconds=longest)
             )
         except NoBatchesError:
             raise TuningError(
@@ -262,6 +261,8 @@ class Tuner:
             return self._trials.try_out(situation, config, floor, on_chunk)
 
         ranking = planner.rank(freedom, situation, self._trials.steady_within_seconds())
+        # Those that differ only in whether workers persist need no looks of their own.
+        ways = ranking.considered // len(freedom.persistent_workers)
         try:
             readings = search(
                 ranking,
@@ -270,7 +271,7 @@ class Tuner:
                 try_out,
                 self._record(freedom),
                 deadline=self._searched_by(),
-                worth_until=self._worth_until(ranking.considered // len(freedom.persistent_workers)),
+                worth_until=self._begun + worth_seconds(ways, self.pace_seconds),
                 seed=self.options.seed,
                 enough=operational.fed_rate(situation) * (1 - decide.EQUAL),
             )
@@ -289,11 +290,6 @@ class Tuner:
         # What came before may have taken long: some time is left for a trial all the same.
         late = min(_UNTIL_SEARCHED_AT_LAST * self.seconds, self._seconds_spent + _SEARCHED_AT_LEAST * self.seconds)
         return self._begun + max(_UNTIL_SEARCHED * self.seconds, late)
-
-    def _worth_until(self, considered: int) -> float:
-        """When it has taken as long as a search among so many ways to run may."""
-        paces = _SHARE_OF_EVERY_ONE * _PACES_FOR_EACH * considered - _FINALS_PACES
-        return self._begun + paces * self.pace_seconds
 
     def _has_no_time_for(self, finals: Sequence[Reading]) -> bool:
         """Whether to measure them by turns would take too long, and one is so much faster that it would not matter."""

@@ -23,7 +23,7 @@ COLLATED = 3
 """How often `collate_seconds` loads each sample."""
 
 _TURNS_AT_LEAST = 3
-_WARM_UP = 1 / 3
+_WARM_UP = 1 / 2
 # So many times of single batches show how they spread.
 _BATCH_TIMES = 200
 
@@ -67,8 +67,8 @@ def sampled(
 ) -> Sampled:
     """Reads samples and collates them for about `seconds`, in this thread, as a loader without workers does.
 
-    It goes on for `at_most_seconds` where it does not know yet what a sample takes. What the first third of `seconds`
-    shows is left out: files are opened there, and caches filled, for all that comes later. Per sample;
+    It goes on for `at_most_seconds` where it does not know yet what a sample takes. What the first half of `seconds`
+    shows is left out: files are opened there, caches filled, and torch's threads spread over the cores. Per sample;
     `main_seconds`, the hand-over from a worker, isn't seen from here and is 0. Raises what the dataset raises.
     """
     spans: list[_Span] = []

@@ -11,7 +11,16 @@ from statistics import median
 from types import TracebackType
 from typing import Any
 
+from plumb.errors import one_line
 from plumb.profile.threads import reading_threads
+
+_OUTSTANDING = (1, 4, 16, 64)
+# Each thread reads so often, and all of them so much at least, to show what storage gives.
+_READS_EACH, _READS_AT_LEAST = 2, 8
+# Storage holds reads up where they take so many times as long as one alone, and leave so much of a core idle.
+_SLOWED_DOWN, _BUSY = 1.4, 0.6
+# No look is begun that may take more than this share of the time that is left.
+_SHARE_OF_TIME = 0.1
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,39 @@ def reads_at_once(read: Callable[[Any], Any], indices: Sequence[Any], outstandin
         seconds = list(pool.map(seconds_of, islice(ahead, reads)))
         cpu_share = (time.process_time() - cpu) / (time.perf_counter() - begin)
     return ReadsAtOnce(median(seconds), cpu_share)
+
+
+@dataclass(frozen=True)
+class HeldUp:
+    """The median seconds of single reads with 1, 4, 16 and 64 `outstanding`, up to the first that took too long or
+    failed, which `reason` tells; and whether storage held any of them up.
+    """
+
+    outstanding: tuple[int, ...]
+    median_seconds: tuple[float, ...]
+    is_held_up: bool
+    reason: str = ""
+
+
+def held_up(
+    read: Callable[[Any], Any], indices: Sequence[Any], read_seconds: float, seconds_left: Callable[[], float]
+) -> HeldUp:
+    """Whether ever more reads at once, of `read_seconds` each alone, are held up by what they read from."""
+    seconds: list[float] = []
+    is_held_up, reason = False, ""
+    for outstanding in _OUTSTANDING:
+        if _READS_EACH * read_seconds > _SHARE_OF_TIME * seconds_left():
+            break
+        try:
+            timed = reads_at_once(read, indices, outstanding, max(_READS_EACH * outstanding, _READS_AT_LEAST))
+        except Exception as error:
+            reason = f"{outstanding} reads at once fail: {one_line(error)}"
+            break
+        seconds.append(timed.median_seconds)
+        # Threads of one process share about one core: that they wait for it is not storage's doing.
+        waits = timed.cpu_share < _BUSY
+        is_held_up = is_held_up or (waits and seconds[-1] > _SLOWED_DOWN * seconds[0])
+    return HeldUp(_OUTSTANDING[: len(seconds)], tuple(seconds), is_held_up, reason)
 
 
 class ReadCounter:

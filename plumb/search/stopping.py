@@ -1,4 +1,4 @@
-"""When to stop looking: what is left to gain, as the model sees it once it was told how wrong it is."""
+"""When to stop looking: what is left to gain, as the model sees it once it was told how wrong it is, and the time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ _USUAL_ERROR, _USUAL_WEIGHT = 0.08, 2.0
 _LEAST_ERROR = 0.015
 # A larger error is one of the way in which it was seen: of other ways it says no more than this.
 _ERROR_OF_OTHERS = 3 * _USUAL_ERROR
+# To start a configuration, and to look at it twice, takes so many paces. A tuning that predicts first is worth a share
+# of what it takes to measure every one so, with its finals, which take so many paces.
+_PACES_FOR_EACH, _SHARE_OF_EVERY_ONE, _FINALS_PACES = 4.0, 0.1, 5.0
 _NORMAL = NormalDist()
 _INTERVAL_SIGMAS = 2 * 1.96
 
@@ -86,3 +89,8 @@ def expected_gain(predicted: float, error: ModelError, best: float, interval: tu
     mean = math.log(predicted / best) + error.bias
     gain = math.exp(mean + spread**2 / 2) * _NORMAL.cdf(mean / spread + spread) - _NORMAL.cdf(mean / spread)
     return max(0.0, gain)
+
+
+def worth_seconds(configurations: int, pace_seconds: float) -> float:
+    """What a tuning that chooses among so many may take up to its finals, where one look takes `pace_seconds`."""
+    return (_SHARE_OF_EVERY_ONE * _PACES_FOR_EACH * configurations - _FINALS_PACES) * pace_seconds

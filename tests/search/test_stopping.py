@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plumb.search.stopping import ModelError, Seen, expected_gain, model_error
+from plumb.search.stopping import ModelError, Seen, expected_gain, model_error, worth_seconds
 
 rates = st.floats(1, 1e5)
 spreads = st.floats(0.015, 0.5)
@@ -53,3 +53,11 @@ def test_a_bad_miss_is_held_against_its_own_way():
 def test_what_holds_for_all_ways_is_learnt_from_all():
     seen = [Seen(100.0, 85.0, (84.0, 86.0), way) for way in "abcd"]
     assert model_error(seen, "e").bias == pytest.approx(np.log(0.85), rel=0.5)
+
+
+@given(st.integers(1, 10_000), st.floats(0.01, 10.0))
+def test_a_search_is_worth_less_than_a_tenth_of_two_looks_at_everything(configurations, pace):
+    worth = worth_seconds(configurations, pace)
+    assert worth < 0.1 * 4 * configurations * pace
+    assert worth < worth_seconds(configurations + 1, pace)
+    assert (worth > 0) == (configurations > 12)

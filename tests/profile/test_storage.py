@@ -1,0 +1,45 @@
+"""Storage that holds reads up is told from a core that threads share."""
+
+import threading
+import time
+
+from plumb.profile.storage import held_up
+
+WAIT = 0.01
+
+
+def test_storage_that_serves_a_few_at_a_time_holds_the_others_up():
+    few = threading.Semaphore(4)
+
+    def read(index):
+        with few:
+            time.sleep(WAIT)
+
+    seen = held_up(read, range(8), WAIT, lambda: 60.0)
+    assert seen.is_held_up
+    assert seen.outstanding == (1, 4, 16, 64)
+    alone, *_, most = seen.median_seconds
+    assert most > 5 * alone
+
+
+def test_waits_that_pass_at_the_same_time_hold_nothing_up():
+    seen = held_up(lambda index: time.sleep(WAIT), range(8), WAIT, lambda: 60.0)
+    assert not seen.is_held_up
+    assert not seen.reason
+
+
+def test_work_that_threads_do_by_turns_is_not_storage_s_doing():
+    seen = held_up(lambda index: sum(range(100_000)), range(8), 0.002, lambda: 60.0)
+    assert not seen.is_held_up
+
+
+def test_it_ends_where_reads_fail_or_take_too_long():
+    def refuse(index):
+        if threading.active_count() > 10:
+            raise ConnectionError("too many")
+        time.sleep(WAIT)
+
+    seen = held_up(refuse, range(8), WAIT, lambda: 60.0)
+    assert seen.outstanding == (1, 4)
+    assert seen.reason == "16 reads at once fail: ConnectionError: too many"
+    assert held_up(refuse, range(8), WAIT, lambda: 0.1).outstanding == ()
