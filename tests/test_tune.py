@@ -415,7 +415,7 @@ for epoch in range(1000):
     torch.save(model.state_dict(), "model.pt")
 """
     write("train.py", PREAMBLE + code)
-    ran = plumb("tune", "--budget", 6, "train.py")
+    ran = plumb("tune", "--budget", 10, "train.py")
     assert ran.code == 0, ran.err
     loader = ran.loader("loader")
     assert loader.step_samples_per_second is not None

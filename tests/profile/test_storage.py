@@ -1,5 +1,6 @@
 """Storage that holds reads up is told from a core that threads share."""
 
+import heapq
 import threading
 import time
 
@@ -8,14 +9,22 @@ from plumb.profile.storage import held_up
 WAIT = 0.01
 
 
+class Served:
+    """A source that serves so many at a time, first come, first served."""
+
+    def __init__(self, at_a_time):
+        self.free_at = [0.0] * at_a_time
+        self.lock = threading.Lock()
+
+    def read(self, index):
+        with self.lock:
+            done = max(time.perf_counter(), self.free_at[0]) + WAIT
+            heapq.heapreplace(self.free_at, done)
+        time.sleep(max(0.0, done - time.perf_counter()))
+
+
 def test_storage_that_serves_a_few_at_a_time_holds_the_others_up():
-    few = threading.Semaphore(4)
-
-    def read(index):
-        with few:
-            time.sleep(WAIT)
-
-    seen = held_up(read, range(8), WAIT, lambda: 60.0)
+    seen = held_up(Served(4).read, range(8), WAIT, lambda: 60.0)
     assert seen.is_held_up
     assert seen.outstanding == (1, 4, 16, 64)
     alone, *_, most = seen.median_seconds
