@@ -109,13 +109,16 @@ class Observed:
         least = max(1.0 - _TOUCHED * saved / plain, _LEAST_LEFT)
         is_worth = saved >= _WORTH_REUSING * cost.wall_seconds
         left_share = min(max(reusing / plain, least), 1.0) if is_worth else 1.0
-        return AllocatorGain(left_share, kept, min(reusing, plain) + self._copying_seconds(footprint, cost))
+        return AllocatorGain(left_share, kept, min(reusing, plain), self._copying_seconds(footprint, cost))
 
     def _copying_seconds(self, footprint: Footprint, cost: SampleCost) -> float:
-        """What a worker takes to copy a sample to where it is handed over: torch's own collate puts it there."""
-        if self.subject.loader.collate_fn is default_collate:
-            return 0.0
-        return copy_seconds_per_byte(footprint.batch_bytes) * cost.output_bytes
+        """What a worker takes to copy a sample to where it is handed over.
+
+        Torch's own collate puts it there, but writes to memory that the caches don't hold any more.
+        """
+        copying = copy_seconds_per_byte(footprint.batch_bytes)
+        saved = copying.cached if self.subject.loader.collate_fn is default_collate else 0.0
+        return (copying.uncached - saved) * cost.output_bytes
 
     def _cpu_seconds_on_one_thread(self) -> float:
         """What a sample takes where torch has no threads of its own, as in a worker."""

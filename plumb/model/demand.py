@@ -130,14 +130,14 @@ def _making_seconds(situation: Situation, config: Config, left: float, output_by
         return plain * left * (allocator.left_share if allocator else 1.0)
     in_worker, for_tensors = situation.cost_in_worker.cpu_seconds, _seconds_for_tensors(situation)
     fresh = situation.fresh_seconds
+    handed = output_bytes / situation.cost.output_bytes if situation.cost.output_bytes else 1.0
     if allocator is None:
-        handed = output_bytes / situation.cost.output_bytes if situation.cost.output_bytes else 1.0
         return max(0.0, in_worker - fresh - for_tensors) * left + fresh * handed + for_tensors
     without = allocator.worker_seconds
     if without is None:
         without = max(min(plain, in_worker), in_worker - fresh - _WORKERS_PART * for_tensors)
     handing = situation.calibration.hand_over_seconds_per_batch / situation.samples_per_batch - for_tensors
-    return min(in_worker, without * left + handing)
+    return min(in_worker, without * left + allocator.copying_seconds * handed + handing)
 
 
 def _left_share(situation: Situation, config: Config) -> float:

@@ -140,13 +140,14 @@ class AllocatorGain:
     """What reused memory saves a process that makes whole batches: `left_share` of their CPU seconds are left.
 
     That is without what a worker saves on memory to hand them over in: one takes `worker_seconds` of CPU for a sample,
-    as the main process does with one thread of torch's; None where that was not seen. `kept_bytes` is what the main
-    process then keeps from the system.
+    as the main process does with one thread of torch's; None where that was not seen. It takes `copying_seconds` beside
+    these to bring it to where it is handed over. `kept_bytes` is what the main process then keeps from the system.
     """
 
     left_share: float
     kept_bytes: float
     worker_seconds: float | None = None
+    copying_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from statistics import median
 
 import torch
 
@@ -10,7 +12,9 @@ from plumb.profile.threads import one_torch_thread
 
 _TURNS = 5
 _BYTES_AT_LEAST = 2**20
-_FRESH_BYTES, _COPIED_BYTES = 2**22, 2**26
+_FRESH_BYTES, _COPIED_BYTES = 2**22, 2**25
+# A loader uses so many buffers by turns, as a rule; fewer where they are more than caches hold anyway.
+_BUFFERS, _BEYOND_CACHES = 8, 2**26
 
 
 def drop_seconds_per_byte(batch_bytes: float) -> float:
@@ -31,12 +35,26 @@ def fresh_seconds_per_byte() -> float:
     return max(0.0, min(_fresh_seconds(_FRESH_BYTES) for _ in range(_TURNS))) / _FRESH_BYTES
 
 
-def copy_seconds_per_byte(batch_bytes: float) -> float:
-    """CPU seconds per byte to copy a batch into memory that was used before; of several turns the quickest."""
+@dataclass(frozen=True)
+class CopySeconds:
+    """CPU seconds per byte to copy a batch into memory that was used before: that the caches hold, or don't."""
+
+    cached: float
+    uncached: float
+
+
+def copy_seconds_per_byte(batch_bytes: float) -> CopySeconds:
+    """What it takes to copy a batch of this size; of several turns each the median.
+
+    Buffers for batches are used by turns, and when one's turn comes, others have taken its place in the caches.
+    """
     size = min(max(int(batch_bytes), _BYTES_AT_LEAST), _COPIED_BYTES)
-    source, target = torch.ones(size, dtype=torch.uint8), torch.ones(size, dtype=torch.uint8)
+    count = min(_BUFFERS, max(2, _BEYOND_CACHES // size))
+    source, *targets = (torch.ones(size, dtype=torch.uint8) for _ in range(1 + count))
     with one_torch_thread():
-        return min(_copy_seconds(source, target) for _ in range(_TURNS)) / size
+        cached = median(_copy_seconds(source, targets[0]) for _ in range(_TURNS))
+        uncached = median(_copy_seconds(source, target) for target in targets)
+    return CopySeconds(cached / size, max(cached, uncached) / size)
 
 
 def _copy_seconds(source: torch.Tensor, target: torch.Tensor) -> float:
