@@ -52,6 +52,12 @@ def binding(freedom: Freedom, situation: Situation) -> list[str]:
     return found
 
 
+def contributed(rate: float, without: dict[str, float]) -> str:
+    """What the model says of a choice, and what it would be without each of its parts: rates in samples per second."""
+    parts = ", ".join(f"{other:,.0f} without {name}" for name, other in without.items())
+    return f"by the model, {rate:,.0f} samples/s; {parts}"
+
+
 def untried(promising: planner.Candidate, seconds: float) -> str:
     """What the model thinks best, where no time was left to try it or anything else."""
     return (

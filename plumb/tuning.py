@@ -26,7 +26,7 @@ from plumb.model import operational, planner
 from plumb.model.calibration import calibrated, cost_in_worker, spread_of, with_waiting
 from plumb.model.contributions import rates_without_each
 from plumb.model.situation import Freedom, Situation
-from plumb.notes import arriving, binding, inherited, pinned, pooled, shared_out, untried
+from plumb.notes import arriving, binding, contributed, inherited, pinned, pooled, shared_out, untried
 from plumb.observed import Observed, unprobed
 from plumb.offers import Offers, find_offers
 from plumb.options import Options
@@ -296,7 +296,7 @@ class Tuner:
         batches = (self.subject.samples_per_batch / final.loader.samples_per_second for final in finals if final.loader)
         starts = self._trials.ledger.slowest_start_seconds * sum(final.config.num_workers > 0 for final in finals)
         seconds = _BATCHES_SIDE_BY_SIDE * sum(batches) + starts
-        is_late = time.perf_counter() + seconds > self._begun + self.seconds
+        is_late = self._seconds_spent + seconds > self.seconds
         return is_late and decide.is_beyond_drift(finals)
 
     def _record(self, freedom: Freedom) -> Record:
@@ -348,7 +348,7 @@ class Tuner:
             notes.append(pinned(self.subject.step.samples_per_second, self.subject.step.pageable_samples_per_second))
         if winner.config.worker_torch_threads == 1 and winner.config.needs_runtime:
             rate = operational.loader_rate(situation, winner.config)
-            notes.append(_said(rate, rates_without_each(situation, winner.config)))
+            notes.append(contributed(rate, rates_without_each(situation, winner.config)))
         if not self._has_nothing_to_gain:
             notes += binding(freedom, situation)
         if self._earlier:
@@ -398,8 +398,3 @@ class Tuner:
 
     def _say(self, text: str) -> None:
         self.emit(Phase(f"{self.subject.name}: {text}"))
-
-
-def _said(rate: float, without: dict[str, float]) -> str:
-    parts = ", ".join(f"{other:,.0f} without {name}" for name, other in without.items())
-    return f"by the model, {rate:,.0f} samples/s; {parts}"

@@ -97,12 +97,12 @@ def timed_threads(
     at_once, grown, timed, reason = 1, Grown(), _timed(read), ""
     waits = 2 * alone_cpu_seconds < alone_seconds
     try:
-        affordable = math.ceil(share / 2 / max(alone_seconds, 1e-9))
+        few = min(samples_per_batch, math.ceil(share / 2 / max(alone_seconds, 1e-9)))
         with one_torch_thread():
             # What is opened once is opened now.
             read(next(ahead))
             # As it is read without any threads: what it takes to hand samples to them is part of their time.
-            alone = _spent_alone(timed, ahead, min(samples_per_batch, affordable), share / 2)
+            alone = _spent_alone(timed, ahead, few, share / 2)
         for at_once in counts:
             spent = _spent_by_threads(at_once, timed, ahead, samples_per_batch, share / 3)
             with _on_one_core():
@@ -113,7 +113,7 @@ def timed_threads(
         if waits and _is_erratic(_threaded(seen)) and not _is_erratic([alone]):
             # Whether threads hinder each other, or one of them met too few samples to see a slow one.
             with one_torch_thread():
-                alone = _spent_alone(timed, ahead, min(samples_per_batch, affordable), share)
+                alone = _spent_alone(timed, ahead, few, share)
     except Exception as error:
         reason = f"{at_once} at once fail: {one_line(error)}"
     if not seen:

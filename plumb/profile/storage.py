@@ -24,14 +24,14 @@ _SHARE_OF_TIME = 0.1
 
 
 @dataclass(frozen=True)
-class ReadsAtOnce:
+class _ReadsAtOnce:
     """The median of single reads' seconds while so many were made at once, and the share of a core that they took."""
 
     median_seconds: float
     cpu_share: float
 
 
-def reads_at_once(read: Callable[[Any], Any], indices: Sequence[Any], outstanding: int, reads: int) -> ReadsAtOnce:
+def _reads_at_once(read: Callable[[Any], Any], indices: Sequence[Any], outstanding: int, reads: int) -> _ReadsAtOnce:
     """Makes so many reads, `outstanding` at a time, by threads that have read before. Raises what `read` raises."""
 
     def seconds_of(index: Any) -> float:
@@ -44,7 +44,7 @@ def reads_at_once(read: Callable[[Any], Any], indices: Sequence[Any], outstandin
         begin, cpu = time.perf_counter(), time.process_time()
         seconds = list(pool.map(seconds_of, islice(ahead, reads)))
         cpu_share = (time.process_time() - cpu) / (time.perf_counter() - begin)
-    return ReadsAtOnce(median(seconds), cpu_share)
+    return _ReadsAtOnce(median(seconds), cpu_share)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def held_up(
         if _READS_EACH * read_seconds > _SHARE_OF_TIME * seconds_left():
             break
         try:
-            timed = reads_at_once(read, indices, outstanding, max(_READS_EACH * outstanding, _READS_AT_LEAST))
+            timed = _reads_at_once(read, indices, outstanding, max(_READS_EACH * outstanding, _READS_AT_LEAST))
         except Exception as error:
             reason = f"{outstanding} reads at once fail: {one_line(error)}"
             break
