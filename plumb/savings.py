@@ -29,13 +29,12 @@ from plumb.runtime.replay import Replay
 from plumb.runtime.stored import Stored
 
 # How often each batch is made in either way, and again in reused memory.
-_TURNS, _TURNS_REUSING = 3, 2
+_TURNS = 3
+# In the first turn after memory is used again, some of it is still fresh.
+_UNTIL_REUSED = 1
 
-# The first batches after memory is used again still get fresh memory, and are freed into what later ones use.
-_UNTIL_REUSED = 2
-
-PLAIN_BATCHES = _TURNS + 1 + _TURNS_REUSING
-REWRITTEN_BATCHES = 1 + 2 * _TURNS + _UNTIL_REUSED + 2 * _TURNS_REUSING
+PLAIN_BATCHES = 2 * _TURNS + _UNTIL_REUSED
+REWRITTEN_BATCHES = 1 + 2 * PLAIN_BATCHES
 """How many batches `savings` makes in either way."""
 
 # No batch takes less CPU than this: coarse clocks may say so.
@@ -124,10 +123,7 @@ def savings(loader: DataLoader[Any], fetch: Fetch, indices: Sequence[Any]) -> Sa
 
             turns = [(plainly(), in_a_row()) for _ in range(_TURNS)]
             with reusing(True):
-                for _ in range(_UNTIL_REUSED):
-                    rewritten.spent(indices)
-                plainly()
-                again = [(plainly(), in_a_row()) for _ in range(_TURNS_REUSING)]
+                again = [(plainly(), in_a_row()) for _ in range(_UNTIL_REUSED + _TURNS)][_UNTIL_REUSED:]
     except _NotDeferredError:
         return None
     return Savings(

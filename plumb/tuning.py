@@ -23,7 +23,6 @@ from plumb.events import Event, Phase, TrialDone
 from plumb.freedom import counts_to_verify, freedom_of, whole_cores, worker_start
 from plumb.host import Machine
 from plumb.model import operational, planner
-from plumb.model.calibration import calibrated, cost_in_worker, spread_of, with_waiting
 from plumb.model.contributions import rates_without_each
 from plumb.model.situation import Freedom, Situation
 from plumb.notes import arriving, binding, contributed, inherited, pinned, pooled, shared_out, untried
@@ -42,6 +41,7 @@ from plumb.runtime.sharding import Sharding, examine
 from plumb.search import decide
 from plumb.search.ledger import Ledger, Reading
 from plumb.search.measure import IndexStream, NoBatchesError, index_sampler
+from plumb.search.probed import told_by_many, told_by_one
 from plumb.search.record import Record, StudyError
 from plumb.search.space import Space
 from plumb.search.stopping import worth_seconds
@@ -180,7 +180,10 @@ class Tuner:
             )
 
     def _probe(self, situation: Situation, offers: Offers) -> Situation:
-        """Corrects the situation by two short runs: with one worker, and with as many as there are cores."""
+        """Corrects the situation by two short runs: with one worker, and with as many as there are cores.
+
+        The second is in reused memory, where that may be had: there workers get most done, and so crowd most.
+        """
         if self._freedom(situation, offers).num_workers == (0,):
             return situation
         batch_seconds = situation.cost.wall_seconds * situation.samples_per_batch
@@ -191,42 +194,21 @@ class Tuner:
         one = self._trials.probe(situation, Config(few, 2, pin_memory=self._pins, start_method=self._start.method))
         if one is None:
             return situation
-        situation = dataclasses.replace(
-            situation,
-            cost_in_worker=cost_in_worker(situation.cost, one.run),
-            footprint=dataclasses.replace(
-                situation.footprint,
-                worker_private_bytes=one.worker_private_bytes,
-                worker_growth_bytes=one.growth_bytes,
-                parted_bytes=one.parted_bytes,
-            ),
-        )
-        all_cores = None
+        situation = told_by_one(situation, one, drop_seconds_per_byte(situation.footprint.batch_bytes))
         cores = whole_cores(self.options.limits.cpus)
         many = min(cores, _PROBED_AT_MOST)
-        if not self._is_iterable and many > 1 and self._seconds_spent < _UNTIL_PROBED * self.seconds:
-            self._say(f"{many} workers, to calibrate the model")
-            config = Config(many, 2, pin_memory=self._pins, start_method=self._start.method)
-            all_cores = self._trials.probe(situation, config)
-        batch_bytes, many_run = situation.footprint.batch_bytes, all_cores.run if all_cores else None
-        spread = spread_of(situation.batch_seconds)
-        start_in_main, start_in_worker = (all_cores or one).start_seconds_each(self.options.limits.cpus)
-        return dataclasses.replace(
-            situation,
-            cost=with_waiting(situation.cost, one.run, many_run, spread),
-            cost_in_worker=cost_in_worker(situation.cost, one.run, many_run, spread),
-            start_seconds_in_main=start_in_main,
-            start_seconds_in_worker=start_in_worker,
-            worker_overlap=one.run.overlap,
-            calibration=calibrated(
-                one.run,
-                many_run,
-                cores,
-                situation.samples_per_batch,
-                batch_bytes,
-                drop_seconds_per_byte(batch_bytes),
-            ),
+        if self._is_iterable or many < 2 or self._seconds_spent > _UNTIL_PROBED * self.seconds:
+            return situation
+        self._say(f"{many} workers, to calibrate the model")
+        config = Config(
+            many,
+            2,
+            pin_memory=self._pins,
+            allocator_reuse=situation.allocator is not None,
+            start_method=self._start.method,
         )
+        all_cores = self._trials.probe(situation, config)
+        return told_by_many(situation, one, config, all_cores, cores) if all_cores else situation
 
     def _freedom(self, situation: Situation, offers: Offers) -> Freedom:
         return freedom_of(

@@ -18,7 +18,7 @@ from plumb.lengths import length_of
 from plumb.live.meter import LoopReading
 from plumb.marks import Settings, settings_of
 from plumb.model import feasible, operational, planner
-from plumb.model.calibration import ProbeRun, calibrated, cost_in_worker
+from plumb.model.calibration import ProbeRun, calibrated, cost_in_worker, crowded
 from plumb.model.situation import USUAL_WORKER_BYTES, AllocatorGain, Footprint, Situation
 from plumb.offers import Offers
 from plumb.options import Options
@@ -172,9 +172,8 @@ def _calibrated(situation: Situation, runs: list[ProbeRun]) -> Situation:
     cores = situation.limits.cpus
     if not math.isfinite(cores):
         return situation
-    many = runs[-1] if runs[0].num_workers == 1 and runs[-1].num_workers > 1 else None
     # All batches are alike here, so it doesn't matter which part of taking one over grows with its bytes.
-    calibration = calibrated(
-        runs[0], many, whole_cores(cores), situation.samples_per_batch, situation.footprint.batch_bytes, 0.0
-    )
+    calibration = calibrated(runs[0], situation.samples_per_batch, situation.footprint.batch_bytes, 0.0)
+    if runs[0].num_workers == 1:
+        calibration = crowded(calibration, runs[-1], runs[0].cpu_seconds_in_worker, whole_cores(cores))
     return dataclasses.replace(situation, calibration=calibration)

@@ -28,6 +28,7 @@ class Calibration:
 
     - `crowding`: the share by which a sample's CPU seconds grow from one busy core to all; memory bandwidth and
       siblings of a core make it positive, and it is negative where work in a row is cheaper than work now and then.
+    - `crowded_cpu_seconds`: what the sample on which that was seen takes alone; see `of`. 0 where all crowd alike.
     - `oversubscription`: the further share that they grow by at most, when many more processes compute than there are
       cores.
     - `hand_over_seconds_per_batch` and `hand_over_seconds_per_byte`: CPU seconds of the main process.
@@ -37,6 +38,17 @@ class Calibration:
     oversubscription: float = USUAL_OVERSUBSCRIPTION
     hand_over_seconds_per_batch: float = 0.0
     hand_over_seconds_per_byte: float = 0.0
+    crowded_cpu_seconds: float = 0.0
+
+    def of(self, cpu_seconds: float) -> Calibration:
+        """The calibration for samples that take so many CPU seconds alone.
+
+        Samples of one dataset bring much the same data through caches and memory. Where one takes longer, it is held up
+        in a smaller part of its time, and by others that ask for less at a time: so crowding falls with the square.
+        """
+        if not 0.0 < self.crowded_cpu_seconds < cpu_seconds:
+            return self
+        return replace(self, crowding=self.crowding * (self.crowded_cpu_seconds / cpu_seconds) ** 2)
 
     def hand_over_seconds(self, batch_bytes: float) -> float:
         """CPU seconds of the main process to take over one batch."""
@@ -152,27 +164,33 @@ def _waiting(cost: SampleCost, one: ProbeRun, many: ProbeRun | None, spread: flo
 
 
 def calibrated(
-    one: ProbeRun,
-    many: ProbeRun | None,
-    cores: float,
-    samples_per_batch: float,
-    batch_bytes: float,
-    drop_seconds_per_byte: float,
+    one: ProbeRun, samples_per_batch: float, batch_bytes: float, drop_seconds_per_byte: float
 ) -> Calibration:
-    """What two runs teach: with one worker, and with about as many as there are cores, None where that is the same.
+    """What a run with one worker teaches of the hand-over.
 
-    The CPU that each took for a sample tells how much they hold each other up; from fewer workers than cores it is
-    extended in a straight line. `drop_seconds_per_byte` is what it takes
-    to give a batch's memory back; the rest of what the main process spends on a batch is the same for any size.
+    `drop_seconds_per_byte` is what it takes to give a batch's memory back; the rest of what the main process spends on
+    a batch is the same for any size.
     """
     hand_over = one.main_cpu_seconds / one.samples * samples_per_batch
     for_bytes = min(drop_seconds_per_byte * batch_bytes, hand_over)
-    crowding = 0.0
-    if many is not None and many.num_workers > 1 and one.cpu_seconds_in_worker > 0:
-        measured = many.cpu_seconds_in_worker / one.cpu_seconds_in_worker - 1.0
-        crowding = measured * (cores - 1) / (many.num_workers - 1)
     return Calibration(
-        crowding=min(max(crowding, _CROWDING_AT_LEAST), _CROWDING_AT_MOST),
         hand_over_seconds_per_batch=hand_over - for_bytes,
         hand_over_seconds_per_byte=for_bytes / batch_bytes if batch_bytes else 0.0,
+    )
+
+
+def crowded(calibration: Calibration, many: ProbeRun, alone_cpu_seconds: float, cores: float) -> Calibration:
+    """What a run with about as many workers as cores teaches of how much they hold each other up.
+
+    `alone_cpu_seconds` are those of a sample of the same kind where one worker is alone. From fewer workers than cores
+    it is extended in a straight line.
+    """
+    if many.num_workers < 2 or alone_cpu_seconds <= 0:
+        return calibration
+    measured = many.cpu_seconds_in_worker / alone_cpu_seconds - 1.0
+    crowding = measured * (cores - 1) / (many.num_workers - 1)
+    return replace(
+        calibration,
+        crowding=min(max(crowding, _CROWDING_AT_LEAST), _CROWDING_AT_MOST),
+        crowded_cpu_seconds=alone_cpu_seconds,
     )

@@ -31,7 +31,8 @@ def capacities(situation: Situation, wanted: Demand, workers: Any, step_cpu_seco
     """
     workers = np.asarray(workers, dtype=float)
     alone, at_once = workers == 0, np.maximum(workers, 1.0)
-    slow_down = situation.calibration.slow_down(_computing(wanted, workers), situation.limits.cpus)
+    calibration = situation.calibration.of(wanted.cpu_seconds)
+    slow_down = calibration.slow_down(_computing(wanted, workers), situation.limits.cpus)
     making = wanted.seconds(slow_down, crowd(situation, wanted, workers))
     in_main = wanted.main_seconds + np.where(alone, making, 0.0)
     outstanding = at_once * wanted.fetch_threads

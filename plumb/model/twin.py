@@ -29,7 +29,7 @@ def loading(situation: Situation, config: Config) -> Loading:
         spread=_spread(situation.batch_seconds),
         in_order=config.in_order,
         cores=situation.limits.cpus,
-        calibration=situation.calibration,
+        calibration=situation.calibration.of(wanted.cpu_seconds),
         epoch_batches=math.ceil(situation.epoch_samples / batch) if situation.epoch_samples else None,
         persistent_workers=True,
     )

@@ -346,6 +346,9 @@ def interleaved(
     begin after a feed's deadline.
     """
     chunks: list[list[Chunk]] = [[] for _ in feeds]
+    # All have just been started, and their workers make what is prefetched: the first turn would be less than the rest.
+    for feed in feeds:
+        feed.settle()
     for turn in range(_TURNS_AT_MOST):
         if turn >= _TURNS_AT_LEAST and (settled(chunks, turn) or time.perf_counter() > feeds[0].deadline):
             break

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from plumb.model.calibration import ProbeRun, without_queueing
+from plumb.config import Config
+from plumb.model.calibration import (
+    ProbeRun,
+    calibrated,
+    cost_in_worker,
+    crowded,
+    spread_of,
+    with_waiting,
+    without_queueing,
+)
+from plumb.model.demand import demand
+from plumb.model.situation import Situation
 from plumb.profile.memory import Pages, counted_bytes, pages
 from plumb.search.measure import Feed
 
@@ -47,6 +58,44 @@ def run_of(feed: Feed) -> ProbeRun:
 def largest(feed: Feed) -> Pages:
     """The pages of the worker that has most of its own."""
     return max(map(pages, feed.worker_pids), key=lambda its: its.private_bytes, default=Pages(0.0, 0.0))
+
+
+def told_by_one(situation: Situation, one: Probed, drop_seconds_per_byte: float) -> Situation:
+    """The situation with what a run with one worker in fresh memory teaches of samples, memory, and the hand-over.
+
+    `drop_seconds_per_byte` is what the main process takes to give a batch's memory back.
+    """
+    start_in_main, start_in_worker = one.start_seconds_each(situation.limits.cpus)
+    footprint = situation.footprint
+    return replace(
+        situation,
+        cost_in_worker=cost_in_worker(situation.cost, one.run),
+        footprint=replace(
+            footprint,
+            worker_private_bytes=one.worker_private_bytes,
+            worker_growth_bytes=one.growth_bytes,
+            parted_bytes=one.parted_bytes,
+        ),
+        start_seconds_in_main=start_in_main,
+        start_seconds_in_worker=start_in_worker,
+        worker_overlap=one.run.overlap,
+        calibration=calibrated(one.run, situation.samples_per_batch, footprint.batch_bytes, drop_seconds_per_byte),
+    )
+
+
+def told_by_many(situation: Situation, one: Probed, config: Config, many: Probed, cores: float) -> Situation:
+    """The situation of `told_by_one` with what a run of `config`, with about as many workers as cores, teaches."""
+    spread = spread_of(situation.batch_seconds)
+    start_in_main, start_in_worker = many.start_seconds_each(situation.limits.cpus)
+    alone = demand(situation, config).cpu_seconds
+    return replace(
+        situation,
+        cost=with_waiting(situation.cost, one.run, many.run, spread),
+        cost_in_worker=cost_in_worker(situation.cost, one.run, many.run, spread),
+        start_seconds_in_main=start_in_main,
+        start_seconds_in_worker=start_in_worker,
+        calibration=crowded(situation.calibration, many.run, alone, cores),
+    )
 
 
 def growth_bytes(dataset: Any, before: Pages, after: Pages, samples: float, epoch_samples: float | None) -> float:

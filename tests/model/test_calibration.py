@@ -9,6 +9,7 @@ from plumb.model.calibration import (
     ProbeRun,
     calibrated,
     cost_in_worker,
+    crowded,
     with_waiting,
     without_queueing,
 )
@@ -87,16 +88,30 @@ def test_runs_that_the_main_process_held_up_tell_nothing_of_waiting():
 
 def test_two_runs_tell_how_workers_hold_each_other_up():
     two = ProbeRun(2, samples=2000, seconds=2.4, worker_cpu_seconds=4.8, main_cpu_seconds=0.2)
-    calibration = calibrated(ONE, two, 2, 64.0, 4e7, 1e-11)
+    hand_over = calibrated(ONE, 64.0, 4e7, 1e-11)
+    calibration = crowded(hand_over, two, ONE.cpu_seconds_in_worker, 2)
     assert calibration.crowding == pytest.approx(0.2)
     assert calibration.slow_down(2, 2) == pytest.approx(1.2)
-    assert calibrated(ONE, two, 4, 64.0, 4e7, 0.0).crowding == pytest.approx(0.6), "extended to all cores"
-    assert calibrated(ONE, None, 2, 64.0, 4e7, 0.0).crowding == 0.0
+    assert crowded(hand_over, two, ONE.cpu_seconds_in_worker, 4).crowding == pytest.approx(0.6), "extended to all cores"
+    assert hand_over.crowding == 0.0
+    assert crowded(hand_over, ONE, ONE.cpu_seconds_in_worker, 2) == hand_over, "one worker alone has no crowd"
+
+
+@given(st.floats(0, 3), st.floats(1e-6, 1), st.floats(1e-6, 1))
+def test_samples_that_take_longer_for_the_same_data_crowd_less(crowding, seen, cpu_seconds):
+    calibration = Calibration(crowding, crowded_cpu_seconds=seen)
+    its = calibration.of(cpu_seconds)
+    assert 0.0 <= its.crowding <= crowding
+    if cpu_seconds > seen:
+        assert its.crowding == pytest.approx(crowding * (seen / cpu_seconds) ** 2)
+    else:
+        assert its == calibration
+    assert Calibration(crowding).of(cpu_seconds).crowding == crowding
 
 
 @given(st.floats(0, 1e-8), st.floats(0, 1e9))
 def test_the_parts_of_the_hand_over_add_up_to_what_was_measured(per_byte, batch_bytes):
-    calibration = calibrated(ONE, None, 2, 64.0, batch_bytes, per_byte)
+    calibration = calibrated(ONE, 64.0, batch_bytes, per_byte)
     whole = calibration.hand_over_seconds_per_batch + calibration.hand_over_seconds_per_byte * batch_bytes
     assert whole == pytest.approx(64 * 1e-4)
     assert calibration.hand_over_seconds_per_batch >= 0

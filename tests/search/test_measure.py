@@ -135,12 +135,16 @@ def test_turns_are_taken_until_the_feeds_are_told_apart(clock):
             order.append(self.config.num_workers)
             return super().window(seconds, hopeless)
 
+        def settle(self):
+            order.append("settles")
+
     stream = IndexStream([[0]])
     feeds = [
         Tracing(Config(workers, 2 if workers else None), _loader(clock, 0, 0.25), stream, 1, 1e9) for workers in (0, 1)
     ]
     taken = interleaved(feeds, 1.0, settled=lambda chunks, turns: turns >= 3)
-    assert order == [0, 1, 0, 1, 0, 1]
+    assert order[:2] == ["settles"] * 2, "what the start of one prefetches is no part of the other's first turn"
+    assert order[2:] == [0, "settles", 1, "settles"] * 3
     assert [[chunk.seconds for chunk in its] for its in taken] == [[1.0] * 3, [1.0] * 3]
 
 
