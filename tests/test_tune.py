@@ -316,7 +316,7 @@ loader = DataLoader(Numbers(seconds=0.0), batch_size=1)
 while True:
     for x, y in loader:
         train_step(x, y)
-        time.sleep(0.1)
+        time.sleep(0.3)
 """
     write("train.py", PREAMBLE + code)
     ran = plumb("tune", "--budget", 8, "train.py")
