@@ -112,6 +112,7 @@ def timed_threads(
             seen.append(_Seen(at_once, spent, crowded, grown.bytes() / at_once))
         if waits and _is_erratic(_threaded(seen)) and not _is_erratic([alone]):
             # Whether threads hinder each other, or one of them met too few samples to see a slow one.
+            at_once = 1
             with one_torch_thread():
                 alone = _spent_alone(timed, ahead, few, share)
     except Exception as error:

@@ -84,6 +84,7 @@ calibrations = st.builds(
     oversubscription=st.floats(0, 1),
     hand_over_seconds_per_batch=st.floats(0, 0.01),
     hand_over_seconds_per_byte=st.floats(0, 1e-9),
+    crowded_cpu_seconds=st.just(0.0) | seconds,
 )
 situations = st.builds(
     Situation,

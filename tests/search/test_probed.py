@@ -1,0 +1,64 @@
+"""What the two short runs that calibrate the model make of a situation."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plumb.config import Config
+from plumb.host import Limits
+from plumb.model.calibration import ProbeRun
+from plumb.model.demand import demand
+from plumb.model.operational import capacities
+from plumb.model.situation import AllocatorGain, Footprint, Situation
+from plumb.plan import SampleCost
+from plumb.search.probed import Probed, told_by_many, told_by_one
+
+CORES, BATCH = 4, 32
+FRESH, REUSING = Config(CORES, 2), Config(CORES, 2, allocator_reuse=True)
+ALONE = SampleCost(1e-3, 1e-3, 0.0, 0.0, 1e6, 1 / BATCH)
+
+
+def probed(workers: int, cpu_seconds: float, start_seconds: float = 0.2) -> Probed:
+    """A run whose samples take so much CPU of a worker each, and no other time."""
+    run = ProbeRun(workers, 1000, cpu_seconds * 1000 / workers, cpu_seconds * 1000, 0.01)
+    return Probed(run, 5e6, 1e3, 0.0, start_seconds, 0.05)
+
+
+def unprobed() -> Situation:
+    """What is known before the first run: reused memory halves what a sample takes."""
+    footprint = Footprint(1e6 * BATCH, 1, 0.0, 1e8, 10)
+    gain = AllocatorGain(0.5, 0.0, 5e-4)
+    return Situation(ALONE, ALONE, footprint, Limits(CORES), samples_per_batch=float(BATCH), allocator=gain)
+
+
+def test_one_worker_tells_what_samples_cost_there_and_what_it_takes_of_the_host():
+    told = told_by_one(unprobed(), probed(1, 2e-3), 1e-11)
+    assert demand(told, FRESH).cpu_seconds == pytest.approx(2e-3)
+    assert told.cost == ALONE
+    assert (told.footprint.worker_private_bytes, told.footprint.worker_growth_bytes) == (5e6, 1e3)
+    assert (told.start_seconds_in_main, told.start_seconds_in_worker) == pytest.approx((0.05, 0.15))
+    assert told.calibration.crowding == 0.0
+
+
+@given(st.sampled_from([FRESH, REUSING]), st.floats(0.8, 3.0))
+def test_as_many_workers_as_cores_are_predicted_to_do_what_they_were_seen_to(config, slower):
+    one = probed(1, 2e-3)
+    told = told_by_one(unprobed(), one, 1e-11)
+    many = probed(CORES, slower * demand(told, config).cpu_seconds)
+    told = told_by_many(told, one, config, many, CORES)
+    limits = capacities(told, replace(demand(told, config), main_seconds=0.0), CORES, 0.0)
+    assert limits["cpu"] == pytest.approx(CORES / many.run.cpu_seconds_in_worker)
+
+
+def test_in_fresh_memory_workers_crowd_less_than_was_seen_in_memory_used_again():
+    one = probed(1, 2e-3)
+    told = told_by_one(unprobed(), one, 1e-11)
+    alone = demand(told, REUSING).cpu_seconds
+    told = told_by_many(told, one, REUSING, probed(CORES, 2 * alone), CORES)
+    assert told.calibration.crowding == pytest.approx(1.0)
+    fresh = demand(told, FRESH).cpu_seconds
+    assert fresh > alone
+    slow_down = told.calibration.of(fresh).slow_down(CORES, CORES)
+    assert slow_down == pytest.approx(1.0 + (alone / fresh) ** 2)
