@@ -65,10 +65,9 @@ def told_by_one(situation: Situation, one: Probed, drop_seconds_per_byte: float)
 
     `drop_seconds_per_byte` is what the main process takes to give a batch's memory back.
     """
-    start_in_main, start_in_worker = one.start_seconds_each(situation.limits.cpus)
     footprint = situation.footprint
     return replace(
-        situation,
+        _with_start(situation, one),
         cost_in_worker=cost_in_worker(situation.cost, one.run),
         footprint=replace(
             footprint,
@@ -76,8 +75,6 @@ def told_by_one(situation: Situation, one: Probed, drop_seconds_per_byte: float)
             worker_growth_bytes=one.growth_bytes,
             parted_bytes=one.parted_bytes,
         ),
-        start_seconds_in_main=start_in_main,
-        start_seconds_in_worker=start_in_worker,
         worker_overlap=one.run.overlap,
         calibration=calibrated(one.run, situation.samples_per_batch, footprint.batch_bytes, drop_seconds_per_byte),
     )
@@ -85,17 +82,18 @@ def told_by_one(situation: Situation, one: Probed, drop_seconds_per_byte: float)
 
 def told_by_many(situation: Situation, one: Probed, config: Config, many: Probed, cores: float) -> Situation:
     """The situation of `told_by_one` with what a run of `config`, with about as many workers as cores, teaches."""
-    spread = spread_of(situation.batch_seconds)
-    start_in_main, start_in_worker = many.start_seconds_each(situation.limits.cpus)
-    alone = demand(situation, config).cpu_seconds
+    spread, alone = spread_of(situation.batch_seconds), demand(situation, config).cpu_seconds
     return replace(
-        situation,
+        _with_start(situation, many),
         cost=with_waiting(situation.cost, one.run, many.run, spread),
         cost_in_worker=cost_in_worker(situation.cost, one.run, many.run, spread),
-        start_seconds_in_main=start_in_main,
-        start_seconds_in_worker=start_in_worker,
         calibration=crowded(situation.calibration, many.run, alone, cores),
     )
+
+
+def _with_start(situation: Situation, probed: Probed) -> Situation:
+    in_main, in_worker = probed.start_seconds_each(situation.limits.cpus)
+    return replace(situation, start_seconds_in_main=in_main, start_seconds_in_worker=in_worker)
 
 
 def growth_bytes(dataset: Any, before: Pages, after: Pages, samples: float, epoch_samples: float | None) -> float:

@@ -20,10 +20,10 @@ FRESH, REUSING = Config(CORES, 2), Config(CORES, 2, allocator_reuse=True)
 ALONE = SampleCost(1e-3, 1e-3, 0.0, 0.0, 1e6, 1 / BATCH)
 
 
-def probed(workers: int, cpu_seconds: float, start_seconds: float = 0.2) -> Probed:
+def probed(workers: int, cpu_seconds: float) -> Probed:
     """A run whose samples take so much CPU of a worker each, and no other time."""
     run = ProbeRun(workers, 1000, cpu_seconds * 1000 / workers, cpu_seconds * 1000, 0.01)
-    return Probed(run, 5e6, 1e3, 0.0, start_seconds, 0.05)
+    return Probed(run, 5e6, 1e3, 0.0, 0.2, 0.05)
 
 
 def unprobed() -> Situation:
