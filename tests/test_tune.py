@@ -286,7 +286,8 @@ def test_the_script_finds_itself_as_python_would_have_started_it(simple):
 
 @pytest.mark.slow
 def test_waiting_samples_get_workers_and_the_loop_confirms_it_in_a_study(plumb, write, tmp_path):
-    code = "train_loader = DataLoader(Numbers(2000, seconds=0.004), batch_size=16, shuffle=True)"
+    # Waiting for far longer than a busy machine takes for a step, lest the step be what decides.
+    code = "train_loader = DataLoader(Numbers(2000, seconds=0.01), batch_size=16, shuffle=True)"
     write("train.py", PREAMBLE + code + LOOP.format(loader="train_loader"))
     ran = plumb("tune", "--budget", 20, "--no-cache", "--study", "sqlite:///study.db", "train.py")
     found = ran.loader("train_loader")
