@@ -31,6 +31,8 @@ _SECONDS_PER_TENSOR = 1e-4
 _TOUCHED, _LEAST_LEFT = 3.0, 0.05
 # What the start of a worker takes as a rule: one that isn't forked imports torch anew.
 _FORK_SECONDS, _SPAWN_SECONDS = 0.05, 2.0
+# A look at what reused memory saves may take so long, where a shorter one leaves in doubt what a sample takes.
+_LONGEST_PACES = 2.0
 # Threads of a library's own count where they keep so much of a CPU busy.
 _POOLED = 0.3
 
@@ -122,7 +124,8 @@ class Observed:
 
     def _cpu_seconds_on_one_thread(self) -> float:
         """What a sample takes where torch has no threads of its own, as in a worker."""
-        alone = sampled_without_torch_threads(self.subject.loader, self.stream, self.pace_seconds / 2)
+        shortest, longest = self.pace_seconds / 2, _LONGEST_PACES * self.pace_seconds
+        alone = sampled_without_torch_threads(self.subject.loader, self.stream, shortest, longest)
         return max(alone.cost.cpu_seconds, 1e-9)
 
 

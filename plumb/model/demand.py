@@ -136,8 +136,24 @@ def _making_seconds(situation: Situation, config: Config, left: float, output_by
     without = allocator.worker_seconds
     if without is None:
         without = max(min(plain, in_worker), in_worker - fresh - _WORKERS_PART * for_tensors)
-    handing = situation.calibration.hand_over_seconds_per_batch / situation.samples_per_batch - for_tensors
-    return min(in_worker, without * left + allocator.copying_seconds * handed + handing)
+    return min(in_worker, without * left + allocator.copying_seconds * handed + _handing_seconds(situation))
+
+
+def _handing_seconds(situation: Situation) -> float:
+    """CPU seconds per sample of a worker, to hand over a batch that lies in reused memory."""
+    per_batch = situation.calibration.hand_over_seconds_per_batch
+    return per_batch / situation.samples_per_batch - _seconds_for_tensors(situation)
+
+
+def cheaper_in_reused_memory(situation: Situation, cpu_seconds: float) -> Situation:
+    """The situation in which a worker takes no more than `cpu_seconds` to make a plain sample in reused memory.
+
+    Raises ValueError where there is no reused memory.
+    """
+    if situation.allocator is None:
+        raise ValueError("there is no reused memory")
+    left = max(0.0, cpu_seconds - situation.allocator.copying_seconds - _handing_seconds(situation))
+    return replace(situation, allocator=replace(situation.allocator, worker_seconds=left))
 
 
 def _left_share(situation: Situation, config: Config) -> float:

@@ -112,14 +112,16 @@ def _wait_seconds(spans: list[_Span], cpu_seconds: float) -> float:
     return mean if mean > cpu_seconds else statistics.median(waits)
 
 
-def sampled_without_torch_threads(loader: DataLoader[Any], stream: IndexStream | None, seconds: float) -> Sampled:
+def sampled_without_torch_threads(
+    loader: DataLoader[Any], stream: IndexStream | None, seconds: float, at_most_seconds: float | None = None
+) -> Sampled:
     """What is `sampled` where torch has this thread only, as in a worker process.
 
     `other_cpus` is then of threads such as OpenCV's, or those of a library for linear algebra: no worker process keeps
     them from having as many.
     """
     with one_torch_thread():
-        return sampled(loader, stream, seconds)
+        return sampled(loader, stream, seconds, at_most_seconds)
 
 
 def collate_seconds(loader: DataLoader[Any], indices: Sequence[Any]) -> float:

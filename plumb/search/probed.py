@@ -16,7 +16,7 @@ from plumb.model.calibration import (
     with_waiting,
     without_queueing,
 )
-from plumb.model.demand import demand
+from plumb.model.demand import cheaper_in_reused_memory, demand
 from plumb.model.situation import Situation
 from plumb.profile.memory import Pages, counted_bytes, pages
 from plumb.search.measure import Feed
@@ -81,8 +81,15 @@ def told_by_one(situation: Situation, one: Probed, drop_seconds_per_byte: float)
 
 
 def told_by_many(situation: Situation, one: Probed, config: Config, many: Probed, cores: float) -> Situation:
-    """The situation of `told_by_one` with what a run of `config`, with about as many workers as cores, teaches."""
+    """The situation of `told_by_one` with what a run of `config`, with about as many workers as cores, teaches.
+
+    What a worker takes in reused memory was seen in the main process only, in a look. Where several together take less,
+    the look was wrong, and says nothing of fresh memory.
+    """
     spread, alone = spread_of(situation.batch_seconds), demand(situation, config).cpu_seconds
+    if config.allocator_reuse and many.run.cpu_seconds_in_worker < alone:
+        alone = many.run.cpu_seconds_in_worker
+        situation = cheaper_in_reused_memory(situation, alone)
     return replace(
         _with_start(situation, many),
         cost=with_waiting(situation.cost, one.run, many.run, spread),

@@ -62,3 +62,14 @@ def test_in_fresh_memory_workers_crowd_less_than_was_seen_in_memory_used_again()
     assert fresh > alone
     slow_down = told.calibration.of(fresh).slow_down(CORES, CORES)
     assert slow_down == pytest.approx(1.0 + (alone / fresh) ** 2)
+
+
+@given(st.floats(0.7, 0.99))
+def test_a_look_that_said_too_much_of_reused_memory_changes_nothing_of_fresh_memory(faster):
+    one = probed(1, 2e-3)
+    before = told_by_one(unprobed(), one, 1e-11)
+    many = probed(CORES, faster * demand(before, REUSING).cpu_seconds)
+    told = told_by_many(before, one, REUSING, many, CORES)
+    assert demand(told, REUSING).cpu_seconds == pytest.approx(many.run.cpu_seconds_in_worker)
+    assert demand(told, FRESH) == demand(before, FRESH)
+    assert told.calibration.crowding == pytest.approx(0.0)
