@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
@@ -35,7 +35,7 @@ from plumb.runtime.opened import reads_unseen
 from plumb.runtime.replay import Replay
 from plumb.runtime.trial import try_out
 from plumb.runtime.validate import validate_cut, validate_threads
-from plumb.savings import PLAIN_BATCHES, REWRITTEN_BATCHES, filled, savings
+from plumb.savings import MOST_TURNS, filled, plain_loads, rewritten_loads, savings
 from plumb.trace.course import Traced, trace
 from plumb.trace.pipeline import Pipeline
 
@@ -295,13 +295,15 @@ class _Search:
         if fingerprint(self._dataset, found.cut, ()) != fingerprint(self._dataset, found.cut, ()):
             self.reasons.append(f"no store after {found.cut.after}: the dataset's state can't be told from another")
             return None
-        indices = self._indices[: max(_FEWEST_SAMPLES, self._affordable(_TIMED_VALUES, 1 + PLAIN_BATCHES, share=0.3))]
+        # Samples that are made of stored values are taken to be quick.
+        batches, turns = self._timed_batches(lambda turns: 1 + plain_loads(turns), share=0.3)
+        batches = batches or [self._indices[:_FEWEST_SAMPLES]]
         try:
-            store = filled(self._dataset, found.cut, indices)
+            store = filled(self._dataset, found.cut, self._indices[: sum(map(len, batches))])
             if store is None:
                 return None
             hits = Fetch(cut=found.cut, spec=store.stored.spec, is_frozen=True)
-            alone = savings(self._loader, hits, indices)
+            alone = savings(self._loader, hits, batches, turns)
             assert alone is not None
             saves_cpu = min(alone.left.plainly, alone.left.reusing) < _SAVES_NOTHING
             if not saves_cpu and _wait_share(found, pipeline) < _WORTH_THREADS:
@@ -309,7 +311,8 @@ class _Search:
                 return None
             together = None
             if deferral and deferral.deferral:
-                together = savings(self._loader, dataclasses.replace(hits, deferral=deferral.deferral), indices)
+                both = dataclasses.replace(hits, deferral=deferral.deferral)
+                together = savings(self._loader, both, batches, turns)
         except Exception as error:
             self.reasons.append(f"no store after {found.cut.after}: {one_line(error)}")
             return None
@@ -339,17 +342,32 @@ class _Search:
         """What deferring costs and saves."""
         if found is None or found.deferral is None:
             return ()
-        batches = PLAIN_BATCHES + REWRITTEN_BATCHES
-        batch = self._affordable(self._loader.batch_size or len(self._indices), batches, share=0.4)
-        if batch < _FEWEST_SAMPLES:
+        batches, turns = self._timed_batches(lambda turns: plain_loads(turns) + rewritten_loads(turns), share=0.6)
+        if not batches:
             self.reasons.append("no operator runs on batches: there was no time to see what that saves")
             return ()
-        saved = savings(self._loader, Fetch(deferral=found.deferral), list(islice(cycle(self._indices), batch)))
+        saved = savings(self._loader, Fetch(deferral=found.deferral), batches, turns)
         if saved is None:
             self.reasons.append("no operator runs on batches: whole batches take another way")
             return ()
         operators = tuple(step.operator for step in found.deferral.steps)
         return (DeferralCost(operators, saved.left, saved.main_seconds, saved.main_seconds_reusing, found.saved_bytes),)
+
+    def _timed_batches(self, loads: Callable[[int], int], share: float) -> tuple[list[list[Any]], int]:
+        """Whole batches, and how many turns of them there is time for; a turn takes so many `loads`.
+
+        A part of a batch, where there is no time for a whole one, and none where that would hold too few samples.
+        """
+        size = self._loader.batch_size or min(len(self._indices), _TIMED_BATCH)
+        wanted = max(1, _TIMED_VALUES // size) * size
+        whole = (turns for turns in range(MOST_TURNS, 1, -1) if self._affordable(size, loads(turns), share) == size)
+        turns = next(whole, 1)
+        samples = self._affordable(wanted, loads(turns), share)
+        samples -= samples % size if samples >= size else 0
+        if samples < _FEWEST_SAMPLES:
+            return [], turns
+        taken = list(islice(cycle(self._indices), samples))
+        return [taken[start : start + size] for start in range(0, samples, size)], turns
 
     @property
     def _left(self) -> float:

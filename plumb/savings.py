@@ -28,14 +28,25 @@ from plumb.runtime.fetch import Fetch, Fetching
 from plumb.runtime.replay import Replay
 from plumb.runtime.stored import Stored
 
-# How often each batch is made in either way, and again in reused memory.
-_TURNS = 3
 # In the first turn after memory is used again, some of it is still fresh.
 _UNTIL_REUSED = 1
 
-PLAIN_BATCHES = 2 * _TURNS + _UNTIL_REUSED
-REWRITTEN_BATCHES = 1 + 2 * PLAIN_BATCHES
-"""How many batches `savings` makes in either way."""
+MOST_TURNS = 3
+"""So many turns in fresh memory, and again in reused memory, tell what is saved; one does where there is no time."""
+
+# Batches that take longer are not held up by what other work has left in the caches.
+_SOON_SECONDS = 0.02
+
+
+def plain_loads(turns: int) -> int:
+    """How often `savings` makes its batches plainly in so many turns."""
+    return 2 * turns + _UNTIL_REUSED
+
+
+def rewritten_loads(turns: int) -> int:
+    """How often it makes them rewritten; those that are soon made, more often."""
+    return 1 + plain_loads(turns)
+
 
 # No batch takes less CPU than this: coarse clocks may say so.
 _LEAST_SECONDS = 1e-7
@@ -90,7 +101,7 @@ class Savings:
 
 @dataclass(frozen=True)
 class _Spent:
-    """CPU seconds of a batch: to make it, and to finish it."""
+    """CPU seconds of batches: to make them, and to finish them."""
 
     making: float
     finishing: float
@@ -100,36 +111,42 @@ class _NotDeferredError(Exception):
     """A batch takes another way than the one on which its operators are deferred."""
 
 
-def savings(loader: DataLoader[Any], fetch: Fetch, indices: Sequence[Any]) -> Savings | None:
-    """What is saved on a batch of `indices` that is made as `fetch` says, by turns with plain ones.
+def savings(
+    loader: DataLoader[Any], fetch: Fetch, batches: Sequence[Sequence[Any]], turns: int = MOST_TURNS
+) -> Savings | None:
+    """What is saved on batches that are made as `fetch` says, each of so many indices, by turns with plain ones.
 
-    None where its operators are not deferred after all. Raises what the dataset and the collate function raise.
+    None where their operators are not deferred after all. Raises what the dataset and the collate function raise.
     """
     dataset, collate = loader.dataset, loader.collate_fn
     rewritten = _Rewritten(loader, fetch)
     try:
         with one_torch_thread():
             # The first time, operators are made one by one, to learn from.
-            rewritten.learn(indices)
+            rewritten.learn(batches[0])
 
             # Whole batches: what fresh memory costs hangs on how much of it is held at once.
+            def plain(indices: Sequence[Any]) -> Any:
+                return collate([dataset[index] for index in indices])
+
             def plainly() -> float:
-                return _cpu_seconds(lambda: collate([dataset[index] for index in indices]))
+                return sum(_cpu_seconds(partial(plain, indices)) for indices in batches)
 
-            def in_a_row() -> _Spent:
+            def by_itself() -> _Spent:
                 # A plain batch leaves its own code and data in the caches, and a core that has slept while it waited.
-                rewritten.spent(indices)
-                return rewritten.spent(indices)
+                spent = rewritten.spent(batches)
+                return spent if spent.making > _SOON_SECONDS else rewritten.spent(batches)
 
-            turns = [(plainly(), in_a_row()) for _ in range(_TURNS)]
+            fresh = [(plainly(), by_itself()) for _ in range(turns)]
             with reusing(True):
-                again = [(plainly(), in_a_row()) for _ in range(_UNTIL_REUSED + _TURNS)][_UNTIL_REUSED:]
+                again = [(plainly(), by_itself()) for _ in range(_UNTIL_REUSED + turns)][_UNTIL_REUSED:]
     except _NotDeferredError:
         return None
+    samples = sum(map(len, batches))
     return Savings(
-        Left(_left(turns), _left(again)),
-        median(spent.finishing for _, spent in turns) / len(indices),
-        median(spent.finishing for _, spent in again) / len(indices),
+        Left(_left(fresh), _left(again)),
+        median(spent.finishing for _, spent in fresh) / samples,
+        median(spent.finishing for _, spent in again) / samples,
     )
 
 
@@ -146,8 +163,12 @@ class _Rewritten:
     def learn(self, indices: Sequence[Any]) -> None:
         self._collate(self._fetching.__getitems__(indices))
 
-    def spent(self, indices: Sequence[Any]) -> _Spent:
-        """Raises _NotDeferredError where operators should be deferred and are not."""
+    def spent(self, batches: Sequence[Sequence[Any]]) -> _Spent:
+        """Of all batches together. Raises _NotDeferredError where operators should be deferred and are not."""
+        each = [self._spent(indices) for indices in batches]
+        return _Spent(sum(one.making for one in each), sum(one.finishing for one in each))
+
+    def _spent(self, indices: Sequence[Any]) -> _Spent:
         begin = time.thread_time()
         batch = self._collate(self._fetching.__getitems__(indices))
         making = time.thread_time() - begin
@@ -160,7 +181,7 @@ class _Rewritten:
 
 
 def _left(turns: Sequence[tuple[float, _Spent]]) -> float:
-    """Of seconds of a plain batch and of a rewritten one, by turns: what is left, as a share.
+    """Of seconds of plain batches and of rewritten ones, by turns: what is left, as a share.
 
     Of either the quickest counts: whether a large block is fresh changes from one batch to the next in some processes,
     and then the shares of single turns are those of fresh memory and of used memory.

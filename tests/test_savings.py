@@ -34,7 +34,7 @@ def test_a_store_saves_what_comes_before_it_and_costs_what_it_reads():
     store = filled(dataset, cut, range(6))
     assert store.value_bytes >= 20_000 * 8
     assert store.write_seconds > 0
-    saved = savings(DataLoader(dataset), Fetch(cut=cut, spec=store.stored.spec, is_frozen=True), list(range(6)))
+    saved = savings(DataLoader(dataset), Fetch(cut=cut, spec=store.stored.spec, is_frozen=True), [list(range(6))])
     assert 0 < saved.left.plainly < 1  # the sort alone takes longer than to read it
     assert 0 < saved.left.reusing < 1
     assert saved.main_seconds == saved.main_seconds_reusing == 0
@@ -55,7 +55,7 @@ def test_to_open_a_store_is_no_part_of_writing_a_sample(monkeypatch):
 def test_deferring_is_measured_on_whole_batches():
     loader = DataLoader(Scaled(), batch_size=32)
     deferral = find_deferral(loader.dataset, loader.collate_fn, list(range(8))).deferral
-    saved = savings(loader, Fetch(deferral=deferral), list(range(32)))
+    saved = savings(loader, Fetch(deferral=deferral), [list(range(32))])
     assert saved.main_seconds > 0
     assert saved.main_seconds_reusing > 0
     assert saved.left.plainly > 0
@@ -68,4 +68,4 @@ def test_what_is_not_deferred_after_all_saves_nothing():
     other = DataLoader(
         loader.dataset, batch_size=32, collate_fn=lambda samples: torch.stack([s for s, _ in samples]) + 1
     )
-    assert savings(other, Fetch(deferral=deferral), list(range(32))) is None
+    assert savings(other, Fetch(deferral=deferral), [list(range(32))]) is None
