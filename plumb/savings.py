@@ -34,6 +34,9 @@ _UNTIL_REUSED = 1
 MOST_TURNS = 3
 """So many turns in fresh memory, and again in reused memory, tell what is saved; one does where there is no time."""
 
+# Turns that differ by more than this factor are of fresh memory and of used memory; then so many show both.
+_STEADY, _TURNS_AT_MOST, _STEADY_SECONDS = 1.5, 9, 0.5
+
 # Batches that take longer are not held up by what other work has left in the caches.
 _SOON_SECONDS = 0.02
 
@@ -45,7 +48,7 @@ def plain_loads(turns: int) -> int:
 
 def rewritten_loads(turns: int) -> int:
     """How often it makes them rewritten; those that are soon made, more often."""
-    return 1 + plain_loads(turns)
+    return 2 + plain_loads(turns)
 
 
 # No batch takes less CPU than this: coarse clocks may say so.
@@ -107,6 +110,9 @@ class _Spent:
     finishing: float
 
 
+_Turn = tuple[float, _Spent]
+
+
 class _NotDeferredError(Exception):
     """A batch takes another way than the one on which its operators are deferred."""
 
@@ -122,7 +128,6 @@ def savings(
     rewritten = _Rewritten(loader, fetch)
     try:
         with one_torch_thread():
-            # The first time, operators are made one by one, to learn from.
             rewritten.learn(batches[0])
 
             # Whole batches: what fresh memory costs hangs on how much of it is held at once.
@@ -137,9 +142,14 @@ def savings(
                 spent = rewritten.spent(batches)
                 return spent if spent.making > _SOON_SECONDS else rewritten.spent(batches)
 
-            fresh = [(plainly(), by_itself()) for _ in range(turns)]
+            def turn() -> _Turn:
+                return plainly(), by_itself()
+
+            fresh = _until_steady(turn, turns)
             with reusing(True):
-                again = [(plainly(), by_itself()) for _ in range(_UNTIL_REUSED + turns)][_UNTIL_REUSED:]
+                for _ in range(_UNTIL_REUSED):
+                    turn()
+                again = _until_steady(turn, turns)
     except _NotDeferredError:
         return None
     samples = sum(map(len, batches))
@@ -161,7 +171,9 @@ class _Rewritten:
         self._recipe: BatchRecipe | None = None
 
     def learn(self, indices: Sequence[Any]) -> None:
+        """The first time, operators are made one by one, to learn from; the second time, they are first deferred."""
         self._collate(self._fetching.__getitems__(indices))
+        self._spent(indices)
 
     def spent(self, batches: Sequence[Sequence[Any]]) -> _Spent:
         """Of all batches together. Raises _NotDeferredError where operators should be deferred and are not."""
@@ -180,7 +192,23 @@ class _Rewritten:
         return _Spent(making, _cpu_seconds(partial(run, batch, self._recipe, device_of(self._fetch.deferral))))
 
 
-def _left(turns: Sequence[tuple[float, _Spent]]) -> float:
+def _until_steady(turn: Callable[[], _Turn], at_least: int) -> list[_Turn]:
+    """So many turns, and more where large blocks are fresh in some and not in others, as long as that takes no time."""
+    begin, turns = time.perf_counter(), [turn() for _ in range(at_least)]
+    while (
+        not (_is_steady([plain for plain, _ in turns]) and _is_steady([spent.making for _, spent in turns]))
+        and len(turns) < _TURNS_AT_MOST
+        and time.perf_counter() - begin < _STEADY_SECONDS
+    ):
+        turns.append(turn())
+    return turns
+
+
+def _is_steady(seconds: Sequence[float]) -> bool:
+    return max(seconds) <= _STEADY * min(seconds)
+
+
+def _left(turns: Sequence[_Turn]) -> float:
     """Of seconds of plain batches and of rewritten ones, by turns: what is left, as a share.
 
     Of either the quickest counts: whether a large block is fresh changes from one batch to the next in some processes,
