@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from plumb.config import CacheChoice, Cut
 from plumb.model.situation import Left
 from plumb.profile.threads import one_torch_thread
-from plumb.runtime.allocator import reusing
+from plumb.runtime.allocator import give_back_what_is_free, reusing
 from plumb.runtime.cache import MISSING, Store, key_of
 from plumb.runtime.chunks import BatchRecipe
 from plumb.runtime.codec import encode
@@ -48,7 +48,7 @@ def plain_loads(turns: int) -> int:
 
 def rewritten_loads(turns: int) -> int:
     """How often it makes them rewritten; those that are soon made, more often."""
-    return 2 + plain_loads(turns)
+    return 3 + plain_loads(turns)
 
 
 # No batch takes less CPU than this: coarse clocks may say so.
@@ -102,15 +102,8 @@ class Savings:
     main_seconds_reusing: float
 
 
-@dataclass(frozen=True)
-class _Spent:
-    """CPU seconds of batches: to make them, and to finish them."""
-
-    making: float
-    finishing: float
-
-
-_Turn = tuple[float, _Spent]
+# CPU seconds of the same batches, made plainly and rewritten.
+_Turn = tuple[float, float]
 
 
 class _NotDeferredError(Exception):
@@ -137,27 +130,24 @@ def savings(
             def plainly() -> float:
                 return sum(_cpu_seconds(partial(plain, indices)) for indices in batches)
 
-            def by_itself() -> _Spent:
+            def by_itself() -> float:
                 # A plain batch leaves its own code and data in the caches, and a core that has slept while it waited.
-                spent = rewritten.spent(batches)
-                return spent if spent.making > _SOON_SECONDS else rewritten.spent(batches)
+                seconds = rewritten.making_seconds(batches)
+                return seconds if seconds > _SOON_SECONDS else rewritten.making_seconds(batches)
 
             def turn() -> _Turn:
                 return plainly(), by_itself()
 
+            finishing = rewritten.finishing_seconds(batches[0], turns)
             fresh = _until_steady(turn, turns)
             with reusing(True):
+                finishing_reusing = rewritten.finishing_seconds(batches[0], turns)
                 for _ in range(_UNTIL_REUSED):
                     turn()
                 again = _until_steady(turn, turns)
     except _NotDeferredError:
         return None
-    samples = sum(map(len, batches))
-    return Savings(
-        Left(_left(fresh), _left(again)),
-        median(spent.finishing for _, spent in fresh) / samples,
-        median(spent.finishing for _, spent in again) / samples,
-    )
+    return Savings(Left(_left(fresh), _left(again)), finishing, finishing_reusing)
 
 
 class _Rewritten:
@@ -168,35 +158,43 @@ class _Rewritten:
         self._fetching = Fetching(loader.dataset, fetch)
         collate = DeferringCollate(loader.collate_fn) if fetch.deferral else loader.collate_fn
         self._collate: Callable[[Any], Any] = collate
-        self._recipe: BatchRecipe | None = None
 
     def learn(self, indices: Sequence[Any]) -> None:
-        """The first time, operators are made one by one, to learn from; the second time, they are first deferred."""
-        self._collate(self._fetching.__getitems__(indices))
-        self._spent(indices)
+        """The first time, operators are made one by one, to learn from."""
+        self._made(indices)
 
-    def spent(self, batches: Sequence[Sequence[Any]]) -> _Spent:
-        """Of all batches together. Raises _NotDeferredError where operators should be deferred and are not."""
-        each = [self._spent(indices) for indices in batches]
-        return _Spent(sum(one.making for one in each), sum(one.finishing for one in each))
+    def making_seconds(self, batches: Sequence[Sequence[Any]]) -> float:
+        """CPU seconds to make all of them. Raises _NotDeferredError where operators should be deferred and are not."""
+        return sum(_cpu_seconds(partial(self._deferred, indices)) for indices in batches)
 
-    def _spent(self, indices: Sequence[Any]) -> _Spent:
-        begin = time.thread_time()
-        batch = self._collate(self._fetching.__getitems__(indices))
-        making = time.thread_time() - begin
+    def finishing_seconds(self, indices: Sequence[Any], turns: int) -> float:
+        """CPU seconds per sample to finish a batch; 0 where nothing is deferred. Raises _NotDeferredError.
+
+        That is done several times in a row, after the first: what was freed when the batch was made, and would be used
+        again, a process that only finishes batches does not have.
+        """
         if self._fetch.deferral is None:
-            return _Spent(making, 0.0)
-        if not isinstance(batch, DeferredBatch):
+            return 0.0
+        batch = self._deferred(indices)
+        finish = partial(run, batch, BatchRecipe(batch.recipe), device_of(self._fetch.deferral))
+        give_back_what_is_free()
+        return median([_cpu_seconds(finish) for _ in range(1 + turns)][1:]) / len(indices)
+
+    def _deferred(self, indices: Sequence[Any]) -> Any:
+        batch = self._made(indices)
+        if self._fetch.deferral is not None and not isinstance(batch, DeferredBatch):
             raise _NotDeferredError
-        self._recipe = self._recipe or BatchRecipe(batch.recipe)
-        return _Spent(making, _cpu_seconds(partial(run, batch, self._recipe, device_of(self._fetch.deferral))))
+        return batch
+
+    def _made(self, indices: Sequence[Any]) -> Any:
+        return self._collate(self._fetching.__getitems__(indices))
 
 
 def _until_steady(turn: Callable[[], _Turn], at_least: int) -> list[_Turn]:
     """So many turns, and more where large blocks are fresh in some and not in others, as long as that takes no time."""
     begin, turns = time.perf_counter(), [turn() for _ in range(at_least)]
     while (
-        not (_is_steady([plain for plain, _ in turns]) and _is_steady([spent.making for _, spent in turns]))
+        not (_is_steady([plain for plain, _ in turns]) and _is_steady([rewritten for _, rewritten in turns]))
         and len(turns) < _TURNS_AT_MOST
         and time.perf_counter() - begin < _STEADY_SECONDS
     ):
@@ -209,12 +207,13 @@ def _is_steady(seconds: Sequence[float]) -> bool:
 
 
 def _left(turns: Sequence[_Turn]) -> float:
-    """Of seconds of plain batches and of rewritten ones, by turns: what is left, as a share.
+    """What is left of a plain batch's seconds, as a share.
 
-    Of either the quickest counts: whether a large block is fresh changes from one batch to the next in some processes,
-    and then the shares of single turns are those of fresh memory and of used memory.
+    The middle of either counts: where a large block is fresh in some turns and not in others, their own shares are
+    those of fresh memory and of used memory.
     """
-    return min(spent.making for _, spent in turns) / max(min(plain for plain, _ in turns), _LEAST_SECONDS)
+    plain, rewritten = (median(seconds) for seconds in zip(*turns, strict=True))
+    return float(rewritten / max(plain, _LEAST_SECONDS))
 
 
 def _cpu_seconds(work: Callable[[], Any]) -> float:

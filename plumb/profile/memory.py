@@ -15,6 +15,7 @@ from pathlib import Path
 
 from plumb.host.files import Host, first_whole
 from plumb.host.memory import held_bytes
+from plumb.runtime.allocator import give_back_what_is_free
 
 _SHM = "/dev/shm"
 # Of a long list, so many elements are looked at, and never more objects than this.
@@ -86,8 +87,7 @@ class Grown:
     """
 
     def __init__(self) -> None:
-        with contextlib.suppress(AttributeError, OSError):
-            ctypes.CDLL(None).malloc_trim(0)
+        give_back_what_is_free()
         self._before = _kept("RssAnon")
         try:
             _CLEAR_REFS.write_text(_RESET_PEAK)

@@ -121,7 +121,13 @@ def _count(change: int) -> None:
                 ctypes.CDLL(None).free(ctypes.c_void_p(block))
         else:
             _set(_own or USUAL)
-            ctypes.CDLL(None).malloc_trim(0)
+            give_back_what_is_free()
+
+
+def give_back_what_is_free() -> None:
+    """Gives freed memory of this process back to the kernel. Does nothing without glibc."""
+    if available():
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class _Mallinfo(ctypes.Structure):
