@@ -147,7 +147,10 @@ def savings(
                 again = _until_steady(turn, turns)
     except _NotDeferredError:
         return None
-    return Savings(Left(_left(fresh), _left(again)), finishing, finishing_reusing)
+    left_reusing = _left(again)
+    # Otherwise it is the blocks that are fresh by chance, and not the rewrite, which make the difference.
+    left = _left(fresh) if _are_steady(fresh) else left_reusing
+    return Savings(Left(left, left_reusing), finishing, finishing_reusing)
 
 
 class _Rewritten:
@@ -193,25 +196,22 @@ class _Rewritten:
 def _until_steady(turn: Callable[[], _Turn], at_least: int) -> list[_Turn]:
     """So many turns, and more where large blocks are fresh in some and not in others, as long as that takes no time."""
     begin, turns = time.perf_counter(), [turn() for _ in range(at_least)]
-    while (
-        not (_is_steady([plain for plain, _ in turns]) and _is_steady([rewritten for _, rewritten in turns]))
-        and len(turns) < _TURNS_AT_MOST
-        and time.perf_counter() - begin < _STEADY_SECONDS
-    ):
+    while not _are_steady(turns) and len(turns) < _TURNS_AT_MOST and time.perf_counter() - begin < _STEADY_SECONDS:
         turns.append(turn())
     return turns
 
 
-def _is_steady(seconds: Sequence[float]) -> bool:
-    return max(seconds) <= _STEADY * min(seconds)
+def _are_steady(turns: Sequence[_Turn]) -> bool:
+    """Whether all turns but one, which something else has held up, took about as long."""
+    for seconds in zip(*turns, strict=True):
+        quickest, *others = sorted(seconds)
+        if any(other > _STEADY * quickest for other in others[:-1]):
+            return False
+    return True
 
 
 def _left(turns: Sequence[_Turn]) -> float:
-    """What is left of a plain batch's seconds, as a share.
-
-    The middle of either counts: where a large block is fresh in some turns and not in others, their own shares are
-    those of fresh memory and of used memory.
-    """
+    """What is left of a plain batch's seconds, as a share."""
     plain, rewritten = (median(seconds) for seconds in zip(*turns, strict=True))
     return float(rewritten / max(plain, _LEAST_SECONDS))
 

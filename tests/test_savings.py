@@ -1,9 +1,12 @@
 """What stores and deferred operators save is measured on the user's own samples."""
 
+import contextlib
+import itertools
 import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from torch.utils.data import DataLoader
 
@@ -69,3 +72,26 @@ def test_what_is_not_deferred_after_all_saves_nothing():
         loader.dataset, batch_size=32, collate_fn=lambda samples: torch.stack([s for s, _ in samples]) + 1
     )
     assert savings(other, Fetch(deferral=deferral), [list(range(32))]) is None
+
+
+@pytest.mark.parametrize("is_calm", [True, False])
+def test_where_memory_is_fresh_by_chance_what_is_left_in_used_memory_counts(is_calm, monkeypatch):
+    reused, batches = [False], itertools.count()
+
+    @contextlib.contextmanager
+    def reusing(wanted):
+        reused[0] = wanted
+        yield
+        reused[0] = False
+
+    def collate(samples):
+        is_fresh = not (is_calm or reused[0]) and next(batches) % 4 < 2
+        until = time.thread_time() + (0.1 if is_fresh else 0.025)
+        while time.thread_time() < until:
+            pass
+        return torch.stack([sample for sample, _ in samples])
+
+    monkeypatch.setattr("plumb.savings.reusing", reusing)
+    saved = savings(DataLoader(Scaled(), collate_fn=collate), Fetch(), [list(range(8))])
+    assert (saved.left.plainly == saved.left.reusing) is not is_calm
+    assert saved.left.reusing == pytest.approx(1.0, abs=0.3)
