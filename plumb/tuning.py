@@ -41,7 +41,7 @@ from plumb.runtime.sharding import Sharding, examine
 from plumb.search import decide
 from plumb.search.ledger import Ledger, Reading
 from plumb.search.measure import IndexStream, NoBatchesError, index_sampler
-from plumb.search.probed import told_by_many, told_by_one
+from plumb.search.probed import in_reused_memory, told_by_many, told_by_one
 from plumb.search.record import Record, StudyError
 from plumb.search.space import Space
 from plumb.search.stopping import worth_seconds
@@ -180,10 +180,7 @@ class Tuner:
             )
 
     def _probe(self, situation: Situation, offers: Offers) -> Situation:
-        """Corrects the situation by two short runs: with one worker, and with as many as there are cores.
-
-        The second is in reused memory, where that may be had: there workers get most done, and so crowd most.
-        """
+        """Corrects the situation by two short runs: with one worker, and with as many as there are cores."""
         if self._freedom(situation, offers).num_workers == (0,):
             return situation
         batch_seconds = situation.cost.wall_seconds * situation.samples_per_batch
@@ -200,13 +197,8 @@ class Tuner:
         if self._is_iterable or many < 2 or self._seconds_spent > _UNTIL_PROBED * self.seconds:
             return situation
         self._say(f"{many} workers, to calibrate the model")
-        config = Config(
-            many,
-            2,
-            pin_memory=self._pins,
-            allocator_reuse=situation.allocator is not None,
-            start_method=self._start.method,
-        )
+        plain = Config(many, 2, pin_memory=self._pins, start_method=self._start.method)
+        config = in_reused_memory(situation, plain)
         all_cores = self._trials.probe(situation, config)
         return told_by_many(situation, one, config, all_cores, cores) if all_cores else situation
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from plumb.config import Config
+from plumb.model import feasible
 from plumb.model.calibration import (
     ProbeRun,
     calibrated,
@@ -78,6 +79,13 @@ def told_by_one(situation: Situation, one: Probed, drop_seconds_per_byte: float)
         worker_overlap=one.run.overlap,
         calibration=calibrated(one.run, situation.samples_per_batch, footprint.batch_bytes, drop_seconds_per_byte),
     )
+
+
+def in_reused_memory(situation: Situation, config: Config) -> Config:
+    """`config` in reused memory, where that may be had and fits: there workers get most done, and so crowd most."""
+    reusing = replace(config, allocator_reuse=True)
+    may = situation.allocator is not None and feasible.broken_limit(reusing, situation) is None
+    return reusing if may else config
 
 
 def told_by_many(situation: Situation, one: Probed, config: Config, many: Probed, cores: float) -> Situation:

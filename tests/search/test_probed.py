@@ -10,10 +10,11 @@ from plumb.config import Config
 from plumb.host import Limits
 from plumb.model.calibration import ProbeRun
 from plumb.model.demand import demand
+from plumb.model.feasible import needs
 from plumb.model.operational import capacities
 from plumb.model.situation import AllocatorGain, Footprint, Situation
 from plumb.plan import SampleCost
-from plumb.search.probed import Probed, told_by_many, told_by_one
+from plumb.search.probed import Probed, in_reused_memory, told_by_many, told_by_one
 
 CORES, BATCH = 4, 32
 FRESH, REUSING = Config(CORES, 2), Config(CORES, 2, allocator_reuse=True)
@@ -73,3 +74,13 @@ def test_a_look_that_said_too_much_of_reused_memory_changes_nothing_of_fresh_mem
     assert demand(told, REUSING).cpu_seconds == pytest.approx(many.run.cpu_seconds_in_worker)
     assert demand(told, FRESH) == demand(before, FRESH)
     assert told.calibration.crowding == pytest.approx(0.0)
+
+
+def test_the_second_run_is_in_fresh_memory_where_the_buffers_of_reused_memory_do_not_fit():
+    situation = unprobed()
+    assert in_reused_memory(situation, FRESH) == REUSING
+    fresh, reusing = (needs(situation, config, CORES, config.batches_in_flight) for config in (FRESH, REUSING))
+    assert fresh["shared memory"] < reusing["shared memory"]
+    tight = replace(situation, limits=Limits(CORES, shm_bytes=(fresh["shared memory"] + reusing["shared memory"]) / 2))
+    assert in_reused_memory(tight, FRESH) == FRESH
+    assert in_reused_memory(replace(situation, allocator=None), FRESH) == FRESH
