@@ -94,6 +94,7 @@ def compare(pipeline: Pipeline, effort: Effort) -> list[Comparison]:
         pipeline.batch_size,
         effort.turns,
         effort.window_seconds,
+        warm_up_seconds=effort.window_seconds / 2,
     )
     samples = len(pipeline.dataset)
     tried = {trial.config: trial.samples_per_second for trial in tuned.choice.trials if trial.samples_per_second}
@@ -215,8 +216,9 @@ def main() -> None:
         say("\n".join(summary(its)))
     worst = sorted(comparisons, key=lambda comparison: -abs(comparison.error))[:WORST]
     lines = [
-        f"{effort.turns} turns of windows of {effort.window_seconds:g} s; samples per second over a real epoch. A rate "
-        "is the cores in use over the CPU that a sample takes, so an error is one of either. Where a sample takes more "
+        f"{effort.turns} turns of windows of {effort.window_seconds:g} s; samples per second over a real epoch. "
+        "Loaders whose workers last, or that have none, run for half a window before, as they would in a later epoch. "
+        "A rate is the cores in use over the CPU that a sample takes, so an error is one of either. Where a sample takes more "
         "CPU than predicted, or less, memory was fresh where it was taken for used, or the other way round, a worker "
         "read values of a store for the first time, which it has to map, caches and memory were shared with other "
         "processes, or the host was another than while the model was calibrated. Where other cores were in use, "

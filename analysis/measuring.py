@@ -87,18 +87,20 @@ def by_turns(
     window_seconds: float,
     at_each_turn: Callable[[], None] = lambda: None,
     patience_seconds: float = _PATIENCE_SECONDS,
+    warm_up_seconds: float = 0.0,
 ) -> list[Reading]:
     """A window of each contender in each turn, each time with workers of its own, so that no idle ones are around.
 
-    `at_each_turn` is called before the contenders of a turn. A contender that fails, or doesn't come into steady state
-    within `patience_seconds`, is not measured again; its reading says why.
+    `at_each_turn` is called before the contenders of a turn. Loaders whose workers last, or that have none, run for
+    `warm_up_seconds` before what counts: buffers, and values of a store, are mapped once in a training. A contender
+    that fails, or isn't in steady state within `patience_seconds`, is not measured again; its reading says why.
     """
     readings = [Reading(contender) for contender in contenders]
     for _ in range(turns):
         at_each_turn()
         for reading in readings:
             if not reading.error:
-                _measure(reading, stream, samples_per_batch, window_seconds, patience_seconds)
+                _measure(reading, stream, samples_per_batch, window_seconds, patience_seconds, warm_up_seconds)
     return readings
 
 
@@ -108,13 +110,16 @@ def _measure(
     samples_per_batch: float,
     window_seconds: float,
     patience_seconds: float,
+    warm_up_seconds: float,
 ) -> None:
     contender = reading.contender
     try:
         if isinstance(contender, Apart):
             chunks = contender.window(window_seconds)
         else:
-            chunks = _of_feed(reading, contender, stream, samples_per_batch, window_seconds, patience_seconds)
+            chunks = _of_feed(
+                reading, contender, stream, samples_per_batch, window_seconds, patience_seconds, warm_up_seconds
+            )
     except Exception as error:
         reading.error = f"{type(error).__name__}: {error}".partition("\n")[0]
         return
@@ -131,10 +136,13 @@ def _of_feed(
     samples_per_batch: float,
     window_seconds: float,
     patience_seconds: float,
+    warm_up_seconds: float,
 ) -> list[Chunk]:
     deadline = time.perf_counter() + patience_seconds
     feed = Feed(contender.config, contender.make, stream, samples_per_batch, deadline)
     try:
+        if warm_up_seconds and (contender.config.persistent_workers or not contender.config.num_workers):
+            feed.window(warm_up_seconds)
         begun = time.process_time()
         chunks = feed.window(window_seconds)
         used = feed.usage

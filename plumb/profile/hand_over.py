@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median
 
@@ -13,6 +15,8 @@ from plumb.profile.threads import one_torch_thread
 _TURNS = 5
 _BYTES_AT_LEAST = 2**20
 _FRESH_BYTES, _COPIED_BYTES = 2**22, 2**25
+# Fresh memory is handed over so many times, and so many pieces are not given back yet.
+_FRESH_TURNS, _AHEAD = 8, 2
 # A loader uses so many buffers by turns, as a rule; fewer where they are more than caches hold anyway.
 _BUFFERS, _BEYOND_CACHES = 8, 2**26
 
@@ -27,12 +31,26 @@ def drop_seconds_per_byte(batch_bytes: float) -> float:
 
 
 def fresh_seconds_per_byte() -> float:
-    """CPU seconds per byte to get shared memory and to write it, beyond those to write it again; of several turns the
-    least.
+    """CPU seconds per byte of a worker to hand over a batch in shared memory that nobody has touched before, beyond
+    those to write it again: to get the memory, to share it, and to let go of it.
 
     That is the same for each byte, so little is taken: a batch's worth may be more than shared memory holds.
     """
-    return max(0.0, min(_fresh_seconds(_FRESH_BYTES) for _ in range(_TURNS))) / _FRESH_BYTES
+    source, used = (torch.ones(_FRESH_BYTES, dtype=torch.uint8) for _ in range(2))
+    handed: list[int] = []
+    # The main process gives memory back at the same time, and both need the kernel's lists of free pages.
+    with one_torch_thread(), ThreadPoolExecutor(1) as main:
+        fresh = []
+        for _ in range(_FRESH_TURNS):
+            begin = time.thread_time()
+            handed.append(_hand_over(source))
+            fresh.append(time.thread_time() - begin)
+            if len(handed) > _AHEAD:
+                main.submit(os.close, handed.pop(0))
+        again = median(_copy_seconds(source, used) for _ in range(_TURNS))
+    for descriptor in handed:
+        os.close(descriptor)
+    return max(0.0, median(fresh) - again) / _FRESH_BYTES
 
 
 @dataclass(frozen=True)
@@ -63,14 +81,11 @@ def _copy_seconds(source: torch.Tensor, target: torch.Tensor) -> float:
     return time.thread_time() - begin
 
 
-def _fresh_seconds(size: int) -> float:
-    begin = time.thread_time()
-    storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
-    shared = torch.empty(0, dtype=torch.uint8).set_(storage)
-    shared.fill_(1)
-    again = time.thread_time()
-    shared.fill_(1)
-    return (again - begin) - (time.thread_time() - again)
+def _hand_over(source: torch.Tensor) -> int:
+    """A descriptor of new shared memory with the bytes of `source`, which this process has no longer mapped."""
+    storage = torch.UntypedStorage._new_using_fd_cpu(source.nbytes)
+    torch.empty(0, dtype=torch.uint8).set_(storage).copy_(source)
+    return os.dup(storage._share_fd_cpu_()[0])
 
 
 def _drop_seconds(size: int) -> float:

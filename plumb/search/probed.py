@@ -91,11 +91,12 @@ def in_reused_memory(situation: Situation, config: Config) -> Config:
 def told_by_many(situation: Situation, one: Probed, config: Config, many: Probed, cores: float) -> Situation:
     """The situation of `told_by_one` with what a run of `config`, with about as many workers as cores, teaches.
 
-    What a worker takes in reused memory was seen in the main process only, in a look. Where several together take less,
-    the look was wrong, and says nothing of fresh memory.
+    What a worker takes in reused memory was seen in the main process only, in a look. Where several that compute take
+    less each, the look was wrong, and that says nothing of fresh memory. Where they wait, less rest makes them quicker.
     """
     spread, alone = spread_of(situation.batch_seconds), demand(situation, config).cpu_seconds
-    if config.allocator_reuse and many.run.cpu_seconds_in_worker < alone:
+    computes = situation.cost.wait_seconds < situation.cost.cpu_seconds
+    if config.allocator_reuse and computes and many.run.cpu_seconds_in_worker < alone:
         alone = many.run.cpu_seconds_in_worker
         situation = cheaper_in_reused_memory(situation, alone)
     return replace(
