@@ -220,8 +220,8 @@ def main() -> None:
         "Loaders whose workers last, or that have none, run for half a window before, as they would in a later epoch. "
         "A rate is the cores in use over the CPU that a sample takes, so an error is one of either. Where a sample "
         "takes more CPU than predicted, or less, memory was fresh where it was taken for used, or the other way round, "
-        "a worker read values of a store for the first time, which it has to map, caches and memory were shared with other "
-        "processes, or the host was another than while the model was calibrated. Where other cores were in use, "
+        "a worker read values of a store for the first time, which it has to map, caches and memory were shared with "
+        "other processes, or the host was another than while the model was calibrated. Where other cores were in use, "
         "processes waited for each other, or for the source.",
         "",
         *summary(comparisons),
