@@ -299,7 +299,7 @@ class _Search:
         batches, turns = self._timed_batches(lambda turns: 1 + plain_loads(turns), share=0.3)
         batches = batches or [self._indices[:_FEWEST_SAMPLES]]
         try:
-            store = filled(self._dataset, found.cut, self._indices[: sum(map(len, batches))])
+            store = filled(self._dataset, found.cut, self._indices[: min(_TIMED_VALUES, sum(map(len, batches)))])
             if store is None:
                 return None
             hits = Fetch(cut=found.cut, spec=store.stored.spec, is_frozen=True)
@@ -354,7 +354,7 @@ class _Search:
         return (DeferralCost(operators, saved.left, saved.main_seconds, saved.main_seconds_reusing, found.saved_bytes),)
 
     def _timed_batches(self, loads: Callable[[int], int], share: float) -> tuple[list[list[Any]], int]:
-        """Whole batches, and how many turns of them there is time for; a turn takes so many `loads`.
+        """Whole batches of a few samples, and how many turns of them there is time for, which take so many `loads`.
 
         A part of a batch, where there is no time for a whole one, and none where that would hold too few samples.
         """
@@ -366,7 +366,7 @@ class _Search:
         samples -= samples % size if samples >= size else 0
         if samples < _FEWEST_SAMPLES:
             return [], turns
-        taken = list(islice(cycle(self._indices), samples))
+        taken = list(islice(cycle(self._indices[:_TIMED_VALUES]), samples))
         return [taken[start : start + size] for start in range(0, samples, size)], turns
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median
 
@@ -14,9 +14,9 @@ from plumb.profile.threads import one_torch_thread
 
 _TURNS = 5
 _BYTES_AT_LEAST = 2**20
-_FRESH_BYTES, _COPIED_BYTES = 2**22, 2**25
+_FRESH_BYTES, _COPIED_BYTES = 2**20, 2**25
 # Fresh memory is handed over so many times, and so many pieces are not given back yet.
-_FRESH_TURNS, _AHEAD = 8, 2
+_FRESH_TURNS, _AHEAD = 16, 2
 # A loader uses so many buffers by turns, as a rule; fewer where they are more than caches hold anyway.
 _BUFFERS, _BEYOND_CACHES = 8, 2**26
 
@@ -41,12 +41,15 @@ def fresh_seconds_per_byte() -> float:
     # The main process gives memory back at the same time, and both need the kernel's lists of free pages.
     with one_torch_thread(), ThreadPoolExecutor(1) as main:
         fresh = []
+        given_back: Future[None] | None = None
         for _ in range(_FRESH_TURNS):
             begin = time.thread_time()
             handed.append(_hand_over(source))
             fresh.append(time.thread_time() - begin)
             if len(handed) > _AHEAD:
-                main.submit(os.close, handed.pop(0))
+                if given_back is not None:
+                    given_back.result()
+                given_back = main.submit(os.close, handed.pop(0))
         again = median(_copy_seconds(source, used) for _ in range(_TURNS))
     for descriptor in handed:
         os.close(descriptor)
