@@ -28,9 +28,6 @@ from plumb.runtime.fetch import Fetch, Fetching
 from plumb.runtime.replay import Replay
 from plumb.runtime.stored import Stored
 
-# In the first turn after memory is used again, some of it is still fresh.
-_UNTIL_REUSED = 1
-
 MOST_TURNS = 3
 """So many turns in fresh memory, and again in reused memory, tell what is saved; one does where there is no time."""
 
@@ -40,19 +37,21 @@ _STEADY, _TURNS_AT_MOST, _STEADY_SECONDS = 1.5, 9, 0.5
 # Batches that take longer are not held up by what other work has left in the caches.
 _SOON_SECONDS = 0.02
 
+# No batch takes less CPU than this: coarse clocks may say so.
+_LEAST_SECONDS = 1e-7
+
 
 def plain_loads(turns: int) -> int:
-    """How often `savings` makes its batches plainly in so many turns."""
-    return 2 * turns + _UNTIL_REUSED
+    """How often `savings` makes its batches plainly: so many turns in fresh and in reused memory, one in between."""
+    return 2 * turns + 1
 
 
 def rewritten_loads(turns: int) -> int:
-    """How often it makes them rewritten; those that are soon made, more often."""
+    """How often it makes them rewritten: once to learn from, twice to be finished, and as often as plainly.
+
+    Those that are soon made, it makes more often.
+    """
     return 3 + plain_loads(turns)
-
-
-# No batch takes less CPU than this: coarse clocks may say so.
-_LEAST_SECONDS = 1e-7
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ class _NotDeferredError(Exception):
 def savings(
     loader: DataLoader[Any], fetch: Fetch, batches: Sequence[Sequence[Any]], turns: int = MOST_TURNS
 ) -> Savings | None:
-    """What is saved on batches that are made as `fetch` says, each of so many indices, by turns with plain ones.
+    """What is saved on batches that are made as `fetch` says, by turns with plain ones; `batches` holds their indices.
 
     None where their operators are not deferred after all. Raises what the dataset and the collate function raise.
     """
@@ -121,7 +120,8 @@ def savings(
     rewritten = _Rewritten(loader, fetch)
     try:
         with one_torch_thread():
-            rewritten.learn(batches[0])
+            # The first time, operators are made one by one, to learn from.
+            rewritten.made(batches[0])
 
             # Whole batches: what fresh memory costs hangs on how much of it is held at once.
             def plain(indices: Sequence[Any]) -> Any:
@@ -142,8 +142,8 @@ def savings(
             fresh = _until_steady(turn, turns)
             with reusing(True):
                 finishing_reusing = rewritten.finishing_seconds(batches[0], turns)
-                for _ in range(_UNTIL_REUSED):
-                    turn()
+                # In the first turn, some of the memory is still fresh.
+                turn()
                 again = _until_steady(turn, turns)
     except _NotDeferredError:
         return None
@@ -162,9 +162,9 @@ class _Rewritten:
         collate = DeferringCollate(loader.collate_fn) if fetch.deferral else loader.collate_fn
         self._collate: Callable[[Any], Any] = collate
 
-    def learn(self, indices: Sequence[Any]) -> None:
-        """The first time, operators are made one by one, to learn from."""
-        self._made(indices)
+    def made(self, indices: Sequence[Any]) -> Any:
+        """A batch, to be finished where operators are deferred."""
+        return self._collate(self._fetching.__getitems__(indices))
 
     def making_seconds(self, batches: Sequence[Sequence[Any]]) -> float:
         """CPU seconds to make all of them. Raises _NotDeferredError where operators should be deferred and are not."""
@@ -184,13 +184,10 @@ class _Rewritten:
         return median([_cpu_seconds(finish) for _ in range(1 + turns)][1:]) / len(indices)
 
     def _deferred(self, indices: Sequence[Any]) -> Any:
-        batch = self._made(indices)
+        batch = self.made(indices)
         if self._fetch.deferral is not None and not isinstance(batch, DeferredBatch):
             raise _NotDeferredError
         return batch
-
-    def _made(self, indices: Sequence[Any]) -> Any:
-        return self._collate(self._fetching.__getitems__(indices))
 
 
 def _until_steady(turn: Callable[[], _Turn], at_least: int) -> list[_Turn]:
