@@ -30,6 +30,8 @@ from plumb.search.stopping import Seen, expected_gain, model_error
 WORTH_A_TRIAL = 0.01
 # The model's best ways that are tried in any case, and what an earlier study found best.
 _FAVOURITES, _REMEMBERED = 3, 2
+# A way that the model puts below its best by more than this share is none of them.
+_UNLIKELY = 0.2
 # The sampler may propose what was tried already; that costs nothing, but it must end.
 _PROPOSALS_AT_MOST = 24
 _OUTCOME, _CONFIG, _OVER = "outcome", "config", "over"
@@ -64,13 +66,21 @@ class _Search:
         return any(one.measured > self._known_rate for one in self._seen)
 
     def favourites(self) -> list[Config]:
-        """What to try first: an earlier tuning's best, then the model's, of ways that differ in more than depth."""
+        """What to try first: an earlier tuning's best, then the model's, of ways that differ in more than depth.
+
+        What the model may be wrong about comes first, and then how many workers, of which it knows more.
+        """
         remembered = sorted(self._remembered, key=lambda config: -self._remembered[config])
         ways: dict[tuple[Any, ...], Config] = {}
+        counts: dict[tuple[Any, ...], Config] = {}
+        likely = max(self._predicted.values(), default=0.0) * (1 - _UNLIKELY)
         for candidate in self._ranking.best:
             config = candidate.config
-            ways.setdefault((config.num_workers, _way(config)), config)
-        return list(dict.fromkeys([*remembered[:_REMEMBERED], *list(ways.values())[:_FAVOURITES]]))
+            if candidate.training_samples_per_second >= likely:
+                ways.setdefault(_way(config), config)
+            counts.setdefault((config.num_workers, _way(config)), config)
+        modelled = dict.fromkeys([*ways.values(), *counts.values()])
+        return list(dict.fromkeys([*remembered[:_REMEMBERED], *list(modelled)[:_FAVOURITES]]))
 
     def next_trial(self, config: Config | None) -> tuple[optuna.Trial, Config]:
         """A new trial of `config`, or of what the sampler proposes."""

@@ -70,6 +70,12 @@ def test_the_model_s_best_come_first_and_nothing_is_tried_twice(best_workers, se
     assert OWN.config not in tried, "the user's own was measured before"
 
 
+def test_ways_in_which_the_model_may_be_wrong_are_tried_before_other_numbers_of_workers():
+    freedom = Freedom(num_workers=tuple(range(7)), caches=(None, STORE), persistent_workers=(False,))
+    tried, _ = _search(lambda config: _reading(config, 500.0), freedom)
+    assert [config.cache is None for config in tried[:3]] == [False, True, False]
+
+
 def test_it_stops_once_the_step_is_fed():
     tried, _ = _search(lambda config: _reading(config, 500.0), enough=400.0)
     assert len(tried) == 1
