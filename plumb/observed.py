@@ -17,7 +17,7 @@ from plumb.offers import Offers
 from plumb.plan import SampleCost
 from plumb.profile.hand_over import copy_seconds_per_byte, drop_seconds_per_byte, fresh_seconds_per_byte
 from plumb.profile.memory import script_bytes
-from plumb.profile.sample import Sampled, sampled_without_torch_threads, torch_threads_speedup
+from plumb.profile.sample import Sampled, sampled, sampled_without_torch_threads, torch_threads_speedup
 from plumb.runtime import allocator
 from plumb.search.measure import IndexStream
 from plumb.subject import Subject, cost_of
@@ -29,6 +29,8 @@ _SECONDS_PER_TENSOR = 1e-4
 # Fresh memory is touched for no more than so many times a batch's bytes: for samples, for what these are made of, and
 # for the batch. And reused memory saves no more than all but this share of a sample's CPU seconds.
 _TOUCHED, _LEAST_LEFT = 3.0, 0.05
+# A sample's CPU seconds are divided by.
+_LEAST_SECONDS = 1e-9
 # What the start of a worker takes as a rule: one that isn't forked imports torch anew.
 _FORK_SECONDS, _SPAWN_SECONDS = 0.05, 2.0
 # A look at what reused memory saves may take so long, where a shorter one leaves in doubt what a sample takes.
@@ -104,14 +106,19 @@ class Observed:
         if max(saved, fresh_seconds + handing) < _WORTH_REUSING * _least_seconds(cost, offers):
             return None
         kept = allocator.kept_bytes(int(footprint.batch_bytes))
-        # Whether a process gets fresh memory for its batches depends on all that it did before: so it is asked.
-        plain = self._cpu_seconds_on_one_thread()
         with allocator.reusing(True):
-            reusing = self._cpu_seconds_on_one_thread()
-        least = max(1.0 - _TOUCHED * saved / plain, _LEAST_LEFT)
-        is_worth = saved >= _WORTH_REUSING * cost.wall_seconds
-        left_share = min(max(reusing / plain, least), 1.0) if is_worth else 1.0
-        return AllocatorGain(left_share, kept, min(reusing, plain), self._copying_seconds(footprint, cost))
+            in_worker = self._cpu_seconds_on_one_thread()
+            # Whether this process gets fresh memory for its batches depends on all that it did before: so it is asked.
+            is_worth = saved >= _WORTH_REUSING * cost.wall_seconds
+            left_share = self._left_share(cost, saved) if is_worth else 1.0
+        return AllocatorGain(left_share, kept, in_worker, self._copying_seconds(footprint, cost))
+
+    def _left_share(self, cost: SampleCost, saved_seconds: float) -> float:
+        """Which share of a sample's CPU seconds is left where it is made in memory that is in use again, as now."""
+        again = sampled(self.subject.loader, self.stream, *self._look_seconds()).cost
+        natural = max(cost.cpu_seconds, _LEAST_SECONDS)
+        least = max(1.0 - _TOUCHED * saved_seconds / natural, _LEAST_LEFT)
+        return min(max((again.wall_seconds - cost.wait_seconds) / natural, least), 1.0)
 
     def _copying_seconds(self, footprint: Footprint, cost: SampleCost) -> float:
         """What a worker takes to copy a sample to where it is handed over.
@@ -124,9 +131,12 @@ class Observed:
 
     def _cpu_seconds_on_one_thread(self) -> float:
         """What a sample takes where torch has no threads of its own, as in a worker."""
-        shortest, longest = self.pace_seconds / 2, _LONGEST_PACES * self.pace_seconds
-        alone = sampled_without_torch_threads(self.subject.loader, self.stream, shortest, longest)
-        return max(alone.cost.cpu_seconds, 1e-9)
+        alone = sampled_without_torch_threads(self.subject.loader, self.stream, *self._look_seconds())
+        return max(alone.cost.cpu_seconds, _LEAST_SECONDS)
+
+    def _look_seconds(self) -> tuple[float, float]:
+        """How long a look at what reused memory saves takes, at least and at the most."""
+        return self.pace_seconds / 2, _LONGEST_PACES * self.pace_seconds
 
 
 def _least_seconds(cost: SampleCost, offers: Offers) -> float:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -26,16 +25,13 @@ from plumb.profile.fetch_threads import timed_threads
 from plumb.profile.randomness import kept_generators
 from plumb.profile.sample import COLLATED, collate_seconds
 from plumb.profile.storage import held_up
+from plumb.rewrite_costs import TIMED_BATCH, RewriteCosts, rewrite_costs
 from plumb.runtime.cuts import CutCandidate, find_cuts
 from plumb.runtime.deferral import FoundDeferral, find_deferral
-from plumb.runtime.fetch import Fetch
-from plumb.runtime.fingerprint import fingerprint
 from plumb.runtime.loader import NO_REWRITES
-from plumb.runtime.opened import reads_unseen
 from plumb.runtime.replay import Replay
 from plumb.runtime.trial import try_out
 from plumb.runtime.validate import validate_cut, validate_threads
-from plumb.savings import MOST_TURNS, filled, plain_loads, rewritten_loads, savings
 from plumb.trace.course import Traced, trace
 from plumb.trace.pipeline import Pipeline
 
@@ -44,16 +40,13 @@ _TRACED_SAMPLES, _FEWEST_TRACED = 16, 3
 _TRACE_LOADS, _CUT_LOADS, _THREADS_LOADS, _DEFERRAL_LOADS = 10, 11, 7, 13
 _CUT_SAMPLES, _THREADS_SAMPLES, _DEFERRAL_SAMPLES, _FEWEST_SAMPLES = 8, 96, 8, 2
 _MOST_CUTS = 3
-# A store that leaves more than this share of a sample's CPU seconds, and all of its waiting, saves nothing, and so do
-# threads that take more than this share of the time of one.
+# Threads that take more than this share of the time of one save nothing.
 _SAVES_NOTHING = 0.95
 _VALIDATED_THREADS = 8
 # Waiting that is a smaller share of a sample's time is not worth threads.
 _WORTH_THREADS = 0.1
-# So many values are stored and read at most, to see what that takes.
-_TIMED_VALUES = 64
-# Threads may be timed for so much of the time that is left, on batches of so many samples where nobody says how many.
-_THREADS_TIMED, _TIMED_BATCH = 0.3, 32
+# Threads may be timed for so much of the time that is left.
+_THREADS_TIMED = 0.3
 
 
 @dataclass(frozen=True)
@@ -103,19 +96,18 @@ def find_offers(
         if waits:
             threads = threads or search.threads_until(traced.pipeline, cuts)
         deferral = search.deferral()
-        cut_costs = [found for cut in cuts if (found := search.cut_cost(cut, traced.pipeline, deferral))]
-        deferral_costs = search.deferral_costs(deferral)
+        costs = search.costs(cuts, traced.pipeline, deferral)
         if not waits and not may_use_workers:
             threads = search.whole_threads(traced.pipeline) or search.threads_until(traced.pipeline, cuts)
         storage = search.storage(threads, cuts) if threads and waits else None
     rewrites = Rewrites(
         cuts=tuple(found.cut for found in cuts),
-        deferral=deferral.deferral if deferral and deferral_costs else None,
+        deferral=deferral.deferral if deferral and costs.deferrals else None,
         threads_until=tuple(dict.fromkeys(found.until or "" for found in threads)),
         reasons=tuple(search.reasons),
         summary="; ".join(search.compared),
     )
-    return Offers(rewrites, tuple(cut_costs), deferral_costs, threads, storage, traced.pipeline, device)
+    return Offers(rewrites, costs.cuts, costs.deferrals, threads, storage, traced.pipeline, device)
 
 
 class _Search:
@@ -239,7 +231,7 @@ class _Search:
         timed = timed_threads(
             replay.prefix if until else replay.sample,
             self._indices,
-            self._loader.batch_size or min(len(self._indices), _TIMED_BATCH),
+            self._loader.batch_size or min(len(self._indices), TIMED_BATCH),
             until.prefix_seconds if until else self._cost.wall_seconds,
             until.prefix_seconds - until.prefix_wait_seconds if until else self._cost.cpu_seconds,
             _THREADS_TIMED * self._left,
@@ -290,84 +282,11 @@ class _Search:
             tuple(count * alone * share for count, share in zip(seen.outstanding, slowed, strict=True)),
         )
 
-    def cut_cost(self, found: CutCandidate, pipeline: Pipeline, deferral: FoundDeferral | None) -> CutCost | None:
-        """What a store at a cut costs and saves, from values that were stored and read; None where none can be."""
-        if fingerprint(self._dataset, found.cut, ()) != fingerprint(self._dataset, found.cut, ()):
-            self.reasons.append(f"no store after {found.cut.after}: the dataset's state can't be told from another")
-            return None
-        # Samples that are made of stored values are taken to be quick.
-        batches, turns = self._timed_batches(lambda turns: 1 + plain_loads(turns), share=0.3)
-        batches = batches or [self._indices[:_FEWEST_SAMPLES]]
-        try:
-            store = filled(self._dataset, found.cut, self._indices[: min(_TIMED_VALUES, sum(map(len, batches)))])
-            if store is None:
-                return None
-            hits = Fetch(cut=found.cut, spec=store.stored.spec, is_frozen=True)
-            alone = savings(self._loader, hits, batches, turns)
-            assert alone is not None
-            saves_cpu = min(alone.left.plainly, alone.left.reusing) < _SAVES_NOTHING
-            if not saves_cpu and _wait_share(found, pipeline) < _WORTH_THREADS:
-                self.reasons.append(f"no store after {found.cut.after}: to read a value takes as long as to make it")
-                return None
-            together = None
-            if deferral and deferral.deferral:
-                both = dataclasses.replace(hits, deferral=deferral.deferral)
-                together = savings(self._loader, both, batches, turns)
-        except Exception as error:
-            self.reasons.append(f"no store after {found.cut.after}: {one_line(error)}")
-            return None
-        return CutCost(
-            found.cut.after,
-            store.value_bytes,
-            alone.left,
-            _wait_share(found, pipeline),
-            store.write_seconds,
-            self._may_outlive(found),
-            together.left if together else None,
-        )
-
-    def _may_outlive(self, found: CutCandidate) -> bool:
-        """Whether a store at a cut may serve later runs: only where a change of what it was made of would be seen."""
-        replay = Replay(self._dataset, found.cut)
-        waits = found.prefix_wait_seconds >= _WORTH_THREADS * found.prefix_seconds
-        unseen = reads_unseen(replay.prefix, self._indices[:_FEWEST_SAMPLES], waits)
-        if unseen:
-            self.reasons.append(
-                f"no store on disk after {found.cut.after}: what it reads is not opened by Python, so a change of it "
-                "would go unnoticed"
-            )
-        return not unseen
-
-    def deferral_costs(self, found: FoundDeferral | None) -> tuple[DeferralCost, ...]:
-        """What deferring costs and saves."""
-        if found is None or found.deferral is None:
-            return ()
-        batches, turns = self._timed_batches(lambda turns: plain_loads(turns) + rewritten_loads(turns), share=0.6)
-        if not batches:
-            self.reasons.append("no operator runs on batches: there was no time to see what that saves")
-            return ()
-        saved = savings(self._loader, Fetch(deferral=found.deferral), batches, turns)
-        if saved is None:
-            self.reasons.append("no operator runs on batches: whole batches take another way")
-            return ()
-        operators = tuple(step.operator for step in found.deferral.steps)
-        return (DeferralCost(operators, saved.left, saved.main_seconds, saved.main_seconds_reusing, found.saved_bytes),)
-
-    def _timed_batches(self, loads: Callable[[int], int], share: float) -> tuple[list[list[Any]], int]:
-        """Whole batches of a few samples, and how many turns of them there is time for, which take so many `loads`.
-
-        A part of a batch, where there is no time for a whole one, and none where that would hold too few samples.
-        """
-        size = self._loader.batch_size or min(len(self._indices), _TIMED_BATCH)
-        wanted = max(1, _TIMED_VALUES // size) * size
-        whole = (turns for turns in range(MOST_TURNS, 1, -1) if self._affordable(size, loads(turns), share) == size)
-        turns = next(whole, 1)
-        samples = self._affordable(wanted, loads(turns), share)
-        samples -= samples % size if samples >= size else 0
-        if samples < _FEWEST_SAMPLES:
-            return [], turns
-        taken = list(islice(cycle(self._indices[:_TIMED_VALUES]), samples))
-        return [taken[start : start + size] for start in range(0, samples, size)], turns
+    def costs(self, cuts: Sequence[CutCandidate], pipeline: Pipeline, deferral: FoundDeferral | None) -> RewriteCosts:
+        """What stores and deferred operators cost and save."""
+        costs = rewrite_costs(self._loader, self._indices, cuts, pipeline, deferral, self._affordable)
+        self.reasons += costs.reasons
+        return costs
 
     @property
     def _left(self) -> float:
@@ -380,11 +299,6 @@ class _Search:
 
 def _may_use_threads(pipeline: Pipeline) -> bool:
     return _waits(pipeline) or any(operator.releases_gil for operator in pipeline.operators)
-
-
-def _wait_share(found: CutCandidate, pipeline: Pipeline) -> float:
-    """The part of a sample's waiting that lies before a cut."""
-    return min(1.0, found.prefix_wait_seconds / max(pipeline.sample_wait_seconds, 1e-9))
 
 
 def _waits(pipeline: Pipeline) -> bool:

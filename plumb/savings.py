@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from plumb.config import CacheChoice, Cut
@@ -40,18 +41,30 @@ _SOON_SECONDS = 0.02
 # No batch takes less CPU than this: coarse clocks may say so.
 _LEAST_SECONDS = 1e-7
 
+# More turns with torch's threads would tell less than they take time.
+_TURNS_ALONE = 2
+
 
 def plain_loads(turns: int) -> int:
     """How often `savings` makes its batches plainly: so many turns in fresh and in reused memory, one in between."""
+    return _loads(turns) + (_loads(min(turns, _TURNS_ALONE)) if _has_threads() else 0)
+
+
+def _loads(turns: int) -> int:
     return 2 * turns + 1
 
 
+def _has_threads() -> bool:
+    """Whether a main process without workers makes samples on more of torch's threads than a worker."""
+    return torch.get_num_threads() > 1
+
+
 def rewritten_loads(turns: int) -> int:
-    """How often it makes them rewritten: once to learn from, twice to be finished, and as often as plainly.
+    """How often it makes them in one way: twice to learn from, twice to be finished, and as often as plainly.
 
     Those that are soon made, it makes more often.
     """
-    return 3 + plain_loads(turns)
+    return 4 + plain_loads(turns)
 
 
 @dataclass(frozen=True)
@@ -101,93 +114,127 @@ class Savings:
     main_seconds_reusing: float
 
 
-# CPU seconds of the same batches, made plainly and rewritten.
-_Turn = tuple[float, float]
-
-
-class _NotDeferredError(Exception):
+class NotDeferredError(Exception):
     """A batch takes another way than the one on which its operators are deferred."""
 
 
+_Batches = Sequence[Sequence[Any]]
+# CPU seconds of the same batches, made plainly first, and then with each rewrite.
+_Turn = tuple[float, ...]
+
+
 def savings(
-    loader: DataLoader[Any], fetch: Fetch, batches: Sequence[Sequence[Any]], turns: int = MOST_TURNS
-) -> Savings | None:
-    """What is saved on batches that are made as `fetch` says, by turns with plain ones; `batches` holds their indices.
+    loader: DataLoader[Any], fetches: Sequence[Fetch], batches: _Batches, turns: int = MOST_TURNS
+) -> list[Savings | Exception]:
+    """What is saved on batches that are made as each of `fetches` says, by turns with plain ones.
 
-    None where their operators are not deferred after all. Raises what the dataset and the collate function raise.
+    `batches` holds their indices. What a way of making the first of them raises stands in its place: NotDeferredError
+    where its operators are not deferred after all. Raises the same where that shows later.
     """
+    with one_torch_thread():
+        all_ways = [_rewritten(loader, fetch, batches[0]) for fetch in fetches]
+        ways = [way for way in all_ways if isinstance(way, _Rewritten)]
+        if not ways:
+            return [way for way in all_ways if isinstance(way, Exception)]
+        finishing = [way.finishing_seconds(batches[0], turns) for way in ways]
+        with reusing(True):
+            finishing_reusing = [way.finishing_seconds(batches[0], turns) for way in ways]
+        lefts = _lefts(partial(_made, loader, [way.make for way in ways], batches), turns)
+    if _has_threads():
+        in_turn = partial(_made, loader, [way.make_and_finish for way in ways], batches)
+        alone = _lefts(in_turn, min(turns, _TURNS_ALONE))
+        lefts = [replace(left, alone=its) for left, its in zip(lefts, alone, strict=True)]
+    found = map(Savings, lefts, finishing, finishing_reusing)
+    return [next(found) if isinstance(way, _Rewritten) else way for way in all_ways]
+
+
+def _made(loader: DataLoader[Any], ways: Sequence[Callable[[Sequence[Any]], Any]], batches: _Batches) -> _Turn:
+    """CPU seconds of whole batches, made plainly and each way: what fresh memory costs hangs on how much is held."""
     dataset, collate = loader.dataset, loader.collate_fn
-    rewritten = _Rewritten(loader, fetch)
-    try:
-        with one_torch_thread():
-            # The first time, operators are made one by one, to learn from.
-            rewritten.made(batches[0])
 
-            # Whole batches: what fresh memory costs hangs on how much of it is held at once.
-            def plain(indices: Sequence[Any]) -> Any:
-                return collate([dataset[index] for index in indices])
+    def seconds(make: Callable[[Sequence[Any]], Any]) -> float:
+        return sum(_cpu_seconds(partial(make, indices)) for indices in batches)
 
-            def plainly() -> float:
-                return sum(_cpu_seconds(partial(plain, indices)) for indices in batches)
+    turn = [seconds(lambda indices: collate([dataset[index] for index in indices]))]
+    for make in ways:
+        # What was made before leaves its own code and data in the caches, and a core that has slept while it waited.
+        first = seconds(make)
+        turn.append(first if first > _SOON_SECONDS else seconds(make))
+    return tuple(turn)
 
-            def by_itself() -> float:
-                # A plain batch leaves its own code and data in the caches, and a core that has slept while it waited.
-                seconds = rewritten.making_seconds(batches)
-                return seconds if seconds > _SOON_SECONDS else rewritten.making_seconds(batches)
 
-            def turn() -> _Turn:
-                return plainly(), by_itself()
+def _lefts(turn: Callable[[], _Turn], turns: int) -> list[Left]:
+    """What each way leaves in so many turns, or more where they differ, and in memory that is in use again."""
+    fresh = _until_steady(turn, turns)
+    with reusing(True):
+        # In the first turn, some of the memory is still fresh.
+        turn()
+        again = _until_steady(turn, turns)
+    # Where memory is fresh by chance, it is the blocks that make the difference, and not the rewrite.
+    return [
+        Left(_share(plainly) if _are_steady(plainly) else _share(reusing), _share(reusing))
+        for plainly, reusing in zip(_each(fresh), _each(again), strict=True)
+    ]
 
-            finishing = rewritten.finishing_seconds(batches[0], turns)
-            fresh = _until_steady(turn, turns)
-            with reusing(True):
-                finishing_reusing = rewritten.finishing_seconds(batches[0], turns)
-                # In the first turn, some of the memory is still fresh.
-                turn()
-                again = _until_steady(turn, turns)
-    except _NotDeferredError:
-        return None
-    left_reusing = _left(again)
-    # Otherwise it is the blocks that are fresh by chance, and not the rewrite, which make the difference.
-    left = _left(fresh) if _are_steady(fresh) else left_reusing
-    return Savings(Left(left, left_reusing), finishing, finishing_reusing)
+
+def _each(turns: Sequence[_Turn]) -> list[list[_Turn]]:
+    """For each way, what its batches took beside the plain ones."""
+    return [[(turn[0], turn[way]) for turn in turns] for way in range(1, len(turns[0]))]
 
 
 class _Rewritten:
-    """Makes and finishes batches as workers and the main process would, in this process."""
+    """Makes and finishes batches as workers and the main process would, in this process.
 
-    def __init__(self, loader: DataLoader[Any], fetch: Fetch) -> None:
+    Raises NotDeferredError, and what the dataset and the collate function raise.
+    """
+
+    def __init__(self, loader: DataLoader[Any], fetch: Fetch, indices: Sequence[Any]) -> None:
         self._fetch = fetch
         self._fetching = Fetching(loader.dataset, fetch)
         collate = DeferringCollate(loader.collate_fn) if fetch.deferral else loader.collate_fn
         self._collate: Callable[[Any], Any] = collate
+        # The first time, operators are made one by one, to learn from.
+        self._made(indices)
+        batch = self.make(indices)
+        self._recipe = BatchRecipe(batch.recipe) if fetch.deferral else None
 
-    def made(self, indices: Sequence[Any]) -> Any:
-        """A batch, to be finished where operators are deferred."""
-        return self._collate(self._fetching.__getitems__(indices))
+    def make(self, indices: Sequence[Any]) -> Any:
+        """A batch as a worker makes it. Raises NotDeferredError where operators should be deferred and are not."""
+        batch = self._made(indices)
+        if self._fetch.deferral is not None and not isinstance(batch, DeferredBatch):
+            raise NotDeferredError
+        return batch
 
-    def making_seconds(self, batches: Sequence[Sequence[Any]]) -> float:
-        """CPU seconds to make all of them. Raises _NotDeferredError where operators should be deferred and are not."""
-        return sum(_cpu_seconds(partial(self._deferred, indices)) for indices in batches)
+    def make_and_finish(self, indices: Sequence[Any]) -> Any:
+        """A batch as a main process makes it that has no workers. Raises NotDeferredError."""
+        return self._finish(self.make(indices))
 
     def finishing_seconds(self, indices: Sequence[Any], turns: int) -> float:
-        """CPU seconds per sample to finish a batch; 0 where nothing is deferred. Raises _NotDeferredError.
+        """CPU seconds per sample to finish a batch; 0 where nothing is deferred. Raises NotDeferredError.
 
         That is done several times in a row, after the first: what was freed when the batch was made, and would be used
         again, a process that only finishes batches does not have.
         """
         if self._fetch.deferral is None:
             return 0.0
-        batch = self._deferred(indices)
-        finish = partial(run, batch, BatchRecipe(batch.recipe), device_of(self._fetch.deferral))
+        finish = partial(self._finish, self.make(indices))
         give_back_what_is_free()
         return median([_cpu_seconds(finish) for _ in range(1 + turns)][1:]) / len(indices)
 
-    def _deferred(self, indices: Sequence[Any]) -> Any:
-        batch = self.made(indices)
-        if self._fetch.deferral is not None and not isinstance(batch, DeferredBatch):
-            raise _NotDeferredError
-        return batch
+    def _made(self, indices: Sequence[Any]) -> Any:
+        return self._collate(self._fetching.__getitems__(indices))
+
+    def _finish(self, batch: Any) -> Any:
+        if self._fetch.deferral is None or self._recipe is None:
+            return batch
+        return run(batch, self._recipe, device_of(self._fetch.deferral))
+
+
+def _rewritten(loader: DataLoader[Any], fetch: Fetch, indices: Sequence[Any]) -> _Rewritten | Exception:
+    try:
+        return _Rewritten(loader, fetch, indices)
+    except Exception as error:
+        return error
 
 
 def _until_steady(turn: Callable[[], _Turn], at_least: int) -> list[_Turn]:
@@ -207,7 +254,7 @@ def _are_steady(turns: Sequence[_Turn]) -> bool:
     return True
 
 
-def _left(turns: Sequence[_Turn]) -> float:
+def _share(turns: Sequence[_Turn]) -> float:
     """What is left of a plain batch's seconds, as a share."""
     plain, rewritten = (median(seconds) for seconds in zip(*turns, strict=True))
     return float(rewritten / max(plain, _LEAST_SECONDS))

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from plumb.runtime.cache import Store
 from plumb.runtime.deferral import find_deferral
 from plumb.runtime.fetch import Fetch
-from plumb.savings import filled, savings
+from plumb.savings import NotDeferredError, filled, savings
 
 sys.path.append(str(Path(__file__).parent / "runtime"))
 from cut_datasets import Inline
@@ -37,7 +37,8 @@ def test_a_store_saves_what_comes_before_it_and_costs_what_it_reads():
     store = filled(dataset, cut, range(6))
     assert store.value_bytes >= 20_000 * 8
     assert store.write_seconds > 0
-    saved = savings(DataLoader(dataset), Fetch(cut=cut, spec=store.stored.spec, is_frozen=True), [list(range(6))])
+    hits = Fetch(cut=cut, spec=store.stored.spec, is_frozen=True)
+    (saved,) = savings(DataLoader(dataset), [hits], [list(range(6))])
     assert 0 < saved.left.plainly < 1  # the sort alone takes longer than to read it
     assert 0 < saved.left.reusing < 1
     assert saved.main_seconds == saved.main_seconds_reusing == 0
@@ -58,11 +59,32 @@ def test_to_open_a_store_is_no_part_of_writing_a_sample(monkeypatch):
 def test_deferring_is_measured_on_whole_batches():
     loader = DataLoader(Scaled(), batch_size=32)
     deferral = find_deferral(loader.dataset, loader.collate_fn, list(range(8))).deferral
-    saved = savings(loader, Fetch(deferral=deferral), [list(range(32))])
+    (saved,) = savings(loader, [Fetch(deferral=deferral)], [list(range(32))])
     assert saved.main_seconds > 0
     assert saved.main_seconds_reusing > 0
     assert saved.left.plainly > 0
     assert saved.left.reusing > 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_without_workers_a_batch_is_made_on_torch_s_threads_and_finished(threads):
+    made_on = set()
+
+    def collate(samples):
+        made_on.add(torch.get_num_threads())
+        return default_collate(samples)
+
+    loader = DataLoader(Scaled(), batch_size=32, collate_fn=collate)
+    deferral = find_deferral(loader.dataset, loader.collate_fn, list(range(8))).deferral
+    made_on.clear()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        (saved,) = savings(loader, [Fetch(deferral=deferral)], [list(range(32))])
+    finally:
+        torch.set_num_threads(before)
+    assert made_on == {1, threads}
+    assert (saved.left.alone is not None) is (threads > 1)
 
 
 def test_what_is_not_deferred_after_all_saves_nothing():
@@ -71,7 +93,9 @@ def test_what_is_not_deferred_after_all_saves_nothing():
     other = DataLoader(
         loader.dataset, batch_size=32, collate_fn=lambda samples: torch.stack([s for s, _ in samples]) + 1
     )
-    assert savings(other, Fetch(deferral=deferral), [list(range(32))]) is None
+    refused, plain = savings(other, [Fetch(deferral=deferral), Fetch()], [list(range(32))])
+    assert isinstance(refused, NotDeferredError)
+    assert plain.left.plainly > 0, "the others are timed all the same"
 
 
 @pytest.mark.parametrize("is_calm", [True, False])
@@ -85,13 +109,13 @@ def test_where_memory_is_fresh_by_chance_what_is_left_in_used_memory_counts(is_c
         reused[0] = False
 
     def collate(samples):
-        is_fresh = not (is_calm or reused[0]) and next(batches) % 4 < 2
-        until = time.thread_time() + (0.1 if is_fresh else 0.025)
+        by_chance = 1 if is_calm or reused[0] else 2 ** (next(batches) % 5)
+        until = time.thread_time() + 0.021 * by_chance
         while time.thread_time() < until:
             pass
         return torch.stack([sample for sample, _ in samples])
 
     monkeypatch.setattr("plumb.savings.reusing", reusing)
-    saved = savings(DataLoader(Scaled(), collate_fn=collate), Fetch(), [list(range(8))])
+    (saved,) = savings(DataLoader(Scaled(), collate_fn=collate), [Fetch()], [list(range(8))])
     assert (saved.left.plainly == saved.left.reusing) is not is_calm
     assert saved.left.reusing == pytest.approx(1.0, abs=0.3)

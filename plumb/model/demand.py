@@ -158,17 +158,22 @@ def cheaper_in_reused_memory(situation: Situation, cpu_seconds: float) -> Situat
 
 def _left_share(situation: Situation, config: Config) -> float:
     """What is left of the CPU seconds of a sample that is made in memory of the same kind, and else plainly."""
-    reuses = _reuse(situation, config) is not None
-    left = _share(deferral_of(situation, config.deferred).left, reuses) if config.deferred else 1.0
+
+    def share(left: Left) -> float:
+        left = _alone(left, config) or left
+        return left.plainly if _reuse(situation, config) is None else left.reusing
+
+    left = share(deferral_of(situation, config.deferred).left) if config.deferred else 1.0
     if config.cache is None:
         return left
     cut = cut_of(situation, config.cache)
     of_hits = cut.left_deferred if config.deferred and cut.left_deferred else cut.left
-    return left + config.cache.hit_ratio * (_share(of_hits, reuses) - left)
+    return left + config.cache.hit_ratio * (share(of_hits) - left)
 
 
-def _share(left: Left, reuses: bool) -> float:
-    return left.reusing if reuses else left.plainly
+def _alone(left: Left, config: Config) -> Left | None:
+    """What is left for a main process that makes and finishes batches itself, on torch's threads, if that is known."""
+    return left.alone if not config.num_workers and config.fetch_threads == 1 else None
 
 
 def _main_seconds(situation: Situation, config: Config, output_bytes: float) -> float:
@@ -179,8 +184,8 @@ def _main_seconds(situation: Situation, config: Config, output_bytes: float) -> 
         dropped = output_bytes - cost.output_bytes if not reuses else -cost.output_bytes
         main = cost.main_seconds + situation.calibration.hand_over_seconds_per_byte * dropped
         main = max(0.0, main - (_seconds_for_tensors(situation) if reuses else 0.0))
-    if config.deferred:
-        deferral = deferral_of(situation, config.deferred)
+    deferral = deferral_of(situation, config.deferred) if config.deferred else None
+    if deferral and _alone(deferral.left, config) is None:
         main += deferral.main_seconds_reusing if reuses else deferral.main_seconds
     return main
 

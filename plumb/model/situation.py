@@ -70,11 +70,14 @@ class Footprint:
 class Left:
     """What is left of the CPU seconds of a plain sample, its part of collate in both, as a share of them.
 
-    `reusing` is the same where both are made in reused memory. Above 1 where it takes longer than a plain one.
+    `reusing` is the same where both are made in reused memory. Above 1 where it takes longer than a plain one. `alone`
+    is the same of a main process without workers, where torch has its threads: there a batch with deferred operators
+    is finished, too. None where that was not measured apart.
     """
 
     plainly: float
     reusing: float
+    alone: Left | None = None
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ footprints = st.builds(
     open_files=st.integers(3, 500),
     worker_growth_bytes=st.just(0.0) | st.floats(0, 1e9),
 )
-lefts = st.builds(Left, st.floats(0, 1.5), st.floats(0, 1.5))
+shares = st.floats(0, 1.5)
+lefts = st.builds(Left, shares, shares, st.none() | st.builds(Left, shares, shares))
 saved = (st.floats(1, 1e6), lefts, st.floats(0, 1), st.floats(0, 0.5))
 cuts = st.tuples(
     st.builds(CutCost, st.just("decode"), *saved, left_deferred=lefts),

@@ -228,6 +228,20 @@ def test_deferring_takes_its_share_of_a_sample_and_of_what_is_handed_over():
     assert plainly.output_bytes == reusing.output_bytes == 1e5
 
 
+@given(st.booleans())
+def test_a_main_process_without_workers_makes_and_finishes_a_batch_in_what_was_measured_of_it(reuses):
+    cost = SampleCost(2e-3, 2e-3, 0.0, 0.0, 4e5, 1.0)
+    deferral = DeferralCost(("normalize",), Left(0.25, 0.2, alone=Left(0.9, 0.6)), 3e-4, 2e-4, 3e5)
+    situation = Situation(
+        cost, cost, FOOTPRINT, Limits(cpus=4), deferrals=(deferral,), allocator=AllocatorGain(0.5, 0.0)
+    )
+    alone = demand(situation, Config(0, deferred=("normalize",), allocator_reuse=reuses))
+    assert alone.cpu_seconds == pytest.approx(2e-3 * (0.5 * 0.6 if reuses else 0.9))
+    assert alone.main_seconds == 0
+    beside = demand(situation, Config(2, 2, deferred=("normalize",), allocator_reuse=reuses))
+    assert beside.main_seconds == pytest.approx(2e-4 if reuses else 3e-4)
+
+
 @given(st.floats(0, 1), st.booleans())
 def test_what_is_left_with_a_store_and_deferred_operators_is_what_was_measured_of_both(hit, reuses):
     cost = SampleCost(2e-3, 2e-3, 0.0, 1e-4, 4e5, 1.0)

@@ -1,0 +1,194 @@
+"""What the rewrites that were found cost, and what they save: stores, deferred operators, and both, timed together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle, islice, zip_longest
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from plumb.errors import one_line
+from plumb.model.situation import CutCost, DeferralCost
+from plumb.runtime.cuts import CutCandidate
+from plumb.runtime.deferral import FoundDeferral
+from plumb.runtime.fetch import Fetch
+from plumb.runtime.fingerprint import fingerprint
+from plumb.runtime.opened import reads_unseen
+from plumb.runtime.replay import Replay
+from plumb.savings import (
+    MOST_TURNS,
+    Filled,
+    NotDeferredError,
+    Savings,
+    filled,
+    plain_loads,
+    rewritten_loads,
+    savings,
+)
+from plumb.trace.pipeline import Pipeline
+
+# A store that leaves more than this share of a sample's CPU seconds, and all of its waiting, saves nothing.
+_SAVES_NOTHING = 0.95
+# Waiting that is a smaller share of a sample's time, or of what a store saves, is not worth one.
+_WORTH_STORING = 0.1
+# So many values are stored and read at most, to see what that takes, and in batches of so many where nobody says how
+# large these are.
+_TIMED_VALUES, TIMED_BATCH, _FEWEST_SAMPLES = 64, 32, 2
+_TIMED_SHARE = 0.6
+
+Affordable = Callable[[int, int, float], int]
+"""How many samples, up to so many, can be loaded so many times in a share of the time that is left."""
+
+
+@dataclass(frozen=True)
+class RewriteCosts:
+    """The costs of what is worth offering, and why the rest is not."""
+
+    cuts: tuple[CutCost, ...] = ()
+    deferrals: tuple[DeferralCost, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Store:
+    """A cut, and some of its values in a store."""
+
+    found: CutCandidate
+    filled: Filled
+
+    @property
+    def fetch(self) -> Fetch:
+        return Fetch(cut=self.found.cut, spec=self.filled.stored.spec, is_frozen=True)
+
+
+def rewrite_costs(
+    loader: DataLoader[Any],
+    indices: Sequence[Any],
+    cuts: Sequence[CutCandidate],
+    pipeline: Pipeline,
+    deferral: FoundDeferral | None,
+    affordable: Affordable,
+) -> RewriteCosts:
+    """What stores at `cuts` and deferred operators cost and save, on whole batches of the samples at `indices`.
+
+    What the user's code raises here is a reason, and no error.
+    """
+    if not cuts and deferral is None:
+        return RewriteCosts()
+    reasons = []
+    batches, turns = _timed_batches(loader, indices, len(cuts), deferral is not None, affordable)
+    if deferral and not batches:
+        reasons.append("no operator runs on batches: there was no time to see what that saves")
+        deferral = None
+    # Samples that are made of stored values are taken to be quick.
+    batches = batches or [indices[:_FEWEST_SAMPLES]]
+    stored = [_stored(loader, cut, indices[: sum(map(len, batches))]) for cut in cuts]
+    stores = [store for store in stored if isinstance(store, _Store)]
+    hits = [store.fetch for store in stores]
+    deferred = [Fetch(deferral=deferral.deferral)] if deferral else []
+    both = [replace(fetch, deferral=deferral.deferral) for fetch in hits] if deferral else []
+    try:
+        saved = savings(loader, [*hits, *both, *deferred], batches, turns)
+    except Exception as error:
+        return RewriteCosts(reasons=(*reasons, f"no store, and no operator on batches: {_reason(error)}"))
+    of_hits, of_both, of_deferred = (
+        saved[: len(hits)],
+        saved[len(hits) : len(hits) + len(both)],
+        saved[len(hits) + len(both) :],
+    )
+    found = [
+        _cut_cost(loader, store, alone, together, pipeline, indices)
+        for store, alone, together in zip_longest(stores, of_hits, of_both)
+    ]
+    cut_costs = [cost for cost in found if isinstance(cost, CutCost)]
+    deferral_costs = [_deferral_cost(deferral, its) for its in of_deferred if deferral]
+    reasons += [refused for refused in [*stored, *found, *deferral_costs] if isinstance(refused, str)]
+    reasons += [
+        f"no store on disk after {cost.after}: what it reads is not opened by Python, so a change of it would go "
+        "unnoticed"
+        for cost in cut_costs
+        if not cost.outlives
+    ]
+    known = tuple(cost for cost in deferral_costs if isinstance(cost, DeferralCost))
+    return RewriteCosts(tuple(cut_costs), known, tuple(reasons))
+
+
+def _stored(loader: DataLoader[Any], found: CutCandidate, indices: Sequence[Any]) -> _Store | str:
+    """A store with the cut's values of these samples, or why there is none."""
+    if fingerprint(loader.dataset, found.cut, ()) != fingerprint(loader.dataset, found.cut, ()):
+        return f"no store after {found.cut.after}: the dataset's state can't be told from another"
+    try:
+        store = filled(loader.dataset, found.cut, indices[:_TIMED_VALUES])
+    except Exception as error:
+        return f"no store after {found.cut.after}: {one_line(error)}"
+    return _Store(found, store) if store else f"no store after {found.cut.after}: it would take none of the values"
+
+
+def _cut_cost(
+    loader: DataLoader[Any],
+    store: _Store,
+    alone: Savings | Exception,
+    together: Savings | Exception | None,
+    pipeline: Pipeline,
+    indices: Sequence[Any],
+) -> CutCost | str:
+    """What a store costs, or why it is not offered."""
+    found, after = store.found, store.found.cut.after
+    if isinstance(alone, Exception):
+        return f"no store after {after}: {_reason(alone)}"
+    wait_share = min(1.0, found.prefix_wait_seconds / max(pipeline.sample_wait_seconds, 1e-9))
+    if min(alone.left.plainly, alone.left.reusing) >= _SAVES_NOTHING and wait_share < _WORTH_STORING:
+        return f"no store after {after}: to read a value takes as long as to make it"
+    return CutCost(
+        after,
+        store.filled.value_bytes,
+        alone.left,
+        wait_share,
+        store.filled.write_seconds,
+        _may_outlive(loader.dataset, found, indices),
+        together.left if isinstance(together, Savings) else None,
+    )
+
+
+def _may_outlive(dataset: Any, found: CutCandidate, indices: Sequence[Any]) -> bool:
+    """Whether a store at a cut may serve later runs: only where a change of what it was made of would be seen."""
+    waits = found.prefix_wait_seconds >= _WORTH_STORING * found.prefix_seconds
+    return not reads_unseen(Replay(dataset, found.cut).prefix, indices[:_FEWEST_SAMPLES], waits)
+
+
+def _deferral_cost(found: FoundDeferral, saved: Savings | Exception) -> DeferralCost | str:
+    """What deferred operators cost, or why they are not offered."""
+    if isinstance(saved, Exception):
+        return f"no operator runs on batches: {_reason(saved)}"
+    assert found.deferral is not None
+    operators = tuple(step.operator for step in found.deferral.steps)
+    return DeferralCost(operators, saved.left, saved.main_seconds, saved.main_seconds_reusing, found.saved_bytes)
+
+
+def _reason(error: Exception) -> str:
+    return "whole batches take another way" if isinstance(error, NotDeferredError) else one_line(error)
+
+
+def _timed_batches(
+    loader: DataLoader[Any], indices: Sequence[Any], stores: int, defers: bool, affordable: Affordable
+) -> tuple[list[Sequence[Any]], int]:
+    """Whole batches of a few samples, and how many turns of them there is time for.
+
+    A part of a batch, where there is no time for a whole one, and none where that would hold too few samples.
+    """
+
+    def loads(turns: int) -> int:
+        return stores + plain_loads(turns) + (rewritten_loads(turns) if defers else 0)
+
+    size = loader.batch_size or min(len(indices), TIMED_BATCH)
+    wanted = max(1, _TIMED_VALUES // size) * size
+    whole = (turns for turns in range(MOST_TURNS, 1, -1) if affordable(size, loads(turns), _TIMED_SHARE) == size)
+    turns = next(whole, 1)
+    samples = affordable(wanted, loads(turns), _TIMED_SHARE)
+    samples -= samples % size if samples >= size else 0
+    if samples < _FEWEST_SAMPLES:
+        return [], turns
+    taken = list(islice(cycle(indices[:_TIMED_VALUES]), samples))
+    return [taken[start : start + size] for start in range(0, samples, size)], turns
