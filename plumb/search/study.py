@@ -21,7 +21,7 @@ from plumb.model import operational
 from plumb.model.planner import Ranking
 from plumb.plan import Trial
 from plumb.search import decide
-from plumb.search.ledger import Reading
+from plumb.search.ledger import Reading, while_running
 from plumb.search.record import Record, StudyError
 from plumb.search.space import Space
 from plumb.search.stopping import Seen, expected_gain, model_error
@@ -52,6 +52,8 @@ class _Search:
         self._study = record.open(_sampler(space, seed))
         self._remembered = _remembered(self._study.get_trials(deepcopy=False), space) | _kept(record.earlier, space)
         self._known_rate = self.best.loop_rate
+        self._running = {while_running(reading.config) for reading in known}
+        self._has_run = False
         for reading in known:
             if space.holds(reading.config):
                 self._add(reading)
@@ -62,8 +64,11 @@ class _Search:
 
     @property
     def has_found_better(self) -> bool:
-        """Whether one of its trials beat all that was known before."""
-        return any(one.measured > self._known_rate for one in self._seen)
+        """Whether one of its trials beat all that was known before, and one was of something else than that.
+
+        What runs as a known one does, and only starts its workers less often, costs no time and shows nothing new.
+        """
+        return self._has_run and any(one.measured > self._known_rate for one in self._seen)
 
     def favourites(self) -> list[Config]:
         """What to try first: an earlier tuning's best, then the model's, of ways that differ in more than depth.
@@ -113,6 +118,7 @@ class _Search:
         if reading.loop_samples_per_second is not None:
             interval = reading.loader.interval if reading.loader else (1.0, 1.0)
             predicted = self._prediction(reading.config)
+            self._has_run |= while_running(reading.config) not in self._running
             self._seen.append(Seen(predicted, reading.loop_samples_per_second, interval, _way(reading.config)))
         self._tell(trial, reading)
 

@@ -13,7 +13,7 @@ from plumb.host import Limits
 from plumb.model import feasible, operational, planner
 from plumb.model.situation import CutCost, DeferralCost, Footprint, Freedom, Left, Situation, ThreadsCost
 from plumb.plan import Rate, SampleCost
-from plumb.search.ledger import STOPPED, Reading
+from plumb.search.ledger import STOPPED, Reading, while_running
 from plumb.search.record import Record, StudyError, located, storage_at
 from plumb.search.space import Space
 from plumb.search.study import search
@@ -46,7 +46,7 @@ def _reading(config, rate, outcome="measured"):
     return Reading(config, None if rate is None else Rate(rate, (rate * 0.99, rate * 1.01)), rate, outcome)
 
 
-def _search(rate_of, freedom=FREEDOM, record=None, situation=SITUATION, **given):
+def _search(rate_of, freedom=FREEDOM, record=None, situation=SITUATION, known=(OWN,), **given):
     tried = []
 
     def try_out(config, floor, on_chunk):
@@ -55,7 +55,7 @@ def _search(rate_of, freedom=FREEDOM, record=None, situation=SITUATION, **given)
 
     arguments = {"deadline": float("inf"), "worth_until": float("inf"), "seed": 0, "enough": float("inf"), **given}
     ranking = planner.rank(freedom, situation)
-    readings = search(ranking, [OWN], Space(freedom, situation), try_out, record or Record(None, "test"), **arguments)
+    readings = search(ranking, known, Space(freedom, situation), try_out, record or Record(None, "test"), **arguments)
     return tried, readings
 
 
@@ -97,6 +97,14 @@ def test_no_more_time_is_taken_than_a_search_is_worth_once_something_better_is_f
     assert len(tried) == 3, "one that fails and one that disappoints are not the end"
     tried, _ = _search(lambda config: _reading(config, 110.0), WIDE, deadline=0.0)
     assert not tried
+
+
+def test_what_a_probe_told_already_is_not_all_that_is_looked_at():
+    freedom = Freedom(num_workers=tuple(range(7)), persistent_workers=(True,))
+    probed = [OWN, _reading(Config(4, 2), 500.0)]
+    tried, _ = _search(lambda config: _reading(config, 510.0), freedom, known=probed, worth_until=0.0)
+    assert len(tried) == 2
+    assert while_running(tried[0]) == while_running(Config(4, 2)) != while_running(tried[1])
 
 
 def test_it_stops_when_the_model_leaves_nothing_to_gain():
