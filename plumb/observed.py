@@ -29,7 +29,7 @@ _SECONDS_PER_TENSOR = 1e-4
 # Fresh memory is touched for no more than so many times a batch's bytes: for samples, for what these are made of, and
 # for the batch. And reused memory saves no more than all but this share of a sample's CPU seconds.
 _TOUCHED, _LEAST_LEFT = 3.0, 0.05
-# A sample's CPU seconds are divided by.
+# No share is of fewer CPU seconds than this: coarse clocks may say that there were none.
 _LEAST_SECONDS = 1e-9
 # What the start of a worker takes as a rule: one that isn't forked imports torch anew.
 _FORK_SECONDS, _SPAWN_SECONDS = 0.05, 2.0

@@ -35,23 +35,20 @@ MOST_TURNS = 3
 # Turns that differ by more than this factor are of fresh memory and of used memory; then so many show both.
 _STEADY, _TURNS_AT_MOST, _STEADY_SECONDS = 1.5, 9, 0.5
 
-# Batches that take longer are not held up by what other work has left in the caches.
-_SOON_SECONDS = 0.02
+# Batches that take longer are not held up by what other work has left in the caches. Others are made so many times
+# more: they are soon held up by half, too.
+_SOON_SECONDS, _SOON_TIMES = 0.02, 3
 
 # No batch takes less CPU than this: coarse clocks may say so.
 _LEAST_SECONDS = 1e-7
 
-# More turns with torch's threads would tell less than they take time.
-_TURNS_ALONE = 2
-
 
 def plain_loads(turns: int) -> int:
-    """How often `savings` makes its batches plainly: so many turns in fresh and in reused memory, one in between."""
-    return _loads(turns) + (_loads(min(turns, _TURNS_ALONE)) if _has_threads() else 0)
+    """How often `savings` makes its batches plainly: so many turns in fresh and in reused memory, one in between.
 
-
-def _loads(turns: int) -> int:
-    return 2 * turns + 1
+    Twice that, where a main process without workers has other threads of torch's than a worker.
+    """
+    return (2 * turns + 1) * (2 if _has_threads() else 1)
 
 
 def _has_threads() -> bool:
@@ -141,8 +138,7 @@ def savings(
             finishing_reusing = [way.finishing_seconds(batches[0], turns) for way in ways]
         lefts = _lefts(partial(_made, loader, [way.make for way in ways], batches), turns)
     if _has_threads():
-        in_turn = partial(_made, loader, [way.make_and_finish for way in ways], batches)
-        alone = _lefts(in_turn, min(turns, _TURNS_ALONE))
+        alone = _lefts(partial(_made, loader, [way.make_and_finish for way in ways], batches), turns)
         lefts = [replace(left, alone=its) for left, its in zip(lefts, alone, strict=True)]
     found = map(Savings, lefts, finishing, finishing_reusing)
     return [next(found) if isinstance(way, _Rewritten) else way for way in all_ways]
@@ -159,7 +155,7 @@ def _made(loader: DataLoader[Any], ways: Sequence[Callable[[Sequence[Any]], Any]
     for make in ways:
         # What was made before leaves its own code and data in the caches, and a core that has slept while it waited.
         first = seconds(make)
-        turn.append(first if first > _SOON_SECONDS else seconds(make))
+        turn.append(first if first > _SOON_SECONDS else median(seconds(make) for _ in range(_SOON_TIMES)))
     return tuple(turn)
 
 
