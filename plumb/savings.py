@@ -192,7 +192,9 @@ class _Rewritten:
         # The first time, operators are made one by one, to learn from.
         self._made(indices)
         batch = self.make(indices)
-        self._recipe = BatchRecipe(batch.recipe) if fetch.deferral else None
+        self._finish: Callable[[Any], Any] = lambda batch: batch
+        if fetch.deferral:
+            self._finish = partial(run, recipe=BatchRecipe(batch.recipe), device=device_of(fetch.deferral))
 
     def make(self, indices: Sequence[Any]) -> Any:
         """A batch as a worker makes it. Raises NotDeferredError where operators should be deferred and are not."""
@@ -219,11 +221,6 @@ class _Rewritten:
 
     def _made(self, indices: Sequence[Any]) -> Any:
         return self._collate(self._fetching.__getitems__(indices))
-
-    def _finish(self, batch: Any) -> Any:
-        if self._fetch.deferral is None or self._recipe is None:
-            return batch
-        return run(batch, self._recipe, device_of(self._fetch.deferral))
 
 
 def _rewritten(loader: DataLoader[Any], fetch: Fetch, indices: Sequence[Any]) -> _Rewritten | Exception:

@@ -52,8 +52,7 @@ class _Search:
         self._study = record.open(_sampler(space, seed))
         self._remembered = _remembered(self._study.get_trials(deepcopy=False), space) | _kept(record.earlier, space)
         self._known_rate = self.best.loop_rate
-        self._running = {while_running(reading.config) for reading in known}
-        self._has_run = False
+        self._known_running = {while_running(reading.config) for reading in known}
         for reading in known:
             if space.holds(reading.config):
                 self._add(reading)
@@ -68,7 +67,9 @@ class _Search:
 
         What runs as a known one does, and only starts its workers less often, costs no time and shows nothing new.
         """
-        return self._has_run and any(one.measured > self._known_rate for one in self._seen)
+        measured = (each for each in self.readings.values() if each.loop_samples_per_second is not None)
+        has_run = any(while_running(each.config) not in self._known_running for each in measured)
+        return has_run and self.best.loop_rate > self._known_rate
 
     def favourites(self) -> list[Config]:
         """What to try first: an earlier tuning's best, then the model's, of ways that differ in more than depth.
@@ -118,7 +119,6 @@ class _Search:
         if reading.loop_samples_per_second is not None:
             interval = reading.loader.interval if reading.loader else (1.0, 1.0)
             predicted = self._prediction(reading.config)
-            self._has_run |= while_running(reading.config) not in self._running
             self._seen.append(Seen(predicted, reading.loop_samples_per_second, interval, _way(reading.config)))
         self._tell(trial, reading)
 
