@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle, islice, zip_longest
+from itertools import cycle, islice
 from typing import Any
 
 from torch.utils.data import DataLoader
 
+from plumb.config import Deferral
 from plumb.errors import one_line
 from plumb.model.situation import CutCost, DeferralCost
 from plumb.runtime.cuts import CutCandidate
@@ -59,6 +60,10 @@ class _Store:
     filled: Filled
 
     @property
+    def after(self) -> str:
+        return self.found.cut.after
+
+    @property
     def fetch(self) -> Fetch:
         return Fetch(cut=self.found.cut, spec=self.filled.stored.spec, is_frozen=True)
 
@@ -86,24 +91,17 @@ def rewrite_costs(
     batches = batches or [indices[:_FEWEST_SAMPLES]]
     stored = [_stored(loader, cut, indices[: sum(map(len, batches))]) for cut in cuts]
     stores = [store for store in stored if isinstance(store, _Store)]
-    hits = [store.fetch for store in stores]
-    deferred = [Fetch(deferral=deferral.deferral)] if deferral else []
-    both = [replace(fetch, deferral=deferral.deferral) for fetch in hits] if deferral else []
+    fetches = dict(_fetches(stores, deferral.deferral if deferral else None))
     try:
-        saved = savings(loader, [*hits, *both, *deferred], batches, turns)
+        saved = savings(loader, fetches, batches, turns)
     except Exception as error:
-        return RewriteCosts(reasons=(*reasons, f"no store, and no operator on batches: {_reason(error)}"))
-    of_hits, of_both, of_deferred = (
-        saved[: len(hits)],
-        saved[len(hits) : len(hits) + len(both)],
-        saved[len(hits) + len(both) :],
-    )
+        return RewriteCosts(reasons=(*reasons, f"no store, and no operator on batches: {one_line(error)}"))
     found = [
-        _cut_cost(loader, store, alone, together, pipeline, indices)
-        for store, alone, together in zip_longest(stores, of_hits, of_both)
+        _cut_cost(loader, store, saved[store.after, False], saved.get((store.after, True)), pipeline, indices)
+        for store in stores
     ]
     cut_costs = [cost for cost in found if isinstance(cost, CutCost)]
-    deferral_costs = [_deferral_cost(deferral, its) for its in of_deferred if deferral]
+    deferral_costs = [_deferral_cost(deferral, saved[None, True])] if deferral else []
     reasons += [refused for refused in [*stored, *found, *deferral_costs] if isinstance(refused, str)]
     reasons += [
         f"no store on disk after {cost.after}: what it reads is not opened by Python, so a change of it would go "
@@ -113,6 +111,16 @@ def rewrite_costs(
     ]
     known = tuple(cost for cost in deferral_costs if isinstance(cost, DeferralCost))
     return RewriteCosts(tuple(cut_costs), known, tuple(reasons))
+
+
+def _fetches(stores: Sequence[_Store], deferral: Deferral | None) -> Iterator[tuple[tuple[str | None, bool], Fetch]]:
+    """Each rewrite by the operator after which it stores values, None where it stores none, and whether it defers."""
+    for store in stores:
+        yield (store.after, False), store.fetch
+        if deferral:
+            yield (store.after, True), replace(store.fetch, deferral=deferral)
+    if deferral:
+        yield (None, True), Fetch(deferral=deferral)
 
 
 def _stored(loader: DataLoader[Any], found: CutCandidate, indices: Sequence[Any]) -> _Store | str:
@@ -135,7 +143,7 @@ def _cut_cost(
     indices: Sequence[Any],
 ) -> CutCost | str:
     """What a store costs, or why it is not offered."""
-    found, after = store.found, store.found.cut.after
+    found, after = store.found, store.after
     if isinstance(alone, Exception):
         return f"no store after {after}: {_reason(alone)}"
     wait_share = min(1.0, found.prefix_wait_seconds / max(pipeline.sample_wait_seconds, 1e-9))

@@ -8,11 +8,11 @@ moment: the host may be faster or slower when it is asked the next time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader
@@ -115,36 +115,65 @@ class NotDeferredError(Exception):
     """A batch takes another way than the one on which its operators are deferred."""
 
 
+Key = TypeVar("Key", bound=Hashable)
 _Batches = Sequence[Sequence[Any]]
 # CPU seconds of the same batches, made plainly first, and then with each rewrite.
 _Turn = tuple[float, ...]
 
 
+class _FailedError(Exception):
+    """What one way of making batches raised, for good reason or none."""
+
+    def __init__(self, way: _Rewritten, reason: Exception) -> None:
+        self.way, self.reason = way, reason
+
+
 def savings(
-    loader: DataLoader[Any], fetches: Sequence[Fetch], batches: _Batches, turns: int = MOST_TURNS
-) -> list[Savings | Exception]:
+    loader: DataLoader[Any], fetches: Mapping[Key, Fetch], batches: _Batches, turns: int = MOST_TURNS
+) -> dict[Key, Savings | Exception]:
     """What is saved on batches that are made as each of `fetches` says, by turns with plain ones.
 
-    `batches` holds their indices. What a way of making the first of them raises stands in its place: NotDeferredError
-    where its operators are not deferred after all. Raises the same where that shows later.
+    `batches` holds their indices. What a way of making one of them raises stands in its place, NotDeferredError where
+    its operators are not deferred after all; the others are then timed without it. Raises what the dataset and the
+    collate function raise when batches are made plainly.
     """
     with one_torch_thread():
-        all_ways = [_rewritten(loader, fetch, batches[0]) for fetch in fetches]
-        ways = [way for way in all_ways if isinstance(way, _Rewritten)]
-        if not ways:
-            return [way for way in all_ways if isinstance(way, Exception)]
-        finishing = [way.finishing_seconds(batches[0], turns) for way in ways]
+        found = {key: _rewritten(loader, fetch, batches[0]) for key, fetch in fetches.items()}
+    return _saved(loader, found, batches, turns)
+
+
+def _saved(
+    loader: DataLoader[Any], found: Mapping[Key, _Rewritten | Exception], batches: _Batches, turns: int
+) -> dict[Key, Savings | Exception]:
+    ways = [way for way in found.values() if isinstance(way, _Rewritten)]
+    try:
+        timed = dict(zip(ways, _timed(loader, ways, batches, turns), strict=True)) if ways else {}
+    except _FailedError as failed:
+        rest = {key: failed.reason if way is failed.way else way for key, way in found.items()}
+        return _saved(loader, rest, batches, turns)
+    return {key: timed[way] if isinstance(way, _Rewritten) else way for key, way in found.items()}
+
+
+def _timed(loader: DataLoader[Any], ways: Sequence[_Rewritten], batches: _Batches, turns: int) -> list[Savings]:
+    """What each way saves. Raises _FailedError where one of them makes no batch, and as `savings` does."""
+
+    def finishing() -> list[float]:
+        return [_by(way, partial(way.finishing_seconds, batches[0], turns)) for way in ways]
+
+    with one_torch_thread():
+        plainly = finishing()
         with reusing(True):
-            finishing_reusing = [way.finishing_seconds(batches[0], turns) for way in ways]
-        lefts = _lefts(partial(_made, loader, [way.make for way in ways], batches), turns)
+            again = finishing()
+        lefts = _lefts(partial(_made, loader, {way: way.make for way in ways}, batches), turns)
     if _has_threads():
-        alone = _lefts(partial(_made, loader, [way.make_and_finish for way in ways], batches), turns)
+        alone = _lefts(partial(_made, loader, {way: way.make_and_finish for way in ways}, batches), turns)
         lefts = [replace(left, alone=its) for left, its in zip(lefts, alone, strict=True)]
-    found = map(Savings, lefts, finishing, finishing_reusing)
-    return [next(found) if isinstance(way, _Rewritten) else way for way in all_ways]
+    return list(map(Savings, lefts, plainly, again))
 
 
-def _made(loader: DataLoader[Any], ways: Sequence[Callable[[Sequence[Any]], Any]], batches: _Batches) -> _Turn:
+def _made(
+    loader: DataLoader[Any], ways: Mapping[_Rewritten, Callable[[Sequence[Any]], Any]], batches: _Batches
+) -> _Turn:
     """CPU seconds of whole batches, made plainly and each way: what fresh memory costs hangs on how much is held."""
     dataset, collate = loader.dataset, loader.collate_fn
 
@@ -152,11 +181,19 @@ def _made(loader: DataLoader[Any], ways: Sequence[Callable[[Sequence[Any]], Any]
         return sum(_cpu_seconds(partial(make, indices)) for indices in batches)
 
     turn = [seconds(lambda indices: collate([dataset[index] for index in indices]))]
-    for make in ways:
+    for way, make in ways.items():
+        rewritten = partial(_by, way, partial(seconds, make))
         # What was made before leaves its own code and data in the caches, and a core that has slept while it waited.
-        first = seconds(make)
-        turn.append(first if first > _SOON_SECONDS else median(seconds(make) for _ in range(_SOON_TIMES)))
+        first = rewritten()
+        turn.append(first if first > _SOON_SECONDS else median(rewritten() for _ in range(_SOON_TIMES)))
     return tuple(turn)
+
+
+def _by(way: _Rewritten, seconds: Callable[[], float]) -> float:
+    try:
+        return seconds()
+    except Exception as error:
+        raise _FailedError(way, error) from error
 
 
 def _lefts(turn: Callable[[], _Turn], turns: int) -> list[Left]:

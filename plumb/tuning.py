@@ -23,6 +23,7 @@ from plumb.events import Event, Phase, TrialDone
 from plumb.freedom import counts_to_verify, freedom_of, whole_cores, worker_start
 from plumb.host import Machine
 from plumb.model import operational, planner
+from plumb.model.competition import Competition
 from plumb.model.contributions import rates_without_each
 from plumb.model.situation import Freedom, Situation
 from plumb.notes import arriving, binding, contributed, inherited, pinned, pooled, shared_out, untried
@@ -191,7 +192,9 @@ class Tuner:
         one = self._trials.probe(situation, Config(few, 2, pin_memory=self._pins, start_method=self._start.method))
         if one is None:
             return situation
-        situation = told_by_one(situation, one, drop_seconds_per_byte(situation.footprint.batch_bytes))
+        competition = Competition(self._others.usable_cpus, self._others.cpus())
+        dropping = drop_seconds_per_byte(situation.footprint.batch_bytes)
+        situation = told_by_one(situation, one, dropping, competition)
         cores = whole_cores(self.options.limits.cpus)
         many = min(cores, _PROBED_AT_MOST)
         if self._is_iterable or many < 2 or self._seconds_spent > _UNTIL_PROBED * self.seconds:
@@ -327,10 +330,10 @@ class Tuner:
             notes += binding(freedom, situation)
         if self._earlier:
             notes.append(f"{self._earlier} configurations were known from a tuning that was interrupted")
-        others = self._others.cpus()
-        if others > _CROWDED * self.options.limits.cpus:
+        others, usable = self._others.cpus(), self._others.usable_cpus
+        if usable - others < (1 - _CROWDED) * self.options.limits.cpus:
             notes.append(
-                f"other processes kept {others:.1f} of this host's CPUs busy meanwhile: on a quiet host, the answer "
+                f"other processes kept {others:.1f} of these {usable} CPUs busy meanwhile: on a quiet host, the answer "
                 "may be another one"
             )
         if self._held and (own.config.num_workers or self._start.method):

@@ -38,7 +38,7 @@ def test_a_store_saves_what_comes_before_it_and_costs_what_it_reads():
     assert store.value_bytes >= 20_000 * 8
     assert store.write_seconds > 0
     hits = Fetch(cut=cut, spec=store.stored.spec, is_frozen=True)
-    (saved,) = savings(DataLoader(dataset), [hits], [list(range(6))])
+    saved = savings(DataLoader(dataset), {"hits": hits}, [list(range(6))])["hits"]
     assert 0 < saved.left.plainly < 1  # the sort alone takes longer than to read it
     assert 0 < saved.left.reusing < 1
     assert saved.main_seconds == saved.main_seconds_reusing == 0
@@ -59,7 +59,7 @@ def test_to_open_a_store_is_no_part_of_writing_a_sample(monkeypatch):
 def test_deferring_is_measured_on_whole_batches():
     loader = DataLoader(Scaled(), batch_size=32)
     deferral = find_deferral(loader.dataset, loader.collate_fn, list(range(8))).deferral
-    (saved,) = savings(loader, [Fetch(deferral=deferral)], [list(range(32))])
+    saved = savings(loader, {"later": Fetch(deferral=deferral)}, [list(range(32))])["later"]
     assert saved.main_seconds > 0
     assert saved.main_seconds_reusing > 0
     assert saved.left.plainly > 0
@@ -80,7 +80,7 @@ def test_without_workers_a_batch_is_made_on_torch_s_threads_and_finished(threads
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        (saved,) = savings(loader, [Fetch(deferral=deferral)], [list(range(32))])
+        saved = savings(loader, {"later": Fetch(deferral=deferral)}, [list(range(32))])["later"]
     finally:
         torch.set_num_threads(before)
     assert made_on == {1, threads}
@@ -93,9 +93,37 @@ def test_what_is_not_deferred_after_all_saves_nothing():
     other = DataLoader(
         loader.dataset, batch_size=32, collate_fn=lambda samples: torch.stack([s for s, _ in samples]) + 1
     )
-    refused, plain = savings(other, [Fetch(deferral=deferral), Fetch()], [list(range(32))])
-    assert isinstance(refused, NotDeferredError)
-    assert plain.left.plainly > 0, "the others are timed all the same"
+    ways = {"later": Fetch(deferral=deferral), "plainly": Fetch()}
+    saved = savings(other, ways, [list(range(32))])
+    assert list(saved) == list(ways)
+    assert isinstance(saved["later"], NotDeferredError)
+    assert saved["plainly"].left.plainly > 0, "the others are timed all the same"
+
+
+def test_what_is_not_deferred_in_a_later_batch_leaves_the_others_timed():
+    class Varied(Scaled):
+        def __getitem__(self, index):
+            pixels, label = super().__getitem__(index)
+            return (pixels if index < 32 else pixels[0]), label
+
+    loader = DataLoader(Varied(), batch_size=32)
+    deferral = find_deferral(loader.dataset, loader.collate_fn, list(range(8))).deferral
+    ways = {"later": Fetch(deferral=deferral), "plainly": Fetch()}
+    saved = savings(loader, ways, [list(range(32)), list(range(32, 64))])
+    assert list(saved) == list(ways)
+    assert isinstance(saved["later"], NotDeferredError)
+    assert saved["plainly"].left.plainly > 0
+
+
+def test_what_the_dataset_itself_raises_is_raised():
+    class Broken(Scaled):
+        def __getitem__(self, index):
+            if index == 40:
+                raise ValueError("sample 40 is broken")
+            return super().__getitem__(index)
+
+    with pytest.raises(ValueError, match="sample 40"):
+        savings(DataLoader(Broken(), batch_size=32), {"plainly": Fetch()}, [list(range(32)), list(range(32, 64))])
 
 
 @pytest.mark.parametrize("is_calm", [True, False])
@@ -116,6 +144,6 @@ def test_where_memory_is_fresh_by_chance_what_is_left_in_used_memory_counts(is_c
         return torch.stack([sample for sample, _ in samples])
 
     monkeypatch.setattr("plumb.savings.reusing", reusing)
-    (saved,) = savings(DataLoader(Scaled(), collate_fn=collate), [Fetch()], [list(range(8))])
+    saved = savings(DataLoader(Scaled(), collate_fn=collate), {"plainly": Fetch()}, [list(range(8))])["plainly"]
     assert (saved.left.plainly == saved.left.reusing) is not is_calm
     assert saved.left.reusing == pytest.approx(1.0, abs=0.3)

@@ -72,7 +72,7 @@ class Calibration:
 class ProbeRun:
     """A short run of a real loader: what its workers and the main process spent on so many samples.
 
-    `seconds` are without those in which workers stood in line for a core.
+    `seconds` are without those in which workers stood in line for a core, `queued_seconds` of each of them.
     """
 
     num_workers: int
@@ -80,6 +80,18 @@ class ProbeRun:
     seconds: float
     worker_cpu_seconds: float
     main_cpu_seconds: float
+    queued_seconds: float = 0.0
+
+    @property
+    def used_cpus(self) -> float:
+        """The CPUs that workers and the main process had, on average."""
+        return (self.worker_cpu_seconds + self.main_cpu_seconds) / (self.seconds + self.queued_seconds)
+
+    @property
+    def wanted_cpus(self) -> float:
+        """Those that they would have had, if no worker had stood in line."""
+        queued = self.num_workers * self.queued_seconds
+        return self.used_cpus + queued / (self.seconds + self.queued_seconds)
 
     @property
     def seconds_in_worker(self) -> float:

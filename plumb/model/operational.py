@@ -40,7 +40,7 @@ def capacities(situation: Situation, wanted: Demand, workers: Any, step_cpu_seco
         "workers": np.where(alone, math.inf, _over(at_once, making)),
         "main process": _over(1.0, in_main),
         "cpu": _over(
-            situation.limits.cpus,
+            cores(situation, wanted, workers, step_cpu_seconds),
             (wanted.cpu_seconds + wanted.switching_cpu_seconds) * slow_down + wanted.main_seconds + step_cpu_seconds,
         ),
         "storage": _over(_storage_bytes_per_second(situation, outstanding), wanted.read_bytes),
@@ -186,8 +186,19 @@ def amortized(samples_per_second: Any, epoch_samples: float | None, start_second
 
 def crowd(situation: Situation, wanted: Demand, workers: Any) -> Any:
     """The share of the other cores that the rest of the workers keep busy, as each of them sees it."""
-    cores = situation.limits.cpus
-    return np.clip((_computing(wanted, workers) - 1.0) / max(cores - 1.0, 1e-9), 0.0, 1.0) if cores > 1 else 1.0
+    cpus = situation.limits.cpus
+    return np.clip((_computing(wanted, workers) - 1.0) / max(cpus - 1.0, 1e-9), 0.0, 1.0) if cpus > 1 else 1.0
+
+
+def cores(situation: Situation, wanted: Demand, workers: Any, step_cpu_seconds: float) -> Any:
+    """CPU seconds per second that the loop gets: all that the limits allow, less what other processes take."""
+    allowed, competition = situation.limits.cpus, situation.competition
+    if competition is None:
+        return allowed
+    computing = _computing(wanted, workers)
+    in_main = (wanted.main_seconds + step_cpu_seconds) / max(wanted.cpu_seconds, 1e-12)
+    beside = np.where(np.asarray(workers) == 0, 0.0, np.minimum(1.0, computing * in_main))
+    return np.minimum(allowed, competition.left(computing + beside))
 
 
 def _computing(wanted: Demand, workers: Any) -> Any:

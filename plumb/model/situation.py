@@ -11,6 +11,7 @@ import numpy as np
 from plumb.config import CacheChoice, StartMethod
 from plumb.host import Limits
 from plumb.model.calibration import Calibration
+from plumb.model.competition import Competition
 from plumb.plan import SampleCost
 
 PREFETCH_FACTORS = (2, 4, 8)
@@ -175,6 +176,7 @@ class Situation:
     - `worker_overlap`: how many times as much CPU as time a worker takes that hands batches over in fresh memory.
     - `transfer_bytes_per_second`: from the host to the device, None where there is none.
     - `pool_cpus`: how many CPUs threads of a library's own keep busy while a sample is made.
+    - `competition`: what other processes want of the CPUs, None where nobody has looked.
     """
 
     cost: SampleCost
@@ -202,6 +204,7 @@ class Situation:
     pool_cpus: float = 0.0
     step_blocks: bool = False
     worker_overlap: float = 1.0
+    competition: Competition | None = None
 
     def start_seconds(self, workers: Any) -> Any:
         """What the start of so many workers (a number or an array) takes.

@@ -6,7 +6,7 @@ import math
 
 from plumb.config import Config
 from plumb.model.demand import demand
-from plumb.model.operational import crowd, loader_rates, loop_rates
+from plumb.model.operational import cores, crowd, loader_rates, loop_rates
 from plumb.model.simulate import Loading, simulate
 from plumb.model.situation import Situation
 
@@ -28,7 +28,7 @@ def loading(situation: Situation, config: Config) -> Loading:
         step_blocks=situation.step_blocks,
         spread=_spread(situation.batch_seconds),
         in_order=config.in_order,
-        cores=situation.limits.cpus,
+        cores=float(cores(situation, wanted, config.num_workers, situation.step_cpu_seconds)),
         calibration=situation.calibration.of(wanted.cpu_seconds),
         epoch_batches=math.ceil(situation.epoch_samples / batch) if situation.epoch_samples else None,
         persistent_workers=True,

@@ -92,7 +92,10 @@ def _is_finite(host: Host) -> bool:
 def _on(situation: Situation, freedom: Freedom, host: Host) -> tuple[Situation, Freedom]:
     """The situation on another host, and what may be chosen there: its worker counts and its stores."""
     limits = situation.limits
-    cpus = host.cpus or limits.cpus
+    cpus, competition = host.cpus or limits.cpus, situation.competition
+    if host.cpus and competition:
+        # The others are the same there, and have as many more CPUs.
+        competition = dataclasses.replace(competition, cpus=competition.cpus + cpus - limits.cpus)
     memory = host.memory_bytes or limits.memory_bytes
     # A host's shared memory is a part of its memory, and grows with it.
     grown = memory / limits.memory_bytes if math.isfinite(limits.memory_bytes) else 1.0
@@ -100,6 +103,7 @@ def _on(situation: Situation, freedom: Freedom, host: Host) -> tuple[Situation, 
     situation = dataclasses.replace(
         situation,
         limits=limits,
+        competition=competition,
         step_samples_per_second=host.step_samples_per_second or situation.step_samples_per_second,
     )
     counts = freedom.num_workers

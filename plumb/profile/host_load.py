@@ -1,17 +1,25 @@
-"""How much of the host's CPUs others use while something is measured: what explains lower numbers than usual."""
+"""How much of the CPUs others use while something is measured: what explains lower numbers than usual."""
 
 from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 import psutil
 
+from plumb.host.affinity import cpus_of
+from plumb.host.files import Host
+
 
 class OthersLoad:
-    """The CPUs that processes other than this one and its descendants keep busy, from construction on."""
+    """The CPUs that processes other than this one and its descendants keep busy, from construction on.
+
+    Of those that this process may run on: there are `usable_cpus` of them.
+    """
 
     def __init__(self) -> None:
+        self.usable_cpus = len(_usable())
         self._begun = time.perf_counter()
         self._busy = _busy_seconds()
         self._own = _own_seconds()
@@ -24,7 +32,17 @@ class OthersLoad:
 
 
 def _busy_seconds() -> float:
-    times = psutil.cpu_times()
+    return sum(map(_busy_seconds_of, _usable()))
+
+
+def _usable() -> list[Any]:
+    """The times of each CPU that this process may run on."""
+    each = psutil.cpu_times(percpu=True)
+    allowed = cpus_of(Host())
+    return [times for number, times in enumerate(each) if number in allowed] or each
+
+
+def _busy_seconds_of(times: Any) -> float:
     waiting = times.idle + getattr(times, "iowait", 0.0)
     # Linux counts guests' time within user time.
     guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)

@@ -17,6 +17,7 @@ from plumb.model.calibration import (
     with_waiting,
     without_queueing,
 )
+from plumb.model.competition import Competition
 from plumb.model.demand import cheaper_in_reused_memory, demand
 from plumb.model.situation import Situation
 from plumb.profile.memory import Pages, counted_bytes, pages
@@ -24,6 +25,8 @@ from plumb.search.measure import Feed
 
 # A worker that made fewer bytes of its parent's its own during a probe is taken to have all that it needs.
 _GROWS_BYTES = 2**16
+# A run that would have had so many times the CPU alone lacked it; others stand in line by chance of where they run.
+_LACKED = 4 / 3
 # The objects of a dataset lie in pages with others.
 _PAGES_OF_COUNTS = 2.0
 
@@ -53,7 +56,8 @@ def run_of(feed: Feed) -> ProbeRun:
     """What the last window of a loader with workers spent."""
     used, workers = feed.usage, feed.config.num_workers
     seconds = without_queueing(used.seconds, workers, used.worker_queued_seconds)
-    return ProbeRun(workers, used.samples, seconds, used.worker_cpu_seconds, used.main_cpu_seconds)
+    queued = used.seconds - seconds
+    return ProbeRun(workers, used.samples, seconds, used.worker_cpu_seconds, used.main_cpu_seconds, queued)
 
 
 def largest(feed: Feed) -> Pages:
@@ -61,14 +65,21 @@ def largest(feed: Feed) -> Pages:
     return max(map(pages, feed.worker_pids), key=lambda its: its.private_bytes, default=Pages(0.0, 0.0))
 
 
-def told_by_one(situation: Situation, one: Probed, drop_seconds_per_byte: float) -> Situation:
+def told_by_one(
+    situation: Situation, one: Probed, drop_seconds_per_byte: float, competition: Competition | None = None
+) -> Situation:
     """The situation with what a run with one worker in fresh memory teaches of samples, memory, and the hand-over.
 
-    `drop_seconds_per_byte` is what the main process takes to give a batch's memory back.
+    `drop_seconds_per_byte` is what the main process takes to give a batch's memory back. Where the run stood in line
+    for a CPU, others did so as long as it did: they want more than they had, which `competition` tells.
     """
     footprint = situation.footprint
+    longer = one.run.wanted_cpus / max(one.run.used_cpus, 1e-9)
+    if competition is not None and longer > _LACKED:
+        competition = replace(competition, others_cpus=competition.others_cpus * longer)
     return replace(
         _with_start(situation, one),
+        competition=competition,
         cost_in_worker=cost_in_worker(situation.cost, one.run),
         footprint=replace(
             footprint,
@@ -95,6 +106,9 @@ def told_by_many(situation: Situation, one: Probed, config: Config, many: Probed
     less each, the look was wrong, and that says nothing of fresh memory. Where they wait, less rest makes them quicker.
     """
     spread, alone = spread_of(situation.batch_seconds), demand(situation, config).cpu_seconds
+    competition = situation.competition
+    if competition is not None:
+        competition = competition.as_seen(many.run.wanted_cpus, many.run.used_cpus)
     computes = situation.cost.wait_seconds < situation.cost.cpu_seconds
     if config.allocator_reuse and computes and many.run.cpu_seconds_in_worker < alone:
         alone = many.run.cpu_seconds_in_worker
@@ -104,6 +118,7 @@ def told_by_many(situation: Situation, one: Probed, config: Config, many: Probed
         cost=with_waiting(situation.cost, one.run, many.run, spread),
         cost_in_worker=cost_in_worker(situation.cost, one.run, many.run, spread),
         calibration=crowded(situation.calibration, many.run, alone, cores),
+        competition=competition,
     )
 
 

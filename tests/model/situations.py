@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from plumb.host import Limits
 from plumb.model.calibration import Calibration
+from plumb.model.competition import Competition
 from plumb.model.planner import cache_choice
 from plumb.model.situation import (
     AllocatorGain,
@@ -111,6 +112,7 @@ situations = st.builds(
     read_bytes=st.floats(0, 1e7),
     storage=st.none() | st.just(StorageBandwidth((1.0, 16.0, 64.0), (1e7, 1e8, 2e8))),
     transfer_bytes_per_second=st.none() | st.floats(1e6, 1e11),
+    competition=st.none() | st.builds(Competition, st.floats(1, 128), st.floats(0, 64), st.floats(0.1, 1)),
 )
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from plumb.config import Config
 from plumb.host import Limits
 from plumb.model.calibration import ProbeRun
+from plumb.model.competition import Competition
 from plumb.model.demand import demand
 from plumb.model.feasible import needs
 from plumb.model.operational import capacities
@@ -51,6 +52,28 @@ def test_as_many_workers_as_cores_are_predicted_to_do_what_they_were_seen_to(con
     told = told_by_many(told, one, config, many, CORES)
     limits = capacities(told, replace(demand(told, config), main_seconds=0.0), CORES, 0.0)
     assert limits["cpu"] == pytest.approx(CORES / many.run.cpu_seconds_in_worker)
+
+
+def test_where_runs_stood_in_line_others_want_more_than_they_had_and_share_as_was_seen():
+    # One worker had half a CPU, and would have had all of it.
+    run = ProbeRun(1, 1000, 0.9, 0.9, 0.0, queued_seconds=0.9)
+    one = replace(probed(1, 9e-4), run=run)
+    told = told_by_one(unprobed(), one, 1e-11, Competition(CORES, 2.0))
+    assert told.competition == Competition(CORES, pytest.approx(4.0))
+    # Four workers got three CPUs, though the same share for everybody is two: each stood in line for a quarter.
+    run = ProbeRun(CORES, 4000, 1.0, 4.0, 0.0, queued_seconds=1 / 3)
+    many = replace(probed(CORES, 1e-3), run=run)
+    assert (run.used_cpus, run.wanted_cpus) == pytest.approx((3.0, 4.0))
+    told = told_by_many(told, one, FRESH, many, CORES)
+    assert told.competition.by_processes == 1.0, "no more than the same share is believed"
+    slower = replace(many, run=replace(run, worker_cpu_seconds=4 / 3))
+    assert told_by_many(told, one, FRESH, slower, CORES).competition.by_processes == pytest.approx(0.75)
+
+
+def test_a_run_that_stood_in_line_for_a_moment_says_nothing_of_the_others():
+    run = ProbeRun(1, 1000, 0.9, 0.9, 0.0, queued_seconds=0.2)
+    told = told_by_one(unprobed(), replace(probed(1, 9e-4), run=run), 1e-11, Competition(CORES, 2.0))
+    assert told.competition == Competition(CORES, 2.0)
 
 
 def test_in_fresh_memory_workers_crowd_less_than_was_seen_in_memory_used_again():
