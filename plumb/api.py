@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import sys
 from collections.abc import Callable
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
     from plumb.dataloader import DataLoader
     from plumb.host import Limits
-
-_REPORT_WIDTH = 120
 
 
 class _Subject(TorchDataLoader[Any]):
@@ -162,16 +159,9 @@ class LoaderPlan:
 
     def explain(self) -> str:
         """The report as plain text: before and after, the bottleneck, the operators, and what was tried."""
-        from rich.console import Console
+        from plumb.report.terminal import as_text
 
-        from plumb.report.terminal import print_report
-
-        console = Console(
-            file=io.StringIO(), width=_REPORT_WIDTH, color_system=None, force_terminal=False, force_jupyter=False
-        )
-        with console.capture() as text:
-            print_report(self.found, "", console)
-        return "\n".join(line.rstrip() for line in text.get().splitlines()).strip()
+        return as_text(self.found)
 
     def loader(self, dataset: Any, **loader_args: Any) -> DataLoader[Any]:
         """A loader over `dataset` that runs on this plan, with all that it says beyond torch's own arguments.

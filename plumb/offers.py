@@ -149,7 +149,7 @@ class _Search:
             return f"the operators could not be traced ({one_line(error)})"
 
     def cuts(self, traced: Traced) -> list[CutCandidate]:
-        """The cuts that save most, of those that leave every sample as it is."""
+        """The cuts that save most, of those that leave every sample as it is; none of which another one saves all."""
         try:
             found = find_cuts(traced)
         except Exception as error:
@@ -158,6 +158,8 @@ class _Search:
         self.reasons += found.reasons
         valid: list[CutCandidate] = []
         for candidate in found.candidates:
+            if any(other.saves_all_of(candidate) for other in valid):
+                continue
             samples = self._affordable(_CUT_SAMPLES, _CUT_LOADS, share=0.4)
             if samples < _FEWEST_SAMPLES or len(valid) == _MOST_CUTS:
                 break

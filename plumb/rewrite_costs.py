@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
@@ -37,7 +38,7 @@ _WORTH_STORING = 0.1
 # So many values are stored and read at most, to see what that takes, and in batches of so many where nobody says how
 # large these are.
 _TIMED_VALUES, TIMED_BATCH, _FEWEST_SAMPLES = 64, 32, 2
-_TIMED_SHARE = 0.6
+_TIMED_SHARE, _STORED_SHARE = 0.6, 0.1
 
 Affordable = Callable[[int, int, float], int]
 """How many samples, up to so many, can be loaded so many times in a share of the time that is left."""
@@ -64,6 +65,11 @@ class _Store:
         return self.found.cut.after
 
     @property
+    def saved_seconds(self) -> float:
+        """What to read a value saves of making it; negative where it takes longer."""
+        return self.found.prefix_seconds - self.filled.read_seconds
+
+    @property
     def fetch(self) -> Fetch:
         return Fetch(cut=self.found.cut, spec=self.filled.stored.spec, is_frozen=True)
 
@@ -83,14 +89,17 @@ def rewrite_costs(
     if not cuts and deferral is None:
         return RewriteCosts()
     reasons = []
-    batches, turns = _timed_batches(loader, indices, len(cuts), deferral is not None, affordable)
+    if cuts:
+        indices = indices[: max(_FEWEST_SAMPLES, affordable(_TIMED_VALUES, len(cuts), _STORED_SHARE))]
+    stored = [_stored(loader, cut, indices) for cut in cuts]
+    stores = [store for store in stored if isinstance(store, _Store)]
+    # With deferred operators, each is timed twice.
+    each = [max(0.0, 1.0 - store.saved_seconds / pipeline.sample_seconds) * (2 if deferral else 1) for store in stores]
+    batches, turns = _timed_batches(loader, indices, sum(each) + (1 if deferral else 0), affordable)
     if deferral and not batches:
         reasons.append("no operator runs on batches: there was no time to see what that saves")
         deferral = None
-    # Samples that are made of stored values are taken to be quick.
     batches = batches or [indices[:_FEWEST_SAMPLES]]
-    stored = [_stored(loader, cut, indices[: sum(map(len, batches))]) for cut in cuts]
-    stores = [store for store in stored if isinstance(store, _Store)]
     fetches = dict(_fetches(stores, deferral.deferral if deferral else None))
     try:
         saved = savings(loader, fetches, batches, turns)
@@ -131,7 +140,10 @@ def _stored(loader: DataLoader[Any], found: CutCandidate, indices: Sequence[Any]
         store = filled(loader.dataset, found.cut, indices[:_TIMED_VALUES])
     except Exception as error:
         return f"no store after {found.cut.after}: {one_line(error)}"
-    return _Store(found, store) if store else f"no store after {found.cut.after}: it would take none of the values"
+    if store is None:
+        return f"no store after {found.cut.after}: it would take none of the values"
+    timed = _Store(found, store)
+    return timed if timed.saved_seconds > 0 else _saves_nothing(found.cut.after)
 
 
 def _cut_cost(
@@ -148,7 +160,7 @@ def _cut_cost(
         return f"no store after {after}: {_reason(alone)}"
     wait_share = min(1.0, found.prefix_wait_seconds / max(pipeline.sample_wait_seconds, 1e-9))
     if min(alone.left.plainly, alone.left.reusing) >= _SAVES_NOTHING and wait_share < _WORTH_STORING:
-        return f"no store after {after}: to read a value takes as long as to make it"
+        return _saves_nothing(after)
     return CutCost(
         after,
         store.filled.value_bytes,
@@ -179,16 +191,21 @@ def _reason(error: Exception) -> str:
     return "whole batches take another way" if isinstance(error, NotDeferredError) else one_line(error)
 
 
+def _saves_nothing(after: str) -> str:
+    return f"no store after {after}: to read a value takes as long as to make it"
+
+
 def _timed_batches(
-    loader: DataLoader[Any], indices: Sequence[Any], stores: int, defers: bool, affordable: Affordable
+    loader: DataLoader[Any], indices: Sequence[Any], rewritten: float, affordable: Affordable
 ) -> tuple[list[Sequence[Any]], int]:
     """Whole batches of a few samples, and how many turns of them there is time for.
 
-    A part of a batch, where there is no time for a whole one, and none where that would hold too few samples.
+    A part of a batch, where there is no time for a whole one, and none where that would hold too few samples. All ways
+    of rewriting them together take `rewritten` times as long as to make them plainly.
     """
 
     def loads(turns: int) -> int:
-        return stores + plain_loads(turns) + (rewritten_loads(turns) if defers else 0)
+        return plain_loads(turns) + math.ceil(rewritten * rewritten_loads(turns))
 
     size = loader.batch_size or min(len(indices), TIMED_BATCH)
     wanted = max(1, _TIMED_VALUES // size) * size

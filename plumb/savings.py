@@ -66,11 +66,12 @@ def rewritten_loads(turns: int) -> int:
 
 @dataclass(frozen=True)
 class Filled:
-    """A store with the values of a few samples: the bytes that each takes there, and the seconds to write one."""
+    """A store with the values of a few samples: the bytes that each takes, and the seconds to write and to read it."""
 
     stored: Stored
     value_bytes: float
     write_seconds: float
+    read_seconds: float
 
 
 def filled(dataset: Any, cut: Cut, indices: Sequence[Any]) -> Filled | None:
@@ -92,10 +93,14 @@ def filled(dataset: Any, cut: Cut, indices: Sequence[Any]) -> Filled | None:
     begin = time.perf_counter()
     store.put_many(records[1:])
     put_seconds = time.perf_counter() - begin
-    if all(store.get(key) is MISSING for key, _, _ in records):
+    keys = [key for key, _, _ in records]
+    if all(value is MISSING for value in store.get_many(keys)):
         return None
+    begin = time.perf_counter()
+    store.get_many(keys)
+    read_seconds = time.perf_counter() - begin
     write_seconds = encode_seconds / len(indices) + put_seconds / max(len(records) - 1, 1)
-    return Filled(stored, store.used_bytes / len(indices), write_seconds)
+    return Filled(stored, store.used_bytes / len(indices), write_seconds, read_seconds / len(keys))
 
 
 @dataclass(frozen=True)

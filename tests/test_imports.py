@@ -22,6 +22,24 @@ def test_light_commands_import_neither_torch_nor_optuna(words):
     assert not imported & {"torch", "optuna", "numpy", "networkx"}
 
 
+def test_what_is_imported_on_the_way_draws_no_random_numbers_of_the_user_s():
+    script = """
+import random, numpy, torch, plumb
+random.seed(1), numpy.random.seed(1), torch.manual_seed(1)
+data = torch.rand(256, 8, generator=torch.Generator())
+plan = plumb.tune(data, batch_size=32, budget=1)
+plan.explain(), plan._repr_html_(), plumb.trace(data)
+for batch in plan.loader(data, batch_size=32, generator=torch.Generator()):
+    pass
+print(random.random(), numpy.random.random(), torch.rand(()).item())
+random.seed(1), numpy.random.seed(1), torch.manual_seed(1)
+print(random.random(), numpy.random.random(), torch.rand(()).item())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    after_plumb, without = done.stdout.splitlines()
+    assert after_plumb == without
+
+
 def test_public_names_are_those_that_can_be_used():
     import plumb
 

@@ -63,6 +63,24 @@ def test_a_store_that_is_read_no_faster_than_its_values_are_made_is_none():
     assert any("to read a value takes as long as to make it" in reason for reason in found.rewrites.reasons)
 
 
+class Sorted(Dataset):
+    """Each operator makes as much as the one before it, and the last one half of it."""
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        numbers = torch.arange(20_000.0).roll(index).sort().values
+        squares = torch.square(numbers)
+        return torch.narrow(torch.sqrt(squares), 0, 0, 10_000).clone()
+
+
+def test_of_stores_that_take_as_much_room_only_the_one_that_saves_most_is_timed():
+    found = offers_for(Sorted())
+    assert [cut.after for cut in found.cuts] == ["clone"]
+    assert [cut.after for cut in found.rewrites.cuts] == ["clone"]
+
+
 def test_threads_that_wait_for_each_other_are_none():
     found = offers_for(Waiting(by_turns=True))
     assert found.threads == ()

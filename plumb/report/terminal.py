@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Sequence
 
@@ -19,6 +20,7 @@ from plumb.trace.stored import from_node_link
 from plumb.units import format_bytes, format_rate, format_seconds
 
 _BAR_CELLS = 24
+_TEXT_WIDTH = 120
 _FILES_SHOWN = 3
 _TRIALS_SHOWN = 5
 # Operators with a smaller share of a sample's time are left to `plumb trace`.
@@ -237,3 +239,13 @@ def _some(files: Sequence[str]) -> str:
 def print_report(plan: Plan, plan_path: str, console: Console) -> None:
     """Prints the report, in plain text where `console` is no terminal."""
     console.print(render(plan, plan_path))
+
+
+def as_text(plan: Plan) -> str:
+    """The report as plain text."""
+    console = Console(
+        file=io.StringIO(), width=_TEXT_WIDTH, color_system=None, force_terminal=False, force_jupyter=False
+    )
+    with console.capture() as text:
+        print_report(plan, "", console)
+    return "\n".join(line.rstrip() for line in text.get().splitlines()).strip()

@@ -53,6 +53,10 @@ class CutCandidate:
         """The wall time of the prefix."""
         return self.prefix_cpu_seconds + self.prefix_wait_seconds
 
+    def saves_all_of(self, other: CutCandidate) -> bool:
+        """Whether to store values here saves no less than at `other`, and takes no more room."""
+        return self.prefix_seconds >= other.prefix_seconds and self.value_bytes <= other.value_bytes
+
 
 @dataclass(frozen=True)
 class FoundCuts:
