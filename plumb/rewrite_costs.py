@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from plumb.config import Deferral
 from plumb.errors import one_line
+from plumb.making import NotDeferredError
 from plumb.model.situation import CutCost, DeferralCost
 from plumb.runtime.cuts import CutCandidate
 from plumb.runtime.deferral import FoundDeferral
@@ -22,7 +23,6 @@ from plumb.runtime.replay import Replay
 from plumb.savings import (
     MOST_TURNS,
     Filled,
-    NotDeferredError,
     Savings,
     filled,
     plain_loads,

@@ -14,18 +14,16 @@ from functools import partial
 from statistics import median
 from typing import Any, TypeVar
 
-import torch
 from torch.utils.data import DataLoader
 
 from plumb.config import CacheChoice, Cut
+from plumb.making import Plain, Rewritten, cpu_seconds, has_room_to_share
 from plumb.model.situation import Left
 from plumb.profile.threads import one_torch_thread
-from plumb.runtime.allocator import give_back_what_is_free, reusing
+from plumb.runtime.allocator import reusing
 from plumb.runtime.cache import MISSING, Store, key_of
-from plumb.runtime.chunks import BatchRecipe
 from plumb.runtime.codec import encode
-from plumb.runtime.deferred import DeferredBatch, DeferringCollate, device_of, run
-from plumb.runtime.fetch import Fetch, Fetching
+from plumb.runtime.fetch import Fetch
 from plumb.runtime.replay import Replay
 from plumb.runtime.stored import Stored
 
@@ -46,14 +44,9 @@ _LEAST_SECONDS = 1e-7
 def plain_loads(turns: int) -> int:
     """How often `savings` makes its batches plainly: so many turns in fresh and in reused memory, one in between.
 
-    Twice that, where a main process without workers has other threads of torch's than a worker.
+    All that as a worker makes them, and as a main process without workers, and once to see how large they are.
     """
-    return (2 * turns + 1) * (2 if _has_threads() else 1)
-
-
-def _has_threads() -> bool:
-    """Whether a main process without workers makes samples on more of torch's threads than a worker."""
-    return torch.get_num_threads() > 1
+    return 2 * (2 * turns + 1) + 1
 
 
 def rewritten_loads(turns: int) -> int:
@@ -116,12 +109,9 @@ class Savings:
     main_seconds_reusing: float
 
 
-class NotDeferredError(Exception):
-    """A batch takes another way than the one on which its operators are deferred."""
-
-
 Key = TypeVar("Key", bound=Hashable)
 _Batches = Sequence[Sequence[Any]]
+_Make = Callable[[Sequence[Any]], Any]
 # CPU seconds of the same batches, made plainly first, and then with each rewrite.
 _Turn = tuple[float, ...]
 
@@ -129,7 +119,7 @@ _Turn = tuple[float, ...]
 class _FailedError(Exception):
     """What one way of making batches raised, for good reason or none."""
 
-    def __init__(self, way: _Rewritten, reason: Exception) -> None:
+    def __init__(self, way: Rewritten, reason: Exception) -> None:
         self.way, self.reason = way, reason
 
 
@@ -148,18 +138,18 @@ def savings(
 
 
 def _saved(
-    loader: DataLoader[Any], found: Mapping[Key, _Rewritten | Exception], batches: _Batches, turns: int
+    loader: DataLoader[Any], found: Mapping[Key, Rewritten | Exception], batches: _Batches, turns: int
 ) -> dict[Key, Savings | Exception]:
-    ways = [way for way in found.values() if isinstance(way, _Rewritten)]
+    ways = [way for way in found.values() if isinstance(way, Rewritten)]
     try:
         timed = dict(zip(ways, _timed(loader, ways, batches, turns), strict=True)) if ways else {}
     except _FailedError as failed:
         rest = {key: failed.reason if way is failed.way else way for key, way in found.items()}
         return _saved(loader, rest, batches, turns)
-    return {key: timed[way] if isinstance(way, _Rewritten) else way for key, way in found.items()}
+    return {key: timed[way] if isinstance(way, Rewritten) else way for key, way in found.items()}
 
 
-def _timed(loader: DataLoader[Any], ways: Sequence[_Rewritten], batches: _Batches, turns: int) -> list[Savings]:
+def _timed(loader: DataLoader[Any], ways: Sequence[Rewritten], batches: _Batches, turns: int) -> list[Savings]:
     """What each way saves. Raises _FailedError where one of them makes no batch, and as `savings` does."""
 
     def finishing() -> list[float]:
@@ -169,23 +159,22 @@ def _timed(loader: DataLoader[Any], ways: Sequence[_Rewritten], batches: _Batche
         plainly = finishing()
         with reusing(True):
             again = finishing()
-        lefts = _lefts(partial(_made, loader, {way: way.make for way in ways}, batches), turns)
-    if _has_threads():
-        alone = _lefts(partial(_made, loader, {way: way.make_and_finish for way in ways}, batches), turns)
-        lefts = [replace(left, alone=its) for left, its in zip(lefts, alone, strict=True)]
+        plain = Plain(loader)
+        reused = partial(_made, plain.make, {way: way.make for way in ways}, batches)
+        fresh = partial(_made, plain.make_shared, {way: way.make_shared for way in ways}, batches)
+        lefts = _lefts(fresh if has_room_to_share(plain.make(batches[0])) else reused, reused, turns)
+    alone = partial(_made, plain.make, {way: way.make_and_finish for way in ways}, batches)
+    lefts = [replace(left, alone=its) for left, its in zip(lefts, _lefts(alone, alone, turns), strict=True)]
     return list(map(Savings, lefts, plainly, again))
 
 
-def _made(
-    loader: DataLoader[Any], ways: Mapping[_Rewritten, Callable[[Sequence[Any]], Any]], batches: _Batches
-) -> _Turn:
+def _made(plainly: _Make, ways: Mapping[Rewritten, _Make], batches: _Batches) -> _Turn:
     """CPU seconds of whole batches, made plainly and each way: what fresh memory costs hangs on how much is held."""
-    dataset, collate = loader.dataset, loader.collate_fn
 
-    def seconds(make: Callable[[Sequence[Any]], Any]) -> float:
-        return sum(_cpu_seconds(partial(make, indices)) for indices in batches)
+    def seconds(make: _Make) -> float:
+        return sum(cpu_seconds(partial(make, indices)) for indices in batches)
 
-    turn = [seconds(lambda indices: collate([dataset[index] for index in indices]))]
+    turn = [seconds(plainly)]
     for way, make in ways.items():
         rewritten = partial(_by, way, partial(seconds, make))
         # What was made before leaves its own code and data in the caches, and a core that has slept while it waited.
@@ -194,20 +183,20 @@ def _made(
     return tuple(turn)
 
 
-def _by(way: _Rewritten, seconds: Callable[[], float]) -> float:
+def _by(way: Rewritten, seconds: Callable[[], float]) -> float:
     try:
         return seconds()
     except Exception as error:
         raise _FailedError(way, error) from error
 
 
-def _lefts(turn: Callable[[], _Turn], turns: int) -> list[Left]:
+def _lefts(turn: Callable[[], _Turn], reused_turn: Callable[[], _Turn], turns: int) -> list[Left]:
     """What each way leaves in so many turns, or more where they differ, and in memory that is in use again."""
     fresh = _until_steady(turn, turns)
     with reusing(True):
         # In the first turn, some of the memory is still fresh.
-        turn()
-        again = _until_steady(turn, turns)
+        reused_turn()
+        again = _until_steady(reused_turn, turns)
     # Where memory is fresh by chance, it is the blocks that make the difference, and not the rewrite.
     return [
         Left(_share(plainly) if _are_steady(plainly) else _share(reusing), _share(reusing))
@@ -220,54 +209,9 @@ def _each(turns: Sequence[_Turn]) -> list[list[_Turn]]:
     return [[(turn[0], turn[way]) for turn in turns] for way in range(1, len(turns[0]))]
 
 
-class _Rewritten:
-    """Makes and finishes batches as workers and the main process would, in this process.
-
-    Raises NotDeferredError, and what the dataset and the collate function raise.
-    """
-
-    def __init__(self, loader: DataLoader[Any], fetch: Fetch, indices: Sequence[Any]) -> None:
-        self._fetch = fetch
-        self._fetching = Fetching(loader.dataset, fetch)
-        collate = DeferringCollate(loader.collate_fn) if fetch.deferral else loader.collate_fn
-        self._collate: Callable[[Any], Any] = collate
-        # The first time, operators are made one by one, to learn from.
-        self._made(indices)
-        batch = self.make(indices)
-        self._finish: Callable[[Any], Any] = lambda batch: batch
-        if fetch.deferral:
-            self._finish = partial(run, recipe=BatchRecipe(batch.recipe), device=device_of(fetch.deferral))
-
-    def make(self, indices: Sequence[Any]) -> Any:
-        """A batch as a worker makes it. Raises NotDeferredError where operators should be deferred and are not."""
-        batch = self._made(indices)
-        if self._fetch.deferral is not None and not isinstance(batch, DeferredBatch):
-            raise NotDeferredError
-        return batch
-
-    def make_and_finish(self, indices: Sequence[Any]) -> Any:
-        """A batch as a main process makes it that has no workers. Raises NotDeferredError."""
-        return self._finish(self.make(indices))
-
-    def finishing_seconds(self, indices: Sequence[Any], turns: int) -> float:
-        """CPU seconds per sample to finish a batch; 0 where nothing is deferred. Raises NotDeferredError.
-
-        That is done several times in a row, after the first: what was freed when the batch was made, and would be used
-        again, a process that only finishes batches does not have.
-        """
-        if self._fetch.deferral is None:
-            return 0.0
-        finish = partial(self._finish, self.make(indices))
-        give_back_what_is_free()
-        return median([_cpu_seconds(finish) for _ in range(1 + turns)][1:]) / len(indices)
-
-    def _made(self, indices: Sequence[Any]) -> Any:
-        return self._collate(self._fetching.__getitems__(indices))
-
-
-def _rewritten(loader: DataLoader[Any], fetch: Fetch, indices: Sequence[Any]) -> _Rewritten | Exception:
+def _rewritten(loader: DataLoader[Any], fetch: Fetch, indices: Sequence[Any]) -> Rewritten | Exception:
     try:
-        return _Rewritten(loader, fetch, indices)
+        return Rewritten(loader, fetch, indices)
     except Exception as error:
         return error
 
@@ -293,9 +237,3 @@ def _share(turns: Sequence[_Turn]) -> float:
     """What is left of a plain batch's seconds, as a share."""
     plain, rewritten = (median(seconds) for seconds in zip(*turns, strict=True))
     return float(rewritten / max(plain, _LEAST_SECONDS))
-
-
-def _cpu_seconds(work: Callable[[], Any]) -> float:
-    begin = time.thread_time()
-    work()
-    return time.thread_time() - begin

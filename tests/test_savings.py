@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, default_collate, get_worker_info
 
+from plumb.making import NotDeferredError
 from plumb.runtime.cache import Store
 from plumb.runtime.deferral import find_deferral
 from plumb.runtime.fetch import Fetch
-from plumb.savings import NotDeferredError, filled, savings
+from plumb.savings import filled, savings
 
 sys.path.append(str(Path(__file__).parent / "runtime"))
 from cut_datasets import Inline
@@ -84,7 +85,31 @@ def test_without_workers_a_batch_is_made_on_torch_s_threads_and_finished(threads
     finally:
         torch.set_num_threads(before)
     assert made_on == {1, threads}
-    assert (saved.left.alone is not None) is (threads > 1)
+    assert saved.left.alone is not None
+
+
+def test_what_is_made_belongs_to_the_dataset_and_stays_where_it_was():
+    """A worker would share what it hands over, in memory of its own."""
+    rows, seen = torch.rand(64, 8), []
+
+    def collate(samples):
+        seen.append(get_worker_info())
+        return samples[0]
+
+    savings(DataLoader(rows, collate_fn=collate), {"plainly": Fetch()}, [list(range(8))])
+    assert not rows.is_shared()
+    assert {info is None for info in seen} == {True, False}, "as in a worker, and as in a main process without any"
+    assert get_worker_info() is None
+
+
+def test_without_room_in_shared_memory_nothing_is_put_there(monkeypatch):
+    class Full:
+        f_bavail, f_frsize = 1, 4096
+
+    monkeypatch.setattr("plumb.making.os.statvfs", lambda _: Full)
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", None)
+    saved = savings(DataLoader(Scaled()), {"plainly": Fetch()}, [list(range(8))])["plainly"]
+    assert saved.left.plainly > 0
 
 
 def test_what_is_not_deferred_after_all_saves_nothing():

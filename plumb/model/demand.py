@@ -122,20 +122,19 @@ def _reuse(situation: Situation, config: Config) -> AllocatorGain | None:
 def _making_seconds(situation: Situation, config: Config, left: float, output_bytes: float) -> float:
     """CPU seconds of the process that makes a sample, of which the share `left` is left.
 
-    What is saved are shares of what a plain sample costs there: as differences of two costs, what is left would be as
-    unsure as both. Memory for the hand-over costs what it does, however much of the rest is saved.
+    What is saved are shares of what a plain sample costs there, new memory for the hand-over and all: as differences
+    of two costs, what is left would be as unsure as both.
     """
     plain, allocator = situation.cost.cpu_seconds, _reuse(situation, config)
     if not config.num_workers:
         return plain * left * (allocator.left_share if allocator else 1.0)
     in_worker, for_tensors = situation.cost_in_worker.cpu_seconds, _seconds_for_tensors(situation)
-    fresh = situation.fresh_seconds
-    handed = output_bytes / situation.cost.output_bytes if situation.cost.output_bytes else 1.0
     if allocator is None:
-        return max(0.0, in_worker - fresh - for_tensors) * left + fresh * handed + for_tensors
+        return max(0.0, in_worker - for_tensors) * left + for_tensors
+    handed = output_bytes / situation.cost.output_bytes if situation.cost.output_bytes else 1.0
     without = allocator.worker_seconds
     if without is None:
-        without = max(min(plain, in_worker), in_worker - fresh - _WORKERS_PART * for_tensors)
+        without = max(min(plain, in_worker), in_worker - situation.fresh_seconds - _WORKERS_PART * for_tensors)
     return min(in_worker, without * left + allocator.copying_seconds * handed + _handing_seconds(situation))
 
 
@@ -173,7 +172,7 @@ def _left_share(situation: Situation, config: Config) -> float:
 
 def _alone(left: Left, config: Config) -> Left | None:
     """What is left for a main process that makes and finishes batches itself, on torch's threads, if that is known."""
-    return left.alone if not config.num_workers and config.fetch_threads == 1 else None
+    return None if config.num_workers else left.alone
 
 
 def _main_seconds(situation: Situation, config: Config, output_bytes: float) -> float:

@@ -69,11 +69,11 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Left:
-    """What is left of the CPU seconds of a plain sample, its part of collate in both, as a share of them.
+    """What is left of the CPU seconds that a worker takes for a plain sample, as a share of them.
 
-    `reusing` is the same where both are made in reused memory. Above 1 where it takes longer than a plain one. `alone`
-    is the same of a main process without workers, where torch has its threads: there a batch with deferred operators
-    is finished, too. None where that was not measured apart.
+    Collate is a part of both, and so is new shared memory for what is handed over. `reusing` is the same where both are
+    made in reused memory. Above 1 where it takes longer than a plain one. `alone` is the same of a main process without
+    workers, where torch has its threads and a batch with deferred operators is finished, too.
     """
 
     plainly: float

@@ -1,0 +1,133 @@
+"""Batches as a loader would make them, made here: plainly or rewritten, as in a worker or as without any."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader
+from torch.utils.data._utils import worker as torch_worker
+from torch.utils.data._utils.worker import WorkerInfo
+
+from plumb.runtime.allocator import give_back_what_is_free
+from plumb.runtime.chunks import BatchRecipe
+from plumb.runtime.deferred import DeferredBatch, DeferringCollate, device_of, run
+from plumb.runtime.fetch import Fetch, Fetching
+
+# So many batches must fit into shared memory, for one to be put there.
+_ROOM = 4
+
+
+class NotDeferredError(Exception):
+    """A batch takes another way than the one on which its operators are deferred."""
+
+
+class Plain:
+    """Makes batches as the loader itself would. Raises what the dataset and the collate function raise."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.dataset = loader.dataset
+        self._collate: Callable[[Any], Any] = loader.collate_fn
+
+    def make(self, indices: Sequence[Any]) -> Any:
+        """A batch as a main process makes it."""
+        return self._collate(self._samples(indices))
+
+    def make_shared(self, indices: Sequence[Any]) -> Any:
+        """A batch, and its tensors in new shared memory: a worker's without reused memory.
+
+        Torch's own collate function puts them there, when it finds itself in a worker, and a worker those of others.
+        What these return may belong to the dataset, so it is copied.
+        """
+        samples, before = self._samples(indices), torch_worker._worker_info
+        torch_worker._worker_info = WorkerInfo(id=0, num_workers=1, seed=0, dataset=self.dataset)
+        try:
+            batch = self._collate(samples)
+        finally:
+            torch_worker._worker_info = before
+        return batch, [_in_shared_memory(tensor) for tensor in _tensors(batch)]
+
+    def _samples(self, indices: Sequence[Any]) -> Any:
+        return [self.dataset[index] for index in indices]
+
+
+class Rewritten(Plain):
+    """Makes batches as `fetch` says, and finishes those of which operators are deferred.
+
+    Raises NotDeferredError where they are not after all, and what the dataset and the collate function raise.
+    """
+
+    def __init__(self, loader: DataLoader[Any], fetch: Fetch, indices: Sequence[Any]) -> None:
+        super().__init__(loader)
+        self._fetching = Fetching(loader.dataset, fetch)
+        self._finish: Callable[[Any], Any] | None = None
+        if fetch.deferral:
+            collate = DeferringCollate(loader.collate_fn)
+            # The first time, operators are made one by one, to learn from.
+            collate(self._samples(indices))
+            self._collate = partial(_deferred, collate)
+            recipe = BatchRecipe(self.make(indices).recipe)
+            self._finish = partial(run, recipe=recipe, device=device_of(fetch.deferral))
+        else:
+            self.make(indices)
+
+    def make_and_finish(self, indices: Sequence[Any]) -> Any:
+        """A whole batch, as a main process makes it that has no workers."""
+        batch = self.make(indices)
+        return self._finish(batch) if self._finish else batch
+
+    def finishing_seconds(self, indices: Sequence[Any], turns: int) -> float:
+        """CPU seconds per sample to finish a batch; 0 where nothing is deferred.
+
+        That is done several times in a row, after the first: what was freed when the batch was made, and would be used
+        again, a process that only finishes batches does not have.
+        """
+        if self._finish is None:
+            return 0.0
+        finish = partial(self._finish, self.make(indices))
+        give_back_what_is_free()
+        return median([cpu_seconds(finish) for _ in range(1 + turns)][1:]) / len(indices)
+
+    def _samples(self, indices: Sequence[Any]) -> Any:
+        return self._fetching.__getitems__(indices)
+
+
+def has_room_to_share(batch: Any) -> bool:
+    """Whether shared memory holds such a batch: who writes to more than there is is ended by a signal."""
+    try:
+        shared = os.statvfs("/dev/shm")
+    except OSError:
+        return False
+    return _ROOM * sum(tensor.nbytes for tensor in _tensors(batch)) < shared.f_bavail * shared.f_frsize
+
+
+def cpu_seconds(work: Callable[[], Any]) -> float:
+    """CPU seconds of this thread for a piece of work, and to let go of what it returns."""
+    begin = time.thread_time()
+    work()
+    return time.thread_time() - begin
+
+
+def _deferred(collate: DeferringCollate, samples: Any) -> DeferredBatch:
+    batch = collate(samples)
+    if not isinstance(batch, DeferredBatch):
+        raise NotDeferredError
+    return batch
+
+
+def _tensors(batch: Any) -> list[torch.Tensor]:
+    leaves = tree_leaves(batch.batch if isinstance(batch, DeferredBatch) else batch)
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu" and leaf.nbytes]
+
+
+def _in_shared_memory(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_shared():  # type: ignore[no-untyped-call]
+        return tensor
+    storage = torch.UntypedStorage._new_shared(tensor.nbytes)  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=tensor.dtype).set_(storage).view(tensor.shape).copy_(tensor)
