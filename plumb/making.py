@@ -123,7 +123,11 @@ def _deferred(collate: DeferringCollate, samples: Any) -> DeferredBatch:
 
 def _tensors(batch: Any) -> list[torch.Tensor]:
     leaves = tree_leaves(batch.batch if isinstance(batch, DeferredBatch) else batch)
-    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu" and leaf.nbytes]
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and _has_bytes_here(leaf)]
+
+
+def _has_bytes_here(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.layout == torch.strided and not tensor.is_nested and tensor.nbytes > 0
 
 
 def _in_shared_memory(tensor: torch.Tensor) -> torch.Tensor:

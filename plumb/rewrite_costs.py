@@ -94,8 +94,9 @@ def rewrite_costs(
     stored = [_stored(loader, cut, indices) for cut in cuts]
     stores = [store for store in stored if isinstance(store, _Store)]
     # With deferred operators, each is timed twice.
-    each = [max(0.0, 1.0 - store.saved_seconds / pipeline.sample_seconds) * (2 if deferral else 1) for store in stores]
-    batches, turns = _timed_batches(loader, indices, sum(each) + (1 if deferral else 0), affordable)
+    left = [max(0.0, 1.0 - store.saved_seconds / pipeline.sample_seconds) for store in stores]
+    rewritten = (2 * sum(left) + 1) if deferral else sum(left)
+    batches, turns = _timed_batches(loader, indices, rewritten, affordable)
     if deferral and not batches:
         reasons.append("no operator runs on batches: there was no time to see what that saves")
         deferral = None

@@ -33,9 +33,9 @@ MOST_TURNS = 3
 # Turns that differ by more than this factor are of fresh memory and of used memory; then so many show both.
 _STEADY, _TURNS_AT_MOST, _STEADY_SECONDS = 1.5, 9, 0.5
 
-# Batches that take longer are not held up by what other work has left in the caches. Others are made so many times
-# more: they are soon held up by half, too.
-_SOON_SECONDS, _SOON_TIMES = 0.02, 3
+# Batches that take longer are not held up by what other work has left in the caches. Others are made for so long more,
+# and so many times at the most: they are soon held up by half, too.
+_SOON_SECONDS, _SOON_TIMES = 0.02, 15
 
 # No batch takes less CPU than this: coarse clocks may say so.
 _LEAST_SECONDS = 1e-7
@@ -179,7 +179,8 @@ def _made(plainly: _Make, ways: Mapping[Rewritten, _Make], batches: _Batches) ->
         rewritten = partial(_by, way, partial(seconds, make))
         # What was made before leaves its own code and data in the caches, and a core that has slept while it waited.
         first = rewritten()
-        turn.append(first if first > _SOON_SECONDS else median(rewritten() for _ in range(_SOON_TIMES)))
+        again = min(_SOON_TIMES, int(_SOON_SECONDS / max(first, _LEAST_SECONDS)))
+        turn.append(median([rewritten() for _ in range(again)] or [first]))
     return tuple(turn)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, default_collate, get_worker_info
+from torch.utils.data import DataLoader, default_collate
 
 from plumb.making import NotDeferredError
 from plumb.runtime.cache import Store
@@ -86,20 +86,6 @@ def test_without_workers_a_batch_is_made_on_torch_s_threads_and_finished(threads
         torch.set_num_threads(before)
     assert made_on == {1, threads}
     assert saved.left.alone is not None
-
-
-def test_what_is_made_belongs_to_the_dataset_and_stays_where_it_was():
-    """A worker would share what it hands over, in memory of its own."""
-    rows, seen = torch.rand(64, 8), []
-
-    def collate(samples):
-        seen.append(get_worker_info())
-        return samples[0]
-
-    savings(DataLoader(rows, collate_fn=collate), {"plainly": Fetch()}, [list(range(8))])
-    assert not rows.is_shared()
-    assert {info is None for info in seen} == {True, False}, "as in a worker, and as in a main process without any"
-    assert get_worker_info() is None
 
 
 def test_without_room_in_shared_memory_nothing_is_put_there(monkeypatch):

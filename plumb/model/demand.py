@@ -25,8 +25,9 @@ class Demand:
     The process that makes a sample spends `cpu_seconds`, which threads of torch's, and those that hand batches over,
     make `speedup` times shorter by the clock, and `wait_seconds`. Of their sum, `threaded_seconds` are spent by
     `fetch_threads`, which takes `time_factor` times as long, `crowded_time_factor` times where other processes keep all
-    cores but one busy, and `switching_cpu_seconds` more CPU. `main_seconds` are CPU seconds of the main process once
-    the sample is made. `read_bytes` come from storage, `output_bytes` are handed over.
+    cores but one busy. They spend `switching_cpu_seconds` more CPU, or less, where the core of one that waits is idle
+    and has to be woken up. `main_seconds` are CPU seconds of the main process once the sample is made. `read_bytes`
+    come from storage, `output_bytes` are handed over.
     """
 
     cpu_seconds: float
@@ -67,7 +68,7 @@ def demand(situation: Situation, config: Config) -> Demand:
     threaded = switching = 0.0
     if threads:
         threaded = min(threads.threaded_cpu_seconds, cost.cpu_seconds) + cost.wait_seconds
-        switching = (threads.cpu_factor - 1.0) * min(threads.threaded_cpu_seconds, cost.cpu_seconds)
+        switching = max(0.0, threads.cpu_factor - 1.0) * min(threads.threaded_cpu_seconds, cost.cpu_seconds)
     left_share = _left_share(situation, config)
     # What a worker waits beyond what the main process does, it waits for a core: with less to do, it waits less.
     wait = min(cost.wait_seconds, situation.cost.wait_seconds)
@@ -83,11 +84,13 @@ def demand(situation: Situation, config: Config) -> Demand:
         output_bytes = max(0.0, output_bytes - deferral_of(situation, config.deferred).bytes_saved)
     if config.num_workers and _reuse(situation, config) is not None:
         queued = max(0.0, queued - _seconds_for_tensors(situation))
+    least = min(cost.cpu_seconds, least_cpu_seconds(output_bytes))
+    making = max(_making_seconds(situation, config, left_share, output_bytes), least)
+    if threads and threads.cpu_factor < 1.0 and wait > situation.cost.cpu_seconds:
+        # What no longer waits was not woken up, either.
+        switching = (threads.cpu_factor - 1.0) * making * wait / situation.cost.wait_seconds
     return Demand(
-        max(
-            _making_seconds(situation, config, left_share, output_bytes),
-            min(cost.cpu_seconds, least_cpu_seconds(output_bytes)),
-        ),
+        making,
         wait + queued * min(1.0, left_share),
         _main_seconds(situation, config, output_bytes),
         situation.read_bytes * (1.0 - hit),
@@ -95,7 +98,7 @@ def demand(situation: Situation, config: Config) -> Demand:
         threaded,
         threads.time_factor if threads else 1.0,
         threads.crowded_time_factor if threads else 1.0,
-        max(0.0, switching),
+        switching,
         config.fetch_threads,
         _speedup(situation, config),
     )

@@ -15,7 +15,8 @@ def loading(situation: Situation, config: Config) -> Loading:
     """What the simulator is told of `config`, without the start of its workers."""
     wanted, batch = demand(situation, config), situation.samples_per_batch
     making = float(wanted.seconds(crowd=crowd(situation, wanted, config.num_workers)))
-    computing = min(wanted.cpu_seconds / wanted.speedup, making)
+    # What a core that is never idle does not spend on a sample is taken for waiting: it takes time, and no core.
+    computing = min((wanted.cpu_seconds + min(0.0, wanted.switching_cpu_seconds)) / wanted.speedup, making)
     step = situation.step_samples_per_second
     return Loading(
         num_workers=config.num_workers,

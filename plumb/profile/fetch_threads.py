@@ -31,7 +31,8 @@ _DRAWN = 20_000
 class ThreadsGain:
     """How many times as long as one thread so many take for a batch, how many times the CPU, and what each holds.
 
-    `crowded_time_factor` is the first where they have one core between them.
+    `crowded_time_factor` is the first where they have one core between them. The CPU is less than that of one thread
+    where this one waits: a core that is never idle need not be woken up, and has all in its caches.
     """
 
     threads: int
@@ -141,7 +142,7 @@ def _gains(alone: _Spent, seen: Sequence[_Seen], samples: int, waits: bool) -> t
             each.threads,
             time_factor=free,
             crowded_time_factor=crowded,
-            cpu_factor=max(min(each.free.cpu, each.crowded.cpu) / max(alone.cpu, 1e-9), 1.0),
+            cpu_factor=min(each.free.cpu, each.crowded.cpu) / max(alone.cpu, 1e-9),
             thread_bytes=each.thread_bytes,
         )
         for each, (free, crowded) in zip(seen, factors, strict=True)

@@ -75,9 +75,16 @@ deferrals = st.builds(
     st.floats(-1e6, 1e6),
 ).map(lambda deferral: (deferral,))
 threads = st.tuples(
-    st.builds(ThreadsCost, st.just(8), st.none(), *[st.floats(1 / 8, 2)] * 2, st.floats(1, 3), *[st.floats(0, 1)] * 2),
     st.builds(
-        ThreadsCost, st.just(4), st.just("decode"), *[st.floats(1 / 4, 2)] * 2, st.floats(1, 3), *[st.floats(0, 1)] * 2
+        ThreadsCost, st.just(8), st.none(), *[st.floats(1 / 8, 2)] * 2, st.floats(0.3, 3), *[st.floats(0, 1)] * 2
+    ),
+    st.builds(
+        ThreadsCost,
+        st.just(4),
+        st.just("decode"),
+        *[st.floats(1 / 4, 2)] * 2,
+        st.floats(0.3, 3),
+        *[st.floats(0, 1)] * 2,
     ),
 )
 calibrations = st.builds(

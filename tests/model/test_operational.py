@@ -198,6 +198,24 @@ def test_what_a_worker_takes_in_reused_memory_is_what_was_seen_of_it():
     assert demand(situation, alone).cpu_seconds == pytest.approx(0.04 * 2e-3 * 0.8)
 
 
+@given(st.floats(0.3, 1.0), st.floats(0, 1))
+def test_threads_that_keep_a_core_busy_take_less_of_it_as_far_as_samples_wait(factor, hit):
+    cost = SampleCost(5e-3, 1e-3, 4e-3, 0.0, 1e4, 1.0)
+    cut = CutCost("read", 1e4, Left(1.0, 1.0), 1.0, 0.0)
+    threads = ThreadsCost(16, None, 0.1, 0.1, factor, 1e-3, 0.0)
+    situation = Situation(cost, cost, FOOTPRINT, Limits(cpus=4), cuts=(cut,), threads=(threads,), dataset_samples=1e3)
+    waiting = Config(2, 2, fetch_threads=16)
+    assert operational.capacities(situation, demand(situation, waiting), 2, 0.0)["cpu"] == pytest.approx(
+        4 / (factor * 1e-3)
+    )
+    stored = dataclasses.replace(waiting, cache=CacheChoice("read", "memory", 10**9, hit))
+    left = demand(situation, stored)
+    assert factor * 1e-3 <= (left.cpu_seconds + left.switching_cpu_seconds) * (1 + 1e-9)
+    if hit > 0.8:
+        assert left.switching_cpu_seconds == 0, "what hardly waits is not woken up"
+    assert demand(situation, Config(2, 2)).switching_cpu_seconds == 0
+
+
 @given(st.integers(1, 64), st.integers(1, 16))
 def test_workers_start_one_after_another_and_get_ready_at_once(workers, cores):
     cost = SampleCost(1e-3, 1e-3, 0.0, 0.0, 1.0, 1.0)

@@ -42,6 +42,17 @@ def test_work_that_threads_do_by_turns_is_not_storage_s_doing():
     assert not seen.is_held_up
 
 
+def test_a_few_reads_that_something_else_has_slowed_down_are_not_storage_s_doing():
+    def read(index):
+        others = threading.active_count() - before
+        time.sleep(WAIT * (3 if others == 4 else 1))
+
+    before = threading.active_count()
+    seen = held_up(read, range(8), WAIT, lambda: 60.0)
+    assert seen.median_seconds[1] > 2 * seen.median_seconds[0]
+    assert not seen.is_held_up, "more at once are as quick as one"
+
+
 def test_it_ends_where_reads_fail_or_take_too_long():
     def refuse(index):
         if threading.active_count() > 10:
