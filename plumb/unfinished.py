@@ -78,6 +78,6 @@ def read(path: Path, comparable: str) -> tuple[Trial, ...]:
         os.close(folder)
     found = []
     for line in lines:
-        with contextlib.suppress(msgspec.MsgspecError):
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
             found.append(msgspec.json.decode(line, type=TrialDone))
     return tuple(done.trial for done in found if done.comparable == comparable)

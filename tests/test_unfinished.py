@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from script_parts import LOOP, PREAMBLE
 
@@ -55,6 +55,7 @@ def test_what_is_old_is_forgotten():
 
 @settings(max_examples=30)
 @given(st.binary(max_size=200), st.integers(0, 300))
+@example(b'\x80"', 9)
 def test_damage_costs_only_what_is_damaged(garbage, cut):
     kept = kept_with()
     kept.forget()

@@ -62,11 +62,11 @@ class Changed(Images):
 
 
 class Repeatable(Images):
-    """The same each time, all of it."""
+    """The same each time, all of it, and smallest at its end."""
 
     def __getitem__(self, index):
         pixels = decoded(index).astype(np.float32)
-        return torch.from_numpy(np.log1p(pixels)).sum(dim=2), torch.tensor(index)
+        return torch.from_numpy(np.log1p(pixels)).sum(dim=2) + index
 
 
 class Flat(Dataset):
