@@ -77,7 +77,7 @@ def test_the_user_s_workers_are_not_given_up_for_worse():
 @pytest.mark.quiet
 def test_it_looks_again_when_the_loop_changes():
     loader = DataLoader(Squares(6400, seconds=0.002), batch_size=BATCH, num_workers=1)
-    tuning = loop(loader, step_seconds=0.045)
+    tuning = loop(loader, step_seconds=0.1)
     assert tuning.config == Config(1, 2)
     loop(loader, until=lambda tuning: tuning.config.num_workers * tuning.config.fetch_threads > 1)
     assert any(outcome.startswith("looked at again: ") for outcome in outcomes(tuning))
