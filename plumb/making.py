@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
@@ -15,6 +13,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils import worker as torch_worker
 from torch.utils.data._utils.worker import WorkerInfo
 
+from plumb.host.files import Host
+from plumb.host.memory import shm_limit
+from plumb.host.ranks import ranks_on_host
+from plumb.profile.threads import thread_seconds
 from plumb.runtime.allocator import give_back_what_is_free
 from plumb.runtime.chunks import BatchRecipe
 from plumb.runtime.deferred import DeferredBatch, DeferringCollate, device_of, run
@@ -92,7 +94,7 @@ class Rewritten(Plain):
             return 0.0
         finish = partial(self._finish, self.make(indices))
         give_back_what_is_free()
-        return median([cpu_seconds(finish) for _ in range(1 + turns)][1:]) / len(indices)
+        return median([thread_seconds(finish) for _ in range(1 + turns)][1:]) / len(indices)
 
     def _samples(self, indices: Sequence[Any]) -> Any:
         return self._fetching.__getitems__(indices)
@@ -100,18 +102,8 @@ class Rewritten(Plain):
 
 def has_room_to_share(batch: Any) -> bool:
     """Whether shared memory holds such a batch: who writes to more than there is is ended by a signal."""
-    try:
-        shared = os.statvfs("/dev/shm")
-    except OSError:
-        return False
-    return _ROOM * sum(tensor.nbytes for tensor in _tensors(batch)) < shared.f_bavail * shared.f_frsize
-
-
-def cpu_seconds(work: Callable[[], Any]) -> float:
-    """CPU seconds of this thread for a piece of work, and to let go of what it returns."""
-    begin = time.thread_time()
-    work()
-    return time.thread_time() - begin
+    host = Host()
+    return _ROOM * sum(tensor.nbytes for tensor in _tensors(batch)) < shm_limit(host, ranks_on_host(host)).value
 
 
 def _deferred(collate: DeferringCollate, samples: Any) -> DeferredBatch:

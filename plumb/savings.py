@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 from torch.utils.data import DataLoader
 
 from plumb.config import CacheChoice, Cut
-from plumb.making import Plain, Rewritten, cpu_seconds, has_room_to_share
+from plumb.making import Plain, Rewritten, has_room_to_share
 from plumb.model.situation import Left
-from plumb.profile.threads import one_torch_thread
+from plumb.profile.threads import one_torch_thread, thread_seconds
 from plumb.runtime.allocator import reusing
 from plumb.runtime.cache import MISSING, Store, key_of
 from plumb.runtime.codec import encode
@@ -172,7 +172,7 @@ def _made(plainly: _Make, ways: Mapping[Rewritten, _Make], batches: _Batches) ->
     """CPU seconds of whole batches, made plainly and each way: what fresh memory costs hangs on how much is held."""
 
     def seconds(make: _Make) -> float:
-        return sum(cpu_seconds(partial(make, indices)) for indices in batches)
+        return sum(thread_seconds(partial(make, indices)) for indices in batches)
 
     turn = [seconds(plainly)]
     for way, make in ways.items():

@@ -59,14 +59,14 @@ def test_a_collate_that_fails_leaves_this_process_as_it_was():
 
 def test_there_is_room_for_a_few_batches_or_none_is_put_there(monkeypatch):
     class Shared:
-        f_bavail, f_frsize = 10, 4096
+        f_bavail, f_blocks, f_frsize = 10, 100, 4096
 
-    monkeypatch.setattr("plumb.making.os.statvfs", lambda _: Shared)
+    monkeypatch.setattr("os.statvfs", lambda _: Shared)
     assert has_room_to_share(default_collate([torch.zeros(1024)]))
     assert not has_room_to_share({"x": [torch.zeros(1024), torch.zeros(2048)]})
 
     def missing(_):
         raise FileNotFoundError
 
-    monkeypatch.setattr("plumb.making.os.statvfs", missing)
+    monkeypatch.setattr("os.statvfs", missing)
     assert not has_room_to_share(torch.zeros(1))

@@ -90,9 +90,9 @@ def test_without_workers_a_batch_is_made_on_torch_s_threads_and_finished(threads
 
 def test_without_room_in_shared_memory_nothing_is_put_there(monkeypatch):
     class Full:
-        f_bavail, f_frsize = 1, 4096
+        f_bavail, f_blocks, f_frsize = 1, 100, 4096
 
-    monkeypatch.setattr("plumb.making.os.statvfs", lambda _: Full)
+    monkeypatch.setattr("os.statvfs", lambda _: Full)
     monkeypatch.setattr(torch.UntypedStorage, "_new_shared", None)
     saved = savings(DataLoader(Scaled()), {"plainly": Fetch()}, [list(range(8))])["plainly"]
     assert saved.left.plainly > 0

@@ -142,7 +142,7 @@ def _gains(alone: _Spent, seen: Sequence[_Seen], samples: int, waits: bool) -> t
             each.threads,
             time_factor=free,
             crowded_time_factor=crowded,
-            cpu_factor=min(each.free.cpu, each.crowded.cpu) / max(alone.cpu, 1e-9),
+            cpu_factor=max(min(each.free.cpu, each.crowded.cpu) / max(alone.cpu, 1e-9), 0.0 if waits else 1.0),
             thread_bytes=each.thread_bytes,
         )
         for each, (free, crowded) in zip(seen, factors, strict=True)

@@ -10,7 +10,7 @@ from statistics import median
 
 import torch
 
-from plumb.profile.threads import one_torch_thread
+from plumb.profile.threads import one_torch_thread, thread_seconds
 
 _TURNS = 5
 _BYTES_AT_LEAST = 2**20
@@ -79,9 +79,7 @@ def copy_seconds_per_byte(batch_bytes: float) -> CopySeconds:
 
 
 def _copy_seconds(source: torch.Tensor, target: torch.Tensor) -> float:
-    begin = time.thread_time()
-    target.copy_(source)
-    return time.thread_time() - begin
+    return thread_seconds(lambda: target.copy_(source))
 
 
 def _hand_over(source: torch.Tensor) -> int:

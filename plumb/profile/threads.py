@@ -31,6 +31,13 @@ def one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def thread_seconds(work: Callable[[], object]) -> float:
+    """CPU seconds of this thread for a piece of work, and to let go of what it returns."""
+    begin = time.thread_time()
+    work()
+    return time.thread_time() - begin
+
+
 def _use_one_torch_thread() -> None:
     # A thread that is asked for its number first has it from then on; else it takes that of others when it computes.
     torch.get_num_threads()
