@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
+DAMAGED_JSON = (msgspec.MsgspecError, UnicodeDecodeError)
+"""What msgspec raises for bytes that are no JSON of the kind that is wanted, and Python for those that are no UTF-8."""
+
 
 class CommandError(Exception):
     """What went wrong, in one line that says what to do, and the exit code that belongs to it."""

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from plumb.config import Config, Rewrites
+from plumb.errors import DAMAGED_JSON
 
 VERSION = 1
 
@@ -233,7 +234,7 @@ def decode(data: bytes) -> Plan:
         if version != VERSION:
             raise PlanError(f"has version {version!r}; this plumb reads version {VERSION}. Tune again to replace it.")
         return msgspec.json.decode(data, type=Plan)
-    except msgspec.MsgspecError as error:
+    except DAMAGED_JSON as error:
         raise PlanError(f"is not a plan ({error}). Tune again to replace it.") from None
 
 

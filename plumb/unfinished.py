@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from plumb.errors import DAMAGED_JSON
 from plumb.events import TrialDone
 from plumb.orders import Target
 from plumb.plan import Trial
@@ -78,6 +79,6 @@ def read(path: Path, comparable: str) -> tuple[Trial, ...]:
         os.close(folder)
     found = []
     for line in lines:
-        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        with contextlib.suppress(*DAMAGED_JSON):
             found.append(msgspec.json.decode(line, type=TrialDone))
     return tuple(done.trial for done in found if done.comparable == comparable)

@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from plumb import plan
@@ -66,6 +66,7 @@ def test_unknown_keys_are_ignored(written):
 
 
 @given(st.binary(max_size=200))
+@example(b'{"\x80": 1}')
 def test_any_bytes_give_one_line(data):
     with pytest.raises(PlanError) as caught:
         plan.decode(data)

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import msgspec
 
+from plumb.errors import DAMAGED_JSON
+
 SHARED_MEMORY = Path("/dev/shm")
 _PATIENCE_SECONDS = 10.0
 _FACTS = "store.json"
@@ -117,7 +119,7 @@ def facts_of(folder: Path) -> StoreFacts:
     """What a store's folder says about itself."""
     try:
         return msgspec.json.decode((folder / _FACTS).read_bytes(), type=StoreFacts)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *DAMAGED_JSON):
         # Whoever made it was killed before it was described.
         return StoreFacts("unknown", "unknown", "unknown", 0)
 
