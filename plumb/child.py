@@ -67,7 +67,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
     if orders.stack_descriptor is not None:
         # A thread of C's, so that it also tells where a script hangs that never lets go of the interpreter.
         faulthandler.dump_traceback_later(
-            start_seconds(orders.tune.budget_seconds) - 1, file=orders.stack_descriptor, exit=False
+            start_seconds(orders.tune.budget_seconds) - 1, repeat=True, file=orders.stack_descriptor, exit=False
         )
 
     ended = Ended(orders.tune.launch_file) if orders.tune.launch_file else None

@@ -114,7 +114,7 @@ def tune(
         with said_when_over(launch):
             story, outcome = _listen(Orders(target, tune=orders), arguments, as_json, kept)
         if not story.plans:
-            raise _nothing_done(target, story, outcome, orders.budget_seconds)
+            raise _nothing_done(target, story, outcome)
     except (CommandError, KeyboardInterrupt) as error:
         if kept is None or not kept.count:
             raise
@@ -157,7 +157,7 @@ def trace(target: Target, arguments: list[str], orders: TuneOrders, form: str) -
 
     story, outcome = _listen(Orders(target, tune=orders), arguments, quiet=form != "tree")
     if story.traced is None:
-        raise _nothing_done(target, story, outcome, orders.budget_seconds)
+        raise _nothing_done(target, story, outcome)
     if form == "json":
         plain(json.dumps(story.traced.graph, indent=2))
     elif form == "dot":
@@ -321,15 +321,14 @@ def _listen(
     return story, outcome
 
 
-def _nothing_done(target: Target, story: _Story, outcome: script.Outcome, budget_seconds: float) -> CommandError:
+def _nothing_done(target: Target, story: _Story, outcome: script.Outcome) -> CommandError:
     """Why no loader was tuned or traced."""
     seen = ", ".join(f"{loader.name} ({loader.site})" for loader in story.found)
     if outcome.timed_out and not story.iterated:
         where = f" It was at {outcome.stack[0]}." if outcome.stack else ""
         what = f"; it constructed {seen}" if seen else _hand_made_batches(target)
-        patience = script.start_seconds(budget_seconds)
         return CommandError(
-            f"no DataLoader was iterated within {patience:g} s{what}.{where} If it only needs longer to start, give it "
+            f"no DataLoader was iterated within {outcome.seconds:.0f} s{what}.{where} If it only needs longer to start, give it "
             "more with --budget"
         )
     if outcome.timed_out:

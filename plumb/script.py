@@ -27,6 +27,8 @@ from plumb.runtime.store_folder import remove_abandoned
 _GRACE_SECONDS = 20.0
 _POLL_SECONDS = 0.1
 _IMPORT_SECONDS = 15.0
+# Imports from a slow disk, and ranks that wait for each other, may take several times as long as any other start.
+_STARTS_AT_MOST = 4
 # A rank that takes part in another one's tuning is there from that one's start to its end.
 _BUDGETS_OF_OTHERS = 3
 
@@ -76,14 +78,15 @@ def run_tuned(
         )
         os.close(events_out)
         try:
-            timed_out = _listen(child, events_in, budget, on_event, on_output, is_over or _never)
+            timed_out = _listen(
+                child, events_in, budget, on_event, on_output, is_over or _never, lambda: _read_all(stack.fileno())
+            )
         finally:
             end_tree(child.pid)
             child.wait()
             os.close(events_in)
             remove_abandoned()
-        stack.seek(0)
-        lines = stacks.calls(stack.read().decode(errors="replace")) if timed_out else ()
+        lines = stacks.calls(_read_all(stack.fileno())) if timed_out else ()
         return Outcome(child.returncode, timed_out, time.monotonic() - started, lines)
 
 
@@ -91,8 +94,17 @@ def _never() -> bool:
     return False
 
 
+def _read_all(descriptor: int) -> str:
+    """What a file holds; the child, which writes on where it had stopped, has the same descriptor."""
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
+
+
 def start_seconds(budget_seconds: float) -> float:
-    """How long a script may take to come to its first loader: the budget, but never less than imports need."""
+    """How long a script may take to come to its first loader: the budget, but never less than imports need.
+
+    It gets so long again where it is still in its imports then, or waits for other ranks, `_STARTS_AT_MOST` times in
+    all.
+    """
     return max(budget_seconds, _IMPORT_SECONDS)
 
 
@@ -114,16 +126,17 @@ def _listen(
     on_event: Callable[[Event], None],
     on_output: Callable[[bytes], None],
     is_over: Callable[[], bool],
+    stack: Callable[[], str],
 ) -> bool:
     """Passes on events and output until the child ends, or it is over; True where its time was up before that.
 
-    A loader must be iterated within `start_seconds`; from then on there is the budget to find out what trains, and the
-    budget again to tune.
+    A loader must be iterated within `start_seconds`, or later where `stack`, the dumps of where the script was, shows
+    that it was still starting; from then on there is the budget to find out what trains, and the budget again to tune.
     """
     assert child.stdout is not None
     output = child.stdout.fileno()
     receiver = Receiver()
-    deadline = time.monotonic() + start_seconds(budget_seconds)
+    starts, deadline = 1, time.monotonic() + start_seconds(budget_seconds)
     with selectors.DefaultSelector() as selector:
         for descriptor in (events_in, output):
             selector.register(descriptor, selectors.EVENT_READ)
@@ -142,9 +155,13 @@ def _listen(
                 else:
                     for event in receiver.feed(data):
                         if isinstance(event, (LoaderIterated, TuningStarted)):
+                            starts = _STARTS_AT_MOST
                             deadline = time.monotonic() + budget_seconds + _GRACE_SECONDS
                         on_event(event)
             if (ended and not ready) or is_over():
                 return False
             if time.monotonic() > deadline:
-                return True
+                if starts == _STARTS_AT_MOST or not stacks.is_starting(stack()):
+                    return True
+                starts += 1
+                deadline += start_seconds(budget_seconds)

@@ -114,9 +114,12 @@ def has_no_frame_of_plumb(err):
     assert [line.rsplit(" ", 1)[-1] for line in lines] == ["<module>", "main", "__getitem__"]
 
 
-@pytest.mark.slow  # a script may always take fifteen seconds for its imports
-def test_an_endless_start_says_where_it_was(plumb, write):
+@pytest.mark.slow  # a script may always take fifteen seconds to start, and as long again while it imports
+def test_an_endless_start_says_where_it_was_and_is_not_counted_from_slow_imports(plumb, write, tmp_path):
+    (tmp_path / "site-packages").mkdir()
+    write("site-packages/from_a_slow_disk.py", "import time; time.sleep(16)")
     text = """
+import sys; sys.path.append("site-packages"); import from_a_slow_disk
 loader = DataLoader(Numbers())
 def wait_for_a_friend():
     while True:

@@ -376,8 +376,8 @@ train_loader = DataLoader(Numbers(), batch_size=8, shuffle=True)
 val_loader = DataLoader(Numbers(32), batch_size=8)
 """
     write("train.py", PREAMBLE + code + LOOP.format(loader="train_loader"))
-    ran = plumb("tune", "--budget", 10, "train.py")
-    assert [loader.name for loader in ran.plan.loaders] == ["train_loader", "val_loader"]
+    ran = plumb("tune", "--budget", 24, "train.py")
+    assert [loader.name for loader in ran.plan.loaders] == ["train_loader", "val_loader"], ran.err
     val = ran.loader("val_loader")
     assert val.step_samples_per_second is None
     assert val.end_to_end is None

@@ -66,7 +66,7 @@ class Repeatable(Images):
 
     def __getitem__(self, index):
         pixels = decoded(index).astype(np.float32)
-        return torch.from_numpy(np.log1p(pixels)).sum(dim=2) + index
+        return torch.from_numpy(np.log1p(pixels)).sum(dim=(1, 2)) + index
 
 
 class Flat(Dataset):

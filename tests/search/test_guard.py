@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from plumb import stacks
 from plumb.config import Config
 from plumb.host import Limits
 from plumb.profile.memory import script_bytes
@@ -190,18 +189,3 @@ def test_a_worker_of_a_trial_is_the_first_to_go_where_memory_runs_out():
     with open("/proc/self/oom_score_adj") as score:
         assert int(score.read()) < 1000
     guard.stop()
-
-
-def test_a_dump_is_read_up_to_the_worker_s_own_loop():
-    dump = """Thread 0x1 (most recent call first):
-  File "/usr/lib/x/site-packages/torch/pool.py", line 3 in wait
-
-Current thread 0x2 (most recent call first):
-  File "/usr/lib/x/site-packages/PIL/Image.py", line 9 in load
-  File "/home/me/data.py", line 12 in decode
-  File "/home/me/data.py", line 30 in __getitem__
-  File "/usr/lib/x/site-packages/torch/utils/data/_utils/worker.py", line 300 in _worker_loop
-  File "/home/me/train.py", line 99 in <module>
-"""
-    assert stacks.calls(dump) == ("data.py:12 in decode", "data.py:30 in __getitem__")
-    assert stacks.calls("") == ()
