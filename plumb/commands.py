@@ -328,8 +328,8 @@ def _nothing_done(target: Target, story: _Story, outcome: script.Outcome) -> Com
         where = f" It was at {outcome.stack[0]}." if outcome.stack else ""
         what = f"; it constructed {seen}" if seen else _hand_made_batches(target)
         return CommandError(
-            f"no DataLoader was iterated within {outcome.seconds:.0f} s{what}.{where} If it only needs longer to start, give it "
-            "more with --budget"
+            f"no DataLoader was iterated within {outcome.seconds:.0f} s{what}.{where} If it only needs longer to "
+            "start, give it more with --budget"
         )
     if outcome.timed_out:
         return CommandError("the tuning did not finish within its budget; give it more with --budget")

@@ -20,12 +20,15 @@ _SHARED_MEMORY = Path("/dev/shm")
 # Torch opens a segment and removes its name at once; one whose name is there for longer has lost its owner.
 _NAMED_FOR_SECONDS = 0.05
 _KILLED_WITHIN_SECONDS = 60
+# A process that was killed still has its files, and their locks, until all its memory is given back.
+_GONE_WITHIN_SECONDS = 5.0
 
 
 def end_children(pid: int | None = None) -> None:
     """Kills everything that `pid` (this process, by default) has started, but for the caretakers of shared memory.
 
-    They are killed, not asked: handlers of the user's for SIGTERM may save checkpoints.
+    They are killed, not asked: handlers of the user's for SIGTERM may save checkpoints. Returns when they are gone, and
+    with them their marks on stores, or after `_GONE_WITHIN_SECONDS`.
     """
     try:
         children = psutil.Process(pid).children(recursive=True)
@@ -36,8 +39,19 @@ def end_children(pid: int | None = None) -> None:
         with contextlib.suppress(psutil.Error):
             if not any(name in part for part in child.cmdline() for name in _CARETAKERS):
                 child.kill()
-                killed.append(child.pid)
-    remove_segments(killed)
+                killed.append(child)
+    remove_segments(child.pid for child in killed)
+    give_up_at = time.monotonic() + _GONE_WITHIN_SECONDS
+    while any(map(_is_there, killed)) and time.monotonic() < give_up_at:
+        time.sleep(0.005)
+
+
+def _is_there(process: psutil.Process) -> bool:
+    """Whether a process holds anything yet; one that only waits for its parent's `wait` does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def end_tree(pid: int) -> None:

@@ -103,8 +103,17 @@ def _alone_where_quiet_is_needed(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quiet tests come first, where none waits for another kind; then the long ones, so that none is the last."""
-    items.sort(key=lambda item: (not item.get_closest_marker("quiet"), not item.get_closest_marker("slow")))
+    """Quiet tests come first, where none waits for another kind; then the long ones, so that none is the last.
+
+    A module's first test that needs something made `once` is among these: while it makes that, nobody waits for it.
+    """
+    makers = {item.path: item for item in reversed(items) if "once" in getattr(item, "fixturenames", ())}
+    items.sort(
+        key=lambda item: (
+            not item.get_closest_marker("quiet"),
+            not (item.get_closest_marker("slow") or item is makers.get(item.path)),
+        )
+    )
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ class Hungry(Numbers):
 def test_workers_that_eat_memory_are_ended_before_the_group_s_limit(write, tmp_path):
     write("train.py", script(HUNGRY, "Hungry(20000, seconds=0.004)"))
     with v1_group("memory", "memory.limit_in_bytes", 2048 * MIB) as group:
-        code, err, loader = tune(tmp_path, "--budget", 60, "--no-cache", before=joining(group))
+        code, err, loader = tune(tmp_path, "--budget", 40, "--no-cache", before=joining(group))
         peak = int((group / "memory.max_usage_in_bytes").read_text())
         kills = (group / "memory.oom_control").read_text()
     assert code == 0, err
@@ -121,7 +121,7 @@ class Stuck(Numbers):
 @pytest.mark.slow
 def test_a_worker_stuck_in_a_lock_ends_its_trial_and_says_where(write, tmp_path):
     write("train.py", script(STUCK, "Stuck(4000, seconds=0.004)"))
-    code, err, loader = tune(tmp_path, "--budget", 30)
+    code, err, loader = tune(tmp_path, "--budget", 20)
     assert code == 0, err
     stuck = [trial for trial in loader.trials if "train.py:" in trial.outcome and "wait_for_ever" in trial.outcome]
     assert stuck, outcomes(loader)
@@ -206,7 +206,7 @@ def test_a_worker_that_dies_ends_its_trial_and_nothing_else(death, signal, write
     # A short path: workers make sockets in there.
     with tempfile.TemporaryDirectory() as temporary:
         monkeypatch.setenv("TMPDIR", temporary)
-        code, err, loader = tune(tmp_path, "--budget", 30, "--no-cache")
+        code, err, loader = tune(tmp_path, "--budget", 16, "--no-cache")
         assert not list(Path(temporary).glob("pymp-*"))
     assert code == 0, err
     failed = [outcome for outcome in outcomes(loader) if outcome.startswith("failed: ")]
@@ -244,7 +244,7 @@ def test_a_full_disk_costs_the_plan_and_says_so(write, tmp_path):
 @pytest.mark.slow
 def test_two_tunings_at_once_both_end_well(write, tmp_path):
     write("train.py", script())
-    tunings = [start(tmp_path, "--budget", 15), start(tmp_path, "--budget", 15)]
+    tunings = [start(tmp_path, "--budget", 8), start(tmp_path, "--budget", 8)]
     for tuning in tunings:
         _, err = tuning.communicate(timeout=180)
         assert tuning.returncode == 0, err
@@ -274,7 +274,7 @@ class Stream(IterableDataset):
 )
 def test_iterable_datasets_that_are_not_shared_out_get_no_more_workers(numbers, says, write, tmp_path):
     write("train.py", script(STREAM.format(numbers=numbers), "Stream()"))
-    code, err, loader = tune(tmp_path, "--budget", 30, "--allow-reorder")
+    code, err, loader = tune(tmp_path, "--budget", 16, "--allow-reorder")
     assert code == 0, err
     if not any("nothing to gain" in note for note in loader.notes):
         assert any(says in note for note in loader.notes), loader.notes
@@ -294,7 +294,7 @@ class Rows(Numbers):
         self.file = open(__file__, "rb")
 """
     write("train.py", script(rows, "Rows()"))
-    code, err, loader = tune(tmp_path, "--budget", 20)
+    code, err, loader = tune(tmp_path, "--budget", 10)
     assert code == 0, err
     assert {trial.config.num_workers for trial in loader.trials} == {0}
     assert any("holds an open file (Rows.file)" in note for note in loader.notes), loader.notes
@@ -322,7 +322,7 @@ if __name__ == "__main__":
             train_step(x, y)
 """
     write("train.py", PREAMBLE + code)
-    code, err, loader = tune(tmp_path, "--budget", 30)
+    code, err, loader = tune(tmp_path, "--budget", 20)
     assert code == 0, err
     by_workers = [trial for trial in loader.trials if trial.config.num_workers]
     assert {trial.config.start_method for trial in by_workers} == {"spawn"}

@@ -17,7 +17,7 @@ SETTINGS = {"transformers": "TrainingArguments(..., dataloader_num_workers=", "t
 def test_a_script_of_each_is_tuned_through_its_loop_and_runs_on_the_plan(library, plumb, script, tmp_path):
     pytest.importorskip(library)
     name, loader = CASES[library]
-    ran = plumb("tune", "--budget", 20, script(name))
+    ran = plumb("tune", "--budget", 12, script(name))
     assert ran.code == 0, ran.err
     found = ran.plan.loaders[0]
     assert found.name == loader

@@ -98,7 +98,7 @@ def test_an_interrupted_tuning_is_gone_on_with(plumb, tuning, write, tmp_path, c
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["train.py"]
     (file,) = folder.iterdir()
     assert file.read_text().count("\n") >= 1
-    ran = plumb("tune", "--budget", 30, "train.py")
+    ran = plumb("tune", "--budget", 12, "train.py")
     assert ran.code == 0, ran.err
     assert any("known from a tuning that was interrupted" in note for note in ran.loader("loader").notes)
     assert not file.exists(), "the plan holds what was found"

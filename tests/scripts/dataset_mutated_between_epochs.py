@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 SAMPLES = 320
-EPOCHS = 4
+EPOCHS = 3
 
 
 class EpochDataset(Dataset):

@@ -15,7 +15,7 @@ EPOCHS = 2
 class RecordDataset(Dataset):
     def __init__(self, count):
         rng = np.random.default_rng(0)
-        self.records = [zlib.compress(rng.integers(0, 16, 300_000, dtype=np.uint8).tobytes(), 1) for _ in range(16)]
+        self.records = [zlib.compress(rng.integers(0, 16, 100_000, dtype=np.uint8).tobytes(), 1) for _ in range(16)]
         self.count = count
 
     def __len__(self):

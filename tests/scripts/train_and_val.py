@@ -9,14 +9,14 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 TRAIN_SAMPLES, VAL_SAMPLES = 256, 96
-EPOCHS = 3
+EPOCHS = 2
 CHECKPOINT = "checkpoint.pt"
 
 
 def make_jpeg(rng):
     buffer = io.BytesIO()
     pixels = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((480, 360)).save(buffer, "JPEG", quality=90)
+    Image.fromarray(pixels).resize((240, 180)).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 SAMPLES = 320
-EPOCHS = 3
+EPOCHS = 2
 DATA, LOG, MODEL = Path("records"), Path("log.txt"), Path("model.pt")
 
 
@@ -44,7 +44,7 @@ def write_data(folder):
     rng = np.random.default_rng(0)
     folder.mkdir()
     for number in range(16):
-        raw = rng.integers(0, 16, 300_000, dtype=np.uint8)
+        raw = rng.integers(0, 16, 100_000, dtype=np.uint8)
         (folder / f"{number:02d}.z").write_bytes(zlib.compress(raw.tobytes(), 1))
 
 
