@@ -21,7 +21,7 @@ _SHARED_MEMORY = Path("/dev/shm")
 _NAMED_FOR_SECONDS = 0.05
 _KILLED_WITHIN_SECONDS = 60
 # A process that was killed still has its files, and their locks, until all its memory is given back.
-_GONE_WITHIN_SECONDS = 5.0
+_GONE_WITHIN_SECONDS = 2.0
 
 
 def end_children(pid: int | None = None) -> None:
@@ -30,17 +30,39 @@ def end_children(pid: int | None = None) -> None:
     They are killed, not asked: handlers of the user's for SIGTERM may save checkpoints. Returns when they are gone, and
     with them their marks on stores, or after `_GONE_WITHIN_SECONDS`.
     """
+    _clean_up_after(_kill_children(pid))
+
+
+def end_tree(pid: int) -> None:
+    """Kills `pid` and everything that it has started, in the same way."""
+    try:
+        process = psutil.Process(pid)
+        # It must not start others meanwhile, nor do anything about the death of those that it has.
+        process.suspend()
+    except psutil.Error:
+        return
+    killed = _kill_children(pid)
+    with contextlib.suppress(psutil.Error):
+        process.kill()
+    _clean_up_after([process, *killed])
+
+
+def _kill_children(pid: int | None) -> list[psutil.Process]:
     try:
         children = psutil.Process(pid).children(recursive=True)
     except psutil.Error:
-        return
+        return []
     killed = []
     for child in children:
         with contextlib.suppress(psutil.Error):
             if not any(name in part for part in child.cmdline() for name in _CARETAKERS):
                 child.kill()
                 killed.append(child)
-    remove_segments(child.pid for child in killed)
+    return killed
+
+
+def _clean_up_after(killed: list[psutil.Process]) -> None:
+    remove_segments(process.pid for process in killed)
     give_up_at = time.monotonic() + _GONE_WITHIN_SECONDS
     while any(map(_is_there, killed)) and time.monotonic() < give_up_at:
         time.sleep(0.005)
@@ -52,14 +74,6 @@ def _is_there(process: psutil.Process) -> bool:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
-
-
-def end_tree(pid: int) -> None:
-    """Kills `pid` and everything that it has started."""
-    end_children(pid)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-        remove_segments([pid])
 
 
 def remove_segments(pids: Iterable[int]) -> None:

@@ -338,7 +338,7 @@ class Loop(Images):
             large = large.roll(shift, -1)
         image = large[:, :SIZE, :SIZE].contiguous()
         sparse = torch.sparse.mm(image[0].float().to_sparse(), image[1].float())
-        masked = np.ma.masked_array(image.numpy(), image.numpy() > 9) * 3
+        masked = np.ma.masked_array(large.numpy(), large.numpy() > 9, copy=True)
         return torch.cat([sparse.flatten(), torch.from_numpy(masked.filled(0)).flatten()])
 
 

@@ -15,7 +15,7 @@ def generated(index):
 
 
 def smoothed(values):
-    return np.convolve(values, np.ones(9) / 9, mode="same")
+    return np.convolve(values, np.ones(65) / 65, mode="same")
 
 
 def jittered(values):
