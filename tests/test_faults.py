@@ -81,7 +81,8 @@ class Hungry(Numbers):
     lock = threading.Lock()
     def __getitem__(self, index):
         if self.index is None and get_worker_info() is not None and get_worker_info().num_workers >= 2:
-            self.index = [bytearray(os.urandom(1) * 2**22) for _ in range(250)]
+            # As fast as data are read, which a busy host can watch.
+            self.index = [time.sleep(0.005) or bytearray(os.urandom(1) * 2**22) for _ in range(250)]
         with self.lock:
             return super().__getitem__(index)
 """
