@@ -93,7 +93,9 @@ def find_cuts(traced: Traced) -> FoundCuts:
         last = list(recorded.operators)[-1]
         found = {node: name for node, name in found.items() if name != last} | {recorded.entry: last}
     costs = {step.id: step for step in traced.pipeline.operators}
-    candidates = [_candidate(recorded, node, name, costs, traced.pipeline) for node, name in found.items()]
+    # The latest first: of cuts that seem to save the same, it is the one that leaves least to be run.
+    latest = reversed(found.items())
+    candidates = [_candidate(recorded, node, name, costs, traced.pipeline) for node, name in latest]
     worth = [item for item in candidates if item.prefix_seconds >= SMALLEST_SHARE * traced.pipeline.sample_seconds]
     # Of cuts that save the same, the one whose values are smaller.
     worth.sort(key=lambda item: (-item.prefix_seconds, item.value_bytes))

@@ -1,5 +1,6 @@
 """Which cuts are found, and which must not be: random, stateful, conditional, and only sometimes what they seem."""
 
+import dataclasses
 import itertools
 import linecache
 from pickle import dumps, loads
@@ -14,6 +15,7 @@ from cut_datasets import (
     Closed,
     Counting,
     Early,
+    Even,
     Helped,
     Inline,
     Jittered,
@@ -185,6 +187,18 @@ def test_a_deterministic_sample_is_cut_as_a_whole(tmp_path):
     whole = next(iter(cuts.values()))
     assert (whole.cut.way, whole.cut.feeds) == ((), ())
     assert whole.value_bytes == cut_datasets.VALUES * 4
+
+
+def test_of_cuts_that_seem_to_save_the_same_the_latest_comes_first():
+    """Operators that seem to take longer than a sample, as on a busy host, save no more than all of it."""
+    traced = course.trace(Even(), 8)
+    pipeline = dataclasses.replace(
+        traced.pipeline, sample_seconds=1e-9, sample_cpu_seconds=1e-9, sample_wait_seconds=0.0
+    )
+    candidates = find_cuts(dataclasses.replace(traced, pipeline=pipeline)).candidates
+    assert len({candidate.prefix_seconds for candidate in candidates}) == 1
+    assert len({candidate.value_bytes for candidate in candidates}) == 1
+    assert [names(candidate.cut.way) for candidate in candidates] == [[], ["Even", "smoothed"], ["Even", "generated"]]
 
 
 def test_streams_and_groups_have_no_cuts():
