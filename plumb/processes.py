@@ -69,10 +69,13 @@ def _clean_up_after(killed: list[psutil.Process]) -> None:
 
 
 def _is_there(process: psutil.Process) -> bool:
-    """Whether a process holds anything yet; one that only waits for its parent's `wait` does not."""
+    """Whether a process holds anything yet: one that only waits for its parent's `wait` does not.
+
+    It looks like that from the end of its first thread on, but all of its threads have the same files.
+    """
     try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
+        return bool(process.is_running() and (process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1))
+    except psutil.Error:
         return False
 
 

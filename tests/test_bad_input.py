@@ -168,8 +168,10 @@ def test_ctrl_c_leaves_no_process_and_no_file(moment, tuning, write, tmp_path, m
     if moment == "plumb.cli":
         monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # says when plumb itself has been imported
     running = tuning(30, subprocess.PIPE, subprocess.PIPE)
-    while moment not in running.stderr.readline():
-        assert running.poll() is None, "the tuning ended before this moment came"
+    said = [""]
+    while moment not in said[-1]:
+        said.append(running.stderr.readline())
+        assert said[-1] or running.poll() is None, f"the tuning ended before this moment came: {''.join(said)}"
     time.sleep(0.3)
     family = psutil.Process(running.pid).children(recursive=True)
     running.send_signal(signal.SIGINT)
