@@ -24,13 +24,26 @@ _KILLED_WITHIN_SECONDS = 60
 _GONE_WITHIN_SECONDS = 2.0
 
 
-def end_children(pid: int | None = None) -> None:
-    """Kills everything that `pid` (this process, by default) has started, but for the caretakers of shared memory.
+def end_children() -> None:
+    """Kills everything that this process, which is about to end, has started, but the caretakers of shared memory.
 
     They are killed, not asked: handlers of the user's for SIGTERM may save checkpoints. Returns when they are gone, and
     with them their marks on stores, or after `_GONE_WITHIN_SECONDS`.
     """
-    _clean_up_after(_kill_children(pid))
+    _ignore_deaths()
+    _clean_up_after(_kill_children(os.getpid()))
+
+
+def _ignore_deaths() -> None:
+    """Lets no handler hear of a child's end: torch's raises in the main thread, which may be the user's code.
+
+    Python itself allows that in the main thread only.
+    """
+    import ctypes
+
+    default_action = ctypes.c_void_p(0)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).signal(signal.SIGCHLD, default_action)
 
 
 def end_tree(pid: int) -> None:
@@ -47,7 +60,7 @@ def end_tree(pid: int) -> None:
     _clean_up_after([process, *killed])
 
 
-def _kill_children(pid: int | None) -> list[psutil.Process]:
+def _kill_children(pid: int) -> list[psutil.Process]:
     try:
         children = psutil.Process(pid).children(recursive=True)
     except psutil.Error:
