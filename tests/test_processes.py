@@ -49,3 +49,23 @@ def test_the_shared_memory_of_others_is_left_alone():
     finally:
         mine.unlink(missing_ok=True)
         other.unlink(missing_ok=True)
+
+
+# As torch does in the main thread, when a worker was killed.
+LISTENING = """
+import signal, subprocess, sys
+from plumb.processes import end_children
+
+def raise_error(*_):
+    raise RuntimeError("a worker is killed")
+
+signal.signal(signal.SIGCHLD, raise_error)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+end_children()
+print(child.poll())
+"""
+
+
+def test_no_handler_hears_of_the_death_of_children():
+    ran = subprocess.run([sys.executable, "-c", LISTENING], capture_output=True, text=True, timeout=60)
+    assert (ran.stdout, ran.stderr) == ("-9\n", "")
