@@ -46,18 +46,20 @@ def _ignore_deaths() -> None:
         ctypes.CDLL(None).signal(signal.SIGCHLD, default_action)
 
 
-def end_tree(pid: int) -> None:
-    """Kills `pid` and everything that it has started, in the same way."""
-    try:
-        process = psutil.Process(pid)
-        # It must not start others meanwhile, nor do anything about the death of those that it has.
-        process.suspend()
-    except psutil.Error:
-        return
-    killed = _kill_children(pid)
-    with contextlib.suppress(psutil.Error):
-        process.kill()
-    _clean_up_after([process, *killed])
+def end_trees(pids: Iterable[int]) -> None:
+    """Kills these processes, and everything that they have started, in the same way: all before any is waited for."""
+    roots = []
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            root = psutil.Process(pid)
+            # It must not start others meanwhile, nor do anything about the death of those that it has.
+            root.suspend()
+            roots.append(root)
+    killed = [child for root in roots for child in _kill_children(root.pid)]
+    for root in roots:
+        with contextlib.suppress(psutil.Error):
+            root.kill()
+    _clean_up_after([*roots, *killed])
 
 
 def _kill_children(pid: int) -> list[psutil.Process]:

@@ -20,7 +20,7 @@ import msgspec
 from plumb import stacks
 from plumb.events import Event, LoaderIterated, Receiver, TuningStarted
 from plumb.orders import Orders
-from plumb.processes import end_tree
+from plumb.processes import end_trees
 from plumb.runtime.store_folder import remove_abandoned
 
 # A tuning that has spent its budget may still be in the middle of a measurement.
@@ -82,7 +82,7 @@ def run_tuned(
                 child, events_in, budget, on_event, on_output, is_over or _never, lambda: _read_all(stack.fileno())
             )
         finally:
-            end_tree(child.pid)
+            end_trees([child.pid])
             child.wait()
             os.close(events_in)
             remove_abandoned()

@@ -1,5 +1,6 @@
 """What goes wrong is said in one clear line, with the exit code that belongs to it; nothing is written or lost."""
 
+import os
 import resource
 import signal
 import subprocess
@@ -9,8 +10,6 @@ import time
 import psutil
 import pytest
 from script_parts import LOOP, PREAMBLE
-
-from plumb.runtime.store_folder import SHARED_MEMORY
 
 WRONG = {
     "no script": ([], 2, "name a script"),
@@ -154,19 +153,13 @@ def test_running_out_of_memory_is_survived(write, tmp_path):
 WAITING = "loader = DataLoader(Numbers(seconds=0.004), batch_size=8, num_workers=1)" + LOOP.format(loader="loader")
 
 
-def left_in_shared_memory(family):
-    """What is named there after processes of a family: torch's segments, and marks that they use a store."""
-    torchs = {path.name: path.name.split("_") for path in SHARED_MEMORY.glob("torch_*")}
-    marks = {str(path): path.name.split("-") for path in SHARED_MEMORY.glob("plumb-*/*/users/*")}
-    pids = {str(process.pid) for process in family}
-    return [name for name, parts in (torchs | marks).items() if pids & set(parts)]
-
-
+@pytest.mark.quiet  # what others leave in shared memory can't be told from what is left here
 @pytest.mark.parametrize("moment", ["plumb.cli", "watching your loop", "how fast", "what a sample costs", "trying"])
 def test_ctrl_c_leaves_no_process_and_no_file(moment, tuning, write, tmp_path, monkeypatch):
     write("train.py", PREAMBLE + WAITING)
     if moment == "plumb.cli":
         monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # says when plumb itself has been imported
+    before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
     running = tuning(30, subprocess.PIPE, subprocess.PIPE)
     said = [""]
     while moment not in said[-1]:
@@ -181,7 +174,8 @@ def test_ctrl_c_leaves_no_process_and_no_file(moment, tuning, write, tmp_path, m
     _, alive = psutil.wait_procs(family, timeout=2)
     assert not alive
     assert [path.name for path in tmp_path.iterdir()] == ["train.py"]
-    assert not left_in_shared_memory(family)
+    if os.path.isdir("/dev/shm"):
+        assert set(os.listdir("/dev/shm")) <= before
 
 
 def test_no_process_outlives_a_parent_that_is_killed(tuning, write):

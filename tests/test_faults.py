@@ -275,7 +275,7 @@ class Stream(IterableDataset):
 )
 def test_iterable_datasets_that_are_not_shared_out_get_no_more_workers(numbers, says, write, tmp_path):
     write("train.py", script(STREAM.format(numbers=numbers), "Stream()"))
-    code, err, loader = tune(tmp_path, "--budget", 16, "--allow-reorder")
+    code, err, loader = tune(tmp_path, "--budget", 30, "--allow-reorder")
     assert code == 0, err
     if not any("nothing to gain" in note for note in loader.notes):
         assert any(says in note for note in loader.notes), loader.notes

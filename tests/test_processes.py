@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from plumb.processes import end_tree, remove_segments
+from plumb.processes import end_trees, remove_segments
 
 SHARED_MEMORY = Path("/dev/shm")
 pytestmark = pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="no shared memory that is seen as files")
@@ -32,7 +32,7 @@ def test_a_family_that_is_killed_leaves_no_shared_memory(tmp_path):
     pids = [int(running.stdout.readline()) for _ in range(2)]
     segments = [SHARED_MEMORY / f"torch_{pid}_1_1" for pid in pids]
     assert all(segment.exists() for segment in segments)
-    end_tree(running.pid)
+    end_trees([running.pid])
     running.wait()
     assert not any(segment.exists() for segment in segments)
     assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids)

@@ -21,7 +21,7 @@ from plumb import stacks
 from plumb.host import Limits
 from plumb.host.limits import ASKED_FOR
 from plumb.host.room import Room, Rooms
-from plumb.processes import end_tree
+from plumb.processes import end_trees
 from plumb.profile.memory import script_bytes
 from plumb.runtime.watched import Stacks
 
@@ -126,8 +126,7 @@ class Guard:
                 reason = self._over() or self._stuck()
             if reason is not None:
                 self.ended = reason
-                for pid in self._workers:
-                    end_tree(pid)
+                end_trees(self._workers)
                 return
 
     def _over(self) -> TrialEndedError | None:
