@@ -12,6 +12,7 @@ from plumb.model import planner
 from plumb.model.situation import Freedom, Situation
 from plumb.runtime.inherited import Handle
 from plumb.runtime.sharding import Sharding
+from plumb.search.ledger import Reading
 from plumb.units import format_bytes
 
 # A limit binds where, without it, the model promises so many times the rate.
@@ -60,9 +61,21 @@ def contributed(rate: float, without: dict[str, float]) -> str:
 
 def untried(promising: planner.Candidate, seconds: float) -> str:
     """What the model thinks best, where no time was left to try it or anything else."""
+    rate = promising.training_samples_per_second
+    what = f"try anything out; by the model, {promising.config} would reach {rate:,.0f}"
+    return _no_time(what, seconds)
+
+
+def uncompared(promising: Reading, seconds: float) -> str:
+    """What was measured to be best, where no time was left to compare it with the user's configuration by turns."""
+    assert promising.loader is not None
+    rate = promising.loader.samples_per_second
+    return _no_time(f"compare {promising.config} with yours by turns; alone, it reached {rate:,.0f}", seconds)
+
+
+def _no_time(what: str, seconds: float) -> str:
     return (
-        f"the {seconds:.1f} s that there were did not suffice to try anything out; by the model, {promising.config} "
-        f"would reach {promising.training_samples_per_second:,.0f} samples/s: allow more time, with "
+        f"the {max(seconds, 0.0):.1f} s that were left did not suffice to {what} samples/s: allow more time, with "
         "--budget or budget="
     )
 

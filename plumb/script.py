@@ -23,8 +23,9 @@ from plumb.orders import Orders
 from plumb.processes import end_trees
 from plumb.runtime.store_folder import remove_abandoned
 
-# A tuning that has spent its budget may still be in the middle of a measurement.
-_GRACE_SECONDS = 20.0
+# A tuning that has spent its budget may still be in the middle of a measurement, which may start workers: these may
+# take as long as the script did to come to its first loader.
+_GRACE_SECONDS, _GRACE_STARTS = 20.0, 2.0
 _POLL_SECONDS = 0.1
 _IMPORT_SECONDS = 15.0
 # Imports from a slow disk, and ranks that wait for each other, may take several times as long as any other start.
@@ -131,12 +132,14 @@ def _listen(
     """Passes on events and output until the child ends, or it is over; True where its time was up before that.
 
     A loader must be iterated within `start_seconds`, or later where `stack`, the dumps of where the script was, shows
-    that it was still starting; from then on there is the budget to find out what trains, and the budget again to tune.
+    that it was still starting; from then on there is the budget to find out what trains, and the budget again to tune,
+    each time with some grace.
     """
     assert child.stdout is not None
     output = child.stdout.fileno()
     receiver = Receiver()
-    starts, deadline = 1, time.monotonic() + start_seconds(budget_seconds)
+    starts, begun, grace_seconds = 1, time.monotonic(), 0.0
+    deadline = begun + start_seconds(budget_seconds)
     with selectors.DefaultSelector() as selector:
         for descriptor in (events_in, output):
             selector.register(descriptor, selectors.EVENT_READ)
@@ -155,8 +158,9 @@ def _listen(
                 else:
                     for event in receiver.feed(data):
                         if isinstance(event, (LoaderIterated, TuningStarted)):
-                            starts = _STARTS_AT_MOST
-                            deadline = time.monotonic() + budget_seconds + _GRACE_SECONDS
+                            starts, now = _STARTS_AT_MOST, time.monotonic()
+                            grace_seconds = grace_seconds or max(_GRACE_SECONDS, _GRACE_STARTS * (now - begun))
+                            deadline = now + budget_seconds + grace_seconds
                         on_event(event)
             if (ended and not ready) or is_over():
                 return False

@@ -26,7 +26,7 @@ from plumb.model import operational, planner
 from plumb.model.competition import Competition
 from plumb.model.contributions import rates_without_each
 from plumb.model.situation import Freedom, Situation
-from plumb.notes import arriving, binding, contributed, inherited, pinned, pooled, shared_out, untried
+from plumb.notes import arriving, binding, contributed, inherited, pinned, pooled, shared_out, uncompared, untried
 from plumb.observed import Observed, unprobed
 from plumb.offers import Offers, find_offers
 from plumb.options import Options
@@ -96,6 +96,7 @@ class Tuner:
         self._comparable = ""
         self._earlier = 0
         self._untried: Sequence[planner.Candidate] = ()
+        self._uncompared: Reading | None = None
         self._others = OthersLoad()
         ledger = Ledger(
             self.subject.epoch_samples,
@@ -137,10 +138,7 @@ class Tuner:
         self._say("your configuration alone")
         own = self._trials.baseline(situation, self._own)
         freedom = self._freedom(situation, offers)
-        finals = decide.finalists(situation, own, self._search(freedom, situation, own))
-        if len(finals) > 1 and not self._has_no_time_for(finals):
-            self._say("the best few side by side")
-            finals = self._trials.side_by_side(situation, finals)
+        finals = self._compared(situation, decide.finalists(situation, own, self._search(freedom, situation, own)))
         loaded = self._trials.samples + seen.samples
         return self._decide(freedom, situation, offers, finals[0], decide.winner(finals), loaded)
 
@@ -268,13 +266,22 @@ class Tuner:
         late = min(_UNTIL_SEARCHED_AT_LAST * self.seconds, self._seconds_spent + _SEARCHED_AT_LEAST * self.seconds)
         return self._begun + max(_UNTIL_SEARCHED * self.seconds, late)
 
-    def _has_no_time_for(self, finals: Sequence[Reading]) -> bool:
-        """Whether to measure them by turns would take too long, and one is so much faster that it would not matter."""
+    def _compared(self, situation: Situation, finals: list[Reading]) -> list[Reading]:
+        """The finalists as turns show them, or those of which that is known without."""
+        late_seconds = self._seconds_spent + self._seconds_by_turns(finals) - self.seconds
+        known = decide.known_without_turns(finals, late_seconds)
+        if known is None:
+            self._say("the best few side by side")
+            return self._trials.side_by_side(situation, finals)
+        if len(known) < len(finals):
+            self._uncompared = decide.winner(finals)
+        return known
+
+    def _seconds_by_turns(self, finals: Sequence[Reading]) -> float:
+        """What two turns of the finalists take at least, with the start of their workers."""
         batches = (self.subject.samples_per_batch / final.loader.samples_per_second for final in finals if final.loader)
         starts = self._trials.ledger.slowest_start_seconds * sum(final.config.num_workers > 0 for final in finals)
-        seconds = _BATCHES_SIDE_BY_SIDE * sum(batches) + starts
-        is_late = self._seconds_spent + seconds > self.seconds
-        return is_late and decide.is_beyond_drift(finals)
+        return _BATCHES_SIDE_BY_SIDE * sum(batches) + starts
 
     def _record(self, freedom: Freedom) -> Record:
         """The study, and what of the host, the baseline and the space makes its rates comparable with others."""
@@ -317,6 +324,8 @@ class Tuner:
             winner = own
         assert winner.loader is not None
         notes += [untried(promising, self.seconds) for promising in self._untried if promising.config != winner.config]
+        if self._uncompared and self._uncompared.config != winner.config:
+            notes.append(uncompared(self._uncompared, self.seconds))
         if self._start.why_not:
             notes.append(self._start.why_not)
         if situation.pool_cpus:

@@ -17,8 +17,20 @@ class Numbers(Dataset):
         time.sleep(self.seconds)
         return torch.full((8,), float(index)), index % 3
 
+class Descent:
+    # Torch's own optimizers import its compiler, which takes as long again as torch itself, in hundreds of processes.
+    def __init__(self, parameters, lr):
+        self.parameters, self.lr = list(parameters), lr
+    def zero_grad(self):
+        for parameter in self.parameters:
+            parameter.grad = None
+    @torch.no_grad()
+    def step(self):
+        for parameter in self.parameters:
+            parameter -= self.lr * parameter.grad
+
 model = nn.Linear(8, 3)
-optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+optimizer = Descent(model.parameters(), lr=1e-4)
 
 def train_step(x, y):
     loss = nn.functional.cross_entropy(model(x), y)

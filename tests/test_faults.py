@@ -144,7 +144,7 @@ class Large(Numbers):
         time.sleep(0.004)
         return torch.zeros(65536), index % 3
 model = nn.Linear(65536, 3)
-optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+optimizer = Descent(model.parameters(), lr=1e-4)
 """
 
 
@@ -174,7 +174,7 @@ class Joined(nn.Linear):
     def forward(self, parts):
         return super().forward(torch.stack(parts))
 model = Joined(8, 3)
-optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+optimizer = Descent(model.parameters(), lr=1e-4)
 """
     write("train.py", script(apart, "Apart(4000)", batch_size=16, more="collate_fn=apart"))
     limit = ("sh", "-c", 'ulimit -n 128 && exec "$@"', "sh")

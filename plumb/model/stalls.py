@@ -16,7 +16,8 @@ def step_shares(
     for other ranks so much.
 
     Taking batches over can't be hidden behind anything. What is left is put down to the resource that binds: to storage
-    or to cores alone, else to a sample's waiting and computing as they relate to each other.
+    or to cores alone, else to a sample's waiting and computing as they relate to each other. So it is without workers,
+    too, where all of this follows one after another.
     """
     wanted = demand(situation, config)
     behind_collate = deferral_of(situation, config.deferred).main_seconds if config.deferred else 0.0
@@ -27,7 +28,7 @@ def step_shares(
     binding = min(limits.keys() - {"step"}, key=lambda resource: limits[resource], default="workers")
     if binding == "transfer" or (binding == "main process" and config.num_workers and not config.deferred):
         transfer, left = waiting_share, 0.0
-    read = left * _waiting_part(wanted, binding)
+    read = left * _waiting_part(wanted, binding if config.num_workers else "main process")
     ranks = min(ranks_share, 1.0 - waiting_share)
     return StepShares(1.0 - waiting_share - ranks, read, left - read, transfer, ranks)
 

@@ -18,6 +18,8 @@ _BEYOND_DRIFT = 3.0
 EQUAL = 0.02
 # One that is slower by no more than this, and whose interval reaches up to the best one's rate, may be as fast.
 _HARDLY_LESS = 0.03
+# Turns that would end so long after all should be over are not begun.
+_OVERTIME_SECONDS = 5.0
 
 
 def finalists(situation: Situation, own: Reading, others: Sequence[Reading]) -> list[Reading]:
@@ -62,6 +64,18 @@ def are_told_apart(intervals: Sequence[tuple[float, float]]) -> bool:
     *others, best = sorted(intervals, key=sum)
     are_equal = min(low for low, _ in intervals) >= max(high for _, high in intervals) * (1 - EQUAL)
     return are_equal or all(high < best[0] for _, high in others)
+
+
+def known_without_turns(finals: Sequence[Reading], late_seconds: float) -> list[Reading] | None:
+    """The finalists that need no turns, which would end so late; None where turns are to decide.
+
+    What runs alike within an epoch is known from the same run, and no drift makes one many times as fast as another.
+    Of the rest nothing is known without turns, and those that would end long after all should be over are not begun.
+    """
+    alike = [reading for reading in finals if while_running(reading.config) == while_running(finals[0].config)]
+    if len(alike) == len(finals) or (late_seconds > 0 and is_beyond_drift(finals)):
+        return list(finals)
+    return alike if late_seconds > _OVERTIME_SECONDS else None
 
 
 def is_beyond_drift(finals: Sequence[Reading]) -> bool:

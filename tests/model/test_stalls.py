@@ -9,6 +9,8 @@ from situations import situations
 
 from plumb.config import Config
 from plumb.host import Limits
+from plumb.model.competition import Competition
+from plumb.model.operational import predict
 from plumb.model.situation import Footprint, Situation, StorageBandwidth
 from plumb.model.stalls import step_shares
 from plumb.plan import SampleCost
@@ -38,6 +40,14 @@ def test_without_workers_the_loop_waits_for_what_a_sample_does():
     assert shares.read == pytest.approx(0.4)
     assert shares.compute == pytest.approx(0.4)
     assert shares.transfer == 0
+
+
+def test_without_workers_it_waits_for_both_however_few_cores_others_leave():
+    crowded = replace(PLAIN, limits=Limits(cpus=2), competition=Competition(2.0, 1.9, 0.0))
+    assert predict(crowded, Config()).bottleneck == "cpu"
+    shares = step_shares(crowded, Config(), 100.0, 0.5)
+    assert shares.read == pytest.approx(shares.compute)
+    assert shares.read > 0.2
 
 
 def test_taking_batches_over_is_never_hidden():

@@ -1,6 +1,7 @@
 """The cost of a sample as a worker would pay it."""
 
 import hashlib
+import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -35,7 +36,8 @@ def test_waits_are_told_from_computing():
     seen = sampled(loader, IndexStream(loader.batch_sampler), seconds=0.2)
     cost = seen.cost
     assert 0 < len(seen.batch_seconds) * 5 < seen.samples, "the first batches are another matter"
-    assert min(seen.batch_seconds) >= 5 * 0.002
+    # A single one may lose what this thread waited for a core just before or after it.
+    assert statistics.median(seen.batch_seconds) >= 5 * 0.002
     assert cost.wall_seconds >= 0.002
     assert cost.wait_seconds > 3 * cost.cpu_seconds
     assert cost.output_bytes == 3 * 4 * 4 + 8

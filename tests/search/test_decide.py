@@ -105,6 +105,25 @@ def test_what_is_beyond_any_drift_is_far_faster_and_better(own, other):
     assert not decide.is_beyond_drift([failed, other])
 
 
+def test_where_turns_are_too_late_only_what_needs_none_is_left():
+    own, restarted, faster, far_faster = (
+        Reading(config, Rate(rate, (0.9 * rate, 1.1 * rate)), rate, "")
+        for config, rate in (
+            (Config(1, 2, persistent_workers=True), 110.0),
+            (Config(1, 2), 100.0),
+            (Config(2, 2), 200.0),
+            (Config(4, 2), 1000.0),
+        )
+    )
+    assert decide.known_without_turns([own, restarted], -100.0) == [own, restarted], "they would tell nothing new"
+    for others in ([faster], [restarted, faster], [far_faster]):
+        assert decide.known_without_turns([own, *others], -1.0) is None
+    assert decide.known_without_turns([own, faster], 1.0) is None
+    assert decide.known_without_turns([own, restarted, faster], 60.0) == [own, restarted]
+    assert decide.known_without_turns([own, far_faster, faster], 1.0) == [own, far_faster, faster]
+    assert decide.known_without_turns([own, far_faster, faster], 60.0) == [own, far_faster, faster]
+
+
 def test_what_could_not_be_measured_is_never_better():
     failed = Reading(Config(2, 2), None, None, "failed")
     own = Reading(Config(), Rate(10.0, (9.0, 11.0)), 10.0, "")
