@@ -55,14 +55,15 @@ def main():
     batch_sampler = LengthBatchSampler(dataset.lengths, TOKENS_PER_BATCH)
     train_loader = DataLoader(dataset, batch_sampler=batch_sampler, collate_fn=collate)
     model = nn.Sequential(nn.Embedding(256, 16), nn.Linear(16, 256))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for epoch in range(EPOCHS):
         total, sentences = 0.0, 0
         for tokens in train_loader:
             loss = nn.functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
-            optimizer.zero_grad()
             loss.backward()
-            optimizer.step()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter -= 0.1 * parameter.grad
+            model.zero_grad()
             total, sentences = total + loss.item(), sentences + len(tokens)
         print(f"epoch {epoch} done loss={total / len(train_loader):.6f} sentences={sentences}", flush=True)
 

@@ -54,14 +54,15 @@ def main():
     torch.manual_seed(0)
     train_loader = DataLoader(Detections(SAMPLES), batch_size=16, shuffle=True, collate_fn=collate)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     for epoch in range(EPOCHS):
         total, boxes, names = 0.0, 0, set()
         for batch in train_loader:
             loss = nn.functional.cross_entropy(model(batch.images), batch.targets["labels"])
-            optimizer.zero_grad()
             loss.backward()
-            optimizer.step()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter -= 0.01 * parameter.grad
+            model.zero_grad()
             total += loss.item()
             boxes += sum(len(found) for found in batch.targets["boxes"])
             names.update(batch.names)

@@ -30,16 +30,17 @@ torch.manual_seed(0)
 dataset = EpochDataset(SAMPLES)
 train_loader = DataLoader(dataset, batch_size=16, shuffle=True)
 model = nn.Linear(64, 10)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
 
 for epoch in range(EPOCHS):
     dataset.set_epoch(epoch)
     total, stale = 0.0, 0
     for inputs, labels, made_in in train_loader:
-        optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(inputs), labels)
         loss.backward()
-        optimizer.step()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.05 * parameter.grad
+        model.zero_grad()
         total += loss.item()
         stale += int((made_in != epoch).sum())
     print(f"epoch {epoch} done loss={total / len(train_loader):.6f} stale={stale}", flush=True)
