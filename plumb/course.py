@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from statistics import mean
@@ -19,7 +20,7 @@ from plumb.plan import EndToEnd, LoaderPlan, Rate, StepShares
 from plumb.profile.device import can_be_pinned, uses_accelerator
 from plumb.profile.ranks import standstill, told_by_steps
 from plumb.runtime.allocator import reusing, ways_kept
-from plumb.search.decide import EQUAL
+from plumb.search.decide import EQUAL, NOISE, NOTHING_TO_GAIN
 from plumb.search.measure import rate_of
 from plumb.spending import Spending
 from plumb.subject import Choice, Step, Subject
@@ -59,11 +60,11 @@ class Tuning:
         self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
     ) -> Course[events.Event]:
         pace, spent = self._options.pace_seconds, Spending()
-        self._say(known, "your loop as it is")
-        in_flight = loader.num_workers * (loader.prefetch_factor or 0)
-        before = yield from loop.measure(own, in_flight + 1, 2 * pace, deadline, _SHARE_BEFORE)
-        self._say(known, "how fast your loop could go")
-        step = yield from _step(loop, own, loader.pin_memory, pace, deadline)
+        before, step = yield from self._at_first(known, loader, loop, own, deadline)
+        if before and step and _may_be_drift(before, step) and math.isinf(loop.batches_at_most):
+            again, step_again = yield from self._at_first(known, loader, loop, own, deadline)
+            before = before.together_with(again) if again else before
+            step = max(step, step_again or step, key=lambda found: found.samples_per_second)
         waiting = _waiting_share(before.rate, step) if before else None
         subject = Subject(known.name, loader, loop.samples_per_batch, step, waiting)
         seconds = deadline - time.perf_counter() - 2 * _TURNS_AT_LEAST * pace
@@ -91,6 +92,17 @@ class Tuning:
             choice = dataclasses.replace(choice, notes=(*choice.notes, note))
         choice = choice.having_loaded(loop.batches_given * loop.samples_per_batch)
         return self._plan(known, loader, loop.samples_per_batch, choice, step, in_loop, spent)
+
+    def _at_first(
+        self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
+    ) -> Course[tuple[LoopReading | None, Step | None]]:
+        """The loop on its own batches, and the pace of its step when batches are ready."""
+        pace = self._options.pace_seconds
+        self._say(known, "your loop as it is")
+        in_flight = loader.num_workers * (loader.prefetch_factor or 0)
+        before = yield from loop.measure(own, in_flight + 1, 2 * pace, deadline, _SHARE_BEFORE)
+        self._say(known, "how fast your loop could go")
+        return before, (yield from _step(loop, own, loader.pin_memory, pace, deadline))
 
     def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
         """Tunes a loader whose loop was never seen to train: for its own rate, without a step rate."""
@@ -267,6 +279,16 @@ def _waiting_share(loop: Rate, step: Step | None) -> float | None:
     waiting for data and waiting for the step happen at the same time.
     """
     return max(0.0, 1.0 - loop.samples_per_second / step.samples_per_second) if step else None
+
+
+def _may_be_drift(before: LoopReading, step: Step) -> bool:
+    """Whether ready batches seem to save nothing, though the loop spends much of its time on getting its own.
+
+    It may wait for a device meanwhile. But the host may also have been slower while the step was measured.
+    """
+    waiting = _waiting_share(before.rate, step)
+    in_next = before.wait_seconds / (before.wait_seconds + before.step_seconds)
+    return waiting is not None and waiting <= NOTHING_TO_GAIN and in_next > waiting + NOISE
 
 
 def _ranks_share(readings: Sequence[LoopReading]) -> float:

@@ -160,7 +160,7 @@ def test_ctrl_c_leaves_no_process_and_no_file(moment, tuning, write, tmp_path, m
     if moment == "plumb.cli":
         monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # says when plumb itself has been imported
     before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
-    running = tuning(30, subprocess.PIPE, subprocess.PIPE)
+    running = tuning(16, subprocess.PIPE, subprocess.PIPE)
     said = [""]
     while moment not in said[-1]:
         said.append(running.stderr.readline())

@@ -9,9 +9,15 @@ import weakref
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from plumb import course
+from plumb.errors import TuningError
+from plumb.host import Limits
 from plumb.loop import Loop, ready
+from plumb.options import Options
+from plumb.site import Site
+from plumb.watch import KnownLoader
 
 SLOW_SECONDS, FAST_SECONDS = 0.02, 0.01
 
@@ -84,6 +90,40 @@ def test_pauses_tell_whether_a_loop_waits_for_its_device(is_waited_for, monkeypa
     monkeypatch.setattr("plumb.loop.synchronize", device.synchronize)
     running = course._step(Loop(4.0, 1e9), itertools.repeat(torch.zeros(4)), False, 0.5, math.inf)
     assert result_of(running, device.step).blocks is is_waited_for
+
+
+HOW_FAST = "loader: how fast your loop could go"
+
+
+@pytest.mark.parametrize(
+    ("next_seconds", "slow_seconds", "looks", "waits"),
+    [(SLOW_SECONDS, 0.06, 2, True), (SLOW_SECONDS, 0.002, 1, True), (0.0, 0.002, 1, False)],
+    ids=["slow in between", "never slow", "never slow, and nothing to wait for"],
+)
+def test_a_host_that_is_slow_while_the_step_is_measured_hides_no_waiting(
+    next_seconds, slow_seconds, looks, waits, monkeypatch
+):
+    """Whether the loop is seen to wait, and after how many looks, where steps on ready batches are slow at first."""
+    said, subjects = [], []
+
+    def tuner(subject, *_):
+        subjects.append(subject)
+        raise TuningError("as far as this test goes", 1)
+
+    def own():
+        while True:
+            time.sleep(next_seconds)
+            yield torch.zeros(4)
+
+    monkeypatch.setattr(course, "Tuner", tuner)
+    loader = DataLoader(torch.zeros(64, 4), batch_size=4)
+    known = KnownLoader("loader", Site("train.py", 1, "loader"), weakref.ref(loader), 4)
+    tuning = course.Tuning(Options(1.0, Limits()), lambda event: said.append(event.text))
+    running = tuning.through_the_loop(known, loader, Loop(4.0, math.inf), own(), math.inf)
+    with pytest.raises(TuningError):
+        result_of(running, lambda _: slow_seconds if said.count(HOW_FAST) == 1 and said[-1] == HOW_FAST else 0.002)
+    assert said.count(HOW_FAST) == looks
+    assert (subjects[0].waiting_share > 0.5) == waits
 
 
 def test_what_cannot_be_pinned_is_left_where_it_is(monkeypatch):
