@@ -25,7 +25,7 @@ from plumb.profile.fetch_threads import timed_threads
 from plumb.profile.randomness import kept_generators
 from plumb.profile.sample import COLLATED, collate_seconds
 from plumb.profile.storage import held_up
-from plumb.rewrite_costs import TIMED_BATCH, RewriteCosts, rewrite_costs
+from plumb.rewrite_costs import FEWEST_SAMPLES, TIMED_BATCH, RewriteCosts, rewrite_costs
 from plumb.runtime.cuts import CutCandidate, find_cuts
 from plumb.runtime.deferral import FoundDeferral, find_deferral
 from plumb.runtime.loader import NO_REWRITES
@@ -38,7 +38,7 @@ from plumb.trace.pipeline import Pipeline
 _TRACED_SAMPLES, _FEWEST_TRACED = 16, 3
 # A sample is loaded so many times, at most, in a trace and the search for cuts, and when a rewrite is validated.
 _TRACE_LOADS, _CUT_LOADS, _THREADS_LOADS, _DEFERRAL_LOADS = 10, 11, 7, 13
-_CUT_SAMPLES, _THREADS_SAMPLES, _DEFERRAL_SAMPLES, _FEWEST_SAMPLES = 8, 96, 8, 2
+_CUT_SAMPLES, _THREADS_SAMPLES, _DEFERRAL_SAMPLES = 8, 96, 8
 _MOST_CUTS = 3
 # Threads that take more than this share of the time of one save nothing.
 _SAVES_NOTHING = 0.95
@@ -134,7 +134,7 @@ class _Search:
         """Why samples of this loader are left as they are, if so."""
         if self._loader.batch_sampler is None:
             return "samples are left as they are: the dataset makes its own batches"
-        if len(self._indices) < _FEWEST_SAMPLES:
+        if len(self._indices) < FEWEST_SAMPLES:
             return "samples are left as they are: there are too few of them to compare"
         return None
 
@@ -161,7 +161,7 @@ class _Search:
             if any(other.saves_all_of(candidate) for other in valid):
                 continue
             samples = self._affordable(_CUT_SAMPLES, _CUT_LOADS, share=0.4)
-            if samples < _FEWEST_SAMPLES or len(valid) == _MOST_CUTS:
+            if samples < FEWEST_SAMPLES or len(valid) == _MOST_CUTS:
                 break
             reason = validate_cut(self._dataset, candidate.cut, self._indices[:samples])
             if reason:
@@ -174,7 +174,7 @@ class _Search:
     def deferral(self) -> FoundDeferral | None:
         """The last operators, where they do the same on a batch."""
         samples = self._affordable(_DEFERRAL_SAMPLES, _DEFERRAL_LOADS, share=0.4)
-        if samples < _FEWEST_SAMPLES:
+        if samples < FEWEST_SAMPLES:
             return None
         try:
             found = find_deferral(self._dataset, self._loader.collate_fn, self._indices[:samples])
@@ -217,7 +217,7 @@ class _Search:
         cut = until.cut if until else None
         what = f"up to {cut.after}" if cut else "for whole samples"
         samples = self._affordable(_THREADS_SAMPLES, _THREADS_LOADS, share=0.5)
-        if samples < _FEWEST_SAMPLES:
+        if samples < FEWEST_SAMPLES:
             self.reasons.append(f"no threads {what}: samples take too long to compare them within the budget")
             return ()
         reason = validate_threads(self._dataset, self._indices[:samples], _VALIDATED_THREADS, cut)
@@ -245,7 +245,7 @@ class _Search:
             self.reasons.append(f"no threads {what}: they take as long as one")
         if until is None:
             affordable = self._affordable(self._loader.batch_size or 1, COLLATED, share=0.1)
-            indices = self._indices[: max(_FEWEST_SAMPLES, affordable)]
+            indices = self._indices[: max(FEWEST_SAMPLES, affordable)]
             try:
                 after, serial = None, collate_seconds(self._loader, indices) if gains else 0.0
             except Exception as error:

@@ -37,8 +37,10 @@ _SAVES_NOTHING = 0.95
 _WORTH_STORING = 0.1
 # So many values are stored and read at most, to see what that takes, and in batches of so many where nobody says how
 # large these are.
-_TIMED_VALUES, TIMED_BATCH, _FEWEST_SAMPLES = 64, 32, 2
+_TIMED_VALUES, TIMED_BATCH = 64, 32
 _TIMED_SHARE, _STORED_SHARE = 0.6, 0.1
+FEWEST_SAMPLES = 2
+"""Of fewer, nothing is told."""
 
 Affordable = Callable[[int, int, float], int]
 """How many samples, up to so many, can be loaded so many times in a share of the time that is left."""
@@ -90,7 +92,7 @@ def rewrite_costs(
         return RewriteCosts()
     reasons = []
     if cuts:
-        indices = indices[: max(_FEWEST_SAMPLES, affordable(_TIMED_VALUES, len(cuts), _STORED_SHARE))]
+        indices = indices[: max(FEWEST_SAMPLES, affordable(_TIMED_VALUES, len(cuts), _STORED_SHARE))]
     stored = [_stored(loader, cut, indices) for cut in cuts]
     stores = [store for store in stored if isinstance(store, _Store)]
     # With deferred operators, each is timed twice.
@@ -100,7 +102,7 @@ def rewrite_costs(
     if deferral and not batches:
         reasons.append("no operator runs on batches: there was no time to see what that saves")
         deferral = None
-    batches = batches or [indices[:_FEWEST_SAMPLES]]
+    batches = batches or [indices[:FEWEST_SAMPLES]]
     fetches = dict(_fetches(stores, deferral.deferral if deferral else None))
     try:
         saved = savings(loader, fetches, batches, turns)
@@ -176,7 +178,7 @@ def _cut_cost(
 def _may_outlive(dataset: Any, found: CutCandidate, indices: Sequence[Any]) -> bool:
     """Whether a store at a cut may serve later runs: only where a change of what it was made of would be seen."""
     waits = found.prefix_wait_seconds >= _WORTH_STORING * found.prefix_seconds
-    return not reads_unseen(Replay(dataset, found.cut).prefix, indices[:_FEWEST_SAMPLES], waits)
+    return not reads_unseen(Replay(dataset, found.cut).prefix, indices[:FEWEST_SAMPLES], waits)
 
 
 def _deferral_cost(found: FoundDeferral, saved: Savings | Exception) -> DeferralCost | str:
@@ -214,7 +216,7 @@ def _timed_batches(
     turns = next(whole, 1)
     samples = affordable(wanted, loads(turns), _TIMED_SHARE)
     samples -= samples % size if samples >= size else 0
-    if samples < _FEWEST_SAMPLES:
+    if samples < FEWEST_SAMPLES:
         return [], turns
     taken = list(islice(cycle(indices[:_TIMED_VALUES]), samples))
     return [taken[start : start + size] for start in range(0, samples, size)], turns

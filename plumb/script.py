@@ -79,9 +79,8 @@ def run_tuned(
         )
         os.close(events_out)
         try:
-            timed_out = _listen(
-                child, events_in, budget, on_event, on_output, is_over or _never, lambda: _read_all(stack.fileno())
-            )
+            deadline = _Deadline(budget, lambda: _read_all(stack.fileno()))
+            timed_out = _listen(child, events_in, deadline, on_event, on_output, is_over or _never)
         finally:
             end_trees([child.pid])
             child.wait()
@@ -120,26 +119,53 @@ def _command(orders: Orders, arguments: list[str]) -> list[str]:
     return [sys.executable, "-m", "plumb.child", msgspec.json.encode(orders).decode(), *arguments]
 
 
-def _listen(
-    child: subprocess.Popen[bytes],
-    events_in: int,
-    budget_seconds: float,
-    on_event: Callable[[Event], None],
-    on_output: Callable[[bytes], None],
-    is_over: Callable[[], bool],
-    stack: Callable[[], str],
-) -> bool:
-    """Passes on events and output until the child ends, or it is over; True where its time was up before that.
+class _Deadline:
+    """When a script's time is up.
 
     A loader must be iterated within `start_seconds`, or later where `stack`, the dumps of where the script was, shows
     that it was still starting; from then on there is the budget to find out what trains, and the budget again to tune,
     each time with some grace.
     """
+
+    def __init__(self, budget_seconds: float, stack: Callable[[], str]) -> None:
+        self._budget_seconds = budget_seconds
+        self._stack = stack
+        self._begun = time.monotonic()
+        self._grace_seconds = 0.0
+        self._starts_left = _STARTS_AT_MOST - 1
+        self._at = self._begun + start_seconds(budget_seconds)
+
+    def heard(self, event: Event) -> None:
+        """Moves it on where the event says that the script has come further."""
+        if isinstance(event, (LoaderIterated, TuningStarted)):
+            now = time.monotonic()
+            self._grace_seconds = self._grace_seconds or max(_GRACE_SECONDS, _GRACE_STARTS * (now - self._begun))
+            self._starts_left = 0
+            self._at = now + self._budget_seconds + self._grace_seconds
+
+    def has_come(self) -> bool:
+        """Whether it is now, and the script is not to get as long again for its start."""
+        if time.monotonic() <= self._at:
+            return False
+        if not self._starts_left or not stacks.is_starting(self._stack()):
+            return True
+        self._starts_left -= 1
+        self._at += start_seconds(self._budget_seconds)
+        return False
+
+
+def _listen(
+    child: subprocess.Popen[bytes],
+    events_in: int,
+    deadline: _Deadline,
+    on_event: Callable[[Event], None],
+    on_output: Callable[[bytes], None],
+    is_over: Callable[[], bool],
+) -> bool:
+    """Passes on events and output until the child ends, or it is over; True where its time was up before that."""
     assert child.stdout is not None
     output = child.stdout.fileno()
     receiver = Receiver()
-    starts, begun, grace_seconds = 1, time.monotonic(), 0.0
-    deadline = begun + start_seconds(budget_seconds)
     with selectors.DefaultSelector() as selector:
         for descriptor in (events_in, output):
             selector.register(descriptor, selectors.EVENT_READ)
@@ -157,15 +183,9 @@ def _listen(
                     on_output(data)
                 else:
                     for event in receiver.feed(data):
-                        if isinstance(event, (LoaderIterated, TuningStarted)):
-                            starts, now = _STARTS_AT_MOST, time.monotonic()
-                            grace_seconds = grace_seconds or max(_GRACE_SECONDS, _GRACE_STARTS * (now - begun))
-                            deadline = now + budget_seconds + grace_seconds
+                        deadline.heard(event)
                         on_event(event)
             if (ended and not ready) or is_over():
                 return False
-            if time.monotonic() > deadline:
-                if starts == _STARTS_AT_MOST or not stacks.is_starting(stack()):
-                    return True
-                starts += 1
-                deadline += start_seconds(budget_seconds)
+            if deadline.has_come():
+                return True

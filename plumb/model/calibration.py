@@ -131,7 +131,7 @@ def spread_of(batch_seconds: Sequence[float]) -> float:
     return float(np.std(batch_seconds, ddof=1) / np.mean(batch_seconds)) if len(batch_seconds) > 1 else 0.0
 
 
-def with_waiting(cost: SampleCost, one: ProbeRun, many: ProbeRun | None, spread: float) -> SampleCost:
+def with_waiting(cost: SampleCost, one: ProbeRun, many: ProbeRun, spread: float) -> SampleCost:
     """A sample's cost in the main process, with what it waits as two runs tell, too, where they do.
 
     `spread` is the standard deviation of batch times as a share of their mean.

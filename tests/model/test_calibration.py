@@ -82,7 +82,6 @@ def test_a_worker_may_hand_one_batch_over_while_it_makes_the_next():
 def test_runs_that_the_main_process_held_up_tell_nothing_of_waiting():
     starved = ProbeRun(2, samples=1000, seconds=1.0, worker_cpu_seconds=0.1, main_cpu_seconds=0.95)
     assert with_waiting(COST, ONE, starved, 0.6) == COST
-    assert with_waiting(COST, ONE, None, 0.6) == COST
     assert cost_in_worker(COST, ONE, starved, 0.6).wait_seconds == cost_in_worker(COST, ONE).wait_seconds
 
 
