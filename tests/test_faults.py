@@ -207,7 +207,7 @@ def test_a_worker_that_dies_ends_its_trial_and_nothing_else(death, signal, write
     # A short path: workers make sockets in there.
     with tempfile.TemporaryDirectory() as temporary:
         monkeypatch.setenv("TMPDIR", temporary)
-        code, err, loader = tune(tmp_path, "--budget", 16, "--no-cache")
+        code, err, loader = tune(tmp_path, "--budget", 24, "--no-cache")
         assert not list(Path(temporary).glob("pymp-*"))
     assert code == 0, err
     failed = [outcome for outcome in outcomes(loader) if outcome.startswith("failed: ")]
