@@ -26,7 +26,6 @@ from plumb.launch import launch_of, said_when_over, take_part
 from plumb.orders import Orders, Target, TuneOrders
 from plumb.plan import LoaderPlan, Plan
 from plumb.report.progress import Display
-from plumb.report.terminal import print_report
 from plumb.runtime.store_folder import StoreError
 from plumb.typed import source_file
 from plumb.unfinished import Unfinished
@@ -144,6 +143,9 @@ def tune(
     if as_json:
         plain(plan.encode(found).decode().rstrip())
     else:
+        # What draws graphs takes as long to import as all the rest, and `plumb run` has no use for it.
+        from plumb.report.terminal import print_report
+
         print_report(found, str(path), console())
     return 0
 

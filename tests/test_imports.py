@@ -11,6 +11,7 @@ import pytest
     [
         ["-c", "import plumb"],
         ["-c", "import plumb; plumb.tuned(type('Data', (), {})); plumb.operator(lambda: 0)"],
+        ["-c", "import plumb.commands"],
         ["-m", "plumb", "--help"],
         ["-m", "plumb", "tune", "--help"],
     ],
