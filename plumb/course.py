@@ -61,11 +61,12 @@ class Tuning:
     ) -> Course[events.Event]:
         pace, spent = self._options.pace_seconds, Spending()
         before, step = yield from self._at_first(known, loader, loop, own, deadline)
+        readings = [before] if before else []
         if before and step and _may_be_drift(before, step) and math.isinf(loop.batches_at_most):
             again, step_again = yield from self._at_first(known, loader, loop, own, deadline)
-            before = before.together_with(again) if again else before
+            readings += [again] if again else []
             step = max(step, step_again or step, key=lambda found: found.samples_per_second)
-        waiting = _waiting_share(before.rate, step) if before else None
+        waiting = _waiting_share(_rate_over_turns(readings), step) if readings else None
         subject = Subject(known.name, loader, loop.samples_per_batch, step, waiting)
         seconds = deadline - time.perf_counter() - 2 * _TURNS_AT_LEAST * pace
         tuner = Tuner(subject, self._options, seconds, pace, self._emit)
@@ -81,8 +82,8 @@ class Tuning:
             in_loop = yield from _side_by_side(loop, tuned, own, choice, step, pace, deadline)
             if in_loop is not None and in_loop.tuned_interval[0] <= in_loop.baseline_interval[1]:
                 choice, in_loop = _taken_back(choice, in_loop), None
-        if in_loop is None and before is not None and choice.tuned.config == choice.baseline.config:
-            in_loop = _unchanged(before, waiting)
+        if in_loop is None and readings and choice.tuned.config == choice.baseline.config:
+            in_loop = _unchanged(readings, waiting)
         if not loop.open:
             why = "ended" if loop.has_ended else "was left, so that its epoch did not end,"
             note = f"your loop {why} after {loop.batches_given} batches; the rest was measured without it"
@@ -298,8 +299,9 @@ def _ranks_share(readings: Sequence[LoopReading]) -> float:
     return mean(reading.ranks_seconds / (reading.wait_seconds + reading.step_seconds) for reading in readings)
 
 
-def _unchanged(loop: LoopReading, waiting: float | None) -> EndToEnd:
-    rate, interval, ranks = loop.rate.samples_per_second, loop.rate.interval, _ranks_share([loop])
+def _unchanged(readings: Sequence[LoopReading], waiting: float | None) -> EndToEnd:
+    loop, ranks = _rate_over_turns(readings), _ranks_share(readings)
+    rate, interval = loop.samples_per_second, loop.interval
     return EndToEnd(
         rate, rate, interval, interval, waiting, waiting, baseline_ranks_share=ranks, tuned_ranks_share=ranks
     )

@@ -12,7 +12,6 @@ import itertools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from statistics import mean
 from typing import Any, TypeVar
 
 import torch
@@ -44,16 +43,6 @@ class LoopReading:
     def rate(self) -> Rate:
         """Samples per second of the loop, with its interval."""
         return rate_of(self.chunks)
-
-    def together_with(self, other: LoopReading) -> LoopReading:
-        """Two readings of the same as one."""
-        return LoopReading(
-            self.chunks + other.chunks,
-            mean((self.wait_seconds, other.wait_seconds)),
-            mean((self.step_seconds, other.step_seconds)),
-            mean((self.cpu_seconds, other.cpu_seconds)),
-            mean((self.ranks_seconds, other.ranks_seconds)),
-        )
 
 
 class Endless:

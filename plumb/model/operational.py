@@ -56,7 +56,8 @@ def bounds(situation: Situation, config: Config) -> dict[str, float]:
     wanted, step = demand(situation, config), situation.step_samples_per_second
     limits = capacities(situation, wanted, config.num_workers, situation.step_cpu_seconds)
     if step:
-        limits["step"] = 1.0 / (1.0 / step + (wanted.main_seconds if situation.step_blocks else 0.0))
+        in_main = wanted.main_seconds + main_seconds_of_step(situation)
+        limits["step"] = 1.0 / in_main if situation.step_blocks else step
     return {resource: float(limit) for resource, limit in limits.items() if math.isfinite(limit)}
 
 

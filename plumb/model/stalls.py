@@ -28,14 +28,14 @@ def step_shares(
     binding = min(limits.keys() - {"step"}, key=lambda resource: limits[resource], default="workers")
     if binding == "transfer" or (binding == "main process" and config.num_workers and not config.deferred):
         transfer, left = waiting_share, 0.0
-    read = left * _waiting_part(wanted, binding if config.num_workers else "main process")
+    read = left * _waiting_part(wanted, binding, config.num_workers)
     ranks = min(ranks_share, 1.0 - waiting_share)
     return StepShares(1.0 - waiting_share - ranks, read, left - read, transfer, ranks)
 
 
-def _waiting_part(wanted: Demand, binding: str) -> float:
+def _waiting_part(wanted: Demand, binding: str, num_workers: int) -> float:
     """How much of the making of a sample holds the loop up by waiting, from 0 to 1, rather than by computing."""
-    if binding in ("storage", "cpu"):
+    if num_workers and binding in ("storage", "cpu"):
         return float(binding == "storage")
     computing = wanted.cpu_seconds / wanted.speedup
     making = computing + wanted.wait_seconds

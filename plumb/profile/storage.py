@@ -63,24 +63,24 @@ def held_up(
     read: Callable[[Any], Any], indices: Sequence[Any], read_seconds: float, seconds_left: Callable[[], float]
 ) -> HeldUp:
     """Whether ever more reads at once, of `read_seconds` each alone, are held up by what they read from."""
-    seconds: list[float] = []
-    cpu_shares: list[float] = []
+    looks: list[_ReadsAtOnce] = []
     is_held_up, reason = False, ""
     for outstanding in _OUTSTANDING:
         if _READS_EACH * read_seconds > _SHARE_OF_TIME * seconds_left():
             break
         try:
-            timed = _reads_at_once(read, indices, outstanding, max(_READS_EACH * outstanding, _READS_AT_LEAST))
+            latest = _reads_at_once(read, indices, outstanding, max(_READS_EACH * outstanding, _READS_AT_LEAST))
         except Exception as error:
             reason = f"{outstanding} reads at once fail: {one_line(error)}"
             break
-        seconds.append(timed.median_seconds)
-        cpu_shares.append(timed.cpu_share)
+        looks.append(latest)
+        alone = looks[0]
         # Threads of one process share about one core: that they wait for it is not storage's doing, nor can they do
         # anything else where one alone needs most of it, however little others leave them. Where more of them get to
         # that, or are no slower after all, it was not storage that held fewer up either.
-        is_held_up = max(cpu_shares[0], cpu_shares[-1]) < _BUSY and seconds[-1] > _SLOWED_DOWN * seconds[0]
-    return HeldUp(_OUTSTANDING[: len(seconds)], tuple(seconds), is_held_up, reason)
+        is_idle = max(alone.cpu_share, latest.cpu_share) < _BUSY
+        is_held_up = is_idle and latest.median_seconds > _SLOWED_DOWN * alone.median_seconds
+    return HeldUp(_OUTSTANDING[: len(looks)], tuple(look.median_seconds for look in looks), is_held_up, reason)
 
 
 class ReadCounter:

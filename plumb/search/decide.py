@@ -18,8 +18,8 @@ _BEYOND_DRIFT = 3.0
 EQUAL = 0.02
 # One that is slower by no more than this, and whose interval reaches up to the best one's rate, may be as fast.
 _HARDLY_LESS = 0.03
-# Turns that would end so long after all should be over are not begun.
-_OVERTIME_SECONDS = 5.0
+OVERTIME_SECONDS = 5.0
+"""What would take so long after all should be over is not begun, and not waited for."""
 
 
 def finalists(situation: Situation, own: Reading, others: Sequence[Reading]) -> list[Reading]:
@@ -38,7 +38,7 @@ def finalists(situation: Situation, own: Reading, others: Sequence[Reading]) -> 
         return [own]
     best = max(promising, key=lambda reading: reading.loop_rate)
     # What runs alike within an epoch is known from the same run: there is no noise between them.
-    alike = [reading for reading in promising if while_running(reading.config) == while_running(best.config)]
+    alike = _alike(promising, best)
     best = _cheapest(alike, best.loop_rate * (1 - EQUAL))
     others = [reading for reading in promising if reading not in alike]
     cheapest = _cheapest([best, *others], best.loop_rate * (1 - NOISE))
@@ -72,10 +72,10 @@ def known_without_turns(finals: Sequence[Reading], late_seconds: float) -> list[
     What runs alike within an epoch is known from the same run, and no drift makes one many times as fast as another.
     Of the rest nothing is known without turns, and those that would end long after all should be over are not begun.
     """
-    alike = [reading for reading in finals if while_running(reading.config) == while_running(finals[0].config)]
+    alike = _alike(finals, finals[0])
     if len(alike) == len(finals) or (late_seconds > 0 and is_beyond_drift(finals)):
         return list(finals)
-    return alike if late_seconds > _OVERTIME_SECONDS else None
+    return alike if late_seconds > OVERTIME_SECONDS else None
 
 
 def is_beyond_drift(finals: Sequence[Reading]) -> bool:
@@ -92,6 +92,11 @@ def is_better(situation: Situation, reading: Reading, own: Reading) -> bool:
         return False
     low = operational.loop_rate(situation, reading.config, reading.loader.interval[0])
     return low > operational.loop_rate(situation, own.config, own.loader.interval[1])
+
+
+def _alike(readings: Sequence[Reading], one: Reading) -> list[Reading]:
+    """Those that run as `one` does within an epoch."""
+    return [reading for reading in readings if while_running(reading.config) == while_running(one.config)]
 
 
 def _cheapest(readings: Sequence[Reading], at_least: float) -> Reading:

@@ -33,8 +33,6 @@ from plumb.search.probed import Probed, growth_bytes, largest, run_of
 # Workers that are silent from the start for so long, or for so many times what the slowest took to start or what a
 # batch costs, are taken for stuck.
 _STUCK_SECONDS, _STUCK_TIMES = 20.0, 20.0
-# One that has not delivered so long after all should be over is not waited for.
-_OVERTIME_SECONDS = 5.0
 # Finalists of which none promises more than the user's own are measured by so many turns, and no more; nor are those
 # that are better than it, and not told from one another.
 _TURNS_ENOUGH = 4
@@ -357,7 +355,7 @@ class Trials:
         """How long a loader may take to its first batch."""
         batch_seconds = situation.cost.wall_seconds * self._samples_per_batch
         patience = max(_STUCK_SECONDS, _STUCK_TIMES * max(self.ledger.slowest_start_seconds, batch_seconds))
-        return min(patience, max(0.0, deadline - time.perf_counter()) + _OVERTIME_SECONDS)
+        return min(patience, max(0.0, deadline - time.perf_counter()) + decide.OVERTIME_SECONDS)
 
 
 def _why(error: Exception) -> str:
