@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 # They wait for the pipe to their parent to close, remove what it left in shared memory, and end by themselves.
-_CARETAKERS = ("resource_tracker", "torch_shm_manager")
+CARETAKERS = ("resource_tracker", "torch_shm_manager")
 _SHARED_MEMORY = Path("/dev/shm")
 # Torch opens a segment and removes its name at once; one whose name is there for longer has lost its owner.
 _NAMED_FOR_SECONDS = 0.05
@@ -70,7 +70,7 @@ def _kill_children(pid: int) -> list[psutil.Process]:
     killed = []
     for child in children:
         with contextlib.suppress(psutil.Error):
-            if not any(name in part for part in child.cmdline() for name in _CARETAKERS):
+            if not any(name in part for part in child.cmdline() for name in CARETAKERS):
                 child.kill()
                 killed.append(child)
     return killed

@@ -1,0 +1,303 @@
+"""Work that may crash or hang the process that does it, tried in a forked child first.
+
+Some of what plumb tries on a user's samples ends the process rather than raises: two threads that decode from one
+`cv2.VideoCapture`, for example. In a child, that is an answer like any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import fcntl
+import gc
+import os
+import pickle
+import resource
+import select
+import signal
+import stat
+import struct
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, NoReturn, TypeVar
+
+import psutil
+import torch
+
+from plumb.errors import one_line
+from plumb.processes import CARETAKERS, end_with_parent, remove_segments
+
+T = TypeVar("T")
+
+_DESCRIPTORS = "/proc/self/fd"
+_LENGTH = struct.Struct("<Q")
+_CHUNK_BYTES = 1 << 20
+_LOOK_SECONDS = 0.05
+# A child that has sent its answer only has to exit.
+_EXIT_SECONDS = 2.0
+_SHORTEST_CORE_BYTES = 1
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[T]):
+    """The `value` that work in a child returned, or the `reason` why there is none.
+
+    A reason reads on from the name of the work: "crashed a process that tried it (SIGSEGV)". `has_died` says that the
+    child crashed, exited or hung, so that the work must not be done in a process that matters; else it only raised.
+    """
+
+    value: T | None = None
+    reason: str | None = None
+    has_died: bool = False
+
+
+def in_child(work: Callable[[], T], seconds: float) -> Outcome[T]:
+    """Do `work` in a forked child, and return what became of it.
+
+    The child has this process's memory as it is now, reads inherited files at positions of its own, and leaves the
+    parent's output and log files alone. Torch has one thread in it. It is killed after `seconds`, with all that it has
+    started, and never returns from here. Whatever goes wrong is a reason, and no error. What `work` returns must be
+    picklable.
+
+    Args:
+        work: Called without arguments. It need not be picklable.
+        seconds: Time limit for the work and for handing over its result.
+
+    """
+    if not hasattr(os, "fork"):
+        return Outcome(reason="can't be tried in a process of its own on this system")
+    receiving, sending = os.pipe()
+    try:
+        pid = _fork()
+        if pid == 0:
+            _be_the_child(work, sending)
+    except OSError as error:
+        os.close(receiving)
+        os.close(sending)
+        return Outcome(reason=f"can't be tried in a process of its own ({one_line(error)})")
+    os.close(sending)
+    child = _Child(pid, receiving)
+    try:
+        message = child.answer(time.monotonic() + seconds)
+        child.end(_EXIT_SECONDS if message is not None else 0.0)
+    finally:
+        child.end(0.0)
+        os.close(receiving)
+    if message is None:
+        return Outcome(reason=child.how_it_ended(seconds), has_died=True)
+    try:
+        has_returned, value = pickle.loads(message)
+    except Exception as error:
+        return Outcome(reason=f"returned what can't be handed over ({one_line(error)})")
+    return Outcome(value=value) if has_returned else Outcome(reason=f"raised {value}")
+
+
+class _Child:
+    """The parent's side of a child: its answer, and how it ended."""
+
+    def __init__(self, pid: int, receiving: int) -> None:
+        self.pid = pid
+        self._receiving = receiving
+        self._received = bytearray()
+        self._status: int | None = None
+        self._is_reaped = False
+        self._was_late = False
+        # Whichever of the two comes first: both need the child to lead its group from here on.
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)
+
+    def answer(self, deadline: float) -> bytes | None:
+        """Return what the child sent; None if it ended without an answer or did not send all of it by `deadline`."""
+        while (left := deadline - time.monotonic()) > 0:
+            is_over = self._has_exited()
+            # A process that the child has started may keep the pipe open for longer than the child itself lives.
+            wait = 0.0 if is_over else min(left, _LOOK_SECONDS)
+            if select.select([self._receiving], [], [], wait)[0]:
+                content = os.read(self._receiving, _CHUNK_BYTES)
+                self._received += content
+                if self._is_complete():
+                    return bytes(self._received[_LENGTH.size :])
+                is_over = not content
+            if is_over:
+                return None
+        self._was_late = True
+        return None
+
+    def _is_complete(self) -> bool:
+        if len(self._received) < _LENGTH.size:
+            return False
+        (length,) = _LENGTH.unpack_from(self._received)
+        return len(self._received) - _LENGTH.size >= int(length)
+
+    def end(self, seconds: float) -> None:
+        """Wait `seconds` for the child's exit, then kill it, and kill all that it has started. Reap it."""
+        deadline = time.monotonic() + seconds
+        while not self._has_exited() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if not self._is_reaped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self._reap(0)
+        _kill_group(self.pid)
+        if self._was_late or self._status != 0:
+            remove_segments([self.pid])
+
+    def _has_exited(self) -> bool:
+        if not self._is_reaped:
+            self._reap(os.WNOHANG)
+        return self._is_reaped
+
+    def _reap(self, options: int) -> None:
+        try:
+            pid, status = os.waitpid(self.pid, options)
+        except ChildProcessError:
+            # The script ignores SIGCHLD, or a handler of its own has reaped the child.
+            self._is_reaped = True
+            return
+        if pid:
+            self._is_reaped, self._status = True, status
+
+    def how_it_ended(self, seconds: float) -> str:
+        """Return the reason for an answer that did not come."""
+        if self._was_late:
+            return f"hung a process that tried it (no result within {seconds:.0f} s)"
+        if self._status is None:
+            return "ended a process that tried it"
+        if os.WIFSIGNALED(self._status):
+            return f"crashed a process that tried it ({_signal_name(os.WTERMSIG(self._status))})"
+        return f"ended a process that tried it (exit code {os.waitstatus_to_exitcode(self._status)})"
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        # Python 3.12 and some libraries warn of a fork where there are threads: a child that hangs is killed here.
+        warnings.simplefilter("ignore")
+        return os.fork()
+
+
+def _kill_group(group: int) -> None:
+    """Kill what a child that has been reaped left in its process group, except the caretakers of shared memory."""
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            is_left = os.getpgid(process.pid) == group
+            if is_left and not any(name in part for part in process.cmdline() for name in CARETAKERS):
+                process.kill()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+# ---- in the child
+
+
+def _be_the_child(work: Callable[[], Any], sending: int) -> NoReturn:
+    try:
+        # Referred to until the end: to free a file is to write what it has not written yet.
+        kept = _part_from_parent()
+        _send(sending, _result(work))
+        del kept
+    finally:
+        # Neither the parent's finalizers nor its handlers for the end of the process are the child's to run.
+        os._exit(0)
+
+
+def _result(work: Callable[[], Any]) -> bytes:
+    try:
+        return pickle.dumps((True, work()), protocol=pickle.HIGHEST_PROTOCOL)
+    except BaseException as error:
+        return pickle.dumps((False, _words_for(error)))
+
+
+def _words_for(error: BaseException) -> str:
+    try:
+        return one_line(error)[:300]
+    except Exception:
+        return type(error).__name__
+
+
+def _send(sending: int, message: bytes) -> None:
+    content = memoryview(_LENGTH.pack(len(message)) + message)
+    while content:
+        content = content[os.write(sending, content) :]
+
+
+def _part_from_parent() -> list[Any]:
+    """Make this process one that may crash, and return the objects that must live as long as it does."""
+    # The collector would run finalizers of objects that are the parent's, such as loaders that end their workers.
+    gc.freeze()
+    os.setpgid(0, 0)
+    end_with_parent()
+    _forget_signals()
+    _leave_no_core()
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("1000")
+    _say_nothing_elsewhere()
+    kept = [sys.stdin, sys.stdout, sys.stderr]
+    sys.stdin = open(os.devnull)  # noqa: SIM115
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    _reopen_files()
+    # OpenMP's threads are not in a forked process, which would wait for them for ever.
+    torch.set_num_threads(1)
+    return kept
+
+
+def _forget_signals() -> None:
+    """Put the default in place of the script's own signal handlers, which may save checkpoints."""
+    faulthandler.disable()
+    with contextlib.suppress(ValueError):
+        signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        with contextlib.suppress(OSError, ValueError):
+            if callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_DFL)
+
+
+def _leave_no_core() -> None:
+    """Write no core file. A limit of one byte, unlike one of none, is heeded where cores go to a program, too."""
+    with contextlib.suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0 if hard == 0 else _SHORTEST_CORE_BYTES, hard))
+
+
+def _say_nothing_elsewhere() -> None:
+    """Lead the standard streams, and files that are open for writing only, to nowhere: they are the parent's."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    logs = [number for number, mode in _regular_files() if mode == os.O_WRONLY]
+    for number in {0, 1, 2, *logs}:
+        os.dup2(nowhere, number, inheritable=number <= 2)
+    if nowhere > 2:
+        os.close(nowhere)
+
+
+def _reopen_files() -> None:
+    """Give this process positions of its own in the files that it has inherited open for reading."""
+    for number, mode in _regular_files():
+        if mode == os.O_WRONLY:
+            continue
+        with contextlib.suppress(OSError):
+            again = os.open(f"{_DESCRIPTORS}/{number}", fcntl.fcntl(number, fcntl.F_GETFL))
+            os.lseek(again, os.lseek(number, 0, os.SEEK_CUR), os.SEEK_SET)
+            os.dup2(again, number, inheritable=os.get_inheritable(number))
+            os.close(again)
+
+
+def _regular_files() -> Iterator[tuple[int, int]]:
+    """Yield the number and the access mode of each descriptor of a regular file."""
+    if not os.path.isdir(_DESCRIPTORS):
+        return
+    for number in map(int, os.listdir(_DESCRIPTORS)):
+        # One of them was only open for the list of all.
+        with contextlib.suppress(OSError):
+            if stat.S_ISREG(os.fstat(number).st_mode):
+                yield number, fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE
