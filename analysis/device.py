@@ -23,7 +23,7 @@ from analysis.pipelines.pipeline import Pipeline
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import tune_loader
 from plumb.config import Config
-from plumb.profile.device import pinned
+from plumb.profile.pinning import pinned
 from plumb.search.decide import EQUAL
 from plumb.search.measure import Chunk, IndexStream
 from plumb.subject import Step

@@ -17,7 +17,8 @@ from plumb.loop import Course, Endless, Loop, LoopReading, ready
 from plumb.model import operational, stalls, stored
 from plumb.options import Options
 from plumb.plan import EndToEnd, LoaderPlan, Rate, StepShares
-from plumb.profile.device import can_be_pinned, uses_accelerator
+from plumb.profile.device import uses_accelerator
+from plumb.profile.pinning import is_pinnable
 from plumb.profile.ranks import standstill, told_by_steps
 from plumb.runtime.allocator import reusing, ways_kept
 from plumb.search.decide import EQUAL, NOISE, NOTHING_TO_GAIN
@@ -186,7 +187,7 @@ def _step(loop: Loop, own: Iterator[Any], pin: bool, seconds: float, deadline: f
     if not uses_accelerator():
         return step
     step = dataclasses.replace(step, blocks=(yield from _blocks(loop, ready(kept, pin), reading, seconds, deadline)))
-    if pin or not loop.open or not can_be_pinned(kept[0]):
+    if pin or not loop.open or not is_pinnable(kept[0]):
         return step
     locked = yield from measured(True)
     if locked is None or locked.rate.interval[0] <= (1 + EQUAL) * reading.rate.interval[1]:

@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from plumb.errors import LoopEndedError, UsersError
 from plumb.plan import Rate
-from plumb.profile.device import pinned, synchronize
+from plumb.profile.device import synchronize
+from plumb.profile.pinning import pinned
 from plumb.profile.ranks import Standstill
 from plumb.search.measure import Chunk, rate_of
 
@@ -95,10 +96,19 @@ class _Served:
         for place, leaf in enumerate(self._leaves):
             copied = self._copies[place]
             if copied is None or not _tells_of_changes(leaf) or copied._version != self._versions[place]:
-                copied = copy.deepcopy(leaf)
+                copied = _copied(leaf)
                 self._copies[place] = copied = pinned(copied) if self._pin else copied
                 self._versions[place] = copied._version if _tells_of_changes(copied) else -1
         return tree_unflatten(self._copies, self._structure)
+
+
+def _copied(leaf: Any) -> Any:
+    """Return a copy of one part of a batch, or the part itself if nothing can copy it (a lock, a generator)."""
+    try:
+        return copy.deepcopy(leaf)
+    except Exception:
+        # Torch deep-copies no tensor that autograd has computed; such a batch comes from a model inside the dataset.
+        return leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf
 
 
 def _tells_of_changes(leaf: Any) -> bool:

@@ -29,7 +29,7 @@ class Locked(torch.Tensor):
 def step_of(monkeypatch, pin, seconds_pageable, seconds_locked, is_used=True):
     """The step that is found of a loop whose device takes so long for a batch of either kind."""
     monkeypatch.setattr(course, "uses_accelerator", lambda: is_used)
-    monkeypatch.setattr(course, "can_be_pinned", lambda batch: True)
+    monkeypatch.setattr(course, "is_pinnable", lambda batch: True)
     monkeypatch.setattr("plumb.loop.pinned", lambda batch: batch.as_subclass(Locked))
     own = itertools.repeat(torch.zeros(4))
     running = course._step(Loop(4.0, 1e9), own, pin, 0.3, time.perf_counter() + 60)
@@ -86,7 +86,7 @@ class Device:
 def test_pauses_tell_whether_a_loop_waits_for_its_device(is_waited_for, monkeypatch):
     device = Device(is_waited_for)
     monkeypatch.setattr(course, "uses_accelerator", lambda: True)
-    monkeypatch.setattr(course, "can_be_pinned", lambda batch: False)
+    monkeypatch.setattr(course, "is_pinnable", lambda batch: False)
     monkeypatch.setattr("plumb.loop.synchronize", device.synchronize)
     running = course._step(Loop(4.0, 1e9), itertools.repeat(torch.zeros(4)), False, 0.5, math.inf)
     assert result_of(running, device.step).blocks is is_waited_for

@@ -120,19 +120,3 @@ def has_accelerator() -> bool:
 def uses_accelerator() -> bool:
     """Whether this process has used an accelerator already."""
     return torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-
-
-def can_be_pinned(batch: Any) -> bool:
-    """Whether torch can bring a batch to page-locked memory: some are on a device already, or of a kind that can't."""
-    try:
-        pinned(batch)
-    except Exception:
-        return False
-    return True
-
-
-def pinned(batch: Any) -> Any:
-    """The batch with its tensors in page-locked memory, as a loader with `pin_memory=True` hands it over."""
-    from torch.utils.data._utils.pin_memory import pin_memory
-
-    return pin_memory(batch)  # type: ignore[no-untyped-call]

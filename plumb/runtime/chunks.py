@@ -15,6 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from plumb.profile.pinning import pinned
 from plumb.runtime.recipe import bitwise_equal, unpack
 
 aten = torch.ops.aten
@@ -145,11 +146,11 @@ class BatchRecipe:
         return result, chain
 
 
-def _at(device: torch.device, tensor: torch.Tensor, pinned: bool) -> torch.Tensor:
-    """A tensor on a device; one for the CPU in page-locked memory where the loader's batches are `pinned`."""
+def _at(device: torch.device, tensor: torch.Tensor, pins: bool) -> torch.Tensor:
+    """A tensor on a device; one for the CPU in page-locked memory where the loader `pins` its batches."""
     if device.type == "cpu":
-        return tensor.pin_memory() if pinned else tensor
-    return tensor.to(device, non_blocking=pinned)
+        return pinned(tensor) if pins else tensor
+    return tensor.to(device, non_blocking=pins)
 
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own

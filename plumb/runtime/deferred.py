@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from torch.utils.data import default_collate
-from torch.utils.data._utils.pin_memory import pin_memory
 
 from plumb.config import Deferral, Way
+from plumb.profile.pinning import pinned
 from plumb.profile.threads import one_torch_thread
 from plumb.runtime.chunks import BatchRecipe
 from plumb.runtime.epochs import state_of
@@ -54,8 +54,7 @@ class DeferredBatch:
 
     def pin_memory(self) -> DeferredBatch:
         """The same in page-locked memory; torch calls this where the user wants that."""
-        pinned = pin_memory(self.batch)  # type: ignore[no-untyped-call]
-        return DeferredBatch(pinned, self.leaf, self.recipe)
+        return DeferredBatch(pinned(self.batch), self.leaf, self.recipe)
 
 
 @dataclass(frozen=True)
