@@ -6,8 +6,11 @@ from typing import Any
 
 
 def length_of(sized: Any) -> int | None:
-    """`len(sized)`, or None for a loader or dataset without a length, and for None."""
+    """Return `len(sized)`, or None for a loader or dataset without a length, and for None.
+
+    The user's `__len__` may raise anything before its data are there: then the length is not known either.
+    """
     try:
         return len(sized)
-    except (TypeError, NotImplementedError):
+    except Exception:
         return None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.config import Deferral, Rewrites
 from plumb.errors import one_line
@@ -132,6 +132,8 @@ class _Search:
 
     def unfit(self) -> str | None:
         """Why samples of this loader are left as they are, if so."""
+        if isinstance(self._dataset, IterableDataset):
+            return "samples are left as they are: they come as a stream, and none can be read a second time to compare"
         if self._loader.batch_sampler is None:
             return "samples are left as they are: the dataset makes its own batches"
         if len(self._indices) < FEWEST_SAMPLES:

@@ -209,7 +209,7 @@ class Session:
     def _tune_alone(self, several: list[KnownLoader]) -> NoReturn:
         """Tunes loaders without the user's loop, within what is left of the budget, and ends the script."""
         work = self._work = self._work or self._make_work()
-        alive = [(known, loader) for known in several if (loader := known.latest or known.loader()) is not None]
+        alive = [(known, loader) for known in several if (loader := _alive(known)) is not None]
         for index, (known, loader) in enumerate(alive):
             left = (self._deadline - time.perf_counter()) / (len(alive) - index)
             if left < _SECONDS_WORTH_STARTING:
@@ -256,6 +256,11 @@ class Session:
         self.report_end(by_plumb=True)
         end_children()
         os._exit(0)
+
+
+def _alive(known: KnownLoader) -> DataLoader[Any] | None:
+    """Return the loader, unless the script has let go of it. A loader's truth value would ask for its length."""
+    return known.latest if known.latest is not None else known.loader()
 
 
 def _batches_left(watched: Watched) -> float:

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from plumb.lengths import length_of
 from plumb.plan import SampleCost
 from plumb.profile.queued import queued_seconds
 from plumb.profile.threads import one_torch_thread
-from plumb.search.measure import IndexStream, is_known
+from plumb.search.measure import IndexStream, NoBatchesError, is_known
 
 COLLATED = 3
 """How often `collate_seconds` loads each sample."""
@@ -157,17 +158,27 @@ def batch_bytes(batch: Any) -> tuple[int, int]:
 
 
 def leaves(batch: Any) -> Iterator[Any]:
-    """Everything in nested dictionaries, sequences, dataclasses and objects of graphs that is none of these itself."""
-    if isinstance(batch, dict):
-        for value in batch.values():
-            yield from leaves(value)
-    elif isinstance(batch, (list, tuple)):
-        for value in batch:
-            yield from leaves(value)
-    elif hasattr(batch, "__dict__") and not isinstance(batch, torch.Tensor):
-        yield from leaves(vars(batch))
+    """Everything in nested dictionaries, sequences, dataclasses and objects of graphs that is none of these itself.
+
+    An object that leads back to itself, as nodes with parents do, is gone through once.
+    """
+    yield from _leaves(batch, frozenset())
+
+
+def _leaves(value: Any, around: frozenset[int]) -> Iterator[Any]:
+    if isinstance(value, dict):
+        inner: Any = value.values()
+    elif isinstance(value, (list, tuple)):
+        inner = value
+    elif hasattr(value, "__dict__") and not isinstance(value, torch.Tensor):
+        inner = (vars(value),)
     else:
-        yield batch
+        yield value
+        return
+    if id(value) not in around:
+        around |= {id(value)}
+        for each in inner:
+            yield from _leaves(each, around)
 
 
 def samples_in(batch: Any) -> int:
@@ -191,20 +202,26 @@ def _reader(loader: DataLoader[Any], stream: IndexStream | None) -> Iterator[tup
             yield collate(dataset[indices]), 1.0
         else:
             samples = fetch_many(indices) if fetch_many else [dataset[index] for index in indices]
-            yield collate(samples), float(len(indices))
+            yield collate(samples), float(length_of(indices) or 1)
 
 
 def _iterable_batches(loader: DataLoader[Any]) -> Iterator[tuple[Any, float]]:
     dataset = loader.dataset
     assert isinstance(dataset, IterableDataset)
-    while True:
-        batch: list[Any] = []
+    has_batches = True
+    while has_batches:
+        has_batches, batch = False, []
         for sample in dataset:
             if loader.batch_size is None:
-                converted = loader.collate_fn(sample)
-                yield converted, float(samples_in(converted))
+                has_batches, converted = True, loader.collate_fn(sample)
+                yield converted, float(samples_in(converted) or 1)
                 continue
             batch.append(sample)
             if len(batch) == loader.batch_size:
+                has_batches = True
                 yield loader.collate_fn(batch), float(len(batch))
                 batch = []
+        if batch and not has_batches and not loader.drop_last:
+            has_batches = True
+            yield loader.collate_fn(batch), float(len(batch))
+    raise NoBatchesError("the dataset has no more batches")

@@ -21,6 +21,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from plumb.config import Config
+from plumb.lengths import length_of
 from plumb.plan import Rate
 from plumb.processes import remove_segments
 from plumb.profile.memory import cpu_seconds
@@ -145,7 +146,7 @@ class SizedIndices:
     def __iter__(self) -> Iterator[Any]:
         while True:
             indices = next(self._stream)
-            self._sizes.append(len(indices) if hasattr(indices, "__len__") else 1)
+            self._sizes.append(length_of(indices) or 1)
             yield indices
 
     def next_size(self) -> int:

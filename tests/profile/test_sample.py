@@ -18,7 +18,7 @@ from plumb.profile.sample import (
     samples_in,
     torch_threads_speedup,
 )
-from plumb.search.measure import IndexStream
+from plumb.search.measure import IndexStream, NoBatchesError
 from plumb.subject import Subject
 
 
@@ -172,3 +172,32 @@ def test_torch_s_threads_are_not_a_library_s_own():
     assert told.other_cpus == 0.0
     assert told.cost.wall_seconds == pytest.approx(seen.cost.wall_seconds)
     assert told.cost.wait_seconds <= seen.cost.wait_seconds, "waiting for torch's threads is none for the sample"
+
+
+class Node:
+    def __init__(self, value):
+        self.value = value
+        self.whole = self
+
+
+def test_a_batch_of_objects_that_lead_back_to_themselves_is_measured():
+    assert batch_bytes([Node(torch.zeros(8)), Node(torch.zeros(8))]) == (64, 2)
+
+
+class Few(IterableDataset):
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __iter__(self):
+        return iter(torch.zeros(self.samples, 4))
+
+
+def test_a_stream_shorter_than_a_batch_is_measured_by_the_batch_that_it_gives():
+    seen = sampled(DataLoader(Few(3), batch_size=8), None, 0.01)
+    assert seen.largest_batch_bytes == 3 * 16
+
+
+@pytest.mark.parametrize(("samples", "drop_last"), [(0, False), (3, True)])
+def test_a_stream_without_a_batch_ends_the_measurement(samples, drop_last):
+    with pytest.raises(NoBatchesError):
+        sampled(DataLoader(Few(samples), batch_size=8, drop_last=drop_last), None, 0.01)
