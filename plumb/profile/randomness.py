@@ -13,11 +13,15 @@ import numpy as np
 
 def generator_states(others: list[Any]) -> tuple[Any, ...]:
     """The states of `random`, `numpy.random`, torch's generator and `others`, comparable with `==`."""
-    algorithm, keys, position, has_gauss, gauss = np.random.get_state()
     torch = sys.modules.get("torch")
     drawn = None if torch is None else torch.get_rng_state().numpy().tobytes()
-    legacy = algorithm, keys.tobytes(), position, has_gauss, gauss  # type: ignore[attr-defined]
-    return random.getstate(), legacy, drawn, *map(_state_of, others)
+    return random.getstate(), _legacy_state(np.random.get_state()), drawn, *map(_state_of, others)
+
+
+def _legacy_state(state: Any) -> tuple[Any, ...]:
+    """The state of a `RandomState` of numpy's, with its keys as bytes."""
+    algorithm, keys, position, has_gauss, gauss = state
+    return algorithm, keys.tobytes(), position, has_gauss, gauss
 
 
 def _state_of(generator: Any) -> Any:
@@ -27,7 +31,7 @@ def _state_of(generator: Any) -> Any:
     if isinstance(generator, np.random.Generator):
         return repr(generator.bit_generator.state)
     if isinstance(generator, np.random.RandomState):
-        return repr(generator.get_state(legacy=False))
+        return _legacy_state(generator.get_state())
     return generator.get_state().numpy().tobytes() if hasattr(generator, "get_state") else None
 
 

@@ -20,7 +20,7 @@ import msgspec
 from plumb.runtime.codec import decode
 from plumb.runtime.environment import DAMAGE, Environment, open_environment
 from plumb.runtime.opened import OpenedFile
-from plumb.runtime.store_folder import StoreError
+from plumb.runtime.store_folder import StoreError, end, reason_for_end
 
 Record = tuple[bytes, bytes, Iterable[OpenedFile]]
 _T = TypeVar("_T")
@@ -123,6 +123,16 @@ class Store:
         if lines and not self.is_full:
             self._attempt(lambda environment: self._write(environment, lines), None)
 
+    def end(self, reason: str) -> bool:
+        """Turn the store off in all processes, for good; return whether no process had done so before."""
+        self.is_off, self._environment = True, None
+        self.reason = _ended(self.spec.folder, reason)
+        try:
+            return end(Path(self.spec.folder), reason)
+        except OSError:
+            # The folder is gone, or was never made: no other process can have it open.
+            return True
+
     @property
     def count(self) -> int:
         """How many values the store holds."""
@@ -148,6 +158,11 @@ class Store:
     def _attempt(self, action: Callable[[Environment], _T], otherwise: _T) -> _T:
         """What an action gives. Damaged files are replaced by new ones, once; other failures turn the store off."""
         if self.is_off:
+            return otherwise
+        reason = reason_for_end(self.spec.folder)
+        if reason is not None:
+            self.is_off, self._environment = True, None
+            self.reason = _ended(self.spec.folder, reason)
             return otherwise
         try:
             return self._act(action)
@@ -208,6 +223,10 @@ class Store:
                 raise
             self.is_full = True
             self.reason = f"the sample store in {self.spec.folder} takes no more values: the disk is full"
+
+
+def _ended(folder: str, reason: str) -> str:
+    return f"the sample store in {folder} was ended: {reason}"
 
 
 def _is_disk_full(folder: str) -> bool:

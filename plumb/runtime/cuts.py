@@ -17,6 +17,7 @@ from plumb.config import Cut
 from plumb.runtime.answered import Tree
 from plumb.runtime.calls import Calls, Sample
 from plumb.runtime.feeds import feeds_of
+from plumb.runtime.following import code_of_samples
 from plumb.runtime.held import Held
 from plumb.trace.assemble import ids_of, is_called_random, name_of
 from plumb.trace.code import code_digest
@@ -104,7 +105,10 @@ def find_cuts(traced: Traced) -> FoundCuts:
 
 @dataclass(frozen=True)
 class _Recorded:
-    """Samples, each recorded in two rounds: `operators` are the nodes of the operators that make single samples."""
+    """Samples, each recorded in two rounds: `operators` are the nodes of the operators that make single samples.
+
+    `code` is a digest of all code that may make samples.
+    """
 
     calls: Calls
     entry: Node
@@ -112,6 +116,7 @@ class _Recorded:
     second: list[Sample]
     results: Mapping[Node, Any]
     operators: Mapping[str, Node]
+    code: str
 
     def reason_against(self, node: Node) -> str:
         """Why the result of a node can't be stored; empty where it may be."""
@@ -174,7 +179,7 @@ def _record(traced: Traced, source: Indexed) -> _Recorded:
         for node in observed.operators
         if node.parent is not None and not node.is_collating and node.way in tree.nodes
     }
-    return _Recorded(calls, tree.nodes[entry.way], first, second, results, operators)
+    return _Recorded(calls, tree.nodes[entry.way], first, second, results, operators, code_of_samples(source.dataset))
 
 
 def _sample(calls: Calls, dataset: Any, index: Any) -> Sample:
@@ -194,10 +199,10 @@ def _candidate(
     wait = min(pipeline.sample_wait_seconds, sum(step.wait_seconds for step in saved))
     functions = recorded.calls.functions
     on_the_ways = {step for end in (node, *feeds) for step in (end, *end.ancestors())}
-    code = code_digest(function for step in on_the_ways for function in functions.get(step, ()))
     is_whole = node is recorded.entry
+    code = code_digest(function for step in on_the_ways for function in functions.get(step, ()))
     return CutCandidate(
-        Cut(name, () if is_whole else node.way, () if is_whole else tuple(feed.way for feed in feeds), code),
+        Cut(name, (), (), recorded.code) if is_whole else Cut(name, node.way, tuple(feed.way for feed in feeds), code),
         prefix_cpu_seconds=cpu,
         prefix_wait_seconds=wait,
         suffix_cpu_seconds=pipeline.sample_cpu_seconds - cpu,

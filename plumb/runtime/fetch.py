@@ -10,24 +10,27 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from plumb.config import Cut, Deferral
-from plumb.profile.randomness import process_states, put_back
 from plumb.profile.threads import ReadingThreads, one_torch_thread
 from plumb.runtime.cache import MISSING, Record, Store, StoreSpec, key_of
 from plumb.runtime.codec import EncodeError, encode
 from plumb.runtime.deferred import DeferredSamples, Deferring
-from plumb.runtime.following import code_on
+from plumb.runtime.drawing import Drawing, DrawsError
+from plumb.runtime.following import code_of_samples, code_on
+from plumb.runtime.generators import Generators, generators_of_modules
 from plumb.runtime.held import Held
 from plumb.runtime.opened import OpenedFile, opened_files
 from plumb.runtime.pending import VariesError
 from plumb.runtime.replay import NO_ANSWERS, Replay, ReplayError
 
 Made = tuple[Any, Record | None]
+# Batches of which the threads' work is looked at before anything else is done with it.
+_LOOKED_AT_FIRST, _LOOKED_AT_EVERY = 3, 64
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Fetching:
         self.dataset = dataset
         self._fetch = fetch
         self._reader: tuple[int, _Reader] | None = None
+        # Forked workers need not look for them again.
+        generators_of_modules()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_reader": None}
@@ -87,22 +92,27 @@ class _Reader:
         self._replay = Replay(dataset, fetch.cut, self._deferring.answers if self._deferring else NO_ANSWERS)
         self._store = Store(fetch.spec) if fetch.spec else None
         self._pool = ReadingThreads(fetch.threads) if fetch.threads > 1 else None
+        self._generators = Generators(dataset)
+        self._drawing = Drawing()
         self._is_plain = False
         self._is_checked = not fetch.is_planned
+        self._batches = 0
 
     def samples(self, indices: list[Any]) -> list[Any] | DeferredSamples:
         """The samples of one batch. Where a rewrite turns out not to fit, this and all later ones are made plainly."""
         if not self._is_plain:
-            states = process_states()
+            kept = self._generators.kept()
             try:
                 self._check_the_ways(indices)
                 samples = self._read(indices)
                 return self._deferring.settled(samples) if self._deferring else samples
             except (ReplayError, VariesError) as error:
                 self._is_plain = True
-                put_back(states)
-                name = type(self._dataset).__name__
-                print(f"plumb: {name}: {error}; its samples are made as the script has it from here", file=sys.stderr)
+                self._generators.put_back(kept)
+                if not isinstance(error, DrawsError) or self._is_first_to_end(error):
+                    name = type(self._dataset).__name__
+                    text = f"plumb: {name}: {error}; its samples are made as the script has it from here"
+                    print(text, file=sys.stderr)
         return [self._dataset[index] for index in indices]
 
     def _check_the_ways(self, indices: list[Any]) -> None:
@@ -115,13 +125,16 @@ class _Reader:
         self._is_checked = True
         cut, deferral = self._fetch.cut, self._fetch.deferral
         with Held(self._dataset).kept():
-            if cut is not None and cut.way and code_on((cut.way, *cut.feeds), self._dataset, indices[0]) != cut.code:
+            if cut is not None and self._code_before(cut, indices[0]) != cut.code:
                 raise ReplayError(f"the code before {cut.after} has changed since the plan was made. Tune again")
             ways = tuple(step.way for step in deferral.steps) if deferral else ()
             if deferral and code_on(ways, self._dataset, indices[0]) != deferral.code:
                 raise ReplayError(
                     f"the code of {deferral.steps[0].operator} has changed since the plan was made. Tune again"
                 )
+
+    def _code_before(self, cut: Cut, index: Any) -> str:
+        return code_on((cut.way, *cut.feeds), self._dataset, index) if cut.way else code_of_samples(self._dataset)
 
     def _read(self, indices: list[Any]) -> list[Any]:
         # Torch's own threads wait busily for their next part, on the cores that the reading threads are for.
@@ -131,31 +144,69 @@ class _Reader:
     def _whole(self, indices: list[Any]) -> list[Any]:
         if self._pool is None:
             return [self._replay.sample(index) for index in indices]
+        states = self._generators.states()
         with self._submitted(self._replay.sample, indices) as futures:
+            wait(futures)
+            self._refuse_draws(states)
             return [future.result() for future in futures]
 
     def _cut(self, indices: list[Any]) -> list[Any]:
         """The samples in their order, each from the cut's value: stored, made ahead by a thread, or made on the way."""
         values = self._store.get_many([key_of(index) for index in indices]) if self._store else [MISSING] * len(indices)
         missing = [index for index, value in zip(indices, values, strict=True) if value is MISSING]
+        states = self._generators.states() if missing and self._pool else None
         samples: list[Any] = []
         records: list[Record] = []
         with self._submitted(self._made, missing) as futures:
+            if futures and self._waits_for_all:
+                # What comes behind the cut may draw random numbers, and would hide that a thread does.
+                wait(futures)
+                self._refuse_draws(states)
             ahead = iter(futures)
             for index, value in zip(indices, values, strict=True):
                 if value is not MISSING:
-                    samples.append(self._replay.sample_from(index, value))
-                    continue
-                if self._pool is None:
+                    sample, record = self._replay.sample_from(index, value), None
+                elif self._pool is None:
                     sample, record = self._kept(index)
                 else:
                     made, record = next(ahead).result()
+                    self._refuse_draws(states)
                     sample = self._replay.sample_from(index, made)
+                if futures:
+                    states = self._generators.states()
                 samples.append(sample)
                 records += [record] if record else []
-        if self._store:
-            self._store.put_many(records)
+        self._batches += bool(missing)
+        self._drawing.note(len(indices) - len(missing), 0)
+        self._put(records)
         return samples
+
+    def _put(self, records: list[Record]) -> None:
+        """Stores what was made, but where a generator is found only now: any of the samples may have drawn from it."""
+        if self._store is None or not records:
+            return
+        # In batches 1, 2, 4, 8 and so on: to look takes as long as some samples do.
+        if not self._batches & (self._batches - 1) and self._generators.look_again():
+            return
+        self._store.put_many(records)
+
+    @property
+    def _waits_for_all(self) -> bool:
+        """Whether the threads' work is looked at by itself: where it is stored, and from time to time."""
+        return self._stores or self._batches < _LOOKED_AT_FIRST or self._batches % _LOOKED_AT_EVERY == 0
+
+    @property
+    def _stores(self) -> bool:
+        return self._store is not None and not (self._store.is_full or self._store.is_off or self._fetch.is_frozen)
+
+    def _refuse_draws(self, states: tuple[Any, ...] | None) -> None:
+        """Raises DrawsError where random numbers were drawn since the generators had these states."""
+        if states is not None and states != self._generators.states():
+            raise DrawsError("random numbers are drawn in threads, and so in another order")
+
+    def _is_first_to_end(self, error: DrawsError) -> bool:
+        """Whether no other process has ended the store, which this one ends now, and said so."""
+        return self._store is None or self._store.end(str(error))
 
     def _made(self, index: Any) -> Made:
         """The cut's value, and what to store of it."""
@@ -165,15 +216,29 @@ class _Reader:
         return value, self._record(index, value, files)
 
     def _kept(self, index: Any) -> Made:
-        """A sample made plainly, and what to store of it."""
+        """A sample made plainly, and what to store of it: nothing where random numbers were drawn up to the cut."""
+        if not self._stores:
+            return self._replay.sample_keeping(index, lambda _: None), None
         records: list[Record | None] = []
+        states = self._generators.states()
+
+        def keep(value: Any) -> None:
+            draws = states != self._generators.states()
+            self._drawing.note(1, draws)
+            records.append(None if draws else self._record(index, value, files))
+
         with opened_files() as files:
-            sample = self._replay.sample_keeping(index, lambda value: records.append(self._record(index, value, files)))
+            sample = self._replay.sample_keeping(index, keep)
+        self._drawing.check(self._after)
         return sample, records[0]
+
+    @property
+    def _after(self) -> str:
+        return self._fetch.cut.after if self._fetch.cut else "its samples"
 
     def _record(self, index: Any, value: Any, files: Iterable[OpenedFile]) -> Record | None:
         key = key_of(index)
-        if self._store is None or self._store.is_full or self._fetch.is_frozen or key is None:
+        if not self._stores or key is None:
             return None
         try:
             return key, encode(value), tuple(files)

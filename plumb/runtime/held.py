@@ -38,9 +38,9 @@ class Held:
     """
 
     def __init__(self, dataset: Any) -> None:
-        found = list(_walk(dataset))
+        found = list(reached(dataset))
         self.generators = [value for value in found if is_generator(value)]
-        self._start = [_get_state(generator) for generator in self.generators]
+        self._start = [get_state(generator) for generator in self.generators]
         self.objects = [value for value in found if _has_attributes(value) and _makes_samples(value)]
 
     def state(self) -> dict[tuple[int, str], tuple[Any, int]]:
@@ -67,7 +67,7 @@ class Held:
                 yield
             finally:
                 for generator, state in zip(self.generators, self._start, strict=True):
-                    _set_state(generator, state)
+                    set_state(generator, state)
 
     def seed(self, seed: int) -> None:
         """Sets all random generators: the process's own by `seed`, a held one to that many draws after its start."""
@@ -75,7 +75,7 @@ class Held:
         np.random.seed(seed)
         torch.manual_seed(seed)
         for generator, state in zip(self.generators, self._start, strict=True):
-            _set_state(generator, state)
+            set_state(generator, state)
             for _ in range(seed):
                 _draw(generator)
 
@@ -87,7 +87,9 @@ class Held:
 
 
 def is_generator(value: object) -> bool:
-    """Whether a value is a random generator of numpy's, torch's or Python's."""
+    """Whether a value is a random generator of numpy's, torch's or Python's, with a state that can be put back."""
+    if isinstance(value, random.SystemRandom):
+        return False
     named = type(value).__name__ in GENERATOR_CLASSES
     return isinstance(value, random.Random) or (
         named and (hasattr(value, "bit_generator") or hasattr(value, "set_state"))
@@ -111,7 +113,7 @@ def _has_attributes(value: Any) -> bool:
     return not isinstance(value, (*CODE, ModuleType)) and type(getattr(value, "__dict__", None)) is dict
 
 
-def _walk(dataset: Any) -> Iterator[Any]:
+def reached(dataset: Any) -> Iterator[Any]:
     """What can be reached from a dataset, nearest first: by attributes, short lists, closures and names in code."""
     pending = deque([dataset])
     seen: dict[int, Any] = {}
@@ -175,7 +177,8 @@ def _names(code: CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def _get_state(generator: Any) -> Any:
+def get_state(generator: Any) -> Any:
+    """The state of a generator, for `set_state`."""
     if isinstance(generator, random.Random):
         return generator.getstate()
     if hasattr(generator, "bit_generator"):
@@ -183,7 +186,8 @@ def _get_state(generator: Any) -> Any:
     return generator.get_state()
 
 
-def _set_state(generator: Any, state: Any) -> None:
+def set_state(generator: Any, state: Any) -> None:
+    """Set a generator to a state that `get_state` returned."""
     if isinstance(generator, random.Random):
         generator.setstate(state)
     elif hasattr(generator, "bit_generator"):

@@ -23,6 +23,7 @@ _PATIENCE_SECONDS = 10.0
 _FACTS = "store.json"
 _USERS = "users"
 _GUARD = "guard"
+_ENDED = "ended"
 
 
 class StoreError(Exception):
@@ -122,6 +123,30 @@ def facts_of(folder: Path) -> StoreFacts:
     except (OSError, *DAMAGED_JSON):
         # Whoever made it was killed before it was described.
         return StoreFacts("unknown", "unknown", "unknown", 0)
+
+
+def end(folder: Path, reason: str) -> bool:
+    """End the use of a store's values in all processes; return whether no process had done so before.
+
+    Raises OSError where the folder can't be written to.
+    """
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(folder / _ENDED, flags, 0o600)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(reason)
+    return True
+
+
+def reason_for_end(folder: str | Path) -> str | None:
+    """Why the use of a store's values was ended, None where it was not."""
+    try:
+        with open(os.path.join(folder, _ENDED), encoding="utf-8") as file:
+            return file.read()
+    except OSError:
+        return None
 
 
 def last_used_seconds(folder: Path) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from plumb.config import CacheChoice, Cut
 from plumb.runtime.cache import StoreSpec
 from plumb.runtime.fingerprint import fingerprint
-from plumb.runtime.store_folder import StoreFacts, StoreUse, disk_root, memory_root
+from plumb.runtime.store_folder import StoreError, StoreFacts, StoreUse, disk_root, memory_root, reason_for_end
 
 
 class Stored:
@@ -24,6 +24,10 @@ class Stored:
         folder, tier = root / self.fingerprint, "disk" if choice.folder else "memory"
         self.spec = StoreSpec(str(folder), choice.bytes, tier, self.fingerprint)
         self._use = StoreUse(folder, StoreFacts(type(dataset).__name__, choice.after, tier, choice.bytes))
+        ended = reason_for_end(folder)
+        if ended is not None:
+            self._use.release()
+            raise StoreError(f"the sample store in {folder} is not used: {ended}")
 
     def is_of(self, dataset: Any) -> bool:
         """Whether the values in the store are still those of `dataset`, as it is now."""
