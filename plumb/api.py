@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import DataLoader as TorchDataLoader
 
 from plumb import plan
 from plumb.config import Config
 from plumb.marks import Settings
 from plumb.plan import Measured, Plan, PlanError, Prediction
 from plumb.site import Site, find_site
+from plumb.torch_loader import DataLoader as TorchDataLoader
 
 if TYPE_CHECKING:
     import networkx as nx

@@ -6,13 +6,13 @@ import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import Dataset
 
 from plumb.config import Config
 from plumb.decorator import site_of
 from plumb.marks import Settings, is_off, settings_of
 from plumb.plan import LoaderPlan
+from plumb.torch_loader import DataLoader as TorchDataLoader
 
 if TYPE_CHECKING:
     from plumb.runtime.planned import Planned
@@ -112,7 +112,9 @@ def _signature() -> inspect.Signature:
     """Torch's own signature, with `tune` behind it."""
     torch = inspect.signature(TorchDataLoader.__init__)
     tune = inspect.Parameter("tune", inspect.Parameter.KEYWORD_ONLY, default=True, annotation=Tune)
-    return torch.replace(parameters=[*torch.parameters.values(), tune])
+    # A library may have wrapped torch's constructor behind `**kwargs`, which come last.
+    parameters = sorted([*torch.parameters.values(), tune], key=lambda each: each.kind)
+    return torch.replace(parameters=parameters)
 
 
 vars(DataLoader)["__init__"].__signature__ = _signature()

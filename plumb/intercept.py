@@ -18,13 +18,18 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from plumb.site import Site, find_site, loops_plainly
+from plumb.torch_loader import HOME, own_class
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-_DATALOADER_MODULE = "torch.utils.data.dataloader"
 _PLUMBS_LOADER = "plumb.dataloader"
 _installed: list[Handler] = []
+# In the order of torch's signature, for constructors that were wrapped so that their own says nothing.
+_POSITIONAL = (
+    "dataset", "batch_size", "shuffle", "sampler", "batch_sampler", "num_workers", "collate_fn", "pin_memory",
+    "drop_last", "timeout", "worker_init_fn", "multiprocessing_context", "generator",
+)  # fmt: skip
 
 
 class Handler(Protocol):
@@ -47,10 +52,10 @@ class Handler(Protocol):
 def install(handler: Handler) -> None:
     """From now on `handler` hears of every DataLoader of this process, and of none in processes it starts."""
     _installed.append(handler)
-    if _DATALOADER_MODULE in sys.modules:
-        _patch(sys.modules[_DATALOADER_MODULE].DataLoader, handler)
+    if HOME in sys.modules:
+        _patch(own_class(), handler)
     else:
-        after_import(_DATALOADER_MODULE, lambda module: _patch(module.DataLoader, handler))
+        after_import(HOME, lambda _: _patch(own_class(), handler))
 
 
 def install_once(make_handler: Callable[[], Handler]) -> None:
@@ -87,9 +92,21 @@ class _AfterImport(importlib.abc.MetaPathFinder):
         return spec
 
 
+def _signature_of(construct: Callable[..., None]) -> inspect.Signature:
+    """Return the signature of a loader's constructor; torch's, where a library has wrapped it behind `*args`."""
+    signature = inspect.signature(construct)
+    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return signature
+    known = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *_POSITIONAL)]
+    optional = [parameter.replace(default=None) for parameter in known[2:]]
+    others = inspect.Parameter("others", inspect.Parameter.VAR_KEYWORD)
+    return inspect.Signature([*known[:2], *optional, others])
+
+
 def _patch(base: type[DataLoader[Any]], handler: Handler) -> None:
     construct, iterate = base.__init__, base.__iter__
-    signature = inspect.signature(construct)
+    signature = _signature_of(construct)
     owner = os.getpid()
 
     def is_ours(loader: DataLoader[Any]) -> bool:
@@ -103,9 +120,10 @@ def _patch(base: type[DataLoader[Any]], handler: Handler) -> None:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError:
             return construct(self, *args, **kwargs)
-        _, *names = bound.arguments
+        given = {**bound.arguments, **bound.arguments.get("others", {})}
         site = find_site(sys._getframe(1))
-        construct(self, **handler.constructing(site, {name: bound.arguments[name] for name in names}))
+        arguments = {name: value for name, value in given.items() if name not in ("self", "others")}
+        construct(self, **handler.constructing(site, arguments))
         handler.constructed(self, site)
         return None
 

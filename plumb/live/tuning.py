@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from plumb.config import Config
 from plumb.live.iterator import LiveIterator, Shared
@@ -18,6 +18,7 @@ from plumb.live.safety import MainReads
 from plumb.plan import Trial
 from plumb.runtime.epochs import state_of
 from plumb.runtime.loader import current_config, rebuild
+from plumb.torch_loader import DataLoader
 
 _VERSION = 1
 # By identity: a subclass of the user's may be equal to others, or have no hash.

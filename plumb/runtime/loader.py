@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from plumb.config import Config, Rewrites
 from plumb.runtime.running import Running
 from plumb.runtime.stored import Stored
 from plumb.runtime.watched import WatchedInit
+from plumb.torch_loader import DataLoader
 
 NO_REWRITES = Rewrites()
 
