@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-
 from plumb import plan
 from plumb.config import Config
 from plumb.marks import Settings

@@ -19,6 +19,7 @@ import msgspec
 from plumb import intercept, plan
 from plumb.events import Ended as ScriptEnded
 from plumb.events import LoaderIterated, Sender
+from plumb.interpreter import has_script_folder_on_path
 from plumb.orders import Orders, Target
 from plumb.tracebacks import without_plumb
 
@@ -138,7 +139,8 @@ def run_script(target: Target, arguments: list[str]) -> BaseException | None:
 
 
 def _load_file(path: str) -> tuple[CodeType, ModuleType]:
-    sys.path[0] = str(Path(path).resolve().parent)
+    if has_script_folder_on_path():
+        sys.path[0] = str(Path(path).resolve().parent)
     source = Path(path).read_bytes()
     full = os.path.abspath(path)
     module = ModuleType("__main__")
@@ -148,7 +150,8 @@ def _load_file(path: str) -> tuple[CodeType, ModuleType]:
 
 
 def _load_module(name: str) -> tuple[CodeType, ModuleType]:
-    sys.path[0] = os.getcwd()
+    if has_script_folder_on_path():
+        sys.path[0] = os.getcwd()
     spec = importlib.util.find_spec(name)
     if spec is not None and spec.submodule_search_locations is not None:
         spec = importlib.util.find_spec(f"{name}.__main__")

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import msgspec
 
-from plumb import stacks
+from plumb import interpreter, stacks
 from plumb.events import Event, LoaderIterated, Receiver, TuningStarted
 from plumb.orders import Orders
 from plumb.processes import end_trees
@@ -116,7 +116,8 @@ def replace_by(orders: Orders, arguments: list[str]) -> NoReturn:
 
 
 def _command(orders: Orders, arguments: list[str]) -> list[str]:
-    return [sys.executable, "-m", "plumb.child", msgspec.json.encode(orders).decode(), *arguments]
+    options = interpreter.options(interactive=orders.tune is None)
+    return [sys.executable, *options, "-m", "plumb.child", msgspec.json.encode(orders).decode(), *arguments]
 
 
 class _Deadline:

@@ -23,7 +23,7 @@ def own_class() -> type[Any]:
 
 
 if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
+    from torch.utils.data import DataLoader as DataLoader
 else:
 
     def __getattr__(name: str) -> Any:
