@@ -1,0 +1,32 @@
+"""A change in what making a sample reads, and of which sort it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that was another at the look before: its place for people, such as `Rows.progress`.
+
+    `is_growth` says that entries were added to a dictionary, or written where a list had None, and nothing else: what a
+    memory of samples does. `is_scratch` says that a library's transform has set an attribute of its own to a new value:
+    what it has drawn for a sample, as a rule.
+    """
+
+    place: str
+    is_growth: bool = False
+    is_scratch: bool = False
+
+
+def has_grown(value: Any, before: Any, sight: Any) -> bool:
+    """Return whether entries were added to a dictionary, or written where a list had None, and nothing else changed."""
+    if type(value).__name__ in ("Counter", "defaultdict") or not isinstance(before, tuple):
+        return False
+    if isinstance(value, dict):
+        pairs = before[1]
+        return bool(sight[0] > before[0] and sight[1][: len(pairs)] == pairs)
+    if isinstance(value, list) and before[0] == sight[0]:
+        return all(one == other or one is None for one, other in zip(before[1], sight[1], strict=True))
+    return False

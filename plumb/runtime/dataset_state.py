@@ -1,0 +1,392 @@
+"""What making a sample reads, and whether it has changed: a digest of a dataset and of all that its code leads to.
+
+A look goes over what is reached from the dataset, the nearest first: attributes, collections, transforms, classes,
+functions with the globals and closures that they name. What is small is compared at each look; large collections and
+arrays by probes and by a window that moves on from look to look. Nothing that was looked at is kept alive in between.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import islice
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader
+
+from plumb.runtime.changes import Change, has_grown
+from plumb.runtime.code_names import closed_over, globals_read, names_of
+from plumb.runtime.object_parts import attributes_of, cached_values, hidden_arrays, process_generators
+from plumb.runtime.value_kinds import Kind, is_all_users, kind_of
+from plumb.runtime.windows import (
+    PLAIN,
+    Windows,
+    array_of,
+    array_probes,
+    array_windows,
+    brief,
+    item_windows,
+    may_change,
+)
+from plumb.trace.expand import is_user_class, is_user_code
+
+# A look at an epoch's start may take so long; between two batches, it ends after so many values.
+EPOCH_SECONDS = 0.1
+_NEAREST, _FURTHER = 250, 100
+# Collections up to this size are looked at item by item; of larger ones, a few items are.
+_SMALL, _PROBES = 64, 16
+_MOST_WINDOWED = 100_000
+_PASSES_AT_FIRST = 6
+# Methods that run without being named: all but those that make, show or send an object.
+_NEVER_RUN = frozenset(("__init__", "__new__", "__del__", "__repr__", "__getstate__", "__setstate__", "__reduce__",
+                        "__reduce_ex__", "__init_subclass__", "__set_name__", "__class_getitem__"))  # fmt: skip
+_NOT_STATE = frozenset(("__dict__", "__weakref__", "__doc__", "__annotations__", "__dataclass_fields__",
+                        "__dataclass_params__", "__abstractmethods__", "_abc_impl", "__module__"))  # fmt: skip
+_MODULE_HOOKS = ("_forward", "_backward", "_state_dict", "_load_state", "_is_full_backward", "_non_persistent")
+
+
+class _Way(NamedTuple):
+    """How a value was reached; `key` tells it from all others, `place` is for people.
+
+    `is_quiet` says that it lies in an object of a library's, which may use it as it likes.
+    """
+
+    key: int
+    place: str
+    is_quiet: bool = False
+
+    def to(self, part: Any, place: str | None = None, is_quiet: bool | None = None) -> _Way:
+        return _Way(
+            hash((self.key, part)),
+            self.place if place is None else place,
+            self.is_quiet if is_quiet is None else is_quiet,
+        )
+
+
+class DatasetState:
+    """Compares what is reached from some roots with what it was when last looked at."""
+
+    def __init__(self, roots: Iterable[Any]) -> None:
+        self._roots = [(root, _Way(hash(("root", place)), type(root).__name__)) for place, root in enumerate(roots)]
+        self._known: dict[int, Any] = {}
+        self._windows: dict[int, Windows] = {}
+        self._names: set[str] = set()
+        self._reads_any = False
+        self._is_new = True
+        self._queue: deque[tuple[Any, _Way]] = deque()
+        self._further: deque[tuple[Any, _Way]] = deque()
+        self._further_met: set[int] = set()
+        self._large: list[tuple[Windows, Callable[[int], Any], int, Any, _Way]] = []
+        self._visited: set[int] = set()
+        self._changes: list[Change] = []
+        self._alive: list[Any] = []
+        self._is_quick = False
+        self.generators: list[Any] = []
+        self.seconds = 0.0
+        self._looks: dict[Kind, Callable[[Any, _Way], Any]] = {
+            Kind.LIST: self._list,
+            Kind.DICT: self._dict,
+            Kind.SET: self._set,
+            Kind.ARRAY: self._array,
+            Kind.CLASS: self._class,
+            Kind.FUNCTION: self._function,
+            Kind.WRAPPED: self._wrapped,
+            Kind.GENERATOR: self._generator,
+            Kind.OBJECT: self._object,
+            Kind.STEP: self._object,
+            Kind.PASSED: self._object,
+        }
+
+    def look(self, seconds: float = EPOCH_SECONDS) -> tuple[Change, ...]:
+        """Return what has changed since the look before, from now on known as it is now.
+
+        Args:
+            seconds: Time limit. What there is no time for is looked at in later looks.
+
+        """
+        begun = time.perf_counter()
+        self._begin(is_quick=False)
+        deadline = begun + seconds
+        for _ in range(_PASSES_AT_FIRST if self._is_new else 1):
+            # What code reads is known once all of it was met: the first pass may have left attributes out.
+            names = len(self._names)
+            self._queue = deque(self._roots)
+            met: set[int] = set()
+            self._large.clear()
+            self._walk(self._queue, met, math.inf, deadline)
+            if len(self._names) == names:
+                break
+        self._further, self._further_met = self._queue, met
+        self._look_at_windows(deadline)
+        if self._is_new:
+            self._changes.clear()
+        if self._changes:
+            self._forget_what_was_not_visited()
+        self._is_new = False
+        return self._end(begun)
+
+    def glance(self) -> tuple[Change, ...]:
+        """Return what has changed of what is nearest, and of a further part, in well under a millisecond."""
+        if self._is_new:
+            return self.look()
+        begun = time.perf_counter()
+        self._begin(is_quick=True)
+        queue, met = deque(self._roots), set[int]()
+        self._queue = queue
+        self._walk(queue, met, _NEAREST, math.inf)
+        if not self._further:
+            self._further, self._further_met = queue, met
+        self._queue = self._further
+        self._walk(self._further, self._further_met, _FURTHER, math.inf)
+        self._large.clear()
+        return self._end(begun)
+
+    def forget(self) -> None:
+        """Take the state as it is at the next look for what it was before."""
+        self._known.clear()
+        self._windows.clear()
+
+    # ---- the walk
+
+    def _begin(self, is_quick: bool) -> None:
+        self._is_quick = is_quick
+        self._changes = []
+        self._visited.clear()
+        self.generators = [] if not is_quick else self.generators
+
+    def _end(self, begun: float) -> tuple[Change, ...]:
+        self._queue = deque()
+        self._large.clear()
+        self._alive.clear()
+        self.seconds = time.perf_counter() - begun
+        return tuple(dict.fromkeys(self._changes))
+
+    def _walk(self, queue: deque[tuple[Any, _Way]], met: set[int], most: float, deadline: float) -> None:
+        count = 0
+        while queue and count < most:
+            value, way = queue.popleft()
+            if id(value) in met:
+                continue
+            met.add(id(value))
+            look = self._looks.get(kind_of(value))
+            if look is None:
+                continue
+            count += 1
+            try:
+                sight = look(value, way)
+            except (RuntimeError, AttributeError, TypeError, ValueError):
+                # Another thread changes it at this moment, or its class answers as no other does: not this time.
+                continue
+            if sight is not None:
+                self._compare(value, way, sight)
+            if not count % 64 and time.perf_counter() > deadline:
+                return
+
+    def _compare(self, value: Any, way: _Way, sight: Any) -> None:
+        before = self._known.get(way.key)
+        self._known[way.key] = sight
+        self._visited.add(way.key)
+        if before is None or before == sight:
+            return
+        if not isinstance(sight, dict):
+            self._changes.append(Change(way.place, has_grown(value, before, sight), way.is_quiet))
+            return
+        # Functions, classes and objects: the name that is another is part of the place.
+        for name in before | sight:
+            if before.get(name, self) != sight.get(name, self):
+                owner = value if isinstance(value, type) else type(value)
+                place = str(name) if kind_of(value) is Kind.FUNCTION else f"{owner.__name__}.{name}"
+                is_library_s = kind_of(value) is Kind.STEP and not any(map(is_user_class, type(value).__mro__))
+                self._changes.append(Change(place, is_scratch=is_library_s))
+                return
+
+    def _look_at_windows(self, deadline: float) -> None:
+        """Go on with the windows of all large values until each was seen once, or the time is up."""
+        left = [(large, 1) for large in self._large]
+        while left and time.perf_counter() < deadline:
+            again = []
+            for (windows, part, count, shape, way), seen in left:
+                if time.perf_counter() > deadline:
+                    return
+                self._look_at_one(windows, part, count, shape, way)
+                if seen + 1 < count:
+                    again.append(((windows, part, count, shape, way), seen + 1))
+            left = again
+
+    def _look_at_one(self, windows: Windows, part: Callable[[int], Any], count: int, shape: Any, way: _Way) -> None:
+        if windows.look(part, count, shape):
+            self._changes.append(Change(way.place, is_scratch=way.is_quiet))
+
+    def _forget_what_was_not_visited(self) -> None:
+        """Forget what later looks would take for a later change, though it changed along with what was found."""
+        self._known = {key: sight for key, sight in self._known.items() if key in self._visited}
+        self._windows = {key: windows for key, windows in self._windows.items() if key in self._visited}
+
+    def _windowed(self, way: _Way, part: Callable[[int], Any], count: int, shape: Any) -> None:
+        windows = self._windows.get(way.key)
+        if windows is None:
+            windows = self._windows[way.key] = Windows()
+        self._look_at_one(windows, part, count, shape, way)
+        if not self._is_quick and count > 1:
+            self._large.append((windows, part, count, shape, way))
+
+    def _to(self, value: Any, way: _Way) -> None:
+        if type(value) not in PLAIN:
+            self._queue.append((value, way))
+
+    # ---- collections and arrays
+
+    def _list(self, value: Any, way: _Way) -> Any:
+        self._attributes_of_subclass(value, way)
+        count = len(value)
+        if count <= _SMALL:
+            for place, item in enumerate(value):
+                if type(item) not in PLAIN:
+                    self._queue.append((item, way.to(place)))
+            return None if way.is_quiet else (count, tuple(map(brief, value)))
+        places = [place * (count - 1) // (_PROBES - 1) for place in range(_PROBES)]
+        probes = [value[place] for place in places]
+        for place, item in zip(places, probes, strict=True):
+            self._to(item, way.to(place))
+        if way.is_quiet:
+            return None
+        if not isinstance(value, deque) or count <= _MOST_WINDOWED or not self._is_quick:
+            self._windowed(way, *item_windows(value), count)
+        return count, tuple(map(brief, probes))
+
+    def _dict(self, value: Any, way: _Way) -> Any:
+        self._attributes_of_subclass(value, way)
+        count = len(value)
+        pairs = list(islice(dict.items(value), _SMALL if count <= _SMALL else _PROBES))
+        for key, item in pairs:
+            if type(item) not in PLAIN:
+                self._queue.append((item, way.to(brief(key))))
+        if way.is_quiet:
+            return None
+        if count > _SMALL and (count <= _MOST_WINDOWED or not self._is_quick):
+            self._windowed(way, *item_windows(value), count)
+        return count, tuple([(brief(key), brief(item)) for key, item in pairs])
+
+    def _set(self, value: Any, way: _Way) -> Any:
+        self._attributes_of_subclass(value, way)
+        if way.is_quiet:
+            return None
+        if len(value) <= _SMALL:
+            return frozenset(map(brief, value))
+        if len(value) <= _MOST_WINDOWED or not self._is_quick:
+            self._windowed(way, *item_windows(value), len(value))
+        return len(value), tuple(map(brief, islice(value, _PROBES)))
+
+    def _attributes_of_subclass(self, value: Any, way: _Way) -> None:
+        """Go on to the attributes and the code of a collection whose class is the user's own."""
+        if type(value).__module__ not in ("builtins", "collections"):
+            attributes = attributes_of(value)
+            for name, item in attributes.items():
+                self._to(item, way.to(name, f"{type(value).__name__}.{name}"))
+            self._queue.append((type(value), way.to("class", type(value).__name__)))
+
+    def _array(self, value: Any, way: _Way) -> Any:
+        is_tensor = isinstance(value, torch.Tensor)
+        version = value._version if is_tensor and not value.is_inference() else None
+        array = array_of(value)
+        if array is None or not array.size:
+            return version, tuple(getattr(value, "shape", ()))
+        if not may_change(array):
+            return version, array.shape
+        part, count = array_windows(array)
+        if count:
+            self._windowed(way, part, count, array.shape)
+        return version, array_probes(array)
+
+    # ---- code
+
+    def _function(self, function: FunctionType, way: _Way) -> Any:
+        if not is_user_code(function):
+            # What a library's decorator has wrapped is in its closure.
+            for name, item in closed_over(function):
+                self._to(item, way.to(name, is_quiet=True))
+            self._to(getattr(function, "__wrapped__", None), way.to("wrapped", is_quiet=False))
+            return None
+        names = names_of(function.__code__)
+        self._names |= names.attributes
+        self._reads_any |= names.reads_any
+        read = [(f"the global {name}", item) for name, item in globals_read(function)]
+        read += [(f"{name} of {function.__qualname__}", item) for name, item in closed_over(function)]
+        defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+        read += [(f"default {place} of {function.__qualname__}", item) for place, item in enumerate(defaults)]
+        own = f"{function.__qualname__}."
+        read += [(own + name, item) for name, item in function.__dict__.items() if name != "__wrapped__"]
+        self._to(getattr(function, "__wrapped__", None), way.to("wrapped"))
+        for name, item in read:
+            self._to(item, _Way(hash((id(function), name)), name))
+        return {name: brief(item) for name, item in read}
+
+    def _class(self, kind: type, way: _Way) -> Any:
+        seen: dict[str, Any] = {}
+        for base in kind.__mro__:
+            if not is_user_class(base):
+                continue
+            for name, member in list(vars(base).items()):
+                if name in seen or name in _NOT_STATE or not self._is_read(name):
+                    continue
+                seen[name] = brief(member)
+                if type(member) not in PLAIN:
+                    self._queue.append((member, _Way(hash((base.__qualname__, name)), f"{base.__name__}.{name}")))
+        return seen
+
+    def _is_read(self, name: str) -> bool:
+        """Return whether the code that was met may read an attribute: some methods run without being named."""
+        if name.startswith("__") and name.endswith("__"):
+            return name not in _NEVER_RUN
+        return self._reads_any or name in self._names
+
+    def _wrapped(self, value: Any, way: _Way) -> None:
+        if isinstance(value, (MethodType, BuiltinFunctionType)):
+            parts: tuple[Any, ...] = (value.__self__, getattr(value, "__func__", None))
+        elif isinstance(value, functools.partial):
+            parts = (value.func, value.args, value.keywords)
+        elif isinstance(value, property):
+            parts = (value.fget,)
+        elif hasattr(value, "queue"):
+            parts = (value.queue,)
+        elif hasattr(value, "cache_info"):
+            parts = (value.__wrapped__, *cached_values(value))
+        else:
+            parts = tuple(getattr(value, name, None) for name in ("__func__", "func", "__wrapped__"))
+        for place, part in enumerate(parts):
+            self._to(part, way.to(place))
+
+    def _generator(self, value: Any, way: _Way) -> None:
+        is_known = any(each is value for each in (*self.generators, *process_generators()))
+        if not self._is_quick and not is_known:
+            self.generators.append(value)
+
+    # ---- objects
+
+    def _object(self, value: Any, way: _Way) -> Any:
+        kind = kind_of(value)
+        attributes = attributes_of(value)
+        if kind is Kind.PASSED:
+            hidden = hidden_arrays(value)
+            self._alive.append(hidden)
+            attributes |= hidden
+        elif is_all_users(value) and not self._reads_any:
+            attributes = {name: item for name, item in attributes.items() if name in self._names}
+        if isinstance(value, torch.nn.Module):
+            attributes = {name: item for name, item in attributes.items() if not name.startswith(_MODULE_HOOKS)}
+        place, is_quiet = type(value).__name__, kind is Kind.PASSED
+        for name, item in attributes.items():
+            if type(item) not in PLAIN:
+                self._queue.append((item, way.to(name, f"{place}.{name}", is_quiet)))
+        self._queue.append((type(value), _Way(hash(type(value)), place)))
+        return None if is_quiet else {name: brief(item) for name, item in attributes.items()}
+
+
+def roots_of(loader: DataLoader[Any]) -> tuple[Any, ...]:
+    """Return what makes a loader's samples and batches: its dataset, and the user's functions."""
+    return tuple(part for part in (loader.dataset, loader.collate_fn, loader.worker_init_fn) if part is not None)

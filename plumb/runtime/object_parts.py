@@ -1,0 +1,60 @@
+"""What hangs from objects without being among their attributes: slots, cached values, arrays inside tables."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import random
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+# What a cache has is found out for so many of its values.
+_VALUES = 64
+
+
+def process_generators() -> tuple[Any, ...]:
+    """Return the generators that belong to the process: functions of `random` and `numpy.random` lead to them."""
+    return random._inst, np.random.mtrand._rand, torch.default_generator
+
+
+def cached_values(function: Any) -> list[Any]:
+    """Return some of what a function with `functools.lru_cache` has in its cache."""
+    known = (function.__dict__, function.__wrapped__)
+    referred = [each for each in gc.get_referents(function) if not any(each is one for one in known)]
+    if function.cache_parameters()["maxsize"] is None:
+        caches = [each for each in referred if type(each) is dict]
+        return [value for cache in caches for value in islice(cache.values(), _VALUES)]
+    # A cache with a limit has links in its dictionary, and refers to keys and values itself.
+    is_link = "_lru_list_elem"
+    values = [each for each in referred if not isinstance(each, type)]
+    return [
+        value
+        for value in values[: 2 * _VALUES]
+        if not (type(value) is dict and value and type(next(iter(value.values()))).__name__ == is_link)
+    ]
+
+
+def attributes_of(value: Any) -> dict[str, Any]:
+    """Return an object's attributes: those in its dictionary, and those in its slots."""
+    own = getattr(value, "__dict__", None)
+    found = dict(own) if type(own) is dict else {}
+    for base in type(value).__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            is_private = name.startswith("__") and not name.endswith("__")
+            slot: Any = base.__dict__.get(f"_{base.__name__.lstrip('_')}{name}" if is_private else name)
+            if hasattr(slot, "__get__") and name not in ("__dict__", "__weakref__"):
+                with contextlib.suppress(AttributeError, TypeError):  # not set yet
+                    found[name] = slot.__get__(value)
+    return found
+
+
+def hidden_arrays(value: Any) -> dict[str, Any]:
+    """Return the arrays of a table of pandas, which are not among its attributes."""
+    manager = getattr(value, "_mgr", None)
+    blocks: Sequence[Any] = getattr(manager, "blocks", ())
+    return {f"block {place}": block.values for place, block in enumerate(blocks)}

@@ -1,0 +1,214 @@
+"""Digests of large values, part by part: each look at one digests other parts, so that all of it is seen in the end."""
+
+from __future__ import annotations
+
+import marshal
+import zlib
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None)))
+
+# Arrays up to this size are digested as a whole at each look; of larger ones, the probes and one window.
+_WHOLE_BYTES, _WINDOW_BYTES = 1 << 12, 1 << 14
+_PROBES, _PROBE_BYTES = 16, 16
+# Items of a collection in one window: many where all are plain, and `marshal` digests them, else few.
+_PLAIN_ITEMS, _ITEMS = 4096, 32
+_LONG_TEXT, _TEXT_ENDS = 256, 32
+_DEPTH, _WIDTH = 4, 32
+
+
+class Windows:
+    """The digests of the parts of one value. Parts are looked at in turn; which ones, goes on from look to look."""
+
+    def __init__(self) -> None:
+        self._digests: dict[int, Any] = {}
+        self._next = 0
+        self._shape: Any = None
+
+    def look(self, part: Callable[[int], Any], count: int, shape: Any) -> bool:
+        """Digest the next of `count` parts. Return whether its digest is another than it was at the look before.
+
+        `shape` is what decides on where parts lie; when it is another, all that was known is forgotten.
+        """
+        if shape != self._shape:
+            self._digests, self._next, self._shape = {}, 0, shape
+        number = self._next % count
+        self._next = number + 1
+        digest, before = part(number), self._digests.get(number)
+        self._digests[number] = digest
+        return before is not None and before != digest
+
+
+def brief(value: Any) -> Any:
+    """Return what stands for a value beside others: plain ones themselves, the ends of long texts, identities."""
+    kind = type(value)
+    if kind not in PLAIN:
+        return id(value)
+    if kind is float and value != value:
+        return "not a number"
+    if (kind is str or kind is bytes) and len(value) > _LONG_TEXT:
+        return id(value), len(value), value[:_TEXT_ENDS], value[-_TEXT_ENDS:]
+    return value
+
+
+# ---- arrays
+
+
+def array_of(value: Any) -> np.ndarray[Any, Any] | None:
+    """Return an array over the memory of an array, a tensor or a buffer; None where there is none to look at."""
+    try:
+        if isinstance(value, np.ndarray):
+            return None if value.dtype.hasobject else np.asarray(value)
+        if isinstance(value, torch.Tensor):
+            return _of_tensor(value)
+        return np.frombuffer(value, np.uint8)
+    except Exception:
+        # Tensors without storage, subclasses that refuse, closed maps of files: there are no bytes to compare.
+        return None
+
+
+def may_change(array: np.ndarray[Any, Any]) -> bool:
+    """Return whether somebody in this process may write to an array's memory."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        if owner.flags.writeable:
+            return True
+        owner = owner.base
+    return owner is not None and not isinstance(owner, bytes) and not _is_read_only(owner)
+
+
+def array_probes(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
+    """Return an array's place, shape, and a digest of all of it if it is small, else of some bytes all over it."""
+    shape = array.__array_interface__["data"][0], array.shape, array.strides, array.dtype.str
+    flat = _flat(array)
+    if flat is None:
+        return (*shape, zlib.crc32(_elements(array, 0, _PROBES)))
+    if flat.nbytes <= _WHOLE_BYTES:
+        return (*shape, zlib.crc32(flat.data))
+    step = (flat.nbytes - _PROBE_BYTES) // (_PROBES - 1) // 8 * 8
+    probes = b"".join(flat[place * step : place * step + _PROBE_BYTES].tobytes() for place in range(_PROBES))
+    return (*shape, probes, flat[-_PROBE_BYTES:].tobytes())
+
+
+def array_windows(array: np.ndarray[Any, Any]) -> tuple[Callable[[int], Any], int]:
+    """Return what digests one window of an array, and how many windows there are; 0 for arrays digested as a whole."""
+    flat = _flat(array)
+    if flat is not None:
+        count = -(-flat.nbytes // _WINDOW_BYTES) if flat.nbytes > _WHOLE_BYTES else 0
+        return lambda number: zlib.crc32(flat[number * _WINDOW_BYTES : (number + 1) * _WINDOW_BYTES].data), count
+    size = max(1, _WINDOW_BYTES // max(array.itemsize, 1))
+    count = -(-array.size // size)
+    return lambda number: zlib.crc32(_elements(array, number * size, (number + 1) * size)), count
+
+
+def _of_tensor(tensor: torch.Tensor) -> np.ndarray[Any, Any] | None:
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_nested:
+        return None
+    plain = tensor.detach().resolve_conj().resolve_neg()
+    try:
+        found: np.ndarray[Any, Any] = plain.numpy()
+    except TypeError:
+        # Types that numpy does not have, such as bfloat16.
+        found = plain.view(torch.uint8).numpy()
+    return found
+
+
+def _flat(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+    """Return the bytes of an array in the order of its memory; None if they are not contiguous."""
+    if array.flags.c_contiguous:
+        return array.reshape(-1).view(np.uint8)
+    return array.T.reshape(-1).view(np.uint8) if array.flags.f_contiguous else None
+
+
+def _elements(array: np.ndarray[Any, Any], begin: int, end: int) -> bytes:
+    return bytes(np.asarray(array.flat[begin:end]).tobytes())
+
+
+def _is_read_only(owner: Any) -> bool:
+    try:
+        return memoryview(owner).readonly
+    except TypeError:
+        return False
+
+
+# ---- collections
+
+
+def item_windows(value: Any) -> tuple[Callable[[int], Any], int]:
+    """Return what digests one window of a collection's items, and how many windows there are."""
+    is_indexed = isinstance(value, (list, tuple))
+
+    def items(begin: int, end: int) -> list[Any]:
+        if is_indexed:
+            return list(value[begin:end])
+        if isinstance(value, dict):
+            return [part for pair in islice(dict.items(value), begin, end) for part in pair]
+        return list(islice(value, begin, end))
+
+    size = _PLAIN_ITEMS if _is_plain_throughout(items(0, 1) + (list(value[-1:]) if is_indexed else [])) else _ITEMS
+
+    def part(number: int) -> Any:
+        return _digest(items(number * size, (number + 1) * size), size == _PLAIN_ITEMS)
+
+    return part, -(-len(value) // size)
+
+
+def _digest(items: list[Any], is_plain: bool) -> Any:
+    if is_plain:
+        try:
+            return hash(marshal.dumps(items, 2))
+        except ValueError:
+            pass  # something among them is not plain
+    return hash(tuple(_deep(item, _DEPTH) for item in items))
+
+
+def _is_plain_throughout(items: Sequence[Any]) -> bool:
+    """Return whether all items are plain and short, or collections of such: to copy large ones would take long."""
+    for item in items:
+        if isinstance(item, (list, tuple)):
+            if len(item) > _WIDTH or not _is_plain_throughout(item):
+                return False
+        elif isinstance(item, dict):
+            if len(item) > _WIDTH or not _is_plain_throughout([*item.keys(), *item.values()]):
+                return False
+        elif type(item) not in PLAIN or (type(item) in (str, bytes) and len(item) > _LONG_TEXT):
+            return False
+    return True
+
+
+def _deep(value: Any, depth: int) -> Any:
+    """Return what stands for an item of a large collection: values as far as they are reached in a few steps."""
+    kind = type(value)
+    if kind in PLAIN or not depth:
+        return brief(value)
+    if isinstance(value, torch.Tensor):
+        return id(value), _version(value), _few_bytes(value)
+    if isinstance(value, np.ndarray):
+        return id(value), _few_bytes(value)
+    if isinstance(value, (list, tuple)):
+        return len(value), tuple([_deep(item, depth - 1) for item in value[:_WIDTH]])
+    if isinstance(value, dict):
+        pairs = islice(dict.items(value), _WIDTH)
+        return len(value), tuple([(brief(key), _deep(item, depth - 1)) for key, item in pairs])
+    attributes = getattr(value, "__dict__", None)
+    if type(attributes) is dict:
+        inside = [(name, _deep(item, depth - 1)) for name, item in islice(attributes.items(), _WIDTH)]
+        return id(kind), tuple(inside)
+    names = getattr(kind, "__slots__", ())
+    if names and isinstance(names, (tuple, list)):
+        return id(kind), tuple([_deep(getattr(value, name, None), depth - 1) for name in names[:_WIDTH]])
+    return id(value)
+
+
+def _few_bytes(value: Any) -> Any:
+    array = array_of(value)
+    return None if array is None or not array.size else array_probes(array)
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version

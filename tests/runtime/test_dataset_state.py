@@ -1,0 +1,328 @@
+"""Changes in what samples read are found, wherever it hangs and however it is changed; other changes are not."""
+
+import array
+import collections
+import ctypes
+import dataclasses
+import functools
+import multiprocessing
+import os
+import queue
+import time
+import types
+from typing import NamedTuple
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+from torchvision.transforms import Compose
+
+from plumb.runtime.dataset_state import DatasetState, roots_of
+
+THRESHOLD = 0
+TABLE = {"scale": 1.0}
+
+
+class Settings:
+    level = 0
+
+
+@functools.lru_cache
+def table():
+    return {"offset": 0}
+
+
+def level():
+    return Settings.level + level.extra
+
+
+level.extra = 0
+
+
+class Scale:
+    """A transform with an attribute of its class and one of its own."""
+
+    kind = "plain"
+
+    def __init__(self):
+        self.factor = 1.0
+
+    def __call__(self, x):
+        return x * self.factor if self.kind == "plain" else x
+
+
+class Slotted:
+    __slots__ = ("size",)
+
+    def __init__(self):
+        self.size = 1
+
+
+class Pair(NamedTuple):
+    values: np.ndarray
+    names: list
+
+
+@dataclasses.dataclass
+class Options:
+    depth: int = 1
+    inner: dict = dataclasses.field(default_factory=dict)
+
+
+def scaled(x, options):
+    return x + options["by"]
+
+
+def closing_over(state):
+    def made(x):
+        return x + state["phase"]
+
+    return made
+
+
+class Rows(Dataset):
+    """Holds all sorts of things that its samples read, and one that they don't."""
+
+    phase = 0
+
+    def __init__(self):
+        self.labels = [0] * 300
+        self.weights = np.zeros(300)
+        self.large = np.zeros(300_000)
+        self.columns = np.zeros((200, 50), order="C")[:, ::2]
+        self.tensor = torch.zeros(5)
+        self.half = torch.zeros(5, dtype=torch.bfloat16)
+        self.buffers = {"bytes": bytearray(8), "array": array.array("d", [0.0] * 4), "c": ctypes.c_int(0)}
+        self.value = multiprocessing.Value("i", 0)
+        self.transform = Compose([Scale(), Compose([Scale()])])
+        self.steps = collections.deque([Scale()])
+        self.slotted = Slotted()
+        self.pair = Pair(np.zeros(3), ["a"])
+        self.options = Options()
+        self.namespace = types.SimpleNamespace(size=1)
+        self.partial = functools.partial(scaled, options={"by": 1})
+        self.closure = closing_over({"phase": 0})
+        self.seen = {1, 2}
+        self.frame = pandas.DataFrame({"x": np.zeros(20), "y": np.zeros(20)})
+        self.waiting = queue.Queue()
+        self.module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+        self.index = {place: place for place in range(5000)}
+        self.files = [(f"{place}.jpg", place % 7) for place in range(5000)]
+        self.log = []
+
+    def __len__(self):
+        return 300
+
+    def __getitem__(self, index):
+        x = self.labels[index] + self.weights[index] + self.large[index] + self.columns[index].sum() + self.index[index]
+        x = self.transform(x) + self.tensor.sum() + self.half.sum() + self.buffers["bytes"][0] + self.value.value
+        x = self.closure(self.partial(x)) + len(self.files[index]) + self.slotted.size + self.pair.values.sum()
+        x = x + self.options.depth + self.options.inner.get(1, 0) + self.namespace.size + len(self.seen) + self.phase
+        x = x + self.frame.x[0] + self.waiting.qsize() + THRESHOLD + level() + TABLE["scale"] + table()["offset"]
+        return x if self.module.training and os.environ.get("MODE") is None else self.steps[0](x)
+
+    def summary(self):
+        return len(self.log)
+
+
+class Collate:
+    def __init__(self):
+        self.size = 0
+
+    def __call__(self, samples):
+        return samples, self.size
+
+
+def set_global(name, value):
+    globals()[name] = value
+
+
+CHANGES = {
+    "an item of a list": lambda rows, _: rows.labels.__setitem__(7, 1),
+    "an item of an array": lambda rows, _: rows.weights.__setitem__(7, 1),
+    "all of a large array": lambda rows, _: rows.large.fill(1),
+    "an item of a view with steps": lambda rows, _: rows.columns.__setitem__((7, 3), 1),
+    "a tensor in place": lambda rows, _: rows.tensor.add_(1),
+    "a tensor behind its version": lambda rows, _: rows.tensor.data.fill_(1),
+    "a tensor through numpy": lambda rows, _: rows.tensor.numpy().__setitem__(0, 1),
+    "a tensor of bfloat16": lambda rows, _: rows.half.data.fill_(1),
+    "a bytearray": lambda rows, _: rows.buffers["bytes"].__setitem__(0, 1),
+    "an array of Python's": lambda rows, _: rows.buffers["array"].__setitem__(0, 1.0),
+    "a number of C's": lambda rows, _: setattr(rows.buffers["c"], "value", 1),
+    "a value in shared memory": lambda rows, _: setattr(rows.value, "value", 1),
+    "an attribute of a transform": lambda rows, _: setattr(rows.transform.transforms[0], "factor", 2.0),
+    "an attribute two Composes deep": lambda rows, _: setattr(
+        rows.transform.transforms[1].transforms[0], "factor", 2.0
+    ),
+    "an attribute of a transform's class": lambda rows, patch: patch.setattr(Scale, "kind", "other"),
+    "an attribute in a deque": lambda rows, _: setattr(rows.steps[0], "factor", 2.0),
+    "a slot": lambda rows, _: setattr(rows.slotted, "size", 2),
+    "an array in a named tuple": lambda rows, _: rows.pair.values.fill(1),
+    "a field of a dataclass": lambda rows, _: setattr(rows.options, "depth", 2),
+    "a dictionary in a dataclass": lambda rows, _: rows.options.inner.update({1: 2}),
+    "a namespace": lambda rows, _: setattr(rows.namespace, "size", 2),
+    "an argument of a partial": lambda rows, _: rows.partial.keywords["options"].update(by=2),
+    "a variable of a closure": lambda rows, _: rows.closure.__closure__[0].cell_contents.update(phase=1),
+    "a set": lambda rows, _: rows.seen.add(3),
+    "a table": lambda rows, _: rows.frame.iloc.__setitem__((slice(None), 0), 1.0),
+    "a queue": lambda rows, _: rows.waiting.put(1),
+    "a module's mode": lambda rows, _: rows.module.eval(),
+    "a module's weights": lambda rows, _: torch.nn.init.ones_(rows.module[0].weight),
+    "a module's statistics": lambda rows, _: rows.module[1](torch.rand(4, 2)),
+    "one entry of a large dictionary": lambda rows, _: rows.index.__setitem__(3000, -1),
+    "one tuple of a long list": lambda rows, _: rows.files.__setitem__(3000, ("3000.jpg", 9)),
+    "an attribute of the class": lambda rows, patch: patch.setattr(Rows, "phase", 1),
+    "an attribute that hides the class's": lambda rows, _: setattr(rows, "phase", 1),
+    "another list": lambda rows, _: setattr(rows, "labels", [1] * 300),
+    "a global number": lambda rows, patch: patch.setitem(globals(), "THRESHOLD", 1),
+    "a global dictionary": lambda rows, patch: patch.setitem(TABLE, "scale", 2.0),
+    "a class that is named": lambda rows, patch: patch.setattr(Settings, "level", 1),
+    "an attribute of a function": lambda rows, patch: patch.setattr(level, "extra", 1),
+    "what a cache of a function has": lambda rows, patch: patch.setitem(table(), "offset", 1),
+    "an environment variable": lambda rows, patch: patch.setenv("MODE", "fast"),
+}
+
+
+@pytest.fixture
+def loader():
+    table()
+    every = ConcatDataset([Subset(Rows(), range(300)), Rows()])
+    return DataLoader(Subset(every, list(range(100))), collate_fn=Collate(), batch_size=4)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_change_is_found_at_an_epochs_start_and_only_once(loader, change, monkeypatch):
+    state = DatasetState(roots_of(loader))
+    state.look(5.0)
+    assert state.look(5.0) == state.glance() == ()
+    change(loader.dataset.dataset.datasets[0].dataset, monkeypatch)
+    assert state.look(5.0)
+    assert state.look(5.0) == ()
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_change_is_found_between_batches(change, monkeypatch):
+    table()
+    rows = Rows()
+    state = DatasetState([rows])
+    state.look(5.0)
+    change(rows, monkeypatch)
+    assert any(state.glance() for _ in range(10))
+
+
+def test_the_place_is_named_for_people(loader, monkeypatch):
+    state = DatasetState(roots_of(loader))
+    state.look(5.0)
+    rows = loader.dataset.dataset.datasets[0].dataset
+    rows.transform.transforms[0].factor = 3.0
+    assert [change.place for change in state.look(5.0)] == ["Scale.factor"]
+    rows.labels[3] = 3
+    assert [change.place for change in state.look(5.0)] == ["Rows.labels"]
+    loader.collate_fn.size = 3
+    assert [change.place for change in state.look(5.0)] == ["Collate.size"]
+    monkeypatch.setitem(globals(), "THRESHOLD", 3)
+    assert [change.place for change in state.look(5.0)] == ["the global THRESHOLD"]
+
+
+def test_what_no_sample_reads_is_not_watched(loader):
+    state = DatasetState(roots_of(loader))
+    state.look(5.0)
+    for part in loader.dataset.dataset.datasets:
+        rows = getattr(part, "dataset", part)
+        rows.log.append(1)
+        rows.notes = "of the loop's own"
+        rows.transform.transforms[0].calls = 3
+    assert state.look(5.0) == state.glance() == ()
+
+
+def test_a_byte_of_a_large_array_is_found_in_the_end(monkeypatch):
+    rows = Rows()
+    state = DatasetState([rows])
+    state.look(5.0)
+    rows.large.view(np.uint8)[1_234_567] = 1
+    windows = rows.large.nbytes // (1 << 14) + 1
+    assert sum(bool(state.glance()) for _ in range(windows)) == 1
+
+
+def test_samples_that_are_remembered_are_told_from_other_changes():
+    class Remembering(Dataset):
+        def __init__(self):
+            self.by_index, self.in_list, self.counts = {}, [None] * 40, collections.Counter()
+
+        def __getitem__(self, index):
+            return self.by_index, self.in_list, self.counts
+
+    rows = Remembering()
+    state = DatasetState([rows])
+    state.look()
+    rows.by_index[3] = "three"
+    rows.in_list[3] = "three"
+    assert [change.is_growth for change in state.look()] == [True, True]
+    rows.by_index[3] = "four"
+    assert [change.is_growth for change in state.look()] == [False]
+    rows.in_list[3] = "four"
+    assert [change.is_growth for change in state.look()] == [False]
+    rows.counts[3] += 1
+    assert [change.is_growth for change in state.look()] == [False]
+
+
+def test_generators_of_the_dataset_are_found_and_those_of_the_process_are_not():
+    class Noise:
+        def __init__(self):
+            self.generators = [np.random.default_rng(0)]
+            self.draw = np.random.rand
+
+        def __call__(self):
+            return self.draw() + self.generators[0].random()
+
+    noise = Noise()
+    state = DatasetState([noise])
+    state.look()
+    assert state.generators == noise.generators
+
+
+class Small:
+    def __init__(self, number):
+        self.number = number
+
+
+def test_a_million_small_objects_are_looked_at_bit_by_bit():
+    class Many(Dataset):
+        def __init__(self):
+            self.items = [Small(number) for number in range(200_000)]
+
+        def __getitem__(self, index):
+            return self.items[index].number
+
+    many = Many()
+    state = DatasetState([many])
+    # The first look may last as long as any: the limit is heeded whatever there is.
+    for seconds in (0.05, 0.05):
+        begun = time.thread_time()
+        state.look(seconds)
+        assert time.thread_time() - begun < 4 * seconds
+    for item in many.items:
+        item.number += 1
+    assert state.glance()
+
+
+def test_nothing_is_kept_alive_between_looks():
+    class Arrays(Dataset):
+        def __init__(self):
+            self.array = np.zeros(10_000)
+            self.parts = [Scale()]
+
+        def __getitem__(self, index):
+            return self.array[index], self.parts
+
+    import weakref
+
+    rows = Arrays()
+    state = DatasetState([rows])
+    state.look()
+    state.glance()
+    kept = [weakref.ref(rows.array), weakref.ref(rows.parts[0])]
+    rows.array, rows.parts = np.zeros(10), []
+    assert [each() for each in kept] == [None, None]
