@@ -6,8 +6,11 @@ others do not see change, and threads stay behind in the parent.
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
 import socket
+import stat
 import sys
 import threading
 from collections.abc import Iterator
@@ -45,8 +48,15 @@ class Handle:
 
 
 def handles(dataset: Any) -> tuple[Handle, ...]:
-    """What hangs from a dataset's attributes, and from what these hold, that forked workers must not use."""
-    return tuple(Handle(place, what) for value, place in _hanging(dataset) if (what := _what(value)))
+    """What hangs from a dataset's attributes, and from what these hold, that forked workers must not use.
+
+    Files of this host that are open for reading only are not among it: workers open them again.
+    """
+    return tuple(
+        Handle(place, what)
+        for value, place in _hanging(dataset)
+        if (what := _what(value)) and not (isinstance(value, io.IOBase) and _is_opened_again(value))
+    )
 
 
 class OpenedHere:
@@ -136,6 +146,16 @@ def _what(value: Any) -> str:
         if kind is not None and isinstance(value, kind):
             return what if module != "h5py" or value else ""
     return ""
+
+
+def _is_opened_again(file: Any) -> bool:
+    """Return whether workers open a file again: a file of this host's that is open for reading only."""
+    try:
+        number = file.fileno()
+        is_regular = stat.S_ISREG(os.fstat(number).st_mode)
+        return is_regular and fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+    except (OSError, ValueError, AttributeError, TypeError):
+        return False
 
 
 def _is_held(lock: Any) -> bool:

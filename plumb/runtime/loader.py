@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from plumb.config import Config, Rewrites
+from plumb.runtime.inherited_files import ReopeningInit
 from plumb.runtime.running import Running
 from plumb.runtime.stored import Stored
 from plumb.runtime.watched import WatchedInit
@@ -69,10 +70,11 @@ def rebuild(
     RuntimeError; the user's own timeout, if there is one, is kept. Where `stacks_file` is given, workers write their
     stacks to it when asked (see `runtime/watched.py`).
     """
+    worker_init_fn = ReopeningInit(loader.worker_init_fn) if config.num_workers else loader.worker_init_fn
     arguments: dict[str, Any] = {
         "collate_fn": loader.collate_fn,
         "timeout": (loader.timeout or timeout_seconds) if config.num_workers else 0,
-        "worker_init_fn": WatchedInit(stacks_file, loader.worker_init_fn) if stacks_file else loader.worker_init_fn,
+        "worker_init_fn": WatchedInit(stacks_file, worker_init_fn) if stacks_file else worker_init_fn,
         "generator": loader.generator,
     }
     if config.num_workers:

@@ -13,6 +13,7 @@ from plumb.plan import LoaderPlan
 from plumb.runtime.allocator import Reuse
 from plumb.runtime.epochs import Epochs, state_of
 from plumb.runtime.handed import Handing
+from plumb.runtime.inherited_files import ReopeningInit
 from plumb.runtime.running import Running, exchanged
 
 
@@ -49,7 +50,8 @@ class Planned:
         if self._running is not None:
             epoch = partial(self._running.start, loader, epoch)
         persists_by_plan = loader.persistent_workers and not self._users.persistent_workers
-        return self._handing.start(loader, epoch) if persists_by_plan else epoch()
+        with exchanged(loader, {"worker_init_fn": ReopeningInit(loader.worker_init_fn)} if loader.num_workers else {}):
+            return self._handing.start(loader, epoch) if persists_by_plan else epoch()
 
     def start_unseen(
         self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Callable[[str], None]
