@@ -14,8 +14,6 @@ from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
-import msgspec
-
 from plumb import intercept, plan
 from plumb.events import Ended as ScriptEnded
 from plumb.events import LoaderIterated, Sender
@@ -26,7 +24,7 @@ from plumb.tracebacks import without_plumb
 
 def main() -> None:
     """Carries out the orders; the process ends with the script's own exit code, or with plumb's."""
-    orders = msgspec.json.decode(sys.argv[1], type=Orders)
+    orders = Orders.from_argument(sys.argv[1])
     arguments = sys.argv[2:]
     # The command's own plan counts: what the script says of plumb itself is off, in the processes it starts too.
     os.environ["PLUMB"] = "off"

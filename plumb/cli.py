@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 
 import click
 
+from plumb import standard_streams
+
 _SCRIPT: dict[str, Any] = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
@@ -163,12 +165,11 @@ def predict(plan: Path, cpus: float | None, memory: int | None, step_rate: float
 @cli.command()
 def doctor() -> None:
     """Show what this host allows, and what to change."""
-    from rich.console import Console
-
     from plumb.host import Limits, Machine
     from plumb.report.doctor import print_doctor
+    from plumb.report.output import console
 
-    print_doctor(Limits.detect(), Machine.detect(), Console())
+    print_doctor(Limits.detect(), Machine.detect(), console())
 
 
 @cli.group()
@@ -195,6 +196,9 @@ def clear_stores(folder: Path | None) -> None:
 
 def main() -> NoReturn:
     """The entry point of the command."""
+    # The script of `plumb run` is to find its standard input as it was, open or not.
+    standard_streams.open_missing((1, 2))
+    standard_streams.print_what_can_be_printed()
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import click
 import msgspec
-from rich.console import Console
 
 from plumb import events, plan, script, stores
 from plumb.errors import CommandError
@@ -25,6 +24,8 @@ from plumb.host import files
 from plumb.launch import launch_of, said_when_over, take_part
 from plumb.orders import Orders, Target, TuneOrders
 from plumb.plan import LoaderPlan, Plan
+from plumb.printable import printable
+from plumb.report.output import console, has_no_color, wide_console, write_plainly
 from plumb.report.progress import Display
 from plumb.runtime.store_folder import StoreError
 from plumb.typed import source_file
@@ -33,7 +34,6 @@ from plumb.unfinished import Unfinished
 if TYPE_CHECKING:
     from plumb.model.whatif import Host
 
-_PLAIN_WIDTH = 120
 _DIFF_COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 _BATCH_MAKER = re.compile(r"(get|next|load|make|sample|fetch)_?(mini)?_?batch(es)?", re.IGNORECASE)
 
@@ -122,7 +122,8 @@ def tune(
         raise CommandError(text, code) from None
     startup = story.startup_seconds or 0.0
     found = Plan(
-        script=target.name,
+        script=printable(target.name),
+        is_module=target.is_module,
         host=dict(host),
         tuning_seconds=time.monotonic() - started - startup,
         startup_seconds=startup,
@@ -141,12 +142,12 @@ def tune(
     if kept is not None:
         kept.forget()
     if as_json:
-        plain(plan.encode(found).decode().rstrip())
+        write_plainly(plan.encode(found).decode().rstrip())
     else:
         # What draws graphs takes as long to import as all the rest, and `plumb run` has no use for it.
         from plumb.report.terminal import print_report
 
-        print_report(found, str(path), console())
+        print_report(found, str(path), wide_console())
     return 0
 
 
@@ -161,15 +162,15 @@ def trace(target: Target, arguments: list[str], orders: TuneOrders, form: str) -
     if story.traced is None:
         raise _nothing_done(target, story, outcome)
     if form == "json":
-        plain(json.dumps(story.traced.graph, indent=2))
+        write_plainly(json.dumps(story.traced.graph, indent=2))
     elif form == "dot":
-        plain(from_node_link(story.traced.graph).to_dot())
+        write_plainly(from_node_link(story.traced.graph).to_dot())
     else:
         from plumb.profile.device_profile import DeviceProfile
         from plumb.report.device import render as render_device
         from plumb.report.tree import render
 
-        output, pipeline = console(), from_node_link(story.traced.graph)
+        output, pipeline = wide_console(), from_node_link(story.traced.graph)
         output.print(f"{story.traced.name}  {story.traced.site}", highlight=False)
         output.print(render(pipeline))
         output.print(render_device(DeviceProfile.from_dict(story.traced.device), pipeline))
@@ -202,7 +203,7 @@ def apply(target: Target, plan_path: Path | None, write: bool) -> int:
                 raise CommandError(f"{file.path}: cannot be written ({error.strerror})") from None
             click.echo(f"plumb: wrote {os.path.relpath(file.path)}")
         else:
-            colour = False if "NO_COLOR" in os.environ else None
+            colour = False if has_no_color() else None
             for line in file.diff().splitlines(keepends=True):
                 click.echo(click.style(line, fg=_DIFF_COLOURS.get(line[:1])), nl=False, color=colour)
     if not made.files and not made.remarks and not made.problems:
@@ -221,8 +222,8 @@ def _plan_of(target: Target, plan_path: Path | None) -> tuple[Path, Plan]:
         found = plan.read(path)
     except plan.PlanError as error:
         raise CommandError(str(error)) from None
-    if Target(found.script, target.is_module).stem != target.stem:
-        Console(stderr=True).print(
+    if Target(found.script, target.is_module).stem != printable(target.stem):
+        console(stderr=True).print(
             f"plumb: {path} was made for {found.script}, not for {target.name}; loaders that it knows by name and file "
             "get its configuration",
             markup=False,
@@ -251,9 +252,9 @@ def predict(path: Path, host: Host, as_json: bool) -> int:
         except ValueError as error:
             raise CommandError(f"{path}: {loader.name}: {error}. Tune again to replace the plan") from None
     if as_json:
-        plain(json.dumps({name: to_plain(each) for name, each in forecasts.items()}, indent=2))
+        write_plainly(json.dumps({name: to_plain(each) for name, each in forecasts.items()}, indent=2))
     else:
-        console().print(render(found, forecasts))
+        wide_console().print(render(found, forecasts))
     return 0
 
 
@@ -262,7 +263,7 @@ def list_stores() -> None:
     from plumb.report.stores import print_stores
 
     with _store_errors():
-        print_stores(stores.find_stores(), time.time(), console())
+        print_stores(stores.find_stores(), time.time(), wide_console())
 
 
 def clear_stores(folder: Path | None) -> None:
@@ -270,7 +271,7 @@ def clear_stores(folder: Path | None) -> None:
     from plumb.report.stores import print_cleared
 
     with _store_errors():
-        print_cleared(*stores.clear_stores(folder), console())
+        print_cleared(*stores.clear_stores(folder), wide_console())
 
 
 @contextlib.contextmanager
@@ -298,26 +299,15 @@ def _is_study(file: str, url: str | None) -> bool:
     return bool(database) and file.startswith(database)
 
 
-def plain(text: str) -> None:
-    """Prints `text` for other programs: nothing is wrapped or coloured."""
-    Console(soft_wrap=True).out(text, highlight=False)
-
-
-def console() -> Console:
-    """Standard output; where it is no terminal, wide enough for whole lines."""
-    output = Console()
-    return output if output.is_terminal else Console(width=_PLAIN_WIDTH)
-
-
 def _listen(
     orders: Orders, arguments: list[str], quiet: bool, kept: Unfinished | None = None
 ) -> tuple[_Story, script.Outcome]:
     """Runs the script in a session, and passes its warnings on. Raises CommandError where the session failed."""
-    with Display(Console(stderr=True), quiet) as display:
+    with Display(console(stderr=True), quiet) as display:
         story = _Story(display, kept)
         outcome = script.run_tuned(orders, arguments, story, story.output)
     for warning in story.warnings:
-        Console(stderr=True).print(f"plumb: {warning}", markup=False, highlight=False, soft_wrap=True)
+        console(stderr=True).print(f"plumb: {warning}", markup=False, highlight=False, soft_wrap=True)
     if story.failed is not None:
         raise CommandError(story.failed.text, story.failed.exit_code)
     return story, outcome

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from plumb.plan import LoaderPlan, Trial
+from plumb.printable import to_json
 
 
 class LoaderFound(msgspec.Struct, frozen=True, tag=True):
@@ -108,7 +109,7 @@ class Sender:
         """Sends one event, whole. Does nothing in a forked process, which has no story of its own to tell."""
         if os.getpid() != self._owner:
             return
-        line = memoryview(msgspec.json.encode(event) + b"\n")
+        line = memoryview(to_json(event) + b"\n")
         with self._lock:
             try:
                 while line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -58,3 +59,12 @@ class Orders(msgspec.Struct, frozen=True):
     events_descriptor: int | None = None
     stack_descriptor: int | None = None
     sockets_folder: str | None = None
+
+    def to_argument(self) -> str:
+        """Return the orders as a command's argument; paths that are no UTF-8 come through."""
+        return json.dumps(msgspec.to_builtins(self))
+
+    @classmethod
+    def from_argument(cls, argument: str) -> Orders:
+        """Return the orders in a command's argument."""
+        return msgspec.convert(json.loads(argument), cls)

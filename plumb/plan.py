@@ -15,6 +15,7 @@ import msgspec
 
 from plumb.config import Config, Rewrites
 from plumb.errors import DAMAGED_JSON
+from plumb.printable import to_json
 
 VERSION = 1
 
@@ -208,8 +209,8 @@ class LoaderPlan:
 class Plan:
     """What one tuning found, for all loaders of a script.
 
-    `script` is empty where a loader was tuned from within Python. `made_for` is what of a dataset, a loader and a host
-    must be the same for a plan that is kept for later runs.
+    `script` is empty where a loader was tuned from within Python, and a module's name where `is_module` says so.
+    `made_for` is what of a dataset, a loader and a host must be the same for a plan that is kept for later runs.
     """
 
     script: str
@@ -220,11 +221,12 @@ class Plan:
     written_files: tuple[str, ...] = ()
     made_for: dict[str, Any] = field(default_factory=dict)
     version: int = VERSION
+    is_module: bool = False
 
 
 def encode(plan: Plan) -> bytes:
     """The plan as JSON, indented for people."""
-    return msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n"
+    return msgspec.json.format(to_json(plan), indent=2) + b"\n"
 
 
 def decode(data: bytes) -> Plan:

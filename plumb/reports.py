@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from plumb import plan
-from plumb.commands import console, plain
 from plumb.errors import CommandError
 from plumb.model.situation import Freedom, Situation
 from plumb.model.stored import from_plain
@@ -14,6 +13,7 @@ from plumb.model.timeline import Timeline, timelines
 from plumb.model.whatif import Host, forecast
 from plumb.plan import LoaderPlan
 from plumb.report.html import Modelled, page
+from plumb.report.output import wide_console, write_plainly
 from plumb.report.perfetto import trace_events
 from plumb.report.terminal import print_report
 
@@ -23,14 +23,14 @@ def report(path: Path, html: Path | None, perfetto: Path | None, as_json: bool) 
     try:
         found = plan.read(path)
         if as_json:
-            plain(plan.encode(found).decode().rstrip())
+            write_plainly(plan.encode(found).decode().rstrip())
         if html is not None:
             _write(html, page(found, {loader.name: each for loader in found.loaders if (each := _modelled(loader))}))
         if perfetto is not None:
             shown = {loader.name: told for loader in found.loaders if (told := _simulated(loader))}
             _write(perfetto, json.dumps(trace_events(found, shown)))
         if not (as_json or html or perfetto):
-            print_report(found, str(path), console())
+            print_report(found, str(path), wide_console())
     except plan.PlanError as error:
         raise CommandError(str(error)) from None
     except ValueError as error:

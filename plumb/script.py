@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import msgspec
 
-from plumb import interpreter, stacks
+from plumb import interpreter, stacks, standard_streams
 from plumb.events import Event, LoaderIterated, Receiver, TuningStarted
 from plumb.orders import Orders
 from plumb.processes import end_trees
@@ -60,6 +60,7 @@ def run_tuned(
     KeyboardInterrupt, and any other exception of the callbacks, ends the child with all its workers and passes on.
     """
     assert orders.tune is not None
+    standard_streams.open_missing((0, 1, 2))
     budget = orders.tune.budget_seconds * (_BUDGETS_OF_OTHERS if is_over else 1)
     events_in, events_out = os.pipe()
     # Named as Python names them: the path of a socket may have no more than about a hundred characters. Workers that
@@ -117,7 +118,7 @@ def replace_by(orders: Orders, arguments: list[str]) -> NoReturn:
 
 def _command(orders: Orders, arguments: list[str]) -> list[str]:
     options = interpreter.options(interactive=orders.tune is None)
-    return [sys.executable, *options, "-m", "plumb.child", msgspec.json.encode(orders).decode(), *arguments]
+    return [sys.executable, *options, "-m", "plumb.child", orders.to_argument(), *arguments]
 
 
 class _Deadline:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import shlex
 import sys
 import threading
 import weakref
@@ -91,7 +92,7 @@ def _found_or_tuned(
     place = asked if asked is not None and not asked.exists() else own
     say(
         f"{site.name} ({site}) has no plan for this host yet: tuning it once, for about {options.budget_seconds:g} s; "
-        f"plumb report {place} shows the result"
+        f"{shlex.join(['plumb', 'report', str(place)])} shows the result"
     )
     return _tuned_now(loader, site, options, place, facts)
 

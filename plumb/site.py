@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 
+from plumb.printable import printable
+
 _PROGRESS_BARS = ("tqdm", "rich", "alive_progress", "fastprogress", "progressbar")
 _PLUMB_FOLDER = str(Path(__file__).parent) + "/"
 _LIBRARY_FOLDERS = (
@@ -40,7 +42,7 @@ class Site:
         return bool(self.library)
 
     def __str__(self) -> str:
-        return f"{Path(self.file).name}:{self.line}"
+        return printable(f"{Path(self.file).name}:{self.line}")
 
 
 def is_library(file: str) -> bool:

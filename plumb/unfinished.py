@@ -18,6 +18,7 @@ from plumb.errors import DAMAGED_JSON
 from plumb.events import TrialDone
 from plumb.orders import Target
 from plumb.plan import Trial
+from plumb.printable import to_json
 from plumb.runtime.store_folder import StoreError, open_private, open_user_folder, user_folder
 
 # What is older says little of the host and the script as they are now.
@@ -53,7 +54,7 @@ class Unfinished:
             finally:
                 os.close(folder)
             try:
-                os.write(file, msgspec.json.encode(done) + b"\n")
+                os.write(file, to_json(done) + b"\n")
             finally:
                 os.close(file)
             self.count += 1

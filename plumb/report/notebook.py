@@ -7,9 +7,8 @@ from html import escape
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-
 from plumb.plan import LoaderPlan
+from plumb.report.output import console
 from plumb.report.progress import Display
 from plumb.report.words import arguments, bottleneck, short
 from plumb.trace.pipeline import Operator, Pipeline
@@ -46,10 +45,10 @@ class NotebookLine:
 
 def progress_line(first: str) -> Display | NotebookLine:
     """A line that says what a tuning does: in a notebook and on a terminal. Elsewhere it says nothing."""
-    console = Console(stderr=True)
-    if console.is_jupyter:
+    output = console(stderr=True)
+    if output.is_jupyter:
         return NotebookLine(first)
-    return Display(console, quiet=not console.is_terminal, first=first)
+    return Display(output, quiet=not output.is_terminal, first=first)
 
 
 def plan_html(loader: LoaderPlan, explained: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -15,7 +16,7 @@ from plumb.plan import LoaderPlan, Plan
 from plumb.profile.device_profile import DeviceProfile
 from plumb.report.device import render as render_device
 from plumb.report.frameworks import framework_setting
-from plumb.report.words import arguments, bottleneck, cost, how_to_use, last_of_each, short, whole
+from plumb.report.words import arguments, bottleneck, command, cost, how_to_use, last_of_each, short, whole
 from plumb.trace.stored import from_node_link
 from plumb.units import format_bytes, format_rate, format_seconds
 
@@ -213,9 +214,9 @@ def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
             elif not loader.tuned.config.needs_runtime:
                 yield Text(f"or write: DataLoader(..., {arguments(loader.tuned.config)})  at {loader.site}")
         if plan.script and any(not loader.tuned.config.needs_runtime and not loader.library for loader in changed):
-            yield Text.assemble("or let:   ", (f"plumb apply {plan.script}", "bold"), "  write it for you")
+            yield Text.assemble("or let:   ", (command("apply", plan, plan_path), "bold"), "  write it for you")
     if plan_path:
-        yield Text.assemble("See all:  ", (f"plumb report {plan_path} --html report.html", "bold"))
+        yield Text.assemble("See all:  ", (shlex.join(["plumb", "report", plan_path, "--html", "report.html"]), "bold"))
     if plan.written_files:
         yield Text(f"The script wrote, while it was tuned: {_some(plan.written_files)}", style="yellow")
     for loader in plan.loaders:

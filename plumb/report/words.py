@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 
 from plumb.config import Config
+from plumb.orders import Target
 from plumb.plan import LoaderPlan, Plan, Prediction, Trial, TuningCost
 from plumb.units import format_seconds
 
@@ -90,9 +93,20 @@ def how_to_use(plan: Plan, path: str) -> str:
     `path` is the plan's file, empty where it has none yet.
     """
     if plan.script:
-        return f"plumb run {plan.script}"
+        return command("run", plan, path)
     made = f"plumb.LoaderPlan.load({path!r})" if path else "plan"
     return f"{made}.loader(dataset)"
+
+
+def command(name: str, plan: Plan, path: str) -> str:
+    """Return a command of plumb's for a plan's script, as a shell takes it; the plan is at `path`, empty for none.
+
+    The plan is named where the command would not find it by itself.
+    """
+    target = Target(plan.script, plan.is_module)
+    is_found = not path or Path(path) == Path(f"{target.stem}.plumb.json")
+    words = ["plumb", name, *([] if is_found else ["--plan", path]), *(["-m"] if plan.is_module else []), plan.script]
+    return shlex.join(words)
 
 
 def cost(loader: LoaderPlan, took: TuningCost) -> str:

@@ -1,0 +1,41 @@
+"""Where reports are printed: consoles that follow the user's environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+from rich.console import Console
+
+_PLAIN_WIDTH = 120
+
+
+def console(file: TextIO | None = None, stderr: bool = False) -> Console:
+    """Return a console for standard output, or standard error; under NO_COLOR it prints no style at all."""
+    plain = has_no_color()
+    return Console(file=file, stderr=stderr, no_color=plain or None, color_system=None if plain else "auto")
+
+
+def wide_console() -> Console:
+    """Return standard output; where it is no terminal, wide enough for whole lines."""
+    output = console()
+    if not output.is_terminal:
+        output.width = _PLAIN_WIDTH
+    return output
+
+
+def has_no_color() -> bool:
+    """Return whether the user's environment asks for plain text (no-color.org: set, and not empty)."""
+    return bool(os.environ.get("NO_COLOR"))
+
+
+def write_plainly(text: str) -> None:
+    """Print `text` for other programs, in UTF-8 whatever the terminal's encoding: nothing is wrapped or coloured."""
+    stream = getattr(sys.stdout, "buffer", None)
+    if stream is None:
+        print(text)
+        return
+    sys.stdout.flush()
+    stream.write(text.encode("utf-8", "backslashreplace") + b"\n")
+    stream.flush()
