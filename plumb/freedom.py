@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from plumb.notes import inherited
 from plumb.offers import Offers
 from plumb.options import Options
 from plumb.runtime.inherited import Handle
-from plumb.runtime.main_module import main_is_guarded
+from plumb.runtime.main_module import main_is_guarded, start_method
 from plumb.runtime.sent import why_not_sent
 from plumb.runtime.sharding import Sharding
 
@@ -78,7 +77,7 @@ def worker_start(loader: DataLoader[Any], own: Config, held: Sequence[Handle]) -
     may have spawned ones. What the user has started workers for, may be given others in the same way. A worker that
     isn't forked is sent everything, and runs the main module's code once more.
     """
-    method = multiprocessing.get_start_method()
+    method = start_method(context=loader.multiprocessing_context)
     if own.num_workers or (method == "fork" and not held):
         return WorkerStart()
     if method == "fork":

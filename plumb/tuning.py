@@ -6,7 +6,6 @@ Nothing here needs the user's loop; what the loop says (the step rate) comes in,
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from plumb.profile.memory import Grown
 from plumb.profile.sample import Sampled, sampled
 from plumb.runtime.inherited import handles
 from plumb.runtime.loader import current_config, rebuild
+from plumb.runtime.main_module import start_method
 from plumb.runtime.sharding import Sharding, examine
 from plumb.search import decide
 from plumb.search.ledger import Ledger, Reading
@@ -376,7 +376,7 @@ class Tuner:
     @property
     def _start_method(self) -> str:
         """How workers are started, whoever has said so."""
-        return self._start.method or multiprocessing.get_start_method()
+        return self._start.method or start_method(context=self.subject.loader.multiprocessing_context)
 
     @property
     def _has_nothing_to_gain(self) -> bool:

@@ -52,7 +52,7 @@ class PlanApplied:
             return arguments
         if not _changes(planned):
             return arguments
-        if runs_script_again(planned.tuned.config):
+        if runs_script_again(planned.tuned.config, arguments.get("multiprocessing_context")):
             self._say(
                 f"{site.name} ({site}) would have workers that run the script once more; it runs as the script has it. "
                 "Put the script's main part under: if __name__ == '__main__'"
@@ -68,7 +68,9 @@ class PlanApplied:
         from plumb.runtime.main_module import runs_script_again
 
         planned = self._find(site)
-        if planned is None or not _changes(planned) or runs_script_again(planned.tuned.config):
+        if planned is None or not _changes(planned):
+            return
+        if runs_script_again(planned.tuned.config, loader.multiprocessing_context):
             return
         if planned.batch_size == loader.batch_size:
             vars(loader)[_MARK] = self._plan.loaders.index(planned)

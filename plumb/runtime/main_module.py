@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import multiprocessing
 import sys
 from pathlib import Path
+from typing import Any
 
 from plumb.config import Config
 
@@ -19,9 +21,25 @@ def main_is_guarded() -> bool:
     return tree is not None and any(isinstance(node, ast.If) and _asks_for_main(node.test) for node in tree.body)
 
 
-def runs_script_again(config: Config) -> bool:
-    """Whether workers that are started as `config` says would run the main module's code, training and all."""
-    return bool(config.num_workers) and config.start_method not in (None, "fork") and not main_is_guarded()
+def runs_script_again(config: Config, context: Any = None) -> bool:
+    """Return whether workers started on `config` would run the main module's code, training and all.
+
+    `context` is the loader's own `multiprocessing_context`, if the script has given it one.
+    """
+    return bool(config.num_workers) and start_method(config, context) != "fork" and not main_is_guarded()
+
+
+def start_method(config: Config | None = None, context: Any = None) -> str:
+    """Return how workers will be started: as `config` says, else as `context` does, else as Python does by default.
+
+    The default is only looked at: asking Python for it in the usual way would fix it, and a script that sets another
+    one later would fail.
+    """
+    if config is not None and config.start_method:
+        return config.start_method
+    if context is not None:
+        return context if isinstance(context, str) else str(context.get_start_method())
+    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
 
 
 def _asks_for_main(test: ast.expr) -> bool:
