@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -145,6 +146,12 @@ class Config:
     def batches_in_flight(self) -> int:
         """Batches that may be finished and not yet taken: torch's bound on prefetching."""
         return self.num_workers * (self.prefetch_factor or 0)
+
+    def runs_like(self, other: Config) -> bool:
+        """Return whether two configurations differ in nothing but whether workers outlive an epoch."""
+        return dataclasses.replace(self, persistent_workers=False) == dataclasses.replace(
+            other, persistent_workers=False
+        )
 
     def loader_arguments(self) -> dict[str, Any]:
         """The arguments of torch's `DataLoader` that say the same as this configuration, as far as torch can.

@@ -36,12 +36,12 @@ from plumb.profile.host_load import OthersLoad
 from plumb.profile.memory import Grown
 from plumb.profile.sample import Sampled, sampled
 from plumb.runtime.inherited import handles
-from plumb.runtime.loader import current_config, rebuild
+from plumb.runtime.loader import current_config, index_sampler, rebuild
 from plumb.runtime.main_module import start_method
 from plumb.runtime.sharding import Sharding, examine
 from plumb.search import decide
 from plumb.search.ledger import Ledger, Reading
-from plumb.search.measure import IndexStream, NoBatchesError, index_sampler
+from plumb.search.measure import IndexStream, NoBatchesError
 from plumb.search.probed import in_reused_memory, told_by_many, told_by_one
 from plumb.search.record import Record, StudyError
 from plumb.search.space import Space

@@ -1,9 +1,7 @@
 """Tuning while training: no run of its own, every batch that is measured is one that is trained on.
 
 tuning   `live_iterator`, the way in, and what is known of a loader from epoch to epoch
-order    the indices of one epoch, drawn once, as torch draws them
-stretch  one loader at work on the order; the next one starts beside it and takes over without a gap
-iterator what the user's loop gets: batch after batch, whichever stretch it comes from
+iterator what the user's loop gets: batch after batch, each of them measured
 meter    what the loop tells of its loader, batch by batch
 pilot    reads, tries, keeps the winner, watches
 outlook  readings -> the model -> what is worth a trial

@@ -120,7 +120,7 @@ def worth_trying(
     freedom = dataclasses.replace(
         freedom,
         num_workers=counts or (own.num_workers,),
-        # Workers live as long as the stretch in which they are measured.
+        # Workers live as long as the segment in which they are measured.
         persistent_workers=(True,),
     )
     ranked = {candidate.config: candidate.samples_per_second for candidate in planner.rank(freedom, situation).best}

@@ -129,6 +129,16 @@ class Pilot:
         if self.wanted == config:
             self.wanted = self._own
 
+    def stay_plain(self, reason: str) -> None:
+        """The user's own configuration reads everything from now on: nothing is tried any more."""
+        self.let_go()
+        _say(f"your loop goes on with {self._own}: {reason}")
+        self._take_down(self._own, None, None, f"kept: {reason}")
+        self._stop()
+
+    def renewed(self, reason: str) -> None:
+        """Workers are started again: what was measured meanwhile is as good as before."""
+
     def let_go(self) -> None:
         """Ends what is at work beside the training."""
         scout, self._scout = self._scout, None
@@ -141,6 +151,9 @@ class Pilot:
             traceback.print_exception(error)
         _say(f"the tuning of your loop stopped ({one_line(error)}); it goes on with {self.wanted}")
         self._take_down(self.wanted, None, None, f"the tuning stopped: {one_line(error)}")
+        self._stop()
+
+    def _stop(self) -> None:
         self.is_settled = True
         self._course = _idle()
         next(self._course)

@@ -11,13 +11,15 @@ import torch
 from torch.utils.data import IterableDataset
 
 from plumb.config import Config
-from plumb.live.iterator import LiveIterator, Shared
-from plumb.live.order import Order, drawn, packed, unpacked
+from plumb.live.iterator import LiveIterator, LiveRun
 from plumb.live.pilot import Pilot
 from plumb.live.safety import MainReads
 from plumb.plan import Trial
+from plumb.runtime.epoch_order import EpochOrder, drawn, packed, unpacked
 from plumb.runtime.epochs import state_of
+from plumb.runtime.index_forecast import Forecast
 from plumb.runtime.loader import current_config, rebuild
+from plumb.runtime.sampler_watch import SamplerWatch
 from plumb.torch_loader import DataLoader
 
 _VERSION = 1
@@ -70,28 +72,28 @@ class LiveTuning:
             return reads.reason if context.get_start_method() == "fork" else None
 
         self._is_untouched = isinstance(loader.dataset, IterableDataset) or not own.in_order
-        self._shared = Shared(own, Pilot(own, why_no_workers), reads)
+        self._run = LiveRun(own, Pilot(own, why_no_workers), reads=reads)
         self._lasting = None
 
     @property
     def config(self) -> Config:
         """The configuration that the loop runs on, or will as soon as it can."""
-        return self._shared.own if self._is_untouched else self._shared.pilot.wanted
+        return self._run.own if self._is_untouched else self._run.steering.wanted
 
     @property
     def is_settled(self) -> bool:
         """Whether nothing is being tried at present."""
-        return self._is_untouched or self._shared.pilot.is_settled
+        return self._is_untouched or self._run.steering.is_settled
 
     @property
     def trials(self) -> tuple[Trial, ...]:
         """Every configuration that ran, in turn, with the rate of the user's loop and what was made of it."""
-        return tuple(self._shared.pilot.trials)
+        return tuple(self._run.steering.trials)
 
     def let_go(self) -> None:
         """Ends the workers that wait for another epoch: there won't be one."""
-        kept, self._shared.kept, self._lasting = self._shared.kept, None, None
-        self._shared.pilot.let_go()
+        kept, self._run.kept, self._lasting = self._run.kept, None, None
+        self._run.steering.let_go()
         latest = self._latest()
         if kept is not None and (latest is None or latest.is_over):
             kept.close()
@@ -100,7 +102,7 @@ class LiveTuning:
 
     def begin(self, loader: DataLoader[Any]) -> Iterator[Any]:
         """The next epoch's iterator. Raises what the sampler raises."""
-        if current_config(loader) != self._shared.own:
+        if current_config(loader) != self._run.own:
             self.let_go()
             self._begin_tuning(loader)
         resumed, self._resumed = self._resumed, None
@@ -110,19 +112,19 @@ class LiveTuning:
             resumed = None
         if self._is_untouched:
             return self._torch_s(loader, resumed)
-        shared, own = self._shared, self._shared.own
+        run, own = self._run, self._run.own
         is_reset = own.persistent_workers and self._epochs_begun > 0
         self._epochs_begun += resumed is None
         order, seed_state = _order(loader, own, is_reset, resumed)
         template = rebuild(loader, own, None)
         template.generator = loader.generator
-        shared.pilot.begin(template, order.length)
+        run.steering.begin(template, order.length)
         self._renew_workers(loader)
         iterator = self._lasting
         if iterator is not None:
-            iterator.renew(template, order, seed_state)
+            iterator.renew(loader, template, order, seed_state)
             return iterator
-        iterator = LiveIterator(template, shared, order, seed_state)
+        iterator = LiveIterator(loader, template, run, order, seed_state)
         self._latest = weakref.ref(iterator)
         if own.persistent_workers:
             self._lasting = iterator
@@ -130,15 +132,15 @@ class LiveTuning:
 
     def _renew_workers(self, loader: DataLoader[Any]) -> None:
         """Lets go of workers that were kept, where they can't go on: they are still in use, or know another dataset."""
-        shared, latest = self._shared, self._latest()
+        run, latest = self._run, self._latest()
         before, self._dataset_state = self._dataset_state, state_of(loader.dataset)
-        if shared.own.persistent_workers or shared.kept is None:
+        if run.own.persistent_workers or run.kept is None:
             return
         if latest is not None and not latest.is_over:
-            shared.kept = None
+            run.kept = None
         elif before != self._dataset_state:
-            shared.kept.close()
-            shared.kept = None
+            run.kept.close()
+            run.kept = None
 
     def _torch_s(self, loader: DataLoader[Any], resumed: dict[str, Any] | None) -> Iterator[Any]:
         """Torch's own iterator, from the place on at which an epoch was left."""
@@ -164,7 +166,7 @@ class LiveTuning:
         iterator = self._latest()
         state: dict[str, Any] = {"version": _VERSION, "epochs_begun": self._epochs_begun}
         if self._is_untouched:
-            if not self._shared.own.in_order:
+            if not self._run.own.in_order:
                 raise ValueError("a loader with in_order=False can't be resumed: which batches came is not known")
             if iterator is not None:
                 state["delivered"] = iterator._num_yielded
@@ -189,11 +191,13 @@ class LiveTuning:
 
 def _order(
     loader: DataLoader[Any], own: Config, is_reset: bool, resumed: dict[str, Any] | None
-) -> tuple[Order, torch.Tensor]:
+) -> tuple[EpochOrder, torch.Tensor]:
     """The order of an epoch that begins, or of what is left of one."""
     if resumed is not None and "remaining" in resumed:
         delivered, rest = int(resumed["delivered"]), unpacked(resumed["remaining"])
-        return Order(iter(rest), delivered + len(rest), own.batches_in_flight, delivered), resumed["seeds"]
+        watch = SamplerWatch(rest, loader.dataset)
+        length = delivered + len(rest)
+        return EpochOrder(Forecast(rest), watch, length, own.batches_in_flight, delivered), resumed["seeds"]
     order, seed_state = drawn(loader, own, is_reset)
     while resumed is not None and order.delivered < resumed["delivered"] and order.has_next:
         next(order)

@@ -9,6 +9,7 @@ import torch
 
 from plumb.config import Config, Rewrites
 from plumb.runtime.inherited_files import ReopeningInit
+from plumb.runtime.patient_iterator import PatientIterator
 from plumb.runtime.running import Running
 from plumb.runtime.stored import Stored
 from plumb.runtime.watched import WatchedInit
@@ -20,7 +21,8 @@ NO_REWRITES = Rewrites()
 class Loader(DataLoader[Any]):
     """Torch's loader on a configuration of plumb's; `dataset` and all other parts are the user's own.
 
-    The arguments are torch's; those that `config` is about are replaced by it.
+    The arguments are torch's; those that `config` is about are replaced by it. `running` starts its iterators, where it
+    outlives the loader. Where `patience_seconds` are set, workers that deliver nothing for so long raise RuntimeError.
     """
 
     made_by_plumb = True
@@ -32,14 +34,21 @@ class Loader(DataLoader[Any]):
         config: Config,
         rewrites: Rewrites = NO_REWRITES,
         stored: Stored | None = None,
+        running: Running | None = None,
         **keywords: Any,
     ) -> None:
-        self.running = Running(config, rewrites, stored) if config.needs_runtime else None
+        if running is None and config.needs_runtime:
+            running = Running(config, rewrites, stored)
+        self.running = running
+        self.patience_seconds: float | None = None
         super().__init__(dataset, *arguments, **{**keywords, **config.loader_arguments()})
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         start = super().__iter__
         return start() if self.running is None else self.running.start(self, start)
+
+    def _get_iterator(self) -> Any:
+        return super()._get_iterator() if self.patience_seconds is None else PatientIterator(self)
 
     def check_worker_number_rationality(self) -> None:
         """Says nothing: plumb knows the limits, and torch's own advice overlooks quotas."""
@@ -56,6 +65,11 @@ def current_config(loader: DataLoader[Any]) -> Config:
     )
 
 
+def index_sampler(loader: DataLoader[Any]) -> Iterable[Any]:
+    """What gives a loader its batches of indices, or its single indices where the dataset makes the batches."""
+    return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+
+
 def rebuild(
     loader: DataLoader[Any],
     config: Config,
@@ -64,6 +78,7 @@ def rebuild(
     rewrites: Rewrites = NO_REWRITES,
     stored: Stored | None = None,
     stacks_file: str | None = None,
+    running: Running | None = None,
 ) -> Loader:
     """A loader over the same dataset with `config`; it reads `indices` (batches of them where the user's loader makes
     batches), or the user's own sampler where `indices` is None. Workers that stay silent for `timeout_seconds` raise
@@ -85,4 +100,4 @@ def rebuild(
         arguments["batch_sampler"] = loader.batch_sampler if indices is None else indices
     else:
         arguments |= {"sampler": loader.sampler if indices is None else indices, "batch_size": None}
-    return Loader(loader.dataset, config=config, rewrites=rewrites, stored=stored, **arguments)
+    return Loader(loader.dataset, config=config, rewrites=rewrites, stored=stored, running=running, **arguments)

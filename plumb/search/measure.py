@@ -18,7 +18,6 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader
 
 from plumb.config import Config
 from plumb.lengths import length_of
@@ -91,11 +90,6 @@ def rate_of(chunks: Sequence[Chunk], seed: int = 0) -> Rate:
         draws = np.random.default_rng(seed).choice(rates, size=(_RESAMPLES, len(rates)))
         low, high = (float(bound) for bound in np.percentile(np.median(draws, axis=1), [2.5, 97.5]))
     return Rate(float(np.median(rates)), (low, high))
-
-
-def index_sampler(loader: DataLoader[Any]) -> Iterable[Any]:
-    """What gives a loader its batches of indices, or its single indices where the dataset makes the batches."""
-    return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
 
 
 class IndexStream:

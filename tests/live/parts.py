@@ -64,7 +64,7 @@ class Timetable:
     rewrites = NO_REWRITES
 
     def __init__(self, own, plan=()):
-        self.wanted, self.trials, self.ran, self.failures = own, [], [], []
+        self.wanted, self.trials, self.ran, self.failures, self.renewals = own, [], [], [], []
         self._plan = sorted(plan, key=lambda step: step[0])
         self._delivered = 0
         self._want()
@@ -88,6 +88,12 @@ class Timetable:
         self.failures.append((config, reason))
         self.wanted = self.ran[0] if self.ran else self.wanted
 
+    def stay_plain(self, reason):
+        self.failures.append(("plain", reason))
+
+    def renewed(self, reason):
+        self.renewals.append(reason)
+
     def _want(self):
         while self._plan and self._plan[0][0] <= self._delivered:
             self.wanted = self._plan.pop(0)[1]
@@ -95,9 +101,9 @@ class Timetable:
 
 def follow(loader, plan):
     """Lets `loader` follow a timetable; gives the pilot that does."""
-    shared = tuning_of(loader)._shared
-    shared.pilot = Timetable(shared.own, plan)
-    return shared.pilot
+    run = tuning_of(loader)._run
+    run.steering = Timetable(run.own, plan)
+    return run.steering
 
 
 def patiently(iterator):
@@ -105,6 +111,6 @@ def patiently(iterator):
     for batch in iterator:
         yield batch
         until = time.monotonic() + 90
-        while iterator._next and not iterator._next.is_ready and not iterator._next.failure:
+        while iterator._next_segment and not iterator._next_segment.is_ready and not iterator._next_segment.failure:
             assert time.monotonic() < until
             time.sleep(0.001)

@@ -196,7 +196,7 @@ def test_on_the_user_s_own_configuration_random_samples_are_torch_s_too(own):
     assert delivered(lambda: live_iterator(live)) == delivered(lambda: iter(plain))
 
 
-def test_workers_of_later_stretches_draw_other_numbers():
+def test_workers_of_later_segments_draw_other_numbers():
     live = DataLoader(Random(60), batch_size=1, num_workers=1)
     follow(live, [(5, Config(1, 1)), (25, Config(2, 1))])
     numbers = [batch[0, 1].item() for batch in patiently(live_iterator(live))]

@@ -30,7 +30,7 @@ def gone(pids, seconds=10.0):
 
 
 def pids_of(iterator):
-    return [pid for stretch in iterator._stretches for pid in stretch.pids]
+    return [pid for segment in iterator._segments for pid in segment.pids]
 
 
 class WhoReads(Squares):
@@ -61,7 +61,7 @@ def test_workers_that_are_kept_live_as_long_as_the_loader():
     loader = DataLoader(WhoReads(), num_workers=1)
     follow(loader, [(5, Config(2, 2, persistent_workers=True))])
     list(patiently(live_iterator(loader)))
-    kept = tuning_of(loader)._shared.kept.pids
+    kept = tuning_of(loader)._run.kept.pids
     assert len(alive(kept)) == 2
     second = live_iterator(loader)
     assert {batch[0, 1].item() for batch in itertools.islice(second, 7)} == {2}
@@ -135,7 +135,7 @@ follow(loader, [(5, Config(2, 2, persistent_workers=True))])
 iterator = live_iterator(loader)
 for batch in itertools.islice(patiently(iterator), 50):
     pass
-pids = [pid for stretch in iterator._stretches for pid in stretch.pids]
+pids = [pid for segment in iterator._segments for pid in segment.pids]
 assert len(pids) == 2
 print(*pids, flush=True)
 if sys.argv[2] == "error":

@@ -1,4 +1,4 @@
-"""A stretch: consecutive batches of an epoch that one loader reads, on one configuration.
+"""A segment: consecutive batches of an epoch that one loader reads, on one configuration.
 
 A loader that takes over from another starts its workers first and is given nothing to read. Only once they are up does
 it get the next batches, and the old one no more: that one is emptied, batch by batch, while the new workers are at work
@@ -7,9 +7,11 @@ on what follows.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import multiprocessing
+import operator
 import threading
 import time
 from collections import deque
@@ -22,21 +24,28 @@ from torch.utils.data import DataLoader, _utils
 
 from plumb.config import Config, Rewrites
 from plumb.errors import one_line
-from plumb.live.order import Order
+from plumb.runtime.epoch_order import EpochOrder
+from plumb.runtime.guards import Guards
 from plumb.runtime.loader import NO_REWRITES, rebuild
+from plumb.runtime.patient_iterator import Reporting
+from plumb.runtime.running import Running
 from plumb.runtime.stored import Stored
 
 # Workers that are not up by then are given up; the loop goes on without them.
 _STARTED_AT_LAST_SECONDS = 120.0
 
 
-class Source:
-    """What a stretch's loader reads of the order: nothing before it is opened, and nothing after it is closed."""
+class OrderSource:
+    """What a segment's loader reads of the order: nothing before it is opened, and nothing after it is closed.
 
-    def __init__(self, order: Order) -> None:
+    `guards` may put something around the indices.
+    """
+
+    def __init__(self, order: EpochOrder, guards: Guards | None) -> None:
         self.order = order
         self.is_open = False
         self.given = 0
+        self._guards = guards
         self._reserved: deque[Any] = deque()
 
     def __iter__(self) -> Iterator[Any]:
@@ -44,15 +53,12 @@ class Source:
 
     def __next__(self) -> Any:
         if self._reserved:
-            indices = self._reserved.popleft()
-        elif self.is_open:
-            indices = next(self.order)
-            self.given += 1
-        else:
+            return self._reserved.popleft()
+        if not self.is_open:
             raise StopIteration
-        return indices
+        return self._one_more()
 
-    def begin(self, order: Order) -> None:
+    def begin(self, order: EpochOrder) -> None:
         """Gives from now on what `order` has."""
         self.order, self.is_open, self.given = order, True, 0
         self._reserved.clear()
@@ -60,12 +66,13 @@ class Source:
     def close(self, reserve: int) -> None:
         """Gives nothing more, but for so many batches that are set apart now."""
         self.is_open = False
-        for _ in range(reserve):
-            try:
-                self._reserved.append(next(self.order))
-            except StopIteration:
-                return
-            self.given += 1
+        with contextlib.suppress(StopIteration):
+            self._reserved.extend([self._one_more() for _ in range(reserve)])
+
+    def _one_more(self) -> Any:
+        indices = next(self.order)
+        self.given += 1
+        return indices if self._guards is None else self._guards.indices(self.order.given_number, indices)
 
 
 @dataclass(frozen=True)
@@ -82,36 +89,51 @@ class Announcing:
             self.started.value += 1
 
 
-class Stretch:
-    """One loader at work on an epoch. `template` is a loader whose parts it has, `config` what it runs on.
+@dataclass(frozen=True)
+class Way:
+    """How a segment reads: on `config`, with such `rewrites` as it names.
 
-    Workers outlive the epoch until `close`, whatever the configuration says: whoever has the stretch decides.
-    `seeds` is where the workers' seed is drawn from, and `is_users` says that it is the user's own configuration, which
-    needs none of the `rewrites`. `stored` is a store that was filled already. `start_seconds` is what the start of the
-    workers took, and `is_filled` says that its store, if it has one, has seen a whole epoch before this one.
+    `is_users` says that it is the user's own configuration, which needs neither rewrites nor `guards`. `stored` is a
+    store that was filled already; `running` outlives the segment, with its store. Workers that deliver nothing for
+    `patience_seconds` are given up, unless they are the user's own.
     """
 
-    def __init__(
-        self,
-        template: DataLoader[Any],
-        config: Config,
-        order: Order,
-        seeds: torch.Generator,
-        is_users: bool,
-        rewrites: Rewrites = NO_REWRITES,
-        stored: Stored | None = None,
-    ) -> None:
-        self.config = config
-        self._is_users = is_users
+    config: Config
+    is_users: bool = True
+    rewrites: Rewrites = NO_REWRITES
+    stored: Stored | None = None
+    running: Running | None = None
+    guards: Guards | None = None
+    patience_seconds: float = math.inf
+
+
+class LoaderSegment:
+    """One loader at work on an epoch. `template` is a loader whose parts it has, `way` how it reads.
+
+    Workers outlive the epoch until `close`, whatever the configuration says: whoever has the segment decides.
+    `seeds` is where the workers' seed is drawn from. `start_seconds` is what the start of the workers took, and
+    `is_filled` says that its store, if it has one, has seen a whole epoch before this one.
+    """
+
+    def __init__(self, template: DataLoader[Any], way: Way, order: EpochOrder, seeds: torch.Generator) -> None:
+        self.config = config = way.config
+        self.is_users = way.is_users
         self.delivered = 0
-        self.is_filled = config.cache is None or stored is not None
+        self.is_filled = config.cache is None or way.stored is not None
         self._sees_whole_epoch = False
         self._error: str | None = None
-        self._source = Source(order)
+        self._source = OrderSource(order, way.guards)
         self._context = template.multiprocessing_context or multiprocessing
+        self._parts = _parts_of(template)
         lasting = dataclasses.replace(config, persistent_workers=config.num_workers > 0)
-        self._loader = rebuild(template, lasting, self._source, rewrites=rewrites, stored=stored)
+        self._loader = rebuild(
+            template, lasting, self._source, rewrites=way.rewrites, stored=way.stored, running=way.running
+        )
         self._loader.generator = seeds
+        if config.num_workers and not way.is_users:
+            users_timeout, self._loader.timeout = self._loader.timeout or math.inf, 0
+            self._loader.patience_seconds = min(way.patience_seconds, users_timeout)
+            self._loader.worker_init_fn = Reporting(self._loader.worker_init_fn)
         self.batches: Iterator[Any] | None = None
         self._started: Any = None
         self._give_up_at = math.inf
@@ -156,9 +178,9 @@ class Stretch:
             return "a worker ended before it was up"
         return "its workers did not start in time" if time.perf_counter() > self._give_up_at else None
 
-    def open(self, order: Order) -> None:
+    def open(self, order: EpochOrder) -> None:
         """Begins to read: now, whatever was prepared. Raises what the sampler or the start of workers raises."""
-        is_new, begun = not self._workers or self._begun_at > 0, self._begun_at or time.perf_counter()
+        is_new, begun = not self.workers or self._begun_at > 0, self._begun_at or time.perf_counter()
         self._source.begin(order)
         self.is_filled = self.is_filled or self._sees_whole_epoch
         self._sees_whole_epoch = not order.delivered
@@ -180,6 +202,12 @@ class Stretch:
         """Whether it has delivered more than what may have been prefetched at its start."""
         return self.delivered > max(self.config.batches_in_flight, 1)
 
+    def may_go_on(self, template: DataLoader[Any]) -> bool:
+        """Whether another epoch of `template` may be read by these workers: all live, and have what it would give."""
+        parts = _parts_of(template)
+        is_same = len(parts) == len(self._parts) and all(map(operator.is_, parts, self._parts))
+        return is_same and not self.has_dead_workers
+
     def filled_store(self, config: Config, dataset: Any) -> Stored | None:
         """Its store, if it is filled with the values of this dataset, and `config` would have one alike."""
         running = self._loader.running
@@ -190,25 +218,29 @@ class Stretch:
     @property
     def pids(self) -> tuple[int, ...]:
         """The processes of its workers."""
-        return tuple(worker.pid for worker in self._workers if worker.pid is not None)
+        return tuple(worker.pid for worker in self.workers if worker.pid is not None)
 
     @property
     def has_dead_workers(self) -> bool:
         """Whether a worker has ended that nobody asked to."""
-        return any(not worker.is_alive() for worker in self._workers)
+        return any(not worker.is_alive() for worker in self.workers)
 
     def __next__(self) -> Any:
         assert self.batches is not None
-        if not self._is_users and self.has_dead_workers:
-            # Torch would notice too, but only once it has waited for their batch for seconds.
-            raise RuntimeError("a worker exited unexpectedly")
+        if not self.is_users:
+            if self.has_dead_workers:
+                # Torch would notice too, but only once it has waited for their batch for seconds.
+                raise RuntimeError("a worker exited unexpectedly")
+            top_up = getattr(self._loader._iterator, "top_up", None)
+            if top_up is not None:
+                top_up()
         self.delivered += 1
         return next(self.batches)
 
     # ---- its end
 
     def give_over(self) -> None:
-        """Reads nothing more. Without workers one batch is left to it, made while the next stretch's first ones are."""
+        """Reads nothing more. Without workers one batch is left to it, made while the next segment's first ones are."""
         self._source.close(reserve=0 if self.config.num_workers else 1)
 
     def close(self) -> None:
@@ -220,7 +252,8 @@ class Stretch:
             shut_down()
 
     @property
-    def _workers(self) -> list[Any]:
+    def workers(self) -> list[Any]:
+        """The processes of its workers, as torch's iterator has them."""
         return getattr(self._loader._iterator, "_workers", [])
 
     def _start_idle(self) -> None:
@@ -233,9 +266,16 @@ class Stretch:
         """Torch's iterator, made or begun anew."""
         batches = iter(self._loader)
         iterator = self._loader._iterator
-        if not self._is_users and getattr(iterator, "_worker_pids_set", False):
+        if not self.is_users and getattr(iterator, "_worker_pids_set", False):
             # Torch's handler of signals raises in the middle of the user's step when a worker dies. Here another
             # configuration can go on, and the user's step has nothing to do with it.
             _utils.signal_handling._remove_worker_pids(id(iterator))  # type: ignore[attr-defined]
             vars(iterator)["_worker_pids_set"] = False
         return batches
+
+
+def _parts_of(loader: DataLoader[Any]) -> tuple[Any, ...]:
+    """What workers are given of a loader when they start. A bound method is another object each time."""
+    parts = (loader.collate_fn, loader.worker_init_fn)
+    inner = [(getattr(part, "__self__", part), getattr(part, "__func__", part)) for part in parts]
+    return (loader.dataset, *inner[0], *inner[1])

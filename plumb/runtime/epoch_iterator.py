@@ -1,0 +1,442 @@
+"""The iterator that the user's loop gets: one epoch in the order that was drawn, whichever loader reads its batches."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import (
+    _BaseDataLoaderIter,
+    _MultiProcessingDataLoaderIter,
+    _SingleProcessDataLoaderIter,
+)
+
+from plumb.config import Config, Rewrites
+from plumb.errors import one_line
+from plumb.runtime.epoch_order import EpochOrder
+from plumb.runtime.epochs import draw_worker_seed
+from plumb.runtime.guards import Finding, Guards, Verdict
+from plumb.runtime.loader import index_sampler
+from plumb.runtime.running import Running
+from plumb.runtime.segment import LoaderSegment, Way
+from plumb.runtime.worker_draws import WorkerDraws
+
+# A loader that takes over with fewer batches left than this, beyond those that both prefetch, isn't worth its start.
+_WORTH_A_SWITCH = 8
+# The workers of later segments have other seeds than those of the first, by this.
+_SEED_STEP = 1_000_003
+# Workers that deliver nothing for so long, and for so many times as long as the slowest batch took, are given up.
+_PATIENCE_SECONDS, _PATIENCE_BATCHES = 60.0, 10.0
+
+
+class Steering(Protocol):
+    """Decides which configuration the epochs of a loader are to run on."""
+
+    wanted: Config
+    rewrites: Rewrites
+
+    def failed(self, config: Config, reason: str) -> None:
+        """Take note that `config` could not be run, and don't want it again."""
+
+    def stay_plain(self, reason: str) -> None:
+        """Take note that the user's own configuration reads everything from now on."""
+
+    def renewed(self, reason: str) -> None:
+        """Take note that workers are started again."""
+
+
+@dataclass
+class LoaderRun:
+    """What the epochs of one loader have in common. Only the latest epoch, by its `turn`, is steered.
+
+    `own` is the user's configuration. `kept` is the segment at work if its workers are to outlive the epoch, `running`
+    what starts iterators with a store that outlives segments, if there is one. `is_plain` says that the user's own
+    configuration reads everything, for good. `slowest_seconds` is the longest wait for a batch so far.
+    """
+
+    own: Config
+    steering: Steering
+    guards: Guards = field(default_factory=Guards)
+    running: Running | None = None
+    kept: LoaderSegment | None = None
+    turn: int = 0
+    is_plain: bool = False
+    slowest_seconds: float = 0.0
+
+    def is_users(self, config: Config) -> bool:
+        """Whether a configuration reads as the user's own does."""
+        return config.runs_like(self.own)
+
+    @property
+    def wanted(self) -> Config:
+        """The configuration to run on."""
+        return self.own if self.is_plain else self.steering.wanted
+
+    def stay_plain(self, reason: str) -> None:
+        """Let the user's own configuration read everything from now on."""
+        if not self.is_plain:
+            self.is_plain = True
+            self.steering.stay_plain(reason)
+
+
+class EpochIterator(_BaseDataLoaderIter):
+    """One epoch. Samples, their order, and the user's exceptions are those of the user's own loader.
+
+    Whatever another configuration raises, or breaks on, the same batch is read once more by the user's own
+    configuration: its answer is the one that counts. `template` is a loader with the parts of `loader`, which may be
+    gone before the epoch is over. To all who look it is one of torch's iterators.
+    """
+
+    def __init__(
+        self, loader: DataLoader[Any], template: DataLoader[Any], run: LoaderRun, order: EpochOrder, seed_state: Any
+    ) -> None:
+        # Torch's constructor would ask the sampler, and draw a seed.
+        self._run = run
+        self.renew(loader, template, order, seed_state)
+
+    def renew(self, loader: DataLoader[Any], template: DataLoader[Any], order: EpochOrder, seed_state: Any) -> None:
+        """Begins another epoch, as torch's iterator does whose workers persist."""
+        self.order = order
+        self.seed_state = seed_state
+        self.is_over = False
+        self._loader = weakref.ref(loader)
+        self._template = template
+        self._segments: deque[LoaderSegment] = deque()
+        self._next_segment: LoaderSegment | None = None
+        self._made = 0
+        self._suspect: tuple[Config, str] | None = None
+        self._has_begun = False
+        self._renewed_at = -1
+        seeds = torch.Generator()
+        seeds.set_state(seed_state)
+        self._base_seed = draw_worker_seed(seeds)
+        self._draws = WorkerDraws(self._base_seed)
+        self._look_like_torch_s()
+        self._run.turn += 1
+        self._turn = self._run.turn
+        if self._run.own.num_workers:
+            self._begin_epoch()
+
+    # ---- the loop's side
+
+    def __next__(self) -> Any:
+        # Torch's own method would wrap it in a profiler's record under the name of this class.
+        with torch.autograd.profiler.record_function(self._profile_name):
+            batch = self._next_data()
+        self._num_yielded += 1
+        return batch
+
+    def _next_data(self) -> Any:
+        if self.is_over:
+            raise StopIteration
+        if not self._has_begun:
+            self._begin_epoch()
+        self._heed(self._run.guards.batch_wanted(self._template))
+        if self._run.is_plain:
+            # Another epoch of the same loader may have found out why.
+            self._read_plainly()
+        return self._batch_wanted()
+
+    def _batch_wanted(self) -> Any:
+        """Returns the next batch, or ends the epoch."""
+        if not self._has_next():
+            self._end()
+        if self._is_latest:
+            self._switch()
+        return self._batch()[0]
+
+    @property
+    def _is_latest(self) -> bool:
+        return self._turn == self._run.turn
+
+    def _has_next(self) -> bool:
+        has_next, order = self.order.has_next, self.order
+        if order.why_no_foresight and not self._run.is_plain:
+            self._go_plain(order.why_no_foresight)
+        if has_next and not self._segments:
+            self._start()
+        return has_next
+
+    def _end(self) -> NoReturn:
+        """The epoch is over: ends the workers, but for those that are kept."""
+        self._close_all(but=self._run.kept)
+        raise StopIteration
+
+    def _close_all(self, but: LoaderSegment | None = None) -> None:
+        self.is_over = True
+        self._drop_next()
+        while self._segments:
+            segment = self._segments.popleft()
+            if segment is not but:
+                segment.close()
+
+    def _drop_next(self) -> None:
+        if self._next_segment is not None:
+            self._next_segment.close()
+            self._next_segment = None
+
+    # ---- one batch
+
+    def _batch(self) -> tuple[Any, Any, LoaderSegment]:
+        """The next batch, its indices, and where it came from."""
+        while True:
+            while not self._segments[0].is_at_work:
+                self._segments.popleft().close()
+            segment, indices, reason, finding = self._segments[0], self.order.next_indices, None, None
+            try:
+                batch = self._read(segment)
+            except Exception as error:
+                if segment.is_users:
+                    # It is the user's own; the configuration that met it first was not to blame.
+                    self._suspect = None
+                    self.order.deliver()
+                    raise
+                reason = one_line(error)
+            else:
+                batch, finding = self._run.guards.batch_read(self.order.delivered, indices, batch)
+            # Not inside the handler: workers that are forked there would report its error along with their own.
+            if reason is not None:
+                self._fall_back(segment.config, reason)
+                continue
+            self._heed(finding)
+            if self._segments[0] is not segment and not segment.is_users:
+                continue
+            self.order.deliver()
+            if self._suspect is not None:
+                self._run.steering.failed(*self._suspect)
+                self._suspect = None
+            return batch, indices, segment
+
+    def _read(self, segment: LoaderSegment) -> Any:
+        begun = time.perf_counter()
+        in_place_of_workers = self._run.own.num_workers > 0 and not segment.config.num_workers
+        with self._draws.in_use() if in_place_of_workers else nullcontext():
+            batch = next(segment)
+        self._run.slowest_seconds = max(self._run.slowest_seconds, time.perf_counter() - begun)
+        return batch
+
+    def _fall_back(self, config: Config, reason: str) -> None:
+        """Everything that was not delivered yet is read once more, by the user's own configuration."""
+        self._suspect = self._suspect or (config, reason)
+        self._let_go()
+        self._begin(self._segment(self._run.own))
+
+    def _let_go(self) -> None:
+        """Ends all that reads; what was read and not delivered is lost."""
+        self._drop_next()
+        if self._run.kept in self._segments:
+            self._run.kept = None
+        while self._segments:
+            self._segments.popleft().close()
+        self.order.take_back()
+
+    # ---- what guards find
+
+    def _heed(self, finding: Finding | None) -> None:
+        """Goes on as a guard's finding says."""
+        if finding is None or finding.verdict == Verdict.GO_ON:
+            return
+        if finding.verdict == Verdict.PLAIN:
+            self._go_plain(finding.reason)
+        elif not self._segments:
+            self._renew_kept(finding.reason)
+        elif self._renewed_at == self.order.delivered:
+            # New workers, and the same finding for the same batch: more of them would not end it.
+            self._go_plain(finding.reason)
+        elif not self._segments[0].is_users:
+            self._renewed_at = self.order.delivered
+            self._let_go()
+            self._run.steering.renewed(finding.reason)
+            self._start()
+
+    def _go_plain(self, reason: str) -> None:
+        """From here on the user's own configuration reads, for good."""
+        self._run.stay_plain(reason)
+        self._read_plainly()
+
+    def _read_plainly(self) -> None:
+        self._suspect = None
+        if not self._segments:
+            self._renew_kept(None)
+        elif any(not segment.is_users for segment in (*self._segments, *filter(None, [self._next_segment]))):
+            self._let_go()
+            self._begin(self._segment(self._run.own))
+
+    def _renew_kept(self, reason: str | None) -> None:
+        """Ends the workers that were kept for this epoch, for a reason, or unless they are the user's own."""
+        kept = self._run.kept if self._is_latest else None
+        if kept is not None and (reason is not None or not kept.is_users):
+            self._run.kept = None
+            if reason is not None and kept.workers:
+                self._run.steering.renewed(reason)
+            kept.close()
+
+    # ---- from one loader to the next
+
+    def _begin_epoch(self) -> None:
+        """Begins with what is wanted; where the user has no workers, when the first batch is asked for."""
+        self._has_begun = True
+        run = self._run
+        self._heed(run.guards.epoch_begins(self._template))
+        if run.own.num_workers:
+            self._start()
+
+    def _start(self) -> None:
+        """Reads by what is wanted, by the workers of an earlier epoch if they were kept."""
+        run, wanted = self._run, self._run.wanted
+        kept, run.kept = run.kept, None
+        if kept is not None:
+            if kept.config.runs_like(wanted) and kept.may_go_on(self._template):
+                kept.config = wanted
+                self._made = 1
+                if self._began(kept):
+                    return
+            else:
+                kept.close()
+        if not run.is_users(wanted) and self._began(self._segment(wanted)):
+            return
+        self._begin(self._segment(run.own))
+
+    def _began(self, segment: LoaderSegment) -> bool:
+        """Begins with a segment; whether that could be done. What fails is the user's own error only if theirs does."""
+        try:
+            self._begin(segment)
+            return True
+        except Exception as error:
+            if segment.is_users:
+                raise
+            reason = one_line(error)
+        self._run.steering.failed(segment.config, reason)
+        self._let_go()
+        return False
+
+    def _begin(self, segment: LoaderSegment) -> None:
+        self._segments.append(segment)
+        segment.open(self.order)
+        self._keep(segment)
+
+    def _keep(self, segment: LoaderSegment) -> None:
+        if self._is_latest:
+            self._run.kept = segment if segment.config.persistent_workers else None
+
+    def _switch(self) -> None:
+        """Does the next step towards the configuration that is wanted."""
+        if self._next_segment is not None:
+            self._take_over(self._next_segment)
+        elif len(self._segments) == 1 and self._is_due():
+            self._next_segment = self._segment(self._run.wanted)
+            self._next_segment.prepare()
+
+    def _is_due(self) -> bool:
+        wanted, current = self._run.wanted, self._segments[0]
+        if wanted.runs_like(current.config):
+            if current.config != wanted:
+                current.config = wanted
+                self._keep(current)
+            return False
+        left = self.order.batches_left
+        in_flight = wanted.batches_in_flight + current.config.batches_in_flight
+        return self._suspect is None and (left is None or left >= in_flight + _WORTH_A_SWITCH)
+
+    def _take_over(self, segment: LoaderSegment) -> None:
+        failure = segment.failure
+        if failure is not None:
+            self._next_segment = None
+            segment.close()
+            self._run.steering.failed(segment.config, failure)
+        elif segment.is_ready:
+            self._next_segment = None
+            self._segments[-1].give_over()
+            try:
+                self._begin(segment)
+            except Exception as error:
+                failure = one_line(error)
+            if failure is not None:
+                self._fall_back(segment.config, failure)
+
+    def _segment(self, config: Config) -> LoaderSegment:
+        """A segment on `config`; the epoch's first has the seed for its workers that torch would have drawn."""
+        run, seeds = self._run, torch.Generator()
+        seeds.set_state(self.seed_state)
+        if self._made:
+            seeds.manual_seed((int(self._base_seed) + self._made * _SEED_STEP) % 2**63)
+        self._made += 1
+        if run.is_users(config):
+            return LoaderSegment(self._template, Way(config), self.order, seeds)
+        stores = (segment.filled_store(config, self._template.dataset) for segment in self._segments)
+        way = Way(
+            config,
+            is_users=False,
+            rewrites=run.steering.rewrites,
+            stored=next((store for store in stores if store is not None), None),
+            running=run.running,
+            guards=run.guards,
+            patience_seconds=max(_PATIENCE_SECONDS, _PATIENCE_BATCHES * run.slowest_seconds),
+        )
+        return LoaderSegment(self._template, way, self.order, seeds)
+
+    # ---- what scripts ask of torch's iterator
+
+    def __len__(self) -> int:
+        return len(index_sampler(self._template))  # type: ignore[arg-type]
+
+    def __getstate__(self) -> Any:
+        kind = _MultiProcessingDataLoaderIter if self._run.own.num_workers else _SingleProcessDataLoaderIter
+        raise NotImplementedError("{} cannot be pickled", kind.__name__)
+
+    def __getattr__(self, name: str) -> Any:
+        segments = self.__dict__.get("_segments")
+        if name.startswith("__") or not segments:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(segments[0].batches, name)
+
+    @property
+    def _workers(self) -> list[Any]:
+        return [worker for segment in self._segments for worker in segment.workers]
+
+    def _shutdown_workers(self) -> None:
+        if self._run.kept in self._segments:
+            self._run.kept = None
+        self._close_all()
+
+    @property
+    def _sampler_iter(self) -> Iterator[Any]:
+        return _Skipped(self.order)
+
+    def _look_like_torch_s(self) -> None:
+        template, own = self._template, self._run.own
+        kind = _MultiProcessingDataLoaderIter if own.num_workers else _SingleProcessDataLoaderIter
+        self._dataset = template.dataset
+        self._dataset_kind = template._dataset_kind
+        self._IterableDataset_len_called = None
+        self._auto_collation = template._auto_collation
+        self._drop_last = template.drop_last
+        self._index_sampler = index_sampler(template)
+        self._num_workers = own.num_workers
+        self._pin_memory = own.pin_memory
+        self._timeout = template.timeout
+        self._collate_fn = template.collate_fn
+        self._persistent_workers = own.persistent_workers
+        self._shared_seed = None
+        self._num_yielded = 0
+        self._profile_name = f"enumerate(DataLoader)#{kind.__name__}.__next__"
+
+
+class _Skipped:
+    """In place of the sampler's iterator: what is taken from it is not delivered, as with torch's own."""
+
+    def __init__(self, order: EpochOrder) -> None:
+        self._order = order
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return self._order.skip()
