@@ -85,7 +85,9 @@ def rebuild(
     RuntimeError; the user's own timeout, if there is one, is kept. Where `stacks_file` is given, workers write their
     stacks to it when asked (see `runtime/watched.py`).
     """
-    worker_init_fn = ReopeningInit(loader.worker_init_fn) if config.num_workers else loader.worker_init_fn
+    worker_init_fn = loader.worker_init_fn
+    if config.num_workers and not isinstance(worker_init_fn, ReopeningInit):
+        worker_init_fn = ReopeningInit(worker_init_fn)
     arguments: dict[str, Any] = {
         "collate_fn": loader.collate_fn,
         "timeout": (loader.timeout or timeout_seconds) if config.num_workers else 0,

@@ -26,6 +26,7 @@ from plumb.config import Config, Rewrites
 from plumb.errors import one_line
 from plumb.runtime.epoch_order import EpochOrder
 from plumb.runtime.guards import Guards
+from plumb.runtime.inherited_files import ReopeningInit
 from plumb.runtime.loader import NO_REWRITES, rebuild
 from plumb.runtime.patient_iterator import Reporting
 from plumb.runtime.running import Running
@@ -276,6 +277,7 @@ class LoaderSegment:
 
 def _parts_of(loader: DataLoader[Any]) -> tuple[Any, ...]:
     """What workers are given of a loader when they start. A bound method is another object each time."""
-    parts = (loader.collate_fn, loader.worker_init_fn)
+    init = loader.worker_init_fn
+    parts = (loader.collate_fn, init.then if isinstance(init, ReopeningInit) else init)
     inner = [(getattr(part, "__self__", part), getattr(part, "__func__", part)) for part in parts]
     return (loader.dataset, *inner[0], *inner[1])
