@@ -11,16 +11,26 @@ class Change:
     """Something that was another at the look before: its place for people, such as `Rows.progress`.
 
     `is_growth` says that entries were added to a dictionary, or written where a list had None, and nothing else: what a
-    memory of samples does. `is_scratch` says that a library's transform has set an attribute of its own to a new value:
-    what it has drawn for a sample, as a rule.
+    memory of samples does. `is_resized` says that any other collection has more items than before, or fewer.
+    `is_scratch` says that a library's transform has set an attribute of its own to a new value: what it has drawn for a
+    sample, as a rule.
     """
 
     place: str
     is_growth: bool = False
+    is_resized: bool = False
     is_scratch: bool = False
 
 
-def has_grown(value: Any, before: Any, sight: Any) -> bool:
+def told_from(before: Any, sight: Any, value: Any, place: str, is_scratch: bool) -> Change:
+    """Return the change of a value that is no object: what was seen of it before, and what is seen now."""
+    is_growth = _has_grown(value, before, sight)
+    is_resized = isinstance(value, (list, dict, set)) or hasattr(value, "popleft")
+    is_resized = is_resized and not is_growth and isinstance(before, tuple) and before[0] != sight[0]
+    return Change(place, is_growth, is_resized, is_scratch)
+
+
+def _has_grown(value: Any, before: Any, sight: Any) -> bool:
     """Return whether entries were added to a dictionary, or written where a list had None, and nothing else changed."""
     if type(value).__name__ in ("Counter", "defaultdict") or not isinstance(before, tuple):
         return False

@@ -16,10 +16,11 @@ from itertools import islice
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from plumb.runtime.changes import Change, has_grown
+from plumb.runtime.changes import Change, told_from
 from plumb.runtime.code_names import closed_over, globals_read, names_of
 from plumb.runtime.object_parts import attributes_of, cached_values, hidden_arrays, process_generators
 from plumb.runtime.value_kinds import Kind, is_all_users, kind_of
@@ -30,6 +31,7 @@ from plumb.runtime.windows import (
     array_probes,
     array_windows,
     brief,
+    brief_by_value,
     item_windows,
     may_change,
 )
@@ -69,9 +71,13 @@ class _Way(NamedTuple):
 
 
 class DatasetState:
-    """Compares what is reached from some roots with what it was when last looked at."""
+    """Compares what is reached from some roots with what it was when last looked at.
 
-    def __init__(self, roots: Iterable[Any]) -> None:
+    With `by_value`, an object in another's place is no change if all that is seen of both is equal. `generators` are
+    the random generators that the last thorough look has met, and `arrays`, with `by_value`, the arrays and buffers.
+    """
+
+    def __init__(self, roots: Iterable[Any], by_value: bool = False) -> None:
         self._roots = [(root, _Way(hash(("root", place)), type(root).__name__)) for place, root in enumerate(roots)]
         self._known: dict[int, Any] = {}
         self._windows: dict[int, Windows] = {}
@@ -86,7 +92,10 @@ class DatasetState:
         self._changes: list[Change] = []
         self._alive: list[Any] = []
         self._is_quick = False
+        self._brief = brief_by_value if by_value else brief
+        self._is_by_value = by_value
         self.generators: list[Any] = []
+        self.arrays: list[np.ndarray[Any, Any]] = []
         self.seconds = 0.0
         self._looks: dict[Kind, Callable[[Any, _Way], Any]] = {
             Kind.LIST: self._list,
@@ -157,7 +166,8 @@ class DatasetState:
         self._is_quick = is_quick
         self._changes = []
         self._visited.clear()
-        self.generators = [] if not is_quick else self.generators
+        if not is_quick:
+            self.generators, self.arrays = [], []
 
     def _end(self, begun: float) -> tuple[Change, ...]:
         self._queue = deque()
@@ -194,7 +204,7 @@ class DatasetState:
         if before is None or before == sight:
             return
         if not isinstance(sight, dict):
-            self._changes.append(Change(way.place, has_grown(value, before, sight), way.is_quiet))
+            self._changes.append(told_from(before, sight, value, way.place, way.is_quiet))
             return
         # Functions, classes and objects: the name that is another is part of the place.
         for name in before | sight:
@@ -248,7 +258,7 @@ class DatasetState:
             for place, item in enumerate(value):
                 if type(item) not in PLAIN:
                     self._queue.append((item, way.to(place)))
-            return None if way.is_quiet else (count, tuple(map(brief, value)))
+            return None if way.is_quiet else (count, tuple(map(self._brief, value)))
         places = [place * (count - 1) // (_PROBES - 1) for place in range(_PROBES)]
         probes = [value[place] for place in places]
         for place, item in zip(places, probes, strict=True):
@@ -257,7 +267,7 @@ class DatasetState:
             return None
         if not isinstance(value, deque) or count <= _MOST_WINDOWED or not self._is_quick:
             self._windowed(way, *item_windows(value), count)
-        return count, tuple(map(brief, probes))
+        return count, tuple(map(self._brief, probes))
 
     def _dict(self, value: Any, way: _Way) -> Any:
         self._attributes_of_subclass(value, way)
@@ -270,17 +280,17 @@ class DatasetState:
             return None
         if count > _SMALL and (count <= _MOST_WINDOWED or not self._is_quick):
             self._windowed(way, *item_windows(value), count)
-        return count, tuple([(brief(key), brief(item)) for key, item in pairs])
+        return count, tuple([(self._brief(key), self._brief(item)) for key, item in pairs])
 
     def _set(self, value: Any, way: _Way) -> Any:
         self._attributes_of_subclass(value, way)
         if way.is_quiet:
             return None
         if len(value) <= _SMALL:
-            return frozenset(map(brief, value))
+            return len(value), frozenset(map(self._brief, value))
         if len(value) <= _MOST_WINDOWED or not self._is_quick:
             self._windowed(way, *item_windows(value), len(value))
-        return len(value), tuple(map(brief, islice(value, _PROBES)))
+        return len(value), tuple(map(self._brief, islice(value, _PROBES)))
 
     def _attributes_of_subclass(self, value: Any, way: _Way) -> None:
         """Go on to the attributes and the code of a collection whose class is the user's own."""
@@ -292,12 +302,14 @@ class DatasetState:
 
     def _array(self, value: Any, way: _Way) -> Any:
         is_tensor = isinstance(value, torch.Tensor)
-        version = value._version if is_tensor and not value.is_inference() else None
+        version = value._version if is_tensor and not value.is_inference() and not self._is_by_value else None
         array = array_of(value)
         if array is None or not array.size:
             return version, tuple(getattr(value, "shape", ()))
         if not may_change(array):
             return version, array.shape
+        if self._is_by_value:
+            self.arrays.append(array)
         part, count = array_windows(array)
         if count:
             self._windowed(way, part, count, array.shape)
@@ -324,7 +336,7 @@ class DatasetState:
         self._to(getattr(function, "__wrapped__", None), way.to("wrapped"))
         for name, item in read:
             self._to(item, _Way(hash((id(function), name)), name))
-        return {name: brief(item) for name, item in read}
+        return {name: self._brief(item) for name, item in read}
 
     def _class(self, kind: type, way: _Way) -> Any:
         seen: dict[str, Any] = {}
@@ -334,7 +346,7 @@ class DatasetState:
             for name, member in list(vars(base).items()):
                 if name in seen or name in _NOT_STATE or not self._is_read(name):
                     continue
-                seen[name] = brief(member)
+                seen[name] = self._brief(member)
                 if type(member) not in PLAIN:
                     self._queue.append((member, _Way(hash((base.__qualname__, name)), f"{base.__name__}.{name}")))
         return seen
@@ -357,7 +369,7 @@ class DatasetState:
         elif hasattr(value, "cache_info"):
             parts = (value.__wrapped__, *cached_values(value))
         else:
-            parts = tuple(getattr(value, name, None) for name in ("__func__", "func", "__wrapped__"))
+            parts = tuple(getattr(value, name, None) for name in ("__func__", "func", "__wrapped__", "_obj"))
         for place, part in enumerate(parts):
             self._to(part, way.to(place))
 
@@ -384,7 +396,7 @@ class DatasetState:
             if type(item) not in PLAIN:
                 self._queue.append((item, way.to(name, f"{place}.{name}", is_quiet)))
         self._queue.append((type(value), _Way(hash(type(value)), place)))
-        return None if is_quiet else {name: brief(item) for name, item in attributes.items()}
+        return None if is_quiet else {name: self._brief(item) for name, item in attributes.items()}
 
 
 def roots_of(loader: DataLoader[Any]) -> tuple[Any, ...]:

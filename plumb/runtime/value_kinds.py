@@ -101,7 +101,7 @@ def _kind(value: Any, kind: type) -> Kind:
     if is_dataset(value) or issubclass(kind, (UserDict, UserList)):
         return Kind.STEP
     if _is_standard(kind):
-        return Kind.PASSED if kind.__module__.startswith("multiprocessing.shared") else Kind.OPAQUE
+        return Kind.WRAPPED if kind.__module__ == "multiprocessing.sharedctypes" else Kind.OPAQUE
     return Kind.STEP if is_step(value) else Kind.PASSED
 
 

@@ -82,9 +82,17 @@ def may_change(array: np.ndarray[Any, Any]) -> bool:
     return owner is not None and not isinstance(owner, bytes) and not _is_read_only(owner)
 
 
+def brief_by_value(value: Any) -> Any:
+    """Return what stands for a value beside others where it doesn't matter which object it is: its class."""
+    found = brief(value)
+    if type(found) is tuple:
+        return found[1:]
+    return found if type(value) in PLAIN else type(value)
+
+
 def array_probes(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
-    """Return an array's place, shape, and a digest of all of it if it is small, else of some bytes all over it."""
-    shape = array.__array_interface__["data"][0], array.shape, array.strides, array.dtype.str
+    """Return an array's shape, and a digest of all of it if it is small, else of some bytes all over it."""
+    shape = array.shape, array.strides, array.dtype.str
     flat = _flat(array)
     if flat is None:
         return (*shape, zlib.crc32(_elements(array, 0, _PROBES)))

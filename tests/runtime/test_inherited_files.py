@@ -4,6 +4,7 @@ import collections
 import functools
 import os
 import pickle
+import time
 import zipfile
 
 import numpy as np
@@ -15,7 +16,7 @@ from plumb.config import Config
 from plumb.runtime.inherited_files import ReopeningInit, reopen_inherited_files
 from plumb.runtime.loader import rebuild
 
-COUNT, REPEATS = 400, 300
+COUNT, PAUSE_SECONDS = 400, 0.0005
 
 
 @functools.lru_cache
@@ -43,7 +44,7 @@ class Rows(Dataset):
 def seeking(file, index):
     file.seek(4 * index)
     # Time for another process to move the same handle.
-    sum(range(REPEATS))
+    time.sleep(PAUSE_SECONDS)
     return file.read(4)
 
 
@@ -52,7 +53,7 @@ def by_number(path):
 
     def read(index):
         os.lseek(number, 4 * index, os.SEEK_SET)
-        sum(range(REPEATS))
+        time.sleep(PAUSE_SECONDS)
         return os.read(number, 4)
 
     return read
@@ -60,7 +61,7 @@ def by_number(path):
 
 def in_slots(path):
     slotted = Slotted()
-    slotted.file = open(path, "rb")  # noqa: SIM115
+    slotted.file = open(path, "rb", buffering=0)  # noqa: SIM115
     return lambda index: seeking(slotted.file, index)
 
 
@@ -73,7 +74,7 @@ def in_zip(path):
 
 
 def deleted(path):
-    file = open(path, "rb")  # noqa: SIM115
+    file = open(path, "rb", buffering=0)  # noqa: SIM115
     os.unlink(path)
     return functools.partial(seeking, file)
 
@@ -85,7 +86,7 @@ def far_in_a_list(path):
 
 HELD = {
     "behind lru_cache": lambda path: lambda index: seeking(cached(path), index),
-    "in a partial": lambda path: functools.partial(seeking, open(path, "rb")),  # noqa: SIM115
+    "in a partial": lambda path: functools.partial(seeking, open(path, "rb", buffering=0)),  # noqa: SIM115
     "by its number": by_number,
     "in slots": in_slots,
     "in a zip archive": in_zip,

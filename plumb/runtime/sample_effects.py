@@ -1,0 +1,198 @@
+"""What making a sample leaves behind, tried in a forked child that stands for a worker.
+
+A worker has a copy of the dataset: what its samples change there, the main process and other workers don't see. And it
+shares what was open when it was forked. Both show in a child that makes a few samples and looks at itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data._utils import worker
+
+from plumb.profile.randomness import generator_states
+from plumb.runtime.changes import Change
+from plumb.runtime.child_trial import in_child
+from plumb.runtime.dataset_state import DatasetState, roots_of
+from plumb.runtime.inherited_files import DESCRIPTORS, open_descriptors, regular_files, reopen_inherited_files
+
+# A child that makes no sample in this time hangs.
+CHILD_SECONDS = 30.0
+_LOOK_SECONDS = 1.0
+# The second index is looked for among so many.
+_LOOKED_THROUGH = 64
+# Arrays up to this size are put back, in case other processes have them too, and no more bytes than this in all.
+_LARGEST_BYTES, _MOST_BYTES = 1 << 20, 1 << 25
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What making samples changes for good, and what it uses that a forked process must not.
+
+    `changed` is the place of something that samples change each time; what the first ones set up is none. `draws` says
+    that a random generator of the dataset's own was drawn from. `shared` is a file whose position moved, which a worker
+    would share. `failure` is what became of a sample that failed, or hung, in a forked process, though not here.
+    """
+
+    changed: str = ""
+    draws: bool = False
+    shared: str = ""
+    failure: str = ""
+
+    @property
+    def why_in_one_process(self) -> str | None:
+        """Why the samples must be made in one process, in the user's order, if so: they change what they read."""
+        if self.changed:
+            return f"reading changes {self.changed}, and workers would each change their own"
+        if self.draws:
+            return "the dataset holds a random generator, and workers would each draw from a copy"
+        return None
+
+    @property
+    def why_not_forked(self) -> str | None:
+        """Why a forked process must not make samples, if so: a process that was started anew may."""
+        if self.shared:
+            return f"the dataset reads {self.shared}, which is open for writing too and whose position workers share"
+        return f"in a forked process, making a sample {self.failure}" if self.failure else None
+
+
+def sample_effects(loader: DataLoader[Any], indices: Iterable[Any], seconds: float = CHILD_SECONDS) -> Effects:
+    """Make samples of a map-style dataset in a forked child, and return what that changed.
+
+    Nothing changes in this process: generators are the child's own, files have positions of their own, connections lead
+    nowhere, and arrays in shared memory are put back. Where a child can't be forked, nothing is found.
+
+    Args:
+        loader: The loader whose dataset, `collate_fn` and `worker_init_fn` are tried.
+        indices: Indices of samples, such as those of a batch; two different ones are used.
+        seconds: Time limit for the child.
+
+    """
+    chosen = _two_of(indices)
+    if isinstance(loader.dataset, IterableDataset) or not chosen:
+        return Effects()
+    inherited = {number for number, _ in open_descriptors()}
+    outcome = in_child(partial(_found, loader, chosen, inherited), seconds)
+    if outcome.value is not None:
+        return outcome.value
+    reason = outcome.reason or ""
+    return Effects(failure=reason) if outcome.has_died or reason.startswith("raised") else Effects()
+
+
+def _two_of(indices: Iterable[Any]) -> list[Any]:
+    found = list(islice(indices, _LOOKED_THROUGH))
+    other = next((index for index in found if not _is_equal(index, found[0])), None)
+    return found[:1] if other is None else [found[0], other]
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:
+        return False
+
+
+# ---- in the child
+
+
+def _found(loader: DataLoader[Any], indices: list[Any], inherited: set[int]) -> Effects:
+    """Make the samples of two indices by turns, twice, and return what that changed."""
+    _cut_connections(inherited)
+    not_reopened = reopen_inherited_files()
+    state = DatasetState(roots_of(loader), by_value=True)
+    state.look(_LOOK_SECONDS)
+    kept = _copies(state.arrays)
+    try:
+        read = _reader(loader)
+        first, other = indices[0], indices[-1]
+        read(first)
+        # What a first sample sets up, the others find.
+        state.look(_LOOK_SECONDS)
+        positions = _positions(inherited, not_reopened)
+        read(other)
+        changes = [change for change in state.look(_LOOK_SECONDS) if change.is_resized]
+        drawn = generator_states(state.generators)[3:]
+        read(first)
+        read(other)
+        # What depends on the latest index alone is now what it was: a buffer, the file that is open at present.
+        changes += state.look(_LOOK_SECONDS)
+        after = _positions(inherited, not_reopened)
+        moved = [number for number, place in positions.items() if after.get(number, place) != place]
+        return Effects(
+            changed=next((change.place for change in changes if _lasts(change)), ""),
+            draws=generator_states(state.generators)[3:] != drawn,
+            shared=os.readlink(f"{DESCRIPTORS}/{moved[0]}") if moved else "",
+        )
+    finally:
+        for array, before in kept:
+            if array.tobytes() != before.tobytes():
+                array[...] = before
+
+
+def _lasts(change: Change) -> bool:
+    return not change.is_growth and not change.is_scratch
+
+
+def _reader(loader: DataLoader[Any]) -> Callable[[Any], None]:
+    """Return what makes a batch of one sample as a worker makes it, from the same random numbers each time."""
+    dataset: Any = loader.dataset
+    is_single = loader.batch_sampler is None
+    worker._worker_info = worker.WorkerInfo(id=0, num_workers=1, seed=0, dataset=dataset)
+    if loader.worker_init_fn is not None:
+        loader.worker_init_fn(0)
+
+    def read(index: Any) -> None:
+        random.seed(0)
+        np.random.seed(0)
+        torch.default_generator.manual_seed(0)
+        if is_single:
+            samples = dataset[index]
+        elif getattr(dataset, "__getitems__", None):
+            samples = dataset.__getitems__([index])
+        else:
+            samples = [dataset[index]]
+        # One that needs a whole batch is not tried.
+        with contextlib.suppress(Exception):
+            loader.collate_fn(samples)
+
+    return read
+
+
+def _cut_connections(inherited: set[int]) -> None:
+    """Lead sockets, pipes and the like to nowhere: two processes that use one take each other's answers."""
+    nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    is_harmless = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISCHR, stat.S_ISBLK)
+    for number, mode in open_descriptors():
+        if number in inherited and number > 2 and not any(check(mode) for check in is_harmless):
+            os.dup2(nowhere, number, inheritable=False)
+    os.close(nowhere)
+
+
+def _positions(inherited: set[int], not_reopened: tuple[int, ...]) -> dict[int, int]:
+    """Return the positions in inherited files that a worker would share, by their descriptors."""
+    return {
+        number: os.lseek(number, 0, os.SEEK_CUR)
+        for number, flags in regular_files()
+        if number in inherited and (flags & os.O_ACCMODE == os.O_RDWR or number in not_reopened)
+    }
+
+
+def _copies(arrays: list[np.ndarray[Any, Any]]) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    """Return small arrays that may lie in shared memory, with copies of them."""
+    found, left = [], _MOST_BYTES
+    for array in arrays:
+        if array.flags.writeable and array.nbytes <= min(_LARGEST_BYTES, left):
+            left -= array.nbytes
+            found.append((array, array.copy()))
+    return found
