@@ -29,12 +29,15 @@ class Site:
     """A line of the user's code, and the name that the line gives to what it makes.
 
     Where the line only led to an installed package, which made the thing on its own account, `library` names that.
+    `scope` is the function around the line, and `statement` what stands there, wherever that is moved.
     """
 
     file: str
     line: int
     name: str
     library: str = ""
+    scope: str = ""
+    statement: str = ""
 
     @property
     def by_library(self) -> bool:
@@ -71,6 +74,8 @@ def find_site(frame: FrameType | None) -> Site:
             site.f_lineno,
             _name_by_callers(own) or _enclosing_name(site),
             "" if site is frames[0] else str(frames[0].f_globals.get("__name__", "?")).partition(".")[0],
+            getattr(site.f_code, "co_qualname", site.f_code.co_name),
+            _statement_text(site.f_code.co_filename, *_call_position(site)),
         )
     return Site("<unknown>", 0, "loader")
 
@@ -100,11 +105,13 @@ def _name_by_callers(frames: list[FrameType]) -> str | None:
     for frame in frames:
         start = _call_position(frame)
         statement = _statement_at(frame.f_code.co_filename, start)
-        if isinstance(statement, ast.Return) and statement.value is not None:
-            selectors = [*_selectors(statement.value, start), *selectors]
-        elif isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
+        if frame.f_code.co_name == "<lambda>" or statement is None or statement.value is None:
+            continue
+        found = _selectors(statement.value, start) or _key_in_comprehension(statement.value, start, frame)
+        selectors = [*found, *selectors]
+        if not isinstance(statement, ast.Return):
             target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
-            return _selected(target, [*_selectors(statement.value, start), *selectors])
+            return _selected(target, selectors)
     return None
 
 
@@ -122,6 +129,19 @@ def _call_position(frame: FrameType) -> tuple[int, int]:
     return frame.f_lineno, 0
 
 
+@lru_cache(maxsize=256)
+def _statement_text(file: str, line: int, column: int) -> str:
+    """The innermost statement at a place, as Python spells it; of one with a body, the call or the first line alone."""
+    covering = [node for node in _nodes(file) if isinstance(node, ast.stmt) and _covers_line(node, line)]
+    if not covering:
+        return linecache.getline(file, line).strip()
+    statement = covering[-1]
+    if not hasattr(statement, "body"):
+        return ast.unparse(statement)
+    calls = [node for node in ast.walk(statement) if isinstance(node, ast.Call) and _covers(node, (line, column))]
+    return ast.unparse(calls[-1]) if calls else linecache.getline(file, line).strip()
+
+
 @lru_cache(maxsize=64)
 def _nodes(file: str) -> tuple[ast.AST, ...]:
     """All nodes of a source file's tree, outer ones first; none where it can't be parsed."""
@@ -132,7 +152,7 @@ def _nodes(file: str) -> tuple[ast.AST, ...]:
 
 
 @lru_cache(maxsize=64)
-def _statements(file: str) -> tuple[ast.stmt, ...]:
+def _statements(file: str) -> tuple[ast.Assign | ast.AnnAssign | ast.Return, ...]:
     """All statements in a source file that can name a call's result."""
     return tuple(node for node in _nodes(file) if isinstance(node, (ast.Assign, ast.AnnAssign, ast.Return)))
 
@@ -145,7 +165,7 @@ def _iter_calls(file: str) -> frozenset[tuple[int, int]]:
     return frozenset((node.lineno, node.col_offset) for node in by_name)
 
 
-def _statement_at(file: str, start: tuple[int, int]) -> ast.stmt | None:
+def _statement_at(file: str, start: tuple[int, int]) -> ast.Assign | ast.AnnAssign | ast.Return | None:
     covering = [node for node in _statements(file) if node.lineno <= start[0] <= (node.end_lineno or node.lineno)]
     return covering[-1] if covering else None
 
@@ -159,6 +179,14 @@ def _selectors(value: ast.expr, start: tuple[int, int]) -> Sequence[ast.expr | i
     return []
 
 
+def _key_in_comprehension(value: ast.expr, start: tuple[int, int], frame: FrameType) -> Sequence[ast.expr]:
+    """The key that a dictionary comprehension gives to the call at `start`, where it is a text in a variable."""
+    if not isinstance(value, ast.DictComp) or not isinstance(value.key, ast.Name) or not _covers(value.value, start):
+        return []
+    key = frame.f_locals.get(value.key.id)
+    return [ast.Constant(key)] if type(key) is str else []
+
+
 def _selected(target: ast.expr, selectors: list[ast.expr | int]) -> str | None:
     """The name of that part of `target` that `selectors` lead to."""
     for position, selector in enumerate(selectors):
@@ -170,6 +198,10 @@ def _selected(target: ast.expr, selectors: list[ast.expr | int]) -> str | None:
             rest = [str(part) if isinstance(part, int) else ast.unparse(part) for part in selectors[position:]]
             return _spelled(target) + "".join(f"[{part}]" for part in rest)
     return None if isinstance(target, (ast.Tuple, ast.List)) else _spelled(target)
+
+
+def _covers_line(node: ast.stmt, line: int) -> bool:
+    return node.lineno <= line <= (node.end_lineno or node.lineno)
 
 
 def _covers(node: ast.expr, start: tuple[int, int]) -> bool:

@@ -237,7 +237,7 @@ def _choose(source: Source, loader: LoaderPlan, loaders: Sequence[LoaderPlan]) -
     others = {other.name for other in loaders} - {loader.name}
     steps: list[Callable[[], list[LoaderCall]]] = [
         lambda: [call for call in on_line if call.name == loader.name],
-        lambda: [call for call in on_line if call.name is None],
+        lambda: [call for call in on_line if call.name is None or loader.name.startswith(f"{call.name}[")],
         lambda: [call for call in calls if call.is_named(loader.name)],
         lambda: [call for call in calls if call.name not in others],
     ]

@@ -1,0 +1,147 @@
+"""Which loader an entry of a plan was made for: where it was made, over which dataset, with which code and arguments.
+
+Plain data, as a plan file keeps it. `runtime/identified.py` makes it of a loader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+# What a number is told by, as opposed to a flag: `runtime/facts.py` writes values as `repr` does.
+_DIGITS = frozenset("0123456789")
+# What is told of an object that can grow begins with its class, and goes on like this.
+_SIZE = " of "
+
+
+@dataclass(frozen=True)
+class Place:
+    """A statement of the user's that makes loaders, wherever in its file it is.
+
+    `scope` is the function around it. `library` is the package that makes the loader for that statement, if any.
+    """
+
+    file: str
+    scope: str
+    statement: str
+    library: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What decides on a dataset's samples, each by the path that leads to it, such as `dataset.transform.size`.
+
+    `code` holds digests of functions, `kinds` classes, lengths, shapes and versions of packages, and `values` flags,
+    numbers and texts. What is in large collections and arrays is not among them.
+    """
+
+    code: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One loader of a script. `order` counts the loaders that were made at its place, from 1.
+
+    `length` is the dataset's when the loader was made; None where it has none. `facts` are those of the first
+    iteration; None for a loader that was not iterated.
+    """
+
+    place: Place
+    order: int
+    dataset: str
+    length: int | None
+    arguments: dict[str, str]
+    facts: Facts | None = None
+
+
+def difference_of_loaders(planned: Identity, found: Identity) -> str:
+    """Say in what a loader differs from the one that was planned for, facts aside; empty where it doesn't."""
+    if found.dataset != planned.dataset:
+        return f"its dataset is {_last(found.dataset)}, the plan was made for {_last(planned.dataset)}"
+    if found.length != planned.length:
+        return f"its dataset has {_samples(found.length)}, the plan was made for {_samples(planned.length)}"
+    for name in sorted(planned.arguments.keys() | found.arguments.keys()):
+        then, now = planned.arguments.get(name, "not set"), found.arguments.get(name, "not set")
+        if then != now:
+            return f"its {name} is {now}, the plan was made for {then}"
+    if (found.place, found.order) != (planned.place, planned.order):
+        return "it is made elsewhere in the script"
+    return ""
+
+
+def difference_of_facts(then: Facts, now: Facts, values_count: bool = True) -> str:
+    """Say what has changed of a dataset since `then`, in words that follow a loader's name; empty for nothing.
+
+    With `values_count=False`, flags, numbers and texts may differ.
+    """
+    for path in _changed(then.code, now.code):
+        if path in then.code and path in now.code:
+            return f"the code of {_shown(path)} is not what it was when the plan was made"
+        return f"its samples {'now run' if path in now.code else 'no longer run'} {_shown(path)}"
+    for path in _changed(then.kinds, now.kinds):
+        before, after = then.kinds.get(path, "not there"), now.kinds.get(path, "not there")
+        return f"{_shown(path)} is {after}, the plan was made for {before}"
+    for path in _changed(then.values, now.values) if values_count else ():
+        return _of_value(path, then.values.get(path), now.values.get(path), "the plan was made for")
+    return ""
+
+
+def change_in_a_run(first: Facts, now: Facts) -> str:
+    """Say what the script has changed since its first epoch that a rewrite can't follow; empty for nothing.
+
+    Numbers may change from epoch to epoch, and collections may grow.
+    """
+    for path in _changed(first.code, now.code):
+        if path in first.code and path in now.code:
+            return f"the code of {_shown(path)} has changed"
+        return f"its samples {'now run' if path in now.code else 'no longer run'} {_shown(path)}"
+    for path in _changed(first.kinds, now.kinds):
+        before, after = first.kinds.get(path), now.kinds.get(path)
+        if before is not None and after is not None and before.partition(_SIZE)[0] != after.partition(_SIZE)[0]:
+            return f"{_shown(path)} is {after} now, it was {before}"
+    for path in _changed(first.values, now.values):
+        before, after = first.values.get(path), now.values.get(path)
+        if before is not None and after is not None and not (_is_number(before) and _is_number(after)):
+            return _of_value(path, before, after, "it was", " now")
+    return ""
+
+
+def without_numbers(facts: Facts) -> Facts:
+    """The facts that stay what they are while a training changes numbers and fills collections."""
+    return Facts(
+        facts.code,
+        {path: kind.partition(_SIZE)[0] for path, kind in facts.kinds.items()},
+        {path: value for path, value in facts.values.items() if not _is_number(value)},
+    )
+
+
+def _of_value(path: str, then: str | None, now: str | None, since: str, here: str = "") -> str:
+    if then is None or now is None:
+        return f"{_shown(path)} is {'set' if then is None else 'not set'}{here}, {since} a script {'without' if then is None else 'with'} it"
+    if then.startswith("#") or now.startswith("#"):
+        return f"{_shown(path)} is another text{here} than {'the plan was made for' if not here else 'it was'}"
+    return f"{_shown(path)} is {now}{here}, {since} {then}"
+
+
+def _changed(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+    """The paths with other facts, the shortest first: what is nearest to the dataset says most."""
+    paths = (path for path in then.keys() | now.keys() if then.get(path) != now.get(path))
+    return iter(sorted(paths, key=lambda path: (len(path), path)))
+
+
+def _is_number(value: str) -> bool:
+    return value.lstrip("-")[:1] in _DIGITS or value in ("inf", "-inf", "nan")
+
+
+def _shown(path: str) -> str:
+    return path.removeprefix("__main__.")
+
+
+def _last(name: str) -> str:
+    return name.rpartition(":")[2].rpartition(".")[2]
+
+
+def _samples(length: int | None) -> str:
+    return "no length" if length is None else f"{length:,} samples"

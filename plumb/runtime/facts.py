@@ -1,0 +1,408 @@
+"""What decides on a dataset's samples, looked up in bounded time: code, classes, flags, numbers and texts.
+
+The walk begins at the dataset and at what the loader calls, and follows attributes, items, closures, defaults and the
+module values that code reads, whatever module they are in. Of an object of the user's own class only those attributes
+and methods count that some function on the way names: `args.lr` is no part of a dataset that never reads `lr`. What is
+in large collections and arrays is data: it decides on what a store holds, and not on which rewrites fit.
+
+Never calls code of the user's: neither `__len__` nor `__getattr__`, `__eq__` or `__bool__` of what it meets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import sys
+import types
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from plumb.identity import Facts
+from plumb.runtime.code import digest_of_code, file_digest, names_in, package_version
+from plumb.runtime.simple import in_words, is_small_array, kind_of, shape_of
+from plumb.trace.expand import is_dataset, is_step, is_user_class, is_user_code, is_user_file
+
+# Objects that are looked at, at the most, and facts of one sort.
+_MOST_OBJECTS, _MOST_FACTS = 10_000, 400
+# Collections of more items than this are data; so many of their items show what else hangs from them.
+_FEW, _SAMPLED = 32, 64
+# Dictionaries whose keys are texts are options, up to this size.
+_MOST_OPTIONS = 256
+# Objects of libraries that hang from each other are followed so far.
+_LIBRARY_DEPTH = 3
+_COLLECTIONS: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
+# Where code names one of these, it may read attributes by names that can't be seen.
+_READS_ANY = frozenset(
+    ("getattr", "vars", "__dict__", "__getattribute__", "attrgetter", "methodcaller", "asdict", "astuple", "fields",
+     "eval", "exec", "locals", "globals", "dir", "getmembers")
+)  # fmt: skip
+# Classes that add nothing to what a class of the user's does.
+_TRIVIAL = frozenset(
+    ("builtins.object", "typing.Generic", "typing.Protocol", "abc.ABC", "torch.utils.data.dataset.Dataset",
+     "torch.utils.data.dataset.IterableDataset", "argparse.Namespace", "argparse._AttributeHolder",
+     "types.SimpleNamespace")
+)  # fmt: skip
+# What a class says about itself, and what making, copying and printing an object runs: no sample does.
+_NOT_RUN = frozenset(
+    ("__dict__", "__weakref__", "__module__", "__doc__", "__annotations__", "__annotate__", "__annotate_func__",
+     "__annotations_cache__", "__abstractmethods__", "_abc_impl", "__orig_bases__", "__parameters__", "__type_params__",
+     "__firstlineno__", "__slotnames__", "__static_attributes__", "__dataclass_fields__", "__dataclass_params__",
+     "__match_args__", "__slots__", "__hash__", "__qualname__", "__classcell__", "__repr__", "__str__", "__del__",
+     "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__copy__", "__deepcopy__", "__replace__",
+     "__subclasshook__", "__init_subclass__", "__class_getitem__", "__test__")
+)  # fmt: skip
+_MAKING = frozenset(("__init__", "__new__", "__post_init__"))
+_UNNAMED = (staticmethod, classmethod)
+
+# Modules that functions import when they run, and that were not there when they were looked for first. What they hold
+# later does not count in this process: a first sample that imports them must not change what is known of a dataset.
+_absent: set[str] = set()
+
+
+def facts_of(roots: Mapping[str, Any]) -> Facts:
+    """Return the facts about `roots`, such as a dataset and a collate function, by their names."""
+    walk = _Walk()
+    for path, value in roots.items():
+        walk.look(path, value)
+    return walk.facts()
+
+
+def facts_about(loader: Any) -> Facts:
+    """Return the facts about the samples and batches of a loader."""
+    return facts_of(
+        {"dataset": loader.dataset, "collate_fn": loader.collate_fn, "worker_init_fn": loader.worker_init_fn}
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A value on the walk. `is_data` says that it is one of many, `depth` counts the libraries' objects around it."""
+
+    path: str
+    value: Any
+    is_data: bool = False
+    depth: int = 0
+
+
+class _Walk:
+    """A walk through objects, those that are nearest to its roots first."""
+
+    def __init__(self) -> None:
+        self._facts = Facts()
+        self._pending: deque[_Found] = deque()
+        # With the objects themselves, so that none leaves its id to another meanwhile.
+        self._met: dict[tuple[int, bool], tuple[str, Any]] = {}
+        self._names: set[str] = set()
+        self._reads_any = False
+        self._unread: dict[str, list[_Found]] = {}
+        self._versions: set[str] = set()
+
+    def facts(self) -> Facts:
+        """Walk to the end, and return what was found."""
+        looked_at = 0
+        while self._pending and looked_at < _MOST_OBJECTS:
+            self._visit(self._pending.popleft())
+            looked_at += 1
+        for package in sorted(self._versions | {"python", "torch"}):
+            self._facts.kinds[f"{package} (version)"] = package_version(package)
+        return Facts(*(_at_most(facts) for facts in (self._facts.code, self._facts.kinds, self._facts.values)))
+
+    def look(self, path: str, value: Any, is_data: bool = False, depth: int = 0) -> None:
+        """Note a simple value; have any other one visited."""
+        words = in_words(value)
+        if words is None:
+            self._pending.append(_Found(path, value, is_data, depth))
+        elif not is_data:
+            self._facts.values[path] = words
+
+    def _look_where_read(self, found: _Found, name: str) -> None:
+        """Look at an attribute as soon as code names it."""
+        if self._reads_any or name in self._names:
+            self.look(found.path, found.value, found.is_data, found.depth)
+        else:
+            self._unread.setdefault(name, []).append(found)
+
+    def _read(self, names: Iterable[str]) -> None:
+        """Note names that code reads."""
+        new = set(names) - self._names
+        self._names |= new
+        if not self._reads_any and not _READS_ANY.isdisjoint(new):
+            self._reads_any = True
+            new = set(self._unread)
+        for name in sorted(new & self._unread.keys()):
+            for found in self._unread.pop(name):
+                self.look(found.path, found.value, found.is_data, found.depth)
+
+    # ---- one value
+
+    def _visit(self, found: _Found) -> None:
+        value, kind = found.value, type(found.value)
+        is_tuple = issubclass(kind, tuple)
+        if not is_tuple and self._was_met(found):
+            return
+        if issubclass(kind, types.FunctionType):
+            self._function(found, value)
+        elif issubclass(kind, type):
+            self._note(found, f"class {_name(value)}")
+            self._class(value, is_called=True)
+        elif issubclass(kind, types.ModuleType):
+            self._module(found, value)
+        elif issubclass(kind, types.MethodType):
+            self._note(found, "method")
+            self._onwards(found, {"__func__": value.__func__, "__self__": value.__self__})
+        elif issubclass(kind, functools.partial):
+            self._note(found, "partial")
+            self._onwards(found, {"func": value.func, "args": value.args, "keywords": value.keywords})
+        elif issubclass(kind, types.BuiltinFunctionType):
+            self._note(found, f"{value.__module__}.{value.__qualname__}")
+            self._version(value.__module__)
+        elif issubclass(kind, (property, types.CellType, *_UNNAMED)):
+            for inner in _inside(value):
+                self.look(found.path, inner, found.is_data, found.depth)
+        elif (shape := shape_of(value)) is not None:
+            self._note(found, shape)
+            if not found.is_data and (small := is_small_array(value)):
+                self._facts.values[found.path] = small
+        else:
+            self._object(found, value)
+
+    def _was_met(self, found: _Found) -> bool:
+        key = id(found.value), found.is_data
+        if key in self._met:
+            first = self._met[key][0]
+            if found.path != first:
+                self._note(found, kind_of(found.value) if callable(found.value) else f"the same as {first}")
+            return True
+        self._met[key] = found.path, found.value
+        return False
+
+    def _note(self, found: _Found, kind: str) -> None:
+        if not found.is_data:
+            self._facts.kinds[found.path] = kind
+
+    def _onwards(self, found: _Found, parts: Mapping[str, Any]) -> None:
+        for name, part in parts.items():
+            self.look(f"{found.path}.{name}", part, found.is_data, found.depth)
+
+    def _version(self, module: Any) -> None:
+        if isinstance(module, str):
+            package = module.partition(".")[0]
+            if package not in sys.stdlib_module_names and package != "__main__":
+                self._versions.add(package)
+
+    # ---- code
+
+    def _function(self, found: _Found, function: types.FunctionType) -> None:
+        self._note(found, kind_of(function))
+        closed = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=False))
+        wrapped = vars(function).get("__wrapped__")
+        within = {f"<{name}>": cell for name, cell in closed.items()}
+        if wrapped is not None:
+            within["__wrapped__"] = wrapped
+        if not is_user_code(function):
+            # A library's decorator may hold what it decorates.
+            self._version(function.__module__)
+            if found.depth < _LIBRARY_DEPTH:
+                for name, part in within.items():
+                    self.look(f"{found.path}.{name}", part, found.is_data, found.depth + 1)
+            return
+        code, module = function.__code__, function.__module__ or "?"
+        label, digest = f"{module}.{function.__qualname__}", digest_of_code(code)
+        if self._facts.code.setdefault(label, digest) != digest:
+            self._facts.code[f"{label} at {found.path}"] = digest
+        defaults = {f"<default {place}>": value for place, value in enumerate(function.__defaults__ or ())}
+        named = {f"<default {name}>": value for name, value in (function.__kwdefaults__ or {}).items()}
+        self._onwards(found, {**defaults, **named, **within})
+        names = names_in(code)
+        self._read(names.attributes)
+        for name in sorted(names.module_level):
+            if name in function.__globals__:
+                self.look(f"{module}.{name}", function.__globals__[name], found.is_data)
+        for name in sorted(names.imported):
+            self._imported(name, function)
+
+    def _imported(self, name: str, function: types.FunctionType) -> None:
+        """Look at a module that a function imports when it runs."""
+        package = function.__globals__.get("__package__") or ""
+        full = next((each for each in (name, f"{package}.{name}") if each in sys.modules), None)
+        digest = file_digest(full or name)
+        if digest is not None:
+            self._facts.code[f"module {full or name}"] = digest
+        if full is None or full in _absent:
+            _absent.add(full or name)
+        else:
+            self.look(full, sys.modules[full])
+
+    def _module(self, found: _Found, module: types.ModuleType) -> None:
+        name = module.__name__
+        self._note(found, f"module {name}")
+        filename = vars(module).get("__file__")
+        is_users = name == "__main__" or (isinstance(filename, str) and is_user_file(filename))
+        if not is_users:
+            self._version(name)
+            return
+        for member, value in sorted(vars(module).items()):
+            if not member.startswith("__"):
+                self._look_where_read(_Found(f"{name}.{member}", value, found.is_data), member)
+
+    def _class(self, kind: type, is_called: bool) -> None:
+        """Look at what a class does; its constructor counts where it `is_called`."""
+        key = id(kind), is_called
+        if key in self._met and self._met[key][1] is kind and not is_called:
+            return
+        self._met[id(kind), is_called] = kind_of(kind), kind
+        leads_on = not _is_all_the_users(kind)
+        for each in kind.__mro__:
+            if not is_user_class(each):
+                self._version(each.__module__)
+                continue
+            self._facts.kinds[f"class {_name(each)}"] = ", ".join(_name(base) for base in each.__bases__)
+            for name, member in sorted(vars(each).items()):
+                if name in _NOT_RUN or name.startswith("_plumb") or (name in _MAKING and not is_called):
+                    continue
+                found = _Found(f"{_name(each)}.{name}", member)
+                if leads_on or name.startswith("__"):
+                    self.look(found.path, member)
+                else:
+                    self._look_where_read(found, name)
+
+    # ---- objects
+
+    def _object(self, found: _Found, value: Any) -> None:
+        kind = type(value)
+        is_mapping, is_collection = issubclass(kind, dict), issubclass(kind, _COLLECTIONS)
+        if is_mapping:
+            self._note(found, _name(kind))
+            self._mapping(found, value)
+        elif is_collection:
+            self._collection(found, value)
+        else:
+            self._note(found, _name(kind))
+        is_users = any(map(is_user_class, kind.__mro__))
+        if is_users:
+            self._class(kind, is_called=False)
+        else:
+            self._version(kind.__module__)
+        attributes = _attributes(value)
+        if not attributes:
+            return
+        if is_users or kind in (argparse.Namespace, types.SimpleNamespace):
+            reads_all = not _is_all_the_users(kind) or is_mapping or is_collection
+            depth = found.depth
+        elif found.depth < _LIBRARY_DEPTH and _has_parts(value):
+            reads_all, depth = True, found.depth + 1
+        else:
+            # What wraps a function of the user's, such as a cache or a property, runs it.
+            for name, inner in attributes.items():
+                if is_user_code(inner):
+                    self.look(f"{found.path}.{name}", inner, found.is_data, found.depth + 1)
+            return
+        for name in sorted(attributes, key=str):
+            if not str(name).startswith("_plumb"):
+                part = _Found(f"{found.path}.{name}", attributes[name], found.is_data, depth)
+                if reads_all:
+                    self.look(part.path, part.value, part.is_data, part.depth)
+                else:
+                    self._look_where_read(part, name)
+
+    def _mapping(self, found: _Found, value: dict[Any, Any]) -> None:
+        length = dict.__len__(value)
+        items = _spread(dict.items(value), length) if length > _SAMPLED else list(dict.items(value))
+        are_options = length <= _MOST_OPTIONS and all(type(key) is str for key in dict.keys(value))
+        if are_options and not found.is_data:
+            for key, item in dict.items(value):
+                self.look(f"{found.path}[{key!r}]", item, False, found.depth)
+            return
+        for _, item in items:
+            self._one_of_many(found, item)
+
+    def _collection(self, found: _Found, value: Any) -> None:
+        base = next(each for each in _COLLECTIONS if issubclass(type(value), each))
+        length = base.__len__(value)
+        self._note(found, f"{_name(type(value))} of {length:,}")
+        if length > _FEW or found.is_data:
+            for item in _spread(base.__iter__(value), length, value if base in (list, tuple) else None):
+                self._one_of_many(found, item)
+            return
+        if base in (set, frozenset):
+            words = [in_words(item) for item in base.__iter__(value)]
+            self._facts.values[found.path] = f"{{{', '.join(sorted(word for word in words if word is not None))}}}"
+            return
+        for place, item in enumerate(base.__iter__(value)):
+            self.look(f"{found.path}[{place}]", item, False, found.depth)
+
+    def _one_of_many(self, found: _Found, item: Any) -> None:
+        """Look at an item of a large collection: at the flags of one that makes samples, else at its code only."""
+        if in_words(item) is None:
+            makes_samples = not found.is_data and (is_dataset(item) or is_step(item))
+            self.look(f"{found.path}[of many]", item, not makes_samples, found.depth)
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """The attributes of an object, those in slots too, past whatever its class does when it is asked."""
+    try:
+        attributes = object.__getattribute__(value, "__dict__")
+    except Exception:
+        attributes = {}
+    found = dict(attributes) if isinstance(attributes, dict) else {}
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ()) if is_user_class(kind) else ()
+        for name in (slots,) if isinstance(slots, str) else slots:
+            member = vars(kind).get(name)
+            if isinstance(member, types.MemberDescriptorType):
+                try:
+                    found.setdefault(name, member.__get__(value, type(value)))
+                except AttributeError:
+                    continue
+    return found
+
+
+def _has_parts(value: Any) -> bool:
+    """Whether an object of a library's may hold what makes samples, or options."""
+    kind = type(value)
+    is_data_class = any("__dataclass_fields__" in vars(each) for each in kind.__mro__)
+    return is_data_class or kind.__module__.startswith("omegaconf.") or is_dataset(value) or is_step(value)
+
+
+def _is_all_the_users(kind: type) -> bool:
+    """Whether nothing but the user's own code can read the attributes of a class's objects."""
+    return all(is_user_class(each) or _name(each) in _TRIVIAL for each in kind.__mro__)
+
+
+def _name(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" and kind is not object else (
+        f"{kind.__module__}.{kind.__qualname__}"
+    )
+
+
+def _inside(value: Any) -> tuple[Any, ...]:
+    """The one thing in a closure's cell, or behind a property or a method of a class; none in an empty cell."""
+    if isinstance(value, property):
+        return (value.fget,)
+    try:
+        return (value.cell_contents if isinstance(value, types.CellType) else value.__func__,)
+    except ValueError:
+        return ()
+
+
+def _spread(items: Iterable[Any], length: int, indexable: Any = None) -> Iterator[Any]:
+    """Some of many items, evenly spread."""
+    step = max(1, -(-length // _SAMPLED))
+    if indexable is None:
+        return itertools.islice(items, 0, None, step)
+    get: Callable[[Any, int], Any] = list.__getitem__ if issubclass(type(indexable), list) else tuple.__getitem__
+    return (get(indexable, place) for place in range(0, length, step))
+
+
+def _at_most(facts: dict[str, str]) -> dict[str, str]:
+    """The facts, sorted; where there are very many, those beyond in one digest."""
+    ordered = sorted(facts.items(), key=lambda item: (len(item[0]), item[0]))
+    first, rest = ordered[:_MOST_FACTS], ordered[_MOST_FACTS:]
+    if rest:
+        from plumb.runtime.simple import text_digest
+
+        first.append(("what else there is", text_digest(repr(rest))))
+    return dict(first)

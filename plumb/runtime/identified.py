@@ -1,0 +1,69 @@
+"""Which loader of the script a loader is: its identity, as a plan keeps it, made of the loader itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from torch.utils.data import DataLoader, IterableDataset
+
+from plumb.identity import Facts, Identity, Place
+from plumb.runtime.facts import facts_about
+from plumb.site import Site
+
+# Torch's attributes of a loader, as its arguments are called.
+_ARGUMENTS = ("batch_size", "drop_last", "num_workers", "prefetch_factor", "persistent_workers", "pin_memory",
+              "in_order", "timeout")  # fmt: skip
+
+
+def place_of(site: Site) -> Place:
+    """Return the place of a construction site: the same wherever the script's folder is, and whatever stands above."""
+    return Place(_file_in_script(site.file), site.scope, site.statement, site.library)
+
+
+def identity_of(loader: DataLoader[Any], place: Place, order: int) -> Identity:
+    """Return the identity of a loader as it is made, without the facts about its dataset."""
+    return Identity(place, order, class_name(type(loader.dataset)), dataset_length(loader), arguments_of(loader))
+
+
+def facts_of_loader(loader: DataLoader[Any]) -> Facts | None:
+    """Return the facts about a loader's samples; None where the dataset resists to be looked at."""
+    try:
+        return facts_about(loader)
+    except Exception:
+        return None
+
+
+def arguments_of(loader: DataLoader[Any]) -> dict[str, str]:
+    """Return the arguments that a loader has now, in words."""
+    arguments = {name: repr(getattr(loader, name)) for name in _ARGUMENTS if hasattr(loader, name)}
+    for name in ("sampler", "batch_sampler"):
+        arguments[name] = type(getattr(loader, name, None)).__name__
+    context = loader.multiprocessing_context
+    method = context.get_start_method() if context is not None else None
+    arguments["multiprocessing_context"] = str(method)
+    return arguments
+
+
+def class_name(kind: type) -> str:
+    """Return a class by module and name."""
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def dataset_length(loader: DataLoader[Any]) -> int | None:
+    """Return how many samples a loader's dataset has; None for a stream, and where asking fails."""
+    if isinstance(loader.dataset, IterableDataset):
+        return None
+    try:
+        return len(loader.dataset)  # type: ignore[arg-type]
+    except Exception:
+        return None
+
+
+def _file_in_script(file: str) -> str:
+    """A source file's path below the script's folder; of one elsewhere, its name."""
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    folder = os.path.dirname(os.path.abspath(script)) if isinstance(script, str) else ""
+    path = os.path.abspath(file)
+    return os.path.relpath(path, folder) if folder and path.startswith(folder + os.sep) else os.path.basename(path)
