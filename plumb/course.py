@@ -161,6 +161,7 @@ class Tuning:
                 cost=spent.on(choice.samples_loaded),
                 model=stored.to_plain(choice.situation, choice.freedom),
                 library=known.site.library,
+                identity=known.identity,
             )
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import itertools
 import time
@@ -21,6 +22,7 @@ from plumb.options import Options
 from plumb.plan import LoaderPlan, Plan, decode, encode
 from plumb.profile.device import has_accelerator
 from plumb.report.notebook import progress_line
+from plumb.runtime.identified import facts_of_loader, identity_of, place_of
 from plumb.runtime.loader import current_config, rebuild
 from plumb.site import Site
 from plumb.subject import Step
@@ -56,7 +58,8 @@ def tune_here(
 def _tuned(
     loader: DataLoader[Any], site: Site, options: Options, step: Callable[[Any], object] | float | None
 ) -> LoaderPlan:
-    known = KnownLoader(site.name, site, weakref.ref(loader), loader.batch_size)
+    identity = dataclasses.replace(identity_of(loader, place_of(site), 1), facts=facts_of_loader(loader))
+    known = KnownLoader(site.name, site, weakref.ref(loader), loader.batch_size, identity=identity)
     with progress_line(f"{site.name}: tuning") as line:
 
         def emit(event: Event) -> None:

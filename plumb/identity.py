@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 _DIGITS = frozenset("0123456789")
 # What is told of an object that can grow begins with its class, and goes on like this.
 _SIZE = " of "
+_CALLABLE = ("function ", "class ", "method", "partial")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def difference_of_facts(then: Facts, now: Facts, values_count: bool = True) -> s
         before, after = then.kinds.get(path, "not there"), now.kinds.get(path, "not there")
         return f"{_shown(path)} is {after}, the plan was made for {before}"
     for path in _changed(then.values, now.values) if values_count else ():
-        return _of_value(path, then.values.get(path), now.values.get(path), "the plan was made for")
+        return _of_value(path, then.values.get(path), now.values.get(path))
     return ""
 
 
@@ -97,15 +98,26 @@ def change_in_a_run(first: Facts, now: Facts) -> str:
         if path in first.code and path in now.code:
             return f"the code of {_shown(path)} has changed"
         return f"its samples {'now run' if path in now.code else 'no longer run'} {_shown(path)}"
-    for path in _changed(first.kinds, now.kinds):
-        before, after = first.kinds.get(path), now.kinds.get(path)
-        if before is not None and after is not None and before.partition(_SIZE)[0] != after.partition(_SIZE)[0]:
-            return f"{_shown(path)} is {after} now, it was {before}"
-    for path in _changed(first.values, now.values):
-        before, after = first.values.get(path), now.values.get(path)
-        if before is not None and after is not None and not (_is_number(before) and _is_number(after)):
-            return _of_value(path, before, after, "it was", " now")
+    before, after = {**first.values, **first.kinds}, {**now.values, **now.kinds}
+    for path in _changed(before, after):
+        then, since = before.get(path), after.get(path)
+        if not _may_change(then, since, path, now.kinds):
+            return _of_value(path, then, since, "it was", " now")
     return ""
+
+
+def _may_change(then: str | None, since: str | None, path: str, kinds: Mapping[str, str]) -> bool:
+    """Whether a fact may differ between two epochs of one run: numbers, sizes, and what is made when first needed."""
+    if all(fact is None or _is_number(fact) for fact in (then, since)):
+        return True
+    if then is not None and since is not None and then.partition(_SIZE)[0] == since.partition(_SIZE)[0]:
+        return _SIZE in then or _SIZE in since
+    if then in (None, "None") and kinds.get(path) == since and since is not None:
+        # A file that was opened, or a collection that is filled, and no function or object with options of its own.
+        return not since.startswith(_CALLABLE) and not any(
+            other.startswith((f"{path}.", f"{path}[")) for other in kinds
+        )
+    return "[" in path and (then is None or since is None)
 
 
 def without_numbers(facts: Facts) -> Facts:
@@ -117,12 +129,18 @@ def without_numbers(facts: Facts) -> Facts:
     )
 
 
-def _of_value(path: str, then: str | None, now: str | None, since: str, here: str = "") -> str:
-    if then is None or now is None:
-        return f"{_shown(path)} is {'set' if then is None else 'not set'}{here}, {since} a script {'without' if then is None else 'with'} it"
+def _of_value(
+    path: str, then: str | None, now: str | None, before: str = "the plan was made for", now_word: str = ""
+) -> str:
+    """Say how a value differs; `before` introduces what it was."""
+    shown = _shown(path)
+    if then is None:
+        return f"{shown} is set{now_word} and was not before"
+    if now is None:
+        return f"{shown} was set before and is not{now_word}"
     if then.startswith("#") or now.startswith("#"):
-        return f"{_shown(path)} is another text{here} than {'the plan was made for' if not here else 'it was'}"
-    return f"{_shown(path)} is {now}{here}, {since} {then}"
+        return f"{shown} is another text{now_word} than it was"
+    return f"{shown} is {now}{now_word}, {before} {then}"
 
 
 def _changed(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:

@@ -15,6 +15,7 @@ import msgspec
 
 from plumb.config import Config, Rewrites
 from plumb.errors import DAMAGED_JSON
+from plumb.identity import Identity
 from plumb.printable import to_json
 
 VERSION = 1
@@ -139,7 +140,9 @@ class LoaderPlan:
 
     `graph` is the traced pipeline as `networkx.node_link_data`, `device` what a GPU would do for it. `model` is what
     the model was told, so that `plumb predict` can ask it about other hosts (see `model/stored.py`). `library` is the
-    package that makes the loader, where that is none of the user's own code.
+    package that makes the loader, where that is none of the user's own code. `identity` says which loader of the script
+    it is; None in plans that an older plumb wrote. `unsafe` says why the plan is not used any more for this loader,
+    where a run has found a difference.
     """
 
     name: str
@@ -161,6 +164,8 @@ class LoaderPlan:
     cost: TuningCost | None = None
     model: dict[str, Any] | None = None
     library: str = ""
+    identity: Identity | None = None
+    unsafe: str = ""
 
     @property
     def config(self) -> Config:

@@ -103,7 +103,7 @@ class Session:
         """Gives the script's loop an iterator that tells the session of every batch."""
         from plumb.watch import Watched
 
-        known = self._registry.of(loader) if self._registry else None
+        known = self._registry.iterated(loader) if self._registry else None
         if known is None:
             return start()
         known.latest = loader
@@ -217,6 +217,9 @@ class Session:
                 continue
             self._emit(events.TuningStarted(known.name, str(known.site), time.perf_counter() - self._started))
             try:
+                # It may never have been iterated: what is known of its dataset is looked up now.
+                assert self._registry is not None
+                self._registry.iterated(loader)
                 self._finish(known, work.alone(known, loader, left))
             except Exception as error:
                 self._emit(events.Warned(f"{known.name} ({known.site}) was not tuned: {one_line(error)}"))

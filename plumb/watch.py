@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from plumb.lengths import length_of
+from plumb.identity import Facts, Identity, without_numbers
 from plumb.profile.sample import samples_in
+from plumb.runtime.identified import facts_of_loader, identity_of, place_of
 from plumb.site import Site
 
 
@@ -40,7 +42,8 @@ class KnownLoader:
     """A loader of the script's, from its construction on.
 
     `batch_size` is the one that the script gave. `latest` keeps the loader that was iterated last alive.
-    `is_library_s` says that a library has built its own from the script's parts.
+    `is_library_s` says that a library has built its own from the script's parts. `identity` has the facts about the
+    dataset once the loader was iterated; `checked` is the loader that was looked at last, and `facts` are its own.
     """
 
     name: str
@@ -53,6 +56,19 @@ class KnownLoader:
     epochs_begun: int = 0
     iterating_seconds: float = 0.0
     latest: DataLoader[Any] | None = None
+    identity: Identity | None = None
+    dataset: weakref.ref[Any] | None = None
+    checked: weakref.ref[DataLoader[Any]] | None = None
+    facts: Facts | None = None
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the script has asked the loader for batches."""
+        return self.epochs_begun > 0 or self.batches_seen > 0
+
+    def facts_of(self, loader: DataLoader[Any]) -> Facts | None:
+        """Return the facts about a loader that was looked at last; None for any other."""
+        return self.facts if _holds(self.checked, loader) else None
 
     def note_batch(self, batch: Any, seconds: float) -> None:
         """Learns from a batch that passes by, `seconds` after the one before, how many samples one holds."""
@@ -98,54 +114,100 @@ class Watched:
 
 
 class Registry:
-    """All loaders of the script. A loader rebuilt at the same place over the same data is the same loader."""
+    """All loaders of the script. A loader rebuilt at the same place over the same data is the same loader.
+
+    Loaders and datasets are compared by what they are, and never with `==`: a class of the user's may be equal to
+    others, have no hash, or have a truth value that asks for its length.
+    """
 
     def __init__(self) -> None:
-        self._known: list[tuple[KnownLoader, weakref.ref[Any] | None]] = []
-        self._by_loader: weakref.WeakKeyDictionary[DataLoader[Any], KnownLoader] = weakref.WeakKeyDictionary()
+        self._known: list[KnownLoader] = []
+        self._by_loader: dict[int, KnownLoader] = {}
 
     def add(self, loader: DataLoader[Any], site: Site) -> tuple[KnownLoader, bool]:
-        """The entry for a loader just made, and whether it is a new one."""
-        dataset = _weak(loader.dataset)
-        for known, its_dataset in self._known:
-            if _is_same(known, its_dataset() if its_dataset else None, loader, site):
+        """Return the entry for a loader just made, and whether it is a new one."""
+        found = identity_of(loader, place_of(site), 0)
+        for known in self._known:
+            if _is_rebuilt(known, loader, found, site) or _is_from_its_parts(known, loader, site):
                 known.loader = weakref.ref(loader)
+                known.dataset = _weak(loader.dataset)
                 known.is_library_s = site.by_library
-                self._by_loader[loader] = known
+                self._note(loader, known)
                 return known, False
-        name = self._unique(site.name)
-        known = KnownLoader(name, site, weakref.ref(loader), loader.batch_size)
-        self._known.append((known, dataset))
-        self._by_loader[loader] = known
-        return known, True
+        return self._new(loader, site, found), True
 
     def of(self, loader: DataLoader[Any]) -> KnownLoader | None:
-        """The entry of a loader; None for one made before plumb listened."""
-        return self._by_loader.get(loader)
+        """Return the entry of a loader; None for one made before plumb listened."""
+        return self._by_loader.get(id(loader))
+
+    def iterated(self, loader: DataLoader[Any]) -> KnownLoader | None:
+        """Return the entry of a loader that an iterator is asked of, with the facts about its dataset as it is now.
+
+        A loader that seemed to be one from before, and whose dataset has other code or flags, gets an entry of its own.
+        """
+        known = self.of(loader)
+        if known is None or known.identity is None or _holds(known.checked, loader):
+            return known
+        facts, first = facts_of_loader(loader), known.identity.facts
+        if first is not None and facts is not None and without_numbers(first) != without_numbers(facts):
+            known = self._new(loader, known.site, known.identity)
+        known.checked, known.facts = weakref.ref(loader), facts
+        assert known.identity is not None
+        if known.identity.facts is None:
+            known.identity = dataclasses.replace(known.identity, facts=facts)
+        return known
 
     def all(self) -> list[KnownLoader]:
-        """Every loader that was found, in the order of construction."""
-        return [known for known, _ in self._known]
+        """Return every loader that was found, in the order of construction."""
+        return list(self._known)
+
+    def _new(self, loader: DataLoader[Any], site: Site, found: Identity) -> KnownLoader:
+        order = 1 + sum(known.identity is not None and known.identity.place == found.place for known in self._known)
+        known = KnownLoader(
+            self._unique(site.name),
+            site,
+            weakref.ref(loader),
+            loader.batch_size,
+            identity=dataclasses.replace(found, order=order, facts=None),
+            dataset=_weak(loader.dataset),
+        )
+        self._known.append(known)
+        self._note(loader, known)
+        return known
+
+    def _note(self, loader: DataLoader[Any], known: KnownLoader) -> None:
+        if id(loader) not in self._by_loader:
+            weakref.finalize(loader, self._by_loader.pop, id(loader), None).atexit = False
+        self._by_loader[id(loader)] = known
 
     def _unique(self, name: str) -> str:
-        taken = {known.name for known, _ in self._known}
+        taken = {known.name for known in self._known}
         if name not in taken:
             return name
         return next(f"{name}_{n}" for n in range(2, len(taken) + 3) if f"{name}_{n}" not in taken)
 
 
-def _is_same(known: KnownLoader, its_dataset: Any, loader: DataLoader[Any], site: Site) -> bool:
-    same_data = its_dataset is loader.dataset
-    if site == known.site:
-        was_used = known.batches_seen > 0 and its_dataset is not None
-        rebuilt = (
-            was_used
-            and type(its_dataset) is type(loader.dataset)
-            and length_of(its_dataset) == length_of(loader.dataset)
-        )
-        return same_data or rebuilt or known.loader() is None
-    # Accelerate and others build a second loader from the first's parts, and iterate only that.
-    return site.by_library and same_data and not known.is_library_s and known.batches_seen == 0
+def _is_rebuilt(known: KnownLoader, loader: DataLoader[Any], found: Identity, site: Site) -> bool:
+    """Whether the script makes a loader once more: over the same dataset, or in the place of one that is used or gone.
+
+    As far as can be seen now: its dataset may not be complete yet.
+    """
+    first = known.identity
+    if site != known.site or first is None:
+        return False
+    if (found.dataset, found.length, found.arguments) != (first.dataset, first.length, first.arguments):
+        return False
+    return _holds(known.dataset, loader.dataset) or known.is_used or known.loader() is None
+
+
+def _is_from_its_parts(known: KnownLoader, loader: DataLoader[Any], site: Site) -> bool:
+    """Whether a library has built a loader from another's parts: accelerate does, and iterates only its own."""
+    is_first = not known.is_library_s and not known.is_used
+    return site.by_library and is_first and site != known.site and _holds(known.dataset, loader.dataset)
+
+
+def _holds(reference: weakref.ref[Any] | None, target: Any) -> bool:
+    return reference is not None and reference() is target
 
 
 def _weak(target: Any) -> weakref.ref[Any] | None:

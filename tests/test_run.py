@@ -14,7 +14,7 @@ from script_parts import PREAMBLE
 from plumb import plan
 from plumb.config import Config
 from plumb.plan import LoaderPlan, Measured, Plan, Prediction
-from plumb.runtime.apply import with_config
+from plumb.runtime.apply import plans_attributes, set_attributes, users_attributes
 from plumb.runtime.planned import attributes_of
 from plumb.runtime.running import exchanged
 
@@ -318,12 +318,19 @@ given_arguments = st.fixed_dictionaries(
 
 
 @given(given_arguments, st.integers(0, 8), st.sampled_from([2, 4]), st.booleans(), st.sampled_from([None, "spawn"]))
-def test_arguments_after_the_plan_make_a_loader(arguments, workers, prefetch, persistent, method):
+def test_a_loader_takes_the_plan_s_arguments_and_gives_them_back(arguments, workers, prefetch, persistent, method):
     from torch.utils.data import DataLoader
 
+    arguments = {**arguments, "timeout": arguments.get("timeout", 0) if arguments.get("num_workers") else 0}
+    loader = DataLoader(**arguments)
     config = Config(workers, prefetch if workers else None, persistent and workers > 0, start_method=method)
-    loader = DataLoader(**with_config(arguments, config))
+    before, users = dict(vars(loader)), users_attributes(loader, config)
+    set_attributes(loader, plans_attributes(loader, config))
     assert method_of(loader) == (method if workers else None)
     assert (loader.num_workers, loader.persistent_workers) == (config.num_workers, config.persistent_workers)
-    assert loader.batch_size == arguments.get("batch_size", 1)
-    assert loader.drop_last == arguments.get("drop_last", False)
+    again = DataLoader(range(4), num_workers=loader.num_workers, timeout=loader.timeout,
+                       prefetch_factor=loader.prefetch_factor, persistent_workers=loader.persistent_workers,
+                       multiprocessing_context=loader.multiprocessing_context)  # fmt: skip
+    assert again.num_workers == loader.num_workers, "what a library makes of its arguments"
+    set_attributes(loader, users)
+    assert vars(loader) == before

@@ -1,24 +1,33 @@
-"""A plan's configurations, put into the script's own loaders where they are constructed."""
+"""A plan's configurations, put into the script's own loaders where they are constructed.
+
+An entry of the plan belongs to one loader. Which one it is for is told in two steps: where the loader is made, its
+place, its arguments and its dataset's class and length must be the entry's; where it is first iterated, when the
+dataset is complete, so must the dataset's code and flags. Else the loader runs as the script has it.
+"""
 
 from __future__ import annotations
 
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from plumb.config import Config
+from plumb.identity import Identity, difference_of_loaders
 from plumb.plan import LoaderPlan, Plan
 from plumb.site import Site
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
+    from plumb.runtime.fit import Fit
     from plumb.runtime.planned import Planned
+    from plumb.watch import KnownLoader, Registry
 
-# On a loader that was changed, the number of its entry in the plan: copies of the loader have it too.
+# On a loader that was changed, the number of its entry in the plan, and what the script gave it: copies have it too.
 _MARK = "_plumb_loader"
+_AS_IT_IS = "it runs as the script has it. Tune again to renew the plan."
 
 
 class PlanApplied:
@@ -27,78 +36,156 @@ class PlanApplied:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._said: set[str] = set()
+        self._registry: Registry | None = None
         # By identity: a subclass of the user's may be equal to others, or have no hash.
-        self._changed: dict[int, Planned] = {}
+        self._changed: dict[int, _Changed] = {}
+        # By the number of an entry: the loader that it is for; and those that several loaders fit.
+        self._owners: dict[int, KnownLoader] = {}
+        self._contested: set[int] = set()
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The loader's arguments with the plan's in their place, where the plan is for this very loader."""
-        from plumb.runtime.main_module import runs_script_again
-        from plumb.runtime.refused import check
-
-        planned = self._find(site)
-        if planned is None:
-            if not site.by_library:
-                self._say(
-                    f"{site.name} ({site}) is not in the plan; it runs as the script has it. Tune again to add it."
-                )
-            return arguments
-        if _batch_size(arguments) != planned.batch_size:
-            # A library that builds its own loader from the script's takes over what the plan gave that one.
-            if not site.by_library:
-                self._say(
-                    f"{site.name} ({site}) has batch size {_batch_size(arguments)}, the plan was made for "
-                    f"{planned.batch_size}; it runs as the script has it. Tune again to renew the plan."
-                )
-            return arguments
-        if not _changes(planned):
-            return arguments
-        if runs_script_again(planned.tuned.config, arguments.get("multiprocessing_context")):
-            self._say(
-                f"{site.name} ({site}) would have workers that run the script once more; it runs as the script has it. "
-                "Put the script's main part under: if __name__ == '__main__'"
-            )
-            return arguments
-        check(arguments)
-        # Torch's advice on worker counts looks at cores alone; this count was measured.
-        warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
-        return with_config(arguments, planned.tuned.config)
+        """Leaves the script's arguments as they are: torch is to judge them."""
+        return arguments
 
     def constructed(self, loader: DataLoader[Any], site: Site) -> None:
-        """Takes note of a loader that was changed."""
-        from plumb.runtime.main_module import runs_script_again
+        """Gives a loader the plan's arguments, where the plan is for this very loader."""
+        from plumb.watch import Registry
 
-        planned = self._find(site)
-        if planned is None or not _changes(planned):
+        self._registry = self._registry or Registry()
+        known, is_new = self._registry.add(loader, site)
+        if site.by_library and not is_new:
+            self._hand_on(loader, known)
             return
-        if runs_script_again(planned.tuned.config, loader.multiprocessing_context):
-            return
-        if planned.batch_size == loader.batch_size:
-            vars(loader)[_MARK] = self._plan.loaders.index(planned)
-            self._note(loader, planned)
+        number = self._entry_for(known, loader, site)
+        if number is not None:
+            users = users_attributes(loader, self._plan.loaders[number].config)
+            vars(loader)[_MARK] = number, users
+            self._put_in(loader, number)
 
     def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
-        """Starts an epoch, on the plan where the loader was changed by it."""
-        changed = self._changed.get(id(loader))
-        if changed is None:
-            mark = vars(loader).get(_MARK)
-            if mark is None:
-                return start()
-            changed = self._note(loader, self._plan.loaders[mark])
-        return changed.start(loader, start, self._say)
+        """Starts an epoch, on the plan where the loader was changed by it and the plan fits its dataset."""
+        known = self._registry.iterated(loader) if self._registry is not None else None
+        if known is not None:
+            known.epochs_begun += 1
+        changed = self._changed.get(id(loader)) or self._noted(loader)
+        if changed is None or changed.is_plain:
+            return start()
+        problem = self._problem(changed, loader, known)
+        if problem:
+            self._say(f"{self._name(changed.number)}: {problem}; {_AS_IT_IS}")
+            changed.become_plain(loader)
+            return start()
+        return start() if changed.planned is None else changed.planned.start(loader, start, self._say)
 
-    def _note(self, loader: DataLoader[Any], planned: LoaderPlan) -> Planned:
-        from plumb.runtime.planned import Planned
+    # ---- which entry is for which loader
 
-        changed = self._changed[id(loader)] = Planned(loader, planned, planned.baseline.config)
+    def _entry_for(self, known: KnownLoader, loader: DataLoader[Any], site: Site) -> int | None:
+        """Return the number of the entry for a loader; None, and a line, where none is to be used."""
+        from plumb.runtime.main_module import runs_script_again
+
+        number, problem = self._found(known, site)
+        where = f"{known.name} ({site})"
+        if number is None:
+            if problem:
+                self._say(f"{where}: {problem}; {_AS_IT_IS}")
+            elif not site.by_library:
+                self._say(f"{where} is not in the plan; it runs as the script has it. Tune again to add it.")
+            return None
+        planned = self._plan.loaders[number]
+        if self._owners.setdefault(number, known) is not known:
+            self._contested.add(number)
+            self._say(f"{where} and {self._name(number)} both fit one entry of the plan; {_AS_IT_IS}")
+            return None
+        if not _changes(planned):
+            return None
+        if planned.unsafe:
+            self._say(f"{where}: the plan is not used any more, {planned.unsafe}; {_AS_IT_IS}")
+            return None
+        if runs_script_again(planned.config, loader.multiprocessing_context):
+            self._say(
+                f"{where} would have workers that run the script once more; it runs as the script has it. "
+                "Put the script's main part under: if __name__ == '__main__'"
+            )
+            return None
+        return number
+
+    def _found(self, known: KnownLoader, site: Site) -> tuple[int | None, str]:
+        """Return the number of the entry that fits a loader; None where none does, and why, if one nearly does."""
+        identity = known.identity
+        assert identity is not None
+        at_place = [
+            (number, planned.identity)
+            for number, planned in enumerate(self._plan.loaders)
+            if planned.identity is not None and planned.identity.place == identity.place
+        ]
+        fitting = [number for number, planned in at_place if not difference_of_loaders(planned, identity)]
+        if len(fitting) == 1:
+            return fitting[0], ""
+        if fitting:
+            return None, "several entries of the plan fit it"
+        if at_place:
+            return None, _nearest_difference(identity, [planned for _, planned in at_place])
+        return self._found_by_name(known, site)
+
+    def _found_by_name(self, known: KnownLoader, site: Site) -> tuple[int | None, str]:
+        """The same in a plan of an older plumb: by name and file, since lines move when a script is edited."""
+        loaders = [(number, planned) for number, planned in enumerate(self._plan.loaders) if planned.identity is None]
+        file = str(site).rsplit(":", 1)[0]
+        named = [pair for pair in loaders if pair[1].site.rsplit(":", 1)[0] == file and pair[1].name == site.name]
+        on_line = [pair for pair in loaders if pair[1].site == str(site)]
+        number, planned = next(iter(named or on_line), (None, None))
+        if planned is None or number is None:
+            return None, ""
+        assert known.identity is not None
+        if known.batch_size != planned.batch_size:
+            # A library that builds its own loader from the script's takes over what the plan gave that one.
+            words = f"it has batch size {known.batch_size}, the plan was made for {planned.batch_size}"
+            return None, "" if site.by_library else words
+        return number, ""
+
+    # ---- loaders that were changed
+
+    def _put_in(self, loader: DataLoader[Any], number: int) -> None:
+        # Torch's advice on worker counts looks at cores alone; this count was measured.
+        warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
+        set_attributes(loader, plans_attributes(loader, self._plan.loaders[number].config))
+        self._noted(loader)
+
+    def _hand_on(self, loader: DataLoader[Any], known: KnownLoader) -> None:
+        """Take note of a loader that a library has built from the parts of one that was changed."""
+        number = next((number for number, owner in self._owners.items() if owner is known), None)
+        first = self._first_of(known)
+        if number is None or first is None or not _changes(self._plan.loaders[number]):
+            return
+        vars(loader)[_MARK] = number, {**first.users}
+        if loader.batch_size == self._plan.loaders[number].batch_size:
+            self._put_in(loader, number)
+        else:
+            # It makes batches of its own: it has the plan's workers, and nothing else of the plan.
+            self._noted(loader, is_planned=False)
+
+    def _first_of(self, known: KnownLoader) -> _Changed | None:
+        return next((each for each in self._changed.values() if self._owners.get(each.number) is known), None)
+
+    def _noted(self, loader: DataLoader[Any], is_planned: bool = True) -> _Changed | None:
+        mark = vars(loader).get(_MARK)
+        if mark is None:
+            return None
+        number, users = mark
+        changed = self._changed[id(loader)] = _Changed(loader, number, self._plan.loaders[number], users, is_planned)
         weakref.finalize(loader, self._changed.pop, id(loader), None).atexit = False
         return changed
 
-    def _find(self, site: Site) -> LoaderPlan | None:
-        """The plan's entry for a loader: by name and file, since lines move when a script is edited."""
-        file, line = str(site).rsplit(":", 1)
-        named = [p for p in self._plan.loaders if p.site.rsplit(":", 1)[0] == file and p.name == site.name]
-        on_line = [p for p in self._plan.loaders if p.site == f"{file}:{line}"]
-        return next(iter(named or on_line), None)
+    def _problem(self, changed: _Changed, loader: DataLoader[Any], known: KnownLoader | None) -> str:
+        if changed.number in self._contested:
+            return "another loader fits the same entry of the plan"
+        is_first = changed.epochs == 0
+        changed.epochs += 1
+        return changed.fit.misfit(loader, known.facts_of(loader) if is_first and known is not None else None)
+
+    def _name(self, number: int) -> str:
+        planned, owner = self._plan.loaders[number], self._owners.get(number)
+        return f"{planned.name} ({owner.site if owner else planned.site})"
 
     def _say(self, text: str) -> None:
         if text not in self._said:
@@ -106,20 +193,72 @@ class PlanApplied:
             print(f"plumb: {text}", file=sys.stderr)
 
 
+class _Changed:
+    """One loader object that has the plan's arguments. `users` are those that the script gave it."""
+
+    def __init__(
+        self, loader: DataLoader[Any], number: int, planned: LoaderPlan, users: dict[str, Any], is_planned: bool
+    ) -> None:
+        from plumb.runtime.fit import Fit
+        from plumb.runtime.planned import Planned
+
+        self.number = number
+        self.users = users
+        self.epochs = 0
+        self.is_plain = False
+        self.fit: Fit = Fit(planned.config, planned.identity.facts if planned.identity else None)
+        self.planned: Planned | None = Planned(loader, planned, _config_of(users)) if is_planned else None
+
+    def become_plain(self, loader: DataLoader[Any]) -> None:
+        """Give the loader back what the script gave it, for good."""
+        self.is_plain, self.planned = True, None
+        # Workers that persist are the plan's.
+        loader._iterator = None
+        set_attributes(loader, self.users)
+
+
+def _nearest_difference(identity: Identity, planned: list[Identity]) -> str:
+    """Say in what a loader differs from the entry that was made for its place and order, or else from the first."""
+    nearest = next((each for each in planned if each.order == identity.order), planned[0])
+    difference = difference_of_loaders(nearest, identity)
+    others = len(planned) > 1 or nearest.order != identity.order
+    return difference + (f" (number {identity.order} of the loaders that are made there)" if others else "")
+
+
 def _changes(planned: LoaderPlan) -> bool:
     return planned.tuned.config != planned.baseline.config
 
 
-def _batch_size(arguments: dict[str, Any]) -> int | None:
-    return arguments.get("batch_size", 1) if arguments.get("batch_sampler") is None else None
+def plans_attributes(loader: DataLoader[Any], config: Config) -> dict[str, Any]:
+    """Return what a loader must have in order to run on `config`."""
+    from plumb.runtime.planned import attributes_of
+
+    attributes = attributes_of(loader, config)
+    if not config.num_workers:
+        # Torch refuses it without workers, where a library makes a loader from this one's arguments.
+        attributes["multiprocessing_context"] = None
+    return attributes
 
 
-def with_config(arguments: dict[str, Any], config: Config) -> dict[str, Any]:
-    """The arguments of torch's `DataLoader` with those of `config` in their place."""
-    replaced = ("num_workers", "prefetch_factor", "persistent_workers", "pin_memory", "in_order")
-    kept = {name: value for name, value in arguments.items() if name not in replaced}
-    if config.num_workers == 0:
-        # Torch refuses these without workers.
-        kept.pop("multiprocessing_context", None)
-        kept.pop("timeout", None)
-    return {**kept, **config.loader_arguments()}
+def users_attributes(loader: DataLoader[Any], config: Config) -> dict[str, Any]:
+    """Return what a loader has now of what `config` exchanges."""
+    names = {**plans_attributes(loader, config), "multiprocessing_context": None}
+    return {name: getattr(loader, name) for name in names}
+
+
+def set_attributes(loader: DataLoader[Any], attributes: Mapping[str, Any]) -> None:
+    """Set attributes of a loader that torch forbids to set once it is made."""
+    # Torch checks a start method against the number of workers that is there.
+    for name in sorted(attributes, key=lambda name: (name == "multiprocessing_context", name)):
+        object.__setattr__(loader, name, attributes[name])
+
+
+def _config_of(attributes: Mapping[str, Any]) -> Config:
+    """Return the configuration that a loader has with `attributes`."""
+    return Config(
+        num_workers=attributes["num_workers"],
+        prefetch_factor=attributes["prefetch_factor"] if attributes["num_workers"] else None,
+        persistent_workers=attributes["persistent_workers"],
+        pin_memory=attributes["pin_memory"],
+        in_order=attributes.get("in_order", True),
+    )

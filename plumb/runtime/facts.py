@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plumb.identity import Facts
+from plumb.printable import printable
 from plumb.runtime.code import digest_of_code, file_digest, names_in, package_version
 from plumb.runtime.simple import in_words, is_small_array, kind_of, shape_of
 from plumb.trace.expand import is_dataset, is_step, is_user_class, is_user_code, is_user_file
@@ -373,8 +374,10 @@ def _is_all_the_users(kind: type) -> bool:
 
 
 def _name(kind: type) -> str:
-    return kind.__qualname__ if kind.__module__ == "builtins" and kind is not object else (
-        f"{kind.__module__}.{kind.__qualname__}"
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins" and kind is not object
+        else (f"{kind.__module__}.{kind.__qualname__}")
     )
 
 
@@ -399,7 +402,8 @@ def _spread(items: Iterable[Any], length: int, indexable: Any = None) -> Iterato
 
 def _at_most(facts: dict[str, str]) -> dict[str, str]:
     """The facts, sorted; where there are very many, those beyond in one digest."""
-    ordered = sorted(facts.items(), key=lambda item: (len(item[0]), item[0]))
+    spelled = ((printable(path), printable(fact)) for path, fact in facts.items())
+    ordered = sorted(spelled, key=lambda item: (len(item[0]), item[0]))
     first, rest = ordered[:_MOST_FACTS], ordered[_MOST_FACTS:]
     if rest:
         from plumb.runtime.simple import text_digest

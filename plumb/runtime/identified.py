@@ -9,6 +9,7 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.identity import Facts, Identity, Place
+from plumb.printable import printable
 from plumb.runtime.facts import facts_about
 from plumb.site import Site
 
@@ -19,7 +20,7 @@ _ARGUMENTS = ("batch_size", "drop_last", "num_workers", "prefetch_factor", "pers
 
 def place_of(site: Site) -> Place:
     """Return the place of a construction site: the same wherever the script's folder is, and whatever stands above."""
-    return Place(_file_in_script(site.file), site.scope, site.statement, site.library)
+    return Place(*map(printable, (_file_in_script(site.file), site.scope, site.statement, site.library)))
 
 
 def identity_of(loader: DataLoader[Any], place: Place, order: int) -> Identity:

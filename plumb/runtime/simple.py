@@ -76,7 +76,9 @@ def kind_of(value: Any) -> str:
 def shape_of(value: Any) -> str | None:
     """Return the kind, type and shape of an array, a tensor or an image; None for anything else."""
     numpy, torch, kind = sys.modules.get("numpy"), sys.modules.get("torch"), type(value)
-    if (numpy is not None and issubclass(kind, numpy.ndarray)) or (torch is not None and issubclass(kind, torch.Tensor)):
+    if (numpy is not None and issubclass(kind, numpy.ndarray)) or (
+        torch is not None and issubclass(kind, torch.Tensor)
+    ):
         shape = "x".join(map(str, value.shape)) or "scalar"
         return f"{kind.__name__} {str(value.dtype).removeprefix('torch.')} of {shape}"
     if kind.__module__.startswith("PIL.") and hasattr(kind, "getbands"):

@@ -1,0 +1,47 @@
+"""Whether what was planned for a loader still fits it: asked at the start of each epoch, before anything is started."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from plumb.config import Config
+from plumb.identity import Facts, change_in_a_run, difference_of_facts
+from plumb.runtime.identified import facts_of_loader
+
+
+class Fit:
+    """Compares a loader's dataset with what a plan was made for, and later with what it was in the first epoch.
+
+    A configuration of torch's own arguments fits a dataset with the same code, whatever its flags are. One that makes
+    samples in another way (a store, threads, operators on batches) needs the same flags, numbers and texts too, and is
+    given up where the script changes code or flags between two epochs. Numbers may change: an epoch's, for example.
+    """
+
+    def __init__(self, config: Config, planned: Facts | None) -> None:
+        self._rewrites = rewrites_samples(config)
+        self._planned = planned
+        self._first: Facts | None = None
+        self._was_asked = False
+
+    def misfit(self, loader: DataLoader[Any], facts: Facts | None = None) -> str:
+        """Say why the plan does not fit `loader` any more, in words that follow its name; empty where it does.
+
+        `facts` are what its dataset is made of now, where that was looked up already.
+        """
+        if not self._rewrites and (self._was_asked or self._planned is None):
+            return ""
+        now = facts or facts_of_loader(loader)
+        if now is None:
+            return "what its dataset is made of can't be told" if self._rewrites else ""
+        if self._was_asked:
+            assert self._first is not None
+            return change_in_a_run(self._first, now)
+        self._was_asked, self._first = True, now
+        return "" if self._planned is None else difference_of_facts(self._planned, now, values_count=self._rewrites)
+
+
+def rewrites_samples(config: Config) -> bool:
+    """Return whether samples are made in another way than the script makes them, on whichever workers."""
+    return config.cache is not None or config.fetch_threads > 1 or bool(config.deferred)

@@ -1,0 +1,143 @@
+"""Plans without a tuning: a script is run as it stands, and what is known of its loaders becomes their entries.
+
+Scripts run in forks of the test's own process, which has imported torch already.
+"""
+
+import dataclasses
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import torch
+import torch.utils.data
+
+from plumb import intercept, plan
+from plumb.child import run_script
+from plumb.config import CacheChoice, Config, Cut, Rewrites
+from plumb.orders import Target
+from plumb.plan import LoaderPlan, Measured, Plan, Prediction
+from plumb.runtime.apply import PlanApplied
+from plumb.runtime.following import code_of_samples
+from plumb.runtime.loader import current_config
+from plumb.watch import Registry
+
+WORKERS = Config(num_workers=1, prefetch_factor=2)
+STORE = Config(cache=CacheChoice("sample", "memory", 2**24, 1.0))
+_RATE = (90.0, 110.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """What a script has printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+def entry_for(known, loader, config):
+    """An entry of a plan for a loader, with a store of whole samples to choose."""
+    found = known.identity
+    return LoaderPlan(
+        name=known.name,
+        site=str(known.site),
+        dataset=type(loader.dataset).__name__,
+        batch_size=loader.batch_size,
+        baseline=Measured(current_config(loader), 100.0, _RATE),
+        tuned=Measured(config, 100.0, _RATE),
+        predicted=Prediction(100.0, "cpu", {"cpu": 1.0}),
+        rewrites=Rewrites(cuts=(Cut("sample", (), (), code_of_samples(loader.dataset)),)),
+        library=known.site.library,
+        identity=found,
+    )
+
+
+class Recorded:
+    """An `intercept.Handler` that makes entries of the loaders that a script iterates."""
+
+    def __init__(self, config):
+        self.config, self.registry, self.entries = config, Registry(), {}
+
+    def constructing(self, site, arguments):
+        return arguments
+
+    def constructed(self, loader, site):
+        self.registry.add(loader, site)
+
+    def iterating(self, loader, start, plain_loop):
+        known = self.registry.iterated(loader)
+        known.epochs_begun += 1
+        self.entries.setdefault(known.name, entry_for(known, loader, self.config))
+        return start()
+
+
+def plan_of(folder, config, *arguments, **environment):
+    """A plan that has `config` for every loader that `train.py` in `folder` iterates."""
+
+    def record(result):
+        handler = Recorded(config)
+        intercept.install(handler)
+        error = run_script(Target("train.py", False), list(arguments))
+        result.write_bytes(pickle.dumps(None if error else tuple(handler.entries.values())))
+        _raise(error)
+
+    result = folder / "entries.pickle"
+    ran = forked(folder, lambda: record(result), environment)
+    assert ran.code == 0, ran.err
+    # As its file gives it back.
+    return plan.decode(plan.encode(Plan("train.py", {}, 1.0, 1.0, pickle.loads(result.read_bytes()))))
+
+
+def run_on(planned, folder, *arguments, **environment):
+    """What `train.py` in `folder` prints on a plan; without a plan where that is None."""
+
+    def run():
+        if planned is not None:
+            intercept.install(PlanApplied(planned))
+        _raise(run_script(Target("train.py", False), list(arguments)))
+
+    return forked(folder, run, environment)
+
+
+def forked(folder, work, environment):
+    """What some work in a fork of this process prints, with `folder` as its current one."""
+    files = [folder / name for name in ("out.txt", "err.txt")]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            for file, stream, descriptor in zip(files, ("stdout", "stderr"), (1, 2), strict=True):
+                os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+                setattr(sys, stream, os.fdopen(descriptor, "w", buffering=1, closefd=False))
+            os.chdir(folder)
+            os.environ.update(environment)
+            sys.path.insert(0, str(folder))
+            torch.set_num_threads(1)
+            work()
+            code = 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return Ran(code, *(file.read_text() for file in files))
+
+
+def write(folder, files):
+    """Writes modules into a folder."""
+    for name, text in files.items():
+        path = Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def _raise(error):
+    if error is not None:
+        raise error
