@@ -18,6 +18,7 @@ from plumb.offers import Offers
 from plumb.options import Options
 from plumb.runtime.inherited import Handle
 from plumb.runtime.main_module import main_is_guarded, start_method
+from plumb.runtime.saved_state import is_stateful
 from plumb.runtime.sent import why_not_sent
 from plumb.runtime.sharding import Sharding
 
@@ -47,13 +48,13 @@ def freedom_of(
     threads = tuple((found.threads, found.until) for found in offers.threads)
     cores = whole_cores(options.limits.cpus)
     return Freedom(
-        num_workers=_worker_counts(loader, own, options, situation, sharding) if start.why_not is None else (0,),
+        num_workers=_worker_counts(loader, own, options, situation, sharding, start),
         prefetch_factor=tuple(sorted({*PREFETCH_FACTORS, own.prefetch_factor or 2})),
         # The order of every later epoch hangs on whether workers persist (runtime/epochs.py).
-        persistent_workers=(True,) if own.persistent_workers else (False, True),
+        persistent_workers=(own.persistent_workers,) if own.persistent_workers or start.keeps_count else (False, True),
         pin_memory=(pins,),
         worker_torch_threads=(1, cores) if situation.torch_threads_speedup > _THREADS_HELP else (1,),
-        in_order=(True, False) if options.may_reorder else (own.in_order,),
+        in_order=(True, False) if options.may_reorder and not start.keeps_count else (own.in_order,),
         fetch=((1, None), *threads),
         caches=(None, *_caches(loader, options, offers.cuts, situation)),
         deferrals=((), *(found.operators for found in offers.deferrals)),
@@ -64,10 +65,14 @@ def freedom_of(
 
 @dataclass(frozen=True)
 class WorkerStart:
-    """How workers are started, None for the way that the script has chosen; or `why_not`, for the user to read."""
+    """How workers are started, None for the way that the script has chosen; or `why_not`, for the user to read.
+
+    Where it `keeps_count`, the number of workers stays the script's own, and whether they persist, too.
+    """
 
     method: StartMethod | None = None
     why_not: str | None = None
+    keeps_count: bool = False
 
 
 def worker_start(loader: DataLoader[Any], own: Config, held: Sequence[Handle]) -> WorkerStart:
@@ -77,6 +82,8 @@ def worker_start(loader: DataLoader[Any], own: Config, held: Sequence[Handle]) -
     may have spawned ones. What the user has started workers for, may be given others in the same way. A worker that
     isn't forked is sent everything, and runs the main module's code once more.
     """
+    if is_stateful(loader):
+        return WorkerStart(keeps_count=True)
     method = start_method(context=loader.multiprocessing_context)
     if own.num_workers or (method == "fork" and not held):
         return WorkerStart()
@@ -106,8 +113,17 @@ def counts_to_verify(own: Config, options: Options, situation: Situation) -> lis
 
 
 def _worker_counts(
-    loader: DataLoader[Any], own: Config, options: Options, situation: Situation, sharding: Sharding
+    loader: DataLoader[Any],
+    own: Config,
+    options: Options,
+    situation: Situation,
+    sharding: Sharding,
+    start: WorkerStart,
 ) -> tuple[int, ...]:
+    if start.keeps_count:
+        return (own.num_workers,)
+    if start.why_not is not None:
+        return (0,)
     if isinstance(loader.dataset, IterableDataset):
         # Other counts may deliver samples more than once, or lose some, and even where they don't the order may change.
         verified = (*sharding.same, *(sharding.reordered if options.may_reorder else ()))

@@ -13,8 +13,9 @@ import importlib.util
 import inspect
 import os
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from plumb.site import Site, find_site, loops_plainly
@@ -30,6 +31,19 @@ _POSITIONAL = (
     "dataset", "batch_size", "shuffle", "sampler", "batch_sampler", "num_workers", "collate_fn", "pin_memory",
     "drop_last", "timeout", "worker_init_fn", "multiprocessing_context", "generator",
 )  # fmt: skip
+
+
+# What a loader has that can be read in another configuration.
+_PARTS = {
+    "dataset",
+    "batch_size",
+    "sampler",
+    "batch_sampler",
+    "collate_fn",
+    "num_workers",
+    "worker_init_fn",
+    "generator",
+}
 
 
 class Handler(Protocol):
@@ -107,14 +121,11 @@ def _signature_of(construct: Callable[..., None]) -> inspect.Signature:
 def _patch(base: type[DataLoader[Any]], handler: Handler) -> None:
     construct, iterate = base.__init__, base.__iter__
     signature = _signature_of(construct)
-    owner = os.getpid()
-
-    def is_ours(loader: DataLoader[Any]) -> bool:
-        return os.getpid() != owner or getattr(type(loader), "made_by_plumb", False)
+    listener = _Listener(handler)
 
     @functools.wraps(construct)
     def patched_init(self: DataLoader[Any], *args: Any, **kwargs: Any) -> None:
-        if is_ours(self):
+        if listener.leaves_alone(self):
             return construct(self, *args, **kwargs)
         try:
             bound = signature.bind(self, *args, **kwargs)
@@ -124,17 +135,92 @@ def _patch(base: type[DataLoader[Any]], handler: Handler) -> None:
         site = find_site(sys._getframe(1))
         arguments = {name: value for name, value in given.items() if name not in ("self", "others")}
         construct(self, **handler.constructing(site, arguments))
-        handler.constructed(self, site)
+        listener.constructed(self, site)
         return None
 
     @functools.wraps(iterate)
     def patched_iter(self: DataLoader[Any]) -> Any:
-        if is_ours(self):
-            return iterate(self)
-        theirs = type(self).__iter__
-        hands_on = theirs is patched_iter or theirs.__module__ == _PLUMBS_LOADER
-        plain_loop = hands_on and loops_plainly(sys._getframe(1))
-        return handler.iterating(self, functools.partial(iterate, self), plain_loop)
+        return listener.iterated(self, iterate, patched_iter, sys._getframe(1))
+
+    def patched_subclass(cls: Any, /, **keywords: Any) -> None:
+        super(base, cls).__init_subclass__(**keywords)
+        _patch_lineage(cls, listener)
 
     base.__init__ = patched_init  # type: ignore[method-assign]
     base.__iter__ = patched_iter  # type: ignore[method-assign]
+    base.__init_subclass__ = classmethod(patched_subclass)  # type: ignore[assignment]
+    for cls in _subclasses(base):
+        _patch_lineage(cls, listener)
+
+
+class _Listener:
+    """Passes on to a handler what happens to the loaders of this process, but for plumb's own."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._owner = os.getpid()
+        # By identity: a subclass of the user's may be equal to others, or have no hash.
+        self._known: weakref.WeakValueDictionary[int, DataLoader[Any]] = weakref.WeakValueDictionary()
+
+    def leaves_alone(self, loader: DataLoader[Any]) -> bool:
+        """Return whether a loader is plumb's own, or one of a process that this one has started."""
+        return os.getpid() != self._owner or getattr(type(loader), "made_by_plumb", False)
+
+    def is_known(self, loader: DataLoader[Any]) -> bool:
+        """Return whether the handler has been told of a loader."""
+        return self._known.get(id(loader)) is loader
+
+    def constructed(self, loader: DataLoader[Any], site: Site) -> None:
+        """Tell the handler of a loader."""
+        self._known[id(loader)] = loader
+        self._handler.constructed(loader, site)
+
+    def iterated(self, loader: DataLoader[Any], iterate: Any, patched: Any, caller: FrameType) -> Any:
+        """Return the iterator that the handler has for a loader, in the place of the one that `iterate` makes."""
+        if self.leaves_alone(loader):
+            return iterate(loader)
+        theirs = type(loader).__iter__
+        hands_on = theirs is patched or getattr(theirs, "__module__", None) == _PLUMBS_LOADER
+        plain_loop = hands_on and loops_plainly(caller)
+        return self._handler.iterating(loader, functools.partial(iterate, loader), plain_loop)
+
+
+def _patch_lineage(cls: type[DataLoader[Any]], listener: _Listener) -> None:
+    """Listen to a subclass that does all by itself: one whose constructor and iterator never call those of torch.
+
+    torchdata's `StatefulDataLoader` is one. Its arguments are left as they are at its construction. A class that has
+    nothing of torch's loader but its name is no loader to plumb.
+    """
+    construct, iterate = vars(cls).get("__init__"), vars(cls).get("__iter__")
+    if construct is None or iterate is None or _calls_its_base(construct) or _calls_its_base(iterate):
+        return
+
+    @functools.wraps(construct)
+    def patched_init(self: DataLoader[Any], *args: Any, **kwargs: Any) -> None:
+        construct(self, *args, **kwargs)
+        # A constructor may reach torch's in a way that its code doesn't show.
+        if not listener.leaves_alone(self) and not listener.is_known(self) and _PARTS <= vars(self).keys():
+            listener.constructed(self, find_site(sys._getframe(1)))
+
+    @functools.wraps(iterate)
+    def patched_iter(self: DataLoader[Any]) -> Any:
+        if not listener.is_known(self):
+            return iterate(self)
+        return listener.iterated(self, iterate, patched_iter, sys._getframe(1))
+
+    cls.__init__ = patched_init  # type: ignore[method-assign]
+    cls.__iter__ = patched_iter  # type: ignore[method-assign]
+
+
+def _calls_its_base(method: Any) -> bool:
+    """Return whether a method's code may call the same method of a base class; so it may where there is no code."""
+    code = getattr(inspect.unwrap(method), "__code__", None)
+    if code is None:
+        return True
+    return "__class__" in code.co_freevars or not {"super", "__init__", "__iter__", "iter"}.isdisjoint(code.co_names)
+
+
+def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
+    for cls in base.__subclasses__():
+        yield cls
+        yield from _subclasses(cls)

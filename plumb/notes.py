@@ -128,6 +128,14 @@ def among_ranks(ranks: int, shows: bool) -> str:
     )
 
 
+def stateful(loader: str) -> str:
+    """Say why a loader whose place in the epoch is saved with a checkpoint keeps its workers."""
+    return (
+        f"the number of workers was left alone: {loader} saves its place in the epoch (state_dict), and loads what was "
+        "saved only with as many workers"
+    )
+
+
 def shared_out(sharding: Sharding, own_workers: int, may_reorder: bool) -> str:
     """What is known of an iterable dataset and workers, and what to write where that would help."""
     if sharding.asks is None:

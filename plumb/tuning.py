@@ -25,7 +25,18 @@ from plumb.model import operational, planner
 from plumb.model.competition import Competition
 from plumb.model.contributions import rates_without_each
 from plumb.model.situation import Freedom, Situation
-from plumb.notes import arriving, binding, contributed, inherited, pinned, pooled, shared_out, uncompared, untried
+from plumb.notes import (
+    arriving,
+    binding,
+    contributed,
+    inherited,
+    pinned,
+    pooled,
+    shared_out,
+    stateful,
+    uncompared,
+    untried,
+)
 from plumb.observed import Observed, unprobed
 from plumb.offers import Offers, find_offers
 from plumb.options import Options
@@ -217,7 +228,11 @@ class Tuner:
 
     def _examined(self, situation: Situation) -> Sharding:
         """Whether an iterable dataset shares its samples out among workers."""
-        counts = [] if self._start.why_not else counts_to_verify(self._own, self.options, situation)
+        counts = (
+            []
+            if self._start.why_not or self._start.keeps_count
+            else counts_to_verify(self._own, self.options, situation)
+        )
         if not counts:
             return Sharding(None)
         self._say("whether workers share its samples")
@@ -328,6 +343,8 @@ class Tuner:
             notes.append(uncompared(self._uncompared, self.seconds))
         if self._start.why_not:
             notes.append(self._start.why_not)
+        if self._start.keeps_count:
+            notes.append(stateful(type(self.subject.loader).__name__))
         if situation.pool_cpus:
             notes.append(pooled(situation.pool_cpus))
         if self.subject.step and self.subject.step.pageable_samples_per_second is not None:

@@ -27,6 +27,7 @@ from plumb.runtime.held import Held
 from plumb.runtime.opened import OpenedFile, opened_files
 from plumb.runtime.pending import VariesError
 from plumb.runtime.replay import NO_ANSWERS, Replay, ReplayError
+from plumb.runtime.saved_state import METHODS
 
 Made = tuple[Any, Record | None]
 # Batches of which the threads' work is looked at before anything else is done with it.
@@ -73,6 +74,12 @@ class Fetching:
     def __getitems__(self, indices: Sequence[Any]) -> list[Any] | DeferredSamples:
         """The samples at `indices`, in their order, or what they are before their deferred operators."""
         return self._here.samples(list(indices))
+
+    def __getattr__(self, name: str) -> Any:
+        # A loader that saves the state of its dataset asks for these by name; a dataset without a state has none here.
+        if name in METHODS:
+            return getattr(self.__dict__["dataset"], name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def _here(self) -> _Reader:

@@ -15,6 +15,7 @@ from plumb.runtime.epochs import Epochs, state_of
 from plumb.runtime.handed import Handing
 from plumb.runtime.inherited_files import ReopeningInit
 from plumb.runtime.running import Running, exchanged
+from plumb.runtime.saved_state import is_stateful
 
 
 class Planned:
@@ -39,6 +40,8 @@ class Planned:
 
         Workers that persist are renewed where the script has changed the dataset since.
         """
+        if is_stateful(loader):
+            return self._start_stateful(loader, start)
         before, self._dataset = self._dataset, state_of(loader.dataset)
         is_stale = before is not None and before != self._dataset
         if self._running is not None:
@@ -52,6 +55,14 @@ class Planned:
         persists_by_plan = loader.persistent_workers and not self._users.persistent_workers
         with exchanged(loader, {"worker_init_fn": ReopeningInit(loader.worker_init_fn)} if loader.num_workers else {}):
             return self._handing.start(loader, epoch) if persists_by_plan else epoch()
+
+    def _start_stateful(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        """Start an epoch of a loader that saves its place: on its own iterator, with as many workers as the script says.
+
+        What was saved can be loaded by the script without a plan, and the other way round.
+        """
+        with exchanged(loader, attributes_of(loader, self._users)):
+            return start() if self._running is None else self._running.start(loader, start)
 
     def start_unseen(
         self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Callable[[str], None]

@@ -85,7 +85,8 @@ class Running:
     def start(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         """The iterator that `start` makes or resets for `loader`, reading and finishing its batches by `config`."""
         config = self._config
-        if loader._iterator is None:
+        # Torch keeps an iterator on the loader where its workers persist; other classes do so in any case.
+        if loader._iterator is None or not loader.persistent_workers:
             self._renew_store(loader.dataset)
         fetch = Fetch(
             config.fetch_threads,

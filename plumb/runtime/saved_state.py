@@ -1,0 +1,16 @@
+"""Loaders and datasets whose place in an epoch is saved with a checkpoint: `state_dict` and `load_state_dict`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+METHODS = ("state_dict", "load_state_dict")
+
+
+def is_stateful(loader: Any) -> bool:
+    """Return whether the loader's class saves a state, as torchdata's `StatefulDataLoader` does.
+
+    What a class only answers in `__getattr__` is not counted: plumb's own loaders have a state that fits any count of
+    workers.
+    """
+    return all(any(name in vars(kind) for kind in type(loader).__mro__) for name in METHODS)
