@@ -1,9 +1,9 @@
-"""A change in what making a sample reads, and of which sort it is."""
+"""A change in what making a sample reads: its place, and of which sort it is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,24 @@ class Change:
     is_growth: bool = False
     is_resized: bool = False
     is_scratch: bool = False
+
+
+class Reached(NamedTuple):
+    """How a value was reached; `key` tells it from all others, `place` is for people.
+
+    `is_quiet` says that it lies in an object of a library's, which may use it as it likes.
+    """
+
+    key: int
+    place: str
+    is_quiet: bool = False
+
+    def to(self, part: Any, place: str | None = None, is_quiet: bool | None = None) -> Reached:
+        return Reached(
+            hash((self.key, part)),
+            self.place if place is None else place,
+            self.is_quiet if is_quiet is None else is_quiet,
+        )
 
 
 def told_from(before: Any, sight: Any, value: Any, place: str, is_scratch: bool) -> Change:

@@ -16,6 +16,11 @@ from plumb.trace.expand import is_user_file
 # Code that has one of these names may read attributes whose names are not in it.
 _BY_ANY_NAME = frozenset(("getattr", "vars", "__dict__", "__getattribute__", "eval", "exec", "asdict", "astuple",
                           "attrgetter", "methodcaller"))  # fmt: skip
+# Methods that run without being named: all but those that make, show or send an object.
+_NEVER_RUN = frozenset(("__init__", "__new__", "__del__", "__repr__", "__getstate__", "__setstate__", "__reduce__",
+                        "__reduce_ex__", "__init_subclass__", "__set_name__", "__class_getitem__"))  # fmt: skip
+_NOT_STATE = frozenset(("__dict__", "__weakref__", "__doc__", "__annotations__", "__dataclass_fields__",
+                        "__dataclass_params__", "__abstractmethods__", "_abc_impl", "__module__"))  # fmt: skip
 _GLOBAL = frozenset(("LOAD_GLOBAL", "LOAD_NAME"))
 _ATTRIBUTE = frozenset(("LOAD_ATTR", "LOAD_METHOD"))
 
@@ -78,6 +83,11 @@ def closed_over(function: FunctionType) -> list[tuple[str, Any]]:
         with contextlib.suppress(ValueError):  # not set yet
             found.append((name, cell.cell_contents))
     return found
+
+
+def runs_unnamed(name: str) -> bool:
+    """Return whether a special attribute of a class takes part in making samples, though no code names it."""
+    return name not in _NEVER_RUN and name not in _NOT_STATE
 
 
 def is_users_module(module: ModuleType) -> bool:

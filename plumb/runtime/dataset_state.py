@@ -14,14 +14,14 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import islice
 from types import BuiltinFunctionType, FunctionType, MethodType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from plumb.runtime.changes import Change, told_from
-from plumb.runtime.code_names import closed_over, globals_read, names_of
+from plumb.runtime.changes import Change, Reached, told_from
+from plumb.runtime.code_names import closed_over, globals_read, names_of, runs_unnamed
 from plumb.runtime.object_parts import attributes_of, cached_values, hidden_arrays, process_generators
 from plumb.runtime.value_kinds import Kind, is_all_users, kind_of
 from plumb.runtime.windows import (
@@ -44,30 +44,7 @@ _NEAREST, _FURTHER = 250, 100
 _SMALL, _PROBES = 64, 16
 _MOST_WINDOWED = 100_000
 _PASSES_AT_FIRST = 6
-# Methods that run without being named: all but those that make, show or send an object.
-_NEVER_RUN = frozenset(("__init__", "__new__", "__del__", "__repr__", "__getstate__", "__setstate__", "__reduce__",
-                        "__reduce_ex__", "__init_subclass__", "__set_name__", "__class_getitem__"))  # fmt: skip
-_NOT_STATE = frozenset(("__dict__", "__weakref__", "__doc__", "__annotations__", "__dataclass_fields__",
-                        "__dataclass_params__", "__abstractmethods__", "_abc_impl", "__module__"))  # fmt: skip
 _MODULE_HOOKS = ("_forward", "_backward", "_state_dict", "_load_state", "_is_full_backward", "_non_persistent")
-
-
-class _Way(NamedTuple):
-    """How a value was reached; `key` tells it from all others, `place` is for people.
-
-    `is_quiet` says that it lies in an object of a library's, which may use it as it likes.
-    """
-
-    key: int
-    place: str
-    is_quiet: bool = False
-
-    def to(self, part: Any, place: str | None = None, is_quiet: bool | None = None) -> _Way:
-        return _Way(
-            hash((self.key, part)),
-            self.place if place is None else place,
-            self.is_quiet if is_quiet is None else is_quiet,
-        )
 
 
 class DatasetState:
@@ -78,26 +55,27 @@ class DatasetState:
     """
 
     def __init__(self, roots: Iterable[Any], by_value: bool = False) -> None:
-        self._roots = [(root, _Way(hash(("root", place)), type(root).__name__)) for place, root in enumerate(roots)]
+        self._roots = [(root, Reached(hash(("root", place)), type(root).__name__)) for place, root in enumerate(roots)]
         self._known: dict[int, Any] = {}
         self._windows: dict[int, Windows] = {}
         self._names: set[str] = set()
         self._reads_any = False
         self._is_new = True
-        self._queue: deque[tuple[Any, _Way]] = deque()
-        self._further: deque[tuple[Any, _Way]] = deque()
+        self._queue: deque[tuple[Any, Reached]] = deque()
+        self._further: deque[tuple[Any, Reached]] = deque()
         self._further_met: set[int] = set()
-        self._large: list[tuple[Windows, Callable[[int], Any], int, Any, _Way]] = []
+        self._large: list[tuple[Windows, Callable[[int], Any], int, Any, Reached]] = []
         self._visited: set[int] = set()
         self._changes: list[Change] = []
         self._alive: list[Any] = []
         self._is_quick = False
+        self._has_windows = True
         self._brief = brief_by_value if by_value else brief
         self._is_by_value = by_value
         self.generators: list[Any] = []
         self.arrays: list[np.ndarray[Any, Any]] = []
         self.seconds = 0.0
-        self._looks: dict[Kind, Callable[[Any, _Way], Any]] = {
+        self._looks: dict[Kind, Callable[[Any, Reached], Any]] = {
             Kind.LIST: self._list,
             Kind.DICT: self._dict,
             Kind.SET: self._set,
@@ -139,20 +117,25 @@ class DatasetState:
         self._is_new = False
         return self._end(begun)
 
-    def glance(self) -> tuple[Change, ...]:
-        """Return what has changed of what is nearest, and of a further part, in well under a millisecond."""
+    def glance(self, only_nearest: bool = False) -> tuple[Change, ...]:
+        """Return what has changed of what is nearest, and of a further part, in well under a millisecond.
+
+        Args:
+            only_nearest: Look at what each glance looks at, and nothing else: it was as it is now at the glance before.
+
+        """
         if self._is_new:
             return self.look()
         begun = time.perf_counter()
         self._begin(is_quick=True)
-        queue, met = deque(self._roots), set[int]()
-        self._queue = queue
-        self._walk(queue, met, _NEAREST, math.inf)
-        if not self._further:
-            self._further, self._further_met = queue, met
-        self._queue = self._further
-        self._walk(self._further, self._further_met, _FURTHER, math.inf)
-        self._large.clear()
+        self._has_windows = not only_nearest
+        self._queue, met = deque(self._roots), set[int]()
+        self._walk(self._queue, met, _NEAREST, math.inf)
+        if not only_nearest:
+            if not self._further:
+                self._further, self._further_met = self._queue, met
+            self._queue = self._further
+            self._walk(self._further, self._further_met, _FURTHER, math.inf)
         return self._end(begun)
 
     def forget(self) -> None:
@@ -164,6 +147,7 @@ class DatasetState:
 
     def _begin(self, is_quick: bool) -> None:
         self._is_quick = is_quick
+        self._has_windows = True
         self._changes = []
         self._visited.clear()
         if not is_quick:
@@ -176,7 +160,7 @@ class DatasetState:
         self.seconds = time.perf_counter() - begun
         return tuple(dict.fromkeys(self._changes))
 
-    def _walk(self, queue: deque[tuple[Any, _Way]], met: set[int], most: float, deadline: float) -> None:
+    def _walk(self, queue: deque[tuple[Any, Reached]], met: set[int], most: float, deadline: float) -> None:
         count = 0
         while queue and count < most:
             value, way = queue.popleft()
@@ -197,7 +181,7 @@ class DatasetState:
             if not count % 64 and time.perf_counter() > deadline:
                 return
 
-    def _compare(self, value: Any, way: _Way, sight: Any) -> None:
+    def _compare(self, value: Any, way: Reached, sight: Any) -> None:
         before = self._known.get(way.key)
         self._known[way.key] = sight
         self._visited.add(way.key)
@@ -228,7 +212,7 @@ class DatasetState:
                     again.append(((windows, part, count, shape, way), seen + 1))
             left = again
 
-    def _look_at_one(self, windows: Windows, part: Callable[[int], Any], count: int, shape: Any, way: _Way) -> None:
+    def _look_at_one(self, windows: Windows, part: Callable[[int], Any], count: int, shape: Any, way: Reached) -> None:
         if windows.look(part, count, shape):
             self._changes.append(Change(way.place, is_scratch=way.is_quiet))
 
@@ -237,7 +221,9 @@ class DatasetState:
         self._known = {key: sight for key, sight in self._known.items() if key in self._visited}
         self._windows = {key: windows for key, windows in self._windows.items() if key in self._visited}
 
-    def _windowed(self, way: _Way, part: Callable[[int], Any], count: int, shape: Any) -> None:
+    def _windowed(self, way: Reached, part: Callable[[int], Any], count: int, shape: Any) -> None:
+        if not self._has_windows:
+            return
         windows = self._windows.get(way.key)
         if windows is None:
             windows = self._windows[way.key] = Windows()
@@ -245,13 +231,13 @@ class DatasetState:
         if not self._is_quick and count > 1:
             self._large.append((windows, part, count, shape, way))
 
-    def _to(self, value: Any, way: _Way) -> None:
+    def _to(self, value: Any, way: Reached) -> None:
         if type(value) not in PLAIN:
             self._queue.append((value, way))
 
     # ---- collections and arrays
 
-    def _list(self, value: Any, way: _Way) -> Any:
+    def _list(self, value: Any, way: Reached) -> Any:
         self._attributes_of_subclass(value, way)
         count = len(value)
         if count <= _SMALL:
@@ -269,7 +255,7 @@ class DatasetState:
             self._windowed(way, *item_windows(value), count)
         return count, tuple(map(self._brief, probes))
 
-    def _dict(self, value: Any, way: _Way) -> Any:
+    def _dict(self, value: Any, way: Reached) -> Any:
         self._attributes_of_subclass(value, way)
         count = len(value)
         pairs = list(islice(dict.items(value), _SMALL if count <= _SMALL else _PROBES))
@@ -282,7 +268,7 @@ class DatasetState:
             self._windowed(way, *item_windows(value), count)
         return count, tuple([(self._brief(key), self._brief(item)) for key, item in pairs])
 
-    def _set(self, value: Any, way: _Way) -> Any:
+    def _set(self, value: Any, way: Reached) -> Any:
         self._attributes_of_subclass(value, way)
         if way.is_quiet:
             return None
@@ -292,7 +278,7 @@ class DatasetState:
             self._windowed(way, *item_windows(value), len(value))
         return len(value), tuple(map(self._brief, islice(value, _PROBES)))
 
-    def _attributes_of_subclass(self, value: Any, way: _Way) -> None:
+    def _attributes_of_subclass(self, value: Any, way: Reached) -> None:
         """Go on to the attributes and the code of a collection whose class is the user's own."""
         if type(value).__module__ not in ("builtins", "collections"):
             attributes = attributes_of(value)
@@ -300,7 +286,7 @@ class DatasetState:
                 self._to(item, way.to(name, f"{type(value).__name__}.{name}"))
             self._queue.append((type(value), way.to("class", type(value).__name__)))
 
-    def _array(self, value: Any, way: _Way) -> Any:
+    def _array(self, value: Any, way: Reached) -> Any:
         is_tensor = isinstance(value, torch.Tensor)
         version = value._version if is_tensor and not value.is_inference() and not self._is_by_value else None
         array = array_of(value)
@@ -317,7 +303,7 @@ class DatasetState:
 
     # ---- code
 
-    def _function(self, function: FunctionType, way: _Way) -> Any:
+    def _function(self, function: FunctionType, way: Reached) -> Any:
         if not is_user_code(function):
             # What a library's decorator has wrapped is in its closure.
             for name, item in closed_over(function):
@@ -335,29 +321,29 @@ class DatasetState:
         read += [(own + name, item) for name, item in function.__dict__.items() if name != "__wrapped__"]
         self._to(getattr(function, "__wrapped__", None), way.to("wrapped"))
         for name, item in read:
-            self._to(item, _Way(hash((id(function), name)), name))
+            self._to(item, Reached(hash((id(function), name)), name))
         return {name: self._brief(item) for name, item in read}
 
-    def _class(self, kind: type, way: _Way) -> Any:
+    def _class(self, kind: type, way: Reached) -> Any:
         seen: dict[str, Any] = {}
         for base in kind.__mro__:
             if not is_user_class(base):
                 continue
             for name, member in list(vars(base).items()):
-                if name in seen or name in _NOT_STATE or not self._is_read(name):
+                if name in seen or not self._is_read(name):
                     continue
                 seen[name] = self._brief(member)
                 if type(member) not in PLAIN:
-                    self._queue.append((member, _Way(hash((base.__qualname__, name)), f"{base.__name__}.{name}")))
+                    self._queue.append((member, Reached(hash((base.__qualname__, name)), f"{base.__name__}.{name}")))
         return seen
 
     def _is_read(self, name: str) -> bool:
         """Return whether the code that was met may read an attribute: some methods run without being named."""
         if name.startswith("__") and name.endswith("__"):
-            return name not in _NEVER_RUN
+            return runs_unnamed(name)
         return self._reads_any or name in self._names
 
-    def _wrapped(self, value: Any, way: _Way) -> None:
+    def _wrapped(self, value: Any, way: Reached) -> None:
         if isinstance(value, (MethodType, BuiltinFunctionType)):
             parts: tuple[Any, ...] = (value.__self__, getattr(value, "__func__", None))
         elif isinstance(value, functools.partial):
@@ -373,14 +359,14 @@ class DatasetState:
         for place, part in enumerate(parts):
             self._to(part, way.to(place))
 
-    def _generator(self, value: Any, way: _Way) -> None:
+    def _generator(self, value: Any, way: Reached) -> None:
         is_known = any(each is value for each in (*self.generators, *process_generators()))
         if not self._is_quick and not is_known:
             self.generators.append(value)
 
     # ---- objects
 
-    def _object(self, value: Any, way: _Way) -> Any:
+    def _object(self, value: Any, way: Reached) -> Any:
         kind = kind_of(value)
         attributes = attributes_of(value)
         if kind is Kind.PASSED:
@@ -395,7 +381,7 @@ class DatasetState:
         for name, item in attributes.items():
             if type(item) not in PLAIN:
                 self._queue.append((item, way.to(name, f"{place}.{name}", is_quiet)))
-        self._queue.append((type(value), _Way(hash(type(value)), place)))
+        self._queue.append((type(value), Reached(hash(type(value)), place)))
         return None if is_quiet else {name: self._brief(item) for name, item in attributes.items()}
 
 

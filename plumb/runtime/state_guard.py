@@ -1,0 +1,153 @@
+"""The guard of what samples are made from: a loader whose script changes it, or whose samples do, keeps its meaning.
+
+Workers have copies, stores have values, and both are made ahead of time: where the user's own configuration makes each
+sample when it is asked for, a change must not come late.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from plumb.config import Config
+from plumb.lengths import length_of
+from plumb.runtime.changes import Change
+from plumb.runtime.dataset_state import EPOCH_SECONDS, DatasetState, roots_of
+from plumb.runtime.guards import Finding, IdleGuard, Verdict
+from plumb.runtime.sample_effects import Effects, sample_effects
+
+# The first batches of an epoch are looked at each; later ones within this share of the time, and this often at least.
+_LOOKED_AT, _SHARE, _AT_LAST_SECONDS = 8, 0.005, 2.0
+_SHORTEST_LOOK_SECONDS = 0.01
+# Samples are tried in a child again when something else changed between epochs, but not for ever.
+_MOST_TRIED = 4
+
+
+class StateGuard(IdleGuard):
+    """Looks after one loader whose user's configuration is `own`.
+
+    Changed between epochs: workers and what they have are renewed. Changed by the loop within an epoch where the user
+    has no workers: the user's own configuration reads from there on, and so it does where samples change what they
+    read, which is tried in a forked child before the first batch is delivered.
+
+    Args:
+        own: The configuration that the script gave the loader.
+        wanted: Returns the configuration that the loader is to run on.
+        reads_here: Returns whether the batch at hand is made in this process.
+
+    """
+
+    def __init__(self, own: Config, wanted: Callable[[], Config], reads_here: Callable[[], bool]) -> None:
+        self._own = own
+        self._wanted = wanted
+        self._reads_here = reads_here
+        self._state: DatasetState | None = None
+        self._epoch_begun_at = 0.0
+        self._batches = 0
+        self._due_at = 0.0
+        self._is_seen = False
+        self._is_asked_for = False
+        self._was_here = False
+        self._changed_within = ""
+        self._places: set[str] = set()
+        self._to_be_tried = True
+        self._tried = 0
+        self._finding: Finding | None = None
+
+    # ---- hooks
+
+    def epoch_begins(self, loader: DataLoader[Any]) -> Finding | None:
+        """Find what has changed since the epoch before."""
+        now = time.perf_counter()
+        box = min(EPOCH_SECONDS, max(_SHORTEST_LOOK_SECONDS, _SHARE * (now - self._epoch_begun_at)))
+        self._epoch_begun_at, self._batches, self._due_at = now, 0, 0.0
+        self._loader = loader
+        if self._state is None:
+            self._state = DatasetState(roots_of(loader))
+        changes = self._state.look(box)
+        self._is_seen = True
+        place = self._changed_within or _first(changes)
+        self._changed_within = ""
+        if not place or self._own.persistent_workers:
+            # Workers of the user's own that persist don't see changes, either.
+            return None
+        if any(change.place not in self._places for change in changes):
+            self._places.update(change.place for change in changes)
+            self._to_be_tried = True
+        return Finding(Verdict.RENEW, f"the script changes {place} between epochs")
+
+    def batch_wanted(self, loader: DataLoader[Any]) -> Finding | None:
+        """Find what the loop has changed, at each of the first batches and every now and then later."""
+        self._loader = loader
+        if self._batches == 0 and not self._wanted().num_workers:
+            # A batch that is made here must not be made twice: there is no time to wait for its indices.
+            self._try_samples(range(min(2, length_of(loader.dataset) or 0)), is_guess=True)
+        if self._finding is not None:
+            return self._finding
+        self._batches += 1
+        if self._state is None or (self._batches > _LOOKED_AT and time.perf_counter() < self._due_at):
+            return None
+        if self._was_here and not self._is_seen:
+            # What has changed since may have been changed by samples, which are made here.
+            self._is_asked_for = True
+            return None
+        place = _first(self._state.glance(only_nearest=self._was_here))
+        self._is_seen = False
+        self._due_at = time.perf_counter() + min(_AT_LAST_SECONDS, self._state.seconds / _SHARE)
+        if not place:
+            return None
+        if self._own.num_workers:
+            # The user's own workers don't see it before the next epoch, either.
+            self._changed_within = place
+            return None
+        return Finding(Verdict.PLAIN, f"the loop changes {place} while an epoch runs")
+
+    def batch_read(self, number: int, indices: Any, batch: Any) -> tuple[Any, Finding | None]:
+        """Try samples in a child before the first batch is delivered, and take note of what reading here changes."""
+        was_here, self._was_here = self._was_here, self._reads_here()
+        self._try_samples(indices)
+        is_asked_for = self._is_asked_for or self._batches < _LOOKED_AT or was_here != self._was_here
+        if self._state is not None and (was_here or self._was_here) and is_asked_for:
+            # What making batches has changed is not the loop's doing.
+            if was_here != self._was_here:
+                self._state.forget()
+            self._state.glance(only_nearest=True)
+            self._is_seen, self._is_asked_for = True, False
+        return batch, self._finding
+
+    # ---- when, and what
+
+    def _try_samples(self, indices: Any, is_guess: bool = False) -> None:
+        """Make samples in a child, once for each way that the dataset comes in; the user's workers have copies too.
+
+        Where the indices are a guess, a sample that fails says nothing.
+        """
+        wanted = self._wanted()
+        may_matter = wanted.num_workers or wanted.needs_runtime
+        if not self._to_be_tried or self._own.num_workers or not may_matter or self._tried >= _MOST_TRIED:
+            return
+        effects = sample_effects(self._loader, indices if hasattr(indices, "__iter__") else [indices])
+        if is_guess and effects.failure:
+            return
+        self._to_be_tried = False
+        self._tried += 1
+        why = self._why_plain(effects, wanted)
+        if why is not None:
+            self._finding = Finding(Verdict.PLAIN, why)
+
+    def _why_plain(self, effects: Effects, wanted: Config) -> str | None:
+        is_forked = wanted.num_workers and self._is_forked(wanted)
+        return effects.why_in_one_process or (effects.why_not_forked if is_forked else None)
+
+    def _is_forked(self, wanted: Config) -> bool:
+        import multiprocessing
+
+        context = self._loader.multiprocessing_context or multiprocessing
+        return (wanted.start_method or context.get_start_method()) == "fork"
+
+
+def _first(changes: tuple[Change, ...]) -> str:
+    return changes[0].place if changes else ""
