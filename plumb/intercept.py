@@ -199,7 +199,7 @@ def _patch_lineage(cls: type[DataLoader[Any]], listener: _Listener) -> None:
     def patched_init(self: DataLoader[Any], *args: Any, **kwargs: Any) -> None:
         construct(self, *args, **kwargs)
         # A constructor may reach torch's in a way that its code doesn't show.
-        if not listener.leaves_alone(self) and not listener.is_known(self) and _PARTS <= vars(self).keys():
+        if not listener.leaves_alone(self) and not listener.is_known(self) and vars(self).keys() >= _PARTS:
             listener.constructed(self, find_site(sys._getframe(1)))
 
     @functools.wraps(iterate)

@@ -57,7 +57,7 @@ class Planned:
             return self._handing.start(loader, epoch) if persists_by_plan else epoch()
 
     def _start_stateful(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-        """Start an epoch of a loader that saves its place: on its own iterator, with as many workers as the script says.
+        """Start an epoch of a loader that saves its place: on its own iterator, with the script's own workers.
 
         What was saved can be loaded by the script without a plan, and the other way round.
         """

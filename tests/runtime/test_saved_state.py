@@ -95,7 +95,7 @@ def test_a_dataset_read_by_threads_has_its_state_and_no_other_methods():
     assert fetching.state_dict() == {"read": 5}
     assert not hasattr(Fetching(Rows(), Fetch(threads=2)), "state_dict")
     with pytest.raises(AttributeError, match="anything"):
-        fetching.anything  # noqa: B018
+        fetching.anything
 
 
 OWN_LINEAGE = """
@@ -131,7 +131,7 @@ class Heard:
     def constructing(self, site, arguments):
         return arguments
     def constructed(self, loader, site):
-        self.said.append(("made", type(loader).__name__, site.name))
+        self.said.append(("made", type(loader).__name__))
     def iterating(self, loader, start, plain_loop):
         self.said.append(("iterated", type(loader).__name__))
         return start()
@@ -167,12 +167,12 @@ def test_a_loader_that_never_calls_torch_s_is_heard_of_once_and_others_as_before
     done = subprocess.run([sys.executable, "-c", OWN_LINEAGE], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert eval(done.stdout) == [
-        ("made", "Early", "first"),
-        ("made", "Derived", "second"),
+        ("made", "Early"),
+        ("made", "Derived"),
         ("iterated", "Early"),
         ("iterated", "Derived"),
-        ("made", "Ordinary", "third"),
+        ("made", "Ordinary"),
         ("iterated", "Ordinary"),
-        ("made", "Forever", "fourth"),
+        ("made", "Forever"),
         ("iterated", "Forever"),
     ]
