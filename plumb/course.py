@@ -14,12 +14,14 @@ from torch.utils.data import DataLoader
 from plumb import events, notes
 from plumb.config import Config
 from plumb.loop import Course, Endless, Loop, LoopReading, ready
+from plumb.loop_changes import LoopChanges
 from plumb.model import operational, stalls, stored
 from plumb.options import Options
 from plumb.plan import EndToEnd, LoaderPlan, Rate, StepShares
 from plumb.profile.device import uses_accelerator
 from plumb.profile.pinning import is_pinnable
 from plumb.profile.ranks import standstill, told_by_steps
+from plumb.restraint import changed_by_loop
 from plumb.runtime.allocator import reusing, ways_kept
 from plumb.search.decide import EQUAL, NOISE, NOTHING_TO_GAIN
 from plumb.search.measure import rate_of
@@ -61,6 +63,8 @@ class Tuning:
         self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
     ) -> Course[events.Event]:
         pace, spent = self._options.pace_seconds, Spending()
+        if not loader.num_workers:
+            loop.changes = LoopChanges(loader)
         before, step = yield from self._at_first(known, loader, loop, own, deadline)
         readings = [before] if before else []
         if before and step and _may_be_drift(before, step) and math.isinf(loop.batches_at_most):
@@ -68,7 +72,7 @@ class Tuning:
             readings += [again] if again else []
             step = max(step, step_again or step, key=lambda found: found.samples_per_second)
         waiting = _waiting_share(_rate_over_turns(readings), step) if readings else None
-        subject = Subject(known.name, loader, loop.samples_per_batch, step, waiting)
+        subject = Subject(known.name, loader, loop.samples_per_batch, step, waiting, _changed(loop))
         seconds = deadline - time.perf_counter() - 2 * _TURNS_AT_LEAST * pace
         tuner = Tuner(subject, self._options, seconds, pace, self._emit)
         choice = tuner.choose()
@@ -83,6 +87,9 @@ class Tuning:
             in_loop = yield from _side_by_side(loop, tuned, own, choice, step, pace, deadline)
             if in_loop is not None and in_loop.tuned_interval[0] <= in_loop.baseline_interval[1]:
                 choice, in_loop = _taken_back(choice, in_loop), None
+        if _changed(loop) and _makes_ahead(choice.tuned.config):
+            choice, in_loop = dataclasses.replace(choice, tuned=choice.baseline), None
+            choice = dataclasses.replace(choice, notes=(*choice.notes, changed_by_loop(_changed(loop))))
         if in_loop is None and readings and choice.tuned.config == choice.baseline.config:
             in_loop = _unchanged(readings, waiting)
         if not loop.open:
@@ -167,6 +174,15 @@ class Tuning:
 
     def _say(self, known: KnownLoader, text: str) -> None:
         self._emit(events.Phase(f"{known.name}: {text}"))
+
+
+def _changed(loop: Loop) -> str:
+    return loop.changes.place if loop.changes is not None else ""
+
+
+def _makes_ahead(config: Config) -> bool:
+    """Return whether a configuration has values that were made before their batch was asked for."""
+    return config.num_workers > 0 or config.cache is not None
 
 
 def _step(loop: Loop, own: Iterator[Any], pin: bool, seconds: float, deadline: float) -> Course[Step | None]:

@@ -13,9 +13,10 @@ from plumb.config import CacheChoice, Config, StartMethod
 from plumb.lengths import length_of
 from plumb.model import planner
 from plumb.model.situation import PREFETCH_FACTORS, CutCost, Freedom, Situation
-from plumb.notes import inherited
+from plumb.notes import not_forked
 from plumb.offers import Offers
 from plumb.options import Options
+from plumb.restraint import FREE, Restraint
 from plumb.runtime.inherited import Handle
 from plumb.runtime.main_module import main_is_guarded, start_method
 from plumb.runtime.saved_state import is_stateful
@@ -75,21 +76,26 @@ class WorkerStart:
     keeps_count: bool = False
 
 
-def worker_start(loader: DataLoader[Any], own: Config, held: Sequence[Handle]) -> WorkerStart:
+def worker_start(
+    loader: DataLoader[Any], own: Config, held: Sequence[Handle], restraint: Restraint = FREE
+) -> WorkerStart:
     """How workers may be started for this loader.
 
     `held` is what the dataset holds that forked workers must not use; a dataset that leaves it out when it is pickled
     may have spawned ones. What the user has started workers for, may be given others in the same way. A worker that
-    isn't forked is sent everything, and runs the main module's code once more.
+    isn't forked is sent everything, and runs the main module's code once more. `restraint` says what was found out
+    about the samples.
     """
     if is_stateful(loader):
         return WorkerStart(keeps_count=True)
+    if restraint.workers:
+        return WorkerStart(why_not=restraint.workers)
     method = start_method(context=loader.multiprocessing_context)
-    if own.num_workers or (method == "fork" and not held):
+    if own.num_workers or (method == "fork" and not held and not restraint.forked):
         return WorkerStart()
     if method == "fork":
         is_sent = not isinstance(loader.dataset, IterableDataset) and main_is_guarded() and why_not_sent(loader) is None
-        return WorkerStart("spawn") if is_sent else WorkerStart(why_not=inherited(held))
+        return WorkerStart("spawn") if is_sent else WorkerStart(why_not=not_forked(held, restraint.forked))
     if not main_is_guarded():
         return WorkerStart(
             why_not=f"no workers were tried: Python starts them by {method}, so they would run your script once more; "

@@ -18,6 +18,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from plumb.errors import LoopEndedError, UsersError
+from plumb.loop_changes import LoopChanges
 from plumb.plan import Rate
 from plumb.profile.device import synchronize
 from plumb.profile.pinning import pinned
@@ -118,7 +119,8 @@ def _tells_of_changes(leaf: Any) -> bool:
 class Loop:
     """Measures through the user's loop until the loop ends, or has been given `batches_at_most`.
 
-    `waits` adds up what steps wait for other ranks.
+    `waits` adds up what steps wait for other ranks, and `changes` looks for what the loop changes of the dataset, if it
+    is to be looked for.
     """
 
     def __init__(self, samples_per_batch: float, batches_at_most: float) -> None:
@@ -127,6 +129,7 @@ class Loop:
         self.batches_at_most = batches_at_most
         self.has_ended = False
         self.waits = Standstill()
+        self.changes: LoopChanges | None = None
 
     @property
     def open(self) -> bool:
@@ -204,7 +207,12 @@ class Loop:
 
     def _give(self, batch: Any) -> Course[bool]:
         self.batches_given += 1
-        return bool((yield batch))
+        if self.changes is None:
+            return bool((yield batch))
+        self.changes.before()
+        interrupted = bool((yield batch))
+        self.changes.after(interrupted)
+        return interrupted
 
 
 @dataclass

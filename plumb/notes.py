@@ -90,6 +90,13 @@ def inherited(held: Sequence[Handle], own_workers: int = 0, method: str | None =
     return f"{what}, which forked workers would share: none were tried. Open it in the first sample, not before"
 
 
+def not_forked(held: Sequence[Handle], reason: str | None, method: str | None = None) -> str:
+    """Why workers are not forked: for what the dataset holds, or for what became of a sample in a forked process."""
+    if held or not reason:
+        return inherited(held, method=method)
+    return f"{reason}: workers are started by {method}" if method else f"{reason}: no workers were tried"
+
+
 def pooled(cpus: float) -> str:
     """What threads of a library's own do in workers, and what to write instead."""
     name, instead = "a library's", "OMP_NUM_THREADS=1 and OPENBLAS_NUM_THREADS=1 in the environment leave"

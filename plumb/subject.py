@@ -39,7 +39,8 @@ class Step:
 class Subject:
     """A loader to tune, and what is known of it before.
 
-    `waiting_share` is the share of the loop's time that waits for data, None where it isn't known.
+    `waiting_share` is the share of the loop's time that waits for data, None where it isn't known. `changed` is the
+    place of what the loop changes of the dataset while an epoch runs, empty for nothing.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Subject:
     samples_per_batch: float
     step: Step | None
     waiting_share: float | None
+    changed: str = ""
 
     @property
     def epoch_samples(self) -> float | None:

@@ -5,6 +5,7 @@ Nothing here needs the user's loop; what the loop says (the step rate) comes in,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ from plumb.notes import (
     binding,
     contributed,
     inherited,
+    not_forked,
     pinned,
     pooled,
     shared_out,
@@ -46,6 +48,7 @@ from plumb.profile.hand_over import drop_seconds_per_byte
 from plumb.profile.host_load import OthersLoad
 from plumb.profile.memory import Grown
 from plumb.profile.sample import Sampled, sampled
+from plumb.restraint import FREE, restraint_of
 from plumb.runtime.inherited import handles
 from plumb.runtime.loader import current_config, index_sampler, rebuild
 from plumb.runtime.main_module import start_method
@@ -103,6 +106,7 @@ class Tuner:
         self._sharding = Sharding(None)
         self._held = handles(loader.dataset)
         self._pins = self._own.pin_memory or (self.subject.step is not None and self.subject.step.wants_pinned)
+        self._restraint = FREE
         self._start = worker_start(loader, self._own, self._held)
         self._comparable = ""
         self._earlier = 0
@@ -138,6 +142,7 @@ class Tuner:
         except Exception as error:
             raise UsersError(error) from None
         making_bytes = grown.bytes()
+        self._restrain(seen)
         self._say("what a sample goes through")
         offers = self._offers(seen)
         situation = observed.situation(seen, offers, making_bytes, self.options.limits, self._may_have_torch_threads)
@@ -172,8 +177,19 @@ class Tuner:
         offers = find_offers(
             self.subject.loader, seen.cost, indices, seconds, self._target(), may_use_workers=may_use_workers
         )
+        offers = self._restraint.allowed(offers)
         self._trials.rewrites = offers.rewrites
         return offers
+
+    def _restrain(self, seen: Sampled) -> None:
+        """Finds out what must not be tried, now that something is known of the samples."""
+        indices: list[Any] = []
+        with contextlib.suppress(NoBatchesError):
+            indices = self._stream.some(1, 8) if self._stream else []
+        self._restraint = restraint_of(
+            self.subject.loader, self._own, indices, self.subject.changed, seen.cost.wall_seconds
+        )
+        self._start = worker_start(self.subject.loader, self._own, self._held, self._restraint)
 
     def _target(self) -> torch.device | None:
         """The device that batches may arrive on."""
@@ -362,8 +378,10 @@ class Tuner:
                 f"other processes kept {others:.1f} of these {usable} CPUs busy meanwhile: on a quiet host, the answer "
                 "may be another one"
             )
-        if self._held and (own.config.num_workers or self._start.method):
-            notes.append(inherited(self._held, own.config.num_workers, self._start.method))
+        if self._held and own.config.num_workers:
+            notes.append(inherited(self._held, own.config.num_workers))
+        elif self._start.method and (self._held or self._restraint.forked):
+            notes.append(not_forked(self._held, self._restraint.forked, self._start.method))
         if self.options.on_device:
             notes.append(arriving(offers.rewrites.deferral if winner.config.deferred else None, has_accelerator()))
         if self._is_iterable:
