@@ -112,8 +112,9 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
             return TakingPart()
         return Tracing(emit) if orders.tune.trace_only else Tuning(options, emit)
 
-    session = Session(work, options.budget_seconds, emit, writes.files)
+    session = Session(work, options.budget_seconds, emit, writes.files, ends_without_loader=not takes_part)
     intercept.install(session)
+    intercept.once_imported("torch", session.listen_for_training)
     error = run_script(orders.target, arguments)
     if takes_part and error is not None and ended is not None and ended.heard():
         # The rank that tunes is gone, and the script's connection with it.

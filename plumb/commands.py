@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import json
 import os
-import re
 import shlex
 import signal
 import time
@@ -20,6 +18,7 @@ import msgspec
 
 from plumb import events, plan, script, stores
 from plumb.errors import CommandError
+from plumb.hand_made import in_source
 from plumb.host import files
 from plumb.launch import launch_of, said_when_over, take_part
 from plumb.orders import Orders, Target, TuneOrders
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from plumb.model.whatif import Host
 
 _DIFF_COLOURS = {"+": "green", "-": "red", "@": "cyan"}
-_BATCH_MAKER = re.compile(r"(get|next|load|make|sample|fetch)_?(mini)?_?batch(es)?", re.IGNORECASE)
 
 
 @dataclass
@@ -341,12 +339,6 @@ def _nothing_done(target: Target, story: _Story, outcome: script.Outcome) -> Com
 
 
 def _hand_made_batches(target: Target) -> str:
-    """Names the function that makes batches without a loader, where the source shows one."""
-    if target.is_module:
-        return ""
-    tree = ast.parse(Path(target.name).read_bytes())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and _BATCH_MAKER.fullmatch(node.name):
-            where = f"{Path(target.name).name}:{node.lineno}"
-            return f"; batches are made by hand in {node.name} ({where}), and plumb tunes DataLoaders only"
-    return ""
+    """Name the function that makes batches without a loader, where the script's source shows one."""
+    found = "" if target.is_module else in_source(target.name)
+    return f"; {found}" if found else ""

@@ -78,6 +78,14 @@ def install_once(make_handler: Callable[[], Handler]) -> None:
         install(make_handler())
 
 
+def once_imported(name: str, then: Callable[[], None]) -> None:
+    """Call `then` when the module `name` has been imported: now, or as soon as the script does so."""
+    if name in sys.modules:
+        then()
+    else:
+        after_import(name, lambda _: then())
+
+
 def after_import(name: str, then: Callable[[ModuleType], None]) -> None:
     """Calls `then` with the module `name` as soon as it has been imported."""
     sys.meta_path.insert(0, _AfterImport(name, then))

@@ -28,10 +28,13 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from plumb.loop import Course, Loop
-    from plumb.watch import KnownLoader, Registry, TrainingSignals, Watched
+    from plumb.training_signals import TrainingSignals
+    from plumb.watch import KnownLoader, Registry, Watched
 
 # A loop that shows no training for this share of the budget, and for so long, is tuned for what it is.
 _PATIENCE, _PATIENCE_SECONDS = 0.15, 3.0
+# A training for which no loader was made is watched for this share of the budget, and for so many passes and steps.
+_PATIENCE_WITHOUT_LOADER, _SIGNALS_AT_LEAST = 0.05, 6
 # A loader that is tuned without the user's loop gets at most this share of the budget.
 _SHARE_ALONE = 0.25
 _SECONDS_WORTH_STARTING = 1.0
@@ -58,7 +61,8 @@ class Work(Protocol):
 class Session:
     """Hears of every loader (an `intercept.Handler`), decides which to work on, and ends the script when done.
 
-    `make_work` is called when the first loader is taken over, and imports what the work needs.
+    `make_work` is called when the first loader is taken over, and imports what the work needs. With
+    `ends_without_loader` a script that trains for a while without having made a loader is ended.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Session:
         budget_seconds: float,
         emit: Callable[[events.Event], None],
         written_files: Callable[[], list[str]],
+        ends_without_loader: bool = True,
     ) -> None:
         self._make_work = make_work
         self._budget_seconds = budget_seconds
@@ -76,12 +81,41 @@ class Session:
         self._deadline = float("inf")
         self._registry: Registry | None = None
         self._signals: TrainingSignals | None = None
+        self._ends_without_loader = ends_without_loader
+        self._trains_since: float | None = None
+        self._owner = os.getpid()
         self._running: KnownLoader | None = None
         self._course: Course[events.Event] | None = None
         self._loop: Loop | None = None
         self._work: Work | None = None
         self._done: set[str] = set()
         self._thread: threading.Thread | None = None
+
+    def listen_for_training(self) -> None:
+        """Count the script's training steps from now on; torch must have been imported."""
+        if self._signals is None:
+            from plumb.training_signals import TrainingSignals
+
+            self._signals = TrainingSignals(self._trained)
+
+    def _trained(self) -> None:
+        """End a training that makes its batches without a loader: there is nothing to wait for.
+
+        A script that has made a loader may come to it yet; its parent waits for that.
+        """
+        if self._registry is not None or not self._ends_without_loader or os.getpid() != self._owner:
+            return
+        now = time.perf_counter()
+        self._trains_since = self._trains_since or now
+        assert self._signals is not None
+        patience = max(self._budget_seconds * _PATIENCE_WITHOUT_LOADER, _PATIENCE_SECONDS)
+        if now - self._trains_since < patience or self._signals.count < _SIGNALS_AT_LEAST:
+            return
+        from plumb.hand_made import in_loop
+
+        text = f"the script trains without a DataLoader: {in_loop(sys._getframe(1))}. Nothing was written"
+        self._emit(events.Failed(text, 1))
+        self.end_script()
 
     # ---- what the interception calls
 
@@ -91,10 +125,10 @@ class Session:
 
     def constructed(self, loader: DataLoader[Any], site: Site) -> None:
         """Takes note of a loader."""
-        from plumb.watch import Registry, TrainingSignals
+        from plumb.watch import Registry
 
         self._registry = self._registry or Registry()
-        self._signals = self._signals or TrainingSignals()
+        self.listen_for_training()
         known, is_new = self._registry.add(loader, site)
         if is_new:
             self._emit(events.LoaderFound(known.name, str(known.site), type(loader.dataset).__name__))

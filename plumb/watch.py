@@ -16,27 +16,6 @@ from plumb.runtime.identified import facts_of_loader, identity_of, place_of
 from plumb.site import Site
 
 
-class TrainingSignals:
-    """Counts backward passes and optimizer steps: what tells a training loop from any other."""
-
-    def __init__(self) -> None:
-        import torch.autograd
-        from torch.optim.optimizer import register_optimizer_step_post_hook
-
-        self.count = 0
-        backward = torch.autograd.backward
-
-        def counted_backward(*args: Any, **kwargs: Any) -> None:
-            self.count += 1
-            return backward(*args, **kwargs)
-
-        def stepped(*_: Any) -> None:
-            self.count += 1
-
-        torch.autograd.backward = counted_backward
-        register_optimizer_step_post_hook(stepped)
-
-
 @dataclass
 class KnownLoader:
     """A loader of the script's, from its construction on.
