@@ -7,6 +7,8 @@ import dataclasses
 import os
 import pickle
 import sys
+import threading
+import traceback
 from pathlib import Path
 
 import torch
@@ -78,15 +80,22 @@ def plan_of(folder, config, *arguments, **environment):
     def record(result):
         handler = Recorded(config)
         intercept.install(handler)
-        error = run_script(Target("train.py", False), list(arguments))
-        result.write_bytes(pickle.dumps(None if error else tuple(handler.entries.values())))
-        _raise(error)
+        _raise(run_script(Target("train.py", False), list(arguments)))
+        result.write_bytes(pickle.dumps(tuple(handler.entries.values())))
 
     result = folder / "entries.pickle"
     ran = forked(folder, lambda: record(result), environment)
     assert ran.code == 0, ran.err
     # As its file gives it back.
     return plan.decode(plan.encode(Plan("train.py", {}, 1.0, 1.0, pickle.loads(result.read_bytes()))))
+
+
+def only(planned, *names):
+    """The same plan, which changes nothing for any other loader than those called `names`."""
+    loaders = [
+        entry if entry.name in names else dataclasses.replace(entry, tuned=entry.baseline) for entry in planned.loaders
+    ]
+    return dataclasses.replace(planned, loaders=tuple(loaders))
 
 
 def run_on(planned, folder, *arguments, **environment):
@@ -107,7 +116,15 @@ def forked(folder, work, environment):
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
-        code = 1
+        codes = []
+
+        def attempt():
+            try:
+                work()
+            except BaseException:
+                traceback.print_exc()
+                codes.append(1)
+
         try:
             for file, stream, descriptor in zip(files, ("stdout", "stderr"), (1, 2), strict=True):
                 os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
@@ -116,16 +133,14 @@ def forked(folder, work, environment):
             os.environ.update(environment)
             sys.path.insert(0, str(folder))
             torch.set_num_threads(1)
-            work()
-            code = 0
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
+            # In a thread there are no frames of the tests' own, which would name the loaders.
+            thread = threading.Thread(target=attempt)
+            thread.start()
+            thread.join()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(code)
+            os._exit(sum(codes))
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return Ran(code, *(file.read_text() for file in files))
 

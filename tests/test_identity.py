@@ -1,9 +1,10 @@
 """A plan's entry is used for the loader that it was made for, and for no other: by scripts that change in between."""
 
 import dataclasses
+import sys
 
 import pytest
-from planned import STORE, plan_of, run_on, write
+from planned import STORE, WORKERS, only, plan_of, run_on, write
 
 # `report` prints how many different values sample 5 had in three epochs, and how many samples the last epoch has made.
 PARTS = """
@@ -333,3 +334,377 @@ def test_a_rewrite_is_used_for_the_code_and_the_flags_that_it_was_found_for(name
     assert line.startswith("plumb: loader (train.py:")
     assert case.says in line
     assert line.endswith("it runs as the script has it. Tune again to renew the plan.")
+
+
+# Scripts that make several loaders in one place: the names that they get, and what the first of them is.
+SEVERAL = {
+    "a helper, called twice": (
+        """
+def make(length, augment):
+    loader = DataLoader(Items(length, augment), batch_size=4, shuffle=augment)
+    return loader
+val, train = make(6, False), make(8, True)
+""",
+        ("loader", "loader_2"),
+    ),
+    "helpers within helpers": (
+        """
+def inner(dataset):
+    kwargs = dict(batch_size=4)
+    loader = DataLoader(dataset, **kwargs)
+    return loader
+def outer(augment):
+    made = inner(Items(8, augment))
+    return made
+val, train = outer(False), outer(True)
+""",
+        ("loader", "loader_2"),
+    ),
+    "a comprehension": (
+        """
+loaders = {x: DataLoader(Items(8, x == "train"), batch_size=4, shuffle=x == "train") for x in ["val", "train"]}
+val, train = loaders["val"], loaders["train"]
+""",
+        ("loaders['val']", "loaders['train']"),
+    ),
+    "a list comprehension": (
+        """
+loaders = [DataLoader(Items(8, augment), batch_size=4) for augment in (False, True)]
+val, train = loaders
+""",
+        ("loaders", "loaders_2"),
+    ),
+    "a loop": (
+        """
+loaders = []
+for augment in (False, True):
+    loaders.append(DataLoader(Items(8, augment), batch_size=4))
+val, train = loaders
+""",
+        ("loader", "loader_2"),
+    ),
+    "a class": (
+        """
+class Data:
+    def __init__(self, augment):
+        self.dataset = Items(8, augment)
+    def loader(self):
+        return DataLoader(self.dataset, batch_size=4)
+val, train = Data(False).loader(), Data(True).loader()
+""",
+        ("val", "train"),
+    ),
+    "one line": (
+        "val, train = DataLoader(Items(8), batch_size=4), DataLoader(Items(8, True), batch_size=4)",
+        ("val", "train"),
+    ),
+    "a partial": (
+        """
+make = functools.partial(DataLoader, batch_size=4)
+both = list(map(make, [Items(8), Items(8, True)]))
+val, train = both
+""",
+        ("both", "both_2"),
+    ),
+    "a lambda": (
+        """
+make = lambda augment: DataLoader(Items(8, augment), batch_size=4)
+val = make(False)
+train = make(True)
+""",
+        ("val", "train"),
+    ),
+    "one dataset for both": (
+        """
+dataset = Items(8)
+def make(drop_last):
+    return DataLoader(dataset, batch_size=3, drop_last=drop_last)
+val, train = make(False), make(True)
+""",
+        ("val", "train"),
+    ),
+}
+NAMED = {"one line", "a lambda", "a class", "one dataset for both", "a comprehension"}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_loaders_that_are_made_in_one_place_have_entries_of_their_own(name, tmp_path):
+    code, names = SEVERAL[name]
+    write(tmp_path, train(code + "\nreport(val, 'val')\nreport(train, 'train')\n"))
+    planned = plan_of(tmp_path, STORE)
+    if sys.version_info >= (3, 11) or name not in NAMED:
+        assert tuple(entry.name for entry in planned.loaders) == names
+    assert [entry.identity.order for entry in planned.loaders] in ([1, 2], [1, 1])
+    plain = run_on(None, tmp_path)
+    ran = run_on(only(planned, planned.loaders[0].name), tmp_path)
+    assert ran.err == ""
+    of_val, of_train = ran.out.splitlines()
+    assert of_val == "val distinct 1 made 0", "the store is the first loader's"
+    assert of_train == plain.out.splitlines()[1], "and not the second's"
+
+
+def test_the_second_of_two_has_the_plan_too(tmp_path):
+    code, _ = SEVERAL["a helper, called twice"]
+    write(tmp_path, train(code + "\nprint(val.num_workers, train.num_workers)\nreport(val)\nreport(train)\n"))
+    planned = plan_of(tmp_path, WORKERS)
+    assert run_on(only(planned, "loader_2"), tmp_path).out.startswith("0 1\n")
+    assert run_on(planned, tmp_path).out.startswith("1 1\n")
+
+
+def test_where_a_loader_is_left_out_the_next_one_does_not_take_its_entry(tmp_path):
+    code = """
+def make(length, augment):
+    loader = DataLoader(Items(length, augment), batch_size=4)
+    return loader
+if "--no-val" not in sys.argv:
+    report(make(6, False), "val")
+report(make(8, True), "train")
+"""
+    write(tmp_path, train(code))
+    planned = plan_of(tmp_path, STORE)
+    ran = run_on(planned, tmp_path, "--no-val")
+    assert ran.out == "train distinct 3 made 8\n"
+    assert "loader (train.py:26): its dataset has 8 samples, the plan was made for 6 samples (it is number 1" in ran.err
+
+
+REBUILT = """
+class Numbered(Items):
+    epoch = 0
+    def __getitem__(self, index):
+        made.append(index)
+        return torch.full((4,), float(index + self.epoch)), index
+seen = []
+for epoch in range(3):
+    dataset = Numbered()
+    dataset.epoch = epoch
+    loader = DataLoader(dataset, batch_size=4)
+    made.clear()
+    seen.append([x[:, 0].int().tolist() for x, _ in loader])
+    print("workers", loader.num_workers, "made", len(made))
+print(seen)
+"""
+
+
+def test_a_loader_that_is_made_anew_in_each_epoch_is_one_loader(tmp_path):
+    write(tmp_path, train(REBUILT))
+    planned = plan_of(tmp_path, WORKERS)
+    assert [entry.name for entry in planned.loaders] == ["loader"]
+    ran = run_on(planned, tmp_path)
+    assert ran.out == run_on(None, tmp_path).out.replace("workers 0 made 8", "workers 1 made 0")
+    assert ran.err == ""
+
+
+def test_one_with_another_flag_in_the_place_of_one_that_was_used_is_another_loader(tmp_path):
+    code = """
+for augment in (False, True):
+    loader = DataLoader(Items(8, augment), batch_size=4)
+    report(loader, str(augment))
+"""
+    write(tmp_path, train(code))
+    planned = plan_of(tmp_path, STORE)
+    assert [(entry.name, entry.identity.order) for entry in planned.loaders] == [("loader", 1), ("loader_2", 2)]
+    ran = run_on(only(planned, "loader"), tmp_path)
+    assert ran.out == "False distinct 1 made 0\nTrue distinct 3 made 8\n"
+
+
+def test_a_plan_of_torch_s_own_arguments_is_used_whatever_the_flags_are(tmp_path):
+    code = CASES["a flag in the namespace of the arguments"].files["train.py"]
+    write(tmp_path, {"train.py": code.replace("report(loader)", "print(loader.num_workers)\nreport(loader)")})
+    planned = plan_of(tmp_path, WORKERS)
+    ran = run_on(planned, tmp_path, "--augment")
+    assert (ran.out, ran.err) == ("1\nloader distinct 3 made 0\n", "")
+
+
+def test_options_that_no_sample_reads_are_no_part_of_a_dataset(tmp_path):
+    code = CASES["a flag in the namespace of the arguments"].files["train.py"]
+    code = code.replace("class Flagged", "parser.add_argument('--lr', type=float, default=0.1)\nclass Flagged")
+    write(tmp_path, {"train.py": code})
+    ran = run_on(plan_of(tmp_path, STORE), tmp_path, "--lr", "0.5")
+    assert (ran.out, ran.err) == ("loader distinct 1 made 0\n", "")
+
+
+UNLIKE_EACH_TIME = """
+import tempfile, time, uuid, numpy, random
+class Worldly(Items):
+    def __init__(self):
+        super().__init__()
+        self.folder, self.started, self.process = tempfile.mkdtemp(), time.time(), os.getpid()
+        self.data, self.names = torch.rand(8, 100), [str(uuid.uuid4()) for _ in range(64)]
+        self.draws, self.cache = random.Random(), {random.random(): 1}
+        self.log = os.path.join(self.folder, "log.txt")
+    def __getitem__(self, index):
+        made.append(index)
+        assert self.folder and self.started and self.process and self.names and self.draws and self.cache and self.log
+        return self.data[index][:4], index
+loader = DataLoader(Worldly(), batch_size=4)
+report(loader)
+os.rmdir(loader.dataset.folder)
+"""
+
+
+def test_what_differs_from_run_to_run_by_itself_is_no_difference(tmp_path):
+    write(tmp_path, train(UNLIKE_EACH_TIME))
+    ran = run_on(plan_of(tmp_path, STORE), tmp_path)
+    assert (ran.out, ran.err) == ("loader distinct 1 made 0\n", "")
+
+
+EDITS = {
+    "a line above": ("loader = Data", "\n# a remark\nloader = Data", ""),
+    "the layout": ("batch_size=4)", "batch_size = 4,\n  )", ""),
+    "another batch size": ("batch_size=4", "batch_size=8", "is not in the plan"),
+    "other samples": ("Items()", "Items(9)", "is not in the plan"),
+    "another sampler": ("batch_size=4", "batch_size=size, shuffle=shuffled", "its sampler is RandomSampler"),
+    "another class": ("Items()", "make()", "its dataset is Others, the plan was made for Items"),
+    "more samples": ("Items()", "make()", "its dataset has 9 samples, the plan was made for 8"),
+    "a size that is given": ("batch_size=4", "batch_size=size, shuffle=shuffled", "its batch_size is 3"),
+    "workers of its own": ("batch_size=4", "batch_size=4, num_workers=n", "its num_workers is 2"),
+}
+BEFORE = {
+    "another sampler": ("size, shuffled = 4, False", "size, shuffled = 4, True"),
+    "another class": ("make = Items", "class Others(Items): pass\nmake = Others"),
+    "more samples": ("make = Items", "make = functools.partial(Items, 9)"),
+    "a size that is given": ("size, shuffled = 4, False", "size, shuffled = 3, False"),
+    "workers of its own": ("n = 0", "n = 2"),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edited_script_is_told_what_differs(name, tmp_path):
+    old, new, says = EDITS[name]
+    before, after = BEFORE.get(name, ("", ""))
+    line = "loader = DataLoader(Items(), batch_size=4)"
+    first = f"{before}\n{line.replace(old, new) if before else line}\n"
+    second = f"{after}\n{line.replace(old, new)}\n"
+    show = "print(loader.num_workers, [i.tolist() for _, i in loader] != [])\n"
+    write(tmp_path, train(first + show))
+    planned = plan_of(tmp_path, WORKERS)
+    write(tmp_path, train(second + show))
+    ran = run_on(planned, tmp_path)
+    assert ran.out == ("0 True\n" if says and "num_workers" not in says else "2 True\n" if says else "1 True\n")
+    assert says in ran.err if says else ran.err == ""
+
+
+CHANGED_LATER = {
+    "a flag": ("dataset.augment = epoch == 1", "dataset.augment is True now, it was False"),
+    "a transform": ("dataset.transform = noise if epoch == 1 else None", "its samples now run noise"),
+    "a class's flag": ("Changing.noisy = epoch == 1", "Changing.noisy is True now, it was False"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED_LATER)
+def test_a_rewrite_is_given_up_where_flags_or_code_change_between_epochs(name, tmp_path):
+    change, says = CHANGED_LATER[name]
+    code = f"""
+def noise(x):
+    return x + torch.randn(4)
+class Changing(Items):
+    noisy, transform = False, None
+    def __getitem__(self, index):
+        x, index = super().__getitem__(index)
+        x = x + torch.randn(4) if self.noisy else x
+        return x if self.transform is None else self.transform(x), index
+dataset = Changing()
+loader = DataLoader(dataset, batch_size=4)
+for epoch in range(4):
+    {change}
+    made.clear()
+    x = torch.cat([x for x, _ in loader])
+    print(epoch, len(made), x[:, 0].tolist() == [float(i) for i in range(8)])
+"""
+    write(tmp_path, train(code))
+    ran = run_on(plan_of(tmp_path, STORE), tmp_path)
+    assert ran.out == "0 8 True\n1 8 False\n2 8 True\n3 8 True\n"
+    (line,) = ran.err.splitlines()
+    assert says in line
+
+
+def test_numbers_may_change_between_epochs(tmp_path):
+    code = REBUILT.replace("    dataset = Numbered()\n", "").replace("seen = []", "seen, dataset = [], Numbered()")
+    write(tmp_path, train(code))
+    ran = run_on(plan_of(tmp_path, STORE), tmp_path)
+    assert ran.out == run_on(None, tmp_path).out
+    assert ran.err == ""
+
+
+ODD = """
+class Loader(DataLoader):
+    def __eq__(self, other):
+        return isinstance(other, Loader)
+    {hash}
+class Odd(Dataset):
+    def __init__(self, start):
+        self.start = start
+    def __eq__(self, other):
+        return True
+    def __bool__(self):
+        raise RuntimeError("no truth value")
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *args: name
+    def __len__(self):
+        raise RuntimeError("no length")
+    def __getitem__(self, index):
+        if index >= 4:
+            raise IndexError
+        return self.start + index
+train = Loader(Odd(0), batch_size=2, sampler=range(4))
+val = Loader(Odd(10), batch_size=2, sampler=range(4))
+for epoch in range(2):
+    for loader in (train, val):
+        print(loader.num_workers, [batch.tolist() for batch in loader])
+"""
+
+
+@pytest.mark.parametrize("defined", ["", "__hash__ = DataLoader.__hash__", "__hash__ = lambda self: 7"])
+def test_loaders_and_datasets_are_told_apart_by_what_they_are(defined, tmp_path):
+    write(tmp_path, train(ODD.format(hash=defined)))
+    planned = plan_of(tmp_path, WORKERS)
+    assert [entry.name for entry in planned.loaders] == ["train", "val"]
+    ran = run_on(planned, tmp_path)
+    assert ran.code == 0, ran.err
+    epoch = "1 [[0, 1], [2, 3]]\n1 [[10, 11], [12, 13]]\n"
+    assert (ran.out, ran.err) == (epoch * 2, "")
+
+
+# ---- plans of an older plumb, and entries that must not be used
+
+
+def without_identity(planned):
+    loaders = tuple(dataclasses.replace(entry, identity=None) for entry in planned.loaders)
+    return dataclasses.replace(planned, loaders=loaders)
+
+
+def test_an_older_plan_is_used_by_name_where_one_loader_fits(tmp_path):
+    write(tmp_path, train("loader = DataLoader(Items(), batch_size=4)\nprint(loader.num_workers)\nreport(loader)\n"))
+    planned = without_identity(plan_of(tmp_path, WORKERS))
+    ran = run_on(planned, tmp_path)
+    assert (ran.out, ran.err) == ("1\nloader distinct 1 made 0\n", "")
+
+
+def test_an_older_plan_is_not_used_where_two_loaders_fit(tmp_path):
+    code, _ = SEVERAL["a helper, called twice"]
+    code += "report(val, 'val')\nreport(train, 'train')\nprint(val.num_workers, train.num_workers)\n"
+    write(tmp_path, train(code))
+    planned = plan_of(tmp_path, WORKERS)
+    older = without_identity(dataclasses.replace(planned, loaders=planned.loaders[:1]))
+    ran = run_on(older, tmp_path)
+    assert ran.out == "val distinct 1 made 6\ntrain distinct 3 made 8\n0 0\n"
+    assert "both fit one entry of the plan" in ran.err
+
+
+def test_an_entry_that_was_found_to_be_unsafe_is_not_used(tmp_path):
+    write(tmp_path, train("loader = DataLoader(Items(), batch_size=4)\nprint(loader.num_workers)\nreport(loader)\n"))
+    planned = plan_of(tmp_path, WORKERS)
+    entry = dataclasses.replace(planned.loaders[0], unsafe="sample 3 was another than without it")
+    ran = run_on(dataclasses.replace(planned, loaders=(entry,)), tmp_path)
+    assert ran.out == "0\nloader distinct 1 made 8\n"
+    assert "the plan is not used any more, sample 3 was another than without it" in ran.err
+
+
+def test_two_entries_for_one_loader_are_used_for_none(tmp_path):
+    write(tmp_path, train("loader = DataLoader(Items(), batch_size=4)\nprint(loader.num_workers)\nreport(loader)\n"))
+    planned = plan_of(tmp_path, WORKERS)
+    ran = run_on(dataclasses.replace(planned, loaders=planned.loaders * 2), tmp_path)
+    assert ran.out == "0\nloader distinct 1 made 8\n"
+    assert "several entries of the plan fit it" in ran.err

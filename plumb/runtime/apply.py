@@ -7,6 +7,7 @@ dataset is complete, so must the dataset's code and flags. Else the loader runs 
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
 import weakref
@@ -42,6 +43,7 @@ class PlanApplied:
         # By the number of an entry: the loader that it is for; and those that several loaders fit.
         self._owners: dict[int, KnownLoader] = {}
         self._contested: set[int] = set()
+        self._fits: dict[int, Fit] = {}
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
         """Leaves the script's arguments as they are: torch is to judge them."""
@@ -68,6 +70,8 @@ class PlanApplied:
         if known is not None:
             known.epochs_begun += 1
         changed = self._changed.get(id(loader)) or self._noted(loader)
+        if changed is not None and known is not None and self._owners.get(changed.number) not in (None, known):
+            changed = self._moved(changed, loader, known)
         if changed is None or changed.is_plain:
             return start()
         problem = self._problem(changed, loader, known)
@@ -176,12 +180,30 @@ class PlanApplied:
         weakref.finalize(loader, self._changed.pop, id(loader), None).atexit = False
         return changed
 
+    def _moved(self, changed: _Changed, loader: DataLoader[Any], known: KnownLoader) -> _Changed | None:
+        """Give a loader that seemed to be one from before, and is another, an entry of its own, if there is one."""
+        changed.become_plain(loader)
+        number = self._entry_for(known, loader, known.site)
+        if number is None:
+            return None
+        vars(loader)[_MARK] = number, changed.users
+        self._put_in(loader, number)
+        return self._changed[id(loader)]
+
     def _problem(self, changed: _Changed, loader: DataLoader[Any], known: KnownLoader | None) -> str:
+        from plumb.runtime.fit import Fit
+
         if changed.number in self._contested:
             return "another loader fits the same entry of the plan"
+        planned = self._plan.loaders[changed.number]
+        # Of loaders that are made anew for each epoch, the first is compared with the plan, and the others with it.
+        fit = self._fits.get(changed.number)
+        if fit is None:
+            fit = Fit(planned.config, planned.identity.facts if planned.identity else None)
+            self._fits[changed.number] = fit
         is_first = changed.epochs == 0
         changed.epochs += 1
-        return changed.fit.misfit(loader, known.facts_of(loader) if is_first and known is not None else None)
+        return fit.misfit(loader, known.facts_of(loader) if is_first and known is not None else None)
 
     def _name(self, number: int) -> str:
         planned, owner = self._plan.loaders[number], self._owners.get(number)
@@ -199,14 +221,12 @@ class _Changed:
     def __init__(
         self, loader: DataLoader[Any], number: int, planned: LoaderPlan, users: dict[str, Any], is_planned: bool
     ) -> None:
-        from plumb.runtime.fit import Fit
         from plumb.runtime.planned import Planned
 
         self.number = number
         self.users = users
         self.epochs = 0
         self.is_plain = False
-        self.fit: Fit = Fit(planned.config, planned.identity.facts if planned.identity else None)
         self.planned: Planned | None = Planned(loader, planned, _config_of(users)) if is_planned else None
 
     def become_plain(self, loader: DataLoader[Any]) -> None:
@@ -220,9 +240,12 @@ class _Changed:
 def _nearest_difference(identity: Identity, planned: list[Identity]) -> str:
     """Say in what a loader differs from the entry that was made for its place and order, or else from the first."""
     nearest = next((each for each in planned if each.order == identity.order), planned[0])
-    difference = difference_of_loaders(nearest, identity)
     others = len(planned) > 1 or nearest.order != identity.order
-    return difference + (f" (number {identity.order} of the loaders that are made there)" if others else "")
+    number = f"number {identity.order} of the loaders that are made there"
+    difference = difference_of_loaders(nearest, dataclasses.replace(identity, order=nearest.order))
+    if not difference:
+        return f"it is {number}, the plan was made for number {nearest.order}"
+    return f"{difference} (it is {number})" if others else difference
 
 
 def _changes(planned: LoaderPlan) -> bool:
