@@ -120,12 +120,15 @@ def _may_change(then: str | None, since: str | None, path: str, kinds: Mapping[s
     return "[" in path and (then is None or since is None)
 
 
-def without_numbers(facts: Facts) -> Facts:
-    """The facts that stay what they are while a training changes numbers and fills collections."""
+def without_numbers(facts: Facts, constants: bool = False) -> Facts:
+    """The facts that stay what they are while a training changes numbers and fills collections.
+
+    With `constants`, the numbers in defaults and closures are kept.
+    """
     return Facts(
         facts.code,
         {path: kind.partition(_SIZE)[0] for path, kind in facts.kinds.items()},
-        {path: value for path, value in facts.values.items() if not _is_number(value)},
+        {path: value for path, value in facts.values.items() if (constants and "<" in path) or not _is_number(value)},
     )
 
 

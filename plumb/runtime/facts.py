@@ -23,7 +23,7 @@ from typing import Any
 from plumb.identity import Facts
 from plumb.printable import printable
 from plumb.runtime.code import digest_of_code, file_digest, names_in, package_version
-from plumb.runtime.simple import in_words, is_small_array, kind_of, shape_of
+from plumb.runtime.simple import in_words, is_small_array, kind_of, module_name, shape_of
 from plumb.trace.expand import is_dataset, is_step, is_user_class, is_user_code, is_user_file
 
 # Objects that are looked at, at the most, and facts of one sort.
@@ -158,7 +158,7 @@ class _Walk:
             self._note(found, "partial")
             self._onwards(found, {"func": value.func, "args": value.args, "keywords": value.keywords})
         elif issubclass(kind, types.BuiltinFunctionType):
-            self._note(found, f"{value.__module__}.{value.__qualname__}")
+            self._note(found, f"{module_name(value.__module__)}.{value.__qualname__}")
             self._version(value.__module__)
         elif issubclass(kind, (property, types.CellType, *_UNNAMED)):
             for inner in _inside(value):
@@ -191,7 +191,7 @@ class _Walk:
     def _version(self, module: Any) -> None:
         if isinstance(module, str):
             package = module.partition(".")[0]
-            if package not in sys.stdlib_module_names and package != "__main__":
+            if package not in sys.stdlib_module_names and package not in ("__main__", "__mp_main__"):
                 self._versions.add(package)
 
     # ---- code
@@ -210,7 +210,7 @@ class _Walk:
                 for name, part in within.items():
                     self.look(f"{found.path}.{name}", part, found.is_data, found.depth + 1)
             return
-        code, module = function.__code__, function.__module__ or "?"
+        code, module = function.__code__, module_name(function.__module__)
         label, digest = f"{module}.{function.__qualname__}", digest_of_code(code)
         if self._facts.code.setdefault(label, digest) != digest:
             self._facts.code[f"{label} at {found.path}"] = digest
@@ -238,7 +238,7 @@ class _Walk:
             self.look(full, sys.modules[full])
 
     def _module(self, found: _Found, module: types.ModuleType) -> None:
-        name = module.__name__
+        name = module_name(module.__name__)
         self._note(found, f"module {name}")
         filename = vars(module).get("__file__")
         is_users = name == "__main__" or (isinstance(filename, str) and is_user_file(filename))
@@ -377,7 +377,7 @@ def _name(kind: type) -> str:
     return (
         kind.__qualname__
         if kind.__module__ == "builtins" and kind is not object
-        else (f"{kind.__module__}.{kind.__qualname__}")
+        else f"{module_name(kind.__module__)}.{kind.__qualname__}"
     )
 
 

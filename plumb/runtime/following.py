@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import operator
 from collections import deque
 from collections.abc import Mapping
@@ -15,17 +14,18 @@ import torch
 from torch.utils._pytree import tree_flatten
 
 from plumb.config import Step, Way
+from plumb.identity import without_numbers
 from plumb.profile.capture import with_receiver
 from plumb.profile.randomness import generator_states
 from plumb.runtime.answered import Tree
-from plumb.runtime.held import PLAIN, closed_over, named_globals, reached
+from plumb.runtime.facts import facts_of
 from plumb.runtime.recipe import is_plain
 from plumb.trace.code import code_digest
-from plumb.trace.expand import SCANNED_ITEMS, Callee, expands, is_standard, is_user_code
+from plumb.trace.expand import Callee, expands, is_standard
 from plumb.trace.recorder import SAMPLE, Frame, Node, Recorder
 from plumb.trace.rewrite import Rewriter, Rewritten
-from plumb.trace.sites import function_id
 
+_DATASET = "dataset"
 KEPT_BYTES = 64 * 2**20
 OPAQUE_PACKAGES = {"torch", "numpy", "PIL", "plumb"}
 
@@ -169,34 +169,11 @@ def code_on(ways: tuple[Way, ...], dataset: Any, index: Any) -> str:
 
 
 def code_of_samples(dataset: Any) -> str:
-    """A digest of all of the user's code that a dataset's samples may run, with the options that it names.
+    """Return a digest of all of the user's code that a dataset's samples may run, with the options that it names.
 
-    Options are the plain values of defaults, closures and globals. Which code a sample runs may differ from sample to
-    sample, so nothing is run here.
+    Options are flags, numbers and texts in defaults, closures, modules and classes; what the dataset holds itself may
+    change while samples are made. Which code a sample runs may differ from sample to sample, so nothing is run here.
     """
-    functions = [each for each in reached(dataset) if isinstance(each, FunctionType) and is_user_code(each)]
-    options = sorted({repr((function_id(each), _options(each))) for each in functions})
-    return hashlib.blake2b(repr((code_digest(functions), options)).encode(), digest_size=16).hexdigest()
-
-
-def _options(function: FunctionType) -> list[Any]:
-    values = [
-        function.__defaults__ or (),
-        function.__kwdefaults__ or {},
-        closed_over(function),
-        named_globals(function),
-    ]
-    return [_plainly(value) for value in values]
-
-
-def _plainly(value: Any) -> Any:
-    """A value where it is plain, or a short sequence or a table of options with plain ones; else the name of its type.
-
-    What else is in collections may be a cache, which fills while samples are made.
-    """
-    if isinstance(value, (tuple, list)):
-        return [_plainly(item) for item in value[:SCANNED_ITEMS]]
-    if isinstance(value, dict):
-        items = list(itertools.islice(value.items(), SCANNED_ITEMS))
-        return [(key, item) for key, item in items if isinstance(key, str) and isinstance(item, PLAIN)]
-    return value if isinstance(value, PLAIN) else type(value).__qualname__
+    facts = without_numbers(facts_of({_DATASET: dataset}), constants=True)
+    options = {path: value for path, value in facts.values.items() if not path.startswith(_DATASET)}
+    return hashlib.blake2b(repr((facts.code, options)).encode(), digest_size=16).hexdigest()

@@ -66,11 +66,16 @@ def text_digest(text: str) -> str:
     return "#" + hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()
 
 
+def module_name(name: str | None) -> str:
+    """Return a module's name; the main module's is the same in workers that are spawned."""
+    return "__main__" if name == "__mp_main__" else name or "?"
+
+
 def kind_of(value: Any) -> str:
     """Return the name of a function or class, or of the class of any other object."""
     named = value if isinstance(value, (type, types.FunctionType)) else type(value)
     word = "class " if isinstance(value, type) else "function " if named is value else ""
-    return f"{word}{named.__module__}.{named.__qualname__}"
+    return f"{word}{module_name(named.__module__)}.{named.__qualname__}"
 
 
 def shape_of(value: Any) -> str | None:
