@@ -47,12 +47,12 @@ def _run(orders: Orders, arguments: list[str]) -> None:
 
 def _tune(orders: Orders, arguments: list[str]) -> None:
     from plumb.host import Limits
+    from plumb.journal import hook, records, scratch
     from plumb.launch import Ended
     from plumb.options import Options
     from plumb.processes import end_with_parent, forks_end_with_us, share_temporary_folder
     from plumb.script import start_seconds
     from plumb.session import Session, Work
-    from plumb.writes import Writes
 
     assert orders.tune is not None
     assert orders.events_descriptor is not None
@@ -79,7 +79,8 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
             ended.say()
         sender(event)
 
-    writes = Writes((Path.cwd(), orders.target.folder()))
+    # It runs already, unless Python was told to ignore its environment.
+    recorder = hook.start(os.environ[records.VARIABLE])
     asked = {
         "cpus": orders.tune.cpus,
         "memory_bytes": orders.tune.memory_bytes,
@@ -112,7 +113,13 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
             return TakingPart()
         return Tracing(emit) if orders.tune.trace_only else Tuning(options, emit)
 
-    session = Session(work, options.budget_seconds, emit, writes.files, ends_without_loader=not takes_part)
+    session = Session(
+        work,
+        options.budget_seconds,
+        emit,
+        lambda: scratch.note_exit(recorder),
+        ends_without_loader=not takes_part,
+    )
     intercept.install(session)
     intercept.once_imported("torch", session.listen_for_training)
     error = run_script(orders.target, arguments)

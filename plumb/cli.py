@@ -47,6 +47,7 @@ def cli() -> None:
 @click.option(
     "--study", metavar="URL", help="Keep what was tried in this Optuna storage, for example sqlite:///tuning.db."
 )
+@click.option("--clean", is_flag=True, help="Remove the files that SCRIPT makes while it is tuned.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Where to write the plan.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan, and nothing else, on standard output.")
 @click.argument("script", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
@@ -63,6 +64,7 @@ def tune(
     on_device: bool,
     seed: int,
     study: str | None,
+    clean: bool,
     output: Path | None,
     as_json: bool,
 ) -> int:
@@ -86,6 +88,7 @@ def tune(
         cache_memory_bytes=0 if no_cache else cache_memory,
         cache_folder=str(cache_dir.absolute()) if cache_dir else None,
         study_url=parse_study(study),
+        clean=clean,
     )
     return commands.tune(target, arguments, orders, output, as_json, describe(Limits.detect(), Machine.detect()))
 

@@ -20,6 +20,7 @@ from plumb import events, plan, script, stores
 from plumb.errors import CommandError
 from plumb.hand_made import in_source
 from plumb.host import files
+from plumb.journal.outcome import FilesOutcome
 from plumb.launch import launch_of, said_when_over, take_part
 from plumb.orders import Orders, Target, TuneOrders
 from plumb.plan import LoaderPlan, Plan
@@ -33,6 +34,7 @@ from plumb.unfinished import Unfinished
 if TYPE_CHECKING:
     from plumb.model.whatif import Host
 
+_FILES_SAID = 5
 _DIFF_COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
 
@@ -50,6 +52,7 @@ class _Story:
     traced: events.Traced | None = None
     failed: events.Failed | None = None
     ended: events.Ended | None = None
+    files: FilesOutcome = field(default_factory=FilesOutcome)
 
     def __call__(self, event: events.Event) -> None:
         match event:
@@ -76,10 +79,9 @@ class _Story:
             case events.Ended():
                 self.ended = event
 
-    @property
-    def written_files(self) -> list[str]:
-        """What the script wrote while it was tuned."""
-        return self.ended.written_files if self.ended else []
+    def filed(self, files: FilesOutcome) -> None:
+        """Takes note of what became of the script's files."""
+        self.files = files
 
     def output(self, data: bytes) -> None:
         """Passes on what the script prints, but not what caretakers say of an end that was plumb's doing."""
@@ -126,11 +128,8 @@ def tune(
         tuning_seconds=time.monotonic() - started - startup,
         startup_seconds=startup,
         loaders=tuple(story.plans),
-        written_files=tuple(
-            file
-            for file in story.written_files
-            if not _is_where_we_print(file) and not _is_study(file, orders.study_url)
-        ),
+        written_files=story.files.written,
+        files=story.files,
     )
     try:
         plan.write(found, path)
@@ -282,28 +281,19 @@ def _store_errors() -> Iterator[None]:
         raise CommandError(f"{error.filename}: {(error.strerror or str(error)).lower()}") from None
 
 
-def _is_where_we_print(file: str) -> bool:
-    """Whether a file in the script's folder is what the user redirects this command's own output to."""
-    for descriptor in (1, 2):
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.stat(file), os.fstat(descriptor)):
-                return True
-    return False
-
-
-def _is_study(file: str, url: str | None) -> bool:
-    """Whether a file is the database that keeps the study, or a journal beside it."""
-    database = url.partition(":///")[2] if url else ""
-    return bool(database) and file.startswith(database)
-
-
 def _listen(
     orders: Orders, arguments: list[str], quiet: bool, kept: Unfinished | None = None
 ) -> tuple[_Story, script.Outcome]:
     """Runs the script in a session, and passes its warnings on. Raises CommandError where the session failed."""
+    clean = orders.tune is not None and orders.tune.clean
     with Display(console(stderr=True), quiet) as display:
         story = _Story(display, kept)
-        outcome = script.run_tuned(orders, arguments, story, story.output)
+        try:
+            outcome = script.run_tuned(orders, arguments, story, story.output, on_files=story.filed, clean=clean)
+        finally:
+            if not story.plans:
+                # No report comes that would say it.
+                display.say(story.files.sentences(Path.cwd(), _FILES_SAID))
     for warning in story.warnings:
         console(stderr=True).print(f"plumb: {warning}", markup=False, highlight=False, soft_wrap=True)
     if story.failed is not None:

@@ -87,7 +87,6 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
     """The script was ended by plumb, or came to its own end; nothing follows."""
 
     by_plumb: bool
-    written_files: list[str]
 
 
 Event = (

@@ -16,6 +16,7 @@ import msgspec
 from plumb.config import Config, Rewrites
 from plumb.errors import DAMAGED_JSON
 from plumb.identity import Identity
+from plumb.journal.outcome import FilesOutcome
 from plumb.printable import to_json
 
 VERSION = 1
@@ -216,6 +217,7 @@ class Plan:
 
     `script` is empty where a loader was tuned from within Python, and a module's name where `is_module` says so.
     `made_for` is what of a dataset, a loader and a host must be the same for a plan that is kept for later runs.
+    `written_files` are the files that the script wrote while it was tuned, and `files` what became of each.
     """
 
     script: str
@@ -224,6 +226,7 @@ class Plan:
     startup_seconds: float
     loaders: tuple[LoaderPlan, ...]
     written_files: tuple[str, ...] = ()
+    files: FilesOutcome | None = None
     made_for: dict[str, Any] = field(default_factory=dict)
     version: int = VERSION
     is_module: bool = False

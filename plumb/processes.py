@@ -62,6 +62,37 @@ def end_trees(pids: Iterable[int]) -> None:
     _clean_up_after([*roots, *killed])
 
 
+def end_marked(mark: str) -> None:
+    """Kill every process whose environment holds `mark`, wherever it went: a pool's workers lose their parent.
+
+    Processes that are started meanwhile are found in the next look, as many times as it takes.
+    """
+    end_by = time.monotonic() + _GONE_WITHIN_SECONDS
+    while found := [process for process in _marked(mark) if not _is_caretaker(process)]:
+        for process in found:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        _clean_up_after(found)
+        if time.monotonic() > end_by:
+            return
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    line, found = mark.encode(errors="surrogateescape"), []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, psutil.Error):
+            if int(folder.name) != os.getpid() and line in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(psutil.Process(int(folder.name)))
+    return found
+
+
+def _is_caretaker(process: psutil.Process) -> bool:
+    try:
+        return any(name in part for part in process.cmdline() for name in CARETAKERS)
+    except psutil.Error:
+        return True
+
+
 def _kill_children(pid: int) -> list[psutil.Process]:
     try:
         children = psutil.Process(pid).children(recursive=True)
@@ -70,7 +101,7 @@ def _kill_children(pid: int) -> list[psutil.Process]:
     killed = []
     for child in children:
         with contextlib.suppress(psutil.Error):
-            if not any(name in part for part in child.cmdline() for name in CARETAKERS):
+            if not _is_caretaker(child):
                 child.kill()
                 killed.append(child)
     return killed

@@ -13,15 +13,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
 from plumb import interpreter, stacks, standard_streams
 from plumb.events import Event, LoaderIterated, Receiver, TuningStarted
-from plumb.orders import Orders
-from plumb.processes import end_trees
-from plumb.runtime.store_folder import remove_abandoned
+from plumb.journal.keeping import Keeper
+from plumb.journal.outcome import FilesOutcome
+from plumb.orders import Orders, TuneOrders
+from plumb.processes import end_marked, end_trees
+from plumb.runtime.store_folder import disk_root, remove_abandoned
+from plumb.signals import ended_by_signals, signals_held_back
 
 # A tuning that has spent its budget may still be in the middle of a measurement, which may start workers: these may
 # take as long as the script did to come to its first loader.
@@ -53,11 +57,15 @@ def run_tuned(
     on_event: Callable[[Event], None],
     on_output: Callable[[bytes], None],
     is_over: Callable[[], bool] | None = None,
+    on_files: Callable[[FilesOutcome], None] | None = None,
+    clean: bool = False,
 ) -> Outcome:
-    """Runs the script with a tuning session inside, until it ends or its time is up.
+    """Runs the script with a tuning session inside, until it ends or its time is up, and puts its files back.
 
     A script that takes part in the tuning of another rank has `is_over`, which says when it is not needed any more.
-    KeyboardInterrupt, and any other exception of the callbacks, ends the child with all its workers and passes on.
+    KeyboardInterrupt, and any other exception of the callbacks, ends the child with all its workers and passes on; a
+    signal that ends this process does so afterwards. However it ends, `on_files` is told what became of the script's
+    files; with `clean`, what the script made is removed.
     """
     assert orders.tune is not None
     standard_streams.open_missing((0, 1, 2))
@@ -66,7 +74,8 @@ def run_tuned(
     # Named as Python names them: the path of a socket may have no more than about a hundred characters. Workers that
     # outlive the child by a moment may still write to it.
     folder = tempfile.TemporaryDirectory(prefix="pymp-", ignore_cleanup_errors=True)
-    with folder, tempfile.TemporaryFile() as stack:
+    keeper = Keeper((Path.cwd(), orders.target.folder()), _own_files(orders.tune), folder.name)
+    with ended_by_signals(), folder, tempfile.TemporaryFile() as stack, keeper:
         orders = msgspec.structs.replace(
             orders, events_descriptor=events_out, stack_descriptor=stack.fileno(), sockets_folder=folder.name
         )
@@ -77,18 +86,35 @@ def run_tuned(
             stderr=subprocess.STDOUT,
             pass_fds=(events_out, stack.fileno()),
             start_new_session=True,
+            env=keeper.environment(os.environ),
         )
         os.close(events_out)
         try:
             deadline = _Deadline(budget, lambda: _read_all(stack.fileno()))
             timed_out = _listen(child, events_in, deadline, on_event, on_output, is_over or _never)
         finally:
-            end_trees([child.pid])
-            child.wait()
-            os.close(events_in)
-            remove_abandoned()
+            with signals_held_back():
+                end_trees([child.pid])
+                child.wait()
+                end_marked(keeper.mark)
+                os.close(events_in)
+                remove_abandoned()
+                files = keeper.put_back(clean)
+            if on_files is not None:
+                on_files(files)
         lines = stacks.calls(_read_all(stack.fileno())) if timed_out else ()
         return Outcome(child.returncode, timed_out, time.monotonic() - started, lines)
+
+
+def _own_files(orders: TuneOrders) -> list[str]:
+    """Files and folders that plumb itself writes in the script's process."""
+    own = [orders.kept_file, orders.launch_file]
+    if orders.cache_folder is not None:
+        own.append(str(disk_root(Path(orders.cache_folder))))
+    database = (orders.study_url or "").partition(":///")[2]
+    if database:
+        own += [f"{database}{end}" for end in ("", "-journal", "-wal", "-shm")]
+    return [path for path in own if path]
 
 
 def _never() -> bool:

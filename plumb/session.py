@@ -2,7 +2,8 @@
 
 The session listens to the script's loaders. Once it knows which one feeds the training, it takes over at that
 loader's next batch and works through the user's loop, then on the other loaders on their own, and ends the process. No
-epoch ever ends because of plumb, so no epoch-end code of the user's writes anything.
+plain loop over a loader ends because of plumb. A loop that the script leaves by itself does end, and code behind it
+may write: what it overwrites is put back by the parent (see `plumb.journal`).
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ class Work(Protocol):
 class Session:
     """Hears of every loader (an `intercept.Handler`), decides which to work on, and ends the script when done.
 
-    `make_work` is called when the first loader is taken over, and imports what the work needs. With
-    `ends_without_loader` a script that trains for a while without having made a loader is ended.
+    `make_work` is called when the first loader is taken over, and imports what the work needs. `at_end` is called
+    before the session ends the process. With `ends_without_loader` a script that trains for a while without having made
+    a loader is ended.
     """
 
     def __init__(
@@ -70,13 +72,13 @@ class Session:
         make_work: Callable[[], Work],
         budget_seconds: float,
         emit: Callable[[events.Event], None],
-        written_files: Callable[[], list[str]],
+        at_end: Callable[[], None],
         ends_without_loader: bool = True,
     ) -> None:
         self._make_work = make_work
         self._budget_seconds = budget_seconds
         self._emit = emit
-        self._written_files = written_files
+        self._at_end = at_end
         self._started = time.perf_counter()
         self._deadline = float("inf")
         self._registry: Registry | None = None
@@ -283,13 +285,14 @@ class Session:
 
     def report_end(self, by_plumb: bool) -> None:
         """Tells the parent that nothing more will come."""
-        self._emit(events.Ended(by_plumb, self._written_files()))
+        self._emit(events.Ended(by_plumb))
 
     def end_script(self) -> NoReturn:
         """Ends the process without running any more of the user's code."""
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
+        self._at_end()
         self.report_end(by_plumb=True)
         end_children()
         os._exit(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from plumb.model.timeline import Timeline
@@ -20,6 +21,7 @@ from plumb.trace.stored import from_node_link
 from plumb.units import format_bytes, format_rate, format_seconds
 
 # Nothing but the page's own styles: what a plan says can't make a browser fetch or run anything.
+_FILES_SHOWN = 20
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -315,7 +317,11 @@ def _footer(plan: Plan) -> Markup:
     begun = f"{format_seconds(plan.startup_seconds)} until the script's loop began, " if plan.script else ""
     took = f"{begun}{format_seconds(plan.tuning_seconds)} of tuning."
     wrote: Any = None
-    if plan.written_files:
+    if plan.files is not None:
+        lines = plan.files.sentences(Path.cwd(), _FILES_SHOWN)
+        wrote = tag("details", tag("summary", "Files of the script"), join(tag("p", line) for line in lines))
+        wrote = wrote if lines else None
+    elif plan.written_files:
         names = join(tag("li", name) for name in plan.written_files)
         wrote = tag("details", tag("summary", "Files that the script wrote while it was tuned"), tag("ul", names))
     advices = [tag("p", str(each)) for each in plan.host.get("advice") or ()]

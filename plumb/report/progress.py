@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from types import TracebackType
 
 from rich.console import Console
@@ -41,6 +42,11 @@ class Display:
             self._progress.update(self._task, description=text)
         elif not self._quiet:
             self._console.print(f"plumb: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def say(self, lines: Iterable[str]) -> None:
+        """Print lines for the user, in quiet mode too."""
+        for line in lines:
+            self._console.print(f"plumb: {line}", markup=False, highlight=False, soft_wrap=True)
 
     def output(self, data: bytes) -> None:
         """What the script printed; whole lines only, so that it doesn't tear the progress line."""

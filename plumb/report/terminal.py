@@ -6,6 +6,7 @@ import io
 import os
 import shlex
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -217,8 +218,7 @@ def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
             yield Text.assemble("or let:   ", (command("apply", plan, plan_path), "bold"), "  write it for you")
     if plan_path:
         yield Text.assemble("See all:  ", (shlex.join(["plumb", "report", plan_path, "--html", "report.html"]), "bold"))
-    if plan.written_files:
-        yield Text(f"The script wrote, while it was tuned: {_some(plan.written_files)}", style="yellow")
+    yield from (Text(line, style="yellow") for line in _files(plan))
     for loader in plan.loaders:
         if loader.cost is not None:
             yield Text(cost(loader, loader.cost), style="dim")
@@ -230,11 +230,14 @@ def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
         )
 
 
-def _some(files: Sequence[str]) -> str:
-    """The first few files, as they are called from here, and how many there are besides."""
-    shown = ", ".join(os.path.relpath(file) for file in files[:_FILES_SHOWN])
-    more = len(files) - _FILES_SHOWN
-    return f"{shown} and {more:,} more" if more > 0 else shown
+def _files(plan: Plan) -> Sequence[str]:
+    """What became of the script's files, in sentences; plans of an earlier plumb list only what was written."""
+    if plan.files is not None:
+        return plan.files.sentences(Path.cwd(), _FILES_SHOWN)
+    shown = ", ".join(os.path.relpath(file) for file in plan.written_files[:_FILES_SHOWN])
+    more = len(plan.written_files) - _FILES_SHOWN
+    files = f"{shown} and {more:,} more" if more > 0 else shown
+    return [f"The script wrote, while it was tuned: {files}"] if files else []
 
 
 def print_report(plan: Plan, plan_path: str, console: Console) -> None:

@@ -5,11 +5,13 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import example_plan
 import pytest
 
 from plumb import events, plan
+from plumb.journal.outcome import FilesOutcome
 from plumb.orders import Orders, Target, TuneOrders
 from plumb.printable import ERRORS, to_json
 from plumb.report.output import console, wide_console
@@ -36,8 +38,10 @@ def test_orders_bring_any_path_to_the_child():
 
 def test_events_and_plans_tell_of_any_file():
     assert "\\udcff" in str(Site(f"/home/{NOT_UTF_8}", 3, "loader"))
-    sent = to_json(events.Ended(True, [NOT_UTF_8]))
-    assert next(events.Receiver().feed(sent + b"\n")).written_files == ["tr\\udcffain.py"]
+    sent = to_json(events.LoaderFound("loader", NOT_UTF_8, "Photos"))
+    assert next(events.Receiver().feed(sent + b"\n")).site == "tr\\udcffain.py"
+    changed = FilesOutcome(put_back=(f"/home/{NOT_UTF_8}",))
+    assert "tr\\udcffain.py" in changed.sentences(Path("/home"), 3)[0]
 
 
 @pytest.mark.parametrize(

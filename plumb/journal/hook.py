@@ -1,0 +1,140 @@
+"""Audit events of this process, turned into entries of the journal: every change of a file that Python itself makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from plumb.journal import records, scratch, writers
+from plumb.journal.recorder import Recorder
+
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+# Not files of anybody's: devices, the kernel's own, and what torch and Python keep in shared memory.
+_KERNELS = ("/dev", "/proc", "/sys")
+_SHARED_MEMORY = "/dev/shm/"
+_OF_LIBRARIES = ("torch_", "psm_", "sem.", "pymp-", "plumb-")
+# Byte code, and a folder that importing torch's compiler makes.
+_CACHES = ("/__pycache__", "/torchinductor_")
+
+_recorder: Recorder | None = None
+
+
+def start(folder: str) -> Recorder:
+    """Record what this process, and those forked from it, do to files, in the journal in `folder`."""
+    global _recorder
+    with open(os.path.join(folder, records.SETTINGS), encoding="utf-8") as file:
+        settings = json.load(file)
+    _recorder = Recorder(folder, settings["ignored"])
+    sys.addaudithook(_Hook(_recorder))
+    writers.install(_recorder)
+    scratch.install(_recorder)
+    return _recorder
+
+
+class _Hook:
+    """The audit hook: one look-up for events that don't matter, and never an exception.
+
+    Audit hooks can't be removed, and Python raises their exceptions where the event happened, in the user's code.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._local = threading.local()
+        self._actions: dict[str, Callable[[tuple[Any, ...]], None]] = {
+            "open": self._opened,
+            "os.chmod": lambda event: self._status(event[0], event[2]),
+            "os.chown": lambda event: self._status(event[0], event[3]),
+            "os.link": self._linked,
+            "os.mkdir": lambda event: self._made(_located(event[0], event[2])),
+            "os.remove": lambda event: self._recorder.removing(_located(event[0], event[1])),
+            "os.rename": self._renamed,
+            "os.rmdir": lambda event: self._recorder.removing_folder(_located(event[0], event[1])),
+            "os.symlink": lambda event: self._made(_located(event[1], event[2])),
+            "os.truncate": lambda event: self._recorder.writing(_located(event[0])),
+            "os.utime": lambda event: self._status(event[0], event[3]),
+            "os.setxattr": lambda event: self._status(event[0], -1),
+            "os.system": lambda event: self._recorder.note_program([event[0]]),
+            "os.posix_spawn": lambda event: self._recorder.note_program(event[1]),
+            "os.exec": lambda event: self._recorder.note_program(event[1]),
+            "sqlite3.connect": self._connected,
+            "subprocess.Popen": lambda event: self._recorder.note_program(_words(event[1])),
+            "tempfile.mkdtemp": lambda event: self._made_scratch(event[0]),
+            "tempfile.mkstemp": lambda event: self._made_scratch(event[0]),
+        }
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        action = self._actions.get(event)
+        if action is None or getattr(self._local, "is_busy", False):
+            return
+        # What the journal itself opens, copies and renames is not of the script.
+        self._local.is_busy = True
+        try:
+            action(arguments)
+        except (OSError, ValueError, TypeError, LookupError):
+            # A path that is no path: what the script is about to do fails by itself.
+            pass
+        finally:
+            self._local.is_busy = False
+
+    def _opened(self, event: tuple[Any, ...]) -> None:
+        path, _, flags = event
+        if not isinstance(flags, int) or not flags & _WRITING or isinstance(path, int) or path is None:
+            return
+        name = _located(path)
+        if is_of_interest(name) and not os.path.isdir(name):
+            self._recorder.writing(
+                name, appends=bool(flags & os.O_APPEND) and not flags & os.O_TRUNC, replaces=_is_replaced(flags)
+            )
+
+    def _made(self, name: str) -> None:
+        if is_of_interest(name):
+            self._recorder.making_folder(name)
+
+    def _renamed(self, event: tuple[Any, ...]) -> None:
+        source, target = _located(event[0], event[2]), _located(event[1], event[3])
+        if is_of_interest(source) or is_of_interest(target):
+            self._recorder.moving(source, target)
+
+    def _linked(self, event: tuple[Any, ...]) -> None:
+        self._recorder.linking(_located(event[0], event[2]), _located(event[1], event[3]))
+
+    def _status(self, path: Any, folder: int) -> None:
+        self._recorder.changing_status(_located(path, folder))
+
+    def _connected(self, event: tuple[Any, ...]) -> None:
+        path = writers.database_file(event[0])
+        if path is not None:
+            self._recorder.opening_database(path, [f"{path}{end}" for end in ("-journal", "-wal", "-shm")])
+
+    def _made_scratch(self, path: Any) -> None:
+        if scratch.goes_by_itself(os.fsdecode(path), sys._getframe(1)):
+            self._recorder.note_scratch(os.fsdecode(path))
+
+
+def is_of_interest(path: str) -> bool:
+    """Return whether a path may be a file of the user's."""
+    if path.startswith(_SHARED_MEMORY):
+        return not path[len(_SHARED_MEMORY) :].startswith(_OF_LIBRARIES)
+    return not path.startswith(tuple(f"{root}/" for root in _KERNELS)) and not any(cache in path for cache in _CACHES)
+
+
+def _is_replaced(flags: int) -> bool:
+    return flags & (os.O_TRUNC | os.O_CREAT) == os.O_TRUNC | os.O_CREAT
+
+
+def _located(path: Any, folder: int = -1) -> str:
+    """Return the absolute path that an event means: an open file, or a name that may be relative to an open folder."""
+    if isinstance(path, int):
+        return os.readlink(f"/proc/self/fd/{path}")
+    name = os.fsdecode(path)
+    if os.path.isabs(name):
+        return name
+    return os.path.join(os.readlink(f"/proc/self/fd/{folder}") if folder >= 0 else os.getcwd(), name)
+
+
+def _words(arguments: Any) -> list[Any]:
+    return [arguments] if isinstance(arguments, (str, bytes, os.PathLike)) else list(arguments)

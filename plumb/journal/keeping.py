@@ -1,0 +1,149 @@
+"""One tuning's journal from beginning to end, as the process that starts the script handles it.
+
+A watcher, which outlives this process however that ends, puts the files back where this process can't.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from plumb.journal import records, snapshot
+from plumb.journal.outcome import FilesOutcome
+from plumb.runtime.store_folder import make_user_folder, memory_root, user_folder
+
+_FOLDER = "journals"
+_PACKAGE_ROOT = Path(__file__).resolve().parent.parent.parent
+# Python imports this by itself, in every program of the script's that is Python; an environment's own comes first.
+_SITECUSTOMIZE = '''"""Lets the programs that a script starts during a tuning write plumb's journal, too."""
+import os, sys
+
+
+def _start():
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder or os.curdir) != here]
+    this = sys.modules.pop("sitecustomize")
+    try:
+        import sitecustomize
+    except ModuleNotFoundError as error:
+        if error.name != "sitecustomize":
+            raise
+        sys.modules["sitecustomize"] = this
+    folder = os.environ.get({variable!r})
+    if not folder or not os.path.isdir(folder):
+        return
+    sys.path.append({root!r})
+    try:
+        from plumb.journal import hook
+
+        hook.start(folder)
+    except Exception:
+        # Another Python, for which plumb is not made: its program must run as it would. What it changes is found by
+        # comparing the folders.
+        pass
+    finally:
+        sys.path.remove({root!r})
+
+
+_start()
+'''
+
+
+class Keeper:
+    """A journal's folder, with what the script's processes need to write it; as a context, it is removed at the end.
+
+    Args:
+        folders: The folders that the script works in, to be listed for the comparison.
+        ignored: Files and folders of plumb's own.
+        scratch: A folder that only the script's processes use, which goes with them.
+
+    """
+
+    def __init__(self, folders: Sequence[Path], ignored: Iterable[str], scratch: str) -> None:
+        self.folder = _make_folder()
+        self._watcher: subprocess.Popen[bytes] | None = None
+        self._scratch = scratch
+        plumbs = (*ignored, str(user_folder()), str(memory_root()), scratch, self.folder)
+        own = sorted({os.path.realpath(path) for path in plumbs})
+        with open(os.path.join(self.folder, records.SETTINGS), "w", encoding="utf-8") as file:
+            json.dump({"ignored": own}, file)
+        os.mkdir(os.path.join(self.folder, records.COPIES), 0o700)
+        startup = Path(self.folder, records.STARTUP)
+        startup.mkdir()
+        text = _SITECUSTOMIZE.format(variable=records.VARIABLE, root=str(_PACKAGE_ROOT))
+        (startup / "sitecustomize.py").write_text(text, encoding="utf-8")
+        roots = sorted({os.path.realpath(folder) for folder in folders})
+        snapshot.take(roots, self.folder, frozenset(own))
+
+    @property
+    def mark(self) -> str:
+        """What stands in the environment of all processes of the script."""
+        return f"{records.VARIABLE}={self.folder}"
+
+    def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment for the script, in which its processes find the journal."""
+        paths = [os.path.join(self.folder, records.STARTUP), inherited.get("PYTHONPATH", "")]
+        return {
+            **inherited,
+            records.VARIABLE: self.folder,
+            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        }
+
+    def __enter__(self) -> Keeper:
+        command = [sys.executable, "-m", "plumb.journal.watcher", self.folder, self._scratch]
+        paths = [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")]
+        self._watcher = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
+        )
+        return self
+
+    def put_back(self, clean: bool) -> FilesOutcome:
+        """Put the script's files back; none of its processes may run any more. Raises OSError."""
+        from plumb.journal import restore
+
+        outcome = restore.put_back(self.folder, clean, _printed_to())
+        if not any("content is in" in file.why for file in outcome.not_put_back):
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return outcome
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._watcher is not None and self._watcher.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._watcher.stdin.write(b"done")
+                self._watcher.stdin.close()
+            self._watcher.wait()
+
+
+def _make_folder() -> str:
+    try:
+        root = make_user_folder() / _FOLDER
+        root.mkdir(mode=0o700, exist_ok=True)
+        return os.path.realpath(tempfile.mkdtemp(dir=root))
+    except OSError:
+        return os.path.realpath(tempfile.mkdtemp(prefix="plumb-journal-"))
+
+
+def _printed_to() -> set[tuple[int, int]]:
+    """Return the identities of the files that this process's own output goes to."""
+    found = set()
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            status = os.fstat(descriptor)
+            found.add((status.st_dev, status.st_ino))
+    return found

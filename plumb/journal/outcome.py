@@ -1,0 +1,82 @@
+"""What became of the script's files in a tuning, as data for reports and plans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from plumb.printable import printable
+
+
+@dataclass(frozen=True)
+class UnkeptFile:
+    """A file that is not as it was before the tuning, and why plumb could not put it back."""
+
+    path: str
+    why: str
+
+
+@dataclass(frozen=True)
+class FilesOutcome:
+    """Paths of the script's files after a tuning; a folder's path ends with a slash, and stands for all in it.
+
+    Attributes:
+        put_back: Existing files that the script changed or removed, and that are as they were again.
+        new: What the script made and left, with `cleaned` of it removed again on the user's wish.
+        cleaned: What the script made and plumb removed.
+        not_put_back: Existing files that the script changed and that could not be put back.
+        by_others: Files in the script's folders that changed or appeared without a process of the script's being seen
+            to write them; they are left as they are, and `why` says where an earlier state is kept.
+
+    """
+
+    put_back: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
+    cleaned: tuple[str, ...] = ()
+    not_put_back: tuple[UnkeptFile, ...] = ()
+    by_others: tuple[UnkeptFile, ...] = ()
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Everything that the script is known to have written, sorted."""
+        unkept = [file.path for file in self.not_put_back]
+        return tuple(sorted({*self.put_back, *self.new, *self.cleaned, *unkept}))
+
+    def sentences(self, here: Path, at_most: int) -> list[str]:
+        """Return what a user should know, in sentences; paths below `here` are shown from there.
+
+        Args:
+            here: The folder in which the command was started.
+            at_most: The number of paths that a sentence names.
+
+        """
+
+        def named(paths: Sequence[str]) -> str:
+            shown = [_from(path, here) for path in paths[:at_most]]
+            more = len(paths) - len(shown)
+            return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
+
+        found = []
+        if self.put_back:
+            files = "the earlier file" if len(self.put_back) == 1 else "the earlier files"
+            found.append(f"Your script changed {named(self.put_back)} during the tuning; plumb put {files} back.")
+        if self.new:
+            found.append(
+                f"New, made by your script during the tuning: {named(self.new)} (tune with --clean to remove)."
+            )
+        if self.cleaned:
+            found.append(f"Removed again, made by your script during the tuning: {named(self.cleaned)}.")
+        found += [
+            f"Your script changed {_from(file.path, here)} during the tuning; plumb could not put it back: {file.why}."
+            for file in self.not_put_back[:at_most]
+        ]
+        if len(self.not_put_back) > at_most:
+            found.append(f"{len(self.not_put_back) - at_most:,} more files could not be put back; the plan lists them.")
+        found += [f"{_from(file.path, here)} {file.why}; it is left as it is now." for file in self.by_others[:at_most]]
+        return found
+
+
+def _from(path: str, here: Path) -> str:
+    prefix = f"{here}/"
+    return printable(path[len(prefix) :] if path.startswith(prefix) else path)

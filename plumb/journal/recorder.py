@@ -1,0 +1,355 @@
+"""The writing side of a journal: keeps what exists at a path before a process of the script changes it.
+
+All processes of a script write one journal. A lock makes a copy and its record one step, so that the first state of
+each path is the one that is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Concatenate, ParamSpec
+
+from plumb.journal import records
+from plumb.journal.copying import TooLargeError, copy_aside
+from plumb.journal.records import (
+    ABSENT,
+    FOLDER,
+    GROWN,
+    KEPT,
+    LINKED,
+    MOVED,
+    PROGRAM,
+    SCRATCH,
+    SEEN,
+    STATUS,
+    SYMLINK,
+    UNKEPT,
+    Record,
+)
+
+_P = ParamSpec("_P")
+# From this size on, a file is moved aside instead of copied, or only its length is kept, where that is enough.
+_LARGE_BYTES = 64 * 2**20
+
+
+def _not_raising(method: Callable[Concatenate[Recorder, _P], None]) -> Callable[Concatenate[Recorder, _P], None]:
+    """Let no error of the journal's own disk reach the script: what is missing shows when the folders are compared."""
+
+    @functools.wraps(method)
+    def guarded(self: Recorder, /, *arguments: _P.args, **keywords: _P.kwargs) -> None:
+        with contextlib.suppress(OSError):
+            method(self, *arguments, **keywords)
+
+    return guarded
+
+
+class Recorder:
+    """Keeps, in the journal in `folder`, what the script's processes are about to change.
+
+    Methods take paths as the script gives them, and never raise: a change that can't be recorded is made all the same.
+    Paths in `ignored`, and below them, are plumb's own.
+    """
+
+    def __init__(self, folder: str, ignored: Sequence[str] = ()) -> None:
+        self._folder = folder
+        self._ignored = tuple(prefix.rstrip("/") for prefix in (*ignored, folder))
+        self._lock_file: int | None = None
+        self._reset()
+        self._read_to = 0
+        # Paths whose state is restored, whatever happens to them from now on; the value is False for a path that may
+        # only grow.
+        self._safe: dict[str, bool] = {}
+        # Where there is something that the script made, and where it has moved what was there before.
+        self._new: set[str] = set()
+        self._moved_to: set[str] = set()
+        self._safe_status: set[str] = set()
+        self._count = 0
+        os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        # A forked process must not share the lock's file with its parent: it would own the parent's lock.
+        self._threads = threading.RLock()
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+        self._lock_file = None
+
+    # ---- what is about to happen
+
+    @_not_raising
+    def writing(self, path: str, *, appends: bool = False, replaces: bool = False) -> None:
+        """Keep a file that is about to be written in place, or note that the path is free.
+
+        Args:
+            path: The file; symbolic links are followed, as a write does.
+            appends: The file can only grow.
+            replaces: The file is made empty first, or made anew where it is missing.
+
+        """
+        real = os.path.realpath(path)
+        if self._is_safe(real, appends) or self._is_ignored(real):
+            return
+        with self._locked():
+            if self._is_safe(real, appends):
+                return
+            status = _lstat(real)
+            if status is None:
+                self._note_absent(real)
+            elif stat.S_ISREG(status.st_mode):
+                if appends and status.st_size > _LARGE_BYTES:
+                    self._add(GROWN, real, **records.status_of(status))
+                else:
+                    self._keep(real, status, may_move=replaces and status.st_size > _LARGE_BYTES)
+
+    @_not_raising
+    def removing(self, path: str) -> None:
+        """Keep a file or a symbolic link whose name is about to vanish, or to stand for another file."""
+        entry = _entry(path)
+        if self._safe.get(entry) or self._is_ignored(entry):
+            return
+        with self._locked():
+            if not self._safe.get(entry):
+                self._keep_entry(entry)
+
+    @_not_raising
+    def moving(self, source: str, target: str) -> None:
+        """Note that a file or a folder is about to be renamed, and keep what is at its target."""
+        source, target = _entry(source), _entry(target)
+        if self._is_ignored(source) and self._is_ignored(target):
+            return
+        with self._locked():
+            status = _lstat(source)
+            if status is None:
+                return
+            self._keep_entry(target)
+            is_folder = stat.S_ISDIR(status.st_mode)
+            if self._is_new(source) or (not is_folder and self._safe.get(source)):
+                return
+            self._add(MOVED, source, to=target)
+
+    @_not_raising
+    def removing_folder(self, path: str) -> None:
+        """Note that an empty folder is about to be removed."""
+        entry = _entry(path)
+        if self._is_ignored(entry):
+            return
+        with self._locked():
+            if not self._safe.get(entry):
+                self._keep_entry(entry)
+
+    @_not_raising
+    def making_folder(self, path: str) -> None:
+        """Note that a folder is about to be made."""
+        entry = _entry(path)
+        if entry in self._safe or self._is_ignored(entry):
+            return
+        with self._locked():
+            if _lstat(entry) is None:
+                self._note_absent(entry)
+
+    @_not_raising
+    def linking(self, source: str, target: str) -> None:
+        """Note that a file is about to have a second name: what is written under that name is the file's own."""
+        entry = _entry(target)
+        if self._is_ignored(entry):
+            return
+        with self._locked():
+            self._keep_entry(entry)
+            if not self._is_new(_entry(source)):
+                self._add(LINKED, entry)
+
+    @_not_raising
+    def changing_status(self, path: str) -> None:
+        """Note mode, owner and times of a file or folder before they are set."""
+        real = os.path.realpath(path)
+        if real in self._safe_status or self._safe.get(real) or self._is_ignored(real):
+            return
+        with self._locked():
+            status = _lstat(real)
+            if status is not None and real not in self._safe_status and not self._safe.get(real):
+                self._add(STATUS, real, **records.status_of(status))
+
+    @_not_raising
+    def opening_database(self, path: str, companions: Sequence[str]) -> None:
+        """Keep a database that a library writes by itself, with the files that it makes beside it."""
+        self.writing(path)
+        for companion in companions:
+            real = os.path.realpath(companion)
+            if self._safe.get(real) or self._is_ignored(real):
+                continue
+            with self._locked():
+                if _lstat(real) is None:
+                    self._note_absent(real, companion=os.path.realpath(path))
+                else:
+                    self.writing(real)
+
+    @_not_raising
+    def note_scratch(self, path: str, goes: bool = True) -> None:
+        """Note a temporary file or folder that the script's own exit would remove, or, after all, would leave."""
+        entry = _entry(path)
+        if not self._is_ignored(entry):
+            with self._locked():
+                self._add(SCRATCH, entry, goes=goes)
+
+    @_not_raising
+    def note_program(self, words: Sequence[Any]) -> None:
+        """Note a program that the script starts: it may write files without being seen."""
+        with self._locked():
+            self._add(PROGRAM, os.getcwd(), words=[_text(word) for word in words])
+
+    # ---- keeping
+
+    def _keep_entry(self, entry: str) -> None:
+        status = _lstat(entry)
+        if status is None:
+            self._note_absent(entry)
+        elif stat.S_ISLNK(status.st_mode):
+            self._add(SYMLINK, entry, target=os.readlink(entry))
+        elif stat.S_ISDIR(status.st_mode):
+            self._add(FOLDER, entry, **records.status_of(status))
+        elif stat.S_ISREG(status.st_mode) and not self._safe.get(entry):
+            self._keep(entry, status, may_link=True)
+
+    def _keep(self, path: str, status: os.stat_result, may_link: bool = False, may_move: bool = False) -> None:
+        """Bring a file's content into the journal, in the cheapest way that later writes don't reach.
+
+        A second name is enough where the first one is about to vanish; a large file that is about to be made empty is
+        moved away, so that a new one is made in its place.
+        """
+        self._count += 1
+        name = f"{os.getpid()}-{self._count}"
+        copy, facts = os.path.join(self._folder, records.COPIES, name), records.status_of(status)
+        if status.st_nlink == 1 and may_link:
+            with contextlib.suppress(OSError):
+                os.link(path, copy, follow_symlinks=False)
+                self._add(KEPT, path, copy=name, how="link", **facts)
+                return
+        if status.st_nlink == 1 and may_move and self._can_move(path):
+            # Recorded first: a process that is killed in between has changed nothing yet.
+            self._add(KEPT, path, copy=name, how="move", **facts)
+            os.rename(path, copy)
+            return
+        try:
+            copy_aside(path, copy)
+        except OSError as error:
+            why = str(error) if isinstance(error, TooLargeError) else (error.strerror or str(error)).lower()
+            self._add(UNKEPT, path, why=why, **facts)
+        else:
+            self._add(KEPT, path, copy=name, how="copy", **facts)
+
+    def _can_move(self, path: str) -> bool:
+        copies, folder = os.path.join(self._folder, records.COPIES), os.path.dirname(path)
+        is_allowed = os.access(path, os.W_OK) and os.access(folder, os.W_OK)
+        return is_allowed and os.stat(copies).st_dev == os.stat(path).st_dev
+
+    def _note_absent(self, path: str, **more: Any) -> None:
+        if path not in self._safe:
+            self._add(ABSENT, path, **more)
+
+    def _is_new(self, path: str) -> bool:
+        """Return whether the script made all that is at the path."""
+        if any(_is_within(moved, path) for moved in self._moved_to):
+            return False
+        while path not in self._new and path not in self._moved_to and os.path.dirname(path) != path:
+            path = os.path.dirname(path)
+        return path in self._new
+
+    def _is_ignored(self, path: str) -> bool:
+        return any(_is_within(path, prefix) for prefix in self._ignored)
+
+    def _is_safe(self, path: str, appends: bool) -> bool:
+        return path in self._safe if appends else self._safe.get(path, False)
+
+    # ---- records
+
+    def _add(self, kind: str, path: str, **facts: Any) -> None:
+        record: Record = {"kind": kind, "path": path, **facts}
+        line = records.encode(record)
+        name = os.path.join(self._folder, records.RECORDS)
+        file = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(file, line)
+        finally:
+            os.close(file)
+        self._read_to += len(line)
+        self._heed(record)
+
+    def _heed(self, record: Record) -> None:
+        """Remember what a record means for the paths that come later."""
+        kind, path = record["kind"], record["path"]
+        if kind in (SCRATCH, PROGRAM, SEEN):
+            return
+        if kind == ABSENT:
+            self._new.add(path)
+        if kind == STATUS:
+            self._safe_status.add(path)
+        elif kind == LINKED:
+            self._safe.pop(path, None)
+        elif kind == GROWN:
+            self._safe[path] = False
+        elif kind == MOVED:
+            # What is at the target now is the user's, and is no longer safe there.
+            target = record["to"]
+            for known in [known for known in self._safe if _is_within(known, target)]:
+                del self._safe[known]
+            self._new = {known for known in self._new if not _is_within(known, target)}
+            moved = {target + known[len(path) :] for known in self._moved_to if _is_within(known, path)}
+            self._moved_to = {known for known in self._moved_to if not _is_within(known, path)} | moved | {target}
+        else:
+            self._safe[path] = True
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the journal, knowing what other processes have written. Raises OSError."""
+        with self._threads:
+            if self._lock_file is not None:
+                yield
+                return
+            name = os.path.join(self._folder, records.LOCK)
+            self._lock_file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+                self._read_others()
+                yield
+            finally:
+                # A process that is forked meanwhile has the file, too: closing it alone would leave it locked.
+                fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+                os.close(self._lock_file)
+                self._lock_file = None
+
+    def _read_others(self) -> None:
+        with contextlib.suppress(FileNotFoundError), open(os.path.join(self._folder, records.RECORDS), "rb") as file:
+            file.seek(self._read_to)
+            lines = file.read()
+            for record in records.decode(lines):
+                self._heed(record)
+            self._read_to += len(lines)
+
+
+def _lstat(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except OSError:
+        return None
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
+
+
+def _entry(path: str) -> str:
+    """Return the path of a folder's entry: links on the way are followed, the last name is not."""
+    path = os.path.abspath(path)
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
+def _text(word: Any) -> str:
+    try:
+        return os.fsdecode(word)
+    except TypeError:
+        return str(word)

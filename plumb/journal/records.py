@@ -1,0 +1,89 @@
+"""The records of a journal: what each says, and the folder that holds them.
+
+A record is one line of JSON, written before the change that it describes is made, so that a process may be killed at
+any moment. Undoing the records from the last one to the first one restores every path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+Record = dict[str, Any]
+
+# A file existed; `copy` is the name of its content in the journal's folder, `how` it got there.
+KEPT = "kept"
+# A file that is only added to: its first `size` bytes stay as they were.
+GROWN = "grown"
+# Nothing existed at the path. `companion` is the database whose journal the path is, if any.
+ABSENT = "absent"
+# A folder existed and was removed; a symbolic link existed and was removed.
+FOLDER, SYMLINK = "folder", "symlink"
+# What was at `path` is at `to` now.
+MOVED = "moved"
+# A second name was given to a file: what is written under it is written into that file.
+LINKED = "linked"
+# Only mode, owner or times were changed.
+STATUS = "status"
+# A file existed, and is not kept; `why` says why.
+UNKEPT = "unkept"
+# A temporary file or folder that the script's own exit would remove.
+SCRATCH = "scratch"
+# A process of the script had the file open for writing, as the kernel shows it.
+SEEN = "seen"
+# The script started another program, with these `words`.
+PROGRAM = "program"
+
+RECORDS, LOCK, COPIES, UNDONE = "records.jsonl", "lock", "copies", "undone"
+SETTINGS, STARTUP, SNAPSHOT = "settings.json", "startup", "snapshot.json"
+# The environment variable that tells a program which journal to write, and marks the script's processes.
+VARIABLE = "PLUMB_JOURNAL"
+
+
+def encode(record: Record) -> bytes:
+    """Return the line of `record`; names that are no UTF-8 stay what they are."""
+    return json.dumps(record).encode() + b"\n"
+
+
+def read(folder: str) -> list[Record]:
+    """Return all whole records in a journal's folder, in the order in which they were written."""
+    try:
+        with open(os.path.join(folder, RECORDS), "rb") as file:
+            return list(decode(file.read()))
+    except FileNotFoundError:
+        return []
+
+
+def decode(lines: bytes) -> Iterator[Record]:
+    """Yield the records in whole lines. What a killed process left of a line is skipped: its change was never made."""
+    for line in lines.splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
+
+
+def status_of(status: os.stat_result) -> Record:
+    """Return what is restored of a file besides its content, and what a change shows by."""
+    return {
+        "mode": status.st_mode & 0o7777,
+        "uid": status.st_uid,
+        "gid": status.st_gid,
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "atime_ns": status.st_atime_ns,
+        "inode": status.st_ino,
+        "device": status.st_dev,
+    }
+
+
+def is_as_in(record: Record, status: os.stat_result) -> bool:
+    """Return whether a file looks untouched since its `record`: same inode, size and time of change of its content."""
+    return (record["inode"], record["device"], record["size"], record["mtime_ns"]) == (
+        status.st_ino,
+        status.st_dev,
+        status.st_size,
+        status.st_mtime_ns,
+    )

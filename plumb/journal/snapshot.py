@@ -1,0 +1,89 @@
+"""A listing of the script's folders before a tuning, with copies of small files that are often written from C.
+
+The audit hook does not see what C libraries without a known entry point write, nor other programs. A comparison with
+the listing shows their changes, and the copies undo them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Collection, Iterator, Sequence
+
+from plumb.journal import records
+from plumb.journal.copying import copy_aside
+from plumb.journal.records import Record
+
+_ENTRIES_AT_MOST = 20_000
+# Copies are made before the script starts: they may take this long, and this much room.
+_SECONDS_AT_MOST, _BYTES_AT_MOST, _FILE_BYTES_AT_MOST = 2.0, 2**30, 64 * 2**20
+# Folders that hold programs or histories, not what a training writes.
+_PASSED_OVER = ("__pycache__", "node_modules", "site-packages")
+_WRITTEN_FROM_C = (
+    ".arrow", ".bin", ".ckpt", ".csv", ".db", ".feather", ".h5", ".hdf5", ".json", ".jsonl", ".log", ".mdb", ".model",
+    ".nc", ".npy", ".npz", ".onnx", ".parquet", ".pickle", ".pkl", ".pt", ".pth", ".safetensors", ".sqlite",
+    ".sqlite3", ".tsv", ".txt", ".wandb",
+)  # fmt: skip
+_EVENTS = "events.out.tfevents"
+
+
+def take(folders: Sequence[str], journal: str, ignored: Collection[str]) -> None:
+    """List the regular files below `folders` in the journal, and copy those that C libraries often write."""
+    listed = {path: records.status_of(status) for path, status in files_below(folders, ignored)}
+    stop_at, room = time.monotonic() + _SECONDS_AT_MOST, _BYTES_AT_MOST
+    count = 0
+    # The smallest first: so most files are copied.
+    for path, facts in sorted(listed.items(), key=lambda item: item[1]["size"]):
+        if facts["size"] > min(_FILE_BYTES_AT_MOST, room) or time.monotonic() > stop_at:
+            break
+        if not _is_often_written(path):
+            continue
+        count += 1
+        with contextlib.suppress(OSError):
+            copy_aside(path, os.path.join(journal, records.COPIES, f"listed-{count}"))
+            facts["copy"] = f"listed-{count}"
+            room -= facts["size"]
+    with open(os.path.join(journal, records.SNAPSHOT), "w", encoding="utf-8") as file:
+        json.dump({"folders": list(folders), "ignored": list(ignored), "files": listed}, file)
+
+
+def read(journal: str) -> tuple[list[str], list[str], dict[str, Record]]:
+    """Return the folders, the ignored paths and the listed files of a journal's snapshot; nothing where it has none."""
+    try:
+        with open(os.path.join(journal, records.SNAPSHOT), encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return [], [], {}
+    return found["folders"], found["ignored"], found["files"]
+
+
+def files_below(folders: Sequence[str], ignored: Collection[str]) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield regular files below `folders` with their status, without hidden folders and those of programs."""
+    seen: set[str] = set()
+    for root in folders:
+        entries = 0
+        for parent, names, files in os.walk(root):
+            if parent in seen or parent in ignored or _is_environment(files):
+                names.clear()
+                continue
+            seen.add(parent)
+            names[:] = [name for name in names if not name.startswith(".") and name not in _PASSED_OVER]
+            entries += len(files) + len(names)
+            for path in (os.path.join(parent, name) for name in files):
+                with contextlib.suppress(OSError):
+                    status = os.lstat(path)
+                    if path not in ignored and os.path.isfile(path) and not os.path.islink(path):
+                        yield path, status
+            if entries > _ENTRIES_AT_MOST:
+                break
+
+
+def _is_environment(files: Sequence[str]) -> bool:
+    return "pyvenv.cfg" in files
+
+
+def _is_often_written(path: str) -> bool:
+    name = os.path.basename(path)
+    return name.endswith(_WRITTEN_FROM_C) or name.startswith(_EVENTS)

@@ -1,0 +1,64 @@
+"""Signals that end this process, held back until it has left everything as it should be."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+class SignalledError(BaseException):
+    """A signal asks this process to end; no handler of errors takes it for one."""
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise SignalledError inside, and end the process by the same signal afterwards.
+
+    Signals that are ignored, as SIGHUP is under nohup, or that have a handler, are left alone.
+    """
+    received: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if not received:
+            received.append(number)
+            raise SignalledError
+
+    taken = []
+    if threading.current_thread() is threading.main_thread():
+        taken = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+        if received:
+            os.kill(os.getpid(), received[0])
+
+
+@contextlib.contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Let the signals that end this process, Ctrl-C among them, wait until what is inside is done."""
+    received: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    # Handlers, not a mask: a signal that one thread blocks is delivered to another one.
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, remember) for number in (*_ENDING, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if received:
+            signal.raise_signal(received[0])
