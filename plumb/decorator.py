@@ -171,6 +171,9 @@ class MarkedDatasets:
             self._running[id(loader)] = own, running
         return start() if running is None else running.start_unseen(loader, start, say)
 
+    def read_by_dataset(self, loader: DataLoader[Any]) -> None:
+        """Do nothing: the loader keeps what the script gave it."""
+
     def _planned(self, loader: DataLoader[Any], own: Config, settings: Settings) -> Planned | None:
         from plumb.runtime.planned import Planned
         from plumb.selftuning import plan_of

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from plumb.nesting import is_inside_dataset
 from plumb.site import Site, find_site, loops_plainly
 from plumb.torch_loader import HOME, own_class
 
@@ -61,6 +62,9 @@ class Handler(Protocol):
         `plain_loop` says that the user's own code iterates the loader until it ends; a framework, an `__iter__` of a
         subclass, or a call of `iter` by hand may count batches by itself.
         """
+
+    def read_by_dataset(self, loader: DataLoader[Any]) -> None:
+        """Called when a dataset's own code reads a loader, which then runs as the script has it."""
 
 
 def install(handler: Handler) -> None:
@@ -140,6 +144,8 @@ def _patch(base: type[DataLoader[Any]], handler: Handler) -> None:
         except TypeError:
             return construct(self, *args, **kwargs)
         given = {**bound.arguments, **bound.arguments.get("others", {})}
+        if is_inside_dataset(sys._getframe(1)):
+            return construct(self, *args, **kwargs)
         site = find_site(sys._getframe(1))
         arguments = {name: value for name, value in given.items() if name not in ("self", "others")}
         construct(self, **handler.constructing(site, arguments))
@@ -187,6 +193,9 @@ class _Listener:
         """Return the iterator that the handler has for a loader, in the place of the one that `iterate` makes."""
         if self.leaves_alone(loader):
             return iterate(loader)
+        if is_inside_dataset(caller):
+            self._handler.read_by_dataset(loader)
+            return iterate(loader)
         theirs = type(loader).__iter__
         hands_on = theirs is patched or getattr(theirs, "__module__", None) == _PLUMBS_LOADER
         plain_loop = hands_on and loops_plainly(caller)
@@ -207,7 +216,8 @@ def _patch_lineage(cls: type[DataLoader[Any]], listener: _Listener) -> None:
     def patched_init(self: DataLoader[Any], *args: Any, **kwargs: Any) -> None:
         construct(self, *args, **kwargs)
         # A constructor may reach torch's in a way that its code doesn't show.
-        if not listener.leaves_alone(self) and not listener.is_known(self) and vars(self).keys() >= _PARTS:
+        told = listener.leaves_alone(self) or listener.is_known(self) or is_inside_dataset(sys._getframe(1))
+        if not told and vars(self).keys() >= _PARTS:
             listener.constructed(self, find_site(sys._getframe(1)))
 
     @functools.wraps(iterate)

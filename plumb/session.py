@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _PATIENCE, _PATIENCE_SECONDS = 0.15, 3.0
 # A training for which no loader was made is watched for this share of the budget, and for so many passes and steps.
 _PATIENCE_WITHOUT_LOADER, _SIGNALS_AT_LEAST = 0.05, 6
+# A loop that begins so many iterators for one batch each does so in every step.
+_LONE_BATCHES = 8
 # A loader that is tuned without the user's loop gets at most this share of the budget.
 _SHARE_ALONE = 0.25
 _SECONDS_WORTH_STARTING = 1.0
@@ -91,6 +93,9 @@ class Session:
         self._loop: Loop | None = None
         self._work: Work | None = None
         self._done: set[str] = set()
+        # By loader: the iterator that was begun last; and how many before it gave one batch each, and since when.
+        self._latest: dict[str, Watched] = {}
+        self._lone: dict[str, tuple[int, float]] = {}
         self._thread: threading.Thread | None = None
 
     def listen_for_training(self) -> None:
@@ -150,6 +155,12 @@ class Session:
         batches = iter(()) if known is self._running else start()
         return Watched(known, batches, start, plain_loop, self._next_batch)
 
+    def read_by_dataset(self, loader: DataLoader[Any]) -> None:
+        """Leave a loader out that a dataset reads by itself: in another order it would be another dataset."""
+        known = self._registry.of(loader) if self._registry else None
+        if known is not None:
+            self._done.add(known.name)
+
     def script_ended(self, error: BaseException | None) -> None:
         """The script's main module is done; finishes what the loop can no longer take part in.
 
@@ -179,10 +190,13 @@ class Session:
         if course is None and self._is_to_be_tuned(watched):
             return self._take_over(watched)
         assert self._signals is not None
+        if not watched.batches_given:
+            self._look_for_lone_batches(watched)
         begin = time.perf_counter()
         try:
             batch = next(watched.batches)
         except StopIteration:
+            watched.has_ended = True
             if not known.batches_seen:
                 self._emit(events.Warned(f"{known.name} ({known.site}) has no batches: its dataset is empty"))
             raise
@@ -200,6 +214,31 @@ class Session:
         trains = self._signals.count > watched.signals_before
         patience = max(self._budget_seconds * _PATIENCE, _PATIENCE_SECONDS)
         return trains or watched.known.iterating_seconds > patience
+
+    def _look_for_lone_batches(self, watched: Watched) -> None:
+        """End the tuning of a loop that takes the first batch of an iterator, trains on it, and makes another iterator.
+
+        Each of its steps begins an epoch, so that nothing can be read before it is asked for.
+        """
+        assert self._signals is not None
+        known, now = watched.known, time.perf_counter()
+        last, self._latest[known.name] = self._latest.get(known.name), watched
+        is_lone = last is not None and not last.has_ended and last.batches_given == 1
+        if not is_lone or last is None or self._signals.count == last.signals_before:
+            self._lone[known.name] = 0, now
+            return
+        count, since = self._lone[known.name]
+        self._lone[known.name] = count + 1, since
+        patience = max(self._budget_seconds * _PATIENCE_WITHOUT_LOADER, _PATIENCE_SECONDS)
+        if count < _LONE_BATCHES or now - since < patience:
+            return
+        text = (
+            f"{known.name} ({known.site}) was not tuned: the loop takes each batch by next(iter({known.name})), which "
+            "begins an epoch anew for every step, so nothing can be read ahead. Keep one iterator, begun again when it "
+            f"ends, or write: for batch in {known.name}. Nothing was written"
+        )
+        self._emit(events.Failed(text, 1))
+        self.end_script()
 
     def _take_over(self, watched: Watched) -> Any:
         from plumb.loop import Endless, Loop

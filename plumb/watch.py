@@ -74,6 +74,7 @@ class Watched:
         self.plain_loop = plain_loop
         self.batches_given = 0
         self.is_fresh = True
+        self.has_ended = False
         self.signals_before: int | None = None
         self.handed_over_at: float | None = None
         self._ask = ask

@@ -84,3 +84,39 @@ def test_a_loader_that_the_script_has_let_go_of_is_left_out(started):
     with pytest.raises(Over):
         session.script_ended(None)
     assert work.alone_with == []
+
+
+def in_the_loop(session, loader, name, steps, take):
+    """A loop that trains on what `take` gets of the loader, step by step."""
+    session.constructed(loader, Site("train.py", 1, name))
+    start = lambda: iter([torch.zeros(2)] * 3)  # noqa: E731
+    for _ in range(steps):
+        take(lambda: session.iterating(loader, start, plain_loop=False))
+        session._signals.count += 1
+
+
+def test_a_loop_that_begins_an_iterator_for_each_batch_is_told_what_to_write(started, monkeypatch):
+    monkeypatch.setattr("plumb.session._PATIENCE_SECONDS", 0.0)
+    session, _, told = started
+    session._budget_seconds = 0.0
+    with pytest.raises(Over):
+        in_the_loop(session, DataLoader([1, 2, 3]), "loader", 50, lambda begin: next(begin()))
+    assert [event.text for event in told if isinstance(event, events.Failed)] == [
+        "loader (train.py:1) was not tuned: the loop takes each batch by next(iter(loader)), which begins an epoch "
+        "anew for every step, so nothing can be read ahead. Keep one iterator, begun again when it ends, or write: "
+        "for batch in loader. Nothing was written"
+    ]
+
+
+def test_a_picture_of_a_first_batch_now_and_then_is_no_such_loop(started, monkeypatch):
+    monkeypatch.setattr("plumb.session._PATIENCE_SECONDS", 0.0)
+    session, _, told = started
+    loader = DataLoader([1, 2, 3])
+
+    def seldom(begin):
+        next(begin())
+        for _ in session.iterating(loader, lambda: iter([1, 2]), plain_loop=True):
+            pass
+
+    in_the_loop(session, loader, "loader", 20, seldom)
+    assert not any(isinstance(event, events.Failed) for event in told)

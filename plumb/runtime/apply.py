@@ -81,6 +81,12 @@ class PlanApplied:
             return start()
         return start() if changed.planned is None else changed.planned.start(loader, start, self._say)
 
+    def read_by_dataset(self, loader: DataLoader[Any]) -> None:
+        """Give a loader back what the script gave it: workers of its own would be another dataset."""
+        changed = self._changed.get(id(loader)) or self._noted(loader)
+        if changed is not None and not changed.is_plain:
+            changed.become_plain(loader)
+
     # ---- which entry is for which loader
 
     def _entry_for(self, known: KnownLoader, loader: DataLoader[Any], site: Site) -> int | None:
