@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -199,6 +200,9 @@ def clear_stores(folder: Path | None) -> None:
 
 def main() -> NoReturn:
     """The entry point of the command."""
+    from plumb.signals import SignalledError
+
+    code: Any = 1
     # The script of `plumb run` is to find its standard input as it was, open or not.
     standard_streams.open_missing((1, 2))
     standard_streams.print_what_can_be_printed()
@@ -207,6 +211,9 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except SignalledError as error:
+        # As if there had been no handler: whoever started this sees which signal ended it.
+        signal.raise_signal(error.number)
     except (click.Abort, KeyboardInterrupt):
         click.echo("plumb: stopped. Nothing was written.", err=True)
         sys.exit(130)

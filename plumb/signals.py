@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,19 +14,20 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 class SignalledError(BaseException):
     """A signal asks this process to end; no handler of errors takes it for one."""
 
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise SignalledError inside, and end the process by the same signal afterwards.
+    """Let SIGTERM and SIGHUP raise SignalledError inside; who catches it ends the process by the same signal.
 
     Signals that are ignored, as SIGHUP is under nohup, or that have a handler, are left alone.
     """
-    received: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
-        if not received:
-            received.append(number)
-            raise SignalledError
+        raise SignalledError(number)
 
     taken = []
     if threading.current_thread() is threading.main_thread():
@@ -39,8 +39,6 @@ def ended_by_signals() -> Iterator[None]:
     finally:
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
-        if received:
-            os.kill(os.getpid(), received[0])
 
 
 @contextlib.contextmanager
