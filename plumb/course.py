@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from plumb import events, notes
 from plumb.config import Config
+from plumb.errors import UsersError, one_line
 from plumb.loop import Course, Endless, Loop, LoopReading, ready
 from plumb.loop_changes import LoopChanges
 from plumb.model import operational, stalls, stored
@@ -83,8 +84,10 @@ class Tuning:
         in_loop = None
         if loop.open and choice.tuned.config != choice.baseline.config:
             self._say(known, "your loop before and after, by turns")
-            tuned = tuner.loader(choice.tuned.config)
-            in_loop = yield from _side_by_side(loop, tuned, own, choice, step, pace, deadline)
+            try:
+                in_loop = yield from _side_by_side(loop, tuner.loader, own, choice, step, pace, deadline)
+            except _FailedInLoopError as failed:
+                choice = _failed_in_loop(choice, failed.error)
             if in_loop is not None and in_loop.tuned_interval[0] <= in_loop.baseline_interval[1]:
                 choice, in_loop = _taken_back(choice, in_loop), None
         if _changed(loop) and _makes_ahead(choice.tuned.config):
@@ -240,15 +243,18 @@ def _handing_over(first: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
 
 def _side_by_side(
     loop: Loop,
-    tuned: DataLoader[Any],
+    tuned: Callable[[Config], DataLoader[Any]],
     own: Iterator[Any],
     choice: Choice,
     step: Step | None,
     seconds: float,
     deadline: float,
 ) -> Course[EndToEnd | None]:
-    """The user's loop on its own batches and on those of `tuned` by turns; None where it ended too early."""
-    begun, batches_tuned = time.perf_counter(), Endless(None, lambda: iter(tuned))
+    """The user's loop on its own batches and on those of a `tuned` loader by turns; None where it ended too early.
+
+    Raises _FailedInLoopError where the tuned loader can't be started or fails: the batches of the user's own go on.
+    """
+    begun, batches_tuned = time.perf_counter(), _batches_of(lambda: tuned(choice.tuned.config))
     with reusing(choice.tuned.config.allocator_reuse):
         first = [next(batches_tuned)]
     # Workers that are slow to start would leave their loader no time to become steady.
@@ -279,6 +285,28 @@ def _side_by_side(
         baseline_ranks_share=_ranks_share(readings[0]),
         tuned_ranks_share=_ranks_share(readings[1]),
     )
+
+
+class _FailedInLoopError(Exception):
+    """A loader of plumb's own failed in the user's loop; `error` is what it raised."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(one_line(error))
+        self.error = error
+
+
+def _batches_of(make: Callable[[], DataLoader[Any]]) -> Iterator[Any]:
+    """Yield the batches of a loader of plumb's own, epoch after epoch; raise _FailedInLoopError for all that it raises.
+
+    The user's loop, whose own loader may do without workers, shared memory and open files, is not to blame.
+    """
+    try:
+        loader = make()
+        yield from Endless(None, lambda: iter(loader))
+    except UsersError as failed:
+        raise _FailedInLoopError(failed.error) from None
+    except Exception as error:
+        raise _FailedInLoopError(error) from None
 
 
 def _rate_over_turns(readings: Sequence[LoopReading]) -> Rate:
@@ -337,6 +365,12 @@ def _with_shares(loop: EndToEnd, choice: Choice) -> EndToEnd:
         baseline_shares=shares(baseline, loop.baseline, loop.baseline_waiting_share, loop.baseline_ranks_share),
         tuned_shares=shares(tuned, loop.tuned, loop.tuned_waiting_share, loop.tuned_ranks_share),
     )
+
+
+def _failed_in_loop(choice: Choice, error: BaseException) -> Choice:
+    """Return the user's own configuration as the choice: the best one alone works only without the user's loop."""
+    note = f"{choice.tuned.config} was the best alone, but failed in your loop ({one_line(error)}): yours stays"
+    return dataclasses.replace(choice, tuned=choice.baseline, notes=(*choice.notes, note))
 
 
 def _taken_back(choice: Choice, in_loop: EndToEnd) -> Choice:
