@@ -12,8 +12,7 @@ class Change:
 
     `is_growth` says that entries were added to a dictionary, or written where a list had None, and nothing else: what a
     memory of samples does. `is_resized` says that any other collection has more items than before, or fewer.
-    `is_scratch` says that a library's transform has set an attribute of its own to a new value: what it has drawn for a
-    sample, as a rule.
+    `is_scratch` says that it belongs to a library's transform: what that has drawn for a sample, as a rule.
     """
 
     place: str
@@ -25,18 +24,21 @@ class Change:
 class Reached(NamedTuple):
     """How a value was reached; `key` tells it from all others, `place` is for people.
 
-    `is_quiet` says that it lies in an object of a library's, which may use it as it likes.
+    `is_quiet` says that it lies in an object of a library's, which may use it as it likes, `is_scratch` that it hangs
+    from a library's transform.
     """
 
     key: int
     place: str
     is_quiet: bool = False
+    is_scratch: bool = False
 
     def to(self, part: Any, place: str | None = None, is_quiet: bool | None = None) -> Reached:
         return Reached(
             hash((self.key, part)),
             self.place if place is None else place,
             self.is_quiet if is_quiet is None else is_quiet,
+            self.is_scratch,
         )
 
 

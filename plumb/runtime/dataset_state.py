@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from plumb.runtime.changes import Change, Reached, told_from
 from plumb.runtime.code_names import closed_over, globals_read, names_of, runs_unnamed
 from plumb.runtime.object_parts import attributes_of, cached_values, hidden_arrays, process_generators
-from plumb.runtime.value_kinds import Kind, is_all_users, kind_of
+from plumb.runtime.value_kinds import Kind, is_all_users, is_transform, kind_of
 from plumb.runtime.windows import (
     PLAIN,
     Windows,
@@ -52,9 +52,12 @@ class DatasetState:
 
     With `by_value`, an object in another's place is no change if all that is seen of both is equal. `generators` are
     the random generators that the last thorough look has met, and `arrays`, with `by_value`, the arrays and buffers.
+    `visit` is called with each value that is met, and with its place.
     """
 
-    def __init__(self, roots: Iterable[Any], by_value: bool = False) -> None:
+    def __init__(
+        self, roots: Iterable[Any], by_value: bool = False, visit: Callable[[Any, str], None] | None = None
+    ) -> None:
         self._roots = [(root, Reached(hash(("root", place)), type(root).__name__)) for place, root in enumerate(roots)]
         self._known: dict[int, Any] = {}
         self._windows: dict[int, Windows] = {}
@@ -70,6 +73,7 @@ class DatasetState:
         self._alive: list[Any] = []
         self._is_quick = False
         self._has_windows = True
+        self._visit = visit
         self._brief = brief_by_value if by_value else brief
         self._is_by_value = by_value
         self.generators: list[Any] = []
@@ -167,6 +171,8 @@ class DatasetState:
             if id(value) in met:
                 continue
             met.add(id(value))
+            if self._visit is not None:
+                self._visit(value, way.place)
             look = self._looks.get(kind_of(value))
             if look is None:
                 continue
@@ -188,15 +194,14 @@ class DatasetState:
         if before is None or before == sight:
             return
         if not isinstance(sight, dict):
-            self._changes.append(told_from(before, sight, value, way.place, way.is_quiet))
+            self._changes.append(told_from(before, sight, value, way.place, way.is_quiet or way.is_scratch))
             return
         # Functions, classes and objects: the name that is another is part of the place.
         for name in before | sight:
             if before.get(name, self) != sight.get(name, self):
                 owner = value if isinstance(value, type) else type(value)
                 place = str(name) if kind_of(value) is Kind.FUNCTION else f"{owner.__name__}.{name}"
-                is_library_s = kind_of(value) is Kind.STEP and not any(map(is_user_class, type(value).__mro__))
-                self._changes.append(Change(place, is_scratch=is_library_s))
+                self._changes.append(Change(place, is_scratch=is_transform(value)))
                 return
 
     def _look_at_windows(self, deadline: float) -> None:
@@ -214,7 +219,7 @@ class DatasetState:
 
     def _look_at_one(self, windows: Windows, part: Callable[[int], Any], count: int, shape: Any, way: Reached) -> None:
         if windows.look(part, count, shape):
-            self._changes.append(Change(way.place, is_scratch=way.is_quiet))
+            self._changes.append(Change(way.place, is_scratch=way.is_quiet or way.is_scratch))
 
     def _forget_what_was_not_visited(self) -> None:
         """Forget what later looks would take for a later change, though it changed along with what was found."""
@@ -270,6 +275,8 @@ class DatasetState:
 
     def _set(self, value: Any, way: Reached) -> Any:
         self._attributes_of_subclass(value, way)
+        for item in islice(value, _SMALL if len(value) <= _SMALL else _PROBES):
+            self._to(item, way.to(id(item)))
         if way.is_quiet:
             return None
         if len(value) <= _SMALL:
@@ -378,6 +385,7 @@ class DatasetState:
         if isinstance(value, torch.nn.Module):
             attributes = {name: item for name, item in attributes.items() if not name.startswith(_MODULE_HOOKS)}
         place, is_quiet = type(value).__name__, kind is Kind.PASSED
+        way = way._replace(is_scratch=is_transform(value) or (is_quiet and way.is_scratch))
         for name, item in attributes.items():
             if type(item) not in PLAIN:
                 self._queue.append((item, way.to(name, f"{place}.{name}", is_quiet)))

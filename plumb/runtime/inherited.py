@@ -22,7 +22,10 @@ from typing import Any
 
 import torch
 
+from plumb.runtime.dataset_state import DatasetState
+
 _OBJECTS, _ELEMENTS, _DEPTH = 2000, 16, 6
+_LOOK_SECONDS = 0.3
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
 # Module, class, and what it is; a class that was never imported has no objects. Those of h5py are false once closed.
 _CLASSES = (
@@ -50,13 +53,21 @@ class Handle:
 def handles(dataset: Any) -> tuple[Handle, ...]:
     """What hangs from a dataset's attributes, and from what these hold, that forked workers must not use.
 
-    Files of this host that are open for reading only are not among it: workers open them again.
+    Files of this host that are open for reading only are not among it: workers open them again. Connections and
+    environments of databases are looked for in all that the code of samples leads to, too.
     """
-    return tuple(
-        Handle(place, what)
+    found = {
+        id(value): Handle(place, what)
         for value, place in _hanging(dataset)
         if (what := _what(value)) and not (isinstance(value, io.IOBase) and _is_opened_again(value))
-    )
+    }
+
+    def visit(value: Any, place: str) -> None:
+        if id(value) not in found and (what := _what_of_class(value)):
+            found[id(value)] = Handle(place, what)
+
+    DatasetState([dataset], visit=visit).look(_LOOK_SECONDS)
+    return tuple(found.values())
 
 
 class OpenedHere:
@@ -141,6 +152,11 @@ def _what(value: Any) -> str:
         )
     if isinstance(value, torch.Tensor):
         return "a tensor on a CUDA device" if value.is_cuda else ""
+    return _what_of_class(value)
+
+
+def _what_of_class(value: Any) -> str:
+    """Return what an object of one of the known classes is that must not be inherited; empty for everything else."""
     for module, name, what in _CLASSES:
         kind = getattr(sys.modules.get(module), name, None)
         if kind is not None and isinstance(value, kind):

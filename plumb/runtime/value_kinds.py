@@ -54,6 +54,7 @@ _BUFFERS = (np.ndarray, torch.Tensor, bytearray, memoryview, array.array, mmap.m
             ctypes.Structure)  # fmt: skip
 # Bases that have no state of their own: the code of a class with no others than these is all the user's.
 _STATELESS_BASES = frozenset(("object", "Dataset", "IterableDataset", "Generic", "ABC", "Protocol", "Sampler", "Enum"))
+_THEIR_PACKAGES = frozenset(("builtins", "typing", "abc", "enum", "torch", "torchdata"))
 _known: dict[type, tuple[Kind, bool]] = {}
 
 
@@ -65,6 +66,16 @@ def kind_of(value: Any) -> Kind:
 def is_all_users(value: Any) -> bool:
     """Return whether the user's code is all that may read the attributes of an object, by its names for them."""
     return _told(value)[1]
+
+
+def is_transform(value: Any) -> bool:
+    """Return whether a value is a library's transform: it draws for each sample, and leaves what it has drawn behind.
+
+    A module's buffers are meant to stay, as are the attributes of a library's datasets.
+    """
+    if kind_of(value) is not Kind.STEP or isinstance(value, torch.nn.Module):
+        return False
+    return not is_dataset(value) and not any(map(is_user_class, type(value).__mro__))
 
 
 def _told(value: Any) -> tuple[Kind, bool]:
@@ -107,7 +118,9 @@ def _kind(value: Any, kind: type) -> Kind:
 
 def _has_no_other_code(kind: type) -> bool:
     return issubclass(kind, _NAMESPACES) or all(
-        is_user_class(base) or base.__name__ in _STATELESS_BASES for base in kind.__mro__
+        is_user_class(base)
+        or (base.__name__ in _STATELESS_BASES and base.__module__.partition(".")[0] in _THEIR_PACKAGES)
+        for base in kind.__mro__
     )
 
 

@@ -8,7 +8,6 @@ import functools
 import multiprocessing
 import os
 import queue
-import time
 import types
 from typing import NamedTuple
 
@@ -291,18 +290,15 @@ class Small:
 def test_a_million_small_objects_are_looked_at_bit_by_bit():
     class Many(Dataset):
         def __init__(self):
-            self.items = [Small(number) for number in range(200_000)]
+            self.items = [Small(number) for number in range(100_000)]
 
         def __getitem__(self, index):
             return self.items[index].number
 
     many = Many()
     state = DatasetState([many])
-    # The first look may last as long as any: the limit is heeded whatever there is.
-    for seconds in (0.05, 0.05):
-        begun = time.thread_time()
-        state.look(seconds)
-        assert time.thread_time() - begun < 4 * seconds
+    # There is no time for all of them in a look, nor in the next: a few are looked at each time.
+    assert state.look(0.01) == state.look(0.01) == ()
     for item in many.items:
         item.number += 1
     assert state.glance()

@@ -1,5 +1,6 @@
 """What a fork would break in a dataset, found before workers start, and what plumb itself opened, put back."""
 
+import functools
 import gzip
 import io
 import os
@@ -100,6 +101,51 @@ def test_a_dataset_that_refers_to_itself_ends():
     dataset = Rows()
     dataset.itself = [dataset, {"again": dataset}]
     assert handles(dataset) == ()
+
+
+@functools.lru_cache
+def connection(path):
+    return sqlite3.connect(path)
+
+
+class Queried(Rows):
+    """Asks a database that is reached by a function, or through an engine of SQLAlchemy's."""
+
+    def __getitem__(self, index):
+        return self.ask(f"select {index}")
+
+
+def ask_cached(query):
+    return connection(":memory:").execute(query).fetchone()
+
+
+def closing_over(handle):
+    return lambda query: handle.execute(query).fetchone()
+
+
+def asking_engine(engine):
+    def ask(query):
+        with engine.connect() as connection:
+            return connection.exec_driver_sql(query).fetchone()
+
+    return ask
+
+
+def test_connections_behind_caches_closures_and_engines_are_found(tmp_path):
+    sqlalchemy = pytest.importorskip("sqlalchemy")
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/x.db")
+    environment = lmdb.open(str(tmp_path / "lmdb"))
+    held = sqlite3.connect(":memory:")
+    for ask in (ask_cached, closing_over(held), functools.partial(held.execute), asking_engine(engine)):
+        dataset = Queried(ask=ask)
+        assert dataset[3]
+        assert [handle.what for handle in handles(Subset(dataset, [0]))] == ["a connection to SQLite"]
+    dataset = Queried(ask=lambda query: environment.stat())
+    assert [handle.what for handle in handles(dataset)] == ["an open LMDB environment"]
+    environment.close()
+    engine.dispose()
+    held.close()
+    connection(":memory:").close()
 
 
 def test_what_was_opened_meanwhile_is_put_back_and_workers_open_their_own(rows):
