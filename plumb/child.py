@@ -14,7 +14,7 @@ from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
-from plumb import intercept, plan
+from plumb import intercept, plan, spawned_ranks
 from plumb.events import Ended as ScriptEnded
 from plumb.events import LoaderIterated, Sender
 from plumb.interpreter import has_script_folder_on_path
@@ -39,7 +39,9 @@ def _run(orders: Orders, arguments: list[str]) -> None:
     from plumb.runtime.apply import PlanApplied
 
     assert orders.plan_file is not None
-    intercept.install(PlanApplied(plan.read(Path(orders.plan_file))))
+    plan_file = orders.plan_file
+    intercept.install(PlanApplied(plan.read(Path(plan_file))))
+    spawned_ranks.listen(lambda function, ranks, frame: spawned_ranks.OnPlan(function, plan_file))
     error = run_script(orders.target, arguments)
     if error is not None:
         _exit_like_python(error)
@@ -122,6 +124,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
     )
     intercept.install(session)
     intercept.once_imported("torch", session.listen_for_training)
+    spawned_ranks.listen(session.ranks_started)
     error = run_script(orders.target, arguments)
     if takes_part and error is not None and ended is not None and ended.heard():
         # The rank that tunes is gone, and the script's connection with it.

@@ -325,6 +325,10 @@ def _nothing_done(target: Target, story: _Story, outcome: script.Outcome) -> Com
     if story.iterated:
         return CommandError("the script ended before there was anything to tune. Nothing was written")
     what = f"it constructed {seen}, but did not iterate it" if seen else "it has none" + _hand_made_batches(target)
+    if story.ended is not None and story.ended.had_children:
+        what += (
+            "; loaders of processes that it started can't be seen: start those from outside, by torchrun for example"
+        )
     return CommandError(f"the script ended without iterating a DataLoader: {what}. Nothing was written")
 
 

@@ -84,9 +84,13 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True):
-    """The script was ended by plumb, or came to its own end; nothing follows."""
+    """The script was ended by plumb, or came to its own end; nothing follows.
+
+    `had_children` says that it started processes, and has waited for their end.
+    """
 
     by_plumb: bool
+    had_children: bool = False
 
 
 Event = (

@@ -12,18 +12,20 @@ import contextlib
 import inspect
 import math
 import os
+import resource
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from plumb import events
 from plumb.errors import LoopEndedError, TuningError, UsersError, one_line
 from plumb.lengths import length_of
 from plumb.processes import end_children
-from plumb.site import Site
+from plumb.site import Site, find_site
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -121,8 +123,19 @@ class Session:
         from plumb.hand_made import in_loop
 
         text = f"the script trains without a DataLoader: {in_loop(sys._getframe(1))}. Nothing was written"
-        self._emit(events.Failed(text, 1))
-        self.end_script()
+        self._fail_with(text)
+
+    def ranks_started(self, function: Callable[..., Any], ranks: int, frame: FrameType) -> Callable[..., Any]:
+        """End a script that starts its ranks itself, before any loader was read: theirs can't be seen from here."""
+        is_read = self._registry is not None and any(known.epochs_begun for known in self._registry.all())
+        if not is_read and self._ends_without_loader and os.getpid() == self._owner:
+            self._fail_with(
+                f"the script starts its ranks itself ({ranks} by torch.multiprocessing, at {find_site(frame)}), and "
+                "loaders of processes that a script starts can't be seen. Let the function that they run take its rank "
+                f"from the variables RANK and WORLD_SIZE, and start it by: torchrun --nproc-per-node={ranks} -m plumb "
+                "tune SCRIPT. Nothing was written"
+            )
+        return function
 
     # ---- what the interception calls
 
@@ -237,8 +250,7 @@ class Session:
             "begins an epoch anew for every step, so nothing can be read ahead. Keep one iterator, begun again when it "
             f"ends, or write: for batch in {known.name}. Nothing was written"
         )
-        self._emit(events.Failed(text, 1))
-        self.end_script()
+        self._fail_with(text)
 
     def _take_over(self, watched: Watched) -> Any:
         from plumb.loop import Endless, Loop
@@ -314,17 +326,22 @@ class Session:
     def _fail(self, error: Exception) -> NoReturn:
         """Ends the script because plumb can't go on: one line for the user, the traceback on request."""
         if isinstance(error, TuningError):
-            self._emit(events.Failed(str(error), error.exit_code))
+            self._fail_with(str(error), error.exit_code)
         else:
             if os.environ.get("PLUMB_DEBUG"):
                 traceback.print_exception(error)
             text = f"plumb itself failed ({one_line(error)}); PLUMB_DEBUG=1 shows where. Nothing changed."
-            self._emit(events.Failed(text, 1))
+            self._fail_with(text)
+
+    def _fail_with(self, text: str, exit_code: int = 1) -> NoReturn:
+        """End the script, and the tuning with one line that says why."""
+        self._emit(events.Failed(text, exit_code))
         self.end_script()
 
     def report_end(self, by_plumb: bool) -> None:
         """Tells the parent that nothing more will come."""
-        self._emit(events.Ended(by_plumb))
+        had_children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 0
+        self._emit(events.Ended(by_plumb, had_children))
 
     def end_script(self) -> NoReturn:
         """Ends the process without running any more of the user's code."""

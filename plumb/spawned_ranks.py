@@ -1,0 +1,54 @@
+"""Ranks that a script starts itself, by `torch.multiprocessing.spawn` or what builds on it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from plumb import intercept
+
+_HOME = "torch.multiprocessing.spawn"
+
+
+@dataclass(frozen=True)
+class OnPlan:
+    """A rank's function, run on the plan in a file. It is pickled, and called in a process without plumb."""
+
+    function: Callable[..., Any]
+    plan_file: str
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Apply the plan to the loaders of this process, and run the rank's function."""
+        from plumb import plan
+        from plumb.runtime.apply import PlanApplied
+
+        intercept.install(PlanApplied(plan.read(Path(self.plan_file))))
+        return self.function(*arguments)
+
+
+def listen(started: Callable[[Callable[..., Any], int, FrameType], Callable[..., Any]]) -> None:
+    """Call `started` with a rank's function, how many ranks there are, and where they are started.
+
+    The ranks run the function that it returns.
+    """
+    intercept.once_imported(_HOME, lambda: _patch(started))
+
+
+def _patch(started: Callable[[Callable[..., Any], int, FrameType], Callable[..., Any]]) -> None:
+    module: Any = sys.modules[_HOME]
+    start = module.start_processes
+
+    @functools.wraps(start)
+    def patched(fn: Any, args: Any = (), nprocs: int = 1, *others: Any, **keywords: Any) -> Any:
+        return start(started(fn, nprocs, sys._getframe(1)), args, nprocs, *others, **keywords)
+
+    module.start_processes = patched
+    # Where torch is imported already, its package has the function by name.
+    package: Any = sys.modules["torch.multiprocessing"]
+    if getattr(package, "start_processes", None) is start:
+        package.start_processes = patched
