@@ -15,6 +15,8 @@ from plumb.plan import LoaderPlan
 from plumb.torch_loader import DataLoader as TorchDataLoader
 
 if TYPE_CHECKING:
+    from plumb.identity import Facts
+    from plumb.runtime.fit import Fit
     from plumb.runtime.planned import Planned
 
 T = TypeVar("T", covariant=True)
@@ -49,6 +51,9 @@ class DataLoader(TorchDataLoader[T]):
     _planned_by: LoaderPlan | None = None
     _users: Config | None = None
     _planned: Planned | None = None
+    _own: dict[str, Any] | None = None
+    _made_for: Facts | None = None
+    _fit: Fit | None = None
 
     def __init__(self, dataset: Dataset[T], *args: Any, tune: Tune = True, **kwargs: Any) -> None:
         if tune not in (True, False, "live"):
@@ -76,6 +81,16 @@ class DataLoader(TorchDataLoader[T]):
             from plumb.runtime.planned import Planned
 
             self._planned = Planned(self, self._planned_by, self._users)
+        if self._fit is None:
+            from plumb.runtime.fit import Fit
+
+            self._fit = Fit(self._planned_by.config, self._made_for, numbers_count=False)
+        misfit = self._fit.misfit(self)
+        if misfit:
+            where = site_of(self)
+            say(f"{where.name} ({where}): {misfit}; from here on it runs as its own arguments say")
+            self._run_plainly()
+            return start()
         return self._planned.start(self, start, say)
 
     def __getattr__(self, name: str) -> Any:
@@ -86,18 +101,30 @@ class DataLoader(TorchDataLoader[T]):
             return getattr(tuning_of(self), name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    def run_on(self, planned: LoaderPlan | None) -> None:
-        """From the next epoch on, this loader runs on a plan; with None, as its own arguments say."""
+    def run_on(self, planned: LoaderPlan | None, made_for: Facts | None = None) -> None:
+        """Run on a plan from the next epoch on; with None, as this loader's own arguments say.
+
+        `made_for` are the facts that the dataset must have in the first epoch, but for numbers and sizes; None where
+        they were compared already.
+        """
         from plumb.runtime.loader import current_config
-        from plumb.runtime.planned import attributes_of
+        from plumb.runtime.loader_attributes import plans_attributes, set_attributes, users_attributes
 
         own = self._users = current_config(self)
         if planned is None or planned.config == own:
             return
-        for name, value in attributes_of(self, planned.config).items():
-            # Torch forbids to set some of these on a loader that is made.
-            object.__setattr__(self, name, value)
-        self._planned_by = planned
+        self._own = users_attributes(self, planned.config)
+        set_attributes(self, plans_attributes(self, planned.config))
+        self._planned_by, self._made_for = planned, made_for
+
+    def _run_plainly(self) -> None:
+        """Run as this loader's own arguments say, for good."""
+        from plumb.runtime.loader_attributes import set_attributes
+
+        self._planned_by = self._planned = self._fit = None
+        # Workers that persist are the plan's.
+        self._iterator = None
+        set_attributes(self, self._own or {})
 
     def check_worker_number_rationality(self) -> None:
         """Torch's advice on worker counts, which looks at cores alone; none for a count that was measured."""
@@ -105,7 +132,7 @@ class DataLoader(TorchDataLoader[T]):
             super().check_worker_number_rationality()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_planned": None}
+        return {**self.__dict__, "_planned": None, "_fit": None}
 
 
 def _signature() -> inspect.Signature:

@@ -7,6 +7,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from plumb import intercept
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from plumb.config import Config
     from plumb.host import Limits
+    from plumb.runtime.fit import Fit
     from plumb.runtime.planned import Planned
 
 P = ParamSpec("P")
@@ -135,6 +137,14 @@ def _decorated(settings: Settings, target: Any) -> Any:
     return making
 
 
+@dataclass(frozen=True)
+class _Running:
+    """A loader on its plan, and whether that fits it still."""
+
+    planned: Planned
+    fit: Fit
+
+
 class MarkedDatasets:
     """An `intercept.Handler` for the loaders over marked datasets; it does nothing to any other.
 
@@ -145,7 +155,7 @@ class MarkedDatasets:
     def __init__(self) -> None:
         # By identity: a subclass of the user's may be equal to others, or have no hash. With what the script gave it,
         # which it may change between two epochs.
-        self._running: dict[int, tuple[Config, Planned | None]] = {}
+        self._running: dict[int, tuple[Config, _Running | None]] = {}
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
         """Leaves the script's arguments as they are."""
@@ -169,19 +179,28 @@ class MarkedDatasets:
             if known is None:
                 weakref.finalize(loader, self._running.pop, id(loader), None).atexit = False
             self._running[id(loader)] = own, running
-        return start() if running is None else running.start_unseen(loader, start, say)
+        if running is None:
+            return start()
+        misfit = running.fit.misfit(loader)
+        if misfit:
+            where = site_of(loader)
+            say(f"{where.name} ({where}): {misfit}; from here on it runs as the script has it")
+            self._running[id(loader)] = own, None
+            return start()
+        return running.planned.start_unseen(loader, start, say)
 
     def read_by_dataset(self, loader: DataLoader[Any]) -> None:
         """Do nothing: the loader keeps what the script gave it."""
 
-    def _planned(self, loader: DataLoader[Any], own: Config, settings: Settings) -> Planned | None:
+    def _planned(self, loader: DataLoader[Any], own: Config, settings: Settings) -> _Running | None:
+        from plumb.runtime.fit import Fit
         from plumb.runtime.planned import Planned
         from plumb.selftuning import plan_of
 
         planned = plan_of(loader, site_of(loader), settings, may_tune=True)
         if planned is None or planned.config == own:
             return None
-        return Planned(loader, planned, own)
+        return _Running(Planned(loader, planned, own), Fit(planned.config, None))
 
 
 def site_of(loader: DataLoader[Any]) -> Site:

@@ -14,57 +14,72 @@ import math
 import multiprocessing
 import os
 import re
+import secrets
 import sys
 from pathlib import Path
-from types import FunctionType, MethodType
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
 from plumb import plan
+from plumb.config import Config
 from plumb.host import Machine
+from plumb.identity import Facts, difference_of_facts, without_numbers
 from plumb.lengths import length_of
 from plumb.model import feasible, stored
 from plumb.options import Options
 from plumb.plan import LoaderPlan, Plan, PlanError
+from plumb.runtime.fit import rewrites_samples
+from plumb.runtime.identified import facts_of_loader
 from plumb.runtime.loader import current_config
 from plumb.runtime.main_module import main_is_guarded, runs_script_again
 from plumb.runtime.store_folder import StoreError, open_private, open_user_folder, user_folder
-from plumb.trace.code import code_digest
-from plumb.trace.expand import is_dataset, is_of_user_class, is_step, is_user_class, is_user_code
-from plumb.trace.values import attribute
 
 _FOLDER = "plans"
 _PACKAGES = ("torch", "plumb-tune")
-_DEPTH, _ITEMS = 4, 16
-_PLAIN = (bool, int, float, complex, str, type(None))
 
 
 @dataclasses.dataclass(frozen=True)
 class MadeFor:
-    """What must be the same for a plan to hold. `content` is a digest of the dataset's code and simple values."""
+    """What must be the same for a plan to hold.
+
+    `content` is a digest of what decides on samples and batches, `steady` of what of that is no number. `facts` are
+    these themselves, where they were looked up; they are no part of what is kept.
+    """
 
     dataset: str
     length: int | None
     content: str
+    steady: str
     loader: dict[str, Any]
     host: dict[str, Any]
     wishes: dict[str, Any]
+    facts: Facts | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def plain(self) -> dict[str, Any]:
-        """The same as JSON gives it back."""
-        facts: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return facts
+        """Return the same as JSON gives it back."""
+        told: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(dataclasses.replace(self, facts=None))))
+        del told["facts"]
+        return told
+
+    @property
+    def without_numbers(self) -> str:
+        """What datasets share that differ in a number only, such as that of an epoch."""
+        return json.dumps({**self.plain(), "content": ""}, sort_keys=True)
 
     @property
     def without_content(self) -> str:
-        """What datasets share that differ in a value only, such as the number of an epoch."""
-        return json.dumps({**self.plain(), "content": ""}, sort_keys=True)
+        """What datasets of one class share that differ in flags and texts."""
+        return json.dumps({**self.plain(), "content": "", "steady": ""}, sort_keys=True)
+
+
+class UnsafePlanError(PlanError):
+    """A plan that a run has found to change samples. No other is to take its place."""
 
 
 def made_for(loader: DataLoader[Any], options: Options) -> MadeFor:
     """What a plan for `loader`, found within `options` now, would be made for."""
-    dataset, machine, limits = loader.dataset, _machine(), options.limits
+    dataset, machine, limits, facts = loader.dataset, _machine(), options.limits, facts_of_loader(loader)
     is_iterable = isinstance(dataset, IterableDataset)
     # To ask for the method that is in use would settle it. The first of all is the default.
     method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
@@ -72,7 +87,8 @@ def made_for(loader: DataLoader[Any], options: Options) -> MadeFor:
         dataset=_class_name(type(dataset)),
         # A stream that was asked for its length once is counted by torch from then on.
         length=None if is_iterable else length_of(dataset),
-        content=hashlib.blake2b(repr(_described(dataset, _DEPTH)).encode(), digest_size=16).hexdigest(),
+        content=_digest(facts),
+        steady=_digest(facts and without_numbers(facts)),
         loader={
             **dataclasses.asdict(current_config(loader)),
             "batch_size": loader.batch_size,
@@ -80,7 +96,6 @@ def made_for(loader: DataLoader[Any], options: Options) -> MadeFor:
             "batches": None if is_iterable else length_of(loader),
             "sampler": _class_name(type(loader.sampler)),
             "batch_sampler": _class_name(type(loader.batch_sampler)),
-            "collate_fn": repr(_described(loader.collate_fn, _DEPTH)),
         },
         host={
             "cpu_model": machine.cpu_model,
@@ -102,6 +117,7 @@ def made_for(loader: DataLoader[Any], options: Options) -> MadeFor:
             "cache_memory_bytes": options.cache_memory_bytes,
             "cache_folder": options.cache_folder,
         },
+        facts=facts,
     )
 
 
@@ -132,9 +148,14 @@ def find(place: Path, facts: MadeFor, options: Options) -> LoaderPlan | None:
         raise PlanError(str(error)) from None
     found = plan.read(place)
     known = found.made_for == facts.plain() if found.made_for else _is_for(found, facts)
-    planned = next((each for each in found.loaders if not found.script or _is_same_loader(each, facts)), None)
-    if not known or planned is None:
+    fitting = [each for each in found.loaders if not found.script or _is_same_loader(each, facts)]
+    if not known or not fitting:
         raise PlanError(f"{place} was made for another dataset, loader or host")
+    if len(fitting) > 1:
+        raise PlanError(f"{place} has several entries that fit {facts.dataset.rpartition(':')[2]}")
+    planned = fitting[0]
+    if planned.unsafe:
+        raise UnsafePlanError(f"{place} is not used any more: {planned.unsafe}")
     if runs_script_again(planned.config):
         raise PlanError(f"{place} starts workers that would run this script once more")
     broken = _broken_limit(planned, options)
@@ -168,11 +189,18 @@ def _is_for(found: Plan, facts: MadeFor) -> bool:
 def _is_same_loader(planned: LoaderPlan, facts: MadeFor) -> bool:
     """Whether an entry of a plan by `plumb tune` is for such a loader of such a dataset."""
     own = {name: facts.loader[name] for name in dataclasses.asdict(planned.baseline.config)}
+    then = planned.identity.facts if planned.identity else None
     return (
         planned.dataset == facts.dataset.rpartition(":")[2].rpartition(".")[2]
         and planned.batch_size == facts.loader["batch_size"]
         and dataclasses.asdict(planned.baseline.config) == own
+        and (planned.identity is None or planned.identity.length == facts.length)
+        and (then is None or facts.facts is None or not _differ(then, facts.facts, planned.config))
     )
+
+
+def _differ(then: Facts, now: Facts, config: Config) -> bool:
+    return bool(difference_of_facts(then, now, values_count=rewrites_samples(config)))
 
 
 def _broken_limit(planned: LoaderPlan, options: Options) -> str | None:
@@ -186,42 +214,10 @@ def _broken_limit(planned: LoaderPlan, options: Options) -> str | None:
     return feasible.broken_limit(planned.config, dataclasses.replace(situation, limits=options.limits))
 
 
-def _described(value: Any, depth: int) -> Any:
-    """What can be told of an object that is the same in another process: types, the user's code, simple values.
-
-    What libraries keep for themselves is left out, and so is what is in collections that may grow.
-    """
-    if isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, MethodType):
-        return _described(value.__func__, depth), _described(value.__self__, depth - 1)
-    if isinstance(value, FunctionType):
-        return value.__module__, value.__qualname__, code_digest([value]) if is_user_code(value) else ""
-    if isinstance(value, type):
-        return _class_name(value), _code(value)
-    kind = _class_name(type(value))
-    if isinstance(value, (list, tuple)) and depth:
-        return kind, [_described(item, depth - 1) for item in value[:_ITEMS] if not isinstance(item, _PLAIN)]
-    shape = attribute(value, "shape")
-    if isinstance(shape, tuple):
-        return kind, tuple(shape), str(attribute(value, "dtype"))
-    attributes = getattr(value, "__dict__", None)
-    if (
-        not depth
-        or type(attributes) is not dict
-        or not (is_of_user_class(value) or is_dataset(value) or is_step(value))
-    ):
-        return kind
-    return kind, _code(type(value)), [(name, _described(attributes[name], depth - 1)) for name in sorted(attributes)]
-
-
-def _code(kind: type) -> str:
-    """A digest of the code of a class, as far as the user wrote it."""
-    members = [member for each in kind.__mro__ if is_user_class(each) for member in vars(each).values()]
-    inner = [getattr(member, "__func__", getattr(member, "fget", member)) for member in members]
-    return code_digest(member for member in inner if isinstance(member, FunctionType))
+def _digest(facts: Facts | None) -> str:
+    """A digest of facts; where nothing could be told of a dataset, it is like no other."""
+    told = secrets.token_bytes(16) if facts is None else repr(dataclasses.astuple(facts)).encode("utf-8", "replace")
+    return hashlib.blake2b(told, digest_size=16).hexdigest()
 
 
 def _class_name(kind: type) -> str:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from plumb import kept
 from plumb.errors import TuningError, one_line
-from plumb.kept import MadeFor
+from plumb.kept import MadeFor, UnsafePlanError
 from plumb.marks import Settings
 from plumb.options import Options
 from plumb.plan import LoaderPlan, PlanError
@@ -25,8 +25,10 @@ from plumb.undone import reads_on
 
 # While one loader is tuned, others run as they are: they would disturb it.
 _busy = threading.Lock()
-# What was tuned in this process, without the datasets' changing values: once is enough.
-_tuned: set[str] = set()
+# What was tuned in this process, without the datasets' changing numbers: once is enough. Of datasets that differ in
+# flags and texts, a few are.
+_tuned: dict[str, set[str]] = {}
+_TUNED_AT_MOST = 3
 # Answers by the dataset, so that a loader that is made again in each epoch has the answer of the first.
 _answers: dict[tuple[int, str], tuple[weakref.ref[Any], LoaderPlan]] = {}
 _said: set[str] = set()
@@ -42,7 +44,7 @@ def plan_of(loader: DataLoader[Any], site: Site, settings: Settings, may_tune: b
     try:
         options = settings.options()
         facts = kept.made_for(loader, options)
-        key = id(loader.dataset), facts.without_content
+        key = id(loader.dataset), facts.without_numbers
         known = _answers.get(key)
         if known is not None and known[0]() is loader.dataset:
             return known[1]
@@ -76,14 +78,18 @@ def _found_or_tuned(
     for place in (asked, own):
         try:
             found = kept.find(place, facts, options) if place else None
+        except UnsafePlanError as error:
+            say(f"{error}; the loader runs as the script has it")
+            return None
         except PlanError as error:
             say(f"{error}; it is not used")
             continue
         if found is not None:
             return found
-    if not may_tune or facts.without_content in _tuned:
+    tuned = _tuned.setdefault(facts.without_content, set())
+    if not may_tune or facts.without_numbers in tuned or len(tuned) >= _TUNED_AT_MOST:
         return None
-    _tuned.add(facts.without_content)
+    tuned.add(facts.without_numbers)
     once = reads_on(loader)
     if once:
         say(f"{site.name} ({site}) was not tuned: {once} reads on from where it is, so its samples would be lost")

@@ -335,7 +335,9 @@ class Scaled(torch.utils.data.Dataset):
         return 32
 
     def __getitem__(self, index):
-        return index * self.scale
+        if index not in self.cache:
+            self.cache[index] = index * self.scale + len(self.root)
+        return self.cache[index] if self.transform is None else self.transform(self.cache[index])
 
 
 class Other(Scaled):

@@ -14,7 +14,7 @@ from script_parts import PREAMBLE
 from plumb import plan
 from plumb.config import Config
 from plumb.plan import LoaderPlan, Measured, Plan, Prediction
-from plumb.runtime.apply import plans_attributes, set_attributes, users_attributes
+from plumb.runtime.loader_attributes import plans_attributes, set_attributes, users_attributes
 from plumb.runtime.planned import attributes_of
 from plumb.runtime.running import exchanged
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from plumb.config import Config
 from plumb.identity import Identity, difference_of_loaders
 from plumb.plan import LoaderPlan, Plan
+from plumb.runtime.loader_attributes import plans_attributes, set_attributes, users_attributes
 from plumb.site import Site
 
 if TYPE_CHECKING:
@@ -256,30 +257,6 @@ def _nearest_difference(identity: Identity, planned: list[Identity]) -> str:
 
 def _changes(planned: LoaderPlan) -> bool:
     return planned.tuned.config != planned.baseline.config
-
-
-def plans_attributes(loader: DataLoader[Any], config: Config) -> dict[str, Any]:
-    """Return what a loader must have in order to run on `config`."""
-    from plumb.runtime.planned import attributes_of
-
-    attributes = attributes_of(loader, config)
-    if not config.num_workers:
-        # Torch refuses it without workers, where a library makes a loader from this one's arguments.
-        attributes["multiprocessing_context"] = None
-    return attributes
-
-
-def users_attributes(loader: DataLoader[Any], config: Config) -> dict[str, Any]:
-    """Return what a loader has now of what `config` exchanges."""
-    names = {**plans_attributes(loader, config), "multiprocessing_context": None}
-    return {name: getattr(loader, name) for name in names}
-
-
-def set_attributes(loader: DataLoader[Any], attributes: Mapping[str, Any]) -> None:
-    """Set attributes of a loader that torch forbids to set once it is made."""
-    # Torch checks a start method against the number of workers that is there.
-    for name in sorted(attributes, key=lambda name: (name == "multiprocessing_context", name)):
-        object.__setattr__(loader, name, attributes[name])
 
 
 def _config_of(attributes: Mapping[str, Any]) -> Config:

@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from plumb.config import Config
-from plumb.identity import Facts, change_in_a_run, difference_of_facts
+from plumb.identity import Facts, change_in_a_run, difference_of_facts, without_numbers
 from plumb.runtime.identified import facts_of_loader
 
 
@@ -17,11 +17,13 @@ class Fit:
     A configuration of torch's own arguments fits a dataset with the same code, whatever its flags are. One that makes
     samples in another way (a store, threads, operators on batches) needs the same flags, numbers and texts too, and is
     given up where the script changes code or flags between two epochs. Numbers may change: an epoch's, for example.
+    With `numbers_count=False`, numbers and sizes may differ from the plan's, too.
     """
 
-    def __init__(self, config: Config, planned: Facts | None) -> None:
+    def __init__(self, config: Config, planned: Facts | None, numbers_count: bool = True) -> None:
         self._rewrites = rewrites_samples(config)
         self._planned = planned
+        self._numbers_count = numbers_count
         self._first: Facts | None = None
         self._was_asked = False
 
@@ -39,7 +41,12 @@ class Fit:
             assert self._first is not None
             return change_in_a_run(self._first, now)
         self._was_asked, self._first = True, now
-        return "" if self._planned is None else difference_of_facts(self._planned, now, values_count=self._rewrites)
+        if self._planned is None:
+            return ""
+        then = self._planned
+        if not self._numbers_count:
+            then, now = without_numbers(then), without_numbers(now)
+        return difference_of_facts(then, now, values_count=self._rewrites)
 
 
 def rewrites_samples(config: Config) -> bool:
