@@ -54,7 +54,7 @@ class Outcome(Generic[T]):
     has_died: bool = False
 
 
-def in_child(work: Callable[[], T], seconds: float) -> Outcome[T]:
+def in_child(work: Callable[[], T], seconds: float, cuts_connections: bool = False) -> Outcome[T]:
     """Do `work` in a forked child, and return what became of it.
 
     The child has this process's memory as it is now, reads inherited files at positions of its own, and leaves the
@@ -65,6 +65,8 @@ def in_child(work: Callable[[], T], seconds: float) -> Outcome[T]:
     Args:
         work: Called without arguments. It need not be picklable.
         seconds: Time limit for the work and for handing over its result.
+        cuts_connections: Whether inherited sockets, pipes and the like raise in the child when they are used. What the
+            child sends or receives by them, the parent would miss: TLS counts its records, for example.
 
     """
     if not hasattr(os, "fork"):
@@ -73,7 +75,7 @@ def in_child(work: Callable[[], T], seconds: float) -> Outcome[T]:
     try:
         pid = _fork()
         if pid == 0:
-            _be_the_child(work, sending)
+            _be_the_child(work, sending, cuts_connections)
     except OSError as error:
         os.close(receiving)
         os.close(sending)
@@ -201,10 +203,12 @@ def _signal_name(number: int) -> str:
 # ---- in the child
 
 
-def _be_the_child(work: Callable[[], Any], sending: int) -> NoReturn:
+def _be_the_child(work: Callable[[], Any], sending: int, cuts_connections: bool) -> NoReturn:
     try:
         # Referred to until the end: to free a file is to write what it has not written yet.
         kept = _part_from_parent()
+        if cuts_connections:
+            _cut_connections(sending)
         _send(sending, _result(work))
         del kept
     finally:
@@ -290,6 +294,20 @@ def _reopen_files() -> None:
             os.lseek(again, os.lseek(number, 0, os.SEEK_CUR), os.SEEK_SET)
             os.dup2(again, number, inheritable=os.get_inheritable(number))
             os.close(again)
+
+
+def _cut_connections(sending: int) -> None:
+    """Let the use of whatever is neither a file nor a device raise, except of the pipe to the parent."""
+    kept = {0, 1, 2, sending}
+    # Reading from it raises, unlike from /dev/null, which looks like the end of what there was to read.
+    unusable = os.open("/", os.O_PATH)
+    for number in map(int, os.listdir(_DESCRIPTORS)):
+        with contextlib.suppress(OSError):
+            kind = stat.S_IFMT(os.fstat(number).st_mode)
+            is_file = kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFCHR, stat.S_IFBLK)
+            if number not in kept and not is_file:
+                os.dup2(unusable, number, inheritable=os.get_inheritable(number))
+    os.close(unusable)
 
 
 def _regular_files() -> Iterator[tuple[int, int]]:

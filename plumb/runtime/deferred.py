@@ -21,6 +21,7 @@ from torch.utils.data import default_collate
 from plumb.config import Deferral, Way
 from plumb.profile.pinning import pinned
 from plumb.profile.threads import one_torch_thread
+from plumb.runtime.checked import CheckedBatch
 from plumb.runtime.chunks import BatchRecipe
 from plumb.runtime.epochs import state_of
 from plumb.runtime.pending import Pending, VariesError, pending_of, stand_in, true_value, without_content
@@ -239,6 +240,8 @@ class Undeferred:
 
     def __next__(self) -> Any:
         batch = next(self._batches)
+        if isinstance(batch, CheckedBatch) and isinstance(batch.batch, DeferredBatch):
+            return batch.with_batch(self._finished(batch.batch))
         return self._finished(batch) if isinstance(batch, DeferredBatch) else batch
 
     def __len__(self) -> int:

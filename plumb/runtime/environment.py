@@ -94,6 +94,19 @@ def open_environment(folder: Path, budget_bytes: int, lasting: bool) -> Environm
             os.close(descriptor)
 
 
+def remove_values(folder: Path) -> None:
+    """Remove the files of the environment in `folder`; processes that have them open keep what they have.
+
+    Raises StoreError and OSError.
+    """
+    with guarded(folder.parent):
+        descriptor = open_private(folder)
+        try:
+            _remove_files(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def _opened(folder: int, budget_bytes: int, lasting: bool) -> Environment:
     with contextlib.suppress(FileNotFoundError):
         shared = _shared.get(_identity(os.stat(_DATA, dir_fd=folder)))

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from plumb.config import Cut, Deferral
 from plumb.profile.threads import ReadingThreads, one_torch_thread
 from plumb.runtime.cache import MISSING, Record, Store, StoreSpec, key_of
+from plumb.runtime.checked import CheckedSamples, Marked, Note
 from plumb.runtime.codec import EncodeError, encode
 from plumb.runtime.deferred import DeferredSamples, Deferring
 from plumb.runtime.drawing import Drawing, DrawsError
@@ -26,6 +30,7 @@ from plumb.runtime.generators import Generators, generators_of_modules
 from plumb.runtime.held import Held
 from plumb.runtime.opened import OpenedFile, opened_files
 from plumb.runtime.pending import VariesError
+from plumb.runtime.plain_batches import PlainBatches, plain_samples
 from plumb.runtime.replay import NO_ANSWERS, Replay, ReplayError
 from plumb.runtime.saved_state import METHODS
 
@@ -49,13 +54,30 @@ class Fetch:
     is_frozen: bool = False
     is_planned: bool = False
 
+    @property
+    def rewrites(self) -> bool:
+        """Whether samples are read in another way than one after the other by the dataset itself."""
+        return self.threads > 1 or self.spec is not None or self.deferral is not None
+
+    def in_words(self, has_hits: bool) -> tuple[str, ...]:
+        """Return what is done otherwise for a batch, of which values came from the store where it `has_hits`."""
+        until = f" up to {self.cut.after}" if self.cut else ""
+        parts = [f"the store of values after {self.cut.after}"] if self.cut and self.spec and has_hits else []
+        parts += [f"{self.threads} threads that make samples{until}"] if self.threads > 1 else []
+        if self.deferral:
+            parts.append(f"{' and '.join(step.operator for step in self.deferral.steps)} on batches")
+        if not parts and self.spec and self.cut:
+            parts.append(f"values after {self.cut.after}, which are stored")
+        return tuple(parts)
+
 
 class Fetching:
     """A map-style dataset that reads another one's samples. Picklable where that one is."""
 
-    def __init__(self, dataset: Any, fetch: Fetch) -> None:
+    def __init__(self, dataset: Any, fetch: Fetch, plainly: PlainBatches | None = None) -> None:
         self.dataset = dataset
         self._fetch = fetch
+        self._plainly = plainly
         self._reader: tuple[int, _Reader] | None = None
         # Forked workers need not look for them again.
         generators_of_modules()
@@ -67,13 +89,47 @@ class Fetching:
         return len(self.dataset)
 
     def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, Marked):
+            return self._checked(index, self._sample)
+        return self._sample(index)
+
+    def __getitems__(self, indices: Any) -> Any:
+        """The samples at `indices`, in their order, or what they are before their deferred operators.
+
+        Marked indices give `CheckedSamples`.
+        """
+        return self._checked(indices, self._samples) if isinstance(indices, Marked) else self._samples(indices)
+
+    def _sample(self, index: Any) -> Any:
+        if not self._fetch.rewrites:
+            return self.dataset[index]
         samples = self._here.samples([index])
         assert isinstance(samples, list)
         return samples[0]
 
-    def __getitems__(self, indices: Sequence[Any]) -> list[Any] | DeferredSamples:
-        """The samples at `indices`, in their order, or what they are before their deferred operators."""
-        return self._here.samples(list(indices))
+    def _samples(self, indices: Sequence[Any]) -> Any:
+        return self._here.samples(list(indices)) if self._fetch.rewrites else plain_samples(self.dataset, indices)
+
+    def _checked(self, marked: Marked, read: Callable[[Any], Any]) -> CheckedSamples:
+        """What `read` gives, with a note: of what the generators were, and of a plain making where that is wanted."""
+        reader, fetch, plain = self._here, self._fetch, None
+        reader.generators.look_again()
+        states = reader.generators.kept()
+        begun = time.perf_counter()
+        if marked.is_made_plainly_here and self._plainly is not None:
+            plain = self._plainly.in_child(marked.indices, states, marked.seconds)
+        seconds = time.perf_counter() - begun
+        hits = reader.hits
+        samples = read(marked.indices)
+        note = Note(
+            states,
+            plain,
+            seconds,
+            threads=1 if fetch.threads > 1 else torch.get_num_threads(),
+            rewrites=fetch.in_words(reader.hits > hits),
+            store=fetch.spec,
+        )
+        return CheckedSamples(samples, note, reader.generators)
 
     def __getattr__(self, name: str) -> Any:
         # A loader that saves the state of its dataset asks for these by name; a dataset without a state has none here.
@@ -99,28 +155,30 @@ class _Reader:
         self._replay = Replay(dataset, fetch.cut, self._deferring.answers if self._deferring else NO_ANSWERS)
         self._store = Store(fetch.spec) if fetch.spec else None
         self._pool = ReadingThreads(fetch.threads) if fetch.threads > 1 else None
-        self._generators = Generators(dataset)
+        self.generators = Generators(dataset)
         self._drawing = Drawing()
         self._is_plain = False
         self._is_checked = not fetch.is_planned
         self._batches = 0
+        self.hits = 0
 
     def samples(self, indices: list[Any]) -> list[Any] | DeferredSamples:
         """The samples of one batch. Where a rewrite turns out not to fit, this and all later ones are made plainly."""
         if not self._is_plain:
-            kept = self._generators.kept()
+            kept = self.generators.kept()
             try:
                 self._check_the_ways(indices)
                 samples = self._read(indices)
                 return self._deferring.settled(samples) if self._deferring else samples
             except (ReplayError, VariesError) as error:
                 self._is_plain = True
-                self._generators.put_back(kept)
+                self.generators.put_back(kept)
                 if not isinstance(error, DrawsError) or self._is_first_to_end(error):
                     name = type(self._dataset).__name__
                     text = f"plumb: {name}: {error}; its samples are made as the script has it from here"
                     print(text, file=sys.stderr)
-        return [self._dataset[index] for index in indices]
+        plain: list[Any] = plain_samples(self._dataset, indices)
+        return plain
 
     def _check_the_ways(self, indices: list[Any]) -> None:
         """Raises ReplayError where the code on the ways is not what it was when they were found.
@@ -151,7 +209,7 @@ class _Reader:
     def _whole(self, indices: list[Any]) -> list[Any]:
         if self._pool is None:
             return [self._replay.sample(index) for index in indices]
-        states = self._generators.states()
+        states = self.generators.states()
         with self._submitted(self._replay.sample, indices) as futures:
             wait(futures)
             self._refuse_draws(states)
@@ -161,7 +219,7 @@ class _Reader:
         """The samples in their order, each from the cut's value: stored, made ahead by a thread, or made on the way."""
         values = self._store.get_many([key_of(index) for index in indices]) if self._store else [MISSING] * len(indices)
         missing = [index for index, value in zip(indices, values, strict=True) if value is MISSING]
-        states = self._generators.states() if missing and self._pool else None
+        states = self.generators.states() if missing and self._pool else None
         samples: list[Any] = []
         records: list[Record] = []
         with self._submitted(self._made, missing) as futures:
@@ -180,10 +238,11 @@ class _Reader:
                     self._refuse_draws(states)
                     sample = self._replay.sample_from(index, made)
                 if futures:
-                    states = self._generators.states()
+                    states = self.generators.states()
                 samples.append(sample)
                 records += [record] if record else []
         self._batches += bool(missing)
+        self.hits += len(indices) - len(missing)
         self._drawing.note(len(indices) - len(missing), 0)
         self._put(records)
         return samples
@@ -193,7 +252,7 @@ class _Reader:
         if self._store is None or not records:
             return
         # In batches 1, 2, 4, 8 and so on: to look takes as long as some samples do.
-        if not self._batches & (self._batches - 1) and self._generators.look_again():
+        if not self._batches & (self._batches - 1) and self.generators.look_again():
             return
         self._store.put_many(records)
 
@@ -208,7 +267,7 @@ class _Reader:
 
     def _refuse_draws(self, states: tuple[Any, ...] | None) -> None:
         """Raises DrawsError where random numbers were drawn since the generators had these states."""
-        if states is not None and states != self._generators.states():
+        if states is not None and states != self.generators.states():
             raise DrawsError("random numbers are drawn in threads, and so in another order")
 
     def _is_first_to_end(self, error: DrawsError) -> bool:
@@ -227,10 +286,10 @@ class _Reader:
         if not self._stores:
             return self._replay.sample_keeping(index, lambda _: None), None
         records: list[Record | None] = []
-        states = self._generators.states()
+        states = self.generators.states()
 
         def keep(value: Any) -> None:
-            draws = states != self._generators.states()
+            draws = states != self.generators.states()
             self._drawing.note(1, draws)
             records.append(None if draws else self._record(index, value, files))
 

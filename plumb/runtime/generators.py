@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import sys
 from dataclasses import dataclass, field
@@ -19,10 +20,10 @@ _CLASSES = (random.Random, np.random.Generator, np.random.RandomState, torch.Gen
 
 @dataclass(frozen=True)
 class Kept:
-    """States of generators at one moment, for `Generators.put_back`. Picklable where the states are."""
+    """States of generators at one moment by their names, for `Generators.put_back`; of plain values only."""
 
-    process: tuple[Any, Any, Any]
-    held: tuple[Any, ...]
+    process: tuple[Any, Any, bytes]
+    held: dict[str, Any]
 
 
 class Generators:
@@ -34,31 +35,56 @@ class Generators:
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
-        self._in_modules = generators_of_modules()
-        self._held: list[Any] = []
+        self._held: dict[str, Any] = dict(generators_of_modules())
+        self._of_dataset = 0
         self.look_again()
 
     def look_again(self) -> bool:
         """Look up the dataset's generators; return whether there are some that were not watched until now."""
-        of_dataset = [each for each in reached(self._dataset) if is_generator(each)]
-        found = {id(each): each for each in (*of_dataset, *self._in_modules)}
-        known = {id(each) for each in self._held}
-        self._held += [each for key, each in found.items() if key not in known]
-        return len(self._held) > len(known)
+        known = {id(each) for each in self._held.values()}
+        of_dataset = {id(each): each for each in reached(self._dataset) if is_generator(each)}
+        new = [each for key, each in of_dataset.items() if key not in known]
+        for each in new:
+            self._of_dataset += 1
+            self._held[f"generator {self._of_dataset} of the dataset"] = each
+        return bool(new)
 
     def states(self) -> tuple[Any, ...]:
         """The states of all generators, comparable with `==`: after a draw they differ."""
-        return (*generator_states(self._held), *_states_on_devices())
+        return (*generator_states(list(self._held.values())), *_states_on_devices())
+
+    def named_states(self) -> dict[str, bytes]:
+        """Return a digest of the state of each generator on the CPU by its name, the same in all processes."""
+        names = ["random", "numpy", "torch", *self._held]
+        states = generator_states(list(self._held.values()))
+        return {
+            name: hashlib.blake2b(repr(state).encode(), digest_size=16).digest()
+            for name, state in zip(names, states, strict=True)
+        }
 
     def kept(self) -> Kept:
         """The states of all generators on the CPU, for `put_back`."""
-        return Kept(process_states(), tuple(map(get_state, self._held)))
+        python, numpy, torchs = process_states()
+        held = {name: _without_tensor(get_state(each)) for name, each in self._held.items()}
+        return Kept((python, numpy, torchs.numpy().tobytes()), held)
 
-    def put_back(self, kept: Kept) -> None:
-        """Set the generators to what they were. One that was found later stays as it is."""
-        put_back(kept.process)
-        for generator, state in zip(self._held, kept.held, strict=False):
-            set_state(generator, state)
+    def put_back(self, kept: Kept) -> bool:
+        """Set the generators to what they were; return whether each state found its generator here."""
+        python, numpy, torchs = kept.process
+        put_back((python, numpy, _as_tensor(torchs)))
+        for name, state in kept.held.items():
+            if name in self._held:
+                set_state(self._held[name], _as_tensor(state) if isinstance(state, bytes) else state)
+        return kept.held.keys() <= self._held.keys()
+
+
+def _without_tensor(state: Any) -> Any:
+    """A state that goes to another process in no shared memory: bytes for torch's."""
+    return state.numpy().tobytes() if isinstance(state, torch.Tensor) else state
+
+
+def _as_tensor(state: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(state), dtype=torch.uint8)
 
 
 def _states_on_devices() -> tuple[bytes, ...]:
@@ -67,7 +93,7 @@ def _states_on_devices() -> tuple[bytes, ...]:
     return tuple(each.get_state().numpy().tobytes() for each in torch.cuda.default_generators)
 
 
-def generators_of_modules() -> list[Any]:
+def generators_of_modules() -> dict[str, Any]:
     """The generators that modules hold in a global name, libraries' among them, but for the process-wide ones.
 
     They are looked up anew when modules were imported since; a forked process has what its parent found.
@@ -83,18 +109,18 @@ class _InModules:
     """The generators in modules, and the number of modules when they were looked up."""
 
     modules: int = 0
-    found: list[Any] = field(default_factory=list)
+    found: dict[str, Any] = field(default_factory=dict)
 
 
 _in_modules = _InModules()
 
 
-def _found_in_modules() -> list[Any]:
+def _found_in_modules() -> dict[str, Any]:
     process_wide = (random._inst, np.random.mtrand._rand, torch.default_generator)
-    found: dict[int, Any] = {}
+    found: dict[int, tuple[str, Any]] = {id(each): ("", each) for each in process_wide}
     for module in [each for each in list(sys.modules.values()) if type(each) is ModuleType]:
-        for value in list(vars(module).values()):
+        for name, value in list(vars(module).items()):
             # By its type: modules hold objects that warn, or import, when they are asked for their class.
             if issubclass(type(value), _CLASSES) and not issubclass(type(value), random.SystemRandom):
-                found[id(value)] = value
-    return [value for value in found.values() if not any(value is each for each in process_wide)]
+                found.setdefault(id(value), (f"{module.__name__}.{name}", value))
+    return {name: value for name, value in found.values() if name}

@@ -21,8 +21,10 @@ from torch.utils.data._utils import worker
 from plumb.config import Config, Cut, Rewrites
 from plumb.runtime import allocator
 from plumb.runtime.buffers import BufferedCollate, Receiver
+from plumb.runtime.checked import CheckedCollate
 from plumb.runtime.deferred import DeferringCollate, Undeferred, device_of
 from plumb.runtime.fetch import Fetch, Fetching
+from plumb.runtime.plain_batches import PlainBatches
 from plumb.runtime.store_folder import StoreError
 from plumb.runtime.stored import Stored
 from plumb.tracebacks import without_plumb
@@ -69,14 +71,20 @@ class Running:
 
     `stored` is a store to read from, and not to add to; without one, the store that the configuration asks for is made
     when an epoch starts, and anew when the dataset is another by then. `is_planned` says that the rewrites were found
-    in another run, perhaps in other code.
+    in another run, perhaps in other code. `is_checked` lets indices that are marked come back with a note.
     """
 
     def __init__(
-        self, config: Config, rewrites: Rewrites, stored: Stored | None = None, is_planned: bool = False
+        self,
+        config: Config,
+        rewrites: Rewrites,
+        stored: Stored | None = None,
+        is_planned: bool = False,
+        is_checked: bool = False,
     ) -> None:
         self._config = config
         self._is_planned = is_planned
+        self._is_checked = is_checked
         self._deferral = rewrites.deferral if config.deferred else None
         self._cut = cut_of(config, rewrites)
         self.stored = stored
@@ -97,10 +105,13 @@ class Running:
             self._is_planned,
         )
         parts: dict[str, Any] = {}
-        if config.fetch_threads > 1 or self.stored is not None or self._deferral is not None:
-            parts["dataset"] = Fetching(loader.dataset, fetch)
+        if self._is_checked or config.fetch_threads > 1 or self.stored is not None or self._deferral is not None:
+            plainly = PlainBatches(loader.dataset, loader.collate_fn, loader._auto_collation)
+            parts["dataset"] = Fetching(loader.dataset, fetch, plainly if self._is_checked else None)
         if self._deferral is not None:
             parts["collate_fn"] = DeferringCollate(loader.collate_fn)
+        if self._is_checked:
+            parts["collate_fn"] = CheckedCollate(parts.get("collate_fn", loader.collate_fn))
         receiver = self._receiver(loader)
         if receiver is not None:
             parts["collate_fn"] = BufferedCollate(parts.get("collate_fn", loader.collate_fn), receiver.terms)

@@ -1,0 +1,94 @@
+"""How often batches are made a second time and compared: by what the user asks for, or by what checks cost."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+
+VARIABLE = "PLUMB_CHECK"
+COST_SHARE = 0.005
+"""Most of a run's time that checks may take, except the first ones."""
+FIRST_BATCHES = 2
+
+
+def asked_rate() -> float | None:
+    """Return the share of batches that the user wants checked, None where they leave it to plumb.
+
+    Raises ValueError, in one line, for what is no such share.
+    """
+    text = os.environ.get(VARIABLE, "").strip()
+    return parse_rate(text) if text else None
+
+
+def parse_rate(text: str) -> float:
+    """Return a share from 0 to 1. Raises ValueError, in one line."""
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = -1.0
+    if not 0.0 <= rate <= 1.0:
+        raise ValueError(f"{text!r} is no share of batches to check: give a number from 0 (none) to 1 (all)")
+    return rate
+
+
+_said: set[str] = set()
+
+
+def asked_rate_or_default() -> float | None:
+    """Return the same; what can't be read is said in a line, once, and left to plumb."""
+    try:
+        return asked_rate()
+    except ValueError as error:
+        if VARIABLE not in _said:
+            _said.add(VARIABLE)
+            print(f"plumb: {VARIABLE}: {error}; it is not heeded", file=sys.stderr)
+        return None
+
+
+class CheckTimes:
+    """Says which batches of one loader are checked.
+
+    The first batches of a run are, and the first of the second epoch, which is the first that a store gives. After
+    these, a share `rate` of the batches is; without one, the next check waits until the time since the last is so long
+    that checks cost `COST_SHARE` of it.
+    """
+
+    def __init__(self, rate: float | None, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._rate = rate
+        self._clock = clock
+        self._epochs = 0
+        self._batches = 0
+        self._first_left = FIRST_BATCHES
+        self._not_before = 0.0
+
+    def epoch_begins(self) -> None:
+        """Take note of a new epoch. What was marked in the last one, and did not come back, never will."""
+        self._epochs += 1
+        if self._not_before == math.inf:
+            self._not_before = self._clock()
+
+    def wants(self, number: int) -> bool:
+        """Return whether the batch that is about to be read, the epoch's `number`-th from 0, is to be checked."""
+        if self._rate is not None:
+            before, self._batches = self._batches, self._batches + 1
+            return int(self._batches * self._rate) > int(before * self._rate) or (
+                self._rate > 0 and self._is_early(number)
+            )
+        return self._is_early(number) or self._clock() >= self._not_before
+
+    def _is_early(self, number: int) -> bool:
+        if self._first_left:
+            self._first_left -= 1
+            return True
+        return self._epochs == 2 and number == 0
+
+    def begun(self) -> None:
+        """Take note that a batch was marked: the next waits for what its check costs."""
+        self._not_before = math.inf
+
+    def spent(self, seconds: float) -> None:
+        """Take note of what a check has cost."""
+        self._not_before = self._clock() + seconds / COST_SHARE

@@ -1,0 +1,248 @@
+"""Running checks: a share of the batches is made a second time, plainly, and compared bit by bit.
+
+What was validated when a loader was tuned may not hold for other flags, other data or a rare sample. A difference ends
+the plan for the loader at once. Plain batches are made in forked children, so that nothing of them remains.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.utils.data import DataLoader, IterableDataset
+
+from plumb.config import Config
+from plumb.errors import one_line
+from plumb.runtime.cache import Store
+from plumb.runtime.check_rate import CheckTimes, asked_rate_or_default
+from plumb.runtime.checked import CheckedBatch, Marked, Note
+from plumb.runtime.generators import Generators
+from plumb.runtime.guards import Finding, IdleGuard, Verdict
+from plumb.runtime.plain_batches import Making, PlainBatches
+from plumb.trace.values import digest
+
+# What a plain batch may take where nothing is known of it, at the least, and times what is known.
+_UNKNOWN_SECONDS, _SHORTEST_SECONDS, _PATIENCE = 30.0, 10.0, 5.0
+_MOST_FAILURES = 2
+
+
+@dataclass
+class Tally:
+    """What the checks of one loader came to; `checked` counts the batches that were compared."""
+
+    name: str
+    checked: int = 0
+    equal: int = 0
+    differing: int = 0
+    seconds: float = 0.0
+    reasons: list[str] = field(default_factory=list)
+    """Why batches could not be compared."""
+
+    def __str__(self) -> str:
+        """One line for the user."""
+        if not self.checked:
+            why = f" ({self.reasons[0]})" if self.reasons else ""
+            return f"no batch of {self.name} was compared with a plain one{why}"
+        noun = "batch" if self.checked == 1 else "batches"
+        result = f"{self.differing} differed" if self.differing else "no difference"
+        return f"{self.checked} {noun} of {self.name} made a second time, plainly, and compared: {result}"
+
+
+tallies: list[Tally] = []
+"""The tallies of all loaders that were checked in this process."""
+
+
+def check_guard(
+    loader: DataLoader[Any],
+    name: str,
+    users: Config,
+    plain_rate: float | None = None,
+    on_difference: Callable[[str], None] | None = None,
+) -> CheckGuard | None:
+    """Return the guard that checks the batches of a loader; None where the user wants none, or none can be made twice.
+
+    Args:
+        loader: The user's loader.
+        name: What the user calls it.
+        users: The configuration that the script gave it.
+        plain_rate: Samples per second that it reached on that configuration, None if unknown.
+        on_difference: Called with the reason, in one line, when batches differ.
+
+    """
+    rate = asked_rate_or_default()
+    if rate == 0 or isinstance(loader.dataset, IterableDataset) or not hasattr(os, "fork"):
+        return None
+    if rate is not None or os.environ.get("PLUMB_DEBUG"):
+        _say_at_the_end()
+    return CheckGuard(Tally(name), users, CheckTimes(rate), plain_rate, on_difference)
+
+
+class CheckGuard(IdleGuard):
+    """Marks batches to be checked, and compares those that come back with what the user's own configuration makes."""
+
+    def __init__(
+        self,
+        tally: Tally,
+        users: Config,
+        times: CheckTimes,
+        plain_rate: float | None = None,
+        on_difference: Callable[[str], None] | None = None,
+    ) -> None:
+        self.tally = tally
+        tallies.append(tally)
+        self._users = users
+        self._times = times
+        self._plain_rate = plain_rate
+        self._on_difference = on_difference
+        self._plain_seconds: float | None = None
+        self._loader: Callable[[], DataLoader[Any] | None] = lambda: None
+        self._epoch = 0
+        self._pending: set[int] = set()
+        self._unchecked = 0
+        self._failures = 0
+        self._is_over = False
+
+    def epoch_begins(self, loader: DataLoader[Any]) -> Finding | None:
+        """Take note of the loader and of a new epoch."""
+        self._loader = weakref.ref(loader)
+        self._epoch += 1
+        self._pending.clear()
+        self._times.epoch_begins()
+        return None
+
+    def indices(self, number: int, indices: Any) -> Any:
+        """Mark a batch that is to be checked."""
+        if self._is_over or not (number in self._pending or self._times.wants(number)):
+            return indices
+        self._pending.add(number)
+        self._times.begun()
+        return Marked(indices, self._users.num_workers > 0, self._limit_seconds(indices))
+
+    def batch_read(self, number: int, indices: Any, batch: Any) -> tuple[Any, Finding | None]:
+        """Compare a batch that was marked with what the user's own configuration makes of its indices."""
+        self._unchecked += 1
+        if not isinstance(batch, CheckedBatch):
+            return batch, None
+        self._pending.discard(number)
+        loader, finding = self._loader(), None
+        if loader is not None and not self._is_over:
+            begun = time.perf_counter()
+            plainly = PlainBatches(loader.dataset, loader.collate_fn, loader._auto_collation)
+            finding = self._compared(plainly, number, indices, batch)
+            seconds = time.perf_counter() - begun + batch.note.seconds
+            self.tally.seconds += seconds
+            self._times.spent(seconds)
+        return batch.batch, finding
+
+    def _compared(self, plainly: PlainBatches, number: int, indices: Any, batch: CheckedBatch) -> Finding | None:
+        note = batch.note
+        delivered = Making(digest(batch.batch), note.after)
+        if delivered.digest is None:
+            self._give_up("they hold what can't be compared")
+            return None
+        begun = time.perf_counter()
+        limit = self._limit_seconds(indices)
+        plain = note.plain or plainly.in_child(indices, note.states, limit)
+        self._plain_seconds = max(self._plain_seconds or 0.0, note.seconds or time.perf_counter() - begun)
+        if plain.value is None:
+            self._failures += 1
+            if plain.has_died or self._failures >= _MOST_FAILURES:
+                self._give_up(f"to make one plainly {plain.reason}")
+            return None
+        self.tally.checked += 1
+        first = plain.value[0]
+        if first.equals(delivered) or self._has_other_threads(plainly, indices, note, delivered):
+            self.tally.equal += 1
+            self._unchecked = 0
+            return None
+        again = plainly.in_child(indices, note.states, 2 * limit, times=2)
+        return self._told(plainly, number, note, [first, *(again.value or ())])
+
+    def _has_other_threads(self, plainly: PlainBatches, indices: Any, note: Note, delivered: Making) -> bool:
+        """Whether the batch is plain, but for the threads of torch's, of which a forked child can have one only.
+
+        Sums may differ in their last bit with their number.
+        """
+        if note.threads == 1:
+            return False
+        try:
+            return plainly.here(indices, note.states, note.threads).equals(delivered)
+        except Exception as error:
+            self._note(f"to make one plainly raised {one_line(error)}")
+            return False
+
+    def _told(self, plainly: PlainBatches, number: int, note: Note, plain: Sequence[Making]) -> Finding | None:
+        """What a batch tells that differs from its plain makings: nothing where these differ from each other, too.
+
+        A rewrite that can't be proven is given up; that samples are made in workers was no promise of equal ones.
+        """
+        is_certain = len(plain) > 1 and all(each.is_whole and each.equals(plain[0]) for each in plain)
+        if not is_certain and not note.rewrites:
+            self._note("each making gives other samples")
+            return None
+        self.tally.differing += 1
+        self._is_over = True
+        blamed = ", or ".join(note.rewrites) or "made in workers"
+        what = "differs from" if is_certain else "can't be proven equal to"
+        reason = f"batch {number + 1} of epoch {self._epoch} {what} the one that the script's own arguments give"
+        if note.store is not None:
+            Store(note.store).drop(f"a batch that was made from it {what} a plain one")
+        if note.process == os.getpid() and not self._users.num_workers:
+            # The batch is made again, with the random numbers that it would have had.
+            Generators(plainly.dataset).put_back(note.states)
+        if self._on_difference is not None:
+            self._on_difference(f"{reason} ({blamed})")
+        _say_at_the_end()
+        earlier = self._unchecked - 1
+        wrong = f"{earlier} delivered since the last check may be wrong, too" if earlier else "it was not delivered"
+        return Finding(Verdict.PLAIN, f"{reason} ({blamed}); {wrong}")
+
+    def _give_up(self, reason: str) -> None:
+        """End the checks of the loader, which is said once: it goes on unchecked."""
+        self._is_over = True
+        self._note(reason)
+        print(f"plumb: {self.tally.name}: batches are not checked from here: {reason}", file=sys.stderr)
+
+    def _note(self, reason: str) -> None:
+        if reason not in self.tally.reasons:
+            self.tally.reasons.append(reason)
+
+    def _limit_seconds(self, indices: Any) -> float:
+        """Time limit for a plain making."""
+        expected = self._plain_seconds
+        if expected is None and self._plain_rate:
+            samples = len(indices) if hasattr(indices, "__len__") else 1
+            expected = samples / self._plain_rate * max(1, self._users.num_workers)
+        return _UNKNOWN_SECONDS if expected is None else max(_SHORTEST_SECONDS, _PATIENCE * expected)
+
+
+def say_tallies() -> None:
+    """Print a line for each loader on standard error: what its checks came to."""
+    for tally in tallies:
+        print(f"plumb: {tally}", file=sys.stderr)
+
+
+def _say_at_the_end() -> None:
+    """Have the tallies printed when this process ends."""
+    if _owner.pid != os.getpid():
+        _owner.pid = os.getpid()
+        atexit.register(_say_if_owner, os.getpid())
+
+
+@dataclass
+class _Owner:
+    pid: int = 0
+
+
+_owner = _Owner()
+
+
+def _say_if_owner(pid: int) -> None:
+    if pid == os.getpid():
+        say_tallies()

@@ -1,0 +1,89 @@
+"""Batches as the user's own configuration makes them, made in a forked child so that nothing of it remains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from plumb.profile.threads import torch_threads
+from plumb.runtime.child_trial import Outcome, in_child
+from plumb.runtime.generators import Generators, Kept
+from plumb.trace.values import digest
+
+
+@dataclass(frozen=True)
+class Making:
+    """One making of a batch: a digest of its bits, and the states of all generators behind it by their names.
+
+    `digest` is None where the batch holds something that can't be compared. `is_whole` says that every generator had
+    the state that it was to begin with.
+    """
+
+    digest: bytes | None
+    after: dict[str, bytes]
+    is_whole: bool = True
+
+    def equals(self, other: Making) -> bool:
+        """Whether both makings gave the same bits and drew the same random numbers."""
+        common = self.after.keys() & other.after.keys()
+        return self.digest == other.digest and all(self.after[name] == other.after[name] for name in common)
+
+
+@dataclass(frozen=True)
+class PlainBatches:
+    """Makes batches as torch's own fetcher does with the user's dataset and collate function.
+
+    `is_batched` says that torch collates: without a batch size, a batch is one sample, converted.
+    """
+
+    dataset: Any
+    collate_fn: Callable[[Any], Any]
+    is_batched: bool
+
+    def samples(self, indices: Any) -> Any:
+        """Return what the dataset gives for `indices`. Raises what the dataset raises."""
+        return plain_samples(self.dataset, indices) if self.is_batched else self.dataset[indices]
+
+    def batch(self, indices: Any) -> Any:
+        """Return the batch at `indices`. Raises what the dataset and the collate function raise."""
+        return self.collate_fn(self.samples(indices))
+
+    def in_child(self, indices: Any, states: Kept, seconds: float, times: int = 1) -> Outcome[list[Making]]:
+        """Make the batch `times` times in a forked child, each time from `states`, and return the makings.
+
+        Args:
+            indices: As torch gives them to its fetcher.
+            states: Of all generators; Python seeds `random` anew in a forked child.
+            seconds: Time limit for all makings together.
+            times: Number of makings.
+
+        """
+        return in_child(partial(self._makings, indices, states, times), seconds, cuts_connections=True)
+
+    def here(self, indices: Any, states: Kept, threads: int) -> Making:
+        """Make the batch in this process with `threads` threads of torch's own; generators are put back afterwards."""
+        generators = Generators(self.dataset)
+        before = generators.kept()
+        try:
+            with torch_threads(threads):
+                return self._making(generators, indices, states)
+        finally:
+            generators.put_back(before)
+
+    def _makings(self, indices: Any, states: Kept, times: int) -> list[Making]:
+        generators = Generators(self.dataset)
+        return [self._making(generators, indices, states) for _ in range(times)]
+
+    def _making(self, generators: Generators, indices: Any, states: Kept) -> Making:
+        is_whole = generators.put_back(states)
+        content = digest(self.batch(indices))
+        return Making(content, generators.named_states(), is_whole)
+
+
+def plain_samples(dataset: Any, indices: Sequence[Any]) -> Any:
+    """Return the samples at `indices` as torch's fetcher asks a dataset for them."""
+    if getattr(dataset, "__getitems__", None):
+        return dataset.__getitems__(indices)
+    return [dataset[index] for index in indices]
