@@ -216,7 +216,7 @@ def test_signals_reach_the_script_itself(write, tmp_path):
 def test_workers_see_a_dataset_that_changes_between_epochs(ran, said):
     for epoch in range(3):
         assert f"epoch {epoch} [{[epoch] * 8}, {[epoch] * 8}]" in ran["changing"]
-    assert sum("changes its dataset between epochs" in line for line in said) == 1
+    assert sum("changes Staged.epoch between epochs" in line for line in said) == 1
 
 
 def test_workers_persist_where_the_dataset_stays_as_it_is(ran):

@@ -30,11 +30,11 @@ class LiveIterator(EpochIterator):
 
     _run: LiveRun
 
-    def renew(self, loader: DataLoader[Any], template: DataLoader[Any], order: EpochOrder, seed_state: Any) -> None:
+    def renew(self, template: DataLoader[Any], order: EpochOrder, seed_state: Any) -> None:
         """Begins another epoch, as torch's iterator does whose workers persist."""
         self._returned: tuple[float, float, float] | None = None
         self._dataset_state = state_of(template.dataset)
-        super().renew(loader, template, order, seed_state)
+        super().renew(template, order, seed_state)
 
     def _batch_wanted(self) -> Any:
         if not self._is_latest:

@@ -122,9 +122,9 @@ class LiveTuning:
         self._renew_workers(loader)
         iterator = self._lasting
         if iterator is not None:
-            iterator.renew(loader, template, order, seed_state)
+            iterator.renew(template, order, seed_state)
             return iterator
-        iterator = LiveIterator(loader, template, run, order, seed_state)
+        iterator = LiveIterator(template, run, order, seed_state)
         self._latest = weakref.ref(iterator)
         if own.persistent_workers:
             self._lasting = iterator

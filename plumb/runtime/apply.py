@@ -234,7 +234,7 @@ class _Changed:
         self.users = users
         self.epochs = 0
         self.is_plain = False
-        self.planned: Planned | None = Planned(loader, planned, _config_of(users)) if is_planned else None
+        self.planned: Planned | None = Planned(loader, planned, _config_of(users), users) if is_planned else None
 
     def become_plain(self, loader: DataLoader[Any]) -> None:
         """Give the loader back what the script gave it, for good."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -58,7 +57,8 @@ class LoaderRun:
 
     `own` is the user's configuration. `kept` is the segment at work if its workers are to outlive the epoch, `running`
     what starts iterators with a store that outlives segments, if there is one. `is_plain` says that the user's own
-    configuration reads everything, for good. `slowest_seconds` is the longest wait for a batch so far.
+    configuration reads everything, for good, and `reads_here` that the batch at hand is made in this process.
+    `slowest_seconds` is the longest wait for a batch so far.
     """
 
     own: Config
@@ -68,6 +68,7 @@ class LoaderRun:
     kept: LoaderSegment | None = None
     turn: int = 0
     is_plain: bool = False
+    reads_here: bool = False
     slowest_seconds: float = 0.0
 
     def is_users(self, config: Config) -> bool:
@@ -90,23 +91,21 @@ class EpochIterator(_BaseDataLoaderIter):
     """One epoch. Samples, their order, and the user's exceptions are those of the user's own loader.
 
     Whatever another configuration raises, or breaks on, the same batch is read once more by the user's own
-    configuration: its answer is the one that counts. `template` is a loader with the parts of `loader`, which may be
-    gone before the epoch is over. To all who look it is one of torch's iterators.
+    configuration: its answer is the one that counts. `template` is a loader with the parts of the user's, and with the
+    user's own configuration: the loader itself may be gone before the epoch is over. To all who look, the iterator is
+    one of torch's.
     """
 
-    def __init__(
-        self, loader: DataLoader[Any], template: DataLoader[Any], run: LoaderRun, order: EpochOrder, seed_state: Any
-    ) -> None:
+    def __init__(self, template: DataLoader[Any], run: LoaderRun, order: EpochOrder, seed_state: Any) -> None:
         # Torch's constructor would ask the sampler, and draw a seed.
         self._run = run
-        self.renew(loader, template, order, seed_state)
+        self.renew(template, order, seed_state)
 
-    def renew(self, loader: DataLoader[Any], template: DataLoader[Any], order: EpochOrder, seed_state: Any) -> None:
+    def renew(self, template: DataLoader[Any], order: EpochOrder, seed_state: Any) -> None:
         """Begins another epoch, as torch's iterator does whose workers persist."""
         self.order = order
         self.seed_state = seed_state
         self.is_over = False
-        self._loader = weakref.ref(loader)
         self._template = template
         self._segments: deque[LoaderSegment] = deque()
         self._next_segment: LoaderSegment | None = None
@@ -216,6 +215,7 @@ class EpochIterator(_BaseDataLoaderIter):
 
     def _read(self, segment: LoaderSegment) -> Any:
         begun = time.perf_counter()
+        self._run.reads_here = not segment.config.num_workers
         in_place_of_workers = self._run.own.num_workers > 0 and not segment.config.num_workers
         with self._draws.in_use() if in_place_of_workers else nullcontext():
             batch = next(segment)

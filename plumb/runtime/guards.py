@@ -43,7 +43,11 @@ class Finding:
 
 
 class Guard(Protocol):
-    """Looks after one loader. All methods are called in the main process; None stands for nothing found."""
+    """Looks after one loader. All methods are called in the main process; None stands for nothing found.
+
+    The `loader` that they are given has the parts of the user's, and the user's own configuration; it is made anew for
+    each epoch. The user's own loader, where it has workers, prefetches `num_workers * prefetch_factor` batches.
+    """
 
     def epoch_begins(self, loader: DataLoader[Any]) -> Finding | None:
         """Look at `loader` before anything is started for an epoch.

@@ -2,46 +2,170 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import IterableDataset, MapDataPipe
 
 from plumb.config import Config
 from plumb.plan import LoaderPlan
 from plumb.runtime.allocator import Reuse
+from plumb.runtime.epoch_iterator import EpochIterator, LoaderRun
+from plumb.runtime.epoch_order import drawn
 from plumb.runtime.epochs import Epochs, state_of
+from plumb.runtime.guards import Finding, Guards, IdleGuard, Verdict
 from plumb.runtime.handed import Handing
 from plumb.runtime.inherited_files import ReopeningInit
+from plumb.runtime.loader import rebuild
 from plumb.runtime.running import Running, exchanged
 from plumb.runtime.saved_state import is_stateful
+from plumb.runtime.state_guard import StateGuard
+from plumb.torch_loader import DataLoader
+
+Say = Callable[[str], None]
+
+# A subclass that has these of its own reads in a way of its own, which torch's iterator follows.
+_TORCHS_WAY = ("_get_iterator", "_index_sampler", "_auto_collation")
 
 
 class Planned:
     """Starts the epochs of a loader on what was planned for it; `users` is the configuration that the script gave it.
 
-    Lasts as long as the loader; the process uses its memory again meanwhile, where the plan says so.
+    `given` is what the script gave the loader in place of what the plan has set on it. Lasts as long as the loader; the
+    process uses its memory again meanwhile, where the plan says so.
     """
 
-    def __init__(self, loader: DataLoader[Any], planned: LoaderPlan, users: Config) -> None:
+    def __init__(
+        self, loader: DataLoader[Any], planned: LoaderPlan, users: Config, given: Mapping[str, Any] | None = None
+    ) -> None:
         config = self._config = planned.config
         self._users = users
-        self._epochs = Epochs(loader, users)
-        self._handing = Handing()
         self._running = Running(config, planned.rewrites, is_planned=True) if config.needs_runtime else None
         self._reuse = Reuse() if config.allocator_reuse else None
-        self._dataset: Any = None
+        self._steering = PlanSteering(planned, users)
+        self._given = given or {}
+        run = self._run = LoaderRun(users, self._steering, Guards(), self._running)
+        run.guards.add(StateGuard(users, lambda: run.wanted, lambda: run.reads_here))
+        if self._running is not None:
+            run.guards.add(_StoreGuard(self._running))
+        run.slowest_seconds = _batch_seconds(planned)
+        self._on_torchs = _OnTorchsIterator(loader, users, self._running)
+        self._epochs_begun = 0
+        self._latest: Callable[[], EpochIterator | None] = lambda: None
+        self._lasting: EpochIterator | None = None
 
-    def start(
-        self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Callable[[str], None]
-    ) -> Iterator[Any]:
-        """The next epoch's iterator, which torch's `start` makes or resets; the loader has the plan's arguments.
+    def start(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Say) -> Iterator[Any]:
+        """The next epoch's iterator; torch's `start` makes or resets it where plumb's own can't read the epoch.
 
-        Workers that persist are renewed where the script has changed the dataset since.
+        The loader has the plan's arguments. Raises what the sampler raises.
         """
         if is_stateful(loader):
             return self._start_stateful(loader, start)
+        if not self._reads_as_torch_would(loader) or not _has(loader, attributes_of(loader, self._config)):
+            return self._on_torchs.start(loader, start, say)
+        return self._begun(loader, say)
+
+    def start_unseen(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Say) -> Iterator[Any]:
+        """The same for a loader that keeps the script's own arguments."""
+        if is_stateful(loader):
+            return self._start_stateful(loader, start)
+        if self._reads_as_torch_would(loader):
+            return self._begun(loader, say)
+        with exchanged(loader, attributes_of(loader, self._config)):
+            return self._on_torchs.start(loader, start, say)
+
+    def _start_stateful(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        """Start an epoch of a loader that saves its place: on its own iterator, with the script's own workers.
+
+        What was saved can be loaded by the script without a plan, and the other way round.
+        """
+        with exchanged(loader, attributes_of(loader, self._users)):
+            return start() if self._running is None else self._running.start(loader, start)
+
+    def _reads_as_torch_would(self, loader: DataLoader[Any]) -> bool:
+        """Whether an iterator of plumb's own can read the loader's epochs: by indices that come in a fixed order."""
+        in_order = self._users.in_order and self._config.in_order
+        is_map = not isinstance(loader.dataset, (IterableDataset, MapDataPipe))
+        return in_order and is_map and all(_is_torchs(type(loader), name) for name in _TORCHS_WAY)
+
+    def _begun(self, loader: DataLoader[Any], say: Say) -> Iterator[Any]:
+        self._steering.say = say
+        run, users = self._run, self._users
+        is_reset = users.persistent_workers and self._epochs_begun > 0
+        order, seed_state = drawn(loader, users, is_reset)
+        self._epochs_begun += 1
+        with exchanged(loader, self._given):
+            template = rebuild(loader, users, None)
+        latest = self._latest()
+        if self._lasting is not None:
+            self._lasting.renew(template, order, seed_state)
+            return self._lasting
+        if latest is not None and not latest.is_over:
+            # The workers are at work for an epoch that the script may go on with.
+            run.kept = None
+        iterator = EpochIterator(template, run, order, seed_state)
+        self._latest = weakref.ref(iterator)
+        if users.persistent_workers:
+            # Torch hands out one and the same iterator, begun anew.
+            self._lasting = iterator
+        return iterator
+
+
+class PlanSteering:
+    """Wants the plan's configuration until it fails; then the user's own, and says so in one line."""
+
+    def __init__(self, planned: LoaderPlan, users: Config) -> None:
+        self.wanted = planned.config
+        self.rewrites = planned.rewrites
+        self.say: Say = lambda text: None
+        self._loader = f"{planned.name} ({planned.site})"
+        self._users = users
+
+    def failed(self, config: Config, reason: str) -> None:
+        """Want the user's own configuration from now on, where `config` could not be run."""
+        if config.runs_like(self.wanted):
+            self.stay_plain(f"{config} failed ({reason})")
+
+    def stay_plain(self, reason: str) -> None:
+        """Want the user's own configuration from now on."""
+        self.wanted = self._users
+        self.say(f"{self._loader}: {reason}; from here on it runs as the script has it")
+
+    def renewed(self, reason: str) -> None:
+        """Say that workers are started again."""
+        self.say(f"{reason}: workers are started again, so that they see it")
+
+
+class _StoreGuard(IdleGuard):
+    """Finds that the store has the values of a dataset that is another by now."""
+
+    def __init__(self, running: Running) -> None:
+        self._running = running
+
+    def epoch_begins(self, loader: DataLoader[Any]) -> Finding | None:
+        """Compare the dataset with the store's."""
+        is_stale = self._running.is_stale(loader.dataset)
+        return Finding(Verdict.RENEW, "the script changes its dataset between epochs") if is_stale else None
+
+
+class _OnTorchsIterator:
+    """Starts epochs of datasets that can't be read by indices, and of subclasses with a way of their own.
+
+    Their iterator is torch's own, on the plan's arguments. Workers that persist are renewed where the script has
+    changed the dataset.
+    """
+
+    def __init__(self, loader: DataLoader[Any], users: Config, running: Running | None) -> None:
+        self._users = users
+        self._running = running
+        self._epochs = Epochs(loader, users)
+        self._handing = Handing()
+        self._dataset: Any = None
+
+    def start(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Say) -> Iterator[Any]:
+        """The next epoch's iterator, which torch's `start` makes or resets."""
         before, self._dataset = self._dataset, state_of(loader.dataset)
         is_stale = before is not None and before != self._dataset
         if self._running is not None:
@@ -55,21 +179,6 @@ class Planned:
         persists_by_plan = loader.persistent_workers and not self._users.persistent_workers
         with exchanged(loader, {"worker_init_fn": ReopeningInit(loader.worker_init_fn)} if loader.num_workers else {}):
             return self._handing.start(loader, epoch) if persists_by_plan else epoch()
-
-    def _start_stateful(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-        """Start an epoch of a loader that saves its place: on its own iterator, with the script's own workers.
-
-        What was saved can be loaded by the script without a plan, and the other way round.
-        """
-        with exchanged(loader, attributes_of(loader, self._users)):
-            return start() if self._running is None else self._running.start(loader, start)
-
-    def start_unseen(
-        self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Callable[[str], None]
-    ) -> Iterator[Any]:
-        """The same for a loader that keeps the script's own arguments: they are exchanged for the time of this call."""
-        with exchanged(loader, attributes_of(loader, self._config)):
-            return self.start(loader, start, say)
 
 
 def attributes_of(loader: DataLoader[Any], config: Config) -> dict[str, Any]:
@@ -88,3 +197,20 @@ def attributes_of(loader: DataLoader[Any], config: Config) -> dict[str, Any]:
     if config.start_method and config.num_workers:
         attributes["multiprocessing_context"] = config.start_method
     return {name: value for name, value in attributes.items() if hasattr(loader, name)}
+
+
+def _has(loader: DataLoader[Any], attributes: dict[str, Any]) -> bool:
+    """Whether the script has left a loader's attributes as the plan has set them. A method's name became a context."""
+    return all(
+        name == "multiprocessing_context" or getattr(loader, name) == value for name, value in attributes.items()
+    )
+
+
+def _is_torchs(kind: type, name: str) -> bool:
+    return next(vars(each)[name] for each in kind.__mro__ if name in vars(each)) is vars(DataLoader)[name]
+
+
+def _batch_seconds(planned: LoaderPlan) -> float:
+    """How long a worker takes for a batch by the plan, in seconds."""
+    rate = planned.tuned.samples_per_second
+    return (planned.batch_size or 1) * max(planned.config.num_workers, 1) / rate if rate else 0.0

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import BatchSampler
 
 from plumb.profile.randomness import process_states, put_back
 from plumb.runtime.held import closed_over, is_generator, named_globals
@@ -27,6 +28,7 @@ from plumb.trace.expand import is_user_code
 STEPS_WATCHED = 3
 _MOST_VALUES = 4000
 _BYTES_DIGESTED = 1 << 22
+_INNER = ".sampler"
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _SEQUENCES = (list, tuple, deque)
 
@@ -43,7 +45,8 @@ class SamplerWatch:
     def __init__(self, sampler: Any, data: Any) -> None:
         self.why_not = ""
         self._sampler = sampler
-        self._name = type(sampler).__name__
+        self._inner = sampler.sampler if type(sampler) is BatchSampler else sampler
+        self._name = type(self._inner).__name__
         self._data = data
         self._steps = 0
         self._asked: State | None = None
@@ -97,7 +100,7 @@ class SamplerWatch:
         if self._asked is not None and not self.why_not:
             changed = changed_in(self._asked, state)
             if changed:
-                self.why_not = f"the script changes {self._name}{changed} while an epoch runs"
+                self.why_not = f"the script changes {self._named(changed)} while an epoch runs"
         return state
 
     def _look_after(self, before: State) -> None:
@@ -105,7 +108,11 @@ class SamplerWatch:
         if not self.why_not:
             changed = changed_in(before, self._asked)
             if changed:
-                self.why_not = f"{self._name}{changed} changes with every batch"
+                self.why_not = f"{self._named(changed)} changes with every batch"
+
+    def _named(self, way: str) -> str:
+        is_inner = self._inner is not self._sampler and way.startswith(_INNER)
+        return f"{self._name}{way.removeprefix(_INNER)}" if is_inner else f"{type(self._sampler).__name__}{way}"
 
 
 def places_drawn_from(before: States, after: States) -> list[int]:
