@@ -22,6 +22,7 @@ from plumb.runtime.codec import decode
 from plumb.runtime.environment import DAMAGE, Environment, open_environment, remove_values
 from plumb.runtime.opened import OpenedFile
 from plumb.runtime.store_folder import StoreError, end, reason_for_end
+from plumb.runtime.store_room import Growth
 
 Record = tuple[bytes, bytes, Iterable[OpenedFile]]
 _T = TypeVar("_T")
@@ -97,6 +98,7 @@ class Store:
         self._environment: Environment | None = None
         self._process = 0
         self._repairs_left = 1
+        self._growth = Growth(spec.folder) if spec.tier == "memory" else None
 
     def get(self, key: bytes | None) -> Any:
         """The value of a key; MISSING where there is none, or where a file that it was made from has changed."""
@@ -209,6 +211,11 @@ class Store:
         self.reason = f"the sample store in {self.spec.folder} is off: {detail}"
 
     def _write(self, environment: Environment, lines: Sequence[tuple[bytes, bytes, bytes]]) -> None:
+        why_not = self._growth.why_not() if self._growth is not None else None
+        if why_not is not None:
+            self.is_full = True
+            self.reason = f"the sample store in {self.spec.folder} takes no more values: {why_not}"
+            return
         try:
             with environment.lmdb.begin(write=True, buffers=True) as transaction:
                 for key, head, encoded in lines:

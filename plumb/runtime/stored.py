@@ -9,12 +9,14 @@ from plumb.config import CacheChoice, Cut
 from plumb.runtime.cache import StoreSpec
 from plumb.runtime.fingerprint import fingerprint
 from plumb.runtime.store_folder import StoreError, StoreFacts, StoreUse, disk_root, memory_root, reason_for_end
+from plumb.runtime.store_room import memory_budget
 
 
 class Stored:
     """A store for the values at a cut, as `choice` has it: in memory for as long as somebody keeps this.
 
-    `apart` keeps it apart from the stores of other runs. Raises StoreError where there can't be one.
+    A store in memory takes no more than the host has left now, whatever `choice` says. `apart` keeps it apart from the
+    stores of other runs. Raises StoreError where there can't be one.
     """
 
     def __init__(self, dataset: Any, cut: Cut, choice: CacheChoice, apart: str = "") -> None:
@@ -22,7 +24,8 @@ class Stored:
         self._cut = cut
         root = disk_root(Path(choice.folder)) if choice.folder else memory_root()
         folder, tier = root / self.fingerprint, "disk" if choice.folder else "memory"
-        self.spec = StoreSpec(str(folder), choice.bytes, tier, self.fingerprint)
+        size = memory_budget(choice.bytes) if tier == "memory" else choice.bytes
+        self.spec = StoreSpec(str(folder), size, tier, self.fingerprint)
         self._use = StoreUse(folder, StoreFacts(type(dataset).__name__, choice.after, tier, choice.bytes))
         ended = reason_for_end(folder)
         if ended is not None:
