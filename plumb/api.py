@@ -189,8 +189,9 @@ class LoaderPlan:
 
     def __repr__(self) -> str:
         entry, loop = self.entry, self.entry.end_to_end
-        gain = loop.tuned / loop.baseline if loop else entry.gain
-        change = f"{gain:.2f} times as fast" if entry.config != entry.baseline.config else "nothing to change"
+        gain = loop.ratio if loop else entry.gain
+        nothing = "undecided" if entry.undecided else "nothing to change"
+        change = f"{gain:.2f} times as fast" if entry.config != entry.baseline.config else nothing
         return f"<LoaderPlan for {entry.dataset}: {entry.config}; {change}>"
 
     def _repr_html_(self) -> str:

@@ -13,28 +13,34 @@ from torch.utils.data import DataLoader
 
 from plumb import events, notes
 from plumb.config import Config
-from plumb.errors import UsersError, one_line
-from plumb.loop import Course, Endless, Loop, LoopReading, ready
+from plumb.loop import Course, Loop, LoopReading, ready
 from plumb.loop_changes import LoopChanges
+from plumb.loop_comparison import LoopComparison, compare_in_loop
 from plumb.model import operational, stalls, stored
 from plumb.options import Options
-from plumb.plan import EndToEnd, LoaderPlan, Rate, StepShares
+from plumb.plan import EndToEnd, LoaderPlan, LoopGain, Measured, Rate, StepShares
 from plumb.profile.device import uses_accelerator
+from plumb.profile.host_load import OthersLoad
 from plumb.profile.pinning import is_pinnable
 from plumb.profile.ranks import standstill, told_by_steps
 from plumb.restraint import changed_by_loop
-from plumb.runtime.allocator import reusing, ways_kept
+from plumb.runtime.allocator import ways_kept
 from plumb.search.decide import EQUAL, NOISE, NOTHING_TO_GAIN
 from plumb.search.measure import rate_of
+from plumb.search.paired import PairedRatio
 from plumb.spending import Spending
 from plumb.subject import Choice, Step, Subject
 from plumb.tuning import Tuner
 from plumb.watch import KnownLoader
 
 _KEPT_BATCHES = 2
-_TURNS_AT_LEAST, _TURNS_AT_MOST = 2, 4
+# Time is set apart for so many pairs of windows of the loop before and after; three are the fewest that tell anything.
+_PAIRS = 4
+# Where what came before has taken all the time, the comparison may go on for such a share of the budget beyond it: an
+# answer that comes late is better than none.
+_OVERTIME_SHARE = 0.2
 # How the batches of a loop that counts them are divided among what is measured through it.
-_SHARE_BEFORE, _SHARE_STEP, _SHARE_OF_A_TURN = 0.25, 0.15, 0.15
+_SHARE_BEFORE, _SHARE_STEP = 0.25, 0.15
 # Pauses that tell whether a device goes on meanwhile take such a share of its step.
 _PAUSE_SHARE = 0.5
 # A loader that doesn't feed the training matters less: it is looked at more briefly.
@@ -73,25 +79,32 @@ class Tuning:
             readings += [again] if again else []
             step = max(step, step_again or step, key=lambda found: found.samples_per_second)
         waiting = _waiting_share(_rate_over_turns(readings), step) if readings else None
-        subject = Subject(known.name, loader, loop.samples_per_batch, step, waiting, _changed(loop))
-        seconds = deadline - time.perf_counter() - 2 * _TURNS_AT_LEAST * pace
+        subject = Subject(known.name, loader, loop.samples_per_batch, step, waiting, _changed(loop), loop.open)
+        seconds = deadline - time.perf_counter() - 2 * _PAIRS * pace
         tuner = Tuner(subject, self._options, seconds, pace, self._emit)
         choice = tuner.choose()
         if loop.open and step is not None and step.wants_pinned and choice.tuned.config == choice.baseline.config:
             # What page-locked memory is worth shows in the loop alone, which is to decide.
             pinned = dataclasses.replace(choice.tuned.config, pin_memory=True)
             choice = dataclasses.replace(choice, tuned=dataclasses.replace(choice.tuned, config=pinned))
-        in_loop = None
-        if loop.open and choice.tuned.config != choice.baseline.config:
+        in_loop, undecided = None, ""
+        wanted = choice.untried or choice.tuned.config
+        if loop.open and wanted != choice.baseline.config:
             self._say(known, "your loop before and after, by turns")
-            try:
-                in_loop = yield from _side_by_side(loop, tuner.loader, own, choice, step, pace, deadline)
-            except _FailedInLoopError as failed:
-                choice = _failed_in_loop(choice, failed.error)
-            if in_loop is not None and in_loop.tuned_interval[0] <= in_loop.baseline_interval[1]:
-                choice, in_loop = _taken_back(choice, in_loop), None
+            others = OthersLoad()
+            sides = (choice.baseline.config, own), (wanted, lambda: tuner.loader(wanted))
+            until = max(deadline, time.perf_counter() + _OVERTIME_SHARE * self._options.budget_seconds)
+            compared = yield from compare_in_loop(loop, *sides, pace, until)
+            readings += compared.own
+            if readings:
+                waiting = _waiting_share(_rate_over_turns(readings), step)
+            choice, in_loop = _after_comparison(choice, wanted, compared, step)
+            if in_loop is None and compared.is_open:
+                undecided = notes.undecided(
+                    wanted, compared.ratio, waiting, others.cpus(), self._options.budget_seconds
+                )
         if _changed(loop) and _makes_ahead(choice.tuned.config):
-            choice, in_loop = dataclasses.replace(choice, tuned=choice.baseline), None
+            choice, in_loop, undecided = dataclasses.replace(choice, tuned=choice.baseline), None, ""
             choice = dataclasses.replace(choice, notes=(*choice.notes, changed_by_loop(_changed(loop))))
         if in_loop is None and readings and choice.tuned.config == choice.baseline.config:
             in_loop = _unchanged(readings, waiting)
@@ -103,7 +116,8 @@ class Tuning:
             note = notes.among_ranks(self._options.ranks, told_by_steps())
             choice = dataclasses.replace(choice, notes=(*choice.notes, note))
         choice = choice.having_loaded(loop.batches_given * loop.samples_per_batch)
-        return self._plan(known, loader, loop.samples_per_batch, choice, step, in_loop, spent)
+        planned = self._plan(known, loader, loop.samples_per_batch, choice, step, in_loop, spent)
+        return events.LoaderDone(dataclasses.replace(planned.plan, undecided=undecided))
 
     def _at_first(
         self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
@@ -235,46 +249,27 @@ def _paused(batches: Iterator[Any], seconds: float) -> Iterator[Any]:
         yield batch
 
 
-def _handing_over(first: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
-    """What is in the list, then the rest; neither is held any longer than the loop does: shared memory is counted."""
-    yield first.pop()
-    yield from rest
+def _after_comparison(
+    choice: Choice, wanted: Config, compared: LoopComparison, step: Step | None
+) -> tuple[Choice, EndToEnd | None]:
+    """The choice that the loop's own windows leave, and what the loop reached where it is the candidate."""
+    if compared.is_taken:
+        in_loop = _end_to_end(compared, step)
+        if choice.tuned.config != wanted:
+            # What was never measured alone is known by the loop only, which gives less than the loader could.
+            choice = dataclasses.replace(choice, tuned=Measured(wanted, in_loop.tuned, in_loop.tuned_interval))
+        return choice, in_loop
+    choice = dataclasses.replace(choice, tuned=choice.baseline)
+    if compared.failure:
+        return choice.noting(notes.failed_in_loop(wanted, compared.failure)), None
+    if compared.ratio is not None and not compared.is_open:
+        return choice.noting(notes.not_faster_in_loop(wanted, compared.ratio)), None
+    return choice, None
 
 
-def _side_by_side(
-    loop: Loop,
-    tuned: Callable[[Config], DataLoader[Any]],
-    own: Iterator[Any],
-    choice: Choice,
-    step: Step | None,
-    seconds: float,
-    deadline: float,
-) -> Course[EndToEnd | None]:
-    """The user's loop on its own batches and on those of a `tuned` loader by turns; None where it ended too early.
-
-    Raises _FailedInLoopError where the tuned loader can't be started or fails: the batches of the user's own go on.
-    """
-    begun, batches_tuned = time.perf_counter(), _batches_of(lambda: tuned(choice.tuned.config))
-    with reusing(choice.tuned.config.allocator_reuse):
-        first = [next(batches_tuned)]
-    # Workers that are slow to start would leave their loader no time to become steady.
-    deadline += time.perf_counter() - begun
-    sides = (
-        (choice.baseline.config, own),
-        (choice.tuned.config, _handing_over(first, batches_tuned)),
-    )
-    readings: tuple[list[LoopReading], list[LoopReading]] = ([], [])
-    for turn in range(_TURNS_AT_MOST):
-        if turn >= _TURNS_AT_LEAST and (_are_told_apart(*readings) or time.perf_counter() > deadline):
-            break
-        for (config, batches), taken in zip(sides, readings, strict=True):
-            warm_up = config.batches_in_flight + 1
-            with reusing(config.allocator_reuse):
-                reading = yield from loop.measure(batches, warm_up, seconds, deadline + seconds, _SHARE_OF_A_TURN)
-            taken += [reading] if reading else []
-    if not all(readings):
-        return None
-    before, after = map(_rate_over_turns, readings)
+def _end_to_end(compared: LoopComparison, step: Step | None) -> EndToEnd:
+    """What the loop reached on both configurations, over all windows."""
+    before, after = _rate_over_turns(compared.own), _rate_over_turns(compared.candidate)
     return EndToEnd(
         before.samples_per_second,
         after.samples_per_second,
@@ -282,41 +277,19 @@ def _side_by_side(
         after.interval,
         _waiting_share(before, step),
         _waiting_share(after, step),
-        baseline_ranks_share=_ranks_share(readings[0]),
-        tuned_ranks_share=_ranks_share(readings[1]),
+        baseline_ranks_share=_ranks_share(compared.own),
+        tuned_ranks_share=_ranks_share(compared.candidate),
+        gain=_gain(compared.ratio) if compared.ratio else None,
     )
 
 
-class _FailedInLoopError(Exception):
-    """A loader of plumb's own failed in the user's loop; `error` is what it raised."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(one_line(error))
-        self.error = error
-
-
-def _batches_of(make: Callable[[], DataLoader[Any]]) -> Iterator[Any]:
-    """Yield the batches of a loader of plumb's own, epoch after epoch; raise _FailedInLoopError for all that it raises.
-
-    The user's loop, whose own loader may do without workers, shared memory and open files, is not to blame.
-    """
-    try:
-        loader = make()
-        yield from Endless(None, lambda: iter(loader))
-    except UsersError as failed:
-        raise _FailedInLoopError(failed.error) from None
-    except Exception as error:
-        raise _FailedInLoopError(error) from None
+def _gain(ratio: PairedRatio) -> LoopGain:
+    is_bounded = ratio.interval[0] > 0 and math.isfinite(ratio.interval[1])
+    return LoopGain(ratio.ratio, ratio.interval if is_bounded else None, ratio.pairs, ratio.slower_chance)
 
 
 def _rate_over_turns(readings: Sequence[LoopReading]) -> Rate:
     return rate_of([chunk for reading in readings for chunk in reading.chunks])
-
-
-def _are_told_apart(before: Sequence[LoopReading], after: Sequence[LoopReading]) -> bool:
-    if not before or not after:
-        return False
-    return _rate_over_turns(after).interval[0] > _rate_over_turns(before).interval[1]
 
 
 def _waiting_share(loop: Rate, step: Step | None) -> float | None:
@@ -365,17 +338,3 @@ def _with_shares(loop: EndToEnd, choice: Choice) -> EndToEnd:
         baseline_shares=shares(baseline, loop.baseline, loop.baseline_waiting_share, loop.baseline_ranks_share),
         tuned_shares=shares(tuned, loop.tuned, loop.tuned_waiting_share, loop.tuned_ranks_share),
     )
-
-
-def _failed_in_loop(choice: Choice, error: BaseException) -> Choice:
-    """Return the user's own configuration as the choice: the best one alone works only without the user's loop."""
-    note = f"{choice.tuned.config} was the best alone, but failed in your loop ({one_line(error)}): yours stays"
-    return dataclasses.replace(choice, tuned=choice.baseline, notes=(*choice.notes, note))
-
-
-def _taken_back(choice: Choice, in_loop: EndToEnd) -> Choice:
-    note = (
-        f"nothing better within noise: your loop ran at {in_loop.tuned:,.0f} samples/s with {choice.tuned.config}, "
-        f"the best alone, and at {in_loop.baseline:,.0f} without"
-    )
-    return dataclasses.replace(choice, tuned=choice.baseline, notes=(*choice.notes, note))

@@ -7,17 +7,20 @@ import math
 import sys
 from collections.abc import Sequence
 
-from plumb.config import Deferral
+from plumb.config import Config, Deferral
 from plumb.model import planner
 from plumb.model.situation import Freedom, Situation
 from plumb.runtime.inherited import Handle
 from plumb.runtime.sharding import Sharding
 from plumb.search.ledger import Reading
+from plumb.search.paired import PairedRatio
 from plumb.units import format_bytes
 
 # A limit binds where, without it, the model promises so many times the rate.
 _BINDS = 1.05
 _NAMED = 3
+# Others' load below this explains nothing. An answer that was not found needs a multiple of the time.
+_CROWD_CPUS, _LONGER = 0.1, 3
 _FIELDS = {
     "memory": "memory_bytes",
     "shared memory": "shm_bytes",
@@ -71,6 +74,38 @@ def uncompared(promising: Reading, seconds: float) -> str:
     assert promising.loader is not None
     rate = promising.loader.samples_per_second
     return _no_time(f"compare {promising.config} with yours by turns; alone, it reached {rate:,.0f}", seconds)
+
+
+def not_faster_in_loop(config: Config, ratio: PairedRatio) -> str:
+    """Say that a candidate gave the user's loop nothing worth having."""
+    return f"nothing better: your loop ran {_times(ratio)} with {config}, the best alone"
+
+
+def failed_in_loop(config: Config, failure: str) -> str:
+    """Say that a candidate could not go on in the user's loop."""
+    return f"{config} was the best alone, and failed in your loop ({failure}): your own configuration stays"
+
+
+def undecided(
+    candidate: Config, ratio: PairedRatio | None, waiting: float | None, others_cpus: float, budget_seconds: float
+) -> str:
+    """Say what is known of a candidate that may be better, why no more is known, and what would settle it."""
+    known = f"your loop ran {_times(ratio)}" if ratio else "there was no time left to try it in your loop"
+    waits = f"your loop waits for data {waiting:.0%} of its time, and " if waiting is not None else ""
+    crowd = f"; other processes took {others_cpus:.1f} CPUs meanwhile" if others_cpus >= _CROWD_CPUS else ""
+    return (
+        f"{waits}{candidate} may be better: {known}{crowd}. More time settles it: "
+        f"--budget {_LONGER * budget_seconds:.0f}"
+    )
+
+
+def _times(ratio: PairedRatio) -> str:
+    low, high = ratio.interval
+    pairs = f"{ratio.pairs} pair{'s' if ratio.pairs > 1 else ''} of windows"
+    bounds = (
+        f"{low:.2f} to {high:.2f} in {pairs}" if low > 0 and math.isfinite(high) else f"in {pairs}, too few to be sure"
+    )
+    return f"{ratio.ratio:.2f} times as fast ({bounds})"
 
 
 def _no_time(what: str, seconds: float) -> str:

@@ -92,6 +92,20 @@ class StepShares:
 
 
 @dataclass(frozen=True)
+class LoopGain:
+    """How many times as fast the user's loop is on the tuned configuration, from pairs of adjacent windows.
+
+    `interval` holds the ratio with 95 % confidence however often it was looked at; None where there were too few
+    `pairs` for one. `slower_chance` is the chance that the loop is slower by more than three percent.
+    """
+
+    ratio: float
+    interval: tuple[float, float] | None
+    pairs: int
+    slower_chance: float
+
+
+@dataclass(frozen=True)
 class EndToEnd:
     """What the user's own loop reached, side by side, and the share of its time that it waited for data.
 
@@ -109,6 +123,12 @@ class EndToEnd:
     tuned_shares: StepShares | None = None
     baseline_ranks_share: float = 0.0
     tuned_ranks_share: float = 0.0
+    gain: LoopGain | None = None
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast the loop is: by pairs of windows where there were such, else by the two rates."""
+        return self.gain.ratio if self.gain else self.tuned / self.baseline
 
 
 @dataclass(frozen=True)
@@ -144,6 +164,7 @@ class LoaderPlan:
     package that makes the loader, where that is none of the user's own code. `identity` says which loader of the script
     it is; None in plans that an older plumb wrote. `unsafe` says why the plan is not used any more for this loader,
     where a run has found a difference.
+    `undecided` is a sentence on a candidate that may be better, where the tuning could not tell and so changed nothing.
     """
 
     name: str
@@ -167,6 +188,7 @@ class LoaderPlan:
     library: str = ""
     identity: Identity | None = None
     unsafe: str = ""
+    undecided: str = ""
 
     @property
     def config(self) -> Config:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from plumb.config import Config
 from plumb.lengths import length_of
 from plumb.model.situation import Freedom, Situation
 from plumb.offers import Offers
@@ -40,7 +41,8 @@ class Subject:
     """A loader to tune, and what is known of it before.
 
     `waiting_share` is the share of the loop's time that waits for data, None where it isn't known. `changed` is the
-    place of what the loop changes of the dataset while an epoch runs, empty for nothing.
+    place of what the loop changes of the dataset while an epoch runs, empty for nothing. `is_decided_in_loop` says that
+    the user's loop is run on the choice and on the user's configuration afterwards, and has the last word.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Subject:
     step: Step | None
     waiting_share: float | None
     changed: str = ""
+    is_decided_in_loop: bool = False
 
     @property
     def epoch_samples(self) -> float | None:
@@ -59,7 +62,11 @@ class Subject:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was found for one loader, from what, and how many samples were loaded for it."""
+    """What was found for one loader, from what, and how many samples were loaded for it.
+
+    `untried` is what the model expects most of, where no time was left to try any configuration: the user's loop is to
+    try it.
+    """
 
     baseline: Measured
     tuned: Measured
@@ -69,6 +76,11 @@ class Choice:
     trials: tuple[Trial, ...]
     notes: tuple[str, ...]
     samples_loaded: float
+    untried: Config | None = None
+
+    def noting(self, note: str) -> Choice:
+        """The same with one sentence more."""
+        return dataclasses.replace(self, notes=(*self.notes, note))
 
     def having_loaded(self, samples: float) -> Choice:
         """The same, found with so many samples more."""

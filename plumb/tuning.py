@@ -347,14 +347,20 @@ class Tuner:
                 f"nothing to gain: your loop waits for data {self.subject.waiting_share:.1%} of its time, and no "
                 "configuration can save more than that"
             )
-        if winner.config != own.config and not decide.is_better(situation, winner, own):
+        may_be_better = self.subject.is_decided_in_loop and winner.loop_rate > own.loop_rate
+        if winner.config != own.config and not may_be_better and not decide.is_better(situation, winner, own):
             notes.append(
                 f"nothing better within noise: {winner.config} came closest, at "
                 f"{winner.loader.samples_per_second:,.0f} samples/s"
             )
             winner = own
         assert winner.loader is not None
-        notes += [untried(promising, self.seconds) for promising in self._untried if promising.config != winner.config]
+        promising = next((each for each in self._untried if each.config != winner.config), None)
+        # Workers that are not forked take seconds to start, which nobody has after the time is over.
+        is_quick = self._start_method == "fork"
+        is_left_to_loop = self.subject.is_decided_in_loop and winner.config == own.config and is_quick
+        if promising is not None and not is_left_to_loop:
+            notes.append(untried(promising, self.seconds))
         if self._uncompared and self._uncompared.config != winner.config:
             notes.append(uncompared(self._uncompared, self.seconds))
         if self._start.why_not:
@@ -395,6 +401,7 @@ class Tuner:
             tuple(self._trials.ledger.trials),
             tuple(notes),
             loaded,
+            promising.config if promising is not None and is_left_to_loop else None,
         )
 
     # ---- small helpers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import time
@@ -13,14 +12,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from plumb import course
-from plumb.config import Config
 from plumb.errors import TuningError
 from plumb.host import Limits
 from plumb.loop import Loop, ready
 from plumb.options import Options
-from plumb.plan import Measured
 from plumb.site import Site
-from plumb.subject import Choice
 from plumb.watch import KnownLoader
 
 SLOW_SECONDS, FAST_SECONDS = 0.02, 0.01
@@ -150,59 +146,3 @@ def test_ready_batches_are_what_they_were_and_copied_only_where_they_were_change
     next(given)
     assert next(given)["x"].tolist() == [0.0, 1.0, 2.0]
     assert first["x"].tolist() == [0.0, 1.0, 2.0]
-
-
-def test_the_tuned_loader_s_first_batch_is_held_by_the_loop_alone():
-    """Shared memory is counted to the last batch."""
-
-    class Batch:
-        pass
-
-    first, second = [Batch()], Batch()
-    held = weakref.ref(first[0])
-    batches = course._handing_over(first, iter([second]))
-    given = next(batches)
-    assert given is held()
-    del given
-    assert held() is None
-    assert list(batches) == [second]
-
-
-class Failing:
-    """A loader that gives some batches, and then has no room for another one."""
-
-    def __init__(self, batches):
-        self._batches = batches
-
-    def __iter__(self):
-        yield from [torch.zeros(4)] * self._batches
-        raise OSError(28, "No space left on device")
-
-
-def cannot_start(config):
-    raise OSError(24, "Too many open files")
-
-
-@pytest.mark.parametrize(
-    ("make", "says"),
-    [
-        (cannot_start, "Too many open files"),
-        (lambda config: Failing(0), "No space left"),
-        (lambda config: Failing(40), "No space left"),
-    ],
-    ids=["can't start", "at once", "in the middle of the loop"],
-)
-def test_a_loader_of_plumb_s_that_fails_in_the_loop_leaves_it_the_user_s_own(make, says):
-    own, tuned = (Measured(Config(workers), 100.0, (99.0, 101.0)) for workers in (0, 2))
-    parts = dict.fromkeys(field.name for field in dataclasses.fields(Choice))
-    choice = Choice(**{**parts, "baseline": own, "tuned": tuned, "notes": ("measured",)})
-    loop = Loop(4.0, math.inf)
-    running = course._side_by_side(loop, make, itertools.repeat(torch.ones(4)), choice, None, 0.1, math.inf)
-    with pytest.raises(course._FailedInLoopError) as failed:
-        result_of(running, lambda batch: 0.002)
-    assert loop.open
-    left = course._failed_in_loop(choice, failed.value.error)
-    assert left.tuned == own
-    assert left.notes[0] == "measured"
-    assert says in left.notes[1]
-    assert "failed in your loop" in left.notes[1]

@@ -15,7 +15,7 @@ from plumb.report import charts, dag
 from plumb.report.frameworks import framework_setting
 from plumb.report.markup import Content, Markup, join, tag
 from plumb.report.predict import advice
-from plumb.report.words import arguments, bottleneck, cost, grouped, how_to_use, percent, short
+from plumb.report.words import arguments, bottleneck, cost, grouped, how_to_use, percent, short, unchanged
 from plumb.trace.pipeline import Operator, Pipeline
 from plumb.trace.stored import from_node_link
 from plumb.units import format_bytes, format_rate, format_seconds
@@ -113,11 +113,10 @@ def _answer(loader: LoaderPlan) -> Markup:
     before, now = _rates(loader)
     whose = "your training loop" if loader.end_to_end else "the loader alone"
     if not _is_changed(loader):
-        waits = loader.end_to_end.baseline_waiting_share if loader.end_to_end else None
-        share = f"It waits for data {percent(waits)} of its time." if waits is not None else None
-        verdict = tag("p", "Nothing to change. ", share, class_="verdict")
+        verdict = tag("p", unchanged(loader), class_="verdict")
         return tag("div", _figure(whose, now, "now"), tag("div", verdict, class_="gain"), class_="answer")
-    gain = [tag("strong", f"{now / before:.3g}×"), tag("span", f"as fast, {whose}")]
+    times = loader.end_to_end.ratio if loader.end_to_end else now / before
+    gain = [tag("strong", f"{times:.3g}×"), tag("span", f"as fast, {whose}")]
     return tag(
         "div",
         _figure("before", before, "was", short(loader.baseline.config)),

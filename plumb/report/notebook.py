@@ -10,7 +10,7 @@ from typing import Any
 from plumb.plan import LoaderPlan
 from plumb.report.output import console
 from plumb.report.progress import Display
-from plumb.report.words import arguments, bottleneck, short
+from plumb.report.words import arguments, bottleneck, loop_gain, short, unchanged
 from plumb.trace.pipeline import Operator, Pipeline
 from plumb.units import format_rate, format_seconds
 
@@ -65,9 +65,9 @@ def plan_html(loader: LoaderPlan, explained: str) -> str:
         )
         for label, side in sides
     ]
-    gain = f"<b>{loader.gain:.2f} times as fast.</b>" if changed else "<b>Nothing to change.</b>"
+    gain = f"<b>{loader.gain:.2f} times as fast.</b>" if changed else f"<b>{escape(unchanged(loader))}</b>"
     if changed and loader.end_to_end:
-        gain += f" Your loop {loader.end_to_end.tuned / loader.end_to_end.baseline:.2f} times."
+        gain += f" Your loop {loop_gain(loader.end_to_end)}."
     why = escape(bottleneck(loader))
     wanted = "plan.loader(dataset)" if loader.config.needs_runtime else f"DataLoader(..., {arguments(loader.config)})"
     use = f"<div><code>{escape(wanted)}</code></div>" if changed else ""

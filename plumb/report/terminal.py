@@ -17,7 +17,18 @@ from plumb.plan import LoaderPlan, Plan
 from plumb.profile.device_profile import DeviceProfile
 from plumb.report.device import render as render_device
 from plumb.report.frameworks import framework_setting
-from plumb.report.words import arguments, bottleneck, command, cost, how_to_use, last_of_each, short, whole
+from plumb.report.words import (
+    arguments,
+    bottleneck,
+    command,
+    cost,
+    how_to_use,
+    last_of_each,
+    loop_gain,
+    short,
+    unchanged,
+    whole,
+)
 from plumb.trace.stored import from_node_link
 from plumb.units import format_bytes, format_rate, format_seconds
 
@@ -85,15 +96,16 @@ def _why(loader: LoaderPlan) -> RenderableType:
     if loader.tuned.config != loader.baseline.config:
         gain = f"{loader.gain:.2f} times as fast"
         if in_loop := loader.end_to_end:
-            gain += f"; your loop {in_loop.tuned / in_loop.baseline:.2f} times"
+            # A loader that leaves more of the cores to the step may be slower alone, and the better one.
+            was_alone = any(trial.config == loader.tuned.config for trial in loader.trials)
+            alone = f"; the loader alone {gain}" if was_alone and loader.gain > 1 else ""
+            gain = f"Your loop: {loop_gain(in_loop)}{alone}"
             if in_loop.tuned_waiting_share is not None and in_loop.baseline_waiting_share is not None:
                 before, after = in_loop.baseline_waiting_share, in_loop.tuned_waiting_share
-                gain += f", waiting for data {after:.0%} of its time instead of {before:.0%}"
+                gain += f"; it waits for data {after:.0%} of its time instead of {before:.0%}"
         lines.append(Text(gain, style="green"))
     else:
-        waits = loader.end_to_end.baseline_waiting_share if loader.end_to_end else None
-        share = f" Your loop waits for data {waits:.1%} of its time." if waits is not None else ""
-        lines.append(Text("Nothing to change." + share))
+        lines.append(Text(unchanged(loader), style="yellow" if loader.undecided else ""))
     lines.append(Text(bottleneck(loader)))
     if loader.sample is not None:
         sample = loader.sample

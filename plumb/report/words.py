@@ -10,7 +10,7 @@ from pathlib import Path
 
 from plumb.config import Config
 from plumb.orders import Target
-from plumb.plan import LoaderPlan, Plan, Prediction, Trial, TuningCost
+from plumb.plan import EndToEnd, LoaderPlan, Plan, Prediction, Trial, TuningCost
 from plumb.units import format_seconds
 
 RESOURCES = {
@@ -61,6 +61,27 @@ def bottleneck(loader: LoaderPlan) -> str:
         )
     then = f" What would bind next is {RESOURCES.get(predicted.then, predicted.then)}." if predicted.then else ""
     return f"What limits it now is {reason(predicted, loader.tuned.config)}.{then}"
+
+
+def unchanged(loader: LoaderPlan) -> str:
+    """Say that nothing is changed, and why."""
+    if loader.undecided:
+        return f"Undecided, so nothing is changed: {loader.undecided}."
+    waits = loader.end_to_end.baseline_waiting_share if loader.end_to_end else None
+    share = f" Your loop waits for data {waits:.1%} of its time." if waits is not None else ""
+    return f"Nothing to change.{share}"
+
+
+def loop_gain(loop: EndToEnd) -> str:
+    """How many times as fast the user's loop is, and how sure that is."""
+    times = f"{loop.ratio:.2f} times as fast"
+    if loop.gain is None:
+        return times
+    pairs = f"{loop.gain.pairs} pair{'s' if loop.gain.pairs > 1 else ''} of windows"
+    if loop.gain.interval is not None and loop.gain.interval[0] > 1:
+        low, high = loop.gain.interval
+        return f"{times} ({low:.2f} to {high:.2f}, by {pairs})"
+    return f"probably {times} (by {pairs}; the chance that it is slower is {loop.gain.slower_chance:.0%})"
 
 
 def short(config: Config) -> str:

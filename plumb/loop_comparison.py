@@ -1,0 +1,128 @@
+"""The user's training loop on two configurations by turns: pairs of adjacent windows, until the answer is known."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from plumb.config import Config
+from plumb.errors import UsersError, one_line
+from plumb.loop import Course, Endless, Loop, LoopReading
+from plumb.runtime.allocator import reusing
+from plumb.search.measure import whole
+from plumb.search.paired import Answer, PairedRatio, paired_ratio
+
+# How the batches of a loop that counts them are divided among the windows.
+_SHARE_OF_A_WINDOW = 0.15
+# No comparison needs more: after so many pairs the interval shrinks by less than two percent with each further one.
+_MOST_PAIRS = 40
+# The fewest pairs of which anything is known. A candidate that looks this much faster gets them even when time is over.
+_PAIRS_THAT_TELL, _PROMISING = 3, 1.1
+# Nobody waits longer than this for them.
+_LATE_SECONDS = 8.0
+
+
+@dataclass(frozen=True)
+class LoopComparison:
+    """What the loop reached on its own configuration and on a candidate, window by window, and how these compare.
+
+    `failure` says, in one line, why the candidate could not go on in the loop; it is empty where nothing failed.
+    """
+
+    own: tuple[LoopReading, ...]
+    candidate: tuple[LoopReading, ...]
+    ratio: PairedRatio | None
+    failure: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether neither an answer nor a failure came of it."""
+        return not self.failure and (self.ratio is None or self.ratio.answer is Answer.UNDECIDED)
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether the candidate is to replace the user's configuration."""
+        return not self.failure and self.ratio is not None and self.ratio.is_taken
+
+
+def compare_in_loop(
+    loop: Loop,
+    own: tuple[Config, Iterator[Any]],
+    candidate: tuple[Config, Callable[[], DataLoader[Any]]],
+    seconds: float,
+    deadline: float,
+) -> Course[LoopComparison]:
+    """Feed the loop from its own loader and from the candidate's by turns, until their ratio is known.
+
+    Whichever comes second in one pair comes first in the next, so that neither always follows the other.
+
+    Args:
+        loop: The user's loop.
+        own: The user's configuration, and batches of it that never end.
+        candidate: The other configuration, and what makes a loader on it.
+        seconds: How long one window is, after what may have been prefetched.
+        deadline: When the last pair begins, in `time.perf_counter` seconds: at the latest, but for a candidate that
+            looks promising after the first pair. The start of the candidate's workers does not count.
+
+    Returns:
+        All windows. There is no ratio where the loop ended, or the time was over, before there was a pair.
+    """
+    begun = time.perf_counter()
+    try:
+        with reusing(candidate[0].allocator_reuse):
+            others = _Started(candidate[1]())
+    except UsersError as users:
+        return LoopComparison((), (), None, one_line(users.error))
+    except Exception as error:
+        # The user's own loader may do without the workers, stores and files that this one wants.
+        return LoopComparison((), (), None, one_line(error))
+    deadline += time.perf_counter() - begun
+    readings: tuple[list[LoopReading], list[LoopReading]] = ([], [])
+    sides = [(own[0], own[1], readings[0]), (candidate[0], others, readings[1])]
+    ratio: PairedRatio | None = None
+    failure = ""
+    for number in range(_MOST_PAIRS):
+        late_seconds = time.perf_counter() - deadline
+        may_tell = ratio is not None and (ratio.pairs >= _PAIRS_THAT_TELL or ratio.ratio < _PROMISING)
+        is_over = (may_tell and late_seconds > 0) or late_seconds > _LATE_SECONDS
+        if not loop.open or is_over or (ratio is not None and ratio.answer is not Answer.UNDECIDED):
+            break
+        for config, batches, taken in sides if number % 2 == 0 else reversed(sides):
+            with reusing(config.allocator_reuse):
+                try:
+                    reading = yield from loop.measure(
+                        batches, config.batches_in_flight + 1, seconds, deadline + seconds, _SHARE_OF_A_WINDOW
+                    )
+                except UsersError as users:
+                    if batches is not others:
+                        raise
+                    failure, reading = one_line(users.error), None
+            taken += [reading] if reading else []
+        if failure or len(readings[0]) != len(readings[1]):
+            break
+        ratio = paired_ratio([_rates(pair) for pair in zip(*readings, strict=True)])
+    return LoopComparison(tuple(readings[0]), tuple(readings[1]), ratio, failure)
+
+
+def _rates(pair: Sequence[LoopReading]) -> tuple[float, float]:
+    """Samples per second of both windows, each as a whole: what is rarely slow is part of a rate."""
+    own, candidate = (whole(reading.chunks).samples_per_second for reading in pair)
+    return own, candidate
+
+
+class _Started:
+    """The endless batches of a loader, of which the first was read already; the loop holds each batch alone."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._batches = Endless(None, lambda: iter(loader))
+        self._first = [next(self._batches)]
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return self._first.pop() if self._first else next(self._batches)

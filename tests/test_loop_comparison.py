@@ -1,0 +1,136 @@
+"""The user's loop on two configurations: what is known of them when the comparison ends, and that it ends."""
+
+import itertools
+import time
+import weakref
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from plumb.config import Config
+from plumb.errors import UsersError
+from plumb.loop import Loop
+from plumb.loop_comparison import _Started, compare_in_loop
+from plumb.search.paired import Answer
+
+WINDOW_SECONDS = 0.05
+
+
+class Slow(Dataset):
+    def __init__(self, seconds, broken_after=None):
+        self.seconds, self.broken_after, self.made = seconds, broken_after, 0
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        self.made += 1
+        if self.broken_after is not None and self.made > self.broken_after:
+            raise OSError("no space left")
+        time.sleep(self.seconds)
+        return torch.zeros(2)
+
+
+def compared(own_seconds, dataset, seconds=20.0, loop=None):
+    """The comparison of a loader that takes `own_seconds` for a batch with one over `dataset`, and what it read."""
+
+    def own():
+        while True:
+            time.sleep(own_seconds)
+            yield torch.zeros(1, 2)
+
+    loop = loop or Loop(1.0, float("inf"))
+    candidate = Config(), lambda: DataLoader(dataset, batch_size=1)
+    course = compare_in_loop(loop, (Config(), own()), candidate, WINDOW_SECONDS, time.perf_counter() + seconds)
+    return result_of(course)
+
+
+def result_of(course):
+    """What a course comes to in a loop that does nothing with its batches, and how many it was given."""
+    batches = 0
+    try:
+        next(course)
+        for batches in itertools.count(1):
+            course.send(False)
+    except StopIteration as done:
+        return done.value, batches
+
+
+def test_a_candidate_that_is_twice_as_fast_is_taken_long_before_the_time_is_over():
+    found, _ = compared(0.02, Slow(0.008), seconds=60.0)
+    assert found.is_taken
+    assert found.ratio.answer is Answer.FASTER
+    assert found.ratio.interval[0] <= found.ratio.ratio <= found.ratio.interval[1]
+    assert len(found.own) == len(found.candidate) == found.ratio.pairs < 40
+
+
+def test_a_candidate_that_is_slower_is_not():
+    found, _ = compared(0.008, Slow(0.02), seconds=60.0)
+    assert not found.is_taken
+    assert found.ratio.answer is Answer.NOT_FASTER
+
+
+def test_without_time_what_does_not_look_faster_gets_one_pair_and_no_answer():
+    found, _ = compared(0.02, Slow(0.03), seconds=-1.0)
+    assert found.ratio.pairs == 1
+    assert found.is_open
+    assert not found.is_taken
+
+
+def test_without_time_what_looks_faster_gets_the_pairs_that_can_tell():
+    found, _ = compared(0.02, Slow(0.004), seconds=-1.0)
+    assert found.ratio.pairs >= 2
+    assert found.ratio.pairs <= 3 or found.ratio.answer is not Answer.UNDECIDED
+    assert found.is_taken
+
+
+@pytest.mark.parametrize("broken_after", [0, 5])
+def test_a_candidate_that_fails_is_named_and_the_loop_goes_on(broken_after):
+    found, _ = compared(0.01, Slow(0.005, broken_after))
+    assert not found.is_taken
+    assert "no space left" in found.failure
+
+
+def test_the_users_own_failure_is_the_users():
+    def own():
+        yield torch.zeros(1, 2)
+        raise UsersError(OSError("the user's disk"))
+
+    candidate = Config(), lambda: DataLoader(Slow(0.001), batch_size=1)
+    course = compare_in_loop(Loop(1.0, float("inf")), (Config(), own()), candidate, 0.05, time.perf_counter() + 5)
+    with pytest.raises(UsersError, match="the user's disk"):
+        result_of(course)
+
+
+def test_a_loop_that_counts_its_batches_is_left_before_its_epoch_ends():
+    loop = Loop(1.0, 8)
+    found, batches = compared(0.01, Slow(0.01), loop=loop)
+    assert batches <= 8
+    assert loop.batches_given <= 8
+    assert not found.is_taken or found.ratio.pairs >= 2
+
+
+def test_the_candidate_s_first_batch_is_held_by_the_loop_alone():
+    """Shared memory is counted to the last batch."""
+    batches = _Started(DataLoader(Slow(0.0), batch_size=1))
+    first = next(batches)
+    held = weakref.ref(first)
+    del first
+    assert held() is None
+    assert next(batches).shape == (1, 2)
+
+
+def test_a_candidate_that_cannot_be_made_is_named():
+    def cannot():
+        raise OSError(24, "Too many open files")
+
+    def own():
+        while True:
+            yield torch.zeros(1, 2)
+
+    course = compare_in_loop(Loop(1.0, float("inf")), (Config(), own()), (Config(), cannot), 0.05, 0.0)
+    found, batches = result_of(course)
+    assert "Too many open files" in found.failure
+    assert not found.is_taken
+    assert batches == 0
