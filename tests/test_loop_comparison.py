@@ -1,6 +1,5 @@
 """The user's loop on two configurations: what is known of them when the comparison ends, and that it ends."""
 
-import itertools
 import time
 import weakref
 
@@ -51,7 +50,8 @@ def result_of(course):
     batches = 0
     try:
         next(course)
-        for batches in itertools.count(1):
+        while True:
+            batches += 1
             course.send(False)
     except StopIteration as done:
         return done.value, batches
