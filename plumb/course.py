@@ -41,6 +41,8 @@ _PAIRS = 4
 _OVERTIME_SHARE = 0.2
 # How the batches of a loop that counts them are divided among what is measured through it.
 _SHARE_BEFORE, _SHARE_STEP = 0.25, 0.15
+# And which share of the time it takes at the most where steps are slow: what comes afterwards needs its own.
+_TIME_BEFORE, _TIME_STEP = 0.25, 0.2
 # Pauses that tell whether a device goes on meanwhile take such a share of its step.
 _PAUSE_SHARE = 0.5
 # A loader that doesn't feed the training matters less: it is looked at more briefly.
@@ -69,12 +71,13 @@ class Tuning:
     def _measured_through(
         self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
     ) -> Course[events.Event]:
-        pace, spent = self._options.pace_seconds, Spending()
+        pace, spent, begun = self._options.pace_seconds, Spending(), time.perf_counter()
         if not loader.num_workers:
             loop.changes = LoopChanges(loader)
         before, step = yield from self._at_first(known, loader, loop, own, deadline)
         readings = [before] if before else []
-        if before and step and _may_be_drift(before, step) and math.isinf(loop.batches_at_most):
+        is_soon = time.perf_counter() - begun < _TIME_BEFORE * (deadline - begun)
+        if before and step and is_soon and _may_be_drift(before, step) and math.isinf(loop.batches_at_most):
             again, step_again = yield from self._at_first(known, loader, loop, own, deadline)
             readings += [again] if again else []
             step = max(step, step_again or step, key=lambda found: found.samples_per_second)
@@ -123,12 +126,14 @@ class Tuning:
         self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
     ) -> Course[tuple[LoopReading | None, Step | None]]:
         """The loop on its own batches, and the pace of its step when batches are ready."""
-        pace = self._options.pace_seconds
+        pace, begun = self._options.pace_seconds, time.perf_counter()
         self._say(known, "your loop as it is")
         in_flight = loader.num_workers * (loader.prefetch_factor or 0)
-        before = yield from loop.measure(own, in_flight + 1, 2 * pace, deadline, _SHARE_BEFORE)
+        until = begun + _TIME_BEFORE * (deadline - begun)
+        before = yield from loop.measure(own, in_flight + 1, 2 * pace, until, _SHARE_BEFORE)
         self._say(known, "how fast your loop could go")
-        return before, (yield from _step(loop, own, loader.pin_memory, pace, deadline))
+        until = time.perf_counter() + _TIME_STEP * (deadline - begun)
+        return before, (yield from _step(loop, own, loader.pin_memory, pace, until))
 
     def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
         """Tunes a loader whose loop was never seen to train: for its own rate, without a step rate."""

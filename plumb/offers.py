@@ -34,12 +34,17 @@ from plumb.runtime.trial import try_out
 from plumb.runtime.validate import validate_cut, validate_threads
 from plumb.trace.course import Traced, trace
 from plumb.trace.pipeline import Pipeline
+from plumb.trace.sources import TraceTimeError
+from plumb.units import format_seconds
 
 _TRACED_SAMPLES, _FEWEST_TRACED = 16, 3
 # A sample is loaded so many times, at most, in a trace and the search for cuts, and when a rewrite is validated.
 _TRACE_LOADS, _CUT_LOADS, _THREADS_LOADS, _DEFERRAL_LOADS = 10, 11, 7, 13
 _CUT_SAMPLES, _THREADS_SAMPLES, _DEFERRAL_SAMPLES = 8, 96, 8
 _MOST_CUTS = 3
+# A trace and a comparison of threads are begun where they take no more than this share of the time that is left, and a
+# trace is given up where it has taken so much of it.
+_TRACED_SHARE, _THREADS_SHARE, _TRACED_AT_MOST = 0.4, 0.5, 0.6
 # Threads that take more than this share of the time of one save nothing.
 _SAVES_NOTHING = 0.95
 _VALIDATED_THREADS = 8
@@ -85,7 +90,7 @@ def find_offers(
         traced = search.traced()
         if isinstance(traced, str):
             return Offers(Rewrites(reasons=(traced,)))
-        device = profile_device(loader, traced.pipeline) if may_use_gpu else None
+        device = profile_device(loader, traced.pipeline, deadline=search.deadline) if may_use_gpu else None
         reason = search.unfit()
         if reason:
             return Offers(Rewrites(reasons=(reason,)), pipeline=traced.pipeline, device=device)
@@ -127,7 +132,7 @@ class _Search:
         self._dataset = loader.dataset
         self._cost = cost
         self._indices = list(dict.fromkeys(indices)) if all(map(_is_hashable, indices)) else list(indices)
-        self._deadline = deadline
+        self.deadline = deadline
         self._target = target
 
     def unfit(self) -> str | None:
@@ -142,11 +147,16 @@ class _Search:
 
     def traced(self) -> Traced | str:
         """The loader's operators, or why they are not known."""
-        samples = self._affordable(_TRACED_SAMPLES, _TRACE_LOADS, share=0.4)
+        samples = self._affordable(_TRACED_SAMPLES, _TRACE_LOADS, share=_TRACED_SHARE)
         if samples < _FEWEST_TRACED:
-            return "samples take too long to trace them within the budget: plumb trace shows the operators"
+            return self._no_time_to("trace the operators", _FEWEST_TRACED * _TRACE_LOADS / _TRACED_SHARE)
         try:
-            return trace(self._loader, samples)
+            return trace(self._loader, samples, deadline=self.deadline - (1 - _TRACED_AT_MOST) * self._left)
+        except TraceTimeError:
+            return (
+                "the operators were not traced: a sample makes too many calls to follow them in the time that there "
+                "was; allow more, with --budget or budget="
+            )
         except Exception as error:
             return f"the operators could not be traced ({one_line(error)})"
 
@@ -218,9 +228,10 @@ class _Search:
     def _threads(self, until: CutCandidate | None) -> tuple[ThreadsCost, ...]:
         cut = until.cut if until else None
         what = f"up to {cut.after}" if cut else "for whole samples"
-        samples = self._affordable(_THREADS_SAMPLES, _THREADS_LOADS, share=0.5)
+        samples = self._affordable(_THREADS_SAMPLES, _THREADS_LOADS, share=_THREADS_SHARE)
         if samples < FEWEST_SAMPLES:
-            self.reasons.append(f"no threads {what}: samples take too long to compare them within the budget")
+            needed = FEWEST_SAMPLES * _THREADS_LOADS / _THREADS_SHARE
+            self.reasons.append(self._no_time_to(f"compare what threads make {what}", needed))
             return ()
         reason = validate_threads(self._dataset, self._indices[:samples], _VALIDATED_THREADS, cut)
         if reason:
@@ -292,9 +303,17 @@ class _Search:
         self.reasons += costs.reasons
         return costs
 
+    def _no_time_to(self, what: str, samples: float) -> str:
+        """Say that there was no time for something that reads so many samples, and how much it takes."""
+        needed, left = samples * self._cost.wall_seconds, self._left
+        return (
+            f"there was no time to {what}: that takes about {format_seconds(needed)}, and {format_seconds(left)} were "
+            "left; allow more, with --budget or budget="
+        )
+
     @property
     def _left(self) -> float:
-        return max(0.0, self._deadline - time.perf_counter())
+        return max(0.0, self.deadline - time.perf_counter())
 
     def _affordable(self, samples: int, loads: int, share: float) -> int:
         """How many samples, up to `samples`, can be loaded `loads` times in a share of the time that is left."""

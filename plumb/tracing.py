@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,11 +12,11 @@ from plumb import events
 from plumb.errors import TuningError, UsersError, one_line
 from plumb.loop import Course, Loop
 from plumb.profile.device import profile_device
-from plumb.trace import trace
-from plumb.trace.sources import TraceError
+from plumb.trace.course import trace
+from plumb.trace.sources import TraceError, TraceTimeError
 from plumb.watch import KnownLoader
 
-_SAMPLES = 16
+_SAMPLES, _SECONDS_AT_LEAST = 16, 1.0
 
 
 class Tracing:
@@ -31,15 +32,19 @@ class Tracing:
     ) -> Course[events.Event]:
         """Traces the loader; the loop itself isn't needed."""
         yield from ()
-        return self.alone(known, loader, deadline)
+        return self.alone(known, loader, deadline - time.perf_counter())
 
     def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
         """The loader's graph. Raises TuningError where there is nothing to trace, UsersError for the dataset's own."""
         self._emit(events.Phase(f"{known.name}: what a sample goes through"))
         try:
-            pipeline = trace(loader, _SAMPLES)
-            device = profile_device(loader, pipeline)
+            deadline = time.perf_counter() + max(seconds, _SECONDS_AT_LEAST)
+            pipeline = trace(loader, _SAMPLES, deadline=deadline).pipeline
+            device = profile_device(loader, pipeline, deadline=deadline)
             return events.Traced(known.name, str(known.site), pipeline.to_node_link(), device.to_dict())
+        except TraceTimeError as error:
+            text = f"{known.name} ({known.site}): {error}; give it more with --budget"
+            raise TuningError(text, 1) from None
         except TraceError as error:
             raise TuningError(f"{known.name} ({known.site}): {one_line(error)}", 1) from None
         except Exception as error:

@@ -146,3 +146,25 @@ def test_ready_batches_are_what_they_were_and_copied_only_where_they_were_change
     next(given)
     assert next(given)["x"].tolist() == [0.0, 1.0, 2.0]
     assert first["x"].tolist() == [0.0, 1.0, 2.0]
+
+
+def test_a_slow_step_leaves_the_tuning_its_part_of_the_time(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    loader = DataLoader(torch.zeros(64), batch_size=4, num_workers=2)
+    known = KnownLoader("loader", Site("train.py", 1, "loader"), weakref.ref(loader), 4)
+    tuning = course.Tuning(Options(100.0, Limits()), lambda event: None)
+    running = tuning._at_first(known, loader, Loop(4.0, math.inf), itertools.repeat(torch.zeros(4)), 100.0)
+    steps = 0
+    try:
+        next(running)
+        while True:
+            # Ten seconds for each step, on a budget of a hundred.
+            clock[0] += 10.0
+            steps += 1
+            running.send(False)
+    except StopIteration as stopped:
+        before, step = stopped.value
+    assert before is not None
+    assert step.samples_per_second == pytest.approx(0.4)
+    assert clock[0] <= 60.0

@@ -6,6 +6,8 @@ tensors. What is kept for one operator is bounded.
 
 from __future__ import annotations
 
+import math
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -67,27 +69,30 @@ class Captured:
     reasons: Mapping[str, str]
 
 
-def capture(source: Source, units: int, operators: list[Operator]) -> Captured:
+def capture(source: Source, units: int, operators: list[Operator], deadline: float = math.inf) -> Captured:
     """Loads the first `units` units of a source twice: to find the operators' calls again, and to keep them.
 
-    Raises what the dataset raises.
+    Ends at the `deadline` with what was kept by then. Raises what the dataset raises.
     """
     walk = _Walk(Node(None, SAMPLE, "sample", ""), Rewriter())
-    _load(walk, source, units)
+    _load(walk, source, units, deadline)
     ids = {(operator.within, operator.name, operator.sites): operator.id for operator in operators}
     places = {node: _place(node) for node in walk.root.walk() if node.parent is not None}
     wanted = {node: ids[place] for node, place in places.items() if place in ids}
     keeping = _Keeping(walk.root, walk.rewriter, select(list(wanted), whole=True), wanted)
-    _load(keeping, source, units)
+    _load(keeping, source, units, deadline)
     calls = {name: calls for name, calls in keeping.calls.items() if calls and name not in keeping.refused}
     unseen = {operator.id: NOT_SEEN for operator in operators if operator.id not in calls}
     return Captured(calls, unseen | keeping.refused)
 
 
-def _load(recorder: Recorder, source: Source, units: int) -> None:
-    """Loads units through a recorder, up to the end of a stream."""
+def _load(recorder: Recorder, source: Source, units: int, deadline: float) -> None:
+    """Loads units through a recorder, up to the end of a stream, or to the deadline."""
+    recorder.deadline = deadline
     with recorder, suppress(StopIteration):
         for load in source.loads(recorder, units):
+            if time.perf_counter() > deadline:
+                break
             load()
 
 

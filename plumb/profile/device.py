@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from functools import partial
 from statistics import median
 from typing import Any
@@ -23,21 +25,25 @@ SMALLEST_COPY_BYTES = 4096
 LARGEST_COPY_BYTES = 256 * 2**20
 
 
-def profile_device(dataset_or_loader: Any, pipeline: Pipeline, device: Device | None = None) -> DeviceProfile:
+def profile_device(
+    dataset_or_loader: Any, pipeline: Pipeline, device: Device | None = None, deadline: float = math.inf
+) -> DeviceProfile:
     """Tries each operator of a traced pipeline on the device, and measures the way to it from the host.
 
     Loads a few samples of the dataset that `pipeline` was traced from, twice. The device is torch's current GPU unless
-    one is given; without any, nothing is loaded. The process's random generators are put back as they were. Raises what
-    the dataset raises, never for an operator that fails on the device.
+    one is given; without any, nothing is loaded. No operator is tried after the `deadline`. The process's random
+    generators are put back as they were. Raises what the dataset raises, never for an operator that fails on the
+    device.
     """
     found = current_gpu() if device is None else device
     if isinstance(found, str):
         return DeviceProfile.none(found)
     batch_samples = min(pipeline.batch_size or CAPTURED_SAMPLES, MOST_BATCH_SAMPLES)
     with kept_generators():
-        captured = _captured(dataset_or_loader, pipeline)
+        captured = _captured(dataset_or_loader, pipeline, deadline)
         operators = {
-            operator.id: _on_device(operator, captured, found, batch_samples) for operator in pipeline.operators
+            operator.id: _on_device(operator, captured, found, batch_samples, deadline)
+            for operator in pipeline.operators
         }
     copy_bytes = _batch_bytes(pipeline)
     return DeviceProfile(
@@ -70,12 +76,13 @@ def copy_bytes_per_second(device: Device, size_bytes: int, *, pinned: bool) -> f
         return None
 
 
-def _captured(dataset_or_loader: Any, pipeline: Pipeline) -> Captured:
+def _captured(dataset_or_loader: Any, pipeline: Pipeline, deadline: float) -> Captured:
     is_loader = hasattr(dataset_or_loader, "dataset") and hasattr(dataset_or_loader, "collate_fn")
     dataset = dataset_or_loader.dataset if is_loader else dataset_or_loader
     source = source_of(dataset, CAPTURED_SAMPLES, None, pipeline.batch_size or 1)
     units = max(1, CAPTURED_SAMPLES // source.unit_samples)
-    return capture(source, units, [operator for operator in pipeline.operators if _excluded(operator) is None])
+    wanted = [operator for operator in pipeline.operators if _excluded(operator) is None]
+    return capture(source, units, wanted, deadline)
 
 
 def _excluded(operator: Operator) -> str | None:
@@ -87,8 +94,10 @@ def _excluded(operator: Operator) -> str | None:
     return None if operator.sites else "no tensor"
 
 
-def _on_device(operator: Operator, captured: Captured, device: Device, batch_samples: int) -> OnDevice:
+def _on_device(operator: Operator, captured: Captured, device: Device, batch_samples: int, deadline: float) -> OnDevice:
     reason = _excluded(operator) or captured.reasons.get(operator.id)
+    if time.perf_counter() > deadline:
+        reason = reason or "no time"
     if reason is not None:
         return OnDevice(None, reason)
     try:

@@ -6,6 +6,7 @@ matter; discovery follows what flows between them and keeps it alive; the last p
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from plumb.trace.pipeline import Pipeline
 from plumb.trace.processors import Weights, choose, inner_loops, measure, noticed, select
 from plumb.trace.recorder import COLLATE, EVERYTHING, SAMPLE, Node, Recorder, Selection
 from plumb.trace.rewrite import Rewriter
-from plumb.trace.sources import Load, Source, TraceError, source_of
+from plumb.trace.sources import Load, Source, TraceError, TraceTimeError, source_of
 
 WARM_UP_UNITS = 2
 FEWEST_UNITS = 3
@@ -59,12 +60,16 @@ def trace(
     indices: Sequence[Any] | None = None,
     collate_fn: Collate | None = None,
     batch_size: int | None = None,
+    deadline: float = math.inf,
 ) -> Traced:
-    """As `plumb.trace`, with what the pipeline was assembled from."""
+    """As `plumb.trace`, with what the pipeline was assembled from.
+
+    Raises TraceTimeError at the `deadline` (`time.perf_counter` seconds), when the sample that is being read is done.
+    """
     dataset, collate, batch_samples = _taken_apart(dataset_or_loader, samples, collate_fn, batch_size)
     source = source_of(dataset, samples, indices, batch_samples or 1)
     with kept_generators(), one_torch_thread(), ReadCounter() as reads:
-        course = Course(source, collate, batch_samples)
+        course = Course(source, collate, batch_samples, deadline)
         units = course.warm_up(max(1, min(samples, source.samples) // source.unit_samples))
         if collate_fn is None and dataset is dataset_or_loader:
             course.drop_collate_where_it_fails(units)
@@ -139,7 +144,9 @@ class Timings:
 class Course:
     """The passes over one source. Batches are cut from the samples of a pass as they come."""
 
-    def __init__(self, source: Source, collate: Collate | None, batch_samples: int | None) -> None:
+    def __init__(
+        self, source: Source, collate: Collate | None, batch_samples: int | None, deadline: float = math.inf
+    ) -> None:
         self.source = source
         self.collate = collate
         self.batched = batch_samples is not None
@@ -147,10 +154,11 @@ class Course:
         self.root = Node(None, SAMPLE, "sample", "")
         self.rewriter = Rewriter()
         self.overhead_seconds = recording_overhead_seconds()
+        self.deadline = deadline
 
     def drop_collate_where_it_fails(self, units: int) -> None:
         """For a dataset that came without a loader: its samples may not be of a kind that can be batched."""
-        samples = [sample for unit in _loaded(self.source.loads(None, units)) for sample in unit]
+        samples = [sample for unit in self._loaded(None, units) for sample in unit]
         try:
             self._collate(None, samples[: self.batch_samples])
         except Exception:
@@ -158,7 +166,7 @@ class Course:
 
     def warm_up(self, units: int) -> int:
         """Loads a few units, so that what is done once is done; how many units the passes can afford, up to `units`."""
-        clocks = [clock for _, clock in _timed_loads(self.source.loads(None, min(units, WARM_UP_UNITS)))]
+        clocks = [clock for _, clock in self._timed_loads(None, min(units, WARM_UP_UNITS))]
         if not clocks:
             raise TraceError("The dataset is empty: there is no sample to trace.")
         affordable = int(AFFORDED_SECONDS / PASSES / max(clocks[-1].wall_seconds, 1e-9))
@@ -182,7 +190,7 @@ class Course:
         loaded, collated = [], []
         pending: list[Any] = []
         with timing:
-            for samples in _loaded(self.source.loads(timing, units)):
+            for samples in self._loaded(timing, units):
                 loaded.append(timing.take())
                 pending.extend(samples)
                 for batch in self._full_batches(pending):
@@ -213,6 +221,7 @@ class Course:
     def _discover_round(self, discovery: Discovery, order: list[int], number: int) -> None:
         pending: list[Any] = []
         batches = 0
+        discovery.deadline = self.deadline
         loads = self.source.loads(discovery, len(order), reverse=order[0] > 0)
         for unit, load in zip(order, loads, strict=True):
             discovery.begin(unit, number if unit < COMPARED_UNITS else None)
@@ -220,6 +229,7 @@ class Course:
                 pending.extend(load())
             except StopIteration:
                 break  # a stream may be shorter this time
+            self._check_time()
             discovery.keep_only(pending)
             for batch in self._full_batches(pending) if number == 0 else ():
                 batches += 1
@@ -232,6 +242,7 @@ class Course:
         timings = Timings()
         rounds = 1
         timing = Timing(self.root, self.rewriter, selection, self.overhead_seconds)
+        timing.deadline = self.deadline
         with timing:
             for number in range(MOST_ROUNDS):
                 if number < rounds:
@@ -249,6 +260,7 @@ class Course:
                 samples, clock = time_call(load)
             except StopIteration:
                 continue
+            self._check_time()
             if recorded:
                 timings.recorded.append(timing.take())
                 recorded_batch.extend(samples)
@@ -280,12 +292,31 @@ class Course:
         with watch:
             while True:
                 pending: list[Any] = []
-                for samples in _loaded(self.source.loads(watch, units)):
+                for samples in self._loaded(watch, units):
                     pending.extend(samples)
                     for batch in self._full_batches(pending):
                         self._collate(watch, batch)
                 if time.perf_counter() - started > WATCHED_SECONDS:
                     return watch
+
+    def _loaded(self, recorder: Recorder | None, units: int) -> Iterator[list[Any]]:
+        """Loads units through a recorder, up to the end of a stream. Raises TraceTimeError when time is up."""
+        return (samples for samples, _ in self._timed_loads(recorder, units))
+
+    def _timed_loads(self, recorder: Recorder | None, units: int) -> Iterator[tuple[list[Any], Clock]]:
+        if recorder is not None:
+            recorder.deadline = self.deadline
+        for load in self.source.loads(recorder, units):
+            try:
+                timed = time_call(load)
+            except StopIteration:
+                return
+            self._check_time()
+            yield timed
+
+    def _check_time(self) -> None:
+        if time.perf_counter() > self.deadline:
+            raise TraceTimeError("there was not enough time to follow its samples")
 
     def _full_batches(self, pending: list[Any]) -> Iterator[list[Any]]:
         """Takes whole batches out of the samples that wait for one."""
@@ -299,17 +330,3 @@ class Course:
             return batch
         samples = batch if self.batched else batch[0]
         return self.collate(samples) if recorder is None else recorder.enter(COLLATE, self.collate, samples)
-
-
-def _loaded(loads: list[Load]) -> Iterator[list[Any]]:
-    """What the loads return, up to the end of a stream."""
-    return (samples for samples, _ in _timed_loads(loads))
-
-
-def _timed_loads(loads: list[Load]) -> Iterator[tuple[list[Any], Clock]]:
-    for load in loads:
-        try:
-            timed = time_call(load)
-        except StopIteration:
-            return
-        yield timed

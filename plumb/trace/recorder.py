@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -30,7 +31,6 @@ PLAIN_CONTAINERS = {
 }  # fmt: skip
 FORWARDING_ITERATORS = {enumerate, zip, map, filter}
 """What these iterate and call is recorded itself, where the rewritten code makes them."""
-
 INHERITED_HOLDERS = 6
 MOST_PARTS_APART = 2
 
@@ -136,6 +136,8 @@ class Recorder:
     Subclasses say in `run` what happens at each call. Use it as a context manager: it records only inside.
     """
 
+    deadline = float("inf")  # In `time.perf_counter` seconds; from then on the user's code runs as it stands.
+
     def __init__(self, root: Node, rewriter: Rewriter, selection: Selection = EVERYTHING) -> None:
         self.root = root
         self.rewriter = rewriter
@@ -172,6 +174,9 @@ class Recorder:
     def call(
         self, frame: Frame, site: Site, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
     ) -> Any:
+        if time.perf_counter() > self.deadline:
+            self._thread = None
+            return function(*arguments, **keywords)
         if function is next and arguments and not keywords:
             return self._next(frame, site, *arguments)
         callee = resolve(function, arguments, keywords)

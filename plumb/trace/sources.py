@@ -17,6 +17,10 @@ class TraceError(ValueError):
     """A dataset that can't be traced. The message is one line and says what to do."""
 
 
+class TraceTimeError(TraceError):
+    """A trace that was not done when its time was up."""
+
+
 class Source(Protocol):
     """Units of `unit_samples` samples each, that can be loaded again and again."""
 
