@@ -13,12 +13,6 @@ from plumb.journal import records, scratch, writers
 from plumb.journal.recorder import Recorder
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-# Not files of anybody's: devices, the kernel's own, and what torch and Python keep in shared memory.
-_KERNELS = ("/dev", "/proc", "/sys")
-_SHARED_MEMORY = "/dev/shm/"
-_OF_LIBRARIES = ("torch_", "psm_", "sem.", "pymp-", "plumb-")
-# Byte code, and a folder that importing torch's compiler makes.
-_CACHES = ("/__pycache__", "/torchinductor_")
 
 _recorder: Recorder | None = None
 
@@ -49,11 +43,11 @@ class _Hook:
             "os.chmod": lambda event: self._status(event[0], event[2]),
             "os.chown": lambda event: self._status(event[0], event[3]),
             "os.link": self._linked,
-            "os.mkdir": lambda event: self._made(_located(event[0], event[2])),
+            "os.mkdir": lambda event: self._recorder.making_folder(_located(event[0], event[2])),
             "os.remove": lambda event: self._recorder.removing(_located(event[0], event[1])),
             "os.rename": self._renamed,
             "os.rmdir": lambda event: self._recorder.removing_folder(_located(event[0], event[1])),
-            "os.symlink": lambda event: self._made(_located(event[1], event[2])),
+            "os.symlink": lambda event: self._recorder.making_folder(_located(event[1], event[2])),
             "os.truncate": lambda event: self._recorder.writing(_located(event[0])),
             "os.utime": lambda event: self._status(event[0], event[3]),
             "os.setxattr": lambda event: self._status(event[0], -1),
@@ -85,19 +79,13 @@ class _Hook:
         if not isinstance(flags, int) or not flags & _WRITING or isinstance(path, int) or path is None:
             return
         name = _located(path)
-        if is_of_interest(name) and not os.path.isdir(name):
+        if not os.path.isdir(name):
             self._recorder.writing(
                 name, appends=bool(flags & os.O_APPEND) and not flags & os.O_TRUNC, replaces=_is_replaced(flags)
             )
 
-    def _made(self, name: str) -> None:
-        if is_of_interest(name):
-            self._recorder.making_folder(name)
-
     def _renamed(self, event: tuple[Any, ...]) -> None:
-        source, target = _located(event[0], event[2]), _located(event[1], event[3])
-        if is_of_interest(source) or is_of_interest(target):
-            self._recorder.moving(source, target)
+        self._recorder.moving(_located(event[0], event[2]), _located(event[1], event[3]))
 
     def _linked(self, event: tuple[Any, ...]) -> None:
         self._recorder.linking(_located(event[0], event[2]), _located(event[1], event[3]))
@@ -113,13 +101,6 @@ class _Hook:
     def _made_scratch(self, path: Any) -> None:
         if scratch.goes_by_itself(os.fsdecode(path), sys._getframe(1)):
             self._recorder.note_scratch(os.fsdecode(path))
-
-
-def is_of_interest(path: str) -> bool:
-    """Return whether a path may be a file of the user's."""
-    if path.startswith(_SHARED_MEMORY):
-        return not path[len(_SHARED_MEMORY) :].startswith(_OF_LIBRARIES)
-    return not path.startswith(tuple(f"{root}/" for root in _KERNELS)) and not any(cache in path for cache in _CACHES)
 
 
 def _is_replaced(flags: int) -> bool:

@@ -34,6 +34,12 @@ from plumb.journal.records import (
 )
 
 _P = ParamSpec("_P")
+# Not files of anybody's: devices, the kernel's own, and what torch and Python keep in shared memory.
+_KERNELS = ("/dev/", "/proc/", "/sys/")
+_SHARED_MEMORY = "/dev/shm/"
+_OF_LIBRARIES = ("torch_", "psm_", "sem.", "pymp-", "plumb-")
+# Byte code, and a folder that importing torch's compiler makes.
+_CACHES = ("/__pycache__", "/torchinductor_")
 # From this size on, a file is moved aside instead of copied, or only its length is kept, where that is enough.
 _LARGE_BYTES = 64 * 2**20
 
@@ -260,7 +266,13 @@ class Recorder:
         return path in self._new
 
     def _is_ignored(self, path: str) -> bool:
-        return any(_is_within(path, prefix) for prefix in self._ignored)
+        if path.startswith(_SHARED_MEMORY) and not path[len(_SHARED_MEMORY) :].startswith(_OF_LIBRARIES):
+            return any(_is_within(path, prefix) for prefix in self._ignored)
+        return (
+            path.startswith(_KERNELS)
+            or any(part in path for part in _CACHES)
+            or any(_is_within(path, prefix) for prefix in self._ignored)
+        )
 
     def _is_safe(self, path: str, appends: bool) -> bool:
         return path in self._safe if appends else self._safe.get(path, False)

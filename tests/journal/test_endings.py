@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 SCRIPT = """
-import multiprocessing, os, subprocess, sys, tempfile, time
+import concurrent.futures, multiprocessing, multiprocessing.shared_memory, os, subprocess, sys, tempfile, time
 from pathlib import Path
 
 def work(number):
@@ -25,13 +25,16 @@ if __name__ == "__main__":
     temporary = tempfile.TemporaryDirectory(prefix="users-own-")
     pool = multiprocessing.Pool(2)
     pool.map(work, range(4))
+    shared = multiprocessing.shared_memory.SharedMemory(create=True, size=2**20)
     queue = multiprocessing.Manager().list([1])
+    executor = concurrent.futures.ProcessPoolExecutor(1)
+    executor.submit(work, 1).result()
     apart = subprocess.Popen(["sleep", "600"], start_new_session=True)
     Path("model.pt").write_bytes(b"new")
     print("epoch,1", file=open("log.csv", "a"))
     os.remove("best.pt")
     Path("made.txt").write_text("new")
-    Path(os.environ["READY"]).write_text(str(os.getpid()))
+    Path(os.environ["READY"]).write_text(f"{{os.getpid()}} {{shared._name}}")
     {then}
 """
 FILES = {"model.pt": b"earlier", "log.csv": b"epoch,0\n", "best.pt": b"best"}
@@ -69,15 +72,16 @@ def test_files_are_put_back_and_no_process_is_left(then, send, codes, tmp_path, 
         tuning = subprocess.Popen(
             command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=default
         )
-        script = int(eventually(lambda: ready.exists() and ready.read_text()))
+        script, segment = str(eventually(lambda: ready.exists() and ready.read_text())).split()
         family = [*psutil.Process(tuning.pid).children(recursive=True)] if send else []
         if send is not None:
-            send(tuning.pid, script)
+            send(tuning.pid, int(script))
         _, err = tuning.communicate(timeout=60)
         assert tuning.returncode in codes, err
         eventually(lambda: not any(map(is_alive, family)))
         eventually(lambda: state(tmp_path) == FILES)
         eventually(lambda: not os.listdir(temporary))
+        eventually(lambda: not Path("/dev/shm", segment.lstrip("/")).exists())
     if tuning.returncode != -signal.SIGKILL:
         assert (
             "Your script changed best.pt, log.csv, model.pt during the tuning; plumb put the earlier files back." in err
