@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from plumb.model.situation import CutCost, DeferralCost, StorageBandwidth, Threa
 from plumb.plan import SampleCost
 from plumb.profile.device import profile_device
 from plumb.profile.device_profile import DeviceProfile
-from plumb.profile.fetch_threads import timed_threads
+from plumb.profile.fetch_threads import THREADS, timed_threads
 from plumb.profile.randomness import kept_generators
 from plumb.profile.sample import COLLATED, collate_seconds
 from plumb.profile.storage import held_up
@@ -29,9 +29,12 @@ from plumb.rewrite_costs import FEWEST_SAMPLES, TIMED_BATCH, RewriteCosts, rewri
 from plumb.runtime.cuts import CutCandidate, find_cuts
 from plumb.runtime.deferral import FoundDeferral, find_deferral
 from plumb.runtime.loader import NO_REWRITES
+from plumb.runtime.main_module import main_is_guarded
 from plumb.runtime.replay import Replay
+from plumb.runtime.sent import why_not_sent
+from plumb.runtime.thread_validation import validate_threads
 from plumb.runtime.trial import try_out
-from plumb.runtime.validate import validate_cut, validate_threads
+from plumb.runtime.validate import validate_cut
 from plumb.trace.course import Traced, trace
 from plumb.trace.pipeline import Pipeline
 from plumb.trace.sources import TraceTimeError
@@ -50,6 +53,9 @@ _SAVES_NOTHING = 0.95
 _VALIDATED_THREADS = 8
 # Waiting that is a smaller share of a sample's time is not worth threads.
 _WORTH_THREADS = 0.1
+# A process tries threads for such a share of the time that is left, and for no less than so long. One that is spawned
+# imports everything again first.
+_THREADS_TRIED, _SHORTEST_TRIAL_SECONDS, _SPAWN_SECONDS = 0.6, 5.0, 8.0
 # Threads may be timed for so much of the time that is left.
 _THREADS_TIMED = 0.3
 
@@ -75,17 +81,19 @@ def find_offers(
     target: torch.device | None = None,
     may_use_gpu: bool = True,
     may_use_workers: bool = True,
+    forget_opened: Callable[[], None] | None = None,
 ) -> Offers:
     """What may be changed for `loader`, whose samples cost `cost`, tried on the samples at `indices`.
 
     Deferred operators run on the device `target`, where there is one and they come to the same there. How operators
     fare on a GPU is looked at only where this process may use one, which a forked one must not. Threads for samples
     that only compute are looked at only where there can be no workers: these share cores as well, and no lock.
+    `forget_opened` makes the dataset forget what was opened for it in this process, before a forked one tries threads.
 
     Takes about `seconds`, and leaves out what does not fit into them. The process's random generators are put back.
     What the user's code raises here is a reason, and no error.
     """
-    search = _Search(loader, cost, indices, time.perf_counter() + seconds, target)
+    search = _Search(loader, cost, indices, time.perf_counter() + seconds, target, forget_opened)
     with kept_generators():
         traced = search.traced()
         if isinstance(traced, str):
@@ -125,6 +133,7 @@ class _Search:
         indices: Sequence[Any],
         deadline: float,
         target: torch.device | None,
+        forget_opened: Callable[[], None] | None,
     ) -> None:
         self.reasons: list[str] = []
         self.compared: list[str] = []
@@ -134,6 +143,7 @@ class _Search:
         self._indices = list(dict.fromkeys(indices)) if all(map(_is_hashable, indices)) else list(indices)
         self.deadline = deadline
         self._target = target
+        self._forget_opened = forget_opened
 
     def unfit(self) -> str | None:
         """Why samples of this loader are left as they are, if so."""
@@ -233,12 +243,29 @@ class _Search:
             needed = FEWEST_SAMPLES * _THREADS_LOADS / _THREADS_SHARE
             self.reasons.append(self._no_time_to(f"compare what threads make {what}", needed))
             return ()
-        reason = validate_threads(self._dataset, self._indices[:samples], _VALIDATED_THREADS, cut)
+        reason = validate_threads(
+            self._dataset,
+            self._indices[:samples],
+            _VALIDATED_THREADS,
+            cut,
+            widest=max([_VALIDATED_THREADS, *(count for count in THREADS if count <= (self._loader.batch_size or 1))]),
+            seconds=max(_SHORTEST_TRIAL_SECONDS, _THREADS_TRIED * self._left),
+            forget=self._forget_opened,
+            why_not_spawned=self._why_not_spawned,
+        )
         if reason:
             self.reasons.append(f"no threads {what}: {reason}")
             return ()
         self.compared.append(f"{samples} samples by {_VALIDATED_THREADS} threads {what}")
         return self._timed_threads(until, what)
+
+    def _why_not_spawned(self) -> str | None:
+        """Why a spawned process can't try the dataset, if so. It runs the script's main module once more."""
+        if self._left < _SPAWN_SECONDS:
+            return "there is no time to start another one"
+        if not main_is_guarded():
+            return 'another one would run the script once more; put its main part under: if __name__ == "__main__"'
+        return why_not_sent(self._loader)
 
     def _timed_threads(self, until: CutCandidate | None, what: str) -> tuple[ThreadsCost, ...]:
         """Batches made by ever more threads, as many as there is time for."""

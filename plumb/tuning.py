@@ -175,7 +175,13 @@ class Tuner:
         indices = [] if self._stream is None else self._stream.some(_OFFERED_BATCHES, _OFFERED_SAMPLES)
         may_use_workers = self._start.why_not is None
         offers = find_offers(
-            self.subject.loader, seen.cost, indices, seconds, self._target(), may_use_workers=may_use_workers
+            self.subject.loader,
+            seen.cost,
+            indices,
+            seconds,
+            self._target(),
+            may_use_workers=may_use_workers,
+            forget_opened=self._trials.forget_opened,
         )
         offers = self._restraint.allowed(offers)
         self._trials.rewrites = offers.rewrites

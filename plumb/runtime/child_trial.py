@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import fcntl
 import gc
+import multiprocessing
 import os
 import pickle
 import resource
@@ -20,8 +20,9 @@ import struct
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any, Generic, NoReturn, TypeVar
 
 import psutil
@@ -29,16 +30,18 @@ import torch
 
 from plumb.errors import one_line
 from plumb.processes import CARETAKERS, end_with_parent, remove_segments
+from plumb.runtime.inherited_files import open_descriptors, regular_files, reopen, reopen_inherited_files
 
 T = TypeVar("T")
 
-_DESCRIPTORS = "/proc/self/fd"
 _LENGTH = struct.Struct("<Q")
 _CHUNK_BYTES = 1 << 20
 _LOOK_SECONDS = 0.05
 # A child that has sent its answer only has to exit.
 _EXIT_SECONDS = 2.0
 _SHORTEST_CORE_BYTES = 1
+# A descriptor of this kind only names a file. Python doesn't have the flag everywhere.
+_PATH_ONLY = getattr(os, "O_PATH", 0)
 
 
 @dataclass(frozen=True)
@@ -54,19 +57,17 @@ class Outcome(Generic[T]):
     has_died: bool = False
 
 
-def in_child(work: Callable[[], T], seconds: float, cuts_connections: bool = False) -> Outcome[T]:
+def in_child(work: Callable[[], T], seconds: float) -> Outcome[T]:
     """Do `work` in a forked child, and return what became of it.
 
     The child has this process's memory as it is now, reads inherited files at positions of its own, and leaves the
-    parent's output and log files alone. Torch has one thread in it. It is killed after `seconds`, with all that it has
-    started, and never returns from here. Whatever goes wrong is a reason, and no error. What `work` returns must be
-    picklable.
+    parent's output, log files and connections alone: to use these raises. Torch has one thread in it. It is killed
+    after `seconds`, with all that it has started, and never returns from here. Whatever goes wrong is a reason, and no
+    error. What `work` returns must be picklable.
 
     Args:
         work: Called without arguments. It need not be picklable.
         seconds: Time limit for the work and for handing over its result.
-        cuts_connections: Whether inherited sockets, pipes and the like raise in the child when they are used. What the
-            child sends or receives by them, the parent would miss: TLS counts its records, for example.
 
     """
     if not hasattr(os, "fork"):
@@ -75,19 +76,41 @@ def in_child(work: Callable[[], T], seconds: float, cuts_connections: bool = Fal
     try:
         pid = _fork()
         if pid == 0:
-            _be_the_child(work, sending, cuts_connections)
+            _be_the_child(work, sending, is_forked=True)
     except OSError as error:
         os.close(receiving)
         os.close(sending)
         return Outcome(reason=f"can't be tried in a process of its own ({one_line(error)})")
     os.close(sending)
-    child = _Child(pid, receiving)
+    return _outcome(_Child(pid, receiving), seconds)
+
+
+def in_spawned_child(work: Callable[[], T], seconds: float) -> Outcome[T]:
+    """Do `work` as `in_child` does, but in a process that shares nothing with this one.
+
+    It takes seconds to start, and runs what the script's main module does outside of its guard once more. `work` must
+    be picklable.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    with receiver, sender:
+        try:
+            process = context.Process(target=_be_spawned, args=(sender, work))
+            # Started past `Process.start`, which keeps it among the children that the script may ask for.
+            pid = process._Popen(process).pid
+        except Exception as error:
+            return Outcome(reason=f"can't be tried in a process of its own ({one_line(error)})")
+        receiving = os.dup(receiver.fileno())
+    return _outcome(_Child(pid, receiving), seconds)
+
+
+def _outcome(child: _Child, seconds: float) -> Outcome[Any]:
     try:
         message = child.answer(time.monotonic() + seconds)
         child.end(_EXIT_SECONDS if message is not None else 0.0)
     finally:
         child.end(0.0)
-        os.close(receiving)
+        os.close(child.receiving)
     if message is None:
         return Outcome(reason=child.how_it_ended(seconds), has_died=True)
     try:
@@ -102,7 +125,7 @@ class _Child:
 
     def __init__(self, pid: int, receiving: int) -> None:
         self.pid = pid
-        self._receiving = receiving
+        self.receiving = receiving
         self._received = bytearray()
         self._status: int | None = None
         self._is_reaped = False
@@ -117,8 +140,8 @@ class _Child:
             is_over = self._has_exited()
             # A process that the child has started may keep the pipe open for longer than the child itself lives.
             wait = 0.0 if is_over else min(left, _LOOK_SECONDS)
-            if select.select([self._receiving], [], [], wait)[0]:
-                content = os.read(self._receiving, _CHUNK_BYTES)
+            if select.select([self.receiving], [], [], wait)[0]:
+                content = os.read(self.receiving, _CHUNK_BYTES)
                 self._received += content
                 if self._is_complete():
                     return bytes(self._received[_LENGTH.size :])
@@ -203,17 +226,21 @@ def _signal_name(number: int) -> str:
 # ---- in the child
 
 
-def _be_the_child(work: Callable[[], Any], sending: int, cuts_connections: bool) -> NoReturn:
+def _be_the_child(work: Callable[[], Any], sending: int, is_forked: bool) -> NoReturn:
     try:
         # Referred to until the end: to free a file is to write what it has not written yet.
         kept = _part_from_parent()
-        if cuts_connections:
+        if is_forked:
             _cut_connections(sending)
         _send(sending, _result(work))
         del kept
     finally:
         # Neither the parent's finalizers nor its handlers for the end of the process are the child's to run.
         os._exit(0)
+
+
+def _be_spawned(sender: Connection, work: Callable[[], Any]) -> NoReturn:
+    _be_the_child(work, sender.fileno(), is_forked=False)
 
 
 def _result(work: Callable[[], Any]) -> bytes:
@@ -277,45 +304,31 @@ def _leave_no_core() -> None:
 def _say_nothing_elsewhere() -> None:
     """Lead the standard streams, and files that are open for writing only, to nowhere: they are the parent's."""
     nowhere = os.open(os.devnull, os.O_RDWR)
-    logs = [number for number, mode in _regular_files() if mode == os.O_WRONLY]
+    logs = [number for number, flags in regular_files() if flags & os.O_ACCMODE == os.O_WRONLY]
     for number in {0, 1, 2, *logs}:
         os.dup2(nowhere, number, inheritable=number <= 2)
     if nowhere > 2:
         os.close(nowhere)
 
 
-def _reopen_files() -> None:
-    """Give this process positions of its own in the files that it has inherited open for reading."""
-    for number, mode in _regular_files():
-        if mode == os.O_WRONLY:
-            continue
-        with contextlib.suppress(OSError):
-            again = os.open(f"{_DESCRIPTORS}/{number}", fcntl.fcntl(number, fcntl.F_GETFL))
-            os.lseek(again, os.lseek(number, 0, os.SEEK_CUR), os.SEEK_SET)
-            os.dup2(again, number, inheritable=os.get_inheritable(number))
-            os.close(again)
-
-
 def _cut_connections(sending: int) -> None:
-    """Let the use of whatever is neither a file nor a device raise, except of the pipe to the parent."""
-    kept = {0, 1, 2, sending}
+    """Let the use of inherited sockets, pipes and the like raise, except of the pipe to the parent.
+
+    What the child sends or receives by them, the parent would miss: TLS counts its records, for example.
+    """
     # Reading from it raises, unlike from /dev/null, which looks like the end of what there was to read.
-    unusable = os.open("/", os.O_PATH)
-    for number in map(int, os.listdir(_DESCRIPTORS)):
-        with contextlib.suppress(OSError):
-            kind = stat.S_IFMT(os.fstat(number).st_mode)
-            is_file = kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFCHR, stat.S_IFBLK)
-            if number not in kept and not is_file:
-                os.dup2(unusable, number, inheritable=os.get_inheritable(number))
+    unusable = os.open("/", _PATH_ONLY) if _PATH_ONLY else os.open(os.devnull, os.O_RDWR)
+    is_harmless = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISCHR, stat.S_ISBLK)
+    for number, mode in open_descriptors():
+        if number not in (0, 1, 2, sending) and not any(check(mode) for check in is_harmless):
+            os.dup2(unusable, number, inheritable=os.get_inheritable(number))
     os.close(unusable)
 
 
-def _regular_files() -> Iterator[tuple[int, int]]:
-    """Yield the number and the access mode of each descriptor of a regular file."""
-    if not os.path.isdir(_DESCRIPTORS):
-        return
-    for number in map(int, os.listdir(_DESCRIPTORS)):
-        # One of them was only open for the list of all.
-        with contextlib.suppress(OSError):
-            if stat.S_ISREG(os.fstat(number).st_mode):
-                yield number, fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE
+def _reopen_files() -> None:
+    """Give this process positions of its own in the files that it has inherited, also in those that it may write."""
+    reopen_inherited_files()
+    for number, flags in regular_files():
+        if flags & os.O_ACCMODE == os.O_RDWR:
+            with contextlib.suppress(OSError):
+                reopen(number, flags)

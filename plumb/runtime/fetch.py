@@ -137,6 +137,13 @@ class Fetching:
             return getattr(self.__dict__["dataset"], name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    def rewritten(self, indices: Sequence[Any]) -> list[Any]:
+        """Return the samples as they are rewritten. Raises ReplayError, VariesError where a rewrite doesn't fit.
+
+        Nothing is deferred, and nothing is made plainly instead: for those who try out whether a rewrite fits.
+        """
+        return self._here.overlapped(list(indices))
+
     @property
     def _here(self) -> _Reader:
         """What reads in this process: stores and threads don't live on in a process that was forked."""
@@ -200,6 +207,11 @@ class _Reader:
 
     def _code_before(self, cut: Cut, index: Any) -> str:
         return code_on((cut.way, *cut.feeds), self._dataset, index) if cut.way else code_of_samples(self._dataset)
+
+    def overlapped(self, indices: list[Any]) -> list[Any]:
+        """Return the samples of one batch as of one in which nobody waits for all threads first."""
+        self._batches = self._batches or _LOOKED_AT_FIRST
+        return self._read(indices)
 
     def _read(self, indices: list[Any]) -> list[Any]:
         # Torch's own threads wait busily for their next part, on the cores that the reading threads are for.

@@ -47,7 +47,7 @@ def reopen_inherited_files() -> tuple[int, ...]:
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & _PATH_ONLY:
             continue
         try:
-            _reopen(number, flags)
+            reopen(number, flags)
         except OSError:
             failed.append(number)
     return tuple(failed)
@@ -73,7 +73,8 @@ def open_descriptors() -> list[tuple[int, int]]:
     return found
 
 
-def _reopen(number: int, flags: int) -> None:
+def reopen(number: int, flags: int) -> None:
+    """Open the regular file behind a descriptor once more, under its number and at its position. Raises OSError."""
     # The link leads to the file itself, whatever its name leads to by now, and also if it has none any more.
     path = f"{DESCRIPTORS}/{number}"
     try:

@@ -5,16 +5,18 @@ import functools
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from multiprocessing import resource_tracker
 
 import psutil
 import pytest
 import torch
 
-from plumb.runtime.child_trial import Outcome, in_child
+from plumb.runtime.child_trial import Outcome, in_child, in_spawned_child
 
 SECONDS = 30.0
 
@@ -22,6 +24,8 @@ SECONDS = 30.0
 @pytest.fixture(autouse=True)
 def _nothing_left():
     """Neither descriptors nor children, whatever the child did."""
+    # A caretaker of multiprocessing's, which stays.
+    resource_tracker.ensure_running()
     descriptors, children = set(os.listdir("/proc/self/fd")), set(psutil.Process().children())
     yield
     assert set(os.listdir("/proc/self/fd")) == descriptors
@@ -97,12 +101,10 @@ def test_an_exception_and_what_is_not_picklable_are_reasons():
 
 
 @pytest.mark.parametrize("end", ["return", "hang", "crash"])
-def test_what_the_child_has_started_ends_with_it(end):
-    reading, writing = os.pipe()
-
+def test_what_the_child_has_started_ends_with_it(end, tmp_path):
     def work():
         process = subprocess.Popen(["sleep", "600"])
-        os.write(writing, str(process.pid).encode())
+        (tmp_path / "pid").write_text(str(process.pid))
         if end == "hang":
             time.sleep(600)
         if end == "crash":
@@ -110,9 +112,7 @@ def test_what_the_child_has_started_ends_with_it(end):
 
     outcome = in_child(work, 2.0)
     assert outcome.has_died == (end != "return")
-    pid = int(os.read(reading, 100))
-    os.close(reading)
-    os.close(writing)
+    pid = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + SECONDS
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
@@ -137,6 +137,28 @@ def test_the_parent_s_files_are_left_alone(tmp_path, capfd):
         assert file.read(2) == bytes([10, 11])
     assert log.read_text() == "begun\n"
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_parent_s_connections_lead_nowhere(tmp_path):
+    """And a file that may be written, too, is read at a position of the child's own."""
+    (tmp_path / "rows").write_bytes(bytes(range(100)))
+    here, there = socket.socketpair()
+    reading, writing = os.pipe()
+    with here, there, open(tmp_path / "rows", "r+b", buffering=0) as file:
+
+        def work():
+            os.write(writing, b"said in the child")
+            here.send(b"said in the child")
+            return file.read(3)
+
+        assert in_child(work, SECONDS) == Outcome(reason="raised OSError: [Errno 88] Socket operation on non-socket")
+        os.set_blocking(reading, False)
+        with pytest.raises(BlockingIOError):
+            os.read(reading, 1)
+        assert in_child(lambda: file.read(3), SECONDS).value == bytes([0, 1, 2])
+        assert file.read(1) == bytes([0])
+    os.close(reading)
+    os.close(writing)
 
 
 def collect_and_be_asked_to_end():
@@ -189,3 +211,17 @@ def test_a_child_can_be_had_from_any_thread():
     thread.start()
     thread.join()
     assert found == [7]
+
+
+def crash_if_spawned(text):
+    if text == "crash":
+        ctypes.string_at(0)
+    return text, os.getpid() != os.getppid()
+
+
+@pytest.mark.slow
+def test_a_spawned_child_answers_likewise():
+    assert in_spawned_child(functools.partial(crash_if_spawned, "fine"), SECONDS).value == ("fine", True)
+    outcome = in_spawned_child(functools.partial(crash_if_spawned, "crash"), SECONDS)
+    assert outcome.reason == "crashed a process that tried it (SIGSEGV)"
+    assert "pickle" in in_spawned_child(lambda: 0, SECONDS).reason

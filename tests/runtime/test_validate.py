@@ -29,7 +29,8 @@ from cutting import found
 
 from plumb.config import Cut, Step
 from plumb.profile.randomness import generator_states
-from plumb.runtime.validate import validate_cut, validate_threads
+from plumb.runtime.thread_validation import validate_threads
+from plumb.runtime.validate import validate_cut
 
 
 def cut_at(dataset, name, site):

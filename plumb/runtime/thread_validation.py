@@ -1,0 +1,211 @@
+"""Whether threads may make samples: tried as a loader will use them, in a process that may crash or hang.
+
+What is compared are whole samples, made by the loader's own classes while threads are switched at their calls: that
+the values which threads hand over are right proves nothing, for to make them may move what the rest of a sample reads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from plumb.config import Cut
+from plumb.profile.randomness import generator_states
+from plumb.profile.threads import ReadingThreads, one_torch_thread
+from plumb.runtime.child_trial import Outcome, in_child, in_spawned_child
+from plumb.runtime.fetch import Fetch, Fetching
+from plumb.runtime.held import Held
+from plumb.runtime.interrupted import interruptible, share_of_calls
+from plumb.runtime.positions import moved, positions
+from plumb.runtime.replay import Replay
+from plumb.runtime.validate import DifferenceError, afforded, digest_of, reason_of
+
+BATCHES = 3
+BATCH_SAMPLES = 32
+# Repetitions in which threads are switched at calls: at others in each.
+REPETITIONS = 3
+READS = 5
+SECONDS = 60.0
+# How many times a sample's calls are counted; a few samples may differ.
+_COUNTED_SAMPLES = 3
+# No repetition is begun behind this share of the time.
+_UNTIL = 0.7
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a child found out: the `reason` against threads, or that it can't read the dataset at all, and why."""
+
+    reason: str | None = None
+    unreadable: str | None = None
+
+
+def validate_threads(
+    dataset: Any,
+    indices: Sequence[Any],
+    threads: int,
+    until: Cut | None = None,
+    *,
+    widest: int | None = None,
+    seconds: float = SECONDS,
+    forget: Callable[[], None] | None = None,
+    why_not_spawned: Callable[[], str | None] | None = None,
+) -> str | None:
+    """Try whether `threads` threads make the samples that one makes: whole ones, or what is before a cut.
+
+    Up to three batches of `indices` are made several times, in a child: threads that share a decoder may crash their
+    process, or wait for each other. Where a forked child can't read the dataset, as one that holds a connection,
+    a spawned one tries it. Whole samples, and what is before a cut, must not draw random numbers, which threads would
+    do in another order, nor change what the dataset holds or where its files are read.
+
+    Args:
+        dataset: Map-style. Its samples are read in this process, too, to see how long that takes.
+        indices: Indices of samples that differ.
+        threads: Number of threads that are tried.
+        until: The cut up to which threads make samples; None for whole samples.
+        widest: The largest number of threads that a loader will have. One repetition has as many; None for `threads`.
+        seconds: Time limit. Threads that did not come to an end by then are refused.
+        forget: Called in a forked child. Makes the dataset forget what this process has opened for it.
+        why_not_spawned: Returns why no child can be spawned, None if it can. Without it, none is.
+
+    Returns:
+        None where no difference was found, else one short reason. Whatever goes wrong is a reason.
+
+    """
+    ready: list[Any] = []
+    unread = reason_of(lambda: ready.extend(afforded(dataset, indices, READS, BATCHES * BATCH_SAMPLES)))
+    if unread:
+        return unread
+    trial = partial(_tried, dataset, ready, threads, until, widest or threads, _UNTIL * seconds)
+    outcome = in_child(partial(_after, forget, trial), seconds)
+    unreadable = outcome.value.unreadable if outcome.value else None
+    if outcome.has_died:
+        # To read the dataset may be what a forked process can't do.
+        alone = in_child(partial(_after, forget, partial(_read_one, dataset, ready[0])), seconds / 4)
+        unreadable = alone.reason
+    if not unreadable:
+        return _reason_in(outcome)
+    why_not = why_not_spawned() if why_not_spawned else "no other was tried"
+    if why_not:
+        return f"a forked process can't read the dataset: it {unreadable}; {why_not}"
+    return _reason_in(in_spawned_child(trial, seconds))
+
+
+def _reason_in(outcome: Outcome[_Found]) -> str | None:
+    if outcome.value is None:
+        return f"making samples in threads {outcome.reason}"
+    if outcome.value.unreadable:
+        return f"a process of its own can't read the dataset: it {outcome.value.unreadable}"
+    return outcome.value.reason
+
+
+# ---- in the child
+
+
+def _after(forget: Callable[[], None] | None, work: Callable[[], Any]) -> Any:
+    if forget is not None:
+        forget()
+    return work()
+
+
+def _read_one(dataset: Any, index: Any) -> None:
+    dataset[index]
+
+
+def _tried(dataset: Any, indices: list[Any], threads: int, until: Cut | None, widest: int, seconds: float) -> _Found:
+    try:
+        _read_one(dataset, indices[0])
+    except Exception as error:
+        return _Found(unreadable=f"raised {type(error).__name__}: {' '.join(str(error).split())[:120]}")
+    counts = [threads] * (REPETITIONS - 1) + [widest]
+    return _Found(reason_of(lambda: _check(dataset, indices, counts, until, time.monotonic() + seconds)))
+
+
+def _check(dataset: Any, indices: list[Any], counts: Sequence[int], until: Cut | None, deadline: float) -> None:
+    """Raise DifferenceError where samples hang on who makes them; each of `counts` threads makes all of them once."""
+    held = Held(dataset)
+    replay = Replay(dataset, until)
+    read = replay.sample if until is None else replay.prefix
+    # With more of torch's own threads than a worker has, sums may differ in their last bit.
+    with held.kept(), one_torch_thread():
+        batches = [indices[start : start + BATCH_SAMPLES] for start in range(0, len(indices), BATCH_SAMPLES)]
+        plain = [_seen(held, seed, partial(_plainly, dataset, batch)) for seed, batch in enumerate(batches)]
+        made = [digest for digests, _ in plain for digest in digests]
+        _check_effects(held, read, indices, made if until is None else None)
+        few = indices[:_COUNTED_SAMPLES]
+        share = share_of_calls(lambda: [dataset[index] for index in few], len(few))
+        with interruptible(share) as pauses:
+            fetchings = {count: Fetching(dataset, Fetch(threads=count, cut=until)) for count in set(counts)}
+            for fetching in fetchings.values():
+                # What plumb does once for each dataset and thread is not to be interrupted.
+                _compare(_seen(held, 0, partial(fetching.rewritten, batches[0])), plain[0], counts[0], until)
+            for number, (batch, expected) in enumerate(zip(batches, plain, strict=True)):
+                for repetition, count in enumerate(counts):
+                    if time.monotonic() > deadline:
+                        if number == 0:
+                            raise DifferenceError("samples take too long to compare them within the budget")
+                        return
+                    with pauses.drawn_from(len(counts) * number + repetition):
+                        found = _seen(held, number, partial(fetchings[count].rewritten, batch))
+                    _compare(found, expected, count, until)
+
+
+_Seen = tuple[list[bytes], tuple[Any, ...]]
+
+
+def _compare(found: _Seen, expected: _Seen, threads: int, until: Cut | None) -> None:
+    if found[0] != expected[0]:
+        raise DifferenceError(_difference(threads, until))
+    if found[1] != expected[1]:
+        raise DifferenceError("random numbers are drawn in another order")
+
+
+def _difference(threads: int, until: Cut | None) -> str:
+    if until is None:
+        return f"{threads} threads get other values than one"
+    return f"samples differ when {threads} threads make what is before {until.after}"
+
+
+def _plainly(dataset: Any, batch: Sequence[Any]) -> list[Any]:
+    return [dataset[index] for index in batch]
+
+
+def _seen(held: Held, seed: int, read: Callable[[], list[Any]]) -> _Seen:
+    """Read a batch under a seed; return its samples' digests, and the states of the random generators behind it."""
+    held.seed(seed)
+    samples = read()
+    return [digest_of(sample) for sample in samples], generator_states(held.generators)
+
+
+def _check_effects(
+    held: Held, read: Callable[[Any], Any], indices: Sequence[Any], expected: Sequence[bytes] | None
+) -> None:
+    """Raise where what threads are to make changes anything that they would share.
+
+    Two threads take turns. A file whose position both of them move is shared by them; one that each has opened for
+    itself is not. What `read` returns must have the digests that are `expected`, if any.
+    """
+    with ReadingThreads(1) as other:
+        turns: tuple[Callable[[Any], Any], ...] = read, lambda index: other.submit(read, index).result()
+        # What is opened at a thread's first access is open from here on.
+        turns[1](indices[0])
+        turns[0](indices[-1])
+        moved_by: tuple[set[Any], set[Any]] = set(), set()
+        for place, index in enumerate(indices):
+            held.disturb()
+            before, states, places = held.state(), generator_states(held.generators), positions(held.seekable)
+            value = turns[place % 2](index)
+            moved_by[place % 2].update(moved(places, positions(held.seekable)))
+            changed = held.changed(before)
+            if changed:
+                raise DifferenceError(f"{changed} changes while a sample is made")
+            if states != generator_states(held.generators):
+                raise DifferenceError("random numbers are drawn, which threads would do in another order")
+            if expected is not None and digest_of(value) != expected[place]:
+                raise DifferenceError("samples differ when they are read twice")
+            shared = moved_by[0] & moved_by[1]
+            if shared:
+                raise DifferenceError(f"threads would share the position in {min(shared)[1]}")
