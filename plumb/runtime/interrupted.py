@@ -1,65 +1,119 @@
-"""Switches between threads, forced at the calls of the code that they run, so that what they do to each other shows."""
+"""Switches between threads, forced where code calls or looks up something, so that what threads share shows."""
 
 from __future__ import annotations
 
-import concurrent.futures
-import os
+import dis
+import functools
 import random
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
-from plumb.trace.expand import PLUMB_FOLDER
+from plumb.runtime.replay import Replay
+from plumb.trace.expand import PLUMB_FOLDER, is_user_file
 
 PAUSES_PER_SAMPLE = 40
-# Some pauses are short, others long enough for a whole prefix or suffix of another thread's. Where the other threads
-# did nothing in the last pause, as at the end of a batch, the next one is short.
-_SHORT_SECONDS, _LONG_SECONDS, _LONG_SHARE = 1e-4, 1e-3, 0.1
+# Some pauses last until the other threads have gone through up to so many places, or for this long: enough for a whole
+# prefix or suffix. Where they did nothing in the last one, as at the end of a batch, the next one is short.
+_MOST_PLACES, _LONG_SECONDS, _LONG_SHARE = 12, 3e-3, 0.3
+_SHORT_SECONDS, _LOOK_SECONDS = 1e-4, 5e-5
+# On a busy host, a pause of any length may take many times as long.
+_PAUSING_SECONDS = 0.3
 # Who comes back from a pause need not wait longer for the interpreter's lock.
 _SWITCH_SECONDS = 1e-4
-# Calls in here hand samples from thread to thread, and are nobody's to interleave.
-_NOT_SAMPLES = (PLUMB_FOLDER, threading.__file__, os.path.dirname(concurrent.futures.__file__))
+_READS_SAMPLE = Replay._run.__code__
+_CODES = frozenset(
+    number
+    for name, number in dis.opmap.items()
+    if "CALL" in name or "SUBSCR" in name or name in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "BINARY_OP")
+)
 
 
-def share_of_calls(reads: Callable[[], Any], samples: int) -> float:
-    """Return the share of calls to pause at for about `PAUSES_PER_SAMPLE` pauses in each of `samples` that are read."""
-    calls = 0
+def share_of_places(reads: Callable[[], Any], samples: int) -> float:
+    """Return the share of places to pause at for about `PAUSES_PER_SAMPLE` pauses in each of `samples` that are read.
 
-    def count(frame: FrameType, event: str, argument: Any) -> None:
-        nonlocal calls
-        calls += not frame.f_code.co_filename.startswith(_NOT_SAMPLES)
+    A place is before a call, a subscript or an attribute in the user's code, and at the start and the end of any call.
+    All samples must be read by a `Replay`.
+    """
+    places = 0
 
-    before = sys.getprofile()
-    sys.setprofile(count)
-    try:
+    def count() -> None:
+        nonlocal places
+        places += 1
+
+    with _followed(count):
         reads()
-    finally:
-        sys.setprofile(before)
-    return min(1.0, PAUSES_PER_SAMPLE * samples / max(1, calls))
+    return min(1.0, PAUSES_PER_SAMPLE * samples / max(1, places))
 
 
 @contextmanager
 def interruptible(share: float) -> Iterator[Pauses]:
-    """Let this thread, and those that are started inside, pause before and after a `share` of their calls.
+    """Let this thread, and those that are started inside, pause at a `share` of the places that they come to.
 
-    C's functions, waits among them, are calls as well. None pauses outside of `Pauses.drawn_from`. Profilers are put
-    back.
+    None pauses outside of `Pauses.drawn_from`. What else follows the threads, such as a debugger, is put back.
     """
     pauses = Pauses(share)
-    before, of_new_threads, interval = sys.getprofile(), threading.getprofile(), sys.getswitchinterval()
+    interval = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    threading.setprofile(pauses.at_call)
-    sys.setprofile(pauses.at_call)
     try:
-        yield pauses
+        with _followed(pauses.at_place):
+            yield pauses
     finally:
-        sys.setprofile(before)
-        threading.setprofile(of_new_threads)
         sys.setswitchinterval(interval)
+
+
+class _Depth(threading.local):
+    samples = 0
+
+
+@contextmanager
+def _followed(at_place: Callable[[], None]) -> Iterator[None]:
+    """Call `at_place` at each place that this thread, and those started inside, come to while they read a sample."""
+    depth = _Depth()
+
+    def at_call(frame: FrameType, event: str, argument: Any) -> None:
+        if frame.f_code is _READS_SAMPLE:
+            depth.samples += (event == "call") - (event == "return")
+        elif depth.samples and not frame.f_code.co_filename.startswith(PLUMB_FOLDER):
+            at_place()
+
+    def enter(frame: FrameType, event: str, argument: Any) -> Any:
+        if not depth.samples or not _is_users(frame.f_code.co_filename):
+            return None
+        frame.f_trace_lines, frame.f_trace_opcodes = False, True
+        return at_code
+
+    def at_code(frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "opcode" and _content(frame.f_code)[frame.f_lasti] in _CODES:
+            at_place()
+        return at_code
+
+    before = sys.getprofile(), sys.gettrace(), threading.getprofile(), threading.gettrace()
+    threading.setprofile(at_call)
+    threading.settrace(enter)
+    sys.setprofile(at_call)
+    sys.settrace(enter)
+    try:
+        yield
+    finally:
+        sys.setprofile(before[0])
+        sys.settrace(before[1])
+        threading.setprofile(before[2])
+        threading.settrace(before[3])
+
+
+@functools.lru_cache(None)
+def _is_users(name: str) -> bool:
+    return is_user_file(name)
+
+
+@functools.lru_cache(None)
+def _content(code: CodeType) -> bytes:
+    return code.co_code
 
 
 class _Thread(threading.local):
@@ -74,29 +128,40 @@ class Pauses:
     def __init__(self, share: float) -> None:
         self._share = share
         self._seed: int | None = None
-        self._begun = self._calls = 0
+        self._until = 0.0
+        self._begun = self._places = 0
         self._mine = _Thread()
 
     @contextmanager
     def drawn_from(self, seed: int) -> Iterator[None]:
-        """Pause inside: at calls, and for times, that are drawn for each thread."""
-        self._seed = seed
+        """Pause inside, at places and for times that are drawn for each thread; no more once this took long enough."""
+        self._seed, self._until = seed, time.perf_counter() + _PAUSING_SECONDS
         try:
             yield
         finally:
             self._seed = None
 
-    def at_call(self, frame: FrameType, event: str, argument: Any) -> None:
-        """Pause, or don't. Given to `sys.setprofile`."""
+    def at_place(self) -> None:
+        """Pause, or don't."""
         seed, mine = self._seed, self._mine
-        if seed is None or frame.f_code.co_filename.startswith(_NOT_SAMPLES):
+        if seed is None:
             return
-        # Counts a call too few where threads are switched in here, which does no harm.
-        self._calls += 1
+        # Counts a place too few where threads are switched in here, which does no harm.
+        self._places += 1
         if mine.seed != seed:
             self._begun += 1
             mine.seed, mine.chance = seed, random.Random(1000 * seed + self._begun)
         if mine.chance.random() < self._share:
-            before, is_long = self._calls, mine.others_ran and mine.chance.random() < _LONG_SHARE
-            time.sleep(_LONG_SECONDS if is_long else mine.chance.random() * _SHORT_SECONDS)
-            mine.others_ran = self._calls != before
+            self._pause(mine)
+            if time.perf_counter() > self._until:
+                self._seed = None
+
+    def _pause(self, mine: _Thread) -> None:
+        before = self._places
+        if mine.others_ran and mine.chance.random() < _LONG_SHARE:
+            wanted, end = mine.chance.randint(1, _MOST_PLACES), time.perf_counter() + _LONG_SECONDS
+            while self._places - before < wanted and time.perf_counter() < end:
+                time.sleep(_LOOK_SECONDS)
+        else:
+            time.sleep(mine.chance.random() * _SHORT_SECONDS)
+        mine.others_ran = self._places != before

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -108,7 +107,6 @@ def _is_equal(one: Any, other: Any) -> bool:
 
 def _found(loader: DataLoader[Any], indices: list[Any], inherited: set[int]) -> Effects:
     """Make the samples of two indices by turns, twice, and return what that changed."""
-    _cut_connections(inherited)
     not_reopened = reopen_inherited_files()
     state = DatasetState(roots_of(loader), by_value=True)
     state.look(_LOOK_SECONDS)
@@ -167,16 +165,6 @@ def _reader(loader: DataLoader[Any]) -> Callable[[Any], None]:
             loader.collate_fn(samples)
 
     return read
-
-
-def _cut_connections(inherited: set[int]) -> None:
-    """Lead sockets, pipes and the like to nowhere: two processes that use one take each other's answers."""
-    nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    is_harmless = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISCHR, stat.S_ISBLK)
-    for number, mode in open_descriptors():
-        if number in inherited and number > 2 and not any(check(mode) for check in is_harmless):
-            os.dup2(nowhere, number, inheritable=False)
-    os.close(nowhere)
 
 
 def _positions(inherited: set[int], not_reopened: tuple[int, ...]) -> dict[int, int]:

@@ -16,9 +16,10 @@ from plumb.config import Cut
 from plumb.profile.randomness import generator_states
 from plumb.profile.threads import ReadingThreads, one_torch_thread
 from plumb.runtime.child_trial import Outcome, in_child, in_spawned_child
+from plumb.runtime.dataset_state import DatasetState
 from plumb.runtime.fetch import Fetch, Fetching
-from plumb.runtime.held import Held
-from plumb.runtime.interrupted import interruptible, share_of_calls
+from plumb.runtime.held import Held, reached
+from plumb.runtime.interrupted import interruptible, share_of_places
 from plumb.runtime.positions import moved, positions
 from plumb.runtime.replay import Replay
 from plumb.runtime.validate import DifferenceError, afforded, digest_of, reason_of
@@ -26,11 +27,13 @@ from plumb.runtime.validate import DifferenceError, afforded, digest_of, reason_
 BATCHES = 3
 BATCH_SAMPLES = 32
 # Repetitions in which threads are switched at calls: at others in each.
-REPETITIONS = 3
+REPETITIONS = 4
 READS = 5
 SECONDS = 60.0
 # How many times a sample's calls are counted; a few samples may differ.
 _COUNTED_SAMPLES = 3
+# Of so many samples, all that they change is looked for, and each look ends after so long.
+_LOOKED_AT_CLOSELY, _LOOK_SECONDS = 8, 0.1
 # No repetition is begun behind this share of the time.
 _UNTIL = 0.7
 
@@ -134,9 +137,9 @@ def _check(dataset: Any, indices: list[Any], counts: Sequence[int], until: Cut |
         batches = [indices[start : start + BATCH_SAMPLES] for start in range(0, len(indices), BATCH_SAMPLES)]
         plain = [_seen(held, seed, partial(_plainly, dataset, batch)) for seed, batch in enumerate(batches)]
         made = [digest for digests, _ in plain for digest in digests]
-        _check_effects(held, read, indices, made if until is None else None)
+        _check_effects(dataset, held, read, indices, made if until is None else None)
         few = indices[:_COUNTED_SAMPLES]
-        share = share_of_calls(lambda: [dataset[index] for index in few], len(few))
+        share = share_of_places(lambda: list(map(Replay(dataset, None).sample, few)), len(few))
         with interruptible(share) as pauses:
             fetchings = {count: Fetching(dataset, Fetch(threads=count, cut=until)) for count in set(counts)}
             for fetching in fetchings.values():
@@ -181,9 +184,13 @@ def _seen(held: Held, seed: int, read: Callable[[], list[Any]]) -> _Seen:
 
 
 def _check_effects(
-    held: Held, read: Callable[[Any], Any], indices: Sequence[Any], expected: Sequence[bytes] | None
+    dataset: Any,
+    held: Held,
+    read: Callable[[Any], Any],
+    indices: Sequence[Any],
+    expected: Sequence[bytes] | None,
 ) -> None:
-    """Raise where what threads are to make changes anything that they would share.
+    """Raise DifferenceError where what threads are to make changes anything that they would share.
 
     Two threads take turns. A file whose position both of them move is shared by them; one that each has opened for
     itself is not. What `read` returns must have the digests that are `expected`, if any.
@@ -193,13 +200,20 @@ def _check_effects(
         # What is opened at a thread's first access is open from here on.
         turns[1](indices[0])
         turns[0](indices[-1])
+        handles = [value for value in reached(dataset) if hasattr(type(value), "tell") and hasattr(type(value), "seek")]
+        state = DatasetState([dataset], by_value=True)
+        state.look(_LOOK_SECONDS)
         moved_by: tuple[set[Any], set[Any]] = set(), set()
         for place, index in enumerate(indices):
             held.disturb()
-            before, states, places = held.state(), generator_states(held.generators), positions(held.seekable)
+            before, states, places = held.state(), generator_states(held.generators), positions(handles)
             value = turns[place % 2](index)
-            moved_by[place % 2].update(moved(places, positions(held.seekable)))
+            moved_by[place % 2].update(moved(places, positions(handles)))
             changed = held.changed(before)
+            if not changed and place < _LOOKED_AT_CLOSELY:
+                # To remember a sample, as a dictionary does, is no matter of who makes it.
+                changes = [change.place for change in state.look(_LOOK_SECONDS) if not change.is_growth]
+                changed = changes[0] if changes else ""
             if changed:
                 raise DifferenceError(f"{changed} changes while a sample is made")
             if states != generator_states(held.generators):
