@@ -60,7 +60,7 @@ class PlainBatches:
             times: Number of makings.
 
         """
-        return in_child(partial(self._makings, indices, states, times), seconds, cuts_connections=True)
+        return in_child(partial(self._makings, indices, states, times), seconds)
 
     def here(self, indices: Any, states: Kept, threads: int) -> Making:
         """Make the batch in this process with `threads` threads of torch's own; generators are put back afterwards."""
