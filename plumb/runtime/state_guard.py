@@ -6,6 +6,7 @@ sample when it is asked for, a change must not come late.
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,13 +18,15 @@ from plumb.lengths import length_of
 from plumb.runtime.changes import Change
 from plumb.runtime.dataset_state import EPOCH_SECONDS, DatasetState, roots_of
 from plumb.runtime.guards import Finding, IdleGuard, Verdict
-from plumb.runtime.sample_effects import Effects, sample_effects
+from plumb.runtime.sample_effects import CHILD_SECONDS, sample_effects
 
 # The first batches of an epoch are looked at each; later ones within this share of the time, and this often at least.
 _LOOKED_AT, _SHARE, _AT_LAST_SECONDS = 8, 0.005, 2.0
 _SHORTEST_LOOK_SECONDS = 0.01
 # Samples are tried in a child again when something else changed between epochs, but not for ever.
 _MOST_TRIED = 4
+# A child that makes a few samples may take so many times as long as the first batch has taken.
+_CHILD_WAITS = 4.0
 
 
 class StateGuard(IdleGuard):
@@ -56,6 +59,21 @@ class StateGuard(IdleGuard):
         self._to_be_tried = True
         self._tried = 0
         self._finding: Finding | None = None
+        self._loader: DataLoader[Any] | None = None
+        self._latest: Any = None
+
+    def why_plain(self) -> str | None:
+        """Return why the user's own configuration must read, if so, and try samples in a child if none were yet."""
+        if self._latest is not None:
+            self._try_samples(self._latest)
+        return None if self._finding is None else self._finding.reason
+
+    def is_as_at_the_start(self) -> bool:
+        """Return whether samples are made from what was there when the epoch began, as far as a glance shows."""
+        if self._state is None or self._was_here:
+            return True
+        self._changed_within = self._changed_within or _first(self._state.glance())
+        return not self._changed_within
 
     # ---- hooks
 
@@ -82,7 +100,8 @@ class StateGuard(IdleGuard):
     def batch_wanted(self, loader: DataLoader[Any]) -> Finding | None:
         """Find what the loop has changed, at each of the first batches and every now and then later."""
         self._loader = loader
-        if self._batches == 0 and not self._wanted().num_workers:
+        wanted = self._wanted()
+        if self._batches == 0 and wanted.needs_runtime and not wanted.num_workers:
             # A batch that is made here must not be made twice: there is no time to wait for its indices.
             self._try_samples(range(min(2, length_of(loader.dataset) or 0)), is_guess=True)
         if self._finding is not None:
@@ -108,7 +127,10 @@ class StateGuard(IdleGuard):
     def batch_read(self, number: int, indices: Any, batch: Any) -> tuple[Any, Finding | None]:
         """Try samples in a child before the first batch is delivered, and take note of what reading here changes."""
         was_here, self._was_here = self._was_here, self._reads_here()
-        self._try_samples(indices)
+        self._latest = indices
+        wanted = self._wanted()
+        if wanted.num_workers or wanted.needs_runtime:
+            self._try_samples(indices)
         is_asked_for = self._is_asked_for or self._batches < _LOOKED_AT or was_here != self._was_here
         if self._state is not None and (was_here or self._was_here) and is_asked_for:
             # What making batches has changed is not the loop's doing.
@@ -125,27 +147,25 @@ class StateGuard(IdleGuard):
 
         Where the indices are a guess, a sample that fails says nothing.
         """
-        wanted = self._wanted()
-        may_matter = wanted.num_workers or wanted.needs_runtime
-        if not self._to_be_tried or self._own.num_workers or not may_matter or self._tried >= _MOST_TRIED:
+        if not self._to_be_tried or self._own.num_workers or self._tried >= _MOST_TRIED or self._loader is None:
             return
-        effects = sample_effects(self._loader, indices if hasattr(indices, "__iter__") else [indices])
+        waited_seconds = min(time.perf_counter() - self._epoch_begun_at, CHILD_SECONDS)
+        seconds = max(CHILD_SECONDS, _CHILD_WAITS * waited_seconds)
+        effects = sample_effects(self._loader, indices if hasattr(indices, "__iter__") else [indices], seconds)
         if is_guess and effects.failure:
             return
         self._to_be_tried = False
         self._tried += 1
-        why = self._why_plain(effects, wanted)
+        why = effects.why_in_one_process or (effects.why_not_forked if self._forks(self._loader) else None)
         if why is not None:
             self._finding = Finding(Verdict.PLAIN, why)
 
-    def _why_plain(self, effects: Effects, wanted: Config) -> str | None:
-        is_forked = wanted.num_workers and self._is_forked(wanted)
-        return effects.why_in_one_process or (effects.why_not_forked if is_forked else None)
-
-    def _is_forked(self, wanted: Config) -> bool:
-        import multiprocessing
-
-        context = self._loader.multiprocessing_context or multiprocessing
+    def _forks(self, loader: DataLoader[Any]) -> bool:
+        """Return whether workers are, or would be, forked from this process."""
+        wanted = self._wanted()
+        if not wanted.num_workers and wanted.needs_runtime:
+            return False
+        context = loader.multiprocessing_context or multiprocessing
         return (wanted.start_method or context.get_start_method()) == "fork"
 
 

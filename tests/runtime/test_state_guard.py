@@ -1,0 +1,264 @@
+"""A plan gives the samples that the script would have had, whatever the script or the samples change."""
+
+import collections
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+from torchvision.transforms import Compose
+
+from plumb.config import Config
+from plumb.plan import LoaderPlan, Measured, Prediction
+from plumb.runtime import state_guard
+from plumb.runtime.loader import current_config
+from plumb.runtime.planned import Planned
+
+RATE = (90.0, 110.0)
+WORKERS, LASTING = Config(2, 2), Config(2, 2, persistent_workers=True)
+LEVEL = {"now": 0}
+
+
+def on_plan(loader, config=LASTING):
+    """Returns what begins an epoch of `loader` on a plan's configuration, and the lines that are said."""
+    own = current_config(loader)
+    entry = LoaderPlan(
+        "loader",
+        "train.py:1",
+        type(loader.dataset).__name__,
+        loader.batch_size,
+        Measured(own, 100.0, RATE),
+        Measured(config, 100.0, RATE),
+        Prediction(100.0, "cpu", {}),
+    )
+    planned, said = Planned(loader, entry, own), []
+    return lambda: planned.start_unseen(loader, lambda: iter(loader), said.append), said
+
+
+def trained(make, train, config=LASTING):
+    """Returns what a training yields plainly and on a plan, each with its own loader, and the lines that are said."""
+    plain = list(train(loader := make(), lambda: iter(loader)))
+    LEVEL["now"] = 0
+    begin, said = on_plan(loader := make(), config)
+    return plain, list(train(loader, begin)), said
+
+
+class Scale:
+    factor = 0
+
+    def __call__(self, x):
+        return x + self.factor
+
+
+class Collate:
+    size = 0
+
+    def __call__(self, samples):
+        return torch.tensor(samples) + self.size
+
+
+class Rows(Dataset):
+    """Samples that depend on all sorts of things, all of them zero at first."""
+
+    progress = 0
+
+    def __init__(self, count=40):
+        self.labels, self.weights = [0] * count, np.zeros(count)
+        self.transform = Compose([Scale()])
+        self.parts = collections.deque([{"level": 0}])
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return (
+            self.transform(self.labels[index] + self.weights[index] + self.progress + self.parts[0]["level"])
+            + (LEVEL["now"])
+        )
+
+
+@pytest.fixture(autouse=True)
+def level():
+    LEVEL["now"] = 0
+
+
+def rows_of(loader):
+    dataset = loader.dataset
+    while not isinstance(dataset, Rows):
+        dataset = getattr(dataset, "dataset", None) or dataset.datasets[0]
+    return dataset
+
+
+CHANGES = {
+    "items of a list": lambda loader, value: rows_of(loader).labels.__setitem__(slice(None), [value] * 40),
+    "an array": lambda loader, value: rows_of(loader).weights.fill(value),
+    "a transform in a Compose": lambda loader, value: setattr(rows_of(loader).transform.transforms[0], "factor", value),
+    "another transform": lambda loader, value: setattr(rows_of(loader), "transform", lambda x: x + value),
+    "an attribute": lambda loader, value: setattr(rows_of(loader), "progress", value),
+    "a dictionary in a deque": lambda loader, value: rows_of(loader).parts[0].update(level=value),
+    "a global": lambda loader, value: LEVEL.update(now=value),
+    "collate_fn": lambda loader, value: setattr(loader.collate_fn, "size", value),
+}
+
+
+def make():
+    return DataLoader(Subset(ConcatDataset([Rows()]), range(40)), batch_size=4, collate_fn=Collate())
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_changes_between_epochs_is_seen(change):
+    def train(loader, begin):
+        for epoch in range(3):
+            yield [batch.tolist() for batch in begin()]
+            change(loader, epoch + 1)
+
+    plain, planned, said = trained(make, train)
+    assert planned == plain
+    assert {value for batches in plain for batch in batches for value in batch} == {0, 1, 2}
+    assert all("between epochs: workers are started again" in line for line in said)
+    assert said
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_the_loop_changes_is_never_late(change):
+    def train(loader, begin):
+        step = 0
+        for _ in range(2):
+            for batch in begin():
+                yield batch.tolist()
+                step += 1
+                change(loader, step)
+
+    plain, planned, said = trained(make, train)
+    assert planned == plain
+    assert plain[3] == [3] * 4
+    (line,) = said
+    assert "while an epoch runs; from here on it runs as the script has it" in line
+
+
+def test_a_change_far_into_an_epoch_is_found_when_a_look_is_due(monkeypatch):
+    monkeypatch.setattr(state_guard, "_AT_LAST_SECONDS", 0.0)
+
+    def train(loader, begin):
+        for step, batch in enumerate(begin()):
+            yield batch.tolist()
+            if step >= 30:
+                loader.dataset.progress = 1
+
+    def make():
+        return DataLoader(Rows(400), batch_size=4, collate_fn=Collate())
+
+    plain, planned, said = trained(make, train, WORKERS)
+    assert planned == plain
+    assert len(said) == 1
+
+
+class Replay(Dataset):
+    """Hands out what the loop has put in, the newest more likely than not."""
+
+    def __init__(self):
+        self.buffer = collections.deque([(0, 0.0)] * 8, maxlen=64)
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, index):
+        return self.buffer[random.randrange(len(self.buffer))][0]
+
+
+def test_a_buffer_that_the_loop_fills_is_read_as_it_is():
+    def train(loader, begin):
+        random.seed(0)
+        for _ in range(2):
+            for step, batch in enumerate(begin(), 1):
+                yield batch.tolist()
+                loader.dataset.buffer.extend([(step, 0.0)] * 8)
+
+    plain, planned, said = trained(lambda: DataLoader(Replay(), batch_size=4), train)
+    # The first batch may come of workers, which draw from generators of their own; none is old.
+    assert planned[0] == plain[0] == [0] * 4
+    assert max(planned[-1]) > 10
+    assert len(planned) == len(plain)
+    assert len(said) == 1
+
+
+class Running(Dataset):
+    """A mean over the samples so far, which the script reads."""
+
+    def __init__(self):
+        self.seen, self.mean = 0, 0.0
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        self.seen += 1
+        self.mean += (index - self.mean) / self.seen
+        return index - self.mean
+
+
+class Noisy(Running):
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+        self.seen = 0
+
+    def __getitem__(self, index):
+        return self.rng.standard_normal()
+
+
+class Queue(Running):
+    """Hands out a list of its own, bit by bit, and fills it again."""
+
+    def __init__(self):
+        self.waiting, self.seen = [], 0
+
+    def __getitem__(self, index):
+        if not self.waiting:
+            self.seen += 1
+            self.waiting = [self.seen * 100 + place for place in range(10)]
+        return float(self.waiting.pop())
+
+
+@pytest.mark.parametrize("dataset", [Running, Noisy, Queue])
+@pytest.mark.parametrize("config", [WORKERS, Config(0, fetch_threads=4)], ids=str)
+def test_samples_that_change_what_they_read_stay_in_the_main_process(dataset, config):
+    def train(loader, begin):
+        for _ in range(2):
+            yield [batch.tolist() for batch in begin()]
+            yield loader.dataset.seen
+
+    plain, planned, said = trained(lambda: DataLoader(dataset(), batch_size=4), train, config)
+    assert planned == plain
+    (line,) = said
+    assert "from here on it runs as the script has it" in line
+
+
+def test_workers_of_the_users_own_see_changes_when_they_would():
+    def train(loader, begin):
+        for _ in range(2):
+            for batch in begin():
+                yield batch.tolist()
+                loader.dataset.progress += 1
+
+    def make():
+        return DataLoader(Rows(), batch_size=4, collate_fn=Collate(), num_workers=1)
+
+    plain, planned, said = trained(make, train)
+    assert planned == plain
+    assert plain[0] == plain[9] == [0] * 4
+    assert plain[10] == plain[-1] == [10] * 4
+    assert said == ["the script changes Rows.progress between epochs: workers are started again, so that they see it"]
+
+
+def test_what_stays_as_it_is_keeps_its_workers():
+    begin, said = on_plan(loader := make())
+    first = begin()
+    pids = {worker.pid for worker in first._workers} if next(first) is not None else set()
+    list(first)
+    loader.dataset.dataset.datasets[0].unread = 3
+    second = begin()
+    next(second)
+    assert {worker.pid for worker in second._workers} == pids != set()
+    list(second)
+    assert said == []
