@@ -52,7 +52,8 @@ class DatasetState:
 
     With `by_value`, an object in another's place is no change if all that is seen of both is equal. `generators` are
     the random generators that the last thorough look has met, and `arrays`, with `by_value`, the arrays and buffers.
-    `visit` is called with each value that is met, and with its place.
+    `visit` is called with each value that is met, and with its place: with all that hangs from the roots, whether code
+    that was met reads it or not.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class DatasetState:
         self._known: dict[int, Any] = {}
         self._windows: dict[int, Windows] = {}
         self._names: set[str] = set()
-        self._reads_any = False
+        self._reads_any = visit is not None
         self._is_new = True
         self._queue: deque[tuple[Any, Reached]] = deque()
         self._further: deque[tuple[Any, Reached]] = deque()
@@ -102,6 +103,7 @@ class DatasetState:
         """
         begun = time.perf_counter()
         self._begin(is_quick=False)
+        self._has_windows = self._visit is None
         deadline = begun + seconds
         for _ in range(_PASSES_AT_FIRST if self._is_new else 1):
             # What code reads is known once all of it was met: the first pass may have left attributes out.

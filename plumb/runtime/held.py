@@ -5,27 +5,27 @@ from __future__ import annotations
 import functools
 import random
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 
 from plumb.profile.randomness import disturb_generators, kept_generators
+from plumb.runtime import code_names
+from plumb.runtime.dataset_state import DatasetState
+from plumb.runtime.object_parts import process_generators
 from plumb.trace.discovery import GENERATOR_CLASSES
 from plumb.trace.expand import (
     is_dataset,
     is_of_user_class,
     is_step,
-    is_user_class,
-    is_user_code,
-    is_user_file,
-    items_of,
 )
 
-MOST_OBJECTS = 2000
+# A dataset of a million objects is not walked to its end.
+_REACHED_SECONDS = 0.3
 GROWING = (list, dict, set, deque)
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 CODE = (FunctionType, MethodType, functools.partial, type)
@@ -38,8 +38,10 @@ class Held:
     """
 
     def __init__(self, dataset: Any) -> None:
-        found = list(reached(dataset))
-        self.generators = [value for value in found if is_generator(value)]
+        found = reached(dataset)
+        self.generators = [
+            value for value in found if is_generator(value) and not any(value is each for each in process_generators())
+        ]
         self._start = [get_state(generator) for generator in self.generators]
         self.objects = [value for value in found if _has_attributes(value) and _makes_samples(value)]
 
@@ -113,68 +115,21 @@ def _has_attributes(value: Any) -> bool:
     return not isinstance(value, (*CODE, ModuleType)) and type(getattr(value, "__dict__", None)) is dict
 
 
-def reached(dataset: Any) -> Iterator[Any]:
-    """What can be reached from a dataset, nearest first: by attributes, short lists, closures and names in code."""
-    pending = deque([dataset])
-    seen: dict[int, Any] = {}
-    while pending and len(seen) < MOST_OBJECTS:
-        value = pending.popleft()
-        if id(value) in seen or isinstance(value, (*PLAIN, ModuleType, CodeType)):
-            continue
-        seen[id(value)] = value
-        yield value
-        pending.extend(_reached(value))
-
-
-def _reached(value: Any) -> Iterable[Any]:
-    if isinstance(value, FunctionType):
-        return [*closed_over(value), *named_globals(value)] if is_user_code(value) else []
-    if isinstance(value, (MethodType, BuiltinFunctionType)):
-        return [value.__self__, getattr(value, "__func__", None)]
-    if isinstance(value, functools.partial):
-        return [value.func, *value.args, *value.keywords.values()]
-    if isinstance(value, type):
-        return [item for kind in value.__mro__ if is_user_class(kind) for item in vars(kind).values()]
-    if isinstance(value, (staticmethod, classmethod)):
-        return [value.__func__]
-    if isinstance(value, property):
-        return [value.fget]
-    attributes = getattr(value, "__dict__", None)
-    held = list(attributes.values()) if type(attributes) is dict else []
-    return [*items_of(value), *held, type(value)]
+def reached(dataset: Any) -> list[Any]:
+    """Return what can be reached from a dataset, nearest first: what its samples' code may read, and that code."""
+    found: dict[int, Any] = {}
+    DatasetState([dataset], visit=lambda value, _: found.setdefault(id(value), value)).look(_REACHED_SECONDS)
+    return list(found.values())
 
 
 def closed_over(function: FunctionType) -> list[Any]:
-    """The values of a function's free variables that are set."""
-    return [value for cell in function.__closure__ or () for value in _content(cell)]
-
-
-def _content(cell: CellType) -> list[Any]:
-    try:
-        return [cell.cell_contents]
-    except ValueError:
-        return []  # not set yet
+    """Return the values of a function's free variables that are set."""
+    return [value for _, value in code_names.closed_over(function)]
 
 
 def named_globals(function: FunctionType) -> list[Any]:
-    """What a function's code may mean by the global names in it, and by those names in the user's modules."""
-    names = list(_names(function.__code__))
-    found = [function.__globals__[name] for name in names if name in function.__globals__]
-    modules = [value for value in found if isinstance(value, ModuleType) and _is_users(value)]
-    inside = [vars(module)[name] for module in modules for name in names if name in vars(module)]
-    return [value for value in (*found, *inside) if not isinstance(value, ModuleType)]
-
-
-def _is_users(module: ModuleType) -> bool:
-    file = getattr(module, "__file__", None)
-    return isinstance(file, str) and is_user_file(file)
-
-
-def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)
+    """Return what a function's code may read by global names, and from the user's modules."""
+    return [value for _, value in code_names.globals_read(function)]
 
 
 def get_state(generator: Any) -> Any:
