@@ -121,16 +121,12 @@ def test_a_loop_that_changes_the_dataset_is_seen_at_its_first_batch():
 
 def test_what_happens_between_epochs_is_not_the_loops_doing():
     loader = DataLoader(Rows(), batch_size=4)
-    loop = Loop(4, 6)
-    loop.changes = LoopChanges(loader)
-
-    def step(batch):
-        if batch == 2:
-            loader.dataset.progress += 1
-        return batch == 2
-
-    through(loop, step)
-    assert loop.changes.place == ""
+    changes = LoopChanges(loader)
+    for batch in range(4):
+        changes.before()
+        loader.dataset.progress = int(batch >= 2)
+        changes.after(interrupted=batch in (0, 2))
+    assert changes.place == ""
 
 
 def test_a_configuration_with_values_made_ahead_is_told_from_others():
