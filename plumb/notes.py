@@ -170,6 +170,11 @@ def among_ranks(ranks: int, shows: bool) -> str:
     )
 
 
+def workers_failed(failure: str) -> str:
+    """Say why no more workers were tried."""
+    return f"no more workers were tried: two trials with workers failed alike ({failure})"
+
+
 def stateful(loader: str) -> str:
     """Say why a loader whose place in the epoch is saved with a checkpoint keeps its workers."""
     return (

@@ -20,7 +20,7 @@ from plumb import unfinished
 from plumb.config import Config
 from plumb.errors import TuningError, UsersError
 from plumb.events import Event, Phase, TrialDone
-from plumb.freedom import counts_to_verify, freedom_of, whole_cores, worker_start
+from plumb.freedom import WorkerStart, counts_to_verify, freedom_of, whole_cores, worker_start
 from plumb.host import Machine
 from plumb.model import operational, planner
 from plumb.model.competition import Competition
@@ -38,6 +38,7 @@ from plumb.notes import (
     stateful,
     uncompared,
     untried,
+    workers_failed,
 )
 from plumb.observed import Observed, unprobed
 from plumb.offers import Offers, find_offers
@@ -54,7 +55,7 @@ from plumb.runtime.loader import current_config, index_sampler, rebuild
 from plumb.runtime.main_module import start_method
 from plumb.runtime.sharding import Sharding, examine
 from plumb.search import decide
-from plumb.search.ledger import Ledger, Reading
+from plumb.search.ledger import Ledger, Reading, WorkersFailError
 from plumb.search.measure import IndexStream, NoBatchesError
 from plumb.search.probed import in_reused_memory, told_by_many, told_by_one
 from plumb.search.record import Record, StudyError
@@ -267,10 +268,29 @@ class Tuner:
         known = [own, *(reading for reading in self._trials.probed if reading.config != own.config)]
         if self._has_nothing_to_gain:
             return known
+        tried: list[Reading] = []
+        try:
+            return self._searched(freedom, situation, own, known, tried)
+        except WorkersFailError as error:
+            self._start = WorkerStart(why_not=workers_failed(str(error)))
+            known += [reading for reading in tried if reading.loader is not None and reading.config != own.config]
+            return self._searched(dataclasses.replace(freedom, num_workers=(0,)), situation, own, known, [])
+
+    def _searched(
+        self, freedom: Freedom, situation: Situation, own: Reading, known: list[Reading], tried: list[Reading]
+    ) -> list[Reading]:
+        """The `known` readings and those of a search, which `tried` gets one by one.
+
+        Raises WorkersFailError as soon as trials with workers have failed alike.
+        """
 
         def try_out(config: Config, floor: float, on_chunk: Callable[[int, float], None]) -> Reading:
             self._say(f"trying {config}")
-            return self._trials.try_out(situation, config, floor, on_chunk)
+            tried.append(self._trials.try_out(situation, config, floor, on_chunk))
+            failure = self._trials.ledger.failure_of_workers() if config.num_workers else ""
+            if failure:
+                raise WorkersFailError(failure)
+            return tried[-1]
 
         ranking = planner.rank(freedom, situation, self._trials.steady_within_seconds())
         # Those that differ only in whether workers persist need no looks of their own.

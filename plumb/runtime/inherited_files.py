@@ -9,6 +9,8 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from plumb.runtime.unsent import report_unsent_batches
+
 DESCRIPTORS = "/proc/self/fd"
 # A descriptor of this kind only names a file. Python doesn't have the flag everywhere.
 _PATH_ONLY = getattr(os, "O_PATH", 0)
@@ -25,6 +27,7 @@ class ReopeningInit:
 
     def __call__(self, worker_id: int) -> None:
         """Make the worker's files its own."""
+        report_unsent_batches(worker_id)
         reopen_inherited_files()
         if self.then is not None:
             self.then(worker_id)

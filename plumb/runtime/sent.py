@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 # What pickle raises where something has no way to be written.
-_UNWRITTEN = (pickle.PicklingError, AttributeError, TypeError)
+_UNWRITTEN = (pickle.PicklingError, AttributeError, TypeError, NotImplementedError, ValueError)
 
 
 def why_not_sent(loader: DataLoader[Any]) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +15,13 @@ from plumb.plan import Rate, Trial
 from plumb.search.measure import Chunk, rate_of
 
 STOPPED = "stopped early: slower"
+# How outcomes begin that say something of workers as such, and not of what the host has room for.
+_BROKEN = ("failed: ", "ended: no batch within", "ended: a worker is stuck")
+_DIGITS = re.compile(r"\d+")
+
+
+class WorkersFailError(Exception):
+    """Trials with workers fail all alike. The message is how, in one line."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,19 @@ class Ledger:
         """The reading of a configuration that could not be measured, with the reason."""
         self._take_down(Trial(config, None, None, None, outcome))
         return Reading(config, None, None, outcome, over)
+
+    def failure_of_workers(self) -> str:
+        """Return how trials with workers fail, where two of them failed alike and none was measured; empty otherwise.
+
+        Trials that came to a limit of the host are not counted: one that takes less may do.
+        """
+        with_workers = [trial for trial in self.trials if trial.config.num_workers]
+        if any(trial.samples_per_second is not None for trial in with_workers):
+            return ""
+        failures = [trial.outcome for trial in with_workers if trial.outcome.startswith(_BROKEN)]
+        # Numbers of processes and of seconds are no difference.
+        alike = Counter(_DIGITS.sub("", failure) for failure in failures)
+        return next((each.partition(": ")[2] for each in failures if alike[_DIGITS.sub("", each)] > 1), "")
 
     def _take_down(self, trial: Trial) -> None:
         self.trials.append(trial)

@@ -20,6 +20,13 @@ class Holding(TensorDataset):
         self.__dict__.update(held)
 
 
+class Pool:
+    """As multiprocessing's refuses."""
+
+    def __reduce__(self):
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+
 class Angry(Holding):
     def __reduce__(self):
         raise RuntimeError("not in this process")
@@ -39,6 +46,7 @@ def test_tensors_stay_where_they_are_and_no_file_is_left_open():
         (lambda: 0, "lambda"),
         (threading.Lock(), "lock"),
         ((n for n in range(3)), "generator"),
+        (Pool(), "pool objects"),
         (os.scandir("."), "Scan"),
     ],
 )
