@@ -17,12 +17,14 @@ import torch.utils.data
 from plumb import intercept, plan
 from plumb.child import run_script
 from plumb.config import CacheChoice, Config, Cut, Rewrites
+from plumb.errors import TuningError
 from plumb.orders import Target
 from plumb.plan import LoaderPlan, Measured, Plan, Prediction
 from plumb.runtime.apply import PlanApplied
 from plumb.runtime.following import code_of_samples
+from plumb.runtime.identified import facts_of_loader, identity_of, place_of
 from plumb.runtime.loader import current_config
-from plumb.watch import Registry
+from plumb.watch import KnownLoader, Registry
 
 WORKERS = Config(num_workers=1, prefetch_factor=2)
 STORE = Config(cache=CacheChoice("sample", "memory", 2**24, 1.0))
@@ -88,6 +90,25 @@ def plan_of(folder, config, *arguments, **environment):
     assert ran.code == 0, ran.err
     # As its file gives it back.
     return plan.decode(plan.encode(Plan("train.py", {}, 1.0, 1.0, pickle.loads(result.read_bytes()))))
+
+
+def run_tuning_itself(folder, config, *arguments):
+    """What `train.py` prints, where tuning itself finds `config` for any loader, or nothing where that is None."""
+
+    def tuned(loader, site, options, step=None):
+        if config is None:
+            raise TuningError("not in this test", 1)
+        identity = dataclasses.replace(identity_of(loader, place_of(site), 1), facts=facts_of_loader(loader))
+        entry = entry_for(KnownLoader(site.name, site, None, loader.batch_size, identity=identity), loader, config)
+        return plan.decode(plan.encode(Plan("", {}, 1.0, 1.0, (entry,))))
+
+    def run():
+        import plumb.here
+
+        plumb.here.tune_here = tuned
+        _raise(run_script(Target("train.py", False), list(arguments)))
+
+    return forked(folder, run, {})
 
 
 def only(planned, *names):
