@@ -17,7 +17,7 @@ from plumb.model.situation import CutCost, DeferralCost
 from plumb.runtime.cuts import CutCandidate
 from plumb.runtime.deferral import FoundDeferral
 from plumb.runtime.fetch import Fetch
-from plumb.runtime.fingerprint import fingerprint
+from plumb.runtime.fingerprint import fingerprint_of_part
 from plumb.runtime.opened import reads_unseen
 from plumb.runtime.replay import Replay
 from plumb.savings import (
@@ -137,7 +137,7 @@ def _fetches(stores: Sequence[_Store], deferral: Deferral | None) -> Iterator[tu
 
 def _stored(loader: DataLoader[Any], found: CutCandidate, indices: Sequence[Any]) -> _Store | str:
     """A store with the cut's values of these samples, or why there is none."""
-    if fingerprint(loader.dataset, found.cut, ()) != fingerprint(loader.dataset, found.cut, ()):
+    if fingerprint_of_part(loader.dataset, found.cut) != fingerprint_of_part(loader.dataset, found.cut):
         return f"no store after {found.cut.after}: the dataset's state can't be told from another"
     try:
         store = filled(loader.dataset, found.cut, indices[:_TIMED_VALUES])

@@ -14,6 +14,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 import plumb
 made = []
+# Not a state that samples change.
+sys.addaudithook(lambda event, details: made.append(details[0]) if event == "sample" else None)
 AUGMENT = "--augment" in sys.argv
 
 def report(loader):
@@ -30,7 +32,7 @@ class Items(Dataset):
     def __len__(self):
         return 8
     def __getitem__(self, index):
-        made.append(index)
+        sys.audit("sample", index)
         x = torch.full((4,), float(index))
         return (x + torch.randn(4) if self.augment else finish(x)), index
 

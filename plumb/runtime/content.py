@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import functools
 import hashlib
+import itertools
 import os
 import pickle
 import secrets
@@ -20,6 +21,11 @@ from plumb.trace.values import digest as digest_of_value
 from plumb.trace.values import is_lazy_image
 
 _PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, dict))
+_SCALARS = frozenset((type(None), bool, int, float, complex))
+_TEXTS = frozenset((str, bytes, bytearray))
+# Of a part of an object, so many values are looked at; larger arrays and texts by so many blocks.
+_MOST_OBJECTS = 50_000
+_LARGE_BYTES, _BLOCKS = 2**22, 64
 _LOCKS = frozenset(("_thread.lock", "_thread.RLock", "_thread._localdummy"))
 # What a class says about itself, and not what it does.
 _NOT_CONTENT = frozenset(
@@ -36,22 +42,48 @@ class Content:
 
     Sets are compared whatever their order, dictionaries with their order. Objects that were met before count by when
     that was. User code is compared by its byte code, libraries by their versions.
+
+    With `most_items`, only so many items of a larger collection are looked at, evenly spread, and some blocks of large
+    arrays and texts: `is_partial` says afterwards whether anything was left out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_items: int | None = None) -> None:
         self._met: dict[int, tuple[int, Any]] = {}
         self._nonce = secrets.token_bytes(16)
+        self._most_items = most_items
+        self.is_partial = False
 
     def digest(self, value: Any) -> bytes:
-        """The digest of a value."""
+        """Return the digest of a value. Raises TooMuchError where there is more to look at than `most_items` allows."""
         stream = _Stream()
-        pickler = _Pickler(stream, self)
+        pickler = _Pickler(stream, self, _MOST_OBJECTS if self._most_items else None)
         try:
             pickler.dump(value)
+        except TooMuchError:
+            raise
         except Exception:
             # Cyclic lists, for example.
             stream.write(self._nonce)
         return stream.digest()
+
+    def sampled(self, value: Any) -> Any:
+        """Return what stands for a large plain collection, text or bytes; None where all of it is to be digested."""
+        most, kind = self._most_items, type(value)
+        if most is None or kind in _SCALARS:
+            return None
+        length = len(value)
+        if kind in _TEXTS:
+            if length <= _LARGE_BYTES:
+                return None
+            self.is_partial = True
+            block, step = _LARGE_BYTES // _BLOCKS, length // _BLOCKS
+            return "part", kind.__name__, length, [value[start : start + block] for start in range(0, length, step)]
+        if length <= most:
+            return None
+        self.is_partial = True
+        step = -(-length // most)
+        items = list(itertools.islice(value.items(), 0, None, step)) if kind is dict else [*value[::step], value[-1]]
+        return "part", kind.__name__, length, items
 
     def told(self, value: Any) -> Any:
         """What stands for a value that is not plain: a tuple of its parts, each of which is told in its turn."""
@@ -63,7 +95,7 @@ class Content:
     def _told(self, value: Any) -> Any:
         kind = type(value)
         if kind in (set, frozenset):
-            return kind.__name__, sorted(Content.digest(Content(), item) for item in value)
+            return self._set(value)
         if isinstance(value, types.CodeType):
             return "code", *_code(value)
         if isinstance(value, types.FunctionType):
@@ -81,6 +113,14 @@ class Content:
         if f"{kind.__module__}.{kind.__qualname__}" in _LOCKS:
             return (kind.__qualname__,)
         return self._array(value) or self._object(value)
+
+    def _set(self, value: Any) -> Any:
+        kind, most = type(value), self._most_items
+        if most is not None and len(value) > most:
+            self.is_partial = True
+            # In another process they come in another order: this is for one process to compare.
+            return kind.__name__, len(value), list(itertools.islice(value, most))
+        return kind.__name__, sorted(Content.digest(Content(), item) for item in value)
 
     def _function(self, function: types.FunctionType) -> Any:
         name = function.__module__, function.__qualname__
@@ -106,12 +146,17 @@ class Content:
         if numpy is not None and (kind is numpy.ndarray or isinstance(value, numpy.generic)):
             if value.dtype.hasobject:
                 return "array", repr(value.dtype), value.shape, value.ravel().tolist()
+            if self._most_items is not None and value.nbytes > _LARGE_BYTES:
+                self.is_partial = True
+                return "array", repr(value.dtype), value.shape, digest_of_value(value, large_by_blocks=True)
             whole = numpy.ascontiguousarray(value).reshape(-1).view(numpy.uint8)
             return "array", repr(value.dtype), value.shape, hashlib.blake2b(whole, digest_size=_DIGEST_BYTES).digest()
         if is_lazy_image(value):
             return self._unpicklable(value)
         known = kind.__module__.startswith("PIL.") or hasattr(value, "untyped_storage")
-        content = digest_of_value(value) if known else None
+        is_large = self._most_items is not None and getattr(value, "nbytes", 0) > _LARGE_BYTES
+        self.is_partial = self.is_partial or is_large
+        content = digest_of_value(value, large_by_blocks=is_large) if known else None
         return None if content is None else ("array", kind, content)
 
     def _object(self, value: Any) -> Any:
@@ -136,19 +181,39 @@ class Content:
         return "untold", self._nonce
 
 
+class TooMuchError(Exception):
+    """There is more to look at than a digest of a part may take."""
+
+
 class _Pickler(pickle.Pickler):
-    def __init__(self, stream: _Stream, content: Content) -> None:
+    def __init__(self, stream: _Stream, content: Content, most_objects: int | None) -> None:
         super().__init__(stream, protocol=4)
         # Without its memo, pickle writes equal objects alike, whether they are the same object or not.
         self.fast = True
-        self._told = content.told
+        self._told, self._sampled = content.told, content.sampled
+        self._objects_left = most_objects
 
     def persistent_id(self, value: Any) -> Any:
-        """What is written instead of a value; None for plain ones, which pickle writes as they are."""
+        """Return what is written instead of a value; None for plain ones, which pickle writes as they are."""
         kind = type(value)
+        if self._objects_left is not None:
+            self._objects_left -= 1
+            if self._objects_left < 0:
+                raise TooMuchError
         if kind in _PLAIN:
-            return None
+            return self._sampled(value)
         return (kind.__name__, str(value)) if issubclass(kind, PurePath) else self._told(value)
+
+
+def digest_of_part(value: Any) -> tuple[bytes, bool]:
+    """Return a digest of a value that takes bounded time, and whether it is of a part of the value only."""
+    for most_items in (1000, 100, 10):
+        content = Content(most_items)
+        try:
+            return content.digest(value), content.is_partial
+        except TooMuchError:
+            continue
+    return Content(1).digest(type(value)), True
 
 
 class _Stream:

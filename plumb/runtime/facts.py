@@ -27,13 +27,15 @@ from plumb.runtime.simple import in_words, is_small_array, kind_of, module_name,
 from plumb.trace.expand import is_dataset, is_step, is_user_class, is_user_code, is_user_file
 
 # Objects that are looked at, at the most, and facts of one sort.
-_MOST_OBJECTS, _MOST_FACTS = 10_000, 400
-# Collections of more items than this are data; so many of their items show what else hangs from them.
-_FEW, _SAMPLED = 32, 64
+_MOST_OBJECTS, _MOST_FACTS = 5_000, 400
+# Collections of more items than this are data; so many of their items show what else hangs from them, and so many of
+# those of collections within.
+_FEW, _SAMPLED, _SAMPLED_WITHIN = 32, 64, 8
 # Dictionaries whose keys are texts are options, up to this size.
 _MOST_OPTIONS = 256
 # Objects of libraries that hang from each other are followed so far.
 _LIBRARY_DEPTH = 3
+_SET_ITERATOR: type = type(iter(set()))
 _COLLECTIONS: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
 # Where code names one of these, it may read attributes by names that can't be seen.
 _READS_ANY = frozenset(
@@ -311,13 +313,12 @@ class _Walk:
 
     def _mapping(self, found: _Found, value: dict[Any, Any]) -> None:
         length = dict.__len__(value)
-        items = _spread(dict.items(value), length) if length > _SAMPLED else list(dict.items(value))
         are_options = length <= _MOST_OPTIONS and all(type(key) is str for key in dict.keys(value))
         if are_options and not found.is_data:
             for key, item in dict.items(value):
                 self.look(f"{found.path}[{key!r}]", item, False, found.depth)
             return
-        for _, item in items:
+        for item in _spread(dict.values(value), length, found.is_data):
             self._one_of_many(found, item)
 
     def _collection(self, found: _Found, value: Any) -> None:
@@ -325,7 +326,7 @@ class _Walk:
         length = base.__len__(value)
         self._note(found, f"{_name(type(value))} of {length:,}")
         if length > _FEW or found.is_data:
-            for item in _spread(base.__iter__(value), length, value if base in (list, tuple) else None):
+            for item in _spread(base.__iter__(value), length, found.is_data, value if base in (list, tuple) else None):
                 self._one_of_many(found, item)
             return
         if base in (set, frozenset):
@@ -391,11 +392,12 @@ def _inside(value: Any) -> tuple[Any, ...]:
         return ()
 
 
-def _spread(items: Iterable[Any], length: int, indexable: Any = None) -> Iterator[Any]:
-    """Some of many items, evenly spread."""
-    step = max(1, -(-length // _SAMPLED))
+def _spread(items: Iterable[Any], length: int, is_within: bool, indexable: Any = None) -> Iterator[Any]:
+    """Some of many items, evenly spread; of a set, which has no order, the first."""
+    most = _SAMPLED_WITHIN if is_within else _SAMPLED
+    step = 1 if isinstance(items, _SET_ITERATOR) else max(1, -(-length // most))
     if indexable is None:
-        return itertools.islice(items, 0, None, step)
+        return itertools.islice(items, 0, most * step, step)
     get: Callable[[Any, int], Any] = list.__getitem__ if issubclass(type(indexable), list) else tuple.__getitem__
     return (get(indexable, place) for place in range(0, length, step))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from plumb.config import CacheChoice, Cut
 from plumb.runtime.cache import StoreSpec
-from plumb.runtime.fingerprint import fingerprint
+from plumb.runtime.fingerprint import fingerprint, fingerprint_of_part
 from plumb.runtime.store_folder import StoreError, StoreFacts, StoreUse, disk_root, memory_root, reason_for_end
 from plumb.runtime.store_room import memory_budget
 
@@ -17,11 +18,20 @@ class Stored:
 
     A store in memory takes no more than the host has left now, whatever `choice` says. `apart` keeps it apart from the
     stores of other runs. Raises StoreError where there can't be one.
+
+    Of a large dataset only a part is looked at, so that an epoch starts at once: a store in memory is then shared with
+    processes of the same job alone. A store that outlives the process is named by all of its dataset, looked at once.
     """
 
     def __init__(self, dataset: Any, cut: Cut, choice: CacheChoice, apart: str = "") -> None:
-        self.fingerprint = fingerprint(dataset, cut, ()) + apart
         self._cut = cut
+        self._part, is_partial = fingerprint_of_part(dataset, cut)
+        if not is_partial:
+            self.fingerprint = self._part + apart
+        elif choice.folder:
+            self.fingerprint = fingerprint(dataset, cut, ()) + apart
+        else:
+            self.fingerprint = f"{self._part}-{_job()}{apart}"
         root = disk_root(Path(choice.folder)) if choice.folder else memory_root()
         folder, tier = root / self.fingerprint, "disk" if choice.folder else "memory"
         size = memory_budget(choice.bytes) if tier == "memory" else choice.bytes
@@ -34,4 +44,9 @@ class Stored:
 
     def is_of(self, dataset: Any) -> bool:
         """Whether the values in the store are still those of `dataset`, as it is now."""
-        return self.fingerprint.startswith(fingerprint(dataset, self._cut, ()))
+        return self._part == fingerprint_of_part(dataset, self._cut)[0]
+
+
+def _job() -> int:
+    """A number that the processes of one job share: that of their launcher, or else of this process."""
+    return os.getppid() if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1 else os.getpid()
