@@ -19,6 +19,7 @@ from plumb.journal import records
 from plumb.journal.copying import TooLargeError, copy_aside
 from plumb.journal.records import (
     ABSENT,
+    BESIDE,
     FOLDER,
     GROWN,
     KEPT,
@@ -75,6 +76,7 @@ class Recorder:
         self._new: set[str] = set()
         self._moved_to: set[str] = set()
         self._safe_status: set[str] = set()
+        self._beside: dict[int, str] = {}
         self._count = 0
         os.register_at_fork(after_in_child=self._reset)
 
@@ -229,29 +231,47 @@ class Recorder:
         """
         self._count += 1
         name = f"{os.getpid()}-{self._count}"
-        copy, facts = os.path.join(self._folder, records.COPIES, name), records.status_of(status)
-        if status.st_nlink == 1 and may_link:
-            with contextlib.suppress(OSError):
-                os.link(path, copy, follow_symlinks=False)
-                self._add(KEPT, path, copy=name, how="link", **facts)
+        copies, facts = os.path.join(self._folder, records.COPIES), records.status_of(status)
+        beside = self._folder_beside(path, status) if status.st_nlink == 1 and (may_link or may_move) else None
+        if beside is not None:
+            copy = os.path.join(beside, name)
+            kept = name if beside == copies else copy
+            if may_link:
+                with contextlib.suppress(OSError):
+                    os.link(path, copy, follow_symlinks=False)
+                    self._add(KEPT, path, copy=kept, how="link", **facts)
+                    return
+            if may_move and os.access(path, os.W_OK) and os.access(os.path.dirname(path), os.W_OK):
+                # Recorded first: a process that is killed in between has changed nothing yet.
+                self._add(KEPT, path, copy=kept, how="move", **facts)
+                os.rename(path, copy)
                 return
-        if status.st_nlink == 1 and may_move and self._can_move(path):
-            # Recorded first: a process that is killed in between has changed nothing yet.
-            self._add(KEPT, path, copy=name, how="move", **facts)
-            os.rename(path, copy)
-            return
         try:
-            copy_aside(path, copy)
+            copy_aside(path, os.path.join(copies, name))
         except OSError as error:
             why = str(error) if isinstance(error, TooLargeError) else (error.strerror or str(error)).lower()
             self._add(UNKEPT, path, why=why, **facts)
         else:
             self._add(KEPT, path, copy=name, how="copy", **facts)
 
-    def _can_move(self, path: str) -> bool:
-        copies, folder = os.path.join(self._folder, records.COPIES), os.path.dirname(path)
-        is_allowed = os.access(path, os.W_OK) and os.access(folder, os.W_OK)
-        return is_allowed and os.stat(copies).st_dev == os.stat(path).st_dev
+    def _folder_beside(self, path: str, status: os.stat_result) -> str | None:
+        """Return a folder on the file system of a file; None where there is none, and small files are copied.
+
+        On another file system than the journal's, large files get a hidden folder in the highest folder that may be
+        written there: the script lists and removes its run folders, which are further down.
+        """
+        copies = os.path.join(self._folder, records.COPIES)
+        if os.stat(copies).st_dev == status.st_dev:
+            return copies
+        if status.st_size <= _LARGE_BYTES:
+            return None
+        if status.st_dev not in self._beside:
+            top = _highest_writable(os.path.dirname(path), status.st_dev)
+            if top is not None:
+                folder = os.path.join(top, f".plumb-{os.path.basename(self._folder)}")
+                self._add(BESIDE, folder, device=status.st_dev)
+                os.makedirs(folder, mode=0o700, exist_ok=True)
+        return self._beside.get(status.st_dev)
 
     def _note_absent(self, path: str, **more: Any) -> None:
         if path not in self._safe:
@@ -295,6 +315,9 @@ class Recorder:
         """Remember what a record means for the paths that come later."""
         kind, path = record["kind"], record["path"]
         if kind in (SCRATCH, PROGRAM, SEEN):
+            return
+        if kind == BESIDE:
+            self._beside[record["device"]] = path
             return
         if kind == ABSENT:
             self._new.add(path)
@@ -348,6 +371,22 @@ def _lstat(path: str) -> os.stat_result | None:
         return os.lstat(path)
     except OSError:
         return None
+
+
+def _highest_writable(folder: str, device: int) -> str | None:
+    """Return the highest folder above files in `folder` that may be written and is on the device; None for none.
+
+    The folder of the files itself counts only where a file system is mounted: others may be about to be removed.
+    """
+    top = folder
+    while os.path.dirname(top) != top:
+        above = os.path.dirname(top)
+        if os.stat(above).st_dev != device:
+            return top if os.access(top, os.W_OK) else None
+        if not os.access(above, os.W_OK):
+            break
+        top = above
+    return top if top != folder or os.path.dirname(top) == top else None
 
 
 def _is_within(path: str, folder: str) -> bool:

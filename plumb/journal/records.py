@@ -34,6 +34,8 @@ UNKEPT = "unkept"
 SCRATCH = "scratch"
 # A process of the script had the file open for writing, as the kernel shows it.
 SEEN = "seen"
+# A folder of the journal on another file system, for files that are too large to be copied.
+BESIDE = "beside"
 # The script started another program, with these `words`.
 PROGRAM = "program"
 

@@ -13,6 +13,7 @@ from plumb.journal import records, snapshot
 from plumb.journal.outcome import FilesOutcome, UnkeptFile
 from plumb.journal.records import (
     ABSENT,
+    BESIDE,
     FOLDER,
     GROWN,
     KEPT,
@@ -53,7 +54,7 @@ class _PuttingBack:
         self._records = records.read(journal)
         self._existed: dict[str, bool] = {}
         for record in self._records:
-            if record["kind"] not in (SCRATCH, PROGRAM, SEEN):
+            if record["kind"] not in (SCRATCH, PROGRAM, SEEN, BESIDE):
                 self._existed.setdefault(record["path"], record["kind"] != ABSENT)
         # What the script made, where it is by now, with the inode by which it is known.
         self._made: dict[str, int] = {}
@@ -64,6 +65,7 @@ class _PuttingBack:
     def run(self, clean: bool) -> FilesOutcome:
         self._undo_all()
         self._remove_scratch()
+        self._remove_folders_beside()
         new = self._new()
         self._compare(new)
         cleaned: list[str] = []
@@ -215,6 +217,14 @@ class _PuttingBack:
         for path, removed in goes.items():
             if removed and path in self._made:
                 _removed(path)
+
+    def _remove_folders_beside(self) -> None:
+        """Remove the journal's folders on other file systems, unless one holds what could not be put back."""
+        for record in self._records:
+            if record["kind"] == BESIDE:
+                with contextlib.suppress(OSError):
+                    if not any(record["path"] in why for why in self._unkept.values()):
+                        shutil.rmtree(record["path"])
 
     def _new(self) -> list[str]:
         """Return what the script made and left, each folder in place of all that is in it."""

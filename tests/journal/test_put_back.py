@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -296,6 +298,31 @@ open("train.log", "a").write("more"); open("train.log", "a").write("more")
     assert tuned.state() == before
     assert len(outcome.put_back) == 2
     assert (model.stat().st_ino, log.stat().st_ino) == inodes, "nothing was copied"
+
+
+def test_large_files_on_another_file_system_stay_on_it(tuned):
+    other = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    if other.stat().st_dev == tuned.folder.stat().st_dev:
+        pytest.skip("no second file system")
+    try:
+        for name in ("run/model.pt", "run/best.pt", "run/small.txt"):
+            tuned.file(str(other / name), name.encode() * (1 if "small" in name else 1000))
+        inodes = {path.name: path.stat().st_ino for path in (other / "run").iterdir()}
+        code = f"""
+from plumb.journal import copying, recorder
+recorder._LARGE_BYTES = copying.LARGEST_BYTES = 1000
+open("{other}/run/model.pt", "wb").write(b"new")
+shutil.rmtree("{other}/run")
+"""
+        outcome = tuned.run(code)
+        assert not outcome.not_put_back
+        found = {path.name: path.stat() for path in (other / "run").iterdir()}
+        assert sorted(found) == ["best.pt", "model.pt", "small.txt"]
+        assert {status.st_mtime_ns for status in found.values()} == {OLD}
+        assert all(found[name].st_ino == inodes[name] for name in ("model.pt", "best.pt")), "nothing was copied"
+        assert not list(Path("/dev/shm").glob(".plumb-*"))
+    finally:
+        shutil.rmtree(other)
 
 
 def test_putting_back_goes_on_where_it_was_interrupted(tuned, monkeypatch):
