@@ -91,7 +91,7 @@ def run_tuned(
         os.close(events_out)
         try:
             deadline = _Deadline(budget, lambda: _read_all(stack.fileno()))
-            timed_out = _listen(child, events_in, deadline, on_event, on_output, is_over or _never)
+            timed_out = _listen(child, events_in, deadline, on_event, on_output, is_over or _never, keeper)
         finally:
             with signals_held_back():
                 end_trees([child.pid])
@@ -189,8 +189,12 @@ def _listen(
     on_event: Callable[[Event], None],
     on_output: Callable[[bytes], None],
     is_over: Callable[[], bool],
+    keeper: Keeper,
 ) -> bool:
-    """Passes on events and output until the child ends, or it is over; True where its time was up before that."""
+    """Passes on events and output until the child ends, or it is over; True where its time was up before that.
+
+    Meanwhile the journal's `keeper` sees which files the script's programs write.
+    """
     assert child.stdout is not None
     output = child.stdout.fileno()
     receiver = Receiver()
@@ -213,6 +217,7 @@ def _listen(
                     for event in receiver.feed(data):
                         deadline.heard(event)
                         on_event(event)
+            keeper.look_at(child.pid)
             if (ended and not ready) or is_over():
                 return False
             if deadline.has_come():

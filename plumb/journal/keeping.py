@@ -16,8 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from plumb.errors import one_line
 from plumb.journal import records, snapshot
-from plumb.journal.outcome import FilesOutcome
+from plumb.journal.outcome import FilesOutcome, UnkeptFile
+from plumb.journal.seen import OpenFiles
 from plumb.runtime.store_folder import make_user_folder, memory_root, user_folder
 
 _FOLDER = "journals"
@@ -81,12 +83,16 @@ class Keeper:
         text = _SITECUSTOMIZE.format(variable=records.VARIABLE, root=str(_PACKAGE_ROOT))
         (startup / "sitecustomize.py").write_text(text, encoding="utf-8")
         roots = sorted({os.path.realpath(folder) for folder in folders})
-        snapshot.take(roots, self.folder, frozenset(own))
+        self._open_files = OpenFiles(self.folder, snapshot.take(roots, self.folder, frozenset(own)))
 
     @property
     def mark(self) -> str:
         """What stands in the environment of all processes of the script."""
         return f"{records.VARIABLE}={self.folder}"
+
+    def look_at(self, pid: int) -> None:
+        """Note which files the process and the programs that it started hold open for writing, now and then."""
+        self._open_files.look(pid)
 
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
         """Return the environment for the script, in which its processes find the journal."""
@@ -112,10 +118,17 @@ class Keeper:
         return self
 
     def put_back(self, clean: bool) -> FilesOutcome:
-        """Put the script's files back; none of its processes may run any more. Raises OSError."""
+        """Put the script's files back; none of its processes may run any more.
+
+        What plumb itself fails at is said, and leaves the journal where it is: a tuning is not lost by it.
+        """
         from plumb.journal import restore
 
-        outcome = restore.put_back(self.folder, clean, _printed_to())
+        try:
+            outcome = restore.put_back(self.folder, clean, _printed_to())
+        except Exception as error:
+            why = f"plumb itself failed ({one_line(error)}); the earlier files are in {self.folder}"
+            return FilesOutcome(not_put_back=(UnkeptFile("all that it changed", why),))
         if not any("content is in" in file.why for file in outcome.not_put_back):
             shutil.rmtree(self.folder, ignore_errors=True)
         return outcome

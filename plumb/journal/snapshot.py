@@ -29,8 +29,12 @@ _WRITTEN_FROM_C = (
 _EVENTS = "events.out.tfevents"
 
 
-def take(folders: Sequence[str], journal: str, ignored: Collection[str]) -> None:
-    """List the regular files below `folders` in the journal, and copy those that C libraries often write."""
+def take(folders: Sequence[str], journal: str, ignored: Collection[str]) -> Collection[str]:
+    """List the regular files below `folders` in the journal, and copy those that C libraries often write.
+
+    Returns:
+        The paths of the listed files.
+    """
     listed = {path: records.status_of(status) for path, status in files_below(folders, ignored)}
     stop_at, room = time.monotonic() + _SECONDS_AT_MOST, _BYTES_AT_MOST
     count = 0
@@ -47,6 +51,7 @@ def take(folders: Sequence[str], journal: str, ignored: Collection[str]) -> None
             room -= facts["size"]
     with open(os.path.join(journal, records.SNAPSHOT), "w", encoding="utf-8") as file:
         json.dump({"folders": list(folders), "ignored": list(ignored), "files": listed}, file)
+    return listed
 
 
 def read(journal: str) -> tuple[list[str], list[str], dict[str, Record]]:

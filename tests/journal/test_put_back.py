@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -243,6 +244,30 @@ def test_another_process_s_work_is_never_undone(tuned):
     assert sorted(said) == ["appeared.csv", "settings.py", "theirs.csv"]
     kept = Path(said["theirs.csv"].rpartition(" in ")[2].rstrip(")"))
     assert kept.read_bytes() == b"1\n"
+
+
+def test_a_program_that_is_seen_to_write_a_file_counts_as_the_script_s(tuned):
+    tuned.file("results.csv", b"1\n")
+    before = tuned.state()
+    keeper = Keeper((tuned.folder,), (), str(tuned.folder.parent / "scratch"))
+    # Neither the hook nor the program's words tell what it writes: the file is its standard output.
+    code = "import subprocess, os; subprocess.run(['sh', '-c', 'echo 2; sleep 600'], stdout=int(os.environ['OUT']))"
+    with open(tuned.folder / "results.csv", "r+b") as file:
+        environment = {**keeper.environment(os.environ), "OUT": str(file.fileno())}
+        script = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=tuned.folder, env=environment, pass_fds=(file.fileno(),), start_new_session=True,
+        )  # fmt: skip
+    end = time.monotonic() + 30
+    while tuned.state() == before and time.monotonic() < end:
+        time.sleep(0.05)
+    keeper.look_at(script.pid)
+    os.killpg(script.pid, signal.SIGKILL)
+    script.wait()
+    outcome = keeper.put_back(clean=False)
+    assert tuned.state() == before
+    assert [Path(path).name for path in outcome.put_back] == ["results.csv"]
+    assert not outcome.by_others
 
 
 def test_what_is_new_is_listed_and_removed_only_on_demand(tuned):

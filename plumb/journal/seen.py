@@ -1,0 +1,94 @@
+"""Files that processes of the script hold open for writing, as the kernel shows them.
+
+Libraries and programs that raise no audit event are found writing in this way where they keep their file open for a
+while. What is found in no way is not undone: another process may have written it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from plumb.journal import records
+
+_LOOK_SECONDS = 1.0
+_WRITING = os.O_WRONLY | os.O_RDWR
+
+
+class OpenFiles:
+    """Looks at the open files of a process and of the programs that it starts, and notes writers in a journal.
+
+    Args:
+        journal: The journal's folder.
+        listed: The paths of existing files to look for.
+    """
+
+    def __init__(self, journal: str, listed: Collection[str]) -> None:
+        self._journal = journal
+        self._listed = frozenset(listed)
+        self._noted: set[str] = set()
+        self._look_again = 0.0
+
+    def look(self, pid: int) -> None:
+        """Look, if the last time was a second ago; processes that are gone by then show nothing."""
+        now = time.monotonic()
+        if now < self._look_again or not self._listed:
+            return
+        self._look_again = now + _LOOK_SECONDS
+        for path in {path for member in _programs(pid) for path in self._written_by(member)} - self._noted:
+            self._noted.add(path)
+            self._append(path)
+
+    def _append(self, path: str) -> None:
+        with contextlib.suppress(OSError):
+            name = os.path.join(self._journal, records.RECORDS)
+            file = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(file, records.encode({"kind": records.SEEN, "path": path}))
+            finally:
+                os.close(file)
+
+    def _written_by(self, pid: int) -> Iterator[str]:
+        with contextlib.suppress(OSError):
+            for number in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError, ValueError):
+                    path = os.readlink(f"/proc/{pid}/fd/{number}")
+                    if path in self._listed and path not in self._noted and _is_writing(pid, number):
+                        yield path
+
+
+def _is_writing(pid: int, number: str) -> bool:
+    lines = Path(f"/proc/{pid}/fdinfo/{number}").read_text().splitlines()
+    flags = next(line.split()[1] for line in lines if line.startswith("flags:"))
+    return bool(int(flags, 8) & _WRITING)
+
+
+def _programs(pid: int) -> Iterator[int]:
+    """Yield a process and its descendants, but those that are only forked: they raise audit events."""
+    waiting, seen = [pid], {pid}
+    own = _command(pid)
+    while waiting:
+        member = waiting.pop()
+        if member == pid or _command(member) != own:
+            yield member
+        for child in _children(member):
+            if child not in seen:
+                seen.add(child)
+                waiting.append(child)
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+    return found
+
+
+def _command(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
