@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset, MapDataPipe
 from plumb.config import Config
 from plumb.plan import LoaderPlan
 from plumb.runtime.allocator import Reuse
+from plumb.runtime.checks import check_guard
 from plumb.runtime.epoch_iterator import EpochIterator, LoaderRun
 from plumb.runtime.epoch_order import drawn
 from plumb.runtime.epochs import Epochs, state_of
@@ -42,7 +43,10 @@ class Planned:
     ) -> None:
         config = self._config = planned.config
         self._users = users
-        self._running = Running(config, planned.rewrites, is_planned=True) if config.needs_runtime else None
+        checks = check_guard(loader, planned.name, users, planned.baseline.samples_per_second)
+        self._running: Running | None = None
+        if config.needs_runtime or checks is not None:
+            self._running = Running(config, planned.rewrites, is_planned=True, is_checked=checks is not None)
         self._reuse = Reuse() if config.allocator_reuse else None
         self._steering = PlanSteering(planned, users)
         self._given = given or {}
@@ -50,6 +54,8 @@ class Planned:
         run.guards.add(StateGuard(users, lambda: run.wanted, lambda: run.reads_here))
         if self._running is not None:
             run.guards.add(_StoreGuard(self._running))
+        if checks is not None:
+            run.guards.add(checks)
         run.slowest_seconds = _batch_seconds(planned)
         self._on_torchs = _OnTorchsIterator(loader, users, self._running)
         self._epochs_begun = 0
