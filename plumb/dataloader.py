@@ -80,7 +80,7 @@ class DataLoader(TorchDataLoader[T]):
         if self._planned is None:
             from plumb.runtime.planned import Planned
 
-            self._planned = Planned(self, self._planned_by, self._users)
+            self._planned = Planned(self, self._planned_by, self._users, self._own)
         if self._fit is None:
             from plumb.runtime.fit import Fit
 

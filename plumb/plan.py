@@ -191,6 +191,11 @@ class LoaderPlan:
     undecided: str = ""
 
     @property
+    def is_identified(self) -> bool:
+        """Whether the code and flags of the loader's dataset are known, to be compared where the plan is used."""
+        return self.identity is not None and self.identity.facts is not None
+
+    @property
     def config(self) -> Config:
         """The configuration to use."""
         return self.tuned.config

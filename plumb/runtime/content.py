@@ -118,8 +118,8 @@ class Content:
         kind, most = type(value), self._most_items
         if most is not None and len(value) > most:
             self.is_partial = True
-            # In another process they come in another order: this is for one process to compare.
-            return kind.__name__, len(value), list(itertools.islice(value, most))
+            # By the hashes that the set keeps. They differ between processes: this is for one process to compare.
+            return kind.__name__, len(value), hash(frozenset(value))
         return kind.__name__, sorted(Content.digest(Content(), item) for item in value)
 
     def _function(self, function: types.FunctionType) -> Any:

@@ -46,7 +46,9 @@ class Planned:
         checks = check_guard(loader, planned.name, users, planned.baseline.samples_per_second)
         self._running: Running | None = None
         if config.needs_runtime or checks is not None:
-            self._running = Running(config, planned.rewrites, is_planned=True, is_checked=checks is not None)
+            # Of a loader that was identified, the code has been compared already.
+            is_planned = not planned.is_identified
+            self._running = Running(config, planned.rewrites, is_planned=is_planned, is_checked=checks is not None)
         self._reuse = Reuse() if config.allocator_reuse else None
         self._steering = PlanSteering(planned, users)
         self._given = given or {}

@@ -1,15 +1,20 @@
 """Equal runs agree on a fingerprint; whatever decides on values changes it."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+import types
 
 import numpy
+import pytest
 import torch
 
-from plumb.config import Cut, Step
-from plumb.runtime.fingerprint import fingerprint
+from plumb.config import CacheChoice, Cut, Step
+from plumb.runtime import content
+from plumb.runtime.fingerprint import fingerprint, fingerprint_of_part
+from plumb.runtime.stored import Stored
 
 CUT = Cut("load", (Step("D.__getitem__#1", "load"),))
 
@@ -182,3 +187,62 @@ def test_looking_does_not_change_the_dataset(tmp_path):
     image, tensor = Image.open(tmp_path / "a.png"), torch.ones(3)
     assert of([image, tensor]) == of([image, tensor])
     assert image.tile
+
+
+ROWS = 200_000
+LARGE = {
+    "a list": lambda last: [{"id": number, "name": f"image {number}"} for number in range(ROWS - 1)] + [last],
+    "a dictionary": lambda last: {**{f"{number}": (number,) for number in range(ROWS)}, "0": last},
+    "lists in lists": lambda last: [last] + [[Plain(number)] * 300 for number in range(1000)],
+    "a set": lambda last: {*range(ROWS), last},
+    "an array": lambda last: numpy.append(numpy.zeros(2**21), len(last)),
+    "a text": lambda last: "x" * 2**23 + last,
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_of_large_data_a_part_is_looked_at_in_bounded_time(kind, monkeypatch):
+    looked_at = []
+    persistent_id = content._Pickler.persistent_id
+    monkeypatch.setattr(
+        content._Pickler, "persistent_id", lambda self, value: looked_at.append(1) or persistent_id(self, value)
+    )
+    make = LARGE[kind]
+    one, other = Plain(make("1")), Plain(make("other"))
+    found, is_partial = fingerprint_of_part(one, CUT)
+    assert is_partial
+    assert len(looked_at) < 3 * content._MOST_OBJECTS
+    assert fingerprint_of_part(one, CUT) == (found, True)
+    assert fingerprint_of_part(other, CUT) != (found, True)
+
+
+def test_of_small_data_all_is_looked_at():
+    dataset = Plain([torch.ones(3), {"a": [1, 2, 3]}, "text"])
+    assert fingerprint_of_part(dataset, CUT) == (fingerprint(dataset, CUT, ()), False)
+
+
+def test_a_store_in_memory_is_this_job_s_where_a_part_was_looked_at(tmp_path, monkeypatch):
+    large, choice = Plain(list(range(5000))), CacheChoice("load", "memory", 2**20, 1.0)
+    assert Stored(large, CUT, choice).fingerprint != fingerprint(large, CUT, ())
+    assert Stored(Plain([1]), CUT, choice).fingerprint == fingerprint(Plain([1]), CUT, ())
+    on_disk = Stored(large, CUT, dataclasses.replace(choice, tier="disk", folder=str(tmp_path)))
+    assert on_disk.fingerprint == fingerprint(large, CUT, ())
+    assert on_disk.is_of(large)
+    large.state[-1] = 0
+    assert not on_disk.is_of(large)
+
+
+SETTINGS = types.ModuleType("settings_of_a_script")
+SETTINGS.__file__, SETTINGS.SCALE = "/home/user/project/settings_of_a_script.py", 1
+
+
+class Scaled(Plain):
+    def __getitem__(self, index):
+        return self.state[index] * SETTINGS.SCALE
+
+
+def test_an_option_in_another_module_of_the_user_s_counts(monkeypatch):
+    before = fingerprint(Scaled([1]), CUT, ())
+    assert before == fingerprint(Scaled([1]), CUT, ())
+    monkeypatch.setattr(SETTINGS, "SCALE", 2)
+    assert before != fingerprint(Scaled([1]), CUT, ())
