@@ -36,23 +36,32 @@ def main() -> None:
 
 def _run(orders: Orders, arguments: list[str]) -> None:
     """The script as its user would run it, with the plan's arguments put in."""
+    assert orders.plan_file is not None
+    try:
+        _apply_plan(orders.plan_file)
+    except Exception as error:
+        from plumb import failures
+
+        failures.say(error, "the script runs without its plan")
+    ended_by = run_script(orders.target, arguments)
+    if ended_by is not None:
+        _exit_like_python(ended_by)
+
+
+def _apply_plan(plan_file: str) -> None:
+    """Lets the plan in a file reach the script's loaders, in the ranks that it starts, too."""
     import multiprocessing.util
 
     from plumb.processes import share_temporary_folder
     from plumb.runtime import run_watcher
     from plumb.runtime.apply import PlanApplied
 
-    assert orders.plan_file is not None
-    plan_file = orders.plan_file
     found = plan.read(Path(plan_file))
     if any(run_watcher.leaves_something(loader.config) for loader in found.loaders):
         share_temporary_folder()
         run_watcher.start(multiprocessing.util.get_temp_dir())
     intercept.install(PlanApplied(found))
     spawned_ranks.listen(lambda function, ranks, frame: spawned_ranks.OnPlan(function, plan_file))
-    error = run_script(orders.target, arguments)
-    if error is not None:
-        _exit_like_python(error)
 
 
 def _tune(orders: Orders, arguments: list[str]) -> None:

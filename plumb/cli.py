@@ -221,7 +221,10 @@ def main() -> NoReturn:
         from plumb.errors import CommandError
 
         if not isinstance(error, CommandError):
-            raise
+            from plumb import failures
+
+            failures.say(error, "nothing was done")
+            sys.exit(1)
         click.echo(f"plumb: {error}", err=True)
         sys.exit(error.exit_code)
     sys.exit(code or 0)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from plumb import events, plan, script, stores
+from plumb import events, failures, plan, script, stores
 from plumb.errors import CommandError
 from plumb.hand_made import in_source
 from plumb.host import files
@@ -47,6 +47,7 @@ class _Story:
     plans: list[LoaderPlan] = field(default_factory=list)
     found: list[events.LoaderFound] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    has_failures: bool = False
     iterated: bool = False
     startup_seconds: float | None = None
     traced: events.Traced | None = None
@@ -74,6 +75,7 @@ class _Story:
                 self.traced = event
             case events.Warned():
                 self.warnings.append(event.text)
+                self.has_failures = self.has_failures or event.is_failure
             case events.Failed():
                 self.failed = event
             case events.Ended():
@@ -136,15 +138,18 @@ def tune(
     except OSError as error:
         text = f"{path}: the plan cannot be written ({error.strerror}); name another place with --output"
         raise CommandError(text) from None
-    if kept is not None:
+    if kept is not None and not story.has_failures:
         kept.forget()
     if as_json:
         write_plainly(plan.encode(found).decode().rstrip())
     else:
         # What draws graphs takes as long to import as all the rest, and `plumb run` has no use for it.
-        from plumb.report.terminal import print_report
+        try:
+            from plumb.report.terminal import print_report
 
-        print_report(found, str(path), wide_console())
+            print_report(found, str(path), wide_console())
+        except Exception as error:
+            failures.say(error, f"the plan is in {path} all the same", found)
     return 0
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from torch.utils.data import Dataset
@@ -51,6 +52,7 @@ class DataLoader(TorchDataLoader[T]):
     _planned_by: LoaderPlan | None = None
     _users: Config | None = None
     _planned: Planned | None = None
+    _has_failed = False
     _own: dict[str, Any] | None = None
     _made_for: Facts | None = None
     _fit: Fit | None = None
@@ -64,8 +66,24 @@ class DataLoader(TorchDataLoader[T]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """The batches of an epoch, as torch's loader gives them."""
         start = super().__iter__
-        if is_off():
+        if is_off() or self._has_failed:
             return start()
+        try:
+            return self._planned_epoch(start)
+        except Exception as error:
+            failure = error
+        # Where torch's own loader fails as well, the error is the script's.
+        self._has_failed = True
+        with contextlib.suppress(Exception):
+            self._run_plainly()
+        batches = start()
+        from plumb import failures
+
+        failures.say(failure, "the loader runs as its own arguments say", self._planned_by)
+        return batches
+
+    def _planned_epoch(self, start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        """The next epoch, on the plan or live."""
         if self.tune == "live" and self._planned_by is None:
             from plumb.live import live_iterator
 

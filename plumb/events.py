@@ -71,9 +71,10 @@ class Traced(msgspec.Struct, frozen=True, tag=True):
 
 
 class Warned(msgspec.Struct, frozen=True, tag=True):
-    """Something the user should know, in one line."""
+    """Something the user should know, in one line; `is_failure` says that a loader could not be tuned because of it."""
 
     text: str
+    is_failure: bool = False
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

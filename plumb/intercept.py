@@ -6,6 +6,7 @@ before torch itself is imported by the script: environment variables that the sc
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.abc
 import importlib.machinery
@@ -148,7 +149,7 @@ def _patch(base: type[DataLoader[Any]], handler: Handler) -> None:
             return construct(self, *args, **kwargs)
         site = find_site(sys._getframe(1))
         arguments = {name: value for name, value in given.items() if name not in ("self", "others")}
-        construct(self, **handler.constructing(site, arguments))
+        construct(self, **listener.constructing(site, arguments))
         listener.constructed(self, site)
         return None
 
@@ -175,6 +176,7 @@ class _Listener:
         self._owner = os.getpid()
         # By identity: a subclass of the user's may be equal to others, or have no hash.
         self._known: weakref.WeakValueDictionary[int, DataLoader[Any]] = weakref.WeakValueDictionary()
+        self._given_up: weakref.WeakValueDictionary[int, DataLoader[Any]] = weakref.WeakValueDictionary()
 
     def leaves_alone(self, loader: DataLoader[Any]) -> bool:
         """Return whether a loader is plumb's own, or one of a process that this one has started."""
@@ -184,22 +186,56 @@ class _Listener:
         """Return whether the handler has been told of a loader."""
         return self._known.get(id(loader)) is loader
 
+    def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments that the handler has for a loader."""
+        try:
+            return self._handler.constructing(site, arguments)
+        except Exception as error:
+            self._failed(error)
+            return arguments
+
     def constructed(self, loader: DataLoader[Any], site: Site) -> None:
         """Tell the handler of a loader."""
         self._known[id(loader)] = loader
-        self._handler.constructed(loader, site)
+        try:
+            self._handler.constructed(loader, site)
+        except Exception as error:
+            self._give_up(loader)
+            self._failed(error)
 
     def iterated(self, loader: DataLoader[Any], iterate: Any, patched: Any, caller: FrameType) -> Any:
         """Return the iterator that the handler has for a loader, in the place of the one that `iterate` makes."""
         if self.leaves_alone(loader):
             return iterate(loader)
-        if is_inside_dataset(caller):
+        start = functools.partial(iterate, loader)
+        if self._given_up.get(id(loader)) is loader:
+            return start()
+        try:
+            if is_inside_dataset(caller):
+                self._handler.read_by_dataset(loader)
+                return start()
+            theirs = type(loader).__iter__
+            hands_on = theirs is patched or getattr(theirs, "__module__", None) == _PLUMBS_LOADER
+            plain_loop = hands_on and loops_plainly(caller)
+            return self._handler.iterating(loader, start, plain_loop)
+        except Exception as error:
+            failure = error
+        # Where the script's own way fails as well, the error is the script's.
+        self._give_up(loader)
+        batches = start()
+        self._failed(failure)
+        return batches
+
+    def _give_up(self, loader: DataLoader[Any]) -> None:
+        """Leave a loader alone for good, with what the script gave it."""
+        self._given_up[id(loader)] = loader
+        with contextlib.suppress(Exception):
             self._handler.read_by_dataset(loader)
-            return iterate(loader)
-        theirs = type(loader).__iter__
-        hands_on = theirs is patched or getattr(theirs, "__module__", None) == _PLUMBS_LOADER
-        plain_loop = hands_on and loops_plainly(caller)
-        return self._handler.iterating(loader, functools.partial(iterate, loader), plain_loop)
+
+    def _failed(self, error: Exception) -> None:
+        from plumb import failures
+
+        failures.say(error, "the script's loaders run as it has them", getattr(self._handler, "_plan", None))
 
 
 def _patch_lineage(cls: type[DataLoader[Any]], listener: _Listener) -> None:

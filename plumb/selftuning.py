@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import shlex
 import sys
 import threading
@@ -14,7 +13,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from plumb import kept
+from plumb import failures, kept
 from plumb.errors import TuningError, one_line
 from plumb.kept import MadeFor, UnsafePlanError
 from plumb.marks import Settings
@@ -55,9 +54,7 @@ def plan_of(loader: DataLoader[Any], site: Site, settings: Settings, may_tune: b
                 _answers[key] = weakref.ref(loader.dataset), answer
         return answer
     except Exception as error:
-        if os.environ.get("PLUMB_DEBUG"):
-            raise
-        say(f"{site.name} ({site}): plumb itself failed ({one_line(error)}); the loader runs as it is")
+        failures.say(error, f"{site.name} ({site}) runs as the script has it")
         return None
     finally:
         _busy.release()

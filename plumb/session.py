@@ -21,9 +21,11 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from plumb import events
+from plumb import events, failures
 from plumb.errors import LoopEndedError, TuningError, UsersError, one_line
+from plumb.failures import is_plumbs
 from plumb.lengths import length_of
+from plumb.lone_batches import LoneBatches
 from plumb.processes import end_children
 from plumb.site import Site, find_site
 
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
 _PATIENCE, _PATIENCE_SECONDS = 0.15, 3.0
 # A training for which no loader was made is watched for this share of the budget, and for so many passes and steps.
 _PATIENCE_WITHOUT_LOADER, _SIGNALS_AT_LEAST = 0.05, 6
-# A loop that begins so many iterators for one batch each does so in every step.
-_LONE_BATCHES = 8
 # A loader that is tuned without the user's loop gets at most this share of the budget.
 _SHARE_ALONE = 0.25
 _SECONDS_WORTH_STARTING = 1.0
@@ -95,9 +95,11 @@ class Session:
         self._loop: Loop | None = None
         self._work: Work | None = None
         self._done: set[str] = set()
-        # By loader: the iterator that was begun last; and how many before it gave one batch each, and since when.
-        self._latest: dict[str, Watched] = {}
-        self._lone: dict[str, tuple[int, float]] = {}
+        self._has_result = False
+        # Why the first loader that was not tuned was not; and an error of the script's own, on its way to its loop.
+        self._failed: events.Failed | None = None
+        self._users_error: BaseException | None = None
+        self._lone_batches = LoneBatches()
         self._thread: threading.Thread | None = None
 
     def listen_for_training(self) -> None:
@@ -196,6 +198,18 @@ class Session:
     # ---- batches
 
     def _next_batch(self, watched: Watched) -> Any:
+        """Return the batch that the loop asks for; errors of plumb's own end the tuning, and not the script's loop."""
+        try:
+            return self._batch_for(watched)
+        except StopIteration:
+            raise
+        except Exception as error:
+            if not is_plumbs(error) or error is self._users_error:
+                raise
+            failure = error
+        return self._fail(failure)
+
+    def _batch_for(self, watched: Watched) -> Any:
         known, course = watched.known, self._course
         if course is not None and known is self._running:
             interrupted, watched.is_fresh = watched.is_fresh, False
@@ -204,7 +218,10 @@ class Session:
             return self._take_over(watched)
         assert self._signals is not None
         if not watched.batches_given:
-            self._look_for_lone_batches(watched)
+            patience = max(self._budget_seconds * _PATIENCE_WITHOUT_LOADER, _PATIENCE_SECONDS)
+            why_not = self._lone_batches.reason(watched, self._signals.count, patience)
+            if why_not is not None:
+                self._fail_with(why_not)
         begin = time.perf_counter()
         try:
             batch = next(watched.batches)
@@ -212,6 +229,9 @@ class Session:
             watched.has_ended = True
             if not known.batches_seen:
                 self._emit(events.Warned(f"{known.name} ({known.site}) has no batches: its dataset is empty"))
+            raise
+        except Exception as error:
+            self._users_error = error
             raise
         now = time.perf_counter()
         known.note_batch(batch, seconds=now - (watched.handed_over_at or begin))
@@ -227,30 +247,6 @@ class Session:
         trains = self._signals.count > watched.signals_before
         patience = max(self._budget_seconds * _PATIENCE, _PATIENCE_SECONDS)
         return trains or watched.known.iterating_seconds > patience
-
-    def _look_for_lone_batches(self, watched: Watched) -> None:
-        """End the tuning of a loop that takes the first batch of an iterator, trains on it, and makes another iterator.
-
-        Each of its steps begins an epoch, so that nothing can be read before it is asked for.
-        """
-        assert self._signals is not None
-        known, now = watched.known, time.perf_counter()
-        last, self._latest[known.name] = self._latest.get(known.name), watched
-        is_lone = last is not None and not last.has_ended and last.batches_given == 1
-        if not is_lone or last is None or self._signals.count == last.signals_before:
-            self._lone[known.name] = 0, now
-            return
-        count, since = self._lone[known.name]
-        self._lone[known.name] = count + 1, since
-        patience = max(self._budget_seconds * _PATIENCE_WITHOUT_LOADER, _PATIENCE_SECONDS)
-        if count < _LONE_BATCHES or now - since < patience:
-            return
-        text = (
-            f"{known.name} ({known.site}) was not tuned: the loop takes each batch by next(iter({known.name})), which "
-            "begins an epoch anew for every step, so nothing can be read ahead. Keep one iterator, begun again when it "
-            f"ends, or write: for batch in {known.name}. Nothing was written"
-        )
-        self._fail_with(text)
 
     def _take_over(self, watched: Watched) -> Any:
         from plumb.loop import Endless, Loop
@@ -277,10 +273,13 @@ class Session:
             assert self._running is not None
             self._finish(self._running, done.value)
         except UsersError as users:
-            self._running = self._course = None
-            raise users.error from None
+            if not is_plumbs(users.error):
+                self._running = self._course = None
+                self._users_error = users.error
+                raise users.error from None
+            self._not_tuned(self._running, users.error)
         except Exception as error:
-            self._fail(error)
+            self._not_tuned(self._running, error)
         assert self._registry is not None
         return self._tune_alone([known for known in self._registry.all() if known.name not in self._done])
 
@@ -308,9 +307,27 @@ class Session:
                 assert self._registry is not None
                 self._registry.iterated(loader)
                 self._finish(known, work.alone(known, loader, left))
+            except UsersError as users:
+                self._not_tuned(known, users.error, is_users=not is_plumbs(users.error))
             except Exception as error:
-                self._emit(events.Warned(f"{known.name} ({known.site}) was not tuned: {one_line(error)}"))
+                self._not_tuned(known, error)
+        if self._failed is not None and not self._has_result:
+            self._emit(self._failed)
         self.end_script()
+
+    def _not_tuned(self, known: KnownLoader | None, error: BaseException, is_users: bool = False) -> None:
+        """Take note that a loader could not be tuned, and why; the others still may be.
+
+        Where no loader is tuned in the end, the first reason is that of the whole tuning.
+        """
+        if known is not None:
+            self._done.add(known.name)
+        text, exit_code = (one_line(error), 1) if is_users else _reason(error)
+        is_first, self._failed = self._failed is None, self._failed or events.Failed(text, exit_code)
+        assert self._registry is not None
+        if not is_first or self._has_result or any(each.name not in self._done for each in self._registry.all()):
+            where = f"{known.name} ({known.site}) was not tuned: " if known is not None else ""
+            self._emit(events.Warned(f"{where}{text}", is_failure=True))
 
     def _share_of_the_others(self, known: KnownLoader) -> float:
         assert self._registry is not None
@@ -320,18 +337,13 @@ class Session:
     def _finish(self, known: KnownLoader, result: events.Event) -> None:
         self._done.add(known.name)
         self._emit(result)
+        self._has_result = True
         if self._work is not None and self._work.only_one:
             self.end_script()
 
     def _fail(self, error: Exception) -> NoReturn:
-        """Ends the script because plumb can't go on: one line for the user, the traceback on request."""
-        if isinstance(error, TuningError):
-            self._fail_with(str(error), error.exit_code)
-        else:
-            if os.environ.get("PLUMB_DEBUG"):
-                traceback.print_exception(error)
-            text = f"plumb itself failed ({one_line(error)}); PLUMB_DEBUG=1 shows where. Nothing changed."
-            self._fail_with(text)
+        """End the script because plumb can't go on: one line for the user, the traceback on request."""
+        self._fail_with(*_reason(error))
 
     def _fail_with(self, text: str, exit_code: int = 1) -> NoReturn:
         """End the script, and the tuning with one line that says why."""
@@ -352,6 +364,15 @@ class Session:
         self.report_end(by_plumb=True)
         end_children()
         os._exit(0)
+
+
+def _reason(error: BaseException) -> tuple[str, int]:
+    """Return what is said of an error of plumb's that ends a tuning, and the exit code."""
+    if isinstance(error, TuningError):
+        return str(error), error.exit_code
+    if os.environ.get("PLUMB_DEBUG"):
+        traceback.print_exception(error)
+    return failures.sentence(error, "nothing changed"), 1
 
 
 def _alive(known: KnownLoader) -> DataLoader[Any] | None:

@@ -24,10 +24,15 @@ class OnPlan:
 
     def __call__(self, *arguments: Any) -> Any:
         """Apply the plan to the loaders of this process, and run the rank's function."""
-        from plumb import plan
-        from plumb.runtime.apply import PlanApplied
+        try:
+            from plumb import plan
+            from plumb.runtime.apply import PlanApplied
 
-        intercept.install(PlanApplied(plan.read(Path(self.plan_file))))
+            intercept.install(PlanApplied(plan.read(Path(self.plan_file))))
+        except Exception as error:
+            from plumb import failures
+
+            failures.say(error, "a rank runs without the plan")
         return self.function(*arguments)
 
 

@@ -120,3 +120,13 @@ def test_a_picture_of_a_first_batch_now_and_then_is_no_such_loop(started, monkey
 
     in_the_loop(session, loader, "loader", 20, seldom)
     assert not any(isinstance(event, events.Failed) for event in told)
+
+
+def test_what_the_loader_raises_reaches_the_loop(started):
+    session, _, told = started
+    session.constructed(loader := DataLoader([1]), Site("train.py", 1, "loader"))
+    # A lookup that fails leaves no call of its own in the traceback.
+    batches = session.iterating(loader, lambda: map({}.__getitem__, [1]), plain_loop=True)
+    with pytest.raises(KeyError):
+        next(batches)
+    assert not any(isinstance(event, events.Failed) for event in told)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
@@ -19,6 +19,7 @@ from torch.utils.data.dataloader import (
 
 from plumb.config import Config, Rewrites
 from plumb.errors import one_line
+from plumb.failures import is_plumbs, say
 from plumb.runtime.epoch_order import EpochOrder
 from plumb.runtime.epochs import draw_worker_seed
 from plumb.runtime.guards import Finding, Guards, Verdict
@@ -111,6 +112,8 @@ class EpochIterator(_BaseDataLoaderIter):
         self._next_segment: LoaderSegment | None = None
         self._made = 0
         self._suspect: tuple[Config, str] | None = None
+        self._users_error: Exception | None = None
+        self._at_hand: tuple[Any] | None = None
         self._has_begun = False
         self._renewed_at = -1
         seeds = torch.Generator()
@@ -135,6 +138,38 @@ class EpochIterator(_BaseDataLoaderIter):
     def _next_data(self) -> Any:
         if self.is_over:
             raise StopIteration
+        try:
+            batch = self._steered_batch()
+            # The loop alone is to hold it: shared memory is counted.
+            self._at_hand = None
+            return batch
+        except StopIteration:
+            raise
+        except Exception as error:
+            if error is self._users_error or self._run.is_plain or not is_plumbs(error):
+                raise
+            failure = error
+        return self._after_failure(failure)
+
+    def _after_failure(self, error: Exception) -> Any:
+        """Return the batch that plumb's own code failed to give, by the user's own configuration, which goes on."""
+        self._run.is_plain = True
+        self._suspect = self._next_segment = None
+        with contextlib.suppress(Exception):
+            self._let_go()
+        self._segments.clear()
+        if self._at_hand is not None:
+            # It failed after the batch was read and counted.
+            [batch] = self._at_hand
+            self._at_hand = None
+        else:
+            if not self._has_next():
+                self._end()
+            batch = self._batch()[0]
+        say(error, "everything is read as the script has it from here on")
+        return batch
+
+    def _steered_batch(self) -> Any:
         if not self._has_begun:
             self._begin_epoch()
         self._heed(self._run.guards.batch_wanted(self._template))
@@ -195,6 +230,7 @@ class EpochIterator(_BaseDataLoaderIter):
                 if segment.is_users:
                     # It is the user's own; the configuration that met it first was not to blame.
                     self._suspect = None
+                    self._users_error = error
                     self.order.deliver()
                     raise
                 reason = one_line(error)
@@ -208,6 +244,7 @@ class EpochIterator(_BaseDataLoaderIter):
             if self._segments[0] is not segment and not segment.is_users:
                 continue
             self.order.deliver()
+            self._at_hand = (batch,)
             if self._suspect is not None:
                 self._run.steering.failed(*self._suspect)
                 self._suspect = None
@@ -217,7 +254,7 @@ class EpochIterator(_BaseDataLoaderIter):
         begun = time.perf_counter()
         self._run.reads_here = not segment.config.num_workers
         in_place_of_workers = self._run.own.num_workers > 0 and not segment.config.num_workers
-        with self._draws.in_use() if in_place_of_workers else nullcontext():
+        with self._draws.in_use() if in_place_of_workers else contextlib.nullcontext():
             batch = next(segment)
         self._run.slowest_seconds = max(self._run.slowest_seconds, time.perf_counter() - begun)
         return batch

@@ -1,0 +1,138 @@
+"""Failures of plumb's own code: one line for the user, and a report for plumb's makers that names nothing of theirs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from plumb.errors import one_line
+from plumb.runtime.store_folder import open_user_folder, user_folder
+from plumb.site import is_library
+
+_FOLDER = "failures"
+# Older reports than these are removed.
+_KEPT = 20
+_PLUMB = str(Path(__file__).parent) + os.sep
+_PATHS = re.compile(r"(?:~|\.{0,2})(?:/[^\s/:'\",)\]}]+)+/?")
+_LONGEST_TEXT = 300
+# What of a loader's entry in a plan names files, functions or data of the user's.
+_USERS = {"graph", "notes", "site", "name", "dataset", "folder", "way", "identity", "library", "undecided", "operator"}
+_said: set[str] = set()
+
+
+def is_plumbs(error: BaseException) -> bool:
+    """Return whether plumb's own code has raised an error itself, and neither the user's nor a library's."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_filename.startswith(_PLUMB)
+
+
+def say(error: BaseException, consequence: str, plan: Any = None) -> None:
+    """Print what `sentence` says, once for each consequence, on standard error; with PLUMB_DEBUG the traceback too."""
+    if os.environ.get("PLUMB_DEBUG"):
+        traceback.print_exception(error)
+    if consequence in _said or sys.stderr is None:
+        return
+    _said.add(consequence)
+    with contextlib.suppress(OSError, ValueError):
+        print(f"plumb: {sentence(error, consequence, plan)}", file=sys.stderr, flush=True)
+
+
+def sentence(error: BaseException, consequence: str, plan: Any = None) -> str:
+    """Say that plumb itself failed, what follows from that, and where the report is that this call writes.
+
+    `plan` is the plan, or the entry of one, that was in use. Never raises.
+    """
+    where = ""
+    with contextlib.suppress(Exception):
+        where = f" A report for its makers is in {_written(report(error, plan))}"
+    return f"plumb itself failed ({one_line(error)}); {consequence}.{where}"
+
+
+def report(error: BaseException, plan: Any = None) -> str:
+    """Return the report: versions, the traceback without the user's names and sources, the plan without paths."""
+    parts = [
+        f"plumb failed on {time.strftime('%Y-%m-%d %H:%M:%S')}",
+        "\n".join(f"{name} {version}" for name, version in _versions().items()),
+        _traced(error),
+    ]
+    if plan is not None:
+        parts.append(json.dumps(_anonymous(msgspec.to_builtins(plan)), indent=1))
+    return "\n\n".join(parts) + "\n"
+
+
+def _versions() -> dict[str, str]:
+    from plumb.host.machine import Machine
+
+    return {"Python": platform.python_version(), "system": platform.platform(), **Machine.detect().packages}
+
+
+def _traced(error: BaseException) -> str:
+    """The traceback of an error and of those that it came from."""
+    lines: list[str] = []
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        seen.add(id(each))
+        lines += [*_calls(each.__traceback__), f"{type(each).__name__}: {_without_paths(str(each))}"]
+        each = each.__cause__ or each.__context__
+        lines += ["while this was handled, or because of it:"] if each is not None else []
+    return "\n".join(lines)
+
+
+def _calls(trace: TracebackType | None) -> list[str]:
+    return [
+        f"  {_place(summary.filename)}:{summary.lineno} in {summary.name}  {summary.line or ''}".rstrip()
+        if is_library(summary.filename)
+        else f"  the user's code:{summary.lineno}"
+        for summary in traceback.extract_tb(trace)
+    ]
+
+
+def _place(file: str) -> str:
+    """A library's file, from the folder of its package on."""
+    for folder in (_PLUMB.removesuffix("plumb" + os.sep), "/site-packages/", "/dist-packages/"):
+        if folder in file:
+            return file.rpartition(folder)[2]
+    return "/".join(Path(file).parts[-2:])
+
+
+def _without_paths(text: str) -> str:
+    return _PATHS.sub("PATH", text)[:_LONGEST_TEXT]
+
+
+def _anonymous(value: Any) -> Any:
+    """A plan's values without those that name something of the user's."""
+    if isinstance(value, dict):
+        kept = {key: item for key, item in value.items() if key not in _USERS and "file" not in str(key)}
+        return {key: _anonymous(item) for key, item in kept.items() if key not in ("script", "host", "model")}
+    if isinstance(value, (list, tuple)):
+        return [_anonymous(item) for item in value]
+    return _without_paths(value) if isinstance(value, str) else value
+
+
+def _written(text: str) -> Path:
+    """Write a report into the user's cache folder, for nobody else to read; its place. Raises OSError, StoreError."""
+    path = user_folder() / _FOLDER / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{len(_said)}.txt"
+    folder = open_user_folder(_FOLDER)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(path.name, flags, 0o600, dir_fd=folder), "w", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+        for old in sorted(os.listdir(folder))[:-_KEPT]:
+            os.unlink(old, dir_fd=folder)
+    finally:
+        os.close(folder)
+    return path
