@@ -26,6 +26,18 @@ class _Size(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(error), param, ctx)
 
 
+class _Share(click.ParamType):  # type: ignore[type-arg]
+    name = "RATE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from plumb.runtime.check_rate import parse_rate
+
+        try:
+            return parse_rate(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="plumb-tune", prog_name="plumb")
 def cli() -> None:
@@ -112,14 +124,17 @@ def trace(script: tuple[str, ...], budget: float, form: str | None) -> int:
 
 @cli.command(context_settings=_SCRIPT)
 @click.option("--plan", type=click.Path(dir_okay=False, path_type=Path), help="The plan; default: SCRIPT's own.")
+@click.option(
+    "--check", type=_Share(), help="Share of batches to make a second time, plainly, and compare; default: a few."
+)
 @click.argument("script", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
-def run(script: tuple[str, ...], plan: Path | None) -> None:
+def run(script: tuple[str, ...], plan: Path | None, check: float | None) -> None:
     """Run SCRIPT with its plan."""
     from plumb import commands
     from plumb.typed import parse_target
 
     target, arguments = parse_target(list(script))
-    commands.run(target, arguments, plan)
+    commands.run(target, arguments, plan, check)
 
 
 @cli.command()

@@ -179,10 +179,26 @@ def trace(target: Target, arguments: list[str], orders: TuneOrders, form: str) -
     return 0
 
 
-def run(target: Target, arguments: list[str], plan_path: Path | None) -> None:
-    """Turns this process into the script, with its plan applied. Raises CommandError where the plan does not fit."""
+def run(target: Target, arguments: list[str], plan_path: Path | None, check_rate: float | None = None) -> None:
+    """Turns this process into the script, with its plan applied, and a share `check_rate` of its batches checked.
+
+    Raises CommandError where the plan does not fit.
+    """
+    _ask_for_checks(check_rate)
     path, _ = _plan_of(target, plan_path)
     script.replace_by(Orders(target, plan_file=str(path.absolute())), arguments)
+
+
+def _ask_for_checks(rate: float | None) -> None:
+    """Tell the script's process, and those that it starts, how many batches to check. Raises CommandError."""
+    from plumb.runtime.check_rate import VARIABLE, asked_rate
+
+    if rate is not None:
+        os.environ[VARIABLE] = str(rate)
+    try:
+        asked_rate()
+    except ValueError as error:
+        raise CommandError(f"{VARIABLE}: {error}", 2) from None
 
 
 def apply(target: Target, plan_path: Path | None, write: bool) -> int:

@@ -20,6 +20,7 @@ from plumb.journal.outcome import FilesOutcome
 from plumb.printable import to_json
 
 VERSION = 1
+_FILES_KNOWN = 1000
 
 
 class PlanError(Exception):
@@ -278,7 +279,9 @@ def decode(data: bytes) -> Plan:
 def read(path: Path) -> Plan:
     """The plan in the file at `path`. Raises PlanError, with the path in its message."""
     try:
-        return decode(path.read_bytes())
+        found = decode(path.read_bytes())
+        _note_file(found, path)
+        return found
     except OSError as error:
         raise PlanError(f"{path}: cannot be read ({error.strerror}). Make one with: plumb tune SCRIPT") from None
     except PlanError as error:
@@ -287,10 +290,16 @@ def read(path: Path) -> Plan:
 
 def write(plan: Plan, path: Path) -> None:
     """Writes the plan so that a reader sees the old file or the new one, never a part. Raises OSError."""
+    replace_file(path, encode(plan))
+    _note_file(plan, path)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part. Raises OSError."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(encode(plan))
+            file.write(data)
             os.fchmod(file.fileno(), 0o644)
             file.flush()
             os.fsync(file.fileno())
@@ -298,3 +307,17 @@ def write(plan: Plan, path: Path) -> None:
     except BaseException:
         os.unlink(name)
         raise
+
+
+# The files that entries were read from or written to in this process, with their numbers there, the latest last.
+_files: list[tuple[LoaderPlan, Path, int]] = []
+
+
+def _note_file(plan: Plan, path: Path) -> None:
+    _files.extend((entry, path.absolute(), number) for number, entry in enumerate(plan.loaders))
+    del _files[:-_FILES_KNOWN]
+
+
+def files_of(entry: LoaderPlan) -> list[tuple[Path, int]]:
+    """Return the files that hold a loader's entry, as far as this process has seen, and its number in each."""
+    return list({path: (path, number) for known, path, number in _files if known is entry}.values())

@@ -15,6 +15,7 @@ from plumb.live.iterator import LiveIterator, LiveRun
 from plumb.live.pilot import Pilot
 from plumb.live.safety import MainReads
 from plumb.plan import Trial
+from plumb.runtime.checks import check_guard
 from plumb.runtime.epoch_order import EpochOrder, drawn, packed, unpacked
 from plumb.runtime.epochs import state_of
 from plumb.runtime.index_forecast import Forecast
@@ -72,7 +73,10 @@ class LiveTuning:
             return reads.reason if context.get_start_method() == "fork" else None
 
         self._is_untouched = isinstance(loader.dataset, IterableDataset) or not own.in_order
-        self._run = LiveRun(own, Pilot(own, why_no_workers), reads=reads)
+        checks = None if self._is_untouched else check_guard(loader, type(loader.dataset).__name__, own)
+        self._run = LiveRun(own, Pilot(own, why_no_workers), checks=checks, reads=reads)
+        if checks is not None:
+            self._run.guards.add(checks)
         self._lasting = None
 
     @property

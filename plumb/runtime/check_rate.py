@@ -51,39 +51,39 @@ def asked_rate_or_default() -> float | None:
 class CheckTimes:
     """Says which batches of one loader are checked.
 
-    The first batches of a run are, and the first of the second epoch, which is the first that a store gives. After
-    these, a share `rate` of the batches is; without one, the next check waits until the time since the last is so long
-    that checks cost `COST_SHARE` of it.
+    The first batches on a configuration are, and the first of its second epoch, which is the first that a store gives.
+    After these, a share `rate` of the batches is; without one, the next check waits until the time since the last is so
+    long that checks cost `COST_SHARE` of it.
     """
 
     def __init__(self, rate: float | None, clock: Callable[[], float] = time.perf_counter) -> None:
         self._rate = rate
         self._clock = clock
-        self._epochs = 0
         self._batches = 0
-        self._first_left = FIRST_BATCHES
         self._not_before = 0.0
+        self.configuration_begins()
+
+    def configuration_begins(self) -> None:
+        """Take note that the batches to come are read in another way than before."""
+        self._first_left = FIRST_BATCHES
+        self._owes_an_epoch = True
 
     def epoch_begins(self) -> None:
         """Take note of a new epoch. What was marked in the last one, and did not come back, never will."""
-        self._epochs += 1
         if self._not_before == math.inf:
             self._not_before = self._clock()
+        if self._owes_an_epoch and self._first_left < FIRST_BATCHES:
+            self._owes_an_epoch = False
+            self._first_left = max(1, self._first_left)
 
-    def wants(self, number: int) -> bool:
-        """Return whether the batch that is about to be read, the epoch's `number`-th from 0, is to be checked."""
-        if self._rate is not None:
-            before, self._batches = self._batches, self._batches + 1
-            return int(self._batches * self._rate) > int(before * self._rate) or (
-                self._rate > 0 and self._is_early(number)
-            )
-        return self._is_early(number) or self._clock() >= self._not_before
-
-    def _is_early(self, number: int) -> bool:
-        if self._first_left:
-            self._first_left -= 1
-            return True
-        return self._epochs == 2 and number == 0
+    def wants(self) -> bool:
+        """Return whether the batch that is asked for now is to be checked."""
+        is_first = self._first_left > 0
+        self._first_left -= is_first
+        if self._rate is None:
+            return is_first or self._clock() >= self._not_before
+        before, self._batches = self._batches, self._batches + 1
+        return (is_first and self._rate > 0) or int(self._batches * self._rate) > int(before * self._rate)
 
     def begun(self) -> None:
         """Take note that a batch was marked: the next waits for what its check costs."""

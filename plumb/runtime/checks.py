@@ -104,9 +104,16 @@ class CheckGuard(IdleGuard):
         self._loader: Callable[[], DataLoader[Any] | None] = lambda: None
         self._epoch = 0
         self._pending: set[int] = set()
+        self._seen: list[Config] = []
         self._unchecked = 0
         self._failures = 0
         self._is_over = False
+
+    def segment_begins(self, config: Config) -> None:
+        """Check the first batches again where `config` is one that has not read any yet."""
+        if not any(config.runs_like(each) for each in self._seen):
+            self._seen.append(config)
+            self._times.configuration_begins()
 
     def epoch_begins(self, loader: DataLoader[Any]) -> Finding | None:
         """Take note of the loader and of a new epoch."""
@@ -118,7 +125,7 @@ class CheckGuard(IdleGuard):
 
     def indices(self, number: int, indices: Any) -> Any:
         """Mark a batch that is to be checked."""
-        if self._is_over or not (number in self._pending or self._times.wants(number)):
+        if self._is_over or not (number in self._pending or self._times.wants()):
             return indices
         self._pending.add(number)
         self._times.begun()

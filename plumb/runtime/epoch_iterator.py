@@ -20,6 +20,7 @@ from torch.utils.data.dataloader import (
 from plumb.config import Config, Rewrites
 from plumb.errors import one_line
 from plumb.failures import is_plumbs, say
+from plumb.runtime.checks import CheckGuard
 from plumb.runtime.epoch_order import EpochOrder
 from plumb.runtime.epochs import draw_worker_seed
 from plumb.runtime.guards import Finding, Guards, Verdict
@@ -66,6 +67,7 @@ class LoaderRun:
     steering: Steering
     guards: Guards = field(default_factory=Guards)
     running: Running | None = None
+    checks: CheckGuard | None = None
     kept: LoaderSegment | None = None
     turn: int = 0
     is_plain: bool = False
@@ -407,6 +409,8 @@ class EpochIterator(_BaseDataLoaderIter):
         self._made += 1
         if run.is_users(config):
             return LoaderSegment(self._template, Way(config), self.order, seeds)
+        if run.checks is not None:
+            run.checks.segment_begins(config)
         stores = (segment.filled_store(config, self._template.dataset) for segment in self._segments)
         way = Way(
             config,
@@ -415,6 +419,7 @@ class EpochIterator(_BaseDataLoaderIter):
             stored=next((store for store in stores if store is not None), None),
             running=run.running,
             guards=run.guards,
+            is_checked=run.checks is not None,
             patience_seconds=max(_PATIENCE_SECONDS, _PATIENCE_BATCHES * run.slowest_seconds),
         )
         return LoaderSegment(self._template, way, self.order, seeds)

@@ -35,10 +35,11 @@ class Loader(DataLoader[Any]):
         rewrites: Rewrites = NO_REWRITES,
         stored: Stored | None = None,
         running: Running | None = None,
+        is_checked: bool = False,
         **keywords: Any,
     ) -> None:
-        if running is None and config.needs_runtime:
-            running = Running(config, rewrites, stored)
+        if running is None and (config.needs_runtime or is_checked):
+            running = Running(config, rewrites, stored, is_checked=is_checked)
         self.running = running
         self.patience_seconds: float | None = None
         super().__init__(dataset, *arguments, **{**keywords, **config.loader_arguments()})
@@ -79,11 +80,12 @@ def rebuild(
     stored: Stored | None = None,
     stacks_file: str | None = None,
     running: Running | None = None,
+    is_checked: bool = False,
 ) -> Loader:
     """A loader over the same dataset with `config`; it reads `indices` (batches of them where the user's loader makes
     batches), or the user's own sampler where `indices` is None. Workers that stay silent for `timeout_seconds` raise
     RuntimeError; the user's own timeout, if there is one, is kept. Where `stacks_file` is given, workers write their
-    stacks to it when asked (see `runtime/watched.py`).
+    stacks to it when asked (see `runtime/watched.py`). `is_checked` lets indices that are marked come back with a note.
     """
     worker_init_fn = loader.worker_init_fn
     if config.num_workers and not isinstance(worker_init_fn, ReopeningInit):
@@ -102,4 +104,12 @@ def rebuild(
         arguments["batch_sampler"] = loader.batch_sampler if indices is None else indices
     else:
         arguments |= {"sampler": loader.sampler if indices is None else indices, "batch_size": None}
-    return Loader(loader.dataset, config=config, rewrites=rewrites, stored=stored, running=running, **arguments)
+    return Loader(
+        loader.dataset,
+        config=config,
+        rewrites=rewrites,
+        stored=stored,
+        running=running,
+        is_checked=is_checked,
+        **arguments,
+    )

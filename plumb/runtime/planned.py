@@ -11,6 +11,7 @@ from torch.utils.data import IterableDataset, MapDataPipe
 
 from plumb.config import Config
 from plumb.plan import LoaderPlan
+from plumb.plan_marks import mark_unsafe
 from plumb.runtime.allocator import Reuse
 from plumb.runtime.checks import check_guard
 from plumb.runtime.epoch_iterator import EpochIterator, LoaderRun
@@ -43,19 +44,21 @@ class Planned:
     ) -> None:
         config = self._config = planned.config
         self._users = users
-        checks = check_guard(loader, planned.name, users, planned.baseline.samples_per_second)
-        self._running: Running | None = None
-        if config.needs_runtime or checks is not None:
-            # Of a loader that was identified, the code has been compared already.
-            is_planned = not planned.is_identified
-            self._running = Running(config, planned.rewrites, is_planned=is_planned, is_checked=checks is not None)
+        # Of a loader that was identified, the code has been compared already.
+        ways = partial(Running, config, planned.rewrites, is_planned=not planned.is_identified)
+        self._running = ways() if config.needs_runtime else None
         self._reuse = Reuse() if config.allocator_reuse else None
         self._steering = PlanSteering(planned, users)
         self._given = given or {}
-        run = self._run = LoaderRun(users, self._steering, Guards(), self._running)
+        checks = check_guard(
+            loader, planned.name, users, planned.baseline.samples_per_second, partial(mark_unsafe, planned)
+        )
+        # An iterator of torch's own has no guards, and nothing is marked for it.
+        checked = ways(is_checked=True) if checks else self._running
+        run = self._run = LoaderRun(users, self._steering, Guards(), checked, checks)
         run.guards.add(StateGuard(users, lambda: run.wanted, lambda: run.reads_here))
-        if self._running is not None:
-            run.guards.add(_StoreGuard(self._running))
+        if checked is not None:
+            run.guards.add(_StoreGuard(checked))
         if checks is not None:
             run.guards.add(checks)
         run.slowest_seconds = _batch_seconds(planned)

@@ -105,6 +105,7 @@ class Way:
     stored: Stored | None = None
     running: Running | None = None
     guards: Guards | None = None
+    is_checked: bool = False
     patience_seconds: float = math.inf
 
 
@@ -128,7 +129,13 @@ class LoaderSegment:
         self._parts = _parts_of(template)
         lasting = dataclasses.replace(config, persistent_workers=config.num_workers > 0)
         self._loader = rebuild(
-            template, lasting, self._source, rewrites=way.rewrites, stored=way.stored, running=way.running
+            template,
+            lasting,
+            self._source,
+            rewrites=way.rewrites,
+            stored=way.stored,
+            running=way.running,
+            is_checked=way.is_checked,
         )
         self._loader.generator = seeds
         if config.num_workers and not way.is_users:

@@ -203,7 +203,9 @@ def test_workers_of_later_segments_draw_other_numbers():
     assert len(set(numbers)) == 60
 
 
-def test_what_is_prefetched_is_delivered_when_a_loader_is_taken_over_from():
+def test_what_is_prefetched_is_delivered_when_a_loader_is_taken_over_from(monkeypatch):
+    # To check a batch is to make it again.
+    monkeypatch.setenv("PLUMB_CHECK", "0")
     reads = torch.zeros(100, dtype=torch.int64).share_memory_()
 
     class Counted(Squares):

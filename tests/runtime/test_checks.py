@@ -425,42 +425,42 @@ def test_the_first_batches_are_checked_and_then_as_many_as_cost_little():
     clock = Clock()
     times = CheckTimes(None, clock)
     times.epoch_begins()
-    assert [times.wants(number) for number in range(2)] == [True, True]
+    assert [times.wants() for _ in range(2)] == [True, True]
     times.begun()
-    assert not times.wants(2), "one is on its way"
+    assert not times.wants(), "one is on its way"
     times.spent(0.1)
-    assert not times.wants(3)
+    assert not times.wants()
     clock.now = 0.1 / check_rate.COST_SHARE + 0.001
-    assert times.wants(4)
+    assert times.wants()
     times.begun()
     times.spent(1.0)
     times.epoch_begins()
-    assert times.wants(0), "the first that a store gives"
-    assert not times.wants(1)
+    assert times.wants(), "the first that a store gives"
+    assert not times.wants()
     times.epoch_begins()
-    assert not times.wants(0)
+    assert not times.wants()
 
 
 def test_a_check_that_never_came_back_is_no_longer_waited_for():
     clock = Clock()
     times = CheckTimes(None, clock)
     times.epoch_begins()
-    for number in range(2):
-        assert times.wants(number)
+    for _ in range(2):
+        assert times.wants()
         times.begun()
     times.epoch_begins()
-    assert times.wants(0)
+    assert times.wants()
     times.begun()
     times.epoch_begins()
     clock.now = 1.0
-    assert times.wants(0)
+    assert times.wants()
 
 
 @pytest.mark.parametrize(("rate", "expected"), [(0.0, 0), (0.25, 25), (0.1, 10), (1.0, 100)])
 def test_a_share_that_the_user_wants_is_kept(rate, expected):
     times = CheckTimes(rate, Clock())
     times.epoch_begins()
-    wanted = [times.wants(number) for number in range(100)]
+    wanted = [times.wants() for _ in range(100)]
     assert expected <= sum(wanted) <= expected + (check_rate.FIRST_BATCHES if rate else 0)
 
 

@@ -1,0 +1,181 @@
+"""Scripts on plans that are wrong for them: they train as without a plan, and the plan is marked."""
+
+import json
+import os
+import textwrap
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from plumb import plan
+from plumb.config import CacheChoice, Config, Cut, Rewrites
+from plumb.plan import LoaderPlan, Measured, Plan, Prediction
+from plumb.plan_marks import mark_unsafe
+from plumb.runtime import checks
+from plumb.runtime.following import code_of_samples
+from plumb.runtime.planned import Planned
+from tests.planned import STORE, plan_of, run_on
+
+LINES = "plumb: "
+
+
+def script(folder, code):
+    (folder / "train.py").write_text(textwrap.dedent(code))
+
+
+MINORITY = """
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+class Items(Dataset):
+    def __init__(self):
+        self.labels = [int(i % 100 == 77) for i in range(200)]
+
+    def __len__(self):
+        return 200
+
+    def __getitem__(self, i):
+        x = torch.from_numpy(np.sort(np.random.default_rng(i).random(64, dtype=np.float32)))
+        if self.labels[i]:
+            x = x + 0.1 * torch.randn(64)
+        return x, self.labels[i], i
+
+torch.manual_seed(0)
+loader = DataLoader(Items(), batch_size=16, shuffle=True)
+seen = []
+for epoch in range(3):
+    for x, y, i in loader:
+        seen += [round(float(v), 6) for v, k in zip(x[:, 0], i) if k == 77]
+print("distinct", len(set(seen)), seen, torch.rand(()).item())
+"""
+
+
+def test_a_minority_that_is_augmented_is_augmented_anew_in_each_epoch(tmp_path):
+    script(tmp_path, MINORITY)
+    plain = run_on(None, tmp_path)
+    ran = run_on(plan_of(tmp_path, STORE), tmp_path)
+    assert ran.out == plain.out
+    assert ran.out.startswith("distinct 3")
+    assert ran.err == ""
+
+
+SECRETS = """
+import secrets
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+class Items(Dataset):
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, i):
+        # What no generator shows: each making of the last samples is another.
+        return torch.full((8,), float(i)) + (secrets.randbelow(2**20) if i >= 60 else 0), i
+
+loader = DataLoader(Items(), batch_size=8)
+seen = [float(x[-1, 0]) for epoch in range(3) for x, i in loader if 63 in i]
+print("distinct", len(set(seen)))
+"""
+
+
+def test_samples_that_are_drawn_past_all_generators_end_the_store_where_they_are_checked(tmp_path):
+    script(tmp_path, SECRETS)
+    planned = plan_of(tmp_path, STORE)
+    ran = run_on(planned, tmp_path, PLUMB_CHECK="1")
+    assert ran.out == "distinct 3\n"
+    assert "batch 8 of epoch 1 can't be proven equal to" in ran.err
+    assert "runs as the script has it" in ran.err
+
+
+class Steps(Dataset):
+    """What the loop sets in an array is nowhere in the code that its samples run."""
+
+    def __init__(self):
+        self.hidden = _hidden
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        return torch.tensor(float(index) + (os.environ.get("PLUMB_TEST_STEP") == "1"))
+
+
+_hidden = object()
+OWN = Config()
+
+
+def planned_for(dataset, config, folder):
+    """A loader's plan, as read from its file."""
+    cut = Cut("sample", (), (), code_of_samples(dataset))
+    rate = (1.0, 1.0)
+    own, better = Measured(OWN, 100.0, rate), Measured(config, 200.0, rate)
+    entry = LoaderPlan(
+        "loader", "train.py:1", "Steps", 8, own, better, Prediction(1.0, "cpu", {}), rewrites=Rewrites((cut,))
+    )
+    place = folder / "train.plumb.json"
+    plan.write(Plan("train.py", {}, 1.0, 1.0, (entry,)), place)
+    return plan.read(place).loaders[0], place
+
+
+@pytest.fixture
+def said(monkeypatch):
+    monkeypatch.setattr(checks, "_say_at_the_end", lambda: None)
+    monkeypatch.setattr(checks, "tallies", [])
+    return []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_store_that_is_wrong_from_its_first_batch_on_is_never_delivered_from(workers, monkeypatch, tmp_path, said):
+    monkeypatch.setattr("plumb.runtime.stored.fingerprint", lambda *_: f"{tmp_path.name}-0123456789")
+    cache = CacheChoice("sample", "disk", 2**22, 1.0, str(tmp_path / "stores"))
+    config = Config(workers, 2 if workers else None, bool(workers), cache=cache)
+    dataset = Steps()
+    entry, place = planned_for(dataset, config, tmp_path)
+
+    def epochs(step):
+        monkeypatch.setenv("PLUMB_TEST_STEP", step)
+        loader = DataLoader(dataset, batch_size=8)
+        planned = Planned(loader, entry, OWN)
+        return [
+            [batch.tolist() for batch in planned.start_unseen(loader, loader.__iter__, said.append)] for _ in range(2)
+        ]
+
+    plain = [torch.arange(8.0 * start, 8.0 * start + 8).tolist() for start in range(4)]
+    assert epochs("0") == [plain, plain]
+    assert said == []
+    assert epochs("1") == [[[value + 1 for value in batch] for batch in plain]] * 2
+    assert len(said) == 1
+    assert "loader (train.py:1): batch 1 of epoch 1 differs" in said[0]
+    assert "the store of values after sample" in said[0]
+    assert "it was not delivered" in said[0]
+    assert [(tally.equal, tally.differing) for tally in checks.tallies] == [(3, 0), (0, 1)]
+    # The next run does not use the entry, nor does another use the store.
+    marked = json.loads(place.read_text())["loaders"][0]
+    assert "batch 1 of epoch 1 differs" in marked["unsafe"]
+    assert any("Not used any more" in note for note in marked["notes"])
+    assert plan.read(place).loaders[0].unsafe == marked["unsafe"]
+    (store,) = (tmp_path / "stores").rglob("ended")
+    assert not (store.parent / "data.mdb").exists()
+
+
+def test_a_mark_leaves_other_entries_other_keys_and_other_files_alone(tmp_path, capfd):
+    entry, place = planned_for(Steps(), OWN, tmp_path)
+    data = json.loads(place.read_text())
+    data["loaders"].append({**data["loaders"][0], "name": "other"})
+    data["of a later plumb"] = [1]
+    place.write_text(json.dumps(data))
+    mark_unsafe(entry, "it is wrong")
+    now = json.loads(place.read_text())
+    assert now["of a later plumb"] == [1]
+    assert [loader.get("unsafe", "") for loader in now["loaders"]] == ["it is wrong", ""]
+    # Tuned again meanwhile, for something else.
+    place.write_text(json.dumps({**data, "loaders": data["loaders"][1:]}))
+    mark_unsafe(entry, "it is wrong")
+    assert "it is wrong" not in place.read_text()
+    place.write_text("{")
+    mark_unsafe(entry, "it is wrong")
+    place.unlink()
+    mark_unsafe(entry, "it is wrong")
+    assert "can't be marked" in capfd.readouterr().err
