@@ -89,6 +89,7 @@ class Running:
         self._cut = cut_of(config, rewrites)
         self.stored = stored
         self._is_frozen = stored is not None
+        self._refusal = ""
 
     def start(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         """The iterator that `start` makes or resets for `loader`, reading and finishing its batches by `config`."""
@@ -146,7 +147,9 @@ class Running:
         try:
             self.stored = Stored(dataset, self._cut, choice)
         except StoreError as error:
-            print(f"plumb: {error}; samples are made anew each time", file=sys.stderr)
+            if str(error) != self._refusal:
+                self._refusal = str(error)
+                print(f"plumb: {error}; samples are made anew each time", file=sys.stderr)
 
 
 def cut_of(config: Config, rewrites: Rewrites) -> Cut | None:

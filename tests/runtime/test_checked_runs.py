@@ -128,7 +128,7 @@ def said(monkeypatch):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_store_that_is_wrong_from_its_first_batch_on_is_never_delivered_from(workers, monkeypatch, tmp_path, said):
-    monkeypatch.setattr("plumb.runtime.stored.fingerprint", lambda *_: f"{tmp_path.name}-0123456789")
+    monkeypatch.setattr("plumb.runtime.stored.fingerprint_of_part", lambda *_: ("0123456789", False))
     cache = CacheChoice("sample", "disk", 2**22, 1.0, str(tmp_path / "stores"))
     config = Config(workers, 2 if workers else None, bool(workers), cache=cache)
     dataset = Steps()

@@ -127,7 +127,7 @@ def test_the_first_batch_from_a_store_is_checked(kind, workers, monkeypatch):
     dataset = kind()
     config, rewrites = stored_whole(dataset)
     own = secrets.token_hex(8)
-    monkeypatch.setattr("plumb.runtime.stored.fingerprint", lambda *_: own)
+    monkeypatch.setattr("plumb.runtime.stored.fingerprint_of_part", lambda *_: (own, False))
     loop = Loop(dataset, with_workers(config) if workers else config, rewrites, is_planned=False)
     first = loop.epoch(ORDERS[0])
     assert loop.guard.tally.checked == 2
