@@ -36,6 +36,8 @@ _IMPORT_SECONDS = 15.0
 _STARTS_AT_MOST = 4
 # A rank that takes part in another one's tuning is there from that one's start to its end.
 _BUDGETS_OF_OTHERS = 3
+# It is told so when the tuning is over, and ends at once.
+_OTHERS_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def run_tuned(
     # Named as Python names them: the path of a socket may have no more than about a hundred characters. Workers that
     # outlive the child by a moment may still write to it.
     folder = tempfile.TemporaryDirectory(prefix="pymp-", ignore_cleanup_errors=True)
-    keeper = Keeper((Path.cwd(), orders.target.folder()), _own_files(orders.tune), folder.name)
+    launch = Path(orders.tune.launch_file).name if orders.tune.launch_file else None
+    keeper = Keeper((Path.cwd(), orders.target.folder()), _own_files(orders.tune), folder.name, launch)
     with ended_by_signals(), folder, tempfile.TemporaryFile() as stack, keeper:
         orders = msgspec.structs.replace(
             orders, events_descriptor=events_out, stack_descriptor=stack.fileno(), sockets_folder=folder.name
@@ -99,7 +102,7 @@ def run_tuned(
                 end_marked(keeper.mark)
                 os.close(events_in)
                 remove_abandoned()
-                files = keeper.put_back(clean)
+                files = keeper.put_back(clean, 0.0 if is_over else _OTHERS_SECONDS)
             if on_files is not None:
                 on_files(files)
         lines = stacks.calls(_read_all(stack.fileno())) if timed_out else ()

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -20,7 +21,8 @@ from plumb.errors import one_line
 from plumb.journal import records, snapshot
 from plumb.journal.outcome import FilesOutcome, UnkeptFile
 from plumb.journal.seen import OpenFiles
-from plumb.runtime.store_folder import make_user_folder, memory_root, user_folder
+from plumb.journal.sharing import Share, forget_old
+from plumb.runtime.store_folder import make_user_folder, memory_root, open_private, user_folder
 
 _FOLDER = "journals"
 _PACKAGE_ROOT = Path(__file__).resolve().parent.parent.parent
@@ -66,29 +68,43 @@ class Keeper:
         folders: The folders that the script works in, to be listed for the comparison.
         ignored: Files and folders of plumb's own.
         scratch: A folder that only the script's processes use, which goes with them.
+        launch: What the ranks of one launch have in common, for one journal of all of them; None for a script alone.
 
     """
 
-    def __init__(self, folders: Sequence[Path], ignored: Iterable[str], scratch: str) -> None:
-        self.folder = _make_folder()
+    def __init__(
+        self, folders: Sequence[Path], ignored: Iterable[str], scratch: str, launch: str | None = None
+    ) -> None:
+        self._folders, self._ignored, self._scratch = tuple(folders), tuple(ignored), scratch
         self._watcher: subprocess.Popen[bytes] | None = None
-        self._scratch = scratch
-        plumbs = (*ignored, str(user_folder()), str(memory_root()), scratch, self.folder)
+        self._share: Share | None = None
+        self._listed: Collection[str] = ()
+        root = _root()
+        if launch is None:
+            self.folder = tempfile.mkdtemp(dir=root)
+            self._make(self.folder)
+        else:
+            forget_old(root)
+            self.folder = str(root / f"launch-{launch}")
+            self._share = Share(self.folder)
+            self._share.enter(self._make)
+        self._open_files = OpenFiles(self.folder, self._listed)
+        self.mark = f"{records.MARK}={os.path.basename(self.folder)}-{secrets.token_hex(4)}"
+        """What stands in the environment of all processes of the script."""
+
+    def _make(self, folder: str) -> None:
+        """Fill a new journal's folder with what the script's processes need."""
+        plumbs = (*self._ignored, str(user_folder()), str(memory_root()), self._scratch, folder)
         own = sorted({os.path.realpath(path) for path in plumbs})
-        with open(os.path.join(self.folder, records.SETTINGS), "w", encoding="utf-8") as file:
+        with open(os.path.join(folder, records.SETTINGS), "w", encoding="utf-8") as file:
             json.dump({"ignored": own}, file)
-        os.mkdir(os.path.join(self.folder, records.COPIES), 0o700)
-        startup = Path(self.folder, records.STARTUP)
+        os.mkdir(os.path.join(folder, records.COPIES), 0o700)
+        startup = Path(folder, records.STARTUP)
         startup.mkdir()
         text = _SITECUSTOMIZE.format(variable=records.VARIABLE, root=str(_PACKAGE_ROOT))
         (startup / "sitecustomize.py").write_text(text, encoding="utf-8")
-        roots = sorted({os.path.realpath(folder) for folder in folders})
-        self._open_files = OpenFiles(self.folder, snapshot.take(roots, self.folder, frozenset(own)))
-
-    @property
-    def mark(self) -> str:
-        """What stands in the environment of all processes of the script."""
-        return f"{records.VARIABLE}={self.folder}"
+        roots = sorted({os.path.realpath(folder) for folder in self._folders})
+        self._listed = snapshot.take(roots, folder, frozenset(own))
 
     def look_at(self, pid: int) -> None:
         """Note which files the process and the programs that it started hold open for writing, now and then."""
@@ -100,11 +116,14 @@ class Keeper:
         return {
             **inherited,
             records.VARIABLE: self.folder,
+            records.MARK: self.mark.partition("=")[2],
             "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         }
 
     def __enter__(self) -> Keeper:
-        command = [sys.executable, "-m", "plumb.journal.watcher", self.folder, self._scratch]
+        shared = self._share.descriptor if self._share is not None else None
+        words = [self.folder, self._scratch, self.mark, str(shared or "")]
+        command = [sys.executable, "-m", "plumb.journal.watcher", *words]
         paths = [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")]
         self._watcher = subprocess.Popen(
             command,
@@ -113,15 +132,28 @@ class Keeper:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             cwd="/",
+            pass_fds=() if shared is None else (shared,),
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
         )
         return self
 
-    def put_back(self, clean: bool) -> FilesOutcome:
+    def put_back(self, clean: bool, wait_seconds: float = 0.0) -> FilesOutcome:
         """Put the script's files back; none of its processes may run any more.
 
         What plumb itself fails at is said, and leaves the journal where it is: a tuning is not lost by it.
+
+        Args:
+            clean: Remove what the script made, too.
+            wait_seconds: How long to wait for the other ranks of a launch. The last of them puts the files back, and
+                the others know nothing of the outcome.
         """
+        if self._share is None:
+            return self._put_back(clean)
+        outcome: list[FilesOutcome] = []
+        self._share.leave(wait_seconds, lambda: outcome.append(self._put_back(clean)))
+        return outcome[0] if outcome else FilesOutcome()
+
+    def _put_back(self, clean: bool) -> FilesOutcome:
         from plumb.journal import restore
 
         try:
@@ -141,15 +173,20 @@ class Keeper:
                 self._watcher.stdin.write(b"done")
                 self._watcher.stdin.close()
             self._watcher.wait()
+        if self._share is not None:
+            os.close(self._share.descriptor)
 
 
-def _make_folder() -> str:
+def _root() -> Path:
+    """Return the folder of journals, in the user's cache folder, or else in that of temporary files."""
     try:
         root = make_user_folder() / _FOLDER
         root.mkdir(mode=0o700, exist_ok=True)
-        return os.path.realpath(tempfile.mkdtemp(dir=root))
     except OSError:
-        return os.path.realpath(tempfile.mkdtemp(prefix="plumb-journal-"))
+        root = Path(tempfile.gettempdir(), f"plumb-journals-{os.geteuid()}")
+        root.mkdir(mode=0o700, exist_ok=True)
+        os.close(open_private(root))
+    return root.resolve()
 
 
 def _printed_to() -> set[tuple[int, int]]:

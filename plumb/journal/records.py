@@ -41,8 +41,8 @@ PROGRAM = "program"
 
 RECORDS, LOCK, COPIES, UNDONE = "records.jsonl", "lock", "copies", "undone"
 SETTINGS, STARTUP, SNAPSHOT = "settings.json", "startup", "snapshot.json"
-# The environment variable that tells a program which journal to write, and marks the script's processes.
-VARIABLE = "PLUMB_JOURNAL"
+# The environment variables that tell a program which journal to write, and mark the processes of one script.
+VARIABLE, MARK = "PLUMB_JOURNAL", "PLUMB_TUNING"
 
 
 def encode(record: Record) -> bytes:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
 from plumb.journal import records
@@ -19,6 +20,8 @@ from plumb.journal.records import Record
 _ENTRIES_AT_MOST = 20_000
 # Copies are made before the script starts: they may take this long, and this much room.
 _SECONDS_AT_MOST, _BYTES_AT_MOST, _FILE_BYTES_AT_MOST = 2.0, 2**30, 64 * 2**20
+# A folder with more files than this holds data, and no trainings' results.
+_DATA_FILES = 200
 # Folders that hold programs or histories, not what a training writes.
 _PASSED_OVER = ("__pycache__", "node_modules", "site-packages")
 _WRITTEN_FROM_C = (
@@ -38,11 +41,14 @@ def take(folders: Sequence[str], journal: str, ignored: Collection[str]) -> Coll
     listed = {path: records.status_of(status) for path, status in files_below(folders, ignored)}
     stop_at, room = time.monotonic() + _SECONDS_AT_MOST, _BYTES_AT_MOST
     count = 0
+    candidates = [path for path in listed if _is_often_written(path)]
+    crowd = Counter(map(os.path.dirname, candidates))
     # The smallest first: so most files are copied.
-    for path, facts in sorted(listed.items(), key=lambda item: item[1]["size"]):
+    for path in sorted(candidates, key=lambda path: listed[path]["size"]):
+        facts = listed[path]
         if facts["size"] > min(_FILE_BYTES_AT_MOST, room) or time.monotonic() > stop_at:
             break
-        if not _is_often_written(path):
+        if crowd[os.path.dirname(path)] > _DATA_FILES:
             continue
         count += 1
         with contextlib.suppress(OSError):

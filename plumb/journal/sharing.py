@@ -1,0 +1,88 @@
+"""A journal that several ranks of one launch write: the last of them to end puts the files back.
+
+With a journal for each rank, one rank would keep, and put back, what another one has already changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+_LOOK_SECONDS, _DAY_SECONDS = 0.1, 86_400.0
+
+
+class Share:
+    """One process's part in the journal in `folder`; the watcher that outlives the process inherits the part.
+
+    Args:
+        folder: The journal's folder, which ranks agree on. `<folder>.users` and `<folder>.door` are lock files beside
+            it: each rank holds the first one shared, and the second one while it comes or goes.
+        descriptor: An open file of `<folder>.users` that holds a part already; None to take one.
+    """
+
+    def __init__(self, folder: str, descriptor: int | None = None) -> None:
+        self.folder = folder
+        self.descriptor = (
+            os.open(f"{folder}.users", os.O_RDWR | os.O_CREAT, 0o600) if descriptor is None else descriptor
+        )
+
+    def enter(self, make: Callable[[str], None]) -> None:
+        """Take part: the first rank has the folder made by `make`, in place of one that a killed launch left."""
+        with self._door():
+            if self._is_alone():
+                if os.path.isdir(self.folder):
+                    os.rename(self.folder, f"{self.folder}-left-{time.time_ns()}")
+                os.mkdir(self.folder, 0o700)
+                make(self.folder)
+            fcntl.flock(self.descriptor, fcntl.LOCK_SH)
+
+    def leave(self, wait_seconds: float, finish: Callable[[], None]) -> bool:
+        """End this part, and call `finish` if it was the last one.
+
+        Args:
+            wait_seconds: How long to wait for the other ranks to leave first.
+            finish: Puts the files back.
+
+        Returns:
+            Whether this was the last part.
+        """
+        give_up_at = time.monotonic() + wait_seconds
+        while True:
+            with self._door():
+                if self._is_alone():
+                    finish()
+                    return True
+                if time.monotonic() >= give_up_at:
+                    fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+                    return False
+                fcntl.flock(self.descriptor, fcntl.LOCK_SH)
+            time.sleep(_LOOK_SECONDS)
+
+    def _is_alone(self) -> bool:
+        # A try that fails gives up this process's own part for a moment: nobody comes or goes meanwhile.
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def _door(self) -> Iterator[None]:
+        door = os.open(f"{self.folder}.door", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(door, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(door)
+
+
+def forget_old(root: Path) -> None:
+    """Remove the lock files of launches that began more than a day ago. They are left before: another rank may come."""
+    with contextlib.suppress(OSError):
+        for path in root.iterdir():
+            if path.suffix in (".users", ".door") and time.time() - path.stat().st_mtime > _DAY_SECONDS:
+                path.unlink()
