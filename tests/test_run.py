@@ -305,6 +305,30 @@ if __name__ == "__main__":
     assert "loader 1 2 False False" in ran.out
 
 
+CHECKED = """
+train = DataLoader(Numbers(64), batch_size=8)
+batches = [y.tolist() for epoch in range(2) for _, y in train]
+print(len(batches), batches[:8] == batches[8:], torch.rand(1).item())
+"""
+
+
+def test_the_share_of_batches_that_are_checked_is_the_user_s(plumb, write, tmp_path, monkeypatch):
+    write("train.py", PREAMBLE + "torch.manual_seed(0)\n" + CHECKED)
+    plan.write(plan_for(entry(Config(1, 2), name="train")), tmp_path / "train.plumb.json")
+    quiet, asked = plumb("run", "train.py"), plumb("run", "--check", "0.5", "train.py")
+    assert quiet.out == asked.out
+    assert quiet.out.startswith("16 True")
+    assert quiet.err == ""
+    assert asked.err == "plumb: 10 batches of train made a second time, plainly, and compared: no difference\n"
+    refused = plumb("run", "--check", "often", "train.py")
+    assert refused.code == 2
+    assert "'often' is no share of batches to check" in refused.err
+    monkeypatch.setenv("PLUMB_CHECK", "often")
+    refused = plumb("run", "train.py")
+    assert (refused.code, refused.out, len(refused.err.splitlines())) == (2, "", 1)
+    assert "give a number from 0 (none) to 1 (all)" in refused.err
+
+
 given_arguments = st.fixed_dictionaries(
     {"dataset": st.just(range(4))},
     optional={
