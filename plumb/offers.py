@@ -7,15 +7,17 @@ there is, and what promises most comes first.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from plumb.config import Deferral, Rewrites
+from plumb.config import Cut, Deferral, Rewrites
 from plumb.errors import one_line
 from plumb.model.situation import CutCost, DeferralCost, StorageBandwidth, ThreadsCost
 from plumb.plan import SampleCost
@@ -26,13 +28,14 @@ from plumb.profile.randomness import kept_generators
 from plumb.profile.sample import COLLATED, collate_seconds
 from plumb.profile.storage import held_up
 from plumb.rewrite_costs import FEWEST_SAMPLES, TIMED_BATCH, RewriteCosts, rewrite_costs
+from plumb.runtime.child_trial import in_spawned_child
 from plumb.runtime.cuts import CutCandidate, find_cuts
 from plumb.runtime.deferral import FoundDeferral, find_deferral
 from plumb.runtime.loader import NO_REWRITES
 from plumb.runtime.main_module import main_is_guarded
 from plumb.runtime.replay import Replay
 from plumb.runtime.sent import why_not_sent
-from plumb.runtime.thread_validation import validate_threads
+from plumb.runtime.thread_validation import InProcess, process_for_trials, validate_threads
 from plumb.runtime.trial import try_out
 from plumb.runtime.validate import validate_cut
 from plumb.trace.course import Traced, trace
@@ -42,7 +45,7 @@ from plumb.units import format_seconds
 
 _TRACED_SAMPLES, _FEWEST_TRACED = 16, 3
 # A sample is loaded so many times, at most, in a trace and the search for cuts, and when a rewrite is validated.
-_TRACE_LOADS, _CUT_LOADS, _THREADS_LOADS, _DEFERRAL_LOADS = 10, 11, 7, 13
+_TRACE_LOADS, _CUT_LOADS, _THREADS_LOADS, _DEFERRAL_LOADS = 10, 11, 10, 13
 _CUT_SAMPLES, _THREADS_SAMPLES, _DEFERRAL_SAMPLES = 8, 96, 8
 _MOST_CUTS = 3
 # A trace and a comparison of threads are begun where they take no more than this share of the time that is left, and a
@@ -53,9 +56,11 @@ _SAVES_NOTHING = 0.95
 _VALIDATED_THREADS = 8
 # Waiting that is a smaller share of a sample's time is not worth threads.
 _WORTH_THREADS = 0.1
-# A process tries threads for such a share of the time that is left, and for no less than so long. One that is spawned
+# A process tries a rewrite for such a share of the time that is left, and for no less than so long. One that is spawned
 # imports everything again first.
-_THREADS_TRIED, _SHORTEST_TRIAL_SECONDS, _SPAWN_SECONDS = 0.6, 5.0, 8.0
+_TRIED_SHARE, _SHORTEST_TRIAL_SECONDS, _SPAWN_SECONDS = 0.6, 5.0, 8.0
+# A forked process that reads one sample may take so long, or so many times as long as this one, before it hangs.
+_ONE_SAMPLE_SECONDS, _ONE_SAMPLE_LOADS = 2.0, 20
 # Threads may be timed for so much of the time that is left.
 _THREADS_TIMED = 0.3
 
@@ -185,13 +190,22 @@ class _Search:
             samples = self._affordable(_CUT_SAMPLES, _CUT_LOADS, share=0.4)
             if samples < FEWEST_SAMPLES or len(valid) == _MOST_CUTS:
                 break
-            reason = validate_cut(self._dataset, candidate.cut, self._indices[:samples])
+            reason = self._reason_against(candidate.cut, self._indices[:samples])
             if reason:
                 self.reasons.append(f"no cut after {candidate.cut.after}: {reason}")
             else:
                 valid.append(candidate)
                 self.compared.append(f"{samples} samples cut after {candidate.cut.after}")
         return valid
+
+    def _reason_against(self, cut: Cut, indices: Sequence[Any]) -> str | None:
+        """Why a cut is not valid, if so: tried in a forked process where that can read the dataset."""
+        process = self._process_for_trials
+        if isinstance(process, str) or process is in_spawned_child:
+            return validate_cut(self._dataset, cut, indices)
+        outcome = process(partial(validate_cut, self._dataset, cut, indices), self._trial_seconds)
+        reason: str | None = outcome.value
+        return f"making samples of its values {outcome.reason}" if outcome.reason else reason
 
     def deferral(self) -> FoundDeferral | None:
         """The last operators, where they do the same on a batch."""
@@ -243,21 +257,34 @@ class _Search:
             needed = FEWEST_SAMPLES * _THREADS_LOADS / _THREADS_SHARE
             self.reasons.append(self._no_time_to(f"compare what threads make {what}", needed))
             return ()
+        process = self._process_for_trials
+        if isinstance(process, str):
+            self.reasons.append(f"no threads {what}: {process}")
+            return ()
         reason = validate_threads(
             self._dataset,
             self._indices[:samples],
             _VALIDATED_THREADS,
             cut,
             widest=max([_VALIDATED_THREADS, *(count for count in THREADS if count <= (self._loader.batch_size or 1))]),
-            seconds=max(_SHORTEST_TRIAL_SECONDS, _THREADS_TRIED * self._left),
-            forget=self._forget_opened,
-            why_not_spawned=self._why_not_spawned,
+            seconds=self._trial_seconds,
+            process=process,
         )
         if reason:
             self.reasons.append(f"no threads {what}: {reason}")
             return ()
         self.compared.append(f"{samples} samples by {_VALIDATED_THREADS} threads {what}")
         return self._timed_threads(until, what)
+
+    @property
+    def _trial_seconds(self) -> float:
+        return max(_SHORTEST_TRIAL_SECONDS, _TRIED_SHARE * self._left)
+
+    @functools.cached_property
+    def _process_for_trials(self) -> InProcess | str:
+        """What tries something in a process of its own, or why nothing can."""
+        seconds = max(_ONE_SAMPLE_SECONDS, _ONE_SAMPLE_LOADS * self._cost.wall_seconds)
+        return process_for_trials(self._dataset, self._indices[0], seconds, self._forget_opened, self._why_not_spawned)
 
     def _why_not_spawned(self) -> str | None:
         """Why a spawned process can't try the dataset, if so. It runs the script's main module once more."""

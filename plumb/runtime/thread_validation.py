@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,7 +27,8 @@ BATCHES = 3
 BATCH_SAMPLES = 32
 # Repetitions in which threads are switched at calls: at others in each.
 REPETITIONS = 4
-READS = 5
+# Threads that wait for each other read a batch no faster than one.
+READS = 8
 SECONDS = 60.0
 # How many times a sample's calls are counted; a few samples may differ.
 _COUNTED_SAMPLES = 3
@@ -38,12 +38,36 @@ _LOOKED_AT_CLOSELY, _LOOK_SECONDS = 8, 0.1
 _UNTIL = 0.7
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What a child found out: the `reason` against threads, or that it can't read the dataset at all, and why."""
+InProcess = Callable[[Callable[[], Any], float], Outcome[Any]]
+"""Does work in a process of its own, within so many seconds."""
 
-    reason: str | None = None
-    unreadable: str | None = None
+
+def process_for_trials(
+    dataset: Any,
+    index: Any,
+    seconds: float,
+    forget: Callable[[], None] | None = None,
+    why_not_spawned: Callable[[], str | None] | None = None,
+) -> InProcess | str:
+    """Return what does work in a process that can read the dataset, or the reason why there is no such process.
+
+    A forked one can't read a dataset that holds a connection or a decoder with threads; then it is a spawned one.
+
+    Args:
+        dataset: Map-style. One sample is read in a forked child.
+        index: The sample's index.
+        seconds: Time limit for the sample.
+        forget: Called in the forked child. Makes the dataset forget what this process has opened for it.
+        why_not_spawned: Returns why no process can be spawned, None if it can. Without it, none is.
+
+    """
+    outcome = in_child(partial(_after, forget, partial(_read_one, dataset, index)), seconds)
+    if outcome.reason is None:
+        return lambda work, limit: in_child(partial(_after, forget, work), limit)
+    why_not = why_not_spawned() if why_not_spawned else "no other was tried"
+    if why_not:
+        return f"a forked process can't read the dataset (making a sample {outcome.reason}), and {why_not}"
+    return in_spawned_child
 
 
 def validate_threads(
@@ -54,25 +78,22 @@ def validate_threads(
     *,
     widest: int | None = None,
     seconds: float = SECONDS,
-    forget: Callable[[], None] | None = None,
-    why_not_spawned: Callable[[], str | None] | None = None,
+    process: InProcess = in_child,
 ) -> str | None:
     """Try whether `threads` threads make the samples that one makes: whole ones, or what is before a cut.
 
-    Up to three batches of `indices` are made several times, in a child: threads that share a decoder may crash their
-    process, or wait for each other. Where a forked child can't read the dataset, as one that holds a connection,
-    a spawned one tries it. Whole samples, and what is before a cut, must not draw random numbers, which threads would
-    do in another order, nor change what the dataset holds or where its files are read.
+    Up to three batches of `indices` are made several times, in a process of their own: threads that share a decoder may
+    crash it, or wait for each other. Whole samples, and what is before a cut, must not draw random numbers, which
+    threads would do in another order, nor change what the dataset holds or where its files are read.
 
     Args:
-        dataset: Map-style. Its samples are read in this process, too, to see how long that takes.
+        dataset: Map-style. A sample is read in this process, too, to see how long that takes.
         indices: Indices of samples that differ.
         threads: Number of threads that are tried.
         until: The cut up to which threads make samples; None for whole samples.
         widest: The largest number of threads that a loader will have. One repetition has as many; None for `threads`.
         seconds: Time limit. Threads that did not come to an end by then are refused.
-        forget: Called in a forked child. Makes the dataset forget what this process has opened for it.
-        why_not_spawned: Returns why no child can be spawned, None if it can. Without it, none is.
+        process: What does the work, as `process_for_trials` returns it.
 
     Returns:
         None where no difference was found, else one short reason. Whatever goes wrong is a reason.
@@ -82,27 +103,9 @@ def validate_threads(
     unread = reason_of(lambda: ready.extend(afforded(dataset, indices, READS, BATCHES * BATCH_SAMPLES)))
     if unread:
         return unread
-    trial = partial(_tried, dataset, ready, threads, until, widest or threads, _UNTIL * seconds)
-    outcome = in_child(partial(_after, forget, trial), seconds)
-    unreadable = outcome.value.unreadable if outcome.value else None
-    if outcome.has_died:
-        # To read the dataset may be what a forked process can't do.
-        alone = in_child(partial(_after, forget, partial(_read_one, dataset, ready[0])), seconds / 4)
-        unreadable = alone.reason
-    if not unreadable:
-        return _reason_in(outcome)
-    why_not = why_not_spawned() if why_not_spawned else "no other was tried"
-    if why_not:
-        return f"a forked process can't read the dataset: it {unreadable}; {why_not}"
-    return _reason_in(in_spawned_child(trial, seconds))
-
-
-def _reason_in(outcome: Outcome[_Found]) -> str | None:
-    if outcome.value is None:
-        return f"making samples in threads {outcome.reason}"
-    if outcome.value.unreadable:
-        return f"a process of its own can't read the dataset: it {outcome.value.unreadable}"
-    return outcome.value.reason
+    counts = [threads, widest or threads, *[threads] * (REPETITIONS - 2)]
+    outcome = process(partial(_tried, dataset, ready, counts, until, _UNTIL * seconds), seconds)
+    return f"making samples in threads {outcome.reason}" if outcome.reason else outcome.value
 
 
 # ---- in the child
@@ -118,17 +121,15 @@ def _read_one(dataset: Any, index: Any) -> None:
     dataset[index]
 
 
-def _tried(dataset: Any, indices: list[Any], threads: int, until: Cut | None, widest: int, seconds: float) -> _Found:
-    try:
-        _read_one(dataset, indices[0])
-    except Exception as error:
-        return _Found(unreadable=f"raised {type(error).__name__}: {' '.join(str(error).split())[:120]}")
-    counts = [threads] * (REPETITIONS - 1) + [widest]
-    return _Found(reason_of(lambda: _check(dataset, indices, counts, until, time.monotonic() + seconds)))
+def _tried(dataset: Any, indices: list[Any], counts: list[int], until: Cut | None, seconds: float) -> str | None:
+    return reason_of(lambda: _check(dataset, indices, counts, until, time.monotonic() + seconds))
 
 
 def _check(dataset: Any, indices: list[Any], counts: Sequence[int], until: Cut | None, deadline: float) -> None:
-    """Raise DifferenceError where samples hang on who makes them; each of `counts` threads makes all of them once."""
+    """Raise DifferenceError where samples hang on who makes them: as many threads as `counts` says, in turn.
+
+    Batches for which there is no time left are not made; each number of threads makes one at least.
+    """
     held = Held(dataset)
     replay = Replay(dataset, until)
     read = replay.sample if until is None else replay.prefix
@@ -141,14 +142,14 @@ def _check(dataset: Any, indices: list[Any], counts: Sequence[int], until: Cut |
         few = indices[:_COUNTED_SAMPLES]
         share = share_of_places(lambda: list(map(Replay(dataset, None).sample, few)), len(few))
         with interruptible(share) as pauses:
-            fetchings = {count: Fetching(dataset, Fetch(threads=count, cut=until)) for count in set(counts)}
-            for fetching in fetchings.values():
+            fetchings = {count: Fetching(dataset, Fetch(threads=count, cut=until)) for count in counts}
+            for count, fetching in fetchings.items():
                 # What plumb does once for each dataset and thread is not to be interrupted.
-                _compare(_seen(held, 0, partial(fetching.rewritten, batches[0])), plain[0], counts[0], until)
+                fetching.rewritten(batches[0][:count])
             for number, (batch, expected) in enumerate(zip(batches, plain, strict=True)):
                 for repetition, count in enumerate(counts):
                     if time.monotonic() > deadline:
-                        if number == 0:
+                        if number == 0 and repetition < len(fetchings):
                             raise DifferenceError("samples take too long to compare them within the budget")
                         return
                     with pauses.drawn_from(len(counts) * number + repetition):
@@ -222,4 +223,4 @@ def _check_effects(
                 raise DifferenceError("samples differ when they are read twice")
             shared = moved_by[0] & moved_by[1]
             if shared:
-                raise DifferenceError(f"threads would share the position in {min(shared)[1]}")
+                raise DifferenceError(f"threads would share the position in {max(shared)[1]}")

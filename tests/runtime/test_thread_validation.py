@@ -13,8 +13,9 @@ from cutting import found
 
 from plumb.config import Cut, Step
 from plumb.runtime import thread_validation
+from plumb.runtime.child_trial import in_spawned_child
 from plumb.runtime.replay import Replay, ReplayError
-from plumb.runtime.thread_validation import validate_threads
+from plumb.runtime.thread_validation import process_for_trials, validate_threads
 
 RECORD = 5000
 WAIT = 0.002
@@ -253,17 +254,23 @@ class NotAfterFork(Indexed):
 
 def test_a_dataset_that_a_fork_breaks_is_not_blamed_on_threads():
     dataset = NotAfterFork()
-    assert validate_threads(dataset, range(12), 4) == (
-        "a forked process can't read the dataset: it raised ConnectionError: another process has the connection; no "
-        "other was tried"
+    dataset[0]
+    assert process_for_trials(dataset, 0, 5.0, why_not_spawned=lambda: "there is no other") == (
+        "a forked process can't read the dataset (making a sample raised ConnectionError: another process has the "
+        "connection), and there is no other"
     )
-    assert validate_threads(dataset, range(12), 4, forget=lambda: vars(dataset).update(pid=None)) is None
+    forgetting = process_for_trials(dataset, 0, 5.0, forget=lambda: vars(dataset).update(pid=None))
+    assert validate_threads(dataset, range(12), 4, process=forgetting) is None
     assert dataset.pid == os.getpid()
 
 
 @pytest.mark.slow
 def test_a_spawned_process_tries_what_a_forked_one_can_t_read():
-    assert validate_threads(NotAfterFork(), range(12), 4, why_not_spawned=lambda: None) is None
+    dataset = NotAfterFork()
+    dataset[0]
+    process = process_for_trials(dataset, 0, 5.0, why_not_spawned=lambda: None)
+    assert process is in_spawned_child
+    assert validate_threads(dataset, range(12), 4, process=process) is None
 
 
 def test_what_is_tried_leaves_nothing_in_this_process():
