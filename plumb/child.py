@@ -158,6 +158,10 @@ def run_script(target: Target, arguments: list[str]) -> BaseException | None:
         code, module = _load_module(target.name) if target.is_module else _load_file(target.name)
         sys.argv = [module.__dict__["__file__"] if target.is_module else target.name, *arguments]
         sys.modules["__main__"] = module
+        if "__mp_main__" in sys.modules:
+            # Where plumb has imported multiprocessing first, that has made this name, by which spawned workers send
+            # the script's classes, stand for plumb's own main module.
+            sys.modules["__mp_main__"] = module
         exec(code, module.__dict__)
     except BaseException as error:
         return error

@@ -1,0 +1,158 @@
+"""A process that has torch and plumb imported, and forks for each script that it is asked to run.
+
+It reads requests on standard input and answers on standard output, one JSON object a line. The process that it forks
+runs a script to the end of the interpreter, as `python SCRIPT` and `plumb run` would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+_IMPORTED = ("torch.utils.data", "plumb.child", "plumb.runtime.apply", "plumb.runtime.planned", "tests.forced")
+_POLL_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended; `code` is None where it had to be killed because its time was up."""
+
+    code: int | None
+    out: str
+    err: str
+    seconds: float
+
+
+class Zygote:
+    """The other side: starts the process, and has scripts run in it."""
+
+    def __init__(self) -> None:
+        root = str(Path(__file__).parents[2])
+        paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.random_scripts.zygote"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": paths},
+        )
+
+    def run(self, way: str, script: str, folder: Path, timeout_seconds: float, **options: Any) -> Done:
+        """Runs a script in `folder` in one of the ways: "plain", "record" or "run"."""
+        request = {"way": way, "script": script, "folder": str(folder), "timeout": timeout_seconds, **options}
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        texts = [(folder / name).read_text(errors="replace") for name in ("stdout", "stderr")]
+        for name in ("stdout", "stderr"):
+            (folder / name).unlink()
+        return Done(answer["code"], texts[0], texts[1], answer["seconds"])
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+
+
+def processes_in(folder: Path) -> list[int]:
+    """The processes whose working folder is `folder` or inside of it."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            where = os.readlink(f"/proc/{name}/cwd")
+        except OSError:
+            continue
+        if where == str(folder) or where.startswith(f"{folder}/"):
+            found.append(int(name))
+    return found
+
+
+def kill_all(folder: Path) -> None:
+    """Kills the processes that work in `folder`."""
+    for process in processes_in(folder):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, 9)
+
+
+def _become(request: dict[str, Any]) -> Callable[[], None]:
+    """Makes this process that of a script; returns what is to be called where no frame of ours is left."""
+    from plumb import child
+    from plumb.orders import Orders, Target
+
+    os.setsid()
+    os.chdir(request["folder"])
+    os.environ.update(request.get("environ", {}), PLUMB="off")
+    tempfile.tempdir = None
+    for number, name in ((0, os.devnull), (1, "stdout"), (2, "stderr")):
+        opened = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(opened, number)
+        os.close(opened)
+    target = Target(request["script"], False)
+
+    def plain() -> None:
+        _raise(child.run_script(target, []))
+
+    def recorded() -> None:
+        from plumb.config import Config
+        from tests.forced import record
+
+        record(request["script"], [], Path(request["plan"]), msgspec.convert(request["config"], Config))
+
+    def run() -> None:
+        child._run(Orders(target, plan_file=request["plan"]), [])
+
+    return {"plain": plain, "record": recorded, "run": run}[request["way"]]
+
+
+def _raise(error: BaseException | None) -> None:
+    if error is not None:
+        raise error
+
+
+def _wait(process: int, request: dict[str, Any]) -> dict[str, Any]:
+    begun = time.monotonic()
+    while True:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return {"code": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - begun}
+        if time.monotonic() - begun > request["timeout"]:
+            kill_all(Path(request["folder"]))
+            os.waitpid(process, 0)
+            return {"code": None, "seconds": time.monotonic() - begun}
+        time.sleep(_POLL_SECONDS)
+
+
+def _serve() -> Callable[[], None]:
+    """Answers requests until there are no more; in a forked process, returns what that is to do."""
+    for name in _IMPORTED:
+        importlib.import_module(name)
+
+    requests, answers = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w")
+    for line in requests:
+        request = json.loads(line)
+        process = os.fork()
+        if not process:
+            return _become(request)
+        answers.write(json.dumps(_wait(process, request)) + "\n")
+        answers.flush()
+    return lambda: None
+
+
+if __name__ == "__main__":
+    _serve()()
