@@ -5,7 +5,6 @@ iterator what the user's loop gets: batch after batch, each of them measured
 meter    what the loop tells of its loader, batch by batch
 pilot    reads, tries, keeps the winner, watches
 outlook  readings -> the model -> what is worth a trial
-safety   whether workers may be forked from a process that reads samples itself
 """
 
 from plumb.live.tuning import LiveTuning, live_iterator, tuning_of

@@ -9,12 +9,10 @@ from torch.utils.data import DataLoader
 
 from plumb.live.meter import Delivery, now
 from plumb.live.pilot import Pilot
-from plumb.live.safety import MainReads
 from plumb.profile.device import synchronize
 from plumb.runtime.epoch_iterator import EpochIterator, LoaderRun
 from plumb.runtime.epoch_order import EpochOrder
-from plumb.runtime.epochs import state_of
-from plumb.runtime.segment import LoaderSegment
+from plumb.runtime.state_guard import StateGuard
 
 
 @dataclass
@@ -22,7 +20,11 @@ class LiveRun(LoaderRun):
     """What the epochs of one loader that is tuned while it trains have in common."""
 
     steering: Pilot
-    reads: MainReads = field(default_factory=MainReads)
+    state: StateGuard = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.state = StateGuard(self.own, lambda: self.wanted, lambda: self.reads_here)
+        self.guards.add(self.state)
 
 
 class LiveIterator(EpochIterator):
@@ -33,7 +35,6 @@ class LiveIterator(EpochIterator):
     def renew(self, template: DataLoader[Any], order: EpochOrder, seed_state: Any) -> None:
         """Begins another epoch, as torch's iterator does whose workers persist."""
         self._returned: tuple[float, float, float] | None = None
-        self._dataset_state = state_of(template.dataset)
         super().renew(template, order, seed_state)
 
     def _batch_wanted(self) -> Any:
@@ -67,16 +68,6 @@ class LiveIterator(EpochIterator):
         pilot.note(delivery, batch, indices)
         return batch
 
-    def _read(self, segment: LoaderSegment) -> Any:
-        if segment.config.num_workers:
-            return super()._read(segment)
-        reads, dataset = self._run.reads, self._template.dataset
-        with reads.looking(dataset):
-            batch = super()._read(segment)
-        if reads.is_looking:
-            self._dataset_state = state_of(dataset)
-        return batch
-
     def _is_due(self) -> bool:
         # New workers would be given the dataset as it is now: it must be what the workers of this epoch were given.
-        return super()._is_due() and bool(state_of(self._template.dataset) == self._dataset_state)
+        return super()._is_due() and self._run.state.is_as_at_the_start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,11 +12,9 @@ from torch.utils.data import IterableDataset
 from plumb.config import Config
 from plumb.live.iterator import LiveIterator, LiveRun
 from plumb.live.pilot import Pilot
-from plumb.live.safety import MainReads
 from plumb.plan import Trial
 from plumb.runtime.checks import check_guard
 from plumb.runtime.epoch_order import EpochOrder, drawn, packed, unpacked
-from plumb.runtime.epochs import state_of
 from plumb.runtime.index_forecast import Forecast
 from plumb.runtime.loader import current_config, rebuild
 from plumb.runtime.sampler_watch import SamplerWatch
@@ -61,22 +58,16 @@ class LiveTuning:
         self._epochs_begun = 0
         self._latest: Callable[[], Any] = lambda: None
         self._lasting: LiveIterator | None = None
-        self._dataset_state: Any = None
         self._resumed: dict[str, Any] | None = None
         self._begin_tuning(loader)
 
     def _begin_tuning(self, loader: DataLoader[Any]) -> None:
-        own, reads = current_config(loader), MainReads()
-        context = loader.multiprocessing_context or multiprocessing
-
-        def why_no_workers() -> str | None:
-            return reads.reason if context.get_start_method() == "fork" else None
-
+        own = current_config(loader)
         self._is_untouched = isinstance(loader.dataset, IterableDataset) or not own.in_order
         checks = None if self._is_untouched else check_guard(loader, type(loader.dataset).__name__, own)
-        self._run = LiveRun(own, Pilot(own, why_no_workers), checks=checks, reads=reads)
+        run = self._run = LiveRun(own, Pilot(own, lambda: run.state.why_plain()), checks=checks)
         if checks is not None:
-            self._run.guards.add(checks)
+            run.guards.add(checks)
         self._lasting = None
 
     @property
@@ -123,7 +114,7 @@ class LiveTuning:
         template = rebuild(loader, own, None)
         template.generator = loader.generator
         run.steering.begin(template, order.length)
-        self._renew_workers(loader)
+        self._renew_workers()
         iterator = self._lasting
         if iterator is not None:
             iterator.renew(template, order, seed_state)
@@ -134,16 +125,10 @@ class LiveTuning:
             self._lasting = iterator
         return iterator
 
-    def _renew_workers(self, loader: DataLoader[Any]) -> None:
-        """Lets go of workers that were kept, where they can't go on: they are still in use, or know another dataset."""
+    def _renew_workers(self) -> None:
+        """Lets go of workers that were kept where they can't go on: they are still in use."""
         run, latest = self._run, self._latest()
-        before, self._dataset_state = self._dataset_state, state_of(loader.dataset)
-        if run.own.persistent_workers or run.kept is None:
-            return
-        if latest is not None and not latest.is_over:
-            run.kept = None
-        elif before != self._dataset_state:
-            run.kept.close()
+        if not run.own.persistent_workers and latest is not None and not latest.is_over:
             run.kept = None
 
     def _torch_s(self, loader: DataLoader[Any], resumed: dict[str, Any] | None) -> Iterator[Any]:

@@ -19,8 +19,6 @@ _BY_ANY_NAME = frozenset(("getattr", "vars", "__dict__", "__getattribute__", "ev
 # Methods that run without being named: all but those that make, show or send an object.
 _NEVER_RUN = frozenset(("__init__", "__new__", "__del__", "__repr__", "__getstate__", "__setstate__", "__reduce__",
                         "__reduce_ex__", "__init_subclass__", "__set_name__", "__class_getitem__"))  # fmt: skip
-_NOT_STATE = frozenset(("__dict__", "__weakref__", "__doc__", "__annotations__", "__dataclass_fields__",
-                        "__dataclass_params__", "__abstractmethods__", "_abc_impl", "__module__"))  # fmt: skip
 _GLOBAL = frozenset(("LOAD_GLOBAL", "LOAD_NAME"))
 _ATTRIBUTE = frozenset(("LOAD_ATTR", "LOAD_METHOD"))
 
@@ -86,8 +84,8 @@ def closed_over(function: FunctionType) -> list[tuple[str, Any]]:
 
 
 def runs_unnamed(name: str) -> bool:
-    """Return whether a special attribute of a class takes part in making samples, though no code names it."""
-    return name not in _NEVER_RUN and name not in _NOT_STATE
+    """Return whether a special method of a class takes part in making samples, though no code names it."""
+    return name not in _NEVER_RUN
 
 
 def is_users_module(module: ModuleType) -> bool:

@@ -52,12 +52,16 @@ class DatasetState:
 
     With `by_value`, an object in another's place is no change if all that is seen of both is equal. `generators` are
     the random generators that the last thorough look has met, and `arrays`, with `by_value`, the arrays and buffers.
-    `visit` is called with each value that is met, and with its place: with all that hangs from the roots, whether code
-    that was met reads it or not.
+    `skips_shared` leaves out tensors and values in shared memory. `visit` is called with each value that is met, and
+    with its place: with all that hangs from the roots, whether code that was met reads it or not.
     """
 
     def __init__(
-        self, roots: Iterable[Any], by_value: bool = False, visit: Callable[[Any, str], None] | None = None
+        self,
+        roots: Iterable[Any],
+        by_value: bool = False,
+        skips_shared: bool = False,
+        visit: Callable[[Any, str], None] | None = None,
     ) -> None:
         self._roots = [(root, Reached(hash(("root", place)), type(root).__name__)) for place, root in enumerate(roots)]
         self._known: dict[int, Any] = {}
@@ -77,21 +81,12 @@ class DatasetState:
         self._visit = visit
         self._brief = brief_by_value if by_value else brief
         self._is_by_value = by_value
+        self._skips_shared = skips_shared
         self.generators: list[Any] = []
         self.arrays: list[np.ndarray[Any, Any]] = []
         self.seconds = 0.0
         self._looks: dict[Kind, Callable[[Any, Reached], Any]] = {
-            Kind.LIST: self._list,
-            Kind.DICT: self._dict,
-            Kind.SET: self._set,
-            Kind.ARRAY: self._array,
-            Kind.CLASS: self._class,
-            Kind.FUNCTION: self._function,
-            Kind.WRAPPED: self._wrapped,
-            Kind.GENERATOR: self._generator,
-            Kind.OBJECT: self._object,
-            Kind.STEP: self._object,
-            Kind.PASSED: self._object,
+            kind: getattr(self, f"_{kind.name.lower()}") for kind in Kind if kind is not Kind.OPAQUE
         }
 
     def look(self, seconds: float = EPOCH_SECONDS) -> tuple[Change, ...]:
@@ -297,6 +292,8 @@ class DatasetState:
 
     def _array(self, value: Any, way: Reached) -> Any:
         is_tensor = isinstance(value, torch.Tensor)
+        if self._skips_shared and is_tensor and value.device.type == "cpu" and value.is_shared():
+            return None
         version = value._version if is_tensor and not value.is_inference() and not self._is_by_value else None
         array = array_of(value)
         if array is None or not array.size:
@@ -339,17 +336,17 @@ class DatasetState:
             if not is_user_class(base):
                 continue
             for name, member in list(vars(base).items()):
-                if name in seen or not self._is_read(name):
+                if name in seen or not self._is_read(name, member):
                     continue
                 seen[name] = self._brief(member)
                 if type(member) not in PLAIN:
                     self._queue.append((member, Reached(hash((base.__qualname__, name)), f"{base.__name__}.{name}")))
         return seen
 
-    def _is_read(self, name: str) -> bool:
-        """Return whether the code that was met may read an attribute: some methods run without being named."""
+    def _is_read(self, name: str, member: Any) -> bool:
+        """Return whether the code that was met may read a class's attribute: some methods run without being named."""
         if name.startswith("__") and name.endswith("__"):
-            return runs_unnamed(name)
+            return runs_unnamed(name) and kind_of(member) in (Kind.FUNCTION, Kind.WRAPPED)
         return self._reads_any or name in self._names
 
     def _wrapped(self, value: Any, way: Reached) -> None:
@@ -359,6 +356,8 @@ class DatasetState:
             parts = (value.func, value.args, value.keywords)
         elif isinstance(value, property):
             parts = (value.fget,)
+        elif self._skips_shared and hasattr(value, "_obj"):
+            parts = ()
         elif hasattr(value, "queue"):
             parts = (value.queue,)
         elif hasattr(value, "cache_info"):
@@ -393,6 +392,8 @@ class DatasetState:
                 self._queue.append((item, way.to(name, f"{place}.{name}", is_quiet)))
         self._queue.append((type(value), Reached(hash(type(value)), place)))
         return None if is_quiet else {name: self._brief(item) for name, item in attributes.items()}
+
+    _step = _passed = _object
 
 
 def roots_of(loader: DataLoader[Any]) -> tuple[Any, ...]:

@@ -84,7 +84,7 @@ class StateGuard(IdleGuard):
         self._epoch_begun_at, self._batches, self._due_at = now, 0, 0.0
         self._loader = loader
         if self._state is None:
-            self._state = DatasetState(roots_of(loader))
+            self._state = DatasetState(roots_of(loader), skips_shared=self._own.num_workers > 0)
         changes = self._state.look(box)
         self._is_seen = True
         place = self._changed_within or _first(changes)

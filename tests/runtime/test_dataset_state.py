@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import multiprocessing
 import os
+import pickle
 import queue
 import types
 from typing import NamedTuple
@@ -234,6 +235,33 @@ def test_what_no_sample_reads_is_not_watched(loader):
         rows.notes = "of the loop's own"
         rows.transform.transforms[0].calls = 3
     assert state.look(5.0) == state.glance() == ()
+
+
+def test_what_python_keeps_on_a_class_is_no_change():
+    pair = Settings()
+    state = DatasetState([pair])
+    state.look(5.0)
+    pickle.dumps(pair)
+    assert "__slotnames__" in vars(Settings)
+    assert state.look(5.0) == ()
+
+
+def test_shared_memory_is_left_out_where_workers_write_to_it():
+    class Shared(Dataset):
+        def __init__(self):
+            self.reads, self.value = torch.zeros(4).share_memory_(), multiprocessing.Value("i", 0)
+
+        def __getitem__(self, index):
+            return self.reads, self.value
+
+    rows = Shared()
+    watching, skipping = DatasetState([rows]), DatasetState([rows], skips_shared=True)
+    for change in (lambda: rows.reads.add_(1), lambda: setattr(rows.value, "value", 1)):
+        watching.look()
+        skipping.look()
+        change()
+        assert len(watching.look()) == 1
+        assert skipping.look() == ()
 
 
 def test_a_byte_of_a_large_array_is_found_in_the_end(monkeypatch):
