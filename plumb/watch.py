@@ -111,7 +111,7 @@ class Registry:
             if _is_rebuilt(known, loader, found, site) or _is_from_its_parts(known, loader, site):
                 known.loader = weakref.ref(loader)
                 known.dataset = _weak(loader.dataset)
-                known.is_library_s = site.by_library
+                known.is_library_s = site != known.site
                 self._note(loader, known)
                 return known, False
         return self._new(loader, site, found), True
@@ -182,8 +182,10 @@ def _is_rebuilt(known: KnownLoader, loader: DataLoader[Any], found: Identity, si
 
 def _is_from_its_parts(known: KnownLoader, loader: DataLoader[Any], site: Site) -> bool:
     """Whether a library has built a loader from another's parts: accelerate does, and iterates only its own."""
-    is_first = not known.is_library_s and not known.is_used
-    return site.by_library and is_first and site != known.site and _holds(known.dataset, loader.dataset)
+    first = known.loader()
+    if not site.by_library or site == known.site or known.is_library_s or first is None:
+        return False
+    return not _holds(known.checked, first) and _holds(known.dataset, loader.dataset)
 
 
 def _holds(reference: weakref.ref[Any] | None, target: Any) -> bool:

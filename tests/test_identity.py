@@ -466,7 +466,7 @@ report(make(8, True), "train")
     planned = plan_of(tmp_path, STORE)
     ran = run_on(planned, tmp_path, "--no-val")
     assert ran.out == "train distinct 3 made 8\n"
-    assert "loader (train.py:28): its dataset has 8 samples, the plan was made for 6 samples (it is number 1" in ran.err
+    assert "loader (train.py:28): its dataset has 8 samples, the plan was made for 6 samples; it runs as" in ran.err
 
 
 REBUILT = """
@@ -667,6 +667,51 @@ def test_loaders_and_datasets_are_told_apart_by_what_they_are(defined, tmp_path)
     assert ran.code == 0, ran.err
     epoch = "1 [[0, 1], [2, 3]]\n1 [[10, 11], [12, 13]]\n"
     assert (ran.out, ran.err) == (epoch * 2, "")
+
+
+# As accelerate, and the Trainer of transformers on top of it, build their loaders from the script's, or from theirs.
+WRAPPING = """
+from torch.utils.data import DataLoader
+def wrapped(loader):
+    return DataLoader(loader.dataset, batch_sampler=loader.batch_sampler, num_workers=loader.num_workers)
+def evaluate(dataset):
+    loader = wrapped(DataLoader(dataset, batch_size=4))
+    return loader.num_workers, sum(len(x) for x, _ in loader)
+"""
+
+
+def test_loaders_that_a_library_builds_have_the_entry_of_those_that_they_are_built_from(tmp_path):
+    code = """
+sys.path.insert(0, os.path.abspath("site-packages"))
+import wrapping
+dataset, val = Items(), Items(6)
+loader = DataLoader(dataset, batch_size=4)
+train = wrapping.wrapped(loader)
+for epoch in range(2):
+    print(train.num_workers, [i.tolist() for _, i in train], wrapping.evaluate(val))
+"""
+    write(tmp_path, {**train(code), "site-packages/wrapping.py": WRAPPING})
+    planned = plan_of(tmp_path, WORKERS)
+    names = [(entry.name, entry.library, entry.identity.order) for entry in planned.loaders]
+    assert names == [("loader", "", 1), ("loader_3", "wrapping", 2)]
+    ran = run_on(planned, tmp_path)
+    assert ran.out == "1 [[0, 1, 2, 3], [4, 5, 6, 7]] (1, 6)\n" * 2
+    assert ran.err == ""
+
+
+def test_a_library_s_loader_gets_back_what_the_script_gave_the_first(tmp_path):
+    code = CASES["a flag in the namespace of the arguments"].files["train.py"]
+    code = code.replace(
+        "report(loader)", "loader = wrapping.wrapped(loader)\nreport(loader)\nprint(loader.num_workers)"
+    )
+    code = code.replace(
+        "made = []", "sys.path.insert(0, os.path.abspath('site-packages'))\nimport wrapping\nmade = []", 1
+    )
+    write(tmp_path, {"train.py": code, "site-packages/wrapping.py": WRAPPING})
+    config = dataclasses.replace(STORE, num_workers=1, prefetch_factor=2)
+    ran = run_on(plan_of(tmp_path, config), tmp_path, "--augment")
+    assert ran.out == "loader distinct 3 made 8\n0\n"
+    assert "dataset.args.augment is True, the plan was made for False" in ran.err
 
 
 # ---- plans of an older plumb, and entries that must not be used

@@ -7,7 +7,6 @@ dataset is complete, so must the dataset's code and flags. Else the loader runs 
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import warnings
 import weakref
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from plumb.config import Config
-from plumb.identity import Identity, difference_of_loaders
+from plumb.identity import difference_of_loaders
 from plumb.plan import LoaderPlan, Plan
 from plumb.runtime.loader_attributes import plans_attributes, set_attributes, users_attributes
 from plumb.site import Site
@@ -55,8 +54,8 @@ class PlanApplied:
         from plumb.watch import Registry
 
         self._registry = self._registry or Registry()
-        known, is_new = self._registry.add(loader, site)
-        if site.by_library and not is_new:
+        known, _ = self._registry.add(loader, site)
+        if known.is_library_s:
             self._hand_on(loader, known)
             return
         number = self._entry_for(known, loader, site)
@@ -135,7 +134,8 @@ class PlanApplied:
         if fitting:
             return None, "several entries of the plan fit it"
         if at_place:
-            return None, _nearest_difference(identity, [planned for _, planned in at_place])
+            nearest = [planned for _, planned in at_place if planned.order == identity.order]
+            return None, difference_of_loaders(nearest[0], identity) if nearest else ""
         return self._found_by_name(known, site)
 
     def _found_by_name(self, known: KnownLoader, site: Site) -> tuple[int | None, str]:
@@ -242,17 +242,6 @@ class _Changed:
         # Workers that persist are the plan's.
         loader._iterator = None
         set_attributes(loader, self.users)
-
-
-def _nearest_difference(identity: Identity, planned: list[Identity]) -> str:
-    """Say in what a loader differs from the entry that was made for its place and order, or else from the first."""
-    nearest = next((each for each in planned if each.order == identity.order), planned[0])
-    others = len(planned) > 1 or nearest.order != identity.order
-    number = f"number {identity.order} of the loaders that are made there"
-    difference = difference_of_loaders(nearest, dataclasses.replace(identity, order=nearest.order))
-    if not difference:
-        return f"it is {number}, the plan was made for number {nearest.order}"
-    return f"{difference} (it is {number})" if others else difference
 
 
 def _changes(planned: LoaderPlan) -> bool:
