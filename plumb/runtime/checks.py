@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,12 +58,42 @@ tallies: list[Tally] = []
 """The tallies of all loaders that were checked in this process."""
 
 
+class CheckHistory:
+    """What is known of the checks of one loader, or of all that a script makes by one entry of a plan.
+
+    `seen` are the configurations that have read batches, `unchecked` counts those since the last check that found no
+    difference. `is_over` says that nothing is checked any more, where there was a `difference` because the script's own
+    configuration reads.
+    """
+
+    def __init__(self, tally: Tally, times: CheckTimes) -> None:
+        self.tally = tally
+        self.times = times
+        self.seen: list[Config] = []
+        self.epoch = 0
+        self.unchecked = 0
+        self.failures = 0
+        self.plain_seconds: float | None = None
+        self.difference: str | None = None
+        self.is_over = False
+        tallies.append(tally)
+
+    def note(self, reason: str) -> None:
+        """Keep why a batch could not be compared."""
+        if reason not in self.tally.reasons:
+            self.tally.reasons.append(reason)
+
+
+_histories: dict[Hashable, CheckHistory] = {}
+
+
 def check_guard(
     loader: DataLoader[Any],
     name: str,
     users: Config,
     plain_rate: float | None = None,
     on_difference: Callable[[str], None] | None = None,
+    entry: Hashable = None,
 ) -> CheckGuard | None:
     """Return the guard that checks the batches of a loader; None where the user wants none, or none can be made twice.
 
@@ -73,6 +103,8 @@ def check_guard(
         users: The configuration that the script gave it.
         plain_rate: Samples per second that it reached on that configuration, None if unknown.
         on_difference: Called with the reason, in one line, when batches differ.
+        entry: What stands for the loader's entry in a plan file: loaders of one entry, such as those that a script
+            makes anew for each epoch, have one history. None for a history of its own.
 
     """
     rate = asked_rate_or_default()
@@ -80,7 +112,10 @@ def check_guard(
         return None
     if rate is not None or os.environ.get("PLUMB_DEBUG"):
         _say_at_the_end()
-    return CheckGuard(Tally(name), users, CheckTimes(rate), plain_rate, on_difference)
+    history = _histories.get(entry) or CheckHistory(Tally(name), CheckTimes(rate))
+    if entry is not None:
+        _histories[entry] = history
+    return CheckGuard(history, users, plain_rate, on_difference)
 
 
 class CheckGuard(IdleGuard):
@@ -88,63 +123,54 @@ class CheckGuard(IdleGuard):
 
     def __init__(
         self,
-        tally: Tally,
+        history: CheckHistory,
         users: Config,
-        times: CheckTimes,
         plain_rate: float | None = None,
         on_difference: Callable[[str], None] | None = None,
     ) -> None:
-        self.tally = tally
-        tallies.append(tally)
+        self.history = history
         self._users = users
-        self._times = times
         self._plain_rate = plain_rate
         self._on_difference = on_difference
-        self._plain_seconds: float | None = None
         self._loader: Callable[[], DataLoader[Any] | None] = lambda: None
-        self._epoch = 0
         self._pending: set[int] = set()
-        self._seen: list[Config] = []
-        self._unchecked = 0
-        self._failures = 0
-        self._is_over = False
 
     def segment_begins(self, config: Config) -> None:
         """Check the first batches again where `config` is one that has not read any yet."""
-        if not any(config.runs_like(each) for each in self._seen):
-            self._seen.append(config)
-            self._times.configuration_begins()
+        if not any(config.runs_like(each) for each in self.history.seen):
+            self.history.seen.append(config)
+            self.history.times.configuration_begins()
 
     def epoch_begins(self, loader: DataLoader[Any]) -> Finding | None:
-        """Take note of the loader and of a new epoch."""
+        """Take note of the loader and of a new epoch. What differed before is not tried again."""
         self._loader = weakref.ref(loader)
-        self._epoch += 1
         self._pending.clear()
-        self._times.epoch_begins()
-        return None
+        self.history.epoch += 1
+        self.history.times.epoch_begins()
+        return None if self.history.difference is None else Finding(Verdict.PLAIN, self.history.difference)
 
     def indices(self, number: int, indices: Any) -> Any:
         """Mark a batch that is to be checked."""
-        if self._is_over or not (number in self._pending or self._times.wants()):
+        if self.history.is_over or not (number in self._pending or self.history.times.wants()):
             return indices
         self._pending.add(number)
-        self._times.begun()
+        self.history.times.begun()
         return Marked(indices, self._users.num_workers > 0, self._limit_seconds(indices))
 
     def batch_read(self, number: int, indices: Any, batch: Any) -> tuple[Any, Finding | None]:
         """Compare a batch that was marked with what the user's own configuration makes of its indices."""
-        self._unchecked += 1
+        self.history.unchecked += 1
         if not isinstance(batch, CheckedBatch):
             return batch, None
         self._pending.discard(number)
         loader, finding = self._loader(), None
-        if loader is not None and not self._is_over:
+        if loader is not None and not self.history.is_over:
             begun = time.perf_counter()
             plainly = PlainBatches(loader.dataset, loader.collate_fn, loader._auto_collation)
             finding = self._compared(plainly, number, indices, batch)
             seconds = time.perf_counter() - begun + batch.note.seconds
-            self.tally.seconds += seconds
-            self._times.spent(seconds)
+            self.history.tally.seconds += seconds
+            self.history.times.spent(seconds)
         return batch.batch, finding
 
     def _compared(self, plainly: PlainBatches, number: int, indices: Any, batch: CheckedBatch) -> Finding | None:
@@ -156,17 +182,17 @@ class CheckGuard(IdleGuard):
         begun = time.perf_counter()
         limit = self._limit_seconds(indices)
         plain = note.plain or plainly.in_child(indices, note.states, limit)
-        self._plain_seconds = max(self._plain_seconds or 0.0, note.seconds or time.perf_counter() - begun)
+        self.history.plain_seconds = max(self.history.plain_seconds or 0.0, note.seconds or time.perf_counter() - begun)
         if plain.value is None:
-            self._failures += 1
-            if plain.has_died or self._failures >= _MOST_FAILURES:
+            self.history.failures += 1
+            if plain.has_died or self.history.failures >= _MOST_FAILURES:
                 self._give_up(f"to make one plainly {plain.reason}")
             return None
-        self.tally.checked += 1
+        self.history.tally.checked += 1
         first = plain.value[0]
         if first.equals(delivered) or self._has_other_threads(plainly, indices, note, delivered):
-            self.tally.equal += 1
-            self._unchecked = 0
+            self.history.tally.equal += 1
+            self.history.unchecked = 0
             return None
         again = plainly.in_child(indices, note.states, 2 * limit, times=2)
         return self._told(plainly, number, note, [first, *(again.value or ())])
@@ -181,7 +207,7 @@ class CheckGuard(IdleGuard):
         try:
             return plainly.here(indices, note.states, note.threads).equals(delivered)
         except Exception as error:
-            self._note(f"to make one plainly raised {one_line(error)}")
+            self.history.note(f"to make one plainly raised {one_line(error)}")
             return False
 
     def _told(self, plainly: PlainBatches, number: int, note: Note, plain: Sequence[Making]) -> Finding | None:
@@ -191,13 +217,13 @@ class CheckGuard(IdleGuard):
         """
         is_certain = len(plain) > 1 and all(each.is_whole and each.equals(plain[0]) for each in plain)
         if not is_certain and not note.rewrites:
-            self._note("each making gives other samples")
+            self.history.note("each making gives other samples")
             return None
-        self.tally.differing += 1
-        self._is_over = True
+        self.history.tally.differing += 1
+        self.history.is_over = True
         blamed = ", or ".join(note.rewrites) or "made in workers"
         what = "differs from" if is_certain else "can't be proven equal to"
-        reason = f"batch {number + 1} of epoch {self._epoch} {what} the one that the script's own arguments give"
+        reason = f"batch {number + 1} of epoch {self.history.epoch} {what} the one that the script's own arguments give"
         if note.store is not None:
             Store(note.store).drop(f"a batch that was made from it {what} a plain one")
         if note.process == os.getpid() and not self._users.num_workers:
@@ -206,23 +232,20 @@ class CheckGuard(IdleGuard):
         if self._on_difference is not None:
             self._on_difference(f"{reason} ({blamed})")
         _say_at_the_end()
-        earlier = self._unchecked - 1
+        earlier = self.history.unchecked - 1
         wrong = f"{earlier} delivered since the last check may be wrong, too" if earlier else "it was not delivered"
-        return Finding(Verdict.PLAIN, f"{reason} ({blamed}); {wrong}")
+        self.history.difference = f"{reason} ({blamed}); {wrong}"
+        return Finding(Verdict.PLAIN, self.history.difference)
 
     def _give_up(self, reason: str) -> None:
         """End the checks of the loader, which is said once: it goes on unchecked."""
-        self._is_over = True
-        self._note(reason)
-        print(f"plumb: {self.tally.name}: batches are not checked from here: {reason}", file=sys.stderr)
-
-    def _note(self, reason: str) -> None:
-        if reason not in self.tally.reasons:
-            self.tally.reasons.append(reason)
+        self.history.is_over = True
+        self.history.note(reason)
+        print(f"plumb: {self.history.tally.name}: batches are not checked from here: {reason}", file=sys.stderr)
 
     def _limit_seconds(self, indices: Any) -> float:
         """Time limit for a plain making."""
-        expected = self._plain_seconds
+        expected = self.history.plain_seconds
         if expected is None and self._plain_rate:
             samples = len(indices) if hasattr(indices, "__len__") else 1
             expected = samples / self._plain_rate * max(1, self._users.num_workers)

@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.data import IterableDataset, MapDataPipe
 
 from plumb.config import Config
-from plumb.plan import LoaderPlan
+from plumb.plan import LoaderPlan, files_of
 from plumb.plan_marks import mark_unsafe
 from plumb.runtime.allocator import Reuse
 from plumb.runtime.checks import check_guard
@@ -51,7 +51,12 @@ class Planned:
         self._steering = PlanSteering(planned, users)
         self._given = given or {}
         checks = check_guard(
-            loader, planned.name, users, planned.baseline.samples_per_second, partial(mark_unsafe, planned)
+            loader,
+            planned.name,
+            users,
+            planned.baseline.samples_per_second,
+            on_difference=partial(mark_unsafe, planned),
+            entry=next(iter(files_of(planned)), None),
         )
         # An iterator of torch's own has no guards, and nothing is marked for it.
         checked = ways(is_checked=True) if checks else self._running

@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 
 from plumb.config import Config, Rewrites
 from plumb.runtime.check_rate import CheckTimes
-from plumb.runtime.checks import CheckGuard, Tally
+from plumb.runtime.checks import CheckGuard, CheckHistory, Tally
 from plumb.runtime.guards import Verdict
 from plumb.runtime.loader import NO_REWRITES
 from plumb.runtime.running import Running
@@ -45,7 +45,7 @@ class Loop:
 
     def __post_init__(self):
         self.guard = CheckGuard(
-            Tally("loader"), self.users, CheckTimes(self.rate), None, lambda reason: self.marked.append(reason)
+            CheckHistory(Tally("loader"), CheckTimes(self.rate)), self.users, None, self.marked.append
         )
         self.running = Running(self.config, self.rewrites, is_planned=self.is_planned, is_checked=True)
 

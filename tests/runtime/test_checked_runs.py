@@ -13,7 +13,9 @@ from plumb.config import CacheChoice, Config, Cut, Rewrites
 from plumb.plan import LoaderPlan, Measured, Plan, Prediction
 from plumb.plan_marks import mark_unsafe
 from plumb.runtime import checks
+from plumb.runtime.child_trial import Outcome
 from plumb.runtime.following import code_of_samples
+from plumb.runtime.plain_batches import Making
 from plumb.runtime.planned import Planned
 from tests.planned import STORE, plan_of, run_on
 
@@ -136,6 +138,8 @@ def test_a_store_that_is_wrong_from_its_first_batch_on_is_never_delivered_from(w
 
     def epochs(step):
         monkeypatch.setenv("PLUMB_TEST_STEP", step)
+        # As in another run.
+        monkeypatch.setattr(checks, "_histories", {})
         loader = DataLoader(dataset, batch_size=8)
         planned = Planned(loader, entry, OWN)
         return [
@@ -158,6 +162,30 @@ def test_a_store_that_is_wrong_from_its_first_batch_on_is_never_delivered_from(w
     assert plan.read(place).loaders[0].unsafe == marked["unsafe"]
     (store,) = (tmp_path / "stores").rglob("ended")
     assert not (store.parent / "data.mdb").exists()
+
+
+def test_loaders_that_are_made_anew_for_each_epoch_are_checked_as_one(monkeypatch, tmp_path, said):
+    """And none of them runs on a plan that was wrong for another."""
+    dataset = Steps()
+    entry, place = planned_for(dataset, Config(1, 2), tmp_path)
+
+    def epoch(entry):
+        loader = DataLoader(dataset, batch_size=8)
+        batches = list(Planned(loader, entry, OWN).start_unseen(loader, loader.__iter__, said.append))
+        assert torch.cat(batches).tolist() == list(range(32))
+
+    for _ in range(4):
+        epoch(entry)
+    (tally,) = checks.tallies
+    assert tally.checked == tally.equal <= 4, "the first two, the first of the second epoch, and what cost allows"
+    wrong = Outcome(value=[Making(b"other", {})] * 2)
+    monkeypatch.setattr(checks.PlainBatches, "in_child", lambda *arguments, **more: wrong)
+    monkeypatch.setenv("PLUMB_CHECK", "1")
+    monkeypatch.setattr(checks, "_histories", {})
+    for _ in range(3):
+        epoch(plan.read(place).loaders[0])
+    assert (checks.tallies[-1].checked, checks.tallies[-1].differing) == (1, 1)
+    assert len(set(said)) == 1
 
 
 def test_a_mark_leaves_other_entries_other_keys_and_other_files_alone(tmp_path, capfd):

@@ -130,7 +130,7 @@ def test_the_first_batch_from_a_store_is_checked(kind, workers, monkeypatch):
     monkeypatch.setattr("plumb.runtime.stored.fingerprint_of_part", lambda *_: (own, False))
     loop = Loop(dataset, with_workers(config) if workers else config, rewrites, is_planned=False)
     first = loop.epoch(ORDERS[0])
-    assert loop.guard.tally.checked == 2
+    assert loop.guard.history.tally.checked == 2
     turn_on(monkeypatch, kind)
     second = loop.epoch(ORDERS[1])
     assert len(loop.findings) == 1
@@ -170,7 +170,7 @@ def test_what_differs_each_time_is_no_fault_of_workers(users, capfd):
     loop = Loop(Timed(), Config(1, 2), users=users, rate=1.0)
     assert len(loop.epoch(ORDERS[0])) == len(ORDERS[0])
     assert not loop.findings
-    assert loop.guard.tally.reasons == ["each making gives other samples"]
+    assert loop.guard.history.tally.reasons == ["each making gives other samples"]
     assert capfd.readouterr().err == ""
 
 
@@ -185,7 +185,7 @@ def test_workers_that_make_other_samples_are_found():
     batches = loop.epoch(ORDERS[0])
     assert [batch[1].tolist() for batch in batches] == ORDERS[0]
     # A child of this process is told from a worker by nothing: that sample differs in both, so it can't be told.
-    assert loop.guard.tally.checked == 2
+    assert loop.guard.history.tally.checked == 2
 
 
 class AtOnce(Base):
@@ -223,11 +223,11 @@ def test_batches_whose_operators_are_deferred_are_compared_when_they_are_finishe
     batches = [batch for order in ORDERS[:2] for batch in loop.epoch(order)]
     expected = list(DataLoader(dataset, batch_size=8)) * 2
     assert [batch[0].tolist() for batch in batches] == [batch[0].tolist() for batch in expected]
-    assert loop.guard.tally.differing == is_wrong
+    assert loop.guard.history.tally.differing == is_wrong
     if is_wrong:
         assert " on batches" in loop.findings[0]
     else:
-        assert loop.guard.tally.equal == loop.guard.tally.checked == 3
+        assert loop.guard.history.tally.equal == loop.guard.history.tally.checked == 3
 
 
 # ---- what is right passes
@@ -257,7 +257,7 @@ def test_random_numbers_are_the_same_in_both_makings(config, users, collate_fn, 
     loop = Loop(dataset, config, users=users, rate=1.0, collate_fn=collate_fn)
     for order in ORDERS[:2]:
         assert [batch[1].tolist() for batch in loop.epoch(order[:2])] == order[:2]
-    tally = loop.guard.tally
+    tally = loop.guard.history.tally
     assert (tally.checked, tally.equal, tally.reasons) == (4, 4, [])
     assert not loop.findings
     assert capfd.readouterr().err == ""
@@ -279,7 +279,7 @@ def test_checks_without_workers_move_no_generator_and_leave_nothing_in_the_datas
     loop = Loop(checked, Config(), rate=1.0)
     expected = train(lambda order: DataLoader(plain, batch_sampler=order), plain)
     assert train(loop.epoch, checked) == expected
-    assert loop.guard.tally.equal == 12
+    assert loop.guard.history.tally.equal == 12
 
 
 def test_after_a_difference_the_random_numbers_are_those_of_the_plain_script(monkeypatch):
@@ -305,7 +305,7 @@ def test_a_store_that_is_right_is_found_right_and_is_kept(capfd):
         loop = Loop(dataset, each, rewrites, rate=1.0)
         for order in ORDERS[:2]:
             loop.epoch(order)
-        assert loop.guard.tally.equal == 8
+        assert loop.guard.history.tally.equal == 8
         assert not os.path.exists(os.path.join(loop.running.stored.spec.folder, "ended"))
     assert capfd.readouterr().err == ""
 
@@ -329,7 +329,7 @@ def test_records_are_compared(capfd):
     loop = Loop(Base(), Config(1, 2), collate_fn=recorded, rate=1.0)
     batches = loop.epoch(ORDERS[0])
     assert all(type(batch) is Record for batch in batches)
-    assert loop.guard.tally.equal == 4
+    assert loop.guard.history.tally.equal == 4
 
 
 def sparse(samples):
@@ -341,7 +341,7 @@ def test_what_can_not_be_compared_is_said_once(capfd):
     for order in ORDERS:
         loop.epoch(order)
     assert capfd.readouterr().err.count("can't be compared") == 1
-    assert "no batch of loader was compared" in str(loop.guard.tally)
+    assert "no batch of loader was compared" in str(loop.guard.history.tally)
 
 
 def test_a_dataset_that_can_only_be_read_where_it_is_goes_unchecked(capfd):
@@ -386,7 +386,7 @@ def test_a_plain_making_that_hangs_is_waited_for_once(monkeypatch, capfd):
     for order in ORDERS:
         assert len(loop.epoch(order)) == 4
     assert capfd.readouterr().err.count("batches are not checked from here") == 1
-    assert loop.guard.tally.checked == 0
+    assert loop.guard.history.tally.checked == 0
 
 
 def test_without_a_batch_size_single_samples_are_checked():
@@ -408,7 +408,7 @@ def test_without_a_batch_size_single_samples_are_checked():
     for config in (Config(), Config(1, 2), Config(fetch_threads=2)):
         loop = Single(Base(), config, Rewrites(threads_until=("",)), rate=1.0)
         assert [batch[1] for batch in loop.epoch(list(range(6)))] == list(range(6))
-        assert loop.guard.tally.equal == 6
+        assert loop.guard.history.tally.equal == 6
 
 
 # ---- how often
