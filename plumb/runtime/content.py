@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dis
-import functools
 import hashlib
 import itertools
 import os
@@ -12,11 +10,11 @@ import secrets
 import sys
 import types
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import PurePath
 from typing import Any
 
-from plumb.trace.expand import is_user_code, is_user_file
+from plumb.runtime.code import names_in, package_version
+from plumb.trace.expand import is_user_class, is_user_code
 from plumb.trace.values import digest as digest_of_value
 from plumb.trace.values import is_lazy_image
 
@@ -231,16 +229,10 @@ class _Stream:
 def code_of(function: types.FunctionType) -> tuple[Any, ...]:
     """What a function does: its byte code, its defaults, and the values that it closes over or finds by name."""
     cells = [_cell(cell) for cell in function.__closure__ or ()]
-    found = {name: function.__globals__[name] for name in _global_names(function.__code__, function.__globals__)}
+    names = sorted(names_in(function.__code__).module_level & function.__globals__.keys())
+    found = {name: function.__globals__[name] for name in names}
     wrapped = getattr(function, "__wrapped__", None)
     return function.__code__, function.__defaults__, function.__kwdefaults__, cells, found, wrapped
-
-
-def is_user_class(kind: type) -> bool:
-    """Whether a class was defined in the user's code."""
-    module = sys.modules.get(kind.__module__)
-    filename = getattr(module, "__file__", None)
-    return kind.__module__ == "__main__" or (isinstance(filename, str) and is_user_file(filename))
 
 
 def _cell(cell: types.CellType) -> Any:
@@ -257,40 +249,12 @@ def _code(code: types.CodeType) -> tuple[Any, ...]:
     return code.co_name, code.co_code, code.co_consts, *arguments, *names
 
 
-def _global_names(code: types.CodeType, module: dict[str, Any]) -> list[str]:
-    """The names that a function, and those inside it, look up in their module, sorted."""
-    names: set[str] = set()
-    pending = [code]
-    while pending:
-        inner = pending.pop()
-        pending += [const for const in inner.co_consts if isinstance(const, types.CodeType)]
-        names |= {
-            instruction.argval
-            for instruction in dis.get_instructions(inner)
-            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME") and instruction.argval in module
-        }
-    return sorted(names)
-
-
 def _file(path: str) -> tuple[str, int, int]:
     status = os.stat(path)
     return os.path.abspath(path), status.st_mtime_ns, status.st_size
 
 
-def _version(module_name: str | None) -> str | None:
-    """The version of the package that a module belongs to; for one without, the last change of its file."""
-    package = (module_name or "").partition(".")[0]
-    return None if package in sys.stdlib_module_names else _package_version(package)
-
-
-@functools.cache
-def _package_version(package: str) -> str | None:
-    module = sys.modules.get(package)
-    version = getattr(module, "__version__", None)
-    if isinstance(version, str):
-        return version
-    try:
-        return metadata.version(package)
-    except (metadata.PackageNotFoundError, ValueError):
-        filename = getattr(module, "__file__", None)
-        return str(os.stat(filename).st_mtime_ns) if filename and os.path.isfile(filename) else None
+def _version(module: str | None) -> str | None:
+    """The version of the package that a module belongs to; None in the standard library."""
+    package = (module or "").partition(".")[0]
+    return None if package in sys.stdlib_module_names else package_version(package)

@@ -12,41 +12,34 @@ from __future__ import annotations
 
 import argparse
 import functools
-import itertools
+import re
 import sys
 import types
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from plumb.identity import Facts
 from plumb.printable import printable
 from plumb.runtime.code import digest_of_code, file_digest, names_in, package_version
-from plumb.runtime.simple import in_words, is_small_array, kind_of, module_name, shape_of
+from plumb.runtime.fact_parts import attributes_in, class_path, has_parts, inside, is_all_the_users, spread
+from plumb.runtime.simple import in_words, is_small_array, kind_of, module_name, shape_of, text_digest
 from plumb.trace.expand import is_dataset, is_step, is_user_class, is_user_code, is_user_file
 
 # Objects that are looked at, at the most, and facts of one sort.
 _MOST_OBJECTS, _MOST_FACTS = 5_000, 400
-# Collections of more items than this are data; so many of their items show what else hangs from them, and so many of
-# those of collections within.
-_FEW, _SAMPLED, _SAMPLED_WITHIN = 32, 64, 8
+# Collections of more items than this are data.
+_FEW = 32
 # Dictionaries whose keys are texts are options, up to this size.
 _MOST_OPTIONS = 256
 # Objects of libraries that hang from each other are followed so far.
 _LIBRARY_DEPTH = 3
-_SET_ITERATOR: type = type(iter(set()))
 _COLLECTIONS: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
 # Where code names one of these, it may read attributes by names that can't be seen.
 _READS_ANY = frozenset(
     ("getattr", "vars", "__dict__", "__getattribute__", "attrgetter", "methodcaller", "asdict", "astuple", "fields",
      "eval", "exec", "locals", "globals", "dir", "getmembers")
-)  # fmt: skip
-# Classes that add nothing to what a class of the user's does.
-_TRIVIAL = frozenset(
-    ("builtins.object", "typing.Generic", "typing.Protocol", "abc.ABC", "torch.utils.data.dataset.Dataset",
-     "torch.utils.data.dataset.IterableDataset", "argparse.Namespace", "argparse._AttributeHolder",
-     "types.SimpleNamespace")
 )  # fmt: skip
 # What a class says about itself, and what making, copying and printing an object runs: no sample does.
 _NOT_RUN = frozenset(
@@ -57,6 +50,8 @@ _NOT_RUN = frozenset(
      "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__copy__", "__deepcopy__", "__replace__",
      "__subclasshook__", "__init_subclass__", "__class_getitem__", "__test__")
 )  # fmt: skip
+# The processes of one job have numbers of their own.
+_RANK = re.compile(r"(^|[.'\[])_?(local_|global_|world_|node_|process_)?rank\W*$")
 _MAKING = frozenset(("__init__", "__new__", "__post_init__"))
 _UNNAMED = (staticmethod, classmethod)
 
@@ -118,7 +113,7 @@ class _Walk:
         words = in_words(value)
         if words is None:
             self._pending.append(_Found(path, value, is_data, depth))
-        elif not is_data:
+        elif not is_data and _RANK.search(path) is None:
             self._facts.values[path] = words
 
     def _look_where_read(self, found: _Found, name: str) -> None:
@@ -149,7 +144,7 @@ class _Walk:
         if issubclass(kind, types.FunctionType):
             self._function(found, value)
         elif issubclass(kind, type):
-            self._note(found, f"class {_name(value)}")
+            self._note(found, f"class {class_path(value)}")
             self._class(value, is_called=True)
         elif issubclass(kind, types.ModuleType):
             self._module(found, value)
@@ -163,7 +158,7 @@ class _Walk:
             self._note(found, f"{module_name(value.__module__)}.{value.__qualname__}")
             self._version(value.__module__)
         elif issubclass(kind, (property, types.CellType, *_UNNAMED)):
-            for inner in _inside(value):
+            for inner in inside(value):
                 self.look(found.path, inner, found.is_data, found.depth)
         elif (shape := shape_of(value)) is not None:
             self._note(found, shape)
@@ -257,16 +252,16 @@ class _Walk:
         if key in self._met and self._met[key][1] is kind and not is_called:
             return
         self._met[id(kind), is_called] = kind_of(kind), kind
-        leads_on = not _is_all_the_users(kind)
+        leads_on = not is_all_the_users(kind)
         for each in kind.__mro__:
             if not is_user_class(each):
                 self._version(each.__module__)
                 continue
-            self._facts.kinds[f"class {_name(each)}"] = ", ".join(_name(base) for base in each.__bases__)
+            self._facts.kinds[f"class {class_path(each)}"] = ", ".join(class_path(base) for base in each.__bases__)
             for name, member in sorted(vars(each).items()):
                 if name in _NOT_RUN or name.startswith("_plumb") or (name in _MAKING and not is_called):
                     continue
-                found = _Found(f"{_name(each)}.{name}", member)
+                found = _Found(f"{class_path(each)}.{name}", member)
                 if leads_on or name.startswith("__"):
                     self.look(found.path, member)
                 else:
@@ -278,24 +273,24 @@ class _Walk:
         kind = type(value)
         is_mapping, is_collection = issubclass(kind, dict), issubclass(kind, _COLLECTIONS)
         if is_mapping:
-            self._note(found, _name(kind))
+            self._note(found, class_path(kind))
             self._mapping(found, value)
         elif is_collection:
             self._collection(found, value)
         else:
-            self._note(found, _name(kind))
+            self._note(found, class_path(kind))
         is_users = any(map(is_user_class, kind.__mro__))
         if is_users:
             self._class(kind, is_called=False)
         else:
             self._version(kind.__module__)
-        attributes = _attributes(value)
+        attributes = attributes_in(value)
         if not attributes:
             return
         if is_users or kind in (argparse.Namespace, types.SimpleNamespace):
-            reads_all = not _is_all_the_users(kind) or is_mapping or is_collection
+            reads_all = not is_all_the_users(kind) or is_mapping or is_collection
             depth = found.depth
-        elif found.depth < _LIBRARY_DEPTH and _has_parts(value):
+        elif found.depth < _LIBRARY_DEPTH and has_parts(value):
             reads_all, depth = True, found.depth + 1
         else:
             # What wraps a function of the user's, such as a cache or a property, runs it.
@@ -318,15 +313,15 @@ class _Walk:
             for key, item in dict.items(value):
                 self.look(f"{found.path}[{key!r}]", item, False, found.depth)
             return
-        for item in _spread(dict.values(value), length, found.is_data):
+        for item in spread(dict.values(value), length, found.is_data):
             self._one_of_many(found, item)
 
     def _collection(self, found: _Found, value: Any) -> None:
         base = next(each for each in _COLLECTIONS if issubclass(type(value), each))
         length = base.__len__(value)
-        self._note(found, f"{_name(type(value))} of {length:,}")
+        self._note(found, f"{class_path(type(value))} of {length:,}")
         if length > _FEW or found.is_data:
-            for item in _spread(base.__iter__(value), length, found.is_data, value if base in (list, tuple) else None):
+            for item in spread(base.__iter__(value), length, found.is_data, value if base in (list, tuple) else None):
                 self._one_of_many(found, item)
             return
         if base in (set, frozenset):
@@ -343,72 +338,11 @@ class _Walk:
             self.look(f"{found.path}[of many]", item, not makes_samples, found.depth)
 
 
-def _attributes(value: Any) -> dict[str, Any]:
-    """The attributes of an object, those in slots too, past whatever its class does when it is asked."""
-    try:
-        attributes = object.__getattribute__(value, "__dict__")
-    except Exception:
-        attributes = {}
-    found = dict(attributes) if isinstance(attributes, dict) else {}
-    for kind in type(value).__mro__:
-        slots = vars(kind).get("__slots__", ()) if is_user_class(kind) else ()
-        for name in (slots,) if isinstance(slots, str) else slots:
-            member = vars(kind).get(name)
-            if isinstance(member, types.MemberDescriptorType):
-                try:
-                    found.setdefault(name, member.__get__(value, type(value)))
-                except AttributeError:
-                    continue
-    return found
-
-
-def _has_parts(value: Any) -> bool:
-    """Whether an object of a library's may hold what makes samples, or options."""
-    kind = type(value)
-    is_data_class = any("__dataclass_fields__" in vars(each) for each in kind.__mro__)
-    return is_data_class or kind.__module__.startswith("omegaconf.") or is_dataset(value) or is_step(value)
-
-
-def _is_all_the_users(kind: type) -> bool:
-    """Whether nothing but the user's own code can read the attributes of a class's objects."""
-    return all(is_user_class(each) or _name(each) in _TRIVIAL for each in kind.__mro__)
-
-
-def _name(kind: type) -> str:
-    return (
-        kind.__qualname__
-        if kind.__module__ == "builtins" and kind is not object
-        else f"{module_name(kind.__module__)}.{kind.__qualname__}"
-    )
-
-
-def _inside(value: Any) -> tuple[Any, ...]:
-    """The one thing in a closure's cell, or behind a property or a method of a class; none in an empty cell."""
-    if isinstance(value, property):
-        return (value.fget,)
-    try:
-        return (value.cell_contents if isinstance(value, types.CellType) else value.__func__,)
-    except ValueError:
-        return ()
-
-
-def _spread(items: Iterable[Any], length: int, is_within: bool, indexable: Any = None) -> Iterator[Any]:
-    """Some of many items, evenly spread; of a set, which has no order, the first."""
-    most = _SAMPLED_WITHIN if is_within else _SAMPLED
-    step = 1 if isinstance(items, _SET_ITERATOR) else max(1, -(-length // most))
-    if indexable is None:
-        return itertools.islice(items, 0, most * step, step)
-    get: Callable[[Any, int], Any] = list.__getitem__ if issubclass(type(indexable), list) else tuple.__getitem__
-    return (get(indexable, place) for place in range(0, length, step))
-
-
 def _at_most(facts: dict[str, str]) -> dict[str, str]:
     """The facts, sorted; where there are very many, those beyond in one digest."""
     spelled = ((printable(path), printable(fact)) for path, fact in facts.items())
     ordered = sorted(spelled, key=lambda item: (len(item[0]), item[0]))
     first, rest = ordered[:_MOST_FACTS], ordered[_MOST_FACTS:]
     if rest:
-        from plumb.runtime.simple import text_digest
-
         first.append(("what else there is", text_digest(repr(rest))))
     return dict(first)

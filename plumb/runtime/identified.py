@@ -9,6 +9,7 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.identity import Facts, Identity, Place
+from plumb.lengths import length_of
 from plumb.printable import printable
 from plumb.runtime.facts import facts_about
 from plumb.site import Site
@@ -54,12 +55,7 @@ def class_name(kind: type) -> str:
 
 def dataset_length(loader: DataLoader[Any]) -> int | None:
     """Return how many samples a loader's dataset has; None for a stream, and where asking fails."""
-    if isinstance(loader.dataset, IterableDataset):
-        return None
-    try:
-        return len(loader.dataset)  # type: ignore[arg-type]
-    except Exception:
-        return None
+    return None if isinstance(loader.dataset, IterableDataset) else length_of(loader.dataset)
 
 
 def _file_in_script(file: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from plumb.lengths import length_of
 from plumb.trace.recorder import SAMPLE, Recorder
 
 Load = Callable[[], list[Any]]
@@ -137,10 +138,8 @@ def _reads_groups(dataset: Any) -> bool:
 
 def _spread_indices(dataset: Any, samples: int) -> list[int]:
     """Indices from all over a dataset, always the same, in an order without a pattern."""
-    try:
-        length = len(dataset)
-    except TypeError:
-        length = samples
+    known = length_of(dataset)
+    length = samples if known is None else known
     count = min(samples, length)
     indices = [index * length // count for index in range(count)]
     random.Random(0).shuffle(indices)

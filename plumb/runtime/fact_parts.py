@@ -1,0 +1,80 @@
+"""What an object of any class holds, looked at past whatever the class does when it is asked."""
+
+from __future__ import annotations
+
+import itertools
+import types
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from plumb.runtime.simple import module_name
+from plumb.trace.expand import is_dataset, is_step, is_user_class
+
+# So many items of a large collection show what else hangs from them, and so many of those of collections within.
+_SAMPLED, _SAMPLED_WITHIN = 64, 8
+_SET_ITERATOR: type = type(iter(set()))
+# Classes that add nothing to what a class of the user's does.
+_TRIVIAL = frozenset(
+    ("builtins.object", "typing.Generic", "typing.Protocol", "abc.ABC", "torch.utils.data.dataset.Dataset",
+     "torch.utils.data.dataset.IterableDataset", "argparse.Namespace", "argparse._AttributeHolder",
+     "types.SimpleNamespace")
+)  # fmt: skip
+
+
+def attributes_in(value: Any) -> dict[str, Any]:
+    """The attributes of an object, those in slots too, past whatever its class does when it is asked."""
+    try:
+        attributes = object.__getattribute__(value, "__dict__")
+    except Exception:
+        attributes = {}
+    found = dict(attributes) if isinstance(attributes, dict) else {}
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ()) if is_user_class(kind) else ()
+        for name in (slots,) if isinstance(slots, str) else slots:
+            member = vars(kind).get(name)
+            if isinstance(member, types.MemberDescriptorType):
+                try:
+                    found.setdefault(name, member.__get__(value, type(value)))
+                except AttributeError:
+                    continue
+    return found
+
+
+def has_parts(value: Any) -> bool:
+    """Whether an object of a library's may hold what makes samples, or options."""
+    kind = type(value)
+    is_data_class = any("__dataclass_fields__" in vars(each) for each in kind.__mro__)
+    return is_data_class or kind.__module__.startswith("omegaconf.") or is_dataset(value) or is_step(value)
+
+
+def is_all_the_users(kind: type) -> bool:
+    """Whether nothing but the user's own code can read the attributes of a class's objects."""
+    return all(is_user_class(each) or class_path(each) in _TRIVIAL for each in kind.__mro__)
+
+
+def class_path(kind: type) -> str:
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins" and kind is not object
+        else f"{module_name(kind.__module__)}.{kind.__qualname__}"
+    )
+
+
+def inside(value: Any) -> tuple[Any, ...]:
+    """The one thing in a closure's cell, or behind a property or a method of a class; none in an empty cell."""
+    if isinstance(value, property):
+        return (value.fget,)
+    try:
+        return (value.cell_contents if isinstance(value, types.CellType) else value.__func__,)
+    except ValueError:
+        return ()
+
+
+def spread(items: Iterable[Any], length: int, is_within: bool, indexable: Any = None) -> Iterator[Any]:
+    """Some of many items, evenly spread; of a set, which has no order, the first."""
+    most = _SAMPLED_WITHIN if is_within else _SAMPLED
+    step = 1 if isinstance(items, _SET_ITERATOR) else max(1, -(-length // most))
+    if indexable is None:
+        return itertools.islice(items, 0, most * step, step)
+    get: Callable[[Any, int], Any] = list.__getitem__ if issubclass(type(indexable), list) else tuple.__getitem__
+    return (get(indexable, place) for place in range(0, length, step))
