@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader
 from plumb.live.meter import Delivery, now
 from plumb.live.pilot import Pilot
 from plumb.profile.device import synchronize
-from plumb.runtime.epoch_iterator import EpochIterator, LoaderRun
+from plumb.runtime.epoch_iterator import EpochIterator
 from plumb.runtime.epoch_order import EpochOrder
+from plumb.runtime.loader_run import LoaderRun, state_guard
 from plumb.runtime.state_guard import StateGuard
 
 
@@ -23,7 +24,7 @@ class LiveRun(LoaderRun):
     state: StateGuard = field(init=False)
 
     def __post_init__(self) -> None:
-        self.state = StateGuard(self.own, lambda: self.wanted, lambda: self.reads_here)
+        self.state = state_guard(self)
         self.guards.add(self.state)
 
 

@@ -65,7 +65,15 @@ class LiveTuning:
         own = current_config(loader)
         self._is_untouched = isinstance(loader.dataset, IterableDataset) or not own.in_order
         checks = None if self._is_untouched else check_guard(loader, type(loader.dataset).__name__, own)
-        run = self._run = LiveRun(own, Pilot(own, lambda: run.state.why_plain()), checks=checks)
+        # The run has the pilot: the pilot must not have the run, or workers would be left to the collector of cycles.
+        known: list[weakref.ref[LiveRun]] = []
+
+        def why_no_workers() -> str | None:
+            run = known[0]() if known else None
+            return None if run is None else run.state.why_plain()
+
+        run = self._run = LiveRun(own, Pilot(own, why_no_workers), checks=checks)
+        known.append(weakref.ref(run))
         if checks is not None:
             run.guards.add(checks)
         self._lasting = None

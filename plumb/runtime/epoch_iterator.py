@@ -6,8 +6,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
 from torch.utils.data import DataLoader
@@ -17,15 +16,14 @@ from torch.utils.data.dataloader import (
     _SingleProcessDataLoaderIter,
 )
 
-from plumb.config import Config, Rewrites
+from plumb.config import Config
 from plumb.errors import one_line
 from plumb.failures import is_plumbs, say
-from plumb.runtime.checks import CheckGuard
 from plumb.runtime.epoch_order import EpochOrder
 from plumb.runtime.epochs import draw_worker_seed
-from plumb.runtime.guards import Finding, Guards, Verdict
+from plumb.runtime.guards import Finding, Verdict
 from plumb.runtime.loader import index_sampler
-from plumb.runtime.running import Running
+from plumb.runtime.loader_run import LoaderRun
 from plumb.runtime.segment import LoaderSegment, Way
 from plumb.runtime.worker_draws import WorkerDraws
 
@@ -34,60 +32,7 @@ _WORTH_A_SWITCH = 8
 # The workers of later segments have other seeds than those of the first, by this.
 _SEED_STEP = 1_000_003
 # Workers that deliver nothing for so long, and for so many times as long as the slowest batch took, are given up.
-_PATIENCE_SECONDS, _PATIENCE_BATCHES = 60.0, 10.0
-
-
-class Steering(Protocol):
-    """Decides which configuration the epochs of a loader are to run on."""
-
-    wanted: Config
-    rewrites: Rewrites
-
-    def failed(self, config: Config, reason: str) -> None:
-        """Take note that `config` could not be run, and don't want it again."""
-
-    def stay_plain(self, reason: str) -> None:
-        """Take note that the user's own configuration reads everything from now on."""
-
-    def renewed(self, reason: str) -> None:
-        """Take note that workers are started again."""
-
-
-@dataclass
-class LoaderRun:
-    """What the epochs of one loader have in common. Only the latest epoch, by its `turn`, is steered.
-
-    `own` is the user's configuration. `kept` is the segment at work if its workers are to outlive the epoch, `running`
-    what starts iterators with a store that outlives segments, if there is one. `is_plain` says that the user's own
-    configuration reads everything, for good, and `reads_here` that the batch at hand is made in this process.
-    `slowest_seconds` is the longest wait for a batch so far.
-    """
-
-    own: Config
-    steering: Steering
-    guards: Guards = field(default_factory=Guards)
-    running: Running | None = None
-    checks: CheckGuard | None = None
-    kept: LoaderSegment | None = None
-    turn: int = 0
-    is_plain: bool = False
-    reads_here: bool = False
-    slowest_seconds: float = 0.0
-
-    def is_users(self, config: Config) -> bool:
-        """Whether a configuration reads as the user's own does."""
-        return config.runs_like(self.own)
-
-    @property
-    def wanted(self) -> Config:
-        """The configuration to run on."""
-        return self.own if self.is_plain else self.steering.wanted
-
-    def stay_plain(self, reason: str) -> None:
-        """Let the user's own configuration read everything from now on."""
-        if not self.is_plain:
-            self.is_plain = True
-            self.steering.stay_plain(reason)
+PATIENCE_SECONDS, PATIENCE_BATCHES = 60.0, 10.0
 
 
 class EpochIterator(_BaseDataLoaderIter):
@@ -114,7 +59,7 @@ class EpochIterator(_BaseDataLoaderIter):
         self._next_segment: LoaderSegment | None = None
         self._made = 0
         self._suspect: tuple[Config, str] | None = None
-        self._users_error: Exception | None = None
+        self._users_error = 0
         self._at_hand: tuple[Any] | None = None
         self._has_begun = False
         self._renewed_at = -1
@@ -148,7 +93,7 @@ class EpochIterator(_BaseDataLoaderIter):
         except StopIteration:
             raise
         except Exception as error:
-            if error is self._users_error or self._run.is_plain or not is_plumbs(error):
+            if id(error) == self._users_error or self._run.is_plain or not is_plumbs(error):
                 raise
             failure = error
         return self._after_failure(failure)
@@ -232,10 +177,11 @@ class EpochIterator(_BaseDataLoaderIter):
                 if segment.is_users:
                     # It is the user's own; the configuration that met it first was not to blame.
                     self._suspect = None
-                    self._users_error = error
+                    # Not the error itself, which leads back here: workers would be left to the collector of cycles.
+                    self._users_error = id(error)
                     self.order.deliver()
                     raise
-                reason = one_line(error)
+                reason = segment.failed(error)
             else:
                 batch, finding = self._run.guards.batch_read(self.order.delivered, indices, batch)
             # Not inside the handler: workers that are forked there would report its error along with their own.
@@ -420,7 +366,7 @@ class EpochIterator(_BaseDataLoaderIter):
             running=run.running,
             guards=run.guards,
             is_checked=run.checks is not None,
-            patience_seconds=max(_PATIENCE_SECONDS, _PATIENCE_BATCHES * run.slowest_seconds),
+            patience_seconds=max(PATIENCE_SECONDS, PATIENCE_BATCHES * run.slowest_seconds),
         )
         return LoaderSegment(self._template, way, self.order, seeds)
 

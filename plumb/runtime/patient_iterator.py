@@ -1,20 +1,14 @@
-"""Torch's iterator with workers, but for two waits that have no end in it.
+"""Torch's iterator with workers, but for a wait that has no end in it, and able to be given indices late.
 
-A worker whose batch can't be pickled drops it, with a traceback, and torch waits for that batch for ever: see
-`multiprocessing.queues.Queue._on_queue_feeder_error`. And workers that hang, behind a lock that was taken when they
-were forked for instance, are waited for as long as they live.
+Workers that hang, behind a lock that was taken when they were forked for instance, are waited for by torch as long as
+they live.
 """
 
 from __future__ import annotations
 
-import multiprocessing.queues
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from torch._utils import ExceptionWrapper
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 _POLL_SECONDS = 1.0
@@ -45,30 +39,3 @@ class PatientIterator(_MultiProcessingDataLoaderIter):
             self._try_put_index()
             if self._send_idx == sent:
                 return
-
-
-@dataclass(frozen=True)
-class Reporting:
-    """A `worker_init_fn` that does what the user's does; its worker delivers an error in place of a batch that can't be
-    pickled. Picklable if the user's function is.
-    """
-
-    then: Callable[[int], None] | None
-
-    def __call__(self, worker_id: int) -> None:
-        multiprocessing.queues.Queue._on_queue_feeder_error = _FeederErrors()  # type: ignore[attr-defined]
-        if self.then is not None:
-            self.then(worker_id)
-
-
-class _FeederErrors:
-    """In place of a queue's method that prints what went wrong with an object in the queue's thread."""
-
-    def __get__(self, queue: Any, owner: type) -> Callable[[BaseException, Any], None]:
-        return partial(_sent_instead, queue)
-
-
-def _sent_instead(queue: Any, error: BaseException, sent: Any) -> None:
-    if isinstance(sent, tuple) and len(sent) == 2 and not isinstance(sent[1], ExceptionWrapper):
-        reason = RuntimeError(f"its batch can't be sent by a worker ({type(error).__name__}: {error})")
-        queue.put((sent[0], ExceptionWrapper((RuntimeError, reason, None))))  # type: ignore[no-untyped-call]

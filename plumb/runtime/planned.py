@@ -14,16 +14,16 @@ from plumb.plan import LoaderPlan, files_of
 from plumb.plan_marks import mark_unsafe
 from plumb.runtime.allocator import Reuse
 from plumb.runtime.checks import check_guard
-from plumb.runtime.epoch_iterator import EpochIterator, LoaderRun
+from plumb.runtime.epoch_iterator import EpochIterator
 from plumb.runtime.epoch_order import drawn
 from plumb.runtime.epochs import Epochs, state_of
 from plumb.runtime.guards import Finding, Guards, IdleGuard, Verdict
 from plumb.runtime.handed import Handing
 from plumb.runtime.inherited_files import ReopeningInit
 from plumb.runtime.loader import rebuild
+from plumb.runtime.loader_run import LoaderRun, state_guard
 from plumb.runtime.running import Running, exchanged
 from plumb.runtime.saved_state import is_stateful
-from plumb.runtime.state_guard import StateGuard
 from plumb.torch_loader import DataLoader
 
 Say = Callable[[str], None]
@@ -61,7 +61,7 @@ class Planned:
         # An iterator of torch's own has no guards, and nothing is marked for it.
         checked = ways(is_checked=True) if checks else self._running
         run = self._run = LoaderRun(users, self._steering, Guards(), checked, checks)
-        run.guards.add(StateGuard(users, lambda: run.wanted, lambda: run.reads_here))
+        run.guards.add(state_guard(run))
         if checked is not None:
             run.guards.add(_StoreGuard(checked))
         if checks is not None:

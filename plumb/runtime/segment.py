@@ -28,12 +28,14 @@ from plumb.runtime.epoch_order import EpochOrder
 from plumb.runtime.guards import Guards
 from plumb.runtime.inherited_files import ReopeningInit
 from plumb.runtime.loader import NO_REWRITES, rebuild
-from plumb.runtime.patient_iterator import Reporting
 from plumb.runtime.running import Running
 from plumb.runtime.stored import Stored
 
 # Workers that are not up by then are given up; the loop goes on without them.
 _STARTED_AT_LAST_SECONDS = 120.0
+# Connections to a worker that dies are reset before its parent hears of its death, by so much.
+_DEATH_SECONDS, _POLL_SECONDS = 1.0, 0.02
+_DIED = "a worker exited unexpectedly"
 
 
 class OrderSource:
@@ -95,8 +97,9 @@ class Way:
     """How a segment reads: on `config`, with such `rewrites` as it names.
 
     `is_users` says that it is the user's own configuration, which needs neither rewrites nor `guards`. `stored` is a
-    store that was filled already; `running` outlives the segment, with its store. Workers that deliver nothing for
-    `patience_seconds` are given up, unless they are the user's own.
+    store that was filled already; `running` outlives the segment, with its store. `is_checked` says that guards may
+    mark batches to be made a second time. Workers that deliver nothing for `patience_seconds` are given up, unless they
+    are the user's own.
     """
 
     config: Config
@@ -104,8 +107,8 @@ class Way:
     rewrites: Rewrites = NO_REWRITES
     stored: Stored | None = None
     running: Running | None = None
-    guards: Guards | None = None
     is_checked: bool = False
+    guards: Guards | None = None
     patience_seconds: float = math.inf
 
 
@@ -141,7 +144,6 @@ class LoaderSegment:
         if config.num_workers and not way.is_users:
             users_timeout, self._loader.timeout = self._loader.timeout or math.inf, 0
             self._loader.patience_seconds = min(way.patience_seconds, users_timeout)
-            self._loader.worker_init_fn = Reporting(self._loader.worker_init_fn)
         self.batches: Iterator[Any] | None = None
         self._started: Any = None
         self._give_up_at = math.inf
@@ -233,12 +235,19 @@ class LoaderSegment:
         """Whether a worker has ended that nobody asked to."""
         return any(not worker.is_alive() for worker in self.workers)
 
+    def failed(self, error: Exception) -> str:
+        """Why it could not deliver, in one line; a worker that died leaves errors of many kinds behind."""
+        until = time.monotonic() + (_DEATH_SECONDS if isinstance(error, (OSError, EOFError)) else 0.0)
+        while self.workers and not self.has_dead_workers and time.monotonic() < until:
+            time.sleep(_POLL_SECONDS)
+        return _DIED if self.has_dead_workers else one_line(error)
+
     def __next__(self) -> Any:
         assert self.batches is not None
         if not self.is_users:
             if self.has_dead_workers:
                 # Torch would notice too, but only once it has waited for their batch for seconds.
-                raise RuntimeError("a worker exited unexpectedly")
+                raise RuntimeError(_DIED)
             top_up = getattr(self._loader._iterator, "top_up", None)
             if top_up is not None:
                 top_up()
