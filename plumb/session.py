@@ -357,8 +357,8 @@ class Session:
 
     def end_script(self) -> NoReturn:
         """Ends the process without running any more of the user's code."""
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with contextlib.suppress(AttributeError, OSError, ValueError):
                 stream.flush()
         self._at_end()
         self.report_end(by_plumb=True)

@@ -1,76 +1,61 @@
 """Ranks that a script starts by torch.multiprocessing.spawn: the plan reaches them, and a tuning says what to do."""
 
-import subprocess
+import pickle
 import sys
 
 import pytest
+from forked import run_forked
 
 from plumb import events
 from plumb.session import Session
+from plumb.spawned_ranks import OnPlan
 
-SCRIPT = """
-import sys
-import torch, torch.multiprocessing as mp
+RANKS = """
+import sys, types
+import torch
+import torch.multiprocessing as mp
 from torch.utils.data import DataLoader
 
-def rank(number, rows):
-    loader = DataLoader(torch.arange(rows), batch_size=4)
-    print(number, type(iter(loader)).__module__, [batch.tolist() for batch in loader], flush=True)
-
-if __name__ == "__main__":
-    from plumb import spawned_ranks
-    spawned_ranks.listen(lambda function, ranks, frame: spawned_ranks.OnPlan(function, sys.argv[1]))
-    mp.spawn(rank, args=(8,), nprocs=1)
-    mp.start_processes(rank, (4,), nprocs=1, start_method="fork")
-"""
-
-
-def test_the_plan_of_a_file_is_applied_in_every_rank(tmp_path, monkeypatch):
-    (tmp_path / "train.py").write_text(SCRIPT)
-    # A stand-in for what applies plans, in every Python that is started here.
-    (tmp_path / "sitecustomize.py").write_text(STAND_IN)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{':'.join(filter(None, sys.path))}")
-    (tmp_path / "the.plan").write_text("{}")
-    command = [sys.executable, "train.py", "the.plan"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
-        "applied the.plan",
-        "0 stand_in [[0, 1, 2, 3], [4, 5, 6, 7]]",
-        "applied the.plan",
-        "0 stand_in [[0, 1, 2, 3]]",
-    ]
-
-
-STAND_IN = """
-import sys, types
-
-def applied(file):
-    print("applied", file, flush=True)
-    return Handler()
-
-class Batches:
-    __module__ = "stand_in"
-    def __init__(self, batches):
-        self.batches = batches
-    def __iter__(self):
-        return self
-    def __next__(self):
-        return next(self.batches)
-
 class Handler:
+    "Stands for what applies a plan."
+    def __init__(self, plan):
+        self.plan = plan
     def constructing(self, site, arguments):
-        return arguments
+        return {**arguments, "batch_size": self.plan}
     def constructed(self, loader, site):
         pass
     def iterating(self, loader, start, plain_loop):
-        return Batches(start())
-    def read_by_dataset(self, loader):
-        pass
+        return start()
 
-sys.modules["plumb.runtime.apply"] = types.SimpleNamespace(PlanApplied=applied)
-sys.modules["plumb.plan"] = types.SimpleNamespace(read=str)
+sys.modules["plumb.runtime.apply"] = types.SimpleNamespace(PlanApplied=Handler)
+sys.modules["plumb.plan"] = sys.modules["plumb"].plan = types.SimpleNamespace(read=lambda path: len(str(path)))
+
+def rank(number, queue, rows):
+    queue.put((number, [batch.tolist() for batch in DataLoader(torch.arange(rows), batch_size=4)]))
+
+from plumb import spawned_ranks
+started = []
+def listener(function, ranks, frame):
+    started.append((function, ranks, frame.f_globals["__name__"]))
+    return spawned_ranks.OnPlan(function, "ab")
+spawned_ranks.listen(listener)
+queue = mp.get_context("fork").SimpleQueue()
+module = sys.modules["torch.multiprocessing.spawn"]
+for start in (mp.start_processes, module.start_processes):
+    start(rank, args=(queue, 3), nprocs=2, start_method="fork")
+    assert sorted(queue.get() for _ in range(2)) == [(0, [[0, 1], [2]]), (1, [[0, 1], [2]])]
+assert started == [(rank, 2, "forked")] * 2, started
+# A spawned rank runs its function through the same function of torch's.
+assert "start_processes" in mp.spawn.__code__.co_names
 """
+
+
+def test_the_plan_of_a_file_is_applied_in_every_rank():
+    assert run_forked(RANKS) == ""
+
+
+def test_a_rank_s_function_can_be_sent_to_it():
+    assert pickle.loads(pickle.dumps(OnPlan(print, "train.plumb.json"))) == OnPlan(print, "train.plumb.json")
 
 
 class Over(BaseException):

@@ -109,6 +109,8 @@ def _on_device(operator: Operator, captured: Captured, device: Device, batch_sam
 
 def _batch_bytes(pipeline: Pipeline) -> int:
     """The bytes of one batch, as far as the trace saw what goes into it, within what is sensible to copy."""
+    if not pipeline.operators:
+        return SMALLEST_COPY_BYTES
     last = pipeline.operators[-1]
     given = sum(flow.bytes for _, _, flow in pipeline.graph.in_edges(last.id, data="flow"))
     size = int(max(given, last.output_bytes) * (pipeline.batch_size or 1))

@@ -46,7 +46,7 @@ def render(pipeline: Pipeline) -> RenderableType:
     table.add_column("", no_wrap=True, min_width=BAR_WIDTH)
     table.add_column("what it does", no_wrap=True, min_width=REMARKS_WIDTH, overflow="ellipsis")
     whole = max(pipeline.sample_seconds, pipeline.attributed_seconds)
-    _add_rows(table, _tree(pipeline), pipeline.hottest(), whole, "")
+    _add_rows(table, _tree(pipeline), pipeline.hottest() if pipeline.operators else None, whole, "")
     table.add_row(
         Text("unattributed", style="dim"),
         *_figures(pipeline.unattributed_seconds, whole),
@@ -64,6 +64,8 @@ def _title(pipeline: Pipeline) -> Text:
 
 def _conclusion(pipeline: Pipeline) -> Text:
     """The one thing to know: which operator takes the most time, and whether it computes or waits."""
+    if not pipeline.operators:
+        return Text("A sample goes through no operators: the dataset hands over what it holds.")
     hottest = pipeline.hottest()
     whole = max(pipeline.sample_seconds, pipeline.attributed_seconds)
     share = hottest.wall_seconds / whole if whole else 0.0
@@ -105,7 +107,7 @@ def _joined(entry: Branch | Operator) -> Branch | Operator:
 
 
 def _add_rows(
-    table: Table, entries: list[Branch | Operator], hottest: Operator, whole_seconds: float, indent: str
+    table: Table, entries: list[Branch | Operator], hottest: Operator | None, whole_seconds: float, indent: str
 ) -> None:
     for entry in entries:
         if isinstance(entry, Branch):

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch._utils import ExceptionWrapper
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.data._utils import worker
 
 from plumb.config import Config, Cut, Rewrites
@@ -106,12 +106,14 @@ class Running:
             self._is_planned,
         )
         parts: dict[str, Any] = {}
-        if self._is_checked or config.fetch_threads > 1 or self.stored is not None or self._deferral is not None:
+        is_rewritten = config.fetch_threads > 1 or self.stored is not None or self._deferral is not None
+        # A stream has no samples to be asked for by index, whatever a plan says that was made for another dataset.
+        if (self._is_checked or is_rewritten) and not isinstance(loader.dataset, IterableDataset):
             plainly = PlainBatches(loader.dataset, loader.collate_fn, loader._auto_collation)
             parts["dataset"] = Fetching(loader.dataset, fetch, plainly if self._is_checked else None)
         if self._deferral is not None:
             parts["collate_fn"] = DeferringCollate(loader.collate_fn)
-        if self._is_checked:
+        if self._is_checked and "dataset" in parts:
             parts["collate_fn"] = CheckedCollate(parts.get("collate_fn", loader.collate_fn))
         receiver = self._receiver(loader)
         if receiver is not None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 from plumb.profile.gil import LockWatch
@@ -31,7 +32,7 @@ from plumb.trace.pipeline import Pipeline
 from plumb.trace.processors import Weights, choose, inner_loops, measure, noticed, select
 from plumb.trace.recorder import COLLATE, EVERYTHING, SAMPLE, Node, Recorder, Selection
 from plumb.trace.rewrite import Rewriter
-from plumb.trace.sources import Load, Source, TraceError, TraceTimeError, source_of
+from plumb.trace.sources import Load, Source, TraceError, TraceTimeError, is_stream, source_of
 
 WARM_UP_UNITS = 2
 FEWEST_UNITS = 3
@@ -67,6 +68,8 @@ def trace(
     Raises TraceTimeError at the `deadline` (`time.perf_counter` seconds), when the sample that is being read is done.
     """
     dataset, collate, batch_samples = _taken_apart(dataset_or_loader, samples, collate_fn, batch_size)
+    if indices is None:
+        indices = _keys(dataset_or_loader, samples)
     source = source_of(dataset, samples, indices, batch_samples or 1)
     with kept_generators(), one_torch_thread(), ReadCounter() as reads:
         course = Course(source, collate, batch_samples, deadline)
@@ -120,6 +123,22 @@ def _taken_apart(
 
         collate_fn = default_collate
     return given, collate_fn, min(batch_size or samples, samples)
+
+
+def _keys(given: Any, samples: int) -> list[Any] | None:
+    """The first keys that a loader reads by, where its sampler is none of torch's: a dataset may have no numbers.
+
+    None where the dataset is read by numbers, or streams, or the sampler can't be asked here.
+    """
+    samplers: list[Any] = [getattr(given, name, None) for name in ("batch_sampler", "sampler")]
+    own = [each for each in samplers if each is not None and not type(each).__module__.startswith("torch.utils.data")]
+    if not own or is_stream(given.dataset):
+        return None
+    try:
+        keys = chain.from_iterable(own[0]) if own[0] is samplers[0] else iter(own[0])
+        return list(islice(keys, samples))
+    except Exception:
+        return None
 
 
 @dataclass

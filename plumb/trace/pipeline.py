@@ -120,7 +120,7 @@ class Pipeline:
         return self.unattributed_seconds / self.sample_seconds if self.sample_seconds else 0.0
 
     def hottest(self) -> Operator:
-        """The operator that takes the most wall time of a sample."""
+        """The operator that takes the most wall time of a sample. Raises ValueError where a sample has no operators."""
         return max(self.operators, key=lambda operator: operator.wall_seconds)
 
     def to_node_link(self) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def source_of(dataset: Any, samples: int, indices: Sequence[Any] | None, group_s
 
     Raises TraceError for something that is no dataset, that is empty, or that can be iterated only once.
     """
-    if _is_stream(dataset):
+    if is_stream(dataset):
         if not hasattr(type(dataset), "__iter__"):
             raise TraceError(f"{type(dataset).__name__} is not a dataset: it has neither __getitem__ nor __iter__.")
         if hasattr(type(dataset), "__next__") and iter(dataset) is dataset:
@@ -121,7 +121,8 @@ def source_of(dataset: Any, samples: int, indices: Sequence[Any] | None, group_s
     return Indexed(dataset, tuple(tuple(indices[start : start + size]) for start in starts), grouped=True)
 
 
-def _is_stream(dataset: Any) -> bool:
+def is_stream(dataset: Any) -> bool:
+    """Return whether a dataset is iterated, and not read by index."""
     kind = type(dataset)
     if any(base.__name__ == "IterableDataset" for base in kind.__mro__):
         return True

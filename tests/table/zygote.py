@@ -1,0 +1,172 @@
+"""Runs many scripts from one process that has imported torch and plumb already: each in a fork of it.
+
+Reads jobs as JSON lines from standard input, and answers each with its exit code. A job's own standard streams are
+files. Nothing here stands in for plumb: only the start of the interpreter, and its imports, are saved.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import io
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+# What takes long to import. Torch's loader is patched in each fork.
+import lmdb  # noqa: F401
+import networkx  # noqa: F401
+import numpy  # noqa: F401
+import optuna  # noqa: F401
+import rich.progress  # noqa: F401
+import torch.utils.data  # noqa: F401
+
+import plumb.child
+import plumb.cli
+import plumb.commands
+import plumb.course
+import plumb.live
+import plumb.runtime.apply
+import plumb.runtime.planned
+import plumb.script
+import plumb.session
+import plumb.tracing
+
+_SECONDS_AT_MOST = 60.0
+
+
+class Forked:
+    """As much of `subprocess.Popen` as plumb uses, for a child that is a fork of this process."""
+
+    def __init__(self, command, *, env, **_):
+        reading, writing = os.pipe()
+        self.returncode = None
+        self.pid = os.fork()
+        if not self.pid:
+            os.close(reading)
+            os.setsid()
+            os.dup2(writing, 1)
+            os.dup2(writing, 2)
+            os.environ.clear()
+            os.environ.update(env)
+            streams()
+            place = command.index("plumb.child")
+            raise Become(command[place:])
+        os.close(writing)
+        self.stdout = os.fdopen(reading, "rb", buffering=0)
+
+    def poll(self):
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self):
+        while self.poll() is None:
+            time.sleep(0.01)
+        return self.returncode
+
+
+class Become(BaseException):
+    """Raised through all that a fork has inherited, up to where it runs `plumb.child` with these words."""
+
+    def __init__(self, words):
+        self.words = words
+
+
+def streams():
+    """Python's standard streams, on the descriptors as they are, in the encoding that the environment asks for."""
+    encoding = os.environ.get("PYTHONIOENCODING", "utf-8")
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = None
+        with contextlib.suppress(OSError):
+            os.fstat(number)
+            raw = io.FileIO(number, "r" if number == 0 else "w", closefd=False)
+            buffered = io.BufferedReader(raw) if number == 0 else io.BufferedWriter(raw)
+            errors = "backslashreplace" if number == 2 else "strict"
+            stream = io.TextIOWrapper(buffered, encoding, errors, line_buffering=number == 2)
+        setattr(sys, name, stream)
+
+
+def replaced(orders, arguments):
+    """In place of `exec`: this process is as good as a new one."""
+    raise Become(["plumb.child", orders.to_argument(), *arguments])
+
+
+def plainly(words):
+    """A script as `python SCRIPT` runs it, or `python -m MODULE`."""
+    is_module = words[0] == "-m"
+    target = plumb.child.Target(words[is_module], is_module)
+    error = plumb.child.run_script(target, words[is_module + 1 :])
+    if error is not None:
+        plumb.child._exit_like_python(error)
+
+
+def run(job):
+    """In the fork: what a job says, up to the end of the process."""
+    os.setsid()
+    os.chdir(job["folder"])
+    for number, name in enumerate(("in", "out", "err")):
+        opened = os.open(job[name], os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(opened, number)
+        os.close(opened)
+    for number in job["closed"]:
+        os.close(number)
+    os.environ.update(job["env"])
+    streams()
+    sys.path.insert(0, "")
+    signal.alarm(int(_SECONDS_AT_MOST))
+    plumb.script.subprocess = SimpleNamespace(PIPE=None, STDOUT=None, Popen=Forked)
+    plumb.script.replace_by = replaced
+    kind, *words = job["words"]
+    try:
+        if kind == "python":
+            plainly(words)
+        else:
+            sys.argv = ["plumb", kind, *words]
+            plumb.cli.main()
+        return
+    except Become as become:
+        sys.argv = become.words
+    plumb.child.main()
+
+
+def end(work):
+    """Do the work and end this process as Python does, but for what takes long: giving back all modules, one by one."""
+    code = 0
+    try:
+        work()
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def main():
+    """Answer jobs until there are no more."""
+    # What is here already is never garbage, and to look at it would copy it.
+    gc.freeze()
+    for line in sys.stdin:
+        job = json.loads(line)
+        pid = os.fork()
+        if not pid:
+            end(lambda job=job: run(job))
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        print(json.dumps({"code": code, "session": pid}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
