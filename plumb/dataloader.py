@@ -131,6 +131,11 @@ class DataLoader(TorchDataLoader[T]):
         own = self._users = current_config(self)
         if planned is None or planned.config == own:
             return
+        if planned.unsafe:
+            from plumb.selftuning import say
+
+            say(f"{planned.name}: the plan is not used any more: {planned.unsafe}; the loader runs as it is")
+            return
         self._own = users_attributes(self, planned.config)
         set_attributes(self, plans_attributes(self, planned.config))
         self._planned_by, self._made_for = planned, made_for

@@ -25,7 +25,7 @@ from plumb.runtime.checked import CheckedBatch, Marked, Note
 from plumb.runtime.generators import Generators
 from plumb.runtime.guards import Finding, IdleGuard, Verdict
 from plumb.runtime.plain_batches import Making, PlainBatches
-from plumb.trace.values import digest
+from plumb.trace.values import digest_of_comparable
 
 # What a plain batch may take where nothing is known of it, at the least, and times what is known.
 _UNKNOWN_SECONDS, _SHORTEST_SECONDS, _PATIENCE = 30.0, 10.0, 5.0
@@ -51,7 +51,8 @@ class Tally:
             return f"no batch of {self.name} was compared with a plain one{why}"
         noun = "batch" if self.checked == 1 else "batches"
         result = f"{self.differing} differed" if self.differing else "no difference"
-        return f"{self.checked} {noun} of {self.name} made a second time, plainly, and compared: {result}"
+        why = f" ({', '.join(self.reasons)})" if self.reasons else ""
+        return f"{self.checked} {noun} of {self.name} made a second time, plainly, and compared: {result}{why}"
 
 
 tallies: list[Tally] = []
@@ -175,10 +176,13 @@ class CheckGuard(IdleGuard):
 
     def _compared(self, plainly: PlainBatches, number: int, indices: Any, batch: CheckedBatch) -> Finding | None:
         note = batch.note
-        delivered = Making(digest(batch.batch), note.after)
-        if delivered.digest is None:
+        told = digest_of_comparable(batch.batch)
+        if told is None:
             self._give_up("they hold what can't be compared")
             return None
+        if not told.is_whole:
+            self.history.note("parts of its batches can't be compared")
+        delivered = Making(told.digest, note.after)
         begun = time.perf_counter()
         limit = self._limit_seconds(indices)
         plain = note.plain or plainly.in_child(indices, note.states, limit)

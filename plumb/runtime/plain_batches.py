@@ -10,7 +10,7 @@ from typing import Any
 from plumb.profile.threads import torch_threads
 from plumb.runtime.child_trial import Outcome, in_child
 from plumb.runtime.generators import Generators, Kept
-from plumb.trace.values import digest
+from plumb.trace.values import digest_of_comparable
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class PlainBatches:
 
     def _making(self, generators: Generators, indices: Any, states: Kept) -> Making:
         is_whole = generators.put_back(states)
-        content = digest(self.batch(indices))
-        return Making(content, generators.named_states(), is_whole)
+        told = digest_of_comparable(self.batch(indices))
+        return Making(None if told is None else told.digest, generators.named_states(), is_whole)
 
 
 def plain_samples(dataset: Any, indices: Sequence[Any]) -> Any:

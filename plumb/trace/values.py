@@ -6,8 +6,9 @@ import hashlib
 import itertools
 import sys
 import types
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 DEEPEST = 5
@@ -152,6 +153,21 @@ def digest(value: object, large_by_blocks: bool = False) -> bytes | None:
 
 
 @dataclass(frozen=True)
+class Told:
+    """A digest of what can be compared in a value; `is_whole` says that this is all of it."""
+
+    digest: bytes
+    is_whole: bool
+
+
+def digest_of_comparable(value: object) -> Told | None:
+    """A digest of a value's content without what can't be told, of which only types count; None without any content."""
+    feeder = _PatientFeeder(hashlib.blake2b(digest_size=16), large_by_blocks=False)
+    feeder.feed(value, 0)
+    return Told(feeder.content.digest(), not feeder.counts["untold"]) if feeder.counts["told"] else None
+
+
+@dataclass(frozen=True)
 class _Feeder:
     """Adds values to a digest; each method returns False where a value holds something that can't be compared."""
 
@@ -219,6 +235,32 @@ class _Feeder:
         for block in range(_BLOCKS):
             start = (len(flat) - _BLOCK_BYTES) * block // (_BLOCKS - 1)
             self.content.update(memoryview(flat[start : start + _BLOCK_BYTES]))
+
+
+@dataclass(frozen=True)
+class _PatientFeeder(_Feeder):
+    """Leaves out what can't be compared; `counts` says how many values were, and how many were left out."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def feed(self, value: Any, depth: int) -> bool:
+        try:
+            is_told = self._feed_set(value) if isinstance(value, (set, frozenset)) else super().feed(value, depth)
+        except Exception:
+            is_told = False
+        if not is_told or not self._is_container(value):
+            self.counts["told" if is_told else "untold"] += 1
+        return True
+
+    def _feed_set(self, value: Any) -> bool:
+        digests = [digest(item) for item in value]
+        self.content.update(b"".join(sorted(each for each in digests if each is not None)))
+        return None not in digests
+
+    def _is_container(self, value: Any) -> bool:
+        if isinstance(value, (dict, list, tuple)):
+            return True
+        return attribute(value, "shape") is None and type(attribute(value, "__dict__")) is dict
 
 
 def _is_contiguous_array(value: Any) -> bool:

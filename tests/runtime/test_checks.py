@@ -1,5 +1,6 @@
 """A share of the batches is made a second time, plainly: what differs ends the plan."""
 
+import itertools
 import os
 import random
 import secrets
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from checking import Loop
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from plumb.config import CacheChoice, Config, Cut, Rewrites
 from plumb.profile.randomness import generator_states
@@ -175,17 +176,18 @@ def test_what_differs_each_time_is_no_fault_of_workers(users, capfd):
 
 
 def test_workers_that_make_other_samples_are_found():
-    class ByProcess(Base):
-        here = os.getpid()
+    """A rare sample asks for its worker, which the script's own configuration has none of."""
 
+    class ByWorker(Base):
         def change(self, values, index):
-            return values + (os.getppid() == self.here and index == 9)
+            return values + (index == 9 and get_worker_info() is not None)
 
-    loop = Loop(ByProcess(), Config(2, 2))
+    loop = Loop(ByWorker(), Config(2, 2))
     batches = loop.epoch(ORDERS[0])
     assert [batch[1].tolist() for batch in batches] == ORDERS[0]
-    # A child of this process is told from a worker by nothing: that sample differs in both, so it can't be told.
-    assert loop.guard.history.tally.checked == 2
+    assert torch.equal(batches[1][0], next(itertools.islice(DataLoader(Base(), batch_size=8), 1, None))[0])
+    assert "batch 2 of epoch 1 differs" in loop.findings[0]
+    assert "made in workers" in loop.findings[0]
 
 
 class AtOnce(Base):
@@ -334,6 +336,28 @@ def test_records_are_compared(capfd):
 
 def sparse(samples):
     return torch.eye(3).to_sparse(), lambda: samples
+
+
+def partly_sparse(samples):
+    return {"sparse": torch.eye(3).to_sparse(), "names": {str(index) for _, index in samples}, "more": samples[0][0]}
+
+
+def test_what_can_not_be_compared_hides_no_difference_in_the_rest(monkeypatch):
+    loop = Loop(Base(), Config(1, 2), collate_fn=partly_sparse, rate=1.0)
+    loop.epoch(ORDERS[0])
+    assert loop.guard.history.tally.equal == 4
+    assert loop.guard.history.tally.reasons == ["parts of its batches can't be compared"]
+    assert "no difference (parts of its batches can't be compared)" in str(loop.guard.history.tally)
+
+    class ByProcess(Base):
+        here = os.getpid()
+
+        def change(self, values, index):
+            return values + (get_worker_info() is not None)
+
+    loop = Loop(ByProcess(), Config(1, 2), collate_fn=partly_sparse)
+    loop.epoch(ORDERS[0])
+    assert "made in workers" in loop.findings[0]
 
 
 def test_what_can_not_be_compared_is_said_once(capfd):
