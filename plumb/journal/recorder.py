@@ -23,7 +23,6 @@ from plumb.journal.records import (
     FOLDER,
     GROWN,
     KEPT,
-    LINKED,
     MOVED,
     PROGRAM,
     SCRATCH,
@@ -77,6 +76,8 @@ class Recorder:
         self._moved_to: set[str] = set()
         self._safe_status: set[str] = set()
         self._beside: dict[int, str] = {}
+        # Files that are kept by a second name: by device and inode, that name.
+        self._by_link: dict[tuple[int, int], str] = {}
         self._count = 0
         os.register_at_fork(after_in_child=self._reset)
 
@@ -100,6 +101,8 @@ class Recorder:
 
         """
         real = os.path.realpath(path)
+        if self._by_link:
+            self._part_from_links(real)
         if self._is_safe(real, appends) or self._is_ignored(real):
             return
         with self._locked():
@@ -138,7 +141,7 @@ class Recorder:
             is_folder = stat.S_ISDIR(status.st_mode)
             if self._is_new(source) or (not is_folder and self._safe.get(source)):
                 return
-            self._add(MOVED, source, to=target)
+            self._add(MOVED, source, to=target, is_folder=is_folder, **records.status_of(status))
 
     @_not_raising
     def removing_folder(self, path: str) -> None:
@@ -162,14 +165,14 @@ class Recorder:
 
     @_not_raising
     def linking(self, source: str, target: str) -> None:
-        """Note that a file is about to have a second name: what is written under that name is the file's own."""
+        """Keep a file that is about to have a second name: what is written under any name is written into the file."""
         entry = _entry(target)
         if self._is_ignored(entry):
             return
         with self._locked():
             self._keep_entry(entry)
             if not self._is_new(_entry(source)):
-                self._add(LINKED, entry)
+                self.writing(source)
 
     @_not_raising
     def changing_status(self, path: str) -> None:
@@ -179,7 +182,10 @@ class Recorder:
             return
         with self._locked():
             status = _lstat(real)
-            if status is not None and real not in self._safe_status and not self._safe.get(real):
+            if status is None or stat.S_ISLNK(status.st_mode):
+                # Links that lead to each other: what the script is about to do fails.
+                return
+            if real not in self._safe_status and not self._safe.get(real):
                 self._add(STATUS, real, **records.status_of(status))
 
     @_not_raising
@@ -249,10 +255,28 @@ class Recorder:
         try:
             copy_aside(path, os.path.join(copies, name))
         except OSError as error:
-            why = str(error) if isinstance(error, TooLargeError) else (error.strerror or str(error)).lower()
-            self._add(UNKEPT, path, why=why, **facts)
+            self._add(UNKEPT, path, why=_why(error), **facts)
         else:
             self._add(KEPT, path, copy=name, how="copy", **facts)
+
+    def _part_from_links(self, path: str) -> None:
+        """Copy a file that is kept by a second name and is about to be written.
+
+        It was to be removed, or replaced, and the script did not succeed in that.
+        """
+        status = _lstat(path)
+        if status is None or (status.st_dev, status.st_ino) not in self._by_link:
+            return
+        with self._locked():
+            copy = self._by_link.pop((status.st_dev, status.st_ino), None)
+            if copy is None:
+                return
+            kept = os.path.join(self._folder, records.COPIES, copy)
+            try:
+                copy_aside(path, f"{kept}-own")
+                os.replace(f"{kept}-own", kept)
+            except OSError as error:
+                self._add(UNKEPT, path, why=_why(error), **records.status_of(status))
 
     def _folder_beside(self, path: str, status: os.stat_result) -> str | None:
         """Return a folder on the file system of a file; None where there is none, and small files are copied.
@@ -321,10 +345,10 @@ class Recorder:
             return
         if kind == ABSENT:
             self._new.add(path)
+        if kind == KEPT and record["how"] == "link":
+            self._by_link[record["device"], record["inode"]] = record["copy"]
         if kind == STATUS:
             self._safe_status.add(path)
-        elif kind == LINKED:
-            self._safe.pop(path, None)
         elif kind == GROWN:
             self._safe[path] = False
         elif kind == MOVED:
@@ -332,6 +356,9 @@ class Recorder:
             target = record["to"]
             for known in [known for known in self._safe if _is_within(known, target)]:
                 del self._safe[known]
+            # Nor are mode and times at the source: whether it is renamed is not known yet.
+            ends = (path, target)
+            self._safe_status = {known for known in self._safe_status if not any(_is_within(known, e) for e in ends)}
             self._new = {known for known in self._new if not _is_within(known, target)}
             moved = {target + known[len(path) :] for known in self._moved_to if _is_within(known, path)}
             self._moved_to = {known for known in self._moved_to if not _is_within(known, path)} | moved | {target}
@@ -371,6 +398,10 @@ def _lstat(path: str) -> os.stat_result | None:
         return os.lstat(path)
     except OSError:
         return None
+
+
+def _why(error: OSError) -> str:
+    return str(error) if isinstance(error, TooLargeError) else (error.strerror or str(error)).lower()
 
 
 def _highest_writable(folder: str, device: int) -> str | None:

@@ -24,8 +24,6 @@ ABSENT = "absent"
 FOLDER, SYMLINK = "folder", "symlink"
 # What was at `path` is at `to` now.
 MOVED = "moved"
-# A second name was given to a file: what is written under it is written into that file.
-LINKED = "linked"
 # Only mode, owner or times were changed.
 STATUS = "status"
 # A file existed, and is not kept; `why` says why.

@@ -59,6 +59,8 @@ class _PuttingBack:
         # What the script made, where it is by now, with the inode by which it is known.
         self._made: dict[str, int] = {}
         self._restored: set[str] = set()
+        # Paths at which there is what was there before, as another inode.
+        self._remade: set[str] = set()
         self._unkept: dict[str, str] = {}
         self._others: list[UnkeptFile] = []
 
@@ -110,16 +112,19 @@ class _PuttingBack:
         elif kind == ABSENT:
             self._undo_absent(path, record.get("companion"))
         elif kind == MOVED:
-            self._undo_moved(path, record["to"])
+            self._undo_moved(path, record["to"], record)
         elif kind == FOLDER:
-            if not os.path.isdir(path):
+            if os.path.islink(path) or not os.path.isdir(path):
+                self._clear(path)
                 os.makedirs(path)
-                _set_status(path, record)
+                self._remade.add(path)
+            _set_status(path, record)
         elif kind == SYMLINK:
             if not os.path.islink(path) or os.readlink(path) != record["target"]:
                 self._clear(path)
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 os.symlink(record["target"], path)
+                self._remade.add(path)
                 self._restored.add(path)
         elif kind == STATUS and _lstat(path) is not None:
             _set_status(path, record)
@@ -129,9 +134,10 @@ class _PuttingBack:
         status = _lstat(path)
         if status is None:
             return
-        self._made[path] = status.st_ino
         if self._existed[path] or (database and self._existed.get(database)):
             self._clear(path)
+        else:
+            self._made[path] = status.st_ino
 
     def _clear(self, path: str) -> None:
         """Make room at a path for what was there first: remove a file that the script made there, rename a folder."""
@@ -140,6 +146,8 @@ class _PuttingBack:
             return
         if not stat.S_ISDIR(status.st_mode):
             os.unlink(path)
+            self._remade.discard(path)
+            self._made.pop(path, None)
             return
         try:
             os.rmdir(path)
@@ -147,10 +155,17 @@ class _PuttingBack:
             aside = f"{path}{_ASIDE}"
             os.rename(path, aside)
             self._moved(path, aside)
+            self._made[aside] = status.st_ino
+            return
+        self._made.pop(path, None)
 
     def _moved(self, source: str, target: str) -> None:
+        """Let what is known of paths at and below `source` be known of those at and below `target`."""
         for path in [path for path in self._made if path == source or path.startswith(f"{source}/")]:
             self._made[target + path[len(source) :]] = self._made.pop(path)
+        for path in [path for path in self._remade if path == source or path.startswith(f"{source}/")]:
+            self._remade.remove(path)
+            self._remade.add(target + path[len(source) :])
 
     def _undo_kept(self, path: str, record: Record) -> None:
         copy, status = self._copy(record), _lstat(path)
@@ -164,13 +179,16 @@ class _PuttingBack:
             if status.st_size == record["size"] and filecmp.cmp(copy, path, shallow=False):
                 _set_status(path, record)
                 return
-        if status is not None and status.st_nlink > 1 and status.st_ino == record["inode"]:
+        is_file = status is not None and stat.S_ISREG(status.st_mode)
+        if status is not None and is_file and status.st_nlink > 1 and status.st_ino == record["inode"]:
             # Other names of the file must not part from it.
             with open(copy, "rb") as source, open(path, "r+b") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
                 target.truncate()
         else:
             self._replace(path, copy)
+            self._remade.add(path)
+            self._made.pop(path, None)
         _set_status(path, record)
         self._restored.add(path)
 
@@ -196,10 +214,12 @@ class _PuttingBack:
             _set_status(path, record)
             self._restored.add(path)
 
-    def _undo_moved(self, path: str, target: str) -> None:
-        if _lstat(target) is None:
-            if _lstat(path) is None:
-                self._unkept[path] = f"it was renamed to {target}, where it is no longer"
+    def _undo_moved(self, path: str, target: str, record: Record) -> None:
+        if path in self._remade or _is_what_moves(record, _lstat(path)):
+            # The script could not rename it, or this was undone before.
+            return
+        if target not in self._remade and not _is_what_moves(record, _lstat(target)):
+            self._unkept[path] = f"it was renamed to {target}, where it is no longer"
             return
         self._clear(path)
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -298,6 +318,15 @@ def _lstat(path: str) -> os.stat_result | None:
         return os.lstat(path)
     except OSError:
         return None
+
+
+def _is_what_moves(record: Record, status: os.stat_result | None) -> bool:
+    """Return whether a file or folder is the one that a record says is renamed: numbers of inodes are used again."""
+    if status is None or status.st_ino != record["inode"]:
+        return False
+    if record["is_folder"]:
+        return stat.S_ISDIR(status.st_mode)
+    return records.is_as_in(record, status)
 
 
 def _looks_as_in(facts: Record, status: os.stat_result) -> bool:
