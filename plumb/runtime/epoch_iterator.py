@@ -139,11 +139,17 @@ class EpochIterator(_BaseDataLoaderIter):
 
     def _has_next(self) -> bool:
         has_next, order = self.order.has_next, self.order
-        if order.why_no_foresight and not self._run.is_plain:
+        if order.why_no_foresight and (order.is_off or not self._run.own.num_workers) and self._reads_ahead:
             self._go_plain(order.why_no_foresight)
         if has_next and not self._segments:
             self._start()
         return has_next
+
+    @property
+    def _reads_ahead(self) -> bool:
+        """Whether workers are at work, or wanted, that the user's own configuration has not."""
+        configs = [segment.config for segment in self._segments] or [self._run.wanted]
+        return not self._run.is_plain and any(not self._run.is_users(config) for config in configs)
 
     def _end(self) -> NoReturn:
         """The epoch is over: ends the workers, but for those that are kept."""

@@ -29,8 +29,9 @@ class EpochOrder:
     """The batches of indices of one epoch, and which of them were read and delivered.
 
     `ahead` is how many the user's own loader prefetches. An error of the sampler is kept until the loop comes to where
-    it would have met it. `watch` looks after a sampler that can't be foreseen. `why_no_foresight` says why what was
-    given to loaders beyond the user's own prefetching may be wrong; empty where nothing says so.
+    it would have met it. `watch` looks after a sampler that can't be foreseen. `why_no_foresight` says why loaders are
+    given no more than the user's own would prefetch, empty where nothing speaks against more; `is_off` says that more
+    was given already, and may be wrong.
     """
 
     def __init__(
@@ -39,12 +40,14 @@ class EpochOrder:
         self.delivered = delivered
         self.length = length
         self.why_no_foresight = ""
+        self.is_off = False
         self._forecast = forecast
         self._ahead = ahead
         self._watch = watch
         self._is_watching = False
         self._drawn = 0
         self._asked_ahead = 0
+        self._was_asked_ahead = False
         self._pending: deque[Any] = deque()
         self._foreseen: Iterator[Any] | None = None
         self._expected: deque[Any] = deque()
@@ -131,16 +134,23 @@ class EpochOrder:
         if not watch.may_be_asked_ahead:
             self._lose_foresight(watch.why_not)
             return False
-        if self.length is not None and self._drawn >= self.length - 1:
+        if self.length is None:
+            # Where it begins anew behind its last batch, it draws an order that must not be drawn early.
+            self._lose_foresight("its sampler doesn't say how many batches it gives")
+            return False
+        if self._drawn >= self.length - 1:
             return False
         with watch.asked_ahead():
             found = self._drawn_one()
         self._asked_ahead += found
+        self._was_asked_ahead = True
         self._lose_foresight(watch.why_not)
         return found
 
     def _lose_foresight(self, why: str) -> None:
-        self.why_no_foresight = self.why_no_foresight or why
+        if why and not self.why_no_foresight:
+            self.why_no_foresight, self._is_watching = why, False
+            self.is_off = self._was_asked_ahead or self._given > len(self._pending)
 
     # ---- the sampler's side
 
@@ -192,6 +202,7 @@ class EpochOrder:
         elif self._expected:
             if self._error is None:
                 self._lose_foresight("its sampler gives other samples than were to be foreseen")
+                self.is_off = True
             self._expected.clear()
             self._given = min(self._given, len(self._pending) - (not self._has_ended))
         elif not self._has_ended:

@@ -33,6 +33,8 @@ from plumb.runtime.stored import Stored
 
 # Workers that are not up by then are given up; the loop goes on without them.
 _STARTED_AT_LAST_SECONDS = 120.0
+# Workers that are not forked import all that the script does before their first batch.
+_IMPORT_SECONDS = 60.0
 # Connections to a worker that dies are reset before its parent hears of its death, by so much.
 _DEATH_SECONDS, _POLL_SECONDS = 1.0, 0.02
 _DIED = "a worker exited unexpectedly"
@@ -143,7 +145,9 @@ class LoaderSegment:
         self._loader.generator = seeds
         if config.num_workers and not way.is_users:
             users_timeout, self._loader.timeout = self._loader.timeout or math.inf, 0
-            self._loader.patience_seconds = min(way.patience_seconds, users_timeout)
+            start_method = config.start_method or self._context.get_start_method()
+            patience = way.patience_seconds + (0.0 if start_method == "fork" else _IMPORT_SECONDS)
+            self._loader.patience_seconds = min(patience, users_timeout)
         self.batches: Iterator[Any] | None = None
         self._started: Any = None
         self._give_up_at = math.inf

@@ -220,6 +220,19 @@ def test_what_is_prefetched_is_delivered_when_a_loader_is_taken_over_from(monkey
     assert reads.tolist() == [1] * 100
 
 
+class Texts(Squares):
+    def __getitem__(self, index):
+        return index, lambda: str(index)
+
+
+def test_batches_that_can_t_be_sent_are_made_without_workers():
+    live = DataLoader(Texts(60), batch_size=2, collate_fn=list)
+    pilot = follow(live, [(3, Config(2, 2))])
+    assert [index for batch in patiently(live_iterator(live)) for index, _ in batch] == list(range(60))
+    assert pilot.failures
+    assert all("pickle" in reason for _, reason in pilot.failures)
+
+
 def test_the_loader_stays_what_it_was():
     live = DataLoader(Squares(), batch_size=2, num_workers=1)
     before = dict(vars(live))

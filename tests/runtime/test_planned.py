@@ -203,6 +203,40 @@ def test_a_sampler_that_is_taught_late_is_asked_in_time_from_then_on(monkeypatch
     assert made_in_workers(list(run)) == {False}
 
 
+class Endless(Sampler):
+    """Begins its batches anew for ever, as loaders do whose workers outlive epochs."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        while True:
+            yield from iter(self.batches)
+
+
+@pytest.mark.parametrize("users", [Config(), Config(2, 2)], ids=str)
+def test_a_sampler_that_begins_anew_by_itself_draws_each_order_in_time(users):
+    """The loop draws from the same generator between two rounds, as the next epoch of a validation loader does."""
+
+    def order(start):
+        torch.manual_seed(0)
+        iterator, seen = start(), []
+        for _ in range(3 * LENGTH // BATCH):
+            seen += next(iterator)[:, 0].tolist()
+            torch.rand(())
+        return seen
+
+    batches = torch.utils.data.BatchSampler(torch.utils.data.RandomSampler(range(LENGTH)), BATCH, False)
+    arguments = {"batch_size": 1, "batch_sampler": Endless(batches)}
+    plain = DataLoader(Rows(), **arguments, **users.loader_arguments())
+    run = Run(Rows(), Config(3, 4), users, **arguments)
+    expected = order(functools.partial(iter, plain))
+    assert order(functools.partial(iter, run)) == expected
+    assert bool(run.said) == (users.num_workers == 0)
+    if run.said:
+        assert "doesn't say how many batches it gives" in run.said[0]
+
+
 def test_nothing_is_drawn_and_nobody_started_before_the_first_batch():
     run = Run(Rows(), shuffle=True)
     torch.manual_seed(0)
