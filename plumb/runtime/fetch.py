@@ -246,11 +246,10 @@ class _Reader:
                 elif self._pool is None:
                     sample, record = self._kept(index)
                 else:
-                    made, record = next(ahead).result()
-                    self._refuse_draws(states)
+                    made, record = self._taken(next(ahead), states)
                     sample = self._replay.sample_from(index, made)
-                if futures:
-                    states = self.generators.states()
+                # From here on, what comes behind the cut may have drawn.
+                states = None
                 samples.append(sample)
                 records += [record] if record else []
         self._batches += bool(missing)
@@ -258,6 +257,15 @@ class _Reader:
         self._drawing.note(len(indices) - len(missing), 0)
         self._put(records)
         return samples
+
+    def _taken(self, future: Future[Any], states: tuple[Any, ...] | None) -> Made:
+        """What a thread has made. What is drawn while it is waited for, or since the `states`, is drawn by threads."""
+        if states is None and not future.done():
+            states = self.generators.states()
+        wait([future])
+        self._refuse_draws(states)
+        made: Made = future.result()
+        return made
 
     def _put(self, records: list[Record]) -> None:
         """Stores what was made, but where a generator is found only now: any of the samples may have drawn from it."""

@@ -2,6 +2,7 @@
 
 import random
 import sys
+import time
 import types
 
 import numpy as np
@@ -162,8 +163,15 @@ def test_threads_end_where_random_numbers_are_drawn_in_them(kind, cut, spec, cap
 
 
 def test_threads_without_a_store_are_looked_at_later_too(monkeypatch, capfd):
-    """The class appears when the first batches are over, and draws while another sample's rest does not."""
-    monkeypatch.setattr(fetching, "_LOOKED_AT_FIRST", 1)
+    """The class appears when the first batches are over, and draws while a sample is waited for."""
+    monkeypatch.setattr(fetching, "_LOOKED_AT_FIRST", 0)
+    slowly = Rare.load
+
+    def load(self, index):
+        time.sleep(0.002)
+        return slowly(self, index)
+
+    monkeypatch.setattr(Rare, "load", load)
     reader = Fetching(Rare(), Fetch(threads=2, cut=load_cut()))
     plain = Rare()
     expected = batches(lambda indices: [plain[index] for index in indices])
