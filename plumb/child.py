@@ -146,7 +146,10 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
     if takes_part and error is not None and ended is not None and ended.heard():
         # The rank that tunes is gone, and the script's connection with it.
         session.end_script()
-    session.script_ended(error)
+    try:
+        session.script_ended(error)
+    except Exception as failure:
+        session.fail(failure)
     session.report_end(by_plumb=False)
     if error is not None:
         _exit_like_python(error)

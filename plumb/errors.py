@@ -39,4 +39,6 @@ class LoopEndedError(Exception):
 def one_line(error: BaseException) -> str:
     """The last line that says something: worker errors carry a whole traceback in their message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
+    name = type(error).__name__
+    # A worker's error that came without a traceback is all in one line of torch's.
+    return f"{name}: {lines[-1].removeprefix('Original ').removeprefix(f'{name}: ')}" if lines else name

@@ -207,7 +207,7 @@ class Session:
             if not is_plumbs(error) or error is self._users_error:
                 raise
             failure = error
-        return self._fail(failure)
+        return self.fail(failure)
 
     def _batch_for(self, watched: Watched) -> Any:
         known, course = watched.known, self._course
@@ -341,7 +341,7 @@ class Session:
         if self._work is not None and self._work.only_one:
             self.end_script()
 
-    def _fail(self, error: Exception) -> NoReturn:
+    def fail(self, error: Exception) -> NoReturn:
         """End the script because plumb can't go on: one line for the user, the traceback on request."""
         self._fail_with(*_reason(error))
 

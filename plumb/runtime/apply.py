@@ -91,7 +91,7 @@ class PlanApplied:
 
     def _entry_for(self, known: KnownLoader, loader: DataLoader[Any], site: Site) -> int | None:
         """Return the number of the entry for a loader; None, and a line, where none is to be used."""
-        from plumb.runtime.main_module import runs_script_again
+        from plumb.runtime.main_module import RUNS_AGAIN, runs_script_again
 
         number, problem = self._found(known, site)
         where = f"{known.name} ({site})"
@@ -112,10 +112,7 @@ class PlanApplied:
             self._say(f"{where}: the plan is not used any more, {planned.unsafe}; {_AS_IT_IS}")
             return None
         if runs_script_again(planned.config, loader.multiprocessing_context):
-            self._say(
-                f"{where} would have workers that run the script once more; it runs as the script has it. "
-                "Put the script's main part under: if __name__ == '__main__'"
-            )
+            self._say(f"{where} {RUNS_AGAIN}")
             return None
         return number
 

@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import ast
 import multiprocessing
+import os
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from plumb.config import Config
+
+RUNS_AGAIN = (
+    "would have workers that run the script once more; it runs as the script has it. "
+    "Put the script's main part under: if __name__ == '__main__'"
+)
+"""What is said of a loader for which `runs_script_again`, after its name."""
 
 
 def main_is_guarded() -> bool:
     """Whether the main module has an `if __name__ == "__main__"`; False where there is no source to look at."""
     file = getattr(sys.modules["__main__"], "__file__", None)
     try:
-        tree = ast.parse(Path(file).read_bytes()) if file else None
+        status = os.stat(file) if file else None
+    except (OSError, ValueError):
+        return False
+    return file is not None and status is not None and _is_guarded(file, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=8)
+def _is_guarded(file: str, *changed: int) -> bool:
+    """Parse a file once for each time that it was changed: this is asked in every epoch."""
+    try:
+        tree = ast.parse(Path(file).read_bytes())
     except (OSError, SyntaxError, ValueError):
         return False
-    return tree is not None and any(isinstance(node, ast.If) and _asks_for_main(node.test) for node in tree.body)
+    return any(isinstance(node, ast.If) and _asks_for_main(node.test) for node in tree.body)
 
 
 def runs_script_again(config: Config, context: Any = None) -> bool:

@@ -22,6 +22,7 @@ from plumb.runtime.handed import Handing
 from plumb.runtime.inherited_files import ReopeningInit
 from plumb.runtime.loader import rebuild
 from plumb.runtime.loader_run import LoaderRun, state_guard
+from plumb.runtime.main_module import RUNS_AGAIN, runs_script_again
 from plumb.runtime.running import Running, exchanged
 from plumb.runtime.saved_state import is_stateful
 from plumb.torch_loader import DataLoader
@@ -79,6 +80,9 @@ class Planned:
         """
         if is_stateful(loader):
             return self._start_stateful(loader, start)
+        if self._runs_script_again(loader, say):
+            with exchanged(loader, attributes_of(loader, self._users)):
+                return start()
         if not self._reads_as_torch_would(loader) or not _has(loader, attributes_of(loader, self._config)):
             return self._on_torchs.start(loader, start, say)
         return self._begun(loader, say)
@@ -87,6 +91,8 @@ class Planned:
         """The same for a loader that keeps the script's own arguments."""
         if is_stateful(loader):
             return self._start_stateful(loader, start)
+        if self._runs_script_again(loader, say):
+            return start()
         if self._reads_as_torch_would(loader):
             return self._begun(loader, say)
         with exchanged(loader, attributes_of(loader, self._config)):
@@ -99,6 +105,17 @@ class Planned:
         """
         with exchanged(loader, attributes_of(loader, self._users)):
             return start() if self._running is None else self._running.start(loader, start)
+
+    def _runs_script_again(self, loader: DataLoader[Any], say: Say) -> bool:
+        """Whether the plan's workers, and not the script's, would run the script's main part by now.
+
+        A script may choose how processes are started after it has made its loaders.
+        """
+        context = loader.multiprocessing_context
+        if not runs_script_again(self._config, context) or runs_script_again(self._users, context):
+            return False
+        say(f"{self._steering.loader} {RUNS_AGAIN}")
+        return True
 
     def _reads_as_torch_would(self, loader: DataLoader[Any]) -> bool:
         """Whether an iterator of plumb's own can read the loader's epochs: by indices that come in a fixed order."""
@@ -136,7 +153,7 @@ class PlanSteering:
         self.wanted = planned.config
         self.rewrites = planned.rewrites
         self.say: Say = lambda text: None
-        self._loader = f"{planned.name} ({planned.site})"
+        self.loader = f"{planned.name} ({planned.site})"
         self._users = users
 
     def failed(self, config: Config, reason: str) -> None:
@@ -147,7 +164,7 @@ class PlanSteering:
     def stay_plain(self, reason: str) -> None:
         """Want the user's own configuration from now on."""
         self.wanted = self._users
-        self.say(f"{self._loader}: {reason}; from here on it runs as the script has it")
+        self.say(f"{self.loader}: {reason}; from here on it runs as the script has it")
 
     def renewed(self, reason: str) -> None:
         """Say that workers are started again."""

@@ -93,7 +93,8 @@ for epoch in range(3):
         print(batch[:, 0].tolist())
         if number == 1:
             break
-"""
+""",
+        modes=("run", "live"),
     ),
     "an atexit function and a temporary folder": Row(
         "import atexit\natexit.register(print, 'at exit')\nfolder = tempfile.TemporaryDirectory()\n" + TRAIN
@@ -101,6 +102,11 @@ for epoch in range(3):
     # ---- processes, threads, signals
     "spawned workers and no main guard": Row(
         "multiprocessing.set_start_method('spawn', force=True)\n" + TRAIN, run_says="run the script once more"
+    ),
+    "spawned workers by a choice after the loader is made": Row(
+        "loader = DataLoader(Rows(), batch_size=4)\nmultiprocessing.set_start_method('spawn', force=True)\n"
+        "train(loader)\n",
+        run_says="run the script once more",
     ),
     "a start method that is set after the loader": Row(
         "loader = DataLoader(Rows(), batch_size=4)\nmultiprocessing.set_start_method('fork')\ntrain(loader)\n"
@@ -115,7 +121,7 @@ for epoch in range(3):
     "a loop in a thread": Row(
         "loader = DataLoader(Rows(), batch_size=4)\nthread = threading.Thread(target=train, args=(loader,))\n"
         "thread.start()\nthread.join()\n",
-        modes=("run", "trace"),
+        modes=("run", "trace", "live"),
     ),
     "an alarm": Row(
         "signal.signal(signal.SIGALRM, lambda *_: None)\nsignal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)\n"
@@ -189,6 +195,7 @@ train(loader, 1)
         "loader = DataLoader(Rows(), batch_size=4, collate_fn=lambda rows: (torch.stack(rows), lambda: len(rows)))\n"
         "for batch, later in loader:\n    step(batch)\n    print(batch[:, 0].tolist(), later())\n",
         run_says="as the script has it",
+        modes=("run", "live"),
     ),
     "batches that lead back to themselves": Row(
         "def around(rows):\n    batch = {'x': torch.stack(rows)}\n    batch['all'] = batch\n    return batch\n"
@@ -236,6 +243,7 @@ train(loader, 1)
         "class Broken(Rows):\n    def __getitem__(self, index):\n        if index == 9:\n"
         "            raise KeyError('row nine')\n        return super().__getitem__(index)\n"
         "loader = DataLoader(Broken(), batch_size=4)\ntrain(loader)\n",
+        modes=("run", "live"),
     ),
     "a sampler that raises": Row(
         "class Half(Sampler):\n    def __init__(self):\n        pass\n    def __iter__(self):\n"
