@@ -306,6 +306,72 @@ report(loader)
         },
         {"helpers.py": "import torch, contextlib\n@torch.no_grad()\ndef finish(x):\n    return x + torch.randn(4)\n"},
     ),
+    "the environment, read by each sample": Case(
+        "environment variable NOISE is another text than it was",
+        train("""
+class Configured(Items):
+    def __getitem__(self, index):
+        x, index = super().__getitem__(index)
+        return (x + torch.randn(4) if os.environ.get("NOISE", "off") == "on" else x), index
+loader = DataLoader(Configured(), batch_size=4)
+report(loader)
+"""),
+        environment={"NOISE": "on"},
+    ),
+    "the command line, read by each sample": Case(
+        "sys.argv is another text than it was",
+        train("""
+class Configured(Items):
+    def __getitem__(self, index):
+        x, index = super().__getitem__(index)
+        return (x + torch.randn(4) if "--augment" in sys.argv else x), index
+loader = DataLoader(Configured(), batch_size=4)
+report(loader)
+"""),
+        arguments=FLAG,
+    ),
+    "a library's chains within chains": Case(
+        "dataset.transform._modules['0']._modules['0']._modules['0']._modules['0']._modules['0'].training is True, the plan was made for False",
+        train("""
+from torch import nn
+class Transformed(Items):
+    def __getitem__(self, index):
+        x, index = super().__getitem__(index)
+        return self.transform(-x), index
+dataset = Transformed()
+dataset.transform = nn.RReLU().train("--augment" in sys.argv)
+for _ in range(5):
+    dataset.transform = nn.Sequential(dataset.transform)
+loader = DataLoader(dataset, batch_size=4)
+report(loader)
+"""),
+        arguments=FLAG,
+    ),
+    "options in an object of a library for options": Case(
+        "dataset.config.noise is True, the plan was made for False",
+        {
+            **train("""
+sys.path.insert(0, os.path.abspath("site-packages"))
+from ml_collections import ConfigDict
+class Configured(Items):
+    def __getitem__(self, index):
+        x, index = super().__getitem__(index)
+        return (x + torch.randn(4) if self.config.noise else x), index
+dataset = Configured()
+dataset.config = ConfigDict({"noise": "--augment" in sys.argv, "rate": len(sys.argv)})
+loader = DataLoader(dataset, batch_size=4)
+report(loader)
+"""),
+            "site-packages/ml_collections/__init__.py": """
+class ConfigDict:
+    def __init__(self, fields):
+        object.__setattr__(self, "_fields", fields)
+    def __getattr__(self, name):
+        return self._fields[name]
+""",
+        },
+        arguments=FLAG,
+    ),
     "the collate function's partial": Case(
         "collate_fn.keywords['scale'] is 1, the plan was made for 0",
         train("""

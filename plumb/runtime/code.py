@@ -9,6 +9,7 @@ import importlib.machinery
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from types import CodeType
@@ -17,6 +18,8 @@ from typing import Any
 from plumb.trace.expand import is_user_file
 
 _DIGEST_BYTES = 8
+# A longer text is the name of nothing.
+_LONGEST_NAME = 64
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,22 @@ def names_in(code: CodeType) -> Names:
     """Return what `code` names."""
     module_level, imported, attributes = set(), set(), set()
     for inner in with_inner(code):
-        attributes |= {*inner.co_names, *(const for const in inner.co_consts if type(const) is str and len(const) < 64)}
+        attributes |= {*inner.co_names, *_texts(inner.co_consts)}
         for instruction in dis.get_instructions(inner):
             if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
                 module_level.add(instruction.argval)
             elif instruction.opname == "IMPORT_NAME":
                 imported.add(instruction.argval)
     return Names(frozenset(module_level), frozenset(imported), frozenset(attributes))
+
+
+def _texts(constants: tuple[Any, ...]) -> Iterator[str]:
+    """The short texts among constants, also in tuples: patterns name attributes there."""
+    for constant in constants:
+        if type(constant) is tuple:
+            yield from _texts(constant)
+        elif type(constant) is str and len(constant) < _LONGEST_NAME:
+            yield constant
 
 
 def with_inner(code: CodeType) -> list[CodeType]:

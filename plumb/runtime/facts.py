@@ -24,6 +24,7 @@ from plumb.identity import Facts
 from plumb.printable import printable
 from plumb.runtime.code import digest_of_code, file_digest, names_in, package_version
 from plumb.runtime.fact_parts import attributes_in, class_path, has_parts, inside, is_all_the_users, spread
+from plumb.runtime.options import options_of_library, options_of_process
 from plumb.runtime.simple import in_words, is_small_array, kind_of, module_name, shape_of, text_digest
 from plumb.trace.expand import is_dataset, is_step, is_user_class, is_user_code, is_user_file
 
@@ -34,7 +35,7 @@ _FEW = 32
 # Dictionaries whose keys are texts are options, up to this size.
 _MOST_OPTIONS = 256
 # Objects of libraries that hang from each other are followed so far.
-_LIBRARY_DEPTH = 3
+_LIBRARY_DEPTH = 8
 _COLLECTIONS: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
 # Where code names one of these, it may read attributes by names that can't be seen.
 _READS_ANY = frozenset(
@@ -157,6 +158,7 @@ class _Walk:
         elif issubclass(kind, types.BuiltinFunctionType):
             self._note(found, f"{module_name(value.__module__)}.{value.__qualname__}")
             self._version(value.__module__)
+            self._compiled(value.__module__)
         elif issubclass(kind, (property, types.CellType, *_UNNAMED)):
             for inner in inside(value):
                 self.look(found.path, inner, found.is_data, found.depth)
@@ -216,6 +218,7 @@ class _Walk:
         self._onwards(found, {**defaults, **named, **within})
         names = names_in(code)
         self._read(names.attributes)
+        self._facts.values.update(options_of_process(names.attributes))
         for name in sorted(names.module_level):
             if name in function.__globals__:
                 self.look(f"{module}.{name}", function.__globals__[name], found.is_data)
@@ -242,9 +245,18 @@ class _Walk:
         if not is_users:
             self._version(name)
             return
+        self._compiled(name)
         for member, value in sorted(vars(module).items()):
             if not member.startswith("__"):
                 self._look_where_read(_Found(f"{name}.{member}", value, found.is_data), member)
+
+    def _compiled(self, name: Any) -> None:
+        """Look at the file of a module of the user's that shows no byte code."""
+        filename = getattr(sys.modules.get(name), "__file__", None) if isinstance(name, str) else None
+        if isinstance(filename, str) and not filename.endswith(".py"):
+            digest = file_digest(name)
+            if digest is not None:
+                self._facts.code[f"module {name}"] = digest
 
     def _class(self, kind: type, is_called: bool) -> None:
         """Look at what a class does; its constructor counts where it `is_called`."""
@@ -287,9 +299,10 @@ class _Walk:
         attributes = attributes_in(value)
         if not attributes:
             return
-        if is_users or kind in (argparse.Namespace, types.SimpleNamespace):
-            reads_all = not is_all_the_users(kind) or is_mapping or is_collection
-            depth = found.depth
+        options = options_of_library(value)
+        if is_users or kind in (argparse.Namespace, types.SimpleNamespace) or options is not None:
+            reads_all = options is None and (not is_all_the_users(kind) or is_mapping or is_collection)
+            depth, attributes = found.depth, attributes if options is None else options
         elif found.depth < _LIBRARY_DEPTH and has_parts(value):
             reads_all, depth = True, found.depth + 1
         else:
@@ -325,8 +338,11 @@ class _Walk:
                 self._one_of_many(found, item)
             return
         if base in (set, frozenset):
-            words = [in_words(item) for item in base.__iter__(value)]
-            self._facts.values[found.path] = f"{{{', '.join(sorted(word for word in words if word is not None))}}}"
+            items = list(base.__iter__(value))
+            words = sorted(word for word in map(in_words, items) if word is not None)
+            self._facts.values[found.path] = f"{{{', '.join(words)}}}"
+            for item in items:
+                self._one_of_many(found, item)
             return
         for place, item in enumerate(base.__iter__(value)):
             self.look(f"{found.path}[{place}]", item, False, found.depth)

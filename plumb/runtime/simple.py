@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import sys
-import tempfile
 import time
 import types
 from pathlib import PurePath
@@ -21,9 +20,18 @@ _LONGEST_WORDS = 64
 # Longer texts are data.
 _LONGEST_TEXT = 4096
 _SMALL_ARRAY = 16
-_TEMPORARY = re.compile(r"\btmp[a-z0-9_]{8}\b")
+# What names a run: folders that `tempfile` makes, addresses of objects, and numbers that `uuid` draws.
+_OF_ONE_RUN = (
+    re.compile(r"\btmp[a-z0-9_]{8}\b"),
+    re.compile(r"\b0x[0-9a-f]{8,16}\b"),
+    re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"),
+)
+_DATE = re.compile(
+    r"(?P<year>20\d\d)[-_/.]?(?P<month>\d\d)[-_/.]?(?P<day>\d\d)[-_/T ]?\d\d[-_:h.]?\d\d([-_:m.]?\d\d)?([.,]\d+)?"
+)
 # A number that lies so close to now, in seconds, milliseconds or nanoseconds, is the time of this run.
-_ABOUT_NOW_SECONDS = 2 * 86_400.0
+_ABOUT_NOW_DAYS = 2
+_ABOUT_NOW_SECONDS = _ABOUT_NOW_DAYS * 86_400.0
 _TIME_UNITS = (1.0, 1e3, 1e6, 1e9)
 _LARGEST_TIME = 1e20
 _OF_THE_RUN = "#of this run"
@@ -35,7 +43,7 @@ def in_words(value: Any) -> str | None:
     """Return a simple value in words, None for any other value.
 
     Texts are told by digests that begin with `#`: they may be secrets. What differs between any two runs is told alike:
-    names of temporary folders, times around now, and the number of this process.
+    names of temporary folders, addresses, times around now, and the number of this process.
     """
     kind = type(value)
     if value is None or kind is bool:
@@ -116,9 +124,18 @@ def _number(words: str, plain: float) -> str:
 
 
 def _text(text: str) -> str:
-    if text.startswith(tempfile.gettempdir()) or "tmp" in text:
-        text = _TEMPORARY.sub("tmp", text)
-    return text_digest(text)
+    for pattern in _OF_ONE_RUN:
+        text = pattern.sub("#", text)
+    return text_digest(_DATE.sub(_without_today, text))
+
+
+def _without_today(match: re.Match[str]) -> str:
+    """What stands for a date and time in a text: the same for all of these days."""
+    try:
+        day = datetime.date(*(int(match[group]) for group in ("year", "month", "day")))
+    except ValueError:
+        return match[0]
+    return "#now" if abs((datetime.date.today() - day).days) <= _ABOUT_NOW_DAYS else match[0]
 
 
 def _short(words: str) -> str:
@@ -128,7 +145,7 @@ def _short(words: str) -> str:
 def _is_about_now(value: Any) -> bool:
     if isinstance(value, datetime.time):
         return False
-    return abs((datetime.date.today() - datetime.date(value.year, value.month, value.day)).days) <= 2
+    return abs((datetime.date.today() - datetime.date(value.year, value.month, value.day)).days) <= _ABOUT_NOW_DAYS
 
 
 def _of_a_library(kind: type, value: Any) -> str | None:
