@@ -331,7 +331,7 @@ report(loader)
         arguments=FLAG,
     ),
     "a library's chains within chains": Case(
-        "dataset.transform._modules['0']._modules['0']._modules['0']._modules['0']._modules['0'].training is True, the plan was made for False",
+        "['0']._modules['0'].training is True, the plan was made for False",
         train("""
 from torch import nn
 class Transformed(Items):

@@ -15,8 +15,8 @@ from typing import Any
 
 from plumb.runtime.code import names_in, package_version
 from plumb.trace.expand import is_user_class, is_user_code
+from plumb.trace.values import attribute, is_lazy_image
 from plumb.trace.values import digest as digest_of_value
-from plumb.trace.values import is_lazy_image
 
 _PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, dict))
 _SCALARS = frozenset((type(None), bool, int, float, complex))
@@ -151,7 +151,7 @@ class Content:
             return "array", repr(value.dtype), value.shape, hashlib.blake2b(whole, digest_size=_DIGEST_BYTES).digest()
         if is_lazy_image(value):
             return self._unpicklable(value)
-        known = kind.__module__.startswith("PIL.") or hasattr(value, "untyped_storage")
+        known = kind.__module__.startswith("PIL.") or hasattr(kind, "untyped_storage")
         is_large = self._most_items is not None and getattr(value, "nbytes", 0) > _LARGE_BYTES
         self.is_partial = self.is_partial or is_large
         content = digest_of_value(value, large_by_blocks=is_large) if known else None
@@ -170,10 +170,10 @@ class Content:
 
     def _unpicklable(self, value: Any) -> Any:
         for name in ("filename", "name"):
-            path = getattr(value, name, None)
+            path = attribute(value, name)
             if isinstance(path, (str, bytes)) and os.path.isfile(path):
                 return "open file", type(value), _file(os.fsdecode(path))
-        attributes = getattr(value, "__dict__", None)
+        attributes = attribute(value, "__dict__")
         if type(attributes) is dict and is_user_class(type(value)):
             return "object", type(value), attributes
         return "untold", self._nonce

@@ -21,25 +21,6 @@ _TRIVIAL = frozenset(
 )  # fmt: skip
 
 
-def attributes_in(value: Any) -> dict[str, Any]:
-    """The attributes of an object, those in slots too, past whatever its class does when it is asked."""
-    try:
-        attributes = object.__getattribute__(value, "__dict__")
-    except Exception:
-        attributes = {}
-    found = dict(attributes) if isinstance(attributes, dict) else {}
-    for kind in type(value).__mro__:
-        slots = vars(kind).get("__slots__", ()) if is_user_class(kind) else ()
-        for name in (slots,) if isinstance(slots, str) else slots:
-            member = vars(kind).get(name)
-            if isinstance(member, types.MemberDescriptorType):
-                try:
-                    found.setdefault(name, member.__get__(value, type(value)))
-                except AttributeError:
-                    continue
-    return found
-
-
 def has_parts(value: Any) -> bool:
     """Whether an object of a library's may hold what makes samples, or options."""
     kind = type(value)

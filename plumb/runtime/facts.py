@@ -23,7 +23,8 @@ from typing import Any
 from plumb.identity import Facts
 from plumb.printable import printable
 from plumb.runtime.code import digest_of_code, file_digest, names_in, package_version
-from plumb.runtime.fact_parts import attributes_in, class_path, has_parts, inside, is_all_the_users, spread
+from plumb.runtime.fact_parts import class_path, has_parts, inside, is_all_the_users, spread
+from plumb.runtime.object_parts import attributes_of
 from plumb.runtime.options import options_of_library, options_of_process
 from plumb.runtime.simple import in_words, is_small_array, kind_of, module_name, shape_of, text_digest
 from plumb.trace.expand import is_dataset, is_step, is_user_class, is_user_code, is_user_file
@@ -296,7 +297,7 @@ class _Walk:
             self._class(kind, is_called=False)
         else:
             self._version(kind.__module__)
-        attributes = attributes_in(value)
+        attributes = attributes_of(value)
         if not attributes:
             return
         options = options_of_library(value)

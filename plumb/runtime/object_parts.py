@@ -39,8 +39,14 @@ def cached_values(function: Any) -> list[Any]:
 
 
 def attributes_of(value: Any) -> dict[str, Any]:
-    """Return an object's attributes: those in its dictionary, and those in its slots."""
-    own = getattr(value, "__dict__", None)
+    """Return an object's attributes: those in its dictionary, and those in its slots.
+
+    Past its class's `__getattr__` and `__getattribute__`, which may raise anything.
+    """
+    try:
+        own = object.__getattribute__(value, "__dict__")
+    except (AttributeError, TypeError):
+        own = None
     found = dict(own) if type(own) is dict else {}
     for base in type(value).__mro__:
         slots = base.__dict__.get("__slots__", ())
@@ -55,6 +61,6 @@ def attributes_of(value: Any) -> dict[str, Any]:
 
 def hidden_arrays(value: Any) -> dict[str, Any]:
     """Return the arrays of a table of pandas, which are not among its attributes."""
-    manager = getattr(value, "_mgr", None)
+    manager = attributes_of(value).get("_mgr")
     blocks: Sequence[Any] = getattr(manager, "blocks", ())
     return {f"block {place}": block.values for place, block in enumerate(blocks)}
