@@ -152,9 +152,11 @@ class Content:
         if is_lazy_image(value):
             return self._unpicklable(value)
         known = kind.__module__.startswith("PIL.") or hasattr(kind, "untyped_storage")
+        if not known:
+            return None
         is_large = self._most_items is not None and getattr(value, "nbytes", 0) > _LARGE_BYTES
         self.is_partial = self.is_partial or is_large
-        content = digest_of_value(value, large_by_blocks=is_large) if known else None
+        content = digest_of_value(value, large_by_blocks=is_large)
         return None if content is None else ("array", kind, content)
 
     def _object(self, value: Any) -> Any:
@@ -163,8 +165,8 @@ class Content:
         except Exception:
             return self._unpicklable(value)
         if isinstance(reduced, str):
-            wrapped = getattr(value, "__wrapped__", None)
-            return "global", type(value), reduced, getattr(value, "__module__", None), wrapped
+            wrapped = attribute(value, "__wrapped__")
+            return "global", type(value), reduced, attribute(value, "__module__"), wrapped
         parts = [list(part) if isinstance(part, Iterator) else part for part in reduced]
         return "object", type(value), *parts
 
