@@ -5,8 +5,9 @@ first touches them, a descriptor handed over through a socket, and pages given b
 keeps a few buffers, known to the main process since their first use. The tensors of a batch lie side by side in one of
 them, and it is used again as soon as nothing in the main process refers to any of them, be it a view or an array.
 
-What can't lie in a buffer (tensors of other kinds, or with memory in common) goes torch's way, and so does a batch when
-all buffers are in use.
+A batch that holds anything else than ordinary tensors (nested, sparse or quantized ones, subclasses, tensors that need
+a gradient, that leave gaps in their memory, or have memory in common) goes torch's way as a whole, and so does a batch
+when all buffers are in use.
 """
 
 from __future__ import annotations
@@ -38,6 +39,27 @@ Key = tuple[int, int]
 Place = tuple[torch.dtype, tuple[int, ...], tuple[int, ...], int]
 _RECEIVERS: weakref.WeakValueDictionary[Key, Receiver] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
+_STORAGES = (torch.UntypedStorage, torch.TypedStorage)
+# Types of which torch copies the bits. It can't copy some others, such as `torch.int4`, and crashes with others.
+_NUMBERS = (
+    *(
+        "bool",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "float16",
+        "float32",
+        "float64",
+    ),
+    *("bfloat16", "complex32", "complex64", "complex128", "float8_e4m3fn", "float8_e5m2"),
+    *("float8_e4m3fnuz", "float8_e5m2fnuz"),
+)
+_DTYPES = frozenset(getattr(torch, name) for name in _NUMBERS if hasattr(torch, name))
 
 
 class Buffer:
@@ -190,10 +212,10 @@ class Sender:
         try:
             writer.dump(batch)
         except Exception:
-            # Torch says what is wrong with it.
+            # It is of a kind for torch, or torch says what is wrong with it.
             return batch
         tensors = writer.tensors
-        if not tensors or writer.have_memory_in_common:
+        if not tensors:
             return batch
         storage = None
         if lot is None or not all(lot.place(tensor) for tensor in tensors):
@@ -280,26 +302,44 @@ class _Lot:
         return True
 
 
+class _NotOursError(Exception):
+    """A batch holds something that can't lie in a buffer and come out as torch would deliver it."""
+
+
 class _Writer(ForkingPickler):
-    """Pickles a batch as torch's queues do, but for the tensors that fit into a buffer, which it collects."""
+    """Pickles a batch as torch's queues do, but for its tensors, which it collects.
+
+    Raises _NotOursError at the first that can't lie in a buffer. Torch's own way to pickle it is not begun: that would
+    open a descriptor, for a receiver that never comes.
+    """
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
         self.tensors: list[torch.Tensor] = []
-        self.have_memory_in_common = False
         self._numbers: dict[int, int] = {}
         self._storages: set[int] = set()
 
     def persistent_id(self, value: Any) -> int | None:
-        """The number of a tensor that is collected; None for everything else."""
-        if not isinstance(value, torch.Tensor) or not _fits(value) or not _is_dense(value):
+        """The number of a tensor that is collected; None for what is no tensor, or an empty one."""
+        if isinstance(value, _STORAGES):
+            raise _NotOursError
+        if not isinstance(value, torch.Tensor):
             return None
-        if id(value) not in self._numbers:
-            storage = value.untyped_storage()._cdata
-            self.have_memory_in_common |= storage in self._storages
-            self._storages.add(storage)
-            self._numbers[id(value)] = len(self.tensors)
-            self.tensors.append(value)
+        if id(value) in self._numbers:
+            return self._numbers[id(value)]
+        if not _is_ordinary(value):
+            raise _NotOursError
+        storage = value.untyped_storage()
+        if not value.numel():
+            # Nothing is copied or shared. One that is an empty part of something is that something's business.
+            if storage.nbytes():
+                raise _NotOursError
+            return None
+        if not _is_dense(value) or storage._cdata in self._storages:
+            raise _NotOursError
+        self._storages.add(storage._cdata)
+        self._numbers[id(value)] = len(self.tensors)
+        self.tensors.append(value)
         return self._numbers[id(value)]
 
 
@@ -317,12 +357,19 @@ class _Reader(pickle.Unpickler):
 
 def _fits(tensor: torch.Tensor) -> bool:
     """Whether a tensor is of the ordinary kind, and has any content."""
+    return _is_ordinary(tensor) and tensor.numel() > 0
+
+
+def _is_ordinary(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is nothing but a type, a shape, strides, and bytes in this process's memory."""
+    # The order matters: nested tensors raise where they are asked for what they don't have.
     return (
         type(tensor) is torch.Tensor
         and tensor.layout is torch.strided
         and tensor.device.type == "cpu"
-        and not (tensor.requires_grad or tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
-        and tensor.numel() > 0
+        and not (tensor.is_nested or tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
+        and not (tensor.requires_grad or any(getattr(tensor, "names", ())))
+        and tensor.dtype in _DTYPES
     )
 
 

@@ -26,6 +26,7 @@ def _nothing_left():
     """Neither descriptors nor children, whatever the child did."""
     # A caretaker of multiprocessing's, which stays.
     resource_tracker.ensure_running()
+    gc.collect()
     descriptors, children = set(os.listdir("/proc/self/fd")), set(psutil.Process().children())
     yield
     assert set(os.listdir("/proc/self/fd")) == descriptors
