@@ -149,9 +149,8 @@ class Config:
 
     def runs_like(self, other: Config) -> bool:
         """Return whether two configurations differ in nothing but whether workers outlive an epoch."""
-        return dataclasses.replace(self, persistent_workers=False) == dataclasses.replace(
-            other, persistent_workers=False
-        )
+        lasting = self.persistent_workers == other.persistent_workers
+        return self == (other if lasting else dataclasses.replace(other, persistent_workers=self.persistent_workers))
 
     def loader_arguments(self) -> dict[str, Any]:
         """The arguments of torch's `DataLoader` that say the same as this configuration, as far as torch can.

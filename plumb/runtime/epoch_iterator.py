@@ -76,9 +76,8 @@ class EpochIterator(_BaseDataLoaderIter):
     # ---- the loop's side
 
     def __next__(self) -> Any:
-        # Torch's own method would wrap it in a profiler's record under the name of this class.
-        with torch.autograd.profiler.record_function(self._profile_name):
-            batch = self._next_data()
+        # Torch's iterator inside makes the record for a profiler.
+        batch = self._next_data()
         self._num_yielded += 1
         return batch
 

@@ -134,6 +134,8 @@ def is_same(indices: Any, others: Any) -> bool:
     if type(indices) is not type(others):
         return False
     if isinstance(indices, (list, tuple)):
+        if {*map(type, indices)} == {int}:
+            return bool(indices == others)
         return len(indices) == len(others) and all(map(is_same, indices, others))
     if isinstance(indices, torch.Tensor):
         return torch.equal(indices, others)

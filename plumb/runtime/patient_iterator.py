@@ -21,6 +21,8 @@ class PatientIterator(_MultiProcessingDataLoaderIter):
         self._patience_seconds = loader.patience_seconds
         self._give_up_at = 0.0
         super().__init__(loader)
+        # Under the name that profiles of a training know.
+        self._profile_name = f"enumerate(DataLoader)#{_MultiProcessingDataLoaderIter.__name__}.__next__"
 
     def _get_data(self) -> Any:
         self._give_up_at = time.monotonic() + self._patience_seconds
