@@ -68,6 +68,10 @@ class CheckTimes:
         self._first_left = FIRST_BATCHES
         self._owes_an_epoch = True
 
+    def check_next(self) -> None:
+        """Check the next batch that is asked for, in place of one that told nothing."""
+        self._first_left = max(1, self._first_left)
+
     def epoch_begins(self) -> None:
         """Take note of a new epoch. What was marked in the last one, and did not come back, never will."""
         if self._not_before == math.inf:

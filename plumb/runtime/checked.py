@@ -40,7 +40,7 @@ class Note:
 
     `states` are those of its generators before, `after` digests of those behind it. `plain` is the batch's plain making
     in a child of that process, where that was asked for, which took `seconds`. `rewrites` are those that took part, in
-    words. Torch had so many `threads`.
+    words. Torch had so many `threads`. `makes_generators` says that a generator was made with the samples.
     """
 
     states: Kept
@@ -50,6 +50,7 @@ class Note:
     rewrites: tuple[str, ...] = ()
     store: StoreSpec | None = None
     after: dict[str, bytes] = field(default_factory=dict)
+    makes_generators: bool = False
     process: int = field(default_factory=os.getpid)
 
 
@@ -88,5 +89,6 @@ class CheckedCollate:
         """Return the batch, with its note where the samples come with one."""
         if not isinstance(samples, CheckedSamples):
             return self.collate_fn(samples)
-        batch = self.collate_fn(samples.samples)
-        return CheckedBatch(batch, replace(samples.note, after=samples.generators.named_states()))
+        batch, generators = self.collate_fn(samples.samples), samples.generators
+        is_new = generators.look_again()
+        return CheckedBatch(batch, replace(samples.note, after=generators.named_states(), makes_generators=is_new))

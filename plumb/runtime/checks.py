@@ -29,7 +29,7 @@ from plumb.trace.values import digest_of_comparable
 
 # What a plain batch may take where nothing is known of it, at the least, and times what is known.
 _UNKNOWN_SECONDS, _SHORTEST_SECONDS, _PATIENCE = 30.0, 10.0, 5.0
-_MOST_FAILURES = 2
+_MOST_FAILURES, _MOST_UNDECIDED = 2, 8
 
 
 @dataclass
@@ -74,6 +74,7 @@ class CheckHistory:
         self.epoch = 0
         self.unchecked = 0
         self.failures = 0
+        self.undecided = 0
         self.plain_seconds: float | None = None
         self.difference: str | None = None
         self.is_over = False
@@ -182,7 +183,7 @@ class CheckGuard(IdleGuard):
             return None
         if not told.is_whole:
             self.history.note("parts of its batches can't be compared")
-        delivered = Making(told.digest, note.after)
+        delivered = Making(told.digest, note.after, not note.makes_generators)
         begun = time.perf_counter()
         limit = self._limit_seconds(indices)
         plain = note.plain or plainly.in_child(indices, note.states, limit)
@@ -192,14 +193,25 @@ class CheckGuard(IdleGuard):
             if plain.has_died or self.history.failures >= _MOST_FAILURES:
                 self._give_up(f"to make one plainly {plain.reason}")
             return None
-        self.history.tally.checked += 1
         first = plain.value[0]
+        if not (delivered.is_whole and first.is_whole):
+            self._check_again()
+            return None
+        self.history.tally.checked += 1
         if first.equals(delivered) or self._has_other_threads(plainly, indices, note, delivered):
             self.history.tally.equal += 1
             self.history.unchecked = 0
             return None
         again = plainly.in_child(indices, note.states, 2 * limit, times=2)
         return self._told(plainly, number, note, [first, *(again.value or ())])
+
+    def _check_again(self) -> None:
+        """Check another batch: of this one, a generator was made that each process has made for itself."""
+        self.history.undecided += 1
+        if self.history.undecided < _MOST_UNDECIDED:
+            self.history.times.check_next()
+        else:
+            self._give_up("random generators are made along with samples")
 
     def _has_other_threads(self, plainly: PlainBatches, indices: Any, note: Note, delivered: Making) -> bool:
         """Whether the batch is plain, but for the threads of torch's, of which a forked child can have one only.
@@ -219,7 +231,7 @@ class CheckGuard(IdleGuard):
 
         A rewrite that can't be proven is given up; that samples are made in workers was no promise of equal ones.
         """
-        is_certain = len(plain) > 1 and all(each.is_whole and each.equals(plain[0]) for each in plain)
+        is_certain = len(plain) > 1 and all(each.equals(plain[0]) for each in plain)
         if not is_certain and not note.rewrites:
             self.history.note("each making gives other samples")
             return None

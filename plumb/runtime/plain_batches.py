@@ -17,8 +17,8 @@ from plumb.trace.values import digest_of_comparable
 class Making:
     """One making of a batch: a digest of its bits, and the states of all generators behind it by their names.
 
-    `digest` is None where the batch holds something that can't be compared. `is_whole` says that every generator had
-    the state that it was to begin with.
+    `digest` is None where nothing of the batch can be compared. `is_whole` says that every generator that was drawn
+    from had the state that it was to begin with: one that is made with the samples has a state of its own.
     """
 
     digest: bytes | None
@@ -79,7 +79,8 @@ class PlainBatches:
     def _making(self, generators: Generators, indices: Any, states: Kept) -> Making:
         is_whole = generators.put_back(states)
         told = digest_of_comparable(self.batch(indices))
-        return Making(None if told is None else told.digest, generators.named_states(), is_whole)
+        is_new = generators.look_again()
+        return Making(None if told is None else told.digest, generators.named_states(), is_whole and not is_new)
 
 
 def plain_samples(dataset: Any, indices: Sequence[Any]) -> Any:

@@ -265,6 +265,33 @@ def test_random_numbers_are_the_same_in_both_makings(config, users, collate_fn, 
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("users", [Config(), Config(2, 2)])
+def test_a_generator_that_each_worker_makes_for_itself_is_waited_for(users, capfd):
+    """From the second batch on, its state travels with the batch."""
+
+    class Lazy(Base):
+        own = None
+
+        def change(self, values, index):
+            if self.own is None:
+                self.own = np.random.default_rng()
+            return values + self.own.random()
+
+    dataset = Lazy()
+    if not users.num_workers:
+        dataset[0]
+    deferral = find_deferral(dataset, default_collate, range(8)).deferral
+    del dataset.own
+    loop = Loop(dataset, Config(1, 2, True, deferred=("mul",)), Rewrites(deferral=deferral), users=users)
+    assert len(loop.epoch(ORDERS[0])) == 4
+    tally = loop.guard.history.tally
+    assert not loop.findings
+    assert loop.guard.history.undecided > 0
+    assert tally.checked == tally.equal
+    assert bool(tally.equal) == bool(users.num_workers), "this process has no such generator"
+    assert capfd.readouterr().err == ""
+
+
 def test_checks_without_workers_move_no_generator_and_leave_nothing_in_the_dataset():
     class Counting(Drawing):
         def change(self, values, index):
