@@ -16,7 +16,7 @@ from plumb.offers import find_offers
 from plumb.profile.sample import sampled
 from plumb.runtime.loader import Loader
 from plumb.runtime.running import Running
-from plumb.runtime.validate import validate_threads
+from plumb.runtime.thread_validation import validate_threads
 from plumb.search.measure import IndexStream
 from plumb.trace.values import digest
 
