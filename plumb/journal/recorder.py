@@ -135,7 +135,7 @@ class Recorder:
             return
         with self._locked():
             status = _lstat(source)
-            if status is None:
+            if status is None or not _can_be_renamed(source, status, target):
                 return
             self._keep_entry(target)
             is_folder = stat.S_ISDIR(status.st_mode)
@@ -418,6 +418,18 @@ def _highest_writable(folder: str, device: int) -> str | None:
             break
         top = above
     return top if top != folder or os.path.dirname(top) == top else None
+
+
+def _can_be_renamed(source: str, status: os.stat_result, target: str) -> bool:
+    """Return False where a rename is bound to fail, or changes nothing: it must not be undone."""
+    there, is_folder = _lstat(target), stat.S_ISDIR(status.st_mode)
+    if source == target or not os.path.isdir(os.path.dirname(target)) or (is_folder and _is_within(target, source)):
+        return False
+    if there is None:
+        return True
+    if stat.S_ISDIR(there.st_mode) != is_folder or os.path.samestat(there, status):
+        return False
+    return not is_folder or not os.listdir(target)
 
 
 def _is_within(path: str, folder: str) -> bool:

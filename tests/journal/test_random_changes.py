@@ -126,7 +126,7 @@ class Script:
         Path(target).write_bytes(content)
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(changes)
 def test_undoing_restores_every_path(made):
     with tempfile.TemporaryDirectory() as temporary:
