@@ -32,9 +32,8 @@ from plumb.runtime.child_trial import in_spawned_child
 from plumb.runtime.cuts import CutCandidate, find_cuts
 from plumb.runtime.deferral import FoundDeferral, find_deferral
 from plumb.runtime.loader import NO_REWRITES
-from plumb.runtime.main_module import main_is_guarded
 from plumb.runtime.replay import Replay
-from plumb.runtime.sent import why_not_sent
+from plumb.runtime.sent import why_not_spawned
 from plumb.runtime.thread_validation import InProcess, process_for_trials, validate_threads
 from plumb.runtime.trial import try_out
 from plumb.runtime.validate import validate_cut
@@ -42,6 +41,7 @@ from plumb.trace.course import Traced, trace
 from plumb.trace.pipeline import Pipeline
 from plumb.trace.sources import TraceTimeError
 from plumb.units import format_seconds
+from plumb.whole_batches import WholeBatches, whole_batches
 
 _TRACED_SAMPLES, _FEWEST_TRACED = 16, 3
 # A sample is loaded so many times, at most, in a trace and the search for cuts, and when a rewrite is validated.
@@ -76,6 +76,7 @@ class Offers:
     storage: StorageBandwidth | None = None
     pipeline: Pipeline | None = None
     device: DeviceProfile | None = None
+    whole_batches: WholeBatches | None = None
 
 
 def find_offers(
@@ -107,6 +108,7 @@ def find_offers(
         reason = search.unfit()
         if reason:
             return Offers(Rewrites(reasons=(reason,)), pipeline=traced.pipeline, device=device)
+        whole = search.whole_batches()
         # What promises most comes first: threads where samples wait, and they may wait for the same.
         waits = _waits(traced.pipeline)
         threads = search.whole_threads(traced.pipeline) if waits else ()
@@ -125,7 +127,7 @@ def find_offers(
         reasons=tuple(search.reasons),
         summary="; ".join(search.compared),
     )
-    return Offers(rewrites, costs.cuts, costs.deferrals, threads, storage, traced.pipeline, device)
+    return Offers(rewrites, costs.cuts, costs.deferrals, threads, storage, traced.pipeline, device, whole)
 
 
 class _Search:
@@ -199,7 +201,6 @@ class _Search:
         return valid
 
     def _reason_against(self, cut: Cut, indices: Sequence[Any]) -> str | None:
-        """Why a cut is not valid, if so: tried in a forked process where that can read the dataset."""
         process = self._process_for_trials
         if isinstance(process, str) or process is in_spawned_child:
             return validate_cut(self._dataset, cut, indices)
@@ -237,6 +238,13 @@ class _Search:
             return found
         self.compared.append(f"the same on {self._target}")
         return dataclasses.replace(found, deferral=there)
+
+    def whole_batches(self) -> WholeBatches | None:
+        """What the dataset's rows are like where they are read by whole batches, if that is any better."""
+        process = self._process_for_trials
+        if isinstance(process, str) or process is in_spawned_child:
+            return None
+        return whole_batches(self._loader, self._indices, self._cost.wall_seconds, process)
 
     def whole_threads(self, pipeline: Pipeline) -> tuple[ThreadsCost, ...]:
         """Threads that make whole samples, if samples wait or let go of the interpreter's lock."""
@@ -287,12 +295,8 @@ class _Search:
         return process_for_trials(self._dataset, self._indices[0], seconds, self._forget_opened, self._why_not_spawned)
 
     def _why_not_spawned(self) -> str | None:
-        """Why a spawned process can't try the dataset, if so. It runs the script's main module once more."""
-        if self._left < _SPAWN_SECONDS:
-            return "there is no time to start another one"
-        if not main_is_guarded():
-            return 'another one would run the script once more; put its main part under: if __name__ == "__main__"'
-        return why_not_sent(self._loader)
+        """Why a spawned process can't try the dataset, if so."""
+        return "there is no time to start another one" if self._left < _SPAWN_SECONDS else why_not_spawned(self._loader)
 
     def _timed_threads(self, until: CutCandidate | None, what: str) -> tuple[ThreadsCost, ...]:
         """Batches made by ever more threads, as many as there is time for."""

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from plumb.runtime.main_module import main_is_guarded
+
 # What pickle raises where something has no way to be written.
 _UNWRITTEN = (pickle.PicklingError, AttributeError, TypeError, NotImplementedError, ValueError)
 
@@ -31,6 +33,16 @@ def why_not_sent(loader: DataLoader[Any]) -> str | None:
         if error is not None:
             return f"{name} can't be pickled ({error})"
     return None
+
+
+def why_not_spawned(loader: DataLoader[Any]) -> str | None:
+    """Return why no process can be spawned that reads a loader's dataset, None if one can.
+
+    It would run the script's main module once more, and be sent what the loader holds.
+    """
+    if not main_is_guarded():
+        return 'another one would run the script once more; put its main part under: if __name__ == "__main__"'
+    return why_not_sent(loader)
 
 
 def _why_not_written(value: Any) -> Exception | None:
