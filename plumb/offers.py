@@ -51,6 +51,8 @@ _MOST_CUTS = 3
 # A trace and a comparison of threads are begun where they take no more than this share of the time that is left, and a
 # trace is given up where it has taken so much of it.
 _TRACED_SHARE, _THREADS_SHARE, _TRACED_AT_MOST = 0.4, 0.5, 0.6
+# But it has so many seconds, however short the budget is.
+_TRACED_SECONDS, _AFTER_TRACE_SHARE = 1.5, 0.4
 # Threads that take more than this share of the time of one save nothing.
 _SAVES_NOTHING = 0.95
 _VALIDATED_THREADS = 8
@@ -102,6 +104,8 @@ def find_offers(
     search = _Search(loader, cost, indices, time.perf_counter() + seconds, target, forget_opened)
     with kept_generators():
         traced = search.traced()
+        # Where a short budget went to the trace, what it has found is still to be tried.
+        search.deadline = max(search.deadline, time.perf_counter() + _AFTER_TRACE_SHARE * seconds)
         if isinstance(traced, str):
             return Offers(Rewrites(reasons=(traced,)))
         device = profile_device(loader, traced.pipeline, deadline=search.deadline) if may_use_gpu else None
@@ -168,11 +172,12 @@ class _Search:
         if samples < _FEWEST_TRACED:
             return self._no_time_to("trace the operators", _FEWEST_TRACED * _TRACE_LOADS / _TRACED_SHARE)
         try:
-            return trace(self._loader, samples, deadline=self.deadline - (1 - _TRACED_AT_MOST) * self._left)
+            until = time.perf_counter() + max(_TRACED_AT_MOST * self._left, _TRACED_SECONDS)
+            return trace(self._loader, samples, deadline=until)
         except TraceTimeError:
             return (
-                "the operators were not traced: a sample makes too many calls to follow them in the time that there "
-                "was; allow more, with --budget or budget="
+                "the operators were not traced: there was not enough time to follow all calls of a sample; allow more, "
+                "with --budget or budget="
             )
         except Exception as error:
             return f"the operators could not be traced ({one_line(error)})"

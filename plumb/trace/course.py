@@ -40,6 +40,8 @@ PASSES = 8
 AFFORDED_SECONDS = 20.0
 TIMED_SECONDS = 1.0
 WATCHED_SECONDS = 0.3
+# Of the time that is left until a deadline, so much at the most is for these.
+TIMED_SHARE, WATCHED_SHARE = 0.5, 0.2
 MOST_ROUNDS = 8
 COMPARED_UNITS = 4
 
@@ -268,7 +270,7 @@ class Course:
                     self._time_round(timing, timings, units, plain_first=number % 2 == 0)
                 if number == 0:
                     seconds = 2 * sum(clock.wall_seconds for clock in timings.plain)
-                    rounds = int(TIMED_SECONDS / max(seconds, 1e-9))
+                    rounds = int(min(TIMED_SECONDS, TIMED_SHARE * self._left) / max(seconds, 1e-9))
         return timings
 
     def _time_round(self, timing: Timing, timings: Timings, units: int, plain_first: bool) -> None:
@@ -307,7 +309,7 @@ class Course:
     def watch_lock(self, units: int, selection: Selection) -> LockWatch:
         """Watches when the selected nodes hold the interpreter's lock."""
         watch = LockWatch(self.root, self.rewriter, selection)
-        started = time.perf_counter()
+        until = time.perf_counter() + min(WATCHED_SECONDS, WATCHED_SHARE * self._left)
         with watch:
             while True:
                 pending: list[Any] = []
@@ -315,7 +317,7 @@ class Course:
                     pending.extend(samples)
                     for batch in self._full_batches(pending):
                         self._collate(watch, batch)
-                if time.perf_counter() - started > WATCHED_SECONDS:
+                if time.perf_counter() > until:
                     return watch
 
     def _loaded(self, recorder: Recorder | None, units: int) -> Iterator[list[Any]]:
@@ -332,6 +334,11 @@ class Course:
                 return
             self._check_time()
             yield timed
+
+    @property
+    def _left(self) -> float:
+        """Seconds until the deadline."""
+        return self.deadline - time.perf_counter()
 
     def _check_time(self) -> None:
         if time.perf_counter() > self.deadline:

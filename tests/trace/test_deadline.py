@@ -56,12 +56,13 @@ def test_a_trace_ends_at_its_deadline_and_the_sample_at_hand_is_completed(datase
 COST = SampleCost(1e-4, 1e-4, 0.0, 0.0, 4.0, 1.0)
 
 
-def test_without_time_for_a_trace_there_are_offers_and_a_reason():
+def test_without_time_for_a_trace_there_are_offers_and_a_reason(monkeypatch):
+    monkeypatch.setattr(offers, "_TRACED_SECONDS", 0.2)
     found = find_offers(DataLoader(Rollout(), batch_size=4), COST, [], 0.4)
     assert found.pipeline is None
     assert found.rewrites.reasons == (
-        "the operators were not traced: a sample makes too many calls to follow them in the time that there was; allow "
-        "more, with --budget or budget=",
+        "the operators were not traced: there was not enough time to follow all calls of a sample; allow more, with "
+        "--budget or budget=",
     )
 
 
@@ -72,3 +73,19 @@ def test_why_there_was_no_time_is_told_by_what_was_left_and_what_it_takes(cost_s
     needed = offers.format_seconds(75 * cost_seconds)
     assert reason.startswith(f"there was no time to trace the operators: that takes about {needed}, and ")
     assert reason.endswith(" were left; allow more, with --budget or budget=")
+
+
+class Slow(Dataset):
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        time.sleep(0.005)
+        return torch.zeros(1)
+
+
+def test_samples_of_few_calls_are_traced_in_a_short_time():
+    cost = SampleCost(0.005, 0.0, 0.005, 0.0, 4.0, 1.0)
+    found = find_offers(DataLoader(Slow(), batch_size=4), cost, list(range(32)), 0.9)
+    assert found.pipeline is not None
+    assert "time.sleep" in found.pipeline.graph
