@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 _DIGITS = frozenset("0123456789")
 # What is told of an object that can grow begins with its class, and goes on like this.
 _SIZE = " of "
+_CACHED = "functools.cached_property"
 _CALLABLE = ("function ", "class ", "method", "partial")
 
 
@@ -99,25 +100,44 @@ def change_in_a_run(first: Facts, now: Facts) -> str:
             return f"the code of {_shown(path)} has changed"
         return f"its samples {'now run' if path in now.code else 'no longer run'} {_shown(path)}"
     before, after = {**first.values, **first.kinds}, {**now.values, **now.kinds}
+    made = tuple(path for path in after if _is_made_when_needed(path, before, after, first, now))
     for path in _changed(before, after):
         then, since = before.get(path), after.get(path)
-        if not _may_change(then, since, path, now.kinds):
+        within = path in made or path.startswith(tuple(f"{each}{sign}" for each in made for sign in ".["))
+        if not within and not _may_change(then, since, path):
             return _of_value(path, then, since, "it was", " now")
     return ""
 
 
-def _may_change(then: str | None, since: str | None, path: str, kinds: Mapping[str, str]) -> bool:
-    """Whether a fact may differ between two epochs of one run: numbers, sizes, and what is made when first needed."""
+def _may_change(then: str | None, since: str | None, path: str) -> bool:
+    """Whether a fact may differ between two epochs of one run: numbers, sizes, and items of collections that grow."""
     if all(fact is None or _is_number(fact) for fact in (then, since)):
         return True
     if then is not None and since is not None and then.partition(_SIZE)[0] == since.partition(_SIZE)[0]:
         return _SIZE in then or _SIZE in since
-    if then in (None, "None") and kinds.get(path) == since and since is not None:
-        # A file that was opened, or a collection that is filled, and no function or object with options of its own.
-        return not since.startswith(_CALLABLE) and not any(
-            other.startswith((f"{path}.", f"{path}[")) for other in kinds
-        )
     return "[" in path and (then is None or since is None)
+
+
+def _is_made_when_needed(
+    path: str, before: Mapping[str, str], after: Mapping[str, str], first: Facts, now: Facts
+) -> bool:
+    """Whether an attribute was empty in the first epoch, and has what the samples' own code makes when it needs that.
+
+    That is a file, a collection, an object of a class that this code names, or the value of a cached property; and
+    neither a function nor an object of options that the loop has put there.
+    """
+    then, since = before.get(path), after[path]
+    if then is None:
+        # The class may say that it is empty at first.
+        name = path.rpartition(".")[2]
+        of_classes = {fact for other, fact in before.items() if other.endswith(f".{name}")}
+        if _CACHED in of_classes:
+            return True
+        then = "None" if "None" in of_classes else None
+    if then != "None" or path not in now.kinds or since.startswith(_CALLABLE):
+        return False
+    has_options = any(other.startswith((f"{path}.", f"{path}[")) for other in after)
+    return not has_options or f"class {since}" in first.kinds
 
 
 def without_numbers(facts: Facts, constants: bool = False) -> Facts:

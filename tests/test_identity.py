@@ -6,6 +6,9 @@ import sys
 import pytest
 from planned import STORE, WORKERS, only, plan_of, run_on, write
 
+from plumb.identity import Facts, change_in_a_run
+from plumb.runtime.facts import facts_of
+
 # `report` prints how many different values sample 5 had in three epochs, and how many samples the last epoch has made.
 PARTS = """
 import argparse, dataclasses, functools, os, sys
@@ -684,6 +687,57 @@ for epoch in range(4):
     assert ran.out == "0 8 True\n1 8 False\n2 8 True\n3 8 True\n"
     (line,) = ran.err.splitlines()
     assert says in line
+
+
+LAZY = """
+class Reader:
+    def __init__(self):
+        self.scale, self.buffered = 1.0, True
+    def read(self, x):
+        return x * self.scale
+class Lazy(Items):
+    reader = file = None
+    @functools.cached_property
+    def offset(self):
+        return "0"
+    def __getitem__(self, index):
+        x, index = super().__getitem__(index)
+        if self.file is None:
+            self.file = open(os.devnull)
+        if self.reader is None:
+            self.reader = Reader()
+        return self.reader.read(x) + int(self.offset) + self.reader.buffered - 1, index
+"""
+
+
+@pytest.mark.parametrize("change", ["pass", "dataset.reader = Other()", "dataset.reader.buffered = 1 > 2"])
+def test_what_samples_make_when_they_need_it_first_is_no_change(change):
+    scope = {"__name__": "__main__"}
+    exec(PARTS + LAZY + "class Other(Reader): pass\ndataset = Lazy()", scope)
+    first = facts_of({"dataset": scope["dataset"]})
+    _ = scope["dataset"][0]
+    assert change_in_a_run(first, facts_of({"dataset": scope["dataset"]})) == ""
+    exec(change, scope)
+    assert bool(change_in_a_run(first, facts_of({"dataset": scope["dataset"]}))) == ("Other" in change)
+
+
+CHANGES_IN_A_RUN = {
+    "a flag": ({"dataset.on": "False"}, {"dataset.on": "True"}, True),
+    "a flag that was empty": ({"dataset.on": "None"}, {"dataset.on": "True"}, True),
+    "a flag that was not there": ({}, {"dataset.on": "True"}, True),
+    "a number": ({"dataset.epoch": "1"}, {"dataset.epoch": "-2.5"}, False),
+    "a number that was not there": ({}, {"dataset.epoch": "1"}, False),
+    "a number that becomes a flag": ({"dataset.on": "0"}, {"dataset.on": "True"}, True),
+    "another text": ({"dataset.mode": "#1"}, {"dataset.mode": "#2"}, True),
+    "an item more": ({"dataset.seen[0]": "#1"}, {"dataset.seen[0]": "#1", "dataset.seen[1]": "#2"}, False),
+    "another item": ({"dataset.seen[0]": "#1"}, {"dataset.seen[0]": "#2"}, True),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES_IN_A_RUN)
+def test_flags_and_texts_may_not_change_in_a_run_and_numbers_may(name):
+    then, now, counts = CHANGES_IN_A_RUN[name]
+    assert bool(change_in_a_run(Facts(values=then), Facts(values=now))) == counts
 
 
 def test_numbers_may_change_between_epochs(tmp_path):

@@ -95,6 +95,8 @@ class _Walk:
         self._pending: deque[_Found] = deque()
         # With the objects themselves, so that none leaves its id to another meanwhile.
         self._met: dict[tuple[int, bool], tuple[str, Any]] = {}
+        # By its id, whether a class's constructor was looked at, too.
+        self._classes: dict[int, bool] = {}
         self._names: set[str] = set()
         self._reads_any = False
         self._unread: dict[str, list[_Found]] = {}
@@ -261,10 +263,9 @@ class _Walk:
 
     def _class(self, kind: type, is_called: bool) -> None:
         """Look at what a class does; its constructor counts where it `is_called`."""
-        key = id(kind), is_called
-        if key in self._met and self._met[key][1] is kind and not is_called:
+        if self._classes.get(id(kind), -1) >= is_called:
             return
-        self._met[id(kind), is_called] = kind_of(kind), kind
+        self._classes[id(kind)] = is_called
         leads_on = not is_all_the_users(kind)
         for each in kind.__mro__:
             if not is_user_class(each):
