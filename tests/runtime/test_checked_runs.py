@@ -1,7 +1,7 @@
 """Scripts on plans that are wrong for them: they train as without a plan, and the plan is marked."""
 
 import json
-import os
+import sys
 import textwrap
 
 import pytest
@@ -91,20 +91,19 @@ def test_samples_that_are_drawn_past_all_generators_end_the_store_where_they_are
     assert "runs as the script has it" in ran.err
 
 
-class Steps(Dataset):
-    """What the loop sets in an array is nowhere in the code that its samples run."""
+HIDDEN = {"step": 0}
 
-    def __init__(self):
-        self.hidden = _hidden
+
+class Steps(Dataset):
+    """Samples that a table changes which no look at the dataset leads to."""
 
     def __len__(self):
         return 32
 
     def __getitem__(self, index):
-        return torch.tensor(float(index) + (os.environ.get("PLUMB_TEST_STEP") == "1"))
+        return torch.tensor(float(index) + vars(sys.modules[__name__])["HID" + "DEN"]["step"])
 
 
-_hidden = object()
 OWN = Config()
 
 
@@ -137,7 +136,7 @@ def test_a_store_that_is_wrong_from_its_first_batch_on_is_never_delivered_from(w
     entry, place = planned_for(dataset, config, tmp_path)
 
     def epochs(step):
-        monkeypatch.setenv("PLUMB_TEST_STEP", step)
+        monkeypatch.setitem(HIDDEN, "step", step)
         # As in another run.
         monkeypatch.setattr(checks, "_histories", {})
         loader = DataLoader(dataset, batch_size=8)
@@ -147,9 +146,9 @@ def test_a_store_that_is_wrong_from_its_first_batch_on_is_never_delivered_from(w
         ]
 
     plain = [torch.arange(8.0 * start, 8.0 * start + 8).tolist() for start in range(4)]
-    assert epochs("0") == [plain, plain]
+    assert epochs(0) == [plain, plain]
     assert said == []
-    assert epochs("1") == [[[value + 1 for value in batch] for batch in plain]] * 2
+    assert epochs(1) == [[[value + 1 for value in batch] for batch in plain]] * 2
     assert len(said) == 1
     assert "loader (train.py:1): batch 1 of epoch 1 differs" in said[0]
     assert "the store of values after sample" in said[0]
