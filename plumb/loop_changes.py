@@ -7,7 +7,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from plumb.runtime.dataset_state import DatasetState, roots_of
+from plumb.runtime.dataset_state import DatasetState
+from plumb.runtime.object_parts import roots_of
 
 # The first batches are looked at each, later ones within this share of the time.
 _LOOKED_AT, _SHARE = 12, 0.005

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from plumb.runtime.changes import Change, Reached, told_from
 from plumb.runtime.code_names import closed_over, globals_read, names_of, runs_unnamed
@@ -63,7 +62,9 @@ class DatasetState:
         skips_shared: bool = False,
         visit: Callable[[Any, str], None] | None = None,
     ) -> None:
-        self._roots = [(root, Reached(hash(("root", place)), type(root).__name__)) for place, root in enumerate(roots)]
+        self._roots: list[tuple[Any, Reached]] = []
+        self._is_replaced = False
+        self.follow(roots)
         self._known: dict[int, Any] = {}
         self._windows: dict[int, Windows] = {}
         self._names: set[str] = set()
@@ -89,6 +90,12 @@ class DatasetState:
             kind: getattr(self, f"_{kind.name.lower()}") for kind in Kind if kind is not Kind.OPAQUE
         }
 
+    def follow(self, roots: Iterable[Any]) -> None:
+        """Begin at these roots from now on. One that is another object than before is a change."""
+        before = [root for root, _ in self._roots]
+        self._roots = [(root, Reached(hash(("root", place)), type(root).__name__)) for place, root in enumerate(roots)]
+        self._is_replaced |= bool(before) and list(map(id, before)) != [id(root) for root, _ in self._roots]
+
     def look(self, seconds: float = EPOCH_SECONDS) -> tuple[Change, ...]:
         """Return what has changed since the look before, from now on known as it is now.
 
@@ -113,6 +120,9 @@ class DatasetState:
         self._look_at_windows(deadline)
         if self._is_new:
             self._changes.clear()
+        elif self._is_replaced:
+            self._changes.append(Change("what makes its samples"))
+        self._is_replaced = False
         if self._changes:
             self._forget_what_was_not_visited()
         self._is_new = False
@@ -153,6 +163,8 @@ class DatasetState:
         self._visited.clear()
         if not is_quick:
             self.generators, self.arrays = [], []
+            for windows in self._windows.values():
+                windows.begin()
 
     def _end(self, begun: float) -> tuple[Change, ...]:
         self._queue = deque()
@@ -203,16 +215,13 @@ class DatasetState:
 
     def _look_at_windows(self, deadline: float) -> None:
         """Go on with the windows of all large values until each was seen once, or the time is up."""
-        left = [(large, 1) for large in self._large]
-        while left and time.perf_counter() < deadline:
-            again = []
-            for (windows, part, count, shape, way), seen in left:
-                if time.perf_counter() > deadline:
-                    return
-                self._look_at_one(windows, part, count, shape, way)
-                if seen + 1 < count:
-                    again.append(((windows, part, count, shape, way), seen + 1))
-            left = again
+        seen = 1
+        while self._large and time.perf_counter() < deadline:
+            seen += 1
+            self._large = [large for large in self._large if large[2] >= seen]
+            for large in self._large:
+                if time.perf_counter() < deadline:
+                    self._look_at_one(*large)
 
     def _look_at_one(self, windows: Windows, part: Callable[[int], Any], count: int, shape: Any, way: Reached) -> None:
         if windows.look(part, count, shape):
@@ -222,16 +231,16 @@ class DatasetState:
         """Forget what later looks would take for a later change, though it changed along with what was found."""
         self._known = {key: sight for key, sight in self._known.items() if key in self._visited}
         self._windows = {key: windows for key, windows in self._windows.items() if key in self._visited}
+        for windows in self._windows.values():
+            windows.forget_earlier()
 
     def _windowed(self, way: Reached, part: Callable[[int], Any], count: int, shape: Any) -> None:
         if not self._has_windows:
             return
-        windows = self._windows.get(way.key)
-        if windows is None:
-            windows = self._windows[way.key] = Windows()
-        self._look_at_one(windows, part, count, shape, way)
-        if not self._is_quick and count > 1:
-            self._large.append((windows, part, count, shape, way))
+        large = self._windows.setdefault(way.key, Windows()), part, count, shape, way
+        self._look_at_one(*large)
+        if not self._is_quick:
+            self._large.append(large)
 
     def _to(self, value: Any, way: Reached) -> None:
         if type(value) not in PLAIN:
@@ -394,8 +403,3 @@ class DatasetState:
         return None if is_quiet else {name: self._brief(item) for name, item in attributes.items()}
 
     _step = _passed = _object
-
-
-def roots_of(loader: DataLoader[Any]) -> tuple[Any, ...]:
-    """Return what makes a loader's samples and batches: its dataset, and the user's functions."""
-    return tuple(part for part in (loader.dataset, loader.collate_fn, loader.worker_init_fn) if part is not None)

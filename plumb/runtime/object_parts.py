@@ -1,4 +1,4 @@
-"""What hangs from objects without being among their attributes: slots, cached values, arrays inside tables."""
+"""The parts of loaders and objects, also those that are not among an object's attributes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
+
+from plumb.runtime.inherited_files import ReopeningInit
 
 # What a cache has is found out for so many of its values.
 _VALUES = 64
+
+
+def roots_of(loader: DataLoader[Any]) -> tuple[Any, ...]:
+    """Return what makes a loader's samples and batches: its dataset, and the user's functions."""
+    init = loader.worker_init_fn
+    users_init = init.then if isinstance(init, ReopeningInit) else init
+    return tuple(part for part in (loader.dataset, loader.collate_fn, users_init) if part is not None)
 
 
 def process_generators() -> tuple[Any, ...]:

@@ -14,15 +14,17 @@ from plumb.plan import LoaderPlan, files_of
 from plumb.plan_marks import mark_unsafe
 from plumb.runtime.allocator import Reuse
 from plumb.runtime.checks import check_guard
+from plumb.runtime.dataset_state import DatasetState
 from plumb.runtime.epoch_iterator import EpochIterator
 from plumb.runtime.epoch_order import drawn
-from plumb.runtime.epochs import Epochs, state_of
+from plumb.runtime.epochs import Epochs
 from plumb.runtime.guards import Finding, Guards, IdleGuard, Verdict
 from plumb.runtime.handed import Handing
 from plumb.runtime.inherited_files import ReopeningInit
 from plumb.runtime.loader import rebuild
 from plumb.runtime.loader_run import LoaderRun, state_guard
 from plumb.runtime.main_module import RUNS_AGAIN, runs_script_again
+from plumb.runtime.object_parts import roots_of
 from plumb.runtime.running import Running, exchanged
 from plumb.runtime.saved_state import is_stateful
 from plumb.torch_loader import DataLoader
@@ -195,12 +197,11 @@ class _OnTorchsIterator:
         self._running = running
         self._epochs = Epochs(loader, users)
         self._handing = Handing()
-        self._dataset: Any = None
+        self._state = DatasetState(roots_of(loader), skips_shared=users.num_workers > 0)
 
     def start(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Say) -> Iterator[Any]:
         """The next epoch's iterator, which torch's `start` makes or resets."""
-        before, self._dataset = self._dataset, state_of(loader.dataset)
-        is_stale = before is not None and before != self._dataset
+        is_stale = bool(self._state.look()) if loader.persistent_workers else False
         if self._running is not None:
             is_stale = is_stale or self._running.is_stale(loader.dataset)
         if is_stale and self._handing.has_workers:

@@ -23,8 +23,9 @@ from torch.utils.data._utils import worker
 from plumb.profile.randomness import generator_states
 from plumb.runtime.changes import Change
 from plumb.runtime.child_trial import in_child
-from plumb.runtime.dataset_state import DatasetState, roots_of
+from plumb.runtime.dataset_state import DatasetState
 from plumb.runtime.inherited_files import DESCRIPTORS, open_descriptors, regular_files, reopen_inherited_files
+from plumb.runtime.object_parts import roots_of
 
 # A child that makes no sample in this time hangs.
 CHILD_SECONDS = 30.0

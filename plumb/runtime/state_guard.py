@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader
 from plumb.config import Config
 from plumb.lengths import length_of
 from plumb.runtime.changes import Change
-from plumb.runtime.dataset_state import EPOCH_SECONDS, DatasetState, roots_of
+from plumb.runtime.dataset_state import EPOCH_SECONDS, DatasetState
 from plumb.runtime.guards import Finding, IdleGuard, Verdict
+from plumb.runtime.object_parts import roots_of
 from plumb.runtime.sample_effects import CHILD_SECONDS, sample_effects
 
 # The first batches of an epoch are looked at each; later ones within this share of the time, and this often at least.
@@ -85,6 +86,7 @@ class StateGuard(IdleGuard):
         self._loader = loader
         if self._state is None:
             self._state = DatasetState(roots_of(loader), skips_shared=self._own.num_workers > 0)
+        self._state.follow(roots_of(loader))
         changes = self._state.look(box)
         self._is_seen = True
         place = self._changed_within or _first(changes)

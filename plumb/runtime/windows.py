@@ -27,6 +27,7 @@ class Windows:
 
     def __init__(self) -> None:
         self._digests: dict[int, Any] = {}
+        self._latest: set[int] = set()
         self._next = 0
         self._shape: Any = None
 
@@ -37,11 +38,21 @@ class Windows:
         """
         if shape != self._shape:
             self._digests, self._next, self._shape = {}, 0, shape
+            self._latest.clear()
         number = self._next % count
         self._next = number + 1
         digest, before = part(number), self._digests.get(number)
         self._digests[number] = digest
+        self._latest.add(number)
         return before is not None and before != digest
+
+    def begin(self) -> None:
+        """Take the parts that are looked at from now on for the latest."""
+        self._latest.clear()
+
+    def forget_earlier(self) -> None:
+        """Forget all parts but the latest: they may have changed along with these."""
+        self._digests = {number: self._digests[number] for number in self._latest}
 
 
 def brief(value: Any) -> Any:

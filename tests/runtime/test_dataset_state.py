@@ -19,7 +19,8 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from torchvision.transforms import Compose
 
-from plumb.runtime.dataset_state import DatasetState, roots_of
+from plumb.runtime.dataset_state import DatasetState
+from plumb.runtime.object_parts import roots_of
 
 THRESHOLD = 0
 TABLE = {"scale": 1.0}
@@ -235,6 +236,17 @@ def test_what_no_sample_reads_is_not_watched(loader):
         rows.notes = "of the loop's own"
         rows.transform.transforms[0].calls = 3
     assert state.look(5.0) == state.glance() == ()
+
+
+def test_what_changes_along_with_what_is_found_is_no_later_change():
+    rows = Rows()
+    rows.large = np.zeros(100_000)
+    state = DatasetState([rows])
+    state.look(5.0)
+    rows.large.fill(1)
+    assert state.look(0.0)
+    windows = rows.large.nbytes // (1 << 14) + 1
+    assert not any(state.glance() for _ in range(windows))
 
 
 def test_what_python_keeps_on_a_class_is_no_change():

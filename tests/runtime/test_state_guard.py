@@ -58,6 +58,10 @@ class Collate:
         return torch.tensor(samples) + self.size
 
 
+def adding(value):
+    return lambda samples: torch.tensor(samples) + value
+
+
 class Rows(Dataset):
     """Samples that depend on all sorts of things, all of them zero at first."""
 
@@ -106,7 +110,13 @@ def make():
     return DataLoader(Subset(ConcatDataset([Rows()]), range(40)), batch_size=4, collate_fn=Collate())
 
 
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+BETWEEN_EPOCHS = {
+    **CHANGES,
+    "another collate_fn": lambda loader, value: setattr(loader, "collate_fn", adding(value)),
+}
+
+
+@pytest.mark.parametrize("change", BETWEEN_EPOCHS.values(), ids=BETWEEN_EPOCHS)
 def test_what_changes_between_epochs_is_seen(change):
     def train(loader, begin):
         for epoch in range(3):
