@@ -55,10 +55,15 @@ def sentence(error: BaseException, consequence: str, plan: Any = None) -> str:
 
     `plan` is the plan, or the entry of one, that was in use. Never raises.
     """
-    where = ""
-    with contextlib.suppress(Exception):
-        where = f" A report for its makers is in {_written(report(error, plan))}"
-    return f"plumb itself failed ({one_line(error)}); {consequence}.{where}"
+    return f"plumb itself failed ({one_line(error)}); {consequence}.{place_of_report(error, plan)}"
+
+
+def place_of_report(error: BaseException, plan: Any = None) -> str:
+    """Write a report and return a sentence that says where it is; empty where none can be written. Never raises."""
+    try:
+        return f" A report for its makers is in {_written(report(error, plan))}"
+    except Exception:
+        return ""
 
 
 def report(error: BaseException, plan: Any = None) -> str:

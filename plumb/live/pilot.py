@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
 
+from plumb import failures
 from plumb.config import Config
 from plumb.errors import one_line
 from plumb.freedom import WorkerStart, worker_start
@@ -149,7 +150,8 @@ class Pilot:
         self.let_go()
         if os.environ.get("PLUMB_DEBUG"):
             traceback.print_exception(error)
-        _say(f"the tuning of your loop stopped ({one_line(error)}); it goes on with {self.wanted}")
+        where = failures.place_of_report(error)
+        _say(f"the tuning of your loop stopped ({one_line(error)}); it goes on with {self.wanted}.{where}")
         self._take_down(self.wanted, None, None, f"the tuning stopped: {one_line(error)}")
         self._stop()
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 from torch.utils.data import DataLoader
 
 from plumb.errors import one_line
+from plumb.failures import place_of_report
 
 T = TypeVar("T")
 
@@ -159,7 +160,7 @@ class Guards:
             if os.environ.get("PLUMB_DEBUG"):
                 traceback.print_exception(error)
             reason = f"a guard of plumb's own failed ({type(guard).__name__}: {one_line(error)})"
-            print(f"plumb: {reason}; it is not asked again", file=sys.stderr)
+            print(f"plumb: {reason}; it is not asked again.{place_of_report(error)}", file=sys.stderr)
             return None, Finding(Verdict.PLAIN, reason)
 
 
