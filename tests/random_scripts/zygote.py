@@ -36,18 +36,19 @@ class Done:
 
 
 class Zygote:
-    """The other side: starts the process, and has scripts run in it."""
+    """The other side: starts the process, and has scripts run in it; `imported` are modules that most of them need."""
 
-    def __init__(self) -> None:
+    def __init__(self, *imported: str) -> None:
         root = str(Path(__file__).parents[2])
         paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.random_scripts.zygote"],
+            [sys.executable, "-m", "tests.random_scripts.zygote", *imported],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=root,
-            env={**os.environ, "PYTHONPATH": paths},
+            # Threads of several scripts at once would only hold each other up.
+            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         )
 
     def run(self, way: str, script: str, folder: Path, timeout_seconds: float, **options: Any) -> Done:
@@ -140,7 +141,7 @@ def _wait(process: int, request: dict[str, Any]) -> dict[str, Any]:
 
 def _serve() -> Callable[[], None]:
     """Answers requests until there are no more; in a forked process, returns what that is to do."""
-    for name in _IMPORTED:
+    for name in (*_IMPORTED, *sys.argv[1:]):
         importlib.import_module(name)
 
     requests, answers = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w")
