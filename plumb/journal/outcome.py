@@ -27,7 +27,7 @@ class FilesOutcome:
         cleaned: What the script made and plumb removed.
         not_put_back: Existing files that the script changed and that could not be put back.
         by_others: Files in the script's folders that changed or appeared without a process of the script's being seen
-            to write them; they are left as they are, and `why` says where an earlier state is kept.
+            to write them; they are left as they are, and `why` says where their earlier state is kept.
 
     """
 
@@ -73,7 +73,8 @@ class FilesOutcome:
         ]
         if len(self.not_put_back) > at_most:
             found.append(f"{len(self.not_put_back) - at_most:,} more files could not be put back; the plan lists them.")
-        found += [f"{_from(file.path, here)} {file.why}; it is left as it is now." for file in self.by_others[:at_most]]
+        for why in dict.fromkeys(file.why for file in self.by_others):
+            found.append(f"Left alone: {named([file.path for file in self.by_others if file.why == why])} {why}.")
         return found
 
 

@@ -295,11 +295,12 @@ class _PuttingBack:
         elif self._was_written_by_script(path):
             self._unkept[path] = "another program wrote it, and there is no copy"
         elif copy is not None:
-            earlier = os.path.join(os.path.dirname(self._journal), f"earlier-{os.path.basename(self._journal)}", copy)
+            earlier = os.path.join(os.path.dirname(self._journal), f"earlier-{os.path.basename(self._journal)}")
+            kept = os.path.join(earlier, path.lstrip(os.sep))
             with contextlib.suppress(OSError):
-                os.makedirs(os.path.dirname(earlier), mode=0o700, exist_ok=True)
-                shutil.move(self._copy(facts), earlier)
-            why = f"changed during the tuning, perhaps by another process (what it was is kept in {earlier})"
+                os.makedirs(os.path.dirname(kept), mode=0o700, exist_ok=True)
+                shutil.move(self._copy(facts), kept)
+            why = f"changed during the tuning, perhaps by another process (earlier states are kept in {earlier})"
             self._others.append(UnkeptFile(path, why))
         else:
             self._others.append(UnkeptFile(path, "changed during the tuning, perhaps by another process"))

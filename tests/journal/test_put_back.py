@@ -243,7 +243,9 @@ def test_another_process_s_work_is_never_undone(tuned):
     said = {Path(file.path).name: file.why for file in outcome.by_others}
     assert sorted(said) == ["appeared.csv", "settings.py", "theirs.csv"]
     kept = Path(said["theirs.csv"].rpartition(" in ")[2].rstrip(")"))
-    assert kept.read_bytes() == b"1\n"
+    assert Path(f"{kept}{tuned.folder}/theirs.csv").read_bytes() == b"1\n"
+    lines = outcome.sentences(tuned.folder, 3)
+    assert lines[0] == "Left alone: appeared.csv appeared during the tuning, perhaps by another process."
 
 
 def test_a_program_that_is_seen_to_write_a_file_counts_as_the_script_s(tuned):

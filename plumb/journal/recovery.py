@@ -1,0 +1,79 @@
+"""Journals of tunings that were killed together with their watchers, as when a machine or a container stops."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from plumb.journal import records, restore
+from plumb.journal.records import KEPT, MOVED
+
+ALIVE = "alive"
+# The keeper says every second that it is alive.
+_LATE_SECONDS = 5.0
+
+
+def hold(folder: str) -> int:
+    """Return an open file that shows, for as long as a process has it, that the journal is in use."""
+    descriptor = os.open(os.path.join(folder, ALIVE), os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
+def recover(root: Path, prefix: str) -> list[str]:
+    """Put back what killed tunings changed, and return a sentence for each of them.
+
+    Files that somebody has changed since are left alone, with all others of the same tuning, and the earlier ones are
+    kept for a while.
+    """
+    said = []
+    for folder in sorted(root.glob(f"{prefix}*")):
+        with contextlib.suppress(OSError):
+            died_at = _died_at(folder)
+            if died_at is not None:
+                said += _recovered(folder, died_at)
+    return said
+
+
+def _died_at(folder: Path) -> float | None:
+    """Return when the last process that used a journal was alive; None where one is."""
+    descriptor = os.open(folder / ALIVE, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.fstat(descriptor).st_mtime + _LATE_SECONDS
+    except BlockingIOError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _recovered(folder: Path, died_at: float) -> list[str]:
+    found = records.read(str(folder))
+    touched = {record["path"] for record in found} | {record["to"] for record in found if record["kind"] == MOVED}
+    if any(_changed_at(path) > died_at for path in touched):
+        kept = folder.with_name(f"earlier-{folder.name}")
+        os.rename(folder, kept)
+        count = sum(record["kind"] == KEPT for record in found)
+        return (
+            [f"a tuning was killed, and its files were used since: {count} earlier files are in {kept}"]
+            if count
+            else []
+        )
+    # What changed in the script's folders since then is not the script's.
+    (folder / records.SNAPSHOT).unlink(missing_ok=True)
+    outcome = restore.put_back(str(folder), clean=False)
+    if outcome.not_put_back:
+        return [f"a tuning was killed, and not all of its files could be put back: they are in {folder}"]
+    shutil.rmtree(folder, ignore_errors=True)
+    names = ", ".join(outcome.put_back)
+    return [f"a tuning was killed; the files that it had changed are put back now: {names}"] if names else []
+
+
+def _changed_at(path: str) -> float:
+    try:
+        return os.lstat(path).st_ctime
+    except OSError:
+        return 0.0
