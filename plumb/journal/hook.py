@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
 import threading
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from plumb.journal import records, scratch, writers
-from plumb.journal.recorder import Recorder
+from plumb.journal.recorder import LARGE_BYTES, Recorder
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+_SQLITE = ("sqlite3.dbapi2", "sqlite3")
 
 _recorder: Recorder | None = None
 
@@ -23,8 +27,12 @@ def start(folder: str) -> Recorder:
     with open(os.path.join(folder, records.SETTINGS), encoding="utf-8") as file:
         settings = json.load(file)
     _recorder = Recorder(folder, settings["ignored"])
-    sys.addaudithook(_Hook(_recorder))
-    writers.install(_recorder)
+    hook = _Hook(_recorder)
+    sys.addaudithook(hook)
+    for name in _SQLITE:
+        if name in sys.modules:
+            hook.install_in(sys.modules[name])
+    writers.install(_recorder, {_SQLITE[0]: hook.install_in})
     scratch.install(_recorder)
     return _recorder
 
@@ -54,7 +62,7 @@ class _Hook:
             "os.system": lambda event: self._recorder.note_program([event[0]]),
             "os.posix_spawn": lambda event: self._recorder.note_program(event[1]),
             "os.exec": lambda event: self._recorder.note_program(event[1]),
-            "sqlite3.connect": self._connected,
+            "sqlite3.connect": self._connecting,
             "subprocess.Popen": lambda event: self._recorder.note_program(_words(event[1])),
             "tempfile.mkdtemp": lambda event: self._made_scratch(event[0]),
             "tempfile.mkstemp": lambda event: self._made_scratch(event[0]),
@@ -68,8 +76,9 @@ class _Hook:
         self._local.is_busy = True
         try:
             action(arguments)
-        except (OSError, ValueError, TypeError, LookupError):
-            # A path that is no path: what the script is about to do fails by itself.
+        except Exception:
+            # A path that is no path, for example: what the script is about to do fails by itself. Nothing of the
+            # journal's may be raised in the user's code; what it missed shows when the folders are compared.
             pass
         finally:
             self._local.is_busy = False
@@ -93,14 +102,55 @@ class _Hook:
     def _status(self, path: Any, folder: int) -> None:
         self._recorder.changing_status(_located(path, folder))
 
-    def _connected(self, event: tuple[Any, ...]) -> None:
+    def _connecting(self, event: tuple[Any, ...]) -> None:
         path = writers.database_file(event[0])
-        if path is not None:
-            self._recorder.opening_database(path, [f"{path}{end}" for end in ("-journal", "-wal", "-shm")])
+        if path is None:
+            return
+        # A large one is kept when it is first written, where its statements are seen: many are only read.
+        self._local.database = path if getattr(self._local, "is_seen", False) and _is_large(path) else None
+        if self._local.database is None:
+            self._keep_database(path)
+
+    def _see_statements(self, connect: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what replaces `sqlite3.connect`: it keeps a large database before the first statement that writes."""
+
+        @functools.wraps(connect)
+        def seeing(*arguments: Any, **keywords: Any) -> Any:
+            self._local.is_seen, self._local.database = True, None
+            try:
+                connection = connect(*arguments, **keywords)
+            finally:
+                self._local.is_seen = False
+            path = self._local.database
+            if path is not None:
+
+                def executing(statement: str) -> None:
+                    if writers.database_writes(statement):
+                        connection.set_trace_callback(None)
+                        self._keep_database(path)
+
+                connection.set_trace_callback(executing)
+            return connection
+
+        return seeing
+
+    def install_in(self, sqlite: ModuleType) -> None:
+        """See the statements of connections that the module makes from now on."""
+        setattr(sqlite, "connect", self._see_statements(sqlite.connect))  # noqa: B010
+
+    def _keep_database(self, path: str) -> None:
+        self._recorder.opening_database(path, [f"{path}{end}" for end in ("-journal", "-wal", "-shm")])
 
     def _made_scratch(self, path: Any) -> None:
         if scratch.goes_by_itself(os.fsdecode(path), sys._getframe(1)):
             self._recorder.note_scratch(os.fsdecode(path))
+
+
+def _is_large(path: str) -> bool:
+    try:
+        return os.stat(path).st_size > LARGE_BYTES
+    except OSError:
+        return False
 
 
 def _is_replaced(flags: int) -> bool:

@@ -80,11 +80,11 @@ class Keeper:
         self._share: Share | None = None
         self._listed: Collection[str] = ()
         root = _root()
+        forget_old(root)
         if launch is None:
             self.folder = tempfile.mkdtemp(dir=root)
             self._make(self.folder)
         else:
-            forget_old(root)
             self.folder = str(root / f"launch-{launch}")
             self._share = Share(self.folder)
             self._share.enter(self._make)

@@ -41,7 +41,7 @@ _OF_LIBRARIES = ("torch_", "psm_", "sem.", "pymp-", "plumb-")
 # Byte code, and a folder that importing torch's compiler makes.
 _CACHES = ("/__pycache__", "/torchinductor_")
 # From this size on, a file is moved aside instead of copied, or only its length is kept, where that is enough.
-_LARGE_BYTES = 64 * 2**20
+LARGE_BYTES = 64 * 2**20
 
 
 def _not_raising(method: Callable[Concatenate[Recorder, _P], None]) -> Callable[Concatenate[Recorder, _P], None]:
@@ -112,10 +112,10 @@ class Recorder:
             if status is None:
                 self._note_absent(real)
             elif stat.S_ISREG(status.st_mode):
-                if appends and status.st_size > _LARGE_BYTES:
+                if appends and status.st_size > LARGE_BYTES:
                     self._add(GROWN, real, **records.status_of(status))
                 else:
-                    self._keep(real, status, may_move=replaces and status.st_size > _LARGE_BYTES)
+                    self._keep(real, status, may_move=replaces and status.st_size > LARGE_BYTES)
 
     @_not_raising
     def removing(self, path: str) -> None:
@@ -287,7 +287,7 @@ class Recorder:
         copies = os.path.join(self._folder, records.COPIES)
         if os.stat(copies).st_dev == status.st_dev:
             return copies
-        if status.st_size <= _LARGE_BYTES:
+        if status.st_size <= LARGE_BYTES:
             return None
         if status.st_dev not in self._beside:
             top = _highest_writable(os.path.dirname(path), status.st_dev)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-_LOOK_SECONDS, _DAY_SECONDS = 0.1, 86_400.0
+_LOOK_SECONDS, _DAY_SECONDS, _KEPT_SECONDS = 0.1, 86_400.0, 30 * 86_400.0
 
 
 class Share:
@@ -81,8 +82,14 @@ class Share:
 
 
 def forget_old(root: Path) -> None:
-    """Remove the lock files of launches that began more than a day ago. They are left before: another rank may come."""
+    """Remove what earlier tunings left in the folder of journals: lock files of launches, and kept files, when old.
+
+    Lock files are left before, because another rank may come. Kept files are those that another process had changed.
+    """
     with contextlib.suppress(OSError):
         for path in root.iterdir():
-            if path.suffix in (".users", ".door") and time.time() - path.stat().st_mtime > _DAY_SECONDS:
+            age_seconds = time.time() - path.stat().st_mtime
+            if path.suffix in (".users", ".door") and age_seconds > _DAY_SECONDS:
                 path.unlink()
+            elif path.name.startswith("earlier-") and age_seconds > _KEPT_SECONDS:
+                shutil.rmtree(path)

@@ -18,8 +18,9 @@ from plumb.journal.copying import copy_aside
 from plumb.journal.records import Record
 
 _ENTRIES_AT_MOST = 20_000
-# Copies are made before the script starts: they may take this long, and this much room.
-_SECONDS_AT_MOST, _BYTES_AT_MOST, _FILE_BYTES_AT_MOST = 2.0, 2**30, 64 * 2**20
+# Folders are listed, and files copied, before the script starts: this may take so long, and so much room.
+_LISTING_SECONDS, _COPYING_SECONDS = 2.0, 2.0
+_BYTES_AT_MOST, _FILE_BYTES_AT_MOST = 2**30, 64 * 2**20
 # A folder with more files than this holds data, and no trainings' results.
 _DATA_FILES = 200
 # Folders that hold programs or histories, not what a training writes.
@@ -39,7 +40,7 @@ def take(folders: Sequence[str], journal: str, ignored: Collection[str]) -> Coll
         The paths of the listed files.
     """
     listed = {path: records.status_of(status) for path, status in files_below(folders, ignored)}
-    stop_at, room = time.monotonic() + _SECONDS_AT_MOST, _BYTES_AT_MOST
+    stop_at, room = time.monotonic() + _COPYING_SECONDS, _BYTES_AT_MOST
     count = 0
     candidates = [path for path in listed if _is_often_written(path)]
     crowd = Counter(map(os.path.dirname, candidates))
@@ -71,8 +72,12 @@ def read(journal: str) -> tuple[list[str], list[str], dict[str, Record]]:
 
 
 def files_below(folders: Sequence[str], ignored: Collection[str]) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield regular files below `folders` with their status, without hidden folders and those of programs."""
+    """Yield regular files below `folders` with their status, without hidden folders and those of programs.
+
+    Large trees, and slow file systems, are listed in part.
+    """
     seen: set[str] = set()
+    stop_at = time.monotonic() + _LISTING_SECONDS
     for root in folders:
         entries = 0
         for parent, names, files in os.walk(root):
@@ -87,7 +92,7 @@ def files_below(folders: Sequence[str], ignored: Collection[str]) -> Iterator[tu
                     status = os.lstat(path)
                     if path not in ignored and os.path.isfile(path) and not os.path.islink(path):
                         yield path, status
-            if entries > _ENTRIES_AT_MOST:
+            if entries > _ENTRIES_AT_MOST or time.monotonic() > stop_at:
                 break
 
 

@@ -13,7 +13,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -51,6 +51,7 @@ WRITERS: dict[str, tuple[Writer, ...]] = {
     "torch": (
         Writer("_C.PyTorchFileWriter", (_METHOD, "file_name")),
         Writer("_C.ScriptModule.save", (_METHOD, "filename")),
+        Writer("from_file", (0, "filename"), (1, "shared"), (False, None)),
     ),
     "torch.jit": (Writer("save", (1, "f")),),
     "torch.autograd.profiler": (Writer("profile.export_chrome_trace", (_METHOD, "path")),),
@@ -86,25 +87,37 @@ WRITERS: dict[str, tuple[Writer, ...]] = {
     "faiss": (Writer("write_index", (1, "fname")),),
     "av.container.core": (Writer("open", (0, "file"), (1, "mode"), ("r", None), "r"),),
 }
-# The same function under another name, taken from its module before it was patched.
-_ALSO: dict[str, tuple[str, ...]] = {
-    "h5py": ("File",),
-    "torchvision.io": ("write_file", "write_png", "write_jpeg"),
-    "safetensors.torch": ("serialize_file",),
-    "safetensors.numpy": ("serialize_file",),
-    "pyarrow.parquet": ("ParquetWriter",),
-    "av": ("open",),
-    "av.container": ("open",),
-}
 
 
-def install(recorder: Recorder) -> None:
-    """Patch the entry points of modules that are imported already, and of all others when they are."""
-    patch = functools.partial(_patch, recorder)
+def install(recorder: Recorder, others: Mapping[str, Callable[[ModuleType], None]]) -> None:
+    """Patch the entry points of modules that are imported already, and of all others when they are.
+
+    Args:
+        recorder: Is told of each file that is about to be written.
+        others: What else is to be done with a module when it has been imported.
+    """
+
+    def patch(name: str, module: ModuleType) -> None:
+        if name in others:
+            others[name](module)
+        else:
+            _patch(recorder, name, module)
+
     for name in WRITERS:
         if name in sys.modules:
-            patch(name, sys.modules[name])
-    sys.meta_path.insert(0, _AfterImport(frozenset(WRITERS), patch))
+            _patch(recorder, name, sys.modules[name])
+    sys.meta_path.insert(0, _AfterImport(frozenset(WRITERS) | frozenset(others), patch))
+
+
+_ONLY_READS = ("SELECT", "EXPLAIN", "BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "ATTACH", "DETACH", "END")
+
+
+def database_writes(statement: str) -> bool:
+    """Return whether an SQL statement may change its database."""
+    words = statement.split(None, 1)
+    if words and words[0].upper() == "PRAGMA":
+        return "=" in statement
+    return bool(words) and not words[0].upper().startswith(_ONLY_READS)
 
 
 def database_file(database: Any) -> str | None:

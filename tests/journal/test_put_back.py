@@ -162,6 +162,31 @@ os._exit(0)
         assert database.execute("SELECT * FROM runs").fetchall() == [("earlier",)]
 
 
+def test_a_large_database_is_copied_only_when_it_is_written(tuned):
+    path = tuned.folder / "rows.db"
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE rows (value INT)")
+    database.close()
+    before = tuned.state()
+    code = """
+import sqlite3
+from plumb.journal import hook
+hook.LARGE_BYTES = 1000
+def copied():
+    folder = os.path.join(os.environ["PLUMB_JOURNAL"], "copies")
+    return [name for name in os.listdir(folder) if not name.startswith("listed")]
+d = sqlite3.connect("rows.db")
+assert d.execute("SELECT count(*) FROM rows").fetchone() == (0,)
+assert not copied()
+d.execute("INSERT INTO rows VALUES (1)")
+assert copied()
+d.commit()
+"""
+    outcome = tuned.run(code)
+    assert tuned.state() == before
+    assert outcome.put_back == (str(path),)
+
+
 FROM_C = {
     "torch": (
         "import torch",
@@ -316,7 +341,7 @@ def test_large_files_are_moved_aside_or_only_measured(tuned):
     before = tuned.state()
     code = """
 from plumb.journal import recorder
-recorder._LARGE_BYTES = 1000
+recorder.LARGE_BYTES = 1000
 open("model.pt", "wb").write(b"new")
 open("train.log", "a").write("more"); open("train.log", "a").write("more")
 """
@@ -337,7 +362,7 @@ def test_large_files_on_another_file_system_stay_on_it(tuned):
         inodes = {path.name: path.stat().st_ino for path in (other / "run").iterdir()}
         code = f"""
 from plumb.journal import copying, recorder
-recorder._LARGE_BYTES = copying.LARGEST_BYTES = 1000
+recorder.LARGE_BYTES = copying.LARGEST_BYTES = 1000
 open("{other}/run/model.pt", "wb").write(b"new")
 shutil.rmtree("{other}/run")
 """
