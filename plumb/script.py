@@ -19,7 +19,7 @@ from typing import NoReturn
 import msgspec
 
 from plumb import interpreter, stacks, standard_streams
-from plumb.events import Event, LoaderIterated, Receiver, TuningStarted
+from plumb.events import Event, LoaderIterated, Receiver, TuningStarted, Warned
 from plumb.journal.keeping import Keeper
 from plumb.journal.outcome import FilesOutcome
 from plumb.orders import Orders, TuneOrders
@@ -93,6 +93,8 @@ def run_tuned(
         )
         os.close(events_out)
         try:
+            for sentence in keeper.recovered:
+                on_event(Warned(sentence))
             deadline = _Deadline(budget, lambda: _read_all(stack.fileno()))
             timed_out = _listen(child, events_in, deadline, on_event, on_output, is_over or _never, keeper)
         finally:

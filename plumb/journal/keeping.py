@@ -20,11 +20,12 @@ from types import TracebackType
 from plumb.errors import one_line
 from plumb.journal import records, snapshot
 from plumb.journal.outcome import FilesOutcome, UnkeptFile
+from plumb.journal.recovery import hold, recover
 from plumb.journal.seen import OpenFiles
 from plumb.journal.sharing import Share, forget_old
 from plumb.runtime.store_folder import make_user_folder, memory_root, open_private, user_folder
 
-_FOLDER = "journals"
+_FOLDER, _PREFIX = "journals", "tuning-"
 _PACKAGE_ROOT = Path(__file__).resolve().parent.parent.parent
 # Python imports this by itself, in every program of the script's that is Python; an environment's own comes first.
 _SITECUSTOMIZE = '''"""Lets the programs that a script starts during a tuning write plumb's journal, too."""
@@ -79,10 +80,14 @@ class Keeper:
         self._watcher: subprocess.Popen[bytes] | None = None
         self._share: Share | None = None
         self._listed: Collection[str] = ()
+        self._alive: int | None = None
         root = _root()
         forget_old(root)
+        self.recovered = recover(root, _PREFIX)
+        """What became of the files of tunings that were killed, in sentences."""
         if launch is None:
-            self.folder = tempfile.mkdtemp(dir=root)
+            self.folder = tempfile.mkdtemp(dir=root, prefix=_PREFIX)
+            self._alive = hold(self.folder)
             self._make(self.folder)
         else:
             self.folder = str(root / f"launch-{launch}")
@@ -108,7 +113,8 @@ class Keeper:
 
     def look_at(self, pid: int) -> None:
         """Note which files the process and the programs that it started hold open for writing, now and then."""
-        self._open_files.look(pid)
+        if self._open_files.look(pid) and self._alive is not None:
+            os.utime(self._alive)
 
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
         """Return the environment for the script, in which its processes find the journal."""
@@ -122,6 +128,7 @@ class Keeper:
 
     def __enter__(self) -> Keeper:
         shared = self._share.descriptor if self._share is not None else None
+        held = [descriptor for descriptor in (shared, self._alive) if descriptor is not None]
         words = [self.folder, self._scratch, self.mark, str(shared or "")]
         command = [sys.executable, "-m", "plumb.journal.watcher", *words]
         paths = [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")]
@@ -132,7 +139,7 @@ class Keeper:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             cwd="/",
-            pass_fds=() if shared is None else (shared,),
+            pass_fds=held,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
         )
         return self
@@ -173,8 +180,9 @@ class Keeper:
                 self._watcher.stdin.write(b"done")
                 self._watcher.stdin.close()
             self._watcher.wait()
-        if self._share is not None:
-            os.close(self._share.descriptor)
+        for descriptor in (self._share.descriptor if self._share is not None else None, self._alive):
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def _root() -> Path:

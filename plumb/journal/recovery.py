@@ -32,20 +32,18 @@ def recover(root: Path, prefix: str) -> list[str]:
     said = []
     for folder in sorted(root.glob(f"{prefix}*")):
         with contextlib.suppress(OSError):
-            died_at = _died_at(folder)
-            if died_at is not None:
-                said += _recovered(folder, died_at)
+            said += _recovered_if_killed(folder)
     return said
 
 
-def _died_at(folder: Path) -> float | None:
-    """Return when the last process that used a journal was alive; None where one is."""
+def _recovered_if_killed(folder: Path) -> list[str]:
     descriptor = os.open(folder / ALIVE, os.O_RDWR)
     try:
+        # Held until all is done: another tuning may begin meanwhile.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.fstat(descriptor).st_mtime + _LATE_SECONDS
+        return _recovered(folder, os.fstat(descriptor).st_mtime + _LATE_SECONDS)
     except BlockingIOError:
-        return None
+        return []
     finally:
         os.close(descriptor)
 

@@ -32,15 +32,16 @@ class OpenFiles:
         self._noted: set[str] = set()
         self._look_again = 0.0
 
-    def look(self, pid: int) -> None:
-        """Look, if the last time was a second ago; processes that are gone by then show nothing."""
+    def look(self, pid: int) -> bool:
+        """Look, if the last time was a second ago, and return whether it was; processes that are gone show nothing."""
         now = time.monotonic()
-        if now < self._look_again or not self._listed:
-            return
+        if now < self._look_again:
+            return False
         self._look_again = now + _LOOK_SECONDS
         for path in {path for member in _programs(pid) for path in self._written_by(member)} - self._noted:
             self._noted.add(path)
             self._append(path)
+        return True
 
     def _append(self, path: str) -> None:
         with contextlib.suppress(OSError):
