@@ -287,6 +287,8 @@ class _PuttingBack:
         file stays, and its earlier state is kept beside plumb's other files.
         """
         copy = facts.get("copy")
+        if copy is not None and self._is_same(path, self._copy(facts)):
+            return
         if copy is not None and self._was_written_by_script(path):
             try:
                 self._undo_kept(path, {**facts, "how": "copy"})
@@ -304,6 +306,12 @@ class _PuttingBack:
             self._others.append(UnkeptFile(path, why))
         else:
             self._others.append(UnkeptFile(path, "changed during the tuning, perhaps by another process"))
+
+    def _is_same(self, path: str, copy: str) -> bool:
+        """Return whether a file was only written anew with what it held already."""
+        with contextlib.suppress(OSError):
+            return os.path.isfile(path) and filecmp.cmp(path, copy, shallow=False)
+        return False
 
     def _was_written_by_script(self, path: str) -> bool:
         name = os.path.basename(path)

@@ -82,6 +82,15 @@ WRITERS: dict[str, tuple[Writer, ...]] = {
         Writer("open", (0, "path"), (5, "readonly"), (True,), False, ("data.mdb", "lock.mdb")),
         Writer("Environment", (0, "path"), (5, "readonly"), (True,), False, ("data.mdb", "lock.mdb")),
     ),
+    "_gdbm": (Writer("open", (0, "filename"), (1, "flags"), ("r",), "r"),),
+    "transformers.tokenization_utils_base": (
+        # Tokenizers are written from Rust.
+        Writer(
+            "PreTrainedTokenizerBase.save_pretrained",
+            (_METHOD, "save_directory"),
+            more=("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt"),
+        ),
+    ),
     "xgboost.core": (Writer("Booster.save_model", (_METHOD, "fname")),),
     "lightgbm.basic": (Writer("Booster.save_model", (_METHOD, "filename")),),
     "faiss": (Writer("write_index", (1, "fname")),),

@@ -199,6 +199,7 @@ FROM_C = {
     "h5py": ("import h5py", "h5py.File('data.h5', 'a')['new'] = [1, 2]"),
     "h5py, made anew": ("import h5py", "h5py.File('data.h5', 'w')"),
     "OpenCV": ("import cv2, numpy", "assert cv2.imwrite('data.png', numpy.zeros((3, 3)))"),
+    "dbm": ("import dbm.gnu", "d = dbm.gnu.open('data.gdbm', 'c'); d['new'] = 'x'; d.close()"),
     "safetensors": ("import safetensors.numpy, numpy", "safetensors.numpy.save_file({'a': numpy.ones(2)}, 'data')"),
     "pyarrow": ("import pyarrow.parquet as p, pyarrow", "p.write_table(pyarrow.table({'a': [1]}), 'data')"),
     "LMDB": ("import lmdb", "e = lmdb.open('lmdb'); t = e.begin(write=True); t.put(b'a', b'b'); t.commit()"),
@@ -208,7 +209,7 @@ FROM_C = {
 @pytest.mark.parametrize(("imports", "code"), FROM_C.values(), ids=FROM_C)
 def test_what_libraries_write_from_c_is_put_back(imports, code, tuned):
     for library in imports.removeprefix("import ").split(", "):
-        pytest.importorskip(library.split()[0].split(".")[0])
+        pytest.importorskip(library if library.startswith("dbm.") else library.split()[0].split(".")[0])
     for name in ("data", "data.png", "data.raw"):
         tuned.file(name, bytes(range(200)))
     subprocess.run([sys.executable, "-c", PREPARE], cwd=tuned.folder, check=True)
@@ -221,6 +222,12 @@ def test_what_libraries_write_from_c_is_put_back(imports, code, tuned):
 
 
 PREPARE = """
+try:
+    import dbm.gnu
+    with dbm.gnu.open("data.gdbm", "n") as database:
+        database["old"] = "value"
+except ImportError:
+    pass
 try:
     import h5py
     with h5py.File("data.h5", "w") as file:
@@ -256,10 +263,12 @@ assert all(name.startswith("listed") for name in os.listdir(folder)), os.listdir
 def test_another_process_s_work_is_never_undone(tuned):
     tuned.file("theirs.csv", b"1\n")
     tuned.file("settings.py", b"a = 1")
+    tuned.file("same.json", b"{}")
     keeper = Keeper((tuned.folder,), (), str(tuned.folder.parent / "scratch"))
     (tuned.folder / "theirs.csv").write_bytes(b"1\n2\n")
     (tuned.folder / "settings.py").write_bytes(b"a = 2")
     (tuned.folder / "appeared.csv").write_bytes(b"9")
+    (tuned.folder / "same.json").write_bytes(b"{}")
     after = tuned.state()
     outcome = keeper.put_back(clean=True)
     assert tuned.state() == after
