@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -132,15 +131,8 @@ def in_zygote(started: Zygote, way: str, folder: Path, **options: Any) -> Outcom
 
 def command(folder: Path, *words: str) -> Outcome:
     """Runs a command in the program's folder, as its user would."""
-    scratch = folder.parent / "scratch"
-    scratch.mkdir(exist_ok=True)
     done = subprocess.run(
-        [sys.executable, *words],
-        cwd=folder,
-        env={**os.environ, "TMPDIR": str(scratch)},
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_SECONDS,
+        [sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS
     )
     return Outcome(done.returncode, done.stdout, done.stderr, files_of(folder))
 
