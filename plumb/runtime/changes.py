@@ -25,13 +25,14 @@ class Reached(NamedTuple):
     """How a value was reached; `key` tells it from all others, `place` is for people.
 
     `is_quiet` says that it lies in an object of a library's, which may use it as it likes, `is_scratch` that it hangs
-    from a library's transform.
+    from a library's transform, `is_receiver` that it is the object of a method that the user has handed over.
     """
 
     key: int
     place: str
     is_quiet: bool = False
     is_scratch: bool = False
+    is_receiver: bool = False
 
     def to(self, part: Any, place: str | None = None, is_quiet: bool | None = None) -> Reached:
         return Reached(

@@ -14,8 +14,10 @@ from typing import Any
 from plumb.trace.expand import is_user_file
 
 # Code that has one of these names may read attributes whose names are not in it.
-_BY_ANY_NAME = frozenset(("getattr", "vars", "__dict__", "__getattribute__", "eval", "exec", "asdict", "astuple",
-                          "attrgetter", "methodcaller"))  # fmt: skip
+_BY_ANY_NAME = frozenset(("vars", "__dict__", "__getattribute__", "eval", "exec", "asdict", "astuple"))
+# These take the name, which is a constant as a rule: code that computes one of what follows may read any attribute.
+_BY_GIVEN_NAME = frozenset(("getattr", "setattr", "hasattr", "attrgetter", "methodcaller"))
+_COMPUTES = ("BINARY", "FORMAT", "BUILD_STRING", "LOAD_ATTR", "LOAD_METHOD")
 # Methods that run without being named: all but those that make, show or send an object.
 _NEVER_RUN = frozenset(("__init__", "__new__", "__del__", "__repr__", "__getstate__", "__setstate__", "__reduce__",
                         "__reduce_ex__", "__init_subclass__", "__set_name__", "__class_getitem__"))  # fmt: skip
@@ -123,10 +125,15 @@ def _disassembled(code: CodeType) -> CodeNames:
     paths: dict[tuple[str, ...], None] = {}
     imported: dict[str, None] = {}
     attributes: set[str] = set()
+    reads_any = False
     for inner in _codes(code):
         attributes.update(inner.co_names)
         path: tuple[str, ...] = ()
-        for instruction in dis.get_instructions(inner):
+        instructions = list(dis.get_instructions(inner))
+        given = _given_names(instructions)
+        attributes.update(given or ())
+        reads_any = reads_any or given is None
+        for instruction in instructions:
             if path and instruction.opname in _ATTRIBUTE:
                 path = (*path, instruction.argval)
                 continue
@@ -137,7 +144,27 @@ def _disassembled(code: CodeType) -> CodeNames:
                 imported[instruction.argval] = None
         if path:
             paths[path] = None
-    return CodeNames(tuple(paths), tuple(imported), frozenset(attributes), bool(attributes & _BY_ANY_NAME))
+    return CodeNames(tuple(paths), tuple(imported), frozenset(attributes), reads_any or bool(attributes & _BY_ANY_NAME))
+
+
+def _given_names(instructions: list[dis.Instruction]) -> set[str] | None:
+    """Return the constant names that `getattr` and the like are given in a function; None if one is no constant."""
+    found: set[str] = set()
+    for place, instruction in enumerate(instructions):
+        if instruction.argval not in _BY_GIVEN_NAME or not instruction.opname.startswith("LOAD"):
+            continue
+        names: list[str] = []
+        for later in instructions[place + 1 :]:
+            if later.opname.startswith("CALL"):
+                break
+            if later.opname == "LOAD_CONST" and isinstance(later.argval, str):
+                names.append(later.argval)
+            elif names and later.opname.startswith(_COMPUTES):
+                return None
+        if not names:
+            return None
+        found.update(names)
+    return found
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

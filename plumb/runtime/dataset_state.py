@@ -7,7 +7,6 @@ arrays by probes and by a window that moves on from look to look. Nothing that w
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections import deque
@@ -21,7 +20,7 @@ import torch
 
 from plumb.runtime.changes import Change, Reached, told_from
 from plumb.runtime.code_names import closed_over, globals_read, names_of, runs_unnamed
-from plumb.runtime.object_parts import attributes_of, cached_values, hidden_arrays, process_generators
+from plumb.runtime.object_parts import attributes_of, hidden_arrays, parts_of, process_generators, wrapped_by
 from plumb.runtime.value_kinds import Kind, is_all_users, is_transform, kind_of
 from plumb.runtime.windows import (
     PLAIN,
@@ -177,9 +176,11 @@ class DatasetState:
         count = 0
         while queue and count < most:
             value, way = queue.popleft()
-            if id(value) in met:
+            # The object of a method may be reached as a whole, too.
+            identity = -id(value) if way.is_receiver else id(value)
+            if identity in met:
                 continue
-            met.add(id(value))
+            met.add(identity)
             if self._visit is not None:
                 self._visit(value, way.place)
             look = self._looks.get(kind_of(value))
@@ -360,20 +361,9 @@ class DatasetState:
 
     def _wrapped(self, value: Any, way: Reached) -> None:
         if isinstance(value, (MethodType, BuiltinFunctionType)):
-            parts: tuple[Any, ...] = (value.__self__, getattr(value, "__func__", None))
-        elif isinstance(value, functools.partial):
-            parts = (value.func, value.args, value.keywords)
-        elif isinstance(value, property):
-            parts = (value.fget,)
-        elif self._skips_shared and hasattr(value, "_obj"):
-            parts = ()
-        elif hasattr(value, "queue"):
-            parts = (value.queue,)
-        elif hasattr(value, "cache_info"):
-            parts = (value.__wrapped__, *cached_values(value))
-        else:
-            parts = tuple(getattr(value, name, None) for name in ("__func__", "func", "__wrapped__", "_obj"))
-        for place, part in enumerate(parts):
+            is_receiver = is_user_code(getattr(value, "__func__", None))
+            self._queue.append((value.__self__, way.to("self")._replace(is_receiver=is_receiver)))
+        for place, part in enumerate(wrapped_by(value, self._skips_shared)):
             self._to(part, way.to(place))
 
     def _generator(self, value: Any, way: Reached) -> None:
@@ -390,8 +380,8 @@ class DatasetState:
             hidden = hidden_arrays(value)
             self._alive.append(hidden)
             attributes |= hidden
-        elif is_all_users(value) and not self._reads_any:
-            attributes = {name: item for name, item in attributes.items() if name in self._names}
+        elif (is_all_users(value) or way.is_receiver) and not self._reads_any:
+            attributes = {name: item for name, item in (attributes | parts_of(value)).items() if name in self._names}
         if isinstance(value, torch.nn.Module):
             attributes = {name: item for name, item in attributes.items() if not name.startswith(_MODULE_HOOKS)}
         place, is_quiet = type(value).__name__, kind is Kind.PASSED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import random
 from collections.abc import Sequence
@@ -29,6 +30,21 @@ def roots_of(loader: DataLoader[Any]) -> tuple[Any, ...]:
 def process_generators() -> tuple[Any, ...]:
     """Return the generators that belong to the process: functions of `random` and `numpy.random` lead to them."""
     return random._inst, np.random.mtrand._rand, torch.default_generator
+
+
+def wrapped_by(value: Any, skips_shared: bool) -> tuple[Any, ...]:
+    """Return what a method, a partial function, a cached function, a queue or a shared value stands for."""
+    if isinstance(value, functools.partial):
+        return value.func, value.args, value.keywords
+    if isinstance(value, property):
+        return (value.fget,)
+    if hasattr(value, "_obj"):
+        return () if skips_shared else (value._obj,)
+    if hasattr(value, "queue"):
+        return (value.queue,)
+    if hasattr(value, "cache_info"):
+        return value.__wrapped__, *cached_values(value)
+    return tuple(getattr(value, name, None) for name in ("__func__", "func", "__wrapped__"))
 
 
 def cached_values(function: Any) -> list[Any]:
@@ -67,6 +83,13 @@ def attributes_of(value: Any) -> dict[str, Any]:
                 with contextlib.suppress(AttributeError, TypeError):  # not set yet
                     found[name] = slot.__get__(value)
     return found
+
+
+def parts_of(value: Any) -> dict[str, Any]:
+    """Return the parameters, buffers and modules of a module by the names that its code has for them."""
+    if not isinstance(value, torch.nn.Module):
+        return {}
+    return {**value._parameters, **value._buffers, **value._modules}
 
 
 def hidden_arrays(value: Any) -> dict[str, Any]:

@@ -276,6 +276,53 @@ def test_shared_memory_is_left_out_where_workers_write_to_it():
         assert skipping.look() == ()
 
 
+class Trainer(torch.nn.Module):
+    """Has the model, and the functions for its own loader."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.embedding = torch.nn.Linear(2, 2), torch.nn.Embedding(4, 2)
+        self.step, self.longest = 0, 8
+
+    def collate(self, samples):
+        return samples[: self.longest], getattr(self, "padding", 0)
+
+    def embed(self, samples):
+        return self.embedding(torch.tensor(samples))
+
+
+def test_a_method_reads_of_its_object_what_its_code_names():
+    trainer = Trainer()
+    state = DatasetState([trainer.collate])
+    state.look()
+    trainer.step += 1
+    torch.nn.init.ones_(trainer.layer.weight)
+    assert state.look() == state.glance() == ()
+    trainer.longest = 4
+    assert [change.place for change in state.look()] == ["Trainer.longest"]
+    trainer.padding = 4
+    assert [change.place for change in state.look()] == ["Trainer.padding"]
+    state = DatasetState([trainer.embed])
+    state.look()
+    torch.nn.init.ones_(trainer.embedding.weight)
+    assert state.look()
+
+
+def test_a_name_that_is_computed_may_be_any():
+    class Rows(Dataset):
+        def __init__(self):
+            self.first, self.second = 0, 0
+
+        def __getitem__(self, index):
+            return getattr(self, ("first", "second")[index])
+
+    rows = Rows()
+    state = DatasetState([rows])
+    state.look()
+    rows.second = 1
+    assert [change.place for change in state.look()] == ["Rows.second"]
+
+
 def test_a_byte_of_a_large_array_is_found_in_the_end(monkeypatch):
     rows = Rows()
     state = DatasetState([rows])
