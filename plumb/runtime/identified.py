@@ -12,6 +12,7 @@ from plumb.identity import Facts, Identity, Place
 from plumb.lengths import length_of
 from plumb.printable import printable
 from plumb.runtime.facts import facts_about
+from plumb.runtime.simple import module_name
 from plumb.site import Site
 
 # Torch's attributes of a loader, as its arguments are called.
@@ -50,7 +51,7 @@ def arguments_of(loader: DataLoader[Any]) -> dict[str, str]:
 
 def class_name(kind: type) -> str:
     """Return a class by module and name."""
-    return f"{kind.__module__}:{kind.__qualname__}"
+    return f"{module_name(kind.__module__)}:{kind.__qualname__}"
 
 
 def dataset_length(loader: DataLoader[Any]) -> int | None:
