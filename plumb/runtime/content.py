@@ -21,9 +21,13 @@ from plumb.trace.values import digest as digest_of_value
 _PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, dict))
 _SCALARS = frozenset((type(None), bool, int, float, complex))
 _TEXTS = frozenset((str, bytes, bytearray))
+_FLAT = _SCALARS | {str, bytes}
+# Smaller collections are digested item by item; of larger ones that hold plain values alone, up to so many at once.
+_FEW, _MOST_FLAT = 1000, 1_000_000
 # Of a part of an object, so many values are looked at; larger arrays and texts by so many blocks.
 _MOST_OBJECTS = 50_000
 _LARGE_BYTES, _BLOCKS = 2**22, 64
+_LARGE_FLAT_BYTES = 2**26
 _LOCKS = frozenset(("_thread.lock", "_thread.RLock", "_thread._localdummy"))
 # What a class says about itself, and not what it does.
 _NOT_CONTENT = frozenset(
@@ -64,24 +68,29 @@ class Content:
             stream.write(self._nonce)
         return stream.digest()
 
-    def sampled(self, value: Any) -> Any:
-        """Return what stands for a large plain collection, text or bytes; None where all of it is to be digested."""
+    def collected(self, value: Any) -> Any:
+        """Return what stands for a large plain collection or text; None for one that is digested item by item."""
         most, kind = self._most_items, type(value)
-        if most is None or kind in _SCALARS:
+        if kind in _SCALARS:
             return None
         length = len(value)
         if kind in _TEXTS:
-            if length <= _LARGE_BYTES:
-                return None
-            self.is_partial = True
-            block, step = _LARGE_BYTES // _BLOCKS, length // _BLOCKS
-            return "part", kind.__name__, length, [value[start : start + block] for start in range(0, length, step)]
-        if length <= most:
+            return self._text_part(value, length) if most is not None and length > _LARGE_BYTES else None
+        if length <= _FEW:
+            return None
+        if _is_flat(value, None if most is None else _MOST_FLAT):
+            return "flat", kind.__name__, length, _digest_at_once(value)
+        if most is None or length <= most:
             return None
         self.is_partial = True
         step = -(-length // most)
         items = list(itertools.islice(value.items(), 0, None, step)) if kind is dict else [*value[::step], value[-1]]
         return "part", kind.__name__, length, items
+
+    def _text_part(self, value: Any, length: int) -> Any:
+        self.is_partial = True
+        block, step = _LARGE_BYTES // _BLOCKS, length // _BLOCKS
+        return "part", type(value).__name__, length, [value[start : start + block] for start in range(0, length, step)]
 
     def told(self, value: Any) -> Any:
         """What stands for a value that is not plain: a tuple of its parts, each of which is told in its turn."""
@@ -190,7 +199,7 @@ class _Pickler(pickle.Pickler):
         super().__init__(stream, protocol=4)
         # Without its memo, pickle writes equal objects alike, whether they are the same object or not.
         self.fast = True
-        self._told, self._sampled = content.told, content.sampled
+        self._told, self._collected = content.told, content.collected
         self._objects_left = most_objects
 
     def persistent_id(self, value: Any) -> Any:
@@ -201,8 +210,39 @@ class _Pickler(pickle.Pickler):
             if self._objects_left < 0:
                 raise TooMuchError
         if kind in _PLAIN:
-            return self._sampled(value)
+            return self._collected(value)
         return (kind.__name__, str(value)) if issubclass(kind, PurePath) else self._told(value)
+
+
+def _is_flat(value: Any, most: int | None) -> bool:
+    """Whether a collection holds plain values, or lists of them, alone: no more than `most`, and not too large."""
+    parts = (value.keys(), value.values()) if type(value) is dict else (value,)
+    for part in parts:
+        kinds = set(map(type, part))
+        count = len(part)
+        if kinds <= {tuple, list}:
+            count = sum(map(len, part))
+            part = itertools.chain.from_iterable(part)
+            if most is not None and count > most // 2:
+                return False
+            part = list(part)
+            kinds = set(map(type, part))
+        if not kinds <= _FLAT or (most is not None and count > most):
+            return False
+        some = list(itertools.islice(part, 0, None, -(-count // _FEW) or 1))
+        large = sum(len(item) for item in some if type(item) in _TEXTS) / max(len(some), 1)
+        if most is not None and large * count > _LARGE_FLAT_BYTES:
+            return False
+    return True
+
+
+def _digest_at_once(value: Any) -> bytes:
+    """The digest of a collection of plain values, without a look at each."""
+    stream = _Stream()
+    pickler = pickle.Pickler(stream, protocol=4)
+    pickler.fast = True
+    pickler.dump(value)
+    return stream.digest()
 
 
 def digest_of_part(value: Any) -> tuple[bytes, bool]:

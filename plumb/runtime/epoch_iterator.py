@@ -233,6 +233,8 @@ class EpochIterator(_BaseDataLoaderIter):
         """Goes on as a guard's finding says."""
         if finding is None or finding.verdict == Verdict.GO_ON:
             return
+        if self._run.running is not None:
+            self._run.running.note_change()
         if finding.verdict == Verdict.PLAIN:
             self._go_plain(finding.reason)
         elif not self._segments:

@@ -26,7 +26,7 @@ from plumb.runtime.deferred import DeferringCollate, Undeferred, device_of
 from plumb.runtime.fetch import Fetch, Fetching
 from plumb.runtime.plain_batches import PlainBatches
 from plumb.runtime.store_folder import StoreError
-from plumb.runtime.stored import Stored
+from plumb.runtime.stored import Stored, note_change
 from plumb.tracebacks import without_plumb
 
 
@@ -140,6 +140,12 @@ class Running:
     def is_stale(self, dataset: Any) -> bool:
         """Whether the store that is in use holds the values of a dataset that is another by now."""
         return self.stored is not None and not self.stored.is_of(dataset)
+
+    def note_change(self) -> None:
+        """Leave a store whose dataset is looked at in part: the script has changed that dataset."""
+        if self.stored is not None and self.stored.is_of_part and not self._is_frozen:
+            note_change()
+            self.stored = None
 
     def _renew_store(self, dataset: Any) -> None:
         choice = self._config.cache

@@ -12,6 +12,8 @@ from plumb.runtime.fingerprint import fingerprint, fingerprint_of_part
 from plumb.runtime.store_folder import StoreError, StoreFacts, StoreUse, disk_root, memory_root, reason_for_end
 from plumb.runtime.store_room import memory_budget
 
+_changes = 0
+
 
 class Stored:
     """A store for the values at a cut, as `choice` has it: in memory for as long as somebody keeps this.
@@ -25,13 +27,13 @@ class Stored:
 
     def __init__(self, dataset: Any, cut: Cut, choice: CacheChoice, apart: str = "") -> None:
         self._cut = cut
-        self._part, is_partial = fingerprint_of_part(dataset, cut)
-        if not is_partial:
+        self._part, self.is_of_part = fingerprint_of_part(dataset, cut)
+        if not self.is_of_part:
             self.fingerprint = self._part + apart
         elif choice.folder:
             self.fingerprint = fingerprint(dataset, cut, ()) + apart
         else:
-            self.fingerprint = f"{self._part}-{_job()}{apart}"
+            self.fingerprint = f"{self._part}-{_job()}-{_changes}{apart}"
         root = disk_root(Path(choice.folder)) if choice.folder else memory_root()
         folder, tier = root / self.fingerprint, "disk" if choice.folder else "memory"
         size = memory_budget(choice.bytes) if tier == "memory" else choice.bytes
@@ -45,6 +47,12 @@ class Stored:
     def is_of(self, dataset: Any) -> bool:
         """Whether the values in the store are still those of `dataset`, as it is now."""
         return self._part == fingerprint_of_part(dataset, self._cut)[0]
+
+
+def note_change() -> None:
+    """Take note that a dataset has changed in a part that is not looked at: no store of before is opened again."""
+    global _changes
+    _changes += 1
 
 
 def _job() -> int:

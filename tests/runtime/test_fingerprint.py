@@ -11,9 +11,10 @@ import numpy
 import pytest
 import torch
 
-from plumb.config import CacheChoice, Cut, Step
+from plumb.config import CacheChoice, Config, Cut, Rewrites, Step
 from plumb.runtime import content
 from plumb.runtime.fingerprint import fingerprint, fingerprint_of_part
+from plumb.runtime.running import Running
 from plumb.runtime.stored import Stored
 
 CUT = Cut("load", (Step("D.__getitem__#1", "load"),))
@@ -216,19 +217,52 @@ def test_of_large_data_a_part_is_looked_at_in_bounded_time(kind, monkeypatch):
     assert fingerprint_of_part(other, CUT) != (found, True)
 
 
+FLAT = {
+    "numbers": lambda: list(range(100_000)),
+    "texts": lambda: [f"image {number}.jpg" for number in range(100_000)],
+    "pairs": lambda: [(f"image {number}.jpg", number % 10) for number in range(100_000)],
+    "by name": lambda: {f"image {number}.jpg": number for number in range(100_000)},
+}
+
+
+@pytest.mark.parametrize("kind", FLAT)
+def test_of_plain_values_all_are_looked_at(kind):
+    dataset = Plain(FLAT[kind]())
+    before = fingerprint_of_part(dataset, CUT)
+    assert before == (fingerprint(dataset, CUT, ()), False)
+    dataset.state["image 77777.jpg" if kind == "by name" else 77_777] = ("", 0) if kind == "pairs" else 3
+    assert fingerprint_of_part(dataset, CUT) != before
+
+
+def test_a_store_is_left_where_a_dataset_changes_that_is_looked_at_in_part():
+    large, choice = Plain([{"row": row} for row in range(5000)]), CacheChoice("load", "memory", 2**20, 1.0)
+    running = Running(Config(cache=choice), Rewrites((CUT,)))
+    running._renew_store(large)
+    first = running.stored
+    large.state[1]["row"] = 77
+    assert first.is_of(large), "the row is not among those that are looked at"
+    running.note_change()
+    running._renew_store(large)
+    assert running.stored.fingerprint != first.fingerprint
+    small = Plain([1, 2])
+    running.stored = kept = Stored(small, CUT, choice)
+    running.note_change()
+    assert running.stored is kept, "all of it is looked at"
+
+
 def test_of_small_data_all_is_looked_at():
     dataset = Plain([torch.ones(3), {"a": [1, 2, 3]}, "text"])
     assert fingerprint_of_part(dataset, CUT) == (fingerprint(dataset, CUT, ()), False)
 
 
 def test_a_store_in_memory_is_this_job_s_where_a_part_was_looked_at(tmp_path, monkeypatch):
-    large, choice = Plain(list(range(5000))), CacheChoice("load", "memory", 2**20, 1.0)
+    large, choice = Plain([{"row": row} for row in range(5000)]), CacheChoice("load", "memory", 2**20, 1.0)
     assert Stored(large, CUT, choice).fingerprint != fingerprint(large, CUT, ())
     assert Stored(Plain([1]), CUT, choice).fingerprint == fingerprint(Plain([1]), CUT, ())
     on_disk = Stored(large, CUT, dataclasses.replace(choice, tier="disk", folder=str(tmp_path)))
     assert on_disk.fingerprint == fingerprint(large, CUT, ())
     assert on_disk.is_of(large)
-    large.state[-1] = 0
+    large.state[-1]["row"] = 0
     assert not on_disk.is_of(large)
 
 
