@@ -15,16 +15,18 @@ def generator_states(others: list[Any]) -> tuple[Any, ...]:
     """The states of `random`, `numpy.random`, torch's generator and `others`, comparable with `==`."""
     torch = sys.modules.get("torch")
     drawn = None if torch is None else torch.get_rng_state().numpy().tobytes()
-    return random.getstate(), _legacy_state(np.random.get_state()), drawn, *map(_state_of, others)
+    return random.getstate(), _legacy_state(np.random.get_state()), drawn, *map(state_of, others)
 
 
-def _legacy_state(state: Any) -> tuple[Any, ...]:
-    """The state of a `RandomState` of numpy's, with its keys as bytes."""
+def _legacy_state(state: Any) -> Any:
+    """The state of a `RandomState` of numpy's, with its keys as bytes; it may be over a generator of another kind."""
+    if isinstance(state, dict):
+        return repr(state)
     algorithm, keys, position, has_gauss, gauss = state
     return algorithm, keys.tobytes(), position, has_gauss, gauss
 
 
-def _state_of(generator: Any) -> Any:
+def state_of(generator: Any) -> Any:
     """The state of one generator of Python's, numpy's or torch's kind; None for anything else."""
     if isinstance(generator, random.Random):
         return generator.getstate()

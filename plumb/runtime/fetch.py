@@ -26,7 +26,7 @@ from plumb.runtime.codec import EncodeError, encode
 from plumb.runtime.deferred import DeferredSamples, Deferring
 from plumb.runtime.drawing import Drawing, DrawsError
 from plumb.runtime.following import code_of_samples, code_on
-from plumb.runtime.generators import Generators, generators_of_modules
+from plumb.runtime.generators import DrawWatch, Generators, generators_of_modules
 from plumb.runtime.held import Held
 from plumb.runtime.opened import OpenedFile, opened_files
 from plumb.runtime.pending import VariesError
@@ -168,6 +168,7 @@ class _Reader:
         self._is_checked = not fetch.is_planned
         self._batches = 0
         self.hits = 0
+        self._watch: DrawWatch | None = None
 
     def samples(self, indices: list[Any]) -> list[Any] | DeferredSamples:
         """The samples of one batch. Where a rewrite turns out not to fit, this and all later ones are made plainly."""
@@ -232,6 +233,7 @@ class _Reader:
         values = self._store.get_many([key_of(index) for index in indices]) if self._store else [MISSING] * len(indices)
         missing = [index for index, value in zip(indices, values, strict=True) if value is MISSING]
         states = self.generators.states() if missing and self._pool else None
+        self._watch = None
         samples: list[Any] = []
         records: list[Record] = []
         with self._submitted(self._made, missing) as futures:
@@ -306,10 +308,13 @@ class _Reader:
         if not self._stores:
             return self._replay.sample_keeping(index, lambda _: None), None
         records: list[Record | None] = []
-        states = self.generators.states()
+        watch = self._watch = self._watch or DrawWatch(self.generators)
+        if self._fetch.cut is None or self._fetch.cut.way:
+            # What came behind the cut of the last sample.
+            watch.has_moved()
 
         def keep(value: Any) -> None:
-            draws = states != self.generators.states()
+            draws = watch.has_moved()
             self._drawing.note(1, draws)
             records.append(None if draws else self._record(index, value, files))
 

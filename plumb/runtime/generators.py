@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import random
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from plumb.profile.randomness import generator_states, process_states, put_back
+from plumb.profile.randomness import generator_states, process_states, put_back, state_of
 from plumb.runtime.held import get_state, is_generator, reached, set_state
 
 _CLASSES = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
@@ -51,7 +52,11 @@ class Generators:
 
     def states(self) -> tuple[Any, ...]:
         """The states of all generators, comparable with `==`: after a draw they differ."""
-        return (*generator_states(list(self._held.values())), *_states_on_devices())
+        return (*generator_states([]), *self.own_states())
+
+    def own_states(self) -> tuple[Any, ...]:
+        """The same of all but the process-wide ones."""
+        return (*map(state_of, self._held.values()), *_states_on_devices())
 
     def named_states(self) -> dict[str, bytes]:
         """Return a digest of the state of each generator on the CPU by its name, the same in all processes."""
@@ -76,6 +81,63 @@ class Generators:
             if name in self._held:
                 set_state(self._held[name], _as_tensor(state) if isinstance(state, bytes) else state)
         return kept.held.keys() <= self._held.keys()
+
+
+class DrawWatch:
+    """Says whether random numbers were drawn since it was last asked, in a fifth of the time of two readings.
+
+    To read the state of numpy's process-wide generator takes longer than many samples do. Its memory is compared
+    instead, except while a second normal number is kept for the next call, which leaves no trace in that memory.
+    """
+
+    def __init__(self, generators: Generators) -> None:
+        self._generators = generators
+        self._memory: bytes | None = None
+        self._states: tuple[Any, ...] = ()
+        self._others: tuple[Any, ...] = ()
+        self._take()
+
+    def has_moved(self) -> bool:
+        """Whether any generator has another state than when this was last called, or made."""
+        if self._memory is None:
+            before, self._states = self._states, self._generators.states()
+            has_moved = bool(before != self._states)
+        else:
+            has_moved = self._memory != self._numpy.read() or self._others != self._other_states()
+        if has_moved:
+            self._take()
+        return has_moved
+
+    def _take(self) -> None:
+        keeps_a_number = bool(np.random.get_state(legacy=False)["has_gauss"])
+        self._numpy = _NumpyMemory()
+        self._memory = None if keeps_a_number else self._numpy.read()
+        self._states = () if self._memory is not None else self._generators.states()
+        self._others = self._other_states() if self._memory is not None else ()
+
+    def _other_states(self) -> tuple[Any, ...]:
+        return random.getstate(), torch.get_rng_state().numpy().tobytes(), *self._generators.own_states()
+
+
+def _bit_generator() -> Any:
+    return np.random.get_bit_generator()  # type: ignore[attr-defined]
+
+
+class _NumpyMemory:
+    """numpy's process-wide generator as it lies in memory."""
+
+    _BYTES = 625 * 4
+
+    def __init__(self) -> None:
+        self._generator = _bit_generator()
+        is_usual = type(self._generator) is np.random.MT19937
+        self._address = self._generator.ctypes.state_address if is_usual else None
+
+    def read(self) -> bytes | None:
+        """Return what is there; None for a generator of another kind, or once the script has exchanged it."""
+        if self._address is None or _bit_generator() is not self._generator:
+            return None
+        return ctypes.string_at(self._address, self._BYTES)
 
 
 def _without_tensor(state: Any) -> Any:

@@ -17,6 +17,7 @@ from plumb.runtime import fetch as fetching
 from plumb.runtime.cache import Store, key_of
 from plumb.runtime.fetch import Fetch, Fetching
 from plumb.runtime.following import code_of_samples, code_on
+from plumb.runtime.generators import DrawWatch, Generators
 from plumb.runtime.running import Running
 
 LENGTH, RARE = 64, (5, 37, 50)
@@ -228,3 +229,27 @@ def test_the_code_of_samples_covers_helpers_defaults_and_flags(monkeypatch):
     before = code_of_samples(Flagged())
     monkeypatch.setattr(sys.modules[__name__], "AUGMENTS", True)
     assert code_of_samples(Flagged()) != before
+
+
+def test_a_watch_sees_each_draw_once():
+    held, torchs = Rare(), torch.Generator()
+    held.more = torchs
+    watch = DrawWatch(Generators(held))
+    draws = [
+        *[random.random, lambda: random.gauss(0, 1), np.random.random, lambda: np.random.seed(1)],
+        # The second normal number was drawn along with the first.
+        *[np.random.randn, np.random.randn, lambda: random.gauss(0, 1), lambda: torch.rand(1)],
+        *[held.rng.random, held.python.random, lambda: torch.rand(1, generator=torchs), MODULE.shared.random],
+    ]
+    assert not watch.has_moved()
+    for draw in draws * 2:
+        draw()
+        assert (watch.has_moved(), watch.has_moved()) == (True, False)
+    before = np.random.get_bit_generator()
+    np.random.set_bit_generator(np.random.PCG64(1))
+    try:
+        assert watch.has_moved()
+        np.random.random()
+        assert (watch.has_moved(), watch.has_moved()) == (True, False)
+    finally:
+        np.random.set_bit_generator(before)
