@@ -207,6 +207,7 @@ def test_what_was_changed_in_place_can_not_be_made():
 
 def test_pinning_keeps_the_recipe_with_the_batch(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *device: tensor + 0)
+    monkeypatch.setattr("plumb.profile.pinning.can_pin", lambda: True)
     batch = DeferredBatch({"x": torch.ones(2)}, 0, b"recipe")
     pinned = torch.utils.data._utils.pin_memory.pin_memory(batch)
     assert (pinned.leaf, pinned.recipe) == (0, b"recipe")
