@@ -42,6 +42,8 @@ _PATIENCE, _PATIENCE_SECONDS = 0.15, 3.0
 _PATIENCE_WITHOUT_LOADER, _SIGNALS_AT_LEAST = 0.05, 6
 # A loader that is tuned without the user's loop gets at most this share of the budget.
 _SHARE_ALONE = 0.25
+# And this much beyond the budget, where that is spent by then; all of them together no more than the second.
+_SHARE_LATE, _SHARE_LATE_AT_MOST = 0.125, 0.25
 _SECONDS_WORTH_STARTING = 1.0
 
 
@@ -296,6 +298,9 @@ class Session:
         """Tunes loaders without the user's loop, within what is left of the budget, and ends the script."""
         work = self._work = self._work or self._make_work()
         alive = [(known, loader) for known in several if (loader := _alive(known)) is not None]
+        # Where the loop took longer than its part, a short look at the others is still worth their entry in the plan.
+        late = min(len(alive) * _SHARE_LATE, _SHARE_LATE_AT_MOST) * self._budget_seconds
+        self._deadline = max(self._deadline, time.perf_counter() + late)
         for index, (known, loader) in enumerate(alive):
             left = (self._deadline - time.perf_counter()) / (len(alive) - index)
             if left < _SECONDS_WORTH_STARTING:

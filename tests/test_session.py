@@ -130,3 +130,15 @@ def test_what_the_loader_raises_reaches_the_loop(started):
     with pytest.raises(KeyError):
         next(batches)
     assert not any(isinstance(event, events.Failed) for event in told)
+
+
+def test_loaders_are_looked_at_where_the_loop_has_spent_the_budget(started):
+    session, work, told = started
+    for name in ("train", "valid"):
+        seen(session, DataLoader([1, 2, 3]), name)
+    # Twelve seconds were the budget, and they are over.
+    session._budget_seconds, session._deadline = 12.0, 0.0
+    with pytest.raises(Over):
+        session._tune_alone(session._registry.all())
+    assert work.alone_with == ["train", "valid"]
+    assert not any(isinstance(event, events.Warned) for event in told)
