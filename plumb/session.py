@@ -181,8 +181,11 @@ class Session:
     def script_ended(self, error: BaseException | None) -> None:
         """The script's main module is done; finishes what the loop can no longer take part in.
 
-        Returns only where there is nothing to finish, or where `error` is the script's own failure.
+        Returns only where there is nothing to finish, or where `error` is the script's own failure. A script that ends
+        with `sys.exit(main())` has not failed where that gives nothing, or 0.
         """
+        if isinstance(error, SystemExit) and not error.code:
+            error = None
         course = self._course
         if course is None:
             seen = [known for known in self._registry.all() if known.batches_seen] if self._registry else []

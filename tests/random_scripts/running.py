@@ -95,7 +95,8 @@ class _Seed:
         words = ["tune", "--budget", str(self._wishes.budget_seconds), SCRIPT]
         done = self._command(place, words)
         self._note("tune", failures(plain, done))
-        if done.code not in (0, None) and self._recipe.ends not in ("error", "error in sample"):
+        # A sample that can't be made ends a tuning, even where the script would go on with the next epoch.
+        if done.code not in (0, None) and self._recipe.ends not in ("error", "error in sample", "caught in sample"):
             self._note("tune", [f"exit code {done.code}: {_plumbs_line(done)}"])
         self._note("tune", other_files(left, files_in(place), may_add=True))
         if (place / PLAN).exists():
