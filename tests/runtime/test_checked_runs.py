@@ -1,9 +1,11 @@
 """Scripts on plans that are wrong for them: they train as without a plan, and the plan is marked."""
 
 import json
+import random
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -12,6 +14,7 @@ from plumb import plan
 from plumb.config import CacheChoice, Config, Cut, Rewrites
 from plumb.plan import LoaderPlan, Measured, Plan, Prediction
 from plumb.plan_marks import mark_unsafe
+from plumb.profile.randomness import generator_states
 from plumb.runtime import checks
 from plumb.runtime.child_trial import Outcome
 from plumb.runtime.following import code_of_samples
@@ -161,6 +164,33 @@ def test_a_store_that_is_wrong_from_its_first_batch_on_is_never_delivered_from(w
     assert plan.read(place).loaders[0].unsafe == marked["unsafe"]
     (store,) = (tmp_path / "stores").rglob("ended")
     assert not (store.parent / "data.mdb").exists()
+
+
+def noisy(samples):
+    return torch.stack(samples) + torch.rand(len(samples)) + np.random.random() + random.random()
+
+
+def test_after_a_difference_random_numbers_are_those_of_the_script(monkeypatch, tmp_path, said):
+    """The batch that was not delivered has drawn them once already."""
+    dataset = Steps()
+    cache = CacheChoice("sample", "disk", 2**22, 1.0, str(tmp_path / "stores"))
+    entry, _ = planned_for(dataset, Config(cache=cache), tmp_path)
+
+    def train(start):
+        random.seed(0), np.random.seed(0), torch.manual_seed(0)
+        seen = []
+        for step in range(3):
+            monkeypatch.setitem(HIDDEN, "step", step)
+            seen += [batch.tolist() for batch in start()]
+            seen.append(torch.rand(1).item())
+        return seen, generator_states([])
+
+    loader = DataLoader(dataset, batch_size=8, shuffle=True, collate_fn=noisy)
+    expected = train(lambda: iter(loader))
+    planned = Planned(loader, entry, OWN)
+    trained = train(lambda: planned.start_unseen(loader, loader.__iter__, said.append))
+    assert "batch 1 of epoch 2 differs" in said[0]
+    assert trained == expected
 
 
 def test_loaders_that_are_made_anew_for_each_epoch_are_checked_as_one(monkeypatch, tmp_path, said):
