@@ -176,7 +176,9 @@ class EpochOrder:
             return self._drawn_one()
         with self._watch.asked_in_time():
             found = self._drawn_one()
-        self._lose_foresight(self._watch.why_not)
+        if found:
+            # What the sampler changes when it ends, it has changed in time: nothing is asked ahead any more.
+            self._lose_foresight(self._watch.why_not)
         return found
 
     def _drawn_one(self) -> bool:

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, RandomSampler, Subset
 from torchvision.transforms import Compose
 
 from plumb.config import Config
@@ -271,4 +271,32 @@ def test_what_stays_as_it_is_keeps_its_workers():
     next(second)
     assert {worker.pid for worker in second._workers} == pids != set()
     list(second)
+    assert said == []
+
+
+class Seeded(RandomSampler):
+    """Shuffles by a generator of its own, which it seeds for each epoch, and counts epochs at its end."""
+
+    epoch = 0
+
+    def __iter__(self):
+        self.generator = self.generator or torch.Generator()
+        self.generator.manual_seed(self.epoch)
+        yield from super().__iter__()
+        self.epoch += 1
+
+
+def test_a_sampler_that_changes_at_its_end_keeps_the_plan():
+    def train(loader, begin):
+        for _ in range(3):
+            yield [batch.tolist() for batch in begin()]
+            yield loader.sampler.epoch
+
+    def make():
+        rows = Rows(80)
+        rows.labels = list(range(80))
+        return DataLoader(rows, batch_size=4, sampler=Seeded(rows))
+
+    plain, planned, said = trained(make, train)
+    assert planned == plain
     assert said == []
