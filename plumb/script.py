@@ -19,6 +19,7 @@ from typing import NoReturn
 import msgspec
 
 from plumb import interpreter, stacks, standard_streams
+from plumb.errors import CommandError
 from plumb.events import Event, LoaderIterated, Receiver, TuningStarted, Warned
 from plumb.journal.keeping import Keeper
 from plumb.journal.outcome import FilesOutcome
@@ -77,7 +78,12 @@ def run_tuned(
     # outlive the child by a moment may still write to it.
     folder = tempfile.TemporaryDirectory(prefix="pymp-", ignore_cleanup_errors=True)
     launch = Path(orders.tune.launch_file).name if orders.tune.launch_file else None
-    keeper = Keeper((Path.cwd(), orders.target.folder()), _own_files(orders.tune), folder.name, launch)
+    try:
+        keeper = Keeper((Path.cwd(), orders.target.folder()), _own_files(orders.tune), folder.name, launch)
+    except OSError as error:
+        why = f"{error.filename or 'the cache folder'}: {(error.strerror or str(error)).lower()}"
+        text = f"what keeps your script's files safe can't be written ({why}); make room, or set XDG_CACHE_HOME"
+        raise CommandError(text) from None
     with ended_by_signals(), folder, tempfile.TemporaryFile() as stack, keeper:
         orders = msgspec.structs.replace(
             orders, events_descriptor=events_out, stack_descriptor=stack.fileno(), sockets_folder=folder.name

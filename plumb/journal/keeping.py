@@ -81,6 +81,7 @@ class Keeper:
         self._share: Share | None = None
         self._listed: Collection[str] = ()
         self._alive: int | None = None
+        self._is_done = False
         root = _root()
         forget_old(root)
         self.recovered = recover(root, _PREFIX)
@@ -154,10 +155,12 @@ class Keeper:
             wait_seconds: How long to wait for the other ranks of a launch. The last of them puts the files back, and
                 the others know nothing of the outcome.
         """
-        if self._share is None:
-            return self._put_back(clean)
         outcome: list[FilesOutcome] = []
-        self._share.leave(wait_seconds, lambda: outcome.append(self._put_back(clean)))
+        if self._share is None:
+            outcome.append(self._put_back(clean))
+        else:
+            self._share.leave(wait_seconds, lambda: outcome.append(self._put_back(clean)))
+        self._is_done = True
         return outcome[0] if outcome else FilesOutcome()
 
     def _put_back(self, clean: bool) -> FilesOutcome:
@@ -177,7 +180,9 @@ class Keeper:
     ) -> None:
         if self._watcher is not None and self._watcher.stdin is not None:
             with contextlib.suppress(OSError):
-                self._watcher.stdin.write(b"done")
+                if self._is_done:
+                    self._watcher.stdin.write(b"done")
+                # Else a signal came before the script could be listened to: the watcher ends it, and puts files back.
                 self._watcher.stdin.close()
             self._watcher.wait()
         for descriptor in (self._share.descriptor if self._share is not None else None, self._alive):

@@ -410,3 +410,35 @@ def test_putting_back_goes_on_where_it_was_interrupted(tuned, monkeypatch):
     assert tuned.state() != before
     keeper.put_back(clean=False)
     assert tuned.state() == before
+
+
+def test_no_script_is_run_where_its_files_can_not_be_kept(monkeypatch, tmp_path):
+    from plumb import script
+    from plumb.errors import CommandError
+    from plumb.orders import Orders, Target, TuneOrders
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device", "/home/cache")
+
+    monkeypatch.setattr(script, "Keeper", full)
+    (tmp_path / "train.py").write_text("open('ran', 'w')")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CommandError, match=r"/home/cache: no space left on device\); make room"):
+        script.run_tuned(Orders(Target("train.py", False), tune=TuneOrders(1.0)), [], print, print)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_watcher_does_what_an_interrupted_keeper_has_not_done(tuned):
+    tuned.file("model.pt")
+    before = tuned.state()
+    code = "import time; open('model.pt', 'w').write('new'); print('ready', flush=True); time.sleep(600)"
+    with Keeper((tuned.folder,), (), str(tuned.folder.parent / "scratch")) as keeper:
+        script = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=tuned.folder, env=keeper.environment(os.environ), stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert script.stdout.readline() == "ready\n"
+    assert script.wait(10) == -signal.SIGKILL
+    script.stdout.close()
+    assert tuned.state() == before
+    assert not Path(keeper.folder).exists()
