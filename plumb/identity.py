@@ -1,4 +1,4 @@
-"""Which loader an entry of a plan was made for: where it was made, over which dataset, with which code and arguments.
+"""Identity of a loader: where it is made, over which dataset, with which code and arguments.
 
 Plain data, as a plan file keeps it. `runtime/identified.py` makes it of a loader.
 """
@@ -31,7 +31,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Facts:
-    """What decides on a dataset's samples, each by the path that leads to it, such as `dataset.transform.size`.
+    """Facts that decide on a dataset's samples, each by the path that leads to it, such as `dataset.transform.size`.
 
     `code` holds digests of functions, `kinds` classes, lengths, shapes and versions of packages, and `values` flags,
     numbers and texts. What is in large collections and arrays is not among them.
@@ -110,7 +110,7 @@ def change_in_a_run(first: Facts, now: Facts) -> str:
 
 
 def _may_change(then: str | None, since: str | None, path: str) -> bool:
-    """Whether a fact may differ between two epochs of one run: numbers, sizes, and items of collections that grow."""
+    """Return whether a fact may differ between two epochs of a run: a number, a size, an item of a collection."""
     if all(fact is None or _is_number(fact) for fact in (then, since)):
         return True
     if then is not None and since is not None and then.partition(_SIZE)[0] == since.partition(_SIZE)[0]:
@@ -121,7 +121,7 @@ def _may_change(then: str | None, since: str | None, path: str) -> bool:
 def _is_made_when_needed(
     path: str, before: Mapping[str, str], after: Mapping[str, str], first: Facts, now: Facts
 ) -> bool:
-    """Whether an attribute was empty in the first epoch, and has what the samples' own code makes when it needs that.
+    """Return whether an attribute was empty in the first epoch, and has what samples make when they need it first.
 
     That is a file, a collection, an object of a class that this code names, or the value of a cached property; and
     neither a function nor an object of options that the loop has put there.
@@ -141,7 +141,7 @@ def _is_made_when_needed(
 
 
 def without_numbers(facts: Facts, constants: bool = False) -> Facts:
-    """The facts that stay what they are while a training changes numbers and fills collections.
+    """Return the facts that stay what they are while a training changes numbers and fills collections.
 
     With `constants`, the numbers in defaults and closures are kept.
     """
@@ -167,7 +167,7 @@ def _of_value(
 
 
 def _changed(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
-    """The paths with other facts, the shortest first: what is nearest to the dataset says most."""
+    """Return the paths with other facts, the shortest first: what is nearest to the dataset says most."""
     paths = (path for path in then.keys() | now.keys() if then.get(path) != now.get(path))
     return iter(sorted(paths, key=lambda path: (len(path), path)))
 

@@ -64,12 +64,12 @@ class MadeFor:
 
     @property
     def without_numbers(self) -> str:
-        """What datasets share that differ in a number only, such as that of an epoch."""
+        """Key that datasets share which differ in a number only, such as that of an epoch."""
         return json.dumps({**self.plain(), "content": ""}, sort_keys=True)
 
     @property
     def without_content(self) -> str:
-        """What datasets of one class share that differ in flags and texts."""
+        """Key that datasets of one class share which differ in flags and texts."""
         return json.dumps({**self.plain(), "content": "", "steady": ""}, sort_keys=True)
 
 
@@ -215,7 +215,7 @@ def _broken_limit(planned: LoaderPlan, options: Options) -> str | None:
 
 
 def _digest(facts: Facts | None) -> str:
-    """A digest of facts; where nothing could be told of a dataset, it is like no other."""
+    """Return a digest of facts; where nothing could be told of a dataset, it is like no other."""
     told = secrets.token_bytes(16) if facts is None else repr(dataclasses.astuple(facts)).encode("utf-8", "replace")
     return hashlib.blake2b(told, digest_size=16).hexdigest()
 

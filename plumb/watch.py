@@ -42,7 +42,7 @@ class KnownLoader:
 
     @property
     def is_used(self) -> bool:
-        """Whether the script has asked the loader for batches."""
+        """Return whether the script has asked the loader for batches."""
         return self.epochs_begun > 0 or self.batches_seen > 0
 
     def facts_of(self, loader: DataLoader[Any]) -> Facts | None:
@@ -168,9 +168,10 @@ class Registry:
 
 
 def _is_rebuilt(known: KnownLoader, loader: DataLoader[Any], found: Identity, site: Site) -> bool:
-    """Whether the script makes a loader once more: over the same dataset, or in the place of one that is used or gone.
+    """Return whether the script makes a loader once more.
 
-    As far as can be seen now: its dataset may not be complete yet.
+    That is over the same dataset, or in the place of a loader that is used or gone, as far as can be seen now: its
+    dataset may not be complete yet.
     """
     first = known.identity
     if site != known.site or first is None:
@@ -181,7 +182,7 @@ def _is_rebuilt(known: KnownLoader, loader: DataLoader[Any], found: Identity, si
 
 
 def _is_from_its_parts(known: KnownLoader, loader: DataLoader[Any], site: Site) -> bool:
-    """Whether a library has built a loader from another's parts: accelerate does, and iterates only its own."""
+    """Return whether a library has built a loader from another's parts, as accelerate does, which iterates its own."""
     first = known.loader()
     if not site.by_library or site == known.site or known.is_library_s or first is None:
         return False

@@ -46,7 +46,7 @@ class PlanApplied:
         self._fits: dict[int, Fit] = {}
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Leaves the script's arguments as they are: torch is to judge them."""
+        """Leave the script's arguments as they are: torch is to judge them."""
         return arguments
 
     def constructed(self, loader: DataLoader[Any], site: Site) -> None:
@@ -65,7 +65,7 @@ class PlanApplied:
             self._put_in(loader, number)
 
     def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
-        """Starts an epoch, on the plan where the loader was changed by it and the plan fits its dataset."""
+        """Start an epoch, on the plan where the loader was changed by it and the plan fits its dataset."""
         known = self._registry.iterated(loader) if self._registry is not None else None
         if known is not None:
             known.epochs_begun += 1
@@ -136,7 +136,7 @@ class PlanApplied:
         return self._found_by_name(known, site)
 
     def _found_by_name(self, known: KnownLoader, site: Site) -> tuple[int | None, str]:
-        """The same in a plan of an older plumb: by name and file, since lines move when a script is edited."""
+        """Find the entry in a plan of an older plumb: by name and file, since lines move when a script is edited."""
         loaders = [(number, planned) for number, planned in enumerate(self._plan.loaders) if planned.identity is None]
         file = str(site).rsplit(":", 1)[0]
         named = [pair for pair in loaders if pair[1].site.rsplit(":", 1)[0] == file and pair[1].name == site.name]

@@ -1,4 +1,4 @@
-"""What functions do and read, as far as their byte code shows it, and which versions of libraries there are."""
+"""Byte code of functions, the names that it reads, and versions of packages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LONGEST_NAME = 64
 
 @dataclass(frozen=True)
 class Names:
-    """What a function, and those that are defined in it, name.
+    """Names in a function and in those that are defined in it.
 
     `module_level` are the names that are looked up in its module, `imported` the modules that it imports when it runs.
     `attributes` are all names, and the texts among its constants: an attribute may be read by a text.
@@ -50,7 +50,7 @@ def names_in(code: CodeType) -> Names:
 
 
 def _texts(constants: tuple[Any, ...]) -> Iterator[str]:
-    """The short texts among constants, also in tuples: patterns name attributes there."""
+    """Yield the short texts among constants, also in tuples: patterns name attributes there."""
     for constant in constants:
         if type(constant) is tuple:
             yield from _texts(constant)
@@ -105,7 +105,7 @@ def file_digest(module: str) -> str | None:
 
 
 def _origin(module: str) -> str | None:
-    """The file of a module that was not imported yet; nothing is imported to find it."""
+    """Return the file of a module that was not imported yet; nothing is imported to find it."""
     parent = module.rpartition(".")[0]
     path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
     if parent and path is None:

@@ -1,4 +1,4 @@
-"""What an object of any class holds, looked at past whatever the class does when it is asked."""
+"""Parts of objects of any class, read without calling the class's own code."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _TRIVIAL = frozenset(
 
 
 def has_parts(value: Any) -> bool:
-    """Whether an object of a library's may hold what makes samples, or options."""
+    """Return whether an object of a library's may hold what makes samples, or options."""
     kind = type(value)
     is_data_class = any("__dataclass_fields__" in vars(each) for each in kind.__mro__)
     return is_data_class or kind.__module__.startswith("omegaconf.") or is_dataset(value) or is_step(value)
 
 
 def is_all_the_users(kind: type) -> bool:
-    """Whether nothing but the user's own code can read the attributes of a class's objects."""
+    """Return whether nothing but the user's own code can read the attributes of a class's objects."""
     return all(is_user_class(each) or class_path(each) in _TRIVIAL for each in kind.__mro__)
 
 
@@ -42,7 +42,7 @@ def class_path(kind: type) -> str:
 
 
 def inside(value: Any) -> tuple[Any, ...]:
-    """The one thing in a closure's cell, or behind a property or a method of a class; none in an empty cell."""
+    """Return the one thing in a closure's cell, or behind a property or a method of a class; none in an empty cell."""
     if isinstance(value, property):
         return (value.fget,)
     try:
@@ -52,7 +52,7 @@ def inside(value: Any) -> tuple[Any, ...]:
 
 
 def spread(items: Iterable[Any], length: int, is_within: bool, indexable: Any = None) -> Iterator[Any]:
-    """Some of many items, evenly spread; of a set, which has no order, the first."""
+    """Return some of many items, evenly spread; of a set, which has no order, the first."""
     most = _SAMPLED_WITHIN if is_within else _SAMPLED
     step = 1 if isinstance(items, _SET_ITERATOR) else max(1, -(-length // most))
     if indexable is None:

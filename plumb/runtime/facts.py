@@ -1,4 +1,4 @@
-"""What decides on a dataset's samples, looked up in bounded time: code, classes, flags, numbers and texts.
+"""Facts that decide on a dataset's samples, looked up in bounded time: code, classes, flags, numbers and texts.
 
 The walk begins at the dataset and at what the loader calls, and follows attributes, items, closures, defaults and the
 module values that code reads, whatever module they are in. Of an object of the user's own class only those attributes
@@ -357,7 +357,7 @@ class _Walk:
 
 
 def _at_most(facts: dict[str, str]) -> dict[str, str]:
-    """The facts, sorted; where there are very many, those beyond in one digest."""
+    """Return the facts, sorted; where there are very many, those beyond in one digest."""
     spelled = ((printable(path), printable(fact)) for path, fact in facts.items())
     ordered = sorted(spelled, key=lambda item: (len(item[0]), item[0]))
     first, rest = ordered[:_MOST_FACTS], ordered[_MOST_FACTS:]

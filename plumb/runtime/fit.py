@@ -1,4 +1,4 @@
-"""Whether what was planned for a loader still fits it: asked at the start of each epoch, before anything is started."""
+"""Comparison of a loader with what was planned for it, at the start of each epoch, before anything is started."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from plumb.runtime.identified import facts_of_loader
 
 
 class Fit:
-    """Compares a loader's dataset with what a plan was made for, and later with what it was in the first epoch.
+    """Comparison of a loader's dataset with what a plan was made for, and later with what it was in the first epoch.
 
     A configuration of torch's own arguments fits a dataset with the same code, whatever its flags are. One that makes
     samples in another way (a store, threads, operators on batches) needs the same flags, numbers and texts too, and is

@@ -1,4 +1,4 @@
-"""Which loader of the script a loader is: its identity, as a plan keeps it, made of the loader itself."""
+"""Identity of a loader object: its place in the script, its arguments and the facts about its dataset."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def dataset_length(loader: DataLoader[Any]) -> int | None:
 
 
 def _file_in_script(file: str) -> str:
-    """A source file's path below the script's folder; of one elsewhere, its name."""
+    """Return a source file's path below the script's folder; of one elsewhere, its name."""
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     folder = os.path.dirname(os.path.abspath(script)) if isinstance(script, str) else ""
     path = os.path.abspath(file)

@@ -53,7 +53,7 @@ def options_of_library(value: Any) -> dict[str, Any] | None:
 
 
 def _plain(node: Any) -> Any:
-    """The value in one option of a library's."""
+    """Return the value in one option of a library's."""
     attributes = getattr(node, "__dict__", None)
     if type(attributes) is dict:
         for name in _VALUES:

@@ -130,7 +130,7 @@ def _text(text: str) -> str:
 
 
 def _without_today(match: re.Match[str]) -> str:
-    """What stands for a date and time in a text: the same for all of these days."""
+    """Return what stands for a date and time in a text: one mark for all days around today."""
     try:
         day = datetime.date(*(int(match[group]) for group in ("year", "month", "day")))
     except ValueError:
