@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from plumb.model.whatif import Host
 
 _FILES_SAID = 5
+_KEPT = "What was measured is kept: tune again to go on from there"
 _DIFF_COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
 
@@ -120,7 +121,7 @@ def tune(
         if kept is None or not kept.count:
             raise
         text, code = (str(error), error.exit_code) if isinstance(error, CommandError) else ("stopped", 130)
-        text = f"{text.rstrip('.')}. What was measured is kept: tune again to go on from there"
+        text = f"{text.rstrip('.')}. {_KEPT}"
         raise CommandError(text, code) from None
     startup = story.startup_seconds or 0.0
     found = Plan(
@@ -138,6 +139,9 @@ def tune(
     except OSError as error:
         text = f"{path}: the plan cannot be written ({error.strerror}); name another place with --output"
         raise CommandError(text) from None
+    except Exception as error:
+        text = failures.sentence(error, f"{path} was not written", found)
+        raise CommandError(f"{text} {_KEPT}" if kept is not None and kept.count else text) from None
     if kept is not None and not story.has_failures:
         kept.forget()
     if as_json:
@@ -185,7 +189,13 @@ def run(target: Target, arguments: list[str], plan_path: Path | None, check_rate
     Raises CommandError where the plan does not fit.
     """
     _ask_for_checks(check_rate)
-    path, _ = _plan_of(target, plan_path)
+    try:
+        path, _ = _plan_of(target, plan_path)
+    except CommandError:
+        raise
+    except Exception:
+        # The script's own process says so, and runs it without the plan.
+        path = plan_path or Path(f"{target.stem}.plumb.json")
     script.replace_by(Orders(target, plan_file=str(path.absolute())), arguments)
 
 

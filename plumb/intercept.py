@@ -233,6 +233,10 @@ class _Listener:
             self._handler.read_by_dataset(loader)
 
     def _failed(self, error: Exception) -> None:
+        fail = getattr(self._handler, "fail", None)
+        if fail is not None:
+            # A tuning that has lost sight of a loader would wait for it in vain.
+            fail(error)
         from plumb import failures
 
         failures.say(error, "the script's loaders run as it has them", getattr(self._handler, "_plan", None))

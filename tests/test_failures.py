@@ -127,6 +127,14 @@ def test_loaders_run_as_the_script_has_them(method, capsys):
     assert said.count("\n") <= 1
 
 
+def test_a_tuning_that_has_lost_sight_of_a_loader_ends():
+    handler, ended = Handler("iterating"), []
+    handler.fail = ended.append
+    loader = DataLoader(torch.arange(4))
+    intercept._Listener(handler).iterated(loader, DataLoader.__iter__, None, inspect.currentframe())
+    assert [type(error) for error in ended] == [BugError]
+
+
 def test_what_the_script_s_own_loader_raises_is_the_script_s(capsys):
     def raising(loader):
         raise KeyError("the user's")
@@ -197,6 +205,28 @@ def test_an_epoch_goes_on_with_every_sample_once(step, users, monkeypatch, capsy
     seen = [batch.tolist() for _ in range(2) for batch in planned.start_unseen(loader, lambda: iter(loader), print)]
     assert len(calls) >= 4
     assert seen == plain
+    assert "as the script has it" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(("users", "method", "after"), [(0, "open", 0), (0, "__next__", 3), (1, "__next__", 3)])
+def test_where_nothing_of_plumb_s_can_read_torch_s_own_iterator_does(users, method, after, monkeypatch, capsys):
+    from plumb.runtime.segment import LoaderSegment
+
+    loader = DataLoader(SomeRows(), batch_size=2, shuffle=True, num_workers=users)
+    torch.manual_seed(0)
+    plain = [batch.tolist() for _ in range(2) for batch in loader], torch.rand(1).item()
+    own = Config(num_workers=users, prefetch_factor=2 if users else None)
+    planned = Planned(loader, plan_entry(fetch_threads=2), own)
+    works, calls = getattr(LoaderSegment, method), []
+
+    def no_more(*arguments):
+        calls.append(1)
+        return broken() if len(calls) > after else works(*arguments)
+
+    monkeypatch.setattr(LoaderSegment, method, no_more)
+    torch.manual_seed(0)
+    seen = [batch.tolist() for _ in range(2) for batch in planned.start_unseen(loader, lambda: iter(loader), print)]
+    assert (seen, torch.rand(1).item()) == plain
     assert "as the script has it" in "".join(capsys.readouterr())
 
 

@@ -22,6 +22,7 @@ from plumb.failures import is_plumbs, say
 from plumb.runtime.epoch_order import EpochOrder
 from plumb.runtime.epochs import draw_worker_seed
 from plumb.runtime.guards import Finding, Verdict
+from plumb.runtime.last_resort import rest_of_epoch
 from plumb.runtime.loader import index_sampler
 from plumb.runtime.loader_run import LoaderRun
 from plumb.runtime.segment import LoaderSegment, Way
@@ -61,6 +62,7 @@ class EpochIterator(_BaseDataLoaderIter):
         self._suspect: tuple[Config, str] | None = None
         self._users_error = 0
         self._at_hand: tuple[Any] | None = None
+        self._rest: Iterator[Any] | None = None
         self._has_begun = False
         self._renewed_at = -1
         seeds = torch.Generator()
@@ -82,6 +84,8 @@ class EpochIterator(_BaseDataLoaderIter):
         return batch
 
     def _next_data(self) -> Any:
+        if self._rest is not None:
+            return next(self._rest)
         if self.is_over:
             raise StopIteration
         try:
@@ -92,10 +96,13 @@ class EpochIterator(_BaseDataLoaderIter):
         except StopIteration:
             raise
         except Exception as error:
-            if id(error) == self._users_error or self._run.is_plain or not is_plumbs(error):
+            if not self._is_plumbs(error):
                 raise
             failure = error
         return self._after_failure(failure)
+
+    def _is_plumbs(self, error: Exception) -> bool:
+        return id(error) != self._users_error and is_plumbs(error)
 
     def _after_failure(self, error: Exception) -> Any:
         """Return the batch that plumb's own code failed to give, by the user's own configuration, which goes on."""
@@ -104,16 +111,23 @@ class EpochIterator(_BaseDataLoaderIter):
         with contextlib.suppress(Exception):
             self._let_go()
         self._segments.clear()
-        if self._at_hand is not None:
-            # It failed after the batch was read and counted.
-            [batch] = self._at_hand
-            self._at_hand = None
-        else:
-            if not self._has_next():
-                self._end()
-            batch = self._batch()[0]
+        at_hand, self._at_hand = self._at_hand, None
+        # It may have failed after the batch was read and counted.
+        batch = at_hand[0] if at_hand is not None else self._batch_after_failure()
         say(error, "everything is read as the script has it from here on")
         return batch
+
+    def _batch_after_failure(self) -> Any:
+        try:
+            if not self._has_next():
+                self._end()
+            return self._batch()[0]
+        except Exception as again:
+            if not self._is_plumbs(again) or isinstance(again, StopIteration):
+                raise
+        self.order.take_back()
+        self._rest = rest_of_epoch(self._template, self._run.own, self.order)
+        return next(self._rest)
 
     def _steered_batch(self) -> Any:
         if not self._has_begun:
@@ -179,6 +193,8 @@ class EpochIterator(_BaseDataLoaderIter):
             try:
                 batch = self._read(segment)
             except Exception as error:
+                if segment.is_users and is_plumbs(error):
+                    raise
                 if segment.is_users:
                     # It is the user's own; the configuration that met it first was not to blame.
                     self._suspect = None
