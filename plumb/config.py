@@ -95,6 +95,9 @@ class Rewrites:
     summary: str = ""
 
 
+WHOLE_BATCHES = ("whole batches",)
+"""In place of deferred operators: all rows of a batch are read at once."""
+
 StartMethod = Literal["fork", "forkserver", "spawn"]
 
 
@@ -126,6 +129,11 @@ class Config:
         threads = self.fetch_threads > 1 or self.worker_torch_threads > 1
         return threads or self.cache is not None or bool(self.deferred) or self.allocator_reuse
 
+    @property
+    def reads_whole_batches(self) -> bool:
+        """Whether all rows of a batch are read at once, and not collated."""
+        return self.deferred == WHOLE_BATCHES
+
     def __str__(self) -> str:
         """The configuration in the words of torch's arguments, without what is at torch's default."""
         parts = [f"num_workers={self.num_workers}"]
@@ -138,7 +146,9 @@ class Config:
         parts += [] if self.in_order else ["in_order=False"]
         parts += [f"{self.fetch_threads} fetch threads"] if self.fetch_threads > 1 else []
         parts += [f"cache in {self.cache.tier} after {self.cache.after}"] if self.cache else []
-        parts += [f"{' and '.join(self.deferred)} on batches"] if self.deferred else []
+        parts += ["whole batches at once"] if self.reads_whole_batches else []
+        operators = () if self.reads_whole_batches else self.deferred
+        parts += [f"{' and '.join(operators)} on batches"] if operators else []
         parts += ["reused memory"] if self.allocator_reuse else []
         return ", ".join(parts)
 

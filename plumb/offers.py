@@ -131,7 +131,8 @@ def find_offers(
         reasons=tuple(search.reasons),
         summary="; ".join(search.compared),
     )
-    return Offers(rewrites, costs.cuts, costs.deferrals, threads, storage, traced.pipeline, device, whole)
+    deferrals = (*costs.deferrals, *(whole.costs if whole else ()))
+    return Offers(rewrites, costs.cuts, deferrals, threads, storage, traced.pipeline, device, whole)
 
 
 class _Search:

@@ -402,7 +402,7 @@ class Tuner:
             notes.append(contributed(rate, rates_without_each(situation, winner.config)))
         if not self._has_nothing_to_gain:
             notes += binding(freedom, situation)
-            notes += [str(offers.whole_batches)] if offers.whole_batches else []
+            notes += [offers.whole_batches.in_words(winner.config)] if offers.whole_batches else []
         if self._earlier:
             notes.append(f"{self._earlier} configurations were known from a tuning that was interrupted")
         others, usable = self._others.cpus(), self._others.usable_cpus

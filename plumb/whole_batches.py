@@ -12,8 +12,11 @@ from typing import Any
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler, Subset
 from torch.utils.data._utils.collate import default_convert
 
+from plumb.config import WHOLE_BATCHES, Config
+from plumb.model.situation import DeferralCost, Left
 from plumb.profile.randomness import generator_states
 from plumb.runtime.child_trial import Outcome
+from plumb.runtime.whole_batches import may_read_whole, whole_batch
 from plumb.trace.values import digest
 
 # Where a row takes longer, calls are not what it takes.
@@ -26,11 +29,28 @@ _REPETITIONS, _SECONDS = 5, 10.0
 
 @dataclass(frozen=True)
 class WholeBatches:
-    """How much faster the dataset gives whole batches of `rows` rows, of the same bits, and the loader that asks so."""
+    """How much faster the dataset gives whole batches of `rows` rows, of the same bits, and the loader that asks so.
+
+    `left` is the share of a sample's time that is left where plumb reads them at once; None where it can't.
+    """
 
     rows: int
     times_as_fast: float
     arguments: str
+    left: float | None = None
+
+    @property
+    def costs(self) -> tuple[DeferralCost, ...]:
+        """What it costs where plumb reads whole batches, if it can."""
+        if self.left is None:
+            return ()
+        return (DeferralCost(WHOLE_BATCHES, Left(self.left, self.left), 0.0, 0.0, 0.0),)
+
+    def in_words(self, config: Config) -> str:
+        """Return a sentence for the report of a loader that runs on `config`."""
+        if config.reads_whole_batches:
+            return f"each batch is read by one call instead of {self.rows}, bit for bit the same"
+        return str(self)
 
     def __str__(self) -> str:
         return (
@@ -65,11 +85,16 @@ def whole_batches(
         return None
     if isinstance(dataset, IterableDataset) or _reads_groups(dataset):
         return None
-    outcome = in_process(partial(_times_as_fast, dataset, loader.collate_fn, list(indices), rows), _SECONDS)
+    chosen = [indices[place % len(indices)] for place in range(rows)]
+    outcome = in_process(partial(_times_as_fast, dataset, loader.collate_fn, chosen, _by_list), _SECONDS)
     times = outcome.value
     if times is None or times < _WORTH_TIMES:
         return None
-    return WholeBatches(rows, times, _arguments(loader, rows))
+    left = None
+    if may_read_whole(loader):
+        own = in_process(partial(_times_as_fast, dataset, loader.collate_fn, chosen, _by_plumb), _SECONDS).value
+        left = None if own is None or own < _WORTH_TIMES else 1 / own
+    return WholeBatches(rows, times, _arguments(loader, rows), left)
 
 
 def _reads_groups(dataset: Any) -> bool:
@@ -80,24 +105,31 @@ def _reads_groups(dataset: Any) -> bool:
     return callable(getattr(inner, "__getitems__", None))
 
 
-def _times_as_fast(dataset: Any, collate: Callable[[Any], Any], indices: list[Any], rows: int) -> float | None:
+def _by_list(dataset: Any, batch: list[Any]) -> Any:
+    return default_convert(dataset[batch])  # type: ignore[no-untyped-call]
+
+
+def _by_plumb(dataset: Any, batch: list[Any]) -> Any:
+    whole = whole_batch(dataset, batch)
+    return None if whole is None else whole.batch
+
+
+def _times_as_fast(
+    dataset: Any, collate: Callable[[Any], Any], full: list[Any], at_once: Callable[[Any, list[Any]], Any]
+) -> float | None:
     """Return how many times as fast whole batches are; None where something differs."""
-    full = [indices[place % len(indices)] for place in range(rows)]
 
     def by_rows(batch: list[Any]) -> Any:
         return collate([dataset[index] for index in batch])
 
-    def at_once(batch: list[Any]) -> Any:
-        return default_convert(dataset[batch])  # type: ignore[no-untyped-call]
-
     states = generator_states([])
-    for batch in (full, full[::-1], full[: rows // 3 + 1], full[:2], full[:1]):
-        one, other = digest(by_rows(batch)), digest(at_once(batch))
+    for batch in (full, full[::-1], full[: len(full) // 3 + 1], full[:2], full[:1]):
+        one, other = digest(by_rows(batch)), digest(at_once(dataset, batch))
         if one is None or one != other:
             return None
     if generator_states([]) != states:
         return None
-    return _seconds(partial(by_rows, full)) / max(_seconds(partial(at_once, full)), 1e-9)
+    return _seconds(partial(by_rows, full)) / max(_seconds(partial(at_once, dataset, full)), 1e-9)
 
 
 def _seconds(work: Callable[[], Any]) -> float:

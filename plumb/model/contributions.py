@@ -14,7 +14,7 @@ def rates_without_each(situation: Situation, config: Config) -> dict[str, float]
     without = {
         "the store": replace(config, cache=None),
         "fetch threads": replace(config, fetch_threads=1, fetch_until=None),
-        "operators on batches": replace(config, deferred=()),
+        "whole batches" if config.reads_whole_batches else "operators on batches": replace(config, deferred=()),
         "reused memory": replace(config, allocator_reuse=False),
     }
     return {name: loader_rate(situation, other) for name, other in without.items() if other != config}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from plumb.config import CacheChoice, Config
+from plumb.config import WHOLE_BATCHES, CacheChoice, Config
 from plumb.model.situation import AllocatorGain, CutCost, DeferralCost, Left, Situation, ThreadsCost
 
 # Whatever is saved, a sample is asked for by a call, and its bytes are copied once, no faster than memory is.
@@ -82,6 +82,8 @@ def demand(situation: Situation, config: Config) -> Demand:
         wait *= 1.0 - hit * cut.wait_share
     if config.deferred:
         output_bytes = max(0.0, output_bytes - deferral_of(situation, config.deferred).bytes_saved)
+        # Rows in memory wait for nothing but a core: with less to do, they wait less.
+        wait *= left_share if config.reads_whole_batches else 1.0
     if config.num_workers and _reuse(situation, config) is not None:
         queued = max(0.0, queued - _seconds_for_tensors(situation))
     least = min(cost.cpu_seconds, least_cpu_seconds(output_bytes))
@@ -216,11 +218,17 @@ def least_cpu_seconds(output_bytes: float) -> float:
     return _LEAST_CALL_SECONDS + _LEAST_COPY_SECONDS_PER_BYTE * output_bytes
 
 
-def go_together(situation: Situation, cache: CacheChoice | None, deferred: tuple[str, ...]) -> bool:
+def go_together(
+    situation: Situation, cache: CacheChoice | None, deferred: tuple[str, ...], fetch_threads: int = 1
+) -> bool:
     """Whether these operators can be deferred where samples are made of what that cache holds, if both are asked for.
+
+    What is read by whole batches is neither stored nor made by threads.
 
     Raises KeyError where the situation has no costs of the cut.
     """
+    if deferred == WHOLE_BATCHES:
+        return cache is None and fetch_threads == 1
     return cache is None or not deferred or cut_of(situation, cache).left_deferred is not None
 
 

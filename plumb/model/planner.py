@@ -165,7 +165,7 @@ def _ways(freedom: Freedom, situation: Situation) -> Iterator[Config]:
     for (threads, until), cache, deferred, reuse, pin in itertools.product(
         freedom.fetch, freedom.caches, freedom.deferrals, freedom.allocator_reuse, freedom.pin_memory
     ):
-        if not go_together(situation, cache, deferred):
+        if not go_together(situation, cache, deferred, threads):
             continue
         plain = Config(
             pin_memory=pin,
@@ -179,7 +179,9 @@ def _ways(freedom: Freedom, situation: Situation) -> Iterator[Config]:
         is_same_without = reuse and saves_nothing
         if 0 in freedom.num_workers and not is_same_without:
             yield plain
-        if max(freedom.num_workers) > 0:
+        # Rows in memory are copied as soon as a worker would hand them over.
+        is_for_workers = not plain.reads_whole_batches or 0 not in freedom.num_workers
+        if max(freedom.num_workers) > 0 and is_for_workers:
             started = dataclasses.replace(plain, num_workers=1, start_method=freedom.start_method)
             for torch_threads, in_order in itertools.product(freedom.worker_torch_threads, freedom.in_order):
                 yield dataclasses.replace(started, worker_torch_threads=torch_threads, in_order=in_order)

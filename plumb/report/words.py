@@ -97,7 +97,8 @@ def short(config: Config) -> str:
     parts += [] if config.in_order else ["any order"]
     parts += [f"{config.fetch_threads} fetch threads"] if config.fetch_threads > 1 else []
     parts += [f"{config.cache.after} stored in {_TIERS[config.cache.tier]}"] if config.cache else []
-    parts += [f"last {len(config.deferred)} on batches"] if config.deferred else []
+    parts += ["whole batches at once"] if config.reads_whole_batches else []
+    parts += [f"last {len(config.deferred)} on batches"] if config.deferred and not config.reads_whole_batches else []
     parts += ["reused memory"] if config.allocator_reuse else []
     return ", ".join(parts)
 

@@ -327,7 +327,7 @@ class _Writer(ForkingPickler):
             return None
         if id(value) in self._numbers:
             return self._numbers[id(value)]
-        if not _is_ordinary(value):
+        if not is_ordinary(value):
             raise _NotOursError
         storage = value.untyped_storage()
         if not value.numel():
@@ -357,10 +357,10 @@ class _Reader(pickle.Unpickler):
 
 def _fits(tensor: torch.Tensor) -> bool:
     """Whether a tensor is of the ordinary kind, and has any content."""
-    return _is_ordinary(tensor) and tensor.numel() > 0
+    return is_ordinary(tensor) and tensor.numel() > 0
 
 
-def _is_ordinary(tensor: torch.Tensor) -> bool:
+def is_ordinary(tensor: torch.Tensor) -> bool:
     """Whether a tensor is nothing but a type, a shape, strides, and bytes in this process's memory."""
     # The order matters: nested tensors raise where they are asked for what they don't have.
     return (

@@ -33,6 +33,7 @@ from plumb.runtime.pending import VariesError
 from plumb.runtime.plain_batches import PlainBatches, plain_samples
 from plumb.runtime.replay import NO_ANSWERS, Replay, ReplayError
 from plumb.runtime.saved_state import METHODS
+from plumb.runtime.whole_batches import whole_batch
 
 Made = tuple[Any, Record | None]
 # Batches of which the threads' work is looked at before anything else is done with it.
@@ -44,7 +45,8 @@ class Fetch:
     """How to read samples: `threads` make several at once, up to `cut`, or whole ones where there is no cut.
 
     `spec` is the store of the cut's values, None for none; nothing is added to a store that `is_frozen`. `is_planned`
-    says that the ways come from a plan, and may lead elsewhere in the code of today.
+    says that the ways come from a plan, and may lead elsewhere in the code of today. With `whole_batches`, rows that
+    lie in tensors are read at once; nothing else is done then.
     """
 
     threads: int = 1
@@ -53,11 +55,12 @@ class Fetch:
     spec: StoreSpec | None = None
     is_frozen: bool = False
     is_planned: bool = False
+    whole_batches: bool = False
 
     @property
     def rewrites(self) -> bool:
         """Whether samples are read in another way than one after the other by the dataset itself."""
-        return self.threads > 1 or self.spec is not None or self.deferral is not None
+        return self.threads > 1 or self.spec is not None or self.deferral is not None or self.whole_batches
 
     def in_words(self, has_hits: bool) -> tuple[str, ...]:
         """Return what is done otherwise for a batch, of which values came from the store where it `has_hits`."""
@@ -68,6 +71,7 @@ class Fetch:
             parts.append(f"{' and '.join(step.operator for step in self.deferral.steps)} on batches")
         if not parts and self.spec and self.cut:
             parts.append(f"values after {self.cut.after}, which are stored")
+        parts += ["rows that are read by whole batches"] if self.whole_batches else []
         return tuple(parts)
 
 
@@ -108,6 +112,9 @@ class Fetching:
         return samples[0]
 
     def _samples(self, indices: Sequence[Any]) -> Any:
+        if self._fetch.whole_batches:
+            whole = whole_batch(self.dataset, indices)
+            return plain_samples(self.dataset, indices) if whole is None else whole
         return self._here.samples(list(indices)) if self._fetch.rewrites else plain_samples(self.dataset, indices)
 
     def _checked(self, marked: Marked, read: Callable[[Any], Any]) -> CheckedSamples:

@@ -27,6 +27,7 @@ from plumb.runtime.fetch import Fetch, Fetching
 from plumb.runtime.plain_batches import PlainBatches
 from plumb.runtime.store_folder import StoreError
 from plumb.runtime.stored import Stored, note_change
+from plumb.runtime.whole_batches import WholeCollate, may_read_whole
 from plumb.tracebacks import without_plumb
 
 
@@ -85,7 +86,7 @@ class Running:
         self._config = config
         self._is_planned = is_planned
         self._is_checked = is_checked
-        self._deferral = rewrites.deferral if config.deferred else None
+        self._deferral = rewrites.deferral if config.deferred and not config.reads_whole_batches else None
         self._cut = cut_of(config, rewrites)
         self.stored = stored
         self._is_frozen = stored is not None
@@ -104,15 +105,17 @@ class Running:
             self.stored.spec if self.stored else None,
             self._is_frozen,
             self._is_planned,
+            config.reads_whole_batches and may_read_whole(loader),
         )
         parts: dict[str, Any] = {}
-        is_rewritten = config.fetch_threads > 1 or self.stored is not None or self._deferral is not None
         # A stream has no samples to be asked for by index, whatever a plan says that was made for another dataset.
-        if (self._is_checked or is_rewritten) and not isinstance(loader.dataset, IterableDataset):
+        if (self._is_checked or fetch.rewrites) and not isinstance(loader.dataset, IterableDataset):
             plainly = PlainBatches(loader.dataset, loader.collate_fn, loader._auto_collation)
             parts["dataset"] = Fetching(loader.dataset, fetch, plainly if self._is_checked else None)
         if self._deferral is not None:
             parts["collate_fn"] = DeferringCollate(loader.collate_fn)
+        if fetch.whole_batches:
+            parts["collate_fn"] = WholeCollate(loader.collate_fn)
         if self._is_checked and "dataset" in parts:
             parts["collate_fn"] = CheckedCollate(parts.get("collate_fn", loader.collate_fn))
         receiver = self._receiver(loader)

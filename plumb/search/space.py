@@ -89,8 +89,10 @@ class Space:
         return [*shares, 1.0 if self.contradicts(config) else -1.0]
 
     def contradicts(self, config: Config) -> bool:
-        """Whether `config` stores what lies behind an operator that it defers."""
-        return not go_together(self.situation, config.cache, config.deferred)
+        """Whether `config` stores what lies behind an operator that it defers, or has workers for rows in memory."""
+        if config.reads_whole_batches and config.num_workers and 0 in self.freedom.num_workers:
+            return True
+        return not go_together(self.situation, config.cache, config.deferred, config.fetch_threads)
 
 
 def _counts(values: tuple[int, ...]) -> BaseDistribution:

@@ -220,7 +220,7 @@ def _searched(
         if course.is_known(config):
             course.tell_known(trial, config)
         elif space.contradicts(config):
-            course.refuse(trial, "not tried: it stores what it defers")
+            course.refuse(trial, "not tried: its parts don't go together")
         else:
             course.tell(trial, try_out(config, course.best.loop_rate, _reporter(trial)))
     return list(course.readings.values())
