@@ -227,7 +227,7 @@ class _Search:
         if found.deferral is None:
             self.reasons.append(f"no operator runs on batches: {found.reason}")
             return None
-        self.compared.append(f"{samples} samples with {_names(found)} on batches")
+        self.compared.append(f"{samples} samples with {found.names} on batches")
         return self._on_target(found, found.deferral, samples)
 
     def _on_target(self, found: FoundDeferral, deferral: Deferral, samples: int) -> FoundDeferral:
@@ -240,13 +240,12 @@ class _Search:
         except Exception as error:
             reason = one_line(error)
         if reason:
-            self.reasons.append(f"{_names(found)} on batches, but not on {self._target}: {reason}")
+            self.reasons.append(f"{found.names} on batches, but not on {self._target}: {reason}")
             return found
         self.compared.append(f"the same on {self._target}")
         return dataclasses.replace(found, deferral=there)
 
     def whole_batches(self) -> WholeBatches | None:
-        """What the dataset's rows are like where they are read by whole batches, if that is any better."""
         process = self._process_for_trials
         if isinstance(process, str) or process is in_spawned_child:
             return None
@@ -391,11 +390,6 @@ def _may_use_threads(pipeline: Pipeline) -> bool:
 def _waits(pipeline: Pipeline) -> bool:
     """Whether a good part of a sample's time is waiting."""
     return pipeline.sample_wait_seconds >= _WORTH_THREADS * pipeline.sample_seconds
-
-
-def _names(found: FoundDeferral) -> str:
-    assert found.deferral is not None
-    return " and ".join(step.operator for step in found.deferral.steps)
 
 
 def _is_hashable(value: Any) -> bool:

@@ -16,6 +16,9 @@ from torch.utils.data import (
     default_collate,
 )
 
+from plumb.config import WHOLE_BATCHES, Config
+from plumb.offers import find_offers
+from plumb.plan import SampleCost
 from plumb.runtime.child_trial import in_child
 from plumb.whole_batches import whole_batches
 
@@ -109,3 +112,22 @@ class Grouped(TensorDataset):
 
 def test_nothing_is_said_where_the_dataset_reads_groups_itself():
     assert found(Grouped(*TABLE.tensors)) is None
+
+
+def test_a_table_is_offered_to_be_read_by_whole_batches_without_workers():
+    loader = DataLoader(TABLE, batch_size=128, shuffle=True)
+    cost = SampleCost(1e-5, 1e-5, 0.0, 0.0, 40.0, 0.02)
+    offers = find_offers(loader, cost, list(range(ROWS)), 10.0)
+    (offered,) = [cost for cost in offers.deferrals if cost.operators == WHOLE_BATCHES]
+    assert 0 < offered.left.plainly < 1 / 3
+    chosen = Config(deferred=WHOLE_BATCHES)
+    assert offers.whole_batches.in_words(chosen) == (
+        "each batch is read by one call instead of 128, bit for bit the same"
+    )
+    assert str(chosen) == "num_workers=0, whole batches at once"
+
+
+def test_arrays_of_another_class_are_named_and_not_read_otherwise():
+    found_for_arrays = found(Arrays(lambda data, index: (data.x[index], data.y[index])))
+    assert found_for_arrays is not None
+    assert found_for_arrays.costs == ()

@@ -50,6 +50,11 @@ class FoundDeferral:
     steps: Sequence[_Step] = ()
 
     @property
+    def names(self) -> str:
+        """Return the operators in words."""
+        return " and ".join(step.operator for step in self.deferral.steps) if self.deferral else ""
+
+    @property
     def saved_bytes(self) -> int:
         """By how many bytes a sample's leaf is smaller without the deferred operators; negative where it is larger."""
         return self.steps[-1].made[0].nbytes - self.steps[0].given[0].nbytes if self.steps else 0
