@@ -303,7 +303,9 @@ class Recorder:
 
     def _is_new(self, path: str) -> bool:
         """Return whether the script made all that is at the path."""
-        if any(_is_within(moved, path) for moved in self._moved_to):
+        if path in self._moved_to:
+            return False
+        if os.path.isdir(path) and any(_is_within(moved, path) for moved in self._moved_to):
             return False
         while path not in self._new and path not in self._moved_to and os.path.dirname(path) != path:
             path = os.path.dirname(path)
@@ -351,19 +353,28 @@ class Recorder:
             self._safe_status.add(path)
         elif kind == GROWN:
             self._safe[path] = False
+        elif kind == MOVED and record["is_folder"]:
+            self._heed_moved_folder(path, record["to"])
         elif kind == MOVED:
-            # What is at the target now is the user's, and is no longer safe there.
             target = record["to"]
-            for known in [known for known in self._safe if _is_within(known, target)]:
-                del self._safe[known]
-            # Nor are mode and times at the source: whether it is renamed is not known yet.
-            ends = (path, target)
-            self._safe_status = {known for known in self._safe_status if not any(_is_within(known, e) for e in ends)}
-            self._new = {known for known in self._new if not _is_within(known, target)}
-            moved = {target + known[len(path) :] for known in self._moved_to if _is_within(known, path)}
-            self._moved_to = {known for known in self._moved_to if not _is_within(known, path)} | moved | {target}
+            # What is at the target now is the user's, and is no longer safe there. Nor are mode and times at the
+            # source: whether it is renamed is not known yet.
+            self._safe.pop(target, None)
+            self._safe_status -= {path, target}
+            self._new.discard(target)
+            self._moved_to.discard(path)
+            self._moved_to.add(target)
         else:
             self._safe[path] = True
+
+    def _heed_moved_folder(self, path: str, target: str) -> None:
+        """Do the same for all that is in a folder that is renamed."""
+        self._safe = {known: safe for known, safe in self._safe.items() if not _is_within(known, target)}
+        ends = (path, target)
+        self._safe_status = {known for known in self._safe_status if not any(_is_within(known, e) for e in ends)}
+        self._new = {known for known in self._new if not _is_within(known, target)}
+        moved = {target + known[len(path) :] for known in self._moved_to if _is_within(known, path)}
+        self._moved_to = {known for known in self._moved_to if not _is_within(known, path)} | moved | {target}
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

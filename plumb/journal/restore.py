@@ -161,6 +161,13 @@ class _PuttingBack:
 
     def _moved(self, source: str, target: str) -> None:
         """Let what is known of paths at and below `source` be known of those at and below `target`."""
+        if not os.path.isdir(target) or os.path.islink(target):
+            if source in self._made:
+                self._made[target] = self._made.pop(source)
+            if source in self._remade:
+                self._remade.remove(source)
+                self._remade.add(target)
+            return
         for path in [path for path in self._made if path == source or path.startswith(f"{source}/")]:
             self._made[target + path[len(source) :]] = self._made.pop(path)
         for path in [path for path in self._remade if path == source or path.startswith(f"{source}/")]:
