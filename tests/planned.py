@@ -150,6 +150,8 @@ def forked(folder, work, environment):
             for file, stream, descriptor in zip(files, ("stdout", "stderr"), (1, 2), strict=True):
                 os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
                 setattr(sys, stream, os.fdopen(descriptor, "w", buffering=1, closefd=False))
+            # What other tests have installed in this process does not count in a fork of it.
+            intercept._installed.clear()
             os.chdir(folder)
             # What is tested is whether a plan is used, and not what is found wrong with it afterwards.
             os.environ.update({"PLUMB_CHECK": "0", **environment})
