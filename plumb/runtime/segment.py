@@ -143,6 +143,10 @@ class LoaderSegment:
             is_checked=way.is_checked,
         )
         self._loader.generator = seeds
+        init = self._loader.worker_init_fn
+        if way.is_users and isinstance(init, ReopeningInit):
+            # The user's own workers are as the script has them, in the tracebacks of their errors, too.
+            self._loader.worker_init_fn = init.then
         if config.num_workers and not way.is_users:
             users_timeout, self._loader.timeout = self._loader.timeout or math.inf, 0
             start_method = config.start_method or self._context.get_start_method()

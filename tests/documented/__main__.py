@@ -35,12 +35,12 @@ _CASE_SECONDS = 40
 class Unseen(PlanApplied):
     """Loaders of the case's plan as `plumb.decorator.MarkedDatasets` runs those over marked datasets."""
 
-    def constructing(self, site: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-        return arguments
+    def _put_in(self, loader: Any, number: int) -> None:
+        self._noted(loader)
 
     def iterating(self, loader: Any, start: Any, plain_loop: bool) -> Iterator[Any]:
-        planned = self._changed.get(id(loader))
-        return start() if planned is None else planned.start_unseen(loader, start, self._say)
+        changed = self._changed.get(id(loader))
+        return start() if changed is None else changed.planned.start_unseen(loader, start, self._say)
 
 
 class OfTheCase:

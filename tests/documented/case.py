@@ -23,7 +23,9 @@ class Case:
     """`run` is given torch's arguments for the workers; it calls its loader `loader`.
 
     `users` are those arguments in the script, `planned` those in a plan. On the plan, what it returns under the keys in
-    `like_torch` must be what it returns where the script itself has the plan's arguments; all else must stay as it is.
+    `like_torch` must be what it returns where the script itself has the plan's arguments, or what it returns without a
+    plan: the user's own configuration makes what others fail at. What `instead` says counts for its keys. All else must
+    stay as it is.
     """
 
     run: Callable[[dict[str, Any]], dict[str, Any]]
@@ -31,6 +33,7 @@ class Case:
     planned: Config
     batch_size: int | None
     like_torch: tuple[str, ...]
+    instead: dict[str, Any]
 
     @property
     def file(self) -> str:
@@ -41,14 +44,17 @@ CASES: dict[str, Case] = {}
 
 
 def case(
-    *pairs: tuple[Config, Config], batch_size: int | None = 4, like_torch: tuple[str, ...] = ()
+    *pairs: tuple[Config, Config],
+    batch_size: int | None = 4,
+    like_torch: tuple[str, ...] = (),
+    instead: dict[str, Any] | None = None,
 ) -> Callable[[Callable[[dict[str, Any]], dict[str, Any]]], Callable[[dict[str, Any]], dict[str, Any]]]:
     """Makes a function a case, once for each pair of the script's configuration and the plan's."""
 
     def add(run: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[dict[str, Any]], dict[str, Any]]:
         for users, planned in pairs or ((NONE, PERSISTENT),):
             words = f"{run.__name__}, {_words(users)} to {_words(planned)}"
-            CASES[words] = Case(run, users, planned, batch_size, like_torch)
+            CASES[words] = Case(run, users, planned, batch_size, like_torch, instead or {})
         return run
 
     return add

@@ -196,7 +196,7 @@ class Stuck(Numbers):
         return torch.tensor(index)
 
 
-@case((TWO, Config(2, 4)), (TWO, PERSISTENT))
+@case((TWO, Config(2, 4)), (TWO, PERSISTENT), instead={"error": {"type": None}})
 def a_worker_that_is_stuck(given):
     with tempfile.TemporaryDirectory() as folder:
         loader = DataLoader(Stuck(Once(folder + "/once")), batch_size=4, timeout=0.5, **given)
@@ -213,7 +213,7 @@ class Killed(Stuck):
         return index
 
 
-@case((TWO, Config(2, 4)), (TWO, PERSISTENT))
+@case((TWO, Config(2, 4)), (TWO, PERSISTENT), instead={"error": None})
 def a_worker_that_is_killed(given):
     with tempfile.TemporaryDirectory() as folder:
         loader = DataLoader(Killed(Once(folder + "/once")), batch_size=4, collate_fn=list, **given)

@@ -45,7 +45,14 @@ class Draws(Numbers):
         return torch.rand(1, dtype=torch.float64).item(), random.random(), np.random.rand()
 
 
-@case((NONE, TWO), (TWO, Config(2, 5)), (TWO, NONE), like_torch=("drawn", "after"))
+@case((TWO, NONE))
+def what_workers_draw_is_not_drawn_from_the_training_s_generators(given):
+    torch.manual_seed(2)
+    list(DataLoader(Draws(), batch_size=4, collate_fn=list, **given))
+    return {"after": torch.rand(1).item()}
+
+
+@case((NONE, TWO), (TWO, Config(2, 5)), like_torch=("drawn", "after"))
 def seeds_in_workers(given):
     torch.manual_seed(2)
     random.seed(2)
