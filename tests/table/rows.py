@@ -111,9 +111,10 @@ for epoch in range(3):
     "a start method that is set after the loader": Row(
         "loader = DataLoader(Rows(), batch_size=4)\nmultiprocessing.set_start_method('fork')\ntrain(loader)\n"
     ),
+    # A pool renews workers that are ended; after a tuning they are found by their environment, which a fork has not.
     "an open pool": Row(
         "pool = multiprocessing.get_context('fork').Pool(1)\nprint(pool.map(abs, [-1]))\n" + TRAIN,
-        modes=("run", "trace"),
+        modes=("run", "live"),
     ),
     "threads": Row(
         "done = threading.Event()\nwaiting = threading.Thread(target=done.wait, daemon=True)\nwaiting.start()\n" + TRAIN
