@@ -31,12 +31,14 @@ _BUDGET_SECONDS, _TIMEOUT_SECONDS = 4, 240
 class Program:
     """What a program needs to be installed, and what of it differs from run to run.
 
-    `varying` are patterns of files that hold times. `sentence` is what a tuning says that can find nothing to tune.
+    `varying` are patterns of files that hold times. `sentence` is what a tuning says that can find nothing to tune,
+    `refused` what a run says that can't use workers. `streams` are loaders that keep the number of theirs.
     """
 
     needs: str = "torch"
     varying: tuple[str, ...] = ()
     sentence: str = ""
+    refused: str = ""
     streams: tuple[str, ...] = ()
 
 
@@ -51,11 +53,11 @@ GATE = {
     "references": Program(),
     "graphs": Program(),
     "recommender": Program(),
-    "medical": Program(),
+    "medical": Program(refused="train_loader (train.py:96): the dataset holds a random generator"),
     "trainer": Program("transformers", varying=("*.bin", "*/trainer_state.json")),
     "accelerated": Program("accelerate"),
     "semi_supervised": Program(),
-    "reinforcement": Program(streams=("rollout_loader",)),
+    "reinforcement": Program(refused="the loop changes ReplayBuffer.items", streams=("rollout_loader",)),
     "layered": Program(sentence="DataLoader"),
 }
 # Frameworks take longer to import than all the rest; tests/test_frameworks.py tunes these each time.
@@ -75,6 +77,7 @@ class Outcome:
     out: str
     err: str
     files: dict[str, bytes]
+    workers: int = 0
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +129,7 @@ def assert_same(name: str, plain: Outcome, other: Outcome) -> None:
 
 def in_zygote(started: Zygote, way: str, folder: Path, **options: Any) -> Outcome:
     done = started.run(way, _SCRIPT, folder, _TIMEOUT_SECONDS, **options)
-    return Outcome(done.code, done.out, done.err, files_of(folder))
+    return Outcome(done.code, done.out, done.err, files_of(folder), done.workers)
 
 
 def command(folder: Path, *words: str) -> Outcome:
@@ -151,6 +154,11 @@ def test_on_a_plan_with_workers_a_program_does_what_it_does_alone(name, program,
 
     on_plan = in_zygote(zygote, "run", program(name, "on_plan"), plan=str(planned))
     assert_same(name, plain, on_plan)
+    said = [line for line in on_plan.err.splitlines() if line.startswith("plumb: ")]
+    refused = GATE[name].refused
+    assert len(said) == (1 if refused else 0), said
+    assert all(refused in line for line in said)
+    assert refused or GATE[name].sentence or on_plan.workers >= 2, "the plan was used"
 
 
 @pytest.mark.slow

@@ -22,17 +22,22 @@ from typing import Any
 import msgspec
 
 _IMPORTED = ("torch.utils.data", "plumb.child", "plumb.runtime.apply", "plumb.runtime.planned", "tests.forced")
+_OUT, _ERR, _WORKERS = "stdout", "stderr", "workers"
 _POLL_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
 class Done:
-    """A command that has ended; `code` is None where it had to be killed because its time was up."""
+    """A command that has ended; `code` is None where it had to be killed because its time was up.
+
+    `workers` counts the processes that the script's own process has started with multiprocessing.
+    """
 
     code: int | None
     out: str
     err: str
     seconds: float
+    workers: int = 0
 
 
 class Zygote:
@@ -59,16 +64,21 @@ class Zygote:
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
-        texts = [(folder / name).read_text(errors="replace") for name in ("stdout", "stderr")]
-        for name in ("stdout", "stderr"):
-            (folder / name).unlink()
-        return Done(answer["code"], texts[0], texts[1], answer["seconds"])
+        out, err, workers = (_taken(folder / name) for name in (_OUT, _ERR, _WORKERS))
+        return Done(answer["code"], out, err, answer["seconds"], len(workers))
 
     def close(self) -> None:
         """Ends the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(10)
+
+
+def _taken(file: Path) -> str:
+    """What a file holds, which is removed."""
+    text = file.read_text(errors="replace")
+    file.unlink()
+    return text
 
 
 def processes_in(folder: Path) -> list[int]:
@@ -100,7 +110,8 @@ def _become(request: dict[str, Any]) -> Callable[[], None]:
     os.chdir(request["folder"])
     os.environ.update(request.get("environ", {}), PLUMB="off")
     tempfile.tempdir = None
-    for number, name in ((0, os.devnull), (1, "stdout"), (2, "stderr")):
+    _count_workers(os.open(_WORKERS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+    for number, name in ((0, os.devnull), (1, _OUT), (2, _ERR)):
         opened = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(opened, number)
         os.close(opened)
@@ -119,6 +130,20 @@ def _become(request: dict[str, Any]) -> Callable[[], None]:
         child._run(Orders(target, plan_file=request["plan"]), [])
 
     return {"plain": plain, "record": recorded, "run": run}[request["way"]]
+
+
+def _count_workers(file: int) -> None:
+    """Writes a letter to `file` for each process that this one starts with multiprocessing."""
+    from multiprocessing.process import BaseProcess
+
+    start, owner = BaseProcess.start, os.getpid()
+
+    def counted(process: BaseProcess) -> None:
+        if os.getpid() == owner:
+            os.write(file, b"w")
+        start(process)
+
+    BaseProcess.start = counted  # type: ignore[method-assign]
 
 
 def _raise(error: BaseException | None) -> None:
