@@ -7,6 +7,7 @@ dataset is complete, so must the dataset's code and flags. Else the loader runs 
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
 import weakref
@@ -153,11 +154,11 @@ class PlanApplied:
 
     # ---- loaders that were changed
 
-    def _put_in(self, loader: DataLoader[Any], number: int) -> None:
+    def _put_in(self, loader: DataLoader[Any], number: int, rewrites: bool = True) -> None:
         # Torch's advice on worker counts looks at cores alone; this count was measured.
         warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
         set_attributes(loader, plans_attributes(loader, self._plan.loaders[number].config))
-        self._noted(loader)
+        self._noted(loader, rewrites)
 
     def _hand_on(self, loader: DataLoader[Any], known: KnownLoader) -> None:
         """Take note of a loader that a library has built from the parts of one that was changed."""
@@ -166,21 +167,22 @@ class PlanApplied:
         if number is None or first is None or not _changes(self._plan.loaders[number]):
             return
         vars(loader)[_MARK] = number, {**first.users}
-        if loader.batch_size == self._plan.loaders[number].batch_size:
-            self._put_in(loader, number)
-        else:
-            # It makes batches of its own: it has the plan's workers, and nothing else of the plan.
-            self._noted(loader, is_planned=False)
+        # A library may hand over the first one's batch sampler instead of its batch size. Where it makes batches of its
+        # own, they come from the plan's workers, and nothing else of the plan is for them.
+        sizes = loader.batch_size, getattr(loader.batch_sampler, "batch_size", None)
+        self._put_in(loader, number, rewrites=self._plan.loaders[number].batch_size in sizes)
 
     def _first_of(self, known: KnownLoader) -> _Changed | None:
         return next((each for each in self._changed.values() if self._owners.get(each.number) is known), None)
 
-    def _noted(self, loader: DataLoader[Any], is_planned: bool = True) -> _Changed | None:
+    def _noted(self, loader: DataLoader[Any], rewrites: bool = True) -> _Changed | None:
         mark = vars(loader).get(_MARK)
         if mark is None:
             return None
         number, users = mark
-        changed = self._changed[id(loader)] = _Changed(loader, number, self._plan.loaders[number], users, is_planned)
+        planned = self._plan.loaders[number]
+        planned = planned if rewrites else _with_workers_only(planned)
+        changed = self._changed[id(loader)] = _Changed(loader, number, planned, users)
         weakref.finalize(loader, self._changed.pop, id(loader), None).atexit = False
         return changed
 
@@ -222,16 +224,14 @@ class PlanApplied:
 class _Changed:
     """One loader object that has the plan's arguments. `users` are those that the script gave it."""
 
-    def __init__(
-        self, loader: DataLoader[Any], number: int, planned: LoaderPlan, users: dict[str, Any], is_planned: bool
-    ) -> None:
+    def __init__(self, loader: DataLoader[Any], number: int, planned: LoaderPlan, users: dict[str, Any]) -> None:
         from plumb.runtime.planned import Planned
 
         self.number = number
         self.users = users
         self.epochs = 0
         self.is_plain = False
-        self.planned: Planned | None = Planned(loader, planned, _config_of(users), users) if is_planned else None
+        self.planned: Planned | None = Planned(loader, planned, _config_of(users), users)
 
     def become_plain(self, loader: DataLoader[Any]) -> None:
         """Give the loader back what the script gave it, for good."""
@@ -243,6 +243,20 @@ class _Changed:
 
 def _changes(planned: LoaderPlan) -> bool:
     return planned.tuned.config != planned.baseline.config
+
+
+def _with_workers_only(planned: LoaderPlan) -> LoaderPlan:
+    """Return the entry with nothing but the arguments of torch's own in its configuration."""
+    config = planned.config
+    torchs = Config(
+        num_workers=config.num_workers,
+        prefetch_factor=config.prefetch_factor,
+        persistent_workers=config.persistent_workers,
+        pin_memory=config.pin_memory,
+        in_order=config.in_order,
+        start_method=config.start_method,
+    )
+    return dataclasses.replace(planned, tuned=dataclasses.replace(planned.tuned, config=torchs))
 
 
 def _config_of(attributes: Mapping[str, Any]) -> Config:

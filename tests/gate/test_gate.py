@@ -61,7 +61,7 @@ GATE = {
     "layered": Program(sentence="DataLoader"),
 }
 # Frameworks take longer to import than all the rest; tests/test_frameworks.py tunes these each time.
-_SLOW_TO_IMPORT = ("lightning_module", "trainer", "accelerated", "diffusion")
+_SLOW_TO_IMPORT = ("lightning_module", "trainer")
 _TUNED_IN_CI = ("yolo", "clip_stream", "reinforcement", "layered")
 
 

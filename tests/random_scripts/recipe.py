@@ -130,6 +130,9 @@ def fitted(recipe: Recipe) -> Recipe:
                 collate="function" if recipe.collate in ("lambda", "nested tensors") else recipe.collate,
                 reading="memory" if recipe.reading in ("handle at start", "closure") else recipe.reading,
             )
+    if recipe.start != "default" and recipe.num_workers and recipe.loop in ("validation", "next of iter"):
+        # Each epoch of the other loader, and each step, would start workers anew, which import torch.
+        recipe = change(recipe, loop="for")
     if recipe.dataset == "tensors":
         recipe = change(recipe, sample="tuple", randomness="none", reading="memory", state="none", ends="normal")
     if recipe.is_stream or recipe.dataset == "batched":
