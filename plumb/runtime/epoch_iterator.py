@@ -203,6 +203,8 @@ class EpochIterator(_BaseDataLoaderIter):
                     self.order.deliver()
                     raise
                 reason = segment.failed(error)
+                # A dataset may raise the same object again, with this traceback in front of the next one.
+                error.__traceback__ = None
             else:
                 batch, finding = self._run.guards.batch_read(self.order.delivered, indices, batch)
             # Not inside the handler: workers that are forked there would report its error along with their own.
