@@ -39,11 +39,17 @@ class Planned:
     """Starts the epochs of a loader on what was planned for it; `users` is the configuration that the script gave it.
 
     `given` is what the script gave the loader in place of what the plan has set on it. Lasts as long as the loader; the
-    process uses its memory again meanwhile, where the plan says so.
+    process uses its memory again meanwhile, where the plan says so. Only who measures what the guards cost does without
+    them, by `is_guarded`.
     """
 
     def __init__(
-        self, loader: DataLoader[Any], planned: LoaderPlan, users: Config, given: Mapping[str, Any] | None = None
+        self,
+        loader: DataLoader[Any],
+        planned: LoaderPlan,
+        users: Config,
+        given: Mapping[str, Any] | None = None,
+        is_guarded: bool = True,
     ) -> None:
         config = self._config = planned.config
         self._users = users
@@ -53,19 +59,22 @@ class Planned:
         self._reuse = Reuse() if config.allocator_reuse else None
         self._steering = PlanSteering(planned, users)
         self._given = given or {}
-        checks = check_guard(
-            loader,
-            planned.name,
-            users,
-            planned.baseline.samples_per_second,
-            on_difference=partial(mark_unsafe, planned),
-            entry=next(iter(files_of(planned)), None),
-        )
+        checks = None
+        if is_guarded:
+            checks = check_guard(
+                loader,
+                planned.name,
+                users,
+                planned.baseline.samples_per_second,
+                on_difference=partial(mark_unsafe, planned),
+                entry=next(iter(files_of(planned)), None),
+            )
         # An iterator of torch's own has no guards, and nothing is marked for it.
         checked = ways(is_checked=True) if checks else self._running
         run = self._run = LoaderRun(users, self._steering, Guards(), checked, checks)
-        run.guards.add(state_guard(run))
-        if checked is not None:
+        if is_guarded:
+            run.guards.add(state_guard(run))
+        if checked is not None and is_guarded:
             run.guards.add(_StoreGuard(checked))
         if checks is not None:
             run.guards.add(checks)
