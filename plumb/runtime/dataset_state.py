@@ -41,6 +41,7 @@ _NEAREST, _FURTHER = 250, 100
 # Collections up to this size are looked at item by item; of larger ones, a few items are.
 _SMALL, _PROBES = 64, 16
 _MOST_WINDOWED = 100_000
+_MOST_WINDOWS_OF_OBJECTS = 300
 _PASSES_AT_FIRST = 6
 _MODULE_HOOKS = ("_forward", "_backward", "_state_dict", "_load_state", "_is_full_backward", "_non_persistent")
 
@@ -235,12 +236,20 @@ class DatasetState:
         for windows in self._windows.values():
             windows.forget_earlier()
 
-    def _windowed(self, way: Reached, part: Callable[[int], Any], count: int, shape: Any) -> None:
+    def _windowed_items(self, value: Any, way: Reached) -> None:
+        part, count, is_plain = item_windows(value)
+        # Two looks compare what both have come to: of too many objects, they would come to different ones.
+        is_whole = is_plain or not self._is_by_value or count <= _MOST_WINDOWS_OF_OBJECTS
+        self._windowed(way, part, count, len(value), is_whole)
+
+    def _windowed(
+        self, way: Reached, part: Callable[[int], Any], count: int, shape: Any, is_whole: bool = True
+    ) -> None:
         if not self._has_windows:
             return
         large = self._windows.setdefault(way.key, Windows()), part, count, shape, way
         self._look_at_one(*large)
-        if not self._is_quick:
+        if not self._is_quick and is_whole:
             self._large.append(large)
 
     def _to(self, value: Any, way: Reached) -> None:
@@ -264,7 +273,7 @@ class DatasetState:
         if way.is_quiet:
             return None
         if not isinstance(value, deque) or count <= _MOST_WINDOWED or not self._is_quick:
-            self._windowed(way, *item_windows(value), count)
+            self._windowed_items(value, way)
         return count, tuple(map(self._brief, probes))
 
     def _dict(self, value: Any, way: Reached) -> Any:
@@ -277,7 +286,7 @@ class DatasetState:
         if way.is_quiet:
             return None
         if count > _SMALL and (count <= _MOST_WINDOWED or not self._is_quick):
-            self._windowed(way, *item_windows(value), count)
+            self._windowed_items(value, way)
         return count, tuple([(self._brief(key), self._brief(item)) for key, item in pairs])
 
     def _set(self, value: Any, way: Reached) -> Any:
@@ -289,7 +298,7 @@ class DatasetState:
         if len(value) <= _SMALL:
             return len(value), frozenset(map(self._brief, value))
         if len(value) <= _MOST_WINDOWED or not self._is_quick:
-            self._windowed(way, *item_windows(value), len(value))
+            self._windowed_items(value, way)
         return len(value), tuple(map(self._brief, islice(value, _PROBES)))
 
     def _attributes_of_subclass(self, value: Any, way: Reached) -> None:
