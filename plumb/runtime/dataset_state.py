@@ -21,6 +21,7 @@ import torch
 from plumb.runtime.changes import Change, Reached, told_from
 from plumb.runtime.code_names import closed_over, globals_read, names_of, runs_unnamed
 from plumb.runtime.object_parts import attributes_of, hidden_arrays, parts_of, process_generators, wrapped_by
+from plumb.runtime.time_box import TimeBox
 from plumb.runtime.value_kinds import Kind, is_all_users, is_transform, kind_of
 from plumb.runtime.windows import (
     PLAIN,
@@ -100,24 +101,24 @@ class DatasetState:
         """Return what has changed since the look before, from now on known as it is now.
 
         Args:
-            seconds: Time limit. What there is no time for is looked at in later looks.
+            seconds: Time limit, of computing. What there is no time for is looked at in later looks.
 
         """
         begun = time.perf_counter()
         self._begin(is_quick=False)
         self._has_windows = self._visit is None
-        deadline = begun + seconds
+        box = TimeBox(seconds)
         for _ in range(_PASSES_AT_FIRST if self._is_new else 1):
             # What code reads is known once all of it was met: the first pass may have left attributes out.
             names = len(self._names)
             self._queue = deque(self._roots)
             met: set[int] = set()
             self._large.clear()
-            self._walk(self._queue, met, math.inf, deadline)
+            self._walk(self._queue, met, math.inf, box)
             if len(self._names) == names:
                 break
         self._further, self._further_met = self._queue, met
-        self._look_at_windows(deadline)
+        self._look_at_windows(box)
         if self._is_new:
             self._changes.clear()
         elif self._is_replaced:
@@ -141,12 +142,12 @@ class DatasetState:
         self._begin(is_quick=True)
         self._has_windows = not only_nearest
         self._queue, met = deque(self._roots), set[int]()
-        self._walk(self._queue, met, _NEAREST, math.inf)
+        self._walk(self._queue, met, _NEAREST)
         if not only_nearest:
             if not self._further:
                 self._further, self._further_met = self._queue, met
             self._queue = self._further
-            self._walk(self._further, self._further_met, _FURTHER, math.inf)
+            self._walk(self._further, self._further_met, _FURTHER)
         return self._end(begun)
 
     def forget(self) -> None:
@@ -173,7 +174,7 @@ class DatasetState:
         self.seconds = time.perf_counter() - begun
         return tuple(dict.fromkeys(self._changes))
 
-    def _walk(self, queue: deque[tuple[Any, Reached]], met: set[int], most: float, deadline: float) -> None:
+    def _walk(self, queue: deque[tuple[Any, Reached]], met: set[int], most: float, box: TimeBox | None = None) -> None:
         count = 0
         while queue and count < most:
             value, way = queue.popleft()
@@ -195,7 +196,7 @@ class DatasetState:
                 continue
             if sight is not None:
                 self._compare(value, way, sight)
-            if not count % 64 and time.perf_counter() > deadline:
+            if not count % 64 and box is not None and box.is_over:
                 return
 
     def _compare(self, value: Any, way: Reached, sight: Any) -> None:
@@ -215,14 +216,14 @@ class DatasetState:
                 self._changes.append(Change(place, is_scratch=is_transform(value)))
                 return
 
-    def _look_at_windows(self, deadline: float) -> None:
+    def _look_at_windows(self, box: TimeBox) -> None:
         """Go on with the windows of all large values until each was seen once, or the time is up."""
         seen = 1
-        while self._large and time.perf_counter() < deadline:
+        while self._large and not box.is_over:
             seen += 1
             self._large = [large for large in self._large if large[2] >= seen]
             for large in self._large:
-                if time.perf_counter() < deadline:
+                if not box.is_over:
                     self._look_at_one(*large)
 
     def _look_at_one(self, windows: Windows, part: Callable[[int], Any], count: int, shape: Any, way: Reached) -> None:
