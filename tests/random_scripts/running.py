@@ -47,11 +47,9 @@ class Wishes:
 def config_of(recipe: Recipe) -> Config:
     """The configuration that a seed's script is forced onto."""
     config = _CONFIGS[recipe.number % len(_CONFIGS)]
-    return (
-        config
-        if recipe.start == "default" or not config.start_method
-        else dataclasses.replace(config, start_method=None)
-    )
+    # Spawned workers import torch: not where each step starts some, nor where the script has a way of its own.
+    may_spawn = recipe.start == "default" and recipe.loop not in ("validation", "next of iter")
+    return config if may_spawn else dataclasses.replace(config, start_method=None)
 
 
 def run_seed(number: int, zygote: Zygote, wishes: Wishes) -> list[str]:

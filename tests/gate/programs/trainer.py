@@ -2,7 +2,7 @@
 
 import torch
 from torch.utils.data import Dataset
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 LINES, LENGTH = 96, 24
 
@@ -53,6 +53,8 @@ def main():
         eval_dataset=LineDataset(1000, 16),
         callbacks=[Printer()],
     )
+    # It prints how long all took.
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     trainer.save_model("out/final")
 
