@@ -47,12 +47,11 @@ def failures(plain: Done, other: Done) -> list[str]:
 def comparable(recipe: Recipe, out: str) -> list[str]:
     """The lines that must be the same whatever the workers are."""
     lines = out.splitlines()
-    if not recipe.draws_globally:
+    if not recipe.values_follow_workers:
         return lines
-    # By torch's own rules, values that are drawn from the generators of a process differ with its workers.
     if recipe.order_follows_samples and recipe.ends.endswith("in sample"):
         return []
-    if recipe.order_follows_samples or recipe.draws_in_loop != "none":
+    if recipe.order_follows_samples:
         return [line.split("[")[0] for line in lines if line.startswith("i")]
     return [line for line in lines if line[:1] in "ie"]
 

@@ -182,7 +182,7 @@ def samples(recipe: Recipe) -> str:
         "concat": "return ConcatDataset([Samples(), Samples()])",
     }.get(recipe.dataset, "return Samples()")
     inner = {"subset": "dataset.dataset", "concat": "dataset.datasets[0]"}.get(recipe.dataset, "dataset")
-    shown = f"return {inner}.count, {inner}.seen[-8:], sorted({inner}.memo)[:4], {inner}.scale, {inner}.progress"
+    shown = f"return {inner}.count, {inner}.seen[-8:], {inner}.scale, {inner}.progress"
     return (
         f"{_KINDS}\n\nclass Samples({base}):\n{indent(body, '    ')}\n\ndef make_dataset():\n    {made}\n\n\n"
         f"def inner(dataset):\n    return {inner}\n\n\ndef kept(dataset):\n    {shown}\n"

@@ -70,6 +70,19 @@ class Recipe:
         return self.randomness in ("torch", "numpy", "python", "by class")
 
     @property
+    def values_follow_workers(self) -> bool:
+        """Whether values hang on how many workers there are, and how long they live, by torch's own rules.
+
+        Each worker of the script's own has a copy of the dataset, with its generator and its counts.
+        """
+        return self.draws_globally or (self.num_workers > 0 and self.is_own_to_each_worker)
+
+    @property
+    def is_own_to_each_worker(self) -> bool:
+        """Whether samples use what their dataset keeps, and each of them changes."""
+        return self.randomness == "own" or self.state == "count in value"
+
+    @property
     def order_follows_samples(self) -> bool:
         """Whether what samples draw in the main process moves the generator that a later order is drawn from."""
         if not self.draws_globally or self.num_workers:

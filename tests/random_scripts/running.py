@@ -82,7 +82,7 @@ class _Seed:
 
         forced = self._new("forced")
         self._compare(f"forced ({config})", plain, self._in_zygote("run", forced, plan=str(self._folder / PLAN)))
-        if not recipe.draws_globally:
+        if not recipe.values_follow_workers:
             self._note("forced", other_files(left, files_in(forced), may_add=False))
 
         if self._wishes.tunes:
@@ -101,7 +101,7 @@ class _Seed:
             again = self._new("again")
             ran = self._in_zygote("run", again, plan=str(place / PLAN))
             self._compare("run on the tuned plan", plain, ran)
-            if not self._recipe.draws_globally:
+            if not self._recipe.values_follow_workers:
                 self._note("run on the tuned plan", other_files(left, files_in(again), may_add=False))
 
     def _new(self, name: str) -> Path:
