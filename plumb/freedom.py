@@ -86,7 +86,7 @@ def worker_start(
     isn't forked is sent everything, and runs the main module's code once more. `restraint` says what was found out
     about the samples.
     """
-    if is_stateful(loader):
+    if is_stateful(loader) or restraint.other_workers:
         return WorkerStart(keeps_count=True)
     if restraint.workers:
         return WorkerStart(why_not=restraint.workers)

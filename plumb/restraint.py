@@ -24,6 +24,7 @@ class Restraint:
 
     `workers` is about workers of any kind, `forked` about those that are forked, `stores` about values that are kept,
     `threads` about samples made at the same time, `rewrites` about all that runs the code of samples in another way.
+    `other_workers` is about workers in another number than the user's, or such that last longer.
     """
 
     workers: str | None = None
@@ -31,6 +32,7 @@ class Restraint:
     stores: str | None = None
     threads: str | None = None
     rewrites: str | None = None
+    other_workers: str | None = None
 
     def allowed(self, offers: Offers) -> Offers:
         """Return what is left of what was found for a loader."""
@@ -47,9 +49,10 @@ FREE = Restraint()
 def restraint_of(
     loader: DataLoader[Any], own: Config, indices: Iterable[Any], changed: str, sample_seconds: float = 0.0
 ) -> Restraint:
-    """Return what must not be tried where the user's own configuration makes each sample when it is asked for.
+    """Return what must not be tried.
 
-    Where that has workers, samples are made ahead of time and from copies already.
+    Where the user's own configuration has workers, samples are made ahead of time and from copies already; how many
+    copies there are, and how long they last, may still decide on what comes.
 
     Args:
         loader: The loader to tune; its samples are tried in a forked child.
@@ -59,11 +62,14 @@ def restraint_of(
         sample_seconds: What a sample takes in this process.
 
     """
-    if own.num_workers:
-        return FREE
-    if changed:
+    if changed and not own.num_workers:
         return Restraint(workers=changed_by_loop(changed), stores=changed_by_loop(changed))
     effects = sample_effects(loader, indices, max(CHILD_SECONDS, _CHILD_SAMPLES * sample_seconds))
+    if own.num_workers:
+        why = effects.why_same_workers
+        note = f"the number of workers stays yours: {why}" if why else None
+        rewrites = note if effects.changed else None
+        return Restraint(stores=rewrites, threads=note, rewrites=rewrites, other_workers=note)
     if effects.changed:
         note = f"no workers, threads or stores were tried: {effects.why_in_one_process}"
         return Restraint(workers=note, stores=note, threads=note, rewrites=note)

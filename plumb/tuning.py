@@ -391,6 +391,8 @@ class Tuner:
             notes.append(uncompared(self._uncompared, self.seconds))
         if self._start.why_not:
             notes.append(self._start.why_not)
+        if self._restraint.other_workers:
+            notes.append(self._restraint.other_workers)
         if self._start.keeps_count:
             notes.append(stateful(type(self.subject.loader).__name__))
         if situation.pool_cpus:

@@ -90,8 +90,17 @@ def test_workers_that_a_fork_would_break_are_not_forked():
 
 
 @pytest.mark.parametrize("make", [counting, drawing])
-def test_where_the_user_has_workers_they_have_copies_already(make):
+def test_where_each_worker_has_its_own_the_users_number_of_workers_stays(make):
+    own = Config(2, 2)
     loader = DataLoader(Rows(make, count=0, rng=np.random.default_rng(0)), batch_size=4, num_workers=2)
+    restraint = restraint_of(loader, own, range(8), "")
+    assert "the number of workers stays yours" in restraint.other_workers
+    assert worker_start(loader, own, (), restraint) == WorkerStart(keeps_count=True)
+    assert restraint.allowed(offers()).threads == ()
+
+
+def test_where_the_user_has_workers_they_have_copies_already():
+    loader = DataLoader(Rows(), batch_size=4, num_workers=2)
     assert restraint_of(loader, Config(2, 2), range(8), "Rows.progress") == FREE
 
 

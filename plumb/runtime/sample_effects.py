@@ -60,6 +60,19 @@ class Effects:
         return None
 
     @property
+    def why_same_workers(self) -> str | None:
+        """Why another number of workers, or workers that last longer, would make other samples, if so."""
+        if self.changed:
+            return (
+                f"reading changes {self.changed}, of which each worker has its own, so other workers make other samples"
+            )
+        if self.draws:
+            return (
+                "the dataset holds a random generator, of which each worker has a copy, so other workers draw otherwise"
+            )
+        return None
+
+    @property
     def why_not_forked(self) -> str | None:
         """Why a forked process must not make samples, if so: a process that was started anew may."""
         if self.shared:

@@ -103,7 +103,7 @@ class StateGuard(IdleGuard):
         """Find what the loop has changed, at each of the first batches and every now and then later."""
         self._loader = loader
         wanted = self._wanted()
-        if self._batches == 0 and wanted.needs_runtime and not wanted.num_workers:
+        if self._batches == 0 and not wanted.num_workers and (wanted.needs_runtime or self._own.num_workers):
             # A batch that is made here must not be made twice: there is no time to wait for its indices.
             self._try_samples(range(min(2, length_of(loader.dataset) or 0)), is_guess=True)
         if self._finding is not None:
@@ -131,7 +131,7 @@ class StateGuard(IdleGuard):
         was_here, self._was_here = self._was_here, self._reads_here()
         self._latest = indices
         wanted = self._wanted()
-        if wanted.num_workers or wanted.needs_runtime:
+        if wanted.num_workers or wanted.needs_runtime or self._own.num_workers:
             self._try_samples(indices)
         is_asked_for = self._is_asked_for or self._batches < _LOOKED_AT or was_here != self._was_here
         if self._state is not None and (was_here or self._was_here) and is_asked_for:
@@ -145,11 +145,14 @@ class StateGuard(IdleGuard):
     # ---- when, and what
 
     def _try_samples(self, indices: Any, is_guess: bool = False) -> None:
-        """Make samples in a child, once for each way that the dataset comes in; the user's workers have copies too.
+        """Make samples in a child, once for each way that the dataset comes in.
 
-        Where the indices are a guess, a sample that fails says nothing.
+        Workers of the user's own have copies of the dataset, too: what samples change there matters only where other
+        workers are wanted. Where the indices are a guess, a sample that fails says nothing.
         """
-        if not self._to_be_tried or self._own.num_workers or self._tried >= _MOST_TRIED or self._loader is None:
+        if not self._to_be_tried or self._tried >= _MOST_TRIED or self._loader is None:
+            return
+        if self._own.num_workers and _workers(self._wanted()) == _workers(self._own):
             return
         waited_seconds = min(time.perf_counter() - self._epoch_begun_at, CHILD_SECONDS)
         seconds = max(CHILD_SECONDS, _CHILD_WAITS * waited_seconds)
@@ -158,7 +161,10 @@ class StateGuard(IdleGuard):
             return
         self._to_be_tried = False
         self._tried += 1
-        why = effects.why_in_one_process or (effects.why_not_forked if self._forks(self._loader) else None)
+        if self._own.num_workers:
+            why = effects.why_same_workers
+        else:
+            why = effects.why_in_one_process or (effects.why_not_forked if self._forks(self._loader) else None)
         if why is not None:
             self._finding = Finding(Verdict.PLAIN, why)
 
@@ -169,6 +175,10 @@ class StateGuard(IdleGuard):
             return False
         context = loader.multiprocessing_context or multiprocessing
         return (wanted.start_method or context.get_start_method()) == "fork"
+
+
+def _workers(config: Config) -> tuple[int, bool]:
+    return config.num_workers, config.persistent_workers
 
 
 def _first(changes: tuple[Change, ...]) -> str:

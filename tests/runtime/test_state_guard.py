@@ -300,3 +300,31 @@ def test_a_sampler_that_changes_at_its_end_keeps_the_plan():
     plain, planned, said = trained(make, train)
     assert planned == plain
     assert said == []
+
+
+class Drawing(Dataset):
+    """Draws from a generator of its own, of which each worker has a copy."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, index):
+        return index, self.rng.random()
+
+
+@pytest.mark.parametrize("config", [Config(3, 2), Config(2, 4), LASTING, Config(0)], ids=str)
+def test_other_workers_than_the_users_draw_nothing_from_a_generator_of_the_datasets(config):
+    def make():
+        return DataLoader(Drawing(), batch_size=3, num_workers=2)
+
+    def train(loader, begin):
+        for _ in range(2):
+            yield [values.tolist() for _, values in begin()]
+
+    plain, planned, said = trained(make, train, config)
+    assert planned == plain
+    has_other_workers = (config.num_workers, config.persistent_workers) != (2, False)
+    assert any("holds a random generator" in line for line in said) is has_other_workers
