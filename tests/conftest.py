@@ -101,6 +101,9 @@ def _alone_where_quiet_is_needed(
         if not is_quiet:
             fcntl.flock(turnstile, fcntl.LOCK_UN)
         yield
+        # Workers that a failed test leaves behind have these files, too: closing them here would not open the locks.
+        fcntl.flock(turnstile, fcntl.LOCK_UN)
+        fcntl.flock(floor, fcntl.LOCK_UN)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
