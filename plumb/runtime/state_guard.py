@@ -156,7 +156,9 @@ class StateGuard(IdleGuard):
             return
         waited_seconds = min(time.perf_counter() - self._epoch_begun_at, CHILD_SECONDS)
         seconds = max(CHILD_SECONDS, _CHILD_WAITS * waited_seconds)
-        effects = sample_effects(self._loader, indices if hasattr(indices, "__iter__") else [indices], seconds)
+        # Without a batch sampler, what was asked for is one index, be it a list of which the dataset makes a batch.
+        is_many = self._loader.batch_sampler is not None or is_guess
+        effects = sample_effects(self._loader, indices if is_many else [indices], seconds)
         if is_guess and effects.failure:
             return
         self._to_be_tried = False

@@ -83,6 +83,18 @@ class Recipe:
         return self.randomness == "own" or self.state == "count in value"
 
     @property
+    def is_harmless(self) -> bool:
+        """Whether nothing speaks against workers, so that a plan's must be used, and without a word."""
+        return (
+            not self.is_stream
+            and self.state == "none"
+            and self.randomness != "own"
+            and self.reading in ("memory", "open", "mmap")
+            and self.start == "default"
+            and not self.ends.endswith("in sample")
+        )
+
+    @property
     def order_follows_samples(self) -> bool:
         """Whether what samples draw in the main process moves the generator that a later order is drawn from."""
         if not self.draws_globally or self.num_workers:
@@ -165,7 +177,7 @@ def fitted(recipe: Recipe) -> Recipe:
     if recipe.state == "collate attribute" and recipe.collate != "class":
         recipe = change(recipe, collate="class", sample="tuple")
     if recipe.dataset == "batched" and recipe.state == "collate attribute":
-        recipe = change(recipe, state="none")
+        recipe = change(recipe, state="none", collate="default")
     if recipe.collate != "default":
         recipe = change(recipe, sample="tuple")
     if recipe.sample == "dataclass":

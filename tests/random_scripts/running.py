@@ -81,7 +81,11 @@ class _Seed:
         self._compare("recorded", plain, self._in_zygote("record", recorded, **options))
 
         forced = self._new("forced")
-        self._compare(f"forced ({config})", plain, self._in_zygote("run", forced, plan=str(self._folder / PLAN)))
+        on_plan = self._in_zygote("run", forced, plan=str(self._folder / PLAN))
+        self._compare(f"forced ({config})", plain, on_plan)
+        said = [line for line in on_plan.err.splitlines() if line.startswith("plumb: ")]
+        if recipe.is_harmless and (said or not on_plan.workers):
+            self._note("forced", [f"the plan was not used, by {on_plan.workers} workers: {said}"])
         if not recipe.values_follow_workers:
             self._note("forced", other_files(left, files_in(forced), may_add=False))
 

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, RandomSampler, Subset
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, RandomSampler, SequentialSampler, Subset
 from torchvision.transforms import Compose
 
 from plumb.config import Config
@@ -328,3 +328,28 @@ def test_other_workers_than_the_users_draw_nothing_from_a_generator_of_the_datas
     assert planned == plain
     has_other_workers = (config.num_workers, config.persistent_workers) != (2, False)
     assert any("holds a random generator" in line for line in said) is has_other_workers
+
+
+class WholeBatches(Dataset):
+    """Makes the batch of a list of indices, and of nothing else."""
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, indices):
+        return torch.tensor([index * 2 for index in indices])
+
+
+def test_a_dataset_that_makes_whole_batches_is_tried_with_whole_batches():
+    def train(loader, begin):
+        for _ in range(2):
+            yield from (batch.tolist() for batch in begin())
+
+    plain, on_workers, said = trained(
+        lambda: DataLoader(
+            WholeBatches(), sampler=BatchSampler(SequentialSampler(range(40)), 4, False), batch_size=None
+        ),
+        train,
+    )
+    assert on_workers == plain
+    assert said == []
