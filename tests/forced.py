@@ -71,10 +71,14 @@ def forced(tuned: LoaderPlan, wanted: Config = WORKERS) -> LoaderPlan:
 
 
 def _allowed(loader: Any, users: Config, wanted: Config) -> Config:
-    """`wanted`, as far as a tuning could ever choose it: a stream keeps the number of its workers."""
+    """`wanted`, as far as a tuning could ever choose it.
+
+    A stream keeps the number of its workers, and workers that persist go on doing so.
+    """
     from torch.utils.data import IterableDataset
 
-    wanted = dataclasses.replace(wanted, pin_memory=users.pin_memory)
+    lasts = wanted.persistent_workers or users.persistent_workers
+    wanted = dataclasses.replace(wanted, pin_memory=users.pin_memory, persistent_workers=lasts)
     if not isinstance(loader.dataset, IterableDataset):
         return wanted
     if not users.num_workers:
