@@ -17,10 +17,11 @@ import pandas
 import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
-from torchvision.transforms import Compose
 
 from plumb.runtime.dataset_state import DatasetState
 from plumb.runtime.object_parts import roots_of
+
+Compose = pytest.importorskip("torchvision.transforms").Compose
 
 THRESHOLD = 0
 TABLE = {"scale": 1.0}

@@ -19,12 +19,13 @@ from deferred_datasets import (
     to_tensor,
 )
 from torch.utils.data import Subset, default_collate
-from torchvision import transforms
-from torchvision.transforms import v2
 
 from plumb.config import Step
 from plumb.runtime.deferral import find_deferral
 from plumb.runtime.following import code_on
+
+transforms = pytest.importorskip("torchvision.transforms")
+v2 = pytest.importorskip("torchvision.transforms.v2")
 
 INDICES = list(range(6))
 STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

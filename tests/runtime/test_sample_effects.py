@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset, get_worker_info
-from torchvision.transforms import Compose, RandomCrop
 
 from plumb.runtime.sample_effects import Effects, sample_effects
+
+transforms = pytest.importorskip("torchvision.transforms")
 
 LOG = []
 COUNTER = {"calls": 0}
@@ -123,7 +124,7 @@ def noisy(dataset, index):
 
 CHANGES = {
     "Samples.count": (counting, lambda: {"count": 0}),
-    "Running.count": (normalising, lambda: {"transform": Compose([Running()])}),
+    "Running.count": (normalising, lambda: {"transform": transforms.Compose([Running()])}),
     "Samples.seen": (noting, lambda: {"seen": []}),
     "Samples.seen ": (noting_in_a_set, lambda: {"seen": set()}),
     "the global LOG": (noting_globally, dict),
@@ -211,7 +212,7 @@ HARMLESS = {
     "a memory in a list": (remembering_in_a_list, {"memory": [None] * 64}),
     "a cached function": (remembering_by_lru_cache, {}),
     "a buffer": (reusing_a_buffer, {"buffer": np.zeros(100), "latest": None}),
-    "a library's transform": (cropping, {"transform": Compose([RandomCrop(4)])}),
+    "a library's transform": (cropping, {"transform": transforms.Compose([transforms.RandomCrop(4)])}),
 }
 
 

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, RandomSampler, SequentialSampler, Subset
-from torchvision.transforms import Compose
 
 from plumb.config import Config
 from plumb.plan import LoaderPlan, Measured, Prediction
 from plumb.runtime import state_guard
 from plumb.runtime.loader import current_config
 from plumb.runtime.planned import Planned
+
+Compose = pytest.importorskip("torchvision.transforms").Compose
 
 RATE = (90.0, 110.0)
 WORKERS, LASTING = Config(2, 2), Config(2, 2, persistent_workers=True)
