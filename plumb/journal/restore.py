@@ -184,6 +184,10 @@ class _PuttingBack:
                 _set_status(path, record)
                 return
             if status.st_size == record["size"] and filecmp.cmp(copy, path, shallow=False):
+                if status.st_ino != record["inode"]:
+                    # The script put a file with the same content in its place, which stands for it from now on.
+                    self._remade.add(path)
+                    self._made.pop(path, None)
                 _set_status(path, record)
                 return
         is_file = status is not None and stat.S_ISREG(status.st_mode)

@@ -83,6 +83,8 @@ CHANGES = {
     "renamed, then changed": "os.rename('model.pt', 'old.pt'); f = open('old.pt', 'ab'); f.write(b'more')",
     "renamed, and made again": "os.rename('model.pt', 'old.pt'); Path('model.pt').write_bytes(b'new')",
     "renamed over another": "os.rename('model.pt', 'log.csv')",
+    "rotated twice, with the same content": "for _ in range(2): os.rename('model.pt', 'log.csv'); "
+    "Path('model.pt').write_bytes(Path('log.csv').read_bytes())",
     "two exchanged": "os.rename('model.pt', 't'); os.rename('log.csv', 'model.pt'); os.rename('t', 'log.csv')",
     "a log that goes round": (
         "import logging.handlers\n"
