@@ -28,6 +28,7 @@ from plumb.runtime.epoch_order import EpochOrder
 from plumb.runtime.guards import Guards
 from plumb.runtime.inherited_files import ReopeningInit
 from plumb.runtime.loader import NO_REWRITES, rebuild
+from plumb.runtime.own_draws import OwnDrawsInit
 from plumb.runtime.running import Running
 from plumb.runtime.stored import Stored
 
@@ -152,6 +153,8 @@ class LoaderSegment:
             start_method = config.start_method or self._context.get_start_method()
             patience = way.patience_seconds + (0.0 if start_method == "fork" else _IMPORT_SECONDS)
             self._loader.patience_seconds = min(patience, users_timeout)
+            if (template.num_workers, template.persistent_workers) != (config.num_workers, config.persistent_workers):
+                self._loader.worker_init_fn = OwnDrawsInit(self._loader.worker_init_fn, template.collate_fn)
         self.batches: Iterator[Any] | None = None
         self._started: Any = None
         self._give_up_at = math.inf

@@ -354,3 +354,24 @@ def test_a_dataset_that_makes_whole_batches_is_tried_with_whole_batches():
     )
     assert on_workers == plain
     assert said == []
+
+
+class RarelyDrawing(Drawing):
+    """Draws for one sample in ten, which is none of the first ones."""
+
+    def __getitem__(self, index):
+        return index, self.rng.random() if index % 10 == 7 else 0.0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_generator_of_the_datasets_that_is_drawn_from_rarely_draws_what_it_would(workers):
+    def make():
+        return DataLoader(RarelyDrawing(), batch_size=3, num_workers=workers)
+
+    def train(loader, begin):
+        for _ in range(3):
+            yield [values.tolist() for _, values in begin()]
+
+    plain, planned, said = trained(make, train, Config(3, 2, persistent_workers=True))
+    assert planned == plain
+    assert any("of the dataset's own" in line for line in said)
