@@ -76,6 +76,9 @@ def restraint_of(
     if effects.draws:
         note = f"no workers or threads were tried: {effects.why_in_one_process}"
         return Restraint(workers=note, threads=note)
+    if effects.is_part:
+        note = f"no workers and no stores were tried: {effects.why_in_one_process}"
+        return Restraint(workers=note, stores=note)
     return Restraint(forked=effects.why_not_forked)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data._utils import worker
 
@@ -26,6 +27,7 @@ from plumb.runtime.child_trial import in_child
 from plumb.runtime.dataset_state import DatasetState
 from plumb.runtime.inherited_files import DESCRIPTORS, open_descriptors, regular_files, reopen_inherited_files
 from plumb.runtime.object_parts import roots_of
+from plumb.runtime.windows import array_of
 
 # A child that makes no sample in this time hangs.
 CHILD_SECONDS = 30.0
@@ -41,12 +43,14 @@ class Effects:
     """What making samples changes for good, and what it uses that a forked process must not.
 
     `changed` is the place of something that samples change each time; what the first ones set up is none. `draws` says
-    that a random generator of the dataset's own was drawn from. `shared` is a file whose position moved, which a worker
-    would share. `failure` is what became of a sample that failed, or hung, in a forked process, though not here.
+    that a random generator of the dataset's own was drawn from, `is_part` that a batch lies in memory that the dataset
+    holds: what the loop does to it in place, it does to the dataset. `shared` is a file whose position moved, which a
+    worker would share. `failure` is what became of a sample that failed, or hung, in a forked process, though not here.
     """
 
     changed: str = ""
     draws: bool = False
+    is_part: bool = False
     shared: str = ""
     failure: str = ""
 
@@ -57,6 +61,8 @@ class Effects:
             return f"reading changes {self.changed}, and workers would each change their own"
         if self.draws:
             return "the dataset holds a random generator, and workers would each draw from a copy"
+        if self.is_part:
+            return "its batches are parts of what the dataset holds, which a loop may change; workers send copies"
         return None
 
     @property
@@ -136,7 +142,8 @@ def _found(loader: DataLoader[Any], indices: list[Any], inherited: set[int]) -> 
         changes = [change for change in state.look(_LOOK_SECONDS) if change.is_resized]
         drawn = generator_states(state.generators)[3:]
         read(first)
-        read(other)
+        batch = read(other)
+        is_part = _shares_memory(batch, state.arrays)
         # What depends on the latest index alone is now what it was: a buffer, the file that is open at present.
         changes += state.look(_LOOK_SECONDS)
         after = _positions(inherited, not_reopened)
@@ -144,6 +151,7 @@ def _found(loader: DataLoader[Any], indices: list[Any], inherited: set[int]) -> 
         return Effects(
             changed=next((change.place for change in changes if _lasts(change)), ""),
             draws=generator_states(state.generators)[3:] != drawn,
+            is_part=is_part,
             shared=os.readlink(f"{DESCRIPTORS}/{moved[0]}") if moved else "",
         )
     finally:
@@ -156,7 +164,17 @@ def _lasts(change: Change) -> bool:
     return not change.is_growth and not change.is_scratch
 
 
-def _reader(loader: DataLoader[Any]) -> Callable[[Any], None]:
+def _shares_memory(batch: Any, arrays: list[np.ndarray[Any, Any]]) -> bool:
+    """Whether a tensor or an array of a batch lies within one that the dataset holds."""
+    parts = [array for leaf in tree_leaves(batch) if (array := _array(leaf)) is not None]
+    return any(np.may_share_memory(part, array) for part in parts for array in arrays)
+
+
+def _array(leaf: Any) -> np.ndarray[Any, Any] | None:
+    return array_of(leaf) if isinstance(leaf, (np.ndarray, torch.Tensor)) else None
+
+
+def _reader(loader: DataLoader[Any]) -> Callable[[Any], Any]:
     """Return what makes a batch of one sample as a worker makes it, from the same random numbers each time."""
     dataset: Any = loader.dataset
     is_single = loader.batch_sampler is None
@@ -164,7 +182,7 @@ def _reader(loader: DataLoader[Any]) -> Callable[[Any], None]:
     if loader.worker_init_fn is not None:
         loader.worker_init_fn(0)
 
-    def read(index: Any) -> None:
+    def read(index: Any) -> Any:
         random.seed(0)
         np.random.seed(0)
         torch.default_generator.manual_seed(0)
@@ -176,7 +194,8 @@ def _reader(loader: DataLoader[Any]) -> Callable[[Any], None]:
             samples = [dataset[index]]
         # One that needs a whole batch is not tried.
         with contextlib.suppress(Exception):
-            loader.collate_fn(samples)
+            return loader.collate_fn(samples)
+        return None
 
     return read
 

@@ -301,3 +301,24 @@ def test_a_file_that_is_open_for_writing_too_is_shared(tmp_path):
     number = os.open(path, os.O_RDONLY)
     assert effects(seeking, number=number) == Effects()
     os.close(number)
+
+
+class Held(Dataset):
+    """Samples that lie in memory, as parts of it or as copies."""
+
+    def __init__(self, rows, copies):
+        self.rows, self.copies = rows, copies
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return self.rows[index].copy() if self.copies else self.rows[index]
+
+
+@pytest.mark.parametrize(("batch_size", "copies"), [(4, False), (4, True), (None, True), (None, False)])
+def test_batches_that_are_parts_of_the_dataset_are_seen(batch_size, copies):
+    loader = DataLoader(Held(np.zeros((8, 3), np.float32), copies), batch_size=batch_size)
+    effects = sample_effects(loader, range(8))
+    assert effects.is_part is (batch_size is None and not copies)
+    assert ("parts of what the dataset holds" in (effects.why_in_one_process or "")) is effects.is_part
