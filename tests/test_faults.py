@@ -282,39 +282,51 @@ def test_iterable_datasets_that_are_not_shared_out_get_no_more_workers(numbers, 
     others = [trial for trial in loader.trials if trial.outcome != "measured, to calibrate"]
     assert {trial.config.num_workers for trial in others} <= {0, 1}
     # One worker has every sample to itself, and may be worth it where the loop computes meanwhile.
-    is_better = loader.tuned.interval[0] > loader.baseline.interval[1]
-    assert loader.tuned.config.num_workers == (1 if is_better else 0)
+    assert loader.tuned.config.num_workers in (0, 1)
+    if loader.tuned.config.num_workers and loader.end_to_end.gain is not None:
+        assert loader.end_to_end.gain.ratio > 1
 
 
 @pytest.mark.slow
-def test_an_open_file_is_never_shared_by_workers(write, tmp_path):
+def test_an_open_file_is_opened_again_by_each_worker(write, tmp_path):
     rows = """
 class Rows(Numbers):
     def __init__(self):
-        super().__init__(4000, seconds=0.004)
-        self.file = open(__file__, "rb")
+        super().__init__(4000)
+        with open("rows.bin", "wb") as file:
+            file.write(bytes(index % 251 for index in range(4000)))
+        self.file = open("rows.bin", "rb", buffering=0)
+    def __getitem__(self, index):
+        self.file.seek(index)
+        sample = super().__getitem__(index)
+        if self.file.read(1) != bytes([index % 251]):
+            raise RuntimeError("read the record of another worker")
+        return sample
 """
     write("train.py", script(rows, "Rows()"))
     code, err, loader = tune(tmp_path, "--budget", 10)
     assert code == 0, err
-    assert {trial.config.num_workers for trial in loader.trials} == {0}
-    assert any("holds an open file (Rows.file)" in note for note in loader.notes), loader.notes
+    assert not any("record of another" in trial.outcome for trial in loader.trials)
+    assert any(trial.config.num_workers for trial in loader.trials)
+    assert not any("holds an open file" in note for note in loader.notes), loader.notes
 
 
 @pytest.mark.slow
 def test_workers_are_spawned_where_a_fork_would_share_what_the_dataset_leaves_out(write, tmp_path):
     code = """
+import sqlite3
+
 class Rows(Numbers):
     def __init__(self):
         super().__init__(4000, seconds=0.004)
-        self.file = open(__file__, "rb")
+        self.rows = sqlite3.connect(":memory:")
     def __getstate__(self):
-        return self.__dict__ | {"file": None}
+        return self.__dict__ | {"rows": None}
     def __getitem__(self, index):
-        if self.file is None:
-            self.file = open(__file__, "rb")
-        self.file.seek(index % 100)
-        return super().__getitem__(index)[0] + self.file.read(1)[0], index % 3
+        if self.rows is None:
+            self.rows = sqlite3.connect(":memory:")
+        (value,) = self.rows.execute("select ?", (index % 100,)).fetchone()
+        return super().__getitem__(index)[0] + value, index % 3
 
 if __name__ == "__main__":
     loader = DataLoader(Rows(), batch_size=8)
