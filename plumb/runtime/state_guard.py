@@ -6,11 +6,14 @@ sample when it is asked for, a change must not come late.
 
 from __future__ import annotations
 
+import locale
 import multiprocessing
+import os
 import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from plumb.config import Config
@@ -62,6 +65,7 @@ class StateGuard(IdleGuard):
         self._finding: Finding | None = None
         self._loader: DataLoader[Any] | None = None
         self._latest: Any = None
+        self._settings: dict[str, str] = {}
 
     def why_plain(self) -> str | None:
         """Return why the user's own configuration must read, if so, and try samples in a child if none were yet."""
@@ -89,7 +93,8 @@ class StateGuard(IdleGuard):
         self._state.follow(roots_of(loader))
         changes = self._state.look(box)
         self._is_seen = True
-        place = self._changed_within or _first(changes)
+        before, self._settings = self._settings, process_settings()
+        place = self._changed_within or _first(changes) or _first_setting(before, self._settings)
         self._changed_within = ""
         if not place or self._own.persistent_workers:
             # Workers of the user's own that persist don't see changes, either.
@@ -177,6 +182,25 @@ class StateGuard(IdleGuard):
             return False
         context = loader.multiprocessing_context or multiprocessing
         return (wanted.start_method or context.get_start_method()) == "fork"
+
+
+def process_settings() -> dict[str, str]:
+    """Return what holds for a whole process, may decide on its samples, and is copied to workers when they start."""
+    try:
+        folder = os.getcwd()
+    except OSError:
+        folder = ""
+    return {
+        "the working folder": folder,
+        "torch's default type": str(torch.get_default_dtype()),
+        "torch's default device": str(torch.get_default_device()),
+        "the locale": locale.setlocale(locale.LC_ALL, None),
+        "the time zone": str(time.tzname),
+    }
+
+
+def _first_setting(before: dict[str, str], now: dict[str, str]) -> str:
+    return next((name for name, value in now.items() if before.get(name, value) != value), "")
 
 
 def _workers(config: Config) -> tuple[int, bool]:

@@ -1,6 +1,7 @@
 """A plan gives the samples that the script would have had, whatever the script or the samples change."""
 
 import collections
+import os
 import random
 
 import numpy as np
@@ -375,3 +376,31 @@ def test_a_generator_of_the_datasets_that_is_drawn_from_rarely_draws_what_it_wou
     plain, planned, said = trained(make, train, Config(3, 2, persistent_workers=True))
     assert planned == plain
     assert any("of the dataset's own" in line for line in said)
+
+
+class Typed(Dataset):
+    """Samples that are of torch's default type, and hang on the working folder."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return torch.ones(1) * len(os.getcwd())
+
+
+def test_settings_of_the_process_reach_workers_that_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "inner").mkdir()
+
+    def train(loader, begin):
+        yield [(str(batch.dtype), batch.tolist()) for batch in begin()]
+        os.chdir("inner")
+        yield [(str(batch.dtype), batch.tolist()) for batch in begin()]
+        torch.set_default_dtype(torch.float64)
+        yield [(str(batch.dtype), batch.tolist()) for batch in begin()]
+        torch.set_default_dtype(torch.float32)
+        os.chdir(tmp_path)
+
+    plain, planned, said = trained(lambda: DataLoader(Typed(), batch_size=3), train)
+    assert planned == plain
+    assert ["the working folder" in said[0], "torch's default type" in said[1]] == [True, True]
