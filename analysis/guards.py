@@ -29,7 +29,7 @@ from plumb.runtime.loader import current_config
 from plumb.runtime.planned import Planned
 from plumb.search.paired import PairedRatio, paired_ratio
 
-FULL, QUICK = Effort(15, 1.5, 15.0), Effort(3, 0.3, 6.0)
+FULL, QUICK = Effort(9, 0.8, 10.0), Effort(3, 0.3, 6.0)
 OBJECTS, EPOCHS = 1_000_000, 7
 # A pipeline for which plumb finds nothing better is guarded all the same, on what a plan may well have.
 USUAL = Config(2, 2, persistent_workers=True)

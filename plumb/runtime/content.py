@@ -269,12 +269,13 @@ class _Stream:
 
 
 def code_of(function: types.FunctionType) -> tuple[Any, ...]:
-    """What a function does: its byte code, its defaults, and the values that it closes over or finds by name."""
+    """What a function does: its byte code, defaults and attributes, and what it closes over or finds by name."""
     cells = [_cell(cell) for cell in function.__closure__ or ()]
     names = sorted(names_in(function.__code__).module_level & function.__globals__.keys())
     found = {name: function.__globals__[name] for name in names}
     wrapped = getattr(function, "__wrapped__", None)
-    return function.__code__, function.__defaults__, function.__kwdefaults__, cells, found, wrapped
+    attributes = sorted((name, value) for name, value in vars(function).items() if name != "__wrapped__")
+    return function.__code__, function.__defaults__, function.__kwdefaults__, cells, found, wrapped, attributes
 
 
 def _cell(cell: types.CellType) -> Any:

@@ -252,7 +252,7 @@ class EpochIterator(_BaseDataLoaderIter):
         if finding is None or finding.verdict == Verdict.GO_ON:
             return
         if self._run.running is not None:
-            self._run.running.note_change()
+            self._run.running.note_change(self._template.dataset)
         if finding.verdict == Verdict.PLAIN:
             self._go_plain(finding.reason)
         elif not self._segments:

@@ -7,6 +7,7 @@ are exchanged for the time of the one call that makes an iterator, and nobody el
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -91,6 +92,7 @@ class Running:
         self.stored = stored
         self._is_frozen = stored is not None
         self._refusal = ""
+        self._unseen_changes = 0
 
     def start(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         """The iterator that `start` makes or resets for `loader`, reading and finishing its batches by `config`."""
@@ -144,19 +146,29 @@ class Running:
         """Whether the store that is in use holds the values of a dataset that is another by now."""
         return self.stored is not None and not self.stored.is_of(dataset)
 
-    def note_change(self) -> None:
-        """Leave a store whose dataset is looked at in part: the script has changed that dataset."""
-        if self.stored is not None and self.stored.is_of_part and not self._is_frozen:
+    def note_change(self, dataset: Any) -> None:
+        """Leave a store that does not show what the script has changed of its dataset."""
+        if self.stored is None or self._is_frozen:
+            return
+        if self.stored.is_of_part:
             note_change()
             self.stored = None
+        elif self.stored.is_of(dataset):
+            # Its name tells nothing of the change, so its values may be those of before.
+            self.stored = None
+            self._unseen_changes += 1
 
     def _renew_store(self, dataset: Any) -> None:
         choice = self._config.cache
         if self._is_frozen or choice is None or self._cut is None or (self.stored and self.stored.is_of(dataset)):
             return
         self.stored = None
+        if self._unseen_changes and choice.folder:
+            # A later run would take the store for that of the dataset as it is then.
+            return
+        apart = f"-{os.getpid()}-{self._unseen_changes}" if self._unseen_changes else ""
         try:
-            self.stored = Stored(dataset, self._cut, choice)
+            self.stored = Stored(dataset, self._cut, choice, apart)
         except StoreError as error:
             if str(error) != self._refusal:
                 self._refusal = str(error)

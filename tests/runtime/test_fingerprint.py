@@ -241,13 +241,37 @@ def test_a_store_is_left_where_a_dataset_changes_that_is_looked_at_in_part():
     first = running.stored
     large.state[1]["row"] = 77
     assert first.is_of(large), "the row is not among those that are looked at"
-    running.note_change()
+    running.note_change(large)
     running._renew_store(large)
     assert running.stored.fingerprint != first.fingerprint
-    small = Plain([1, 2])
-    running.stored = kept = Stored(small, CUT, choice)
-    running.note_change()
-    assert running.stored is kept, "all of it is looked at"
+
+
+def test_a_store_that_shows_a_change_is_kept_until_it_is_renewed_and_another_one_is_left():
+    small, choice = Plain([1, 2]), CacheChoice("load", "memory", 2**20, 1.0)
+    running = Running(Config(cache=choice), Rewrites((CUT,)))
+    running._renew_store(small)
+    first = running.stored
+    small.state[0] = 3
+    running.note_change(small)
+    assert running.stored is first, "its fingerprint tells of the change, so the next epoch has another store"
+    running._renew_store(small)
+    second = running.stored
+    assert second.fingerprint != first.fingerprint
+    running.note_change(small)
+    running._renew_store(small)
+    assert running.stored.fingerprint != second.fingerprint, "what has changed is nothing that it tells of"
+
+
+def test_attributes_of_functions_count():
+    def amplify(x):
+        return x * amplify.factor
+
+    amplify.factor = 2
+    dataset = Plain(amplify)
+    before = fingerprint(dataset, CUT, ())
+    assert fingerprint(dataset, CUT, ()) == before
+    amplify.factor = 3
+    assert fingerprint(dataset, CUT, ()) != before
 
 
 def test_of_small_data_all_is_looked_at():
