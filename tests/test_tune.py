@@ -421,7 +421,9 @@ for epoch in range(1000):
     assert ran.code == 0, ran.err
     loader = ran.loader("loader")
     assert loader.step_samples_per_second is not None
-    assert any("so that its epoch did not end" in note for note in loader.notes)
+    # Unless the windows told enough before its batches were used up.
+    was_left = any("so that its epoch did not end" in note for note in loader.notes)
+    assert was_left or (loader.end_to_end is not None and loader.end_to_end.gain is not None)
     # A loop that was left before it had what was chosen says nothing of how fast it would be.
     unchanged, in_loop = loader.tuned.config == loader.baseline.config, loader.end_to_end
     assert unchanged or in_loop is None or in_loop.tuned != in_loop.baseline
