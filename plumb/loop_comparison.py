@@ -102,7 +102,7 @@ def compare_in_loop(
                         raise
                     failure, reading = one_line(users.error), None
             taken += [reading] if reading else []
-        if failure or len(readings[0]) != len(readings[1]):
+        if failure or not readings[0] or len(readings[0]) != len(readings[1]):
             break
         ratio = paired_ratio([_rates(pair) for pair in zip(*readings, strict=True)])
     return LoopComparison(tuple(readings[0]), tuple(readings[1]), ratio, failure)

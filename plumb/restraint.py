@@ -64,7 +64,8 @@ def restraint_of(
     """
     if changed and not own.num_workers:
         return Restraint(workers=changed_by_loop(changed), stores=changed_by_loop(changed))
-    effects = sample_effects(loader, indices, max(CHILD_SECONDS, _CHILD_SAMPLES * sample_seconds))
+    seconds = max(CHILD_SECONDS, _CHILD_SAMPLES * sample_seconds)
+    effects = sample_effects(loader, indices, seconds, skips_shared=own.num_workers > 0)
     if own.num_workers:
         why = effects.why_same_workers
         note = f"the number of workers stays yours: {why}" if why else None

@@ -81,6 +81,8 @@ _PROBED_BATCHES, _PROBE_SHARE = 6, 0.15
 _PROBED_AT_MOST = 16
 # To compare epochs of an iterable dataset may take this share of the time: it gains by workers, or by nothing.
 _SHARDING_SHARE = 0.4
+# Workers in the user's loop that deliver nothing for so long are given up.
+_SILENT_SECONDS = 10.0
 # The search must leave time for the finals, and the probes for the search.
 _UNTIL_SEARCHED, _UNTIL_PROBED = 0.6, 0.5
 _UNTIL_SEARCHED_AT_LAST, _SEARCHED_AT_LEAST = 0.85, 0.2
@@ -166,7 +168,8 @@ class Tuner:
         """
         stored, indices = self._trials.hitting(config) or (None, None)
         self._trials.forget_opened()
-        return rebuild(self.subject.loader, config, indices, rewrites=self._trials.rewrites, stored=stored)
+        # What was never tried may hang.
+        return rebuild(self.subject.loader, config, indices, _SILENT_SECONDS, self._trials.rewrites, stored)
 
     # ---- what the model is told
 
@@ -383,7 +386,7 @@ class Tuner:
         assert winner.loader is not None
         promising = next((each for each in self._untried if each.config != winner.config), None)
         # Workers that are not forked take seconds to start, which nobody has after the time is over.
-        is_quick = self._start_method == "fork"
+        is_quick = self._start_method == "fork" and not self._trials.ledger.has_failed_with_workers
         is_left_to_loop = self.subject.is_decided_in_loop and winner.config == own.config and is_quick
         if promising is not None and not is_left_to_loop:
             notes.append(untried(promising, self.seconds))

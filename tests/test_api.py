@@ -171,7 +171,15 @@ def test_tuning_leaves_generators_and_the_dataset_as_they_were():
 
 
 def test_a_budget_in_which_nothing_can_be_tried_is_said_to_be_too_short():
-    plan = plumb.tune(Waiting(), batch_size=8, budget=0.3)
+    class Resting(torch.utils.data.Dataset):
+        def __len__(self):
+            return 96
+
+        def __getitem__(self, index):
+            time.sleep(0.002)
+            return torch.zeros(4)
+
+    plan = plumb.tune(Resting(), batch_size=8, budget=0.3)
     (told,) = (note for note in plan.entry.notes if "did not suffice to try anything out" in note)
     assert "num_workers=" in told
     assert plan.config == plan.entry.baseline.config

@@ -121,6 +121,14 @@ def test_the_candidate_s_first_batch_is_held_by_the_loop_alone():
     assert next(batches).shape == (1, 2)
 
 
+def test_a_loop_that_has_no_batches_left_tells_nothing():
+    loop = Loop(1.0, 1)
+    found, batches = compared(0.001, Slow(0.001), loop=loop)
+    assert batches <= 2
+    assert found.is_open
+    assert not found.is_taken
+
+
 def test_a_candidate_that_cannot_be_made_is_named():
     def cannot():
         raise OSError(24, "Too many open files")

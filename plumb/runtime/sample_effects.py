@@ -86,7 +86,9 @@ class Effects:
         return f"in a forked process, making a sample {self.failure}" if self.failure else None
 
 
-def sample_effects(loader: DataLoader[Any], indices: Iterable[Any], seconds: float = CHILD_SECONDS) -> Effects:
+def sample_effects(
+    loader: DataLoader[Any], indices: Iterable[Any], seconds: float = CHILD_SECONDS, skips_shared: bool = False
+) -> Effects:
     """Make samples of a map-style dataset in a forked child, and return what that changed.
 
     Nothing changes in this process: generators are the child's own, files have positions of their own, connections lead
@@ -96,13 +98,14 @@ def sample_effects(loader: DataLoader[Any], indices: Iterable[Any], seconds: flo
         loader: The loader whose dataset, `collate_fn` and `worker_init_fn` are tried.
         indices: Indices of samples, such as those of a batch; two different ones are used.
         seconds: Time limit for the child.
+        skips_shared: Whether tensors in shared memory are left out: all processes have the same.
 
     """
     chosen = _two_of(indices)
     if isinstance(loader.dataset, IterableDataset) or not chosen:
         return Effects()
     inherited = {number for number, _ in open_descriptors()}
-    outcome = in_child(partial(_found, loader, chosen, inherited), seconds)
+    outcome = in_child(partial(_found, loader, chosen, inherited, skips_shared), seconds)
     if outcome.value is not None:
         return outcome.value
     reason = outcome.reason or ""
@@ -125,10 +128,10 @@ def _is_equal(one: Any, other: Any) -> bool:
 # ---- in the child
 
 
-def _found(loader: DataLoader[Any], indices: list[Any], inherited: set[int]) -> Effects:
+def _found(loader: DataLoader[Any], indices: list[Any], inherited: set[int], skips_shared: bool) -> Effects:
     """Make the samples of two indices by turns, twice, and return what that changed."""
     not_reopened = reopen_inherited_files()
-    state = DatasetState(roots_of(loader), by_value=True)
+    state = DatasetState(roots_of(loader), by_value=True, skips_shared=skips_shared)
     state.look(_LOOK_SECONDS)
     kept = _copies(state.arrays)
     try:

@@ -157,13 +157,15 @@ class StateGuard(IdleGuard):
         """
         if not self._to_be_tried or self._tried >= _MOST_TRIED or self._loader is None:
             return
-        if self._own.num_workers and _workers(self._wanted()) == _workers(self._own):
+        has_generators = self._state is not None and bool(self._state.generators)
+        if self._own.num_workers and (not has_generators or _workers(self._wanted()) == _workers(self._own)):
             return
         waited_seconds = min(time.perf_counter() - self._epoch_begun_at, CHILD_SECONDS)
         seconds = max(CHILD_SECONDS, _CHILD_WAITS * waited_seconds)
         # Without a batch sampler, what was asked for is one index, be it a list of which the dataset makes a batch.
         is_many = self._loader.batch_sampler is not None or is_guess
-        effects = sample_effects(self._loader, indices if is_many else [indices], seconds)
+        some = indices if is_many else [indices]
+        effects = sample_effects(self._loader, some, seconds, skips_shared=self._own.num_workers > 0)
         if is_guess and effects.failure:
             return
         self._to_be_tried = False

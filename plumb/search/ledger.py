@@ -131,6 +131,11 @@ class Ledger:
         self._take_down(Trial(config, None, None, None, outcome))
         return Reading(config, None, None, outcome, over)
 
+    @property
+    def has_failed_with_workers(self) -> bool:
+        """Whether a trial with workers could not be measured."""
+        return any(trial.config.num_workers and trial.samples_per_second is None for trial in self.trials)
+
     def failure_of_workers(self) -> str:
         """Return how trials with workers fail, where two of them failed alike and none was measured; empty otherwise.
 

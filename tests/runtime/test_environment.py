@@ -106,7 +106,7 @@ def test_a_full_disk(mount, size):
     use = StoreUse(Path(spec.folder), facts())
     # In a process of its own: what goes wrong here is a signal.
     code = """
-store = Store(StoreSpec(sys.argv[1], 64 * MIB, "memory", "fingerprint"))
+store = Store(StoreSpec(sys.argv[1], 64 * MIB, "disk", "fingerprint"))
 for start in range(0, 3000, 16):
     store.put_many(records(range(start, start + 16)))
     found = store.get_many(list(map(key_of, range(start))))
