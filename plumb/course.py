@@ -108,16 +108,16 @@ class Tuning:
                 )
         if _changed(loop) and _makes_ahead(choice.tuned.config):
             choice, in_loop, undecided = dataclasses.replace(choice, tuned=choice.baseline), None, ""
-            choice = dataclasses.replace(choice, notes=(*choice.notes, changed_by_loop(_changed(loop))))
+            choice = choice.noting(changed_by_loop(_changed(loop)))
         if in_loop is None and readings and choice.tuned.config == choice.baseline.config:
             in_loop = _unchanged(readings, waiting)
         if not loop.open:
             why = "ended" if loop.has_ended else "was left, so that its epoch did not end,"
             note = f"your loop {why} after {loop.batches_given} batches; the rest was measured without it"
-            choice = dataclasses.replace(choice, notes=(*choice.notes, note))
+            choice = choice.noting(note)
         if self._options.ranks > 1:
             note = notes.among_ranks(self._options.ranks, told_by_steps())
-            choice = dataclasses.replace(choice, notes=(*choice.notes, note))
+            choice = choice.noting(note)
         choice = choice.having_loaded(loop.batches_given * loop.samples_per_batch)
         planned = self._plan(known, loader, loop.samples_per_batch, choice, step, in_loop, spent)
         return events.LoaderDone(dataclasses.replace(planned.plan, undecided=undecided))
@@ -289,8 +289,7 @@ def _end_to_end(compared: LoopComparison, step: Step | None) -> EndToEnd:
 
 
 def _gain(ratio: PairedRatio) -> LoopGain:
-    is_bounded = ratio.interval[0] > 0 and math.isfinite(ratio.interval[1])
-    return LoopGain(ratio.ratio, ratio.interval if is_bounded else None, ratio.pairs, ratio.slower_chance)
+    return LoopGain(ratio.ratio, ratio.interval if ratio.is_bounded else None, ratio.pairs, ratio.slower_chance)
 
 
 def _rate_over_turns(readings: Sequence[LoopReading]) -> Rate:

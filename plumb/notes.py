@@ -102,9 +102,7 @@ def undecided(
 def _times(ratio: PairedRatio) -> str:
     low, high = ratio.interval
     pairs = f"{ratio.pairs} pair{'s' if ratio.pairs > 1 else ''} of windows"
-    bounds = (
-        f"{low:.2f} to {high:.2f} in {pairs}" if low > 0 and math.isfinite(high) else f"in {pairs}, too few to be sure"
-    )
+    bounds = f"{low:.2f} to {high:.2f} in {pairs}" if ratio.is_bounded else f"in {pairs}, too few to be sure"
     return f"{ratio.ratio:.2f} times as fast ({bounds})"
 
 

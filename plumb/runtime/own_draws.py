@@ -6,18 +6,15 @@ worker, perhaps. A dataset that draws for a rare sample only shows it in none of
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from torch.utils.data import get_worker_info
 from torch.utils.data._utils import fetch as torchs_fetch
 
 from plumb.profile.randomness import state_of
-from plumb.runtime.held import is_generator, reached
+from plumb.runtime.held import Held
 
 
 class OwnDrawsError(Exception):
@@ -39,15 +36,9 @@ class OwnDrawsInit:
             self.then(worker_id)
         info = get_worker_info()
         roots = [info.dataset if info else None, self.collate_fn]
-        of_process = {id(each) for each in (_pythons(), np.random.mtrand._rand, torch.default_generator)}
-        found = {id(each): each for root in roots if root is not None for each in reached(root) if is_generator(each)}
-        generators = [each for key, each in found.items() if key not in of_process]
+        generators = [each for root in roots if root is not None for each in Held(root).generators]
         if generators:
             _watch(generators)
-
-
-def _pythons() -> Any:
-    return random._inst
 
 
 def _watch(generators: list[Any]) -> None:

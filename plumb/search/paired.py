@@ -49,6 +49,11 @@ class PairedRatio:
     slower_chance: float
 
     @property
+    def is_bounded(self) -> bool:
+        """Whether there were pairs enough for an interval."""
+        return self.interval[0] > 0 and math.isfinite(self.interval[1])
+
+    @property
     def answer(self) -> Answer:
         """Say whether the candidate is faster, or not faster by anything worth having, as far as the pairs show it."""
         low, high = self.interval
