@@ -7,14 +7,19 @@ import itertools
 import linecache
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from plumb.printable import printable
 
+_Statement = TypeVar("_Statement", bound=ast.stmt)
+
+# The column of a call where Python doesn't keep it.
+_UNKNOWN = -1
 _PROGRESS_BARS = ("tqdm", "rich", "alive_progress", "fastprogress", "progressbar")
 _PLUMB_FOLDER = str(Path(__file__).parent) + "/"
 _LIBRARY_FOLDERS = (
@@ -121,21 +126,20 @@ def _enclosing_name(frame: FrameType) -> str:
 
 
 def _call_position(frame: FrameType) -> tuple[int, int]:
-    """Line and column of the call that runs in `frame`; before Python 3.11 the column is not known and is 0."""
+    """Line and column of the call that runs in `frame`; before Python 3.11 the column is `_UNKNOWN`."""
     if sys.version_info >= (3, 11):
         position = next(itertools.islice(frame.f_code.co_positions(), frame.f_lasti // 2, None), None)
         if position is not None and position[0] is not None:
-            return position[0], position[2] or 0
-    return frame.f_lineno, 0
+            return position[0], _UNKNOWN if position[2] is None else position[2]
+    return frame.f_lineno, _UNKNOWN
 
 
 @lru_cache(maxsize=256)
 def _statement_text(file: str, line: int, column: int) -> str:
     """The innermost statement at a place, as Python spells it; of one with a body, the call or the first line alone."""
-    covering = [node for node in _nodes(file) if isinstance(node, ast.stmt) and _covers_line(node, line)]
-    if not covering:
+    statement = _innermost((node for node in _nodes(file) if isinstance(node, ast.stmt)), (line, column))
+    if statement is None:
         return linecache.getline(file, line).strip()
-    statement = covering[-1]
     if not hasattr(statement, "body"):
         return ast.unparse(statement)
     calls = [node for node in ast.walk(statement) if isinstance(node, ast.Call) and _covers(node, (line, column))]
@@ -166,7 +170,15 @@ def _iter_calls(file: str) -> frozenset[tuple[int, int]]:
 
 
 def _statement_at(file: str, start: tuple[int, int]) -> ast.Assign | ast.AnnAssign | ast.Return | None:
-    covering = [node for node in _statements(file) if node.lineno <= start[0] <= (node.end_lineno or node.lineno)]
+    return _innermost(_statements(file), start)
+
+
+def _innermost(statements: Iterable[_Statement], start: tuple[int, int]) -> _Statement | None:
+    """The last of `statements` around a place: several may share its line; by the line where no column is known."""
+    on_line = [node for node in statements if node.lineno <= start[0] <= (node.end_lineno or node.lineno)]
+    covering = [node for node in on_line if _covers(node, start)]
+    if not covering and start[1] == _UNKNOWN:
+        covering = on_line
     return covering[-1] if covering else None
 
 
@@ -200,11 +212,7 @@ def _selected(target: ast.expr, selectors: list[ast.expr | int]) -> str | None:
     return None if isinstance(target, (ast.Tuple, ast.List)) else _spelled(target)
 
 
-def _covers_line(node: ast.stmt, line: int) -> bool:
-    return node.lineno <= line <= (node.end_lineno or node.lineno)
-
-
-def _covers(node: ast.expr, start: tuple[int, int]) -> bool:
+def _covers(node: ast.expr | ast.stmt, start: tuple[int, int]) -> bool:
     end = (node.end_lineno or node.lineno, node.end_col_offset or 0)
     return (node.lineno, node.col_offset) <= start <= end
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from plumb.identity import Facts, Identity, without_numbers
 from plumb.profile.sample import samples_in
+from plumb.runtime.forwarding import ForwardingIterator
 from plumb.runtime.identified import facts_of_loader, identity_of, place_of
 from plumb.site import Site
 
@@ -23,6 +24,7 @@ class KnownLoader:
     `batch_size` is the one that the script gave. `latest` keeps the loader that was iterated last alive.
     `is_library_s` says that a library has built its own from the script's parts. `identity` has the facts about the
     dataset once the loader was iterated; `checked` is the loader that was looked at last, and `facts` are its own.
+    `iterators` is the class of the iterators that the loader gives.
     """
 
     name: str
@@ -35,6 +37,7 @@ class KnownLoader:
     epochs_begun: int = 0
     iterating_seconds: float = 0.0
     latest: DataLoader[Any] | None = None
+    iterators: type | None = None
     identity: Identity | None = None
     dataset: weakref.ref[Any] | None = None
     checked: weakref.ref[DataLoader[Any]] | None = None
@@ -57,7 +60,7 @@ class KnownLoader:
             self.samples_per_batch = float(self.batch_size or samples_in(batch))
 
 
-class Watched:
+class Watched(ForwardingIterator):
     """The iterator that a script's loop gets: the loader's own, with the session listening at every batch."""
 
     def __init__(
@@ -68,6 +71,8 @@ class Watched:
         plain_loop: bool,
         ask: Callable[[Watched], Any],
     ) -> None:
+        known.iterators = known.iterators or batches.__class__
+        super().__init__(batches, known.iterators)
         self.known = known
         self.batches = batches
         self.start = start
@@ -79,18 +84,8 @@ class Watched:
         self.handed_over_at: float | None = None
         self._ask = ask
 
-    def __iter__(self) -> Watched:
-        return self
-
     def __next__(self) -> Any:
         return self._ask(self)
-
-    def __len__(self) -> int:
-        return len(self.batches)  # type: ignore[arg-type]
-
-    def __getattr__(self, name: str) -> Any:
-        # Scripts reach into torch's iterator, to end its workers for example.
-        return getattr(self.batches, name)
 
 
 class Registry:

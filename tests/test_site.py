@@ -23,6 +23,11 @@ CASES = {
     "def build():\n    return [make()]\nloaders = build()": "loaders[0]",
     "def train_dataloader():\n    return make()\ntrain_dataloader()": "train_dataloader",
     "make()": "loader",
+    "loader = make(); kept = []": "loader",
+    "if True: first = 1; loader = make(); kept = []": "loader",
+    "kept = []; make()": "loader",
+    "make(); kept = []": "loader",
+    "def build(): kept = []; return make()\nloader = build(); rest = []": "loader",
     "def main():\n    for _ in [make()]: pass\nmain()": "loader",
 }
 

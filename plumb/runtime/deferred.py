@@ -24,6 +24,7 @@ from plumb.profile.threads import one_torch_thread
 from plumb.runtime.checked import CheckedBatch
 from plumb.runtime.chunks import BatchRecipe
 from plumb.runtime.epochs import state_of
+from plumb.runtime.forwarding import ForwardingIterator
 from plumb.runtime.pending import Pending, VariesError, pending_of, stand_in, true_value, without_content
 from plumb.runtime.recipe import Call, bitwise_equal, is_plain, pack, taken_apart
 
@@ -222,7 +223,7 @@ class DeferringCollate:
         return self.collate_fn is default_collate or all(map(bitwise_equal, stacked, rows))
 
 
-class Undeferred:
+class Undeferred(ForwardingIterator):
     """An iterator over finished batches, in the place of torch's, whose attributes it has.
 
     Where a `device` is given, what deferred operators make is made there. If the loader `has_workers`, they run on one
@@ -230,27 +231,16 @@ class Undeferred:
     """
 
     def __init__(self, batches: Iterator[Any], has_workers: bool, device: torch.device | None = None) -> None:
-        self._batches = batches
+        super().__init__(batches)
         self._has_workers = has_workers
         self._device = device
         self._recipes: dict[bytes, BatchRecipe] = {}
 
-    def __iter__(self) -> Undeferred:
-        return self
-
     def __next__(self) -> Any:
-        batch = next(self._batches)
+        batch = super().__next__()
         if isinstance(batch, CheckedBatch) and isinstance(batch.batch, DeferredBatch):
             return batch.with_batch(self._finished(batch.batch))
         return self._finished(batch) if isinstance(batch, DeferredBatch) else batch
-
-    def __len__(self) -> int:
-        return len(self._batches)  # type: ignore[arg-type]
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_batches":  # an object without one is just being made
-            raise AttributeError(name)
-        return getattr(self._batches, name)
 
     def _finished(self, deferred: DeferredBatch) -> Any:
         recipe = self._recipes.get(deferred.recipe)

@@ -13,6 +13,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from plumb.runtime.forwarding import ForwardingIterator
+
 
 @dataclass
 class _Epoch:
@@ -23,33 +25,24 @@ class _Epoch:
     over: bool = False
 
 
-class Handed:
+class Handed(ForwardingIterator):
     """One epoch's iterator, in the script's hands; it is torch's in all that it doesn't have itself."""
 
     def __init__(self, batches: Iterator[Any], epoch: _Epoch) -> None:
-        self._batches = batches
+        super().__init__(batches)
         self._epoch = epoch
-
-    def __iter__(self) -> Handed:
-        return self
-
-    def __len__(self) -> int:
-        return len(self._batches)  # type: ignore[arg-type]
 
     def __next__(self) -> Any:
         if self._epoch.over:
             raise StopIteration
         try:
-            return next(self._batches)
+            return super().__next__()
         except StopIteration:
             self._epoch.ended = True
             raise
         except BaseException:
             self._epoch.failed = True
             raise
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._batches, name)
 
 
 class Handing:
