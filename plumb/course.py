@@ -25,6 +25,7 @@ from plumb.profile.pinning import is_pinnable
 from plumb.profile.ranks import standstill, told_by_steps
 from plumb.restraint import changed_by_loop
 from plumb.runtime.allocator import ways_kept
+from plumb.samples_per_batch import samples_per_batch
 from plumb.search.decide import EQUAL, NOISE, NOTHING_TO_GAIN
 from plumb.search.measure import rate_of
 from plumb.search.paired import PairedRatio
@@ -115,6 +116,8 @@ class Tuning:
             why = "ended" if loop.has_ended else "was left, so that its epoch did not end,"
             note = f"your loop {why} after {loop.batches_given} batches; the rest was measured without it"
             choice = choice.noting(note)
+        if loop.pauses.seconds:
+            choice = choice.noting(notes.paused(loop.pauses.seconds))
         if self._options.ranks > 1:
             note = notes.among_ranks(self._options.ranks, told_by_steps())
             choice = choice.noting(note)
@@ -151,7 +154,7 @@ class Tuning:
         *notes: str,
     ) -> events.LoaderDone:
         """Tunes a loader without a loop: for a step whose rate is known, or else for the loader's own rate."""
-        per_batch, spent = known.samples_per_batch or float(loader.batch_size or 1), Spending()
+        per_batch, spent = samples_per_batch(loader, known.samples_per_batch), Spending()
         subject = Subject(known.name, loader, per_batch, step, None)
         with ways_kept():
             choice = Tuner(subject, self._options, seconds, pace_seconds, self._emit).choose()

@@ -24,6 +24,7 @@ from plumb.profile.device import has_accelerator
 from plumb.report.notebook import progress_line
 from plumb.runtime.identified import facts_of_loader, identity_of, place_of
 from plumb.runtime.loader import current_config, rebuild
+from plumb.samples_per_batch import samples_per_batch
 from plumb.site import Site
 from plumb.subject import Step
 from plumb.undone import undone
@@ -87,7 +88,7 @@ def _through(
             raise TuningError(f"{known.name} has no batches: its dataset is empty", 1) from None
         raise
     known.note_batch(first, 0.0)
-    loop = Loop(known.samples_per_batch or 1.0, float("inf"))
+    loop = Loop(samples_per_batch(loader, known.samples_per_batch), float("inf"))
     course = tuning.through_the_loop(known, loader, loop, itertools.chain([first], batches), deadline)
     with closing(course):
         while True:

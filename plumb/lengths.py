@@ -14,3 +14,14 @@ def length_of(sized: Any) -> int | None:
         return len(sized)
     except Exception:
         return None
+
+
+def index_count(indices: Any, is_batch: bool) -> int | None:
+    """Return how many samples the indices stand for that a sampler gives at once; None where that can't be told.
+
+    What a sampler of single indices gives (`is_batch=False`) is a batch of them only where it is a list or an array: a
+    text or a tuple is the index of something that the dataset knows by that name.
+    """
+    if not is_batch and isinstance(indices, (str, bytes, tuple, dict)):
+        return None
+    return length_of(indices)

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from plumb.errors import LoopEndedError, UsersError
 from plumb.loop_changes import LoopChanges
+from plumb.loop_pauses import LoopPauses
 from plumb.plan import Rate
 from plumb.profile.device import synchronize
 from plumb.profile.pinning import pinned
@@ -120,7 +121,7 @@ class Loop:
     """Measures through the user's loop until the loop ends, or has been given `batches_at_most`.
 
     `waits` adds up what steps wait for other ranks, and `changes` looks for what the loop changes of the dataset, if it
-    is to be looked for.
+    is to be looked for. What the loop does in `pauses` is no part of its steps, and is left out.
     """
 
     def __init__(self, samples_per_batch: float, batches_at_most: float) -> None:
@@ -130,6 +131,7 @@ class Loop:
         self.has_ended = False
         self.waits = Standstill()
         self.changes: LoopChanges | None = None
+        self.pauses = LoopPauses()
 
     @property
     def open(self) -> bool:
@@ -161,9 +163,12 @@ class Loop:
         try:
             for _ in range(warm_up):
                 if may_go_on():
-                    yield from self._give(next(batches))
+                    batch, got = next(batches), time.perf_counter()
+                    if not (yield from self._give(batch)):
+                        self.pauses.is_pause(time.perf_counter() - got)
             while (not chunks or may_go_on()) and self.open and sum(chunk.seconds for chunk in chunks) < seconds:
-                chunks.append((yield from self._chunk(batches, waiting_counts, spent)))
+                chunk = yield from self._chunk(batches, warm_up, waiting_counts, spent)
+                chunks += [chunk] if chunk else []
         except LoopEndedError:
             self.has_ended = True
         if not chunks:
@@ -177,31 +182,44 @@ class Loop:
             spent.ranks_seconds / samples,
         )
 
-    def _chunk(self, batches: Iterator[Any], waiting_counts: bool, spent: _Spent) -> Course[Chunk]:
-        """One chunk of at least a few tenths of a second; what the loop does between two epochs is left out."""
+    def _chunk(self, batches: Iterator[Any], warm_up: int, waiting_counts: bool, spent: _Spent) -> Course[Chunk | None]:
+        """One chunk of at least a few tenths of a second; None where the loop must be left before it has a batch.
+
+        What the loop does between two epochs is left out, and so are its pauses, with the `warm_up` batches behind each
+        of them: these may have been made meanwhile.
+        """
         synchronize()
         count, excluded, wait, step, step_cpu, ranks = 0, 0.0, 0.0, 0.0, 0.0, 0.0
+        made_ahead = 0
         begin = time.perf_counter()
-        while True:
+        while self.open:
             asked = time.perf_counter()
             batch = next(batches)
             got, cpu, waited = time.perf_counter(), time.process_time(), self.waits.seconds
             interrupted = yield from self._give(batch)
-            if interrupted and self.open:
-                excluded += time.perf_counter() - asked
-                continue
-            excluded += 0.0 if waiting_counts else got - asked
-            is_last = time.perf_counter() - begin - excluded >= _CHUNK_SECONDS or not self.open
-            if is_last:
-                synchronize()
             now = time.perf_counter()
-            count += 1
-            wait += got - asked
-            step += now - got
-            step_cpu += time.process_time() - cpu
-            ranks += self.waits.seconds - waited
-            if is_last:
-                break
+            is_pause = not interrupted and self.pauses.is_pause(now - got)
+            if is_pause:
+                made_ahead = warm_up
+            elif made_ahead:
+                made_ahead -= 1
+            elif not interrupted or not self.open:
+                excluded += 0.0 if waiting_counts else got - asked
+                is_last = now - begin - excluded >= _CHUNK_SECONDS or not self.open
+                if is_last:
+                    synchronize()
+                    now = time.perf_counter()
+                count += 1
+                wait += got - asked
+                step += now - got
+                step_cpu += time.process_time() - cpu
+                ranks += self.waits.seconds - waited
+                if is_last:
+                    break
+                continue
+            excluded += now - asked
+        if not count:
+            return None
         spent.add(count, wait, step, step_cpu, ranks)
         return Chunk(count * self.samples_per_batch, now - begin - excluded)
 

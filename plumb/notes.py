@@ -14,7 +14,7 @@ from plumb.runtime.inherited import Handle
 from plumb.runtime.sharding import Sharding
 from plumb.search.ledger import Reading
 from plumb.search.paired import PairedRatio
-from plumb.units import format_bytes
+from plumb.units import format_bytes, format_seconds
 
 # A limit binds where, without it, the model promises so many times the rate.
 _BINDS = 1.05
@@ -79,6 +79,15 @@ def uncompared(promising: Reading, seconds: float) -> str:
 def not_faster_in_loop(config: Config, ratio: PairedRatio) -> str:
     """Say that a candidate gave the user's loop nothing worth having."""
     return f"nothing better: your loop ran {_times(ratio)} with {config}, the best alone"
+
+
+def paused(pauses: Sequence[float]) -> str:
+    """Say that long breaks between two batches are no part of a loop's rates."""
+    times = "once" if len(pauses) == 1 else f"{len(pauses)} times"
+    return (
+        f"your loop paused between two batches {times}, for {format_seconds(sum(pauses))} in all, as for validation or "
+        "a checkpoint: that is no waiting for data, and left out of its rates"
+    )
 
 
 def failed_in_loop(config: Config, failure: str) -> str:

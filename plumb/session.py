@@ -255,6 +255,7 @@ class Session:
 
     def _take_over(self, watched: Watched) -> Any:
         from plumb.loop import Endless, Loop
+        from plumb.samples_per_batch import samples_per_batch
 
         known = self._running = watched.known
         self._thread = threading.current_thread()
@@ -263,7 +264,8 @@ class Session:
         watched.is_fresh = False
         self._emit(events.TuningStarted(known.name, str(known.site), now - self._started))
         assert known.latest is not None
-        loop = self._loop = Loop(known.samples_per_batch or 1.0, _batches_left(watched))
+        per_batch = samples_per_batch(known.latest, known.samples_per_batch)
+        loop = self._loop = Loop(per_batch, _batches_left(watched))
         work = self._work = self._make_work()
         deadline = self._deadline - self._budget_seconds * self._share_of_the_others(known)
         own = Endless(watched.batches, watched.start)

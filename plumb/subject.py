@@ -57,7 +57,12 @@ class Subject:
     def epoch_samples(self) -> float | None:
         """How many samples an epoch has; None where the loader doesn't say."""
         length = length_of(self.loader)
-        return None if length is None else length * self.samples_per_batch
+        if length is None:
+            return None
+        whole = length * self.samples_per_batch
+        samples = None if self.loader.batch_size is None else length_of(self.loader.sampler)
+        # The last batch may be smaller; the last ones of an epoch may be left out.
+        return whole if samples is None else min(whole, float(samples))
 
 
 @dataclass(frozen=True)

@@ -51,12 +51,13 @@ from plumb.profile.memory import Grown
 from plumb.profile.sample import Sampled, sampled
 from plumb.restraint import FREE, restraint_of
 from plumb.runtime.inherited import handles
-from plumb.runtime.loader import current_config, index_sampler, rebuild
+from plumb.runtime.loader import current_config, rebuild
 from plumb.runtime.main_module import start_method
 from plumb.runtime.sharding import Sharding, examine
+from plumb.samples_per_batch import index_stream
 from plumb.search import decide
 from plumb.search.ledger import Ledger, Reading, WorkersFailError
-from plumb.search.measure import IndexStream, NoBatchesError
+from plumb.search.measure import NoBatchesError
 from plumb.search.probed import in_reused_memory, told_by_many, told_by_one
 from plumb.search.record import Record, StudyError
 from plumb.search.space import Space
@@ -105,7 +106,7 @@ class Tuner:
         loader = self.subject.loader
         self._own = current_config(loader)
         self._is_iterable = isinstance(loader.dataset, IterableDataset)
-        self._stream = None if self._is_iterable else IndexStream(index_sampler(loader))
+        self._stream = None if self._is_iterable else index_stream(loader)
         self._sharding = Sharding(None)
         self._held = handles(loader.dataset)
         self._pins = self._own.pin_memory or (self.subject.step is not None and self.subject.step.wants_pinned)

@@ -7,9 +7,11 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from plumb.lengths import index_count
 from plumb.live.meter import Delivery, now
 from plumb.live.pilot import Pilot
 from plumb.profile.device import synchronize
+from plumb.profile.sample import samples_in
 from plumb.runtime.epoch_iterator import EpochIterator
 from plumb.runtime.epoch_order import EpochOrder
 from plumb.runtime.loader_run import LoaderRun, state_guard
@@ -54,7 +56,7 @@ class LiveIterator(EpochIterator):
         got = self._returned = now()
         delivery = Delivery(
             config=segment.config,
-            samples=len(indices) if hasattr(indices, "__len__") else 1,
+            samples=index_count(indices, self._template.batch_sampler is not None) or samples_in(batch),
             at=got[0],
             wait_seconds=got[0] - asked[0],
             wait_cpu_seconds=got[1] - asked[1],

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from plumb.lengths import length_of
+from plumb.lengths import index_count, length_of
 from plumb.plan import SampleCost
 from plumb.profile.queued import queued_seconds
 from plumb.profile.threads import one_torch_thread
@@ -199,7 +199,8 @@ def _reader(loader: DataLoader[Any], stream: IndexStream | None) -> Iterator[tup
     while True:
         indices = next(stream)
         if loader.batch_sampler is None:
-            yield collate(dataset[indices]), 1.0
+            batch = collate(dataset[indices])
+            yield batch, float(index_count(indices, is_batch=False) or samples_in(batch) or 1)
         else:
             samples = fetch_many(indices) if fetch_many else [dataset[index] for index in indices]
             yield collate(samples), float(length_of(indices) or 1)

@@ -39,6 +39,7 @@ class HittingStream(IndexStream):
     """The script's index batches, with a share of their samples exchanged for stored ones."""
 
     def __init__(self, stream: IndexStream, filled: Filled, hit_ratio: float, seed: int) -> None:
+        self.is_batches = True
         self._stream = stream
         self._filled = filled
         self._hit_ratio = hit_ratio

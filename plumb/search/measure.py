@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from plumb.config import Config
-from plumb.lengths import length_of
+from plumb.lengths import index_count
 from plumb.plan import Rate
 from plumb.processes import remove_segments
 from plumb.profile.memory import cpu_seconds
@@ -95,10 +95,12 @@ def rate_of(chunks: Sequence[Chunk], seed: int = 0) -> Rate:
 class IndexStream:
     """The script's own index batches, epoch after epoch: every trial draws fresh ones.
 
-    Raises NoBatchesError when the sampler has none, or none any more.
+    With `is_batches=False` what comes may be single indices, of which the dataset makes batches by itself. Raises
+    NoBatchesError when the sampler has none, or none any more.
     """
 
-    def __init__(self, sampler: Iterable[Any]) -> None:
+    def __init__(self, sampler: Iterable[Any], is_batches: bool = True) -> None:
+        self.is_batches = is_batches
         self._sampler = sampler
         self._epoch = iter(sampler)
 
@@ -131,19 +133,23 @@ class IndexStream:
 
 
 class SizedIndices:
-    """One loader's view of an IndexStream; remembers how many samples each batch that it handed out holds."""
+    """One loader's view of an IndexStream; remembers how many samples each batch that it handed out holds.
 
-    def __init__(self, stream: IndexStream) -> None:
+    Where the dataset makes a batch of a single index, that holds `samples_per_batch`.
+    """
+
+    def __init__(self, stream: IndexStream, samples_per_batch: float = 1.0) -> None:
         self._stream = stream
-        self._sizes: deque[int] = deque()
+        self._samples_per_batch = samples_per_batch
+        self._sizes: deque[float] = deque()
 
     def __iter__(self) -> Iterator[Any]:
         while True:
             indices = next(self._stream)
-            self._sizes.append(length_of(indices) or 1)
+            self._sizes.append(index_count(indices, self._stream.is_batches) or self._samples_per_batch)
             yield indices
 
-    def next_size(self) -> int:
+    def next_size(self) -> float:
         """Samples in the next batch delivered; batches come in the order in which they were asked for."""
         return self._sizes.popleft()
 
@@ -178,7 +184,7 @@ class Feed:
         self.deadline = deadline
         self.is_broken = False
         self._guard = guard
-        self._indices = SizedIndices(stream) if stream is not None else None
+        self._indices = SizedIndices(stream, samples_per_batch) if stream is not None else None
         self._samples_per_batch = samples_per_batch
         self._started = time.perf_counter()
         self.samples = 0.0

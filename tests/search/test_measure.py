@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,6 +65,15 @@ def test_sizes_come_in_the_order_of_the_batches(batches):
     indices = SizedIndices(IndexStream(batches))
     asked = list(itertools.islice(iter(indices), 3 * len(batches)))
     assert [indices.next_size() for _ in asked] == [len(batch) for batch in asked]
+
+
+@pytest.mark.parametrize(
+    ("single", "samples"), [(7, 64), ("clip.mp4", 64), ((3, 5), 64), ([1, 2, 3], 3), (torch.arange(5), 5)]
+)
+def test_a_single_index_stands_for_a_batch_that_the_dataset_makes(single, samples):
+    indices = SizedIndices(IndexStream([single], is_batches=False), 64)
+    next(iter(indices))
+    assert indices.next_size() == samples
 
 
 class _Clock:
