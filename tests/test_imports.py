@@ -1,7 +1,9 @@
 """What is imported, and when."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +50,28 @@ def test_public_names_are_those_that_can_be_used():
         assert getattr(plumb, name).__doc__
     with pytest.raises(AttributeError):
         _ = plumb.no_such_name
+
+
+def _annotations(tree):
+    for node in ast.walk(tree):
+        for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            yield from map(id, ast.walk(annotation)) if annotation is not None else ()
+
+
+def test_no_code_depends_on_what_a_script_has_put_in_the_place_of_torch_s_loader():
+    """Modules that do more with torch's class than to name it in annotations import it from `plumb.torch_loader`."""
+    plumb = Path(__file__).parent.parent / "plumb"
+    depending = []
+    for path in plumb.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        modules = {
+            node.module
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            and any((name.asname or name.name) == "DataLoader" for name in node.names)
+        }
+        named = set(_annotations(tree))
+        used = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "DataLoader"]
+        if modules == {"torch.utils.data"} and any(id(node) not in named for node in used):
+            depending.append(str(path.relative_to(plumb)))
+    assert depending == []

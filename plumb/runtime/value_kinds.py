@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from plumb.runtime.windows import PLAIN
+from plumb.torch_loader import DataLoader
 from plumb.trace.discovery import GENERATOR_CLASSES
 from plumb.trace.expand import STANDARD_FOLDERS, is_dataset, is_step, is_user_class
 
