@@ -14,7 +14,7 @@ from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
-from plumb import intercept, plan, spawned_ranks
+from plumb import intercept, plan, removed_data, spawned_ranks
 from plumb.events import Ended as ScriptEnded
 from plumb.events import LoaderIterated, Sender
 from plumb.interpreter import has_script_folder_on_path
@@ -142,6 +142,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
     intercept.install(session)
     intercept.once_imported("torch", session.listen_for_training)
     spawned_ranks.listen(session.ranks_started)
+    removed_data.listen(session.data_goes)
     error = run_script(orders.target, arguments)
     if takes_part and error is not None and ended is not None and ended.heard():
         # The rank that tunes is gone, and the script's connection with it.

@@ -83,7 +83,9 @@ class Tuning:
             readings += [again] if again else []
             step = max(step, step_again or step, key=lambda found: found.samples_per_second)
         waiting = _waiting_share(_rate_over_turns(readings), step) if readings else None
-        subject = Subject(known.name, loader, loop.samples_per_batch, step, waiting, _changed(loop), loop.open)
+        subject = Subject(
+            known.name, loader, loop.samples_per_batch, step, waiting, _changed(loop), loop.open, loop.skips
+        )
         seconds = deadline - time.perf_counter() - 2 * _PAIRS * pace
         tuner = Tuner(subject, self._options, seconds, pace, self._emit)
         choice = tuner.choose()
@@ -217,7 +219,9 @@ def _step(loop: Loop, own: Iterator[Any], pin: bool, seconds: float, deadline: f
     """
     if not loop.open:
         return None
-    kept = [next(own) for _ in range(_KEPT_BATCHES)]
+    kept: list[Any] = []
+    while len(kept) < _KEPT_BATCHES:
+        kept.append((yield from loop.next_of(own)))
 
     def measured(pin: bool) -> Course[LoopReading | None]:
         return loop.measure(ready(kept, pin), 1, seconds, deadline, _SHARE_STEP, waiting_counts=False)

@@ -17,7 +17,7 @@ from plumb.course import Tuning
 from plumb.errors import TuningError, UsersError
 from plumb.events import Event, LoaderDone, Phase
 from plumb.host import Machine, describe
-from plumb.loop import Endless, Loop
+from plumb.loop import Endless, Loop, Raised
 from plumb.options import Options
 from plumb.plan import LoaderPlan, Plan, decode, encode
 from plumb.profile.device import has_accelerator
@@ -97,4 +97,6 @@ def _through(
             except StopIteration as done:
                 result: LoaderDone = done.value
                 return result
+            if isinstance(batch, Raised):
+                raise UsersError(batch.error)
             step(batch)

@@ -18,13 +18,14 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from plumb.errors import LoopEndedError, UsersError
+from plumb.failures import is_plumbs
 from plumb.loop_changes import LoopChanges
 from plumb.loop_pauses import LoopPauses
 from plumb.plan import Rate
 from plumb.profile.device import synchronize
 from plumb.profile.pinning import pinned
 from plumb.profile.ranks import Standstill
-from plumb.search.measure import Chunk, rate_of
+from plumb.search.measure import ERRORS_AT_MOST, Chunk, rate_of
 
 T = TypeVar("T")
 Course = Generator[Any, bool, T]
@@ -46,6 +47,13 @@ class LoopReading:
     def rate(self) -> Rate:
         """Samples per second of the loop, with its interval."""
         return rate_of(self.chunks)
+
+
+@dataclass(frozen=True)
+class Raised:
+    """What a course gives in the place of a batch: an error of the user's dataset, which the loop is to get raised."""
+
+    error: Exception
 
 
 class Endless:
@@ -121,10 +129,11 @@ class Loop:
     """Measures through the user's loop until the loop ends, or has been given `batches_at_most`.
 
     `waits` adds up what steps wait for other ranks, and `changes` looks for what the loop changes of the dataset, if it
-    is to be looked for. What the loop does in `pauses` is no part of its steps, and is left out.
+    is to be looked for. What the loop does in `pauses` is no part of its steps, and is left out. `skips` are
+    the classes of the errors that the loop has been seen to catch and go on after.
     """
 
-    def __init__(self, samples_per_batch: float, batches_at_most: float) -> None:
+    def __init__(self, samples_per_batch: float, batches_at_most: float, skips: Iterable[type[Exception]] = ()) -> None:
         self.samples_per_batch = samples_per_batch
         self.batches_given = 0
         self.batches_at_most = batches_at_most
@@ -132,6 +141,7 @@ class Loop:
         self.waits = Standstill()
         self.changes: LoopChanges | None = None
         self.pauses = LoopPauses()
+        self.skips = tuple(skips)
 
     @property
     def open(self) -> bool:
@@ -146,12 +156,15 @@ class Loop:
         deadline: float,
         share: float,
         waiting_counts: bool = True,
+        errors_are_users: bool = True,
     ) -> Course[LoopReading | None]:
         """Feeds `batches` to the loop and times it for about `seconds` after `warm_up` batches.
 
         Takes no more than `share` of the batches that the loop may be given in all, but for the last chunk. With
         `waiting_counts=False` the time to get a batch is left out: what remains is the step. Gives None where the loop
-        ends before anything was measured. The device is synchronised at both ends of every chunk.
+        ends before anything was measured. The device is synchronised at both ends of every chunk. Errors that
+        `batches` raises are given to the loop where they would be its own ones without plumb, and else those only that
+        it skips.
         """
         chunks: list[Chunk] = []
         spent = _Spent()
@@ -163,11 +176,12 @@ class Loop:
         try:
             for _ in range(warm_up):
                 if may_go_on():
-                    batch, got = next(batches), time.perf_counter()
+                    batch = yield from self.next_of(batches, errors_are_users)
+                    got = time.perf_counter()
                     if not (yield from self._give(batch)):
                         self.pauses.is_pause(time.perf_counter() - got)
             while (not chunks or may_go_on()) and self.open and sum(chunk.seconds for chunk in chunks) < seconds:
-                chunk = yield from self._chunk(batches, warm_up, waiting_counts, spent)
+                chunk = yield from self._chunk(batches, warm_up, waiting_counts, errors_are_users, spent)
                 chunks += [chunk] if chunk else []
         except LoopEndedError:
             self.has_ended = True
@@ -182,7 +196,27 @@ class Loop:
             spent.ranks_seconds / samples,
         )
 
-    def _chunk(self, batches: Iterator[Any], warm_up: int, waiting_counts: bool, spent: _Spent) -> Course[Chunk | None]:
+    def next_of(self, batches: Iterator[Any], errors_are_users: bool = True) -> Course[Any]:
+        """Return the next batch; errors that come before it are given to the loop, which may skip them.
+
+        Raises UsersError with what is not for the loop, and with what comes in the place of every batch.
+        """
+        for _ in range(ERRORS_AT_MOST):
+            try:
+                return next(batches)
+            except UsersError as users:
+                error = users.error
+                if isinstance(error, StopIteration) or not isinstance(error, Exception) or is_plumbs(error):
+                    raise
+                if not (errors_are_users or isinstance(error, self.skips)):
+                    raise
+            yield Raised(error)
+            self.skips = tuple(dict.fromkeys((*self.skips, type(error))))
+        raise UsersError(error)
+
+    def _chunk(
+        self, batches: Iterator[Any], warm_up: int, waiting_counts: bool, errors_are_users: bool, spent: _Spent
+    ) -> Course[Chunk | None]:
         """One chunk of at least a few tenths of a second; None where the loop must be left before it has a batch.
 
         What the loop does between two epochs is left out, and so are its pauses, with the `warm_up` batches behind each
@@ -194,7 +228,7 @@ class Loop:
         begin = time.perf_counter()
         while self.open:
             asked = time.perf_counter()
-            batch = next(batches)
+            batch = yield from self.next_of(batches, errors_are_users)
             got, cpu, waited = time.perf_counter(), time.process_time(), self.waits.seconds
             interrupted = yield from self._give(batch)
             now = time.perf_counter()

@@ -13,7 +13,7 @@ from plumb.config import Config
 from plumb.errors import UsersError, one_line
 from plumb.loop import Course, Endless, Loop, LoopReading
 from plumb.runtime.allocator import reusing
-from plumb.search.measure import whole
+from plumb.search.measure import skipping, whole
 from plumb.search.paired import Answer, PairedRatio, paired_ratio
 
 # How the batches of a loop that counts them are divided among the windows.
@@ -74,7 +74,7 @@ def compare_in_loop(
     begun = time.perf_counter()
     try:
         with reusing(candidate[0].allocator_reuse):
-            others = _Started(candidate[1]())
+            others = _Started(candidate[1](), loop.skips)
     except UsersError as users:
         return LoopComparison((), (), None, one_line(users.error))
     except Exception as error:
@@ -95,7 +95,12 @@ def compare_in_loop(
             with reusing(config.allocator_reuse):
                 try:
                     reading = yield from loop.measure(
-                        batches, config.batches_in_flight + 1, seconds, deadline + seconds, _SHARE_OF_A_WINDOW
+                        batches,
+                        config.batches_in_flight + 1,
+                        seconds,
+                        deadline + seconds,
+                        _SHARE_OF_A_WINDOW,
+                        errors_are_users=batches is not others,
                     )
                 except UsersError as users:
                     if batches is not others:
@@ -114,12 +119,22 @@ def _rates(pair: Sequence[LoopReading]) -> tuple[float, float]:
     return own, candidate
 
 
+def _users(batches: Iterator[Any]) -> Any:
+    """Return the next batch, and raise what the dataset raises as it is."""
+    try:
+        return next(batches)
+    except UsersError as users:
+        if isinstance(users.error, StopIteration):
+            raise
+        raise users.error from None
+
+
 class _Started:
     """The endless batches of a loader, of which the first was read already; the loop holds each batch alone."""
 
-    def __init__(self, loader: DataLoader[Any]) -> None:
+    def __init__(self, loader: DataLoader[Any], skips: tuple[type[Exception], ...]) -> None:
         self._batches = Endless(None, lambda: iter(loader))
-        self._first = [next(self._batches)]
+        self._first = [skipping(lambda: _users(self._batches), skips)]
 
     def __iter__(self) -> Iterator[Any]:
         return self

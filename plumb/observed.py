@@ -51,7 +51,9 @@ class Observed:
         """What was seen, with the work of other threads, torch's or not, taken for computing, and not for waiting."""
         if seen.other_cpus < _POOLED:
             return dataclasses.replace(seen, other_cpus=0.0)
-        alone = sampled_without_torch_threads(self.subject.loader, self.stream, self.pace_seconds / 2)
+        alone = sampled_without_torch_threads(
+            self.subject.loader, self.stream, self.pace_seconds / 2, skips=self.subject.skips
+        )
         pooled = alone.other_cpus if alone.other_cpus >= _POOLED else 0.0
         return seen.made_by_threads(pooled, alone.cost.wait_seconds)
 
@@ -94,7 +96,7 @@ class Observed:
 
     def _torch_threads_speedup(self) -> float:
         """How much faster samples are made where torch has all cores in a worker."""
-        return torch_threads_speedup(self.subject.loader, self.stream, self.pace_seconds)
+        return torch_threads_speedup(self.subject.loader, self.stream, self.pace_seconds, self.subject.skips)
 
     def _allocator_gain(
         self, cost: SampleCost, footprint: Footprint, offers: Offers, fresh_seconds: float
@@ -115,7 +117,7 @@ class Observed:
 
     def _left_share(self, cost: SampleCost, saved_seconds: float) -> float:
         """Which share of a sample's CPU seconds is left where it is made in memory that is in use again, as now."""
-        again = sampled(self.subject.loader, self.stream, *self._look_seconds()).cost
+        again = sampled(self.subject.loader, self.stream, *self._look_seconds(), self.subject.skips).cost
         natural = max(cost.cpu_seconds, _LEAST_SECONDS)
         least = max(1.0 - _TOUCHED * saved_seconds / natural, _LEAST_LEFT)
         return min(max((again.wall_seconds - cost.wait_seconds) / natural, least), 1.0)
@@ -131,7 +133,9 @@ class Observed:
 
     def _cpu_seconds_on_one_thread(self) -> float:
         """What a sample takes where torch has no threads of its own, as in a worker."""
-        alone = sampled_without_torch_threads(self.subject.loader, self.stream, *self._look_seconds())
+        alone = sampled_without_torch_threads(
+            self.subject.loader, self.stream, *self._look_seconds(), self.subject.skips
+        )
         return max(alone.cost.cpu_seconds, _LEAST_SECONDS)
 
     def _look_seconds(self) -> tuple[float, float]:

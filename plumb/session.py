@@ -27,6 +27,7 @@ from plumb.failures import is_plumbs
 from plumb.lengths import length_of
 from plumb.lone_batches import LoneBatches
 from plumb.processes import end_children
+from plumb.removed_data import LoaderFiles
 from plumb.site import Site, find_site
 
 if TYPE_CHECKING:
@@ -100,7 +101,10 @@ class Session:
         self._has_result = False
         # Why the first loader that was not tuned was not; and an error of the script's own, on its way to its loop.
         self._failed: events.Failed | None = None
-        self._users_error: BaseException | None = None
+        self._users_error: Exception | None = None
+        # The classes of the script's errors after which its loop has asked for another batch.
+        self._skips: dict[type[Exception], None] = {}
+        self._files = LoaderFiles()
         self._lone_batches = LoneBatches()
         self._thread: threading.Thread | None = None
 
@@ -186,10 +190,10 @@ class Session:
         """
         if isinstance(error, SystemExit) and not error.code:
             error = None
-        course = self._course
+        course = None if self._comes_of_users_error(error) else self._course
         if course is None:
-            seen = [known for known in self._registry.all() if known.batches_seen] if self._registry else []
-            if error is None and seen:
+            seen = self._seen()
+            if error is None and (seen or self._failed is not None):
                 self._deadline = time.perf_counter() + self._budget_seconds
                 self._tune_alone(seen)
             return
@@ -199,6 +203,38 @@ class Session:
             time.sleep(0.05)
         if error is None or self._went_past_the_epoch():
             self._resume(lambda: course.throw(LoopEndedError()))
+
+    def data_goes(self, path: str) -> None:
+        """Tune the loaders now that have read nothing but what the script is about to remove at `path`.
+
+        The script goes on afterwards, and its other loaders are tuned as ever. A loop that is being tuned keeps its
+        own data.
+        """
+        if self._registry is None or self._course is not None:
+            return
+        lost = [known for known in self._seen() if self._reads_only(known, path)]
+        if not lost:
+            return
+        try:
+            self._deadline = time.perf_counter() + self._budget_seconds
+            self._tune_each(lost)
+        except Exception as failure:
+            self.fail(failure)
+
+    def _seen(self) -> list[KnownLoader]:
+        """Return the loaders that the script has read, and that are not done."""
+        known = [] if self._registry is None else self._registry.all()
+        return [each for each in known if each.batches_seen and each.name not in self._done]
+
+    def _reads_only(self, known: KnownLoader, path: str) -> bool:
+        loader = _alive(known)
+        return loader is not None and self._files.lie_in(path, known.name, loader)
+
+    def _comes_of_users_error(self, error: BaseException | None) -> bool:
+        """Return whether the script's own samples have raised an error, or it came of such a one."""
+        while error is not None and error is not self._users_error:
+            error = error.__cause__ or error.__context__
+        return error is not None
 
     # ---- batches
 
@@ -216,10 +252,12 @@ class Session:
 
     def _batch_for(self, watched: Watched) -> Any:
         known, course = watched.known, self._course
+        if self._users_error is not None:
+            self._skips[type(self._users_error)] = None
         if course is not None and known is self._running:
             interrupted, watched.is_fresh = watched.is_fresh, False
             return self._resume(lambda: course.send(interrupted))
-        if course is None and self._is_to_be_tuned(watched):
+        if course is None and known.name not in self._done and self._is_to_be_tuned(watched):
             return self._take_over(watched)
         assert self._signals is not None
         if not watched.batches_given:
@@ -229,7 +267,8 @@ class Session:
                 self._fail_with(why_not)
         begin = time.perf_counter()
         try:
-            batch = next(watched.batches)
+            with self._files.noted(known.name):
+                batch = next(watched.batches)
         except StopIteration:
             watched.has_ended = True
             if not known.batches_seen:
@@ -265,7 +304,7 @@ class Session:
         self._emit(events.TuningStarted(known.name, str(known.site), now - self._started))
         assert known.latest is not None
         per_batch = samples_per_batch(known.latest, known.samples_per_batch)
-        loop = self._loop = Loop(per_batch, _batches_left(watched))
+        loop = self._loop = Loop(per_batch, _batches_left(watched), self._skips)
         work = self._work = self._make_work()
         deadline = self._deadline - self._budget_seconds * self._share_of_the_others(known)
         own = Endless(watched.batches, watched.start)
@@ -274,19 +313,26 @@ class Session:
 
     def _resume(self, step: Callable[[], Any]) -> Any:
         """Runs the course to its next batch and returns that, or ends the script with the course's plan."""
+        from plumb.loop import Raised
+
         try:
-            return step()
+            batch = step()
         except StopIteration as done:
             assert self._running is not None
             self._finish(self._running, done.value)
         except UsersError as users:
             if not is_plumbs(users.error):
                 self._running = self._course = None
-                self._users_error = users.error
+                self._users_error = users.error if isinstance(users.error, Exception) else None
                 raise users.error from None
             self._not_tuned(self._running, users.error)
         except Exception as error:
             self._not_tuned(self._running, error)
+        else:
+            if isinstance(batch, Raised):
+                self._users_error = batch.error
+                raise batch.error
+            return batch
         assert self._registry is not None
         return self._tune_alone([known for known in self._registry.all() if known.name not in self._done])
 
@@ -301,6 +347,12 @@ class Session:
 
     def _tune_alone(self, several: list[KnownLoader]) -> NoReturn:
         """Tunes loaders without the user's loop, within what is left of the budget, and ends the script."""
+        self._tune_each(several)
+        if self._failed is not None and not self._has_result:
+            self._emit(self._failed)
+        self.end_script()
+
+    def _tune_each(self, several: list[KnownLoader]) -> None:
         work = self._work = self._work or self._make_work()
         alive = [(known, loader) for known in several if (loader := _alive(known)) is not None]
         # Where the loop took longer than its part, a short look at the others is still worth their entry in the plan.
@@ -321,9 +373,6 @@ class Session:
                 self._not_tuned(known, users.error, is_users=not is_plumbs(users.error))
             except Exception as error:
                 self._not_tuned(known, error)
-        if self._failed is not None and not self._has_result:
-            self._emit(self._failed)
-        self.end_script()
 
     def _not_tuned(self, known: KnownLoader | None, error: BaseException, is_users: bool = False) -> None:
         """Take note that a loader could not be tuned, and why; the others still may be.

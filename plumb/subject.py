@@ -42,7 +42,8 @@ class Subject:
 
     `waiting_share` is the share of the loop's time that waits for data, None where it isn't known. `changed` is the
     place of what the loop changes of the dataset while an epoch runs, empty for nothing. `is_decided_in_loop` says that
-    the user's loop is run on the choice and on the user's configuration afterwards, and has the last word.
+    the user's loop is run on the choice and on the user's configuration afterwards, and has the last word. `skips` are
+    the classes of the errors that the user's loop catches where a sample raises them.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Subject:
     waiting_share: float | None
     changed: str = ""
     is_decided_in_loop: bool = False
+    skips: tuple[type[Exception], ...] = ()
 
     @property
     def epoch_samples(self) -> float | None:

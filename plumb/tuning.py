@@ -48,7 +48,7 @@ from plumb.profile.device import has_accelerator
 from plumb.profile.hand_over import drop_seconds_per_byte
 from plumb.profile.host_load import OthersLoad
 from plumb.profile.memory import Grown
-from plumb.profile.sample import Sampled, sampled
+from plumb.profile.sample import Sampled, sampled, without_failing
 from plumb.restraint import FREE, restraint_of
 from plumb.runtime.inherited import handles
 from plumb.runtime.loader import current_config, rebuild
@@ -123,7 +123,13 @@ class Tuner:
             lambda trial: self.emit(TrialDone(self.subject.name, trial, self._comparable)),
         )
         self._trials = Trials(
-            loader, self._stream, self.subject.samples_per_batch, ledger, self.pace_seconds, self._begun + self.seconds
+            loader,
+            self._stream,
+            self.subject.samples_per_batch,
+            ledger,
+            self.pace_seconds,
+            self._begun + self.seconds,
+            self.subject.skips,
         )
 
     def choose(self) -> Choice:
@@ -137,7 +143,7 @@ class Tuner:
         try:
             shortest, longest = _FIRST_LOOK_PACES * self.pace_seconds, LONGEST_LOOK_PACES * self.pace_seconds
             seen = observed.told_from_waiting(
-                sampled(self.subject.loader, self._stream, shortest, at_most_seconds=longest)
+                sampled(self.subject.loader, self._stream, shortest, longest, self.subject.skips)
             )
         except NoBatchesError:
             raise TuningError(
@@ -177,7 +183,7 @@ class Tuner:
     def _offers(self, seen: Sampled) -> Offers:
         wanted = max(_OFFERS_PACES * self.pace_seconds, _OFFERS_LOADS * seen.cost.wall_seconds)
         seconds = min(wanted, _OFFERS_SHARE * self.seconds)
-        indices = [] if self._stream is None else self._stream.some(_OFFERED_BATCHES, _OFFERED_SAMPLES)
+        indices = self._some(_OFFERED_BATCHES, _OFFERED_SAMPLES)
         may_use_workers = self._start.why_not is None
         offers = find_offers(
             self.subject.loader,
@@ -192,11 +198,18 @@ class Tuner:
         self._trials.rewrites = offers.rewrites
         return offers
 
+    def _some(self, batches: int, samples: int) -> list[Any]:
+        """Return indices of the next batches, without those whose samples raise what the user's loop goes on after."""
+        if self._stream is None:
+            return []
+        indices = self._stream.some(batches, samples)
+        return without_failing(self.subject.loader, indices, self.subject.skips) if self.subject.skips else indices
+
     def _restrain(self, seen: Sampled) -> None:
         """Finds out what must not be tried, now that something is known of the samples."""
         indices: list[Any] = []
         with contextlib.suppress(NoBatchesError):
-            indices = self._stream.some(1, 8) if self._stream else []
+            indices = self._some(1, 8)
         self._restraint = restraint_of(
             self.subject.loader, self._own, indices, self.subject.changed, seen.cost.wall_seconds
         )

@@ -92,15 +92,40 @@ def test_a_candidate_that_fails_is_named_and_the_loop_goes_on(broken_after):
     assert "no space left" in found.failure
 
 
-def test_the_users_own_failure_is_the_users():
-    def own():
-        yield torch.zeros(1, 2)
-        raise UsersError(OSError("the user's disk"))
+class Broken:
+    """Batches of the user's own, of which the first comes, and all others raise."""
 
+    made = 0
+
+    def __next__(self):
+        self.made += 1
+        if self.made > 1:
+            raise UsersError(OSError("the user's disk"))
+        return torch.zeros(1, 2)
+
+
+def test_the_users_own_failure_is_the_users():
     candidate = Config(), lambda: DataLoader(Slow(0.001), batch_size=1)
-    course = compare_in_loop(Loop(1.0, float("inf")), (Config(), own()), candidate, 0.05, time.perf_counter() + 5)
+    loop = Loop(1.0, float("inf"))
+    course = compare_in_loop(loop, (Config(), Broken()), candidate, 0.05, time.perf_counter() + 5)
+    given = [next(course)]
     with pytest.raises(UsersError, match="the user's disk"):
-        result_of(course)
+        given += [course.send(False) for _ in range(1000)]
+    assert loop.skips == (OSError,)
+
+
+def test_errors_that_the_loop_goes_on_after_leave_a_candidate_in_the_race():
+    class Damaged(Slow):
+        def __getitem__(self, index):
+            if index % 3 == 0:
+                raise OSError("a damaged row")
+            return super().__getitem__(index)
+
+    for skips, failure in (((), "OSError: a damaged row"), ((OSError,), "")):
+        loop = Loop(1.0, 60, skips)
+        found, _ = compared(0.01, Damaged(0.001), loop=loop)
+        assert found.failure == failure
+        assert bool(found.candidate) != bool(failure)
 
 
 def test_a_loop_that_counts_its_batches_is_left_before_its_epoch_ends():
@@ -113,7 +138,7 @@ def test_a_loop_that_counts_its_batches_is_left_before_its_epoch_ends():
 
 def test_the_candidate_s_first_batch_is_held_by_the_loop_alone():
     """Shared memory is counted to the last batch."""
-    batches = _Started(DataLoader(Slow(0.0), batch_size=1))
+    batches = _Started(DataLoader(Slow(0.0), batch_size=1), ())
     first = next(batches)
     held = weakref.ref(first)
     del first

@@ -1,12 +1,19 @@
 """One session over a script's loaders, in this process, with a stand-in for the tuning itself."""
 
+import os
+import shutil
+import sys
+import tempfile
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from plumb import events
+from plumb import events, removed_data
+from plumb.errors import UsersError
+from plumb.loop import Raised
 from plumb.session import Session
 from plumb.site import Site
 
@@ -142,3 +149,129 @@ def test_loaders_are_looked_at_where_the_loop_has_spent_the_budget(started):
         session._tune_alone(session._registry.all())
     assert work.alone_with == ["train", "valid"]
     assert not any(isinstance(event, events.Warned) for event in told)
+
+
+class Failing:
+    """Batches of which every second one raises, by turns of two kinds; each is made once."""
+
+    def __init__(self):
+        self.made = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.made += 1
+        if self.made % 2 == 0:
+            raise (KeyError, ValueError)[self.made // 2 % 2](self.made)
+        return self.made
+
+
+def test_errors_of_samples_reach_a_loop_that_goes_on_after_them_and_the_tuning_goes_on_too(started):
+    session, work, told = started
+    taken_over = []
+
+    def through_the_loop(known, loader, loop, own, deadline):
+        taken_over.append(loop)
+        for _ in range(4):
+            yield (yield from loop.next_of(own))
+        return events.Phase("done")
+
+    work.through_the_loop = through_the_loop
+    session.constructed(loader := DataLoader([1, 2, 3]), Site("train.py", 1, "loader"))
+    batches = session.iterating(loader, Failing, plain_loop=True)
+    got = []
+
+    def loop():
+        while True:
+            try:
+                got.append(next(batches))
+            except (KeyError, ValueError) as error:
+                got.append(error.args[0])
+            session._signals.count += 1
+
+    with pytest.raises(Over):
+        loop()
+    assert got == list(range(1, len(got) + 1)), "what comes is what would come without a tuning"
+    assert len(taken_over) == 1, "it is taken over once"
+    assert set(taken_over[0].skips) == {KeyError, ValueError}
+    assert told[-1] == events.Phase("done")
+
+
+def test_an_error_of_a_sample_that_the_script_dies_of_is_the_script_s_own(started):
+    session, work, _ = started
+
+    def through_the_loop(known, loader, loop, own, deadline):
+        raise UsersError(ValueError("bad"))
+        yield
+
+    for way in (through_the_loop, lambda *_: iter([Raised(ValueError("bad"))])):
+        work.through_the_loop = way
+        session._users_error = session._running = session._course = None
+        session.constructed(loader := DataLoader([1, 2, 3]), Site("train.py", 1, "loader"))
+        batches = session.iterating(loader, lambda: iter([1, 2]), plain_loop=True)
+        next(batches)
+        session._signals.count += 1
+        with pytest.raises(ValueError, match="bad") as raised:
+            next(batches)
+        exit_of_main = SystemExit(1)
+        exit_of_main.__context__ = raised.value
+        for error in (raised.value, exit_of_main):
+            session.script_ended(error)
+    assert work.alone_with == []
+
+
+class Files:
+    """Rows that are read from files in a folder."""
+
+    def __init__(self, folder):
+        self.paths = [Path(folder, str(number)) for number in range(4)]
+        for path in self.paths:
+            path.write_text("1")
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return int(self.paths[index].read_text())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("removal", ["a folder", "its parent", "a temporary folder"])
+def test_a_loader_is_tuned_before_the_script_removes_its_data(removal, workers, started, monkeypatch, tmp_path):
+    session, work, _ = started
+    hooks = []
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.addaudithook", hooks.append)
+        removed_data.listen(session.data_goes)
+    # A hook can't be removed again: what it calls is to be gone with the test.
+    sys.addaudithook(lambda event, arguments: [hook(event, arguments) for hook in hooks])
+    there = []
+
+    def alone(known, loader, seconds):
+        there.append([row for batch in DataLoader(loader.dataset) for row in batch.tolist()])
+        return events.Phase(known.name)
+
+    work.alone = alone
+    temporary = tempfile.TemporaryDirectory(dir=tmp_path) if removal == "a temporary folder" else None
+    folder = temporary.name if temporary else str(tmp_path / "parent" / "data")
+    os.makedirs(folder, exist_ok=True)
+    other = tmp_path / "other"
+    other.mkdir()
+    loader, elsewhere = DataLoader(Files(folder), num_workers=workers), DataLoader(Files(other))
+    for name, each in (("loader", loader), ("elsewhere", elsewhere)):
+        session.constructed(each, Site("train.py", 1, name))
+        for _ in session.iterating(each, lambda each=each: iter(DataLoader.__iter__(each)), plain_loop=True):
+            pass
+    assert there == []
+    if temporary:
+        temporary.cleanup()
+    else:
+        shutil.rmtree(folder if removal == "a folder" else os.path.dirname(folder))
+    hooks.clear()
+    assert there == [[1, 1, 1, 1]], "while they were there"
+    assert not os.path.exists(folder)
+    work.alone = Noted.alone.__get__(work)
+    with pytest.raises(Over):
+        session.script_ended(None)
+    assert work.alone_with == ["elsewhere"]

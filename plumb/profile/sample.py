@@ -6,7 +6,7 @@ import contextlib
 import statistics
 import time
 import timeit
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from plumb.lengths import index_count, length_of
 from plumb.plan import SampleCost
 from plumb.profile.queued import queued_seconds
 from plumb.profile.threads import one_torch_thread
-from plumb.search.measure import IndexStream, NoBatchesError, is_known
+from plumb.search.measure import IndexStream, NoBatchesError, is_known, skipping
 
 COLLATED = 3
 """How often `collate_seconds` loads each sample."""
@@ -64,18 +64,23 @@ class Sampled:
 
 
 def sampled(
-    loader: DataLoader[Any], stream: IndexStream | None, seconds: float, at_most_seconds: float | None = None
+    loader: DataLoader[Any],
+    stream: IndexStream | None,
+    seconds: float,
+    at_most_seconds: float | None = None,
+    skips: tuple[type[Exception], ...] = (),
 ) -> Sampled:
     """Reads samples and collates them for about `seconds`, in this thread, as a loader without workers does.
 
     It goes on for `at_most_seconds` where it does not know yet what a sample takes. What the first half of `seconds`
     shows is left out: files are opened there, caches filled, and torch's threads spread over the cores. Per sample;
-    `main_seconds`, the hand-over from a worker, isn't seen from here and is 0. Raises what the dataset raises.
+    `main_seconds`, the hand-over from a worker, isn't seen from here and is 0. Raises what the dataset raises, but for
+    errors in `skips`, which the user's loop goes on after.
     """
     spans: list[_Span] = []
     size, read_samples = 1.0, 0.0
     all_bytes, all_tensors, largest = 0.0, 0.0, 0.0
-    read = _reader(loader, stream)
+    read = _reader(loader, stream, skips)
     started, warm_ups = time.perf_counter(), 1
     while not spans or _goes_on(spans[warm_ups:], time.perf_counter() - started, seconds, at_most_seconds):
         queued, begin = queued_seconds(), (time.perf_counter(), time.thread_time(), time.process_time())
@@ -114,7 +119,11 @@ def _wait_seconds(spans: list[_Span], cpu_seconds: float) -> float:
 
 
 def sampled_without_torch_threads(
-    loader: DataLoader[Any], stream: IndexStream | None, seconds: float, at_most_seconds: float | None = None
+    loader: DataLoader[Any],
+    stream: IndexStream | None,
+    seconds: float,
+    at_most_seconds: float | None = None,
+    skips: tuple[type[Exception], ...] = (),
 ) -> Sampled:
     """What is `sampled` where torch has this thread only, as in a worker process.
 
@@ -122,7 +131,7 @@ def sampled_without_torch_threads(
     them from having as many.
     """
     with one_torch_thread():
-        return sampled(loader, stream, seconds, at_most_seconds)
+        return sampled(loader, stream, seconds, at_most_seconds, skips)
 
 
 def collate_seconds(loader: DataLoader[Any], indices: Sequence[Any]) -> float:
@@ -136,9 +145,21 @@ def collate_seconds(loader: DataLoader[Any], indices: Sequence[Any]) -> float:
     return min(seconds) / len(indices)
 
 
-def torch_threads_speedup(loader: DataLoader[Any], stream: IndexStream | None, seconds: float) -> float:
+def without_failing(loader: DataLoader[Any], indices: Sequence[Any], errors: tuple[type[Exception], ...]) -> list[Any]:
+    """Return the indices whose samples don't raise one of `errors`, each made once for it."""
+    good = []
+    for index in indices:
+        with contextlib.suppress(*errors):
+            loader.dataset[index]
+            good.append(index)
+    return good
+
+
+def torch_threads_speedup(
+    loader: DataLoader[Any], stream: IndexStream | None, seconds: float, skips: tuple[type[Exception], ...] = ()
+) -> float:
     """How many times as fast a batch is made when torch may use all its threads, by turns for about `seconds`."""
-    read = _reader(loader, stream)
+    read = _reader(loader, stream, skips)
     one: list[float] = []
     all_threads: list[float] = []
     deadline = time.perf_counter() + seconds
@@ -189,30 +210,35 @@ def samples_in(batch: Any) -> int:
     return len(batch) if isinstance(batch, (list, tuple)) else 1
 
 
-def _reader(loader: DataLoader[Any], stream: IndexStream | None) -> Iterator[tuple[Any, float]]:
+def _reader(
+    loader: DataLoader[Any], stream: IndexStream | None, skips: tuple[type[Exception], ...]
+) -> Iterator[tuple[Any, float]]:
     """Batches and their sizes, made as a worker makes them."""
     dataset, collate = loader.dataset, loader.collate_fn
     if stream is None:
-        yield from _iterable_batches(loader)
+        yield from _iterable_batches(loader, skips)
         return
     fetch_many: Callable[[Any], Any] | None = getattr(dataset, "__getitems__", None)
-    while True:
+
+    def read() -> tuple[Any, float]:
         indices = next(stream)
         if loader.batch_sampler is None:
             batch = collate(dataset[indices])
-            yield batch, float(index_count(indices, is_batch=False) or samples_in(batch) or 1)
-        else:
-            samples = fetch_many(indices) if fetch_many else [dataset[index] for index in indices]
-            yield collate(samples), float(length_of(indices) or 1)
+            return batch, float(index_count(indices, is_batch=False) or samples_in(batch) or 1)
+        samples = fetch_many(indices) if fetch_many else [dataset[index] for index in indices]
+        return collate(samples), float(length_of(indices) or 1)
+
+    while True:
+        yield skipping(read, skips)
 
 
-def _iterable_batches(loader: DataLoader[Any]) -> Iterator[tuple[Any, float]]:
+def _iterable_batches(loader: DataLoader[Any], skips: tuple[type[Exception], ...]) -> Iterator[tuple[Any, float]]:
     dataset = loader.dataset
     assert isinstance(dataset, IterableDataset)
     has_batches = True
     while has_batches:
         has_batches, batch = False, []
-        for sample in dataset:
+        for sample in _until(dataset, skips):
             if loader.batch_size is None:
                 has_batches, converted = True, loader.collate_fn(sample)
                 yield converted, float(samples_in(converted) or 1)
@@ -226,3 +252,9 @@ def _iterable_batches(loader: DataLoader[Any]) -> Iterator[tuple[Any, float]]:
             has_batches = True
             yield loader.collate_fn(batch), float(len(batch))
     raise NoBatchesError("the dataset has no more batches")
+
+
+def _until(samples: Iterable[Any], errors: tuple[type[Exception], ...]) -> Iterator[Any]:
+    """Yield `samples` up to an error of one of these classes: most streams can't go on after one."""
+    with contextlib.suppress(*errors):
+        yield from samples

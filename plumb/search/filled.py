@@ -6,6 +6,7 @@ them and its misses from the loader's own order, in the share that the real stor
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
 import time
@@ -52,12 +53,21 @@ class HittingStream(IndexStream):
 
 
 class FilledStores:
-    """One store for each cut and tier that is asked for, filled in about `seconds`. Raises StoreError, and what the
-    dataset raises.
+    """One store for each cut and tier that is asked for, filled in about `seconds`.
+
+    Raises StoreError, and what the dataset raises, but for errors in `skips`.
     """
 
-    def __init__(self, loader: DataLoader[Any], stream: IndexStream, rewrites: Rewrites, seconds: float) -> None:
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        stream: IndexStream,
+        rewrites: Rewrites,
+        seconds: float,
+        skips: tuple[type[Exception], ...] = (),
+    ) -> None:
         self._loader = loader
+        self._skips = skips
         self._stream = stream
         self._rewrites = rewrites
         self._seconds = seconds
@@ -83,8 +93,9 @@ class FilledStores:
         begun = time.perf_counter()
         with kept_generators():
             for group in self._groups(max(threads, _SAMPLES_AT_LEAST)):
-                fetching.__getitems__(group)
-                indices += group
+                with contextlib.suppress(*self._skips):
+                    fetching.__getitems__(group)
+                    indices += group
                 if len(indices) >= _SAMPLES_AT_MOST or time.perf_counter() - begun > self._seconds:
                     break
         return Filled(stored, tuple(indices))

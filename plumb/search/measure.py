@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,7 +28,12 @@ from plumb.profile.queued import queued_seconds
 from plumb.runtime.allocator import reusing
 from plumb.search.guard import Guard
 
+T = TypeVar("T")
+
 CHUNK_SECONDS = 0.15
+ERRORS_AT_MOST = 100
+"""How many samples or batches in a row may raise what the user's loop catches."""
+
 _RESAMPLES = 1000
 _FEW_CHUNKS = 4
 _KNOWN = 0.03
@@ -132,6 +137,15 @@ class IndexStream:
         return indices
 
 
+def skipping(read: Callable[[], T], skips: tuple[type[Exception], ...], skipped: Callable[[], object] = list) -> T:
+    """Return what `read` returns, called again where it raises one of `skips`; `skipped` is called in between."""
+    for _ in range(ERRORS_AT_MOST):
+        with contextlib.suppress(*skips):
+            return read()
+        skipped()
+    return read()
+
+
 class SizedIndices:
     """One loader's view of an IndexStream; remembers how many samples each batch that it handed out holds.
 
@@ -168,7 +182,7 @@ class Feed:
     `samples_per_batch` samples each. Workers start at construction, watched by `guard` if there is one. `samples`
     counts all that came, `first_chunk` is the first batch, with the start of workers in it, `main_start_seconds` what
     starting them took in this process, and `is_broken` says that the loader has raised. Raises what the loader raises,
-    and TrialEndedError where the guard ended it.
+    but for errors in `skips`, which the user's loop goes on after, and TrialEndedError where the guard ended it.
     """
 
     def __init__(
@@ -179,12 +193,14 @@ class Feed:
         samples_per_batch: float,
         deadline: float,
         guard: Guard | None = None,
+        skips: tuple[type[Exception], ...] = (),
     ) -> None:
         self.config = config
         self.deadline = deadline
         self.is_broken = False
         self._guard = guard
         self._indices = SizedIndices(stream, samples_per_batch) if stream is not None else None
+        self._skips = skips
         self._samples_per_batch = samples_per_batch
         self._started = time.perf_counter()
         self.samples = 0.0
@@ -314,7 +330,7 @@ class Feed:
         if self._guard is not None:
             self._guard.waiting()
         try:
-            self._next()
+            skipping(self._next, self._skips, self._skipped)
             if self._guard is not None:
                 self._guard.heard()
         except Exception:
@@ -325,6 +341,13 @@ class Feed:
         size = self._indices.next_size() if self._indices is not None else self._samples_per_batch
         self.samples += size
         return size
+
+    def _skipped(self) -> None:
+        alive = {child.pid for child in multiprocessing.active_children()}
+        if not alive.issuperset(self.worker_pids):
+            raise RuntimeError("a worker has ended by itself")
+        if self._indices is not None:
+            self._indices.next_size()
 
     def _next(self) -> None:
         try:

@@ -67,7 +67,8 @@ class Trials:
     """Runs configurations of a loader, and takes down what they deliver.
 
     `samples` counts all that were loaded; `probed` has the readings of the runs that calibrated the model. `rewrites`
-    are those that configurations may name: one with a store reads it as later epochs find it.
+    are those that configurations may name: one with a store reads it as later epochs find it. Trials go on after errors
+    in `skips`.
     """
 
     def __init__(
@@ -78,8 +79,10 @@ class Trials:
         ledger: Ledger,
         pace_seconds: float,
         deadline: float,
+        skips: tuple[type[Exception], ...] = (),
     ) -> None:
         share_temporary_folder()
+        self._skips = skips
         self.ledger = ledger
         self.samples = 0.0
         self.rewrites = NO_REWRITES
@@ -314,7 +317,7 @@ class Trials:
         if config.cache is None or self._stream is None:
             return None
         if self._stores is None:
-            self._stores = FilledStores(self._loader, self._stream, self.rewrites, self._pace_seconds)
+            self._stores = FilledStores(self._loader, self._stream, self.rewrites, self._pace_seconds, self._skips)
         filled = self._stores.of(config)
         return filled.stored, HittingStream(self._stream, filled, config.cache.hit_ratio, self.ledger.seed)
 
@@ -338,7 +341,7 @@ class Trials:
 
         try:
             with deaths_told_where_waited_for():
-                feed = Feed(config, make, stream, self._samples_per_batch, deadline, guard)
+                feed = Feed(config, make, stream, self._samples_per_batch, deadline, guard, self._skips)
                 try:
                     yield feed, taken
                 finally:

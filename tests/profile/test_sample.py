@@ -17,6 +17,7 @@ from plumb.profile.sample import (
     sampled_without_torch_threads,
     samples_in,
     torch_threads_speedup,
+    without_failing,
 )
 from plumb.search.measure import IndexStream, NoBatchesError
 from plumb.subject import Subject
@@ -203,3 +204,28 @@ def test_a_stream_shorter_than_a_batch_is_measured_by_the_batch_that_it_gives():
 def test_a_stream_without_a_batch_ends_the_measurement(samples, drop_last):
     with pytest.raises(NoBatchesError):
         sampled(DataLoader(Few(samples), batch_size=8, drop_last=drop_last), None, 0.01)
+
+
+class Damaged(Dataset):
+    def __len__(self):
+        return 30
+
+    def __getitem__(self, index):
+        if index % 10 == 3:
+            raise KeyError(index)
+        return index
+
+
+class DamagedStream(IterableDataset):
+    def __iter__(self):
+        yield from (Damaged()[index] for index in range(30))
+
+
+def test_samples_that_the_loop_goes_on_after_are_left_out():
+    loader, stream = DataLoader(Damaged(), batch_size=2), DataLoader(DamagedStream(), batch_size=2)
+    indices = IndexStream(loader.batch_sampler)
+    for each, its_indices in ((loader, indices), (stream, None)):
+        with pytest.raises(KeyError):
+            sampled(each, its_indices, 0.1)
+        assert sampled(each, its_indices, 0.1, skips=(KeyError,)).samples > 0
+    assert without_failing(loader, range(12), (KeyError,)) == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11]

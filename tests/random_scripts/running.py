@@ -97,9 +97,8 @@ class _Seed:
         words = ["tune", "--budget", str(self._wishes.budget_seconds), SCRIPT]
         done = self._command(place, words)
         self._note("tune", failures(plain, done))
-        # A sample that can't be made ends a tuning, even where the script would go on with the next epoch; and so does
-        # a script that fails before its loop was tuned.
-        may_fail = self._recipe.ends in ("exit 3", "error", "error in sample", "caught in sample")
+        # A script that fails before its loop was tuned ends the tuning.
+        may_fail = self._recipe.ends in ("exit 3", "error", "error in sample")
         if done.code not in (0, None) and not may_fail:
             self._note("tune", [f"exit code {done.code}: {_plumbs_line(done)}"])
         self._note("tune", other_files(left, files_in(place), may_add=True))

@@ -178,3 +178,42 @@ def test_real_workers_deliver_every_index_once_in_order():
     feed.close()
     flat = [index for batch in seen for index in batch]
     assert flat == [index % 1000 for index in range(len(flat))]
+
+
+class _Damaged:
+    """Batches of which every third raises, as torch's iterators do and go on."""
+
+    def __init__(self, clock, indices):
+        self._clock, self._indices, self._made = clock, iter(indices), 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self._made += 1
+        next(self._indices)
+        self._clock.now += 0.25
+        if self._made % 3 == 0:
+            raise KeyError(self._made)
+
+
+@pytest.mark.parametrize("skips", [(), (ValueError,), (KeyError,), (ValueError, LookupError)])
+def test_batches_that_fail_are_left_out_where_the_loop_leaves_them_out(skips, clock):
+    make = lambda indices: _Damaged(clock, indices)  # noqa: E731
+    feed = Feed(Config(), make, IndexStream([[0, 1]]), 2, float("inf"), skips=skips)
+    if not {KeyError, LookupError} & set(skips):
+        with pytest.raises(KeyError):
+            feed.window(3.0)
+        return
+    rate = rate_of(feed.window(30.0)).samples_per_second
+    assert rate == pytest.approx(2 * 2 / 0.75, rel=0.4), "their time counts, and their samples don't"
+
+
+def test_a_feed_of_nothing_but_errors_ends(clock):
+    class Broken(_Damaged):
+        def __next__(self):
+            next(self._indices)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        Feed(Config(), lambda indices: Broken(clock, indices), IndexStream([[0]]), 2, float("inf"), skips=(KeyError,))

@@ -246,6 +246,61 @@ train(loader, 1)
         "loader = DataLoader(Broken(), batch_size=4)\ntrain(loader)\n",
         modes=("run", "live"),
     ),
+    "samples that raise, and a loop that goes on with the next batch": Row(
+        SEEDED
+        + """
+class Broken(Rows):
+    def __getitem__(self, index):
+        if index % 7 == 2:
+            raise ValueError(f"row {index}")
+        return super().__getitem__(index)
+loader = DataLoader(Broken(64), batch_size=4)
+for epoch in range(2):
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            break
+        except ValueError as error:
+            print(error)
+            continue
+        step(batch)
+        print(batch[:, 0].tolist())
+""",
+        modes=("run", "live", "tune"),
+    ),
+    "samples that raise, and a loop that goes on with the next epoch": Row(
+        SEEDED
+        + """
+class Broken(Rows):
+    def __getitem__(self, index):
+        if index == 9:
+            raise ValueError("row 9")
+        return super().__getitem__(index)
+loader = DataLoader(Broken(), batch_size=4, shuffle=True)
+for epoch in range(4):
+    try:
+        train(loader, 1)
+    except ValueError as error:
+        print(error)
+""",
+        modes=("run", "live", "tune"),
+    ),
+    "data in a temporary folder around it all": Row(
+        """
+class Files(Rows):
+    def __getitem__(self, index):
+        return torch.load(f"{folder}/{index}")
+with tempfile.TemporaryDirectory() as folder:
+    for index in range(16):
+        torch.save(torch.full((2,), float(index)), f"{folder}/{index}")
+    loader = DataLoader(Files(), batch_size=4)
+    print(sum(batch.sum().item() for batch in loader))
+print(os.path.exists(folder))
+""",
+        modes=("run", "tune"),
+    ),
     "a sampler that raises": Row(
         "class Half(Sampler):\n    def __init__(self):\n        pass\n    def __iter__(self):\n"
         "        yield from range(9)\n        raise KeyError('no more')\n"
