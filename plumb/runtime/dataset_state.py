@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
@@ -20,12 +20,12 @@ import torch
 
 from plumb.runtime.changes import Change, Reached, told_from
 from plumb.runtime.code_names import closed_over, globals_read, names_of, runs_unnamed
+from plumb.runtime.large_values import Large, LargeValues
 from plumb.runtime.object_parts import attributes_of, hidden_arrays, parts_of, process_generators, wrapped_by
-from plumb.runtime.time_box import TimeBox
+from plumb.runtime.time_box import TimeBox, no_garbage_collection
 from plumb.runtime.value_kinds import Kind, is_all_users, is_transform, kind_of
 from plumb.runtime.windows import (
     PLAIN,
-    Windows,
     array_of,
     array_probes,
     array_windows,
@@ -36,14 +36,18 @@ from plumb.runtime.windows import (
 )
 from plumb.trace.expand import is_user_class, is_user_code
 
-# A look at an epoch's start may take so long; between two batches, it ends after so many values.
-EPOCH_SECONDS = 0.1
+# A look at an epoch's start may take so long, and the first, which only takes note of what there is, so long; between
+# two batches, it ends after so many values.
+EPOCH_SECONDS, FIRST_SECONDS = 0.1, 0.04
 _NEAREST, _FURTHER = 250, 100
 # Collections up to this size are looked at item by item; of larger ones, a few items are.
 _SMALL, _PROBES = 64, 16
 _MOST_WINDOWED = 100_000
 _MOST_WINDOWS_OF_OBJECTS = 300
 _PASSES_AT_FIRST = 6
+# A value on the walk, how it was reached, and its part of what that leads to: `_ITSELF`, or its place in a collection.
+Waiting = tuple[Any, Reached, Any]
+_ITSELF: Any = object()
 _MODULE_HOOKS = ("_forward", "_backward", "_state_dict", "_load_state", "_is_full_backward", "_non_persistent")
 
 
@@ -63,18 +67,17 @@ class DatasetState:
         skips_shared: bool = False,
         visit: Callable[[Any, str], None] | None = None,
     ) -> None:
-        self._roots: list[tuple[Any, Reached]] = []
+        self._roots: list[Waiting] = []
         self._is_replaced = False
         self.follow(roots)
         self._known: dict[int, Any] = {}
-        self._windows: dict[int, Windows] = {}
+        self._large_values = LargeValues(by_value)
         self._names: set[str] = set()
         self._reads_any = visit is not None
         self._is_new = True
-        self._queue: deque[tuple[Any, Reached]] = deque()
-        self._further: deque[tuple[Any, Reached]] = deque()
+        self._queue: deque[Waiting] = deque()
+        self._further: deque[Waiting] = deque()
         self._further_met: set[int] = set()
-        self._large: list[tuple[Windows, Callable[[int], Any], int, Any, Reached]] = []
         self._visited: set[int] = set()
         self._changes: list[Change] = []
         self._alive: list[Any] = []
@@ -93,32 +96,49 @@ class DatasetState:
 
     def follow(self, roots: Iterable[Any]) -> None:
         """Begin at these roots from now on. One that is another object than before is a change."""
-        before = [root for root, _ in self._roots]
-        self._roots = [(root, Reached(hash(("root", place)), type(root).__name__)) for place, root in enumerate(roots)]
-        self._is_replaced |= bool(before) and list(map(id, before)) != [id(root) for root, _ in self._roots]
+        before = [root for root, *_ in self._roots]
+        self._roots = [
+            (root, Reached(hash(("root", place)), type(root).__name__), _ITSELF) for place, root in enumerate(roots)
+        ]
+        self._is_replaced |= bool(before) and list(map(id, before)) != [id(root) for root, *_ in self._roots]
 
-    def look(self, seconds: float = EPOCH_SECONDS) -> tuple[Change, ...]:
+    def look(
+        self,
+        seconds: float = EPOCH_SECONDS,
+        has_windows: bool = True,
+        window_seconds: float = math.inf,
+        near: Sequence[float] = (),
+    ) -> tuple[Change, ...]:
         """Return what has changed since the look before, from now on known as it is now.
 
         Args:
             seconds: Time limit, of computing. What there is no time for is looked at in later looks.
+            has_windows: Whether the parts of large values are looked at, which may take all of the time.
+            window_seconds: Time limit for these, within the other one.
+            near: Places in large values, as shares of their lengths, whose parts come first.
 
         """
+        with no_garbage_collection():
+            return self._look(seconds, has_windows, window_seconds, near)
+
+    def _look(
+        self, seconds: float, has_windows: bool, window_seconds: float, near: Sequence[float]
+    ) -> tuple[Change, ...]:
         begun = time.perf_counter()
         self._begin(is_quick=False)
-        self._has_windows = self._visit is None
+        self._has_windows = has_windows and self._visit is None
         box = TimeBox(seconds)
         for _ in range(_PASSES_AT_FIRST if self._is_new else 1):
             # What code reads is known once all of it was met: the first pass may have left attributes out.
             names = len(self._names)
             self._queue = deque(self._roots)
             met: set[int] = set()
-            self._large.clear()
+            self._large_values.begin_walk()
             self._walk(self._queue, met, math.inf, box)
             if len(self._names) == names:
                 break
         self._further, self._further_met = self._queue, met
-        self._look_at_windows(box)
+        self._changes += self._large_values.go_on(TimeBox(min(window_seconds, box.seconds_left)), near)
         if self._is_new:
             self._changes.clear()
         elif self._is_replaced:
@@ -138,6 +158,10 @@ class DatasetState:
         """
         if self._is_new:
             return self.look()
+        with no_garbage_collection():
+            return self._glance(only_nearest)
+
+    def _glance(self, only_nearest: bool) -> tuple[Change, ...]:
         begun = time.perf_counter()
         self._begin(is_quick=True)
         self._has_windows = not only_nearest
@@ -153,7 +177,7 @@ class DatasetState:
     def forget(self) -> None:
         """Take the state as it is at the next look for what it was before."""
         self._known.clear()
-        self._windows.clear()
+        self._large_values.forget()
 
     # ---- the walk
 
@@ -164,25 +188,26 @@ class DatasetState:
         self._visited.clear()
         if not is_quick:
             self.generators, self.arrays = [], []
-            for windows in self._windows.values():
-                windows.begin()
+            self._large_values.begin_look()
 
     def _end(self, begun: float) -> tuple[Change, ...]:
         self._queue = deque()
-        self._large.clear()
+        self._large_values.begin_walk()
         self._alive.clear()
         self.seconds = time.perf_counter() - begun
         return tuple(dict.fromkeys(self._changes))
 
-    def _walk(self, queue: deque[tuple[Any, Reached]], met: set[int], most: float, box: TimeBox | None = None) -> None:
+    def _walk(self, queue: deque[Waiting], met: set[int], most: float, box: TimeBox | None = None) -> None:
         count = 0
         while queue and count < most:
-            value, way = queue.popleft()
+            value, way, part = queue.popleft()
             # The object of a method may be reached as a whole, too.
-            identity = -id(value) if way.is_receiver else id(value)
+            identity = -id(value) if part is _ITSELF and way.is_receiver else id(value)
             if identity in met:
                 continue
             met.add(identity)
+            if part is not _ITSELF:
+                way = way.to(part)
             if self._visit is not None:
                 self._visit(value, way.place)
             look = self._looks.get(kind_of(value))
@@ -216,46 +241,24 @@ class DatasetState:
                 self._changes.append(Change(place, is_scratch=is_transform(value)))
                 return
 
-    def _look_at_windows(self, box: TimeBox) -> None:
-        """Go on with the windows of all large values until each was seen once, or the time is up."""
-        seen = 1
-        while self._large and not box.is_over:
-            seen += 1
-            self._large = [large for large in self._large if large[2] >= seen]
-            for large in self._large:
-                if not box.is_over:
-                    self._look_at_one(*large)
-
-    def _look_at_one(self, windows: Windows, part: Callable[[int], Any], count: int, shape: Any, way: Reached) -> None:
-        if windows.look(part, count, shape):
-            self._changes.append(Change(way.place, is_scratch=way.is_quiet or way.is_scratch))
-
     def _forget_what_was_not_visited(self) -> None:
         """Forget what later looks would take for a later change, though it changed along with what was found."""
         self._known = {key: sight for key, sight in self._known.items() if key in self._visited}
-        self._windows = {key: windows for key, windows in self._windows.items() if key in self._visited}
-        for windows in self._windows.values():
-            windows.forget_earlier()
+        self._large_values.forget_all_but(self._visited)
 
     def _windowed_items(self, value: Any, way: Reached) -> None:
         part, count, is_plain = item_windows(value)
-        # Two looks compare what both have come to: of too many objects, they would come to different ones.
-        is_whole = is_plain or not self._is_by_value or count <= _MOST_WINDOWS_OF_OBJECTS
-        self._windowed(way, part, count, len(value), is_whole)
+        # Of too many objects, two looks by value would come to different ones.
+        in_turn = is_plain or not self._is_by_value or count <= _MOST_WINDOWS_OF_OBJECTS
+        self._windowed(Large(part, count, len(value), way, in_turn))
 
-    def _windowed(
-        self, way: Reached, part: Callable[[int], Any], count: int, shape: Any, is_whole: bool = True
-    ) -> None:
-        if not self._has_windows:
-            return
-        large = self._windows.setdefault(way.key, Windows()), part, count, shape, way
-        self._look_at_one(*large)
-        if not self._is_quick and is_whole:
-            self._large.append(large)
+    def _windowed(self, large: Large) -> None:
+        if self._has_windows:
+            self._changes += self._large_values.meet(large)
 
     def _to(self, value: Any, way: Reached) -> None:
         if type(value) not in PLAIN:
-            self._queue.append((value, way))
+            self._queue.append((value, way, _ITSELF))
 
     # ---- collections and arrays
 
@@ -263,14 +266,13 @@ class DatasetState:
         self._attributes_of_subclass(value, way)
         count = len(value)
         if count <= _SMALL:
-            for place, item in enumerate(value):
-                if type(item) not in PLAIN:
-                    self._queue.append((item, way.to(place)))
+            self._queue += [(item, way, place) for place, item in enumerate(value) if type(item) not in PLAIN]
             return None if way.is_quiet else (count, tuple(map(self._brief, value)))
         places = [place * (count - 1) // (_PROBES - 1) for place in range(_PROBES)]
         probes = [value[place] for place in places]
-        for place, item in zip(places, probes, strict=True):
-            self._to(item, way.to(place))
+        self._queue += [
+            (item, way, place) for place, item in zip(places, probes, strict=True) if type(item) not in PLAIN
+        ]
         if way.is_quiet:
             return None
         if not isinstance(value, deque) or count <= _MOST_WINDOWED or not self._is_quick:
@@ -281,9 +283,7 @@ class DatasetState:
         self._attributes_of_subclass(value, way)
         count = len(value)
         pairs = list(islice(dict.items(value), _SMALL if count <= _SMALL else _PROBES))
-        for key, item in pairs:
-            if type(item) not in PLAIN:
-                self._queue.append((item, way.to(brief(key))))
+        self._queue += [(item, way, brief(key)) for key, item in pairs if type(item) not in PLAIN]
         if way.is_quiet:
             return None
         if count > _SMALL and (count <= _MOST_WINDOWED or not self._is_quick):
@@ -308,7 +308,7 @@ class DatasetState:
             attributes = attributes_of(value)
             for name, item in attributes.items():
                 self._to(item, way.to(name, f"{type(value).__name__}.{name}"))
-            self._queue.append((type(value), way.to("class", type(value).__name__)))
+            self._to(type(value), way.to("class", type(value).__name__))
 
     def _array(self, value: Any, way: Reached) -> Any:
         is_tensor = isinstance(value, torch.Tensor)
@@ -324,7 +324,7 @@ class DatasetState:
             self.arrays.append(array)
         part, count = array_windows(array)
         if count:
-            self._windowed(way, part, count, array.shape)
+            self._windowed(Large(part, count, array.shape, way))
         return version, array_probes(array)
 
     # ---- code
@@ -360,7 +360,7 @@ class DatasetState:
                     continue
                 seen[name] = self._brief(member)
                 if type(member) not in PLAIN:
-                    self._queue.append((member, Reached(hash((base.__qualname__, name)), f"{base.__name__}.{name}")))
+                    self._to(member, Reached(hash((base.__qualname__, name)), f"{base.__name__}.{name}"))
         return seen
 
     def _is_read(self, name: str, member: Any) -> bool:
@@ -372,7 +372,7 @@ class DatasetState:
     def _wrapped(self, value: Any, way: Reached) -> None:
         if isinstance(value, (MethodType, BuiltinFunctionType)):
             is_receiver = is_user_code(getattr(value, "__func__", None))
-            self._queue.append((value.__self__, way.to("self")._replace(is_receiver=is_receiver)))
+            self._to(value.__self__, way.to("self")._replace(is_receiver=is_receiver))
         for place, part in enumerate(wrapped_by(value, self._skips_shared)):
             self._to(part, way.to(place))
 
@@ -398,8 +398,8 @@ class DatasetState:
         way = way._replace(is_scratch=is_transform(value) or (is_quiet and way.is_scratch))
         for name, item in attributes.items():
             if type(item) not in PLAIN:
-                self._queue.append((item, way.to(name, f"{place}.{name}", is_quiet)))
-        self._queue.append((type(value), Reached(hash(type(value)), place)))
+                self._queue.append((item, way.to(name, f"{place}.{name}", is_quiet), _ITSELF))
+        self._to(type(value), Reached(hash(type(value)), place))
         return None if is_quiet else {name: self._brief(item) for name, item in attributes.items()}
 
     _step = _passed = _object

@@ -180,9 +180,17 @@ _in_modules = _InModules()
 def _found_in_modules() -> dict[str, Any]:
     process_wide = (random._inst, np.random.mtrand._rand, torch.default_generator)
     found: dict[int, tuple[str, Any]] = {id(each): ("", each) for each in process_wide}
-    for module in [each for each in list(sys.modules.values()) if type(each) is ModuleType]:
-        for name, value in list(vars(module).items()):
-            # By its type: modules hold objects that warn, or import, when they are asked for their class.
-            if issubclass(type(value), _CLASSES) and not issubclass(type(value), random.SystemRandom):
+    modules = [each for each in list(sys.modules.values()) if type(each) is ModuleType]
+    # There are a hundred thousand values in them, but few types. By these: modules hold objects that warn, or import,
+    # when they are asked for their class.
+    kinds_in = [set(map(type, list(vars(module).values()))) for module in modules]
+    watched = {kind for kind in set().union(*kinds_in) if _is_watched(kind)}
+    for module, kinds in zip(modules, kinds_in, strict=True):
+        for name, value in list(vars(module).items()) if kinds & watched else ():
+            if type(value) in watched:
                 found.setdefault(id(value), (f"{module.__name__}.{name}", value))
     return {name: value for name, value in found.values() if name}
+
+
+def _is_watched(kind: type) -> bool:
+    return issubclass(kind, _CLASSES) and not issubclass(kind, random.SystemRandom)

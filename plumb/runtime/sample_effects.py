@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data._utils import worker
 
+from plumb.lengths import length_of
 from plumb.profile.randomness import generator_states
 from plumb.runtime.changes import Change
 from plumb.runtime.child_trial import in_child
@@ -32,6 +33,8 @@ from plumb.runtime.windows import array_of
 # A child that makes no sample in this time hangs.
 CHILD_SECONDS = 30.0
 _LOOK_SECONDS = 1.0
+# The loop waits for the child: large values are looked at twice, for so long, those parts first that have the indices.
+_LARGE_SECONDS = 0.03
 # The second index is looked for among so many.
 _LOOKED_THROUGH = 64
 # Arrays up to this size are put back, in case other processes have them too, and no more bytes than this in all.
@@ -132,23 +135,25 @@ def _found(loader: DataLoader[Any], indices: list[Any], inherited: set[int], ski
     """Make the samples of two indices by turns, twice, and return what that changed."""
     not_reopened = reopen_inherited_files()
     state = DatasetState(roots_of(loader), by_value=True, skips_shared=skips_shared)
-    state.look(_LOOK_SECONDS)
+    near = tuple(_places(loader.dataset, indices))
+    look = partial(state.look, _LOOK_SECONDS, window_seconds=_LARGE_SECONDS, near=near)
+    look(has_windows=False)
     kept = _copies(state.arrays)
     try:
         read = _reader(loader)
         first, other = indices[0], indices[-1]
         read(first)
         # What a first sample sets up, the others find.
-        state.look(_LOOK_SECONDS)
+        look(has_windows=False)
         positions = _positions(inherited, not_reopened)
         read(other)
-        changes = [change for change in state.look(_LOOK_SECONDS) if change.is_resized]
+        changes = [change for change in look(has_windows=True) if change.is_resized]
         drawn = generator_states(state.generators)[3:]
         read(first)
         batch = read(other)
         is_part = _shares_memory(batch, state.arrays)
         # What depends on the latest index alone is now what it was: a buffer, the file that is open at present.
-        changes += state.look(_LOOK_SECONDS)
+        changes += look(has_windows=True)
         after = _positions(inherited, not_reopened)
         moved = [number for number, place in positions.items() if after.get(number, place) != place]
         return Effects(
@@ -161,6 +166,14 @@ def _found(loader: DataLoader[Any], indices: list[Any], inherited: set[int], ski
         for array, before in kept:
             if array.tobytes() != before.tobytes():
                 array[...] = before
+
+
+def _places(dataset: Any, indices: Iterable[Any]) -> Iterator[float]:
+    """Yield where in the dataset indices lie, as shares of its length."""
+    length = length_of(dataset) or 0
+    for index in indices:
+        if isinstance(index, int) and 0 <= index < length:
+            yield index / length
 
 
 def _lasts(change: Change) -> bool:

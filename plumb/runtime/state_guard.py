@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from plumb.config import Config
 from plumb.lengths import length_of
 from plumb.runtime.changes import Change
-from plumb.runtime.dataset_state import EPOCH_SECONDS, DatasetState
+from plumb.runtime.dataset_state import EPOCH_SECONDS, FIRST_SECONDS, DatasetState
 from plumb.runtime.guards import Finding, IdleGuard, Verdict
 from plumb.runtime.object_parts import roots_of
 from plumb.runtime.sample_effects import CHILD_SECONDS, sample_effects
@@ -89,6 +89,7 @@ class StateGuard(IdleGuard):
         self._epoch_begun_at, self._batches, self._due_at = now, 0, 0.0
         self._loader = loader
         if self._state is None:
+            box = FIRST_SECONDS
             self._state = DatasetState(roots_of(loader), skips_shared=self._own.num_workers > 0)
         self._state.follow(roots_of(loader))
         changes = self._state.look(box)

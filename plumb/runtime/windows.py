@@ -5,7 +5,7 @@ from __future__ import annotations
 import marshal
 import zlib
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None)))
 # Arrays up to this size are digested as a whole at each look; of larger ones, the probes and one window.
 _WHOLE_BYTES, _WINDOW_BYTES = 1 << 12, 1 << 14
 _PROBES, _PROBE_BYTES = 16, 16
-# Items of a collection in one window: many where all are plain, and `marshal` digests them, else few.
+# Items of a collection in one window: many where all are plain, and `marshal` digests them, else few. Plain items that
+# are collections themselves count by their values, so that a window takes no longer where they are large.
 _PLAIN_ITEMS, _ITEMS = 4096, 32
+_VALUES_IN_AN_ITEM = 2
 _LONG_TEXT, _TEXT_ENDS = 256, 32
 _DEPTH, _WIDTH = 4, 32
 
@@ -31,24 +33,28 @@ class Windows:
         self._next = 0
         self._shape: Any = None
 
-    def look(self, part: Callable[[int], Any], count: int, shape: Any) -> bool:
+    def look(self, part: Callable[[int], Any], count: int, shape: Any, number: int | None = None) -> bool:
         """Digest the next of `count` parts. Return whether its digest is another than it was at the look before.
 
+        With a `number`, digest that part out of turn.
         `shape` is what decides on where parts lie; when it is another, all that was known is forgotten.
         """
         if shape != self._shape:
             self._digests, self._next, self._shape = {}, 0, shape
             self._latest.clear()
-        number = self._next % count
-        self._next = number + 1
+        if number is None:
+            number = self._next % count
+            self._next = number + 1
         digest, before = part(number), self._digests.get(number)
         self._digests[number] = digest
         self._latest.add(number)
         return before is not None and before != digest
 
-    def begin(self) -> None:
-        """Take the parts that are looked at from now on for the latest."""
+    def begin(self, anew: bool = False) -> None:
+        """Take the parts that are looked at from now on for the latest. With `anew`, begin at the first part."""
         self._latest.clear()
+        if anew:
+            self._next = 0
 
     def forget_earlier(self) -> None:
         """Forget all parts but the latest: they may have changed along with these."""
@@ -161,23 +167,40 @@ def _is_read_only(owner: Any) -> bool:
 def item_windows(value: Any) -> tuple[Callable[[int], Any], int, bool]:
     """Return what digests one window of a collection's items, how many windows there are, and if its items are plain.
 
-    Plain items are digested at tens of millions a second, objects at some hundred thousand.
+    Plain items are digested at tens of millions a second, objects at some hundred thousand. What is returned is for one
+    look: windows that follow each other are then found without a walk from the first item on.
     """
-    is_indexed = isinstance(value, (list, tuple))
-
-    def items(begin: int, end: int) -> list[Any]:
-        if is_indexed:
-            return list(value[begin:end])
-        if isinstance(value, dict):
-            return [part for pair in islice(dict.items(value), begin, end) for part in pair]
-        return list(islice(value, begin, end))
-
-    size = _PLAIN_ITEMS if _is_plain_throughout(items(0, 1) + (list(value[-1:]) if is_indexed else [])) else _ITEMS
+    items, is_indexed = _items_of(value), isinstance(value, (list, tuple))
+    values = _plain_values(items(0, 1) + (items(len(value) - 1, len(value)) if is_indexed else []))
+    size = _ITEMS
+    if values is not None:
+        of_one = values // 2 if is_indexed else values
+        size = max(1, _VALUES_IN_AN_ITEM * _PLAIN_ITEMS // max(_VALUES_IN_AN_ITEM, of_one))
 
     def part(number: int) -> Any:
-        return _digest(items(number * size, (number + 1) * size), size == _PLAIN_ITEMS)
+        return _digest(items(number * size, (number + 1) * size), values is not None)
 
-    return part, -(-len(value) // size), size == _PLAIN_ITEMS
+    return part, -(-len(value) // size), values is not None
+
+
+def _items_of(value: Any) -> Callable[[int, int], list[Any]]:
+    """Return what gives a collection's items from one place to another, keys along with what they stand for."""
+    if isinstance(value, (list, tuple)):
+        return lambda begin, end: list(value[begin:end])
+    is_dict = isinstance(value, dict)
+    place, upcoming = 0, iter(value)
+
+    def items(begin: int, end: int) -> list[Any]:
+        nonlocal place, upcoming
+        if begin != place:
+            upcoming = islice(dict.items(value) if is_dict else value, begin, None)
+        place = end
+        found = islice(upcoming, end - begin)
+        return list(chain.from_iterable(found)) if is_dict else list(found)
+
+    if is_dict:
+        upcoming = iter(dict.items(value))
+    return items
 
 
 def _digest(items: list[Any], is_plain: bool) -> Any:
@@ -189,18 +212,26 @@ def _digest(items: list[Any], is_plain: bool) -> Any:
     return hash(tuple(_deep(item, _DEPTH) for item in items))
 
 
-def _is_plain_throughout(items: Sequence[Any]) -> bool:
-    """Return whether all items are plain and short, or collections of such: to copy large ones would take long."""
+def _plain_values(items: Sequence[Any]) -> int | None:
+    """Return how many values there are where all items are plain and short, or collections of such; else None.
+
+    To copy large ones would take long.
+    """
+    found = 0
     for item in items:
-        if isinstance(item, (list, tuple)):
-            if len(item) > _WIDTH or not _is_plain_throughout(item):
-                return False
-        elif isinstance(item, dict):
-            if len(item) > _WIDTH or not _is_plain_throughout([*item.keys(), *item.values()]):
-                return False
+        inside: int | None = 1
+        if isinstance(item, (list, tuple, dict)):
+            if len(item) > _WIDTH:
+                return None
+            inside = _plain_values([*item.keys(), *item.values()] if isinstance(item, dict) else item)
         elif type(item) not in PLAIN or (type(item) in (str, bytes) and len(item) > _LONG_TEXT):
-            return False
-    return True
+            return None
+        if inside is None:
+            return None
+        found += inside
+        if found > _VALUES_IN_AN_ITEM * _PLAIN_ITEMS:
+            break
+    return found
 
 
 def _deep(value: Any, depth: int) -> Any:

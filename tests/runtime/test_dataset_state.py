@@ -5,6 +5,7 @@ import collections
 import ctypes
 import dataclasses
 import functools
+import gc
 import multiprocessing
 import os
 import pickle
@@ -20,6 +21,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from plumb.runtime.dataset_state import DatasetState
 from plumb.runtime.object_parts import roots_of
+from plumb.runtime.windows import item_windows
 
 Compose = pytest.importorskip("torchvision.transforms").Compose
 
@@ -390,6 +392,81 @@ def test_a_million_small_objects_are_looked_at_bit_by_bit():
     for item in many.items:
         item.number += 1
     assert state.glance()
+
+
+@pytest.mark.parametrize("kind", [list, tuple, dict, set, collections.deque, "objects", "array"])
+def test_what_lies_at_a_given_place_of_a_large_value_is_looked_at_whatever_the_time(kind):
+    class Large(Dataset):
+        def __init__(self):
+            numbers = range(1_000_000, 1_060_000)
+            self.items = dict.fromkeys(numbers, 0) if kind is dict else kind(numbers) if callable(kind) else None
+            if kind == "objects":
+                self.items = [Small(number) for number in numbers]
+            elif kind == "array":
+                self.items = np.arange(60_000)
+
+        def __getitem__(self, index):
+            return self.items[index].number
+
+    rows = Large()
+    state = DatasetState([rows], by_value=True)
+    look = functools.partial(state.look, 1.0, window_seconds=0.0, near=(0.1, 0.5001))
+    look()
+    assert look() == ()
+    place = 30_006
+    if kind == "objects":
+        rows.items[place].number = -1
+    elif kind is tuple:
+        rows.items = (*rows.items[:place], -1, *rows.items[place + 1 :])
+    elif kind is set:
+        number = list(rows.items)[place]
+        rows.items.remove(number)
+        rows.items.add(number * 1_000)
+    else:
+        rows.items[1_000_000 + place if kind is dict else place] = -1
+    assert [change.place for change in look()] == ["Large.items"]
+
+
+@pytest.mark.parametrize("kind", [dict, set, collections.deque, list])
+def test_windows_that_follow_each_other_are_those_that_are_looked_at_alone(kind):
+    numbers = range(20_000)
+    value = {number: str(number) for number in numbers} if kind is dict else kind(numbers)
+    in_turn, count, _ = item_windows(value)
+    digests = [in_turn(number) for number in range(count)]
+    assert count > 1
+    assert [item_windows(value)[0](number) for number in range(count)] == digests
+    assert len(set(digests)) == count
+
+
+def test_windows_hold_few_items_where_these_are_large():
+    sizes = [
+        item_windows([[0] * 30] * 10_000)[1],
+        item_windows([0] * 10_000)[1],
+        item_windows([[[0] * 30] * 30] * 99)[1],
+    ]
+    assert sizes == [37, 3, 11]
+
+
+def test_a_look_sets_off_no_search_for_garbage():
+    rows, found = Rows(), []
+    rows.items = [[[number] for number in range(60)] for _ in range(60)]
+    state = DatasetState([rows])
+    gc.callbacks.append(lambda phase, info: found.append(info["generation"]))
+    before = gc.get_threshold()
+    try:
+        gc.set_threshold(10, 1, 1)
+        found.clear()
+        state.look()
+        state.glance()
+        assert len(found) < 10
+        assert gc.isenabled()
+        gc.disable()
+        state.glance()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+        gc.set_threshold(*before)
+        gc.callbacks.pop()
 
 
 def test_nothing_is_kept_alive_between_looks():

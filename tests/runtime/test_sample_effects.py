@@ -122,6 +122,16 @@ def noisy(dataset, index):
     return dataset.noise(index)
 
 
+class Item:
+    def __init__(self):
+        self.count = 0
+
+
+def counting_in_one_of_many(dataset, index):
+    dataset.items[index * (len(dataset.items) // 64)].count += 1
+    return index
+
+
 CHANGES = {
     "Samples.count": (counting, lambda: {"count": 0}),
     "Running.count": (normalising, lambda: {"transform": transforms.Compose([Running()])}),
@@ -132,6 +142,7 @@ CHANGES = {
     "Samples.hits": (counting_by_label, lambda: {"hits": {}}),
     "Samples.counts": (counting_in_a_tensor, lambda: {"counts": torch.zeros(64)}),
     "Samples.value": (counting_in_shared_memory, lambda: {"value": multiprocessing.Value("i", 0)}),
+    "Samples.items": (counting_in_one_of_many, lambda: {"items": [Item() for _ in range(20_000)]}),
     "Samples.waiting": (taking, lambda: {"waiting": collections.deque(range(500))}),
     "BatchNorm1d._buffers": (normalised_by_a_module, lambda: {"module": torch.nn.BatchNorm1d(3)}),
 }
