@@ -180,7 +180,7 @@ class LoaderPlan:
         loader: DataLoader[Any] = DataLoader(dataset, **loader_args, tune=False)
         if loader.batch_size != entry.batch_size:
             raise ValueError(f"the plan is for batch_size={entry.batch_size}, not {loader.batch_size}: tune that one")
-        loader.run_on(entry, entry.identity.facts if entry.identity and rewrites_samples(entry.config) else None)
+        loader.run_on(entry, entry.identity.facts if entry.identity and rewrites_samples(entry) else None)
         return loader
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from statistics import mean
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from plumb import events, notes
 from plumb.config import Config
@@ -196,6 +196,7 @@ class Tuning:
                 model=stored.to_plain(choice.situation, choice.freedom),
                 library=known.site.library,
                 identity=known.identity,
+                workers_compared=choice.freedom.num_workers if isinstance(loader.dataset, IterableDataset) else (),
             )
         )
 

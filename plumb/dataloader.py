@@ -102,7 +102,7 @@ class DataLoader(TorchDataLoader[T]):
         if self._fit is None:
             from plumb.runtime.fit import Fit
 
-            self._fit = Fit(self._planned_by.config, self._made_for, numbers_count=False)
+            self._fit = Fit(self._planned_by, self._made_for, numbers_count=False)
         misfit = self._fit.misfit(self)
         if misfit:
             where = site_of(self)

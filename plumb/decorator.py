@@ -200,7 +200,7 @@ class MarkedDatasets:
         planned = plan_of(loader, site_of(loader), settings, may_tune=True)
         if planned is None or planned.config == own:
             return None
-        return _Running(Planned(loader, planned, own), Fit(planned.config, None))
+        return _Running(Planned(loader, planned, own), Fit(planned, None))
 
 
 def site_of(loader: DataLoader[Any]) -> Site:

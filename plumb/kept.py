@@ -22,7 +22,6 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset
 
 from plumb import plan
-from plumb.config import Config
 from plumb.host import Machine
 from plumb.identity import Facts, difference_of_facts, without_numbers
 from plumb.lengths import length_of
@@ -195,12 +194,12 @@ def _is_same_loader(planned: LoaderPlan, facts: MadeFor) -> bool:
         and planned.batch_size == facts.loader["batch_size"]
         and dataclasses.asdict(planned.baseline.config) == own
         and (planned.identity is None or planned.identity.length == facts.length)
-        and (then is None or facts.facts is None or not _differ(then, facts.facts, planned.config))
+        and (then is None or facts.facts is None or not _differ(then, facts.facts, planned))
     )
 
 
-def _differ(then: Facts, now: Facts, config: Config) -> bool:
-    return bool(difference_of_facts(then, now, values_count=rewrites_samples(config)))
+def _differ(then: Facts, now: Facts, planned: LoaderPlan) -> bool:
+    return bool(difference_of_facts(then, now, values_count=rewrites_samples(planned)))
 
 
 def _broken_limit(planned: LoaderPlan, options: Options) -> str | None:

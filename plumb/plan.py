@@ -164,7 +164,8 @@ class LoaderPlan:
     the model was told, so that `plumb predict` can ask it about other hosts (see `model/stored.py`). `library` is the
     package that makes the loader, where that is none of the user's own code. `identity` says which loader of the script
     it is; None in plans that an older plumb wrote. `unsafe` says why the plan is not used any more for this loader,
-    where a run has found a difference.
+    where a run has found a difference. `workers_compared` are the numbers of workers with which an iterable dataset was
+    seen to deliver an epoch as it does with the user's own; empty for other datasets.
     `undecided` is a sentence on a candidate that may be better, where the tuning could not tell and so changed nothing.
     """
 
@@ -190,6 +191,12 @@ class LoaderPlan:
     identity: Identity | None = None
     unsafe: str = ""
     undecided: str = ""
+    workers_compared: tuple[int, ...] = ()
+
+    @property
+    def shares_samples(self) -> bool:
+        """Whether an iterable dataset shares its samples out among another number of workers than the user's."""
+        return bool(self.workers_compared) and self.config.num_workers != self.baseline.config.num_workers
 
     @property
     def is_identified(self) -> bool:

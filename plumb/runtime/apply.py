@@ -205,7 +205,7 @@ class PlanApplied:
         # Of loaders that are made anew for each epoch, the first is compared with the plan, and the others with it.
         fit = self._fits.get(changed.number)
         if fit is None:
-            fit = Fit(planned.config, planned.identity.facts if planned.identity else None)
+            fit = Fit(planned, planned.identity.facts if planned.identity else None)
             self._fits[changed.number] = fit
         is_first = changed.epochs == 0
         changed.epochs += 1

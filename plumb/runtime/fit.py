@@ -6,8 +6,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from plumb.config import Config
 from plumb.identity import Facts, change_in_a_run, difference_of_facts, without_numbers
+from plumb.plan import LoaderPlan
 from plumb.runtime.identified import facts_of_loader
 
 
@@ -15,14 +15,15 @@ class Fit:
     """Comparison of a loader's dataset with what a plan was made for, and later with what it was in the first epoch.
 
     A configuration of torch's own arguments fits a dataset with the same code, whatever its flags are. One that makes
-    samples in another way (a store, threads, operators on batches) needs the same flags, numbers and texts too, and is
-    given up where the script changes code or flags between two epochs. Numbers may change: an epoch's, for example.
-    With `numbers_count=False`, numbers and sizes may differ from the plan's, too.
+    samples in another way (a store, threads, operators on batches), or has a stream share them out among other workers,
+    needs the same flags, numbers and texts too, and is given up where the script changes code or flags between two
+    epochs. Numbers may change: an epoch's, for example. `made_for` are the facts that the plan was made for, where they
+    are to be compared. With `numbers_count=False`, numbers and sizes may differ from these.
     """
 
-    def __init__(self, config: Config, planned: Facts | None, numbers_count: bool = True) -> None:
-        self._rewrites = rewrites_samples(config)
-        self._planned = planned
+    def __init__(self, planned: LoaderPlan, made_for: Facts | None, numbers_count: bool = True) -> None:
+        self._rewrites = rewrites_samples(planned)
+        self._planned = made_for
         self._numbers_count = numbers_count
         self._first: Facts | None = None
         self._was_asked = False
@@ -49,6 +50,8 @@ class Fit:
         return difference_of_facts(then, now, values_count=self._rewrites)
 
 
-def rewrites_samples(config: Config) -> bool:
+def rewrites_samples(planned: LoaderPlan) -> bool:
     """Return whether samples are made in another way than the script makes them, on whichever workers."""
-    return config.cache is not None or config.fetch_threads > 1 or bool(config.deferred)
+    config = planned.config
+    is_rewritten = config.cache is not None or config.fetch_threads > 1 or bool(config.deferred)
+    return is_rewritten or planned.shares_samples

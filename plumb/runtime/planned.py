@@ -59,6 +59,7 @@ class Planned:
         self._reuse = Reuse() if config.allocator_reuse else None
         self._steering = PlanSteering(planned, users)
         self._given = given or {}
+        self._counts_compared = frozenset(planned.workers_compared)
         checks = None
         if is_guarded:
             checks = check_guard(
@@ -91,7 +92,7 @@ class Planned:
         """
         if is_stateful(loader):
             return self._start_stateful(loader, start)
-        if self._runs_script_again(loader, say):
+        if self._runs_script_again(loader, say) or self._may_repeat_samples(loader, say):
             with exchanged(loader, attributes_of(loader, self._users)):
                 return start()
         if not self._reads_as_torch_would(loader) or not _has(loader, attributes_of(loader, self._config)):
@@ -102,7 +103,7 @@ class Planned:
         """The same for a loader that keeps the script's own arguments."""
         if is_stateful(loader):
             return self._start_stateful(loader, start)
-        if self._runs_script_again(loader, say):
+        if self._runs_script_again(loader, say) or self._may_repeat_samples(loader, say):
             return start()
         if self._reads_as_torch_would(loader):
             return self._begun(loader, say)
@@ -126,6 +127,20 @@ class Planned:
         if not runs_script_again(self._config, context) or runs_script_again(self._users, context):
             return False
         say(f"{self._steering.loader} {RUNS_AGAIN}")
+        return True
+
+    def _may_repeat_samples(self, loader: DataLoader[Any], say: Say) -> bool:
+        """Whether the plan's workers might each deliver all of a stream, as far as the plan says."""
+        if not isinstance(loader.dataset, IterableDataset):
+            return False
+        counts = {self._users.num_workers, self._config.num_workers}
+        if len(counts) == 1 or counts <= self._counts_compared:
+            return False
+        say(
+            f"{self._steering.loader}: with num_workers={self._config.num_workers} an iterable dataset may deliver "
+            f"samples more than once, and the plan does not say that it was compared with {self._users.num_workers}; "
+            "it runs as the script has it"
+        )
         return True
 
     def _reads_as_torch_would(self, loader: DataLoader[Any]) -> bool:

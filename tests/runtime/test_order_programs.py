@@ -118,7 +118,7 @@ USERS = [Config(), Config(), Config(), Config(2, 2), Config(1, 2, persistent_wor
 OTHERS = [Config(), Config(1, 4), Config(2, 2), Config(2, 2, persistent_workers=True), Config(fetch_threads=2)]
 
 
-def planned_on(loader, config, users):
+def planned_on(loader, config, users, compared=()):
     entry = LoaderPlan(
         name="loader",
         site="train.py:1",
@@ -127,6 +127,7 @@ def planned_on(loader, config, users):
         baseline=Measured(users, 100.0, (90.0, 110.0)),
         tuned=Measured(config, 100.0, (90.0, 110.0)),
         predicted=Prediction(100.0, "cpu", {"cpu": 1.0}),
+        workers_compared=compared,
     )
     return Planned(loader, entry, users)
 

@@ -18,6 +18,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 from plumb.config import Config
 from plumb.runtime import epoch_iterator
 from plumb.runtime.guards import Finding, IdleGuard, Verdict
+from plumb.runtime.loader_attributes import plans_attributes, set_attributes
 from tests.runtime.test_order_programs import ByLoss, planned_on
 
 LENGTH, BATCH = 48, 4
@@ -44,11 +45,11 @@ class Rows(Dataset):
 class Run:
     """A loader on a plan, and the lines that are said of it."""
 
-    def __init__(self, dataset, config=WORKERS, users=None, kind=DataLoader, **arguments):
+    def __init__(self, dataset, config=WORKERS, users=None, kind=DataLoader, compared=(), **arguments):
         users = users or Config()
         self.said = []
         self.loader = kind(dataset, **{"batch_size": BATCH, **users.loader_arguments(), **arguments})
-        self.planned = planned_on(self.loader, config, users)
+        self.planned = planned_on(self.loader, config, users, compared)
 
     def __iter__(self):
         return self.planned.start_unseen(self.loader, lambda: iter(self.loader), self.said.append)
@@ -330,6 +331,28 @@ class Stream(IterableDataset):
         return iter(range(info.id, 20, info.num_workers) if info else range(20))
 
 
+class Whole(IterableDataset):
+    def __iter__(self):
+        return iter(range(20))
+
+
+@pytest.mark.parametrize("start", ["start", "start_unseen"])
+@pytest.mark.parametrize(
+    ("users", "compared", "is_used"), [(0, (), False), (0, (0, 2), True), (1, (0, 2), False), (2, (), True)]
+)
+def test_a_stream_is_shared_out_only_where_that_was_compared(users, compared, is_used, start):
+    """Each worker delivers all of a stream that does not share itself out."""
+    users = Config(users, 2) if users else Config()
+    run = Run(Stream() if is_used else Whole(), Config(2, 2, persistent_workers=True), users, compared=compared)
+    if start == "start":
+        set_attributes(run.loader, plans_attributes(run.loader, run.planned._config))
+    epochs = [getattr(run.planned, start)(run.loader, lambda: iter(run.loader), run.said.append) for _ in range(2)]
+    for epoch in epochs:
+        assert sorted(index for batch in epoch for index in batch.tolist()) == list(range(20))
+    assert [line for line in run.said if "more than once" in line] == run.said
+    assert bool(run.said) is not is_used
+
+
 class OwnWay(DataLoader):
     """Makes its iterator by itself."""
 
@@ -340,7 +363,7 @@ class OwnWay(DataLoader):
 @pytest.mark.parametrize(
     "run",
     [
-        lambda: Run(Stream()),
+        lambda: Run(Stream(), compared=(0, 2)),
         lambda: Run(Rows(), Config(2, 2, in_order=False), Config(1, 2, in_order=False), in_order=False),
         lambda: Run(Rows(), kind=OwnWay),
     ],
