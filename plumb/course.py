@@ -18,6 +18,7 @@ from plumb.loop_changes import LoopChanges
 from plumb.loop_comparison import LoopComparison, compare_in_loop
 from plumb.model import operational, stalls, stored
 from plumb.options import Options
+from plumb.overtime import late_seconds
 from plumb.plan import EndToEnd, LoaderPlan, LoopGain, Measured, Rate, StepShares
 from plumb.profile.device import uses_accelerator
 from plumb.profile.host_load import OthersLoad
@@ -100,7 +101,8 @@ class Tuning:
             others = OthersLoad()
             sides = (choice.baseline.config, own), (wanted, lambda: tuner.loader(wanted))
             until = max(deadline, time.perf_counter() + _OVERTIME_SHARE * self._options.budget_seconds)
-            compared = yield from compare_in_loop(loop, *sides, pace, until)
+            latest = deadline + late_seconds(self._options.budget_seconds)
+            compared = yield from compare_in_loop(loop, *sides, pace, until, latest, _batch_seconds(loop, readings))
             readings += compared.own
             if readings:
                 waiting = _waiting_share(_rate_over_turns(readings), step)
@@ -202,6 +204,10 @@ class Tuning:
 
     def _say(self, known: KnownLoader, text: str) -> None:
         self._emit(events.Phase(f"{known.name}: {text}"))
+
+
+def _batch_seconds(loop: Loop, readings: Sequence[LoopReading]) -> float:
+    return loop.samples_per_batch / _rate_over_turns(readings).samples_per_second if readings else 0.0
 
 
 def _changed(loop: Loop) -> str:

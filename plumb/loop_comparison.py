@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ _MOST_PAIRS = 40
 _PAIRS_THAT_TELL, _PROMISING = 3, 1.1
 # Nobody waits longer than this for them.
 _LATE_SECONDS = 8.0
+# A first pair has at least so many batches that take as long as the loop's own: one to begin with and one to measure,
+# and the candidate's, which is hoped to be faster.
+_BATCHES_OF_A_PAIR = 3
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ def compare_in_loop(
     candidate: tuple[Config, Callable[[], DataLoader[Any]]],
     seconds: float,
     deadline: float,
+    latest: float = math.inf,
+    batch_seconds: float = 0.0,
 ) -> Course[LoopComparison]:
     """Feed the loop from its own loader and from the candidate's by turns, until their ratio is known.
 
@@ -67,11 +73,16 @@ def compare_in_loop(
         seconds: How long one window is, after what may have been prefetched.
         deadline: When the last pair begins, in `time.perf_counter` seconds: at the latest, but for a candidate that
             looks promising after the first pair. The start of the candidate's workers does not count.
+        latest: When the last pair ends, by what the ones before it took, in `time.perf_counter` seconds.
+        batch_seconds: What a batch of the loop takes on the user's configuration, as far as that is known.
 
     Returns:
         All windows. There is no ratio where the loop ended, or the time was over, before there was a pair.
     """
     begun = time.perf_counter()
+    pair_seconds = max(_BATCHES_OF_A_PAIR * batch_seconds, 2 * seconds)
+    if begun + pair_seconds > latest:
+        return LoopComparison((), (), None)
     try:
         with reusing(candidate[0].allocator_reuse):
             others = _Started(candidate[1](), loop.skips)
@@ -86,10 +97,16 @@ def compare_in_loop(
     ratio: PairedRatio | None = None
     failure = ""
     for number in range(_MOST_PAIRS):
-        late_seconds = time.perf_counter() - deadline
+        pair_begun = time.perf_counter()
+        late_seconds = pair_begun - deadline
         may_tell = ratio is not None and (ratio.pairs >= _PAIRS_THAT_TELL or ratio.ratio < _PROMISING)
         is_over = (may_tell and late_seconds > 0) or late_seconds > _LATE_SECONDS
-        if not loop.open or is_over or (ratio is not None and ratio.answer is not Answer.UNDECIDED):
+        if (
+            not loop.open
+            or is_over
+            or pair_begun + pair_seconds > latest
+            or (ratio is not None and ratio.answer is not Answer.UNDECIDED)
+        ):
             break
         for config, batches, taken in sides if number % 2 == 0 else reversed(sides):
             with reusing(config.allocator_reuse):
@@ -109,6 +126,7 @@ def compare_in_loop(
             taken += [reading] if reading else []
         if failure or not readings[0] or len(readings[0]) != len(readings[1]):
             break
+        pair_seconds = max(pair_seconds, time.perf_counter() - pair_begun)
         ratio = paired_ratio([_rates(pair) for pair in zip(*readings, strict=True)])
     return LoopComparison(tuple(readings[0]), tuple(readings[1]), ratio, failure)
 

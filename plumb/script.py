@@ -24,13 +24,14 @@ from plumb.events import Event, LoaderIterated, Receiver, TuningStarted, Warned
 from plumb.journal.keeping import Keeper
 from plumb.journal.outcome import FilesOutcome
 from plumb.orders import Orders, TuneOrders
+from plumb.overtime import grace_seconds
 from plumb.processes import end_marked, end_trees
 from plumb.runtime.store_folder import disk_root, remove_abandoned
 from plumb.signals import ended_by_signals, signals_held_back
 
-# A tuning that has spent its budget may still be in the middle of a measurement, which may start workers: these may
-# take as long as the script did to come to its first loader.
-_GRACE_SECONDS, _GRACE_STARTS = 20.0, 2.0
+# A tuning that has spent its budget may still be about to start workers, which may take as long as the script did to
+# come to its first loader.
+_GRACE_STARTS = 2.0
 _POLL_SECONDS = 0.1
 _IMPORT_SECONDS = 15.0
 # Imports from a slow disk, and ranks that wait for each other, may take several times as long as any other start.
@@ -178,7 +179,9 @@ class _Deadline:
         """Moves it on where the event says that the script has come further."""
         if isinstance(event, (LoaderIterated, TuningStarted)):
             now = time.monotonic()
-            self._grace_seconds = self._grace_seconds or max(_GRACE_SECONDS, _GRACE_STARTS * (now - self._begun))
+            self._grace_seconds = self._grace_seconds or max(
+                grace_seconds(self._budget_seconds), _GRACE_STARTS * (now - self._begun)
+            )
             self._starts_left = 0
             self._at = now + self._budget_seconds + self._grace_seconds
 

@@ -11,6 +11,7 @@ from plumb.config import Config
 from plumb.errors import UsersError
 from plumb.loop import Loop
 from plumb.loop_comparison import _Started, compare_in_loop
+from plumb.overtime import grace_seconds, late_seconds
 from plumb.search.paired import Answer
 
 WINDOW_SECONDS = 0.05
@@ -83,6 +84,40 @@ def test_without_time_what_looks_faster_gets_the_pairs_that_can_tell():
     assert found.ratio.pairs >= 2
     assert found.ratio.pairs <= 3 or found.ratio.answer is not Answer.UNDECIDED
     assert found.is_taken
+
+
+def no_loader():
+    raise AssertionError("a loader is made")
+
+
+def slow_batches(seconds):
+    while True:
+        time.sleep(seconds)
+        yield torch.zeros(1, 2)
+
+
+def test_a_pair_that_would_end_too_late_is_not_begun():
+    loop, now = Loop(1.0, float("inf")), time.perf_counter()
+    sides = (Config(), slow_batches(1.0)), (Config(), no_loader)
+    found, batches = result_of(compare_in_loop(loop, *sides, WINDOW_SECONDS, now + 60, now + 2, batch_seconds=1.0))
+    assert found.is_open
+    assert not found.is_taken
+    assert batches == 0
+
+
+def test_no_further_pair_is_begun_that_would_end_too_late_by_those_before():
+    loop, latest = Loop(1.0, float("inf")), time.perf_counter() + 2.5
+    candidate = Config(), lambda: DataLoader(Slow(0.3), batch_size=1)
+    course = compare_in_loop(loop, (Config(), slow_batches(0.3)), candidate, WINDOW_SECONDS, latest + 60, latest)
+    found, _ = result_of(course)
+    assert found.ratio.pairs in (1, 2)
+    assert found.is_open
+
+
+@pytest.mark.parametrize("budget_seconds", [1.0, 20.0, 60.0, 600.0, 36_000.0])
+def test_a_comparison_that_ends_late_ends_before_the_tuning_is_ended(budget_seconds):
+    assert grace_seconds(budget_seconds) >= late_seconds(budget_seconds) + 8
+    assert grace_seconds(budget_seconds) >= 20
 
 
 @pytest.mark.parametrize("broken_after", [0, 5])
