@@ -13,12 +13,16 @@ class Change:
     `is_growth` says that entries were added to a dictionary, or written where a list had None, and nothing else: what a
     memory of samples does. `is_resized` says that any other collection has more items than before, or fewer.
     `is_scratch` says that it belongs to a library's transform: what that has drawn for a sample, as a rule.
+    `is_name` says that a name stands for something else, `is_object` that this is no plain value, but an object of
+    another class.
     """
 
     place: str
     is_growth: bool = False
     is_resized: bool = False
     is_scratch: bool = False
+    is_name: bool = False
+    is_object: bool = False
 
 
 class Reached(NamedTuple):

@@ -55,9 +55,10 @@ class DatasetState:
     """Compares what is reached from some roots with what it was when last looked at.
 
     With `by_value`, an object in another's place is no change if all that is seen of both is equal. `generators` are
-    the random generators that the last thorough look has met, and `arrays`, with `by_value`, the arrays and buffers.
-    `skips_shared` leaves out tensors and values in shared memory. `visit` is called with each value that is met, and
-    with its place: with all that hangs from the roots, whether code that was met reads it or not.
+    the random generators that the last thorough look has met, `functions` the user's functions, and `arrays`, with
+    `by_value`, the arrays and buffers. `skips_shared` leaves out tensors and values in shared memory. `visit` is called
+    with each value that is met, and with its place. With `everything`, that is all that hangs from the roots, whether
+    code that was met reads it or not.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class DatasetState:
         by_value: bool = False,
         skips_shared: bool = False,
         visit: Callable[[Any, str], None] | None = None,
+        everything: bool = False,
     ) -> None:
         self._roots: list[Waiting] = []
         self._is_replaced = False
@@ -73,7 +75,7 @@ class DatasetState:
         self._known: dict[int, Any] = {}
         self._large_values = LargeValues(by_value)
         self._names: set[str] = set()
-        self._reads_any = visit is not None
+        self._reads_any = everything
         self._is_new = True
         self._queue: deque[Waiting] = deque()
         self._further: deque[Waiting] = deque()
@@ -88,6 +90,7 @@ class DatasetState:
         self._is_by_value = by_value
         self._skips_shared = skips_shared
         self.generators: list[Any] = []
+        self.functions: list[FunctionType] = []
         self.arrays: list[np.ndarray[Any, Any]] = []
         self.seconds = 0.0
         self._looks: dict[Kind, Callable[[Any, Reached], Any]] = {
@@ -126,7 +129,7 @@ class DatasetState:
     ) -> tuple[Change, ...]:
         begun = time.perf_counter()
         self._begin(is_quick=False)
-        self._has_windows = has_windows and self._visit is None
+        self._has_windows = has_windows
         box = TimeBox(seconds)
         for _ in range(_PASSES_AT_FIRST if self._is_new else 1):
             # What code reads is known once all of it was met: the first pass may have left attributes out.
@@ -187,7 +190,7 @@ class DatasetState:
         self._changes = []
         self._visited.clear()
         if not is_quick:
-            self.generators, self.arrays = [], []
+            self.generators, self.functions, self.arrays = [], [], []
             self._large_values.begin_look()
 
     def _end(self, begun: float) -> tuple[Change, ...]:
@@ -235,11 +238,13 @@ class DatasetState:
             return
         # Functions, classes and objects: the name that is another is part of the place.
         for name in before | sight:
-            if before.get(name, self) != sight.get(name, self):
+            now = sight.get(name, self)
+            if before.get(name, self) != now:
                 owner = value if isinstance(value, type) else type(value)
                 place = str(name) if kind_of(value) is Kind.FUNCTION else f"{owner.__name__}.{name}"
-                self._changes.append(Change(place, is_scratch=is_transform(value)))
-                return
+                is_object = self._is_by_value and type(now) not in PLAIN
+                is_scratch = is_transform(value)
+                self._changes.append(Change(place, is_scratch=is_scratch, is_name=True, is_object=is_object))
 
     def _forget_what_was_not_visited(self) -> None:
         """Forget what later looks would take for a later change, though it changed along with what was found."""
@@ -336,6 +341,8 @@ class DatasetState:
                 self._to(item, way.to(name, is_quiet=True))
             self._to(getattr(function, "__wrapped__", None), way.to("wrapped", is_quiet=False))
             return None
+        if not self._is_quick:
+            self.functions.append(function)
         names = names_of(function.__code__)
         self._names |= names.attributes
         self._reads_any |= names.reads_any

@@ -27,6 +27,7 @@ from plumb.runtime.loader import index_sampler
 from plumb.runtime.loader_run import LoaderRun
 from plumb.runtime.segment import LoaderSegment, Way
 from plumb.runtime.worker_draws import WorkerDraws
+from plumb.runtime.worker_watch import NotForWorkersError
 
 # A loader that takes over with fewer batches left than this, beyond those that both prefetch, isn't worth its start.
 _WORTH_A_SWITCH = 8
@@ -202,7 +203,10 @@ class EpochIterator(_BaseDataLoaderIter):
                     self._users_error = id(error)
                     self.order.deliver()
                     raise
-                reason = segment.failed(error)
+                if isinstance(error, NotForWorkersError):
+                    finding = Finding(Verdict.PLAIN, error.reason)
+                else:
+                    reason = segment.failed(error)
                 # A dataset may raise the same object again, with this traceback in front of the next one.
                 error.__traceback__ = None
             else:
@@ -213,6 +217,7 @@ class EpochIterator(_BaseDataLoaderIter):
                 continue
             self._heed(finding)
             if self._segments[0] is not segment and not segment.is_users:
+                # The batch was dropped, if there was one.
                 continue
             self.order.deliver()
             self._at_hand = (batch,)

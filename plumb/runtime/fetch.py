@@ -28,6 +28,7 @@ from plumb.runtime.drawing import Drawing, DrawsError
 from plumb.runtime.following import code_of_samples, code_on
 from plumb.runtime.generators import DrawWatch, Generators, generators_of_modules
 from plumb.runtime.held import Held
+from plumb.runtime.known_objects import KnownObjects
 from plumb.runtime.opened import OpenedFile, opened_files
 from plumb.runtime.pending import VariesError
 from plumb.runtime.plain_batches import PlainBatches, plain_samples
@@ -76,13 +77,17 @@ class Fetch:
 
 
 class Fetching:
-    """A map-style dataset that reads another one's samples. Picklable where that one is."""
+    """A map-style dataset that reads another one's samples. Picklable where that one is.
+
+    Where samples are read one by one, `after_first_sample` is called when the first of a batch is made.
+    """
 
     def __init__(self, dataset: Any, fetch: Fetch, plainly: PlainBatches | None = None) -> None:
         self.dataset = dataset
         self._fetch = fetch
         self._plainly = plainly
         self._reader: tuple[int, _Reader] | None = None
+        self.after_first_sample: Callable[[], None] | None = None
         # Forked workers need not look for them again.
         generators_of_modules()
 
@@ -115,7 +120,13 @@ class Fetching:
         if self._fetch.whole_batches:
             whole = whole_batch(self.dataset, indices)
             return plain_samples(self.dataset, indices) if whole is None else whole
-        return self._here.samples(list(indices)) if self._fetch.rewrites else plain_samples(self.dataset, indices)
+        if self._fetch.rewrites:
+            return self._here.samples(list(indices))
+        if self.after_first_sample is None or getattr(self.dataset, "__getitems__", None) or not indices:
+            return plain_samples(self.dataset, indices)
+        first = self.dataset[indices[0]]
+        self.after_first_sample()
+        return [first, *(self.dataset[index] for index in indices[1:])]
 
     def _checked(self, marked: Marked, read: Callable[[Any], Any]) -> CheckedSamples:
         """What `read` gives, with a note: of what the generators were, and of a plain making where that is wanted."""
@@ -176,6 +187,7 @@ class _Reader:
         self._batches = 0
         self.hits = 0
         self._watch: DrawWatch | None = None
+        self._known: KnownObjects | None = None
 
     def samples(self, indices: list[Any]) -> list[Any] | DeferredSamples:
         """The samples of one batch. Where a rewrite turns out not to fit, this and all later ones are made plainly."""
@@ -337,6 +349,10 @@ class _Reader:
     def _record(self, index: Any, value: Any, files: Iterable[OpenedFile]) -> Record | None:
         key = key_of(index)
         if not self._stores or key is None:
+            return None
+        self._known = self._known or KnownObjects((self._dataset,))
+        if self._known.found_in(value):
+            # Code that gets a copy would no longer know it.
             return None
         try:
             return key, encode(value), tuple(files)

@@ -118,7 +118,11 @@ def _has_attributes(value: Any) -> bool:
 def reached(dataset: Any) -> list[Any]:
     """Return what can be reached from a dataset, nearest first: what its samples' code may read, and that code."""
     found: dict[int, Any] = {}
-    DatasetState([dataset], visit=lambda value, _: found.setdefault(id(value), value)).look(_REACHED_SECONDS)
+
+    def visit(value: Any, _: str) -> None:
+        found.setdefault(id(value), value)
+
+    DatasetState([dataset], visit=visit, everything=True).look(_REACHED_SECONDS, has_windows=False)
     return list(found.values())
 
 

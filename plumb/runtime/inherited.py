@@ -66,7 +66,7 @@ def handles(dataset: Any) -> tuple[Handle, ...]:
         if id(value) not in found and (what := _what_of_class(value)):
             found[id(value)] = Handle(place, what)
 
-    DatasetState([dataset], visit=visit).look(_LOOK_SECONDS)
+    DatasetState([dataset], visit=visit, everything=True).look(_LOOK_SECONDS, has_windows=False)
     return tuple(found.values())
 
 

@@ -28,9 +28,9 @@ from plumb.runtime.epoch_order import EpochOrder
 from plumb.runtime.guards import Guards
 from plumb.runtime.inherited_files import ReopeningInit
 from plumb.runtime.loader import NO_REWRITES, rebuild
-from plumb.runtime.own_draws import OwnDrawsInit
 from plumb.runtime.running import Running
 from plumb.runtime.stored import Stored
+from plumb.runtime.worker_watch import WorkerWatchInit
 
 # Workers that are not up by then are given up; the loop goes on without them.
 _STARTED_AT_LAST_SECONDS = 120.0
@@ -154,7 +154,9 @@ class LoaderSegment:
             patience = way.patience_seconds + (0.0 if start_method == "fork" else _IMPORT_SECONDS)
             self._loader.patience_seconds = min(patience, users_timeout)
             if (template.num_workers, template.persistent_workers) != (config.num_workers, config.persistent_workers):
-                self._loader.worker_init_fn = OwnDrawsInit(self._loader.worker_init_fn, template.collate_fn)
+                self._loader.worker_init_fn = WorkerWatchInit(
+                    self._loader.worker_init_fn, template.collate_fn, template.num_workers > 0
+                )
         self.batches: Iterator[Any] | None = None
         self._started: Any = None
         self._give_up_at = math.inf

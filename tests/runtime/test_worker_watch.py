@@ -1,0 +1,302 @@
+"""What a plan's workers must not keep to themselves reaches the script: rare side effects, and objects it knows."""
+
+import collections
+import enum
+import functools
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from plumb.config import CacheChoice, Config, Cut, Rewrites
+from plumb.runtime.following import code_of_samples
+from tests.runtime.test_state_guard import trained
+
+WORKERS, LASTING = Config(2, 2), Config(2, 2, persistent_workers=True)
+RARE = {30, 31, 77}
+SKIPPED = []
+COUNTED = 0
+
+
+class Rows(Dataset):
+    """Samples that change something when a rare one is made; `result` is what the script looks at."""
+
+    total = 0
+
+    def __init__(self, write):
+        self.write = write
+        self.errors, self.bad, self.counts, self.rare = [], set(), {"rare": 0}, 0
+        self.worst, self.flags, self.queue = -1, torch.zeros(100), collections.deque()
+        self.sizes_of_rare, self.current, self.buffer, self._memory_of_rows = {}, None, torch.zeros(4), {}
+        self.handle = None
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        if self.handle is None:
+            self.handle = object()
+        self.current = index
+        self.buffer[:] = index
+        if index in RARE:
+            self.write(self, index)
+        return torch.tensor(index)
+
+
+def added_up(rows, index):
+    rows.rare += 1
+
+
+def added_to_class(rows, index):
+    type(rows).total += 1
+
+
+def added_to_global(rows, index):
+    global COUNTED
+    COUNTED += 1
+
+
+def counted(rows, index):
+    rows.counts["rare"] += 1
+
+
+def kept_worst(rows, index):
+    rows.worst = max(rows.worst, index)
+
+
+def flagged(rows, index):
+    rows.flags[index] = 1
+
+
+def sized(rows, index):
+    rows.sizes_of_rare[index] = 3
+
+
+WRITES = {
+    "a list": (lambda rows, index: rows.errors.append(index), lambda rows: rows.errors),
+    "a list behind a global": (lambda rows, index: SKIPPED.append(index), lambda rows: SKIPPED),
+    "a set": (lambda rows, index: rows.bad.add(index), lambda rows: rows.bad),
+    "a deque": (lambda rows, index: rows.queue.append(index), lambda rows: rows.queue),
+    "a number": (added_up, lambda rows: rows.rare),
+    "a number of the class": (added_to_class, lambda rows: type(rows).total),
+    "a global number": (added_to_global, lambda rows: COUNTED),
+    "a value in a dictionary": (counted, lambda rows: rows.counts),
+    "a maximum": (kept_worst, lambda rows: rows.worst),
+    "a tensor": (flagged, lambda rows: rows.flags.tolist()),
+    "a dictionary that the script reads": (sized, lambda rows: len(rows.sizes_of_rare)),
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_yet():
+    global COUNTED
+    Rows.total = COUNTED = 0
+    SKIPPED.clear()
+    yield
+    Rows.total = COUNTED = 0
+
+
+def training(result):
+    def train(loader, begin):
+        for _ in range(2):
+            yield [batch.tolist() for batch in begin()]
+            yield str(result(loader.dataset))
+        Rows.total = 0
+        SKIPPED.clear()
+        globals()["COUNTED"] = 0
+
+    return train
+
+
+@pytest.mark.parametrize(("write", "result"), WRITES.values(), ids=WRITES)
+def test_what_a_rare_sample_changes_reaches_the_script(write, result):
+    plain, planned, said = trained(lambda: DataLoader(Rows(write), batch_size=4), training(result), LASTING)
+    assert planned == plain
+    assert plain[1] != str(result(Rows(write)))
+    (line,) = said
+    assert "of which each worker has a copy" in line
+
+
+def remembered(rows, index):
+    rows._memory_of_rows[index] = index
+
+
+def set_up_late(rows, index):
+    rows.handle = [index]
+
+
+@pytest.mark.parametrize("write", [remembered, set_up_late, lambda rows, index: None])
+def test_what_only_samples_read_leaves_workers_at_work(write):
+    plain, planned, said = trained(lambda: DataLoader(Rows(write), batch_size=4), training(lambda rows: ""), LASTING)
+    assert planned == plain
+    assert said == []
+
+
+# ---- objects that a loop knows
+
+
+class Marker:
+    pass
+
+
+class Status(enum.Enum):
+    SKIP = 1
+
+
+class Kind:
+    def __init__(self, name):
+        self.name = name
+
+
+Kind.EMPTY = Kind("empty")
+SKIP, NOTHING, EMPTY_LIST, COUNTS = Marker(), object(), [], {"skip": {"deep": object()}}
+NO_ROWS = torch.zeros(0)
+
+
+def closing(marker):
+    return lambda rows, batch: marker if rows.is_rare(batch) else default_collate(batch)
+
+
+class Marked(Dataset):
+    """Hands out an object in place of a rare batch's samples, or beside them."""
+
+    NONE = torch.zeros(1)
+
+    def __init__(self, marker, rare=RARE):
+        self.marker, self.rare = marker, rare
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        return index
+
+    def is_rare(self, batch):
+        return bool(self.rare & set(batch))
+
+    def collate(self, batch):
+        return self.marker(self, batch)
+
+
+def made_once(function):
+    return functools.lru_cache(maxsize=None)(function)
+
+
+@made_once
+def marker_of_library():
+    return Marker()
+
+
+MARKERS = {
+    "an instance": (lambda rows, batch: SKIP if rows.is_rare(batch) else default_collate(batch), lambda rows: SKIP),
+    "a bare object": (lambda rows, batch: [NOTHING if rows.is_rare(batch) else 1, 2], lambda rows: NOTHING),
+    "an empty list": (lambda rows, batch: EMPTY_LIST if rows.is_rare(batch) else batch, lambda rows: EMPTY_LIST),
+    "a global tensor": (lambda rows, batch: NO_ROWS if rows.is_rare(batch) else batch, lambda rows: NO_ROWS),
+    "a class's tensor": (lambda rows, batch: rows.NONE if rows.is_rare(batch) else batch, lambda rows: Marked.NONE),
+    "like an enumeration's": (
+        lambda rows, batch: {"kind": Kind.EMPTY if rows.is_rare(batch) else 0},
+        lambda rows: Kind.EMPTY,
+    ),
+    "an attribute of another": (
+        lambda rows, batch: (batch, COUNTS["skip"]["deep"]) if rows.is_rare(batch) else batch,
+        lambda rows: COUNTS["skip"]["deep"],
+    ),
+    "one that a function keeps": (
+        lambda rows, batch: (batch, [marker_of_library()]) if rows.is_rare(batch) else batch,
+        lambda rows: marker_of_library(),
+    ),
+}
+
+
+def holds(value, wanted):
+    if value is wanted:
+        return True
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return any(holds(part, wanted) for part in parts)
+
+
+@pytest.mark.parametrize(("marker", "known"), MARKERS.values(), ids=MARKERS)
+@pytest.mark.parametrize("rare", [RARE, frozenset(range(100))], ids=["rare", "always"])
+def test_a_loop_knows_the_objects_that_it_would_know(marker, known, rare):
+    def make():
+        rows = Marked(marker, rare)
+        return DataLoader(rows, batch_size=4, collate_fn=rows.collate)
+
+    def train(loader, begin):
+        for _ in range(2):
+            yield [holds(batch, known(loader.dataset)) for batch in begin()]
+
+    plain, planned, said = trained(make, train, WORKERS)
+    assert planned == plain
+    assert any(plain[0])
+    (line,) = said
+    assert "of which workers send copies" in line
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_store_has_no_copies_of_objects_that_collate_knows(workers):
+    def make():
+        return DataLoader(Marking(), batch_size=4, collate_fn=marked_places, num_workers=workers)
+
+    def train(loader, begin):
+        for _ in range(2):
+            yield list(begin())
+
+    config = Config(workers, 2 if workers else None, cache=CacheChoice("sample", "memory", 2**24, 1.0))
+    cut = Cut("sample", (), (), code_of_samples(Marking()))
+    plain, planned, said = trained(make, train, config, Rewrites((cut,)))
+    assert planned == plain
+    assert plain[0][7] == [30, 31]
+    assert said == []
+
+
+class Marking(Dataset):
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        return index, (SKIP if index in RARE else index)
+
+
+def marked_places(batch):
+    return [index for index, value in batch if value is SKIP]
+
+
+COPIED = {
+    "a member of an enumeration": lambda rows, batch: [Status.SKIP, *batch],
+    "None, a type and a function": lambda rows, batch: [None, Marker, holds, torch.float32, ()],
+    "one object in one batch": lambda rows, batch: [[marker := Marker()], marker],
+    "labels of each sample": lambda rows, batch: [rows.labels[index] for index in batch],
+    "texts": lambda rows, batch: [rows.texts[0], "skip"],
+}
+
+
+@pytest.mark.parametrize("collate", COPIED.values(), ids=COPIED)
+def test_what_a_copy_replaces_leaves_workers_at_work(collate):
+    def make():
+        rows = Marked(collate)
+        rows.labels, rows.texts = [{"boxes": [index]} for index in range(100)], ["a text " * 9]
+        return DataLoader(rows, batch_size=4, collate_fn=rows.collate)
+
+    def train(loader, begin):
+        for _ in range(2):
+            yield sum(1 for _ in begin())
+
+    plain, planned, said = trained(make, train, WORKERS)
+    assert planned == plain
+    assert said == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_user_s_own_workers_send_copies_as_they_would(workers):
+    def make():
+        rows = Marked(MARKERS["an instance"][0])
+        return DataLoader(rows, batch_size=4, collate_fn=rows.collate, num_workers=workers)
+
+    def train(loader, begin):
+        for _ in range(2):
+            yield [batch is SKIP for batch in begin()]
+
+    plain, planned, said = trained(make, train, Config(3 - workers, 2))
+    assert planned == plain
+    assert said == []
