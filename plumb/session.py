@@ -46,6 +46,7 @@ _SHARE_ALONE = 0.25
 # And this much beyond the budget, where that is spent by then; all of them together no more than the second.
 _SHARE_LATE, _SHARE_LATE_AT_MOST = 0.125, 0.25
 _SECONDS_WORTH_STARTING = 1.0
+_NO_TIME_LEFT = "the budget was spent before a loader was tuned; give it more with --budget. Nothing was written"
 
 
 class Work(Protocol):
@@ -362,6 +363,7 @@ class Session:
             left = (self._deadline - time.perf_counter()) / (len(alive) - index)
             if left < _SECONDS_WORTH_STARTING:
                 self._emit(events.Warned(f"{known.name} ({known.site}) was not tuned: the budget is spent"))
+                self._failed = self._failed or events.Failed(_NO_TIME_LEFT, 1)
                 continue
             self._emit(events.TuningStarted(known.name, str(known.site), time.perf_counter() - self._started))
             try:

@@ -151,6 +151,18 @@ def test_loaders_are_looked_at_where_the_loop_has_spent_the_budget(started):
     assert not any(isinstance(event, events.Warned) for event in told)
 
 
+def test_a_budget_that_is_spent_before_any_loader_was_tuned_is_what_the_user_is_told(started):
+    session, work, told = started
+    seen(session, DataLoader([1, 2, 3]), "train")
+    session._budget_seconds, session._deadline = 2.0, 0.0
+    with pytest.raises(Over):
+        session._tune_alone(session._registry.all())
+    assert work.alone_with == []
+    [failed] = [event for event in told if isinstance(event, events.Failed)]
+    assert "the budget was spent" in failed.text
+    assert "--budget" in failed.text
+
+
 class Failing:
     """Batches of which every second one raises, by turns of two kinds; each is made once."""
 
