@@ -174,6 +174,7 @@ class _Deadline:
         self._grace_seconds = 0.0
         self._starts_left = _STARTS_AT_MOST - 1
         self._at = self._begun + start_seconds(budget_seconds)
+        self._at_most = self._begun + _STARTS_AT_MOST * start_seconds(budget_seconds)
 
     def heard(self, event: Event) -> None:
         """Moves it on where the event says that the script has come further."""
@@ -187,9 +188,14 @@ class _Deadline:
 
     def has_come(self) -> bool:
         """Whether it is now, and the script is not to get as long again for its start."""
-        if time.monotonic() <= self._at:
+        now = time.monotonic()
+        if now <= self._at:
             return False
-        if not self._starts_left or not stacks.is_starting(self._stack()):
+        stack = self._stack()
+        if not stack and self._starts_left and now <= self._at_most:
+            # Its interpreter was so slow to start that the time of its first dump has not come.
+            return False
+        if not self._starts_left or not stacks.is_starting(stack):
             return True
         self._starts_left -= 1
         self._at += start_seconds(self._budget_seconds)

@@ -1,8 +1,10 @@
 """Where a process was, as dumps of its stacks tell."""
 
+import time
+
 import pytest
 
-from plumb import stacks
+from plumb import script, stacks
 
 LIBRARY = '  File "/usr/lib/x/site-packages/lib/{name}.py", line 9 in load\n'
 OWN = '  File "/home/me/{name}.py", line 30 in <module>\n'
@@ -51,3 +53,17 @@ def test_imports_and_other_ranks_are_waited_for_and_the_user_s_own_work_is_not(c
 def test_the_last_of_several_dumps_counts():
     assert stacks.calls(dump_of(OWN) + dump_of(LIBRARY, OWN)) == ("1.py:30 in <module>",)
     assert not stacks.is_starting("")
+
+
+@pytest.mark.parametrize(
+    ("calls", "is_over"), [([], False), ([LIBRARY, IMPORTING, OWN], False), ([LIBRARY, OWN], True)]
+)
+def test_a_script_that_has_said_nothing_yet_is_waited_for(calls, is_over, monkeypatch):
+    monkeypatch.setattr(script, "start_seconds", lambda budget: 0.2)
+    deadline = script._Deadline(0.2, lambda: dump_of(*calls) if calls else "")
+    assert not deadline.has_come()
+    time.sleep(0.21)
+    assert deadline.has_come() is is_over
+    time.sleep(0.21 * script._STARTS_AT_MOST)
+    while not deadline.has_come():
+        time.sleep(0.01)
