@@ -37,6 +37,7 @@ def tune(
     step: Callable[[Any], object] | float | None = None,
     limits: Limits | None = None,
     budget: float = 30.0,
+    plain: bool = False,
     **loader_args: Any,
 ) -> LoaderPlan:
     """Finds the best way to load a dataset on this host, in about `budget` seconds, and says why.
@@ -48,7 +49,8 @@ def tune(
     `step` is what the data is for: a callable that is given batches as your training step is, and does with them what
     that does (train, for one), or the number of samples/s that your step takes. With it, plumb stops at the cheapest
     configuration that keeps the step busy; without, it looks for the highest rate. `limits` may lower what the host
-    allows, for instance `plumb.Limits(cpus=4)`.
+    allows, for instance `plumb.Limits(cpus=4)`. With `plain=True`, torch's own arguments alone are tuned, which need no
+    plumb afterwards; without, the plan has the best of them too, as `plain`.
 
     Runs in this process, a notebook's too, and puts random generators, samplers and the dataset's attributes back as
     they were. A stream that can be read only once is read. Raises TypeError for arguments that don't go together,
@@ -64,7 +66,9 @@ def tune(
     >>> plan = plumb.tune(Squares(), batch_size=32, shuffle=True, step=100_000.0, budget=1)
     >>> plan.tuned.samples_per_second >= plan.baseline.samples_per_second
     True
-    >>> loader = torch.utils.data.DataLoader(Squares(), batch_size=32, shuffle=True, **plan.config.loader_arguments())
+    >>> loader = torch.utils.data.DataLoader(
+    ...     Squares(), batch_size=32, shuffle=True, **plan.plain.config.loader_arguments()
+    ... )
     """
     from plumb.here import tune_here
 
@@ -75,7 +79,7 @@ def tune(
     loader = _loader(dataset_or_loader, batch_size, loader_args)
     site = find_site(sys._getframe(1))
     named = Site(site.file, site.line, type(loader.dataset).__name__)
-    return LoaderPlan(tune_here(loader, named, Settings(budget, limits).options(), step))
+    return LoaderPlan(tune_here(loader, named, Settings(budget, limits, plain=plain).options(), step))
 
 
 def _loader(given: Any, batch_size: int | None, loader_args: dict[str, Any]) -> TorchDataLoader[Any]:
@@ -138,6 +142,11 @@ class LoaderPlan:
     def tuned(self) -> Measured:
         """What was found, and its rate; the baseline itself where nothing is better."""
         return self.entry.tuned
+
+    @property
+    def plain(self) -> Measured:
+        """The best of torch's own arguments alone, for a loader without plumb; the baseline where none is better."""
+        return self.entry.plain or (self.baseline if self.config.needs_runtime else self.tuned)
 
     @property
     def predicted(self) -> Prediction:

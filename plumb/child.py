@@ -120,6 +120,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
         orders.target.stem,
         orders.tune.kept_file,
         orders.tune.ranks,
+        orders.tune.plain,
     )
 
     def work() -> Work:

@@ -54,6 +54,7 @@ def cli() -> None:
 )
 @click.option("--cache-memory", type=_Size(), help="Store no more than this of samples in memory, for example 4GiB.")
 @click.option("--no-cache", is_flag=True, help="Store no samples anywhere.")
+@click.option("--plain", is_flag=True, help="Tune torch's own arguments alone, which need no plumb afterwards.")
 @click.option("--allow-reorder", is_flag=True, help="Batches may come in another order (in_order=False).")
 @click.option("--on-device", is_flag=True, help="Batches may arrive on the GPU, where their last operators run then.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
@@ -73,6 +74,7 @@ def tune(
     cache_dir: Path | None,
     cache_memory: int | None,
     no_cache: bool,
+    plain: bool,
     allow_reorder: bool,
     on_device: bool,
     seed: int,
@@ -90,6 +92,10 @@ def tune(
     target, arguments = parse_target(list(script))
     if no_cache and (cache_dir or cache_memory):
         raise click.UsageError("--no-cache goes with neither --cache-dir nor --cache-memory")
+    if plain and (cache_dir or cache_memory or on_device):
+        raise click.UsageError(
+            "--plain goes with none of --cache-dir, --cache-memory and --on-device: torch has no arguments for these"
+        )
     orders = TuneOrders(
         budget_seconds=budget,
         seed=seed,
@@ -102,6 +108,7 @@ def tune(
         cache_folder=str(cache_dir.absolute()) if cache_dir else None,
         study_url=parse_study(study),
         clean=clean,
+        plain=plain,
     )
     return commands.tune(target, arguments, orders, output, as_json, describe(Limits.detect(), Machine.detect()))
 

@@ -19,7 +19,8 @@ from plumb.loop_comparison import LoopComparison, compare_in_loop
 from plumb.model import operational, stalls, stored
 from plumb.options import Options
 from plumb.overtime import late_seconds
-from plumb.plan import EndToEnd, LoaderPlan, LoopGain, Measured, Rate, StepShares
+from plumb.plain_plan import plain_in_loop, settled_plain
+from plumb.plan import EndToEnd, LoaderPlan, Measured, Rate, StepShares
 from plumb.profile.device import uses_accelerator
 from plumb.profile.host_load import OthersLoad
 from plumb.profile.pinning import is_pinnable
@@ -29,7 +30,6 @@ from plumb.runtime.allocator import ways_kept
 from plumb.samples_per_batch import samples_per_batch
 from plumb.search.decide import EQUAL, NOISE, NOTHING_TO_GAIN
 from plumb.search.measure import rate_of
-from plumb.search.paired import PairedRatio
 from plumb.spending import Spending
 from plumb.subject import Choice, Step, Subject
 from plumb.tuning import Tuner
@@ -41,6 +41,8 @@ _PAIRS = 4
 # Where what came before has taken all the time, the comparison may go on for such a share of the budget beyond it: an
 # answer that comes late is better than none.
 _OVERTIME_SHARE = 0.2
+# Torch's own arguments alone may be compared in the loop for such a share of the time, where the rest is better.
+_PLAIN_SHARE = 0.08
 # How the batches of a loop that counts them are divided among what is measured through it.
 _SHARE_BEFORE, _SHARE_STEP = 0.25, 0.15
 # And which share of the time it takes at the most where steps are slow: what comes afterwards needs its own.
@@ -87,20 +89,19 @@ class Tuning:
         subject = Subject(
             known.name, loader, loop.samples_per_batch, step, waiting, _changed(loop), loop.open, loop.skips
         )
-        seconds = deadline - time.perf_counter() - 2 * _PAIRS * pace
+        plain_seconds = 0.0 if self._options.plain else min(2 * _PAIRS * pace, _PLAIN_SHARE * (deadline - begun))
+        seconds = deadline - time.perf_counter() - 2 * _PAIRS * pace - plain_seconds
         tuner = Tuner(subject, self._options, seconds, pace, self._emit)
         choice = tuner.choose()
-        if loop.open and step is not None and step.wants_pinned and choice.tuned.config == choice.baseline.config:
-            # What page-locked memory is worth shows in the loop alone, which is to decide.
-            pinned = dataclasses.replace(choice.tuned.config, pin_memory=True)
-            choice = dataclasses.replace(choice, tuned=dataclasses.replace(choice.tuned, config=pinned))
+        if loop.open and step is not None and step.wants_pinned:
+            choice = _with_pinned(choice)
         in_loop, undecided = None, ""
         wanted = choice.untried or choice.tuned.config
         if loop.open and wanted != choice.baseline.config:
             self._say(known, "your loop before and after, by turns")
             others = OthersLoad()
             sides = (choice.baseline.config, own), (wanted, lambda: tuner.loader(wanted))
-            until = max(deadline, time.perf_counter() + _OVERTIME_SHARE * self._options.budget_seconds)
+            until = max(deadline, time.perf_counter() + _OVERTIME_SHARE * self._options.budget_seconds) - plain_seconds
             latest = deadline + late_seconds(self._options.budget_seconds)
             compared = yield from compare_in_loop(loop, *sides, pace, until, latest, _batch_seconds(loop, readings))
             readings += compared.own
@@ -111,6 +112,22 @@ class Tuning:
                 undecided = notes.undecided(
                     wanted, compared.ratio, waiting, others.cpus(), self._options.budget_seconds
                 )
+        plainly = None
+        if choice.plain.config != wanted:
+            self._say(known, "your loop on torch's own arguments alone, by turns")
+            until = max(deadline, time.perf_counter() + plain_seconds)
+            latest = deadline + late_seconds(self._options.budget_seconds)
+            plainly = yield from plain_in_loop(
+                loop, own, choice, tuner.loader, pace, until, latest, _batch_seconds(loop, readings)
+            )
+            readings += plainly.own if plainly else ()
+            if plainly is not None and plainly.is_taken and in_loop is None:
+                choice, in_loop = _after_comparison(
+                    dataclasses.replace(choice, tuned=choice.plain), choice.plain.config, plainly, step
+                )
+                undecided = ""
+        if _changed(loop) and _makes_ahead(choice.plain.config):
+            choice, plainly = dataclasses.replace(choice, plain=choice.baseline), None
         if _changed(loop) and _makes_ahead(choice.tuned.config):
             choice, in_loop, undecided = dataclasses.replace(choice, tuned=choice.baseline), None, ""
             choice = choice.noting(changed_by_loop(_changed(loop)))
@@ -126,7 +143,7 @@ class Tuning:
             note = notes.among_ranks(self._options.ranks, told_by_steps())
             choice = choice.noting(note)
         choice = choice.having_loaded(loop.batches_given * loop.samples_per_batch)
-        planned = self._plan(known, loader, loop.samples_per_batch, choice, step, in_loop, spent)
+        planned = self._plan(known, loader, loop.samples_per_batch, choice, step, in_loop, spent, plainly)
         return events.LoaderDone(dataclasses.replace(planned.plan, undecided=undecided))
 
     def _at_first(
@@ -174,6 +191,7 @@ class Tuning:
         step: Step | None,
         in_loop: EndToEnd | None,
         spent: Spending,
+        plainly: LoopComparison | None = None,
     ) -> events.LoaderDone:
         pipeline, device = choice.offers.pipeline, choice.offers.device
         return events.LoaderDone(
@@ -199,6 +217,7 @@ class Tuning:
                 library=known.site.library,
                 identity=known.identity,
                 workers_compared=choice.freedom.num_workers if isinstance(loader.dataset, IterableDataset) else (),
+                plain=settled_plain(choice, in_loop.gain if in_loop else None, plainly),
             )
         )
 
@@ -208,6 +227,21 @@ class Tuning:
 
 def _batch_seconds(loop: Loop, readings: Sequence[LoopReading]) -> float:
     return loop.samples_per_batch / _rate_over_turns(readings).samples_per_second if readings else 0.0
+
+
+def _with_pinned(choice: Choice) -> Choice:
+    """Return a choice in which page-locked memory is left to the loop to decide on, where nothing else is to change.
+
+    What it is worth shows in the loop alone.
+    """
+
+    def pinned(measured: Measured) -> Measured:
+        own = choice.baseline.config
+        if measured.config != own:
+            return measured
+        return dataclasses.replace(measured, config=dataclasses.replace(own, pin_memory=True))
+
+    return dataclasses.replace(choice, tuned=pinned(choice.tuned), plain=pinned(choice.plain))
 
 
 def _changed(loop: Loop) -> str:
@@ -298,12 +332,8 @@ def _end_to_end(compared: LoopComparison, step: Step | None) -> EndToEnd:
         _waiting_share(after, step),
         baseline_ranks_share=_ranks_share(compared.own),
         tuned_ranks_share=_ranks_share(compared.candidate),
-        gain=_gain(compared.ratio) if compared.ratio else None,
+        gain=compared.gain,
     )
-
-
-def _gain(ratio: PairedRatio) -> LoopGain:
-    return LoopGain(ratio.ratio, ratio.interval if ratio.is_bounded else None, ratio.pairs, ratio.slower_chance)
 
 
 def _rate_over_turns(readings: Sequence[LoopReading]) -> Rate:

@@ -55,6 +55,7 @@ def tuned(
     cache_dir: str | os.PathLike[str] | None = ...,
     allow_reorder: bool = ...,
     on_device: bool = ...,
+    plain: bool = ...,
 ) -> Decorator: ...
 
 
@@ -69,6 +70,7 @@ def tuned(
     cache_dir: str | os.PathLike[str] | None = None,
     allow_reorder: bool = False,
     on_device: bool = False,
+    plain: bool = False,
 ) -> Any:
     """Lets every torch `DataLoader` over a dataset tune itself: for a Dataset class, or a function that returns one.
 
@@ -83,6 +85,7 @@ def tuned(
     - `cache_dir`: a folder in which samples may be stored as well.
     - `allow_reorder`: batches may come in another order.
     - `on_device`: batches may arrive on the GPU, where their last operators run then.
+    - `plain`: torch's own arguments alone are tuned.
 
     The class itself, or the function by all that one can ask of it, stays what it was. With the environment variable
     `PLUMB=off` it is not touched at all. Under `plumb tune` and `plumb run` the command's own plan counts. Raises
@@ -107,6 +110,7 @@ def tuned(
         None if cache_dir is None else os.path.abspath(cache_dir),
         allow_reorder,
         on_device,
+        plain,
     )
     decorate = functools.partial(_decorated, settings)
     return decorate if target is None else decorate(target)

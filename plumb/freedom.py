@@ -48,7 +48,7 @@ def freedom_of(
     """
     threads = tuple((found.threads, found.until) for found in offers.threads)
     cores = whole_cores(options.limits.cpus)
-    return Freedom(
+    freedom = Freedom(
         num_workers=_worker_counts(loader, own, options, situation, sharding, start),
         prefetch_factor=tuple(sorted({*PREFETCH_FACTORS, own.prefetch_factor or 2})),
         # The order of every later epoch hangs on whether workers persist (runtime/epochs.py).
@@ -62,6 +62,7 @@ def freedom_of(
         allocator_reuse=(False, True) if situation.allocator is not None else (False,),
         start_method=start.method,
     )
+    return freedom.plainly() if options.plain else freedom
 
 
 @dataclass(frozen=True)

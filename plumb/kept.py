@@ -113,6 +113,7 @@ def made_for(loader: DataLoader[Any], options: Options) -> MadeFor:
             "max_workers": _finite(limits.max_workers),
             "may_reorder": options.may_reorder,
             "on_device": options.on_device,
+            "plain": options.plain,
             "cache_memory_bytes": options.cache_memory_bytes,
             "cache_folder": options.cache_folder,
         },

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from plumb.config import Config
 from plumb.errors import UsersError, one_line
 from plumb.loop import Course, Endless, Loop, LoopReading
+from plumb.plan import LoopGain
 from plumb.runtime.allocator import reusing
 from plumb.search.measure import skipping, whole
 from plumb.search.paired import Answer, PairedRatio, paired_ratio
@@ -51,6 +52,14 @@ class LoopComparison:
     def is_taken(self) -> bool:
         """Whether the candidate is to replace the user's configuration."""
         return not self.failure and self.ratio is not None and self.ratio.is_taken
+
+    @property
+    def gain(self) -> LoopGain | None:
+        """How many times as fast the loop is on the candidate, for a plan; None where there was no pair."""
+        if self.ratio is None:
+            return None
+        interval = self.ratio.interval if self.ratio.is_bounded else None
+        return LoopGain(self.ratio.ratio, interval, self.ratio.pairs, self.ratio.slower_chance)
 
 
 def compare_in_loop(

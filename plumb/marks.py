@@ -31,6 +31,7 @@ class Settings:
     cache_folder: str | None = None
     may_reorder: bool = False
     on_device: bool = False
+    plain: bool = False
 
     def options(self) -> Options:
         """The same as options of a tuning on this host, now."""
@@ -47,6 +48,7 @@ class Settings:
             on_device=self.on_device,
             cache_memory_bytes=self.cache_memory_bytes,
             cache_folder=self.cache_folder,
+            plain=self.plain,
         )
 
 

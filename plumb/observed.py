@@ -41,11 +41,15 @@ _POOLED = 0.3
 
 @dataclass
 class Observed:
-    """A loader whose batches are looked at, each look for about `pace_seconds`; `stream` has their indices, if any."""
+    """A loader whose batches are looked at, each look for about `pace_seconds`; `stream` has their indices, if any.
+
+    With `plain`, what memory that is used again would save is of no interest.
+    """
 
     subject: Subject
     stream: IndexStream | None
     pace_seconds: float
+    plain: bool = False
 
     def told_from_waiting(self, seen: Sampled) -> Sampled:
         """What was seen, with the work of other threads, torch's or not, taken for computing, and not for waiting."""
@@ -102,6 +106,8 @@ class Observed:
         self, cost: SampleCost, footprint: Footprint, offers: Offers, fresh_seconds: float
     ) -> AllocatorGain | None:
         """What reused memory would save; None where that is next to nothing, even of what other rewrites leave."""
+        if self.plain:
+            return None
         per_batch = self.subject.samples_per_batch
         saved = allocator.saved_seconds(int(footprint.batch_bytes)) / per_batch
         handing = footprint.tensors_per_batch * _SECONDS_PER_TENSOR / per_batch

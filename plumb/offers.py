@@ -63,6 +63,7 @@ _WORTH_THREADS = 0.1
 _TRIED_SHARE, _SHORTEST_TRIAL_SECONDS, _SPAWN_SECONDS = 0.6, 5.0, 8.0
 # A forked process that reads one sample may take so long, or so many times as long as this one, before it hangs.
 _ONE_SAMPLE_SECONDS, _ONE_SAMPLE_LOADS = 2.0, 20
+_PLAIN = "samples are left as they are: torch's own arguments alone were asked for"
 # Threads may be timed for so much of the time that is left.
 _THREADS_TIMED = 0.3
 
@@ -90,6 +91,7 @@ def find_offers(
     may_use_gpu: bool = True,
     may_use_workers: bool = True,
     forget_opened: Callable[[], None] | None = None,
+    plain: bool = False,
 ) -> Offers:
     """What may be changed for `loader`, whose samples cost `cost`, tried on the samples at `indices`.
 
@@ -97,6 +99,7 @@ def find_offers(
     fare on a GPU is looked at only where this process may use one, which a forked one must not. Threads for samples
     that only compute are looked at only where there can be no workers: these share cores as well, and no lock.
     `forget_opened` makes the dataset forget what was opened for it in this process, before a forked one tries threads.
+    With `plain`, samples are traced, and nothing of them is changed.
 
     Takes about `seconds`, and leaves out what does not fit into them. The process's random generators are put back.
     What the user's code raises here is a reason, and no error.
@@ -109,7 +112,7 @@ def find_offers(
         if isinstance(traced, str):
             return Offers(Rewrites(reasons=(traced,)))
         device = profile_device(loader, traced.pipeline, deadline=search.deadline) if may_use_gpu else None
-        reason = search.unfit()
+        reason = _PLAIN if plain else search.unfit()
         if reason:
             return Offers(Rewrites(reasons=(reason,)), pipeline=traced.pipeline, device=device)
         whole = search.whole_batches()

@@ -14,7 +14,8 @@ class Options:
     `cache_memory_bytes` is what samples may take in memory at most, None for what the limits leave; `cache_folder` is
     where they may be stored on a disk, None for nowhere. `on_device` lets batches arrive on the GPU. `study_url` is the
     Optuna storage that keeps what was tried, under the name of `script`; None keeps it in memory. `kept_file` holds
-    what an interrupted tuning measured. `ranks` train together, of which this process is the one that tunes.
+    what an interrupted tuning measured. `ranks` train together, of which this process is the one that tunes. With
+    `plain`, nothing is changed but torch's own arguments.
     """
 
     budget_seconds: float
@@ -28,6 +29,7 @@ class Options:
     script: str = ""
     kept_file: str | None = None
     ranks: int = 1
+    plain: bool = False
 
     @property
     def pace_seconds(self) -> float:

@@ -29,7 +29,8 @@ class TuneOrders(msgspec.Struct, frozen=True):
 
     `cache_memory_bytes` is what samples may take in memory, `cache_folder` where they may be stored on a disk.
     `study_url` is an Optuna storage, `kept_file` holds what an interrupted tuning measured (see `unfinished.py`).
-    With `clean`, what the script made while it was tuned is removed. `trace_only` is for `plumb trace`, which takes the
+    With `clean`, what the script made while it was tuned is removed; with `plain`, torch's own arguments alone are
+    tuned. `trace_only` is for `plumb trace`, which takes the
     same way to a script's loaders. Of `ranks` that train together one tunes, and the others have `takes_part`;
     `launch_file` is how they hear that it is over.
     """
@@ -47,6 +48,7 @@ class TuneOrders(msgspec.Struct, frozen=True):
     kept_file: str | None = None
     trace_only: bool = False
     clean: bool = False
+    plain: bool = False
     ranks: int = 1
     takes_part: bool = False
     launch_file: str | None = None

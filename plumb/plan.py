@@ -133,6 +133,16 @@ class EndToEnd:
 
 
 @dataclass(frozen=True)
+class PlainMeasured(Measured):
+    """The best configuration of torch's own arguments alone; the user's own where none is better.
+
+    `gain` is what the user's loop made of it, None where it was measured alone or changes nothing.
+    """
+
+    gain: LoopGain | None = None
+
+
+@dataclass(frozen=True)
 class SampleCost:
     """What one sample costs in `__getitem__` and collate, and its share of the batch that comes out.
 
@@ -166,6 +176,7 @@ class LoaderPlan:
     it is; None in plans that an older plumb wrote. `unsafe` says why the plan is not used any more for this loader,
     where a run has found a difference. `workers_compared` are the numbers of workers with which an iterable dataset was
     seen to deliver an epoch as it does with the user's own; empty for other datasets.
+    `plain` is what torch's own arguments come to without the rest; None in older plans.
     `undecided` is a sentence on a candidate that may be better, where the tuning could not tell and so changed nothing.
     """
 
@@ -192,6 +203,7 @@ class LoaderPlan:
     unsafe: str = ""
     undecided: str = ""
     workers_compared: tuple[int, ...] = ()
+    plain: PlainMeasured | None = None
 
     @property
     def shares_samples(self) -> bool:
@@ -216,6 +228,8 @@ class LoaderPlan:
         """
         if not self.config.needs_runtime:
             return self.config
+        if self.plain is not None:
+            return None if self.plain.config == self.baseline.config else self.plain.config
         better = [
             (trial.samples_per_second, trial.config)
             for trial in self.trials
@@ -230,6 +244,27 @@ class LoaderPlan:
     def gain(self) -> float:
         """The factor by which the tuned loader is faster than the baseline; 1 where nothing was changed."""
         return self.tuned.samples_per_second / self.baseline.samples_per_second
+
+    @property
+    def plain_gain(self) -> float | None:
+        """How many times as fast torch's own arguments alone are; of the user's loop where that is known.
+
+        None where they come to nothing more than the user's own, and in older plans.
+        """
+        if self.plain is None or self.plain.config == self.baseline.config:
+            return None
+        if self.plain.gain is not None:
+            return self.plain.gain.ratio
+        return self.plain.samples_per_second / self.baseline.samples_per_second
+
+    @property
+    def rest_gain(self) -> float | None:
+        """How many times as fast the tuned configuration is as torch's own arguments alone, by the same measure."""
+        if self.plain is None or self.plain_gain is None:
+            return None
+        if self.plain.gain is not None and self.end_to_end is not None:
+            return self.end_to_end.ratio / self.plain.gain.ratio
+        return self.tuned.samples_per_second / self.plain.samples_per_second
 
     @property
     def payback_steps(self) -> float | None:

@@ -43,6 +43,7 @@ from plumb.notes import (
 from plumb.observed import Observed, unprobed
 from plumb.offers import Offers, find_offers
 from plumb.options import Options
+from plumb.plain_plan import best_plain, untried_plain, with_plain
 from plumb.plan import Measured, Trial
 from plumb.profile.device import has_accelerator
 from plumb.profile.hand_over import drop_seconds_per_byte
@@ -139,7 +140,8 @@ class Tuner:
         raises in the user's own configuration.
         """
         self._say("what a sample costs")
-        observed, grown = Observed(self.subject, self._stream, self.pace_seconds), Grown()
+        observed = Observed(self.subject, self._stream, self.pace_seconds, self.options.plain)
+        grown = Grown()
         try:
             shortest, longest = _FIRST_LOOK_PACES * self.pace_seconds, LONGEST_LOOK_PACES * self.pace_seconds
             seen = observed.told_from_waiting(
@@ -164,9 +166,12 @@ class Tuner:
         self._say("your configuration alone")
         own = self._trials.baseline(situation, self._own)
         freedom = self._freedom(situation, offers)
-        finals = self._compared(situation, decide.finalists(situation, own, self._search(freedom, situation, own)))
+        readings = self._search(freedom, situation, own)
+        readings += self._plain_trial(situation, offers, readings)
+        finals = self._compared(situation, self._finalists(situation, own, readings))
+        plain = best_plain(situation, finals, readings, self.subject.is_decided_in_loop)
         loaded = self._trials.samples + seen.samples
-        return self._decide(freedom, situation, offers, finals[0], decide.winner(finals), loaded)
+        return self._decide(freedom, situation, offers, finals[0], decide.winner(finals), plain, loaded)
 
     def loader(self, config: Config) -> DataLoader[Any]:
         """The loader with another configuration, for the user's loop; its store, if any, is as later epochs find it.
@@ -193,6 +198,7 @@ class Tuner:
             self._target(),
             may_use_workers=may_use_workers,
             forget_opened=self._trials.forget_opened,
+            plain=self.options.plain,
         )
         offers = self._restraint.allowed(offers)
         self._trials.rewrites = offers.rewrites
@@ -334,6 +340,23 @@ class Tuner:
             ]
         return readings
 
+    def _plain_trial(self, situation: Situation, offers: Offers, readings: Sequence[Reading]) -> list[Reading]:
+        """The reading of what torch's own arguments should come to alone, if that was not measured by the way."""
+        if self._has_nothing_to_gain or self._seconds_spent > _UNTIL_SEARCHED_AT_LAST * self.seconds:
+            return []
+        freedom, within = self._freedom(situation, offers), self._trials.steady_within_seconds()
+        config = untried_plain(freedom, situation, readings, within)
+        if config is None:
+            return []
+        self._say(f"trying {config}, the best without plumb's runtime")
+        return [self._trials.try_out(situation, config, 0.0, lambda chunks, rate: None)]
+
+    def _finalists(self, situation: Situation, own: Reading, readings: Sequence[Reading]) -> list[Reading]:
+        """Those to be compared by turns; the best of torch's own arguments is among them where there is time."""
+        finals = decide.finalists(situation, own, readings)
+        more = with_plain(finals, readings)
+        return more if self._seconds_spent + self._seconds_by_turns(more) < self.seconds else finals
+
     def _searched_by(self) -> float:
         """When the search ends at the latest, in `time.perf_counter` seconds."""
         # What came before may have taken long: some time is left for a trial all the same.
@@ -379,9 +402,17 @@ class Tuner:
     # ---- the decision
 
     def _decide(
-        self, freedom: Freedom, situation: Situation, offers: Offers, own: Reading, winner: Reading, loaded: float
+        self,
+        freedom: Freedom,
+        situation: Situation,
+        offers: Offers,
+        own: Reading,
+        winner: Reading,
+        plain: Reading,
+        loaded: float,
     ) -> Choice:
         assert own.loader is not None
+        assert plain.loader is not None
         assert winner.loader is not None
         situation = self._trials.corrected(situation)
         notes = []
@@ -441,6 +472,7 @@ class Tuner:
         return Choice(
             Measured(own.config, own.loader.samples_per_second, own.loader.interval),
             Measured(winner.config, winner.loader.samples_per_second, winner.loader.interval),
+            Measured(plain.config, plain.loader.samples_per_second, plain.loader.interval),
             situation,
             freedom,
             offers,
@@ -459,7 +491,8 @@ class Tuner:
     @property
     def _may_have_torch_threads(self) -> bool:
         """Never in a forked worker: OpenMP's threads don't survive a fork, and the worker would hang."""
-        return self._start_method != "fork" and not self._start.why_not and whole_cores(self.options.limits.cpus) > 1
+        may = not self.options.plain and not self._start.why_not
+        return may and self._start_method != "fork" and whole_cores(self.options.limits.cpus) > 1
 
     @property
     def _start_method(self) -> str:

@@ -1,6 +1,7 @@
 """`plumb apply`: the plan's arguments reach the source, and nothing else in it changes."""
 
 import ast
+import dataclasses
 import inspect
 import json
 import os
@@ -18,7 +19,7 @@ from plumb import plan
 from plumb.apply.patch import patch
 from plumb.apply.source import PARAMETERS
 from plumb.config import CacheChoice, Config
-from plumb.plan import LoaderPlan, Measured, Plan, Prediction, Trial
+from plumb.plan import LoaderPlan, Measured, PlainMeasured, Plan, Prediction, Trial
 
 WANTED = Config(num_workers=2, prefetch_factor=4, persistent_workers=True)
 UNTUNED = Config()
@@ -345,6 +346,28 @@ def test_the_best_that_was_measured_without_plumb_s_runtime_is_written(tmp_path)
     after, made = applied(tmp_path, source, planned(BEYOND[0], site="script.py:2", trials=trials))
     assert "DataLoader(data, num_workers=2, prefetch_factor=8)" in after
     assert made.remarks[1].strip() == RUN
+
+
+@pytest.mark.parametrize("config", BEYOND)
+def test_the_plain_part_of_a_plan_is_written_and_what_the_rest_adds_is_said(config, tmp_path):
+    plain = PlainMeasured(Config(2, 8), 150.0, (145.0, 155.0))
+    source = IMPORT + "loader = DataLoader(data)\n"
+    loader = dataclasses.replace(planned(config, site="script.py:2"), plain=plain)
+    after, made = applied(tmp_path, source, loader)
+    assert "DataLoader(data, num_workers=2, prefetch_factor=8)" in after
+    assert made.problems == ()
+    assert "num_workers=2, prefetch_factor=8, 1.50 times as fast as now" in made.remarks[0]
+    assert f"all of {config}: 200 samples/s, 1.33 times as fast as that, with" in made.remarks[0]
+    assert made.remarks[1].strip() == RUN
+
+
+def test_where_plain_arguments_are_no_better_than_the_users_nothing_is_written(tmp_path):
+    plain = PlainMeasured(UNTUNED, 100.0, (90.0, 110.0))
+    source = IMPORT + "loader = DataLoader(data)\n"
+    loader = dataclasses.replace(planned(BEYOND[1], site="script.py:2"), plain=plain)
+    after, made = applied(tmp_path, source, loader)
+    assert after == source
+    assert "no arguments of torch's own are better than yours" in made.remarks[0]
 
 
 # ---- properties

@@ -113,7 +113,7 @@ def worth_trying(
     both are at work.
     """
     settings = settings_of(loader.dataset) or Settings()
-    options = Options(0.0, situation.limits, cache_memory_bytes=settings.cache_memory_bytes)
+    options = Options(0.0, situation.limits, cache_memory_bytes=settings.cache_memory_bytes, plain=settings.plain)
     freedom = freedom_of(loader, own, options, offers, situation, Sharding(None), start, own.pin_memory)
     # A dataset that only workers have read must not be read here: what it opens would be shared by later workers.
     counts = tuple(count for count in freedom.num_workers if bool(count) or not own.num_workers)

@@ -26,6 +26,7 @@ from plumb.host import Limits
 from plumb.live.meter import Delivery, LoopReading, Meter, Span
 from plumb.live.outlook import Batches, situation_of, worth_trying
 from plumb.live.scout import Scout
+from plumb.marks import settings_of
 from plumb.model import operational
 from plumb.notes import inherited
 from plumb.offers import Offers
@@ -173,6 +174,9 @@ class Pilot:
         It competes with the loop for the CPUs where that has `gained` more than this can cost.
         """
         assert self._loader is not None
+        settings = settings_of(self._loader.dataset)
+        if settings is not None and settings.plain:
+            return False
         context = self._loader.multiprocessing_context or multiprocessing
         seen, self._seen_indices = self._seen_indices, []
         if not seen or context.get_start_method() != "fork" or self._why_none_are_started() is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,18 @@ class Freedom:
     deferrals: tuple[tuple[str, ...], ...] = ((),)
     allocator_reuse: tuple[bool, ...] = (False,)
     start_method: StartMethod | None = None
+
+    def plainly(self) -> Freedom:
+        """The same, as far as torch's own arguments go."""
+        plain = Freedom(self.num_workers)
+        return replace(
+            self,
+            worker_torch_threads=plain.worker_torch_threads,
+            fetch=plain.fetch,
+            caches=plain.caches,
+            deferrals=plain.deferrals,
+            allocator_reuse=plain.allocator_reuse,
+        )
 
 
 @dataclass(frozen=True)

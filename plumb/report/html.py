@@ -15,7 +15,18 @@ from plumb.report import charts, dag
 from plumb.report.frameworks import framework_setting
 from plumb.report.markup import Content, Markup, join, tag
 from plumb.report.predict import advice
-from plumb.report.words import arguments, bottleneck, cost, grouped, how_to_use, percent, short, unchanged
+from plumb.report.words import (
+    arguments,
+    bottleneck,
+    cost,
+    grouped,
+    how_to_use,
+    percent,
+    plain_gain,
+    short,
+    unchanged,
+    written_config,
+)
 from plumb.trace.pipeline import Operator, Pipeline
 from plumb.trace.stored import from_node_link
 from plumb.units import format_bytes, format_rate, format_seconds
@@ -143,9 +154,10 @@ def _use(loader: LoaderPlan, plan: Plan) -> Markup | None:
     setting = framework_setting(loader)
     if setting is not None:
         ways.append(tag("div", tag("code", setting), tag("span", f"sets it where {loader.library} makes the loader")))
-    elif not loader.tuned.config.needs_runtime:
-        written = tag("code", f"DataLoader(…, {arguments(loader.tuned.config)})")
+    elif (config := written_config(loader)) is not None:
+        written = tag("code", f"DataLoader(…, {arguments(config)})")
         where = f"at {loader.site}; plumb apply writes it for you" if plan.script else f"at {loader.site}"
+        where = "; ".join(filter(None, (where, plain_gain(loader))))
         ways.append(tag("div", written, tag("span", where)))
     return tag("div", *ways, class_="use")
 

@@ -10,7 +10,7 @@ from typing import Any
 from plumb.plan import LoaderPlan
 from plumb.report.output import console
 from plumb.report.progress import Display
-from plumb.report.words import arguments, bottleneck, loop_gain, short, unchanged
+from plumb.report.words import arguments, bottleneck, loop_gain, plain_gain, short, unchanged, written_config
 from plumb.trace.pipeline import Operator, Pipeline
 from plumb.units import format_rate, format_seconds
 
@@ -69,8 +69,11 @@ def plan_html(loader: LoaderPlan, explained: str) -> str:
     if changed and loader.end_to_end:
         gain += f" Your loop {loop_gain(loader.end_to_end)}."
     why = escape(bottleneck(loader))
-    wanted = "plan.loader(dataset)" if loader.config.needs_runtime else f"DataLoader(..., {arguments(loader.config)})"
-    use = f"<div><code>{escape(wanted)}</code></div>" if changed else ""
+    config = written_config(loader)
+    ways = ["plan.loader(dataset)"] if loader.config.needs_runtime else []
+    ways += [f"DataLoader(..., {arguments(config)})"] if config is not None else []
+    use = "".join(f"<div><code>{escape(way)}</code></div>" for way in ways) if changed else ""
+    use += f"<div>{escape(plain)}</div>" if changed and (plain := plain_gain(loader)) else ""
     batch = f"batch {loader.samples_per_batch:.0f}"
     return _box(
         f"<div><b>{escape(loader.name)}</b> {_dim(f'{loader.site}, {loader.dataset}, {batch}')}</div>"

@@ -25,9 +25,11 @@ from plumb.report.words import (
     how_to_use,
     last_of_each,
     loop_gain,
+    plain_gain,
     short,
     unchanged,
     whole,
+    written_config,
 )
 from plumb.trace.stored import from_node_link
 from plumb.units import format_bytes, format_rate, format_seconds
@@ -224,9 +226,11 @@ def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
             setting = framework_setting(loader)
             if setting is not None:
                 yield Text(f"or set:   {setting}  for {loader.name}, which {loader.library} makes")
-            elif not loader.tuned.config.needs_runtime:
-                yield Text(f"or write: DataLoader(..., {arguments(loader.tuned.config)})  at {loader.site}")
-        if plan.script and any(not loader.tuned.config.needs_runtime and not loader.library for loader in changed):
+            elif (config := written_config(loader)) is not None:
+                yield Text(f"or write: DataLoader(..., {arguments(config)})  at {loader.site}")
+                if plain := plain_gain(loader):
+                    yield Text(f"          {plain}", style="dim")
+        if plan.script and any(written_config(loader) is not None and not loader.library for loader in changed):
             yield Text.assemble("or let:   ", (command("apply", plan, plan_path), "bold"), "  write it for you")
     if plan_path:
         yield Text.assemble("See all:  ", (shlex.join(["plumb", "report", plan_path, "--html", "report.html"]), "bold"))

@@ -109,6 +109,22 @@ def arguments(config: Config) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in given if value or name in ("num_workers", "in_order"))
 
 
+def written_config(loader: LoaderPlan) -> Config | None:
+    """Return what can be written where the loader is made: torch's own arguments; None where they are as they were."""
+    config = loader.expressible
+    return None if config is None or config == loader.baseline.config else config
+
+
+def plain_gain(loader: LoaderPlan) -> str:
+    """Say what torch's own arguments alone come to, and what the rest would add; empty where they are all."""
+    if not loader.config.needs_runtime or loader.plain_gain is None or loader.rest_gain is None:
+        return ""
+    return (
+        f"by itself {loader.plain_gain:.2f} times as fast as now; "
+        f"all of the plan is {loader.rest_gain:.2f} times as fast as that"
+    )
+
+
 def how_to_use(plan: Plan, path: str) -> str:
     """What puts a plan to use: a command for a script, a line of Python for what was tuned from within Python.
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from plumb.config import Config
-from plumb.plan import Trial
+from plumb.plan import PlainMeasured, Trial
 from plumb.report.terminal import print_report
 from plumb.report.words import whole
 
@@ -62,7 +62,10 @@ def test_one_reason_is_told_of_what_was_not_offered(traced):
 
 def test_it_shows_the_ways_to_use_it(traced):
     loader = example_plan.loader_plan(traced)
-    assert not any("plumb apply" in line for line in lines(loader)), "torch's arguments can't say it"
+    nothing = PlainMeasured(example_plan.BEFORE, 240.0, (235.0, 246.0))
+    kept = lines(replace(loader, plain=nothing))
+    assert not any("plumb apply" in line for line in kept), "torch's arguments can't say it"
+    assert any("plumb apply" in line for line in lines(loader)), "two workers were measured to be better"
     plain = replace(loader, tuned=replace(loader.tuned, config=Config(2, 4, persistent_workers=True)))
     shown = "\n".join(lines(plain))
     assert "DataLoader(..., num_workers=2, prefetch_factor=4, persistent_workers=True)" in shown
