@@ -1,4 +1,4 @@
-"""Dataset code -> a graph of operators, by recompiling the functions that a sample goes through."""
+"""The operator graph of a dataset, found by recompiling the functions that make a sample."""
 
 from __future__ import annotations
 
@@ -20,18 +20,29 @@ def trace(
     collate_fn: Callable[[list[Any]], Any] | None = None,
     batch_size: int | None = None,
 ) -> Pipeline:
-    """What a sample of a dataset goes through: the operators, what flows between them, and what each costs.
+    """Trace what makes a dataset's samples: the operators, the values that flow between them, and the operators' costs.
 
-    Loads `samples` samples several times over (fewer of them where they are slow), those at `indices` where these are
-    given, and collates them as the loader would; a dataset given without a loader, with torch's default. Nothing is
-    left behind in the user's code, and the process's random generators are put back as they were.
+    Loads the same samples several times and collates them. The user's code is left unchanged, and the process's random
+    number generators get their states back.
 
-    Raises `plumb.trace.sources.TraceError` (a ValueError) where there is nothing to trace, and whatever the dataset
-    itself raises.
+    Args:
+        dataset_or_loader: A map-style or iterable dataset, or a DataLoader.
+        samples: Number of samples to trace. Fewer are traced when they are slow.
+        indices: Indices of the samples to trace; None spreads them over the dataset, or takes the sampler's first keys.
+        collate_fn: Collate function; None takes the loader's, or torch's default for a dataset without a loader.
+        batch_size: Number of samples to collate at once; None takes the loader's, or `samples` for a dataset alone.
+
+    Returns:
+        The graph with the costs per sample.
+
+    Raises:
+        TraceError: The dataset can't be traced (a ValueError, from `plumb.trace.sources`). What the dataset itself
+            raises is raised as it is.
 
     >>> import plumb, torch
     >>> plumb.trace(torch.rand(64, 1000), samples=8).samples
     8
+
     """
     from plumb.trace.course import trace as run
 
@@ -39,7 +50,7 @@ def trace(
 
 
 class _Callable(ModuleType):
-    """Lets the room be the function that it is named after: `plumb.trace(dataset)` works once it is imported."""
+    """Module class that makes this package callable, because its name hides the function `plumb.trace`."""
 
     __call__ = staticmethod(trace)
 

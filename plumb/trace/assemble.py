@@ -1,4 +1,4 @@
-"""From what the passes saw to the graph of typed operators."""
+"""Builder of the graph of typed operators, from what the passes recorded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NO_COST = Cost(0.0, 0.0, 0.0, 0.0, (0.0, 0.0), 0.0, 0.0)
 
 @dataclass(frozen=True)
 class Observed:
-    """What the passes over one dataset saw: units of `unit_samples` samples, and batches of `batch_samples`."""
+    """Results of the passes over one dataset: `units` of `unit_samples` samples, and batches of `batch_samples`."""
 
     root: Node
     operators: list[Node]
@@ -37,7 +37,7 @@ class Observed:
 
 
 def assemble(observed: Observed) -> nx.DiGraph:
-    """The acyclic graph, from a source to the batch, with an `Operator` at each node and a `Flow` at each edge."""
+    """Build the acyclic graph from a source to the batch; nodes carry an `Operator`, edges carry a `Flow`."""
     nodes = connect(observed.discovery.flows, observed.operators, observed.root)
     parts = _parts(observed)
     ids = ids_of(observed.operators)
@@ -52,7 +52,7 @@ def assemble(observed: Observed) -> nx.DiGraph:
 
 
 def _parts(observed: Observed) -> dict[Node, list[Node]]:
-    """Each operator's own node and the nodes within it."""
+    """Return the nodes that each operator stands for: its own node and those below it."""
     parts: dict[Node, list[Node]] = {node: [] for node in observed.operators}
     for node, operator in represented(observed.root, observed.operators).items():
         parts[operator].append(node)
@@ -60,7 +60,7 @@ def _parts(observed: Observed) -> dict[Node, list[Node]]:
 
 
 def ids_of(operators: list[Node]) -> dict[Node, str]:
-    """The ids of the graph's operators: their names, numbered where several share one."""
+    """Return the operators' ids in the graph: their names, numbered when several operators have the same name."""
     ids: dict[Node, str] = {}
     taken: dict[str, int] = {SOURCE: 1, BATCH: 1}
     for node in operators:
@@ -71,7 +71,7 @@ def ids_of(operators: list[Node]) -> dict[Node, str]:
 
 
 def name_of(node: Node) -> str:
-    """What a reader calls a node: the callee's name as the source has it, or the expression for an operation."""
+    """Return the name to show for a node: the callee's name as the source has it, or an operation's expression."""
     site = node.site
     if node.hint is not None and node.hint.name:
         return node.hint.name
@@ -124,7 +124,7 @@ def _operator(node: Node, operator_id: str, parts: list[Node], observed: Observe
 
 
 def _total(costs: Mapping[Node, Cost], parts: list[Node]) -> Cost:
-    """The cost of an operator: that of its own node, with the time of what was recorded inside it."""
+    """Return an operator's cost: its own node's cost, plus the time of the other nodes that it stands for."""
     known = [costs[part] for part in parts if part in costs]
     if not known:
         return NO_COST
@@ -138,7 +138,7 @@ def _total(costs: Mapping[Node, Cost], parts: list[Node]) -> Cost:
 
 
 def _location(node: Node) -> str:
-    """The innermost place in the user's code that leads to a node, or else the call's own, or else its definition."""
+    """Return the innermost place in the user's code that leads to a node, else its call's place or its definition."""
     places = []
     for step in [node, *node.ancestors()]:
         if step.site.filename:
@@ -149,7 +149,7 @@ def _location(node: Node) -> str:
 
 
 def _differs_for_equal_input(facts: Facts) -> bool:
-    """Whether a repeated call gave another result although it was given the same."""
+    """Return whether a repeated call got equal input and returned a different result."""
     if len(facts.digests) < 2:
         return False
     first, second = facts.digests
@@ -161,7 +161,7 @@ def _differs_for_equal_input(facts: Facts) -> bool:
 
 
 def _repeats(facts: Facts) -> bool | None:
-    """Whether repeated samples gave bitwise the same, by the same number of calls; None where that can't be told."""
+    """Return whether repeated samples were bitwise equal and made by as many calls; None if that can't be compared."""
     if len(facts.digests) < 2:
         return None
     first, second = facts.digests
@@ -174,12 +174,12 @@ def _repeats(facts: Facts) -> bool | None:
 
 
 def is_called_random(node: Node) -> bool:
-    """Whether the user says that a callee's output depends on more than its input."""
+    """Return whether the user marked the callee as not deterministic."""
     return node.hint is not None and node.hint.deterministic is False
 
 
 def _hinted(node: Node, repeats: bool | None) -> bool | None:
-    """Whether repeated samples gave the same; where that can't be told, what the user says."""
+    """Return whether repeated samples were equal; if that can't be compared, return the user's mark."""
     return node.hint.deterministic if repeats is None and node.hint is not None else repeats
 
 
@@ -196,9 +196,9 @@ def _flow(passed: Passed, consumer: Node, observed: Observed, producer_ratio: fl
 
 
 def _with_determinism(graph: nx.DiGraph, observed: Observed, ids: Mapping[Node, str]) -> nx.DiGraph:
-    """The graph whose operators know whether their output depends on the index alone.
+    """Return the graph with `random` and `deterministic` set on its operators.
 
-    The first operator on a way whose output doesn't repeat is random, wherever its random numbers come from.
+    The first operator on a path whose output doesn't repeat is random, whatever its random numbers come from.
     """
     result = graph.copy()
     repeats = {name: _repeats(observed.discovery.facts.get(node, Facts())) for node, name in ids.items()}
@@ -216,7 +216,7 @@ def _with_determinism(graph: nx.DiGraph, observed: Observed, ids: Mapping[Node, 
 
 
 def _with_ends(graph: nx.DiGraph, observed: Observed, ids: Mapping[Node, str]) -> nx.DiGraph:
-    """The graph with one source and one end: where there are several, they get a common one that takes no time."""
+    """Return the graph with one source and one end; several sources or ends are joined by an added node of no cost."""
     result = graph.copy()
     ends = [name for name in graph if graph.out_degree(name) == 0]
     collating = [ids[node] for node in observed.operators if node.site is COLLATE]

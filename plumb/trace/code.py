@@ -1,4 +1,4 @@
-"""A digest of what functions do: their instructions, names and constants, and those of what is defined in them."""
+"""Digest of what functions do: their instructions, names and constants, and those of the functions nested in them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from plumb.trace.sites import function_id
 
 
 def code_digest(functions: Iterable[FunctionType]) -> str:
-    """A digest of the code of functions, the same whatever their order and wherever their files are."""
+    """Return a digest of the functions' code that depends neither on their order nor on where their files lie."""
     described = {repr((function_id(function), _described(function.__code__))) for function in functions}
     return hashlib.blake2b("".join(sorted(described)).encode(), digest_size=16).hexdigest()
 
@@ -22,5 +22,5 @@ def _described(code: CodeType) -> tuple[Any, ...]:
 
 
 def _plain(constant: Any) -> str:
-    """A constant's text: that of a set doesn't depend on the order in which this process happens to keep it."""
+    """Return a constant's text; sets are sorted, because their order differs between processes."""
     return repr(sorted(map(repr, constant))) if isinstance(constant, frozenset) else repr(constant)

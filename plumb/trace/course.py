@@ -1,7 +1,8 @@
-"""The course of one trace: a first timing, discovery, then the operators' own timing beside untraced samples.
+"""Passes of one trace: a first timing, discovery, then the operators' timing interleaved with untraced samples.
 
-Every pass is a recorder of its own over the same tree of calls. The first timing sees all calls and says which of them
-matter; discovery follows what flows between them and keeps it alive; the last passes record the chosen operators alone.
+Every pass is a recorder over the same tree of calls. The first timing records all calls and shows which of them matter;
+discovery follows the values that flow between these and keeps them alive; the last passes record only the chosen
+operators.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ PASSES = 8
 AFFORDED_SECONDS = 20.0
 TIMED_SECONDS = 1.0
 WATCHED_SECONDS = 0.3
-# Of the time that is left until a deadline, so much at the most is for these.
+# Largest shares of the time left until the deadline.
 TIMED_SHARE, WATCHED_SHARE = 0.5, 0.2
 MOST_ROUNDS = 8
 COMPARED_UNITS = 4
@@ -50,7 +51,7 @@ Collate = Callable[[list[Any]], Any]
 
 @dataclass(frozen=True)
 class Traced:
-    """A pipeline, and what it was assembled from: the source that was read, and what the passes over it saw."""
+    """A pipeline with what it was assembled from: the source that was read and the results of the passes."""
 
     pipeline: Pipeline
     source: Source
@@ -65,9 +66,20 @@ def trace(
     batch_size: int | None = None,
     deadline: float = math.inf,
 ) -> Traced:
-    """As `plumb.trace`, with what the pipeline was assembled from.
+    """Trace like `plumb.trace`, and also return what the pipeline was assembled from.
 
-    Raises TraceTimeError at the `deadline` (`time.perf_counter` seconds), when the sample that is being read is done.
+    Args:
+        dataset_or_loader: See `plumb.trace`, also for the next four.
+        samples: Largest number of samples.
+        indices: Indices of the samples, or None.
+        collate_fn: Collate function, or None.
+        batch_size: Number of samples to collate at once, or None.
+        deadline: Latest time in `time.perf_counter` seconds, checked after each sample.
+
+    Raises:
+        TraceTimeError: The deadline passed.
+        TraceError: The dataset can't be traced.
+
     """
     dataset, collate, batch_samples = _taken_apart(dataset_or_loader, samples, collate_fn, batch_size)
     if indices is None:
@@ -113,7 +125,7 @@ def trace(
 def _taken_apart(
     given: Any, samples: int, collate_fn: Collate | None, batch_size: int | None
 ) -> tuple[Any, Collate | None, int | None]:
-    """The dataset, the collate function and the number of samples to collate at once; None for no batching."""
+    """Return the dataset, the collate function, and the samples per collate call (None without batching)."""
     if all(hasattr(given, name) for name in ("dataset", "collate_fn", "batch_sampler")):
         batch_sampler = given.batch_sampler
         size = batch_size or given.batch_size or getattr(batch_sampler, "batch_size", None)
@@ -128,9 +140,9 @@ def _taken_apart(
 
 
 def _keys(given: Any, samples: int) -> list[Any] | None:
-    """The first keys that a loader reads by, where its sampler is none of torch's: a dataset may have no numbers.
+    """Return the first keys from a loader's own sampler, because a dataset need not be indexed by numbers.
 
-    None where the dataset is read by numbers, or streams, or the sampler can't be asked here.
+    Returns None if the sampler is one of torch's, if the dataset is a stream, or if the sampler raises.
     """
     samplers: list[Any] = [getattr(given, name, None) for name in ("batch_sampler", "sampler")]
     own = [each for each in samplers if each is not None and not type(each).__module__.startswith("torch.utils.data")]
@@ -145,7 +157,7 @@ def _keys(given: Any, samples: int) -> list[Any] | None:
 
 @dataclass
 class Timings:
-    """Clocks of recorded and plain units (samples or groups of them) and batches, taken in turns."""
+    """Clocks of recorded and of plain units (samples or groups of samples) and batches, measured interleaved."""
 
     recorded: list[dict[Node, Clock]] = field(default_factory=list)
     recorded_batches: list[dict[Node, Clock]] = field(default_factory=list)
@@ -153,7 +165,7 @@ class Timings:
     plain_batches: list[Clock] = field(default_factory=list)
 
     def plain_per_sample(self, unit_samples: int, batch_samples: int) -> tuple[float, float, float]:
-        """Wall, CPU and wait seconds of one untraced sample, its share of collating included."""
+        """Return wall, CPU and wait seconds of one untraced sample, including its share of collating."""
         cpu = wait = 0.0
         for clocks, samples in ((self.plain, unit_samples), (self.plain_batches, batch_samples)):
             kept = without_slowest(clocks, lambda clock: clock.wall_seconds)
@@ -163,7 +175,7 @@ class Timings:
 
 
 class Course:
-    """The passes over one source. Batches are cut from the samples of a pass as they come."""
+    """Passes over one source. Batches are cut from the samples of a pass in the order in which they were loaded."""
 
     def __init__(
         self, source: Source, collate: Collate | None, batch_samples: int | None, deadline: float = math.inf
@@ -178,7 +190,7 @@ class Course:
         self.deadline = deadline
 
     def drop_collate_where_it_fails(self, units: int) -> None:
-        """For a dataset that came without a loader: its samples may not be of a kind that can be batched."""
+        """Turn collating off if it raises; used for a dataset without a loader, whose samples may not be batchable."""
         samples = [sample for unit in self._loaded(None, units) for sample in unit]
         try:
             self._collate(None, samples[: self.batch_samples])
@@ -186,7 +198,7 @@ class Course:
             self.collate = None
 
     def warm_up(self, units: int) -> int:
-        """Loads a few units, so that what is done once is done; how many units the passes can afford, up to `units`."""
+        """Load a few units to get one-time work done; return how many units the passes can afford, up to `units`."""
         clocks = [clock for _, clock in self._timed_loads(None, min(units, WARM_UP_UNITS))]
         if not clocks:
             raise TraceError("The dataset is empty: there is no sample to trace.")
@@ -194,10 +206,10 @@ class Course:
         return min(units, max(affordable, FEWEST_UNITS))
 
     def first_timing(self, units: int) -> tuple[int, Weights]:
-        """Times all calls: how many units there were, up to `units`, and what share of a sample each node takes.
+        """Time all calls; return the number of units loaded (up to `units`) and each node's share of a sample's time.
 
-        A pass over a few units comes before and is not counted: their code is rewritten in it, and it shows the inner
-        loops, whose calls are too many to be recorded.
+        An uncounted pass over a few units comes first: it includes the rewriting of their code, and it finds the inner
+        loops whose calls are too many to record.
         """
         every = Timing(self.root, self.rewriter, EVERYTHING, self.overhead_seconds)
         first = self._time_all(every, min(units, WARM_UP_UNITS))
@@ -207,7 +219,7 @@ class Course:
         return len(loaded), self._weights(loaded, collated)
 
     def _time_all(self, timing: Timing, units: int) -> tuple[list[dict[Node, Clock]], list[dict[Node, Clock]]]:
-        """Times units and the batches made of them; the samples that there are make one batch where they fill none."""
+        """Time the units and the batches made of them; if the samples fill no batch, collate those that there are."""
         loaded, collated = [], []
         pending: list[Any] = []
         with timing:
@@ -229,7 +241,7 @@ class Course:
         return measure(self.root, known, self.overhead_seconds)
 
     def discover(self, units: int, weights: Weights, reads: ReadCounter) -> Discovery:
-        """Follows what flows in every unit, and repeats a few units under other states of the random generators."""
+        """Follow the values in every unit, and repeat a few units with other states of the random number generators."""
         selection = select(noticed(weights), whole=False)
         discovery = Discovery(self.root, self.rewriter, reads, selection)
         with discovery:
@@ -259,7 +271,7 @@ class Course:
                 discovery.keep_only(pending)
 
     def time(self, units: int, selection: Selection) -> Timings:
-        """Times the selected nodes and, in turns with them, the same units as they are without a trace."""
+        """Time the selected nodes, interleaved with the same units run without recording."""
         timings = Timings()
         rounds = 1
         timing = Timing(self.root, self.rewriter, selection, self.overhead_seconds)
@@ -295,7 +307,7 @@ class Course:
                 timings.plain_batches.append(time_call(partial(self._collate, None, batch))[1])
 
     def _turns(self, timing: Timing, units: int, plain_first: bool) -> Iterator[tuple[bool, Load]]:
-        """The loads of a plain and a recorded pass: in turns where the source allows it, else one after the other."""
+        """Yield the loads of a plain and a recorded pass: interleaved if the source allows it, else pass by pass."""
         passes = [
             [(recorded, load) for load in self.source.loads(timing if recorded else None, units)]
             for recorded in ((False, True) if plain_first else (True, False))
@@ -307,7 +319,7 @@ class Course:
             yield from (pair if number % 2 == 0 else reversed(pair))
 
     def watch_lock(self, units: int, selection: Selection) -> LockWatch:
-        """Watches when the selected nodes hold the interpreter's lock."""
+        """Measure when the selected nodes hold the interpreter's lock."""
         watch = LockWatch(self.root, self.rewriter, selection)
         until = time.perf_counter() + min(WATCHED_SECONDS, WATCHED_SHARE * self._left)
         with watch:
@@ -321,7 +333,7 @@ class Course:
                     return watch
 
     def _loaded(self, recorder: Recorder | None, units: int) -> Iterator[list[Any]]:
-        """Loads units through a recorder, up to the end of a stream. Raises TraceTimeError when time is up."""
+        """Load units through a recorder until a stream ends. Raise TraceTimeError once the deadline has passed."""
         return (samples for samples, _ in self._timed_loads(recorder, units))
 
     def _timed_loads(self, recorder: Recorder | None, units: int) -> Iterator[tuple[list[Any], Clock]]:
@@ -345,7 +357,7 @@ class Course:
             raise TraceTimeError("there was not enough time to follow its samples")
 
     def _full_batches(self, pending: list[Any]) -> Iterator[list[Any]]:
-        """Takes whole batches out of the samples that wait for one."""
+        """Remove full batches from `pending`, which holds samples not yet collated, and yield them."""
         while len(pending) >= self.batch_samples:
             batch = pending[: self.batch_samples]
             del pending[: self.batch_samples]

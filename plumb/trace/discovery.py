@@ -1,7 +1,7 @@
-"""What flows: who produced the values that each call takes, what they are, and which calls draw random numbers.
+"""Discovery pass: which node produced the values that each call takes, and which calls draw random numbers.
 
-Objects are followed by identity and kept alive for the length of a batch, so that no identity is used twice. That
-makes allocation slow, so nothing is timed here.
+Objects are followed by identity and kept alive for the length of a batch, so that no identity is used twice. That makes
+allocation slow, so this pass times nothing.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ GENERATOR_CLASSES = {"Generator", "RandomState", "Random"}
 
 @dataclass
 class Facts:
-    """What was seen of one node. Bytes are sums over all samples.
+    """Facts about one node, from all its calls. Bytes are sums over all samples.
 
-    `draws` tells that a random generator moved on during a call, `changes` that not every call just handed on what it
-    was given. `digests` holds, for each compared round, those of what a call was given and returned, by unit and by the
-    number of the call in it; None stands for what can't be compared.
+    `draws`: a random number generator's state changed during a call. `changes`: at least one call returned something
+    other than an unchanged argument. `digests` holds for each compared round a mapping from (unit, number of the call
+    in it) to the digests of the call's arguments and of its result; None stands for values that can't be compared.
     """
 
     input: Description | None = None
@@ -47,21 +47,21 @@ class Facts:
 
 @dataclass
 class Passed:
-    """What was seen to flow from one node to another. `size_bytes` is a sum over all units."""
+    """Values that flowed from one node to another. `size_bytes` is a sum over all units."""
 
     description: Description
     size_bytes: int = 0
     units: set[int] = field(default_factory=set)
 
     def joined(self, other: Passed) -> Passed:
-        """Both, seen as one flow."""
+        """Merge two flows into one."""
         description = _common(self.description, other.description)
         return Passed(description, self.size_bytes + other.size_bytes, self.units | other.units)
 
 
 @dataclass
 class _Open:
-    """An operator that runs: generator states and bytes read at its start, and what the operators in it read."""
+    """A running operator: generator states and bytes read at its start, and the bytes that operators inside it read."""
 
     node: Node
     states: tuple[Any, ...]
@@ -70,7 +70,7 @@ class _Open:
 
 
 class Discovery(Recorder):
-    """Records what flows between nodes. `begin` a unit (a sample, or a group of them) before each entry."""
+    """Recorder of what flows between nodes. Call `begin` for a unit (a sample or a group of them) before each entry."""
 
     def __init__(self, root: Node, rewriter: Rewriter, reads: ReadCounter, selection: Selection = EVERYTHING) -> None:
         super().__init__(root, rewriter, selection)
@@ -85,18 +85,18 @@ class Discovery(Recorder):
         self._open: list[_Open] = []
 
     def begin(self, unit: int, compared_round: int | None = None) -> None:
-        """Starts a unit. Outputs of units that go by the same number in two compared rounds are compared later."""
+        """Start a unit. In compared rounds, the outputs of units with the same number are compared afterwards."""
         self._unit = unit
         self._round = compared_round
         self._calls_in_unit.clear()
 
     def keep_only(self, values: Iterable[Any]) -> None:
-        """Lets go of all values but these: what a finished sample was made from is no longer needed."""
+        """Release all values except these; a finished sample's intermediate values are no longer needed."""
         alive = {id(part) for value in values for part in parts(value)}
         self._producers = {key: producer for key, producer in self._producers.items() if key in alive}
 
     def deliver(self, result: Any) -> None:
-        """Notes which nodes produced what a finished batch holds."""
+        """Record which nodes produced the parts of a finished batch."""
         for part in parts(result):
             node = self._producer(part)
             if node is not None:
@@ -178,7 +178,7 @@ class Discovery(Recorder):
             self._flow(node, self._open[-1].node, result)
 
     def _producer(self, value: Any) -> Node | None:
-        """Who produced a value, or the array that it is a view of."""
+        """Return the node that produced a value, or the array of which the value is a view."""
         for candidate in (value, attribute(value, "base"), attribute(value, "_base")):
             if candidate is not None and id(candidate) in self._producers:
                 return self._producers[id(candidate)][0]
@@ -199,7 +199,7 @@ class Discovery(Recorder):
 
 
 def _digest(value: Any) -> bytes | None:
-    """What tells a value from another here; whoever acts on it compares whole values."""
+    """Return a digest good enough for discovery; code that acts on equality compares whole values."""
     return digest(value, large_by_blocks=True)
 
 
@@ -209,7 +209,7 @@ def _joined(digests: list[bytes | None]) -> bytes | None:
 
 
 def _is_handed_on(result: Any, values: list[Any], digests: list[bytes | None]) -> bool:
-    """Whether a call returned one of the values that it was given, and has not changed it."""
+    """Return whether a call returned one of its arguments unchanged."""
     return any(
         result is value and before is not None and before == _digest(result)
         for value, before in zip(values, digests, strict=True)
@@ -217,7 +217,7 @@ def _is_handed_on(result: Any, values: list[Any], digests: list[bytes | None]) -
 
 
 def _held_generators(function: Any) -> list[Any]:
-    """The random generators that a called object, or the object whose method is called, keeps for itself."""
+    """Return the random number generators held by a called object, or by the object whose method is called."""
     holder = getattr(function, "__self__", function)
     attributes = getattr(holder, "__dict__", None)
     held = [holder, *(attributes.values() if type(attributes) is dict else ())]
@@ -233,14 +233,14 @@ def values_given(function: Any, arguments: tuple[Any, ...], keywords: Mapping[st
 
 
 def _has_state(function: Any) -> bool:
-    """Whether a callee is a method of something other than a value: a file, a random generator, an iterator."""
+    """Return whether a callee is a method of an object with state, such as a file, a generator or an iterator."""
     receiver = getattr(function, "__self__", None)
     stateless = receiver is None or isinstance(receiver, (ModuleType, str, bytes)) or hasattr(receiver, "tobytes")
     return not stateless or function is next
 
 
 def changed_by(function: Any, arguments: tuple[Any, ...]) -> Any:
-    """What a call that returns nothing was made for: its receiver, or else its first argument."""
+    """Return the object that a call without a result presumably changed: its receiver, else its first argument."""
     receiver = getattr(function, "__self__", None)
     if function is print or is_dataset(receiver):
         return None
@@ -250,7 +250,7 @@ def changed_by(function: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def _common(left: Description, right: Description) -> Description:
-    """What two descriptions agree on; sizes that vary are None."""
+    """Return what two descriptions have in common; sizes that vary become None."""
     if left == right:
         return left
     shape = None

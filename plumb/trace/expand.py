@@ -1,7 +1,7 @@
-"""Which callees are expanded (rewritten and descended into), and which are operators (taken as a whole).
+"""Decision which callees are expanded (rewritten and descended into) and which are operators (taken whole).
 
-Libraries are recognised by the shape of their objects, never by importing them: an object *leads on* where the user's
-code or a chain of further steps hangs from it, such as a dataset, a `Compose`, or a formatter that holds a transform.
+Libraries are recognised by the shape of their objects, never by importing them. An object *leads on* if it holds user
+code or a chain of further steps: a dataset, a `Compose`, or a formatter that holds a transform.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ SPECIAL_METHODS = {operator.getitem: "__getitem__", iter: "__iter__", next: "__n
 
 @dataclass(frozen=True)
 class Callee:
-    """What a call will run.
+    """Target of a call.
 
-    `function` is the Python function behind it, None where there is none; `arguments` and `keywords` are what that
-    function is given, its receiver included. `instance` is the object that was called, where that is neither a function
-    nor a class.
+    `function` is the Python function behind the call, or None if there is none; `arguments` and `keywords` are those
+    that this function gets, including its receiver. `instance` is the called object if that is neither a function nor a
+    class.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Callee:
 
 
 def resolve(function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Callee:
-    """What calling `function` with these arguments runs, as far as Python shows it."""
+    """Return what calling `function` with these arguments runs, as far as Python shows it."""
     kind = type(function)
     if isinstance(function, FunctionType):
         return Callee(_function_name(function), arguments, keywords, function)
@@ -91,7 +91,7 @@ def _resolve_instance(instance: Any, arguments: tuple[Any, ...], keywords: Mappi
 
 
 def _call_method(kind: type) -> Any:
-    """What instances of a class run when they are called; None where they can't be."""
+    """Return the method that calling an instance of a class runs; None if instances can't be called."""
     return getattr(kind, "__call__", None)  # noqa: B004  # the method itself is wanted
 
 
@@ -101,7 +101,7 @@ def _has_placeholders(function: functools.partial[Any]) -> bool:
 
 
 def _has_no_hooks(module: Any) -> bool:
-    """Whether calling a torch module is nothing but calling its `forward`, by the test that torch itself uses."""
+    """Return whether calling a torch module only calls its `forward`, by the test that torch itself uses."""
     torch_module = sys.modules["torch.nn.modules.module"]
     return not any(
         getattr(module, hooks, None) or getattr(torch_module, f"_global{hooks}", None) for hooks in MODULE_HOOKS
@@ -115,10 +115,16 @@ def _function_name(function: FunctionType) -> str:
 
 
 def expands(callee: Callee, caller: FunctionType | None, holder: object) -> bool:
-    """Whether to descend into a callee, called from `caller`, whose own receiver is `holder`; no caller at the entry.
+    """Return whether to descend into a callee.
 
-    The user's code always, unless the user says that it is one operator; library code at the entry and where it leads
-    on.
+    User code is expanded unless the user marked it as one operator; library code is expanded at the entry and where it
+    leads on.
+
+    Args:
+        callee: Target of the call.
+        caller: Function that contains the call; None at the entry.
+        holder: Receiver of `caller`.
+
     """
     function = callee.function
     if function is None or (function.__module__ or "").startswith(TORCH_COLLATE):
@@ -142,37 +148,37 @@ def expands(callee: Callee, caller: FunctionType | None, holder: object) -> bool
 
 
 def is_standard(function: FunctionType) -> bool:
-    """Whether a function belongs to the standard library."""
+    """Return whether a function belongs to the standard library."""
     filename = function.__code__.co_filename
     return filename.startswith(STANDARD_FOLDERS) and "-packages" not in filename
 
 
 @functools.lru_cache(maxsize=4096)
 def is_user_file(filename: str) -> bool:
-    """Whether a file belongs to neither the standard library nor an installed package nor plumb."""
+    """Return whether a file belongs neither to the standard library, nor to an installed package, nor to plumb."""
     if filename.startswith("<frozen") or filename.startswith(LIBRARY_FOLDERS):
         return False
     return "site-packages" not in filename and "dist-packages" not in filename
 
 
 def is_user_code(value: Any) -> bool:
-    """Whether a function was defined outside of the standard library, installed packages and plumb."""
+    """Return whether a function was defined outside of the standard library, installed packages and plumb."""
     return isinstance(value, FunctionType) and is_user_file(value.__code__.co_filename)
 
 
 def is_of_user_class(value: object) -> bool:
-    """Whether a value's class, or a class that it inherits from, was defined in the user's code."""
+    """Return whether a value's class, or a base class of it, was defined in the user's code."""
     return any(is_user_class(kind) for kind in type(value).__mro__)
 
 
 def is_user_class(kind: type) -> bool:
-    """Whether a class was defined in the user's code."""
+    """Return whether a class was defined in the user's code."""
     filename = getattr(sys.modules.get(kind.__module__), "__file__", None)
     return kind.__module__ == "__main__" or (isinstance(filename, str) and is_user_file(filename))
 
 
 def is_dataset(value: object) -> bool:
-    """Whether a value is a dataset or a data pipe, by the names of its classes."""
+    """Return whether a value is a dataset or a data pipe, by the names of its classes."""
     return any(
         kind.__name__ in DATASET_CLASSES and kind.__module__.partition(".")[0] in DATASET_PACKAGES
         for kind in type(value).__mro__
@@ -180,7 +186,7 @@ def is_dataset(value: object) -> bool:
 
 
 def leads_on(value: object) -> bool:
-    """Whether the user's code or a chain of steps hangs from a value."""
+    """Return whether a value holds user code or a chain of steps."""
     if isinstance(value, FunctionType):
         return is_user_code(value)
     if isinstance(value, MethodType):
@@ -197,7 +203,7 @@ def leads_on(value: object) -> bool:
 
 
 def _hangs_on(attribute: object) -> bool:
-    """Whether an attribute makes its holder lead on: the user's callable, a dataset, or several steps to run."""
+    """Return whether an attribute makes its holder lead on: a user's callable, a dataset, or several steps to run."""
     if isinstance(attribute, (FunctionType, functools.partial)) or is_dataset(attribute):
         return leads_on(attribute)
     if is_step(attribute) and is_of_user_class(attribute):
@@ -206,7 +212,7 @@ def _hangs_on(attribute: object) -> bool:
 
 
 def is_step(value: object) -> bool:
-    """Whether a value can be one step of a chain: a callable object, a dataset, or the user's function."""
+    """Return whether a value can be one step of a chain: a callable object, a dataset, or a user's function."""
     if isinstance(value, (FunctionType, functools.partial)):
         return leads_on(value)
     if isinstance(value, (type, MethodType, BuiltinFunctionType, ModuleType)):
@@ -220,7 +226,7 @@ def _attributes(value: object) -> Iterable[Any]:
 
 
 def items_of(attribute: object) -> Iterable[Any]:
-    """What a list-like or dictionary-like attribute holds; nothing for other values."""
+    """Return the first items of a list-like or dictionary-like attribute; nothing for other values."""
     if isinstance(attribute, (list, tuple)):
         return attribute[:SCANNED_ITEMS]
     modules = attribute if isinstance(attribute, dict) else getattr(attribute, "_modules", None)
@@ -228,15 +234,15 @@ def items_of(attribute: object) -> Iterable[Any]:
 
 
 def _all_parts(attribute: object) -> Iterable[Any]:
-    """The datasets in a list of them, however long it is: there may be hundreds of parts."""
+    """Return all items of a list of datasets, which may have hundreds of parts; of other attributes the first items."""
     held = items_of(attribute)
     return attribute if isinstance(attribute, (list, tuple)) and any(map(is_dataset, held)) else held
 
 
 def position_in(holder: object, instance: object) -> str:
-    """Where an object keeps another, e.g. `transforms[2]`; empty where it doesn't.
+    """Return where an object keeps another, e.g. `transforms[2]`; empty if it doesn't.
 
-    It tells apart the equal-named steps of a chain, and is the same in every pass and process.
+    The position tells apart the equally named steps of a chain, and is the same in every pass and process.
     """
     attributes = getattr(holder, "__dict__", None)
     if type(attributes) is not dict:

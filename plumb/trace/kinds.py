@@ -1,4 +1,4 @@
-"""What kind of step an operator is, from what goes in and what comes out."""
+"""Classification of operators by their input and output."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ DECODING_WORDS = ("decode", "imread", "imdecode", "read_image", "loadtxt", "read
 
 
 def kind_of(name: str, facts: Facts, *, collates: bool, first: bool) -> Kind:
-    """The kind of an operator: `collates` where it makes batches, `first` where nothing that was seen goes in."""
+    """Return the kind of an operator.
+
+    Args:
+        name: Name of the operator.
+        facts: Facts of the discovery pass about it.
+        collates: Whether the operator makes batches.
+        first: Whether no recorded value flows into the operator.
+
+    """
     given, made = facts.input, facts.output
     if collates:
         return "collate"
@@ -35,7 +43,7 @@ def _device(value: Description | None) -> str:
 
 
 def _is_decoded(given: Description | None, made: Description | None) -> bool:
-    """Whether encoded bytes went in and an array or an image came out."""
+    """Return whether encoded bytes went in and an array or an image came out."""
     return (
         given is not None
         and given.type in ENCODED_TYPES
@@ -46,7 +54,7 @@ def _is_decoded(given: Description | None, made: Description | None) -> bool:
 
 
 def _is_converted(given: Description | None, made: Description | None) -> bool:
-    """Whether an array became one of another library or of another dtype, and kept its number of elements."""
+    """Return whether an array became one of another library or dtype with the same number of elements."""
     if given is None or made is None or given.shape is None or made.shape is None:
         return False
     return (given.type, given.dtype) != (made.type, made.dtype) and _elements(given) == _elements(made)

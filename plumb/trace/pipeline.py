@@ -1,4 +1,4 @@
-"""Pipeline: what a sample goes through, as a graph of operators with what each of them costs."""
+"""Pipeline: the graph of the operators that make a sample, with each operator's cost."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ Kind = Literal["source", "read", "decode", "transform", "convert", "collate", "t
 
 @dataclass(frozen=True)
 class Operator:
-    """One step of a pipeline. Seconds and bytes are per sample, as means over all samples, so that they add up.
+    """One step of a pipeline. Seconds and bytes are means over all samples, so that operators add up.
 
     `id` is the key of its node. `within` names the calls around it, outermost first, and `sites` are the stable ids of
     the call sites from the entry down to it. `location` is the place in the user's code that leads to it, else the
-    library's. `visit_ratio` is the share of samples that visit it; `median_seconds` and `quartile_seconds` are theirs.
+    library's. `visit_ratio` is the share of samples that visit it; `median_seconds` and `quartile_seconds` are over
+    those samples.
 
-    `random`: it draws random numbers, or is the first on its way whose output differs when a sample is repeated.
-    `deterministic`: its output depends on the index alone (nothing before it is random either, and repeated samples
-    were bitwise equal); None where that can't be told.
-    `read_bytes` and `releases_gil` are None where they could not be measured.
+    `random`: the operator draws random numbers, or is the first on its path whose output differs when a sample is
+    repeated.
+    `deterministic`: its output depends on the index alone (no operator before it is random, and repeated samples were
+    bitwise equal); None if that can't be compared.
+    `read_bytes` and `releases_gil` are None if they could not be measured.
 
     >>> import plumb, torch
     >>> hottest = plumb.trace(torch.rand(64, 1000)).hottest()
@@ -55,15 +57,15 @@ class Operator:
 
     @property
     def waits(self) -> bool:
-        """Whether most of its time is waiting, which more threads hide, rather than computing, which needs cores."""
+        """True if the operator mostly waits, which more threads hide, and doesn't mostly compute, which needs cores."""
         return self.wait_seconds > self.cpu_seconds
 
 
 @dataclass(frozen=True)
 class Flow:
-    """What goes from one operator to the next, of a sample that takes this way: sizes that vary are None in `shape`.
+    """Values that flow between two operators, for a sample that takes this edge; sizes that vary are None in `shape`.
 
-    `type` is "unseen" where the sample goes this way by a route that identities don't show.
+    `type` is "unseen" if the sample flows along this edge in a way that object identities don't show.
 
     >>> import plumb
     >>> plumb.Flow("Tensor", (3, None, None), "uint8").shape  # images of varying size
@@ -79,11 +81,11 @@ class Flow:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The graph of a dataset, from a source to the batch, and the figures of a whole sample.
+    """Graph of a dataset from a source to the batch, with the figures of a whole sample.
 
     `graph` is acyclic; its nodes carry an `Operator` as "operator", its edges a `Flow` as "flow". `sample_seconds` is
-    the untraced time of one sample, its share of collating included, and `unattributed_seconds` the part of it that no
-    operator accounts for. `batch_size` is the number of samples that were collated at once, None without batching.
+    the untraced time of one sample, including its share of collating. `batch_size` is the number of samples collated at
+    once, or None without batching.
 
     >>> import plumb, torch
     >>> pipeline = plumb.trace(torch.rand(64, 1000))
@@ -101,30 +103,30 @@ class Pipeline:
 
     @property
     def operators(self) -> tuple[Operator, ...]:
-        """All operators, each after those that it takes from."""
+        """All operators in topological order."""
         return tuple(self.graph.nodes[name]["operator"] for name in nx.topological_sort(self.graph))
 
     @property
     def attributed_seconds(self) -> float:
-        """The operators' wall time of one sample."""
+        """Sum of the operators' wall seconds per sample."""
         return sum(operator.wall_seconds for operator in self.operators)
 
     @property
     def unattributed_seconds(self) -> float:
-        """What a sample takes beside its operators: the dataset's own inline code, and calls too small to show."""
+        """Seconds per sample that no operator accounts for: the dataset's inline code, and calls too small to show."""
         return max(0.0, self.sample_seconds - self.attributed_seconds)
 
     @property
     def unattributed_share(self) -> float:
-        """The unattributed part of a sample's time, from 0 to 1. Above 0.2, trust no advice about single operators."""
+        """Unattributed share of a sample's time, 0 to 1. Above 0.2, advice about single operators is unreliable."""
         return self.unattributed_seconds / self.sample_seconds if self.sample_seconds else 0.0
 
     def hottest(self) -> Operator:
-        """The operator that takes the most wall time of a sample. Raises ValueError where a sample has no operators."""
+        """Return the operator with the most wall time per sample. Raise ValueError if there are no operators."""
         return max(self.operators, key=lambda operator: operator.wall_seconds)
 
     def to_node_link(self) -> dict[str, Any]:
-        """The graph as plain data, ready for JSON: `networkx.node_link_data`, with the sample's figures beside it."""
+        """Return the graph and the sample's figures as JSON-ready data, in the format of `networkx.node_link_data`."""
         plain = nx.DiGraph(
             dataset=self.dataset,
             samples=self.samples,
@@ -144,7 +146,7 @@ class Pipeline:
         return data
 
     def to_dot(self) -> str:
-        """The graph in Graphviz's language: operators with their time, edges with what flows."""
+        """Return the graph in Graphviz's language: operators with their time, edges with what flows."""
         lines = ["digraph pipeline {", "  rankdir=TB;", '  node [shape=box, fontname="sans-serif"];']
         for operator in self.operators:
             label = f"{operator.name}\\n{operator.wall_seconds * 1e3:.3f} ms"
@@ -160,7 +162,7 @@ class Pipeline:
 
 
 def flow_text(flow: Flow) -> str:
-    """What flows, in a few words: `Tensor 3x224x224 float32`."""
+    """Return a flow's type, shape and dtype in a few words: `Tensor 3x224x224 float32`."""
     shape = "" if flow.shape is None else "x".join("?" if size is None else str(size) for size in flow.shape)
     return " ".join(filter(None, [flow.type, shape, flow.dtype]))
 

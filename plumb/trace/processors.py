@@ -1,7 +1,7 @@
-"""From the tree of calls to the graph: which nodes become operators, and what flows between them.
+"""Processors from the tree of calls to the graph: choice of the operators, and the flows between them.
 
-Each processor is one function from what it is given to something new. In order: `measure` sums up a first timing,
-`choose` picks the operators, `select` says what must be recorded to see just these, and `connect` makes their graph.
+Each processor is a pure function. In order: `measure` sums up a first timing, `choose` picks the operators, `select`
+returns what must be recorded to see only these, and `connect` makes their graph.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ UNNOTICED_SHARE = 0.002
 
 @dataclass(frozen=True)
 class Weights:
-    """A first timing: each node's own share of a sample's time, and its share with all below it.
+    """A first timing: each node's own share of a sample's time, and its share including everything below it.
 
-    `calls` are per sample. The nodes in `fine` run so briefly, or so briefly for how often they are called, that
-    recording them would cost more than they do.
+    `calls` are per sample. The nodes in `fine` run so briefly, in total or for each of their many calls, that recording
+    them would cost more than they do.
     """
 
     own: Mapping[Node, float]
@@ -45,7 +45,14 @@ class Weights:
 
 
 def measure(root: Node, costs: Mapping[Node, Cost], overhead_seconds: float) -> Weights:
-    """Turns costs into shares and sums them up from the leaves to the root. `overhead_seconds` is that of a call."""
+    """Convert costs to shares and sum them up from the leaves to the root.
+
+    Args:
+        root: Root of the tree of calls.
+        costs: Cost per sample of each timed node.
+        overhead_seconds: Cost of recording one call.
+
+    """
     seconds = {node: cost.wall_seconds for node, cost in costs.items()}
     calls = {node: cost.calls_per_sample for node, cost in costs.items()}
     fine = {
@@ -54,7 +61,7 @@ def measure(root: Node, costs: Mapping[Node, Cost], overhead_seconds: float) -> 
         if seconds[node] < count * overhead_seconds * (1.0 if count > FINE_CALLS else FINE_TIME)
     }
     whole = sum(seconds.values()) or 1.0
-    # a call that is first reached later, behind a condition, weighs nothing
+    # a call that is reached only later, behind a condition, has no cost yet and counts as 0
     total: dict[Node, float] = defaultdict(float)
     for node in reversed(list(root.walk())):
         total[node] = seconds.get(node, 0.0) / whole + sum(total[child] for child in node.children.values())
@@ -63,7 +70,7 @@ def measure(root: Node, costs: Mapping[Node, Cost], overhead_seconds: float) -> 
 
 
 def inner_loops(root: Node, weights: Weights) -> Selection:
-    """What to record from here on: all but the calls in inner loops that run too briefly for that."""
+    """Return the selection for later passes: everything except calls in inner loops that are too brief to record."""
     skipped: dict[str, set[int]] = defaultdict(set)
     for node in root.walk():
         if node in weights.fine and weights.calls[node] > BUSY_CALLS and node.site.kind != "loop":
@@ -72,7 +79,7 @@ def inner_loops(root: Node, weights: Weights) -> Selection:
 
 
 def noticed(weights: Weights) -> set[Node]:
-    """The nodes worth following in discovery: those timed, but for the very often called that take next to no time."""
+    """Return the nodes worth following in discovery: those timed, except frequent calls that take hardly any time."""
     return {
         node
         for node, calls in weights.calls.items()
@@ -81,13 +88,13 @@ def noticed(weights: Weights) -> set[Node]:
 
 
 def choose(root: Node, weights: Weights, readers: Collection[Node]) -> list[Node]:
-    """The nodes that become operators, in the order of their first call.
+    """Return the nodes that become operators, in the order of their first call.
 
-    A call whose parts are all small, or whose own code takes most of its time, is one operator, and so is a function of
-    the user's around a single one; else its parts are.
-    Parts that take nearly nothing are left out while they don't add up to much. An operator that reads from storage
-    stays, however fast it was, for that is what a cold disk changes. The steps of a `Compose` stay, and what it does
-    beside them goes. What the user says is an operator stays.
+    A call is one operator if all its parts are small, if its own code takes most of its time, or if it is a user's
+    function around a single call; otherwise its parts are the operators.
+    Parts with a negligible share are left out as long as their sum is small. An operator that reads from storage stays,
+    however fast it was, because its time depends on the disk's cache. The steps of a `Compose` stay, and other calls in
+    it are left out. Operators that the user marked stay.
     """
     chosen = [node for entry in root.children.values() for node in _operators_below(entry, weights, readers, True)]
     chosen = _without_small(chosen, weights, readers)
@@ -122,7 +129,7 @@ def _operators_below(node: Node, weights: Weights, readers: Collection[Node], en
 
 
 def _wraps_one(node: Node, below: list[Node], weights: Weights, readers: Collection[Node]) -> bool:
-    """Whether a function is not much more than one call in it that is not expanded."""
+    """Return whether a function is little more than one call that is not expanded."""
     main = max(below, key=weights.total.__getitem__)
     beside = any(found in readers for found in below if found is not main)
     wraps = weights.total[main] >= WRAPPED_SHARE * weights.total[node] and not main.children
@@ -130,7 +137,7 @@ def _wraps_one(node: Node, below: list[Node], weights: Weights, readers: Collect
 
 
 def _beside_steps(node: Node, weights: Weights, readers: Collection[Node]) -> set[Node]:
-    """What a library's `Compose` does besides running its steps, and is not worth showing."""
+    """Return the small calls that a library's `Compose` makes besides its steps, which are not worth showing."""
     ways = {child: list(child.walk()) for child in node.children.values()}
     if not any(below.is_step for way in ways.values() for below in way):
         return set()
@@ -143,7 +150,7 @@ def _beside_steps(node: Node, weights: Weights, readers: Collection[Node]) -> se
 
 
 def _is_library_step(node: Node) -> bool:
-    """Whether a node is a library's step that neither runs other steps nor the user's code: one thing to its user."""
+    """Return whether a node is a library's step that runs neither other steps nor user code: one step to its user."""
     inside = list(node.walk())[1:]
     return node.is_step and not any(below.is_users or below.position not in ("", node.position) for below in inside)
 
@@ -170,7 +177,7 @@ def _without_small(chosen: list[Node], weights: Weights, readers: Collection[Nod
 
 
 def _with_fewer(chosen: list[Node], weights: Weights) -> list[Node]:
-    """One step towards a graph that can be read: takes the smallest call that several operators share as one."""
+    """Reduce the number of operators by one step: merge those below the smallest call that several of them share."""
     inside: dict[Node, list[Node]] = defaultdict(list)
     for node in chosen:
         for ancestor in node.ancestors():
@@ -187,10 +194,15 @@ def _with_fewer(chosen: list[Node], weights: Weights) -> list[Node]:
 
 
 def select(nodes: Collection[Node], *, whole: bool) -> Selection:
-    """What to record in order to see these nodes: the sites on the ways to them, and every loop on these ways.
+    """Return what to record in order to see these nodes: the sites on their call paths, and every loop on these paths.
 
-    With `whole`, the nodes themselves are run as they stand; else they are expanded where they were.
-    Generators are always expanded, down to their loops: what they pull from another is not their own time.
+    Generators are always expanded down to their loops, because what they pull from another iterator is not their own
+    time.
+
+    Args:
+        nodes: Nodes to see.
+        whole: True runs the nodes themselves unrecorded; False expands those that were expanded before.
+
     """
     expanded: set[Node] = set()
     sites: dict[str, set[int]] = defaultdict(set)
@@ -205,7 +217,7 @@ def select(nodes: Collection[Node], *, whole: bool) -> Selection:
 
 
 def represented(root: Node, operators: Collection[Node]) -> dict[Node, Node]:
-    """The operator that each node is a part of: itself, or the nearest around it. Nodes outside of all are missing."""
+    """Map each node to the operator that it is part of: itself, or the nearest around it. Other nodes are left out."""
     chosen = set(operators)
     found: dict[Node, Node] = {}
     for node in root.walk():
@@ -217,9 +229,9 @@ def represented(root: Node, operators: Collection[Node]) -> dict[Node, Node]:
 
 
 def connect(flows: Mapping[tuple[Node, Node], Passed], operators: list[Node], root: Node) -> nx.DiGraph:
-    """The graph of the operators, with a `Passed` as "passed" on its edges.
+    """Build the graph of the operators, with a `Passed` as "passed" on its edges.
 
-    Nodes within an operator stand for it. What flowed through a node that is no operator flows past it.
+    An operator stands for the nodes below it. Flows through a node outside all operators are drawn past it.
     """
     stands_for = represented(root, operators)
     graph = nx.DiGraph()
@@ -234,7 +246,10 @@ def connect(flows: Mapping[tuple[Node, Node], Passed], operators: list[Node], ro
 
 
 def contracted(graph: nx.DiGraph, kept: Collection[Node]) -> nx.DiGraph:
-    """The graph without the nodes that are not kept: what flowed through one flows past it, as it came out."""
+    """Return the graph without the nodes that are not kept.
+
+    Producers of a removed node are joined to its consumers, and such an edge carries what flowed out of the node.
+    """
     result = graph.copy()
     for node in graph.nodes:
         if node in kept:
@@ -248,7 +263,7 @@ def contracted(graph: nx.DiGraph, kept: Collection[Node]) -> nx.DiGraph:
 
 
 def acyclic(graph: nx.DiGraph, order: Mapping[Node, int]) -> nx.DiGraph:
-    """The graph without the flows that go back, such as those of a loop from one turn to the next."""
+    """Return the graph without backward flows, such as those of a loop from one iteration to the next."""
     result = graph.copy()
     while True:
         try:

@@ -1,8 +1,8 @@
-"""What rewritten code talks to: one frame for each call of a rewritten function, one recorder for a whole trace.
+"""Recorder that rewritten code calls: one frame for each call of a rewritten function, one recorder for each pass.
 
 A frame forwards each site to its recorder, which decides whether the callee is expanded or is an operator, finds the
-callee's node in the tree of calls, and lets a subclass *run* it: to time it, to see what flows, or to replay it.
-Nothing is recorded on other threads than the recorder's, or once it has ended: then the user's code runs as it stands.
+callee's node in the tree of calls, and lets a subclass *run* it: to time it, to follow values, or to replay it. The
+recorder ignores other threads and all calls after its end; the user's code then runs unrecorded.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ PLAIN_CONTAINERS = {
     list, tuple, dict, set, frozenset, str, bytes, range, deque, type({}.keys()), type({}.values()), type({}.items())
 }  # fmt: skip
 FORWARDING_ITERATORS = {enumerate, zip, map, filter}
-"""What these iterate and call is recorded itself, where the rewritten code makes them."""
+"""Iterators made by rewritten code, which already records what they iterate and call."""
 INHERITED_HOLDERS = 6
 MOST_PARTS_APART = 2
 
 
 class Node:
-    """One place in the tree of calls: a callee at a site, below the expanded call that the site belongs to.
+    """One place in the tree of calls: a callee at a site, below the expanded call that contains the site.
 
-    A node is the same for all samples. It has `children` where its callee was expanded; `function` is then the id of
-    that function, and `definition` the place where it is defined. `is_qualified` tells that the source names the callee
-    by its module or class, `is_step` that the call runs a step of a `Compose` or the like, `is_part` that it reads one
-    of several datasets that a wrapper keeps in a list. `hint` is what the user said of the callee.
+    A node is the same for all samples. It has `children` if its callee was expanded; then `function` is the function's
+    id and `definition` the place where it is defined. `is_qualified`: the source names the callee by its module or
+    class. `is_step`: the call runs a step of a `Compose` or a similar chain. `is_part`: the call reads one of several
+    datasets that a wrapper keeps in a list. `hint` is the user's mark on the callee.
     """
 
     def __init__(self, parent: Node | None, site: Site, name: str, position: str) -> None:
@@ -67,22 +67,22 @@ class Node:
 
     @property
     def is_generator(self) -> bool:
-        """Whether the callee makes a generator, whose steps are then counted here."""
+        """True if the callee makes a generator, whose steps then count here."""
         return self.generator_name is not None
 
     @property
     def is_users(self) -> bool:
-        """Whether the callee was expanded and is the user's code."""
+        """True if the callee was expanded and is user code."""
         return self.definition is not None and is_user_file(self.definition)
 
     @property
     def is_collating(self) -> bool:
-        """Whether this is the collate function or a call inside it."""
+        """True for the collate function and all calls inside it."""
         return self.site is COLLATE or (self.parent is not None and self.parent.is_collating)
 
     @property
     def way(self) -> Way:
-        """The calls that lead to this node, and its own. The datasets that a wrapper keeps in a list are one place."""
+        """Call path to this node, including its own call. All datasets in one list of a wrapper share one place."""
         steps = [node._step for node in (self, *self.ancestors()) if node.parent is not None]
         return tuple(reversed(steps))
 
@@ -91,14 +91,14 @@ class Node:
         return Step(self.site.id, self.name, _list_of(self.position) if self.is_part else self.position)
 
     def ancestors(self) -> Iterator[Node]:
-        """The expanded calls around this node, from the inside outwards."""
+        """Yield the expanded calls around this node, innermost first."""
         node = self.parent
         while node is not None:
             yield node
             node = node.parent
 
     def walk(self) -> Iterator[Node]:
-        """The node itself and all below it, parents first, in the order in which they were first called."""
+        """Yield this node and all nodes below it, parents first, in the order of their first call."""
         yield self
         for child in self.children.values():
             yield from child.walk()
@@ -109,12 +109,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a recorder descends into and records.
+    """Calls that a recorder descends into and records.
 
-    `expanded` holds the nodes to descend into; None leaves that to what the callees are. `sites` are those to record
-    and `skipped` those not to record, by the id of their function; a function in neither is recorded in full, or, where
-    the nodes to descend into are given, not at all. With `loops`, every loop is recorded as well, and with
-    `joins_parts`, the datasets that a wrapper keeps in a list are one place, whose nodes they share.
+    `expanded` holds the nodes to descend into; None decides by the callee. `sites` are the sites to record and
+    `skipped` those not to record, by function id. A function in neither is recorded in full if `expanded` is None, else
+    not at all. With `loops`, every loop is recorded too. With `joins_parts`, all datasets in one list of a wrapper
+    share one node.
     """
 
     expanded: frozenset[Node] | None = None
@@ -131,9 +131,9 @@ COLLATE = Site("plumb:collate", 0, "call", "", 0, "")
 
 
 class Recorder:
-    """Follows the calls of one thread through rewritten code, from an `enter` or `stream` downwards.
+    """Context manager that follows one thread's calls through rewritten code, starting from `enter` or `stream`.
 
-    Subclasses say in `run` what happens at each call. Use it as a context manager: it records only inside.
+    Subclasses define in `run` what happens at each call. It records only inside its context.
     """
 
     deadline = float("inf")  # In `time.perf_counter` seconds; from then on the user's code runs as it stands.
@@ -157,18 +157,18 @@ class Recorder:
     def run(
         self, node: Node, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any], leaf: bool
     ) -> Any:
-        """Calls `function` for `node`: an operator where `leaf`, else rewritten code whose own calls come back here."""
+        """Call `function` for `node`: an operator if `leaf`, else rewritten code, whose own calls come back here."""
         raise NotImplementedError
 
     def listens(self) -> bool:
         return self._thread == threading.get_ident()
 
     def enter(self, entry: Site, function: Any, *arguments: Any) -> Any:
-        """Calls `function` from the root of the tree, and records what it does below `entry`: SAMPLE or COLLATE."""
+        """Call `function` from the root of the tree, and record what it does below `entry`: SAMPLE or COLLATE."""
         return self.call(self._entry, entry, function, arguments, {})
 
     def stream(self, iterable: Any) -> Iterator[Any]:
-        """Iterates `iterable` from the root of the tree, and records what its `__iter__` and `__next__` do."""
+        """Iterate `iterable` from the root of the tree, and record what its `__iter__` and `__next__` do."""
         return iter(self.iterate(self._entry, SAMPLE, iterable))
 
     def call(
@@ -198,7 +198,7 @@ class Recorder:
         return result
 
     def _node(self, frame: Frame, site: Site, callee: Callee) -> Node:
-        """The node of a call. One on behalf of a step that a `Compose` keeps has that step's name and position."""
+        """Return the node of a call; a call that runs a step kept by a `Compose` has that step's name and position."""
         function = callee.function if callee.receiver is None else None
         first = callee.arguments[callee.function is not None and callee.receiver is not None :][:1]
         for subject in (callee.instance, function, callee.receiver, *first):
@@ -220,7 +220,7 @@ class Recorder:
         return node
 
     def iterate(self, frame: Frame, site: Site, iterable: Any) -> Any:
-        """What a loop over `iterable` should iterate instead, so that each step of a source is recorded."""
+        """Return what a loop over `iterable` should iterate instead, so that each step of a source is recorded."""
         kind = type(iterable)
         plain = kind in PLAIN_CONTAINERS or kind in FORWARDING_ITERATORS or _is_array(iterable)
         if plain or kind is RecordedIterator:
@@ -232,7 +232,7 @@ class Recorder:
         return RecordedIterator(self, frame, site, iterator)
 
     def advance(self, frame: Frame, site: Site, iterator: Any) -> Any:
-        """The next item of an iterator. A generator's work belongs to the call that made the generator."""
+        """Return the next item of an iterator. A generator's work is recorded at the call that made the generator."""
         node = self._generators.get(iterator) if type(iterator) is GeneratorType else None
         if node is not None:
             return self.run(node, next, (iterator,), {}, leaf=node.function is None)
@@ -271,7 +271,7 @@ class Recorder:
 
 
 class Frame:
-    """One call of a rewritten function: the object that its sites talk to."""
+    """One call of a rewritten function: the object that its sites call."""
 
     __slots__ = ("caller", "function", "node", "receiver", "recorder", "sites")
 
@@ -320,14 +320,14 @@ class Frame:
             self.recorder.call(self, self.sites[index], _update, (container, key, value, name), {})
 
     def forward(self, index: int, function: Any, /) -> Any:
-        """What to hand to `map` or `filter` instead of a function, so that its calls are recorded."""
+        """Return what to pass to `map` or `filter` instead of `function`, so that its calls are recorded."""
         return partial(self.call, index, function) if self.recorder.listens() and callable(function) else function
 
     def iterate(self, index: int, iterable: Any, /) -> Any:
         return self.recorder.iterate(self, self.sites[index], iterable) if self.recorder.listens() else iterable
 
     def position_of(self, instance: object) -> str:
-        """Where the nearest calls' receivers keep an object that is called, e.g. `transforms[2]`."""
+        """Return where the nearest calls' receivers keep a called object, e.g. `transforms[2]`; empty if nowhere."""
         frame: Frame | None = self
         for _ in range(INHERITED_HOLDERS):
             if frame is None:
@@ -339,7 +339,7 @@ class Frame:
         return ""
 
     def qualifies(self, site: Site) -> bool:
-        """Whether the site's source names its callee by its module or class, such as `np.random.rand`."""
+        """Return whether the site's source names its callee by its module or class, such as `np.random.rand`."""
         first, dot, _ = site.text.partition(".")
         if not dot or self.function is None or not site.text.replace(".", "_").isidentifier():
             return False
@@ -347,7 +347,7 @@ class Frame:
 
 
 def _is_wrapped(callee: Callee, frame: Frame) -> bool:
-    """Whether a callee is the method of a dataset that is read for the first time, such as a `Subset` in another."""
+    """Return whether a callee is a method of a dataset that no outer call reads yet, such as a `Subset` in another."""
     outer: Frame | None = frame
     while outer is not None:
         if outer.receiver is callee.receiver:
@@ -357,7 +357,7 @@ def _is_wrapped(callee: Callee, frame: Frame) -> bool:
 
 
 def _holds_many(holder: object, position: str) -> bool:
-    """Whether the list that a position is in is too long for its datasets to be told apart in a graph."""
+    """Return whether the list of a position is too long for its datasets to be separate nodes of the graph."""
     held = attribute(holder, _list_of(position))
     return isinstance(held, (list, tuple)) and len(held) > MOST_PARTS_APART
 
@@ -367,7 +367,7 @@ def _list_of(position: str) -> str:
 
 
 def _is_array(value: object) -> bool:
-    """Whether a value is an array in memory, whose items cost nothing to speak of."""
+    """Return whether a value is an array in memory, whose items cost next to nothing to read."""
     kind = type(value)
     in_memory = kind.__module__.partition(".")[0] in ("numpy", "torch") and kind.__name__ != "memmap"
     return in_memory and attribute(value, "dtype") is not None
@@ -378,7 +378,7 @@ def _update(container: Any, key: Any, value: Any, name: str) -> None:
 
 
 class RecordedIterator:
-    """An iterator whose steps are recorded; `send`, `throw` and `close` go to the iterator behind it."""
+    """Iterator whose steps are recorded; `send`, `throw` and `close` go to the iterator behind it."""
 
     __slots__ = ("_frame", "_iterator", "_recorder", "_site")
 

@@ -1,11 +1,11 @@
-"""A Python function -> the same function with its calls routed through a recorder.
+"""Rewriter of Python functions that routes their calls through a recorder.
 
-The function's source is found again by its code object, every call, operation on values, subscript and loop in it is
-turned into a call of a recorder, and the result is compiled under the user's file name and line numbers. The recorder
-reaches the new function through an extra closure cell, so nothing is written to the user's modules or classes.
+The function's source is located by its code object. Every call, operation on values, subscript and loop in it is turned
+into a call of a recorder, and the result is compiled under the user's file name and line numbers. The new function gets
+the recorder through an extra closure cell, so nothing is written to the user's modules or classes.
 
-Nested functions, lambdas and classes are compiled as they stand: each function is rewritten when it is called, so one
-that outlives the trace is the user's plain code.
+Nested functions, lambdas and classes are compiled unchanged: each function is rewritten when it is called, so a
+function that outlives the trace is the user's plain code.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ ASYNC_FLAGS = 0x0080 | 0x0100 | 0x0200  # coroutine, iterable coroutine, asynchr
 
 FRAME_READING_NAMES = {"locals", "vars", "dir", "eval", "exec", "_getframe", "currentframe", "inspect"}
 FRAME_READING_METHODS = {"_getframe", "currentframe"}
-"""A function that names one of these may see its own frame, where the recorder's cell would show: never rewritten."""
+"""Functions that use one of these names are never rewritten: they may see the recorder's cell in their own frame."""
 
 
 @dataclass(frozen=True)
 class Rewritten:
-    """The code of the function with the id `function`, calls to a recorder in it, and the sites of these calls."""
+    """Rewritten code of the function with the id `function`, with the sites of its calls to a recorder."""
 
     function: str
     code: CodeType
     sites: tuple[Site, ...]
 
     def bind(self, function: FunctionType, recorder: object) -> FunctionType:
-        """`function` as it was (globals, defaults, closure), with this code, talking to `recorder`."""
+        """Return a copy of `function` (globals, defaults, closure) with this code, calling `recorder`."""
         cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
         cells[RECORDER] = CellType(recorder)
         closure = tuple(cells[name] for name in self.code.co_freevars)
@@ -54,7 +54,7 @@ class Rewritten:
 
 
 class Rewriter:
-    """Rewrites functions, and remembers what it has parsed and compiled."""
+    """Rewriter of functions, with a cache of what it parsed and compiled."""
 
     def __init__(self) -> None:
         self._definitions: dict[str, dict[int, list[_Definition]]] = {}
@@ -66,10 +66,16 @@ class Rewriter:
     def rewrite(
         self, function: FunctionType, keep: frozenset[int] | None = None, loops: bool = True
     ) -> Rewritten | None:
-        """The function's code with its sites recorded: all of them, or those whose index is in `keep`, and all `loops`.
+        """Return the function's code with its sites recorded, or None if that can't be done faithfully.
 
-        None where that can't be done faithfully: no source, source that is not what runs (edited since, or rewritten
-        by somebody else), asynchronous code, or code that looks at its own frame.
+        That is so if there is no source, if the source is not what runs (edited since, or rewritten by another tool),
+        and for asynchronous code and code that may read its own frame.
+
+        Args:
+            function: Function to rewrite.
+            keep: Indices of the sites to record; None records all.
+            loops: Whether to record all loops as well.
+
         """
         code = function.__code__
         key = code.co_filename, code
@@ -108,18 +114,20 @@ class Rewriter:
 
 @dataclass(frozen=True)
 class _Definition:
-    """A `def` or a lambda in a parsed file, the class whose name mangles its private names, and the file's imports."""
+    """A `def` or lambda in a parsed file, with the class that mangles its private names, and the file's imports."""
 
     node: ast.FunctionDef | ast.Lambda
     class_name: str
     imports: list[ast.alias]
 
     def compile(self, function: FunctionType, node: ast.FunctionDef | ast.Lambda) -> CodeType | None:
-        """The code of `node`, compiled in a scope that gives its names the meaning they have in `function`.
+        """Compile `node` in a scope that gives its names the meaning they have in `function`.
 
         An outer function names the free variables, and a class between the two provides `__class__` and mangling. The
-        names that this binds are declared global, so that the function's own references pass them by. The module's
-        imports stand before it, for calls on imported names are compiled in a way of their own.
+        names that this scope binds are declared global, so that the function's own references skip them. The module's
+        imports come first, because the compiler treats calls on imported names differently.
+
+        Returns None if the node can't be compiled.
         """
         original = function.__code__
         free = [name for name in original.co_freevars if name != "__class__"]
@@ -150,7 +158,7 @@ class _Definition:
 
 
 def _definitions(filename: str, module_globals: dict[str, Any]) -> dict[int, list[_Definition]]:
-    """The functions defined in a file, by the line that their code objects give; none where it can't be read."""
+    """Return the functions defined in a file, by the line in their code objects; none if the file can't be parsed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -174,7 +182,7 @@ def _definitions(filename: str, module_globals: dict[str, Any]) -> dict[int, lis
 
 
 def _imported_names(scope: ast.AST) -> set[str]:
-    """The names that a module's own statements import, without those in its functions and classes."""
+    """Return the names that a module's own statements import, without those in its functions and classes."""
     names: set[str] = set()
     for node in ast.iter_child_nodes(scope):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -185,7 +193,7 @@ def _imported_names(scope: ast.AST) -> set[str]:
 
 
 def _bare(node: ast.FunctionDef | ast.Lambda) -> Any:
-    """The definition without what is evaluated outside its body: decorators, defaults, annotations."""
+    """Return a definition without what is evaluated outside its body: decorators, defaults, annotations."""
     bare = copy.copy(node)
     bare.args = copy.deepcopy(node.args)
     bare.args.defaults = []
@@ -209,7 +217,7 @@ def _may_read_its_frame(definition: ast.AST) -> bool:
 
 
 def _same_code(left: CodeType, right: CodeType) -> bool:
-    """Whether two code objects run the same instructions on the same names and constants."""
+    """Return whether two code objects run the same instructions on the same names and constants."""
     return (
         left.co_code == right.co_code
         and left.co_name == right.co_name
@@ -225,7 +233,7 @@ def _same_code(left: CodeType, right: CodeType) -> bool:
 
 
 def _renamed(code: CodeType, scope: str, name: str) -> CodeType:
-    """The code with the qualified name that its original has, and the functions and classes defined in it likewise."""
+    """Return the code with its original's qualified name, and nested functions and classes with theirs."""
 
     def renamed(const: object) -> object:
         if isinstance(const, CodeType):

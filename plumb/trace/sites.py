@@ -1,4 +1,4 @@
-"""The sites of a function: where its code calls, operates, stores and loops, turned into calls of a recorder."""
+"""Sites of a function: its calls, operations, stores and loops, turned into calls of the recorder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TRIVIAL = {
     "callable",
     "super",
 }
-"""Builtins that do no work on a sample: their calls are left as they are."""
+"""Builtins whose calls are not recorded, because they do no work on a sample."""
 
 FORWARDING: dict[str, tuple[int, int | None]] = {
     "enumerate": (0, 1),
@@ -31,7 +31,7 @@ FORWARDING: dict[str, tuple[int, int | None]] = {
     "map": (1, None),
     "filter": (1, 2),
 }
-"""Builtins that call and iterate what they are given: how many arguments they call, and where those to iterate end."""
+"""Builtins that call and iterate their arguments: number of arguments called, and end of those iterated (None: all)."""
 
 SiteKind = Literal["call", "operation", "store", "loop"]
 
@@ -40,8 +40,8 @@ SiteKind = Literal["call", "operation", "store", "loop"]
 class Site:
     """One place in a function where the recorder is called.
 
-    `index` numbers the sites of a function in source order and is the same each time the same source is rewritten,
-    whichever of its sites are kept. `text` is the source of what is called, applied or iterated.
+    `index` numbers the sites of a function in source order; it is the same each time the same source is rewritten,
+    whichever sites are kept. `text` is the source of what is called, applied or iterated.
     """
 
     function: str
@@ -53,14 +53,14 @@ class Site:
 
     @property
     def id(self) -> str:
-        """The site's stable name, e.g. `mymodule:Dataset.__getitem__#3`."""
+        """Stable name of the site, e.g. `mymodule:Dataset.__getitem__#3`."""
         return f"{self.function}#{self.index}"
 
 
 def function_id(function: FunctionType) -> str:
-    """A name for a function that survives edits elsewhere in its file; lambdas have no name and take their line.
+    """Return a name for a function that survives edits elsewhere in its file; lambdas are named by their line.
 
-    It is the same in a spawned process, where the script goes by another name.
+    It is the same in a spawned process, where the script's module has another name.
     """
     module = "__main__" if function.__module__ == "__mp_main__" else function.__module__
     name = f"{module}:{function.__qualname__}"
@@ -80,10 +80,11 @@ def _in_place(node: ast.operator) -> str:
 
 
 class RecordSites(ast.NodeTransformer):
-    """Turns the sites of one function into calls of the recorder, and lists them.
+    """Transformer that turns the sites of one function into calls of the recorder, and lists them.
 
-    Nodes keep their positions, so a traceback shows the user's line. Statements that evaluate in an order of their own
-    (subscripts on both sides of an assignment, chained comparisons) are left alone where a call can't keep it.
+    Nodes keep their positions, so that a traceback shows the user's line. Statements with an evaluation order of their
+    own (subscripts on both sides of an assignment, chained comparisons) are left unchanged if a call can't keep that
+    order.
     """
 
     def __init__(self, function: FunctionType, keep: frozenset[int] | None, loops: bool) -> None:
@@ -104,7 +105,7 @@ class RecordSites(ast.NodeTransformer):
         return node
 
     def _record(self, method: str, kind: SiteKind, place: ast.expr, described: ast.AST) -> _Call | None:
-        """Takes the next site number; a maker of the call to the recorder, or None where the site is not kept."""
+        """Add the next site to the list; return the maker of its call to the recorder, or None if it is not kept."""
         index = len(self.sites)
         line, column = _reported_position(place)
         self.sites.append(Site(self.function, index, kind, self.filename, line, _source(described)))
@@ -180,7 +181,7 @@ class RecordSites(ast.NodeTransformer):
             value = call.operate(_in_place(node.op), loaded, node.value)
             return ast.copy_location(ast.Assign([target], value), node)
         if isinstance(target, ast.Subscript) and isinstance(node.value, (ast.Name, ast.Constant)):
-            # here `value` is evaluated before the element is read, which is no change for a name or a constant
+            # the call evaluates `value` before it reads the element, which makes no difference for a name or a constant
             call = self._record("update", "store", place, node)
             self.generic_visit(node)
             if call is None:
@@ -235,7 +236,7 @@ class RecordSites(ast.NodeTransformer):
 
 @dataclass(frozen=True)
 class _Call:
-    """Makes the expression that calls a method of the recorder for one site, at the place of what it replaces."""
+    """Maker of the expression that calls a method of the recorder for one site, at the place of what it replaces."""
 
     method: str
     index: int
@@ -259,7 +260,7 @@ class _Call:
 
 
 def _reported_position(place: ast.expr) -> tuple[int, int]:
-    """Where a traceback places an expression: the call of a method that stands on a line of its own, on that line."""
+    """Return the position that a traceback gives an expression: for a method on a line of its own, that line."""
     if isinstance(place, ast.Call) and isinstance(place.func, ast.Attribute):
         name = place.func
         assert name.end_lineno is not None
@@ -270,7 +271,7 @@ def _reported_position(place: ast.expr) -> tuple[int, int]:
 
 
 def _index(node: ast.expr) -> ast.expr:
-    """A subscript as an ordinary expression, with slices built by the recorder's `slice`."""
+    """Return a subscript as an ordinary expression, with slices built by the recorder's `slice`."""
     if isinstance(node, ast.Slice):
         bounds = [bound or ast.Constant(None) for bound in (node.lower, node.upper, node.step)]
         maker = ast.Attribute(ast.Name(RECORDER, ast.Load()), "slice", ast.Load())

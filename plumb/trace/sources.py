@@ -1,4 +1,4 @@
-"""The samples of a dataset to look at, loaded plainly or through a recorder: by index, by groups, or as a stream."""
+"""Sources of the samples to trace, loaded plainly or through a recorder: by index, in groups, or as a stream."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ Load = Callable[[], list[Any]]
 
 
 class TraceError(ValueError):
-    """A dataset that can't be traced. The message is one line and says what to do."""
+    """Error for a dataset that can't be traced. The message is one line and says what to do."""
 
 
 class TraceTimeError(TraceError):
-    """A trace that was not done when its time was up."""
+    """Error for a trace that passed its deadline."""
 
 
 class Source(Protocol):
-    """Units of `unit_samples` samples each, that can be loaded again and again."""
+    """Units of `unit_samples` samples each that can be loaded repeatedly."""
 
     @property
     def unit_samples(self) -> int: ...
 
     @property
     def samples(self) -> int:
-        """How many samples one pass can have."""
+        """Largest number of samples in one pass."""
         ...
 
     @property
     def interleaves(self) -> bool:
-        """Whether a plain and a recorded pass may take turns, unit by unit."""
+        """True if a plain and a recorded pass may alternate, unit by unit."""
         ...
 
     def loads(self, recorder: Recorder | None, units: int, reverse: bool = False) -> list[Load]:
-        """One pass over the first `units` units: a function for each, to be called in order."""
+        """Return one pass over the first `units` units: one function per unit, to be called in order."""
         ...
 
 
 @dataclass(frozen=True)
 class Indexed:
-    """A map-style dataset, read index by index, or by groups where it has a `__getitems__` of its own."""
+    """A map-style dataset, read index by index, or in groups if it has its own `__getitems__`."""
 
     dataset: Any
     groups: tuple[tuple[Any, ...], ...]
@@ -80,7 +80,7 @@ class Indexed:
 
 @dataclass(frozen=True)
 class Streamed:
-    """An iterable dataset: each pass is a new iteration. Two never run at once, for they may share a file."""
+    """An iterable dataset: each pass is a new iteration. Two passes never overlap, because they may share a file."""
 
     dataset: Any
     samples: int
@@ -100,9 +100,17 @@ class Streamed:
 
 
 def source_of(dataset: Any, samples: int, indices: Sequence[Any] | None, group_size: int) -> Source:
-    """How to read a dataset. Indices are drawn evenly over a dataset that has a length, unless they are given.
+    """Return the source that reads a dataset. Unless indices are given, they are spread over the dataset's length.
 
-    Raises TraceError for something that is no dataset, that is empty, or that can be iterated only once.
+    Args:
+        dataset: Dataset to read.
+        samples: Number of samples.
+        indices: Indices to read, or None.
+        group_size: Samples per unit for a dataset that reads groups.
+
+    Raises:
+        TraceError: The object is no dataset, is empty, or can be iterated only once.
+
     """
     if is_stream(dataset):
         if not hasattr(type(dataset), "__iter__"):
@@ -130,7 +138,7 @@ def is_stream(dataset: Any) -> bool:
 
 
 def _reads_groups(dataset: Any) -> bool:
-    """Whether a dataset reads several samples at once; `Subset` passes that on, and matters only where it ends so."""
+    """Return whether a dataset reads several samples at once; a `Subset` does only if its innermost dataset does."""
     inner = dataset
     while type(inner).__module__.startswith("torch.utils.data") and hasattr(inner, "dataset"):
         inner = inner.dataset
@@ -138,7 +146,7 @@ def _reads_groups(dataset: Any) -> bool:
 
 
 def _spread_indices(dataset: Any, samples: int) -> list[int]:
-    """Indices from all over a dataset, always the same, in an order without a pattern."""
+    """Return indices from all over a dataset, the same for each call, in an order without a pattern."""
     known = length_of(dataset)
     length = samples if known is None else known
     count = min(samples, length)

@@ -1,4 +1,4 @@
-"""A pipeline that was stored as plain data, as a pipeline again."""
+"""Reader of pipelines that were stored as plain data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from plumb.trace.pipeline import Flow, Operator, Pipeline
 
 
 def from_node_link(data: dict[str, Any]) -> Pipeline:
-    """The pipeline that `Pipeline.to_node_link` gave `data` for. Raises ValueError where it did not."""
+    """Return the pipeline for data from `Pipeline.to_node_link`. Raise ValueError for any other data."""
     try:
         plain = nx.node_link_graph(data, edges="links")
         graph = nx.DiGraph()

@@ -1,4 +1,4 @@
-"""What a value is: its parts, its shape and size, and a digest of its content. Values are never changed by looking."""
+"""Inspection of values: their parts, shape, size, and a digest of their content. It never changes a value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 DEEPEST = 5
-# More than this may be told by so many blocks.
+# Arrays above this size may be compared by blocks only: this many, of this size each.
 _LARGE_BYTES, _BLOCKS, _BLOCK_BYTES = 16 * 2**20, 64, 2**16
 MOST_PARTS = 2000
 SHORT_TEXT = 8
@@ -25,7 +25,7 @@ WITHOUT_IDENTITY = (
 
 @dataclass(frozen=True)
 class Description:
-    """What flows: a value's type, and where it is array-like its shape and dtype. `size_bytes` counts its content."""
+    """A value's type, its shape and dtype if it is array-like, and the bytes of its content."""
 
     type: str
     shape: tuple[int | None, ...] | None
@@ -35,7 +35,7 @@ class Description:
 
 
 def parts(value: object) -> Iterator[Any]:
-    """The value and the values that it holds, through containers and plain objects, outermost first."""
+    """Yield the value and the values that it holds, through containers and plain objects, outermost first."""
     pending: list[tuple[Any, int]] = [(value, 0)]
     seen: set[int] = set()
     while pending and len(seen) < MOST_PARTS:
@@ -60,7 +60,7 @@ def _held(value: Any) -> list[Any]:
 
 
 def has_identity(value: object) -> bool:
-    """Whether a value can be followed by its identity: small numbers, classes and short texts are shared."""
+    """Return whether a value can be followed by its identity; small integers, classes and short texts are shared."""
     if isinstance(value, (str, bytes)):
         return len(value) >= SHORT_TEXT
     if type(value) is int:
@@ -69,7 +69,7 @@ def has_identity(value: object) -> bool:
 
 
 def attribute(value: object, name: str) -> Any:
-    """An attribute of a value of any kind, None where it has none or where looking at it fails."""
+    """Return an attribute of any value; None if it has none or if reading it raises."""
     try:
         return getattr(value, name, None)
     except Exception:
@@ -77,7 +77,7 @@ def attribute(value: object, name: str) -> Any:
 
 
 def describe(value: Any) -> Description:
-    """The type, shape, dtype and size of a value; its type alone where it doesn't let itself be looked at."""
+    """Return the type, shape, dtype and size of a value; only its type if inspecting it raises."""
     try:
         return _described(value)
     except Exception:
@@ -135,15 +135,15 @@ def _is_image(value: object) -> bool:
 
 
 def is_lazy_image(value: object) -> bool:
-    """Whether a value is a Pillow image whose file has been opened and not been decoded yet."""
+    """Return whether a value is a Pillow image whose file is open and not decoded yet."""
     return _is_image(value) and bool(getattr(value, "tile", None))
 
 
 def digest(value: object, large_by_blocks: bool = False) -> bytes | None:
-    """A digest of a value's content, equal for bitwise equal values; None where the content can't be told.
+    """Return a digest of a value's content, equal for bitwise equal values; None if the content can't be compared.
 
-    With `large_by_blocks`, of large arrays and tensors only some blocks are read, as always of files that are mapped:
-    values that differ elsewhere have the same digest then.
+    With `large_by_blocks`, only some blocks of large arrays and tensors are read, as is always done for memory-mapped
+    files: values that differ elsewhere then have the same digest.
     """
     content = hashlib.blake2b(digest_size=16)
     try:
@@ -154,14 +154,14 @@ def digest(value: object, large_by_blocks: bool = False) -> bytes | None:
 
 @dataclass(frozen=True)
 class Told:
-    """A digest of what can be compared in a value; `is_whole` says that this is all of it."""
+    """A digest of what can be compared in a value; `is_whole` is True if that is all of it."""
 
     digest: bytes
     is_whole: bool
 
 
 def digest_of_comparable(value: object) -> Told | None:
-    """A digest of a value's content without what can't be told, of which only types count; None without any content."""
+    """Return a digest of a value's comparable content, or None if it has none; of the rest, only types count."""
     feeder = _PatientFeeder(hashlib.blake2b(digest_size=16), large_by_blocks=False)
     feeder.feed(value, 0)
     return Told(feeder.content.digest(), not feeder.counts["untold"]) if feeder.counts["told"] else None
@@ -169,7 +169,7 @@ def digest_of_comparable(value: object) -> Told | None:
 
 @dataclass(frozen=True)
 class _Feeder:
-    """Adds values to a digest; each method returns False where a value holds something that can't be compared."""
+    """Adder of values to a digest; each method returns False if a value holds something that can't be compared."""
 
     content: Any
     large_by_blocks: bool
@@ -228,7 +228,7 @@ class _Feeder:
         return True
 
     def _feed_bytes(self, flat: Any, by_blocks: bool) -> None:
-        """Adds bytes, an array of one dimension: all of them, or some blocks from its beginning to its end."""
+        """Add a one-dimensional array of bytes: all of it, or some blocks spread from its beginning to its end."""
         if not by_blocks or len(flat) <= _LARGE_BYTES:
             self.content.update(memoryview(flat))
             return
@@ -239,7 +239,7 @@ class _Feeder:
 
 @dataclass(frozen=True)
 class _PatientFeeder(_Feeder):
-    """Leaves out what can't be compared; `counts` says how many values were, and how many were left out."""
+    """Feeder that skips what can't be compared; `counts` are the values that were added, and those skipped."""
 
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -269,6 +269,6 @@ def _is_contiguous_array(value: Any) -> bool:
 
 
 def _is_of_python_classes(value: object) -> bool:
-    """Whether all there is to a value is in its `__dict__`: none of its classes was written in another language."""
+    """Return whether a value's `__dict__` is all of its state, because all its classes are written in Python."""
     modules = (sys.modules.get(kind.__module__) for kind in type(value).__mro__[:-1])
     return all(str(getattr(module, "__file__", "")).endswith(".py") for module in modules)
