@@ -1,1 +1,1 @@
-"""Numbers on the graph: what each operator costs, what it reads, and whether it is random."""
+"""Measurements that belong to the graph: what each operator costs, what it reads, and whether it is random."""

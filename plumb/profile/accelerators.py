@@ -1,4 +1,4 @@
-"""Where work is tried and timed: a CUDA device, or the CPU in its place."""
+"""Devices on which work is tried and timed: a CUDA device, or the CPU in its place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from plumb.profile.gpu import GpuReading, read_gpu
 
 
 class Device(Protocol):
-    """A place for tensors with a clock of its own. `pins` tells whether page-locked memory serves copies to it."""
+    """A place for tensors with a clock of its own. `pins`: page-locked memory speeds up copies to it."""
 
     @property
     def name(self) -> str: ...
@@ -27,11 +27,11 @@ class Device(Protocol):
     def pins(self) -> bool: ...
 
     def seconds(self, work: Callable[[], Any]) -> float:
-        """How long the device takes for what `work` asks of it. Raises what `work` raises."""
+        """Return the device's seconds for the work that `work` queues on it. Raise what `work` raises."""
         ...
 
     def reading(self) -> GpuReading | None:
-        """What NVML says of the device now; None for a device that NVML doesn't know of."""
+        """Return NVML's present reading of the device; None for a device that NVML doesn't cover."""
         ...
 
 
@@ -64,7 +64,7 @@ def _event() -> torch.cuda.Event:
 
 @dataclass(frozen=True)
 class Cpu:
-    """The CPU, standing in for a device."""
+    """The CPU in place of a device."""
 
     name = "CPU"
     torch_device = torch.device("cpu")
@@ -80,7 +80,7 @@ class Cpu:
 
 
 def current_gpu() -> Cuda | str:
-    """The CUDA device that torch would use, or in a few words why there is none."""
+    """Return torch's current CUDA device, or the reason in a few words if there is none."""
     if not torch.cuda.is_available():
         built_for_gpus = torch.version.cuda or torch.version.hip
         return _why_unseen() if built_for_gpus else "this torch is built for the CPU only"

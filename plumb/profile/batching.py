@@ -1,4 +1,4 @@
-"""Many calls of one operator as a single call on a stacked batch, and whether that comes to the same."""
+"""Many calls of one operator made as a single call on a stacked batch, and the check that the results agree."""
 
 from __future__ import annotations
 
@@ -21,14 +21,23 @@ SAME_WHERE_EQUAL = (bool, int, float, complex, str, bytes, slice, MethodType, Bu
 
 
 class UnbatchableError(Exception):
-    """An operator that can't run on a batch. The message is a short phrase that says why."""
+    """Error for an operator that can't run on a batch. The message is a short phrase that says why."""
 
 
 def seconds_per_call(calls: Sequence[Call], device: Device, batch_samples: int) -> float:
-    """What one call costs when `batch_samples` calls are one on the device; the given calls are repeated to make them.
+    """Return the device's seconds per call when `batch_samples` calls are made as one.
 
-    The median of several runs, after a first whose result is compared. Fewer calls make the batch where it would get
-    too large. Raises UnbatchableError where the operator can't run so, or comes to something else.
+    That is the median of several runs, after a first run whose result is compared with the calls' results. The batch is
+    smaller if its input would exceed `BATCH_BYTES`.
+
+    Args:
+        calls: Captured calls of one operator, repeated to fill the batch.
+        device: Device to run on.
+        batch_samples: Number of calls per batch.
+
+    Raises:
+        UnbatchableError: The operator can't run on a batch, or returns something else.
+
     """
     fitting = max(len(calls), BATCH_BYTES // max(1, calls[0].input_bytes))
     batch = list(islice(cycle(calls), min(batch_samples, fitting)))
@@ -44,9 +53,10 @@ def seconds_per_call(calls: Sequence[Call], device: Device, batch_samples: int) 
 
 
 def stack(calls: Sequence[Call], place: torch.device) -> list[Any]:
-    """The leaves of the batch: tensors that vary from call to call stacked along a new first dimension, others as is.
+    """Return a batch's leaves: tensors that vary between calls are stacked along a new first dimension.
 
-    Where no tensor varies, all are stacked. Raises UnbatchableError where the calls aren't alike.
+    If no tensor varies, all tensors are stacked. The others are taken from the first call. Raises UnbatchableError if
+    the calls have different functions, structures or other arguments.
     """
     first = calls[0]
     if any(not _same(call.function, first.function) or call.structure != first.structure for call in calls):
@@ -62,7 +72,7 @@ def stack(calls: Sequence[Call], place: torch.device) -> list[Any]:
 
 
 def _varies(column: Sequence[Any]) -> bool:
-    """Whether an argument is another tensor in some calls; anything else must be the same in all of them."""
+    """Return whether an argument is a tensor that differs between calls; raise if any other argument does."""
     first = column[0]
     if not isinstance(first, torch.Tensor):
         if not all(_same(value, first) for value in column):
@@ -85,7 +95,7 @@ def _placed(value: Any, place: torch.device) -> Any:
 
 
 def on_device(function: Any, place: torch.device) -> Any:
-    """The callee with the tensors that it, or the object whose method it is, holds itself. Theirs stay as they are."""
+    """Return the callee with its own tensors, or those of the method's object, moved; the original stays unchanged."""
     if isinstance(function, MethodType):
         return MethodType(function.__func__, on_device(function.__self__, place))
     if isinstance(function, torch.nn.Module):
@@ -102,7 +112,7 @@ def on_device(function: Any, place: torch.device) -> Any:
 
 
 def _runner(function: Any, like: Call, leaves: Sequence[Any]) -> Callable[[], Any]:
-    """A call on fresh copies of the batch, for operators that change their arguments in place."""
+    """Return a call on fresh copies of the batch, because operators may change their arguments in place."""
     fresh = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
     arguments, keywords = tree_unflatten(fresh, like.structure)
 
@@ -114,7 +124,7 @@ def _runner(function: Any, like: Call, leaves: Sequence[Any]) -> Callable[[], An
 
 
 def check(result: Any, calls: Sequence[Call], device: Device) -> None:
-    """Raises UnbatchableError unless `result`, taken apart along its first dimension, is what the calls returned.
+    """Raise UnbatchableError unless `result`, split along its first dimension, equals what the calls returned.
 
     Integers and bools must be equal, other numbers within torch's tolerance for their dtype.
     """

@@ -1,7 +1,7 @@
-"""A few calls of chosen operators, with what they were given and what they returned, taken from real samples.
+"""Capture of a few calls of chosen operators, with their arguments and results, from real samples.
 
-Tensors are copied before the call, for it may change them in place; arrays that are tensors but for their class become
-tensors. What is kept for one operator is bounded.
+Tensors are copied before the call, because it may change them in place; arrays are stored as tensors if torch supports
+their dtype. The bytes and calls kept for one operator are limited.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TOO_LARGE = "too large to keep"
 
 @dataclass(frozen=True)
 class Method:
-    """A method of a tensor by its name, for any tensor: the receiver is the first argument."""
+    """A method of a tensor by its name; the receiver is the first argument."""
 
     name: str
 
@@ -46,9 +46,9 @@ class Method:
 
 @dataclass(frozen=True)
 class Call:
-    """One call: `leaves` are its arguments, positional and keyword, out of the containers that `structure` tells of.
+    """One call: `leaves` are its positional and keyword arguments, without the containers that `structure` describes.
 
-    `results` are the tensors that came back, on the CPU like those in `leaves`.
+    `results` are the tensors that it returned, on the CPU like those in `leaves`.
     """
 
     function: Any
@@ -63,16 +63,24 @@ class Call:
 
 @dataclass(frozen=True)
 class Captured:
-    """The calls that were kept, by operator id, and for each operator without any why there is none."""
+    """Captured calls by operator id, and the reason for each operator without calls."""
 
     calls: Mapping[str, list[Call]]
     reasons: Mapping[str, str]
 
 
 def capture(source: Source, units: int, operators: list[Operator], deadline: float = math.inf) -> Captured:
-    """Loads the first `units` units of a source twice: to find the operators' calls again, and to keep them.
+    """Load the first `units` units of a source twice: once to find the operators' nodes, once to keep their calls.
 
-    Ends at the `deadline` with what was kept by then. Raises what the dataset raises.
+    Args:
+        source: Source of the samples.
+        units: Number of units to load.
+        operators: Operators whose calls are kept.
+        deadline: Latest time in `time.perf_counter` seconds; what was kept by then is returned.
+
+    Raises:
+        Exception: What the dataset raises.
+
     """
     walk = _Walk(Node(None, SAMPLE, "sample", ""), Rewriter())
     _load(walk, source, units, deadline)
@@ -87,7 +95,7 @@ def capture(source: Source, units: int, operators: list[Operator], deadline: flo
 
 
 def _load(recorder: Recorder, source: Source, units: int, deadline: float) -> None:
-    """Loads units through a recorder, up to the end of a stream, or to the deadline."""
+    """Load units through a recorder, until a stream ends or the deadline passes."""
     recorder.deadline = deadline
     with recorder, suppress(StopIteration):
         for load in source.loads(recorder, units):
@@ -97,14 +105,14 @@ def _load(recorder: Recorder, source: Source, units: int, deadline: float) -> No
 
 
 def _place(node: Node) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
-    """Where a node is, as an operator tells it: the calls around it, its name, and the sites down to it."""
+    """Return a node's place in the form that an operator has: the calls around it, its name, and its sites."""
     way = [node, *node.ancestors()][:-1][::-1]
     sites = (f"{step.site.id}@{step.position}" if step.position else step.site.id for step in way)
     return tuple(step.name for step in way[:-1]), name_of(node), tuple(sites)
 
 
 class _Walk(Recorder):
-    """Lets everything run, so that the tree of calls grows below the root."""
+    """Recorder that only lets the tree of calls grow below the root."""
 
     def run(
         self, node: Node, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any], leaf: bool
@@ -113,7 +121,7 @@ class _Walk(Recorder):
 
 
 class _Keeping(Recorder):
-    """Keeps the calls of the wanted nodes. `refused` names the operators that can't be kept, and why."""
+    """Recorder that keeps the calls of the wanted nodes. `refused` maps operators that can't be kept to the reason."""
 
     def __init__(self, root: Node, rewriter: Rewriter, selection: Selection, wanted: Mapping[Node, str]) -> None:
         super().__init__(root, rewriter, selection)
@@ -146,7 +154,7 @@ class _Keeping(Recorder):
         return result
 
     def _fits(self, name: str, values: list[Any]) -> bool:
-        """Whether there is room for one more call with these values. An operator without room for one is refused."""
+        """Return whether one more call with these values fits. Refuse an operator if not even its first call does."""
         kept = len(self.calls[name])
         fits = kept < OPERATOR_CALLS and self._bytes[name] + _size_bytes(values) <= OPERATOR_BYTES
         if not fits and not kept:
@@ -155,7 +163,7 @@ class _Keeping(Recorder):
 
 
 def with_receiver(function: Any, arguments: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-    """A method of a tensor or an array as a function that takes it first; any other function as it is."""
+    """Return a method of a tensor or array as a function of its receiver; any other function unchanged."""
     receiver = getattr(function, "__self__", None)
     if isinstance(function, (BuiltinFunctionType, MethodType)) and _is_array(receiver):
         return Method(function.__name__), (receiver, *arguments)
@@ -163,7 +171,7 @@ def with_receiver(function: Any, arguments: tuple[Any, ...]) -> tuple[Any, tuple
 
 
 def _is_tensor(value: object) -> bool:
-    """Whether a value is a dense tensor: others can't be stacked, nor asked for their bytes."""
+    """Return whether a value is a dense tensor; other tensors can't be stacked and have no plain size in bytes."""
     return isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_nested
 
 
@@ -176,15 +184,15 @@ def _size_bytes(values: Iterable[Any]) -> int:
 
 
 def _is_long(value: object) -> bool:
-    """Whether a container is too long to be the arguments of an operator on tensors: a list of all files, say."""
+    """Return whether a container is too long to be an argument of an operator on tensors, e.g. a list of all files."""
     return isinstance(value, (list, tuple, dict)) and len(value) > LONGEST_CONTAINER
 
 
 def _copied(value: Any) -> Any:
-    """A copy of a tensor, plain and on the CPU; an array as a tensor, where torch knows its dtype; else the value."""
+    """Return a plain copy of a tensor on the CPU, an array as a tensor if torch supports its dtype, else the value."""
     if _is_tensor(value):
         return value.detach().as_subclass(torch.Tensor).cpu().clone()
-    # A masked array or a matrix isn't what its plain data is.
+    # Only plain arrays: a masked array or a matrix means more than its data.
     if type(value) in (np.ndarray, np.memmap):
         try:
             return torch.from_numpy(np.array(value))

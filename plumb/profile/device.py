@@ -1,4 +1,4 @@
-"""The accelerator, as far as measuring needs it. Without one, every function here says so and costs nothing."""
+"""Measurements on the accelerator. Without one, each function reports that at once."""
 
 from __future__ import annotations
 
@@ -28,12 +28,20 @@ LARGEST_COPY_BYTES = 256 * 2**20
 def profile_device(
     dataset_or_loader: Any, pipeline: Pipeline, device: Device | None = None, deadline: float = math.inf
 ) -> DeviceProfile:
-    """Tries each operator of a traced pipeline on the device, and measures the way to it from the host.
+    """Time each operator of a traced pipeline on the device, and measure copies from the host to it.
 
-    Loads a few samples of the dataset that `pipeline` was traced from, twice. The device is torch's current GPU unless
-    one is given; without any, nothing is loaded. No operator is tried after the `deadline`. The process's random
-    generators are put back as they were. Raises what the dataset raises, never for an operator that fails on the
-    device.
+    Loads a few samples of the dataset that `pipeline` was traced from, twice, and restores the process's random number
+    generators. An operator that fails on the device gets its reason in the profile.
+
+    Args:
+        dataset_or_loader: The dataset or loader that `pipeline` was traced from.
+        pipeline: Traced pipeline.
+        device: Device to use; None takes torch's current GPU. Without a GPU, nothing is loaded.
+        deadline: Latest time in `time.perf_counter` seconds at which another operator is tried.
+
+    Raises:
+        Exception: What the dataset raises.
+
     """
     found = current_gpu() if device is None else device
     if isinstance(found, str):
@@ -59,14 +67,14 @@ def profile_device(
 
 
 def copy_bytes_per_second(device: Device, size_bytes: int, *, pinned: bool) -> float | None:
-    """The rate at which `size_bytes` bytes go from the host to the device: the median of several copies.
+    """Return the bytes per second of copies of `size_bytes` from the host to the device: the median of several.
 
-    None where the memory can't be had, or be pinned.
+    Returns None if the memory can't be allocated or pinned.
     """
     if pinned and not device.pins:
         return None
     try:
-        # Written to, for pages that nobody has written to are all the same one.
+        # Filled with ones, because pages that were never written all map to the same zero page.
         source = torch.ones(size_bytes, dtype=torch.uint8, pin_memory=pinned)
         target = torch.empty(size_bytes, dtype=torch.uint8, device=device.torch_device)
         copy = partial(target.copy_, source, non_blocking=pinned)
@@ -86,7 +94,7 @@ def _captured(dataset_or_loader: Any, pipeline: Pipeline, deadline: float) -> Ca
 
 
 def _excluded(operator: Operator) -> str | None:
-    """Why an operator isn't tried at all, if so."""
+    """Return the reason for which an operator isn't tried at all, or None."""
     if operator.random:
         return "random"
     if operator.kind == "collate":
@@ -108,7 +116,7 @@ def _on_device(operator: Operator, captured: Captured, device: Device, batch_sam
 
 
 def _batch_bytes(pipeline: Pipeline) -> int:
-    """The bytes of one batch, as far as the trace saw what goes into it, within what is sensible to copy."""
+    """Return the bytes of one batch, from the values that the trace saw going into it, within limits for a copy."""
     if not pipeline.operators:
         return SMALLEST_COPY_BYTES
     last = pipeline.operators[-1]
@@ -118,16 +126,16 @@ def _batch_bytes(pipeline: Pipeline) -> int:
 
 
 def synchronize() -> None:
-    """Waits until the accelerator has done all that it was asked to; returns at once where none is in use."""
+    """Wait until the accelerator has done all queued work; return at once if none is in use."""
     if uses_accelerator():
         torch.cuda.synchronize()
 
 
 def has_accelerator() -> bool:
-    """Whether batches may go to an accelerator."""
+    """Return whether batches may go to an accelerator."""
     return torch.cuda.is_available()
 
 
 def uses_accelerator() -> bool:
-    """Whether this process has used an accelerator already."""
+    """Return whether this process has initialised an accelerator."""
     return torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]

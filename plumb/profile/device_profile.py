@@ -1,4 +1,4 @@
-"""What was found of a pipeline on a device: data only, so that a report can be made without torch."""
+"""Results for a pipeline on a device: data only, so that a report can be made without torch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from plumb.profile.gpu import GpuReading
 
 @dataclass(frozen=True)
 class OnDevice:
-    """One operator on the device: its seconds per sample in a batch, or in a short phrase why there are none.
+    """One operator on the device: its seconds per sample in a batch, or a short reason for having none.
 
-    Seconds are means over all samples, those included that don't visit it, as an `Operator` has them.
+    Seconds are means over all samples, including those that don't visit the operator, as in an `Operator`.
     """
 
     device_seconds: float | None
@@ -25,11 +25,12 @@ class OnDevice:
 
 @dataclass(frozen=True)
 class DeviceProfile:
-    """What a device would do for a pipeline. `device` is its name; None where there is none, and `reason` says why.
+    """Results for a pipeline on a device.
 
-    `operators` has an entry for each operator's id, timed in batches of `batch_samples` samples. The two rates are
-    those of copies of `copy_bytes` bytes from the host, out of page-locked and out of ordinary memory; None where that
-    can't be done. `gpu` is a reading at the end of it, None for a CPU that stands in for the device.
+    `device` is its name, or None if there is none; `reason` then says why. `operators` has an entry for each operator's
+    id, timed in batches of `batch_samples` samples. The two rates are those of copies of `copy_bytes` bytes from the
+    host, out of page-locked and of ordinary memory; None if such a copy failed. `gpu` is a reading at the end of the
+    measurements, None if the CPU took the device's place.
     """
 
     device: str | None
@@ -43,16 +44,16 @@ class DeviceProfile:
 
     @staticmethod
     def none(reason: str) -> DeviceProfile:
-        """The profile of a host without a device."""
+        """Return the profile of a host without a device."""
         return DeviceProfile(None, reason, 0, {}, 0, None, None, None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The profile as plain data, ready for JSON."""
+        """Return the profile as plain data for JSON."""
         return dataclasses.asdict(self)
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> DeviceProfile:
-        """The profile that `to_dict` gave `data` for. Raises ValueError where it did not."""
+        """Return the profile for data from `to_dict`. Raise ValueError for any other data."""
         try:
             return msgspec.convert(data, DeviceProfile)
         except msgspec.ValidationError as error:

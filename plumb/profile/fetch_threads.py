@@ -1,4 +1,4 @@
-"""What fetch threads gain: batches made by ever more of them, timed as a worker would make them."""
+"""Timing of fetch threads: batches loaded by 1, 4, 16 and 64 threads, timed as in a worker."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from plumb.profile.threads import one_torch_thread, reading_threads
 
 THREADS = (4, 16, 64)
 _BATCHES_AT_MOST = 12
-# Some samples are slow where times have such a standard deviation, as a share of their mean.
+# Times are erratic (a few samples are very slow) if their standard deviation exceeds this multiple of their mean.
 _ERRATIC = 1.0
-# So many samples are drawn to see what a batch takes as a rule.
+# Number of samples drawn to estimate the expected time of a batch.
 _DRAWN = 20_000
 
 
 @dataclass(frozen=True)
 class ThreadsGain:
-    """How many times as long as one thread so many take for a batch, how many times the CPU, and what each holds.
+    """Cost of a batch with `threads` threads relative to one thread.
 
-    `crowded_time_factor` is the first where they have one core between them. The CPU is less than that of one thread
-    where this one waits: a core that is never idle need not be woken up, and has all in its caches.
+    `time_factor` is the ratio of wall times, `crowded_time_factor` that ratio when all threads share one core, and
+    `cpu_factor` the ratio of CPU times; it can be below 1 if one thread mostly waits, because a core that never idles
+    need not be woken up and keeps its caches. `thread_bytes` is the memory that each thread holds.
     """
 
     threads: int
@@ -44,7 +45,10 @@ class ThreadsGain:
 
 @dataclass(frozen=True)
 class ThreadsTimed:
-    """What threads gain over one, which takes `alone_cpu_seconds` for a sample; and why no more could, if so."""
+    """Gains of several threads over one thread, whose CPU seconds per sample are `alone_cpu_seconds`.
+
+    `reason` says which number of threads failed and why, or is empty.
+    """
 
     alone_cpu_seconds: float
     gains: tuple[ThreadsGain, ...] = ()
@@ -53,7 +57,7 @@ class ThreadsTimed:
 
 @dataclass(frozen=True)
 class _Spent:
-    """Seconds per sample: by the clock, and of CPU. `batches` are the seconds of every single one, batch by batch."""
+    """Seconds per sample: wall and CPU time. `batches` are the wall seconds of each sample, batch by batch."""
 
     wall: float
     cpu: float
@@ -62,7 +66,7 @@ class _Spent:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What so many threads spent on batches, with all cores and with one, and the bytes that each of them held."""
+    """Time that a number of threads spent on batches, on all cores and on one, and bytes held per thread."""
 
     threads: int
     free: _Spent
@@ -78,17 +82,29 @@ def timed_threads(
     alone_cpu_seconds: float,
     budget_seconds: float,
 ) -> ThreadsTimed:
-    """What 4, 16 and 64 threads gain over one, which takes `alone_seconds` for a sample, of which it computes so many.
+    """Time batches loaded by one thread and by 4, 16 and 64 threads.
 
-    Times batches of what `read` gives for `indices`, those of one thread too, within about `budget_seconds` in all. A
-    count that would take longer than its share, or is larger than a batch, is left out. A batch is done when its
-    slowest sample is, as in a worker. Where samples mostly wait, and a few of them very long, some count meets one of
-    these, and another none: then each is told what batches take of the samples that all have met. One thread has to
-    meet some, too: many that stand in line for a lock are slow now and then because of each other.
+    A batch is done when its slowest sample is, as in a worker. Numbers of threads that exceed a batch, or that would
+    take longer than their share of the budget, are left out. If samples mostly wait and a few of them very long, some
+    numbers of threads meet a slow sample and others none: then each number's time is estimated for samples drawn from
+    all that were met. The single thread must have met slow samples too, because threads that queue for a lock are slow
+    now and then only because of each other.
+
+    Args:
+        read: Function that loads the sample of an index.
+        indices: Indices to load, repeated as needed.
+        samples_per_batch: Samples per batch.
+        alone_seconds: Wall seconds of one sample loaded by one thread, for planning.
+        alone_cpu_seconds: CPU seconds of one sample loaded by one thread.
+        budget_seconds: Seconds for all measurements, roughly.
+
+    Returns:
+        The gains; a failing `read` ends the measurement and sets `reason`.
+
     """
     ahead = cycle(indices)
     counts = [count for count in THREADS if count <= samples_per_batch]
-    # The fewer there are, the more time each has: what takes longest, the fewest threads, is left out first.
+    # The fewest threads take longest, so they are dropped first; what remains gets larger shares of the budget.
     while counts and samples_per_batch * alone_seconds / counts[0] >= _share(budget_seconds, counts) / 3:
         del counts[0]
     if not counts:
@@ -100,19 +116,20 @@ def timed_threads(
     try:
         few = min(samples_per_batch, math.ceil(share / 2 / max(alone_seconds, 1e-9)))
         with one_torch_thread():
-            # What is opened once is opened now.
+            # The first read opens files, which is no cost of a sample.
             read(next(ahead))
-            # As it is read without any threads: what it takes to hand samples to them is part of their time.
+            # No pool for the single thread, because handing samples to threads is a cost of having threads.
             alone = _spent_alone(timed, ahead, few, share / 2)
         for at_once in counts:
             spent = _spent_by_threads(at_once, timed, ahead, samples_per_batch, share / 3)
             with _on_one_core():
-                # As where other workers keep the rest busy: threads that take turns spend less on who is next.
+                # One core stands for workers that keep the others busy: threads that alternate on it switch more
+                # cheaply.
                 crowded = _spent_by_threads(at_once, timed, ahead, samples_per_batch, share / 3)
-            # What each needs at the same time, and what their allocator keeps for it.
+            # The growth includes what the threads need at once and what their allocator arenas keep.
             seen.append(_Seen(at_once, spent, crowded, grown.bytes() / at_once))
         if waits and _is_erratic(_threaded(seen)) and not _is_erratic([alone]):
-            # Whether threads hinder each other, or one of them met too few samples to see a slow one.
+            # Tells threads that hinder each other from a single thread that met too few samples to see a slow one.
             at_once = 1
             with one_torch_thread():
                 alone = _spent_alone(timed, ahead, few, share)
@@ -124,7 +141,7 @@ def timed_threads(
 
 
 def _gains(alone: _Spent, seen: Sequence[_Seen], samples: int, waits: bool) -> tuple[ThreadsGain, ...]:
-    """What each count gains over one thread, in batches of so many samples."""
+    """Return each number of threads' gain over one thread, for batches of `samples` samples."""
     batches = _drawn(_spread([alone, *_threaded(seen)]), samples) if waits and _is_erratic([alone]) else None
 
     def walls(threads: int, *spent: _Spent) -> list[float]:
@@ -154,33 +171,33 @@ def _threaded(seen: Sequence[_Seen]) -> list[_Spent]:
 
 
 def _is_erratic(spent: Sequence[_Spent]) -> bool:
-    """Whether a few of the samples take much longer than the others."""
+    """Return whether a few of the samples take much longer than the others."""
     times = _spread(spent)
     return bool(np.std(times) > _ERRATIC * np.mean(times))
 
 
 def _spread(spent: Sequence[_Spent]) -> Any:
-    """The times of all samples as multiples of the median among those that were read in the same way."""
+    """Return all samples' times as multiples of the median of the samples that were read in the same way."""
     each = [list(chain.from_iterable(one.batches)) for one in spent]
     return np.concatenate([np.array(seconds) / max(statistics.median(seconds), 1e-9) for seconds in each])
 
 
 def _drawn(met: Any, samples: int) -> list[list[float]]:
-    """Batches of so many samples, as slow as those that were `met`."""
+    """Draw batches of `samples` samples each from the relative times in `met`."""
     drawn: list[list[float]] = np.random.default_rng(0).choice(met, (max(1, _DRAWN // samples), samples)).tolist()
     return drawn
 
 
 def _as_a_rule(spent: _Spent, threads: int, expected: float) -> float:
-    """Seconds per sample by the clock, had these samples taken `expected` times the median of them each, as all do."""
+    """Return wall seconds per sample for batches whose samples take `expected` times their median, as drawn ones do."""
     usual = statistics.median(chain.from_iterable(spent.batches))
     seen = sum(_last_done(batch, threads) for batch in spent.batches) / sum(map(len, spent.batches))
-    # What it takes beyond that to hand samples to threads does not hang on how slow they are.
+    # The rest of the measured time goes to handing samples to threads, which doesn't depend on how slow they are.
     return usual * expected + max(0.0, spent.wall - seen)
 
 
 def _last_done(seconds: Sequence[float], threads: int) -> float:
-    """When the last sample is done, where each goes to the first thread that is free."""
+    """Return the time at which the last sample is done if each goes to the first free thread."""
     free_at = [0.0] * threads
     for each in seconds:
         heapq.heapreplace(free_at, free_at[0] + each)
@@ -188,12 +205,12 @@ def _last_done(seconds: Sequence[float], threads: int) -> float:
 
 
 def _share(budget_seconds: float, counts: Sequence[int]) -> float:
-    """The seconds for each count, one thread being another."""
+    """Return the seconds for each number of threads, counting the single thread as one of them."""
     return budget_seconds / (len(counts) + 1)
 
 
 def _timed(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, float]]:
-    """What `read` gives, and the seconds that it took."""
+    """Return a function that returns `read`'s result and the seconds that it took."""
 
     def timed(index: Any) -> tuple[Any, float]:
         begin = time.perf_counter()
@@ -218,7 +235,7 @@ def _spent_by_threads(
 
 @contextmanager
 def _on_one_core() -> Iterator[None]:
-    """Keeps this thread, and those that it starts meanwhile, to one of its cores, where the system can."""
+    """Keep this thread, and threads started inside, on one of its cores, if the system supports that."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -233,7 +250,7 @@ def _on_one_core() -> Iterator[None]:
 def _spent(
     read_all: Callable[[Iterator[Any]], list[tuple[Any, float]]], ahead: Iterator[Any], samples: int, seconds: float
 ) -> _Spent:
-    """What batches of so many samples take. Raises what `read_all` raises."""
+    """Measure batches of `samples` samples for about `seconds`. Raise what `read_all` raises."""
     wall, cpu, batches = 0.0, time.process_time(), list[list[float]]()
     while len(batches) < _BATCHES_AT_MOST and (wall < seconds or not batches):
         begin = time.perf_counter()

@@ -1,8 +1,8 @@
-"""How much of an operator's time it holds the interpreter's lock.
+"""Share of an operator's time in which it holds the interpreter's lock.
 
-A second thread sleeps for a moment over and over, and notes when it runs. It needs the lock for that: while an operator
-holds the lock it can't, while an operator computes or waits without the lock it can. So the user's own calls are
-watched as they run, and none has to be repeated on another thread, where it might not be safe.
+A second thread sleeps briefly in a loop and notes when it runs, for which it needs the lock. While an operator holds
+the lock it can't run; while an operator computes or waits without the lock it can. So the user's own calls are observed
+as they run, and none has to be repeated on another thread, where it might not be safe.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INTERRUPTED = 3.0
 
 
 class LockWatch(Recorder):
-    """Notes when each operator runs, and when a second thread could run meanwhile. A context manager."""
+    """Context manager that records when each operator runs and when a second thread could run meanwhile."""
 
     def __init__(self, root: Node, rewriter: Rewriter, selection: Selection = EVERYTHING) -> None:
         super().__init__(root, rewriter, selection)
@@ -60,9 +60,9 @@ class LockWatch(Recorder):
             self._calls[node].append((start, time.perf_counter_ns()))
 
     def free_share(self, node: Node) -> float | None:
-        """The share of a node's time in which the lock was free, from 0 to 1; None where it ran too briefly to tell.
+        """Return the share (0 to 1) of a node's time in which the lock was free; None if it ran too briefly.
 
-        Calls far longer than usual don't count: there the host was busy with something else, and both threads stood.
+        Calls far longer than usual don't count: the host was busy with something else, and neither thread ran.
         """
         calls = self._calls.get(node, [])
         usual = median(end - start for start, end in calls) if calls else 0.0

@@ -1,4 +1,4 @@
-"""What a GPU does at this moment, through NVML: how busy it is, its memory, its PCIe traffic, its partitions."""
+"""A GPU's present state from NVML: utilization, memory, PCIe traffic and partitions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ SENT, RECEIVED = 0, 1  # NVML_PCIE_UTIL_TX_BYTES, NVML_PCIE_UTIL_RX_BYTES
 
 @dataclass(frozen=True)
 class GpuReading:
-    """One GPU, or one MIG partition, at one moment. What the driver doesn't say is None, and `reasons` says why.
+    """One GPU, or one MIG partition, at one moment. A figure that the driver doesn't give is None, with a reason.
 
-    `utilization_share` is the part of the last moments in which a kernel ran, from 0 to 1. PCIe rates are those of the
-    whole board, seen from the GPU: `received` is what came from the host. `partitions` are the board's, if it has any.
+    `utilization_share` is the share (0 to 1) of the driver's last sample period in which a kernel ran. PCIe rates are
+    those of the whole board; `received` is the traffic from the host. `partitions` are the board's, if it has any.
+    `reasons` maps the missing figures to why they are missing.
     """
 
     name: str | None
@@ -36,9 +37,9 @@ FIGURES = tuple(name for name in GpuReading.__dataclass_fields__ if name != "rea
 
 
 def read_gpu(uuid: str | None, environ: Mapping[str, str]) -> GpuReading:
-    """A reading of the GPU whose UUID ends with `uuid`; without one, of the first that CUDA_VISIBLE_DEVICES leaves.
+    """Return a reading of the GPU whose UUID ends with `uuid`; if None, of the first in CUDA_VISIBLE_DEVICES.
 
-    Never raises: without a driver, a package or such a GPU, all figures are None for that reason.
+    Never raises: without a driver, a package or such a GPU, all figures are None with that reason.
     """
     visible, source = gpus(environ)
     named = [gpu for gpu in visible if gpu.uuid is not None and gpu.uuid.endswith(uuid or "")]

@@ -1,4 +1,4 @@
-"""What it takes to fill shared memory for a batch in a worker, new or used, and to give it back in the main process."""
+"""CPU cost of filling new or used shared memory for a batch in a worker, and of releasing it in the main process."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from plumb.profile.threads import one_torch_thread, thread_seconds
 _TURNS = 5
 _BYTES_AT_LEAST = 2**20
 _FRESH_BYTES, _COPIED_BYTES = 2**20, 2**25
-# Fresh memory is handed over so many times, and so many pieces are not given back yet.
+# Number of handovers of fresh memory, and how many pieces are still unreleased at a time.
 _FRESH_TURNS, _AHEAD = 16, 2
-# A loader uses so many buffers by turns, as a rule; fewer where they are more than caches hold anyway.
+# A loader usually has this many buffers; fewer suffice if they exceed the caches anyway.
 _BUFFERS, _BEYOND_CACHES = 8, 2**26
 
 
 def drop_seconds_per_byte(batch_bytes: float) -> float:
-    """CPU seconds per byte to let go of shared memory that was written; of several turns the quickest.
+    """Return the CPU seconds per byte to release shared memory that was written; the quickest of several turns.
 
-    A batch lies in memory that its worker filled, and whose last user, the main process, gives it back page by page.
+    A batch lies in memory that its worker filled, and the main process, as its last user, frees it page by page.
     """
     size = max(int(batch_bytes), _BYTES_AT_LEAST)
     return min(_drop_seconds(size) for _ in range(_TURNS)) / size
 
 
 def fresh_seconds_per_byte() -> float:
-    """CPU seconds per byte of a worker to hand over a batch in shared memory that nobody has touched before, beyond
-    those to write it again: to get the memory, to share it, and to let go of it.
+    """Return a worker's extra CPU seconds per byte to hand over a batch in fresh instead of reused shared memory.
 
-    That is the same for each byte, so little is taken: a batch's worth may be more than shared memory holds.
+    They go to allocating the memory, sharing it and closing it. The cost per byte doesn't depend on the size, so little
+    memory is used: a whole batch may exceed the available shared memory.
     """
     source, used = (torch.ones(_FRESH_BYTES, dtype=torch.uint8) for _ in range(2))
     handed: list[int] = []
-    # The main process gives memory back at the same time, and both need the kernel's lists of free pages.
+    # The main process frees memory at the same time, and both need the kernel's lists of free pages.
     with one_torch_thread(), ThreadPoolExecutor(1) as main:
         fresh = []
         given_back: Future[None] | None = None
@@ -58,16 +58,16 @@ def fresh_seconds_per_byte() -> float:
 
 @dataclass(frozen=True)
 class CopySeconds:
-    """CPU seconds per byte to copy a batch into memory that was used before: that the caches hold, or don't."""
+    """CPU seconds per byte to copy a batch into used memory that is in the caches, and that isn't."""
 
     cached: float
     uncached: float
 
 
 def copy_seconds_per_byte(batch_bytes: float) -> CopySeconds:
-    """What it takes to copy a batch of this size; of several turns each the median.
+    """Return the CPU seconds per byte to copy a batch of this size; medians of several turns.
 
-    Buffers for batches are used by turns, and when one's turn comes, others have taken its place in the caches.
+    Buffers are used in rotation, so when a buffer's turn comes, the others have displaced it from the caches.
     """
     size = min(max(int(batch_bytes), _BYTES_AT_LEAST), _COPIED_BYTES)
     count = min(_BUFFERS, max(2, _BEYOND_CACHES // size))
@@ -83,7 +83,7 @@ def _copy_seconds(source: torch.Tensor, target: torch.Tensor) -> float:
 
 
 def _hand_over(source: torch.Tensor) -> int:
-    """A descriptor of new shared memory with the bytes of `source`, which this process has no longer mapped."""
+    """Return a descriptor of new shared memory with the bytes of `source`, already unmapped in this process."""
     storage = torch.UntypedStorage._new_using_fd_cpu(source.nbytes)
     torch.empty(0, dtype=torch.uint8).set_(storage).copy_(source)
     return os.dup(storage._share_fd_cpu_()[0])

@@ -1,4 +1,4 @@
-"""How much of the CPUs others use while something is measured: what explains lower numbers than usual."""
+"""CPU use of other processes during a measurement, which explains lower numbers than usual."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from plumb.host.files import Host
 
 
 class OthersLoad:
-    """The CPUs that processes other than this one and its descendants keep busy, from construction on.
+    """CPU use of processes other than this one and its descendants, since construction.
 
-    Of those that this process may run on: there are `usable_cpus` of them.
+    Only CPUs that this process may run on count; there are `usable_cpus` of them.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class OthersLoad:
         self._own = _own_seconds()
 
     def cpus(self) -> float:
-        """Their CPU seconds per second so far."""
+        """Return the other processes' CPU seconds per second so far."""
         elapsed = time.perf_counter() - self._begun
         others = (_busy_seconds() - self._busy) - (_own_seconds() - self._own)
         return max(0.0, others / elapsed) if elapsed > 0 else 0.0
@@ -36,7 +36,7 @@ def _busy_seconds() -> float:
 
 
 def _usable() -> list[Any]:
-    """The times of each CPU that this process may run on."""
+    """Return the times of each CPU that this process may run on."""
     each = psutil.cpu_times(percpu=True)
     allowed = cpus_of(Host())
     return [times for number, times in enumerate(each) if number in allowed] or each
@@ -44,13 +44,13 @@ def _usable() -> list[Any]:
 
 def _busy_seconds_of(times: Any) -> float:
     waiting = times.idle + getattr(times, "iowait", 0.0)
-    # Linux counts guests' time within user time.
+    # Linux includes guests' time in user time.
     guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
     return float(sum(times) - waiting - guests)
 
 
 def _own_seconds() -> float:
-    """CPU seconds of this process, of its children that have ended, and of those that run."""
+    """Return the CPU seconds of this process, of its ended children, and of its running descendants."""
     times = os.times()
     ended = times.user + times.system + times.children_user + times.children_system
     running = 0.0

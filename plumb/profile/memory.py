@@ -1,4 +1,4 @@
-"""What processes keep for themselves, and what a trial takes of the host."""
+"""Memory and CPU time of processes: their own pages, and what a trial takes of the host."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from plumb.host.memory import held_bytes
 from plumb.runtime.allocator import give_back_what_is_free
 
 _SHM = "/dev/shm"
-# Of a long list, so many elements are looked at, and never more objects than this.
+# Number of elements visited of a long container, and of objects visited in all.
 _ELEMENTS, _OBJECTS = 256, 50_000
 _PAGE_BYTES = 4096
-# What proc(5) says: writing this sets the process' peak of resident pages to what is resident now.
+# proc(5): writing this value resets the process's peak of resident pages to what is resident now.
 _CLEAR_REFS, _RESET_PEAK = Path("/proc/self/clear_refs"), "5"
 _CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 _CONTAINERS = (list, tuple, dict, set, frozenset)
@@ -28,14 +28,14 @@ _CONTAINERS = (list, tuple, dict, set, frozenset)
 
 @dataclass(frozen=True)
 class Pages:
-    """A process' pages, in bytes: those that are its own, and those of its parent that writing would make its own."""
+    """A process's pages, in bytes: its own, and its parent's that would become its own if it wrote to them."""
 
     private_bytes: float
     shared_bytes: float
 
 
 def pages(pid: int) -> Pages:
-    """The pages of `pid`; none where the system does not tell.
+    """Return the pages of `pid`; zeros if the system doesn't report them.
 
     Resident size would count torch's shared pages once for every worker, two to six times too much.
     """
@@ -44,10 +44,10 @@ def pages(pid: int) -> Pages:
 
 
 def counted_bytes(root: object) -> float:
-    """About how many bytes hold the reference counts of `root` and all that it refers to, code left out.
+    """Return about how many bytes hold the reference counts of `root` and all that it refers to, except code.
 
-    Using an object writes to its count. Long containers are told from a part of their elements, and of a block without
-    references, such as an array's values, only the first page counts.
+    Using an object writes to its reference count. Long containers are estimated from some of their elements. Of a block
+    without references, such as an array's values, only the first page counts.
     """
     total, seen, waiting = 0.0, {id(root)}, [(root, 1.0)]
     for _ in range(_OBJECTS):
@@ -68,7 +68,7 @@ def counted_bytes(root: object) -> float:
 
 
 def script_bytes() -> float:
-    """What this process and all that it has started hold, as limits count it: pages of files are nobody's."""
+    """Return the bytes held by this process and its descendants, as memory limits count them (without file pages)."""
     held = held_bytes(Host())
     if held:
         return float(held)
@@ -78,11 +78,11 @@ def script_bytes() -> float:
 
 
 class Grown:
-    """By how much this process' own pages have grown at the most since this was made, within calls too.
+    """Largest growth of this process's own pages since construction, including peaks within calls.
 
-    The kernel keeps the peak of all pages that are mapped; those of files are taken off as they are at the end. Making
-    this sets that peak back. Where it can't be, only what is held at the time of asking is told. What was freed before
-    is given back to the kernel first: a forked process that takes it again makes the pages its own.
+    The kernel records the peak of all mapped pages; file and shared pages are subtracted as they are at the end.
+    Constructing this resets that peak. If it can't be reset, only the growth at the time of the query counts. Freed
+    memory is first returned to the kernel: a forked process that reuses it makes the pages its own.
     """
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class Grown:
             self._has_peak = False
 
     def bytes(self) -> float:
-        """The growth so far; never negative."""
+        """Return the growth so far in bytes; never negative."""
         most = _kept("RssAnon")
         if self._has_peak:
             most = max(most, _kept("VmHWM") - _kept("RssFile") - _kept("RssShmem"))
@@ -103,19 +103,19 @@ class Grown:
 
 
 class Taken:
-    """What loaders take of the host's memory from now on: pages of this process and its workers, and shared memory."""
+    """Host memory that loaders take from now on: pages of this process and its workers, and shared memory."""
 
     def __init__(self) -> None:
         self._before = _in_use()
 
     def bytes(self) -> float:
-        """The bytes that are in use beyond those at the beginning."""
+        """Return the bytes in use beyond those at construction."""
         return max(0.0, _in_use() - self._before)
 
 
 def _in_use() -> float:
     pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children() if child.pid is not None)]
-    # Batches on their way are held by open files alone, and mapped by nobody: the file system knows them.
+    # Batches in transit are held by open descriptors and mapped by no process, so only the file system counts them.
     try:
         status = os.statvfs(_SHM)
         shared = (status.f_blocks - status.f_bfree) * status.f_frsize
@@ -133,12 +133,12 @@ def _kept(name: str) -> float:
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:
-    """CPU seconds, user and system, that living processes have burnt so far."""
+    """Return the CPU seconds, user and system, that living processes have used so far."""
     return sum(map(_cpu_seconds_of, pids))
 
 
 def _cpu_seconds_of(pid: int) -> float:
-    """To the nanosecond where the system has a clock of the process; elsewhere only every hundredth second counts."""
+    """Return a process's CPU seconds: to the nanosecond if the system has a clock for it, else in clock ticks."""
     clock = ctypes.c_int()
     try:
         if ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock)) == 0:

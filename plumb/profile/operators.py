@@ -1,7 +1,7 @@
-"""What each operator costs: wall, CPU and wait time, on samples that nothing else is done to.
+"""Cost of each operator: wall, CPU and wait time, on samples that are only timed.
 
-A thread that was never blocked did not wait: where no voluntary context switch was counted during a call, the
-difference between its wall and its CPU time is what the host took away, and is left out of both.
+A thread that was never blocked did not wait: if no voluntary context switch was counted during a call, the difference
+between its wall and its CPU time was taken by other processes on the host, and is left out of both.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ T = TypeVar("T")
 
 
 def _voluntary_switches() -> int | None:
-    """How often this thread gave up its core by itself, to wait; None where the host doesn't count that."""
+    """Return how often this thread gave up its core to wait; None if the host doesn't count that."""
     return None if THREAD is None else resource.getrusage(THREAD).ru_nvcsw
 
 
 @dataclass
 class Clock:
-    """Time spent, in nanoseconds, and in how many calls."""
+    """Time spent, in nanoseconds, and the number of calls."""
 
     cpu: int = 0
     wait: int = 0
@@ -50,9 +50,10 @@ class Clock:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one sample costs at an operator. Means over all samples, so that operators add up; a sample that doesn't
-    visit the operator counts as zero. The median and the quartiles are those of the samples that do visit it. Where
-    samples are loaded in groups, a visit is a group's.
+    """Cost of one sample at an operator.
+
+    Means are over all samples, so that operators add up; a sample that doesn't visit the operator counts as zero. The
+    median and the quartiles are over the samples that visit it. If samples are loaded in groups, a visit is a group's.
     """
 
     wall_seconds: float
@@ -65,9 +66,9 @@ class Cost:
 
 
 class Timing(Recorder):
-    """Times every node by itself: a call's time without that of the recorded calls inside it. Keeps no values alive.
+    """Recorder that times every node without the recorded calls inside it. It keeps no values alive.
 
-    `overhead_seconds` is what recording a call costs, and is taken out of the time of what is around it.
+    `overhead_seconds` is the cost of recording a call; it is subtracted from the time of the surrounding call.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Timing(Recorder):
         self._inner = Clock()
 
     def take(self) -> dict[Node, Clock]:
-        """The clocks since the last time, and starts afresh: call it after each sample."""
+        """Return the clocks since the last call and start new ones; to be called after each sample."""
         clocks, self._clocks = self._clocks, defaultdict(Clock)
         return dict(clocks)
 
@@ -101,7 +102,7 @@ class Timing(Recorder):
 
 
 def timed(clock: Clock, function: Any, /, *arguments: Any, **keywords: Any) -> Any:
-    """Calls `function`, adds its time to `clock`, and counts the call where it returns."""
+    """Call `function`, add its time to `clock`, and count the call if it returns."""
     switches = _voluntary_switches()
     cpu_start = time.thread_time_ns()
     start = time.perf_counter_ns()
@@ -118,7 +119,7 @@ def timed(clock: Clock, function: Any, /, *arguments: Any, **keywords: Any) -> A
 
 
 def recording_overhead_seconds() -> float:
-    """What recording a call costs the code around it, on this host now."""
+    """Return the seconds that recording a call adds to the code around it, on this host now."""
     timing = Timing(Node(None, SAMPLE, "", ""), Rewriter())
     with timing:
         timing.enter(SAMPLE, abs, 1)
@@ -127,15 +128,15 @@ def recording_overhead_seconds() -> float:
 
 
 def time_call(function: Callable[[], Any]) -> tuple[Any, Clock]:
-    """What `function` returns, and the time it took, counted as operators' time is."""
+    """Return the result of `function` and its time, measured in the same way as operators' time."""
     clock = Clock()
     return timed(clock, function), clock
 
 
 def costs(units: list[dict[Node, Clock]], unit_samples: int) -> dict[Node, Cost]:
-    """The cost of each node per sample, from the clocks of units that each hold `unit_samples` samples.
+    """Return the cost of each node per sample, from the clocks of units of `unit_samples` samples each.
 
-    The few slowest units are left out, as they are from what untraced samples take.
+    The few slowest units are left out, as is done for untraced samples.
     """
     kept = without_slowest(units, lambda clocks: sum(clock.wall_seconds for clock in clocks.values()))
     nodes = {node: None for clocks in kept for node in clocks}
@@ -143,7 +144,7 @@ def costs(units: list[dict[Node, Clock]], unit_samples: int) -> dict[Node, Cost]
 
 
 def without_slowest(timings: list[T], seconds: Callable[[T], float]) -> list[T]:
-    """The timings without the few slowest, in order: a mean over many should not hang on a stall of the host."""
+    """Return the timings without the slowest few, in order, so that a stall of the host doesn't distort a mean."""
     slowest = sorted(range(len(timings)), key=lambda place: seconds(timings[place]))
     kept = sorted(slowest[: len(timings) - int(SLOWEST_SHARE * len(timings))])
     return [timings[place] for place in kept]

@@ -21,16 +21,16 @@ def can_pin() -> bool:
 
 
 def pinned(batch: Any) -> Any:
-    """Return a batch, or a single tensor, as a loader with `pin_memory=True` hands it over.
+    """Return a batch, or a single tensor, as a loader with `pin_memory=True` returns it.
 
-    Its tensors are page-locked where torch can pin, and it is the very same batch elsewhere.
-    Raises what torch's loader raises for a batch that can't be pinned.
+    Its tensors are page-locked if torch can pin; if not, the same batch is returned unchanged. Raises what torch's
+    loader raises for a batch that can't be pinned.
     """
     return pin_memory(batch) if can_pin() else batch  # type: ignore[no-untyped-call]
 
 
 def is_pinnable(batch: Any) -> bool:
-    """Return whether torch pins this batch: some are on a device already, or hold tensors that can't be pinned."""
+    """Return whether torch can pin this batch; tensors on a device, for example, can't be pinned."""
     if not can_pin():
         return False
     try:

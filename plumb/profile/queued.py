@@ -1,4 +1,4 @@
-"""How long a process or a thread was ready to run, and others had the CPUs."""
+"""Time for which a process or a thread was ready to run while others had the CPUs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 
 def queued_seconds(pid: int | None = None) -> float:
-    """What the kernel says of the first thread of a process, or of this very one; 0 where it does not.
+    """Return the run-queue seconds of a process's first thread, or of the calling thread if `pid` is None.
 
-    It is the second figure of `/proc/<pid>/schedstat` (Documentation/scheduler/sched-stats.rst).
+    They are the second figure of `/proc/<pid>/schedstat` (Documentation/scheduler/sched-stats.rst); 0 if the kernel
+    doesn't report it.
     """
     path = f"/proc/{pid}/schedstat" if pid is not None else f"/proc/self/task/{threading.get_native_id()}/schedstat"
     try:

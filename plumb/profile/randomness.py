@@ -1,4 +1,4 @@
-"""The process's random generators: their states before and after, and as they were."""
+"""States of the process's random number generators: reading, changing and restoring them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 
 
 def generator_states(others: list[Any]) -> tuple[Any, ...]:
-    """The states of `random`, `numpy.random`, torch's generator and `others`, comparable with `==`."""
+    """Return the states of `random`, `numpy.random`, torch's generator and `others`, comparable with `==`."""
     torch = sys.modules.get("torch")
     drawn = None if torch is None else torch.get_rng_state().numpy().tobytes()
     return random.getstate(), _legacy_state(np.random.get_state()), drawn, *map(state_of, others)
 
 
 def _legacy_state(state: Any) -> Any:
-    """The state of a `RandomState` of numpy's, with its keys as bytes; it may be over a generator of another kind."""
+    """Return the state of a numpy `RandomState` with its keys as bytes; other bit generators' state as text."""
     if isinstance(state, dict):
         return repr(state)
     algorithm, keys, position, has_gauss, gauss = state
@@ -27,7 +27,7 @@ def _legacy_state(state: Any) -> Any:
 
 
 def state_of(generator: Any) -> Any:
-    """The state of one generator of Python's, numpy's or torch's kind; None for anything else."""
+    """Return the state of one generator of Python's, numpy's or torch's kind; None for anything else."""
     if isinstance(generator, random.Random):
         return generator.getstate()
     if isinstance(generator, np.random.Generator):
@@ -38,7 +38,7 @@ def state_of(generator: Any) -> Any:
 
 
 def disturb_generators() -> None:
-    """Draws once from each generator, so that what depends on their states comes out differently."""
+    """Draw once from each generator, so that results that depend on their states change."""
     random.random()
     np.random.random()
     torch = sys.modules.get("torch")
@@ -48,7 +48,7 @@ def disturb_generators() -> None:
 
 @contextmanager
 def kept_generators() -> Iterator[None]:
-    """Puts the generators back as they were, so that looking at a pipeline doesn't change the training's numbers."""
+    """Restore the generators' states on exit, so that inspecting a pipeline doesn't change the training's numbers."""
     before = process_states()
     try:
         yield
@@ -57,13 +57,13 @@ def kept_generators() -> Iterator[None]:
 
 
 def process_states() -> tuple[Any, Any, Any]:
-    """The states of the process's own generators, for `put_back`."""
+    """Return the states of the process's own generators, for `put_back`."""
     torch = sys.modules.get("torch")
     return random.getstate(), np.random.get_state(), None if torch is None else torch.get_rng_state()
 
 
 def put_back(states: tuple[Any, Any, Any]) -> None:
-    """Sets the process's own generators to what they were."""
+    """Restore the process's own generators to the given states."""
     random.setstate(states[0])
     np.random.set_state(states[1])
     if states[2] is not None:

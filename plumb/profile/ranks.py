@@ -1,6 +1,6 @@
-"""What a training step waits for other ranks: the time in which its thread stands still in collectives.
+"""Time for which a training step waits for other ranks: its thread is blocked in collectives.
 
-That is told on the CPU alone: a GPU waits for the others by itself, while this thread goes on.
+Only CPU training shows it: a GPU waits for other ranks by itself while the thread goes on.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from plumb.profile.queued import queued_seconds
 
 
 class Standstill:
-    """The seconds in which the threads that call collectives, or a backward pass that hides some, stood still."""
+    """Seconds for which threads were blocked in collectives, or in a backward pass that contains some."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self._is_inside = False
 
     def watched(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        """`work`, with the time in which it neither computes nor stands in the queue for a CPU added up."""
+        """Wrap `work` to add up the time in which it neither computes nor queues for a CPU."""
 
         @wraps(work)
         def watched(*args: Any, **kwargs: Any) -> Any:
@@ -45,9 +45,10 @@ class Standstill:
 
 @contextmanager
 def standstill(ranks: int) -> Iterator[Standstill]:
-    """Adds up what steps wait for other ranks inside, where there are any: all waiting in torch's collectives.
+    """Add up the time that steps wait for other ranks inside the context; 0 if there are fewer than two ranks.
 
-    A backward pass waits where `DistributedDataParallel` has its own collectives in it.
+    All such waiting happens in torch's collectives. A backward pass waits too, because `DistributedDataParallel` runs
+    its own collectives in it.
     """
     found = Standstill()
     if ranks < 2 or not torch.distributed.is_available():
@@ -64,10 +65,10 @@ def standstill(ranks: int) -> Iterator[Standstill]:
 
 
 def told_by_steps() -> bool:
-    """Whether waiting for other ranks shows in this process' threads."""
+    """Return whether waiting for other ranks shows in this process's threads."""
     return not uses_accelerator()
 
 
 def _moment() -> tuple[float, float]:
-    """The clock, and what this thread has computed and queued for so far."""
+    """Return the wall clock, and the seconds that this thread has computed or queued so far."""
     return time.perf_counter(), time.thread_time() + queued_seconds()

@@ -1,4 +1,4 @@
-"""What one sample costs in the dataset's read and the collate function, measured in the process that calls it."""
+"""Cost of one sample in the dataset's read and in the collate function, measured in the calling process."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ COLLATED = 3
 
 _TURNS_AT_LEAST = 3
 _WARM_UP = 1 / 2
-# So many times of single batches show how they spread.
+# Number of single batches' times that are kept to show their spread.
 _BATCH_TIMES = 200
 
 
 @dataclass(frozen=True)
 class _Span:
-    """Seconds per sample, those left out in which others had the CPUs."""
+    """Seconds per sample, without those in which other processes had the CPUs."""
 
     wall_seconds: float
     cpu_seconds: float
@@ -40,10 +40,10 @@ class _Span:
 
 @dataclass(frozen=True)
 class Sampled:
-    """What samples cost, the times of the single batches that say so, and how many samples were read for it.
+    """Measured cost of samples, the times of the last batches, and the number of samples read.
 
-    `largest_batch_bytes` is what the largest of these batches took, and `other_cpus` how many CPUs the process' other
-    threads kept busy meanwhile.
+    `largest_batch_bytes` is the size of the largest of the batches, and `other_cpus` the number of CPUs that the
+    process's other threads kept busy meanwhile.
     """
 
     cost: SampleCost
@@ -53,9 +53,9 @@ class Sampled:
     other_cpus: float
 
     def made_by_threads(self, cpus: float, wait_seconds: float) -> Sampled:
-        """The same, where threads of the dataset's own compute on so many CPUs while this one waits for them.
+        """Return the cost if the dataset's own threads compute on `cpus` CPUs while the calling thread waits for them.
 
-        It waits for `wait_seconds` at the most where it does not wait for threads of torch's either.
+        `wait_seconds` is the wait measured with torch on one thread; the calling thread waits for no longer than that.
         """
         cost = self.cost
         waiting = min(max(0.0, cost.wait_seconds - cpus * cost.wall_seconds), wait_seconds)
@@ -70,12 +70,21 @@ def sampled(
     at_most_seconds: float | None = None,
     skips: tuple[type[Exception], ...] = (),
 ) -> Sampled:
-    """Reads samples and collates them for about `seconds`, in this thread, as a loader without workers does.
+    """Read and collate samples for about `seconds`, in this thread, as a loader without workers does.
 
-    It goes on for `at_most_seconds` where it does not know yet what a sample takes. What the first half of `seconds`
-    shows is left out: files are opened there, caches filled, and torch's threads spread over the cores. Per sample;
-    `main_seconds`, the hand-over from a worker, isn't seen from here and is 0. Raises what the dataset raises, but for
-    errors in `skips`, which the user's loop goes on after.
+    The first half of `seconds` is discarded: files are opened then, caches filled, and torch's threads spread over the
+    cores. Costs are per sample; `main_seconds`, the handover from a worker, can't be measured here and is 0.
+
+    Args:
+        loader: Loader to read from.
+        stream: Indices to read; None for an iterable dataset.
+        seconds: Time to measure.
+        at_most_seconds: Time to measure at most if the cost per sample is still uncertain; None never extends.
+        skips: Errors of the dataset to go on after, as the user's loop does.
+
+    Raises:
+        Exception: What the dataset raises, except errors in `skips`.
+
     """
     spans: list[_Span] = []
     size, read_samples = 1.0, 0.0
@@ -110,8 +119,10 @@ def _goes_on(spans: list[_Span], seconds: float, at_least: float, at_most: float
 
 
 def _wait_seconds(spans: list[_Span], cpu_seconds: float) -> float:
-    """What a sample waits. Where that is most of its time, its source is slow now and then, and all of it counts; else
-    the host was busy with something else at times, and the middle of it does.
+    """Return the seconds that a sample waits.
+
+    If waiting is most of its time, its source is slow now and then, and the mean counts; otherwise the host was busy
+    with something else at times, and the median does.
     """
     waits = [max(0.0, span.wall_seconds - span.cpu_seconds) for span in spans]
     mean = statistics.fmean(waits)
@@ -125,28 +136,28 @@ def sampled_without_torch_threads(
     at_most_seconds: float | None = None,
     skips: tuple[type[Exception], ...] = (),
 ) -> Sampled:
-    """What is `sampled` where torch has this thread only, as in a worker process.
+    """Measure like `sampled` with torch on one thread, as in a worker process.
 
-    `other_cpus` is then of threads such as OpenCV's, or those of a library for linear algebra: no worker process keeps
-    them from having as many.
+    `other_cpus` then counts only threads of other libraries, such as OpenCV or linear algebra; worker processes may
+    have as many of these.
     """
     with one_torch_thread():
         return sampled(loader, stream, seconds, at_most_seconds, skips)
 
 
 def collate_seconds(loader: DataLoader[Any], indices: Sequence[Any]) -> float:
-    """What a worker takes to put samples together, for each of them. Raises what the dataset and collate raise."""
+    """Return a worker's seconds per sample to collate samples. Raise what the dataset and collate raise."""
     seconds = []
     with one_torch_thread():
         for _ in range(COLLATED):
-            # New ones each time: the user's code may change them in place.
+            # Loaded anew each time, because the user's code may change samples in place.
             samples = [loader.dataset[index] for index in indices]
             seconds.append(timeit.timeit(partial(loader.collate_fn, samples), number=1))
     return min(seconds) / len(indices)
 
 
 def without_failing(loader: DataLoader[Any], indices: Sequence[Any], errors: tuple[type[Exception], ...]) -> list[Any]:
-    """Return the indices whose samples don't raise one of `errors`, each made once for it."""
+    """Return the indices whose samples don't raise one of `errors`; each sample is loaded once for this."""
     good = []
     for index in indices:
         with contextlib.suppress(*errors):
@@ -158,7 +169,7 @@ def without_failing(loader: DataLoader[Any], indices: Sequence[Any], errors: tup
 def torch_threads_speedup(
     loader: DataLoader[Any], stream: IndexStream | None, seconds: float, skips: tuple[type[Exception], ...] = ()
 ) -> float:
-    """How many times as fast a batch is made when torch may use all its threads, by turns for about `seconds`."""
+    """Return how many times as fast batches are made with all of torch's threads, interleaved for about `seconds`."""
     read = _reader(loader, stream, skips)
     one: list[float] = []
     all_threads: list[float] = []
@@ -173,15 +184,15 @@ def torch_threads_speedup(
 
 
 def batch_bytes(batch: Any) -> tuple[int, int]:
-    """The bytes of all tensors in a batch of any structure, and how many tensors these are."""
+    """Return the bytes of all tensors in a batch of any structure, and the number of these tensors."""
     tensors = [leaf for leaf in leaves(batch) if isinstance(leaf, torch.Tensor)]
     return sum(tensor.element_size() * tensor.nelement() for tensor in tensors), len(tensors)
 
 
 def leaves(batch: Any) -> Iterator[Any]:
-    """Everything in nested dictionaries, sequences, dataclasses and objects of graphs that is none of these itself.
+    """Yield the leaves of nested dictionaries, sequences, dataclasses and other objects with attributes.
 
-    An object that leads back to itself, as nodes with parents do, is gone through once.
+    An object inside itself, as nodes with parents have, is visited once.
     """
     yield from _leaves(batch, frozenset())
 
@@ -203,7 +214,7 @@ def _leaves(value: Any, around: frozenset[int]) -> Iterator[Any]:
 
 
 def samples_in(batch: Any) -> int:
-    """How many samples a batch holds that nobody counted: the first dimension of its first tensor, else its length."""
+    """Return the number of samples in a batch of unknown size: its first tensor's first dimension, else its length."""
     for leaf in leaves(batch):
         if isinstance(leaf, torch.Tensor) and leaf.dim():
             return leaf.size(0)
@@ -213,7 +224,7 @@ def samples_in(batch: Any) -> int:
 def _reader(
     loader: DataLoader[Any], stream: IndexStream | None, skips: tuple[type[Exception], ...]
 ) -> Iterator[tuple[Any, float]]:
-    """Batches and their sizes, made as a worker makes them."""
+    """Yield batches and their sizes, made as a worker makes them."""
     dataset, collate = loader.dataset, loader.collate_fn
     if stream is None:
         yield from _iterable_batches(loader, skips)

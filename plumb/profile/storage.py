@@ -1,4 +1,4 @@
-"""What is read: the bytes that a thread gets through system calls, and how long reads take that are made at once."""
+"""Reads: the bytes that a thread reads through system calls, and the time of concurrent reads."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from plumb.errors import one_line
 from plumb.profile.threads import reading_threads
 
 _OUTSTANDING = (1, 4, 16, 64)
-# Each thread reads so often, and all of them so much at least, to show what storage gives.
+# Number of reads per thread, and the fewest in all, to show what storage provides.
 _READS_EACH, _READS_AT_LEAST = 2, 8
-# Storage holds reads up where they take so many times as long as one alone, and leave so much of a core idle.
+# Storage slows reads down if they take this many times as long as a single read and use less of a core than this.
 _SLOWED_DOWN, _BUSY = 1.4, 0.6
-# No look is begun that may take more than this share of the time that is left.
+# A measurement is not started if it may take more than this share of the time left.
 _SHARE_OF_TIME = 0.1
 
 
 @dataclass(frozen=True)
 class _ReadsAtOnce:
-    """The median of single reads' seconds while so many were made at once, and the share of a core that they took."""
+    """Median seconds of single reads during concurrent reads, and the share of a core that all of them used."""
 
     median_seconds: float
     cpu_share: float
 
 
 def _reads_at_once(read: Callable[[Any], Any], indices: Sequence[Any], outstanding: int, reads: int) -> _ReadsAtOnce:
-    """Makes so many reads, `outstanding` at a time, by threads that have read before. Raises what `read` raises."""
+    """Make `reads` reads, `outstanding` at a time, with threads that have read before. Raise what `read` raises."""
 
     def seconds_of(index: Any) -> float:
         begin = time.perf_counter()
@@ -49,8 +49,10 @@ def _reads_at_once(read: Callable[[Any], Any], indices: Sequence[Any], outstandi
 
 @dataclass(frozen=True)
 class HeldUp:
-    """The median seconds of single reads with 1, 4, 16 and 64 `outstanding`, up to the first that took too long or
-    failed, which `reason` tells; and whether storage held the most of them up.
+    """Median seconds of single reads with 1, 4, 16 and 64 outstanding, and whether storage slowed the last down.
+
+    The series ends before the first number of reads that would take too long or that failed; `reason` says why it
+    failed.
     """
 
     outstanding: tuple[int, ...]
@@ -62,7 +64,15 @@ class HeldUp:
 def held_up(
     read: Callable[[Any], Any], indices: Sequence[Any], read_seconds: float, seconds_left: Callable[[], float]
 ) -> HeldUp:
-    """Whether ever more reads at once, of `read_seconds` each alone, are held up by what they read from."""
+    """Time reads with 1, 4, 16 and 64 in flight, and report whether storage slows them down.
+
+    Args:
+        read: Function that reads the sample of an index.
+        indices: Indices to read, repeated as needed.
+        read_seconds: Seconds of a single read, for planning.
+        seconds_left: Function that returns the seconds left for measurements.
+
+    """
     looks: list[_ReadsAtOnce] = []
     is_held_up, reason = False, ""
     for outstanding in _OUTSTANDING:
@@ -75,18 +85,18 @@ def held_up(
             break
         looks.append(latest)
         alone = looks[0]
-        # Threads of one process share about one core: that they wait for it is not storage's doing, nor can they do
-        # anything else where one alone needs most of it, however little others leave them. Where more of them get to
-        # that, or are no slower after all, it was not storage that held fewer up either.
+        # Threads of one process share about one core. Waiting for it is not storage's doing, and nothing can be gained
+        # if a single read already needs most of a core. If more reads fill the core, or are no slower after all,
+        # storage did not slow down fewer reads either; so the last measurement decides.
         is_idle = max(alone.cpu_share, latest.cpu_share) < _BUSY
         is_held_up = is_idle and latest.median_seconds > _SLOWED_DOWN * alone.median_seconds
     return HeldUp(_OUTSTANDING[: len(looks)], tuple(look.median_seconds for look in looks), is_held_up, reason)
 
 
 class ReadCounter:
-    """Counts the bytes that this thread has read, from `/proc/thread-self/io`; always None where that is missing.
+    """Counter of the bytes that this thread has read, from `/proc/thread-self/io`; None if the file is missing.
 
-    Reads through memory maps are page faults and don't show. The counter's own readings are taken out.
+    Reads through memory maps are page faults and don't count. The counter subtracts its own reads.
     """
 
     def __init__(self) -> None:
@@ -108,11 +118,11 @@ class ReadCounter:
 
     @property
     def counts(self) -> bool:
-        """Whether this host tells what a thread reads."""
+        """True if this host reports what a thread reads."""
         return self._file is not None
 
     def bytes_read(self) -> int | None:
-        """Bytes read by this thread since it started, less what this counter read itself."""
+        """Return the bytes read by this thread since it started, without this counter's own reads."""
         if self._file is None:
             return None
         text = os.pread(self._file, 1024, 0)

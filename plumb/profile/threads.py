@@ -1,4 +1,4 @@
-"""Threads as a loader's workers have them: torch's own, and those that read samples."""
+"""Threads as in a loader's workers: torch's own, and those that read samples."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from typing import Any
 
 import torch
 
-# No fork waits longer than this for threads that are in the middle of a sample.
+# Longest wait of a fork for threads that are in the middle of a sample, and the interval between checks.
 _PATIENCE_SECONDS, _LOOK_SECONDS = 10.0, 0.001
 
 
 def one_torch_thread() -> AbstractContextManager[None]:
-    """Runs torch on one thread, as it runs in a worker, and puts the number back."""
+    """Run torch on one thread, as in a worker, and restore the number of threads on exit."""
     return torch_threads(1)
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Run torch on `count` threads, and put the number back."""
+    """Run torch on `count` threads, and restore the number of threads on exit."""
     threads = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -37,14 +37,14 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def thread_seconds(work: Callable[[], object]) -> float:
-    """CPU seconds of this thread for a piece of work, and to let go of what it returns."""
+    """Return this thread's CPU seconds to run `work` and to release its result."""
     begin = time.thread_time()
     work()
     return time.thread_time() - begin
 
 
 def _use_one_torch_thread() -> None:
-    # A thread that is asked for its number first has it from then on; else it takes that of others when it computes.
+    # A thread has its own number only after it has been queried; else it takes the number of others when it computes.
     torch.get_num_threads()
     torch.set_num_threads(1)
 
@@ -53,9 +53,9 @@ _parsing = threading.RLock()
 
 
 def _parse_by_turns() -> None:
-    """Lets only one thread of this process at a time parse Python: `numpy.load` does for each file that it reads.
+    """Let only one thread of this process parse Python at a time; `numpy.load` parses for each file that it reads.
 
-    Python 3.11 raises SystemError where another thread comes in between, as a finalizer may let it (CPython's issue
+    Python 3.11 raises SystemError if another thread interrupts the parser, as a finalizer may let it (CPython issue
     106905).
     """
     if getattr(ast.parse, "is_by_turns", False):
@@ -77,11 +77,15 @@ def _renew_lock() -> None:
 
 
 class ReadingThreads(ThreadPoolExecutor):
-    """So many threads that read samples, each with one thread of torch's, as a worker process has.
+    """Pool of `count` threads that read samples, each with one torch thread, as in a worker process.
 
-    A fork waits until none of them is in the middle of a sample, or of ending: what a library holds locked at that
+    A fork waits until no thread is in the middle of a sample or of ending, because a lock that a library holds at that
     moment would stay locked in the child for ever. Intel's MKL keeps the memory of its transforms under such a lock,
-    and takes it when a thread ends, too. Raises RuntimeError where the host allows no more threads.
+    and takes it when a thread ends, too.
+
+    Raises:
+        RuntimeError: The host allows no more threads.
+
     """
 
     def __init__(self, count: int) -> None:
@@ -103,16 +107,16 @@ class ReadingThreads(ThreadPoolExecutor):
             self.shutdown(wait=False)
             raise
         finally:
-            # What a thread sets is also what threads that are yet to come begin with.
+            # New threads start with the number that a thread set last, so it is restored.
             torch.set_num_threads(threads)
 
     @property
     def is_idle(self) -> bool:
-        """Whether no thread has anything to do."""
+        """True if no thread has work."""
         return self._unfinished == 0
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """As `ThreadPoolExecutor` does."""
+        """Submit work as `ThreadPoolExecutor` does, and count it until it is done."""
         self._count(+1)
         try:
             future = super().submit(fn, *args, **kwargs)
@@ -131,7 +135,7 @@ _started: list[tuple[weakref.ref[ReadingThreads], set[int]]] = []
 
 
 def settle() -> None:
-    """Waits until no reading thread but this one has anything to do, and none is about to end."""
+    """Wait until no reading thread except this one has work, and none is ending."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     this = threading.get_native_id()
     for started in list(_started):
@@ -157,7 +161,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def reading_threads(count: int, read: Callable[[Any], Any], ahead: Iterator[Any]) -> Iterator[ReadingThreads]:
-    """So many threads, as a worker has them, that have read what comes first `ahead`: they have opened what is theirs.
+    """Provide `count` threads as in a worker, each of which has read a first index of `ahead` to open its files.
 
     Raises what `read` raises.
     """
