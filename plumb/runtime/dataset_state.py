@@ -11,6 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from itertools import islice
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 
 from plumb.runtime.changes import Change, Reached, told_from
+from plumb.runtime.cleared import times_cleared
 from plumb.runtime.code_names import closed_over, globals_read, names_of, runs_unnamed
 from plumb.runtime.large_values import Large, LargeValues
 from plumb.runtime.object_parts import attributes_of, hidden_arrays, parts_of, process_generators, wrapped_by
@@ -48,6 +50,7 @@ _PASSES_AT_FIRST = 6
 # A value on the walk, how it was reached, and its part of what that leads to: `_ITSELF`, or its place in a collection.
 Waiting = tuple[Any, Reached, Any]
 _ITSELF: Any = object()
+_CACHED: Any = type(lru_cache(len))
 _MODULE_HOOKS = ("_forward", "_backward", "_state_dict", "_load_state", "_is_full_backward", "_non_persistent")
 
 
@@ -376,12 +379,13 @@ class DatasetState:
             return runs_unnamed(name) and kind_of(member) in (Kind.FUNCTION, Kind.WRAPPED)
         return self._reads_any or name in self._names
 
-    def _wrapped(self, value: Any, way: Reached) -> None:
+    def _wrapped(self, value: Any, way: Reached) -> Any:
         if isinstance(value, (MethodType, BuiltinFunctionType)):
             is_receiver = is_user_code(getattr(value, "__func__", None))
             self._to(value.__self__, way.to("self")._replace(is_receiver=is_receiver))
         for place, part in enumerate(wrapped_by(value, self._skips_shared)):
             self._to(part, way.to(place))
+        return times_cleared(value) if isinstance(value, _CACHED) else None
 
     def _generator(self, value: Any, way: Reached) -> None:
         is_known = any(each is value for each in (*self.generators, *process_generators()))

@@ -188,6 +188,7 @@ class _Reader:
         self.hits = 0
         self._watch: DrawWatch | None = None
         self._known: KnownObjects | None = None
+        self._first_files: tuple[OpenedFile, ...] | None = None
 
     def samples(self, indices: list[Any]) -> list[Any] | DeferredSamples:
         """The samples of one batch. Where a rewrite turns out not to fit, this and all later ones are made plainly."""
@@ -348,6 +349,10 @@ class _Reader:
 
     def _record(self, index: Any, value: Any, files: Iterable[OpenedFile]) -> Record | None:
         key = key_of(index)
+        opened = tuple(files)
+        if self._first_files is None:
+            # Also what the first sample has read for all of them, such as a file of labels that is kept in memory.
+            self._first_files = opened
         if not self._stores or key is None:
             return None
         self._known = self._known or KnownObjects((self._dataset,))
@@ -355,7 +360,7 @@ class _Reader:
             # Code that gets a copy would no longer know it.
             return None
         try:
-            return key, encode(value), tuple(files)
+            return key, encode(value), tuple(dict.fromkeys((*opened, *self._first_files)))
         except EncodeError:
             return None
 

@@ -34,6 +34,10 @@ class OpenedFile:
         """Whether the file is still what it was."""
         return _look(self.path) == self
 
+    def looked_at(self) -> OpenedFile:
+        """Return the file as it is now."""
+        return _look(self.path) or self
+
 
 class _Listening(threading.local):
     files: dict[bytes, OpenedFile] | None = None

@@ -10,7 +10,7 @@ import contextlib
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -28,6 +28,7 @@ from plumb.runtime.child_trial import in_child
 from plumb.runtime.dataset_state import DatasetState
 from plumb.runtime.inherited_files import DESCRIPTORS, open_descriptors, regular_files, reopen_inherited_files
 from plumb.runtime.object_parts import roots_of
+from plumb.runtime.opened import OpenedFile, opened_files
 from plumb.runtime.windows import array_of
 
 # A child that makes no sample in this time hangs.
@@ -35,6 +36,7 @@ CHILD_SECONDS = 30.0
 _LOOK_SECONDS = 1.0
 # The loop waits for the child: large values are looked at twice, for so long, those parts first that have the indices.
 _LARGE_SECONDS = 0.03
+_MOST_FILES = 32
 # The second index is looked for among so many.
 _LOOKED_THROUGH = 64
 # Arrays up to this size are put back, in case other processes have them too, and no more bytes than this in all.
@@ -49,6 +51,7 @@ class Effects:
     that a random generator of the dataset's own was drawn from, `is_part` that a batch lies in memory that the dataset
     holds: what the loop does to it in place, it does to the dataset. `shared` is a file whose position moved, which a
     worker would share. `failure` is what became of a sample that failed, or hung, in a forked process, though not here.
+    `files` are those that Python opened for the samples, as they were then, `again` those that it opened each time.
     """
 
     changed: str = ""
@@ -56,6 +59,8 @@ class Effects:
     is_part: bool = False
     shared: str = ""
     failure: str = ""
+    files: tuple[OpenedFile, ...] = field(default=(), compare=False)
+    again: tuple[OpenedFile, ...] = field(default=(), compare=False)
 
     @property
     def why_in_one_process(self) -> str | None:
@@ -108,7 +113,7 @@ def sample_effects(
     if isinstance(loader.dataset, IterableDataset) or not chosen:
         return Effects()
     inherited = {number for number, _ in open_descriptors()}
-    outcome = in_child(partial(_found, loader, chosen, inherited, skips_shared), seconds)
+    outcome = in_child(partial(_found_with_files, loader, chosen, inherited, skips_shared), seconds)
     if outcome.value is not None:
         return outcome.value
     reason = outcome.reason or ""
@@ -131,6 +136,12 @@ def _is_equal(one: Any, other: Any) -> bool:
 # ---- in the child
 
 
+def _found_with_files(loader: DataLoader[Any], indices: list[Any], inherited: set[int], skips_shared: bool) -> Effects:
+    with opened_files() as files:
+        effects = _found(loader, indices, inherited, skips_shared)
+        return replace(effects, files=tuple(islice(files, _MOST_FILES)))
+
+
 def _found(loader: DataLoader[Any], indices: list[Any], inherited: set[int], skips_shared: bool) -> Effects:
     """Make the samples of two indices by turns, twice, and return what that changed."""
     not_reopened = reopen_inherited_files()
@@ -149,8 +160,9 @@ def _found(loader: DataLoader[Any], indices: list[Any], inherited: set[int], ski
         read(other)
         changes = [change for change in look(has_windows=True) if change.is_resized]
         drawn = generator_states(state.generators)[3:]
-        read(first)
-        batch = read(other)
+        with opened_files() as again:
+            read(first)
+            batch = read(other)
         is_part = _shares_memory(batch, state.arrays)
         # What depends on the latest index alone is now what it was: a buffer, the file that is open at present.
         changes += look(has_windows=True)
@@ -161,6 +173,7 @@ def _found(loader: DataLoader[Any], indices: list[Any], inherited: set[int], ski
             draws=generator_states(state.generators)[3:] != drawn,
             is_part=is_part,
             shared=os.readlink(f"{DESCRIPTORS}/{moved[0]}") if moved else "",
+            again=tuple(islice(again, _MOST_FILES)),
         )
     finally:
         for array, before in kept:

@@ -23,12 +23,15 @@ from plumb.runtime.dataset_state import EPOCH_SECONDS, FIRST_SECONDS, DatasetSta
 from plumb.runtime.guards import Finding, IdleGuard, Verdict
 from plumb.runtime.object_parts import roots_of
 from plumb.runtime.sample_effects import CHILD_SECONDS, sample_effects
+from plumb.runtime.sample_files import SampleFiles
 
 # The first batches of an epoch are looked at each; later ones within this share of the time, and this often at least.
 _LOOKED_AT, _SHARE, _AT_LAST_SECONDS = 8, 0.005, 2.0
 _SHORTEST_LOOK_SECONDS = 0.01
 # Samples are tried in a child again when something else changed between epochs, but not for ever.
 _MOST_TRIED = 4
+# Workers that were started again for fewer batches than they read ahead, so many times in a row, are no gain.
+_MOST_RENEWED_IN_VAIN = 2
 # A child that makes a few samples may take so many times as long as the first batch has taken.
 _CHILD_WAITS = 4.0
 
@@ -66,6 +69,8 @@ class StateGuard(IdleGuard):
         self._loader: DataLoader[Any] | None = None
         self._latest: Any = None
         self._settings: dict[str, str] = {}
+        self._files = SampleFiles()
+        self._renewals_in_vain = 0
 
     def why_plain(self) -> str | None:
         """Return why the user's own configuration must read, if so, and try samples in a child if none were yet."""
@@ -84,7 +89,7 @@ class StateGuard(IdleGuard):
 
     def epoch_begins(self, loader: DataLoader[Any]) -> Finding | None:
         """Find what has changed since the epoch before."""
-        now = time.perf_counter()
+        now, batches = time.perf_counter(), self._batches
         box = min(EPOCH_SECONDS, max(_SHORTEST_LOOK_SECONDS, _SHARE * (now - self._epoch_begun_at)))
         self._epoch_begun_at, self._batches, self._due_at = now, 0, 0.0
         self._loader = loader
@@ -96,6 +101,7 @@ class StateGuard(IdleGuard):
         self._is_seen = True
         before, self._settings = self._settings, process_settings()
         place = self._changed_within or _first(changes) or _first_setting(before, self._settings)
+        place = self._files.changed() or place
         self._changed_within = ""
         if not place or self._own.persistent_workers:
             # Workers of the user's own that persist don't see changes, either.
@@ -103,6 +109,13 @@ class StateGuard(IdleGuard):
         if any(change.place not in self._places for change in changes):
             self._places.update(change.place for change in changes)
             self._to_be_tried = True
+        wanted = self._wanted()
+        is_in_vain = not self._own.num_workers and batches <= max(1, wanted.batches_in_flight)
+        self._renewals_in_vain = self._renewals_in_vain + 1 if is_in_vain else 0
+        if self._renewals_in_vain > _MOST_RENEWED_IN_VAIN:
+            few = f"{batches} batches" if batches > 1 else "one batch"
+            why = f"the script changes {place} each time that it has read {few}, and workers would be started again"
+            return Finding(Verdict.PLAIN, why)
         return Finding(Verdict.RENEW, f"the script changes {place} between epochs")
 
     def batch_wanted(self, loader: DataLoader[Any]) -> Finding | None:
@@ -122,6 +135,7 @@ class StateGuard(IdleGuard):
             self._is_asked_for = True
             return None
         place = _first(self._state.glance(only_nearest=self._was_here))
+        place = place or ("" if self._own.num_workers else self._files.changed_again())
         self._is_seen = False
         self._due_at = time.perf_counter() + min(_AT_LAST_SECONDS, self._state.seconds / _SHARE)
         if not place:
@@ -159,7 +173,11 @@ class StateGuard(IdleGuard):
         if not self._to_be_tried or self._tried >= _MOST_TRIED or self._loader is None:
             return
         has_generators = self._state is not None and bool(self._state.generators)
-        if self._own.num_workers and (not has_generators or _workers(self._wanted()) == _workers(self._own)):
+        wanted = self._wanted()
+        may_draw = has_generators and _workers(wanted) != _workers(self._own)
+        # What the user's own new workers would read from files again, may age in workers that last, and in stores.
+        may_age = (wanted.persistent_workers and not self._own.persistent_workers) or wanted.cache is not None
+        if self._own.num_workers and not (may_draw or may_age):
             return
         waited_seconds = min(time.perf_counter() - self._epoch_begun_at, CHILD_SECONDS)
         seconds = max(CHILD_SECONDS, _CHILD_WAITS * waited_seconds)
@@ -171,8 +189,9 @@ class StateGuard(IdleGuard):
             return
         self._to_be_tried = False
         self._tried += 1
+        self._files.follow(effects)
         if self._own.num_workers:
-            why = effects.why_same_workers
+            why = effects.why_same_workers if may_draw else None
         else:
             why = effects.why_in_one_process or (effects.why_not_forked if self._forks(self._loader) else None)
         if why is not None:

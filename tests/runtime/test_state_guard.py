@@ -1,17 +1,21 @@
 """A plan gives the samples that the script would have had, whatever the script or the samples change."""
 
 import collections
+import functools
+import json
 import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, RandomSampler, SequentialSampler, Subset
 
-from plumb.config import Config
+from plumb.config import CacheChoice, Config, Cut, Rewrites
 from plumb.plan import LoaderPlan, Measured, Prediction
 from plumb.runtime import state_guard
+from plumb.runtime.following import code_of_samples
 from plumb.runtime.loader import NO_REWRITES, current_config
 from plumb.runtime.planned import Planned
 
@@ -405,3 +409,102 @@ def test_settings_of_the_process_reach_workers_that_last(tmp_path, monkeypatch):
     plain, planned, said = trained(lambda: DataLoader(Typed(), batch_size=3), train)
     assert planned == plain
     assert ["the working folder" in said[0], "torch's default type" in said[1]] == [True, True]
+
+
+@functools.lru_cache(maxsize=1)
+def labels_in(file):
+    return json.loads(Path(file).read_text())
+
+
+class Labelled(Dataset):
+    """Samples with labels from a file that the script writes anew."""
+
+    def __init__(self, file, keep):
+        self.file, self.keep, self.labels = file, keep, None
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        if self.keep == "cached":
+            return labels_in(self.file)[index]
+        if self.keep == "attribute":
+            self.labels = self.labels or json.loads(Path(self.file).read_text())
+            return self.labels[index]
+        return json.loads(Path(self.file).read_text())[index]
+
+
+def rewrite(loader, label):
+    Path(loader.dataset.file).write_text(json.dumps([label] * 20))
+    if loader.dataset.keep == "cached":
+        labels_in.cache_clear()
+    loader.dataset.labels = None
+
+
+STORING = Config(cache=CacheChoice("sample", "memory", 2**24, 1.0))
+
+
+@pytest.mark.parametrize("keep", ["cached", "attribute", "nothing"])
+@pytest.mark.parametrize("config", [LASTING, STORING], ids=["workers", "store"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_files_that_samples_read_are_read_again_when_they_are_others(keep, config, workers, tmp_path):
+    def train(loader, begin):
+        for epoch in range(3):
+            rewrite(loader, 10**epoch)
+            yield [batch.tolist() for batch in begin()]
+
+    def make():
+        labels_in.cache_clear()
+        return DataLoader(Labelled(str(tmp_path / "labels.json"), keep), batch_size=4, num_workers=workers)
+
+    rewrites = Rewrites((Cut("sample", (), (), code_of_samples(make().dataset)),))
+    plain, planned, said = trained(make, train, config, rewrites)
+    assert planned == plain
+    assert plain[2][0] == [100] * 4
+    assert all("between epochs" in line for line in said)
+    assert bool(said) == bool(config.num_workers)
+
+
+def test_a_file_that_is_another_within_an_epoch_is_read_at_once(tmp_path):
+    def train(loader, begin):
+        rewrite(loader, -1)
+        for step, batch in enumerate(begin()):
+            yield batch.tolist()
+            rewrite(loader, 10**step)
+
+    def make():
+        return DataLoader(Labelled(str(tmp_path / "labels.json"), "nothing"), batch_size=4)
+
+    plain, planned, said = trained(make, train, WORKERS)
+    assert planned == plain
+    assert "the loop changes the file labels.json while an epoch runs" in said[-1]
+
+
+@pytest.mark.parametrize("config", [WORKERS, LASTING, Config(0, fetch_threads=4)], ids=str)
+def test_one_batch_of_each_epoch_of_changing_data_is_left_to_the_script_s_own_loader(config):
+    def train(loader, begin):
+        for step in range(8):
+            yield next(iter(begin())).tolist()
+            loader.dataset.weights[:] = step
+
+    def make():
+        return DataLoader(Rows(), batch_size=4)
+
+    plain, planned, said = trained(make, train, config)
+    assert planned == plain
+    assert plain[-1] == [6.0] * 4
+    assert "each time that it has read one batch" in said[-1]
+    assert len(set(said)) <= 2
+
+
+def test_whole_epochs_of_changing_data_keep_their_workers():
+    def train(loader, begin):
+        for epoch in range(5):
+            yield [batch.tolist() for batch in begin()]
+            loader.dataset.weights[:] = epoch
+
+    plain, planned, said = trained(lambda: DataLoader(Rows(), batch_size=4), train)
+    assert planned == plain
+    assert set(said) == {
+        "the script changes Rows.weights between epochs: workers are started again, so that they see it"
+    }
