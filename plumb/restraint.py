@@ -47,7 +47,12 @@ FREE = Restraint()
 
 
 def restraint_of(
-    loader: DataLoader[Any], own: Config, indices: Iterable[Any], changed: str, sample_seconds: float = 0.0
+    loader: DataLoader[Any],
+    own: Config,
+    indices: Iterable[Any],
+    changed: str,
+    sample_seconds: float = 0.0,
+    child_seconds: float = CHILD_SECONDS,
 ) -> Restraint:
     """Return what must not be tried.
 
@@ -60,11 +65,12 @@ def restraint_of(
         indices: Indices of a few samples.
         changed: The place of something that the loop changes while an epoch runs; empty for nothing.
         sample_seconds: What a sample takes in this process.
+        child_seconds: How long a forked child that may hang is waited for, if samples don't take longer here.
 
     """
     if changed and not own.num_workers:
         return Restraint(workers=changed_by_loop(changed), stores=changed_by_loop(changed))
-    seconds = max(CHILD_SECONDS, _CHILD_SAMPLES * sample_seconds)
+    seconds = max(child_seconds, _CHILD_SAMPLES * sample_seconds)
     effects = sample_effects(loader, indices, seconds, skips_shared=own.num_workers > 0)
     if own.num_workers:
         why = effects.why_same_workers

@@ -54,6 +54,7 @@ from plumb.restraint import FREE, restraint_of
 from plumb.runtime.inherited import handles
 from plumb.runtime.loader import current_config, rebuild
 from plumb.runtime.main_module import start_method
+from plumb.runtime.sample_effects import CHILD_SECONDS
 from plumb.runtime.sharding import Sharding, examine
 from plumb.samples_per_batch import index_stream
 from plumb.search import decide
@@ -85,6 +86,8 @@ _PROBED_AT_MOST = 16
 _SHARDING_SHARE = 0.4
 # Workers in the user's loop that deliver nothing for so long are given up.
 _SILENT_SECONDS = 10.0
+# A forked child that makes samples, and may hang, is waited for so long at the least, or this share of the budget.
+_CHILD_SECONDS_AT_LEAST, _SHARE_OF_A_CHILD = 10.0, 0.25
 # The search must leave time for the finals, and the probes for the search.
 _UNTIL_SEARCHED, _UNTIL_PROBED = 0.6, 0.5
 _UNTIL_SEARCHED_AT_LAST, _SEARCHED_AT_LEAST = 0.85, 0.2
@@ -217,7 +220,12 @@ class Tuner:
         with contextlib.suppress(NoBatchesError):
             indices = self._some(1, 8)
         self._restraint = restraint_of(
-            self.subject.loader, self._own, indices, self.subject.changed, seen.cost.wall_seconds
+            self.subject.loader,
+            self._own,
+            indices,
+            self.subject.changed,
+            seen.cost.wall_seconds,
+            min(CHILD_SECONDS, max(_CHILD_SECONDS_AT_LEAST, _SHARE_OF_A_CHILD * self.options.budget_seconds)),
         )
         self._start = worker_start(self.subject.loader, self._own, self._held, self._restraint)
 

@@ -1,6 +1,8 @@
 """What a tuning does not try, since samples made elsewhere or ahead of time would not be the user's own."""
 
+import os
 import socket
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from plumb.model.situation import CutCost, ThreadsCost
 from plumb.offers import Offers
 from plumb.restraint import FREE, restraint_of
 from plumb.runtime.loader import NO_REWRITES
+from plumb.runtime.sample_effects import CHILD_SECONDS
 
 OWN = Config(0)
 
@@ -87,6 +90,21 @@ def test_workers_that_a_fork_would_break_are_not_forked():
     assert start.method == "spawn" or "in a forked process, making a sample raised" in start.why_not
     here.close()
     there.close()
+
+
+def hanging(rows, index):
+    if os.getpid() != rows.home:
+        time.sleep(600)
+    return index
+
+
+def test_a_sample_that_hangs_in_a_forked_process_is_waited_for_as_long_as_the_budget_allows():
+    loader = DataLoader(Rows(hanging, home=os.getpid()), batch_size=4)
+    begun = time.perf_counter()
+    restraint = restraint_of(loader, OWN, range(8), "", child_seconds=1.0)
+    assert time.perf_counter() - begun < CHILD_SECONDS / 2
+    assert "hung a process that tried it" in restraint.forked
+    assert restraint.workers is None
 
 
 @pytest.mark.parametrize("make", [counting, drawing])
