@@ -1,1 +1,1 @@
-"""Numbers, limits and a configuration -> a prediction with its reason."""
+"""The performance model: from costs, limits and a configuration to a prediction with its reason."""

@@ -1,4 +1,4 @@
-"""What short runs of a real loader teach about a host: how processes that work at once slow each other down."""
+"""Calibration of the model by short runs of a real loader: how concurrent processes slow each other down."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import numpy as np
 
 from plumb.plan import SampleCost
 
-# Workers beyond the cores cost this share at most, as a rule (analysis/accuracy.py).
+# Usually the most that workers beyond the number of cores cost, as a share (analysis/accuracy.py).
 USUAL_OVERSUBSCRIPTION = 0.1
-# From this share of its time on, the main process is taken for what a run waited for.
+# From this busy share of a run on, the main process is taken to have held up the workers.
 _BUSY = 0.8
-# Batch times with such a standard deviation, as a share of their mean, are those of a source with rare slow samples.
+# Batch times whose standard deviation exceeds this share of their mean come from a source with rare slow samples.
 _ERRATIC = 0.25
-# More than that is an accident of the run, not the host.
+# Values outside this range are an accident of the run and say nothing of the host.
 _CROWDING_AT_LEAST, _CROWDING_AT_MOST = -0.3, 3.0
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How much more CPU a sample takes when others work too, and what the main process spends on taking over a batch.
+    """Growth of a sample's CPU time when other processes work too, and the main process's cost of receiving a batch.
 
-    - `crowding`: the share by which a sample's CPU seconds grow from one busy core to all; memory bandwidth and
-      siblings of a core make it positive, and it is negative where work in a row is cheaper than work now and then.
-    - `crowded_cpu_seconds`: what the sample on which that was seen takes alone; see `of`. 0 where all crowd alike.
-    - `oversubscription`: the further share that they grow by at most, when many more processes compute than there are
-      cores.
+    - `crowding`: the share by which a sample's CPU seconds grow from one busy core to all. Memory bandwidth and sibling
+      hyperthreads make it positive; it is negative if continuous work is cheaper than intermittent work.
+    - `crowded_cpu_seconds`: CPU seconds, when running alone, of the sample with which `crowding` was measured; see
+      `of`. 0 if all samples are crowded alike.
+    - `oversubscription`: the largest further share of growth, when many more processes compute than there are cores.
     - `hand_over_seconds_per_batch` and `hand_over_seconds_per_byte`: CPU seconds of the main process.
     """
 
@@ -41,24 +41,30 @@ class Calibration:
     crowded_cpu_seconds: float = 0.0
 
     def of(self, cpu_seconds: float) -> Calibration:
-        """The calibration for samples that take so many CPU seconds alone.
+        """Return the calibration for samples that take `cpu_seconds` CPU seconds when running alone.
 
-        Samples of one dataset bring much the same data through caches and memory. Where one takes longer, it is held up
-        in a smaller part of its time, and by others that ask for less at a time: so crowding falls with the square.
+        Samples of one dataset bring about the same data through caches and memory. A sample that takes longer is slowed
+        down in a smaller part of its time, and by processes that use less bandwidth at a time. So crowding falls with
+        the square.
         """
         if not 0.0 < self.crowded_cpu_seconds < cpu_seconds:
             return self
         return replace(self, crowding=self.crowding * (self.crowded_cpu_seconds / cpu_seconds) ** 2)
 
     def hand_over_seconds(self, batch_bytes: float) -> float:
-        """CPU seconds of the main process to take over one batch."""
+        """Return the main process's CPU seconds to receive one batch of `batch_bytes` bytes."""
         return self.hand_over_seconds_per_batch + self.hand_over_seconds_per_byte * batch_bytes
 
     def slow_down(self, processes: Any, cores: float) -> Any:
-        """The factor on a sample's CPU seconds when `processes` (a number or an array, at least 1) compute on `cores`.
+        """Return the factor on a sample's CPU seconds when `processes` processes compute on `cores` cores.
 
-        1 for one alone. It grows in a straight line up to the cores, and beyond them towards its limit as the share of
-        processes that must stand still does.
+        It is 1 for a single process and grows linearly up to the number of cores. Beyond, it grows towards its limit in
+        proportion to the share of processes that can't run.
+
+        Args:
+            processes: Number of processes, at least 1, or an array of numbers.
+            cores: Number of cores; infinity gives 1 for any number of processes.
+
         """
         if math.isinf(cores):
             return np.ones_like(processes, dtype=float)
@@ -70,9 +76,9 @@ class Calibration:
 
 @dataclass(frozen=True)
 class ProbeRun:
-    """A short run of a real loader: what its workers and the main process spent on so many samples.
+    """A short run of a real loader: CPU seconds of its workers and of the main process for `samples` samples.
 
-    `seconds` are without those in which workers stood in line for a core, `queued_seconds` of each of them.
+    `seconds` excludes the time in which workers queued for a core, which is `queued_seconds` for each of them.
     """
 
     num_workers: int
@@ -84,57 +90,63 @@ class ProbeRun:
 
     @property
     def used_cpus(self) -> float:
-        """The CPUs that workers and the main process had, on average."""
+        """Average number of CPUs that workers and the main process used."""
         return (self.worker_cpu_seconds + self.main_cpu_seconds) / (self.seconds + self.queued_seconds)
 
     @property
     def wanted_cpus(self) -> float:
-        """Those that they would have had, if no worker had stood in line."""
+        """Average number of CPUs that they would have used if no worker had queued."""
         queued = self.num_workers * self.queued_seconds
         return self.used_cpus + queued / (self.seconds + self.queued_seconds)
 
     @property
     def seconds_in_worker(self) -> float:
-        """A worker's time for one sample."""
+        """A worker's wall seconds per sample."""
         return self.num_workers * self.seconds / self.samples
 
     @property
     def cpu_seconds_in_worker(self) -> float:
-        """A worker's CPU seconds for one sample."""
+        """A worker's CPU seconds per sample."""
         return self.worker_cpu_seconds / self.samples
 
     @property
     def idle_seconds_in_worker(self) -> float:
-        """What is left of a worker's time for one sample."""
+        """A worker's wall seconds per sample beyond its CPU seconds."""
         return max(0.0, self.seconds_in_worker - self.cpu_seconds_in_worker)
 
     @property
     def overlap(self) -> float:
-        """How many times as much CPU as time a worker takes, at least 1: a thread of its own hands over one batch while
-        the next is made.
+        """Ratio of a worker's CPU seconds to its wall seconds, at least 1.
+
+        It exceeds 1 because a separate thread sends one batch while the next is made.
         """
         return max(1.0, self.cpu_seconds_in_worker / self.seconds_in_worker)
 
     @property
     def main_is_busy(self) -> bool:
-        """Whether the main process held the workers up, so that part of their time was not spent on samples."""
+        """True if the main process held the workers up, so that part of their time was not spent on samples."""
         return self.main_cpu_seconds > _BUSY * self.seconds
 
 
 def without_queueing(seconds: float, workers: int, worker_queued_seconds: float) -> float:
-    """The seconds of a run, less those in which its workers were ready and others had the cores."""
+    """Return a run's seconds without those in which its workers were ready and other processes had the cores."""
     return max(seconds - worker_queued_seconds / workers, 1e-9)
 
 
 def spread_of(batch_seconds: Sequence[float]) -> float:
-    """The standard deviation of batch times as a share of their mean; 0 of fewer than two."""
+    """Return the standard deviation of batch times as a share of their mean; 0 for fewer than two."""
     return float(np.std(batch_seconds, ddof=1) / np.mean(batch_seconds)) if len(batch_seconds) > 1 else 0.0
 
 
 def with_waiting(cost: SampleCost, one: ProbeRun, many: ProbeRun, spread: float) -> SampleCost:
-    """A sample's cost in the main process, with what it waits as two runs tell, too, where they do.
+    """Return a sample's cost in the main process, with its waiting time corrected by two runs if they allow it.
 
-    `spread` is the standard deviation of batch times as a share of their mean.
+    Args:
+        cost: Cost measured in the main process.
+        one: Run with one worker.
+        many: Run with many workers.
+        spread: Standard deviation of batch times as a share of their mean.
+
     """
     waiting = _waiting(cost, one, many, spread)
     if waiting is None:
@@ -143,9 +155,14 @@ def with_waiting(cost: SampleCost, one: ProbeRun, many: ProbeRun, spread: float)
 
 
 def cost_in_worker(cost: SampleCost, one: ProbeRun, many: ProbeRun | None = None, spread: float = 0.0) -> SampleCost:
-    """What a sample costs in a worker, from its cost in the main process and a run with as few workers as may be.
+    """Return a sample's cost in a worker, from its cost in the main process and runs of a loader.
 
-    Where `many` ran, too, what it waits is told as in `with_waiting`.
+    Args:
+        cost: Cost measured in the main process.
+        one: Run with as few workers as possible.
+        many: Run with many workers, which corrects the waiting time as in `with_waiting`; None if there was none.
+        spread: Standard deviation of batch times as a share of their mean.
+
     """
     computing, waiting = one.cpu_seconds_in_worker, _waiting(cost, one, many, spread)
     if waiting is None:
@@ -160,12 +177,12 @@ def cost_in_worker(cost: SampleCost, one: ProbeRun, many: ProbeRun | None = None
 
 
 def _waiting(cost: SampleCost, one: ProbeRun, many: ProbeRun | None, spread: float) -> float | None:
-    """What a sample waits, as the middle of three readings: in the main process, and in two runs.
+    """Return a sample's waiting seconds: the median of the main process's measurement and of two runs.
 
-    A host that is busy with something else for a moment makes a reading longer, and one that was too short to meet a
-    rare slow sample is less than the rest. Where batches wait, and differ much, such samples are what it is about, and
-    every reading has met some of them: their mean counts, over the samples of each. The main process has seen about as
-    many as one worker. Runs that a busy main process held up, and one alone, tell nothing: None.
+    A host that is briefly busy makes a measurement longer, and a measurement too short to meet a rare slow sample is
+    too low; the median drops either. If batches mostly wait and differ much, rare slow samples dominate and every
+    measurement has met some: then the mean, weighted by samples, counts. The main process has seen about as many
+    samples as one worker. Returns None if there is no second run, or if a busy main process held up a run.
     """
     if many is None or one.main_is_busy or many.main_is_busy:
         return None
@@ -178,10 +195,17 @@ def _waiting(cost: SampleCost, one: ProbeRun, many: ProbeRun | None, spread: flo
 def calibrated(
     one: ProbeRun, samples_per_batch: float, batch_bytes: float, drop_seconds_per_byte: float
 ) -> Calibration:
-    """What a run with one worker teaches of the hand-over.
+    """Return the calibration of the handover, from a run with one worker.
 
-    `drop_seconds_per_byte` is what it takes to give a batch's memory back; the rest of what the main process spends on
-    a batch is the same for any size.
+    The cost of freeing a batch's memory grows with its bytes. The rest of the main process's time for a batch is
+    independent of its size.
+
+    Args:
+        one: Run with one worker.
+        samples_per_batch: Samples per batch of the run.
+        batch_bytes: Bytes per batch of the run.
+        drop_seconds_per_byte: CPU seconds per byte to free a batch's memory.
+
     """
     hand_over = one.main_cpu_seconds / one.samples * samples_per_batch
     for_bytes = min(drop_seconds_per_byte * batch_bytes, hand_over)
@@ -192,10 +216,16 @@ def calibrated(
 
 
 def crowded(calibration: Calibration, many: ProbeRun, alone_cpu_seconds: float, cores: float) -> Calibration:
-    """What a run with about as many workers as cores teaches of how much they hold each other up.
+    """Return the calibration with `crowding` measured by a run with about as many workers as cores.
 
-    `alone_cpu_seconds` are those of a sample of the same kind where one worker is alone. From fewer workers than cores
-    it is extended in a straight line.
+    A run with fewer workers than cores is extrapolated linearly.
+
+    Args:
+        calibration: Calibration to complete.
+        many: Run with many workers; with fewer than two, the calibration stays unchanged.
+        alone_cpu_seconds: CPU seconds of a sample of the same kind in a single worker.
+        cores: Number of cores.
+
     """
     if many.num_workers < 2 or alone_cpu_seconds <= 0:
         return calibration

@@ -1,4 +1,4 @@
-"""What is left of the CPUs where other processes want them, too."""
+"""CPU time that remains for the training loop when other processes use the CPUs too."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-# Others that want less than this share of the CPUs say nothing of how a kernel shares them out.
+# Other processes that use less than this share of the CPUs don't show how the kernel shares CPU time.
 _SHOWS = 0.2
 
 
 @dataclass(frozen=True)
 class Competition:
-    """Others would keep `others_cpus` busy of the `cpus` that they and the loop may run on.
+    """Competition by other processes that would keep `others_cpus` of the `cpus` shared CPUs busy.
 
-    A kernel gives all processes that want a CPU the same share, or shares out among groups of them first (control
-    groups, sessions). `by_processes` is 1 in the first case, in which the loop gets the more, the more processes it
-    has, and 0 in the second, in which it gets what the others leave.
+    A kernel gives all runnable processes the same share, or first shares CPU time between groups of them (control
+    groups, sessions). `by_processes` is 1 in the first case, in which the loop gets more the more processes it has, and
+    0 in the second, in which it gets what the other processes leave.
     """
 
     cpus: float
@@ -25,12 +25,12 @@ class Competition:
     by_processes: float = 1.0
 
     def left(self, processes: Any) -> Any:
-        """CPU seconds per second that so many processes of the loop, a number or an array, get between them at most."""
+        """Return the most CPU seconds per second that `processes` processes of the loop (or each of an array) get."""
         unwanted, gained = self._unwanted, self._gained(np.asarray(processes, dtype=float))
         return unwanted + self.by_processes * gained
 
     def as_seen(self, processes: float, used_cpus: float) -> Competition:
-        """The competition in which so many processes got `used_cpus`; this one, where that does not tell."""
+        """Return the competition in which `processes` processes got `used_cpus`; unchanged if that shows nothing."""
         gained = float(self._gained(processes))
         is_little = self.others_cpus < _SHOWS * self.cpus
         if is_little or gained <= 0 or processes + self.others_cpus <= self.cpus:
@@ -42,5 +42,5 @@ class Competition:
         return max(0.0, self.cpus - self.others_cpus)
 
     def _gained(self, processes: Any) -> Any:
-        """What the same share for every process is more than what the others leave."""
+        """Return how much equal shares for all processes exceed the CPUs that the other processes leave."""
         return np.maximum(0.0, self.cpus * processes / (processes + self.others_cpus) - self._unwanted)

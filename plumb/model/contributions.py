@@ -1,4 +1,4 @@
-"""What each rewrite of a configuration contributes to its rate."""
+"""Contribution of each rewrite in a configuration to its rate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from plumb.model.situation import Situation
 
 
 def rates_without_each(situation: Situation, config: Config) -> dict[str, float]:
-    """The loader's predicted samples per second without each of the rewrites that `config` has, by what is left out."""
+    """Predict the loader's samples per second without each rewrite that `config` has, by the rewrite's name."""
     without = {
         "the store": replace(config, cache=None),
         "fetch threads": replace(config, fetch_threads=1, fetch_until=None),

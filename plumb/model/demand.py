@@ -1,4 +1,4 @@
-"""What one sample asks of each resource under a configuration: the measured costs, less what its knobs save."""
+"""Demand of one sample on each resource under a configuration: the measured costs less what its rewrites save."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from typing import Any
 from plumb.config import WHOLE_BATCHES, CacheChoice, Config
 from plumb.model.situation import AllocatorGain, CutCost, DeferralCost, Left, Situation, ThreadsCost
 
-# Whatever is saved, a sample is asked for by a call, and its bytes are copied once, no faster than memory is.
+# Lower limit of any saving: a sample takes a call, and its bytes are copied once, at most at memory bandwidth.
 _LEAST_CALL_SECONDS, _LEAST_COPY_SECONDS_PER_BYTE = 1e-6, 1e-10
 
-# Torch's own threads are taken to make samples faster where one alone takes so many times as long.
+# Torch's threads are taken to speed up samples if a single thread takes this many times as long.
 _TORCH_THREADS_MATTER = 1.2
 
-# What a worker spends at most on handing over a tensor's memory, in terms of what the main process spends on asking.
+# Largest ratio of a worker's CPU time to send a tensor's memory to the main process's time to request it.
 _WORKERS_PART = 2.0
 
 
 @dataclass(frozen=True)
 class Demand:
-    """Seconds and bytes of one sample, when nothing else runs on the host.
+    """Seconds and bytes of one sample when nothing else runs on the host.
 
-    The process that makes a sample spends `cpu_seconds`, which threads of torch's, and those that hand batches over,
-    make `speedup` times shorter by the clock, and `wait_seconds`. Of their sum, `threaded_seconds` are spent by
-    `fetch_threads`, which takes `time_factor` times as long, `crowded_time_factor` times where other processes keep all
-    cores but one busy. They spend `switching_cpu_seconds` more CPU, or less, where the core of one that waits is idle
-    and has to be woken up. `main_seconds` are CPU seconds of the main process once the sample is made. `read_bytes`
-    come from storage, `output_bytes` are handed over.
+    The process that makes a sample spends `cpu_seconds`, whose wall time is `speedup` times shorter thanks to torch's
+    threads and to threads that send batches, and waits `wait_seconds`. Of their sum, `threaded_seconds` are divided
+    between `fetch_threads` threads, which takes `time_factor` times as long as in one thread (`crowded_time_factor`
+    times if other processes keep all cores but one busy). The threads spend `switching_cpu_seconds` more CPU; it is
+    negative if a single waiting thread costs more, because its idle core has to be woken up. `main_seconds` are CPU
+    seconds of the main process after the sample is made. `read_bytes` are read from storage, `output_bytes` are sent to
+    the main process.
     """
 
     cpu_seconds: float
@@ -43,9 +44,12 @@ class Demand:
     speedup: float = 1.0
 
     def seconds(self, slow_down: Any = 1.0, crowd: Any = 0.0) -> Any:
-        """Time per sample of the process that makes it, with its CPU seconds longer by a factor.
+        """Return the wall seconds per sample in the process that makes it.
 
-        `crowd` is the share of the other cores that other processes keep busy.
+        Args:
+            slow_down: Factor on the CPU seconds.
+            crowd: Share of the other cores that other processes keep busy, from 0 to 1.
+
         """
         alone = self.cpu_seconds / self.speedup + self.wait_seconds
         slowed = slow_down * self.cpu_seconds / self.speedup + self.wait_seconds
@@ -57,9 +61,11 @@ class Demand:
 
 
 def demand(situation: Situation, config: Config) -> Demand:
-    """What a sample costs with `config`, once its cache holds what fits into it.
+    """Return the demand of a sample with `config`, once its cache holds what fits into it.
 
-    Raises KeyError where the configuration names a cut, operators or threads that the situation has no costs of.
+    Raises:
+        KeyError: The situation has no costs of a cut, operators or threads that the configuration names.
+
     """
     threads = threads_of(situation, config) if config.fetch_threads > 1 else None
     if threads and not config.num_workers:
@@ -70,26 +76,26 @@ def demand(situation: Situation, config: Config) -> Demand:
         threaded = min(threads.threaded_cpu_seconds, cost.cpu_seconds) + cost.wait_seconds
         switching = max(0.0, threads.cpu_factor - 1.0) * min(threads.threaded_cpu_seconds, cost.cpu_seconds)
     left_share = _left_share(situation, config)
-    # What a worker waits beyond what the main process does, it waits for a core: with less to do, it waits less.
+    # A worker's waiting beyond the main process's is queueing for a core, which shrinks when there is less to do.
     wait = min(cost.wait_seconds, situation.cost.wait_seconds)
     queued, hit, output_bytes = cost.wait_seconds - wait, 0.0, cost.output_bytes
     if config.cache:
         hit, cut = config.cache.hit_ratio, cut_of(situation, config.cache)
-        # Beside a store, threads make only what is missing in it; the rest of a sample may draw random numbers.
+        # With a store, threads make only the missing samples; the operators after the cut may draw random numbers.
         saved = max(0.0, 1.0 - cut.left.plainly) * cost.cpu_seconds + cut.wait_share * cost.wait_seconds
         left = min(1.0, (1.0 - hit) * saved / threaded) if threaded else 1.0
         threaded, switching = threaded * left, switching * left
         wait *= 1.0 - hit * cut.wait_share
     if config.deferred:
         output_bytes = max(0.0, output_bytes - deferral_of(situation, config.deferred).bytes_saved)
-        # Rows in memory wait for nothing but a core: with less to do, they wait less.
+        # Rows in memory only queue for a core, and that shrinks when there is less to do.
         wait *= left_share if config.reads_whole_batches else 1.0
     if config.num_workers and _reuse(situation, config) is not None:
         queued = max(0.0, queued - _seconds_for_tensors(situation))
     least = min(cost.cpu_seconds, least_cpu_seconds(output_bytes))
     making = max(_making_seconds(situation, config, left_share, output_bytes), least)
     if threads and threads.cpu_factor < 1.0 and wait > situation.cost.cpu_seconds:
-        # What no longer waits was not woken up, either.
+        # The part that no longer waits needs no wake-up, and saves none.
         switching = (threads.cpu_factor - 1.0) * making * wait / situation.cost.wait_seconds
     return Demand(
         making,
@@ -112,7 +118,7 @@ def _speedup(situation: Situation, config: Config) -> float:
 
 
 def _without_torch_threads(situation: Situation, threads: ThreadsCost) -> Situation:
-    """The situation of a main process that has threads of plumb's make samples, in place of torch's own."""
+    """Return the situation of a main process in which plumb's threads make samples instead of torch's threads."""
     cost, computing = situation.cost, threads.threaded_cpu_seconds + threads.serial_seconds
     if computing <= _TORCH_THREADS_MATTER * cost.cpu_seconds:
         return situation
@@ -120,15 +126,15 @@ def _without_torch_threads(situation: Situation, threads: ThreadsCost) -> Situat
 
 
 def _reuse(situation: Situation, config: Config) -> AllocatorGain | None:
-    """What reused memory saves where the configuration has it."""
+    """Return the savings of reused memory if the configuration uses it, else None."""
     return situation.allocator if config.allocator_reuse else None
 
 
 def _making_seconds(situation: Situation, config: Config, left: float, output_bytes: float) -> float:
-    """CPU seconds of the process that makes a sample, of which the share `left` is left.
+    """Return the CPU seconds of the process that makes a sample, of which the share `left` remains.
 
-    What is saved are shares of what a plain sample costs there, new memory for the hand-over and all: as differences
-    of two costs, what is left would be as unsure as both.
+    Savings are shares of a plain sample's cost there, including new memory for the handover. Subtracting two measured
+    costs instead would add up the uncertainty of both.
     """
     plain, allocator = situation.cost.cpu_seconds, _reuse(situation, config)
     if not config.num_workers:
@@ -144,15 +150,17 @@ def _making_seconds(situation: Situation, config: Config, left: float, output_by
 
 
 def _handing_seconds(situation: Situation) -> float:
-    """CPU seconds per sample of a worker, to hand over a batch that lies in reused memory."""
+    """Return a worker's CPU seconds per sample to send a batch that lies in reused memory."""
     per_batch = situation.calibration.hand_over_seconds_per_batch
     return per_batch / situation.samples_per_batch - _seconds_for_tensors(situation)
 
 
 def cheaper_in_reused_memory(situation: Situation, cpu_seconds: float) -> Situation:
-    """The situation in which a worker takes no more than `cpu_seconds` to make a plain sample in reused memory.
+    """Return the situation in which a worker needs only `cpu_seconds` for a plain sample in reused memory.
 
-    Raises ValueError where there is no reused memory.
+    Raises:
+        ValueError: The situation has no reused memory.
+
     """
     if situation.allocator is None:
         raise ValueError("there is no reused memory")
@@ -161,7 +169,7 @@ def cheaper_in_reused_memory(situation: Situation, cpu_seconds: float) -> Situat
 
 
 def _left_share(situation: Situation, config: Config) -> float:
-    """What is left of the CPU seconds of a sample that is made in memory of the same kind, and else plainly."""
+    """Return the remaining share of a sample's CPU seconds, for the kind of memory that the configuration uses."""
 
     def share(left: Left) -> float:
         left = _alone(left, config) or left
@@ -176,12 +184,12 @@ def _left_share(situation: Situation, config: Config) -> float:
 
 
 def _alone(left: Left, config: Config) -> Left | None:
-    """What is left for a main process that makes and finishes batches itself, on torch's threads, if that is known."""
+    """Return the share for a main process that makes and finishes batches with torch's threads; None if unknown."""
     return None if config.num_workers else left.alone
 
 
 def _main_seconds(situation: Situation, config: Config, output_bytes: float) -> float:
-    """CPU seconds of the main process, once a sample is made."""
+    """Return the main process's CPU seconds per sample after the sample is made."""
     reuses, main = _reuse(situation, config) is not None, 0.0
     if config.num_workers:
         cost = situation.cost_in_worker
@@ -195,9 +203,9 @@ def _main_seconds(situation: Situation, config: Config, output_bytes: float) -> 
 
 
 def _seconds_for_tensors(situation: Situation) -> float:
-    """CPU seconds per sample of the main process, to ask a worker for the memory of each tensor by itself.
+    """Return the main process's CPU seconds per sample to request each tensor's memory from a worker.
 
-    All else that a batch costs is taken to be as much as one tensor.
+    A batch's other costs are taken to equal that of one tensor.
     """
     tensors = situation.footprint.tensors_per_batch
     per_batch = situation.calibration.hand_over_seconds_per_batch * tensors / (tensors + 1)
@@ -205,7 +213,7 @@ def _seconds_for_tensors(situation: Situation) -> float:
 
 
 def filling_demand(situation: Situation, config: Config) -> Demand:
-    """What a sample costs with `config` in the first epoch, which finds nothing stored and stores what fits."""
+    """Return the demand of a sample in the first epoch, which finds an empty store and stores what fits."""
     plain = demand(situation, replace(config, cache=None))
     if config.cache is None:
         return plain
@@ -214,18 +222,20 @@ def filling_demand(situation: Situation, config: Config) -> Demand:
 
 
 def least_cpu_seconds(output_bytes: float) -> float:
-    """What a sample of so many bytes costs the process that makes it, whatever is saved."""
+    """Return the CPU seconds that a sample of `output_bytes` takes at least, whatever is saved."""
     return _LEAST_CALL_SECONDS + _LEAST_COPY_SECONDS_PER_BYTE * output_bytes
 
 
 def go_together(
     situation: Situation, cache: CacheChoice | None, deferred: tuple[str, ...], fetch_threads: int = 1
 ) -> bool:
-    """Whether these operators can be deferred where samples are made of what that cache holds, if both are asked for.
+    """Return whether a configuration may combine this cache, these deferred operators and these fetch threads.
 
-    What is read by whole batches is neither stored nor made by threads.
+    Datasets read in whole batches are neither stored nor read by threads.
 
-    Raises KeyError where the situation has no costs of the cut.
+    Raises:
+        KeyError: The situation has no costs of the cut.
+
     """
     if deferred == WHOLE_BATCHES:
         return cache is None and fetch_threads == 1
@@ -233,16 +243,16 @@ def go_together(
 
 
 def cut_of(situation: Situation, cache: CacheChoice) -> CutCost:
-    """The costs of the cut that a cache stores. Raises KeyError where there are none."""
+    """Return the costs of the cut that a cache stores. Raise KeyError if there are none."""
     return {cut.after: cut for cut in situation.cuts}[cache.after]
 
 
 def deferral_of(situation: Situation, operators: tuple[str, ...]) -> DeferralCost:
-    """The costs of moving these operators behind collate. Raises KeyError where there are none."""
+    """Return the costs of moving these operators behind collate. Raise KeyError if there are none."""
     return {deferral.operators: deferral for deferral in situation.deferrals}[operators]
 
 
 def threads_of(situation: Situation, config: Config) -> ThreadsCost:
-    """The costs of the fetch threads that a configuration has. Raises KeyError where there are none."""
+    """Return the costs of a configuration's fetch threads. Raise KeyError if there are none."""
     known = {(threads.threads, threads.until): threads for threads in situation.threads}
     return known[config.fetch_threads, config.fetch_until]

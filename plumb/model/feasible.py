@@ -1,4 +1,4 @@
-"""What a configuration takes of the host, and the limit that it would break."""
+"""Resources that a configuration takes of the host, and the limit that it would exceed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from plumb.units import format_bytes
 
 _FOR_EACH_LOADER = ("workers", "samples at once")
 _IN_BYTES = ("memory", "shared memory", "disk")
-# Without workers, a batch and its samples are made while the batch before it is in use.
+# Without workers, a batch and its samples are made while the previous batch is in use.
 _BATCHES_WITHOUT_WORKERS = 3
-# Some workers hold so many times what the one that was looked at did, after a while: samples differ, memory fragments.
+# Ratio of some workers' memory to that of the measured one, after a while: samples differ, memory fragments.
 _WORKERS_DIFFER = 1.5
-# Each thread allocates from an arena of its own: after a while they hold so many times what they need at once.
+# Each thread allocates from its own arena; after a while an arena holds this multiple of what its thread needs.
 _ARENAS_KEEP = 2.5
-# A worker that uses its memory again keeps so many buffers more than it has batches ahead (`runtime/buffers.py`).
+# Buffers of a worker with reused memory beyond those for its prefetched batches (`runtime/buffers.py`).
 _BUFFERS_BEYOND_PREFETCH = 2
 # Each tensor begins on a page of its own.
 _PAGE_BYTES = 4096
@@ -31,9 +31,16 @@ _FILES_PER_STORE = 5
 
 
 def needs(situation: Situation, config: Config, workers: Any, in_flight: Any) -> dict[str, Any]:
-    """What `config` takes of each limit with so many workers and batches in flight; both may be arrays.
+    """Return what `config` takes of each limited resource, by the resource's name.
 
     Shared memory counts as memory too, and a store's memory tier as both.
+
+    Args:
+        situation: Costs and footprint.
+        config: Configuration, except its number of workers and its prefetching.
+        workers: Number of workers, or an array of numbers.
+        in_flight: Number of prefetched batches, or an array of the same shape.
+
     """
     footprint = situation.footprint
     per_sample = situation.cost_in_worker.output_bytes
@@ -42,7 +49,7 @@ def needs(situation: Situation, config: Config, workers: Any, in_flight: Any) ->
     batches = np.where(workers > 0, in_flight + beyond * workers, 0)
     stored = config.cache.bytes if config.cache else 0
     shared = batches * (footprint.batch_bytes * share + _PAGE_BYTES * footprint.tensors_per_batch)
-    # What was deferred is undone in the main process, for the batch that is used now.
+    # Deferred operators run in the main process, on the batch in use.
     memory = footprint.main_bytes + (share != 1.0) * footprint.batch_bytes
     memory = (
         memory + workers * _WORKERS_DIFFER * footprint.worker_bytes + np.where(workers > 0, footprint.parted_bytes, 0)
@@ -70,7 +77,7 @@ def needs(situation: Situation, config: Config, workers: Any, in_flight: Any) ->
 
 
 def _bytes_of_threads(situation: Situation, config: Config) -> float:
-    """What the fetch threads of one process need at the same time."""
+    """Return the bytes that the fetch threads of one process need at the same time."""
     if config.fetch_threads == 1:
         return 0.0
     wanted = config.fetch_threads, config.fetch_until
@@ -79,7 +86,7 @@ def _bytes_of_threads(situation: Situation, config: Config) -> float:
 
 
 def allowed(situation: Situation) -> dict[str, float]:
-    """What the host allows of each."""
+    """Return the host's limit for each resource."""
     limits = situation.limits
     return {
         "memory": limits.memory_bytes,
@@ -93,7 +100,7 @@ def allowed(situation: Situation) -> dict[str, float]:
 
 
 def broken_limit(config: Config, situation: Situation) -> str | None:
-    """The limit that `config` would exceed, in words, or None where it fits."""
+    """Return the limit that `config` would exceed, as text, or None if it fits."""
     most = allowed(situation)
     for name, needed in needs(situation, config, config.num_workers, config.batches_in_flight).items():
         if needed > most[name]:
@@ -103,16 +110,16 @@ def broken_limit(config: Config, situation: Situation) -> str | None:
 
 
 def trial_bytes(situation: Situation, config: Config) -> float:
-    """The memory that a trial of `config` takes beyond the script itself; its store is there before it begins."""
+    """Return the memory that a trial of `config` takes beyond the script; its store exists before the trial."""
     memory = needs(situation, config, config.num_workers, config.batches_in_flight)["memory"]
     stored = config.cache.bytes if config.cache and config.cache.tier == "memory" else 0
-    # The growth over an epoch is not seen in a trial.
+    # Trials are too short to include the growth over an epoch.
     growth = config.num_workers * _WORKERS_DIFFER * situation.footprint.worker_growth_bytes
     return float(memory) - situation.footprint.main_bytes - stored - growth
 
 
 def fit_together(configs: Sequence[Config], situation: Situation) -> bool:
-    """Whether loaders with all these configurations can run side by side; the script itself counts once."""
+    """Return whether loaders with all these configurations fit at the same time; the script itself counts once."""
     scripts = {"memory": situation.footprint.main_bytes, "open files": situation.footprint.open_files}
     each = [needs(situation, config, config.num_workers, config.batches_in_flight) for config in configs]
     return all(

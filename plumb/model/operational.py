@@ -1,8 +1,8 @@
-"""What a configuration can deliver at most, by operational analysis, with the whole sample as one operator.
+"""Upper bounds on a configuration's rate by operational analysis, with the whole sample as one operator.
 
-Each resource bounds the rate by its capacity over the demand of one sample (Denning and Buzen 1978; for input
-pipelines Kuchnik et al., MLSys 2022). The smallest bound is the bottleneck. Worker counts may be arrays, so that many
-configurations are told at once.
+Each resource bounds the rate by its capacity over the demand of one sample (Denning and Buzen 1978; for input pipelines
+Kuchnik et al., MLSys 2022). The smallest bound is the bottleneck. Worker counts may be arrays, so that many
+configurations are predicted at once.
 """
 
 from __future__ import annotations
@@ -17,17 +17,21 @@ from plumb.model.demand import Demand, demand, filling_demand
 from plumb.model.situation import Situation
 from plumb.plan import Prediction
 
-# A bound this close to the smallest is not what would bind next: it binds already.
+# A bound this close to the smallest binds already, so it isn't the next one.
 _SAME = 1.001
 EPOCHS = 10
-"""A training is taken to last for so many epochs, where it matters that the first one fills a store."""
+"""Number of epochs that a training is assumed to last, which matters if its first epoch fills a store."""
 
 
 def capacities(situation: Situation, wanted: Demand, workers: Any, step_cpu_seconds: float) -> dict[str, Any]:
-    """Each resource's limit in samples per second where a sample costs `wanted`; infinite where it uses none of it.
+    """Return each resource's limit in samples per second; infinite if a sample doesn't use the resource.
 
-    `workers` is a count or an array of them. Without workers the main process makes the samples. `step_cpu_seconds` is
-    the CPU that something else burns for every sample.
+    Args:
+        situation: Costs and limits.
+        wanted: Demand of a sample.
+        workers: Number of workers, or an array of numbers; with 0, the main process makes the samples.
+        step_cpu_seconds: CPU seconds that the training step uses per sample.
+
     """
     workers = np.asarray(workers, dtype=float)
     alone, at_once = workers == 0, np.maximum(workers, 1.0)
@@ -49,9 +53,9 @@ def capacities(situation: Situation, wanted: Demand, workers: Any, step_cpu_seco
 
 
 def bounds(situation: Situation, config: Config) -> dict[str, float]:
-    """Each resource's limit in the training loop, the step itself among them, in samples per second.
+    """Return each resource's limit in the training loop, including the step, in samples per second.
 
-    A resource that a sample does not use has no entry. The CPU that the step burns is taken off the cores.
+    Resources that a sample does not use are left out. The step's CPU use is part of the demand on the cores.
     """
     wanted, step = demand(situation, config), situation.step_samples_per_second
     limits = capacities(situation, wanted, config.num_workers, situation.step_cpu_seconds)
@@ -62,7 +66,7 @@ def bounds(situation: Situation, config: Config) -> dict[str, float]:
 
 
 def predict(situation: Situation, config: Config) -> Prediction:
-    """The rate of `config`, capped at the step rate, its bottleneck, what binds next, and how much each is in use."""
+    """Predict the loop's rate with `config`, its bottleneck, the next bound, and each resource's utilization."""
     limits = bounds(situation, config)
     bottleneck = min(limits, key=lambda resource: limits[resource])
     rate = limits[bottleneck]
@@ -72,17 +76,17 @@ def predict(situation: Situation, config: Config) -> Prediction:
 
 
 def loader_rates(situation: Situation, wanted: Demand, workers: Any, persistent: Any) -> Any:
-    """Samples per second that the loader alone should deliver, each epoch's start of workers included."""
+    """Return the samples per second that the loader alone should deliver, including each epoch's start of workers."""
     steady = np.minimum.reduce(np.broadcast_arrays(*capacities(situation, wanted, workers, 0.0).values()))
     start = np.where(persistent, 0.0, situation.start_seconds(workers))
     return amortized(steady, situation.epoch_samples, start)
 
 
 def ceilings(situation: Situation, wanted: Demand, workers: Any) -> Any:
-    """What the rest of the loop allows a loader with workers to deliver, in samples per second.
+    """Return the samples per second that the rest of the loop allows a loader with workers to deliver.
 
-    That is the step, the CPU that both share, or the main process, which takes batches over and does its part of the
-    step by turns.
+    The limit is the step, the CPU shared with it, or the main process, which alternates between receiving batches and
+    its part of the step.
     """
     step = situation.step_samples_per_second or math.inf
     shared = capacities(situation, wanted, workers, situation.step_cpu_seconds)["cpu"]
@@ -91,9 +95,9 @@ def ceilings(situation: Situation, wanted: Demand, workers: Any) -> Any:
 
 
 def loop_rates(situation: Situation, wanted: Demand, workers: Any, loader_samples_per_second: Any) -> Any:
-    """Samples per second of the training loop with a loader that alone delivers so many.
+    """Return the training loop's samples per second with a loader that alone delivers `loader_samples_per_second`.
 
-    Without workers the loop loads and steps by turns. With them the slowest sets the pace.
+    Without workers, loading and stepping alternate. With workers, the slowest part determines the rate.
     """
     step = situation.step_samples_per_second
     if step is None:
@@ -104,34 +108,34 @@ def loop_rates(situation: Situation, wanted: Demand, workers: Any, loader_sample
 
 
 def loader_rate(situation: Situation, config: Config) -> float:
-    """`loader_rates` of one configuration."""
+    """Return `loader_rates` for one configuration."""
     wanted = demand(situation, config)
     return float(loader_rates(situation, wanted, config.num_workers, config.persistent_workers))
 
 
 def loop_rate(situation: Situation, config: Config, loader_samples_per_second: float) -> float:
-    """`loop_rates` of one configuration."""
+    """Return `loop_rates` for one configuration."""
     return float(loop_rates(situation, demand(situation, config), config.num_workers, loader_samples_per_second))
 
 
 def filling_rates(situation: Situation, config: Config, workers: Any) -> Any:
-    """Samples per second of the training loop in the first epoch, which fills the store of `config`.
+    """Return the training loop's samples per second in the first epoch, which fills the store of `config`.
 
-    Workers start in it, however long they live. `workers` are in place of those of `config`, and may be an array.
+    Workers start in this epoch, even if they persist. `workers` replaces the number in `config`, and may be an array.
     """
     wanted = filling_demand(situation, config)
     return loop_rates(situation, wanted, workers, loader_rates(situation, wanted, workers, False))
 
 
 def filling_rate(situation: Situation, config: Config) -> float:
-    """`filling_rates` of one configuration."""
+    """Return `filling_rates` for one configuration."""
     return float(filling_rates(situation, config, config.num_workers))
 
 
 def over_a_training(situation: Situation, config: Config, later: Any, workers: Any) -> Any:
-    """The rate of a loop over ten epochs, the first of which fills the store of `config`; without one, all are alike.
+    """Return the loop's rate over `EPOCHS` epochs, the first of which fills the store; without a store, `later`.
 
-    `later` is the rate of later epochs in samples per second; `workers` as in `filling_rates`.
+    `later` is the rate of later epochs in samples per second; `workers` is as in `filling_rates`.
     """
     if config.cache is None:
         return later
@@ -141,18 +145,21 @@ def over_a_training(situation: Situation, config: Config, later: Any, workers: A
 
 
 def training_rate(situation: Situation, config: Config, loader_samples_per_second: float) -> float:
-    """Samples per second of the training loop over a whole training, with a loader that delivers so many in the end."""
+    """Return the loop's samples per second over a whole training, from the loader's rate in later epochs."""
     later = loop_rate(situation, config, loader_samples_per_second)
     return float(over_a_training(situation, config, later, config.num_workers))
 
 
 def expected_rate(situation: Situation, config: Config) -> float:
-    """`training_rate` with the loader that the bounds promise."""
+    """Return `training_rate` with the loader's rate by the bounds."""
     return training_rate(situation, config, loader_rate(situation, config))
 
 
 def main_seconds_of_step(situation: Situation) -> float:
-    """Seconds per sample for which the step keeps the main process' thread: all that it takes, or what it computes."""
+    """Return the seconds per sample for which the step occupies the main process's thread.
+
+    That is the whole step if it blocks, else the step's CPU seconds.
+    """
     step = situation.step_samples_per_second
     if not step:
         return 0.0
@@ -160,9 +167,9 @@ def main_seconds_of_step(situation: Situation) -> float:
 
 
 def fed_rate(situation: Situation) -> float:
-    """Samples per second of a loop that never waits for a batch: infinite where the step isn't known.
+    """Return the samples per second of a loop that never waits for a batch; infinite if the step isn't known.
 
-    That is the step rate, unless taking batches over and stepping by turns takes the main process longer.
+    That is the step's rate, unless receiving batches and stepping in alternation takes the main process longer.
     """
     if not situation.step_samples_per_second:
         return math.inf
@@ -171,28 +178,28 @@ def fed_rate(situation: Situation) -> float:
 
 
 def seconds_until_steady(situation: Situation, workers: Any, in_flight: Any, samples_per_second: Any) -> Any:
-    """What a loader takes to start its workers, and to make all that it prefetches and a round of batches to count."""
-    # Where there is no limit to the rate, or nothing is delivered at all, a round takes no time, or for ever.
+    """Return the seconds to start the workers, fill the prefetch queue, and load one round of counted batches."""
+    # With an unlimited rate a round takes no time, and with a rate of 0 for ever.
     with np.errstate(divide="ignore"):
         samples = (in_flight + np.maximum(workers, 1)) * situation.samples_per_batch
         return situation.start_seconds(workers) + samples / np.asarray(samples_per_second)
 
 
 def amortized(samples_per_second: Any, epoch_samples: float | None, start_seconds: Any) -> Any:
-    """The rate over a real epoch that begins with `start_seconds` of waiting; unchanged for an endless epoch."""
+    """Return the rate over an epoch that begins with `start_seconds` of waiting; unchanged for an endless epoch."""
     if epoch_samples is None:
         return samples_per_second
     return 1.0 / (1.0 / np.asarray(samples_per_second) + start_seconds / epoch_samples)
 
 
 def crowd(situation: Situation, wanted: Demand, workers: Any) -> Any:
-    """The share of the other cores that the rest of the workers keep busy, as each of them sees it."""
+    """Return the share of the other cores that the other workers keep busy, as seen by each worker."""
     cpus = situation.limits.cpus
     return np.clip((_computing(wanted, workers) - 1.0) / max(cpus - 1.0, 1e-9), 0.0, 1.0) if cpus > 1 else 1.0
 
 
 def cores(situation: Situation, wanted: Demand, workers: Any, step_cpu_seconds: float) -> Any:
-    """CPU seconds per second that the loop gets: all that the limits allow, less what other processes take."""
+    """Return the CPU seconds per second that the loop gets within its limits and beside other processes."""
     allowed, competition = situation.limits.cpus, situation.competition
     if competition is None:
         return allowed
@@ -203,12 +210,12 @@ def cores(situation: Situation, wanted: Demand, workers: Any, step_cpu_seconds: 
 
 
 def _computing(wanted: Demand, workers: Any) -> Any:
-    """The processes that compute at once, on average, at least the one that makes samples."""
+    """Return the average number of processes that compute at once, at least the one that makes samples."""
     return np.maximum(1.0, np.maximum(workers, 1.0) * _share_computing(wanted))
 
 
 def _share_computing(wanted: Demand) -> float:
-    """The cores that a process which makes samples keeps busy while nothing holds it up, threads of its own neither."""
+    """Return the cores that an unhindered sample-making process keeps busy."""
     seconds = min(wanted.seconds(crowd=0.0), wanted.seconds(crowd=1.0))
     return (wanted.cpu_seconds + wanted.switching_cpu_seconds) / seconds if seconds > 0 else 1.0
 

@@ -1,4 +1,4 @@
-"""Every configuration worth a thought, the limits it would break, and the order in which to try the rest."""
+"""Planner: all configurations of the search space, the limits they exceed, and the order in which to try the rest."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from plumb.model.situation import CutCost, Freedom, Situation
 from plumb.model.twin import simulated_rate
 from plumb.plan import SampleCost
 
-# Predictions this close are equal: among them the cheapest configuration comes first.
+# Predictions this close are equal; among equal ones the cheapest configuration comes first.
 _EQUAL = 0.01
 _WORKERS_AT_MOST = 64
-# Batches don't come evenly, so a few more workers than would just do may be of use.
+# Batch times vary, so a few more workers than the mean requires may help.
 _TO_SPARE = 1.5
-# So many ways of the best are simulated, each with every depth of prefetching, over so many batches.
+# Number of ways to make samples that are simulated, with every prefetch depth, and batches per simulation.
 _SIMULATED_WAYS, _SIMULATED_BATCHES = 8, 300
-# How sharp the corner is where a loader that is as fast as its loop begins to hold it up. Batches don't come evenly:
-# with 8, two that are equally fast reach 0.92 of it together, and a loader with a fifth to spare 0.97.
+# Sharpness of the transition where a loader as fast as its loop begins to limit it, because batch times vary: with 8,
+# two equally fast parts reach 0.92 of their rate together, and a loader with a fifth to spare 0.97.
 _SHARPNESS = 8.0
-# A store takes a little more than its values, and something when it is empty.
+# A store's size over that of its values, and the size of an empty store.
 _STORE_SLACK, _STORE_BYTES = 1.02, 2**20
-# Where the whole order of all configurations is of no interest.
+# Longest ranking that is returned.
 _MOST = 100
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A configuration that fits, and the rate of the training loop that is predicted with it.
+    """A configuration that fits, with the predicted rate of the training loop.
 
-    `samples_per_second` is that of later epochs; over a training, the first one counts too, which fills a store.
+    `samples_per_second` is the rate of later epochs; `training_samples_per_second` includes the first one, which fills
+    a store.
     """
 
     config: Config
@@ -49,9 +50,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The best of the configurations that fit, the best predicted first and among equals the cheapest.
+    """The best configurations that fit, by predicted rate, and among equal rates the cheapest first.
 
-    `considered` is how many there were in all, and `excluded` how many of these broke each limit.
+    `considered` is the number of all configurations, and `excluded` how many of them exceeded each limit.
     """
 
     best: tuple[Candidate, ...]
@@ -60,9 +61,15 @@ class Ranking:
 
 
 def worker_counts(cost: SampleCost, limits: Limits, step: float | None) -> tuple[int, ...]:
-    """The worker counts to consider: past the cores only as far as waiting samples leave the CPU idle.
+    """Return the worker counts to consider; more than the cores only if waiting samples leave the CPU idle.
 
-    A CPU quota limits CPU seconds, not waits, so a source that waits may want many more workers than cores.
+    A CPU quota limits CPU seconds and not waiting, so a source that waits may want many more workers than cores.
+
+    Args:
+        cost: Cost of a sample in a worker.
+        limits: Limits of the host.
+        step: Samples per second of the training step; None if unknown.
+
     """
     in_worker = cost.cpu_seconds + cost.wait_seconds
     target = min(limits.cpus / max(cost.cpu_seconds + cost.main_seconds, 1e-9), step or math.inf)
@@ -72,18 +79,26 @@ def worker_counts(cost: SampleCost, limits: Limits, step: float | None) -> tuple
 
 
 def cache_choice(cut: CutCost, room_bytes: float, dataset_samples: float, folder: str | None = None) -> CacheChoice:
-    """A store of the values at `cut`: as large as all of them, or as there is room for; in memory without a folder."""
+    """Return a store of the values at `cut` for the whole dataset, or for the part of it that fits.
+
+    Args:
+        cut: Costs of the cut.
+        room_bytes: Bytes available.
+        dataset_samples: Number of samples in the dataset.
+        folder: Folder of the store on disk; None keeps it in memory.
+
+    """
     whole = math.ceil(_STORE_SLACK * cut.value_bytes * dataset_samples) + _STORE_BYTES
     size = int(min(whole, room_bytes))
     return CacheChoice(cut.after, "disk" if folder else "memory", size, size / whole, folder)
 
 
 def rank(freedom: Freedom, situation: Situation, steady_within_seconds: float = math.inf) -> Ranking:
-    """The best feasible configurations that `freedom` allows, of those that are steady within some time.
+    """Rank the feasible configurations of the search space whose rate is steady after `steady_within_seconds`.
 
-    All are told by their bounds, less what a loader loses that has nothing to spare. The leaders are simulated too,
-    with every depth of prefetching: what only the order of events shows (stragglers, short epochs, a dispatch that
-    stands still) decides among them.
+    All are predicted by their bounds, with a penalty for loaders without spare capacity. The leaders are also simulated
+    with every prefetch depth, because only the order of events shows the effect of stragglers, short epochs and a
+    stalled dispatch.
     """
     points = [_points(way, freedom, situation) for way in _ways(freedom, situation)]
     limits = feasible.allowed(situation)
@@ -110,7 +125,7 @@ def _seconds_until_steady(situation: Situation, candidate: Candidate) -> float:
 
 
 def cost_order(config: Config) -> tuple[int, ...]:
-    """Sorts configurations by what they take: a store, rewritten samples, processes, threads, memory, and the rest."""
+    """Return a sort key by resource use: a store, rewritten samples, processes, threads, memory, and the rest."""
     return (
         config.cache.bytes if config.cache else 0,
         len(config.deferred),
@@ -127,7 +142,7 @@ def cost_order(config: Config) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class _Points:
-    """One way to make samples, with every count of workers, depth and lifetime of them: arrays of the same shape."""
+    """One way to make samples with every worker count, prefetch depth and worker lifetime: arrays of one shape."""
 
     way: Config
     workers: Any
@@ -142,7 +157,7 @@ class _Points:
         return self.workers * self.prefetch
 
     def costs(self) -> list[Any]:
-        """The columns of `cost_order`."""
+        """Return the columns of `cost_order`."""
         own = {2: self.workers, 4: self.in_flight, 5: self.persistent}
         return [
             own[place] if place in own else np.full(len(self.workers), cost)
@@ -161,7 +176,7 @@ class _Points:
 
 
 def _ways(freedom: Freedom, situation: Situation) -> Iterator[Config]:
-    """Every way to make samples; `num_workers` is 0 in those that make sense without any, else 1."""
+    """Yield every way to make samples; `num_workers` is 0 in those that make sense without workers, else 1."""
     for (threads, until), cache, deferred, reuse, pin in itertools.product(
         freedom.fetch, freedom.caches, freedom.deferrals, freedom.allocator_reuse, freedom.pin_memory
     ):
@@ -179,7 +194,7 @@ def _ways(freedom: Freedom, situation: Situation) -> Iterator[Config]:
         is_same_without = reuse and saves_nothing
         if 0 in freedom.num_workers and not is_same_without:
             yield plain
-        # Rows in memory are copied as soon as a worker would hand them over.
+        # Sending rows from a worker would copy them, so whole batches are read in the main process if it may make them.
         is_for_workers = not plain.reads_whole_batches or 0 not in freedom.num_workers
         if max(freedom.num_workers) > 0 and is_for_workers:
             started = dataclasses.replace(plain, num_workers=1, start_method=freedom.start_method)
@@ -197,7 +212,7 @@ def _points(way: Config, freedom: Freedom, situation: Situation) -> _Points:
     loader = operational.loader_rates(situation, wanted, workers, persistent)
     if way.num_workers:
         rest = operational.ceilings(situation, wanted, workers)
-        # Where neither has any limit, this divides by zero: infinite, as it should be.
+        # If neither has a limit, this divides by zero, and the infinite result is right.
         with np.errstate(divide="ignore"):
             rates = (loader**-_SHARPNESS + rest**-_SHARPNESS) ** (-1.0 / _SHARPNESS)
     else:
@@ -225,14 +240,14 @@ def _leaders(points: Sequence[_Points]) -> list[Candidate]:
 
 
 def _steps_behind(rates: Any, best: float) -> Any:
-    """By how many times the difference that is none each rate lies below the best."""
+    """Return the number of `_EQUAL` (1 %) steps by which each rate lies below `best`."""
     with np.errstate(divide="ignore", invalid="ignore"):
         behind = np.where(np.asarray(rates) == best, 0.0, np.log(best / np.asarray(rates)) / _EQUAL)
     return np.floor(np.minimum(behind, 1e6))
 
 
 def _by_depth(leaders: Sequence[Candidate], freedom: Freedom, situation: Situation) -> list[Candidate]:
-    """The leaders, those of the best ways by what a simulation says of every depth of prefetching."""
+    """Reorder the leaders: simulate those of the best ways with every prefetch depth and put them first."""
     ways: dict[Config, None] = {}
     for candidate in leaders:
         ways.setdefault(
@@ -254,7 +269,7 @@ def _by_depth(leaders: Sequence[Candidate], freedom: Freedom, situation: Situati
 
 
 def _simulated(way: Config, freedom: Freedom, situation: Situation) -> list[Candidate]:
-    """One way with every depth and lifetime of its workers that fits, and the simulated rates."""
+    """Simulate one way with every prefetch depth and worker lifetime that fits."""
     found = []
     for prefetch in freedom.prefetch_factor if way.num_workers else (None,):
         config = dataclasses.replace(way, prefetch_factor=prefetch)

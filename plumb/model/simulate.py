@@ -1,12 +1,12 @@
-"""A discrete-event twin of torch's DataLoader and of the loop that takes its batches.
+"""Discrete-event simulator of torch's DataLoader and of the loop that consumes its batches.
 
-What it copies of torch (torch/utils/data/dataloader.py): indices go to the workers in turn; `num_workers *
-prefetch_factor` are outstanding when an epoch begins, and one more is sent only when a batch is *yielded*, so that with
-`in_order` one slow batch stops the dispatch to all; finished batches wait in one queue, and the main process takes each
-over when it comes to it, whether it is the one wanted next or not.
+It follows torch (torch/utils/data/dataloader.py): indices go to the workers in turn; `num_workers * prefetch_factor`
+are outstanding when an epoch begins, and one more is sent only when a batch is *yielded*, so that with `in_order` one
+slow batch stops the dispatch to all workers; finished batches wait in one queue, and the main process receives them in
+the queue's order, whether or not a batch is the next one wanted.
 
-Workers share the cores: while more processes compute than there are cores, each gets its share, and all are slowed down
-as the calibration says. The time that a batch waits is not shared.
+Workers share the cores: when more processes compute than there are cores, each gets an equal share, and all are slowed
+down as the calibration says. Waiting time is not shared.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 
 from plumb.model.calibration import Calibration
 
-# The main process among the processes that compute or wait; workers are counted from 0. The step is nobody's there.
+# Process numbers beside the workers' (from 0): the main process, and whatever computes the step.
 MAIN, STEP = -1, -2
 _NOTHING = -1
 _EPOCHS_AT_LEAST = 2
@@ -30,12 +30,12 @@ _EPOCHS_AT_LEAST = 2
 
 @dataclass(frozen=True)
 class Loading:
-    """What is simulated; seconds are per batch, and those of CPU are without any slow-down.
+    """Parameters of a simulation. Seconds are per batch; CPU seconds are without slow-down.
 
-    A batch takes `cpu_seconds` and `wait_seconds`, both times a factor drawn from `spread`. The main process computes
-    for `hand_over_seconds` for each, and steps for `step_seconds`, of which it computes for `step_cpu_seconds`; it does
-    nothing else until the step is done where that `step_blocks`. Every epoch has `epoch_batches`, None for one that
-    never ends; starting its workers, unless they persist, takes `start_seconds`.
+    A batch takes `cpu_seconds` and `wait_seconds`, both times a factor drawn from `spread`. For each batch, the main
+    process computes for `hand_over_seconds` to receive it. A step takes `step_seconds`, for `step_cpu_seconds` of which
+    the main process computes; if `step_blocks`, the main process does nothing else until the step is done. Every epoch
+    has `epoch_batches` batches (None: it never ends). Starting its workers, unless they persist, takes `start_seconds`.
     """
 
     num_workers: int
@@ -57,7 +57,7 @@ class Loading:
 
 @dataclass(frozen=True)
 class Simulated:
-    """How a loop went: its rate, the share of its time in which nothing was stepped, and the seconds of every epoch."""
+    """Result of a simulation: the rate, the share of time without a step, and the seconds of each epoch."""
 
     batches_per_second: float
     stall_share: float
@@ -66,10 +66,10 @@ class Simulated:
 
 @dataclass(frozen=True)
 class Span:
-    """What a process did from one time to another, in seconds since the epoch began.
+    """An activity of a process, in seconds since the epoch began.
 
-    `process` counts the workers from 0; MAIN is the main process, and STEP whoever computes the training step. `doing`
-    is "waits" or "computes" for who makes batches, "takes over" for the main process and "steps" for the step.
+    `process` counts the workers from 0; MAIN is the main process, and STEP whatever computes the training step. `doing`
+    is "waits" or "computes" for a process that makes batches, "takes over" for the main process, "steps" for the step.
     """
 
     process: int
@@ -80,14 +80,20 @@ class Span:
 
 
 def simulate(loading: Loading, batches: int = 1000, seed: int = 0) -> Simulated:
-    """Lets the loop consume about so many batches: whole epochs of them, or the steady state of a longer epoch.
+    """Simulate a loop over about `batches` batches: whole epochs, or the steady state of a longer epoch.
 
-    The rate is that of a typical epoch, and no epoch but the first starts workers that persist.
+    The rate is that of a typical epoch; only the first epoch starts workers that persist.
+
+    Args:
+        loading: Parameters of the loader and the step.
+        batches: Number of batches.
+        seed: Seed of the draws from `spread`.
+
     """
     random = np.random.default_rng(seed)
 
     def epoch(batches: int) -> list[float]:
-        # Each as often as any other, so that a rare one does not make a difference by chance.
+        # Each factor occurs equally often, so that a rare one doesn't change the result by chance.
         return consumed(loading, random.permutation(np.resize(random.permutation(loading.spread), batches)).tolist())
 
     length = loading.epoch_batches
@@ -114,9 +120,9 @@ def _steady(loading: Loading, batches: int, epoch: Callable[[int], list[float]])
 
 
 def consumed(loading: Loading, factors: Sequence[float]) -> list[float]:
-    """When the step of each batch of one epoch was done, in seconds after the workers were ready.
+    """Return the times at which the steps of one epoch end, in seconds after the workers were ready.
 
-    `factors` are those of the epoch's batches, in their order.
+    `factors` are the factors of the epoch's batches, in order.
     """
     cpu, wait = _seconds(loading, factors)
     if loading.num_workers:
@@ -126,7 +132,7 @@ def consumed(loading: Loading, factors: Sequence[float]) -> list[float]:
 
 
 def spans(loading: Loading, factors: Sequence[float]) -> list[Span]:
-    """What every process did in the epoch of `consumed`, without what took no time, by their beginnings."""
+    """Return all activities in the epoch of `consumed` that took time, sorted by their beginning."""
     cpu, wait = _seconds(loading, factors)
     found: list[Span] = []
     if loading.num_workers:
@@ -138,7 +144,7 @@ def spans(loading: Loading, factors: Sequence[float]) -> list[Span]:
 
 
 def _in_turn(loading: Loading, cpu: Sequence[float], wait: Sequence[float]) -> list[Span]:
-    """Without workers the main process does one thing after another."""
+    """Return the activities without workers, where the main process does everything in sequence."""
     found, now = [], 0.0
     for batch, (computing, waiting) in enumerate(zip(cpu, wait, strict=True)):
         for process, doing, seconds in (
@@ -153,16 +159,16 @@ def _in_turn(loading: Loading, cpu: Sequence[float], wait: Sequence[float]) -> l
 
 
 def _seconds(loading: Loading, factors: Sequence[float]) -> tuple[list[float], list[float]]:
-    """The CPU seconds of each batch, and those that it waits."""
+    """Return the CPU seconds and the waiting seconds of each batch."""
     return [loading.cpu_seconds * factor for factor in factors], [loading.wait_seconds * factor for factor in factors]
 
 
 class _Epoch:
-    """One epoch with workers, event by event: somebody's wait, or computing, comes to its end.
+    """One epoch with workers, simulated event by event: a wait or a computation ends.
 
-    All who compute have the same share of the cores. So one clock serves for all of them: `work`, the CPU seconds that
-    each has had so far, which runs the slower the more of them there are. What everyone does is noted in `spans`, where
-    they are wanted.
+    All computing processes have the same share of the cores. So one clock serves for all of them: `work`, the CPU
+    seconds that each has had so far, which runs slower the more of them there are. `spans` collects the activities if
+    it is given.
     """
 
     def __init__(self, loading: Loading, cpu: list[float], wait: list[float], spans: list[Span] | None = None) -> None:
@@ -174,7 +180,7 @@ class _Epoch:
         self._step_cpu = min(loading.step_cpu_seconds, loading.step_seconds)
         self._step_blocks = loading.step_blocks
         jobs = np.arange(1, workers + 2)
-        # The CPU seconds per second of each of so many who compute, in terms of what a batch takes without slow-down.
+        # CPU seconds per second of each process, by the number of computing processes, in units without slow-down.
         speeds = np.minimum(1.0, loading.cores / jobs) / loading.calibration.slow_down(jobs, loading.cores)
         self._speeds = [1.0, *speeds.tolist()]
         self._now = self._work = 0.0
@@ -191,7 +197,7 @@ class _Epoch:
         self._spans = spans
 
     def run(self) -> list[float]:
-        """The time at which each step was done."""
+        """Return the time at which each step ended."""
         batches, computing, waiting, speeds = len(self._cpu), self._computing, self._waiting, self._speeds
         cpu, in_hand = self._cpu, self._in_hand
         for _ in range(self._workers * self._quota):
@@ -218,7 +224,7 @@ class _Epoch:
         return self._consumed
 
     def _send(self) -> None:
-        """The main process sends the next index to the worker whose turn it is."""
+        """Send the next index from the main process to the worker whose turn it is."""
         if self._sent == len(self._cpu):
             return
         turn = self._turn
@@ -253,9 +259,9 @@ class _Epoch:
             self._in_hand[worker] = _NOTHING
 
     def _main_process(self) -> Iterator[None]:
-        """Takes batches over, gives them to the loop and steps; stops wherever time must pass first.
+        """Receive batches, pass them to the loop and step; yield whenever time must pass first.
 
-        A step that does not block is computed by a device that the loop runs ahead of by no more than one batch.
+        A step that doesn't block runs on a device, and the loop runs ahead of it by at most one batch.
         """
         computing, waiting, finished, tasks = self._computing, self._waiting, self._finished, self._tasks
         hand_over, step, step_cpu, in_order = self._hand_over, self._step, self._step_cpu, self._in_order

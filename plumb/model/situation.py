@@ -1,4 +1,4 @@
-"""What the model is told: the costs of a sample and of every way to save some of them, the host, and the freedom."""
+"""Inputs of the model: costs of a sample and of every way to save some of them, the host, and the freedom to change."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from plumb.plan import SampleCost
 
 PREFETCH_FACTORS = (2, 4, 8)
 USUAL_WORKER_BYTES = 128.0 * 2**20
-"""What a worker's own pages take at the most, as a rule, where none was seen yet."""
+"""Usual upper limit of a worker's own pages in bytes, used until one was measured."""
 
-# With so many times the time of fewer threads, it is not for the interpreter's lock that more of them wait.
+# If more threads take this many times as long as fewer, their source has collapsed; the interpreter's lock costs less.
 _COLLAPSED = 2.0
 
 
 @dataclass(frozen=True)
 class Freedom:
-    """What may be changed without changing what the script means: for each knob, all values that it may have.
+    """Values that each knob may take without changing what the script computes.
 
-    `fetch` holds pairs of threads and of the cut up to which they work, None for whole samples; `deferrals` the
-    operators to move behind collate. All workers are started by `start_method`, None for the script's own way.
+    `fetch` holds pairs of a number of threads and the cut up to which they work (None: whole samples); `deferrals`
+    holds the operators to move behind collate. All workers are started by `start_method`; None keeps the script's own
+    method.
     """
 
     num_workers: tuple[int, ...]
@@ -43,7 +44,7 @@ class Freedom:
     start_method: StartMethod | None = None
 
     def plainly(self) -> Freedom:
-        """The same, as far as torch's own arguments go."""
+        """Return the freedom in torch's own arguments alone, without rewrites."""
         plain = Freedom(self.num_workers)
         return replace(
             self,
@@ -57,11 +58,11 @@ class Freedom:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What loading takes of the host: bytes of one batch, of one worker's own pages, and of the script itself.
+    """Memory and files that loading takes: bytes of one batch, of one worker's own pages, and of the script.
 
-    A forked worker makes its parent's pages its own by counting references in them: `worker_growth_bytes` is by how
-    much it grows in an epoch. The parent, too, writes to pages that its workers keep as they were: `parted_bytes` in
-    all, however many workers there are. `making_bytes` is what making batches took in the main process at the most.
+    A forked worker copies its parent's pages when it counts references in them: `worker_growth_bytes` is its growth
+    over an epoch. The parent also writes to pages that its workers keep: `parted_bytes` in all, for any number of
+    workers. `making_bytes` is the largest amount that making batches took in the main process.
     """
 
     batch_bytes: float
@@ -75,17 +76,17 @@ class Footprint:
 
     @property
     def worker_bytes(self) -> float:
-        """What a worker has for itself at the end of an epoch."""
+        """Bytes of a worker's own pages at the end of an epoch."""
         return self.worker_private_bytes + self.worker_growth_bytes
 
 
 @dataclass(frozen=True)
 class Left:
-    """What is left of the CPU seconds that a worker takes for a plain sample, as a share of them.
+    """Remaining share of the CPU seconds that a worker spends on a plain sample.
 
-    Collate is a part of both, and so is new shared memory for what is handed over. `reusing` is the same where both are
-    made in reused memory. Above 1 where it takes longer than a plain one. `alone` is the same of a main process without
-    workers, where torch has its threads and a batch with deferred operators is finished, too.
+    Collate is included, and so is new shared memory for what is sent. `reusing` is the share if both are made in reused
+    memory. A share above 1 means longer than a plain sample. `alone` is the share in a main process without workers, in
+    which torch uses its threads and batches with deferred operators are finished too.
     """
 
     plainly: float
@@ -95,12 +96,12 @@ class Left:
 
 @dataclass(frozen=True)
 class CutCost:
-    """What a store after the operator `after` would take, and what it would save; all per sample.
+    """Costs and savings of a store after the operator `after`, per sample.
 
-    `left` is of a sample that is made of a stored value, and `left_deferred` where operators are deferred, too: None
-    where both can't be had. `wait_share` is the part of its waiting that is saved. `write_seconds` are those to store a
-    value, which only samples of the first epoch pay. `outlives` is whether a store may serve later runs: not where what
-    the values are made of could change unseen.
+    `left` is the share for a sample made from a stored value, and `left_deferred` that with deferred operators too, or
+    None if the two can't be combined. `wait_share` is the share of its waiting that is saved. `write_seconds` are the
+    seconds to store a value, spent in the first epoch only. `outlives` is False if the store may not serve later runs,
+    because what the values are made of could change unseen.
     """
 
     after: str
@@ -114,11 +115,11 @@ class CutCost:
 
 @dataclass(frozen=True)
 class DeferralCost:
-    """What moving `operators` behind collate takes off the process that makes a sample, and adds to the main process.
+    """CPU time that moving `operators` behind collate saves the process that makes a sample and costs the main process.
 
-    `left` is of what is still done where samples are made. `main_seconds` are those of the main process, and
-    `main_seconds_reusing` where it uses its memory again. Seconds and bytes are per sample. `bytes_saved` is by how
-    much less is handed over, negative where it is more.
+    `left` is the share that remains where samples are made. `main_seconds` are spent in the main process,
+    `main_seconds_reusing` if it uses reused memory. Seconds and bytes are per sample. `bytes_saved` is how much less is
+    sent; it is negative if more is sent.
     """
 
     operators: tuple[str, ...]
@@ -130,15 +131,16 @@ class DeferralCost:
 
 @dataclass(frozen=True)
 class ThreadsCost:
-    """What `threads` that make the samples of a batch at once were seen to gain, up to `until`, None for whole samples.
+    """Measured gain of making a batch's samples with `threads` threads up to the cut `until` (None: whole samples).
 
-    They take `time_factor` times as long as one thread: 1 / threads at best, more where they wait for the interpreter's
-    lock, for storage, or for the slowest sample of a batch. It is `crowded_time_factor` where other processes keep all
-    cores but one busy: longer for what computes, and shorter where threads on several cores contend for the lock.
+    They take `time_factor` times as long as one thread: 1 / threads at best, more if they wait for the interpreter's
+    lock, for storage, or for the slowest sample of a batch. `crowded_time_factor` holds if other processes keep all
+    cores but one busy: it is larger for samples that compute, and smaller if threads on several cores contend for the
+    lock.
 
-    Beside all that a sample waits, they take over `threaded_cpu_seconds` of it, with torch's own threads out of use,
-    and spend `cpu_factor` times as much. `serial_seconds` per sample are spent after them, by the worker's own thread
-    (the rest of the sample, and collate). Each thread holds `thread_bytes` for itself at the most.
+    Beside all of a sample's waiting, they take over `threaded_cpu_seconds` of it, without torch's own threads, and
+    spend `cpu_factor` times as much. Afterwards, the worker's own thread spends `serial_seconds` per sample on the rest
+    of the sample and on collate. Each thread holds at most `thread_bytes`.
     """
 
     threads: int
@@ -153,11 +155,11 @@ class ThreadsCost:
 
 @dataclass(frozen=True)
 class AllocatorGain:
-    """What reused memory saves a process that makes whole batches: `left_share` of their CPU seconds are left.
+    """Savings of reused memory in a process that makes whole batches; `left_share` of their CPU seconds remain.
 
-    That is without what a worker saves on memory to hand them over in: one takes `worker_seconds` of CPU for a sample,
-    as the main process does with one thread of torch's; None where that was not seen. It takes `copying_seconds` beside
-    these to bring it to where it is handed over. `kept_bytes` is what the main process then keeps from the system.
+    This excludes a worker's savings on the memory that it sends batches in: a worker takes `worker_seconds` of CPU per
+    sample, as the main process does with one torch thread (None: not measured), and `copying_seconds` to copy it to
+    where it is sent from. `kept_bytes` is what the main process then keeps from the system.
     """
 
     left_share: float
@@ -168,7 +170,7 @@ class AllocatorGain:
 
 @dataclass(frozen=True)
 class StorageBandwidth:
-    """Bytes per second that storage delivers to so many outstanding reads; `outstanding` ascends."""
+    """Bytes per second that storage delivers for each number of outstanding reads; `outstanding` ascends."""
 
     outstanding: tuple[float, ...]
     bytes_per_second: tuple[float, ...]
@@ -176,19 +178,19 @@ class StorageBandwidth:
 
 @dataclass(frozen=True)
 class Situation:
-    """All that the model knows: the cost of a sample, the pace of the step, the host, and the length of an epoch.
+    """All inputs of the model: the cost of a sample, the step's rate, the host, and the length of an epoch.
 
     - `cost` was measured in the main process; `cost_in_worker` in a worker, where caches, memory and threads differ.
-    - `batch_seconds` are times of single batches; only how they spread is used.
-    - `read_bytes`: what a sample reads from storage.
-    - `step_blocks`: whether the loop stands still until a step is done, and takes no batch over meanwhile.
-    - `torch_threads_speedup`: how much faster a sample is made when torch may use more than one thread.
-    - `fresh_seconds`: CPU seconds of a worker for a sample's share of shared memory that nobody has touched before.
-    - `start_seconds_in_main` and `start_seconds_in_worker`: what starting a worker takes of either.
-    - `worker_overlap`: how many times as much CPU as time a worker takes that hands batches over in fresh memory.
-    - `transfer_bytes_per_second`: from the host to the device, None where there is none.
-    - `pool_cpus`: how many CPUs threads of a library's own keep busy while a sample is made.
-    - `competition`: what other processes want of the CPUs, None where nobody has looked.
+    - `batch_seconds` are times of single batches; only their spread is used.
+    - `read_bytes`: bytes that a sample reads from storage.
+    - `step_blocks`: True if the loop blocks until a step is done, and receives no batch meanwhile.
+    - `torch_threads_speedup`: how many times as fast a sample is made if torch may use more than one thread.
+    - `fresh_seconds`: CPU seconds of a worker for a sample's share of untouched shared memory.
+    - `start_seconds_in_main` and `start_seconds_in_worker`: seconds to start a worker, in the main process and in it.
+    - `worker_overlap`: ratio of CPU to wall seconds of a worker that sends batches in fresh memory.
+    - `transfer_bytes_per_second`: from the host to the device; None if there is none.
+    - `pool_cpus`: number of CPUs that a library's own threads keep busy while a sample is made.
+    - `competition`: CPU use of other processes; None if it wasn't measured.
     """
 
     cost: SampleCost
@@ -219,9 +221,9 @@ class Situation:
     competition: Competition | None = None
 
     def start_seconds(self, workers: Any) -> Any:
-        """What the start of so many workers (a number or an array) takes.
+        """Return the seconds to start `workers` workers (a number or an array).
 
-        The main process starts one after another; they get ready as many at once as there are cores.
+        The main process starts one after another; as many as there are cores get ready at the same time.
         """
         count = np.asarray(workers, dtype=float)
         rounds = np.where(count > 0, np.maximum(1.0, count / max(1.0, self.limits.cpus)), 0.0)
@@ -229,10 +231,10 @@ class Situation:
 
     @property
     def samples_at_once(self) -> float:
-        """As many samples may be made at once before their source collapses; infinite where it was not seen to.
+        """Number of samples that may be made at once before their source collapses; infinite if that was not observed.
 
-        It collapses where more threads take far longer than fewer for the same, though what they do is to wait. Any
-        number below is allowed, since what lies between the last good number and the first bad one was not seen.
+        A source collapses if more threads take far longer than fewer for the same samples, although they mostly wait.
+        Any number below that of the collapse is allowed, because the numbers in between were not measured.
         """
         if self.cost.wait_seconds < self.cost.cpu_seconds:
             return math.inf

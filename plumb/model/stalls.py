@@ -1,4 +1,4 @@
-"""What a training loop waits for, told from how long it waits and from what a sample costs."""
+"""Attribution of a training loop's waiting time to its causes, from measured shares and a sample's costs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ from plumb.plan import StepShares
 def step_shares(
     situation: Situation, config: Config, samples_per_second: float, waiting_share: float, ranks_share: float = 0.0
 ) -> StepShares:
-    """Divides the time of a loop that was measured with `config` at this rate, and waits for data so much of it, and
-    for other ranks so much.
+    """Divide the time of a measured loop between the step, reading, computing, transfer and other ranks.
 
-    Taking batches over can't be hidden behind anything. What is left is put down to the resource that binds: to storage
-    or to cores alone, else to a sample's waiting and computing as they relate to each other. So it is without workers,
-    too, where all of this follows one after another.
+    Receiving batches can't be hidden behind anything. The rest of the waiting is attributed to the binding resource: to
+    storage or to cores alone, otherwise to a sample's waiting and computing in their proportion. The same holds without
+    workers, where all of this happens in sequence.
+
+    Args:
+        situation: Costs and limits.
+        config: Configuration with which the loop was measured.
+        samples_per_second: Measured rate of the loop.
+        waiting_share: Share of the loop's time spent waiting for data.
+        ranks_share: Share of the loop's time spent waiting for other ranks.
+
     """
     wanted = demand(situation, config)
     behind_collate = deferral_of(situation, config.deferred).main_seconds if config.deferred else 0.0
@@ -34,7 +41,7 @@ def step_shares(
 
 
 def _waiting_part(wanted: Demand, binding: str, num_workers: int) -> float:
-    """How much of the making of a sample holds the loop up by waiting, from 0 to 1, rather than by computing."""
+    """Return the share (0 to 1) of the data stall that is due to a sample's waiting, as opposed to computing."""
     if num_workers and binding in ("storage", "cpu"):
         return float(binding == "storage")
     computing = wanted.cpu_seconds / wanted.speedup

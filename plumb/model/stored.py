@@ -1,4 +1,4 @@
-"""What the model was told, as plain data in a plan, and back: so that it answers without the data at hand."""
+"""Serialization of the model's inputs into a plan, so that the model works later without the data at hand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LIMITS = (
 
 
 def to_plain(situation: Situation, freedom: Freedom) -> dict[str, Any]:
-    """The situation and the freedom as JSON can hold them; a limit that isn't known is left out."""
+    """Return the situation and the freedom as plain data for JSON; unknown limits are left out."""
     numbers = {name: getattr(situation.limits, name) for name in _LIMITS}
     plain = {
         field.name: msgspec.to_builtins(getattr(situation, field.name))
@@ -36,12 +36,12 @@ def to_plain(situation: Situation, freedom: Freedom) -> dict[str, Any]:
 
 
 def from_plain(data: Mapping[str, Any]) -> tuple[Situation, Freedom]:
-    """What `to_plain` gave `data` for. Raises ValueError, in one line, where it did not."""
+    """Return what `to_plain` got to make `data`. Raise ValueError, in one line, for any other data."""
     try:
         given = dict(data["situation"])
         numbers = {name: float(value) for name, value in given.pop("limits").items() if name in _LIMITS}
         limits = Limits().lowered(**numbers)
-        # Checked with limits of its own, then given those that were stored.
+        # The conversion checks all other fields; the stored limits are set afterwards.
         situation = msgspec.convert({**given, "limits": {}}, Situation)
         return dataclasses.replace(situation, limits=limits), msgspec.convert(data["freedom"], Freedom)
     except (KeyError, TypeError, AttributeError, ValueError, msgspec.ValidationError) as error:

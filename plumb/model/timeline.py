@@ -1,4 +1,4 @@
-"""What the twin's workers, main process and step do for a while, to be looked at."""
+"""Windows of a simulation for display: the activities of its workers, main process and step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STEPS_AT_MOST = 200
 
 @dataclass(frozen=True)
 class Timeline:
-    """A window of a simulation, `begin_seconds` after the epoch began, and all spans that reach into it."""
+    """A window of a simulation, from `begin_seconds` after the epoch began, with all spans that overlap it."""
 
     config: Config
     begin_seconds: float
@@ -28,9 +28,9 @@ class Timeline:
 
 
 def timelines(situation: Situation, configs: Sequence[Config], seed: int = 0) -> tuple[Timeline, ...]:
-    """Windows of one length, one for each configuration, from the steady state of an epoch that never ends.
+    """Return windows of equal length, one per configuration, from the steady state of an endless epoch.
 
-    Each begins when a step has just ended, and shows a few steps. Empty where nothing takes any time.
+    Each window begins when a step has just ended, and shows a few steps. Returns an empty tuple if nothing takes time.
     """
     told = [loading(situation, config) for config in configs]
     paces = [_seconds_per_step(each) for each in told]
@@ -50,9 +50,9 @@ def _seconds_per_step(told: Loading) -> float:
 
 
 def _window(told: Loading, seconds: float, pace: float, seed: int) -> tuple[float, float, tuple[Span, ...]]:
-    """Its begin, its end and its spans. What was prefetched when the epoch began is consumed before."""
+    """Return the window's begin, end and spans. It starts after the initially prefetched batches are consumed."""
     warm_up = _warm_up(told)
-    # Twice as many batches as the even ones need: those drawn here may be quicker, and the last have no successors.
+    # Twice as many batches as equal ones would need: the drawn ones may be quicker, and the last have no successors.
     batches = 2 * (warm_up + math.ceil(seconds / pace))
     factors = np.random.default_rng(seed).choice(np.asarray(told.spread), size=batches).tolist()
     begin = consumed(told, factors)[warm_up - 1]

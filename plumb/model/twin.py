@@ -1,4 +1,4 @@
-"""A configuration in a situation, simulated: what the bounds leave out."""
+"""Simulation of a configuration in a situation: effects that the bounds leave out."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from plumb.model.situation import Situation
 
 
 def loading(situation: Situation, config: Config) -> Loading:
-    """What the simulator is told of `config`, without the start of its workers."""
+    """Return the simulator's parameters for `config`, without the start of its workers."""
     wanted, batch = demand(situation, config), situation.samples_per_batch
     making = float(wanted.seconds(crowd=crowd(situation, wanted, config.num_workers)))
-    # What a core that is never idle does not spend on a sample is taken for waiting: it takes time, and no core.
+    # The CPU time saved because a core never idles counts as waiting: it takes time and no core.
     computing = min((wanted.cpu_seconds + min(0.0, wanted.switching_cpu_seconds)) / wanted.speedup, making)
     step = situation.step_samples_per_second
     return Loading(
@@ -37,9 +37,10 @@ def loading(situation: Situation, config: Config) -> Loading:
 
 
 def simulated_rate(situation: Situation, config: Config, batches: int, seed: int = 0) -> float:
-    """Samples per second of the training loop in a simulation, with workers that are there when an epoch begins.
+    """Return the simulated samples per second of the training loop, with workers that are ready at the start.
 
-    No more than the bounds allow: the simulated worker never has more than one core, a real one with threads may.
+    The result is capped by the bounds. A simulated worker uses at most one core, whereas a real one with threads may
+    use more.
     """
     wanted = demand(situation, config)
     bound = loop_rates(situation, wanted, config.num_workers, loader_rates(situation, wanted, config.num_workers, True))
@@ -48,6 +49,6 @@ def simulated_rate(situation: Situation, config: Config, batches: int, seed: int
 
 
 def _spread(batch_seconds: tuple[float, ...]) -> tuple[float, ...]:
-    """The times as factors with a mean of one."""
+    """Return the times as factors with a mean of one."""
     mean = sum(batch_seconds) / len(batch_seconds) if batch_seconds else 0.0
     return tuple(seconds / mean for seconds in batch_seconds) if mean > 0 else (1.0,)

@@ -1,4 +1,4 @@
-"""What a loader would do on another host, and what that host would have to have more of."""
+"""Forecast of the best loader on another host, and of what that host would need more of."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from plumb.model.planner import Candidate
 from plumb.model.situation import Freedom, Situation, StorageBandwidth
 from plumb.plan import Prediction
 
-# Twice as much of something is worth its price from this gain on.
+# Smallest gain for which doubling a resource is worth its price.
 _WORTH_BUYING = 1.05
-# A loop that reaches this share of what the step allows is fed.
+# A loop that reaches this share of the step's rate doesn't wait for data.
 _FED = 0.95
-# A store in memory may have so much of what the script itself leaves.
+# Share of the memory left by the script that a store may take.
 _CACHE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Host:
-    """What is assumed of a host; None leaves it as it was measured."""
+    """Assumptions about a host; None keeps the measured value."""
 
     cpus: float | None = None
     memory_bytes: float | None = None
@@ -30,7 +30,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Purchase:
-    """Twice as much of `what`, and the rate of the loop that it would give."""
+    """Twice as much of `what`, and the loop's rate with it."""
 
     what: str
     samples_per_second: float
@@ -38,11 +38,11 @@ class Purchase:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The best configuration on a host, why it goes no faster, and what is worth buying, the best first.
+    """The best configuration on a host, its bottleneck, and the resources worth buying, the best first.
 
-    `best` is None where nothing fits; `excluded` says of how many configurations each limit was broken. Where the best
-    stores samples, its rate is that of later epochs, and `filling_samples_per_second` that of the first, which stores
-    them.
+    `best` is None if nothing fits; `excluded` counts the configurations that exceeded each limit. If the best
+    configuration stores samples, its rate is that of later epochs, and `filling_samples_per_second` that of the first
+    epoch, which fills the store.
     """
 
     best: Candidate | None
@@ -55,7 +55,7 @@ class Forecast:
 
 
 def forecast(situation: Situation, freedom: Freedom, host: Host) -> Forecast:
-    """The planner's answer for `host`."""
+    """Forecast the best configuration on `host`, and its rate with more of each resource."""
     situation, freedom = _on(situation, freedom, host)
     ranking = planner.rank(freedom, situation)
     if not ranking.best:
@@ -90,14 +90,14 @@ def _is_finite(host: Host) -> bool:
 
 
 def _on(situation: Situation, freedom: Freedom, host: Host) -> tuple[Situation, Freedom]:
-    """The situation on another host, and what may be chosen there: its worker counts and its stores."""
+    """Return the situation on another host, and the freedom there, with that host's worker counts and stores."""
     limits = situation.limits
     cpus, competition = host.cpus or limits.cpus, situation.competition
     if host.cpus and competition:
-        # The others are the same there, and have as many more CPUs.
+        # Other processes use as much CPU there, of a number of CPUs that differs by as many as the loop's.
         competition = dataclasses.replace(competition, cpus=competition.cpus + cpus - limits.cpus)
     memory = host.memory_bytes or limits.memory_bytes
-    # A host's shared memory is a part of its memory, and grows with it.
+    # Shared memory is a part of a host's memory, and grows with it.
     grown = memory / limits.memory_bytes if math.isfinite(limits.memory_bytes) else 1.0
     limits = dataclasses.replace(limits, cpus=cpus, memory_bytes=memory, shm_bytes=limits.shm_bytes * grown)
     situation = dataclasses.replace(

@@ -21,7 +21,7 @@ from plumb.profile.threads import one_torch_thread
 from plumb.search.measure import IndexStream, NoBatchesError, is_known, skipping
 
 COLLATED = 3
-"""How often `collate_seconds` loads each sample."""
+"""Number of times that `collate_seconds` loads each sample."""
 
 _TURNS_AT_LEAST = 3
 _WARM_UP = 1 / 2
