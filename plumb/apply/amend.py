@@ -1,4 +1,4 @@
-"""One call that makes a loader and a configuration -> the call as it should be, and what can't be written there."""
+"""Change of one call that makes a loader to a configuration, and advice for what can't be written there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from plumb.apply.origins import UNKNOWN, Origin
 from plumb.apply.source import LoaderCall, Source
 from plumb.config import Config
 
-# Torch's own values of the arguments that a configuration may change, in the order in which they are written.
+# Torch's defaults of the arguments that a configuration may change, in the order in which they are written.
 _DEFAULTS: dict[str, Any] = {
     "num_workers": 0,
     "pin_memory": False,
@@ -25,16 +25,16 @@ _DEFAULTS: dict[str, Any] = {
     "timeout": 0,
     "multiprocessing_context": None,
 }
-# Torch refuses any other value of these where there are no workers.
+# Torch refuses other values than the default of these if there are no workers.
 _WORKERS_ONLY = ("prefetch_factor", "persistent_workers", "timeout", "multiprocessing_context")
 _PREFETCH_BY_DEFAULT = 2
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What is to be done elsewhere for an argument: `subject` says where its value is from, `instead` what to do.
+    """Advice to change a value elsewhere: `subject` names where the argument's value comes from, `instead` what to do.
 
-    Without an argument it is what can only be written once that is done.
+    Without an argument, it lists what can be written only after other advice has been followed.
     """
 
     subject: str
@@ -50,7 +50,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Amended:
-    """The new call, and what is to be done elsewhere; `persists` says that workers did not persist, and now do."""
+    """The new call, and advice for other places. `persists`: workers now persist and did not before."""
 
     node: cst.Call
     advice: tuple[Advice, ...]
@@ -59,9 +59,9 @@ class Amended:
 
 @dataclass(frozen=True)
 class _Argument:
-    """An argument of torch's as the call has it: its place, the value where it is spelled out, or where it is from.
+    """One of torch's arguments as the call has it: its position, its literal value, or its value's origin.
 
-    Without a place and an origin it is absent.
+    An argument without a position and an origin is absent.
     """
 
     index: int | None = None
@@ -77,9 +77,18 @@ class _Edits:
 
 
 def amend(source: Source, call: LoaderCall, loader: str, before: Config, after: Config) -> Amended:
-    """`call`, which made the loader named `loader` with `before` when it was tuned, for `after`.
+    """Change `call` for the configuration `after`; values that the call does not spell out become advice.
 
-    A value that the call does not spell out is not overwritten: the advice says where it comes from, and what to do.
+    Args:
+        source: File of the call.
+        call: Call that makes the loader.
+        loader: Name of the loader.
+        before: Configuration with which the call made the loader when it was tuned.
+        after: Configuration to write.
+
+    Returns:
+        The call and the advice.
+
     """
     arguments = {name: _argument(source, call, name, loader) for name in _DEFAULTS}
     wanted, had = _wanted(after), _wanted(before)
@@ -112,16 +121,16 @@ def amend(source: Source, call: LoaderCall, loader: str, before: Config, after: 
 
 
 def literal_argument(source: Source, call: LoaderCall, name: str) -> Any:
-    """The value of an argument where the call spells it out, else UNKNOWN."""
+    """Return an argument's value if the call spells it out, else UNKNOWN."""
     index = _index(call, name)
     return UNKNOWN if index is None else origins.literal(source, call.node.args[index].value)
 
 
 def _wanted(config: Config) -> dict[str, Any]:
-    """All arguments that matter to a configuration, those at torch's default too."""
+    """Return the arguments that matter to a configuration, including those at torch's default."""
     given = {**_DEFAULTS, **config.loader_arguments()}
     if config.num_workers:
-        # Workers may have a timeout and a way to start, which are the user's business.
+        # With workers, the timeout is the user's choice, and so is the start method unless `config` sets it.
         del given["timeout"]
         if not config.start_method:
             del given["multiprocessing_context"]
@@ -155,7 +164,7 @@ def _edits(
 
 
 def _guarded(name: str, value: Any, workers: str) -> str:
-    """The value, where the number of workers is only known to the script and may be 0."""
+    """Return the value's source text, with a condition if only the script knows whether there are workers."""
     if not workers:
         return repr(value)
     return f"{workers} > 0" if name == "persistent_workers" else f"{value!r} if {workers} > 0 else None"
@@ -184,7 +193,7 @@ def _argument(source: Source, call: LoaderCall, name: str, loader: str) -> _Argu
 
 
 def _unguarded(source: Source, call: LoaderCall, expression: cst.BaseExpression) -> Any:
-    """The value in an expression that an earlier patch wrote for a number of workers that may be 0."""
+    """Return the value in a conditional expression that an earlier patch wrote (see `_guarded`), else UNKNOWN."""
     workers = _reference(source, call)
     if workers and source.code(expression) == f"{workers} > 0":
         return True
@@ -194,7 +203,7 @@ def _unguarded(source: Source, call: LoaderCall, expression: cst.BaseExpression)
 
 
 def _index(call: LoaderCall, name: str) -> int | None:
-    """Which argument of the call is the one that torch calls `name`."""
+    """Return the position in the call of the argument that torch names `name`; None if the call doesn't have it."""
     for index, argument in enumerate(call.node.args):
         if argument.keyword is not None and argument.keyword.value == name:
             return index
@@ -209,7 +218,7 @@ def _stars(call: LoaderCall) -> Iterator[cst.Arg]:
 
 
 def _through(source: Source, call: LoaderCall, star: cst.Arg, name: str, loader: str) -> Origin | None:
-    """The origin of what may come through a star; None where the source shows that `name` does not."""
+    """Return the origin of an argument that may come through a star; None if the source shows that it doesn't."""
     if star.star == "*":
         return origins.hidden(source, call, star) if name in (call.parameters or ()) else None
     around = origins.dictionary(source, star.value)
@@ -223,7 +232,7 @@ def _through(source: Source, call: LoaderCall, star: cst.Arg, name: str, loader:
 
 
 def _reference(source: Source, call: LoaderCall) -> str:
-    """How the call refers to its number of workers, where that may be written twice; else nothing."""
+    """Return the call's expression for its number of workers if it may be repeated, else an empty string."""
     index = _index(call, "num_workers")
     if index is None or not origins.is_reference(call.node.args[index].value):
         return ""
@@ -235,7 +244,7 @@ def _surely_has_workers(origin: Origin) -> bool:
 
 
 def _advice(elsewhere: Mapping[str, Origin], wanted: dict[str, Any]) -> list[Advice]:
-    """What to do at each place that arguments come from."""
+    """Return the advice for each place from which arguments come."""
     advice = []
     for name, origin in elsewhere.items():
         together = [other for other in elsewhere if elsewhere[other].text == origin.text]

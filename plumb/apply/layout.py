@@ -1,4 +1,4 @@
-"""Edits of a call's arguments that keep how the call is written: lines, indentation, commas and comments."""
+"""Edits of a call's arguments that keep its formatting: lines, indentation, commas and comments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Whitespace = cst.BaseParenthesizableWhitespace
 
 @dataclass(frozen=True)
 class _Item:
-    """An argument without its comma, and what stands between it and the next one, or the closing bracket."""
+    """An argument without its comma, and the whitespace between it and the next one or the closing bracket."""
 
     argument: cst.Arg
     before_comma: Whitespace
@@ -30,10 +30,15 @@ def edit(
     added: Mapping[str, str],
     between: Whitespace | None,
 ) -> cst.Call:
-    """`call` with the values of some arguments replaced, some removed and some added by keyword.
+    """Return `call` with some arguments replaced, removed and added; everything else stays the same to the byte.
 
-    Arguments go by their index, values are source text. `between` stands before each added one; None stands for what
-    this call has between its own. What is not named stays as it is, to the byte.
+    Args:
+        call: Call to edit.
+        replaced: New source text of argument values, by the arguments' indices.
+        removed: Indices of the arguments to remove.
+        added: Source text of the values to add, by keyword.
+        between: Whitespace before each added argument; None takes that between the call's own arguments.
+
     """
     arguments = [
         argument.with_changes(value=cst.parse_expression(replaced[index])) if index in replaced else argument
@@ -69,7 +74,7 @@ def _joined(items: Sequence[_Item], has_trailing_comma: bool) -> list[cst.Arg]:
 
 
 def _without(items: Sequence[_Item], index: int) -> list[_Item]:
-    """The items without one; a line's end that the item stood at stays, and so does a comment on its neighbour."""
+    """Return the items without one, but with the line end at which it stood and a comment on the item before it."""
     kept = [*items[:index], *items[index + 1 :]]
     if index == 0:
         return kept
@@ -81,7 +86,7 @@ def _without(items: Sequence[_Item], index: int) -> list[_Item]:
 
 
 def _with(items: Sequence[_Item], added: Mapping[str, str], separator: Whitespace) -> list[_Item]:
-    """The items with more keywords behind them, but before any `**`."""
+    """Return the items with more keywords after them, but before any `**`."""
     equal = next((item.argument.equal for item in items if item.argument.keyword), _TIGHT)
     arguments = [
         cst.Arg(keyword=cst.Name(name), value=cst.parse_expression(value), equal=equal) for name, value in added.items()
@@ -93,7 +98,7 @@ def _with(items: Sequence[_Item], added: Mapping[str, str], separator: Whitespac
         return [*new, *tail] if tail else [*new[:-1], replace(new[-1], gap=_NOTHING)]
     end = head[-1].gap
     if _is_line_end(separator):
-        # A comment on the last line is that argument's own, and stays on its line.
+        # A comment on the last line belongs to that line's argument, so it stays there.
         head[-1] = replace(head[-1], gap=_with_comment_of(separator, end))
         end = _without_comment(end)
     else:
@@ -103,7 +108,7 @@ def _with(items: Sequence[_Item], added: Mapping[str, str], separator: Whitespac
 
 
 def _separator(items: Sequence[_Item], opening: Whitespace) -> Whitespace:
-    """What stands between two arguments of this call: a new line where each has its own, else a blank."""
+    """Return the whitespace between two arguments of this call: a line end if each has its own line, else a blank."""
     gaps = [item.gap for item in items[:-1]] or ([opening] if items else [])
     if gaps and all(_is_line_end(gap) for gap in gaps):
         return _plain_line_end(gaps[-1])
@@ -119,7 +124,7 @@ def _comment(gap: Whitespace) -> Any:
 
 
 def _plain_line_end(gap: Whitespace) -> Whitespace:
-    """The same line end and indentation, without comments and empty lines."""
+    """Return the same line end and indentation without comments and empty lines."""
     return _without_comment(gap).with_changes(empty_lines=[])
 
 
@@ -137,7 +142,7 @@ def _with_comment_of(gap: Whitespace, other: Whitespace) -> Whitespace:
 
 
 def _closing(before: Whitespace, gone: Whitespace) -> Whitespace:
-    """What stands before the closing bracket when the last argument is gone."""
+    """Return the whitespace before the closing bracket after the last argument was removed."""
     if _comment(before) is None:
         return gone if _comment(gone) is None or not _is_line_end(before) else _without_comment(gone)
     return _with_comment_of(gone, before) if _is_line_end(gone) else before

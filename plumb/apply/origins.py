@@ -1,4 +1,4 @@
-"""Where a value that a call does not spell out comes from, and what to do there to change it."""
+"""Origin of a value that a call does not spell out, and what to do there to change it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import libcst as cst
 
 from plumb.apply.source import LoaderCall, Source, last_name
 
-# Stands for a value that the source alone doesn't tell.
+# Stands for a value that can't be read from the source alone.
 UNKNOWN = object()
 _DEEPEST = 6
 _CALLERS_SHOWN = 3
@@ -19,10 +19,10 @@ _CALLERS_SHOWN = 3
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value comes from, in words; the value, where the source tells it, and what to do for another.
+    """Origin of a value in words, with the value if the source shows it, and how to change it.
 
-    `instead` makes a sentence of the value, or of `name=value` where `takes_keywords`. `can_vary` says that the value
-    may be another one without an edit of the place.
+    `instead` returns a phrase for a new value, or for `name=value` if `takes_keywords`. `can_vary`: the value may
+    change without an edit at that place.
     """
 
     text: str
@@ -33,7 +33,7 @@ class Origin:
 
 
 def literal(source: Source, expression: cst.BaseExpression) -> Any:
-    """The value of a literal; UNKNOWN for every other expression."""
+    """Return the value of a literal; UNKNOWN for any other expression."""
     try:
         return ast.literal_eval(source.code(expression))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -41,7 +41,7 @@ def literal(source: Source, expression: cst.BaseExpression) -> Any:
 
 
 def is_reference(expression: cst.BaseExpression) -> bool:
-    """Whether `expression` only names a value, and may be written twice: `workers`, `args.workers`, `cfg["w"]`."""
+    """Return whether an expression only refers to a value, so that it may be repeated: `workers`, `cfg["w"]`."""
     match expression:
         case cst.Name():
             return True
@@ -53,13 +53,13 @@ def is_reference(expression: cst.BaseExpression) -> bool:
 
 
 def preset(source: Source, expression: cst.BaseExpression) -> Origin:
-    """The origin of an argument that a `functools.partial` bound."""
+    """Return the origin of an argument that a `functools.partial` bound."""
     text = f"functools.partial at {source.place(expression)}"
     return Origin(text, literal(source, expression), lambda words: f"write {words} there", takes_keywords=True)
 
 
 def hidden(source: Source, call: LoaderCall, star: cst.Arg) -> Origin:
-    """The origin of an argument that may come through `*arguments` or `**keywords`."""
+    """Return the origin of an argument that may come through `*arguments` or `**keywords`."""
     code = star.star + source.code(star.value)
     function = source.function_of(call.node)
     if function is not None and _is_own_star(function, star.value):
@@ -73,7 +73,7 @@ def hidden(source: Source, call: LoaderCall, star: cst.Arg) -> Origin:
 
 
 def origin(source: Source, expression: cst.BaseExpression, loader: str, depth: int = 0) -> Origin:
-    """Where the value of `expression` comes from; `loader` is the name of the loader that it is for."""
+    """Return the origin of an expression's value; `loader` is the name of the loader that gets it."""
     code = source.code(expression)
     found = None
     if depth < _DEEPEST:
@@ -91,7 +91,7 @@ def origin(source: Source, expression: cst.BaseExpression, loader: str, depth: i
 
 
 def dictionary(source: Source, expression: cst.BaseExpression) -> cst.Dict | cst.Call | None:
-    """The display or the `dict(...)` call that a name or an entry of a dictionary was assigned once."""
+    """Return the display or `dict(...)` call that was assigned, once only, to a name or an entry of a dictionary."""
     if isinstance(expression, cst.Subscript):
         outer, key = _parts(source, expression)
         around = dictionary(source, outer) if outer is not None else None
@@ -104,7 +104,7 @@ def dictionary(source: Source, expression: cst.BaseExpression) -> cst.Dict | cst
 
 
 def entry(source: Source, around: cst.Dict | cst.Call, key: Any) -> cst.BaseExpression | None:
-    """The value for `key` in a dictionary display or a `dict(...)` call."""
+    """Return the value for `key` in a dictionary display or a `dict(...)` call; None if there is none."""
     if isinstance(around, cst.Call):
         return next((a.value for a in around.args if a.keyword and a.keyword.value == key), None)
     entries = (e for e in around.elements if isinstance(e, cst.DictElement))
@@ -112,7 +112,7 @@ def entry(source: Source, around: cst.Dict | cst.Call, key: Any) -> cst.BaseExpr
 
 
 def entry_origin(source: Source, code: str, value: cst.BaseExpression, loader: str, depth: int = 0) -> Origin:
-    """The origin of the entry `code` of a dictionary whose display has `value` for it."""
+    """Return the origin of the dictionary entry `code`, for which the dictionary's display has `value`."""
     known = literal(source, value)
     if known is UNKNOWN and is_reference(value):
         return origin(source, value, loader, depth + 1)
@@ -120,7 +120,7 @@ def entry_origin(source: Source, code: str, value: cst.BaseExpression, loader: s
 
 
 def is_complete(source: Source, name: cst.Name, around: cst.Dict | cst.Call) -> bool:
-    """Whether a dictionary that is assigned to `name` has the entries of its display all the time."""
+    """Return whether a dictionary assigned to `name` never gets other entries than those of its display."""
     if isinstance(around, cst.Call) and any(a.keyword is None for a in around.args):
         return False
     if isinstance(around, cst.Dict) and not all(
@@ -151,7 +151,7 @@ def _parts(source: Source, expression: cst.Subscript) -> tuple[cst.BaseExpressio
 
 
 def _parameter(source: Source, name: cst.Name, loader: str, depth: int) -> Origin | None:
-    """A parameter of the function around: what the call that makes this loader passes for it."""
+    """Return the origin of a parameter of the surrounding function, from the call that makes this loader."""
     function = source.function_of(name)
     if function is None:
         return None
@@ -190,7 +190,7 @@ def _passed(call: cst.Call, name: str, position: int) -> cst.BaseExpression | No
 
 
 def _assigned(source: Source, expression: cst.BaseExpression, loader: str, depth: int) -> Origin | None:
-    """What an assignment in the file says."""
+    """Return the origin of a value that the file assigns."""
     code = source.code(expression)
     found = source.assignments(code, expression)
     if not found:
@@ -205,7 +205,7 @@ def _assigned(source: Source, expression: cst.BaseExpression, loader: str, depth
 
 
 def _class_attribute(source: Source, expression: cst.Attribute) -> Origin | None:
-    """The field of a class of settings, where just one class has such a field."""
+    """Return the origin of a field of a settings class, if exactly one class has such a field."""
     found = source.class_attributes(expression.attr.value)
     if len(found) != 1:
         return None
@@ -214,7 +214,7 @@ def _class_attribute(source: Source, expression: cst.Attribute) -> Origin | None
 
 
 def _entry(source: Source, expression: cst.Subscript, loader: str, depth: int) -> Origin | None:
-    """An entry of a dictionary that the file spells out, or that it reads from elsewhere."""
+    """Return the origin of a dictionary entry that the file spells out, or that comes from a value it reads."""
     code, (outer, key) = source.code(expression), _parts(source, expression)
     if outer is None:
         return None
@@ -233,7 +233,7 @@ def _entry(source: Source, expression: cst.Subscript, loader: str, depth: int) -
 
 
 def _option(source: Source, expression: cst.Attribute) -> Origin | None:
-    """The option of an argparse parser that an attribute of its result is named after."""
+    """Return the origin of an attribute of argparse's result: the parser's option of that name."""
     for call in source.calls_of("add_argument"):
         flags = list(_flags(source, call))
         keywords = {a.keyword.value: a.value for a in call.args if a.keyword}
@@ -243,7 +243,7 @@ def _option(source: Source, expression: cst.Attribute) -> Origin | None:
 
 
 def _click_option(source: Source, function: cst.FunctionDef, name: str) -> Origin | None:
-    """The command line option that a decorator of `function` makes a parameter of."""
+    """Return the origin of a parameter that a decorator of `function` makes from a command line option."""
     for decorator in function.decorators:
         call = decorator.decorator
         if isinstance(call, cst.Call) and last_name(call.func) == "option":
@@ -266,7 +266,7 @@ def _destination(source: Source, flags: Sequence[str], keywords: dict[str, cst.B
 
 
 def _shown(flags: Sequence[str]) -> str:
-    """The flag that argparse names the value after, and that people read best: the first long one."""
+    """Return the flag that argparse names the value after, and that is easiest to read: the first long one."""
     return next((flag for flag in flags if flag.startswith("--")), flags[0])
 
 
@@ -291,7 +291,7 @@ def _described(source: Source, call: cst.Call, flags: Sequence[str], keywords: d
 
 
 def _called(source: Source, function: cst.FunctionDef) -> str:
-    """What callers write for `function`: its name, or its class for a constructor."""
+    """Return the name by which `function` is called: its own, or its class's for a constructor."""
     around = source.class_of(function)
     return around.name.value if around is not None and function.name.value == "__init__" else function.name.value
 
@@ -303,7 +303,7 @@ def _is_own_star(function: cst.FunctionDef, value: cst.BaseExpression) -> bool:
 
 
 def _places(source: Source, calls: Sequence[cst.Call]) -> str:
-    """Where the first few calls are, for the end of a sentence."""
+    """Return the places of the first few calls, formatted for the end of a sentence."""
     if not calls:
         return ""
     more = ", ..." if len(calls) > _CALLERS_SHOWN else ""

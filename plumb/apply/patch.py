@@ -1,4 +1,4 @@
-"""A plan -> the patches of the source files that make its loaders, and what has to be said with them."""
+"""Patches of the source files that make a plan's loaders, with remarks and problems."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NOT_THE_USERS = {"site-packages", "dist-packages", "node_modules", "__pycache__
 
 @dataclass(frozen=True)
 class FilePatch:
-    """A file as it is, and as it should be."""
+    """A file's content before and after the patch."""
 
     path: Path
     before: bytes
@@ -33,14 +33,14 @@ class FilePatch:
     encoding: str
 
     def diff(self) -> str:
-        """The unified diff, as `git apply` and `patch -p1` take it in the current directory."""
+        """Return the unified diff, as `git apply` and `patch -p1` accept it in the current directory."""
         name = os.path.relpath(self.path)
         old, new = (_lines(data.decode(self.encoding)) for data in (self.before, self.after))
         diff = difflib.unified_diff(old, new, f"a/{name}", f"b/{name}")
         return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in diff)
 
     def write(self) -> None:
-        """Writes the file so that a reader sees the old one or the new one; its permissions stay. Raises OSError."""
+        """Replace the file atomically and keep its permissions. Raise OSError if that fails."""
         path = self.path.resolve()
         status = path.stat()
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
@@ -60,7 +60,7 @@ class FilePatch:
 
 @dataclass(frozen=True)
 class Patch:
-    """What `plumb apply` has to show: patches, remarks of what they can't say, and problems; a line each."""
+    """Output of `plumb apply`: patches, remarks on what they can't express, and problems, one line each."""
 
     files: tuple[FilePatch, ...]
     remarks: tuple[str, ...]
@@ -69,7 +69,7 @@ class Patch:
 
 @dataclass
 class _Wanted:
-    """A call, and what the plans of the loaders that it makes want it to be."""
+    """A call, and the calls that the plans of the loaders made by it ask for."""
 
     call: LoaderCall
     loaders: list[LoaderPlan] = field(default_factory=list)
@@ -77,9 +77,14 @@ class _Wanted:
 
 
 def patch(plan: Plan, script: Path, folder: Path, run_command: str) -> Patch:
-    """The patch of the sources below `folder` that makes the loaders of `script` what the plan wants.
+    """Build the patch of the sources that gives the loaders of `script` their planned configurations.
 
-    `run_command` is the command that runs the script on the whole plan, plumb's runtime included.
+    Args:
+        plan: Plan of the loaders.
+        script: The user's script.
+        folder: Folder in which other source files are searched.
+        run_command: Command that runs the script with the whole plan, including plumb's runtime.
+
     """
     remarks: list[str] = []
     problems: list[str] = []
@@ -122,7 +127,7 @@ def _file_patch(source: Source, new: Mapping[cst.Call, cst.Call]) -> FilePatch:
 
 
 def _runtime_lines(loader: LoaderPlan, expressible: Config | None, run_command: str) -> list[str]:
-    """What the patch comes to where torch's arguments can't say all that the plan says, and what the rest would add."""
+    """Return remarks on what the patch achieves and what plumb's runtime would add, if torch can't express it all."""
     if not loader.config.needs_runtime:
         return []
     gain, rest = loader.plain_gain, loader.rest_gain
@@ -141,7 +146,7 @@ def _runtime_lines(loader: LoaderPlan, expressible: Config | None, run_command: 
 
 
 def _persistence(loaders: Sequence[str]) -> Iterator[str]:
-    """What plumb's runtime takes care of where workers persist, and torch alone does not."""
+    """Yield a remark on what plumb's runtime corrects, and torch alone does not, if workers newly persist."""
     if loaders:
         yield (
             f"persistent_workers=True ({', '.join(loaders)}) keeps workers from seeing what you change in a dataset "
@@ -150,7 +155,7 @@ def _persistence(loaders: Sequence[str]) -> Iterator[str]:
 
 
 def _contradictions(advice: Sequence[tuple[LoaderPlan, Advice]], run_command: str) -> Iterator[str]:
-    """One place that would have to hold two values at once."""
+    """Yield a remark for each place that would have to hold two values at once."""
     for key in dict.fromkeys((a.argument, a.subject) for _, a in advice if a.argument):
         about = [(loader, a) for loader, a in advice if (a.argument, a.subject) == key]
         if len({a.instead for _, a in about}) > 1:
@@ -191,13 +196,13 @@ class _Sources:
         self._read: dict[Path, Source] = {}
 
     def read(self, path: Path) -> Source:
-        """The parsed file. Raises SourceError."""
+        """Return the parsed file. Raise SourceError if it can't be parsed."""
         if path not in self._read:
             self._read[path] = Source(path)
         return self._read[path]
 
     def find(self, loader: LoaderPlan, loaders: Sequence[LoaderPlan]) -> tuple[Source, LoaderCall]:
-        """The file and the call that make `loader`, one of `loaders`. Raises SourceError, without the loader's name."""
+        """Return the file and the call that make `loader`. Raise SourceError, whose message omits the loader's name."""
         file = loader.site.rpartition(":")[0]
         paths = [self._script] if self._script.name == file else list(_files(self._folder, file))
         if not paths:
@@ -222,7 +227,7 @@ class _Sources:
 
 
 def _files(folder: Path, name: str) -> Iterator[Path]:
-    """The files called `name` below `folder`, without those of installed packages."""
+    """Yield the files called `name` below `folder`, except those of installed packages."""
     for where, folders, files in os.walk(folder):
         if name in files:
             yield Path(where, name)
@@ -234,8 +239,14 @@ def _files(folder: Path, name: str) -> Iterator[Path]:
 
 
 def _choose(source: Source, loader: LoaderPlan, loaders: Sequence[LoaderPlan]) -> LoaderCall:
-    """The call that makes `loader`: on its line and by its name, then by name alone, since lines move, then the only
-    call that can be meant. Raises SourceError.
+    """Return the call that makes `loader`.
+
+    It is looked for on the loader's line and by its name, then by its name alone (because lines move), then among calls
+    that make no other loader.
+
+    Raises:
+        SourceError: There is no such call, or several.
+
     """
     number = loader.site.rpartition(":")[2]
     line = int(number) if number.isdecimal() else 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import libcst as cst
 from libcst.metadata import CodeRange, MetadataWrapper, ParentNodeProvider, PositionProvider, QualifiedNameProvider
 
-# The positional parameters of torch's DataLoader, in their order.
+# Positional parameters of torch's DataLoader, in their order.
 PARAMETERS = (
     "dataset",
     "batch_size",
@@ -31,15 +31,15 @@ _TORCHS = {"torch.utils.data.DataLoader", "torch.utils.data.dataloader.DataLoade
 
 
 class SourceError(Exception):
-    """A source that can't be read or does not hold what is looked for. The message is one line and says what to do."""
+    """Error for a source that can't be read or lacks what is looked for. The message is one line with advice."""
 
 
 @dataclass(frozen=True)
 class LoaderCall:
     """A call that makes a loader.
 
-    `name` is what its statement assigns it to, `function` the function that it stands in. `parameters` names its
-    positional arguments, and is None where the class is not torch's and may have others. `preset` is the
+    `name` is the target to which its statement assigns it, `function` the function around it. `parameters` names its
+    positional arguments; it is None if the class is not torch's and may have others. `preset` is the
     `functools.partial(...)` that bound some of its arguments before.
     """
 
@@ -52,13 +52,13 @@ class LoaderCall:
     preset: cst.Call | None = None
 
     def is_named(self, name: str) -> bool:
-        """Whether the user knows this loader by `name`; a loader that no statement names is called by its function."""
+        """Return whether the plan calls this loader `name`; a loader without a target is called by its function."""
         return name == (self.name or self.function)
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """`value` is assigned in `function`; None stands for a module or a class."""
+    """An assignment of `value` in `function`, which is None in a module or a class."""
 
     node: cst.CSTNode
     value: cst.BaseExpression
@@ -73,7 +73,7 @@ class _LoaderClass:
 
 
 class Source:
-    """A parsed file. Raises SourceError where it can't be parsed."""
+    """A parsed file. Raises SourceError if it can't be parsed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -88,27 +88,27 @@ class Source:
         self.loader_calls = tuple(self._loader_calls())
 
     def code(self, node: cst.CSTNode) -> str:
-        """The text of `node`."""
+        """Return the text of `node`."""
         return self.module.code_for_node(node).strip()
 
     def line(self, node: cst.CSTNode) -> int:
-        """The line on which `node` begins."""
+        """Return the line on which `node` begins."""
         return self._range(node).start.line
 
     def place(self, node: cst.CSTNode) -> str:
-        """Where `node` begins, as `train.py:41`."""
+        """Return where `node` begins, as `train.py:41`."""
         return f"{self.path.name}:{self.line(node)}"
 
     def function_of(self, node: cst.CSTNode) -> cst.FunctionDef | None:
-        """The innermost function that `node` stands in."""
+        """Return the innermost function around `node`; None outside of functions."""
         return next((n for n in self._parents(node) if isinstance(n, cst.FunctionDef)), None)
 
     def class_of(self, node: cst.CSTNode) -> cst.ClassDef | None:
-        """The innermost class that `node` stands in."""
+        """Return the innermost class around `node`; None outside of classes."""
         return next((n for n in self._parents(node) if isinstance(n, cst.ClassDef)), None)
 
     def assignments(self, target: str, near: cst.CSTNode) -> Sequence[Assignment]:
-        """What is assigned to `target`, as the code at `near` sees it."""
+        """Return the assignments to `target` that the code at `near` sees."""
         found = self._assignments.get(target, [])
         if target.startswith("self."):
             return [a for a in found if self.class_of(a.node) is self.class_of(near)]
@@ -119,7 +119,7 @@ class Source:
         return [a for a in found if a.function is None and self.class_of(a.node) is None]
 
     def uses(self, name: str, near: cst.CSTNode) -> Iterator[cst.CSTNode]:
-        """The parents of all places that mention `name`, in the function of `near` where it is assigned there."""
+        """Yield the parents of all uses of `name`; only those in the function of `near` if it is local there."""
         function = self.function_of(near)
         is_local = any(a.function is function for a in self._assignments.get(name, []))
         for node in self._collected.names:
@@ -127,16 +127,16 @@ class Source:
                 yield self._collected.parents[node]
 
     def class_attributes(self, name: str) -> Sequence[Assignment]:
-        """What class bodies assign to `name`."""
+        """Return the assignments to `name` in class bodies."""
         found = self._assignments.get(name, [])
         return [a for a in found if a.function is None and self.class_of(a.node) is not None]
 
     def calls_of(self, name: str) -> Sequence[cst.Call]:
-        """The calls of a function or class `name`, as a method too."""
+        """Return the calls of a function, class or method called `name`."""
         return [call for call in self.calls if last_name(call.func) == name]
 
     def name_of(self, call: cst.Call) -> str | None:
-        """What the statement around `call` assigns it to, spelled as in a plan."""
+        """Return the target to which the statement around `call` assigns it, spelled as in a plan, or None."""
         kinds = (cst.Assign, cst.AnnAssign, cst.Return)
         statement = next((n for n in self._parents(call) if isinstance(n, (*kinds, cst.BaseCompoundStatement))), None)
         if isinstance(statement, cst.Assign):
@@ -154,7 +154,7 @@ class Source:
         return spelled if selector is None else f"{spelled}[{selector}]"
 
     def is_too_long(self, call: cst.Call, new: cst.Call) -> bool:
-        """Whether a call on one line would be longer there than the file's other lines are, as `new`."""
+        """Return whether a one-line call, replaced by `new`, would make its line longer than the file's other lines."""
         where = self._range(call)
         line = self._lines[where.start.line - 1]
         longest = min(max(map(len, self._lines)), _LONGEST_LINE)
@@ -162,7 +162,7 @@ class Source:
         return where.start.line == where.end.line and longer > max(longest, _SHORTEST_LIMIT)
 
     def aligned_line_end(self, call: cst.Call) -> cst.ParenthesizedWhitespace:
-        """The end of a line, and the indentation that continues the arguments of `call` below its first one."""
+        """Return a line end with the indentation that continues the arguments of `call` below its first one."""
         where = self._range(call.func)
         line = self._lines[where.end.line - 1]
         indentation = line[: len(line) - len(line.lstrip())]
@@ -170,7 +170,7 @@ class Source:
         return cst.ParenthesizedWhitespace(last_line=cst.SimpleWhitespace(indentation + blanks))
 
     def _selector(self, value: cst.BaseExpression | None, call: cst.Call) -> str | int | None:
-        """Where in a dictionary or tuple display `call` stands: its key or its index."""
+        """Return the key or index of `call` in a dictionary or tuple display; None elsewhere."""
         around = {call, *self._parents(call)}
         if isinstance(value, cst.Dict):
             entries = (e for e in value.elements if isinstance(e, cst.DictElement) and e.value in around)
@@ -201,7 +201,7 @@ class Source:
         return self._loader_class(function)
 
     def _initialised_by(self, call: cst.Call, base: cst.BaseExpression) -> _LoaderClass | None:
-        """What `super().__init__(...)` and `Base.__init__(self, ...)` initialise, in a subclass."""
+        """Return the class that `super().__init__(...)` or `Base.__init__(self, ...)` in a subclass initialises."""
         around = self.class_of(call)
         if isinstance(base, cst.Call) and last_name(base.func) == "super":
             bases = [self._loader_class(argument.value) for argument in around.bases] if around else []
@@ -212,7 +212,7 @@ class Source:
         return _LoaderClass(("self", *made.parameters), made.own_init)
 
     def _loader_class(self, expression: cst.BaseExpression, depth: int = 0) -> _LoaderClass | None:
-        """What `expression` stands for, where it is a class of loaders, or a partial of one."""
+        """Return the class of loaders, or the partial of one, that `expression` stands for; None for anything else."""
         names = self._collected.qualified.get(expression, frozenset())
         if names & _TORCHS:
             return _LoaderClass(PARAMETERS)
@@ -230,7 +230,7 @@ class Source:
         name = last_name(expression) or ""
         if not name.endswith("Loader"):
             return None
-        # A star import says nothing of its names: what is called like torch's class is taken for it.
+        # The names of a star import are unknown: one that equals torch's class is taken to be that class.
         return _LoaderClass(PARAMETERS if name == "DataLoader" and not names else None)
 
     def _subclass(self, defined: cst.ClassDef, depth: int) -> _LoaderClass | None:
@@ -262,7 +262,7 @@ class Source:
 
 
 class _Collector(cst.CSTVisitor):
-    """All that the questions about a source need, in one walk."""
+    """Visitor that collects in one walk all that is needed of a source."""
 
     METADATA_DEPENDENCIES = (PositionProvider, ParentNodeProvider, QualifiedNameProvider)
 
@@ -306,7 +306,7 @@ class _Collector(cst.CSTVisitor):
 def _parse(path: Path) -> tuple[cst.Module, _Collector]:
     try:
         data = path.read_bytes()
-        # The parser makes every node once, so that they can be told apart without the copy.
+        # The parser makes each node only once, so nodes can be distinguished without the copy.
         wrapper = MetadataWrapper(cst.parse_module(data), unsafe_skip_copy=True)
         collected = _Collector()
         wrapper.visit(collected)
@@ -326,7 +326,7 @@ def _parse(path: Path) -> tuple[cst.Module, _Collector]:
 def _unpacked(
     target: cst.BaseExpression, value: cst.BaseExpression
 ) -> Iterator[tuple[cst.BaseExpression, cst.BaseExpression]]:
-    """What is assigned to each name of a target; all of `value` where it does not show its parts."""
+    """Yield each name of a target with the value assigned to it, or with all of `value` if that isn't a display."""
     if not isinstance(target, (cst.Tuple, cst.List)):
         yield target, value
         return
@@ -336,12 +336,12 @@ def _unpacked(
 
 
 def last_name(expression: cst.BaseExpression) -> str | None:
-    """`DataLoader` of `torch.utils.data.DataLoader`."""
+    """Return the last part of a dotted name, e.g. `DataLoader` of `torch.utils.data.DataLoader`."""
     if isinstance(expression, cst.Attribute):
         return expression.attr.value
     return expression.value if isinstance(expression, cst.Name) else None
 
 
 def _normal(code: str) -> str:
-    """The text of an expression in the spelling of a plan, whatever its quotes and blanks are."""
+    """Return an expression's text as spelled in a plan, regardless of its quotes and blanks."""
     return ast.unparse(ast.parse(code, mode="eval"))
