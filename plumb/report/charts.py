@@ -1,4 +1,4 @@
-"""The report's charts: rows of bars in HTML, whose words keep their size at any width, and plots in SVG."""
+"""Charts of the HTML report: rows of bars in HTML, whose text keeps its size at any width, and plots in SVG."""
 
 from __future__ import annotations
 
@@ -14,20 +14,27 @@ from plumb.report.markup import Content, Markup, tag
 from plumb.report.words import RESOURCES, SHARES, last_of_each, percent, short, whole
 from plumb.units import format_rate, format_seconds
 
-# A bound that is many times what was reached needs no true length.
+# Bounds above this multiple of the present rate are cut off, because their true length shows nothing.
 _SCALE_OF_BOUNDS = 4.0
 _PLOT, _PLOT_LEFT, _PLOT_BOTTOM, _PLOT_MARGIN = 340.0, 52.0, 40.0, 10.0
-# A prediction within this share is near; the axes reach beyond the outermost points by this factor.
+# A prediction within this share of the measurement is near; axes extend beyond the outermost points by this factor.
 _NEAR, _ROOM = 0.1, 1.4
 _ROW, _ROW_GAP, _TIME_UNITS = 14.0, 5.0, 1000.0
 _ROWS_SHOWN = 16
 _TICKS = 6
-# A piece of a bar that is this share of it has room for its share.
+# Smallest share of a bar for which a piece has room for its text.
 _ROOM_FOR_WORDS = 0.08
 
 
 def bounds(loader: LoaderPlan, before: float | None, now: float) -> Markup:
-    """A bar for what each resource allows, and the measured rates, in samples per second, drawn across all of them."""
+    """Return bars of what each resource allows in samples per second, with the measured rates marked on them.
+
+    Args:
+        loader: Plan of a loader.
+        before: Rate before the change; None if nothing changed.
+        now: Rate with the chosen configuration.
+
+    """
     predicted = loader.predicted
     ascending = sorted(predicted.bounds.items(), key=lambda item: item[1])
     scale = min(max([now, *predicted.bounds.values()]) * 1.02, _SCALE_OF_BOUNDS * now)
@@ -45,7 +52,7 @@ def bounds(loader: LoaderPlan, before: float | None, now: float) -> Markup:
 
 
 def shares(sides: Sequence[tuple[str, StepShares, float]]) -> Markup:
-    """Where the time of a step goes: for each side its name, the shares and the seconds of a step."""
+    """Return bars of the parts of a step's time; each side is a name, the shares, and a step's seconds."""
     longest = max(seconds for _, _, seconds in sides)
     rows = []
     for name, parts, seconds in sides:
@@ -69,7 +76,7 @@ def shares(sides: Sequence[tuple[str, StepShares, float]]) -> Markup:
 
 
 def trials(loader: LoaderPlan) -> Markup:
-    """What was tried: each configuration with its rate, its interval and what the model had said."""
+    """Return rows for the trials: each configuration with its rate, its interval and the model's prediction."""
     tried = last_of_each(loader.trials)
     ends = [end for trial in tried for end in (*(trial.interval or ()), trial.predicted_samples_per_second or 0.0)]
     scale = max([*ends, loader.baseline.samples_per_second]) * 1.03
@@ -107,7 +114,7 @@ def _role(config: Config, loader: LoaderPlan) -> str | None:
 
 
 def predicted(loader: LoaderPlan) -> Markup | None:
-    """The model's rates against the measured ones, both logarithmic: on the diagonal, it is right. None without any."""
+    """Return a logarithmic plot of predicted over measured rates, or None if there are none."""
     points = [
         (trial.samples_per_second, trial.predicted_samples_per_second, trial)
         for trial in last_of_each(loader.trials)
@@ -163,7 +170,7 @@ def predicted(loader: LoaderPlan) -> Markup | None:
 
 
 def timeline(shown: Timeline, name: str) -> Markup:
-    """What the workers, the main process and the training step do for a while, one row each."""
+    """Return a chart of what the workers, the main process and the training step do, one row each."""
     workers = shown.config.num_workers
     rows = [*range(min(workers, _ROWS_SHOWN)), MAIN, STEP]
     names = [f"worker {row + 1}" for row in rows[:-2]] + ["main process", "training step"]
@@ -213,7 +220,7 @@ def timeline(shown: Timeline, name: str) -> Markup:
 
 
 def time_legend() -> Markup:
-    """What the colours of a timeline mean."""
+    """Return the legend of a timeline's colours."""
     words = {
         "computes": "makes a batch, computing",
         "waits": "makes a batch, waiting",
@@ -233,7 +240,7 @@ def _time_axis(seconds: float) -> Markup:
 
 
 def _ticks(top: float) -> list[float]:
-    """Up to five round numbers above zero, in equal steps."""
+    """Return up to five round numbers above zero, in equal steps."""
     rough = top / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough)
@@ -241,7 +248,7 @@ def _ticks(top: float) -> list[float]:
 
 
 def _decimal_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten in a range; only the powers where that were too many."""
+    """Return 1, 2 and 5 times the powers of ten in a range, or only the powers if those are too many."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     fine = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
     inside = [value for value in fine if low <= value <= high]

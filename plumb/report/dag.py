@@ -1,7 +1,7 @@
-"""A pipeline drawn as a graph: layers from top to bottom, in SVG.
+"""Drawing of a pipeline as a graph in SVG: layers from top to bottom.
 
-The layout is Sugiyama's in small (layers by longest path, then barycentres); an edge that skips layers runs in a lane
-of its own beside them, as in the graph of a version history.
+The layout is a small version of Sugiyama's (layers by longest path, then barycentres); an edge that skips layers runs
+in a lane of its own beside them, as in the graph of a version history.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _SWEEPS = 4
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the centre of each node is, at which x the lane of each edge that skips layers is, and how large it all is.
+    """Centres of the nodes, x coordinates of the lanes of edges that skip layers, and the size of the drawing.
 
-    Edges that share a lane don't meet. `outermost` are the nodes with nothing between them and the lanes.
+    Edges that share a lane don't overlap. `outermost` are the nodes with nothing between them and the lanes.
     """
 
     centres: dict[Hashable, tuple[float, float]]
@@ -41,7 +41,7 @@ class Layout:
 
 
 def layout(graph: nx.DiGraph) -> Layout:
-    """Places the nodes of an acyclic graph; all have the same size, and none overlaps another, nor a lane."""
+    """Place the nodes of an acyclic graph; all have the same size, and none overlaps another or a lane."""
     layers = _ordered([list(layer) for layer in nx.topological_generations(graph)], graph)
     depth = {node: index for index, layer in enumerate(layers) for node in layer}
     nodes_width = max((len(layer) * (WIDTH + _GAP) - _GAP for layer in layers), default=0.0)
@@ -67,7 +67,7 @@ def layout(graph: nx.DiGraph) -> Layout:
 
 
 def _ordered(layers: list[list[Any]], graph: nx.DiGraph) -> list[list[Any]]:
-    """The layers, each in the order that crosses the fewest edges, by the means of the neighbours' places."""
+    """Return the layers, each ordered by the mean place of its nodes' neighbours, so that few edges cross."""
     for sweep in range(_SWEEPS):
         downwards = sweep % 2 == 0
         neighbours = graph.pred if downwards else graph.succ
@@ -89,7 +89,7 @@ def _overlap(depth: dict[Any, int], one: tuple[Any, Any], other: tuple[Any, Any]
 
 
 def draw(pipeline: Pipeline, config: Config) -> Markup:
-    """The pipeline's graph with each operator's time and share, and what `config` does with it."""
+    """Draw the pipeline's graph with each operator's time and share, and what `config` does with it."""
     placed = layout(pipeline.graph)
     return tag(
         "svg",
@@ -106,7 +106,7 @@ def draw(pipeline: Pipeline, config: Config) -> Markup:
 
 
 def states(pipeline: Pipeline, operator: Operator, config: Config) -> tuple[str, ...]:
-    """What is particular about an operator: "random", or what the configuration does with its work or its output."""
+    """Return what is special about an operator: "random", or how the configuration uses its work or its output."""
     found = ["random"] if operator.random else []
     if config.cache is not None:
         if operator.id == config.cache.after:
@@ -119,7 +119,7 @@ def states(pipeline: Pipeline, operator: Operator, config: Config) -> tuple[str,
 
 
 def _before(pipeline: Pipeline, after: str) -> Collection[str]:
-    """The operators that nothing but a cut needs."""
+    """Return the operators whose output is used only to make the value at the cut `after`."""
     if after not in pipeline.graph:
         return ()
     feeding = nx.ancestors(pipeline.graph, after)
@@ -159,14 +159,14 @@ def _edge(pipeline: Pipeline, edge: tuple[str, str], placed: Layout) -> Markup:
 
 
 def _direct(edge: tuple[str, str], placed: Layout) -> tuple[str, str]:
-    """The line, and its head."""
+    """Return the paths of an edge's line and of its head."""
     (x0, y0), (x1, y1) = (placed.centres[node] for node in edge)
     y0, y1, bend = y0 + HEIGHT / 2, y1 - HEIGHT / 2, _LAYER_GAP / 2
     return f"M{x0:.1f},{y0:.1f} C{x0:.1f},{y0 + bend:.1f} {x1:.1f},{y1 - bend:.1f} {x1:.1f},{y1:.1f}", _down(x1, y1)
 
 
 def _by_lane(edge: tuple[str, str], placed: Layout) -> tuple[str, str]:
-    """Out at the side and back in, or below and above where another node is in the way."""
+    """Return the paths of an edge in a lane; it leaves and enters sideways, or vertically if a node is in the way."""
     (x0, y0), (x1, y1) = (placed.centres[node] for node in edge)
     lane, half, bend = placed.lanes[edge], HEIGHT / 2, _LAYER_GAP / 2
     if edge[0] in placed.outermost:
@@ -190,7 +190,7 @@ def _down(x: float, y: float) -> str:
 
 
 def _flow(pipeline: Pipeline, operator: Operator, placed: Layout) -> Markup | None:
-    """What an operator hands on, beside the edge to the next one."""
+    """Return the description of an operator's output, beside the edge to the next one."""
     flows = [flow for _, _, flow in pipeline.graph.out_edges(operator.id, data="flow") if flow.type != "unseen"]
     if not flows:
         return None

@@ -1,4 +1,4 @@
-"""What a GPU would do for a pipeline, in the terminal."""
+"""Terminal report of a pipeline on a GPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plumb.units import format_bytes, format_seconds
 
 
 def render(profile: DeviceProfile, pipeline: Pipeline) -> RenderableType:
-    """The operators of `pipeline` on the CPU and on the device, and the way between them; one line without a device."""
+    """Show the operators' times on the CPU and on the device, and the copy rates; one line if there is no device."""
     if profile.device is None:
         return Text(f"no GPU: {profile.reason}")
     table = Table("operator", box=None, pad_edge=False, header_style="dim")
@@ -36,7 +36,7 @@ def _copies(profile: DeviceProfile) -> str:
 
 
 def _state(gpu: GpuReading) -> str:
-    """What NVML said, without what it did not say."""
+    """Return NVML's figures in words, without the unknown ones."""
     words: list[str] = []
     if gpu.utilization_share is not None:
         words.append(f"{gpu.utilization_share:.0%} busy")

@@ -1,4 +1,4 @@
-"""`plumb doctor`: what the host allows, where that was read, and what to do about it."""
+"""Output of `plumb doctor`: the host's limits, where they were read, and advice on them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from plumb.units import format_bytes
 
 @dataclass(frozen=True)
 class Doctor:
-    """The limits as a rich renderable: a table on a terminal, one line for each limit elsewhere."""
+    """Rich renderable of the limits: a table on a terminal, otherwise one line per limit."""
 
     limits: Limits
     machine: Machine
@@ -41,7 +41,7 @@ class Doctor:
 
 
 def print_doctor(limits: Limits, machine: Machine, console: Console) -> None:
-    """Prints what the host allows; lines for files and pipes are never wrapped."""
+    """Print the host's limits and advice; lines for files and pipes are never wrapped."""
     console.print(Doctor(limits, machine), soft_wrap=not console.is_terminal)
 
 
@@ -57,7 +57,7 @@ def _headline(machine: Machine) -> str:
 
 
 def _rows(limits: Limits) -> list[tuple[str, str, str]]:
-    """Name, value and source of each limit, for people."""
+    """Return the name, value and source of each limit, formatted for people."""
     values = {
         "cpus": ("CPUs", _count(limits.cpus)),
         "memory_bytes": ("memory", format_bytes(limits.memory_bytes)),

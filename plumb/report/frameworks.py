@@ -1,4 +1,4 @@
-"""Where a framework makes the loader: its own settings, by the names that its users give them."""
+"""Settings of frameworks that make the loader, by the frameworks' own names."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from plumb.plan import LoaderPlan
 
 @dataclass(frozen=True)
 class Framework:
-    """Where its users give it settings, and its names for torch's arguments, as far as it has some."""
+    """Place where a framework's users set torch's arguments, and its names for those that it supports."""
 
     taken_by: str
     names: Mapping[str, str]
 
 
-# By top-level package. The Trainer's are fields of `transformers.TrainingArguments`, timm's arguments of its function.
+# By top-level package. Those of the Trainer are fields of `transformers.TrainingArguments`, timm's are arguments.
 FRAMEWORKS = {
     "transformers": Framework(
         "TrainingArguments",
@@ -35,9 +35,9 @@ FRAMEWORKS = {
 
 
 def framework_setting(loader: LoaderPlan) -> str | None:
-    """What to set where a framework makes the loader, as a call of its own; None for others, and where that is nothing.
+    """Return the call that sets a framework's loader, or None if no framework makes it or nothing is to be set.
 
-    What only plumb's runtime can do is left out: it is the best that was measured without.
+    The call has the best configuration measured without plumb's runtime.
     """
     framework, config = FRAMEWORKS.get(loader.library), loader.expressible
     if framework is None or config is None or config == loader.baseline.config:

@@ -1,4 +1,4 @@
-"""A plan as one page that needs no network and runs no script: the answer first, then the why, for each loader."""
+"""HTML report of a plan, a page without network access and scripts: for each loader the answer, then the reasons."""
 
 from __future__ import annotations
 
@@ -31,23 +31,29 @@ from plumb.trace.pipeline import Operator, Pipeline
 from plumb.trace.stored import from_node_link
 from plumb.units import format_bytes, format_rate, format_seconds
 
-# Nothing but the page's own styles: what a plan says can't make a browser fetch or run anything.
+# Allows only the page's own styles, so that text in a plan can't make a browser fetch or run anything.
 _FILES_SHOWN = 20
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 @dataclass(frozen=True)
 class Modelled:
-    """What the model adds to a loader's plan: its workers simulated (before and after), and what would help next."""
+    """Additions of the model to a loader's plan: simulated timelines (before and after), and a forecast."""
 
     timelines: tuple[Timeline, ...]
     forecast: Forecast
 
 
 def page(plan: Plan, modelled: Mapping[str, Modelled]) -> str:
-    """The page, as text; `modelled` holds what is known of loaders by their names.
+    """Return the page as text.
 
-    Raises ValueError where a graph is damaged.
+    Args:
+        plan: Plan to report.
+        modelled: Additions of the model, by the loader's name.
+
+    Raises:
+        ValueError: A loader's graph is damaged.
+
     """
     style = files("plumb.report").joinpath("report.css").read_text("utf-8")
     head = tag(
@@ -66,7 +72,7 @@ def page(plan: Plan, modelled: Mapping[str, Modelled]) -> str:
 
 
 def _title(plan: Plan) -> str:
-    """The script, or the dataset that was tuned from within Python."""
+    """Return the script, or the datasets if they were tuned from within Python."""
     return plan.script or ", ".join(loader.dataset for loader in plan.loaders)
 
 
@@ -113,7 +119,7 @@ def _is_changed(loader: LoaderPlan) -> bool:
 
 
 def _rates(loader: LoaderPlan) -> tuple[float, float]:
-    """Samples per second before and now: of the training loop where it was measured, else of the loader alone."""
+    """Return samples per second before and now: of the training loop if it was measured, else of the loader alone."""
     loop = loader.end_to_end
     return (
         (loop.baseline, loop.tuned) if loop else (loader.baseline.samples_per_second, loader.tuned.samples_per_second)
@@ -146,7 +152,7 @@ def _figure(name: str, rate: float, kind: str, config: str | None = None) -> Mar
 
 
 def _use(loader: LoaderPlan, plan: Plan) -> Markup | None:
-    """How to have it."""
+    """Return the ways to use the plan, or None if nothing changed."""
     if not _is_changed(loader):
         return None
     runs = "runs the script with this plan" if plan.script else "is a loader with this plan"
@@ -308,7 +314,7 @@ def _remarks(loader: LoaderPlan) -> Markup:
 
 
 def _alone(loader: LoaderPlan) -> Markup:
-    """What the loader delivers by itself, and every knob of both configurations."""
+    """Return a table of the rates of the loader alone, with the full configurations."""
     sides = {"before": loader.baseline, "after": loader.tuned} if _is_changed(loader) else {"as it is": loader.baseline}
     rows = (
         tag(

@@ -1,4 +1,4 @@
-"""HTML and SVG elements as values: whatever is not markup already is escaped."""
+"""HTML and SVG elements as values: text that is not markup is escaped."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Content = Union[str, "Markup", None]
 
 
 class Markup(str):
-    """Text that is HTML, and safe to put into HTML."""
+    """HTML text that needs no escaping."""
 
     __slots__ = ()
 
 
 def tag(name: str, /, *content: Content, **attributes: str | float | None) -> Markup:
-    """An element. An attribute's `_` stands for `-`, one at its end for nothing; None is left out.
+    """Return an element. In attribute names, `_` becomes `-`, and one at the end is dropped; None omits the attribute.
 
     >>> tag("b", "a < b", class_="x")
     '<b class="x">a &lt; b</b>'
@@ -31,10 +31,10 @@ def tag(name: str, /, *content: Content, **attributes: str | float | None) -> Ma
 
 
 def join(parts: Iterable[Content]) -> Markup:
-    """The parts one after another; None is nothing."""
+    """Concatenate the parts, escaped if they are no markup; None is skipped."""
     return Markup("".join(part if isinstance(part, Markup) else escape(part) for part in parts if part is not None))
 
 
 def _text(value: str | float) -> str:
-    """Coordinates with two decimals: more of them show nothing."""
+    """Return a value's text, coordinates with two decimals because more would not be visible."""
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""What a notebook shows: a line while a loader is tuned, and plans and pipelines as small tables of their own."""
+"""Notebook output: a line while a loader is tuned, and small tables for plans and pipelines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plumb.report.words import arguments, bottleneck, loop_gain, plain_gain, sho
 from plumb.trace.pipeline import Operator, Pipeline
 from plumb.units import format_rate, format_seconds
 
-# Colours are those of the page, so that it reads on a dark one too.
+# Colours are inherited from the page, so that the text is legible on a dark one too.
 _STYLE = "font-family:system-ui,sans-serif;font-size:13px;line-height:1.5"
 _INHERITED = "color:inherit;font-size:inherit;background:none;border:0"
 _CELL = f"text-align:left;padding:1px 14px 1px 0;{_INHERITED}"
@@ -22,7 +22,7 @@ _BAR_PIXELS = 120
 
 
 class NotebookLine:
-    """One line under the cell that runs, which is gone when it is done."""
+    """One line below the running cell that disappears at the end."""
 
     def __init__(self, first: str) -> None:
         from IPython.display import HTML, display  # type: ignore[import-not-found, unused-ignore]
@@ -39,12 +39,12 @@ class NotebookLine:
         self._handle.update(self._html(""))
 
     def phase(self, text: str) -> None:
-        """What is being done now."""
+        """Show `text` as the present activity."""
         self._handle.update(self._html(_line(text)))
 
 
 def progress_line(first: str) -> Display | NotebookLine:
-    """A line that says what a tuning does: in a notebook and on a terminal. Elsewhere it says nothing."""
+    """Return a line that shows a tuning's progress in a notebook or on a terminal, and is silent elsewhere."""
     output = console(stderr=True)
     if output.is_jupyter:
         return NotebookLine(first)
@@ -52,7 +52,7 @@ def progress_line(first: str) -> Display | NotebookLine:
 
 
 def plan_html(loader: LoaderPlan, explained: str) -> str:
-    """A plan: before and after, the bottleneck, the arguments, and the whole report to open."""
+    """Return a plan as HTML: before and after, the bottleneck, the arguments, and the whole report to unfold."""
     changed = loader.config != loader.baseline.config
     sides = [("before" if changed else "as it is", loader.baseline)]
     sides += [("after", loader.tuned)] if changed else []
@@ -83,7 +83,7 @@ def plan_html(loader: LoaderPlan, explained: str) -> str:
 
 
 def pipeline_html(pipeline: Pipeline) -> str:
-    """A pipeline: its operators in order, what each takes from, and their shares of a sample's time as bars."""
+    """Return a pipeline as HTML: its operators in order, their inputs, and bars of their shares of a sample's time."""
     whole = max(pipeline.sample_seconds, pipeline.attributed_seconds) or 1.0
     rows = [
         (
@@ -115,7 +115,7 @@ def _bounds(interval: tuple[float, float]) -> str:
 
 
 def _bar(share: float) -> str:
-    """A bar whose length is a share from 0 to 1; its colour reads on light and dark pages."""
+    """Return a bar as long as a share from 0 to 1, in a colour that is visible on light and dark pages."""
     pixels = round(min(max(share, 0.0), 1.0) * _BAR_PIXELS)
     return (
         f'<span style="display:inline-block;height:9px;width:{pixels}px;background:#3b82c4;border-radius:2px"></span> '
@@ -128,7 +128,7 @@ def _dim(text: str) -> str:
 
 
 def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table; the cells are HTML already."""
+    """Return a table whose cells are HTML already."""
     head = "".join(f'<th style="{_CELL};font-weight:normal;opacity:.65">{escape(each)}</th>' for each in headings)
     body = "".join("<tr>" + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in row) + "</tr>" for row in rows)
     rows_of_all = f"<tr>{head}</tr>{body}" if head else body

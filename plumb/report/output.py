@@ -1,4 +1,4 @@
-"""Where reports are printed: consoles that follow the user's environment."""
+"""Consoles for reports, which follow the user's environment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def console(file: TextIO | None = None, stderr: bool = False) -> Console:
 
 
 def wide_console() -> Console:
-    """Return standard output; where it is no terminal, wide enough for whole lines."""
+    """Return a console for standard output that is wide enough for whole lines if it is no terminal."""
     output = console()
     if not output.is_terminal:
         output.width = _PLAIN_WIDTH
@@ -26,12 +26,12 @@ def wide_console() -> Console:
 
 
 def has_no_color() -> bool:
-    """Return whether the user's environment asks for plain text (no-color.org: set, and not empty)."""
+    """Return whether the user's environment asks for plain text (no-color.org: NO_COLOR set and not empty)."""
     return bool(os.environ.get("NO_COLOR"))
 
 
 def write_plainly(text: str) -> None:
-    """Print `text` for other programs, in UTF-8 whatever the terminal's encoding: nothing is wrapped or coloured."""
+    """Print `text` for other programs in UTF-8, whatever the terminal's encoding, without wrapping or colour."""
     stream = getattr(sys.stdout, "buffer", None)
     if stream is None:
         print(text)

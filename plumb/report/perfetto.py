@@ -1,4 +1,4 @@
-"""A plan's operators and its simulated workers as trace events, which ui.perfetto.dev and chrome://tracing open.
+"""A plan's operators and simulated workers as trace events for ui.perfetto.dev and chrome://tracing.
 
 The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 """
@@ -20,7 +20,7 @@ _ROWS = {MAIN: "main process", STEP: "training step"}
 
 
 def trace_events(plan: Plan, timelines: Mapping[str, Sequence[Timeline]]) -> dict[str, Any]:
-    """The trace, ready for JSON. A traced sample and each simulated timeline is a process of its own."""
+    """Return the trace as data for JSON. Each traced sample and each simulated timeline is a separate process."""
     events: list[dict[str, Any]] = []
     processes = itertools.count(1)
     for loader in plan.loaders:
@@ -32,7 +32,7 @@ def trace_events(plan: Plan, timelines: Mapping[str, Sequence[Timeline]]) -> dic
 
 
 def _sample(loader: LoaderPlan, pipeline: Pipeline, process: int) -> Iterator[dict[str, Any]]:
-    """The operators of one sample in a row, as they take on average."""
+    """Yield the operators of one sample in a row, with their mean times."""
     yield _about("process_name", process, name=f"{loader.name}: a sample's operators, measured")
     yield _about("thread_name", process, name="operators")
     begin = 0.0
@@ -76,5 +76,5 @@ def _slice(
 
 
 def _about(kind: str, process: int, thread: int = 0, **told: str | int) -> dict[str, Any]:
-    """What a process or a thread is called, or where it is shown."""
+    """Return the event that sets a process's or thread's name or position."""
     return {"name": kind, "ph": "M", "pid": process, "tid": thread, "args": told}

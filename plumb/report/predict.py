@@ -1,4 +1,4 @@
-"""What-ifs as a terminal shows them, and as plain data."""
+"""Forecasts for the terminal and as plain data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from plumb.units import format_rate
 
 
 def render(plan: Plan, forecasts: Mapping[str, Forecast]) -> RenderableType:
-    """Each loader's best configuration on the assumed host, why it goes no faster, and what to buy."""
+    """Show each loader's best configuration on the assumed host, its bottleneck, and what to buy."""
     parts: list[RenderableType] = []
     for loader in plan.loaders:
         parts.append(Text.assemble((loader.name, "bold"), (f"  {loader.site}", "dim")))
@@ -46,7 +46,7 @@ def _lines(loader: LoaderPlan, forecast: Forecast) -> Iterable[str]:
 
 
 def advice(forecast: Forecast) -> str:
-    """What to buy, where anything would help."""
+    """Return advice on what to buy, if anything would help."""
     if forecast.is_fed:
         return "Buy nothing for the data: the training step binds."
     if not forecast.purchases:
@@ -58,6 +58,6 @@ def advice(forecast: Forecast) -> str:
 
 
 def to_plain(forecast: Forecast) -> dict[str, Any]:
-    """A forecast as plain data, ready for JSON."""
+    """Return a forecast as plain data for JSON."""
     plain: dict[str, Any] = msgspec.to_builtins(dataclasses.asdict(forecast))
     return plain

@@ -1,4 +1,4 @@
-"""What a tuning is doing, while it does it, on standard error."""
+"""Progress of a tuning on standard error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 
 class Display:
-    """A line that moves on a terminal; elsewhere one plain line for each phase. The script's output passes through."""
+    """A live line on a terminal; elsewhere one plain line per phase. The script's output passes through."""
 
     def __init__(self, console: Console, quiet: bool, first: str = "starting your script") -> None:
         self._console = console
@@ -37,7 +37,7 @@ class Display:
             self._progress.stop()
 
     def phase(self, text: str) -> None:
-        """What is being done now."""
+        """Show `text` as the present activity."""
         if self._is_live:
             self._progress.update(self._task, description=text)
         elif not self._quiet:
@@ -49,7 +49,7 @@ class Display:
             self._console.print(f"plumb: {line}", markup=False, highlight=False, soft_wrap=True)
 
     def output(self, data: bytes) -> None:
-        """What the script printed; whole lines only, so that it doesn't tear the progress line."""
+        """Print the script's output, in whole lines only, so that it doesn't tear the progress line."""
         cut = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
         if cut:
             self._pass_on(self._rest + data[:cut])
@@ -59,7 +59,7 @@ class Display:
 
     def _pass_on(self, data: bytes) -> None:
         if self._is_live:
-            # Rich moves its line out of the way of what is printed through its console.
+            # Printing through rich's console moves its live line out of the way.
             self._console.out(data.decode(errors="replace").rstrip("\r\n"), highlight=False)
         else:
             sys.stderr.buffer.write(data)

@@ -1,4 +1,4 @@
-"""`plumb cache`: the sample stores on this host, and what was removed of them."""
+"""Output of `plumb cache`: the sample stores on this host, and those that were removed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COLUMNS = ("dataset", "cut", "samples", "size", "tier", "used by", "last use", 
 
 
 def print_stores(stores: Sequence[FoundStore], now_seconds: float, console: Console) -> None:
-    """Prints one line for each store; lines for files and pipes are never wrapped. `now_seconds` is since the epoch."""
+    """Print one line per store; lines for files and pipes are never wrapped. `now_seconds` is since the epoch."""
     if not stores:
         console.print("There are no sample stores.")
         return
@@ -32,7 +32,7 @@ def print_stores(stores: Sequence[FoundStore], now_seconds: float, console: Cons
 
 
 def print_cleared(removed: Sequence[FoundStore], left: Sequence[FoundStore], console: Console) -> None:
-    """Prints what was removed, and what could not be."""
+    """Print what was removed, and what could not be."""
     freed = sum(store.used_bytes for store in removed)
     console.print(
         f"Removed {_stores(len(removed))}: {format_bytes(freed)}." if removed else "There was none to remove."

@@ -1,4 +1,4 @@
-"""A plan as one screen of a terminal: the answer first, then the why."""
+"""Terminal report of a plan on one screen: the answer first, then the reasons."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _BAR_CELLS = 24
 _TEXT_WIDTH = 120
 _FILES_SHOWN = 3
 _TRIALS_SHOWN = 5
-# Operators with a smaller share of a sample's time are left to `plumb trace`.
+# Smallest share of a sample's time for which an operator is shown; `plumb trace` shows all.
 _SMALL = 0.03
 
 
 def render(plan: Plan, plan_path: str) -> RenderableType:
-    """The whole report; `plan_path` is where the plan was written, for the command that uses it."""
+    """Return the whole report; `plan_path` is the plan's file, for the commands that use it."""
     parts: list[RenderableType] = []
     for loader in plan.loaders:
         parts += [Text(), *_loader(loader)]
@@ -59,7 +59,7 @@ def _loader(loader: LoaderPlan) -> Iterable[RenderableType]:
     )
     blocks: list[RenderableType] = [Group(_before_and_after(loader), _why(loader))]
     if loader.end_to_end is not None or loader.step_samples_per_second is not None:
-        # What doesn't feed the training is told more briefly: one screen must hold it all.
+        # Other loaders than those of the training loop get fewer blocks, because all has to fit on one screen.
         blocks += [*_shares(loader), _bounds(loader), *_operators(loader), _trials(loader)]
     notes = [*loader.notes, *_not_offered(loader)]
     blocks += [Group(*(Text(f"· {note}") for note in notes))] if notes else []
@@ -68,7 +68,7 @@ def _loader(loader: LoaderPlan) -> Iterable[RenderableType]:
 
 
 def _not_offered(loader: LoaderPlan) -> Iterable[str]:
-    """The reason that the most is lost by: what holds for the whole sample, not for one of many cuts."""
+    """Yield the first reason that concerns the whole sample, not one of many cuts; it costs the most."""
     for reason in loader.rewrites.reasons:
         if not reason.lower().startswith("no cut"):
             yield reason.rstrip(".")
@@ -98,7 +98,7 @@ def _why(loader: LoaderPlan) -> RenderableType:
     if loader.tuned.config != loader.baseline.config:
         gain = f"{loader.gain:.2f} times as fast"
         if in_loop := loader.end_to_end:
-            # A loader that leaves more of the cores to the step may be slower alone, and the better one.
+            # The better loader may be slower alone, because it leaves more of the cores to the step.
             was_alone = any(trial.config == loader.tuned.config for trial in loader.trials)
             alone = f"; the loader alone {gain}" if was_alone and loader.gain > 1 else ""
             gain = f"Your loop: {loop_gain(in_loop)}{alone}"
@@ -131,7 +131,7 @@ _STEP_PARTS = {
 
 
 def _shares(loader: LoaderPlan) -> Iterable[RenderableType]:
-    """Where the time of a training step goes, before and after, on one scale; nothing where that isn't known."""
+    """Yield bars of the parts of a training step's time, before and after, on one scale; nothing if unknown."""
     loop = loader.end_to_end
     if loop is None or loop.baseline_shares is None or loop.tuned_shares is None:
         return
@@ -156,7 +156,7 @@ def _shares(loader: LoaderPlan) -> Iterable[RenderableType]:
 
 
 def _operators(loader: LoaderPlan) -> Iterable[RenderableType]:
-    """What a sample goes through, without what is too small to matter."""
+    """Yield a table of a sample's operators without the small ones, and their times on a device if measured."""
     if loader.graph is None:
         return
     pipeline = from_node_link(loader.graph)
@@ -182,7 +182,7 @@ def _bar(share: float, style: str) -> Text:
 
 
 def _bounds(loader: LoaderPlan) -> RenderableType:
-    """What each resource allows, with how much of it the prediction uses."""
+    """Return a table of what each resource allows, and how much of it the prediction uses."""
     table = Table.grid(padding=(0, 2))
     for resource, bound in sorted(loader.predicted.bounds.items(), key=lambda item: item[1]):
         share = loader.predicted.utilization.get(resource, 0.0)
@@ -195,7 +195,7 @@ def _bounds(loader: LoaderPlan) -> RenderableType:
 
 
 def _trials(loader: LoaderPlan) -> RenderableType:
-    """What was tried, the best first; of several readings of one configuration the last."""
+    """Return a table of the trials, the best first, with the last result of each configuration."""
     tried = last_of_each(loader.trials)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", style="dim", pad_edge=False)
     own = (loader.baseline.config, loader.tuned.config)
@@ -205,7 +205,7 @@ def _trials(loader: LoaderPlan) -> RenderableType:
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for trial in shown:
         table.add_row(
-            # One line each: what is chosen is told in full above.
+            # One line each; the chosen configuration is shown in full above.
             Text(short(trial.config), no_wrap=True, overflow="ellipsis"),
             f"{trial.samples_per_second:,.0f}" if trial.samples_per_second else "–",
             "{:,.0f} to {:,.0f}".format(*trial.interval) if trial.interval else "",
@@ -247,7 +247,7 @@ def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
 
 
 def _files(plan: Plan) -> Sequence[str]:
-    """What became of the script's files, in sentences; plans of an earlier plumb list only what was written."""
+    """Return sentences on the script's files; plans of an earlier plumb list only the written files."""
     if plan.files is not None:
         return plan.files.sentences(Path.cwd(), _FILES_SHOWN)
     shown = ", ".join(os.path.relpath(file) for file in plan.written_files[:_FILES_SHOWN])
@@ -257,12 +257,12 @@ def _files(plan: Plan) -> Sequence[str]:
 
 
 def print_report(plan: Plan, plan_path: str, console: Console) -> None:
-    """Prints the report, in plain text where `console` is no terminal."""
+    """Print the report, as plain text if `console` is no terminal."""
     console.print(render(plan, plan_path))
 
 
 def as_text(plan: Plan) -> str:
-    """The report as plain text."""
+    """Return the report as plain text."""
     console = Console(
         file=io.StringIO(), width=_TEXT_WIDTH, color_system=None, force_terminal=False, force_jupyter=False
     )

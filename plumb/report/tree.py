@@ -1,4 +1,4 @@
-"""A traced pipeline in the terminal: the calls as a tree, its operators with their times, and what they come to."""
+"""Terminal report of a traced pipeline: its calls as a tree, its operators with their times, and a conclusion."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRUSTED_SHARE = 0.2
 
 @dataclass
 class Branch:
-    """A call that was expanded, with the operators and the calls inside it."""
+    """An expanded call, with the operators and the calls inside it."""
 
     name: str
     entries: list[Branch | Operator] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Branch:
 
 
 def render(pipeline: Pipeline) -> RenderableType:
-    """The pipeline as a table of one sample's time, ending with the hottest operator and its kind of time."""
+    """Return a table of one sample's time, followed by the hottest operator and whether it computes or waits."""
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
     table.add_column("operator", no_wrap=True, ratio=1, overflow="ellipsis")
     table.add_column("ms", justify="right", no_wrap=True, min_width=FIGURE_WIDTH)
@@ -63,7 +63,7 @@ def _title(pipeline: Pipeline) -> Text:
 
 
 def _conclusion(pipeline: Pipeline) -> Text:
-    """The one thing to know: which operator takes the most time, and whether it computes or waits."""
+    """Return the main result: the operator with the most time, and whether it computes or waits."""
     if not pipeline.operators:
         return Text("A sample goes through no operators: the dataset hands over what it holds.")
     hottest = pipeline.hottest()
@@ -81,7 +81,7 @@ def _conclusion(pipeline: Pipeline) -> Text:
 
 
 def _tree(pipeline: Pipeline) -> list[Branch | Operator]:
-    """The operators in order under the calls around them; a call that holds nothing but another call joins it."""
+    """Return the operators in order below the calls around them; a call that holds only another call joins it."""
     root = Branch("")
     for operator in pipeline.operators:
         if not operator.sites:
@@ -133,7 +133,7 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _bar(cpu_seconds: float, wait_seconds: float, whole_seconds: float) -> Text:
-    """A bar whose length is the share of a sample: full blocks compute, light ones wait."""
+    """Return a bar as long as the share of a sample; full blocks are computing, light ones waiting."""
     scale = BAR_WIDTH / whole_seconds if whole_seconds else 0.0
     whole = min(BAR_WIDTH, round((cpu_seconds + wait_seconds) * scale))
     computing = min(whole, round(cpu_seconds * scale))

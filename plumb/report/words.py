@@ -1,4 +1,4 @@
-"""Resources and configurations in words."""
+"""Texts for resources, configurations and results."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _REASONS = {
     "transfer": "it moves no more bytes than this",
     "step": "it gets its data as fast as it can take it",
 }
-# A loop that waits for less of its time is as good as fed.
+# A loop that waits for less than this share of its time counts as not waiting.
 _FED_STILL_WAITS = 0.1
 _TIERS = {"memory": "memory", "disk": "a folder"}
-# Where the time of a training step goes: the fields of `StepShares`, in the order in which they are shown.
+# Parts of a training step's time: the fields of `StepShares`, in the order in which they are shown.
 SHARES = {
     "step": "the training step",
     "ranks": "waiting for other ranks",
@@ -43,7 +43,7 @@ SHARES = {
 
 
 def reason(prediction: Prediction, config: Config) -> str:
-    """What limits a configuration, and how that shows."""
+    """Return a text that names the bottleneck of a configuration and how it shows."""
     binding = prediction.bottleneck
     if binding == "main process" and not config.num_workers:
         return "the main process: it loads every batch itself, between two steps"
@@ -51,7 +51,7 @@ def reason(prediction: Prediction, config: Config) -> str:
 
 
 def bottleneck(loader: LoaderPlan) -> str:
-    """What limits a loader now, and what would next; and where the loop says otherwise than the model, that."""
+    """Return a text on a loader's bottleneck and the next one, or on a loop that waits though the model denies it."""
     predicted = loader.predicted
     waiting = loader.end_to_end.tuned_waiting_share if loader.end_to_end else None
     if predicted.bottleneck == "step" and waiting is not None and waiting > _FED_STILL_WAITS:
@@ -64,7 +64,7 @@ def bottleneck(loader: LoaderPlan) -> str:
 
 
 def unchanged(loader: LoaderPlan) -> str:
-    """Say that nothing is changed, and why."""
+    """Return a text that says that nothing is changed, and why."""
     if loader.undecided:
         return f"Undecided, so nothing is changed: {loader.undecided}."
     waits = loader.end_to_end.baseline_waiting_share if loader.end_to_end else None
@@ -73,7 +73,7 @@ def unchanged(loader: LoaderPlan) -> str:
 
 
 def loop_gain(loop: EndToEnd) -> str:
-    """How many times as fast the user's loop is, and how sure that is."""
+    """Return a text that says how many times as fast the user's loop is, and how certain that is."""
     times = f"{loop.ratio:.2f} times as fast"
     if loop.gain is None:
         return times
@@ -85,7 +85,7 @@ def loop_gain(loop: EndToEnd) -> str:
 
 
 def short(config: Config) -> str:
-    """A configuration in a few words."""
+    """Return a configuration in a few words."""
     workers, count = "no workers", config.num_workers
     if count:
         workers = f"{count} worker{'s' * (count > 1)}, prefetch {config.prefetch_factor}"
@@ -104,19 +104,19 @@ def short(config: Config) -> str:
 
 
 def arguments(config: Config) -> str:
-    """A configuration as torch's keyword arguments, without those that say no."""
+    """Return a configuration as torch's keyword arguments; of those that are false, only two are spelled out."""
     given = config.loader_arguments().items()
     return ", ".join(f"{name}={value!r}" for name, value in given if value or name in ("num_workers", "in_order"))
 
 
 def written_config(loader: LoaderPlan) -> Config | None:
-    """Return what can be written where the loader is made: torch's own arguments; None where they are as they were."""
+    """Return the configuration in torch's own arguments that the user can write; None if that changes nothing."""
     config = loader.expressible
     return None if config is None or config == loader.baseline.config else config
 
 
 def plain_gain(loader: LoaderPlan) -> str:
-    """Say what torch's own arguments alone come to, and what the rest would add; empty where they are all."""
+    """Return a text on the gains of torch's arguments and of the rest of the plan; empty if there is no rest."""
     if not loader.config.needs_runtime or loader.plain_gain is None or loader.rest_gain is None:
         return ""
     return (
@@ -126,9 +126,9 @@ def plain_gain(loader: LoaderPlan) -> str:
 
 
 def how_to_use(plan: Plan, path: str) -> str:
-    """What puts a plan to use: a command for a script, a line of Python for what was tuned from within Python.
+    """Return how to use a plan: a command for a script, or a line of Python for a dataset tuned within Python.
 
-    `path` is the plan's file, empty where it has none yet.
+    `path` is the plan's file, or empty if there is none yet.
     """
     if plan.script:
         return command("run", plan, path)
@@ -137,9 +137,9 @@ def how_to_use(plan: Plan, path: str) -> str:
 
 
 def command(name: str, plan: Plan, path: str) -> str:
-    """Return a command of plumb's for a plan's script, as a shell takes it; the plan is at `path`, empty for none.
+    """Return a plumb command for a plan's script, quoted for a shell; `path` is the plan's file, empty for none.
 
-    The plan is named where the command would not find it by itself.
+    It names the plan if the command would not find it by itself.
     """
     target = Target(plan.script, plan.is_module)
     is_found = not path or Path(path) == Path(f"{target.stem}.plumb.json")
@@ -148,7 +148,7 @@ def command(name: str, plan: Plan, path: str) -> str:
 
 
 def cost(loader: LoaderPlan, took: TuningCost) -> str:
-    """What the tuning took, and when that is paid back."""
+    """Return a text on what the tuning took, and after how many training steps that is regained."""
     text = (
         f"Tuning {loader.name} took {format_seconds(took.seconds)}, {took.samples:,.0f} samples and "
         f"{format_seconds(took.cpu_seconds)} of CPU"
@@ -158,7 +158,7 @@ def cost(loader: LoaderPlan, took: TuningCost) -> str:
 
 
 def grouped(reasons: Iterable[str]) -> dict[str, list[str]]:
-    """Reasons why something is not offered, as explanation -> what they explain, in their order.
+    """Group reasons for not offering something: map each explanation to what it explains, in order.
 
     >>> grouped(["No cut after a: it is random.", "No cut after b: it is random."])
     {'it is random': ['no cut after a', 'after b']}
@@ -173,17 +173,17 @@ def grouped(reasons: Iterable[str]) -> dict[str, list[str]]:
 
 
 def last_of_each(trials: Iterable[Trial]) -> list[Trial]:
-    """The last reading of each configuration, the fastest first."""
+    """Return the last trial of each configuration, the fastest first."""
     last = {trial.config: trial for trial in trials}
     return sorted(last.values(), key=lambda trial: -(trial.samples_per_second or 0.0))
 
 
 def percent(share: float) -> str:
-    """A share for people: whole percents, and no zero for what is only small."""
+    """Return a share as text: whole percents, and "< 1%" instead of 0 for a small share."""
     return f"{'< 1%' if 0 < share < 0.005 else f'{share:.0%}'}".replace("%", "\N{NO-BREAK SPACE}%")
 
 
 def whole(lengths: dict[str, float]) -> dict[str, int]:
-    """The lengths as whole numbers that add up to their rounded sum."""
+    """Round the lengths so that their sum is the rounded sum."""
     ends = [round(end) for end in itertools.accumulate(lengths.values())]
     return {name: end - begin for name, begin, end in zip(lengths, [0, *ends], ends, strict=False)}
