@@ -9,7 +9,7 @@ import plumb
 
 # `report` prints how many different values sample 5 had in three epochs, and how many samples the last epoch has made.
 PARTS = """
-import sys
+import os, sys
 import torch
 from torch.utils.data import DataLoader, Dataset
 import plumb
@@ -28,7 +28,8 @@ def report(loader):
 @plumb.tuned
 class Items(Dataset):
     def __init__(self, augment=False):
-        self.augment = augment
+        # Processes share a store of the same samples: no other test's dataset has these.
+        self.augment, self.folder = augment, os.getcwd()
     def __len__(self):
         return 8
     def __getitem__(self, index):
@@ -92,7 +93,6 @@ LATER = {
 }
 
 
-@pytest.mark.quiet  # how many threads read depends on who else has the cores
 @pytest.mark.parametrize("kind", ["DataLoader", "plumb.DataLoader"])
 @pytest.mark.parametrize("name", LATER)
 def test_a_dataset_that_changes_between_epochs_leaves_its_plan(name, kind, tmp_path):
