@@ -22,7 +22,7 @@ from plumb.failures import is_plumbs, say
 from plumb.runtime.epoch_order import EpochOrder
 from plumb.runtime.epochs import draw_worker_seed
 from plumb.runtime.guards import Finding, Verdict
-from plumb.runtime.last_resort import rest_of_epoch
+from plumb.runtime.last_resort import error_in_users_worker, rest_of_epoch
 from plumb.runtime.loader import index_sampler
 from plumb.runtime.loader_run import LoaderRun
 from plumb.runtime.segment import LoaderSegment, Way
@@ -33,6 +33,8 @@ from plumb.runtime.worker_watch import NotForWorkersError
 _WORTH_A_SWITCH = 8
 # The workers of later segments have other seeds than those of the first, by this.
 _SEED_STEP = 1_000_003
+# What torch puts into the message of an error that a worker has sent.
+_IN_WORKER = "in DataLoader worker process"
 # Workers that deliver nothing for so long, and for so many times as long as the slowest batch took, are given up.
 PATIENCE_SECONDS, PATIENCE_BATCHES = 60.0, 10.0
 
@@ -191,6 +193,7 @@ class EpochIterator(_BaseDataLoaderIter):
             while not self._segments[0].is_at_work:
                 self._segments.popleft().close()
             segment, indices, reason, finding = self._segments[0], self.order.next_indices, None, None
+            is_of_sample = False
             try:
                 batch = self._read(segment)
             except Exception as error:
@@ -206,13 +209,18 @@ class EpochIterator(_BaseDataLoaderIter):
                 if isinstance(error, NotForWorkersError):
                     finding = Finding(Verdict.PLAIN, error.reason)
                 else:
-                    reason = segment.failed(error)
+                    reason, is_of_sample = segment.failed(error), _IN_WORKER in str(error)
                 # A dataset may raise the same object again, with this traceback in front of the next one.
                 error.__traceback__ = None
             else:
                 batch, finding = self._run.guards.batch_read(self.order.delivered, indices, batch)
             # Not inside the handler: workers that are forked there would report its error along with their own.
             if reason is not None:
+                users_error = self._users_own(segment, indices) if is_of_sample else None
+                if users_error is not None:
+                    self._users_error = id(users_error)
+                    self.order.deliver()
+                    raise users_error
                 self._fall_back(segment.config, reason)
                 continue
             self._heed(finding)
@@ -234,6 +242,15 @@ class EpochIterator(_BaseDataLoaderIter):
             batch = next(segment)
         self._run.slowest_seconds = max(self._run.slowest_seconds, time.perf_counter() - begun)
         return batch
+
+    def _users_own(self, segment: LoaderSegment, indices: Any) -> Exception | None:
+        """Return what a worker of the user's raises for a batch that one of the plan's failed to make, if it does.
+
+        The plan's workers go on then, as the user's would: those that are started later have what the loop has changed.
+        """
+        if not self._run.own.num_workers or segment.has_dead_workers:
+            return None
+        return error_in_users_worker(self._template, self._run.own, indices)
 
     def _fall_back(self, config: Config, reason: str) -> None:
         """Everything that was not delivered yet is read once more, by the user's own configuration."""

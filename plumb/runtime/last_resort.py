@@ -1,7 +1,8 @@
-"""The rest of an epoch by torch's own iterator, where plumb's own code can't even read as the script has it."""
+"""Batches by torch's own iterator: the rest of an epoch, or one that another configuration has failed to give."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from plumb.config import Config
 from plumb.runtime.epoch_order import EpochOrder
+from plumb.runtime.inherited_files import ReopeningInit
 from plumb.runtime.loader import rebuild
 
 
@@ -24,6 +26,24 @@ def rest_of_epoch(template: DataLoader[Any], own: Config, order: EpochOrder) -> 
         return iter(rebuild(template, own, _Rest(order)))
     finally:
         generator.set_state(state)
+
+
+def error_in_users_worker(template: DataLoader[Any], own: Config, indices: Any) -> Exception | None:
+    """Return what a batch raises in a new worker of the user's own configuration, or None where it can be made."""
+    generator = template.generator if template.generator is not None else torch.default_generator
+    state = generator.get_state()
+    one = dataclasses.replace(own, num_workers=1, persistent_workers=False)
+    loader = rebuild(template, one, [indices])
+    if isinstance(loader.worker_init_fn, ReopeningInit):
+        # As in a worker of the user's: in the traceback, too.
+        loader.worker_init_fn = loader.worker_init_fn.then
+    try:
+        next(iter(loader))
+    except Exception as error:
+        return error
+    finally:
+        generator.set_state(state)
+    return None
 
 
 class _Rest:

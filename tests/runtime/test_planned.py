@@ -101,6 +101,46 @@ def test_what_breaks_in_workers_is_read_again_without_a_word_lost(act, why, conf
     assert line.endswith("from here on it runs as the script has it")
 
 
+class Changing(Rows):
+    """Samples of the version that the process has; that of `index` 21 can't be made."""
+
+    version = 0
+
+    def __getitem__(self, index):
+        if index == 21:
+            raise ValueError("a damaged row")
+        return torch.tensor([index, self.version, os.getpid()])
+
+
+def told_of(epoch, dataset, processes):
+    """An epoch as a loop has it that goes on after errors, and changes the dataset in each step."""
+    told = []
+    while True:
+        try:
+            batch = next(epoch)
+        except StopIteration:
+            return told
+        except ValueError as error:
+            told.append(str(error))
+        else:
+            told.append(batch[:, :2].tolist())
+            processes.update(batch[:, 2].tolist())
+        dataset.version += 1
+
+
+@pytest.mark.parametrize(("lasts", "config"), [(False, WORKERS), (False, LASTING), (True, LASTING)])
+def test_a_sample_that_fails_leaves_the_plan_s_workers_at_work_where_the_user_s_own_would_go_on(lasts, config):
+    users = Config(1, 2, persistent_workers=lasts)
+    plain, run = Changing(), Run(Changing(), config, users)
+    loader, processes = DataLoader(plain, batch_size=BATCH, **users.loader_arguments()), set()
+    for _ in range(2):
+        expected = told_of(iter(loader), plain, set())
+        assert told_of(iter(run), run.loader.dataset, processes) == expected
+        assert sum(isinstance(each, str) for each in expected) == 1
+    assert all("workers are started again" in line for line in run.said)
+    assert os.getpid() not in processes
+
+
 @pytest.mark.parametrize("bad", ["a lambda", "a lock", "a local class"])
 def test_batches_that_can_t_be_sent_lead_to_the_user_s_own_configuration(bad, monkeypatch):
     monkeypatch.setenv("PLUMB_CHECK", "0")
