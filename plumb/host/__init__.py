@@ -1,4 +1,4 @@
-"""What the host allows: `Limits.detect()` reads it, each limit with the place where it was read.
+"""Limits of the host: `Limits.detect()` reads each limit and the place where it was read.
 
 files -> mounts -> cgroups, slurm, ranks, affinity -> cpus, memory, processes, disks, gpus -> limits
 limits, machine -> advice -> describe

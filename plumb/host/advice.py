@@ -1,4 +1,4 @@
-"""What to do where a limit is too small, or misleads."""
+"""Advice for limits that are too small or misleading."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from plumb.host.machine import Machine
 from plumb.units import format_bytes
 
 _GIB = 2**30
-# Below these, ordinary image loaders with a handful of workers run into the limit.
+# Below these values, ordinary image loaders with a handful of workers run into the limit.
 _LITTLE_SHM_BYTES = 1 * _GIB
 _LITTLE_MEMORY_BYTES = 2 * _GIB
 _LITTLE_DISK_BYTES = 1 * _GIB
@@ -20,7 +20,7 @@ _MANY_OPEN_FILES = 65_536
 
 
 def advice(limits: Limits, machine: Machine) -> list[str]:
-    """A sentence or two for each limit that a loader is likely to run into; empty on a host without traps."""
+    """Return a sentence or two for each limit that a loader is likely to run into; empty if there is none."""
     checks = {
         "cpus": _cpus,
         "memory_bytes": _memory,
@@ -34,7 +34,7 @@ def advice(limits: Limits, machine: Machine) -> list[str]:
     return [
         sentence
         for name, check in checks.items()
-        # The user knows of a limit that the user set.
+        # A limit set by the user needs no advice.
         if limits.sources.get(name) != ASKED_FOR
         for sentence in check(limits, machine)
     ]

@@ -1,4 +1,4 @@
-"""The CPUs that the kernel may run this process on, and whether its launcher chose them for this rank alone."""
+"""CPUs on which the kernel may run this process, and whether its launcher chose them for this rank alone."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _RANK_VARIABLES = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"
 
 
 def cpus_of(host: Host, pid: int | None = None) -> frozenset[int]:
-    """The CPUs that process `pid`, or this one, may run on; empty where the host doesn't say."""
+    """Return the CPUs that process `pid`, or this process if None, may run on; empty if that can't be read."""
     allowed = cpu_list(host.pairs(f"/proc/{pid or 'self'}/status").get("Cpus_allowed_list", ""))
     online = cpu_list(host.text("/sys/devices/system/cpu/online") or "")
-    # Virtual machines allow CPUs that could be plugged in one day.
+    # The affinity mask of virtual machines includes CPUs that could be plugged in later.
     return allowed & online or allowed
 
 
 def usable_cpus(host: Host) -> int:
-    """The number of CPUs that this process may run on."""
+    """Return the number of CPUs that this process may run on."""
     count = len(cpus_of(host))
     if count == 0:
         count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -26,10 +26,10 @@ def usable_cpus(host: Host) -> int:
 
 
 def chosen_by_launcher(host: Host) -> bool:
-    """Whether each rank was given CPUs of its own, as `mpirun --bind-to` and `srun --cpu-bind` do.
+    """Return whether each rank was given its own CPUs, as `mpirun --bind-to` and `srun --cpu-bind` do.
 
-    The launcher is the nearest ancestor without a rank's variables; it then may use CPUs that this rank may not.
-    An ancestor whose environment can't be read belongs to someone else, and so is a launcher as well.
+    The launcher is the nearest ancestor without a rank's variables. If it may use CPUs that this rank may not, it chose
+    them. An ancestor whose environment can't be read belongs to another user, so it is taken for the launcher too.
     """
     parent = host.parent()
     while parent:
@@ -41,7 +41,7 @@ def chosen_by_launcher(host: Host) -> bool:
 
 
 def cpu_list(text: str) -> frozenset[int]:
-    """The CPUs in a kernel list such as `0-3,8`; empty where it is malformed.
+    """Return the CPUs in a kernel list such as `0-3,8`; empty if the list is malformed.
 
     >>> sorted(cpu_list("0-2,8"))
     [0, 1, 2, 8]

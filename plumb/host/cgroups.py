@@ -1,4 +1,4 @@
-"""The control groups that this process is in, version 1, version 2 or both, at every level that can be seen."""
+"""Control groups of this process, version 1, version 2 or both, at every level that is visible."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from plumb.host.mounts import Mount, mounts
 
 @dataclass(frozen=True)
 class Level:
-    """One group on the way from the top of a hierarchy to this process."""
+    """One group on the path from the top of a hierarchy to this process."""
 
     version: int
     name: str
@@ -18,9 +18,9 @@ class Level:
 
 
 def levels(host: Host, controller: str) -> list[Level]:
-    """The groups that limit this process through `controller`, outermost first, for both versions.
+    """Return the groups that limit this process through `controller`, outermost first, for both versions.
 
-    A group of version 2 is listed whether or not the controller is enabled in it: its files then don't exist.
+    A group of version 2 is listed even if the controller is not enabled in it; then the controller's files don't exist.
     """
     paths = _paths(host)
     mounted = mounts(host)
@@ -33,7 +33,7 @@ def levels(host: Host, controller: str) -> list[Level]:
 
 
 def _paths(host: Host) -> dict[str, str]:
-    """The group that this process is in, by hierarchy: by controller, and version 2 under the empty name."""
+    """Return this process's group in each hierarchy, by controller; version 2 has the empty name."""
     paths: dict[str, str] = {}
     for line in (host.text("/proc/self/cgroup") or "").splitlines():
         parts = line.split(":", 2)
@@ -46,8 +46,8 @@ def _visible(host: Host, version: int, candidates: list[Mount], path: str | None
     if path is None or not candidates:
         return []
     mount = max(candidates, key=lambda mount: (_below(path, mount.root) is not None, len(mount.root)))
-    # In a container the path may name folders that only the host sees. The mount's top is then the container's own
-    # group or one above it, and its limits hold all the same.
+    # In a container, the path may name folders that only the host sees. The mount's top is then the container's own
+    # group or one above it, so its limits apply as well.
     below = _below(path, mount.root) or ()
     found = []
     for depth in range(len(below) + 1):
@@ -59,7 +59,7 @@ def _visible(host: Host, version: int, candidates: list[Mount], path: str | None
 
 
 def _below(path: str, root: str) -> tuple[str, ...] | None:
-    """The folders that lead from a mount's root down to a group, or None where the group isn't below that root."""
+    """Return the folders from a mount's root down to a group, or None if the group isn't below that root."""
     wanted = [part for part in path.split("/") if part]
     top = [part for part in root.split("/") if part]
     if ".." in wanted or wanted[: len(top)] != top:

@@ -1,4 +1,4 @@
-"""CPU seconds per second: affinity, cpusets, quotas at every level, SLURM; shared among the ranks on this host."""
+"""CPU seconds per second from affinity, cpusets, quotas at every level, and SLURM, shared among this host's ranks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from plumb.host.slurm import cpu_readings
 
 
 def cpu_limit(host: Host, ranks: Ranks) -> Reading:
-    """The CPU seconds per second that this rank may use."""
+    """Return the CPU seconds per second that this rank may use."""
     usable = usable_cpus(host)
     sets = [Reading(usable, f"CPU affinity: {usable} CPUs"), *_cpusets(host)]
     budgets = [*_quotas(host), *cpu_readings(host)]
     if chosen_by_launcher(host):
-        # The sets are then this rank's already, and only the budgets are left to share.
+        # The sets are then this rank's own, and only the budgets are shared.
         return smallest([*sets, *(ranks.share(reading) for reading in budgets)])
     return smallest(ranks.share(reading) for reading in [*sets, *budgets])
 
@@ -41,7 +41,7 @@ def _quotas(host: Host) -> Iterator[Reading]:
 
 
 def _quota(host: Host, level: Level) -> tuple[int | None, int | None]:
-    """Microseconds of CPU time, and the period in which they may be used. Version 1 writes no quota as -1."""
+    """Return the microseconds of CPU time per period, and the period; version 1 writes -1 for no quota."""
     if level.version == 1:
         period = host.number(f"{level.folder}/cpu.cfs_period_us")
         return host.number(f"{level.folder}/cpu.cfs_quota_us"), period

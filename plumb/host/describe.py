@@ -1,4 +1,4 @@
-"""The host as plain data, for the plan file."""
+"""The host as plain data for the plan file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from plumb.host.machine import Machine
 
 
 def describe(limits: Limits, machine: Machine) -> dict[str, Any]:
-    """The plan's `host` entry: the machine, its limits (null where none is known), their sources, GPUs and advice."""
+    """Return the plan's `host` entry: the machine, its limits (null if unknown), their sources, GPUs and advice."""
     values = asdict(limits)
     described = {
         **asdict(machine),

@@ -1,4 +1,4 @@
-"""The cache folder's file system: free space and kind."""
+"""Free space and kind of the cache folder's file system."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _NETWORK = {
 
 @dataclass(frozen=True)
 class Disk:
-    """Free bytes, and `ssd`, `rotating`, `network`, `tmpfs` or `unknown`: what the kernel says of the device."""
+    """Free bytes, and the kind of device by the kernel: `ssd`, `rotating`, `network`, `tmpfs` or `unknown`."""
 
     free: Reading
     kind: str
 
 
 def disk(host: Host, folder: Path, ranks: Ranks) -> Disk:
-    """The file system that `folder` is on, or will be on once it is made. Raises OSError where that can't be read."""
+    """Return the disk on which `folder` is or will be made. Raise OSError if that can't be read."""
     place = folder.absolute()
     while not host.path(str(place)).exists() and place != place.parent:
         place = place.parent
@@ -41,7 +41,7 @@ def disk(host: Host, folder: Path, ranks: Ranks) -> Disk:
 
 
 def _mount_of(place: Path, mounted: list[Mount]) -> Mount | None:
-    """The mount that shows `place`: the deepest, and of several on one point the last, which hides the others."""
+    """Return the mount that shows `place`: the deepest, and of several on one point the last, which hides the rest."""
     found = None
     for mount in mounted:
         if place.is_relative_to(mount.point) and (found is None or len(mount.point) >= len(found.point)):
@@ -55,7 +55,7 @@ def _kind(host: Host, mount: Mount) -> str:
     if mount.kind in _NETWORK or mount.kind.startswith("fuse."):
         return "network"
     rotational = {"0": "ssd", "1": "rotating"}
-    # btrfs and others have no device number of their own, but name a device; a partition has its disk's queue.
+    # btrfs and others have no device number of their own but name a device; a partition uses its disk's queue.
     for device in (f"/sys/dev/block/{mount.device}", f"/sys/class/block/{Path(mount.source).name}"):
         for queue in (f"{device}/queue", f"{device}/../queue"):
             answer = (host.text(f"{queue}/rotational") or "").strip()

@@ -1,4 +1,4 @@
-"""A host as its files and its environment show it: the one place where detection touches the outside."""
+"""A host's files and environment. Detection reads the outside only through this module."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Process:
-    """One process: its parent, its real user, and how many threads it has."""
+    """One process: its parent, its real user, and its number of threads."""
 
     pid: int
     parent: int
@@ -20,48 +20,48 @@ class Process:
 
 @dataclass(frozen=True)
 class Host:
-    """The files below `root` and an environment. Tests give a folder that looks like another host's root.
+    """The files below `root` and an environment. Tests pass a folder that imitates another host's root.
 
-    Nothing here raises: what is missing, unreadable or malformed is None, or absent.
+    No method raises: missing, unreadable or malformed values are None, or left out.
     """
 
     root: Path = Path("/")
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     def path(self, absolute: str) -> Path:
-        """Where this host's file `absolute` really is."""
+        """Return the real path of this host's file `absolute`."""
         return self.root / absolute.lstrip("/")
 
     def exists(self, absolute: str) -> bool:
-        """Whether there is such a file or folder that this process may see."""
+        """Return whether there is such a file or folder that is visible to this process."""
         return os.path.exists(self.path(absolute))
 
     def is_folder(self, absolute: str) -> bool:
-        """Whether there is such a folder that this process may see."""
+        """Return whether there is such a folder that is visible to this process."""
         return os.path.isdir(self.path(absolute))
 
     def text(self, absolute: str) -> str | None:
-        """A file's whole text."""
+        """Return a file's whole text, or None."""
         try:
             return self.path(absolute).read_text(errors="replace")
         except (OSError, ValueError):  # a path with a null character is a ValueError
             return None
 
     def number(self, absolute: str) -> int | None:
-        """The number that is a file's whole content."""
+        """Return the whole number that is a file's content, or None."""
         return whole(self.text(absolute))
 
     def pairs(self, absolute: str) -> dict[str, str]:
-        """A file of `key value` or `key: value` lines, such as /proc/meminfo and a cgroup's memory.stat."""
+        """Return a file's `key value` or `key: value` lines, as in /proc/meminfo and a cgroup's memory.stat."""
         lines = (line.split(None, 1) for line in (self.text(absolute) or "").splitlines())
         return {words[0].rstrip(":"): words[1].strip() for words in lines if len(words) == 2}
 
     def parent(self, pid: int | None = None) -> int | None:
-        """The parent of process `pid`, or of this one; 0 or None where it can't be seen."""
+        """Return the parent of process `pid`, or of this process; 0 or None if it isn't visible."""
         return whole(self.pairs(f"/proc/{pid or 'self'}/status").get("PPid"))
 
     def processes(self) -> list[Process]:
-        """Every process that this one may see."""
+        """Return all processes that are visible to this one."""
         try:
             names = [name for name in os.listdir(self.path("/proc")) if name.isdigit()]
         except OSError:
@@ -78,7 +78,7 @@ class Host:
 
 
 def whole(text: str | None) -> int | None:
-    """The whole number that `text` is, or None."""
+    """Return `text` as a whole number, or None if it isn't one."""
     try:
         return int(text) if text is not None else None
     except ValueError:
@@ -86,6 +86,6 @@ def whole(text: str | None) -> int | None:
 
 
 def first_whole(text: str | None) -> int | None:
-    """The whole number that `text` starts with, as in `1024 kB`, or None."""
+    """Return the whole number with which `text` starts, as in `1024 kB`, or None."""
     words = (text or "").split()
     return whole(words[0]) if words else None

@@ -1,4 +1,4 @@
-"""The GPUs that this process may use, through NVML: no CUDA context is made and torch isn't imported."""
+"""GPUs that this process may use, from NVML: no CUDA context is made and torch isn't imported."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from plumb.host.nvml import Nvml, opened
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU, or one MIG partition of a GPU. What the driver doesn't say is None.
+    """One GPU, or one MIG partition of a GPU. Values that the driver doesn't give are None.
 
-    The PCIe generation in use may be low because the GPU is idle; a low width (lanes) is not explained by that.
+    The PCIe generation in use may be low because the GPU is idle; this doesn't explain a low width (lanes).
     """
 
     name: str
@@ -28,7 +28,7 @@ class Gpu:
 
 
 def gpus(environ: Mapping[str, str]) -> tuple[tuple[Gpu, ...], str]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, and where they were read, or why there are none.
+    """Return the GPUs selected by CUDA_VISIBLE_DEVICES with their source, or none with the reason.
 
     Numbers in CUDA_VISIBLE_DEVICES are taken in NVML's order, that of the PCI bus. CUDA's own order differs from it
     only on hosts with GPUs of several models and without CUDA_DEVICE_ORDER=PCI_BUS_ID.
@@ -45,7 +45,7 @@ def gpus(environ: Mapping[str, str]) -> tuple[tuple[Gpu, ...], str]:
 
 
 def _devices(nvml: Nvml) -> Iterator[tuple[int, Gpu]]:
-    """Every usable device with the number of the GPU that it is, or is a part of."""
+    """Yield every usable device with the number of the GPU that it is, or is a part of."""
     for number in range(nvml.ask("nvmlDeviceGetCount") or 0):
         handle = nvml.ask("nvmlDeviceGetHandleByIndex", number)
         if handle is None:
@@ -58,7 +58,7 @@ def _devices(nvml: Nvml) -> Iterator[tuple[int, Gpu]]:
 
 
 def partitions(nvml: Nvml, board: Any) -> tuple[Gpu, ...]:
-    """The MIG partitions of the GPU with the NVML handle `board`; none where it isn't partitioned."""
+    """Return the MIG partitions of the GPU with the NVML handle `board`; none if it isn't partitioned."""
     most = nvml.ask("nvmlDeviceGetMaxMigDeviceCount", board) or 0
     parts = (nvml.ask("nvmlDeviceGetMigDeviceHandleByIndex", board, number) for number in range(most))
     return tuple(_gpu(nvml, part, board) for part in parts if part is not None)
@@ -80,7 +80,7 @@ def _gpu(nvml: Nvml, handle: Any, board: Any) -> Gpu:
 
 
 def _visible(devices: list[tuple[int, Gpu]], variable: str | None) -> tuple[Gpu, ...]:
-    """What CUDA shows of `devices`: in the variable's order, and nothing from the first unknown name on."""
+    """Return the devices that CUDA shows, in the variable's order, up to the first unknown name."""
     if variable is None:
         return tuple(gpu for _, gpu in devices)
     shown: list[Gpu] = []

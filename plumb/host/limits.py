@@ -1,4 +1,4 @@
-"""What this process may use of its host."""
+"""Limits of this process on its host."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ _NUMBERS = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What one rank may use. `math.inf` stands for "no limit known", so that limits compare and divide as they are.
+    """Limits of one rank. `math.inf` means that no limit is known, so that limits can be compared and divided.
 
-    - `cpus`: CPU seconds per second, not a whole number under a quota. It says nothing of how many workers may *wait*.
-    - `memory_bytes`: memory in all, what this process and its descendants use already included.
+    - `cpus`: CPU seconds per second, not a whole number under a quota. It doesn't limit how many workers may *wait*.
+    - `memory_bytes`: total memory, including what this process and its descendants use already.
     - `shm_bytes`: free space in /dev/shm. It counts as memory as well.
     - `open_files`: files that one process may hold open; it may raise that to `open_files_most` by itself.
     - `processes`: processes and threads, counted alike, that may still be started.
     - `disk_bytes`, `disk_kind`: free space of the cache folder, and `ssd`, `rotating`, `network`, `tmpfs` or `unknown`;
-      None where no folder was asked about.
-    - `max_workers`: the workers that the user allows; the host knows no such limit.
-    - `sharing_strategy`: how torch hands tensors between processes; None where torch isn't imported yet.
-    - `sources`: for each limit that is known, where it was read.
+      None if no folder was given.
+    - `max_workers`: the workers that the user allows; hosts have no such limit.
+    - `sharing_strategy`: the way in which torch shares tensors between processes; None if torch isn't imported yet.
+    - `sources`: for each known limit, where it was read.
 
     >>> import plumb
     >>> plumb.Limits.detect().lowered(cpus=1.0).cpus
     1.0
 
-    What the ranks on this host share (all but open files) is one rank's part. Raises ValueError for a limit that is
-    negative, not a number, or no CPU at all.
+    Limits that the ranks on this host share (all but open files) are one rank's part. Raises ValueError for a limit
+    that is negative or not a number, and for 0 CPUs.
     """
 
     cpus: float = math.inf
@@ -69,15 +69,17 @@ class Limits:
     def __post_init__(self) -> None:
         for name in _NUMBERS:
             value = getattr(self, name)
-            # Written so that NaN, which compares with nothing, is refused too.
+            # This form of the comparison also refuses NaN.
             if not value >= 0 or (name == "cpus" and value == 0):
                 raise ValueError(f"{name}={value}: a limit must be a number {'above' if name == 'cpus' else 'from'} 0")
 
     @classmethod
     def detect(cls, cache_dir: str | os.PathLike[str] | None = None) -> Limits:
-        """The limits of this process on this host, now, with the disk that `cache_dir` is or will be on.
+        """Detect the present limits of this process on this host, and of the disk on which `cache_dir` is or will be.
 
-        Raises OSError only where `cache_dir` is in a folder that this user may not look into.
+        Raises:
+            OSError: `cache_dir` is in a folder that this user may not read.
+
         """
         return _detect(Host(), cache_dir)
 
@@ -92,7 +94,7 @@ class Limits:
         disk_bytes: float = math.inf,
         max_workers: float = math.inf,
     ) -> Limits:
-        """These limits, with each given one where it is smaller. Raises ValueError as the constructor does."""
+        """Return these limits, replaced by each given one that is smaller. Raise ValueError as the constructor does."""
         asked = Limits(
             cpus=cpus,
             memory_bytes=memory_bytes,
@@ -135,7 +137,7 @@ def _detect(host: Host, cache_dir: str | os.PathLike[str] | None) -> Limits:
 
 
 def _sharing_strategy() -> str | None:
-    # Importing torch takes seconds and would start its thread pools: ask only if the script has done so.
+    # Importing torch takes seconds and would start its thread pools, so it is queried only if the script imported it.
     torch_multiprocessing = sys.modules.get("torch.multiprocessing")
     ask = getattr(torch_multiprocessing, "get_sharing_strategy", None)
     return None if ask is None else str(ask())

@@ -1,4 +1,4 @@
-"""What the host is, as far as it matters to whoever reads a plan elsewhere."""
+"""Description of the host for readers of a plan on another host."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _PACKAGES = ("plumb-tune", "torch", "torchvision", "numpy", "optuna")
 
 @dataclass(frozen=True)
 class Machine:
-    """A host and the Python on it. `container` is `docker`, `podman`, `kubernetes`, `apptainer` or None.
+    """A host and its Python. `container` is `docker`, `podman`, `kubernetes`, `apptainer` or None.
 
-    `logical_cpus` is what `os.cpu_count()` says, `usable_cpus` what this process may run on; neither knows of quotas.
+    `logical_cpus` is `os.cpu_count()`, `usable_cpus` the number that this process may run on; both ignore quotas.
     """
 
     cpu_model: str
@@ -31,7 +31,7 @@ class Machine:
 
     @classmethod
     def detect(cls) -> Machine:
-        """The host that this process is on; packages are looked up, not imported."""
+        """Detect the host of this process; packages are looked up, not imported."""
         host = Host()
         return cls(
             cpu_model=cpu_model(host),
@@ -46,7 +46,7 @@ class Machine:
 
 
 def cpu_model(host: Host) -> str:
-    """The processor's name, or its architecture where it has none that can be read."""
+    """Return the processor's name, or its architecture if no name can be read."""
     for line in (host.text("/proc/cpuinfo") or "").splitlines():
         key, colon, value = line.partition(":")
         if colon and key.strip() == "model name":
@@ -55,7 +55,7 @@ def cpu_model(host: Host) -> str:
 
 
 def container(host: Host) -> str | None:
-    """What runs the container that this process is in, or None where there is no sign of one."""
+    """Return the software that runs this process's container, or None if there is no sign of a container."""
     signs = {
         "kubernetes": "KUBERNETES_SERVICE_HOST" in host.environ,
         "apptainer": "APPTAINER_CONTAINER" in host.environ or "SINGULARITY_CONTAINER" in host.environ,

@@ -1,9 +1,9 @@
-"""Main memory and shared memory: what this rank may use.
+"""Main memory and shared memory that this rank may use.
 
 A job may use what it uses already, and what is available now. Page cache counts as available, as in the kernel's
-own MemAvailable, since the kernel gives it up before it refuses memory; what others hold does not, although they may
-free it later. Swap is never counted. Anonymous and shared pages of this process and its descendants are what it uses
-already: pages of files, such as torch's libraries, are in the page cache and would count twice.
+MemAvailable, because the kernel frees it before it refuses memory. Memory of other processes does not count, although
+they may free it later. Swap is never counted. Memory in use means anonymous and shared pages of this process and its
+descendants: file pages, such as those of torch's libraries, are in the page cache and would count twice.
 
 Ranks share what is available now in equal parts, and each keeps what it uses already.
 """
@@ -22,13 +22,13 @@ from plumb.host.ranks import Ranks
 from plumb.host.reading import NO_LIMIT_KNOWN, Reading, smallest
 from plumb.units import format_bytes
 
-# Version 1 writes "no limit" as the largest number of pages; no host has an exbibyte.
+# Version 1 writes the largest number of pages for "no limit"; no host has an exbibyte.
 _UNLIMITED_BYTES = 2**60
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Memory with a limit of its own, in bytes; `available` is None where its use can't be read."""
+    """Memory with its own limit, in bytes; `available` is None if its use can't be read."""
 
     limit: int
     available: int | None
@@ -36,17 +36,17 @@ class Pool:
 
 
 def memory_limit(host: Host, ranks: Ranks) -> Reading:
-    """Bytes that this rank may use in all, those that it uses already included."""
+    """Return the bytes that this rank may use in all, including those in use already."""
     own = held_bytes(host)
     return smallest(_reading(pool, own, ranks) for pool in pools(host, levels(host, "memory")))
 
 
 def shm_limit(host: Host, ranks: Ranks) -> Reading:
-    """Bytes of /dev/shm that this rank may still use. They count as memory as well."""
+    """Return the bytes of /dev/shm that this rank may still use. They count as memory as well."""
     try:
         status = os.statvfs(host.path("/dev/shm"))
     except OSError:
-        # Only Linux keeps shared memory in a folder, and there torch can't do without it.
+        # Only Linux keeps shared memory in a folder, and torch needs that folder there.
         return Reading(0, "/dev/shm is missing") if sys.platform == "linux" else Reading(float("inf"), NO_LIMIT_KNOWN)
     size = format_bytes(status.f_blocks * status.f_frsize)
     shared = ranks.share(Reading(status.f_bavail * status.f_frsize, f"/dev/shm: free of {size}"))
@@ -54,7 +54,7 @@ def shm_limit(host: Host, ranks: Ranks) -> Reading:
 
 
 def _reading(pool: Pool, own: int, ranks: Ranks) -> Reading:
-    # Ranks are alike: where a pool's use is unknown, each is taken to use as much as this one.
+    # If a pool's use is unknown, each rank is assumed to use as much as this one.
     available = max(0, pool.limit - own * ranks.count) if pool.available is None else pool.available
     taken = max(0, pool.limit - available - own)
     share = ranks.share(Reading(available, f"{pool.source}: {format_bytes(pool.limit)}"))
@@ -63,7 +63,7 @@ def _reading(pool: Pool, own: int, ranks: Ranks) -> Reading:
 
 
 def pools(host: Host, groups: Iterable[Level]) -> Iterator[Pool]:
-    """The memory of the host, of a SLURM job, and of each of these control groups, as they are now."""
+    """Yield the present memory of the host, of a SLURM job, and of each of these control groups."""
     yield from _host_pool(host)
     asked = slurm.memory_bytes(host)
     if asked is not None:
@@ -87,7 +87,7 @@ def _host_pool(host: Host) -> Iterator[Pool]:
 def _group_pools(host: Host, level: Level) -> Iterator[Pool]:
     stat = host.pairs(f"{level.folder}/memory.stat")
     if level.version == 1:
-        # The hierarchical limit also knows the levels above those that a container sees.
+        # The hierarchical limit includes the levels above those that a container sees.
         limits = {
             "memory limit": host.number(f"{level.folder}/memory.limit_in_bytes"),
             "hierarchical memory limit": whole(stat.get("hierarchical_memory_limit")),
@@ -95,7 +95,7 @@ def _group_pools(host: Host, level: Level) -> Iterator[Pool]:
         used = host.number(f"{level.folder}/memory.usage_in_bytes")
         reclaimable = ["total_active_file", "total_inactive_file"]
     else:
-        # Above memory.high a group isn't killed, but slowed to a crawl.
+        # Above memory.high a group isn't killed, but slowed down severely.
         limits = {name: host.number(f"{level.folder}/{name}") for name in ("memory.max", "memory.high")}
         used = host.number(f"{level.folder}/memory.current")
         reclaimable = ["active_file", "inactive_file", "slab_reclaimable"]
@@ -107,7 +107,7 @@ def _group_pools(host: Host, level: Level) -> Iterator[Pool]:
 
 
 def held_bytes(host: Host) -> int:
-    """Bytes that this process and its descendants hold and that aren't pages of files; shared pages count once."""
+    """Return the bytes of this process and its descendants that aren't file pages; shared pages count once."""
     pid = first_whole(host.pairs("/proc/self/status").get("Pid"))
     return 0 if pid is None else sum(_held_bytes(host, member) for member in _tree(host, pid))
 
@@ -126,7 +126,7 @@ def _tree(host: Host, pid: int) -> set[int]:
 
 
 def _held_bytes(host: Host, pid: int) -> int:
-    """One process's part of the pages that aren't files; where the kernel doesn't split them, all that it maps."""
+    """Return one process's share of the pages that aren't files; if the kernel doesn't split them, all that it maps."""
     rollup = host.pairs(f"/proc/{pid}/smaps_rollup")
     proportional = [first_whole(rollup.get(name)) for name in ("Pss_Anon", "Pss_Shmem")]
     if None in proportional:

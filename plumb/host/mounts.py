@@ -1,4 +1,4 @@
-"""The mounted file systems, from /proc/self/mountinfo."""
+"""Mounted file systems, from /proc/self/mountinfo."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from plumb.host.files import Host
 
 @dataclass(frozen=True)
 class Mount:
-    """One mounted file system: `point` shows the folder `root` of it."""
+    """One mounted file system, whose folder `root` is visible at `point`."""
 
     device: str
     root: str
@@ -21,14 +21,14 @@ class Mount:
 
 
 def mounts(host: Host) -> list[Mount]:
-    """All mounts that this process sees, in the order in which they were made; malformed lines are left out."""
+    """Return all mounts visible to this process in the order in which they were made, without malformed lines."""
     lines = (host.text("/proc/self/mountinfo") or "").splitlines()
     parsed = (_parse(line) for line in lines)
     return [mount for mount in parsed if mount is not None]
 
 
 def _parse(line: str) -> Mount | None:
-    # Any number of optional fields stands before the lone dash.
+    # Any number of optional fields precedes the single dash.
     left, dash, right = line.partition(" - ")
     before, after = left.split(), right.split()
     if not dash or len(before) < 6 or len(after) < 3:

@@ -1,4 +1,4 @@
-"""NVML, opened for a few questions of which any may go unanswered."""
+"""Access to NVML for queries that may each be unsupported."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Nvml:
-    """NVML whose every question may go unanswered: old drivers, virtual GPUs and partitions lack some."""
+    """NVML, in which old drivers, virtual GPUs and partitions don't support every query."""
 
     module: Any
 
     def ask(self, question: str, *arguments: Any) -> Any:
-        """The answer, or None where there is none."""
+        """Return the result of a query, or None if it fails."""
         return self.answer(question, *arguments)[0]
 
     def answer(self, question: str, *arguments: Any) -> tuple[Any, str | None]:
-        """The answer and None, or None and why there is none."""
+        """Return the result of a query and None, or None and the reason of the failure."""
         try:
             return getattr(self.module, question)(*arguments), None
         except self.module.NVMLError as error:
@@ -30,7 +30,7 @@ class Nvml:
 
 @contextmanager
 def opened() -> Iterator[Nvml | str]:
-    """NVML while the block lasts, or why there is none: no package, no driver, no permission."""
+    """Provide NVML inside the context, or the reason for its absence: no package, no driver, no permission."""
     try:
         import pynvml
     except ImportError:

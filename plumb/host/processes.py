@@ -1,4 +1,4 @@
-"""Processes, threads and open files: resource limits of this process, and the control groups' pids limit."""
+"""Limits of processes, threads and open files: this process's resource limits and the control groups' pids limit."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from plumb.host.reading import Reading, smallest
 
 
 def process_limit(host: Host, ranks: Ranks) -> Reading:
-    """Processes and threads, counted alike, that this rank may still start."""
+    """Return how many processes and threads, counted alike, this rank may still start."""
     share = ranks.share(smallest([*_user_readings(host), *_group_readings(host)]))
     return Reading(share.value // 1, share.source)
 
 
 def open_file_limits() -> tuple[Reading, float]:
-    """The files that one process may hold open at once, and what it may raise that to without privileges."""
+    """Return the files that one process may hold open, and the number to which it may raise that without privileges."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = "unlimited" if hard == resource.RLIM_INFINITY else f"{hard:,}"
     return Reading(_finite(soft), f"ulimit -n: the hard limit is {most}"), _finite(hard)

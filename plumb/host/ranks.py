@@ -1,4 +1,4 @@
-"""The training processes that share this host."""
+"""Training processes that share this host."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _LOCAL_SIZES = (
 
 @dataclass(frozen=True)
 class Ranks:
-    """How many ranks share this host, and the variable that says so (empty for a rank on its own)."""
+    """Number of ranks on this host, and the variable that it was read from (empty for a single rank)."""
 
     count: int
     source: str
 
     def share(self, whole_host: Reading) -> Reading:
-        """One rank's part of what all ranks on the host use together."""
+        """Return one rank's part of what all ranks on the host use together."""
         if self.count == 1:
             return whole_host
         source = f"{whole_host.source}; shared by {self.count} ranks ({self.source})"
@@ -36,11 +36,11 @@ class Ranks:
 
 
 def ranks_on_host(host: Host) -> Ranks:
-    """The largest count that a launcher's variables give; 1 where there is no launcher."""
+    """Return the largest count in the launchers' variables; 1 if there is no launcher."""
     counts = {name: whole(host.environ.get(name)) for name in _LOCAL_SIZES}
     counts["SLURM_STEP_TASKS_PER_NODE"] = tasks_on_node(host)
     if "LOCAL_RANK" in host.environ and host.environ.get("MASTER_ADDR") in ("localhost", "127.0.0.1", "::1"):
-        # Lightning's own launcher gives no local size; with a master on the loopback there is no second host.
+        # Lightning's launcher sets no local size; if the master is on the loopback, all ranks are on this host.
         counts["WORLD_SIZE"] = whole(host.environ.get("WORLD_SIZE"))
     count, source = max(((count or 1, name) for name, count in counts.items()), key=lambda pair: pair[0])
     return Ranks(count, source) if count > 1 else Ranks(1, "")

@@ -1,4 +1,4 @@
-"""A limit and where it was read."""
+"""A limit with the place where it was read."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ NO_LIMIT_KNOWN = "no limit known"
 
 @dataclass(frozen=True)
 class Reading:
-    """One limit as one place of the host gives it: `source` is a short sentence for people."""
+    """One limit from one place of the host; `source` is a short text for people."""
 
     value: float
     source: str
 
 
 def smallest(readings: Iterable[Reading]) -> Reading:
-    """The reading that binds: the first of the smallest, or infinity where nothing was read."""
+    """Return the first of the smallest readings, or infinity if nothing was read."""
     return min(readings, key=lambda reading: reading.value, default=Reading(math.inf, NO_LIMIT_KNOWN))

@@ -1,4 +1,4 @@
-"""What is left of the host right now, read often and cheaply while something runs."""
+"""Remaining memory, shared memory and open files, read often and cheaply during a measurement."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHM = "/dev/shm"
 
 @dataclass(frozen=True)
 class Room:
-    """What is left of one limit, with its whole size, in bytes or in files; `source` says where it was read."""
+    """Remainder and size of one limit, in bytes or files; `source` is the place where they were read."""
 
     limit: str
     left: float
@@ -31,27 +31,27 @@ class Room:
 
 
 class Rooms:
-    """Reads what is left of memory, shared memory and open files. Where the control groups are is read only once."""
+    """Reader of the remaining memory, shared memory and open files. The control groups are located only once."""
 
     def __init__(self) -> None:
         self._host = Host()
         self._groups = levels(self._host, "memory")
 
     def memory(self) -> Room | None:
-        """The memory that is left before the host, or the tightest control group, has none; None where nobody says."""
+        """Return the memory left on the host or in the tightest control group, whichever is less; None if unknown."""
         known = [pool for pool in pools(self._host, self._groups) if pool.available is not None]
         pool = min(known, key=_available, default=None)
         return None if pool is None else Room("memory", _available(pool), pool.limit, pool.source)
 
     def shm(self) -> Room | None:
-        """What is free in /dev/shm."""
+        """Return the free space in /dev/shm, or None if it can't be read."""
         with contextlib.suppress(OSError):
             status = os.statvfs(_SHM)
             return Room("shared memory", status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize, _SHM)
         return None
 
     def open_files(self, pids: Iterable[int], most: float) -> Room | None:
-        """How many files the process that holds most of them may still open, of `most`."""
+        """Return how many of `most` files the process with the most open files may still open; None if unknown."""
         held = []
         for pid in pids:
             with contextlib.suppress(OSError):

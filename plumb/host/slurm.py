@@ -1,4 +1,4 @@
-"""What SLURM says about this job, on this node."""
+"""SLURM's variables on this job, for this node."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ _COUNTED = re.compile(r"([0-9]+)(?:\(x([0-9]+)\))?")
 
 
 def tasks_on_node(host: Host) -> int | None:
-    """The tasks that `srun` started on this node, or None outside a step: a batch script runs once, whatever it asks.
+    """Return the number of tasks that `srun` started on this node, or None outside of a step.
 
-    SLURM writes one count for each node, repeated ones folded: `4(x2),3`.
+    A batch script outside of a step runs once, whatever number of tasks it requests. SLURM writes one count per node,
+    with repeated ones folded: `4(x2),3`.
     """
     text = host.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
     counts: list[int] = []
@@ -27,7 +28,7 @@ def tasks_on_node(host: Host) -> int | None:
 
 
 def cpu_readings(host: Host) -> list[Reading]:
-    """CPUs that SLURM gives to the whole job on this node."""
+    """Return the CPUs that SLURM gives to the whole job on this node."""
     readings = []
     on_node = whole(host.environ.get("SLURM_CPUS_ON_NODE"))
     if on_node is not None and on_node > 0:
@@ -39,7 +40,7 @@ def cpu_readings(host: Host) -> list[Reading]:
 
 
 def memory_bytes(host: Host) -> Reading | None:
-    """Memory that SLURM gives to the whole job on this node. SLURM counts in MiB; 0 stands for all there is."""
+    """Return the memory that SLURM gives to the whole job on this node; SLURM counts in MiB, and 0 means all."""
     per_node = whole(host.environ.get("SLURM_MEM_PER_NODE"))
     if per_node is not None and per_node > 0:
         return Reading(per_node * 2**20, f"SLURM_MEM_PER_NODE={per_node}")
