@@ -1,10 +1,10 @@
-"""Tuning while training: no run of its own, every batch that is measured is one that is trained on.
+"""Tuning during training: nothing runs separately, and every measured batch is one that is trained on.
 
-tuning   `live_iterator`, the way in, and what is known of a loader from epoch to epoch
-iterator what the user's loop gets: batch after batch, each of them measured
-meter    what the loop tells of its loader, batch by batch
-pilot    reads, tries, keeps the winner, watches
-outlook  readings -> the model -> what is worth a trial
+tuning   `live_iterator`, the entry point, and a loader's state from epoch to epoch
+iterator iterator for the user's loop, which measures each batch
+meter    measurement of the loop, batch by batch
+pilot    measures, tries, keeps the best, watches
+outlook  from measurements by the model to the configuration that is worth a trial
 """
 
 from plumb.live.tuning import LiveTuning, live_iterator, tuning_of

@@ -1,4 +1,4 @@
-"""The iterator that the user's loop gets while it is tuned: every batch is measured as it is delivered."""
+"""Iterator for the user's loop during the tuning: every batch is measured when it is delivered."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from plumb.runtime.state_guard import StateGuard
 
 @dataclass
 class LiveRun(LoaderRun):
-    """What the epochs of one loader that is tuned while it trains have in common."""
+    """State shared by the epochs of one loader that is tuned during training."""
 
     steering: Pilot
     state: StateGuard = field(init=False)
@@ -31,12 +31,12 @@ class LiveRun(LoaderRun):
 
 
 class LiveIterator(EpochIterator):
-    """One epoch, whose deliveries the pilot is told of as long as it is the latest epoch."""
+    """One epoch, whose deliveries are passed to the pilot as long as it is the latest epoch."""
 
     _run: LiveRun
 
     def renew(self, template: DataLoader[Any], order: EpochOrder, seed_state: Any) -> None:
-        """Begins another epoch, as torch's iterator does whose workers persist."""
+        """Begin another epoch, as torch's iterator does if its workers persist."""
         self._returned: tuple[float, float, float] | None = None
         super().renew(template, order, seed_state)
 
@@ -72,5 +72,5 @@ class LiveIterator(EpochIterator):
         return batch
 
     def _is_due(self) -> bool:
-        # New workers would be given the dataset as it is now: it must be what the workers of this epoch were given.
+        # New workers would get the dataset as it is now, which must equal the one that this epoch's workers got.
         return super()._is_due() and self._run.state.is_as_at_the_start()

@@ -1,7 +1,7 @@
-"""What the loop itself tells of its loader, batch by batch: how fast it goes, what it waits for, and what that burns.
+"""Measurement of the loop, batch by batch: its rate, its waiting, and its CPU use.
 
-A span is a few whole rounds of one batch per worker, in steady state. With an accelerator in use it ends where that has
-done all that it was asked to.
+A span is a few whole rounds of one batch per worker, in steady state. With an accelerator in use, it ends when the
+accelerator has done all queued work.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from plumb.search.measure import CHUNK_SECONDS, Chunk, rate_of
 class Delivery:
     """One batch that the loop got, at `at` seconds by `time.perf_counter`.
 
-    `wait_*` is what the loop spent in asking for it, `step_*` what it did since the batch before. `is_steady` says
-    that nothing prefetched at a start is counted, `is_filled` that its store, if there is one, was not being filled,
-    and `ends_span` that the accelerator had done its work before it was asked for. `start_seconds` is what the start of
-    its workers took, `pids` are their processes.
+    `wait_*` is the time that the loop spent on requesting it, `step_*` the time since the previous batch. `is_steady`:
+    no batch prefetched at a start is counted. `is_filled`: its store, if there is one, was not being filled.
+    `ends_span`: the accelerator had finished its work before the request. `start_seconds` is the time to start its
+    workers, `pids` are their processes.
     """
 
     config: Config
@@ -46,9 +46,9 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Span:
-    """Whole rounds of consecutive batches: what the loop spent on them, and what its workers did meanwhile.
+    """Whole rounds of consecutive batches: the loop's time for them, and its workers' CPU time meanwhile.
 
-    `queued_seconds` are those in which a process that makes samples was ready to run, and others had the CPUs.
+    `queued_seconds` is the time in which a process that makes samples was ready to run and others had the CPUs.
     """
 
     samples: int = 0
@@ -67,7 +67,7 @@ class Span:
 
 @dataclass(frozen=True)
 class LoopReading:
-    """A configuration in the user's own loop."""
+    """Measurement of a configuration in the user's own loop."""
 
     config: Config
     spans: tuple[Span, ...]
@@ -81,27 +81,27 @@ class LoopReading:
 
     @property
     def total(self) -> Span:
-        """All spans together."""
+        """Sum of all spans."""
         return sum(self.spans, Span())
 
     @property
     def step_seconds(self) -> float:
-        """What the loop does with a sample, in seconds; single long pauses don't count."""
+        """Seconds that the loop spends on a sample besides waiting; single long pauses don't count."""
         return median(span.step_seconds / span.samples for span in self.spans)
 
     @property
     def step_cpu_seconds(self) -> float:
-        """CPU seconds of this process while it does that, per sample."""
+        """CPU seconds of this process for that, per sample."""
         return median(span.step_cpu_seconds / span.samples for span in self.spans)
 
     @property
     def waiting_share(self) -> float:
-        """The share of the loop's time in which it waits for a batch, or makes one."""
+        """Share of the loop's time in which it waits for a batch or makes one."""
         return median(span.wait_seconds / span.seconds for span in self.spans)
 
     @property
     def run(self) -> ProbeRun:
-        """The same as a run that calibrates the model: without the time in which others had the CPUs."""
+        """The measurement as a run for the model's calibration, without the time in which others had the CPUs."""
         total, workers = self.total, max(self.config.num_workers, 1)
         seconds = without_queueing(total.seconds, workers, total.queued_seconds)
         return ProbeRun(
@@ -109,12 +109,12 @@ class LoopReading:
         )
 
     def and_again(self, other: LoopReading) -> LoopReading:
-        """Both readings of the same configuration as one."""
+        """Merge two measurements of the same configuration."""
         return dataclasses.replace(self, spans=self.spans + other.spans)
 
 
 class Meter:
-    """Makes spans of deliveries. One that an epoch's end cuts short goes on in the next, if its workers do."""
+    """Collector of deliveries into spans. A span cut short by an epoch's end continues if the workers do."""
 
     def __init__(self) -> None:
         self._span = Span()
@@ -124,12 +124,12 @@ class Meter:
         self._usage = (0.0, 0.0)
 
     def is_due(self, now: float, workers: int) -> bool:
-        """Whether the next delivery completes a span."""
+        """Return whether the next delivery completes a span."""
         is_round = (self._batches + 1) % max(workers, 1) == 0
         return self._began is not None and is_round and self._span.seconds + now - self._began >= CHUNK_SECONDS
 
     def note(self, delivery: Delivery) -> Span | None:
-        """The span that this delivery completes, if it does."""
+        """Add a delivery; return the span that it completes, if any."""
         if not delivery.is_steady:
             self._pause(delivery.pids)
             return None
@@ -157,7 +157,7 @@ class Meter:
         self._batches, self._began, self._usage = 0, delivery.at, _usage(delivery.pids)
 
     def _pause(self, pids: tuple[int, ...]) -> None:
-        """Adds what was spent since the last beginning; nothing is left where the workers are others by now."""
+        """Add the time and CPU use since the last beginning; discard the span if the workers have changed."""
         if self._began is None or self._last is None:
             return
         if pids != self._last.pids:
@@ -173,10 +173,10 @@ class Meter:
 
 
 def _usage(pids: Sequence[int]) -> tuple[float, float]:
-    """CPU seconds of the workers, and seconds for which they, or this thread where there are none, stood in a queue."""
+    """Return the workers' CPU seconds, and the seconds that they (without workers: this thread) queued for a CPU."""
     return cpu_seconds(pids), sum(map(queued_seconds, pids)) if pids else queued_seconds()
 
 
 def now() -> tuple[float, float, float]:
-    """The clock, and the CPU seconds of this thread and of this process."""
+    """Return the wall clock, and the CPU seconds of this thread and of this process."""
     return time.perf_counter(), time.thread_time(), time.process_time()

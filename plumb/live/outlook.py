@@ -1,4 +1,4 @@
-"""Readings of the loop -> what the model expects of every other configuration -> the one that is worth a trial."""
+"""Prediction from the loop's measurements of every other configuration, and choice of one that is worth a trial."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from plumb.search.stopping import Seen, expected_gain, model_error
 
 @dataclass(frozen=True)
 class Batches:
-    """What the loop's batches are like: samples in each, bytes and tensors of one.
+    """Properties of the loop's batches: samples, bytes and tensors of one batch.
 
-    `fresh_seconds` is what a worker spends, for each sample, on shared memory that was not touched before.
+    `fresh_seconds` are a worker's CPU seconds per sample for untouched shared memory.
     """
 
     samples: float
@@ -50,7 +50,7 @@ def situation_of(
     epoch_batches: int | None,
     offers: Offers,
 ) -> Situation:
-    """What the readings tell the model. One of them at least must have waited for its loader to mean anything."""
+    """Return the model's inputs from the measurements, at least one of which must have waited for its loader."""
     with_workers = sorted(
         (reading for reading in readings.values() if reading.config.num_workers),
         key=lambda reading: reading.config.num_workers,
@@ -63,7 +63,7 @@ def situation_of(
         cost = cost or dataclasses.replace(in_worker, main_seconds=0.0)
     assert cost is not None
     assert in_worker is not None
-    # The step is slower while workers share the CPU with it: what it takes alone is its own.
+    # The step is slower while workers share the CPU with it, so the shortest step is that of the step alone.
     step = min(readings.values(), key=lambda reading: reading.step_seconds)
     situation = Situation(
         cost,
@@ -88,7 +88,7 @@ def situation_of(
         threads=offers.threads,
         read_bytes=cost.output_bytes if offers.storage else 0.0,
         storage=offers.storage,
-        # The main process only takes batches over: nothing is gained from memory of its own.
+        # The main process only receives batches, so it gains nothing from reused memory.
         allocator=AllocatorGain(1.0, 0.0),
         fresh_seconds=batches.fresh_seconds,
         step_blocks=not uses_accelerator(),
@@ -106,21 +106,30 @@ def worth_trying(
     gain: float,
     offers: Offers,
 ) -> tuple[Config, float] | None:
-    """The configuration with the most to gain, and its predicted rate; None where none promises a share of `gain`.
+    """Return the configuration with the most to gain and its predicted rate; None if none promises `gain`.
 
-    `readings` are those to compare with, the best of which is in use; `refused` are not to be tried; `offers` says what
-    may be rewritten, which is for workers to do. A configuration must fit beside the one in use, because for a moment
-    both are at work.
+    A configuration must fit beside the one in use, because both run for a moment.
+
+    Args:
+        loader: The user's loader.
+        own: Configuration of the user's loader.
+        situation: Inputs of the model.
+        readings: Measurements to compare with; the best of them is in use.
+        refused: Configurations not to be tried.
+        start: Way in which workers may be started.
+        gain: Smallest expected gain, as a share.
+        offers: Available rewrites, which only workers carry out.
+
     """
     settings = settings_of(loader.dataset) or Settings()
     options = Options(0.0, situation.limits, cache_memory_bytes=settings.cache_memory_bytes, plain=settings.plain)
     freedom = freedom_of(loader, own, options, offers, situation, Sharding(None), start, own.pin_memory)
-    # A dataset that only workers have read must not be read here: what it opens would be shared by later workers.
+    # A dataset that only workers have read must not be read here: later workers would share the files that it opens.
     counts = tuple(count for count in freedom.num_workers if bool(count) or not own.num_workers)
     freedom = dataclasses.replace(
         freedom,
         num_workers=counts or (own.num_workers,),
-        # Workers live as long as the segment in which they are measured.
+        # Workers persist for the segment in which they are measured.
         persistent_workers=(True,),
     )
     ranked = {candidate.config: candidate.samples_per_second for candidate in planner.rank(freedom, situation).best}
@@ -135,12 +144,12 @@ def worth_trying(
         (expected_gain(rate, error, best.rate.samples_per_second, best.rate.interval), rate, config)
         for config, rate in ranked.items()
         if (config.num_workers or not _is_rewritten(config))
-        # What another store may save, its filling costs first.
+        # Filling another store costs first what the store may save.
         and (best.config.cache is None or config.cache in (None, best.config.cache))
         and while_running(config) not in tried
         and feasible.fit_together((best.config, config), situation)
     ]
-    # The ranking has the cheaper of equals first, and the first of equals is taken.
+    # Of equal gains, `max` takes the first, which is the cheaper one in the ranking.
     promised, rate, config = max(gains, key=lambda one: round(one[0], 2), default=(0.0, 0.0, own))
     return (config, rate) if promised >= gain else None
 
@@ -155,9 +164,9 @@ def _predicted(situation: Situation, config: Config, ranked: Mapping[Config, flo
 
 
 def _cost_alone(reading: LoopReading, batches: Batches) -> SampleCost:
-    """What a sample costs in the main process, which makes it while the loop waits."""
+    """Return a sample's cost in the main process, which makes samples while the loop waits."""
     total = reading.total
-    # The thread stood in the queue for a CPU in its step, too: that part is not the samples'.
+    # The thread queued for a CPU during its step too, and that part is no cost of samples.
     queued = total.queued_seconds * total.wait_seconds / total.seconds
     cpu = total.wait_cpu_seconds / total.samples
     wall = max((total.wait_seconds - queued) / total.samples, cpu)
@@ -172,7 +181,7 @@ def _calibrated(situation: Situation, runs: list[ProbeRun]) -> Situation:
     cores = situation.limits.cpus
     if not math.isfinite(cores):
         return situation
-    # All batches are alike here, so it doesn't matter which part of taking one over grows with its bytes.
+    # All batches have the same size, so the handover's cost need not be divided into parts per batch and per byte.
     calibration = calibrated(runs[0], situation.samples_per_batch, situation.footprint.batch_bytes, 0.0)
     if runs[0].num_workers == 1:
         calibration = crowded(calibration, runs[-1], runs[0].cpu_seconds_in_worker, whole_cores(cores))

@@ -1,7 +1,7 @@
-"""Which configuration a loop is to run on next: read the one in use, try what the model promises, keep the best, watch.
+"""Choice of the loop's next configuration: measure the present one, try what the model promises, keep the best, watch.
 
-A course of decisions is a generator that is sent every delivery and sets `wanted`; whoever delivers the batches does
-what that says as soon as it can. Every batch that is measured is one that the user's loop trains on.
+A course of decisions is a generator that is sent every delivery and sets `wanted`; the code that delivers the batches
+switches to that as soon as it can. Every measured batch is one that the user's loop trains on.
 """
 
 from __future__ import annotations
@@ -42,32 +42,32 @@ from plumb.search.ledger import while_running
 T = TypeVar("T")
 Course = Generator[None, Delivery, T]
 
-# A reading takes so many spans; of one that is slower than what is known, so many say enough.
+# Spans of a measurement, and the spans that suffice if it is slower than what is known.
 SPANS, SPANS_TO_JUDGE = 6, 3
-# What a trial must promise, times its probability; it costs the start of workers and some slower batches.
+# Smallest gain times its probability for a trial, which costs the start of workers and some slower batches.
 WORTH_A_TRIAL = 0.04
 MISSES_AT_MOST, TRIALS_AT_MOST = 2, 5
-# Rewrites take most of what there was to gain: their first miss is the last.
+# With rewrites, the first miss ends the search, because the best of them have most of the gain.
 MISSES_WITH_REWRITES = 1
-# The loop is looked at again when the rate of so many spans lies so far below what it was, or its waiting so far above.
+# The loop is measured again if the rate of this many spans dropped, or its waiting share rose, by so much.
 WATCHED_SPANS, DROP, MORE_WAITING = 8, 0.15, 0.15
-# What looking again took must be the small part of the time.
+# Pause after measuring again, as a multiple of the time that it took.
 _REST = 20.0
-# To ask the host for its limits takes some milliseconds: they are taken to hold for so long.
+# Detecting the host's limits takes milliseconds, so they are assumed to hold for this long.
 _LIMITS_HOLD_SECONDS = 30.0
-# A scout reads the samples of the loop's first batches, about so many.
+# Approximate number of samples of the loop's first batches that a scout reads.
 _SAMPLES_FOR_SCOUT = 96
-# An epoch that is begun on a store fills it, the one before perhaps in part.
+# Epochs to fill a store: one that begins with it, after one that may have filled it in part.
 _EPOCHS_TO_FILL = 2
-# Workers outlive an epoch where to start them takes this share of it.
+# Workers persist between epochs if starting them takes at least this share of an epoch.
 _WORTH_KEEPING = 0.01
 
 
 class Pilot:
-    """Decides for one loader, over all of its epochs.
+    """Decisions for one loader over all of its epochs.
 
-    `wanted` is the configuration to run on, with such `rewrites` as it names, `trials` what ran and why.
-    `why_no_workers` tells why none may be started beside or in place of the user's, None where they may.
+    `wanted` is the configuration to run on, with the `rewrites` that it names; `trials` lists what ran and why.
+    `why_no_workers` returns why no workers may be started beside or in place of the user's, or None if they may.
     """
 
     def __init__(self, own: Config, why_no_workers: Callable[[], str | None]) -> None:
@@ -93,10 +93,10 @@ class Pilot:
         self._course = self._whole_course()
         next(self._course)
 
-    # ---- what the iterator tells
+    # ---- calls of the iterator
 
     def begin(self, loader: DataLoader[Any], epoch_batches: int | None) -> None:
-        """An epoch begins, on `loader`'s parts."""
+        """Begin an epoch on the parts of `loader`."""
         self._loader, self._epoch_batches = loader, epoch_batches
         self._epochs += 1
         if time.perf_counter() < self._limits_until:
@@ -107,11 +107,11 @@ class Pilot:
         self._limits = limits
 
     def ends_span(self, now: float, workers: int) -> bool:
-        """Whether the batch that is asked for now completes a span."""
+        """Return whether the batch requested now completes a span."""
         return self._meter.is_due(now, workers)
 
     def note(self, delivery: Delivery, batch: Any, indices: Any) -> None:
-        """The loop gets `batch`, which are the samples at `indices`."""
+        """Take account of `batch`, which the loop gets; it holds the samples at `indices`."""
         try:
             if self._batches is None:
                 nbytes, tensors = batch_bytes(batch)
@@ -125,24 +125,24 @@ class Pilot:
             self._give_up(error)
 
     def failed(self, config: Config, reason: str) -> None:
-        """`config` could not be run; it is not tried again."""
+        """Record that `config` could not be run, so that it is not tried again."""
         self._failed[config] = reason
         self._take_down(config, None, None, f"failed: {reason}")
         if self.wanted == config:
             self.wanted = self._own
 
     def stay_plain(self, reason: str) -> None:
-        """The user's own configuration reads everything from now on: nothing is tried any more."""
+        """End the tuning: from now on, the user's own configuration reads everything."""
         self.let_go()
         _say(f"your loop goes on with {self._own}: {reason}")
         self._take_down(self._own, None, None, f"kept: {reason}")
         self._stop()
 
     def renewed(self, reason: str) -> None:
-        """Workers are started again: what was measured meanwhile is as good as before."""
+        """Ignore a restart of workers: measurements from before and after it are comparable."""
 
     def let_go(self) -> None:
-        """Ends what is at work beside the training."""
+        """End the scout beside the training."""
         scout, self._scout = self._scout, None
         if scout is not None:
             scout.end()
@@ -161,17 +161,18 @@ class Pilot:
         self._course = _idle()
         next(self._course)
 
-    # ---- what may be rewritten
+    # ---- rewrites
 
     def _remember(self, indices: Any) -> None:
-        """Keeps the indices of the first batches: a scout reads their samples."""
+        """Keep the indices of the first batches, whose samples a scout reads."""
         if sum(map(len, self._seen_indices)) < _SAMPLES_FOR_SCOUT and isinstance(indices, Sequence):
             self._seen_indices.append(indices)
 
     def _scouted(self, gained: bool) -> Course[bool]:
-        """Has a process of its own look for what may be rewritten, once for all epochs; whether it has found anything.
+        """Search once for available rewrites in a separate process; return whether it found any.
 
-        It competes with the loop for the CPUs where that has `gained` more than this can cost.
+        The scout runs at normal priority if tuning has already `gained` more than the scout can cost, else at low
+        priority.
         """
         assert self._loader is not None
         settings = settings_of(self._loader.dataset)
@@ -184,7 +185,7 @@ class Pilot:
         try:
             scout = self._scout = Scout(self._loader, seen, is_nice=not gained)
         except (OSError, AssertionError):
-            # The host has no room for it, or this process is itself one that may not have children.
+            # The host has no room for a scout, or this process may not have children.
             return False
         while (offers := scout.offers()) is None:
             yield
@@ -193,14 +194,14 @@ class Pilot:
         return bool(offers.cuts or offers.deferrals or offers.threads)
 
     def _why_none_are_started(self) -> str | None:
-        """Why no workers may be started beside or in place of the user's, or None where they may."""
+        """Return why no workers may be started beside or in place of the user's, or None if they may."""
         assert self._loader is not None
         held = () if self._own.num_workers else handles(self._loader.dataset)
         if held and multiprocessing.get_start_method() == "fork":
             return self._why_no_workers() or inherited(held)
         return self._why_no_workers() or worker_start(self._loader, self._own, ()).why_not
 
-    # ---- the course
+    # ---- course of decisions
 
     def _whole_course(self) -> Course[None]:
         reading = yield from self._sure(self._own)
@@ -217,7 +218,7 @@ class Pilot:
             yield from self._rest(spent * _REST)
 
     def _best_from(self, before: LoopReading) -> Course[LoopReading]:
-        """The best of torch's own configurations, and then of those with rewrites, too; it is wanted from then on."""
+        """Find the best of torch's configurations, then of those with rewrites; set `wanted` to it and return it."""
         self.is_settled = False
         readings = {before.config: before}
         best, verdict = yield from self._search(before, readings, MISSES_AT_MOST)
@@ -231,7 +232,7 @@ class Pilot:
     def _search(
         self, best: LoopReading, readings: dict[Config, LoopReading], misses_at_most: int
     ) -> Course[tuple[LoopReading, str]]:
-        """Tries what promises most until nothing promises enough; the best reading, and why it is left at that."""
+        """Try the most promising configurations until none promises enough; return the best, and why none is left."""
         misses, verdict = 0, "as good as any"
         for _ in range(TRIALS_AT_MOST):
             if best.waiting_share < NOTHING_TO_GAIN:
@@ -262,7 +263,7 @@ class Pilot:
         return worth_trying(self._loader, self._own, situation, readings, self._failed, start, WORTH_A_TRIAL, offers)
 
     def _compared(self, best: LoopReading, other: LoopReading) -> Course[tuple[bool, LoopReading]]:
-        """Whether `other` is better, and the better of both; where noise might explain it, `best` is read once more."""
+        """Return whether `other` is better, and the better one; measure `best` again if noise may explain the gain."""
         ratio = other.rate.samples_per_second / best.rate.samples_per_second
         if ratio <= 1 + EQUAL:
             return False, best
@@ -273,7 +274,7 @@ class Pilot:
         return is_better, other if is_better else best
 
     def _watch(self, settled: LoopReading) -> Course[str]:
-        """Waits until the loop is not what it was; why it is to be looked at again."""
+        """Wait until the loop's rate, its waiting or the limits change; return why it has to be measured again."""
         rate, waiting = settled.rate.samples_per_second, settled.waiting_share
         recent: deque[Span] = deque(maxlen=WATCHED_SPANS)
         self._meter = Meter()
@@ -300,7 +301,7 @@ class Pilot:
             yield
 
     def _sure(self, config: Config) -> Course[LoopReading]:
-        """A reading of a configuration that is in use, however long it takes."""
+        """Measure a configuration however long it takes; if it can't be run, the user's own instead."""
         while True:
             reading = yield from self._read(config)
             if reading is not None:
@@ -309,9 +310,10 @@ class Pilot:
             self._failed.pop(config, None)
 
     def _read(self, config: Config, floor: float = 0.0) -> Course[LoopReading | None]:
-        """Runs on `config` until there are enough spans, or it is clear that its rate lies below `floor`.
+        """Run on `config` until there are enough spans, or until its rate is clearly below `floor`.
 
-        While its store is filled, the loop must only be about as fast as it was untuned. None where it can't be run.
+        While its store is being filled, the loop must only be about as fast as untuned. Returns None if `config` can't
+        be run.
         """
         self.wanted = config
         self._meter = Meter()
@@ -341,7 +343,7 @@ class Pilot:
         private = max((pages(pid).private_bytes for pid in delivery.pids), default=0.0)
         return LoopReading(config, tuple(spans), private, delivery.start_seconds)
 
-    # ---- what came of it
+    # ---- results
 
     def _settle(self, before: LoopReading, best: LoopReading, verdict: str) -> None:
         self.is_settled = True
@@ -356,7 +358,7 @@ class Pilot:
         )
 
     def _lasting(self, best: LoopReading) -> Config:
-        """The configuration, with workers that outlive an epoch where their start is worth it, or the user's do."""
+        """Return the configuration, with persistent workers if their start takes long enough or the user's persist."""
         config = best.config
         if not config.num_workers or self._own.persistent_workers or config.cache:
             return config
@@ -381,7 +383,7 @@ class Pilot:
 
 
 def _of(config: Config, delivery: Delivery) -> Delivery:
-    """The delivery as one that counts for `config`: only what ran on it is steady."""
+    """Return the delivery for a measurement of `config`: steady only if it ran on `config`."""
     return dataclasses.replace(delivery, is_steady=delivery.is_steady and _is_on(config, delivery))
 
 

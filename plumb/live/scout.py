@@ -1,4 +1,4 @@
-"""What may be rewritten in a loader, found beside the training: by a process of its own, on samples of its own."""
+"""Search for available rewrites beside the training, in a separate process that reads its own samples."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _NICE = 15
 
 
 class Scout:
-    """Looks for what may be rewritten in `loader`, whose samples at `batches` of indices it reads, from now on.
+    """Process that searches for rewrites of `loader`, from construction on, with the samples at `batches` of indices.
 
-    It is forked, so the caller must know that workers may be. One that `is_nice` takes only what the loop leaves of the
-    CPUs. Raises OSError where it can't be forked, and AssertionError in a process that may not have children.
+    It is forked, so the caller must have checked that forking is safe. With `is_nice` it uses only CPU time that the
+    loop leaves. Raises OSError if it can't be forked, and AssertionError in a process that may not have children.
     """
 
     def __init__(self, loader: DataLoader[Any], batches: Sequence[Any], is_nice: bool) -> None:
@@ -43,7 +43,7 @@ class Scout:
         self._late_at = time.perf_counter() + _COST_SECONDS + _OFFERS_SECONDS + _LATE_SECONDS
 
     def offers(self) -> Offers | None:
-        """What it has found: nothing where it has failed, is late, or was ended; None while it is at work."""
+        """Return the rewrites found: an empty result if the process failed or is late; None while it runs."""
         if self._found.closed:
             return Offers()
         is_there = self._found.poll()
@@ -51,14 +51,14 @@ class Scout:
             return None
         offers = Offers()
         if is_there:
-            # It may have died in the middle of what it had to say.
+            # The process may have died while it sent its result.
             with suppress(EOFError, OSError):
                 offers = self._found.recv()
         self.end()
         return offers
 
     def end(self) -> None:
-        """Ends the process, whatever it is at."""
+        """Kill the process."""
         self._process.kill()
         self._process.join()
         self._found.close()
@@ -69,11 +69,11 @@ def _look(sender: Connection, loader: DataLoader[Any], batches: Sequence[Any], i
         os.nice(_NICE)
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # What the dataset prints, it prints for every sample of the training as well.
+    # The dataset's output is discarded, because the training prints it for every sample as well.
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     os.dup2(sys.stdout.fileno(), 1)
     os.dup2(sys.stdout.fileno(), 2)
-    # OpenMP's threads did not come along, and a computation that is shared out among them would never end.
+    # OpenMP's threads don't survive the fork, so a computation shared between them would never end.
     torch.set_num_threads(1)
     stream = IndexStream(batches)
     cost = sampled(loader, stream, _COST_SECONDS).cost

@@ -1,4 +1,4 @@
-"""What is known of one loader from epoch to epoch, and the way in: `live_iterator`."""
+"""State of one loader from epoch to epoch, and the entry point `live_iterator`."""
 
 from __future__ import annotations
 
@@ -21,22 +21,25 @@ from plumb.runtime.sampler_watch import SamplerWatch
 from plumb.torch_loader import DataLoader
 
 _VERSION = 1
-# By identity: a subclass of the user's may be equal to others, or have no hash.
+# Keyed by identity, because a user's subclass may define equality or have no hash.
 _tunings: dict[int, LiveTuning] = {}
 
 
 def live_iterator(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The next epoch of `loader`, in place of `iter(loader)`: the same batches in the same order, ever faster.
+    """Return the next epoch of `loader` in place of `iter(loader)`: the same batches in the same order, but faster.
 
-    The loader is tuned by the way, over all of its epochs; `tuning_of(loader)` tells what came of it. An iterable
-    dataset is delivered by torch alone, as is a loader with `in_order=False`: there, another worker count would be
-    another result. Raises what the sampler and the dataset raise.
+    The loader is tuned over all of its epochs; `tuning_of(loader)` has the results. An iterable dataset and a loader
+    with `in_order=False` are delivered by torch alone, because another number of workers would change their result.
+
+    Raises:
+        Exception: What the sampler and the dataset raise.
+
     """
     return tuning_of(loader).begin(loader)
 
 
 def tuning_of(loader: DataLoader[Any]) -> LiveTuning:
-    """The tuning of `loader`, which begins with its first epoch, or with a state that is loaded."""
+    """Return the tuning of `loader`, which begins with its first epoch or with a loaded state."""
     tuning = _tunings.get(id(loader))
     if tuning is None:
         tuning = _tunings[id(loader)] = LiveTuning(loader)
@@ -51,7 +54,7 @@ def _forget(key: int) -> None:
 
 
 class LiveTuning:
-    """One loader's tuning while it trains, and its place in the epoch that runs."""
+    """Tuning of one loader during training, and its position in the current epoch."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self._loader = weakref.ref(loader)
@@ -65,7 +68,8 @@ class LiveTuning:
         own = current_config(loader)
         self._is_untouched = isinstance(loader.dataset, IterableDataset) or not own.in_order
         checks = None if self._is_untouched else check_guard(loader, type(loader.dataset).__name__, own)
-        # The run has the pilot: the pilot must not have the run, or workers would be left to the collector of cycles.
+        # The run refers to the pilot. The pilot refers to the run only weakly, or the garbage collector would end
+        # workers.
         known: list[weakref.ref[LiveRun]] = []
 
         def why_no_workers() -> str | None:
@@ -80,21 +84,21 @@ class LiveTuning:
 
     @property
     def config(self) -> Config:
-        """The configuration that the loop runs on, or will as soon as it can."""
+        """Configuration that the loop runs on, or will as soon as possible."""
         return self._run.own if self._is_untouched else self._run.steering.wanted
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing is being tried at present."""
+        """True if nothing is being tried at present."""
         return self._is_untouched or self._run.steering.is_settled
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """Every configuration that ran, in turn, with the rate of the user's loop and what was made of it."""
+        """All configurations that ran, in order, with the rate of the user's loop and the outcome."""
         return tuple(self._run.steering.trials)
 
     def let_go(self) -> None:
-        """Ends the workers that wait for another epoch: there won't be one."""
+        """End the workers kept for another epoch, because there won't be one."""
         kept, self._run.kept, self._lasting = self._run.kept, None, None
         self._run.steering.let_go()
         latest = self._latest()
@@ -104,7 +108,7 @@ class LiveTuning:
     # ---- epochs
 
     def begin(self, loader: DataLoader[Any]) -> Iterator[Any]:
-        """The next epoch's iterator. Raises what the sampler raises."""
+        """Return the next epoch's iterator. Raise what the sampler raises."""
         if current_config(loader) != self._run.own:
             self.let_go()
             self._begin_tuning(loader)
@@ -134,13 +138,13 @@ class LiveTuning:
         return iterator
 
     def _renew_workers(self) -> None:
-        """Lets go of workers that were kept where they can't go on: they are still in use."""
+        """Release kept workers that can't continue because an unfinished epoch still uses them."""
         run, latest = self._run, self._latest()
         if not run.own.persistent_workers and latest is not None and not latest.is_over:
             run.kept = None
 
     def _torch_s(self, loader: DataLoader[Any], resumed: dict[str, Any] | None) -> Iterator[Any]:
-        """Torch's own iterator, from the place on at which an epoch was left."""
+        """Return torch's own iterator, advanced to the position at which an epoch was left."""
         self._epochs_begun += 1
         batches = DataLoader.__iter__(loader)
         for _ in range(int(resumed["delivered"]) if resumed else 0):
@@ -149,16 +153,20 @@ class LiveTuning:
         self._latest = weakref.ref(batches)
         return batches
 
-    # ---- the place in an epoch
+    # ---- position in an epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to go on after the last batch that was delivered: tensors and plain values.
+        """Return the state with which `load_state_dict` continues after the last delivered batch: tensors and values.
 
-        Where the sampler has a length, it is drawn to the end of its epoch, and the state holds the indices that are
-        left, 8 bytes for each sample. Where it has none, or the dataset is iterable, the state says how many batches
-        came, and so many are left out of the epoch that is begun next. A generator of the loader's own is in the state,
-        the process's own is not: a checkpoint has that anyway. Raises what the sampler raises, and ValueError with
-        `in_order=False`, where batches that came can't be told from those that did not.
+        If the sampler has a length, it is drawn to the end of its epoch, and the state holds the remaining indices, 8
+        bytes for each sample. If it has none, or if the dataset is iterable, the state holds the number of delivered
+        batches, which are skipped in the next epoch. The state of the loader's own generator is included; the process's
+        generator is not, because checkpoints contain it anyway.
+
+        Raises:
+            ValueError: The loader has `in_order=False`, so delivered batches can't be told from others.
+            Exception: What the sampler raises.
+
         """
         iterator = self._latest()
         state: dict[str, Any] = {"version": _VERSION, "epochs_begun": self._epochs_begun}
@@ -179,7 +187,7 @@ class LiveTuning:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Lets the next epoch be the rest of the one that `state` was taken in. Raises ValueError for other states."""
+        """Make the next epoch the rest of the one in which `state` was taken. Raise ValueError for any other state."""
         if state.get("version") != _VERSION:
             raise ValueError("this is no state of a live loader that this plumb can read: begin the epoch anew")
         self._epochs_begun = int(state["epochs_begun"])
@@ -189,7 +197,7 @@ class LiveTuning:
 def _order(
     loader: DataLoader[Any], own: Config, is_reset: bool, resumed: dict[str, Any] | None
 ) -> tuple[EpochOrder, torch.Tensor]:
-    """The order of an epoch that begins, or of what is left of one."""
+    """Return the order of a new epoch, or of the rest of a resumed one."""
     if resumed is not None and "remaining" in resumed:
         delivered, rest = int(resumed["delivered"]), unpacked(resumed["remaining"])
         watch = SamplerWatch(rest, loader.dataset)
