@@ -1,4 +1,4 @@
-"""Copies of files that are about to change: by reflink where the file system can, by bytes elsewhere."""
+"""Copies of files that are about to change: by reflink if the file system supports it, otherwise by bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 
-# More than this is not copied, because the script would stand still for long, nor is anything that leaves the disk
+# Larger files are not copied, because the script would have to wait too long, nor files whose copy would leave the disk
 # with less room than this.
 LARGEST_BYTES = 2 * 2**30
 ROOM_LEFT_BYTES = 512 * 2**20
@@ -18,7 +18,7 @@ class TooLargeError(OSError):
 
 
 def check_room(size: int, folder: str) -> None:
-    """Raise TooLargeError where a copy of `size` bytes in `folder` is too large for a tuning, or for the disk."""
+    """Raise TooLargeError if a copy of `size` bytes in `folder` is too large for a tuning or for the disk."""
     if size > LARGEST_BYTES:
         raise TooLargeError(f"larger than the {LARGEST_BYTES // 2**30} GiB that are copied")
     if shutil.disk_usage(folder).free - size < ROOM_LEFT_BYTES:
@@ -52,7 +52,7 @@ def copy_aside(path: str, target: str) -> None:
 
 
 def _reflinked(path: str, target: str) -> bool:
-    """Make `target` share the blocks of `path`, which takes no room; return whether the file system can."""
+    """Make `target` share the blocks of `path`, which takes no room; return whether the file system supports that."""
     import fcntl
 
     ficlone = 0x40049409
@@ -72,7 +72,7 @@ def _copy_bytes(source: int, target: int) -> None:
             break
         if not moved:
             return
-    # Where the kernel can't copy between these two, the rest goes through this process.
+    # If the kernel can't copy between these two files, the rest is read and written by this process.
     while data := os.read(source, 1 << 20):
         view = memoryview(data)
         while view:

@@ -38,9 +38,9 @@ def start(folder: str) -> Recorder:
 
 
 class _Hook:
-    """The audit hook: one look-up for events that don't matter, and never an exception.
+    """Audit hook: one dictionary lookup for events that don't matter, and never an exception.
 
-    Audit hooks can't be removed, and Python raises their exceptions where the event happened, in the user's code.
+    Audit hooks can't be removed, and Python raises their exceptions in the user's code, at the place of the event.
     """
 
     def __init__(self, recorder: Recorder) -> None:
@@ -72,13 +72,13 @@ class _Hook:
         action = self._actions.get(event)
         if action is None or getattr(self._local, "is_busy", False):
             return
-        # What the journal itself opens, copies and renames is not of the script.
+        # Events of the journal's own file operations are not the script's.
         self._local.is_busy = True
         try:
             action(arguments)
         except Exception:
-            # A path that is no path, for example: what the script is about to do fails by itself. Nothing of the
-            # journal's may be raised in the user's code; what it missed shows when the folders are compared.
+            # For example, an invalid path, for which the script's own operation fails too. No error of the journal may
+            # be raised in the user's code; a missed change is found when the folders are compared.
             pass
         finally:
             self._local.is_busy = False
@@ -106,13 +106,13 @@ class _Hook:
         path = writers.database_file(event[0])
         if path is None:
             return
-        # A large one is kept when it is first written, where its statements are seen: many are only read.
+        # A large database is kept when it is first written, if its statements are visible, because many are only read.
         self._local.database = path if getattr(self._local, "is_seen", False) and _is_large(path) else None
         if self._local.database is None:
             self._keep_database(path)
 
     def _see_statements(self, connect: Callable[..., Any]) -> Callable[..., Any]:
-        """Return what replaces `sqlite3.connect`: it keeps a large database before the first statement that writes."""
+        """Return a replacement of `sqlite3.connect` that keeps a large database before its first writing statement."""
 
         @functools.wraps(connect)
         def seeing(*arguments: Any, **keywords: Any) -> Any:
@@ -135,7 +135,7 @@ class _Hook:
         return seeing
 
     def install_in(self, sqlite: ModuleType) -> None:
-        """See the statements of connections that the module makes from now on."""
+        """Follow the statements of all connections that the module makes from now on."""
         setattr(sqlite, "connect", self._see_statements(sqlite.connect))  # noqa: B010
 
     def _keep_database(self, path: str) -> None:
@@ -158,7 +158,7 @@ def _is_replaced(flags: int) -> bool:
 
 
 def _located(path: Any, folder: int = -1) -> str:
-    """Return the absolute path that an event means: an open file, or a name that may be relative to an open folder."""
+    """Return the absolute path in an event, which may be an open file or a name relative to an open folder."""
     if isinstance(path, int):
         return os.readlink(f"/proc/self/fd/{path}")
     name = os.fsdecode(path)

@@ -1,6 +1,6 @@
-"""One tuning's journal from beginning to end, as the process that starts the script handles it.
+"""One tuning's journal from beginning to end, in the process that starts the script.
 
-A watcher, which outlives this process however that ends, puts the files back where this process can't.
+A watcher process, which outlives this process however it ends, restores the files if this process can't.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from plumb.runtime.store_folder import make_user_folder, memory_root, open_priva
 
 _FOLDER, _PREFIX = "journals", "tuning-"
 _PACKAGE_ROOT = Path(__file__).resolve().parent.parent.parent
-# Python imports this by itself, in every program of the script's that is Python; an environment's own comes first.
+# Every Python program of the script imports this automatically, but an environment's own sitecustomize comes first.
 _SITECUSTOMIZE = '''"""Lets the programs that a script starts during a tuning write plumb's journal, too."""
 import os, sys
 
@@ -63,13 +63,13 @@ _start()
 
 
 class Keeper:
-    """A journal's folder, with what the script's processes need to write it; as a context, it is removed at the end.
+    """Folder of a journal with all that the script's processes need to write it, as a context with a watcher process.
 
     Args:
-        folders: The folders that the script works in, to be listed for the comparison.
+        folders: Folders in which the script works, to be listed for the comparison.
         ignored: Files and folders of plumb's own.
-        scratch: A folder that only the script's processes use, which goes with them.
-        launch: What the ranks of one launch have in common, for one journal of all of them; None for a script alone.
+        scratch: Folder that only the script's processes use; it is removed with them.
+        launch: Identifier that the ranks of one launch share, for one journal of all of them; None for a single script.
 
     """
 
@@ -85,7 +85,7 @@ class Keeper:
         root = _root()
         forget_old(root)
         self.recovered = recover(root, _PREFIX)
-        """What became of the files of tunings that were killed, in sentences."""
+        """Sentences on the restored files of tunings that were killed."""
         if launch is None:
             self.folder = tempfile.mkdtemp(dir=root, prefix=_PREFIX)
             self._alive = hold(self.folder)
@@ -96,7 +96,7 @@ class Keeper:
             self._share.enter(self._make)
         self._open_files = OpenFiles(self.folder, self._listed)
         self.mark = f"{records.MARK}={os.path.basename(self.folder)}-{secrets.token_hex(4)}"
-        """What stands in the environment of all processes of the script."""
+        """Entry in the environment of all processes of the script."""
 
     def _make(self, folder: str) -> None:
         """Fill a new journal's folder with what the script's processes need."""
@@ -113,7 +113,7 @@ class Keeper:
         self._listed = snapshot.take(roots, folder, frozenset(own))
 
     def look_at(self, pid: int) -> None:
-        """Note which files the process and the programs that it started hold open for writing, now and then."""
+        """Record, at intervals, which files the process and the programs that it started hold open for writing."""
         if self._open_files.look(pid) and self._alive is not None:
             os.utime(self._alive)
 
@@ -146,14 +146,16 @@ class Keeper:
         return self
 
     def put_back(self, clean: bool, wait_seconds: float = 0.0) -> FilesOutcome:
-        """Put the script's files back; none of its processes may run any more.
+        """Restore the script's files; none of its processes may run any more.
 
-        What plumb itself fails at is said, and leaves the journal where it is: a tuning is not lost by it.
+        If plumb itself fails, the outcome says so and the journal is left in place, so that the tuning's result is
+        kept.
 
         Args:
             clean: Remove what the script made, too.
-            wait_seconds: How long to wait for the other ranks of a launch. The last of them puts the files back, and
-                the others know nothing of the outcome.
+            wait_seconds: Seconds to wait for the other ranks of a launch. The last rank restores the files; the others
+                return an empty outcome.
+
         """
         outcome: list[FilesOutcome] = []
         if self._share is None:
@@ -182,7 +184,8 @@ class Keeper:
             with contextlib.suppress(OSError):
                 if self._is_done:
                     self._watcher.stdin.write(b"done")
-                # Else a signal came before the script could be listened to: the watcher ends it, and puts files back.
+                # Otherwise a signal came before the script's first message: the watcher ends the script and restores
+                # the files.
                 self._watcher.stdin.close()
             self._watcher.wait()
         for descriptor in (self._share.descriptor if self._share is not None else None, self._alive):

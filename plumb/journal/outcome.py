@@ -1,4 +1,4 @@
-"""What became of the script's files in a tuning, as data for reports and plans."""
+"""Outcome of a tuning for the script's files, as data for reports and plans."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from plumb.printable import printable
 
 @dataclass(frozen=True)
 class UnkeptFile:
-    """A file that is not as it was before the tuning, and why plumb could not put it back."""
+    """A file that is not as it was before the tuning, and why plumb could not restore it."""
 
     path: str
     why: str
@@ -22,12 +22,12 @@ class FilesOutcome:
     """Paths of the script's files after a tuning; a folder's path ends with a slash, and stands for all in it.
 
     Attributes:
-        put_back: Existing files that the script changed or removed, and that are as they were again.
-        new: What the script made and left, with `cleaned` of it removed again on the user's wish.
-        cleaned: What the script made and plumb removed.
-        not_put_back: Existing files that the script changed and that could not be put back.
-        by_others: Files in the script's folders that changed or appeared without a process of the script's being seen
-            to write them; they are left as they are, and `why` says where their earlier state is kept.
+        put_back: Existing files that the script changed or removed and that were restored.
+        new: Files and folders that the script made and that are still there.
+        cleaned: Files and folders that the script made and plumb removed on the user's request.
+        not_put_back: Existing files that the script changed and that could not be restored.
+        by_others: Files in the script's folders that changed or appeared without a process of the script being seen to
+            write them; they are left as they are, and `why` says where their earlier state is kept.
 
     """
 
@@ -39,16 +39,16 @@ class FilesOutcome:
 
     @property
     def written(self) -> tuple[str, ...]:
-        """Everything that the script is known to have written, sorted."""
+        """All paths that the script is known to have written, sorted."""
         unkept = [file.path for file in self.not_put_back]
         return tuple(sorted({*self.put_back, *self.new, *self.cleaned, *unkept}))
 
     def sentences(self, here: Path, at_most: int) -> list[str]:
-        """Return what a user should know, in sentences; paths below `here` are shown from there.
+        """Return sentences on the outcome for the user; paths below `here` are shown relative to it.
 
         Args:
-            here: The folder in which the command was started.
-            at_most: The number of paths that a sentence names.
+            here: Folder in which the command was started.
+            at_most: Largest number of paths named in a sentence.
 
         """
 

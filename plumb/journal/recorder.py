@@ -1,4 +1,4 @@
-"""The writing side of a journal: keeps what exists at a path before a process of the script changes it.
+"""Recorder of a journal: keeps what exists at a path before a process of the script changes it.
 
 All processes of a script write one journal. A lock makes a copy and its record one step, so that the first state of
 each path is the one that is kept.
@@ -34,18 +34,18 @@ from plumb.journal.records import (
 )
 
 _P = ParamSpec("_P")
-# Not files of anybody's: devices, the kernel's own, and what torch and Python keep in shared memory.
+# Not files of the user: devices, the kernel's own, and shared memory of torch and Python.
 _KERNELS = ("/dev/", "/proc/", "/sys/")
 _SHARED_MEMORY = "/dev/shm/"
 _OF_LIBRARIES = ("torch_", "psm_", "sem.", "pymp-", "plumb-")
 # Byte code, and a folder that importing torch's compiler makes.
 _CACHES = ("/__pycache__", "/torchinductor_")
-# From this size on, a file is moved aside instead of copied, or only its length is kept, where that is enough.
+# Files above this size are moved instead of copied, or only their length is kept, if that suffices.
 LARGE_BYTES = 64 * 2**20
 
 
 def _not_raising(method: Callable[Concatenate[Recorder, _P], None]) -> Callable[Concatenate[Recorder, _P], None]:
-    """Let no error of the journal's own disk reach the script: what is missing shows when the folders are compared."""
+    """Suppress OSErrors of the journal, which must not reach the script; missed changes are found by the comparison."""
 
     @functools.wraps(method)
     def guarded(self: Recorder, /, *arguments: _P.args, **keywords: _P.kwargs) -> None:
@@ -56,7 +56,7 @@ def _not_raising(method: Callable[Concatenate[Recorder, _P], None]) -> Callable[
 
 
 class Recorder:
-    """Keeps, in the journal in `folder`, what the script's processes are about to change.
+    """Writer of the journal in `folder`, which keeps what the script's processes are about to change.
 
     Methods take paths as the script gives them, and never raise: a change that can't be recorded is made all the same.
     Paths in `ignored`, and below them, are plumb's own.
@@ -68,27 +68,26 @@ class Recorder:
         self._lock_file: int | None = None
         self._reset()
         self._read_to = 0
-        # Paths whose state is restored, whatever happens to them from now on; the value is False for a path that may
-        # only grow.
+        # Paths whose state can be restored whatever happens to them from now on; False if the path may only grow.
         self._safe: dict[str, bool] = {}
-        # Where there is something that the script made, and where it has moved what was there before.
+        # Paths of what the script made, and paths to which it has moved what was there before.
         self._new: set[str] = set()
         self._moved_to: set[str] = set()
         self._safe_status: set[str] = set()
         self._beside: dict[int, str] = {}
-        # Files that are kept by a second name: by device and inode, that name.
+        # Second names of files that are kept by one, by device and inode.
         self._by_link: dict[tuple[int, int], str] = {}
         self._count = 0
         os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
-        # A forked process must not share the lock's file with its parent: it would own the parent's lock.
+        # A forked process must not share the lock's open file with its parent, because it would hold the parent's lock.
         self._threads = threading.RLock()
         if self._lock_file is not None:
             os.close(self._lock_file)
         self._lock_file = None
 
-    # ---- what is about to happen
+    # ---- changes about to be made
 
     @_not_raising
     def writing(self, path: str, *, appends: bool = False, replaces: bool = False) -> None:
@@ -119,7 +118,7 @@ class Recorder:
 
     @_not_raising
     def removing(self, path: str) -> None:
-        """Keep a file or a symbolic link whose name is about to vanish, or to stand for another file."""
+        """Keep a file or a symbolic link whose name is about to be removed, or to be given to another file."""
         entry = _entry(path)
         if self._safe.get(entry) or self._is_ignored(entry):
             return
@@ -165,7 +164,7 @@ class Recorder:
 
     @_not_raising
     def linking(self, source: str, target: str) -> None:
-        """Keep a file that is about to have a second name: what is written under any name is written into the file."""
+        """Keep a file that is about to get a second name, because writing to either name changes the same file."""
         entry = _entry(target)
         if self._is_ignored(entry):
             return
@@ -183,14 +182,14 @@ class Recorder:
         with self._locked():
             status = _lstat(real)
             if status is None or stat.S_ISLNK(status.st_mode):
-                # Links that lead to each other: what the script is about to do fails.
+                # Links in a cycle: the script's own operation will fail.
                 return
             if real not in self._safe_status and not self._safe.get(real):
                 self._add(STATUS, real, **records.status_of(status))
 
     @_not_raising
     def opening_database(self, path: str, companions: Sequence[str]) -> None:
-        """Keep a database that a library writes by itself, with the files that it makes beside it."""
+        """Keep a database that a library writes by itself, with the files that the library makes beside it."""
         self.writing(path)
         for companion in companions:
             real = os.path.realpath(companion)
@@ -204,7 +203,7 @@ class Recorder:
 
     @_not_raising
     def note_scratch(self, path: str, goes: bool = True) -> None:
-        """Note a temporary file or folder that the script's own exit would remove, or, after all, would leave."""
+        """Note a temporary file or folder that the script's exit would remove (`goes`), or would leave after all."""
         entry = _entry(path)
         if not self._is_ignored(entry):
             with self._locked():
@@ -212,7 +211,7 @@ class Recorder:
 
     @_not_raising
     def note_program(self, words: Sequence[Any]) -> None:
-        """Note a program that the script starts: it may write files without being seen."""
+        """Note a program that the script starts, because it may write files without audit events."""
         with self._locked():
             self._add(PROGRAM, os.getcwd(), words=[_text(word) for word in words])
 
@@ -230,9 +229,9 @@ class Recorder:
             self._keep(entry, status, may_link=True)
 
     def _keep(self, path: str, status: os.stat_result, may_link: bool = False, may_move: bool = False) -> None:
-        """Bring a file's content into the journal, in the cheapest way that later writes don't reach.
+        """Bring a file's content into the journal, in the cheapest way that later writes don't affect.
 
-        A second name is enough where the first one is about to vanish; a large file that is about to be made empty is
+        A second name suffices if the first one is about to be removed. A large file that is about to be emptied is
         moved away, so that a new one is made in its place.
         """
         self._count += 1
@@ -248,7 +247,7 @@ class Recorder:
                     self._add(KEPT, path, copy=kept, how="link", **facts)
                     return
             if may_move and os.access(path, os.W_OK) and os.access(os.path.dirname(path), os.W_OK):
-                # Recorded first: a process that is killed in between has changed nothing yet.
+                # Recorded first, so that a process killed in between has changed nothing yet.
                 self._add(KEPT, path, copy=kept, how="move", **facts)
                 os.rename(path, copy)
                 return
@@ -262,7 +261,7 @@ class Recorder:
     def _part_from_links(self, path: str) -> None:
         """Copy a file that is kept by a second name and is about to be written.
 
-        It was to be removed, or replaced, and the script did not succeed in that.
+        This happens if the script failed to remove or replace the file, for which the second name was made.
         """
         status = _lstat(path)
         if status is None or (status.st_dev, status.st_ino) not in self._by_link:
@@ -279,10 +278,10 @@ class Recorder:
                 self._add(UNKEPT, path, why=_why(error), **records.status_of(status))
 
     def _folder_beside(self, path: str, status: os.stat_result) -> str | None:
-        """Return a folder on the file system of a file; None where there is none, and small files are copied.
+        """Return a folder of the journal on the file system of a file; None if there is none, or if the file is small.
 
-        On another file system than the journal's, large files get a hidden folder in the highest folder that may be
-        written there: the script lists and removes its run folders, which are further down.
+        On other file systems than the journal's, large files get a hidden folder in the highest writable folder,
+        because the script lists and removes its run folders, which are further down.
         """
         copies = os.path.join(self._folder, records.COPIES)
         if os.stat(copies).st_dev == status.st_dev:
@@ -302,7 +301,7 @@ class Recorder:
             self._add(ABSENT, path, **more)
 
     def _is_new(self, path: str) -> bool:
-        """Return whether the script made all that is at the path."""
+        """Return whether all that is at the path was made by the script."""
         if path in self._moved_to:
             return False
         if os.path.isdir(path) and any(_is_within(moved, path) for moved in self._moved_to):
@@ -338,7 +337,7 @@ class Recorder:
         self._heed(record)
 
     def _heed(self, record: Record) -> None:
-        """Remember what a record means for the paths that come later."""
+        """Update the known state of paths by a record."""
         kind, path = record["kind"], record["path"]
         if kind in (SCRATCH, PROGRAM, SEEN):
             return
@@ -357,8 +356,8 @@ class Recorder:
             self._heed_moved_folder(path, record["to"])
         elif kind == MOVED:
             target = record["to"]
-            # What is at the target now is the user's, and is no longer safe there. Nor are mode and times at the
-            # source: whether it is renamed is not known yet.
+            # The target now holds the user's file, which is no longer safe there. Mode and times at the source are not
+            # safe either, because the rename may still fail.
             self._safe.pop(target, None)
             self._safe_status -= {path, target}
             self._new.discard(target)
@@ -368,7 +367,7 @@ class Recorder:
             self._safe[path] = True
 
     def _heed_moved_folder(self, path: str, target: str) -> None:
-        """Do the same for all that is in a folder that is renamed."""
+        """Update the known state of all paths in a folder that is renamed."""
         self._safe = {known: safe for known, safe in self._safe.items() if not _is_within(known, target)}
         ends = (path, target)
         self._safe_status = {known for known in self._safe_status if not any(_is_within(known, e) for e in ends)}
@@ -378,7 +377,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the journal, knowing what other processes have written. Raises OSError."""
+        """Hold the journal's lock, with the records of other processes read. Raise OSError if that fails."""
         with self._threads:
             if self._lock_file is not None:
                 yield
@@ -390,7 +389,7 @@ class Recorder:
                 self._read_others()
                 yield
             finally:
-                # A process that is forked meanwhile has the file, too: closing it alone would leave it locked.
+                # A process forked meanwhile has the open file too, so closing it alone would leave it locked.
                 fcntl.flock(self._lock_file, fcntl.LOCK_UN)
                 os.close(self._lock_file)
                 self._lock_file = None
@@ -416,9 +415,10 @@ def _why(error: OSError) -> str:
 
 
 def _highest_writable(folder: str, device: int) -> str | None:
-    """Return the highest folder above files in `folder` that may be written and is on the device; None for none.
+    """Return the highest writable folder above `folder` on the device; None if there is none.
 
-    The folder of the files itself counts only where a file system is mounted: others may be about to be removed.
+    `folder` itself, which holds the files, counts only if a file system is mounted on it, because the script may remove
+    it.
     """
     top = folder
     while os.path.dirname(top) != top:
@@ -432,7 +432,7 @@ def _highest_writable(folder: str, device: int) -> str | None:
 
 
 def _can_be_renamed(source: str, status: os.stat_result, target: str) -> bool:
-    """Return False where a rename is bound to fail, or changes nothing: it must not be undone."""
+    """Return False if a rename must fail or changes nothing, so that it must not be undone."""
     there, is_folder = _lstat(target), stat.S_ISDIR(status.st_mode)
     if source == target or not os.path.isdir(os.path.dirname(target)) or (is_folder and _is_within(target, source)):
         return False
@@ -448,7 +448,7 @@ def _is_within(path: str, folder: str) -> bool:
 
 
 def _entry(path: str) -> str:
-    """Return the path of a folder's entry: links on the way are followed, the last name is not."""
+    """Return the real path of a folder's entry: links in its folder's path are followed, the last name is not."""
     path = os.path.abspath(path)
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 

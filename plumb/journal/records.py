@@ -1,7 +1,7 @@
-"""The records of a journal: what each says, and the folder that holds them.
+"""Records of a journal: their kinds, their format, and the names of the files in the journal's folder.
 
-A record is one line of JSON, written before the change that it describes is made, so that a process may be killed at
-any moment. Undoing the records from the last one to the first one restores every path.
+A record is one line of JSON, written before the change that it describes, so that a process may be killed at any
+moment. Undoing the records from the last one to the first one restores every path.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ Record = dict[str, Any]
 
 # A file existed; `copy` is the name of its content in the journal's folder, `how` it got there.
 KEPT = "kept"
-# A file that is only added to: its first `size` bytes stay as they were.
+# A file was opened for appending only: its first `size` bytes stay as they were.
 GROWN = "grown"
 # Nothing existed at the path. `companion` is the database whose journal the path is, if any.
 ABSENT = "absent"
 # A folder existed and was removed; a symbolic link existed and was removed.
 FOLDER, SYMLINK = "folder", "symlink"
-# What was at `path` is at `to` now.
+# A file or folder was moved from `path` to `to`.
 MOVED = "moved"
 # Only mode, owner or times were changed.
 STATUS = "status"
-# A file existed, and is not kept; `why` says why.
+# A file existed and could not be kept, for the reason in `why`.
 UNKEPT = "unkept"
 # A temporary file or folder that the script's own exit would remove.
 SCRATCH = "scratch"
-# A process of the script had the file open for writing, as the kernel shows it.
+# A process of the script had the file open for writing, according to /proc.
 SEEN = "seen"
 # A folder of the journal on another file system, for files that are too large to be copied.
 BESIDE = "beside"
@@ -44,7 +44,7 @@ VARIABLE, MARK = "PLUMB_JOURNAL", "PLUMB_TUNING"
 
 
 def encode(record: Record) -> bytes:
-    """Return the line of `record`; names that are no UTF-8 stay what they are."""
+    """Return the line of `record`; names that are not valid UTF-8 are preserved."""
     return json.dumps(record).encode() + b"\n"
 
 
@@ -58,7 +58,7 @@ def read(folder: str) -> list[Record]:
 
 
 def decode(lines: bytes) -> Iterator[Record]:
-    """Yield the records in whole lines. What a killed process left of a line is skipped: its change was never made."""
+    """Yield the records in complete lines. A line cut off by a kill is skipped, because its change was never made."""
     for line in lines.splitlines(keepends=True):
         if line.endswith(b"\n"):
             with contextlib.suppress(ValueError):
@@ -66,7 +66,7 @@ def decode(lines: bytes) -> Iterator[Record]:
 
 
 def status_of(status: os.stat_result) -> Record:
-    """Return what is restored of a file besides its content, and what a change shows by."""
+    """Return a file's properties that are restored besides its content, and those by which changes are detected."""
     return {
         "mode": status.st_mode & 0o7777,
         "uid": status.st_uid,
@@ -80,7 +80,7 @@ def status_of(status: os.stat_result) -> Record:
 
 
 def is_as_in(record: Record, status: os.stat_result) -> bool:
-    """Return whether a file looks untouched since its `record`: same inode, size and time of change of its content."""
+    """Return whether a file looks unchanged since its `record`: same inode, size and modification time."""
     return (record["inode"], record["device"], record["size"], record["mtime_ns"]) == (
         status.st_ino,
         status.st_dev,

@@ -1,4 +1,4 @@
-"""Journals of tunings that were killed together with their watchers, as when a machine or a container stops."""
+"""Recovery of journals of tunings that were killed together with their watchers, e.g. when a machine stops."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from plumb.journal import records, restore
 from plumb.journal.records import KEPT, MOVED
 
 ALIVE = "alive"
-# The keeper says every second that it is alive.
+# The keeper touches the file about once a second; later changes than this come from others.
 _LATE_SECONDS = 5.0
 
 
 def hold(folder: str) -> int:
-    """Return an open file that shows, for as long as a process has it, that the journal is in use."""
+    """Open a file that shows, as long as a process holds it, that the journal is in use; return its descriptor."""
     descriptor = os.open(os.path.join(folder, ALIVE), os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
 
 
 def recover(root: Path, prefix: str) -> list[str]:
-    """Put back what killed tunings changed, and return a sentence for each of them.
+    """Restore what killed tunings changed, and return a sentence for each of them.
 
-    Files that somebody has changed since are left alone, with all others of the same tuning, and the earlier ones are
-    kept for a while.
+    If any file of a tuning was changed since, none of its files is restored, and the earlier ones are kept for a while.
     """
     said = []
     for folder in sorted(root.glob(f"{prefix}*")):
@@ -39,7 +38,7 @@ def recover(root: Path, prefix: str) -> list[str]:
 def _recovered_if_killed(folder: Path) -> list[str]:
     descriptor = os.open(folder / ALIVE, os.O_RDWR)
     try:
-        # Held until all is done: another tuning may begin meanwhile.
+        # Held until all is done, because another tuning may begin meanwhile.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return _recovered(folder, os.fstat(descriptor).st_mtime + _LATE_SECONDS)
     except BlockingIOError:
@@ -60,7 +59,7 @@ def _recovered(folder: Path, died_at: float) -> list[str]:
             if count
             else []
         )
-    # What changed in the script's folders since then is not the script's.
+    # Later changes in the script's folders are not the script's, so they are not compared.
     (folder / records.SNAPSHOT).unlink(missing_ok=True)
     outcome = restore.put_back(str(folder), clean=False)
     if outcome.not_put_back:

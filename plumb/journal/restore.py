@@ -1,4 +1,4 @@
-"""The reading side of a journal: puts the script's files back when all processes of the script are gone."""
+"""Restoration of the script's files from a journal when all processes of the script are gone."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _ASIDE = ".from-tuning"
 
 
 def put_back(journal: str, clean: bool, printed_to: Collection[tuple[int, int]] = ()) -> FilesOutcome:
-    """Undo what a journal recorded, and say what became of the files. No process of the script may run any more.
+    """Undo what a journal recorded, and return the outcome. No process of the script may run any more.
 
-    Doing this again after an interruption goes on where it stopped.
+    A call after an interruption continues where the earlier one stopped.
 
     Args:
         journal: The journal's folder.
@@ -41,7 +41,7 @@ def put_back(journal: str, clean: bool, printed_to: Collection[tuple[int, int]] 
         printed_to: Device and inode of files that the caller's own output goes to.
 
     Returns:
-        The outcome; a file that could not be put back is among `not_put_back` with the reason.
+        The outcome; a file that could not be restored is among `not_put_back` with the reason.
 
     """
     return _PuttingBack(journal, printed_to).run(clean)
@@ -56,10 +56,10 @@ class _PuttingBack:
         for record in self._records:
             if record["kind"] not in (SCRATCH, PROGRAM, SEEN, BESIDE):
                 self._existed.setdefault(record["path"], record["kind"] != ABSENT)
-        # What the script made, where it is by now, with the inode by which it is known.
+        # Present paths of what the script made, with the inodes by which it is recognised.
         self._made: dict[str, int] = {}
         self._restored: set[str] = set()
-        # Paths at which there is what was there before, as another inode.
+        # Paths whose earlier content was restored as another inode.
         self._remade: set[str] = set()
         self._unkept: dict[str, str] = {}
         self._others: list[UnkeptFile] = []
@@ -130,7 +130,7 @@ class _PuttingBack:
             _set_status(path, record)
 
     def _undo_absent(self, path: str, database: str | None) -> None:
-        """Note what the script made at a path; remove it where something else was there before that."""
+        """Note what the script made at a path, or remove it if something else was there before that."""
         status = _lstat(path)
         if status is None:
             return
@@ -140,7 +140,7 @@ class _PuttingBack:
             self._made[path] = status.st_ino
 
     def _clear(self, path: str) -> None:
-        """Make room at a path for what was there first: remove a file that the script made there, rename a folder."""
+        """Make room at a path for what was there first: remove a file that the script made, or rename a folder."""
         status = _lstat(path)
         if status is None:
             return
@@ -160,7 +160,7 @@ class _PuttingBack:
         self._made.pop(path, None)
 
     def _moved(self, source: str, target: str) -> None:
-        """Let what is known of paths at and below `source` be known of those at and below `target`."""
+        """Transfer what is known of paths at and below `source` to those at and below `target`."""
         if not os.path.isdir(target) or os.path.islink(target):
             if source in self._made:
                 self._made[target] = self._made.pop(source)
@@ -177,7 +177,7 @@ class _PuttingBack:
     def _undo_kept(self, path: str, record: Record) -> None:
         copy, status = self._copy(record), _lstat(path)
         if not os.path.exists(copy):
-            # The script was killed before it moved the file here, or this was undone before.
+            # The script was killed before it moved the file here, or this record was undone before.
             return
         if status is not None and stat.S_ISREG(status.st_mode):
             if record["how"] == "copy" and records.is_as_in(record, status):
@@ -185,14 +185,14 @@ class _PuttingBack:
                 return
             if status.st_size == record["size"] and filecmp.cmp(copy, path, shallow=False):
                 if status.st_ino != record["inode"]:
-                    # The script put a file with the same content in its place, which stands for it from now on.
+                    # The script replaced the file by one with the same content, which stands for it from now on.
                     self._remade.add(path)
                     self._made.pop(path, None)
                 _set_status(path, record)
                 return
         is_file = status is not None and stat.S_ISREG(status.st_mode)
         if status is not None and is_file and status.st_nlink > 1 and status.st_ino == record["inode"]:
-            # Other names of the file must not part from it.
+            # Written in place, so that the file's other names keep the same content.
             with open(copy, "rb") as source, open(path, "r+b") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
                 target.truncate()
@@ -227,7 +227,7 @@ class _PuttingBack:
 
     def _undo_moved(self, path: str, target: str, record: Record) -> None:
         if path in self._remade or _is_what_moves(record, _lstat(path)):
-            # The script could not rename it, or this was undone before.
+            # The script's rename failed, or this record was undone before.
             return
         if target not in self._remade and not _is_what_moves(record, _lstat(target)):
             self._unkept[path] = f"it was renamed to {target}, where it is no longer"
@@ -241,7 +241,7 @@ class _PuttingBack:
     def _copy(self, record: Record) -> str:
         return os.path.join(self._journal, records.COPIES, record["copy"])
 
-    # ---- what is new
+    # ---- new files
 
     def _remove_scratch(self) -> None:
         goes = {record["path"]: record["goes"] for record in self._records if record["kind"] == SCRATCH}
@@ -258,7 +258,7 @@ class _PuttingBack:
                         shutil.rmtree(record["path"])
 
     def _new(self) -> list[str]:
-        """Return what the script made and left, each folder in place of all that is in it."""
+        """Return what the script made and left, with one entry for a new folder and all that is in it."""
         made = sorted(
             path
             for path, inode in self._made.items()
@@ -268,7 +268,7 @@ class _PuttingBack:
         below = tuple(f"{folder}/" for folder in folders)
         return [f"{path}/" if path in folders else path for path in made if not path.startswith(below or ("\0",))]
 
-    # ---- what no event told of
+    # ---- changes without an event
 
     def _compare(self, new: Iterable[str]) -> None:
         folders, ignored, listed = snapshot.read(self._journal)
@@ -292,10 +292,10 @@ class _PuttingBack:
         return status is not None and (status.st_dev, status.st_ino) in self._printed_to
 
     def _changed_unseen(self, path: str, facts: Record) -> None:
-        """Put a file back that only the comparison shows to be changed, if a process of the script's wrote it.
+        """Restore a file whose change only the comparison shows, if a process of the script wrote it.
 
-        To undo what another process wrote would be worse than not to undo the script's: where no writer is known, the
-        file stays, and its earlier state is kept beside plumb's other files.
+        Undoing another process's change would be worse than leaving the script's. So if no writer is known, the file
+        stays, and its earlier state is kept beside plumb's other files.
         """
         copy = facts.get("copy")
         if copy is not None and self._is_same(path, self._copy(facts)):
@@ -319,7 +319,7 @@ class _PuttingBack:
             self._others.append(UnkeptFile(path, "changed during the tuning, perhaps by another process"))
 
     def _is_same(self, path: str, copy: str) -> bool:
-        """Return whether a file was only written anew with what it held already."""
+        """Return whether a file was only rewritten with the same content."""
         with contextlib.suppress(OSError):
             return os.path.isfile(path) and filecmp.cmp(path, copy, shallow=False)
         return False
@@ -341,7 +341,7 @@ def _lstat(path: str) -> os.stat_result | None:
 
 
 def _is_what_moves(record: Record, status: os.stat_result | None) -> bool:
-    """Return whether a file or folder is the one that a record says is renamed: numbers of inodes are used again."""
+    """Return whether a file or folder is the one that a record says was renamed; inode numbers are reused."""
     if status is None or status.st_ino != record["inode"]:
         return False
     if record["is_folder"]:
@@ -350,7 +350,7 @@ def _is_what_moves(record: Record, status: os.stat_result | None) -> bool:
 
 
 def _looks_as_in(facts: Record, status: os.stat_result) -> bool:
-    # Not by its inode: a file that was put back, in a folder that was renamed and put back, is another one.
+    # The inode may differ: a file restored in a folder that was renamed and restored is a new one.
     return (facts["size"], facts["mtime_ns"]) == (status.st_size, status.st_mtime_ns)
 
 

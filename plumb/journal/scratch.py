@@ -1,4 +1,4 @@
-"""Temporary files and folders that a script's own exit would remove: a tuning ends the script before it can."""
+"""Temporary files and folders that a script's own exit would remove, if the tuning did not end the script before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from plumb.journal.recorder import Recorder
 
 _REMOVERS = frozenset({"rmtree", "remove", "unlink", "rmdir", "cleanup", "removedirs"})
-# How far a handler's values are followed to find the paths in them.
+# Depth to which a handler's values are searched for paths.
 _DEPTH = 2
 _FRAMES = 8
 _VALUES_AT_MOST = 200
@@ -26,7 +26,7 @@ _handlers: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
 
 
 def install(recorder: Recorder) -> None:
-    """Note the handlers that are registered for the script's exit, in this process only."""
+    """Record the exit handlers that the script registers, in this process only."""
     register: Callable[..., Any] = atexit.register
     owner = os.getpid()
 
@@ -41,9 +41,9 @@ def install(recorder: Recorder) -> None:
 
 
 def goes_by_itself(path: str, frame: FrameType | None) -> bool:
-    """Return whether a temporary file or folder, made on behalf of `frame`, is removed by Python at the script's exit.
+    """Return whether Python removes a temporary file or folder, made on behalf of `frame`, at the script's exit.
 
-    The path is remembered in any case: a handler of the script's may remove it.
+    The path is remembered in any case, because a handler of the script may remove it.
     """
     _made.add(os.path.abspath(path))
     for _ in range(_FRAMES):
@@ -58,7 +58,7 @@ def goes_by_itself(path: str, frame: FrameType | None) -> bool:
 
 
 def note_exit(recorder: Recorder) -> None:
-    """Note what the exit of this process would remove, as handlers and finalizers stand now."""
+    """Note what the exit of this process would remove, according to its present handlers and finalizers."""
     for func, args, kwargs in _handlers:
         _note(recorder, _removed_by(func, args, kwargs))
     registry: dict[Any, Any] = getattr(weakref.finalize, "_registry", {})
@@ -67,7 +67,7 @@ def note_exit(recorder: Recorder) -> None:
         if info.atexit:
             _note(recorder, _removed_by(info.func, tuple(info.args), dict(info.kwargs or {})))
     for path in _with_finalizer - waiting:
-        # The script has detached the finalizer, to keep the folder.
+        # The script has detached the finalizer in order to keep the folder.
         recorder.note_scratch(path, goes=False)
 
 
@@ -85,10 +85,10 @@ def _owners() -> frozenset[CodeType]:
 
 
 def _removed_by(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[str]:
-    """Yield the temporary paths of the script's that a handler removes, without calling it.
+    """Yield the script's temporary paths that a handler removes, without calling it.
 
-    A handler removes paths where it is one of Python's removers, or where its code names one. It is the user's code,
-    which may save things: it is only looked at. Only paths that the script got from `tempfile` count.
+    A handler removes paths if it is one of Python's removers, or if its code names one. It is only inspected, because
+    it is the user's code and may save things. Only paths that the script got from `tempfile` count.
     """
     called: Any = func
     while isinstance(called, functools.partial):

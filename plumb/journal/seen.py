@@ -1,7 +1,7 @@
-"""Files that processes of the script hold open for writing, as the kernel shows them.
+"""Files that processes of the script hold open for writing, according to /proc.
 
-Libraries and programs that raise no audit event are found writing in this way where they keep their file open for a
-while. What is found in no way is not undone: another process may have written it.
+This detects libraries and programs that raise no audit event but keep their file open for a while. Changes that are not
+detected in any way are not undone, because another process may have made them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ _WRITING = os.O_WRONLY | os.O_RDWR
 
 
 class OpenFiles:
-    """Looks at the open files of a process and of the programs that it starts, and notes writers in a journal.
+    """Detector of open files of a process and of the programs that it starts, which notes writers in a journal.
 
     Args:
         journal: The journal's folder.
-        listed: The paths of existing files to look for.
+        listed: Paths of existing files to look for.
+
     """
 
     def __init__(self, journal: str, listed: Collection[str]) -> None:
@@ -33,7 +34,7 @@ class OpenFiles:
         self._look_again = 0.0
 
     def look(self, pid: int) -> bool:
-        """Look, if the last time was a second ago, and return whether it was; processes that are gone show nothing."""
+        """Look for open files unless the last look was within a second; return whether it looked."""
         now = time.monotonic()
         if now < self._look_again:
             return False
@@ -68,7 +69,7 @@ def _is_writing(pid: int, number: str) -> bool:
 
 
 def _programs(pid: int) -> Iterator[int]:
-    """Yield a process and its descendants, but those that are only forked: they raise audit events."""
+    """Yield a process and its descendants, except those that are only forked, because they raise audit events."""
     waiting, seen = [pid], {pid}
     own = _command(pid)
     while waiting:

@@ -1,6 +1,6 @@
-"""A journal that several ranks of one launch write: the last of them to end puts the files back.
+"""A journal written by several ranks of one launch; the last of them to end restores the files.
 
-With a journal for each rank, one rank would keep, and put back, what another one has already changed.
+With one journal per rank, a rank would keep and restore what another rank has already changed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ class Share:
     """One process's part in the journal in `folder`; the watcher that outlives the process inherits the part.
 
     Args:
-        folder: The journal's folder, which ranks agree on. `<folder>.users` and `<folder>.door` are lock files beside
-            it: each rank holds the first one shared, and the second one while it comes or goes.
-        descriptor: An open file of `<folder>.users` that holds a part already; None to take one.
+        folder: The journal's folder, the same for all ranks. `<folder>.users` and `<folder>.door` are lock files beside
+            it: each rank holds the first one shared, and the second one while it enters or leaves.
+        descriptor: Open file of `<folder>.users` that holds a part already; None takes one.
+
     """
 
     def __init__(self, folder: str, descriptor: int | None = None) -> None:
@@ -32,7 +33,7 @@ class Share:
         )
 
     def enter(self, make: Callable[[str], None]) -> None:
-        """Take part: the first rank has the folder made by `make`, in place of one that a killed launch left."""
+        """Take part. The first rank calls `make` for a new folder, in place of one that a killed launch left."""
         with self._door():
             if self._is_alone():
                 if os.path.isdir(self.folder):
@@ -45,11 +46,12 @@ class Share:
         """End this part, and call `finish` if it was the last one.
 
         Args:
-            wait_seconds: How long to wait for the other ranks to leave first.
-            finish: Puts the files back.
+            wait_seconds: Seconds to wait for the other ranks to leave first.
+            finish: Function that restores the files.
 
         Returns:
             Whether this was the last part.
+
         """
         give_up_at = time.monotonic() + wait_seconds
         while True:
@@ -64,7 +66,8 @@ class Share:
             time.sleep(_LOOK_SECONDS)
 
     def _is_alone(self) -> bool:
-        # A try that fails gives up this process's own part for a moment: nobody comes or goes meanwhile.
+        # A failed attempt releases this process's own lock for a moment; the door keeps others from entering or
+        # leaving.
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -82,9 +85,10 @@ class Share:
 
 
 def forget_old(root: Path) -> None:
-    """Remove what earlier tunings left in the folder of journals: lock files of launches, and kept files, when old.
+    """Remove old remains of earlier tunings in the folder of journals: lock files of launches, and kept files.
 
-    Lock files are left before, because another rank may come. Kept files are those that another process had changed.
+    Lock files are not removed sooner, because another rank may come. Kept files are earlier states of files that other
+    processes changed.
     """
     with contextlib.suppress(OSError):
         for path in root.iterdir():

@@ -1,7 +1,7 @@
-"""A listing of the script's folders before a tuning, with copies of small files that are often written from C.
+"""Listing of the script's folders before a tuning, with copies of small files that are often written from C.
 
-The audit hook does not see what C libraries without a known entry point write, nor other programs. A comparison with
-the listing shows their changes, and the copies undo them.
+The audit hook does not see writes of C libraries without a known entry point, nor those of other programs. A comparison
+with the listing shows their changes, and the copies undo them.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from plumb.journal.copying import copy_aside
 from plumb.journal.records import Record
 
 _ENTRIES_AT_MOST = 20_000
-# Folders are listed, and files copied, before the script starts: this may take so long, and so much room.
+# Limits on the time and room for listing and copying, because the script starts only afterwards.
 _LISTING_SECONDS, _COPYING_SECONDS = 2.0, 2.0
 _BYTES_AT_MOST, _FILE_BYTES_AT_MOST = 2**30, 64 * 2**20
-# A folder with more files than this holds data, and no trainings' results.
+# A folder with more files than this holds data and not a training's results.
 _DATA_FILES = 200
-# Folders that hold programs or histories, not what a training writes.
+# Folders with programs, which a training doesn't write.
 _PASSED_OVER = ("__pycache__", "node_modules", "site-packages")
 _WRITTEN_FROM_C = (
     ".arrow", ".bin", ".ckpt", ".csv", ".db", ".feather", ".h5", ".hdf5", ".json", ".jsonl", ".log", ".mdb", ".model",
@@ -44,7 +44,7 @@ def take(folders: Sequence[str], journal: str, ignored: Collection[str]) -> Coll
     count = 0
     candidates = [path for path in listed if _is_often_written(path)]
     crowd = Counter(map(os.path.dirname, candidates))
-    # The smallest first: so most files are copied.
+    # The smallest first, so that as many files as possible are copied.
     for path in sorted(candidates, key=lambda path: listed[path]["size"]):
         facts = listed[path]
         if facts["size"] > min(_FILE_BYTES_AT_MOST, room) or time.monotonic() > stop_at:
@@ -62,7 +62,7 @@ def take(folders: Sequence[str], journal: str, ignored: Collection[str]) -> Coll
 
 
 def read(journal: str) -> tuple[list[str], list[str], dict[str, Record]]:
-    """Return the folders, the ignored paths and the listed files of a journal's snapshot; nothing where it has none."""
+    """Return the folders, the ignored paths and the listed files of a journal's snapshot; empty if it has none."""
     try:
         with open(os.path.join(journal, records.SNAPSHOT), encoding="utf-8") as file:
             found = json.load(file)
@@ -72,9 +72,9 @@ def read(journal: str) -> tuple[list[str], list[str], dict[str, Record]]:
 
 
 def files_below(folders: Sequence[str], ignored: Collection[str]) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield regular files below `folders` with their status, without hidden folders and those of programs.
+    """Yield regular files below `folders` with their status, except those in hidden folders and in program folders.
 
-    Large trees, and slow file systems, are listed in part.
+    Large trees and slow file systems are listed in part.
     """
     seen: set[str] = set()
     stop_at = time.monotonic() + _LISTING_SECONDS

@@ -1,8 +1,8 @@
-"""A process that waits for its parent to end, and cleans up after it where the parent could not do so itself.
+"""Process that waits for its parent to end, and cleans up if the parent could not do so itself.
 
-Run as `python -m plumb.journal.watcher JOURNAL SCRATCH MARK SHARED`. The parent writes to the watcher's standard input
-when everything is done. If the input ends without that, the parent was killed: the watcher ends what is left of the
-script, puts its files back, and removes its temporary folder and its stores in memory.
+It runs as `python -m plumb.journal.watcher JOURNAL SCRATCH MARK SHARED`. The parent writes to the watcher's standard
+input when everything is done. If the input ends without that, the parent was killed: the watcher ends the script's
+remaining processes, restores its files, and removes its temporary folder and its stores in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from plumb.journal.sharing import Share
 
 
 def main() -> None:
-    """Wait for the parent, and do its work where it is dead."""
+    """Wait for the parent, and do its work if it was killed."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     if sys.stdin.buffer.read():

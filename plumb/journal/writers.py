@@ -1,7 +1,7 @@
-"""Libraries that write files from C, past Python's audit events: their entry points tell the journal first.
+"""Entry points of libraries that write files from C without audit events, patched to notify the journal first.
 
-An entry point is patched when its module has been imported. What is missing here still shows when the script's folders
-are compared (see `snapshot`).
+An entry point is patched when its module has been imported. Writers missing here are still found when the script's
+folders are compared (see `snapshot`).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from plumb.journal.recorder import Recorder
 class Writer:
     """A function, or a class by its constructor, that writes a file from C.
 
-    `path` is where the file's name is among the arguments, by position and by keyword. `mode` is the same for an
-    argument that says whether the file is written at all: `reads` are the values with which it is not, `unsaid` is the
-    value that stands for a missing one. A `makes_folder` writer names a folder that it fills.
+    `path` is the place of the file's name among the arguments, by position and keyword. `mode` is the place of an
+    argument that decides whether the file is written: with the values in `reads` it is not, and `unsaid` is the
+    argument's default. A writer with `more` names takes a folder, in which it writes files of these names.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Writer:
     more: tuple[str, ...] = ()
 
     def file(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> str | None:
-        """Return the file that a call is about to write; None where it writes none, or an open file."""
+        """Return the file that a call is about to write; None if it writes none, or an open file."""
         if self.mode is not None and _argument(self.mode, arguments, keywords, self.unsaid) in self.reads:
             return None
         path = _argument(self.path, arguments, keywords, None)
@@ -84,7 +84,7 @@ WRITERS: dict[str, tuple[Writer, ...]] = {
     ),
     "_gdbm": (Writer("open", (0, "filename"), (1, "flags"), ("r",), "r"),),
     "transformers.tokenization_utils_base": (
-        # Tokenizers are written from Rust.
+        # Tokenizers are written from Rust, so no audit event is raised.
         Writer(
             "PreTrainedTokenizerBase.save_pretrained",
             (_METHOD, "save_directory"),
@@ -99,11 +99,12 @@ WRITERS: dict[str, tuple[Writer, ...]] = {
 
 
 def install(recorder: Recorder, others: Mapping[str, Callable[[ModuleType], None]]) -> None:
-    """Patch the entry points of modules that are imported already, and of all others when they are.
+    """Patch the entry points of imported modules now, and of all other modules when they are imported.
 
     Args:
-        recorder: Is told of each file that is about to be written.
-        others: What else is to be done with a module when it has been imported.
+        recorder: Recorder that is notified of each file about to be written.
+        others: Functions to call with other modules when these have been imported, by the modules' names.
+
     """
 
     def patch(name: str, module: ModuleType) -> None:
@@ -130,7 +131,7 @@ def database_writes(statement: str) -> bool:
 
 
 def database_file(database: Any) -> str | None:
-    """Return the file of an SQLite database that may be written; None for one in memory, or opened only to be read."""
+    """Return the file of an SQLite database that may be written; None for one in memory, or opened only for reading."""
     if not isinstance(database, (str, bytes, os.PathLike)):
         return None
     name = os.fsdecode(database)
@@ -143,7 +144,7 @@ def database_file(database: Any) -> str | None:
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
-    """Calls `then` with the name and the module as soon as a module of `names` has been imported, each time it is."""
+    """Finder that calls `then` with the name and the module each time a module of `names` has been imported."""
 
     def __init__(self, names: frozenset[str], then: Callable[[str, ModuleType], None]) -> None:
         self._names = names
@@ -185,12 +186,12 @@ def _patch(recorder: Recorder, name: str, module: ModuleType) -> None:
         try:
             setattr(owner, last, patched)
         except TypeError:
-            # A class of C's, whose methods can't be exchanged.
+            # A class from C, whose methods can't be replaced.
             continue
 
 
 def _noting(recorder: Recorder, writer: Writer, found: Any) -> Any:
-    """Return what replaces an entry point: a class with another constructor, or a function around the function."""
+    """Return the replacement of an entry point: a class with another constructor, or a function around the function."""
     if inspect.isclass(found):
         if _is_of_c(found):
             return _subclass(recorder, writer, found)
@@ -210,7 +211,7 @@ def _wrapped(recorder: Recorder, writer: Writer, function: Callable[..., Any]) -
 
 
 def _subclass(recorder: Recorder, writer: Writer, base: type) -> Any:
-    """Return a class like `base`, which takes the place of a class of C's: instances of `base` count as its own."""
+    """Return a subclass that takes the place of `base`, a class from C; instances of `base` count as its own."""
 
     class Kind(type(base)):  # type: ignore[misc]
         def __instancecheck__(cls, instance: Any) -> bool:
@@ -227,7 +228,8 @@ def _subclass(recorder: Recorder, writer: Writer, base: type) -> Any:
     try:
         return Kind(base.__name__, (base,), names)
     except TypeError:
-        # One that can't be derived from stays what it is; under a function's name, a function takes its place.
+        # A class that can't be derived from is not replaced; but if its name is a function's, a function takes its
+        # place.
         return _wrapped(recorder, writer, base) if writer.name.islower() else base
 
 
