@@ -109,6 +109,10 @@ class Fetching:
         """
         return self._checked(indices, self._samples) if isinstance(indices, Marked) else self._samples(indices)
 
+    def read_plainly(self) -> None:
+        """Read samples as the dataset itself gives them from now on."""
+        self._fetch, self._reader = Fetch(), None
+
     def _sample(self, index: Any) -> Any:
         if not self._fetch.rewrites:
             return self.dataset[index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -27,6 +28,8 @@ from plumb.runtime.main_module import RUNS_AGAIN, runs_script_again
 from plumb.runtime.object_parts import roots_of
 from plumb.runtime.running import Running, exchanged
 from plumb.runtime.saved_state import is_stateful
+from plumb.runtime.state_guard import StateGuard
+from plumb.runtime.watched_iterator import start_watched, watch_changes
 from plumb.torch_loader import DataLoader
 
 Say = Callable[[str], None]
@@ -91,10 +94,12 @@ class Planned:
         The loader has the plan's arguments. Raises what the sampler raises.
         """
         if is_stateful(loader):
-            return self._start_stateful(loader, start)
+            return self._start_stateful(loader, start, say)
         if self._runs_script_again(loader, say) or self._may_repeat_samples(loader, say):
             with exchanged(loader, attributes_of(loader, self._users)):
                 return start()
+        if self._is_unwatched(loader):
+            return self._start_alone(loader, start, say)
         if not self._reads_as_torch_would(loader) or not _has(loader, attributes_of(loader, self._config)):
             return self._on_torchs.start(loader, start, say)
         return self._begun(loader, say)
@@ -102,21 +107,47 @@ class Planned:
     def start_unseen(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Say) -> Iterator[Any]:
         """The same for a loader that keeps the script's own arguments."""
         if is_stateful(loader):
-            return self._start_stateful(loader, start)
+            return self._start_stateful(loader, start, say)
         if self._runs_script_again(loader, say) or self._may_repeat_samples(loader, say):
             return start()
+        if self._is_unwatched(loader):
+            return self._start_alone(loader, start, say)
         if self._reads_as_torch_would(loader):
             return self._begun(loader, say)
         with exchanged(loader, attributes_of(loader, self._config)):
             return self._on_torchs.start(loader, start, say)
 
-    def _start_stateful(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    def _start_stateful(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Say) -> Iterator[Any]:
         """Start an epoch of a loader that saves its place: on its own iterator, with the script's own workers.
 
         What was saved can be loaded by the script without a plan, and the other way round.
         """
+        if not self._users.num_workers and not isinstance(loader.dataset, IterableDataset):
+            return self._start_alone(loader, start, say)
         with exchanged(loader, attributes_of(loader, self._users)):
             return start() if self._running is None else self._running.start(loader, start)
+
+    def _is_unwatched(self, loader: DataLoader[Any]) -> bool:
+        """Whether the script has no workers, and the loader's class has an iterator of its own, where none can be."""
+        is_map = not isinstance(loader.dataset, (IterableDataset, MapDataPipe))
+        return not self._users.num_workers and is_map and not self._reads_as_torch_would(loader)
+
+    def _start_alone(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Say) -> Iterator[Any]:
+        """Start an epoch on the loader's own iterator without workers, where batches can be looked after."""
+        run = self._run
+        self._steering.say = say
+        self._steering.leave_out_workers()
+        has_rewrites = self._running is not None and not self._config.deferred
+        if self._config.num_workers and not is_stateful(loader):
+            say(
+                f"{self._steering.loader}: its class makes its own iterator; workers are left out, as the script has it"
+            )
+        with exchanged(loader, attributes_of(loader, self._users)):
+            if not has_rewrites:
+                return start()
+            with exchanged(loader, self._given):
+                template = rebuild(loader, self._users, None)
+            return start_watched(run, loader, template, start)
 
     def _runs_script_again(self, loader: DataLoader[Any], say: Say) -> bool:
         """Whether the plan's workers, and not the script's, would run the script's main part by now.
@@ -145,7 +176,8 @@ class Planned:
 
     def _reads_as_torch_would(self, loader: DataLoader[Any]) -> bool:
         """Whether an iterator of plumb's own can read the loader's epochs: by indices that come in a fixed order."""
-        in_order = self._users.in_order and self._config.in_order
+        # Without workers of the script's own, the order is fixed, whatever it says of workers.
+        in_order = not self._users.num_workers or (self._users.in_order and self._config.in_order)
         is_map = not isinstance(loader.dataset, (IterableDataset, MapDataPipe))
         return in_order and is_map and all(_is_torchs(type(loader), name) for name in _TORCHS_WAY)
 
@@ -176,7 +208,8 @@ class PlanSteering:
     """Wants the plan's configuration until it fails; then the user's own, and says so in one line."""
 
     def __init__(self, planned: LoaderPlan, users: Config) -> None:
-        self.wanted = planned.config
+        # Batches that come in any order can't be looked after: whose indices they have is not known.
+        self.wanted = planned.config if users.num_workers else dataclasses.replace(planned.config, in_order=True)
         self.rewrites = planned.rewrites
         self.say: Say = lambda text: None
         self.loader = f"{planned.name} ({planned.site})"
@@ -191,6 +224,10 @@ class PlanSteering:
         """Want the user's own configuration from now on."""
         self.wanted = self._users
         self.say(f"{self.loader}: {reason}; from here on it runs as the script has it")
+
+    def leave_out_workers(self) -> None:
+        """Want the same without workers."""
+        self.wanted = dataclasses.replace(self.wanted, num_workers=0, prefetch_factor=None, persistent_workers=False)
 
     def renewed(self, reason: str) -> None:
         """Say that workers are started again."""
@@ -213,11 +250,12 @@ class _OnTorchsIterator:
     """Starts epochs of datasets that can't be read by indices, and of subclasses with a way of their own.
 
     Their iterator is torch's own, on the plan's arguments. Workers that persist are renewed where the script has
-    changed the dataset.
+    changed the dataset; where it does so within an epoch, and has no workers itself, the next epoch has none.
     """
 
     def __init__(self, loader: DataLoader[Any], users: Config, running: Running | None) -> None:
         self._users = users
+        self._is_plain = False
         self._running = running
         self._epochs = Epochs(loader, users)
         self._handing = Handing()
@@ -225,6 +263,10 @@ class _OnTorchsIterator:
 
     def start(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Say) -> Iterator[Any]:
         """The next epoch's iterator, which torch's `start` makes or resets."""
+        if self._is_plain:
+            self._handing.renew()
+            with exchanged(loader, attributes_of(loader, self._users)):
+                return start()
         is_stale = bool(self._state.look()) if loader.persistent_workers else False
         if self._running is not None:
             is_stale = is_stale or self._running.is_stale(loader.dataset)
@@ -234,9 +276,24 @@ class _OnTorchsIterator:
         epoch = partial(self._epochs.start, loader, start)
         if self._running is not None:
             epoch = partial(self._running.start, loader, epoch)
+        if loader.num_workers and not self._users.num_workers:
+            epoch = partial(self._watched, loader, epoch, say)
         persists_by_plan = loader.persistent_workers and not self._users.persistent_workers
         with exchanged(loader, {"worker_init_fn": ReopeningInit(loader.worker_init_fn)} if loader.num_workers else {}):
             return self._handing.start(loader, epoch) if persists_by_plan else epoch()
+
+    def _watched(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Say) -> Iterator[Any]:
+        config = Config(loader.num_workers, loader.prefetch_factor)
+        batches, ahead = start(), config.batches_in_flight
+        guard = StateGuard(self._users, lambda: config, lambda: False)
+
+        def found(reason: str) -> None:
+            self._is_plain = True
+            say(f"{reason}: up to {ahead} batches show it late, and the next epoch is read as the script has it")
+
+        guard.epoch_begins(loader)
+        watch_changes(batches, guard, loader, found)
+        return batches
 
 
 def attributes_of(loader: DataLoader[Any], config: Config) -> dict[str, Any]:

@@ -1,0 +1,107 @@
+"""Iterators of torch's own, or of a loader's own class, that guards look after.
+
+Where plumb's own iterator can't read an epoch, a batch that was found to be wrong can't be read again by other workers:
+without workers it is made once more in its place, and with workers the next epoch is the script's own.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from plumb.profile.pinning import pinned
+from plumb.runtime.fetch import Fetching
+from plumb.runtime.guards import Finding, Verdict
+from plumb.runtime.loader_run import LoaderRun
+from plumb.runtime.plain_batches import PlainBatches
+from plumb.runtime.state_guard import StateGuard
+
+Start = Callable[[], Iterator[Any]]
+
+
+def start_watched(run: LoaderRun, loader: DataLoader[Any], template: DataLoader[Any], start: Start) -> Iterator[Any]:
+    """Start an epoch without workers, as the run's configuration has it until a guard finds something against it.
+
+    Args:
+        run: What the loader's epochs have in common.
+        loader: The user's loader, with the script's own arguments.
+        template: A loader with its parts, for the guards.
+        start: Makes the iterator.
+
+    """
+    running = run.running
+    if run.is_plain or running is None:
+        return start()
+    run.turn += 1
+    if _ends_plan(run, template, run.guards.epoch_begins(template)):
+        return start()
+    run.reads_here = True
+    batches = running.start(loader, start)
+    watched = _Watched(run, template, weakref.ref(batches))
+    vars(batches).update(_next_index=watched.next_index, _next_data=watched.next_data)
+    return batches
+
+
+def watch_changes(batches: Any, guard: StateGuard, loader: DataLoader[Any], found: Callable[[str], None]) -> None:
+    """Have `found` called, once, with what the loop changes while the workers of torch's iterator are at work."""
+    kind, known, said = type(batches), weakref.ref(batches), list[str]()
+    plain: Callable[[Any], Any] = kind._next_data
+
+    def next_data() -> Any:
+        finding = None if said else guard.batch_wanted(loader)
+        if finding is not None and finding.verdict is Verdict.PLAIN:
+            said.append(finding.reason)
+            found(finding.reason)
+        return plain(known())
+
+    vars(batches)["_next_data"] = next_data
+
+
+class _Watched:
+    """Stands between an iterator without workers and its class: its indices, and its batches, go through the guards."""
+
+    def __init__(self, run: LoaderRun, template: DataLoader[Any], batches: Callable[[], Any]) -> None:
+        self._run = run
+        self._template = template
+        # The iterator has this: it would be left to the collector of cycles if this had the iterator.
+        self._batches = batches
+        self._number = -1
+        self._indices: Any = None
+
+    def next_index(self) -> Any:
+        batches = self._batches()
+        self._indices = type(batches)._next_index(batches)
+        self._number += 1
+        return self._indices if self._run.is_plain else self._run.guards.indices(self._number, self._indices)
+
+    def next_data(self) -> Any:
+        batches, run = self._batches(), self._run
+        template = self._template
+        if run.is_plain or _ends_plan(run, template, run.guards.batch_wanted(template)):
+            self._read_plainly()
+            return type(batches)._next_data(batches)
+        read = type(batches)._next_data(batches)
+        batch, finding = run.guards.batch_read(self._number, self._indices, read)
+        if not _ends_plan(run, template, finding):
+            return batch
+        plain = PlainBatches(template.dataset, template.collate_fn, template._auto_collation).batch(self._indices)
+        return pinned(plain) if template.pin_memory else plain
+
+    def _read_plainly(self) -> None:
+        fetching = self._batches()._dataset_fetcher.dataset
+        if isinstance(fetching, Fetching):
+            fetching.read_plainly()
+
+
+def _ends_plan(run: LoaderRun, template: DataLoader[Any], finding: Finding | None) -> bool:
+    """Do as a finding says; return whether everything is read plainly from now on."""
+    if finding is None or finding.verdict is Verdict.GO_ON:
+        return False
+    if run.running is not None:
+        run.running.note_change(template.dataset)
+    if finding.verdict is Verdict.PLAIN:
+        run.stay_plain(finding.reason)
+    return finding.verdict is Verdict.PLAIN
