@@ -40,7 +40,7 @@ from plumb.trace.expand import is_user_class, is_user_code
 
 # A look at an epoch's start may take so long, and the first, which only takes note of what there is, so long; between
 # two batches, it ends after so many values.
-EPOCH_SECONDS, FIRST_SECONDS = 0.1, 0.04
+EPOCH_SECONDS, FIRST_SECONDS = 0.1, 0.03
 _NEAREST, _FURTHER = 250, 100
 # Collections up to this size are looked at item by item; of larger ones, a few items are.
 _SMALL, _PROBES = 64, 16
@@ -121,7 +121,7 @@ class DatasetState:
             seconds: Time limit, of computing. What there is no time for is looked at in later looks.
             has_windows: Whether the parts of large values are looked at, which may take all of the time.
             window_seconds: Time limit for these, within the other one.
-            near: Places in large values, as shares of their lengths, whose parts come first.
+            near: Places in lists and arrays, as shares of their lengths, whose parts come first.
 
         """
         with no_garbage_collection():
@@ -258,7 +258,7 @@ class DatasetState:
         part, count, is_plain = item_windows(value)
         # Of too many objects, two looks by value would come to different ones.
         in_turn = is_plain or not self._is_by_value or count <= _MOST_WINDOWS_OF_OBJECTS
-        self._windowed(Large(part, count, len(value), way, in_turn))
+        self._windowed(Large(part, count, len(value), way, in_turn, isinstance(value, (list, tuple))))
 
     def _windowed(self, large: Large) -> None:
         if self._has_windows:

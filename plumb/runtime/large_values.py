@@ -13,7 +13,8 @@ from plumb.runtime.windows import Windows
 class Large(NamedTuple):
     """A large value as it is met: `part` digests one of its `windows`, and `shape` decides on where these lie.
 
-    With `in_turn`, a thorough look goes on until each window was seen.
+    With `in_turn`, a thorough look goes on until each window was seen. `is_indexed` says that one window can be found
+    without a walk through those before it.
     """
 
     part: Callable[[int], Any]
@@ -21,6 +22,7 @@ class Large(NamedTuple):
     shape: Any
     way: Reached
     in_turn: bool = True
+    is_indexed: bool = True
 
 
 class LargeValues:
@@ -53,10 +55,10 @@ class LargeValues:
 
         Args:
             box: Time limit.
-            near: Places in large values, as shares of their lengths, whose windows come first, time or not.
+            near: Places in values with an index, as shares of their lengths, whose windows come first, time or not.
 
         """
-        for large in self._met:
+        for large in [each for each in self._met if each.is_indexed]:
             # The last window may be a short one, which decides on whether a place lies in this window or that.
             windows = {int(place * count) for place in near for count in (large.windows - 1, large.windows)}
             for number in sorted(windows):

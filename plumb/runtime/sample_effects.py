@@ -35,7 +35,7 @@ from plumb.runtime.windows import array_of
 CHILD_SECONDS = 30.0
 _LOOK_SECONDS = 1.0
 # The loop waits for the child: large values are looked at twice, for so long, those parts first that have the indices.
-_LARGE_SECONDS = 0.03
+_LARGE_SECONDS = 0.02
 _MOST_FILES = 32
 # The second index is looked for among so many.
 _LOOKED_THROUGH = 64

@@ -394,12 +394,12 @@ def test_a_million_small_objects_are_looked_at_bit_by_bit():
     assert state.glance()
 
 
-@pytest.mark.parametrize("kind", [list, tuple, dict, set, collections.deque, "objects", "array"])
+@pytest.mark.parametrize("kind", [list, tuple, "objects", "array"])
 def test_what_lies_at_a_given_place_of_a_large_value_is_looked_at_whatever_the_time(kind):
     class Large(Dataset):
         def __init__(self):
             numbers = range(1_000_000, 1_060_000)
-            self.items = dict.fromkeys(numbers, 0) if kind is dict else kind(numbers) if callable(kind) else None
+            self.items = kind(numbers) if callable(kind) else None
             if kind == "objects":
                 self.items = [Small(number) for number in numbers]
             elif kind == "array":
@@ -418,12 +418,8 @@ def test_what_lies_at_a_given_place_of_a_large_value_is_looked_at_whatever_the_t
         rows.items[place].number = -1
     elif kind is tuple:
         rows.items = (*rows.items[:place], -1, *rows.items[place + 1 :])
-    elif kind is set:
-        number = list(rows.items)[place]
-        rows.items.remove(number)
-        rows.items.add(number * 1_000)
     else:
-        rows.items[1_000_000 + place if kind is dict else place] = -1
+        rows.items[place] = -1
     assert [change.place for change in look()] == ["Large.items"]
 
 
