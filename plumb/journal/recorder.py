@@ -96,7 +96,7 @@ class Recorder:
         Args:
             path: The file; symbolic links are followed, as a write does.
             appends: The file can only grow.
-            replaces: The file is made empty first, or made anew where it is missing.
+            replaces: The file is emptied first, or created if it is missing.
 
         """
         real = os.path.realpath(path)

@@ -36,8 +36,14 @@ _EVENTS = "events.out.tfevents"
 def take(folders: Sequence[str], journal: str, ignored: Collection[str]) -> Collection[str]:
     """List the regular files below `folders` in the journal, and copy those that C libraries often write.
 
+    Args:
+        folders: Real paths of the script's folders.
+        journal: The journal's folder.
+        ignored: Real paths of plumb's own files and folders.
+
     Returns:
         The paths of the listed files.
+
     """
     listed = {path: records.status_of(status) for path, status in files_below(folders, ignored)}
     stop_at, room = time.monotonic() + _COPYING_SECONDS, _BYTES_AT_MOST

@@ -50,7 +50,17 @@ def situation_of(
     epoch_batches: int | None,
     offers: Offers,
 ) -> Situation:
-    """Return the model's inputs from the measurements, at least one of which must have waited for its loader."""
+    """Return the model's inputs from the loop's measurements.
+
+    Args:
+        loader: The user's loader.
+        readings: Measurements by configuration; at least one must have waited for its loader.
+        batches: Properties of the loop's batches.
+        limits: Limits of the host.
+        epoch_batches: Batches per epoch; None if unknown.
+        offers: Available rewrites with their costs.
+
+    """
     with_workers = sorted(
         (reading for reading in readings.values() if reading.config.num_workers),
         key=lambda reading: reading.config.num_workers,

@@ -111,7 +111,7 @@ class Pilot:
         return self._meter.is_due(now, workers)
 
     def note(self, delivery: Delivery, batch: Any, indices: Any) -> None:
-        """Take account of `batch`, which the loop gets; it holds the samples at `indices`."""
+        """Process the delivery of `batch`, the samples at `indices`; an error ends the tuning, not the training."""
         try:
             if self._batches is None:
                 nbytes, tensors = batch_bytes(batch)
@@ -232,7 +232,7 @@ class Pilot:
     def _search(
         self, best: LoopReading, readings: dict[Config, LoopReading], misses_at_most: int
     ) -> Course[tuple[LoopReading, str]]:
-        """Try the most promising configurations until none promises enough; return the best, and why none is left."""
+        """Try the most promising configurations until none promises enough; return the best, and why it ended."""
         misses, verdict = 0, "as good as any"
         for _ in range(TRIALS_AT_MOST):
             if best.waiting_share < NOTHING_TO_GAIN:

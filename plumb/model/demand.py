@@ -233,6 +233,12 @@ def go_together(
 
     Datasets read in whole batches are neither stored nor read by threads.
 
+    Args:
+        situation: Costs of the cuts.
+        cache: Store, or None.
+        deferred: Operators moved behind collate, or `WHOLE_BATCHES`.
+        fetch_threads: Number of fetch threads.
+
     Raises:
         KeyError: The situation has no costs of the cut.
 

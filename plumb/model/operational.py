@@ -76,7 +76,15 @@ def predict(situation: Situation, config: Config) -> Prediction:
 
 
 def loader_rates(situation: Situation, wanted: Demand, workers: Any, persistent: Any) -> Any:
-    """Return the samples per second that the loader alone should deliver, including each epoch's start of workers."""
+    """Return the samples per second that the loader alone should deliver, including each epoch's start of workers.
+
+    Args:
+        situation: Costs and limits.
+        wanted: Demand of a sample.
+        workers: Number of workers, or an array of numbers.
+        persistent: Whether the workers outlive an epoch, or an array of the same shape.
+
+    """
     steady = np.minimum.reduce(np.broadcast_arrays(*capacities(situation, wanted, workers, 0.0).values()))
     start = np.where(persistent, 0.0, situation.start_seconds(workers))
     return amortized(steady, situation.epoch_samples, start)
@@ -87,6 +95,12 @@ def ceilings(situation: Situation, wanted: Demand, workers: Any) -> Any:
 
     The limit is the step, the CPU shared with it, or the main process, which alternates between receiving batches and
     its part of the step.
+
+    Args:
+        situation: Costs and limits.
+        wanted: Demand of a sample.
+        workers: Number of workers, or an array of numbers.
+
     """
     step = situation.step_samples_per_second or math.inf
     shared = capacities(situation, wanted, workers, situation.step_cpu_seconds)["cpu"]
@@ -95,9 +109,16 @@ def ceilings(situation: Situation, wanted: Demand, workers: Any) -> Any:
 
 
 def loop_rates(situation: Situation, wanted: Demand, workers: Any, loader_samples_per_second: Any) -> Any:
-    """Return the training loop's samples per second with a loader that alone delivers `loader_samples_per_second`.
+    """Return the training loop's samples per second with a given loader.
 
     Without workers, loading and stepping alternate. With workers, the slowest part determines the rate.
+
+    Args:
+        situation: Costs and limits.
+        wanted: Demand of a sample.
+        workers: Number of workers, or an array of numbers.
+        loader_samples_per_second: Rate of the loader alone, or an array of the same shape.
+
     """
     step = situation.step_samples_per_second
     if step is None:
@@ -133,9 +154,14 @@ def filling_rate(situation: Situation, config: Config) -> float:
 
 
 def over_a_training(situation: Situation, config: Config, later: Any, workers: Any) -> Any:
-    """Return the loop's rate over `EPOCHS` epochs, the first of which fills the store; without a store, `later`.
+    """Return the loop's samples per second over `EPOCHS` epochs, the first of which fills the store.
 
-    `later` is the rate of later epochs in samples per second; `workers` is as in `filling_rates`.
+    Args:
+        situation: Costs and limits.
+        config: Configuration; without a store, the result is `later`.
+        later: Rate of later epochs in samples per second, or an array.
+        workers: Number of workers in place of that in `config`, or an array of the same shape.
+
     """
     if config.cache is None:
         return later
@@ -178,7 +204,15 @@ def fed_rate(situation: Situation) -> float:
 
 
 def seconds_until_steady(situation: Situation, workers: Any, in_flight: Any, samples_per_second: Any) -> Any:
-    """Return the seconds to start the workers, fill the prefetch queue, and load one round of counted batches."""
+    """Return the seconds to start the workers, fill the prefetch queue, and load one round of counted batches.
+
+    Args:
+        situation: Costs and limits.
+        workers: Number of workers, or an array of numbers.
+        in_flight: Number of prefetched batches, or an array of the same shape.
+        samples_per_second: Rate of the loader, or an array of the same shape.
+
+    """
     # With an unlimited rate a round takes no time, and with a rate of 0 for ever.
     with np.errstate(divide="ignore"):
         samples = (in_flight + np.maximum(workers, 1)) * situation.samples_per_batch
@@ -186,7 +220,14 @@ def seconds_until_steady(situation: Situation, workers: Any, in_flight: Any, sam
 
 
 def amortized(samples_per_second: Any, epoch_samples: float | None, start_seconds: Any) -> Any:
-    """Return the rate over an epoch that begins with `start_seconds` of waiting; unchanged for an endless epoch."""
+    """Return the rate over an epoch that begins with a wait.
+
+    Args:
+        samples_per_second: Rate after the wait, or an array.
+        epoch_samples: Samples per epoch; None for an endless epoch, whose rate stays unchanged.
+        start_seconds: Seconds of waiting, or an array of the same shape.
+
+    """
     if epoch_samples is None:
         return samples_per_second
     return 1.0 / (1.0 / np.asarray(samples_per_second) + start_seconds / epoch_samples)

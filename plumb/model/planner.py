@@ -94,11 +94,17 @@ def cache_choice(cut: CutCost, room_bytes: float, dataset_samples: float, folder
 
 
 def rank(freedom: Freedom, situation: Situation, steady_within_seconds: float = math.inf) -> Ranking:
-    """Rank the feasible configurations of the search space whose rate is steady after `steady_within_seconds`.
+    """Rank the feasible configurations of the search space.
 
     All are predicted by their bounds, with a penalty for loaders without spare capacity. The leaders are also simulated
     with every prefetch depth, because only the order of events shows the effect of stragglers, short epochs and a
     stalled dispatch.
+
+    Args:
+        freedom: Search space.
+        situation: Inputs of the model.
+        steady_within_seconds: Longest time after which a loader's rate must be steady.
+
     """
     points = [_points(way, freedom, situation) for way in _ways(freedom, situation)]
     limits = feasible.allowed(situation)

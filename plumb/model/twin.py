@@ -41,6 +41,13 @@ def simulated_rate(situation: Situation, config: Config, batches: int, seed: int
 
     The result is capped by the bounds. A simulated worker uses at most one core, whereas a real one with threads may
     use more.
+
+    Args:
+        situation: Inputs of the model.
+        config: Configuration to simulate.
+        batches: Number of batches.
+        seed: Seed of the simulation.
+
     """
     wanted = demand(situation, config)
     bound = loop_rates(situation, wanted, config.num_workers, loader_rates(situation, wanted, config.num_workers, True))

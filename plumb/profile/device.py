@@ -67,9 +67,16 @@ def profile_device(
 
 
 def copy_bytes_per_second(device: Device, size_bytes: int, *, pinned: bool) -> float | None:
-    """Return the bytes per second of copies of `size_bytes` from the host to the device: the median of several.
+    """Return the bytes per second of copies from the host to the device: the median of several.
 
-    Returns None if the memory can't be allocated or pinned.
+    Args:
+        device: Device to copy to.
+        size_bytes: Bytes per copy.
+        pinned: Whether to copy from page-locked memory.
+
+    Returns:
+        The rate, or None if the memory can't be allocated or pinned.
+
     """
     if pinned and not device.pins:
         return None

@@ -169,7 +169,15 @@ def without_failing(loader: DataLoader[Any], indices: Sequence[Any], errors: tup
 def torch_threads_speedup(
     loader: DataLoader[Any], stream: IndexStream | None, seconds: float, skips: tuple[type[Exception], ...] = ()
 ) -> float:
-    """Return how many times as fast batches are made with all of torch's threads, interleaved for about `seconds`."""
+    """Return how many times as fast batches are made with all of torch's threads, interleaved for about `seconds`.
+
+    Args:
+        loader: Loader to read from.
+        stream: Indices to read; None for an iterable dataset.
+        seconds: Time to measure; each side is measured a few times at least.
+        skips: Errors of the dataset to go on after.
+
+    """
     read = _reader(loader, stream, skips)
     one: list[float] = []
     all_threads: list[float] = []

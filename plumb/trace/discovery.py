@@ -225,6 +225,7 @@ def _held_generators(function: Any) -> list[Any]:
 
 
 def values_given(function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield the values that a call takes: its arguments, and its receiver unless it is a module, class or dataset."""
     receiver = getattr(function, "__self__", None) if isinstance(function, (BuiltinFunctionType, MethodType)) else None
     if receiver is not None and not isinstance(receiver, (ModuleType, type)) and not is_dataset(receiver):
         yield receiver

@@ -95,6 +95,12 @@ def choose(root: Node, weights: Weights, readers: Collection[Node]) -> list[Node
     Parts with a negligible share are left out as long as their sum is small. An operator that reads from storage stays,
     however fast it was, because its time depends on the disk's cache. The steps of a `Compose` stay, and other calls in
     it are left out. Operators that the user marked stay.
+
+    Args:
+        root: Root of the tree of calls.
+        weights: First timing.
+        readers: Nodes that read from storage or open files.
+
     """
     chosen = [node for entry in root.children.values() for node in _operators_below(entry, weights, readers, True)]
     chosen = _without_small(chosen, weights, readers)

@@ -97,6 +97,7 @@ class RecordSites(ast.NodeTransformer):
         self.sites: list[Site] = []
 
     def rewrite(self, definition: ast.FunctionDef | ast.Lambda) -> Any:
+        """Return a copy of a definition in which the kept sites call the recorder."""
         node = copy.deepcopy(definition)
         if isinstance(node, ast.Lambda):
             node.body = self.visit(node.body)

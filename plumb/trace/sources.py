@@ -39,7 +39,14 @@ class Source(Protocol):
         ...
 
     def loads(self, recorder: Recorder | None, units: int, reverse: bool = False) -> list[Load]:
-        """Return one pass over the first `units` units: one function per unit, to be called in order."""
+        """Return one pass over the first `units` units: one function per unit, to be called in order.
+
+        Args:
+            recorder: Recorder of the samples; None loads them plainly.
+            units: Number of units.
+            reverse: Whether to load the units in reverse order; streams ignore it.
+
+        """
         ...
 
 
