@@ -12,9 +12,12 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset
 
 from plumb import events, notes
+from plumb.companion_tuning import CompanionTuning
 from plumb.config import Config
+from plumb.host import Limits
 from plumb.loop import Course, Loop, LoopReading, ready
 from plumb.loop_changes import LoopChanges
+from plumb.loop_companions import Companions
 from plumb.loop_comparison import LoopComparison, compare_in_loop
 from plumb.model import operational, stalls, stored
 from plumb.options import Options
@@ -78,6 +81,7 @@ class Tuning:
         pace, spent, begun = self._options.pace_seconds, Spending(), time.perf_counter()
         if not loader.num_workers:
             loop.changes = LoopChanges(loader)
+        together = CompanionTuning(loop)
         before, step = yield from self._at_first(known, loader, loop, own, deadline)
         readings = [before] if before else []
         is_soon = time.perf_counter() - begun < _TIME_BEFORE * (deadline - begun)
@@ -86,46 +90,74 @@ class Tuning:
             readings += [again] if again else []
             step = max(step, step_again or step, key=lambda found: found.samples_per_second)
         waiting = _waiting_share(_rate_over_turns(readings), step) if readings else None
+        burning = step and dataclasses.replace(
+            step, cpu_seconds=step.cpu_seconds + together.cpu_seconds(loop.samples_per_batch)
+        )
         subject = Subject(
-            known.name, loader, loop.samples_per_batch, step, waiting, _changed(loop), loop.open, loop.skips
+            known.name, loader, loop.samples_per_batch, burning, waiting, _changed(loop), loop.open, loop.skips
         )
         plain_seconds = 0.0 if self._options.plain else min(2 * _PAIRS * pace, _PLAIN_SHARE * (deadline - begun))
-        seconds = deadline - time.perf_counter() - 2 * _PAIRS * pace - plain_seconds
+        seconds = (deadline - time.perf_counter() - 2 * _PAIRS * pace - plain_seconds) / (1 + together.count)
         tuner = Tuner(subject, self._options, seconds, pace, self._emit)
         choice = tuner.choose()
+
+        def tuner_of(subject: Subject, limits: Limits) -> Tuner:
+            return Tuner(subject, dataclasses.replace(self._options, limits=limits), seconds, pace, self._emit)
+
+        together.tune(choice, step, waiting, self._options.limits, tuner_of)
         if loop.open and step is not None and step.wants_pinned:
             choice = _with_pinned(choice)
         in_loop, undecided = None, ""
         wanted = choice.untried or choice.tuned.config
-        if loop.open and wanted != choice.baseline.config:
+        is_taken = False
+
+        def loader_on(config: Config, plain: bool = False) -> DataLoader[Any]:
+            together.start(plain)
+            return tuner.loader(config)
+
+        if loop.open and (wanted != choice.baseline.config or together.wants_change()):
             self._say(known, "your loop before and after, by turns")
             others = OthersLoad()
-            sides = (choice.baseline.config, own), (wanted, lambda: tuner.loader(wanted))
+            sides = (choice.baseline.config, own), (wanted, lambda: loader_on(wanted))
             until = max(deadline, time.perf_counter() + _OVERTIME_SHARE * self._options.budget_seconds) - plain_seconds
             latest = deadline + late_seconds(self._options.budget_seconds)
-            compared = yield from compare_in_loop(loop, *sides, pace, until, latest, _batch_seconds(loop, readings))
+            compared = yield from compare_in_loop(
+                loop, *sides, pace, until, latest, _batch_seconds(loop, readings), together.companions.switch
+            )
+            compared = together.finished(compared)
+            is_taken = compared.is_taken
             readings += compared.own
             if readings:
                 waiting = _waiting_share(_rate_over_turns(readings), step)
-            choice, in_loop = _after_comparison(choice, wanted, compared, step)
+            named = together.named(wanted)
+            choice, in_loop = _after_comparison(choice, wanted, compared, step, named)
             if in_loop is None and compared.is_open:
-                undecided = notes.undecided(
-                    wanted, compared.ratio, waiting, others.cpus(), self._options.budget_seconds
-                )
+                undecided = notes.undecided(named, compared.ratio, waiting, others.cpus(), self._options.budget_seconds)
         plainly = None
-        if choice.plain.config != wanted:
+        is_plain_other = choice.plain.config != wanted or together.is_plain_other
+        if is_plain_other and (choice.plain.config != choice.baseline.config or together.wants_change(plain=True)):
             self._say(known, "your loop on torch's own arguments alone, by turns")
             until = max(deadline, time.perf_counter() + plain_seconds)
             latest = deadline + late_seconds(self._options.budget_seconds)
             plainly = yield from plain_in_loop(
-                loop, own, choice, tuner.loader, pace, until, latest, _batch_seconds(loop, readings)
+                loop,
+                own,
+                choice,
+                lambda config: loader_on(config, plain=True),
+                pace,
+                until,
+                latest,
+                _batch_seconds(loop, readings),
+                together.companions.switch,
             )
+            plainly = together.finished(plainly) if plainly else None
             readings += plainly.own if plainly else ()
             if plainly is not None and plainly.is_taken and in_loop is None:
                 choice, in_loop = _after_comparison(
                     dataclasses.replace(choice, tuned=choice.plain), choice.plain.config, plainly, step
                 )
-                undecided = ""
+                together.take_plain()
+                undecided, is_taken = "", True
         if _changed(loop) and _makes_ahead(choice.plain.config):
             choice, plainly = dataclasses.replace(choice, plain=choice.baseline), None
         if _changed(loop) and _makes_ahead(choice.tuned.config):
@@ -137,13 +169,25 @@ class Tuning:
             why = "ended" if loop.has_ended else "was left, so that its epoch did not end,"
             note = f"your loop {why} after {loop.batches_given} batches; the rest was measured without it"
             choice = choice.noting(note)
+        choice = together.note(choice)
         if loop.pauses.seconds:
             choice = choice.noting(notes.paused(loop.pauses.seconds))
         if self._options.ranks > 1:
             note = notes.among_ranks(self._options.ranks, told_by_steps())
             choice = choice.noting(note)
         choice = choice.having_loaded(loop.batches_given * loop.samples_per_batch)
-        planned = self._plan(known, loader, loop.samples_per_batch, choice, step, in_loop, spent, plainly)
+        planned = self._plan(
+            known, loader, loop.samples_per_batch, choice, step, in_loop, spent, plainly, bool(together.count)
+        )
+        is_plain_taken = plainly is None or plainly.is_taken
+        for each in together.tuned:
+            theirs = each.settle(is_taken, is_plain_taken and (is_taken or is_plain_other), known.name)
+            of, reached = each.companion, each.in_loop(in_loop)
+            of.result = self._plan(
+                of.known, of.loader, each.samples_per_batch, theirs, each.step, reached, each.spent, plainly, True
+            )
+        for text in together.untuned:
+            self._emit(events.Warned(text))
         return events.LoaderDone(dataclasses.replace(planned.plan, undecided=undecided))
 
     def _at_first(
@@ -155,14 +199,23 @@ class Tuning:
         in_flight = loader.num_workers * (loader.prefetch_factor or 0)
         until = begun + _TIME_BEFORE * (deadline - begun)
         before = yield from loop.measure(own, in_flight + 1, 2 * pace, until, _SHARE_BEFORE)
+        companions = Companions(loop.companions)
+        companions.confirm(loop.batches_given)
         self._say(known, "how fast your loop could go")
         until = time.perf_counter() + _TIME_STEP * (deadline - begun)
-        return before, (yield from _step(loop, own, loader.pin_memory, pace, until))
+        companions.give_ready()
+        step = yield from _step(loop, own, loader.pin_memory, pace, until)
+        companions.give_own()
+        return before, step
 
     def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
         """Tunes a loader whose loop was never seen to train: for its own rate, without a step rate."""
         pace = _PACE_ALONE * self._options.pace_seconds
         note = "tuned on its own, without a step rate: no training loop was seen to use it"
+        if known.read_beside:
+            note = (
+                f"tuned on its own, without a step rate: the loop of {known.read_beside} was seen to read it, but ended"
+            )
         return self.for_step(known, loader, seconds, None, pace, note)
 
     def for_step(
@@ -192,6 +245,7 @@ class Tuning:
         in_loop: EndToEnd | None,
         spent: Spending,
         plainly: LoopComparison | None = None,
+        is_one_of_several: bool = False,
     ) -> events.LoaderDone:
         pipeline, device = choice.offers.pipeline, choice.offers.device
         return events.LoaderDone(
@@ -205,7 +259,8 @@ class Tuning:
                 tuned=choice.tuned,
                 predicted=operational.predict(choice.situation, choice.tuned.config),
                 step_samples_per_second=step.samples_per_second if step else None,
-                end_to_end=_with_shares(in_loop, choice) if in_loop else None,
+                # What a loop waits for several loaders can't be told apart.
+                end_to_end=in_loop if is_one_of_several or in_loop is None else _with_shares(in_loop, choice),
                 sample=choice.situation.cost_in_worker,
                 trials=choice.trials,
                 rewrites=choice.offers.rewrites,
@@ -303,7 +358,7 @@ def _paused(batches: Iterator[Any], seconds: float) -> Iterator[Any]:
 
 
 def _after_comparison(
-    choice: Choice, wanted: Config, compared: LoopComparison, step: Step | None
+    choice: Choice, wanted: Config, compared: LoopComparison, step: Step | None, named: Config | str = ""
 ) -> tuple[Choice, EndToEnd | None]:
     """The choice that the loop's own windows leave, and what the loop reached where it is the candidate."""
     if compared.is_taken:
@@ -314,9 +369,9 @@ def _after_comparison(
         return choice, in_loop
     choice = dataclasses.replace(choice, tuned=choice.baseline)
     if compared.failure:
-        return choice.noting(notes.failed_in_loop(wanted, compared.failure)), None
+        return choice.noting(notes.failed_in_loop(named or wanted, compared.failure)), None
     if compared.ratio is not None and not compared.is_open:
-        return choice.noting(notes.not_faster_in_loop(wanted, compared.ratio)), None
+        return choice.noting(notes.not_faster_in_loop(named or wanted, compared.ratio)), None
     return choice, None
 
 

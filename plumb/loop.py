@@ -12,7 +12,7 @@ import itertools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -26,6 +26,9 @@ from plumb.profile.device import synchronize
 from plumb.profile.pinning import pinned
 from plumb.profile.ranks import Standstill
 from plumb.search.measure import ERRORS_AT_MOST, Chunk, rate_of
+
+if TYPE_CHECKING:
+    from plumb.loop_companions import Companion
 
 T = TypeVar("T")
 Course = Generator[Any, bool, T]
@@ -130,7 +133,8 @@ class Loop:
 
     `waits` adds up what steps wait for other ranks, and `changes` looks for what the loop changes of the dataset, if it
     is to be looked for. What the loop does in `pauses` is no part of its steps, and is left out. `skips` are
-    the classes of the errors that the loop has been seen to catch and go on after.
+    the classes of the errors that the loop has been seen to catch and go on after. `companions` are the other loaders
+    that it reads.
     """
 
     def __init__(self, samples_per_batch: float, batches_at_most: float, skips: Iterable[type[Exception]] = ()) -> None:
@@ -141,6 +145,7 @@ class Loop:
         self.waits = Standstill()
         self.changes: LoopChanges | None = None
         self.pauses = LoopPauses()
+        self.companions: list[Companion] = []
         self.skips = tuple(skips)
 
     @property

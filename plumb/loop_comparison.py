@@ -70,6 +70,7 @@ def compare_in_loop(
     deadline: float,
     latest: float = math.inf,
     batch_seconds: float = 0.0,
+    switch: Callable[[bool], int] = lambda to_candidate: 0,
 ) -> Course[LoopComparison]:
     """Feed the loop from its own loader and from the candidate's by turns, until their ratio is known.
 
@@ -84,6 +85,8 @@ def compare_in_loop(
             looks promising after the first pair. The start of the candidate's workers does not count.
         latest: When the last pair ends, by what the ones before it took, in `time.perf_counter` seconds.
         batch_seconds: What a batch of the loop takes on the user's configuration, as far as that is known.
+        switch: Called before each window with whether it is the candidate's: where the loop reads other loaders too,
+            these are exchanged. Returns for how many steps their batches may be ready already.
 
     Returns:
         All windows. There is no ratio where the loop ended, or the time was over, before there was a pair.
@@ -119,10 +122,11 @@ def compare_in_loop(
             break
         for config, batches, taken in sides if number % 2 == 0 else reversed(sides):
             with reusing(config.allocator_reuse):
+                made_ahead = switch(batches is others)
                 try:
                     reading = yield from loop.measure(
                         batches,
-                        config.batches_in_flight + 1,
+                        max(config.batches_in_flight + 1, made_ahead),
                         seconds,
                         deadline + seconds,
                         _SHARE_OF_A_WINDOW,

@@ -76,7 +76,7 @@ def uncompared(promising: Reading, seconds: float) -> str:
     return _no_time(f"compare {promising.config} with yours by turns; alone, it reached {rate:,.0f}", seconds)
 
 
-def not_faster_in_loop(config: Config, ratio: PairedRatio) -> str:
+def not_faster_in_loop(config: Config | str, ratio: PairedRatio) -> str:
     """Say that a candidate gave the user's loop nothing worth having."""
     return f"nothing better: your loop ran {_times(ratio)} with {config}, the best alone"
 
@@ -90,13 +90,27 @@ def paused(pauses: Sequence[float]) -> str:
     )
 
 
-def failed_in_loop(config: Config, failure: str) -> str:
+def beside(names: Sequence[str]) -> str:
+    """Say that a loop reads other loaders as well, and what that means for its rates."""
+    listed = " and ".join(names)
+    return (
+        f"your loop reads {listed} in its steps, too: they were tuned together, and what the loop waits and gains is "
+        "for all of them"
+    )
+
+
+def feeds(through: str) -> str:
+    """Say that a loader feeds the same loop as another one, through which that was measured."""
+    return f"feeds the same loop as {through}: what that loop waits and gains is for both of them together"
+
+
+def failed_in_loop(config: Config | str, failure: str) -> str:
     """Say that a candidate could not go on in the user's loop."""
     return f"{config} was the best alone, and failed in your loop ({failure}): your own configuration stays"
 
 
 def undecided(
-    candidate: Config, ratio: PairedRatio | None, waiting: float | None, others_cpus: float, budget_seconds: float
+    candidate: Config | str, ratio: PairedRatio | None, waiting: float | None, others_cpus: float, budget_seconds: float
 ) -> str:
     """Say what is known of a candidate that may be better, why no more is known, and what would settle it."""
     known = f"your loop ran {_times(ratio)}" if ratio else "there was no time left to try it in your loop"

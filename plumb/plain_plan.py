@@ -82,17 +82,18 @@ def plain_in_loop(
     deadline: float,
     latest: float,
     batch_seconds: float,
+    switch: Callable[[bool], int],
 ) -> Course[LoopComparison | None]:
     """Let the user's loop run on its own configuration and on the plain one by turns; None where there is no time.
 
     The arguments are those of `compare_in_loop`; `choice` names both configurations.
     """
     wanted = choice.plain.config
-    if wanted == choice.baseline.config or not loop.open or time.perf_counter() > deadline:
+    if not loop.open or time.perf_counter() > deadline:
         return None
     candidate = wanted, lambda: loader_on(wanted)
     sides = (choice.baseline.config, own), candidate
-    compared = yield from compare_in_loop(loop, *sides, window_seconds, deadline, latest, batch_seconds)
+    compared = yield from compare_in_loop(loop, *sides, window_seconds, deadline, latest, batch_seconds, switch)
     return compared if compared.ratio is not None or compared.failure else None
 
 

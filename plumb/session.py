@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from plumb.loop import Course, Loop
+    from plumb.loop_companions import Companion
     from plumb.training_signals import TrainingSignals
     from plumb.watch import KnownLoader, Registry, Watched
 
@@ -107,6 +108,8 @@ class Session:
         self._skips: dict[type[Exception], None] = {}
         self._files = LoaderFiles()
         self._lone_batches = LoneBatches()
+        # By loader: the iterator that has given a batch last.
+        self._latest: dict[str, Watched] = {}
         self._thread: threading.Thread | None = None
 
     def listen_for_training(self) -> None:
@@ -174,7 +177,9 @@ class Session:
         if known.epochs_begun == 1:
             self._emit(events.LoaderIterated(known.name, str(known.site), time.perf_counter() - self._started))
         # A loop that is being tuned goes on with the tuning's batches; an iterator of its own would cost workers.
-        batches = iter(()) if known is self._running else start()
+        companion = self._companion(known)
+        is_fed = known is self._running or (companion is not None and companion.is_confirmed)
+        batches = iter(()) if is_fed else start()
         return Watched(known, batches, start, plain_loop, self._next_batch)
 
     def read_by_dataset(self, loader: DataLoader[Any]) -> None:
@@ -260,13 +265,16 @@ class Session:
             return self._resume(lambda: course.send(interrupted))
         if course is None and known.name not in self._done and self._is_to_be_tuned(watched):
             return self._take_over(watched)
+        companion = self._companion(known)
+        if companion is not None and companion.is_confirmed:
+            return self._beside(companion)
         assert self._signals is not None
         if not watched.batches_given:
             patience = max(self._budget_seconds * _PATIENCE_WITHOUT_LOADER, _PATIENCE_SECONDS)
             why_not = self._lone_batches.reason(watched, self._signals.count, patience)
             if why_not is not None:
                 self._fail_with(why_not)
-        begin = time.perf_counter()
+        begin, cpu_before = time.perf_counter(), time.process_time()
         try:
             with self._files.noted(known.name):
                 batch = next(watched.batches)
@@ -282,7 +290,22 @@ class Session:
         known.note_batch(batch, seconds=now - (watched.handed_over_at or begin))
         watched.batches_given += 1
         watched.handed_over_at, watched.signals_before = now, self._signals.count
+        self._latest[known.name] = watched
+        if companion is not None and self._loop is not None:
+            companion.note(watched, batch, self._loop.batches_given, time.process_time() - cpu_before)
         return batch
+
+    def _companion(self, known: KnownLoader) -> Companion | None:
+        """Return a loader as one that the loop reads beside the one that it is tuned through; None for any other."""
+        members = self._loop.companions if self._loop is not None else []
+        return next((member for member in members if member.known is known), None)
+
+    def _beside(self, companion: Companion) -> Any:
+        try:
+            return companion.batch()
+        except UsersError as users:
+            self._users_error = users.error if isinstance(users.error, Exception) else None
+            raise users.error from None
 
     def _is_to_be_tuned(self, watched: Watched) -> bool:
         """Whether this loader's loop trains, or has gone on for so long that it is what the script does."""
@@ -295,6 +318,7 @@ class Session:
 
     def _take_over(self, watched: Watched) -> Any:
         from plumb.loop import Endless, Loop
+        from plumb.loop_companions import beside
         from plumb.samples_per_batch import samples_per_batch
 
         known = self._running = watched.known
@@ -306,6 +330,7 @@ class Session:
         assert known.latest is not None
         per_batch = samples_per_batch(known.latest, known.samples_per_batch)
         loop = self._loop = Loop(per_batch, _batches_left(watched), self._skips)
+        loop.companions = beside(watched, list(self._latest.values()), _alive)
         work = self._work = self._make_work()
         deadline = self._deadline - self._budget_seconds * self._share_of_the_others(known)
         own = Endless(watched.batches, watched.start)
@@ -315,6 +340,7 @@ class Session:
     def _resume(self, step: Callable[[], Any]) -> Any:
         """Runs the course to its next batch and returns that, or ends the script with the course's plan."""
         from plumb.loop import Raised
+        from plumb.loop_companions import Companions
 
         try:
             batch = step()
@@ -324,6 +350,7 @@ class Session:
         except UsersError as users:
             if not is_plumbs(users.error):
                 self._running = self._course = None
+                Companions(self._loop.companions if self._loop is not None else []).give_own()
                 self._users_error = users.error if isinstance(users.error, Exception) else None
                 raise users.error from None
             self._not_tuned(self._running, users.error)
@@ -392,13 +419,19 @@ class Session:
 
     def _share_of_the_others(self, known: KnownLoader) -> float:
         assert self._registry is not None
-        others = [other for other in self._registry.all() if other is not known]
+        # Those that feed the same loop are tuned with it.
+        others = [each for each in self._registry.all() if each is not known and self._companion(each) is None]
         return min(len(others) * _SHARE_ALONE, 0.5)
 
     def _finish(self, known: KnownLoader, result: events.Event) -> None:
         self._done.add(known.name)
         self._emit(result)
         self._has_result = True
+        if self._loop is not None and known is self._running:
+            for companion in self._loop.companions:
+                self._done.add(companion.known.name)
+                if companion.result is not None:
+                    self._emit(companion.result)
         if self._work is not None and self._work.only_one:
             self.end_script()
 

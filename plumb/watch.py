@@ -22,9 +22,10 @@ class KnownLoader:
     """A loader of the script's, from its construction on.
 
     `batch_size` is the one that the script gave. `latest` keeps the loader that was iterated last alive.
-    `is_library_s` says that a library has built its own from the script's parts. `identity` has the facts about the
-    dataset once the loader was iterated; `checked` is the loader that was looked at last, and `facts` are its own.
-    `iterators` is the class of the iterators that the loader gives.
+    `is_library_s` says that a library has built its own from the script's parts; `read_beside` names a loader in whose
+    training loop this one was read. `identity` has the facts about the dataset once the loader was iterated; `checked`
+    is the loader that was looked at last, and `facts` are its own. `iterators` is the class of the iterators that the
+    loader gives.
     """
 
     name: str
@@ -32,6 +33,7 @@ class KnownLoader:
     loader: weakref.ref[DataLoader[Any]]
     batch_size: int | None
     is_library_s: bool = False
+    read_beside: str = ""
     samples_per_batch: float | None = None
     batches_seen: int = 0
     epochs_begun: int = 0

@@ -1,0 +1,203 @@
+"""Loaders that feed one loop, tuned together: each for the pace of the loop, and all at once put to the loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch.utils.data import DataLoader
+
+from plumb.config import Config
+from plumb.errors import TuningError, UsersError, one_line
+from plumb.host import Limits
+from plumb.loop import Loop
+from plumb.loop_companions import Companion, Companions
+from plumb.loop_comparison import LoopComparison
+from plumb.model import feasible
+from plumb.notes import beside, feeds
+from plumb.plan import EndToEnd
+from plumb.restraint import changed_by_loop
+from plumb.samples_per_batch import samples_per_batch
+from plumb.spending import Spending
+from plumb.subject import Choice, Step, Subject
+
+
+class LoaderTuner(Protocol):
+    """What tunes one loader, and makes it on another configuration."""
+
+    def choose(self) -> Choice:
+        """Find the best configuration. Raises TuningError, and UsersError with what the dataset raises."""
+
+    def loader(self, config: Config) -> DataLoader[Any]:
+        """Return the loader on a configuration, for the user's loop. Raises StoreError, and what the dataset raises."""
+
+
+MakeTuner = Callable[[Subject, Limits], LoaderTuner]
+
+
+@dataclass
+class TunedCompanion:
+    """What was found for another loader of the loop.
+
+    `scale` is how many of its samples the loop takes for one of those of the loader that it is tuned through.
+    """
+
+    companion: Companion
+    tuner: LoaderTuner
+    choice: Choice
+    step: Step | None
+    samples_per_batch: float
+    scale: float
+    spent: Spending
+
+    def settle(self, is_taken: bool, is_plain_taken: bool, through: str) -> Choice:
+        """Return the choice that the loop leaves, where it is tuned `through` the loader of that name."""
+        choice, changed = self.choice, self.companion.changed
+        if not is_taken or (changed and _makes_ahead(choice.tuned.config)):
+            choice = dataclasses.replace(choice, tuned=choice.baseline)
+        if not is_plain_taken or (changed and _makes_ahead(choice.plain.config)):
+            choice = dataclasses.replace(choice, plain=choice.baseline)
+        return choice.noting(changed_by_loop(changed) if changed else feeds(through))
+
+    def in_loop(self, loop: EndToEnd | None) -> EndToEnd | None:
+        """Return what the loop reached, in samples of this loader."""
+        if loop is None:
+            return None
+        return dataclasses.replace(
+            loop,
+            baseline=loop.baseline * self.scale,
+            tuned=loop.tuned * self.scale,
+            baseline_interval=_scaled(loop.baseline_interval, self.scale),
+            tuned_interval=_scaled(loop.tuned_interval, self.scale),
+        )
+
+
+class CompanionTuning:
+    """The tuning of all other loaders of a loop; without any, nothing that it does changes anything."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self.tuned: list[TunedCompanion] = []
+        self.untuned: list[str] = []
+        self.companions = Companions(loop.companions)
+
+    @property
+    def count(self) -> int:
+        """The number of other loaders that the loop reads."""
+        return len(self._loop.companions)
+
+    def cpu_seconds(self, samples_per_batch: float) -> float:
+        """Return what the main process spends on their batches, for a sample of the loader that is tuned first."""
+        each = (other.cpu_seconds_per_batch * other.batches_per_step for other in self._loop.companions)
+        return sum(each) / samples_per_batch
+
+    def tune(
+        self, first: Choice, step: Step | None, waiting_share: float | None, limits: Limits, make_tuner: MakeTuner
+    ) -> None:
+        """Tune each for the loop, beside what was found for the first loader; what can't be tuned stays as it is."""
+        taken = [first]
+        for companion in self._loop.companions:
+            spent, own = Spending(), samples_per_batch(companion.loader, companion.known.samples_per_batch)
+            scale = own * companion.batches_per_step / self._loop.samples_per_batch
+            theirs = _step_of(step, scale, first)
+            subject = Subject(
+                companion.known.name,
+                companion.loader,
+                own,
+                theirs,
+                waiting_share,
+                companion.changed,
+                self._loop.open,
+                self._loop.skips,
+            )
+            try:
+                tuner = make_tuner(subject, _left(limits, taken))
+                choice = tuner.choose()
+            except TuningError as error:
+                self.untuned.append(f"{companion.known.name} ({companion.known.site}) was not tuned: {error}")
+            except UsersError as users:
+                reason = one_line(users.error)
+                self.untuned.append(f"{companion.known.name} ({companion.known.site}) was not tuned: {reason}")
+            else:
+                taken.append(choice)
+                self.tuned.append(TunedCompanion(companion, tuner, choice, theirs, own, scale, spent))
+
+    def wants_change(self, plain: bool = False) -> bool:
+        """Whether another configuration was chosen for any; with `plain`, of torch's own arguments alone."""
+        return any(_wanted(each.choice, plain) != each.choice.baseline.config for each in self.tuned)
+
+    @property
+    def is_plain_other(self) -> bool:
+        """Whether more than torch's own arguments was chosen for any."""
+        return any(each.choice.plain.config != each.choice.tuned.config for each in self.tuned)
+
+    def take_plain(self) -> None:
+        """Choose torch's own arguments alone for all."""
+        for each in self.tuned:
+            each.choice = dataclasses.replace(each.choice, tuned=each.choice.plain)
+
+    def start(self, plain: bool = False) -> None:
+        """Start all on what was chosen. Raises StoreError, UsersError, and what a loader raises."""
+        wanted = {id(each.companion): (each, _wanted(each.choice, plain)) for each in self.tuned}
+        candidates: list[tuple[DataLoader[Any], int] | None] = []
+        for companion in self._loop.companions:
+            each, config = wanted.get(id(companion), (None, None))
+            is_other = each is not None and config is not None and config != each.choice.baseline.config
+            candidates.append(
+                (each.tuner.loader(config), config.batches_in_flight) if is_other and each and config else None
+            )
+        self.companions.start(candidates)
+
+    def finished(self, compared: LoopComparison) -> LoopComparison:
+        """Let the loop go on on its own loaders, and return the comparison with what failed of the others in it."""
+        self.companions.give_own()
+        failure = self.companions.failure
+        return dataclasses.replace(compared, failure=failure) if failure and not compared.failure else compared
+
+    def named(self, config: Config, plain: bool = False) -> Config | str:
+        """Return a configuration of the first loader, with those of the others in words."""
+        if not self.tuned:
+            return config
+        others = "; ".join(f"{each.companion.known.name}: {_wanted(each.choice, plain)}" for each in self.tuned)
+        return f"{config} ({others})"
+
+    def note(self, choice: Choice) -> Choice:
+        """Return the choice for the first loader, with a sentence on those that the loop reads as well."""
+        names = [companion.known.name for companion in self._loop.companions]
+        return choice.noting(beside(names)) if names else choice
+
+
+def _wanted(choice: Choice, plain: bool) -> Config:
+    return choice.plain.config if plain else choice.tuned.config
+
+
+def _step_of(step: Step | None, scale: float, first: Choice) -> Step | None:
+    """Return the step as another loader's samples see it: what makes the first loader's is a part of what it burns."""
+    if step is None:
+        return None
+    burnt = step.cpu_seconds + first.situation.cost_in_worker.cpu_seconds
+    return Step(step.samples_per_second * scale, burnt / scale, step.blocks)
+
+
+def _left(limits: Limits, taken: list[Choice]) -> Limits:
+    """Return the limits without what other loaders of the loop will take."""
+    for choice in taken:
+        config = choice.tuned.config
+        needs = feasible.needs(choice.situation, config, config.num_workers, config.batches_in_flight)
+        memory = float(needs["memory"]) - choice.situation.footprint.main_bytes
+        limits = limits.lowered(
+            memory_bytes=max(0.0, limits.memory_bytes - memory),
+            shm_bytes=max(0.0, limits.shm_bytes - float(needs["shared memory"])),
+            max_workers=max(0.0, limits.max_workers - config.num_workers),
+        )
+    return limits
+
+
+def _scaled(interval: tuple[float, float], scale: float) -> tuple[float, float]:
+    return interval[0] * scale, interval[1] * scale
+
+
+def _makes_ahead(config: Config) -> bool:
+    return config.num_workers > 0 or config.cache is not None

@@ -1,0 +1,200 @@
+"""Other loaders that a training loop reads in each of its steps, beside the one that it is tuned through.
+
+A labelled and an unlabelled loader, or two that are zipped, feed one loop: what it waits for is known only where all of
+them have batches ready, and what it gains only where all of them are changed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import DataLoader
+
+from plumb.errors import UsersError, one_line
+from plumb.loop import Endless, ready
+from plumb.loop_changes import LoopChanges
+from plumb.watch import KnownLoader, Watched
+
+if TYPE_CHECKING:
+    from plumb.events import Event
+
+# A loader is read by the loop itself where it is asked in so many steps at least, and in such a share of all.
+_STEPS_AT_LEAST, _SHARE_OF_STEPS = 2, 0.5
+_KEPT_BATCHES = 2
+
+
+class Companion:
+    """Another loader of the loop that is tuned; it gives the loop its own batches unless it is told otherwise.
+
+    `is_confirmed` says that the loop was seen to read it in its steps. `failure` is why a candidate's batches could not
+    be had, in one line, and `result` what is told of the loader in the end.
+    """
+
+    def __init__(self, known: KnownLoader, watched: Watched, loader: DataLoader[Any], beside: str) -> None:
+        self.known = known
+        self._beside = beside
+        self.loader = loader
+        self.is_confirmed = False
+        self.batches_per_step = 1.0
+        self.cpu_seconds_per_batch = 0.0
+        self.failure = ""
+        self.result: Event | None = None
+        self.changes = None if loader.num_workers else LoopChanges(loader)
+        self._watched = watched
+        self._iterators = {id(watched)}
+        self._steps: set[int] = set()
+        self._asked = 0
+        self._cpu_seconds = 0.0
+        self._kept: deque[Any] = deque(maxlen=_KEPT_BATCHES)
+        self._own: Iterator[Any] | None = None
+        self._given: Iterator[Any] | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Batches that the user's own configuration may have made ahead."""
+        return self.loader.num_workers * (self.loader.prefetch_factor or 0)
+
+    @property
+    def changed(self) -> str:
+        """The place of what the loop changes of the dataset while an epoch runs; empty for nothing."""
+        return self.changes.place if self.changes is not None else ""
+
+    def note(self, watched: Watched, batch: Any, step: int, cpu_seconds: float) -> None:
+        """Take note of a batch that the loop got from its own loader, in a step of the loop, by number."""
+        self._watched = watched
+        self._iterators.add(id(watched))
+        self._steps.add(step)
+        if len(self._steps) >= _STEPS_AT_LEAST and not watched.plain_loop:
+            self.known.read_beside = self._beside
+        self._asked += 1
+        self._cpu_seconds += cpu_seconds
+        self._kept.append(batch)
+
+    def confirm(self, steps: int) -> bool:
+        """Return whether the loop reads this loader in its steps, of which there were so many; then it never ends.
+
+        One that a step goes through as a whole, to validate for example, is none.
+        """
+        is_read = len(self._steps) >= max(_STEPS_AT_LEAST, _SHARE_OF_STEPS * steps)
+        if not is_read or self._watched.plain_loop or len(self._iterators) > 1 + _SHARE_OF_STEPS * steps:
+            return False
+        self.batches_per_step = self._asked / len(self._steps)
+        self.cpu_seconds_per_batch = self._cpu_seconds / self._asked
+        self._own = Endless(self._watched.batches, self._watched.start)
+        self.is_confirmed = True
+        return True
+
+    def give(self, batches: Iterator[Any] | None) -> None:
+        """Give the loop these batches from now on, or its own."""
+        self._given = batches
+
+    def give_ready(self) -> None:
+        """Give the loop a few batches again and again, which take no time."""
+        assert self._own is not None
+        kept = list(self._kept) or [next(self._own)]
+        self.give(ready(kept, self.loader.pin_memory))
+
+    def batch(self) -> Any:
+        """Return the batch that the loop asks for. Raises UsersError with what its own dataset raises."""
+        assert self._own is not None
+        if self.changes is not None:
+            self.changes.after(interrupted=False)
+        try:
+            return self._next(self._own)
+        finally:
+            if self.changes is not None:
+                self.changes.before()
+
+    def _next(self, own: Iterator[Any]) -> Any:
+        if self._given is not None:
+            try:
+                return next(self._given)
+            except Exception as error:
+                # The user's own loader may do without the workers, stores and files that a candidate wants.
+                self.failure = one_line(error.error if isinstance(error, UsersError) else error)
+                self._given = None
+        return next(own)
+
+
+class Companions:
+    """All other loaders of a loop: `members` is the loop's own list of them."""
+
+    def __init__(self, members: list[Companion]) -> None:
+        self.members = members
+        self._candidates: list[tuple[Iterator[Any] | None, int]] = []
+
+    def confirm(self, steps: int) -> None:
+        """Keep those that the loop was seen to read in its steps, of which there were so many."""
+        self.members[:] = [member for member in self.members if member.is_confirmed or member.confirm(steps)]
+
+    def give_ready(self) -> None:
+        """Give the loop batches that take no time, from all of them."""
+        for member in self.members:
+            member.give_ready()
+
+    def give_own(self) -> None:
+        """Give the loop the batches of its own loaders."""
+        for member in self.members:
+            member.give(None)
+
+    def start(self, loaders: Sequence[tuple[DataLoader[Any], int] | None]) -> None:
+        """Start a candidate for each, and read its first batch; with each comes how many batches it makes ahead.
+
+        Where there is None, the loop's own loader goes on. Raises what a loader raises, and UsersError.
+        """
+        self._candidates = []
+        for member, candidate in zip(self.members, loaders, strict=True):
+            member.failure = ""
+            if candidate is None:
+                self._candidates.append((None, member.in_flight))
+            else:
+                loader, ahead = candidate
+                self._candidates.append((_Begun(Endless(None, partial(iter, loader))), ahead))
+
+    def switch(self, to_candidate: bool) -> int:
+        """Give the loop the candidates' batches or its own; return for how many steps these may be ready already."""
+        steps = 0.0
+        for place, member in enumerate(self.members):
+            batches, ahead = self._candidates[place] if to_candidate else (None, member.in_flight)
+            member.give(None if member.failure else batches)
+            steps = max(steps, (ahead + 1) / member.batches_per_step)
+        return int(steps)
+
+    @property
+    def failure(self) -> str:
+        """Why a candidate's batches could not be had, in one line; empty where they could."""
+        return next((member.failure for member in self.members if member.failure), "")
+
+
+class _Begun:
+    """Batches of which the first was read already."""
+
+    def __init__(self, batches: Iterator[Any]) -> None:
+        self._batches = batches
+        self._first = [next(batches)]
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return self._first.pop() if self._first else next(self._batches)
+
+
+def beside(watched: Watched, others: Sequence[Watched], loader_of: Callable[[KnownLoader], Any]) -> list[Companion]:
+    """Return the loaders that a loop has read since the batch before from the one that it is tuned through."""
+    since = watched.handed_over_at
+    if since is None:
+        return []
+    return [
+        Companion(other.known, other, loader, watched.known.name)
+        for other in others
+        if other.known is not watched.known
+        and not other.has_ended
+        and other.handed_over_at is not None
+        and since <= other.handed_over_at <= time.perf_counter()
+        and (loader := loader_of(other.known)) is not None
+    ]
