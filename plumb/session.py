@@ -28,7 +28,7 @@ from plumb.lengths import length_of
 from plumb.lone_batches import LoneBatches
 from plumb.processes import end_children
 from plumb.removed_data import LoaderFiles
-from plumb.site import Site, find_site
+from plumb.site import Site, begins_anew, find_site
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -329,7 +329,7 @@ class Session:
         self._emit(events.TuningStarted(known.name, str(known.site), now - self._started))
         assert known.latest is not None
         per_batch = samples_per_batch(known.latest, known.samples_per_batch)
-        loop = self._loop = Loop(per_batch, _batches_left(watched), self._skips)
+        loop = self._loop = Loop(per_batch, _batches_left(watched, begins_anew(sys._getframe(1))), self._skips)
         loop.companions = beside(watched, list(self._latest.values()), _alive)
         work = self._work = self._make_work()
         deadline = self._deadline - self._budget_seconds * self._share_of_the_others(known)
@@ -474,11 +474,13 @@ def _alive(known: KnownLoader) -> DataLoader[Any] | None:
     return known.latest if known.latest is not None else known.loader()
 
 
-def _batches_left(watched: Watched) -> float:
+def _batches_left(watched: Watched, begins_anew: bool) -> float:
     """How many batches the loop may be given before its epoch ends.
 
     A plain loop's epoch ends only when its iterator does, which it never does here. One that counts must be left before
-    its count is full, or its epoch-end code would run.
+    its count is full, or its epoch-end code would run. What it counts is no epoch where it `begins_anew` whenever the
+    iterator ends.
     """
     length = length_of(watched.known.latest)
-    return math.inf if watched.plain_loop or length is None else max(length - watched.batches_given - 1, 1)
+    is_endless = watched.plain_loop or begins_anew or length is None
+    return math.inf if is_endless or length is None else max(length - watched.batches_given - 1, 1)

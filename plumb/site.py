@@ -97,6 +97,16 @@ def loops_plainly(frame: FrameType) -> bool:
     return _iter_calls(frame.f_code.co_filename).isdisjoint({_call_position(frame)})
 
 
+def begins_anew(frame: FrameType) -> bool:
+    """Whether the user's code in `frame`, which asks for a batch, makes another iterator where that one has ended.
+
+    Such a loop catches StopIteration and calls `iter` there: its steps are not those of an epoch.
+    """
+    outside = _outside(frame) or frame
+    file, line = outside.f_code.co_filename, _call_position(outside)[0]
+    return not is_library(file) and any(first <= line <= last for first, last in _begun_anew(file))
+
+
 def _outside(frame: FrameType | None) -> FrameType | None:
     """The innermost frame that isn't plumb's own."""
     while frame is not None and frame.f_code.co_filename.startswith(_PLUMB_FOLDER):
@@ -167,6 +177,23 @@ def _iter_calls(file: str) -> frozenset[tuple[int, int]]:
     calls = (node for node in _nodes(file) if isinstance(node, ast.Call))
     by_name = (node for node in calls if isinstance(node.func, ast.Name) and node.func.id == "iter")
     return frozenset((node.lineno, node.col_offset) for node in by_name)
+
+
+@lru_cache(maxsize=64)
+def _begun_anew(file: str) -> tuple[tuple[int, int], ...]:
+    """First and last line of what is tried in a source file until StopIteration, where `iter` is called then."""
+    return tuple(
+        (node.body[0].lineno, node.body[-1].end_lineno or node.body[-1].lineno)
+        for node in _nodes(file)
+        if isinstance(node, ast.Try) and any(map(_makes_iterator, node.handlers))
+    )
+
+
+def _makes_iterator(handler: ast.ExceptHandler) -> bool:
+    caught = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    names = {kind.id for kind in caught if isinstance(kind, ast.Name)}
+    calls = (node.func for part in handler.body for node in ast.walk(part) if isinstance(node, ast.Call))
+    return "StopIteration" in names and any(isinstance(call, ast.Name) and call.id == "iter" for call in calls)
 
 
 def _statement_at(file: str, start: tuple[int, int]) -> ast.Assign | ast.AnnAssign | ast.Return | None:

@@ -79,10 +79,11 @@ def clock(monkeypatch):
     return now
 
 
-def tuned(monkeypatch, clock, seconds, chosen, steps=None, length=10**6, plain_loop=True):
+def tuned(monkeypatch, clock, seconds, chosen, steps=None, length=10**6):
     """The plans and the events of a script that takes a batch of each loader in each step, and the tunings it got.
 
-    `seconds` says how long a batch of a loader takes on a configuration, `steps` in which steps it is read.
+    It counts steps, and makes another iterator where one has ended. `seconds` says how long a batch of a loader takes
+    on a configuration, `steps` in which steps it is read.
     """
     told = []
     tunings = Tunings(clock, seconds, chosen)
@@ -100,7 +101,7 @@ def tuned(monkeypatch, clock, seconds, chosen, steps=None, length=10**6, plain_l
         session.constructed(loader, Site("train.py", number, name))
 
     def begun(name):
-        return session.iterating(loaders[name], own[name], plain_loop=plain_loop and name == next(iter(loaders)))
+        return session.iterating(loaders[name], own[name], plain_loop=False)
 
     def train():
         running = {name: begun(name) for name in loaders}

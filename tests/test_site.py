@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from plumb.site import find_site, is_library, loops_plainly
+from plumb.site import begins_anew, find_site, is_library, loops_plainly
 
 CASES = {
     "loader = make()": "loader",
@@ -99,6 +99,31 @@ def test_plain_loops_are_told_from_those_that_may_count(source, tmp_path):
 
     exec(compile(source, str(path), "exec"), {"Loader": Loader})
     assert set(seen) == {LOOPS[source]}
+
+
+STEPS = {
+    "it = Loader()\nfor _ in range(3):\n    next(it)": False,
+    "it = Loader()\ntry:\n    x, y = next(it)\nexcept StopIteration:\n    it = iter([1])": True,
+    "it = Loader()\ntry: next(\n  it\n  )\nexcept (KeyError, StopIteration): it = iter([1]); next(it)": True,
+    "it = Loader()\ntry:\n    next(it)\nexcept StopIteration:\n    pass": False,
+    "it = Loader()\ntry:\n    next(it)\nexcept KeyError:\n    it = iter([1])": False,
+    "it = Loader()\ntry:\n    pass\nexcept StopIteration:\n    it = iter([1])\nnext(it)": False,
+}
+
+
+@pytest.mark.parametrize("source", STEPS)
+def test_loops_that_make_another_iterator_when_one_has_ended(source, tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(source)
+    seen = []
+
+    class Loader:
+        def __next__(self):
+            seen.append(begins_anew(sys._getframe(1)))
+            return 1, 2
+
+    exec(compile(source, str(path), "exec"), {"Loader": Loader})
+    assert set(seen) == {STEPS[source]}
 
 
 def test_a_progress_bar_passes_a_plain_loop_on():
