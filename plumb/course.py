@@ -12,6 +12,7 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset
 
 from plumb import events, notes
+from plumb.claims import claim_of, is_worth_having
 from plumb.companion_tuning import CompanionTuning
 from plumb.config import Config
 from plumb.host import Limits
@@ -23,11 +24,12 @@ from plumb.model import operational, stalls, stored
 from plumb.options import Options
 from plumb.overtime import late_seconds
 from plumb.plain_plan import plain_in_loop, settled_plain
-from plumb.plan import EndToEnd, LoaderPlan, Measured, Rate, StepShares
+from plumb.plan import Claim, EndToEnd, LoaderPlan, Measured, Rate, StepShares
 from plumb.profile.device import uses_accelerator
 from plumb.profile.host_load import OthersLoad
 from plumb.profile.pinning import is_pinnable
 from plumb.profile.ranks import standstill, told_by_steps
+from plumb.rehearsal import NO_COSTS
 from plumb.restraint import changed_by_loop
 from plumb.runtime.allocator import ways_kept
 from plumb.samples_per_batch import samples_per_batch
@@ -188,7 +190,32 @@ class Tuning:
             )
         for text in together.untuned:
             self._emit(events.Warned(text))
-        return events.LoaderDone(dataclasses.replace(planned.plan, undecided=undecided))
+        latest = deadline + late_seconds(self._options.budget_seconds)
+        claim = self._claim(known, planned.plan, choice, in_loop, tuner, latest)
+        if claim is None or is_worth_having(claim) or together.count:
+            return events.LoaderDone(dataclasses.replace(planned.plan, undecided=undecided, claim=claim))
+        plain = choice.baseline if choice.plain.config == choice.tuned.config else choice.plain
+        choice = choice.noting(notes.eaten_by_starts(choice.tuned.config, claim))
+        choice = dataclasses.replace(choice, tuned=choice.baseline, plain=plain)
+        as_it_is = _unchanged(readings, waiting) if readings else None
+        return self._plan(known, loader, loop.samples_per_batch, choice, step, as_it_is, spent, plainly)
+
+    def _claim(
+        self,
+        known: KnownLoader,
+        planned: LoaderPlan,
+        choice: Choice,
+        in_loop: EndToEnd | None,
+        tuner: Tuner,
+        until: float = 0.0,
+    ) -> Claim | None:
+        """What whole epochs of `plumb run` should take, found out by `until`; None where nothing changes."""
+        if planned.config == planned.baseline.config:
+            return None
+        if in_loop is not None:
+            self._say(known, "what an epoch of `plumb run` costs")
+        costs = tuner.epoch_costs(planned, choice.situation, until) if in_loop is not None else NO_COSTS
+        return claim_of(planned, choice, in_loop, costs, tuner.subject.epoch_samples)
 
     def _at_first(
         self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
@@ -230,10 +257,13 @@ class Tuning:
         """Tunes a loader without a loop: for a step whose rate is known, or else for the loader's own rate."""
         per_batch, spent = samples_per_batch(loader, known.samples_per_batch), Spending()
         subject = Subject(known.name, loader, per_batch, step, None)
+        tuner = Tuner(subject, self._options, seconds, pace_seconds, self._emit)
         with ways_kept():
-            choice = Tuner(subject, self._options, seconds, pace_seconds, self._emit).choose()
+            choice = tuner.choose()
         choice = dataclasses.replace(choice, notes=(*choice.notes, *notes))
-        return self._plan(known, loader, per_batch, choice, step, None, spent)
+        planned = self._plan(known, loader, per_batch, choice, step, None, spent).plan
+        claim = self._claim(known, planned, choice, None, tuner)
+        return events.LoaderDone(dataclasses.replace(planned, claim=claim))
 
     def _plan(
         self,

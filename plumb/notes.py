@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from plumb.config import Config, Deferral
 from plumb.model import planner
 from plumb.model.situation import Freedom, Situation
+from plumb.plan import Claim
 from plumb.runtime.inherited import Handle
 from plumb.runtime.sharding import Sharding
 from plumb.search.ledger import Reading
@@ -107,6 +108,15 @@ def feeds(through: str) -> str:
 def failed_in_loop(config: Config | str, failure: str) -> str:
     """Say that a candidate could not go on in the user's loop."""
     return f"{config} was the best alone, and failed in your loop ({failure}): your own configuration stays"
+
+
+def eaten_by_starts(config: Config, claim: Claim) -> str:
+    """Say that what a candidate gains while it runs, its epochs lose again when they begin."""
+    return (
+        f"nothing better by the clock: {config} was faster while it ran, but with what beginning and ending an epoch "
+        f"costs, an epoch would go at {claim.later:,.0f} samples/s ({claim.first:,.0f} the first) instead of "
+        f"{claim.own:,.0f}"
+    )
 
 
 def undecided(

@@ -167,6 +167,47 @@ class TuningCost:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """What whole epochs of `plumb run` are expected to take by the clock, as samples per second.
+
+    All that an epoch costs is in it: the start of workers where an epoch starts them, the filling of a store in the
+    `first`, what a store gives being checked in the `second`, and what plumb looks at when an epoch begins. `own` is
+    the same of the user's own configuration. Where `is_of_loop`, the rates are those of the user's loop, else those of
+    the loader alone.
+    """
+
+    own: float
+    first: float
+    second: float
+    later: float
+    is_of_loop: bool = True
+
+    @property
+    def gain(self) -> float:
+        """How many times as fast later epochs are."""
+        return self.later / self.own
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What the latest `plumb run` showed by the clock, in samples per second of the user's loop over whole epochs.
+
+    `first` is the rate of the first epoch and `later` that of one after it, None where the run had none. `own` is the
+    rate on the user's own configuration: where `is_by_turns` the run has measured it, else it is the plan's. Then
+    `ratio` is that of adjacent laps. `others_cpus` are the CPUs that other processes kept busy meanwhile. Where the
+    plan `is_slower`, the run went on as the script has it.
+    """
+
+    own: float
+    first: float | None
+    later: float | None
+    ratio: float | None
+    is_by_turns: bool
+    others_cpus: float
+    is_slower: bool
+
+
+@dataclass(frozen=True)
 class LoaderPlan:
     """The answer for one loader.
 
@@ -178,6 +219,7 @@ class LoaderPlan:
     seen to deliver an epoch as it does with the user's own; empty for other datasets.
     `plain` is what torch's own arguments come to without the rest; None in older plans.
     `undecided` is a sentence on a candidate that may be better, where the tuning could not tell and so changed nothing.
+    `claim` is what epochs of `plumb run` should take, and `delivered` what they took in the latest run.
     """
 
     name: str
@@ -204,6 +246,8 @@ class LoaderPlan:
     undecided: str = ""
     workers_compared: tuple[int, ...] = ()
     plain: PlainMeasured | None = None
+    claim: Claim | None = None
+    delivered: Delivered | None = None
 
     @property
     def shares_samples(self) -> bool:

@@ -1,15 +1,16 @@
-"""Marks in plan files: an entry that a run has found to be wrong is not used again."""
+"""Marks in plan files: what runs have found of an entry, and that one which is wrong is not used again."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from plumb.errors import DAMAGED_JSON
-from plumb.plan import LoaderPlan, files_of, replace_file
+from plumb.plan import Delivered, LoaderPlan, files_of, replace_file
 
 
 def mark_unsafe(entry: LoaderPlan, reason: str) -> None:
@@ -17,28 +18,42 @@ def mark_unsafe(entry: LoaderPlan, reason: str) -> None:
 
     A file that can't be changed is named in one line on standard error.
     """
+
+    def add(loader: dict[str, Any]) -> None:
+        loader["unsafe"] = reason
+        loader["notes"] = [*loader.get("notes", ()), f"Not used any more: {reason}. Tune again."]
+
     for path, number in files_of(entry):
-        _mark(path, number, entry, reason)
+        why_not = _change(path, number, entry, add)
+        if why_not:
+            print(f"plumb: {path} can't be marked ({why_not}): tune again, or remove it", file=sys.stderr)
 
 
-def _mark(path: Path, number: int, entry: LoaderPlan, reason: str) -> None:
-    """Add the mark to the file as it is now, whoever has changed it since, with all keys that it has."""
-    try:
-        _add_mark(path, number, entry, reason)
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        print(f"plumb: {path} can't be marked ({why}): tune again, or remove it", file=sys.stderr)
+def note_delivered(entry: LoaderPlan, delivered: Delivered) -> None:
+    """Write what a run has delivered into the plan files that a loader's entry came from, where they can be changed."""
+
+    def add(loader: dict[str, Any]) -> None:
+        loader["delivered"] = msgspec.to_builtins(delivered)
+
+    for path, number in files_of(entry):
+        _change(path, number, entry, add)
 
 
-def _add_mark(path: Path, number: int, entry: LoaderPlan, reason: str) -> None:
+def _change(path: Path, number: int, entry: LoaderPlan, change: Callable[[dict[str, Any]], None]) -> str:
+    """Change an entry of the file as it is now, whoever has changed it since, and keep all other keys.
+
+    Returns why it can't be changed, empty where it was.
+    """
     try:
         plan: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         loader = plan["loaders"][number]
         if (loader["name"], loader["site"]) != (entry.name, entry.site):
-            return
+            return ""
+        change(loader)
+        replace_file(path, msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n")
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
     except (*DAMAGED_JSON, KeyError, IndexError, TypeError):
         # It is another file by now.
-        return
-    loader["unsafe"] = reason
-    loader["notes"] = [*loader.get("notes", ()), f"Not used any more: {reason}. Tune again."]
-    replace_file(path, msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n")
+        return ""
+    return ""

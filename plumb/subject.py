@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.config import Config
 from plumb.lengths import length_of
@@ -14,6 +14,7 @@ from plumb.model.situation import Freedom, Situation
 from plumb.offers import Offers
 from plumb.plan import Measured, SampleCost, Trial
 from plumb.profile.sample import Sampled
+from plumb.runtime.loader import index_sampler
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,14 @@ class Subject:
 
     @property
     def epoch_samples(self) -> float | None:
-        """How many samples an epoch has; None where the loader doesn't say."""
+        """How many samples an epoch of the loader's iterator has; None where the loader doesn't say, or it never ends.
+
+        Some loaders keep one iterator for the whole training, over a sampler without an end, and call a part of it an
+        epoch: timm's `MultiEpochsDataLoader` and YOLO's `InfiniteDataLoader` do.
+        """
         length = length_of(self.loader)
-        if length is None:
+        is_stream = isinstance(self.loader.dataset, IterableDataset)
+        if length is None or (not is_stream and length_of(index_sampler(self.loader)) is None):
             return None
         whole = length * self.samples_per_batch
         samples = None if self.loader.batch_size is None else length_of(self.loader.sampler)

@@ -44,18 +44,20 @@ from plumb.observed import Observed, unprobed
 from plumb.offers import Offers, find_offers
 from plumb.options import Options
 from plumb.plain_plan import best_plain, untried_plain, with_plain
-from plumb.plan import Measured, Trial
+from plumb.plan import LoaderPlan, Measured, Trial
 from plumb.profile.device import has_accelerator
 from plumb.profile.hand_over import drop_seconds_per_byte
 from plumb.profile.host_load import OthersLoad
 from plumb.profile.memory import Grown
 from plumb.profile.sample import Sampled, sampled, without_failing
+from plumb.rehearsal import REHEARSED_EPOCHS, EpochCosts, rehearsed
 from plumb.restraint import FREE, restraint_of
 from plumb.runtime.inherited import handles
 from plumb.runtime.loader import current_config, rebuild
 from plumb.runtime.main_module import start_method
 from plumb.runtime.sample_effects import CHILD_SECONDS
 from plumb.runtime.sharding import Sharding, examine
+from plumb.runtime.store_folder import StoreError
 from plumb.samples_per_batch import index_stream
 from plumb.search import decide
 from plumb.search.ledger import Ledger, Reading, WorkersFailError
@@ -185,6 +187,28 @@ class Tuner:
         self._trials.forget_opened()
         # What was never tried may hang.
         return rebuild(self.subject.loader, config, indices, _SILENT_SECONDS, self._trials.rewrites, stored)
+
+    def epoch_costs(self, planned: LoaderPlan, situation: Situation, until: float) -> EpochCosts:
+        """What epochs of `plumb run` cost beside their batches, on the runtime that a run would have.
+
+        Where that takes longer than `until`, in `time.perf_counter` seconds, it is what trials took to start.
+        """
+        config, ledger = planned.config, self._trials.ledger
+        own, start = ledger.start_seconds(self._own), ledger.start_seconds(config)
+        count = max(config.num_workers, self._own.num_workers, 1)
+        making = count * self.subject.samples_per_batch / planned.baseline.samples_per_second
+        costs = None
+        if self._stream is not None and time.perf_counter() + REHEARSED_EPOCHS * (own + start + making) < until:
+            self._trials.forget_opened()
+            with contextlib.suppress(NoBatchesError, StoreError):
+                batches = [next(self._stream) for _ in range(count)]
+                stored = (self._trials.hitting(config) or (None,))[0]
+                rate = operational.making_rate(situation, config) if stored else planned.tuned.samples_per_second
+                costs = rehearsed(self.subject.loader, planned, batches, rate, stored)
+        if costs is not None:
+            return costs
+        later = 0.0 if config.persistent_workers else start
+        return EpochCosts(start, later, later, 0.0 if self._own.persistent_workers else own)
 
     # ---- what the model is told
 

@@ -153,6 +153,12 @@ def filling_rate(situation: Situation, config: Config) -> float:
     return float(filling_rates(situation, config, config.num_workers))
 
 
+def making_rate(situation: Situation, config: Config) -> float:
+    """Samples per second of a loader on `config` that finds nothing in its store yet, while it runs."""
+    wanted = filling_demand(situation, config)
+    return float(loader_rates(situation, wanted, config.num_workers, True))
+
+
 def over_a_training(situation: Situation, config: Config, later: Any, workers: Any) -> Any:
     """Return the loop's samples per second over `EPOCHS` epochs, the first of which fills the store.
 

@@ -18,6 +18,7 @@ from plumb.report.predict import advice
 from plumb.report.words import (
     arguments,
     bottleneck,
+    by_the_clock,
     cost,
     grouped,
     how_to_use,
@@ -98,6 +99,7 @@ def _loader(loader: LoaderPlan, plan: Plan, modelled: Modelled | None) -> Markup
         "article",
         tag("h2", loader.name, tag("small", f"{loader.site} · {loader.dataset} · {size}")),
         _answer(loader),
+        *(tag("p", line) for line in by_the_clock(loader) if _is_changed(loader)),
         tag("p", bottleneck(loader), class_="bottleneck"),
         _use(loader, plan),
         _step(loader),

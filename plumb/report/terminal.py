@@ -20,6 +20,7 @@ from plumb.report.frameworks import framework_setting
 from plumb.report.words import (
     arguments,
     bottleneck,
+    by_the_clock,
     command,
     cost,
     how_to_use,
@@ -106,6 +107,7 @@ def _why(loader: LoaderPlan) -> RenderableType:
                 before, after = in_loop.baseline_waiting_share, in_loop.tuned_waiting_share
                 gain += f"; it waits for data {after:.0%} of its time instead of {before:.0%}"
         lines.append(Text(gain, style="green"))
+        lines += [Text(line) for line in by_the_clock(loader)]
     else:
         lines.append(Text(unchanged(loader), style="yellow" if loader.undecided else ""))
     lines.append(Text(bottleneck(loader)))

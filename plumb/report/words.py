@@ -11,7 +11,7 @@ from pathlib import Path
 from plumb.config import Config
 from plumb.orders import Target
 from plumb.plan import EndToEnd, LoaderPlan, Plan, Prediction, Trial, TuningCost
-from plumb.units import format_seconds
+from plumb.units import format_rate, format_seconds
 
 RESOURCES = {
     "cpu": "the CPU",
@@ -31,6 +31,8 @@ _REASONS = {
 }
 # A loop that waits for less than this share of its time counts as not waiting.
 _FED_STILL_WAITS = 0.1
+# Rates closer than this are told as one.
+_SAME = 0.05
 _TIERS = {"memory": "memory", "disk": "a folder"}
 # Parts of a training step's time: the fields of `StepShares`, in the order in which they are shown.
 SHARES = {
@@ -82,6 +84,31 @@ def loop_gain(loop: EndToEnd) -> str:
         low, high = loop.gain.interval
         return f"{times} ({low:.2f} to {high:.2f}, by {pairs})"
     return f"probably {times} (by {pairs}; the chance that it is slower is {loop.gain.slower_chance:.0%})"
+
+
+def by_the_clock(loader: LoaderPlan) -> list[str]:
+    """Say what whole epochs of `plumb run` should take, and what those of the latest run took."""
+    claim, delivered = loader.claim, loader.delivered
+    told = []
+    if claim is not None:
+        whose = "your loop's" if claim.is_of_loop else "the loader's"
+        first = "" if _alike(claim.first, claim.later) else f"; the first one {format_rate(claim.first)}"
+        told.append(
+            f"By the clock of `plumb run`, {whose} epochs should reach {format_rate(claim.later)}, starts included, "
+            f"{claim.gain:.2f} times as fast as yours{first}."
+        )
+    if delivered is not None and delivered.ratio is not None:
+        how = "epochs by turns" if delivered.is_by_turns else "beside the plan's figure for yours"
+        rate = format_rate(delivered.later or delivered.first or 0.0)
+        end = "; it went on as the script has it. Tune again" if delivered.is_slower else ""
+        told.append(f"Delivered by the latest run: {rate}, {delivered.ratio:.2f} times as fast ({how}){end}.")
+    elif delivered is not None and delivered.first is not None:
+        told.append(f"Delivered by the latest run, which had one epoch: {format_rate(delivered.first)}.")
+    return told
+
+
+def _alike(one: float, other: float) -> bool:
+    return abs(one - other) <= _SAME * max(one, other)
 
 
 def short(config: Config) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from plumb.runtime.fit import Fit
     from plumb.runtime.planned import Planned
+    from plumb.runtime.run_clock import RunClock
     from plumb.watch import KnownLoader, Registry
 
 # On a loader that was changed, the number of its entry in the plan, and what the script gave it: copies have it too.
@@ -45,6 +47,7 @@ class PlanApplied:
         self._owners: dict[int, KnownLoader] = {}
         self._contested: set[int] = set()
         self._fits: dict[int, Fit] = {}
+        self._clocks: dict[int, RunClock] = {}
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
         """Leave the script's arguments as they are: torch is to judge them."""
@@ -67,6 +70,7 @@ class PlanApplied:
 
     def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
         """Start an epoch, on the plan where the loader was changed by it and the plan fits its dataset."""
+        asked = time.perf_counter()
         known = self._registry.iterated(loader) if self._registry is not None else None
         if known is not None:
             known.epochs_begun += 1
@@ -80,7 +84,7 @@ class PlanApplied:
             self._say(f"{self._name(changed.number)}: {problem}; {_AS_IT_IS}")
             changed.become_plain(loader)
             return start()
-        return start() if changed.planned is None else changed.planned.start(loader, start, self._say)
+        return start() if changed.planned is None else changed.planned.start(loader, start, self._say, asked)
 
     def read_by_dataset(self, loader: DataLoader[Any]) -> None:
         """Give a loader back what the script gave it: workers of its own would be another dataset."""
@@ -111,6 +115,9 @@ class PlanApplied:
             return None
         if planned.unsafe:
             self._say(f"{where}: the plan is not used any more, {planned.unsafe}; {_AS_IT_IS}")
+            return None
+        if planned.delivered is not None and planned.delivered.is_slower:
+            self._say(f"{where}: the plan is not used any more, an earlier run was slower on it; {_AS_IT_IS}")
             return None
         if runs_script_again(planned.config, loader.multiprocessing_context):
             self._say(f"{where} {RUNS_AGAIN}")
@@ -182,7 +189,11 @@ class PlanApplied:
         number, users = mark
         planned = self._plan.loaders[number]
         planned = planned if rewrites else _with_workers_only(planned)
-        changed = self._changed[id(loader)] = _Changed(loader, number, planned, users)
+        clock = self._clocks.get(number)
+        changed = self._changed[id(loader)] = _Changed(loader, number, planned, users, clock)
+        if changed.clock is not None:
+            # Loaders that are made anew for each epoch are measured as one.
+            self._clocks[number] = changed.clock
         weakref.finalize(loader, self._changed.pop, id(loader), None).atexit = False
         return changed
 
@@ -224,14 +235,23 @@ class PlanApplied:
 class _Changed:
     """One loader object that has the plan's arguments. `users` are those that the script gave it."""
 
-    def __init__(self, loader: DataLoader[Any], number: int, planned: LoaderPlan, users: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        number: int,
+        planned: LoaderPlan,
+        users: dict[str, Any],
+        clock: RunClock | None,
+    ) -> None:
+        from plumb.runtime.clocked import clock_of
         from plumb.runtime.planned import Planned
 
         self.number = number
         self.users = users
         self.epochs = 0
         self.is_plain = False
-        self.planned: Planned | None = Planned(loader, planned, _config_of(users), users)
+        self.clock = clock or clock_of(loader, planned, _config_of(users))
+        self.planned: Planned | None = Planned(loader, planned, _config_of(users), users, clock=self.clock)
 
     def become_plain(self, loader: DataLoader[Any]) -> None:
         """Give the loader back what the script gave it, for good."""

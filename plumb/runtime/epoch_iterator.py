@@ -25,6 +25,7 @@ from plumb.runtime.guards import Finding, Verdict
 from plumb.runtime.last_resort import error_in_users_worker, rest_of_epoch
 from plumb.runtime.loader import index_sampler
 from plumb.runtime.loader_run import LoaderRun
+from plumb.runtime.run_clock import RunClock
 from plumb.runtime.segment import LoaderSegment, Way
 from plumb.runtime.worker_draws import WorkerDraws
 from plumb.runtime.worker_watch import NotForWorkersError
@@ -82,8 +83,24 @@ class EpochIterator(_BaseDataLoaderIter):
 
     def __next__(self) -> Any:
         # Torch's iterator inside makes the record for a profiler.
-        batch = self._next_data()
+        clock = self._run.clock
+        batch = self._next_data() if clock is None or clock.is_over else self._measured_batch(clock)
         self._num_yielded += 1
+        return batch
+
+    def _measured_batch(self, clock: RunClock) -> Any:
+        """Return the next batch, with the time that it took noted for the latest epoch."""
+        asked = time.perf_counter()
+        try:
+            batch = self._next_data()
+        except StopIteration:
+            if self._is_latest:
+                clock.epoch_ended(asked, time.perf_counter())
+            raise
+        if self._is_latest:
+            reads = self._segments[0] if len(self._segments) == 1 and self._next_segment is None else None
+            is_own = None if reads is None else reads.is_users
+            clock.delivered(asked, time.perf_counter(), is_own, reads is not None and reads.is_steady)
         return batch
 
     def _next_data(self) -> Any:

@@ -9,6 +9,7 @@ from typing import Protocol
 from plumb.config import Config, Rewrites
 from plumb.runtime.checks import CheckGuard
 from plumb.runtime.guards import Guards
+from plumb.runtime.run_clock import RunClock
 from plumb.runtime.running import Running
 from plumb.runtime.segment import LoaderSegment
 from plumb.runtime.state_guard import StateGuard
@@ -17,8 +18,11 @@ from plumb.runtime.state_guard import StateGuard
 class Steering(Protocol):
     """Decides which configuration the epochs of a loader are to run on."""
 
-    wanted: Config
     rewrites: Rewrites
+
+    @property
+    def wanted(self) -> Config:
+        """The configuration to run on."""
 
     def failed(self, config: Config, reason: str) -> None:
         """Take note that `config` could not be run, and don't want it again."""
@@ -37,7 +41,7 @@ class LoaderRun:
     `own` is the user's configuration. `kept` is the segment at work if its workers are to outlive the epoch, `running`
     what starts iterators with a store that outlives segments, if there is one. `is_plain` says that the user's own
     configuration reads everything, for good, and `reads_here` that the batch at hand is made in this process.
-    `slowest_seconds` is the longest wait for a batch so far.
+    `slowest_seconds` is the longest wait for a batch so far. `clock` measures the loop, if it is to be measured.
     """
 
     own: Config
@@ -50,6 +54,7 @@ class LoaderRun:
     is_plain: bool = False
     reads_here: bool = False
     slowest_seconds: float = 0.0
+    clock: RunClock | None = None
 
     def is_users(self, config: Config) -> bool:
         """Whether a configuration reads as the user's own does."""

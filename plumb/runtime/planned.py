@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -15,6 +16,7 @@ from plumb.plan import LoaderPlan, files_of
 from plumb.plan_marks import mark_unsafe
 from plumb.runtime.allocator import Reuse
 from plumb.runtime.checks import check_guard
+from plumb.runtime.clocked import clock_of
 from plumb.runtime.dataset_state import DatasetState
 from plumb.runtime.epoch_iterator import EpochIterator
 from plumb.runtime.epoch_order import drawn
@@ -26,6 +28,7 @@ from plumb.runtime.loader import rebuild
 from plumb.runtime.loader_run import LoaderRun, state_guard
 from plumb.runtime.main_module import RUNS_AGAIN, runs_script_again
 from plumb.runtime.object_parts import roots_of
+from plumb.runtime.run_clock import RunClock
 from plumb.runtime.running import Running, exchanged
 from plumb.runtime.saved_state import is_stateful
 from plumb.runtime.state_guard import StateGuard
@@ -43,7 +46,7 @@ class Planned:
 
     `given` is what the script gave the loader in place of what the plan has set on it. Lasts as long as the loader; the
     process uses its memory again meanwhile, where the plan says so. Only who measures what the guards cost does without
-    them, by `is_guarded`.
+    them, by `is_guarded`. The epochs are measured by `clock`, or by one of the loader's own.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Planned:
         users: Config,
         given: Mapping[str, Any] | None = None,
         is_guarded: bool = True,
+        clock: RunClock | None = None,
     ) -> None:
         config = self._config = planned.config
         self._users = users
@@ -60,7 +64,8 @@ class Planned:
         ways = partial(Running, config, planned.rewrites, is_planned=not planned.is_identified)
         self._running = ways() if config.needs_runtime else None
         self._reuse = Reuse() if config.allocator_reuse else None
-        self._steering = PlanSteering(planned, users)
+        self._clock = clock or clock_of(loader, planned, users)
+        self._steering = PlanSteering(planned, users, self._clock)
         self._given = given or {}
         self._counts_compared = frozenset(planned.workers_compared)
         checks = None
@@ -83,15 +88,19 @@ class Planned:
         if checks is not None:
             run.guards.add(checks)
         run.slowest_seconds = _batch_seconds(planned)
+        run.clock = self._clock
         self._on_torchs = _OnTorchsIterator(loader, users, self._running)
         self._epochs_begun = 0
         self._latest: Callable[[], EpochIterator | None] = lambda: None
         self._lasting: EpochIterator | None = None
 
-    def start(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Say) -> Iterator[Any]:
+    def start(
+        self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Say, asked: float | None = None
+    ) -> Iterator[Any]:
         """The next epoch's iterator; torch's `start` makes or resets it where plumb's own can't read the epoch.
 
-        The loader has the plan's arguments. Raises what the sampler raises.
+        The loader has the plan's arguments. It was `asked` for the iterator at that time, if not now. Raises what the
+        sampler raises.
         """
         if is_stateful(loader):
             return self._start_stateful(loader, start, say)
@@ -102,7 +111,7 @@ class Planned:
             return self._start_alone(loader, start, say)
         if not self._reads_as_torch_would(loader) or not _has(loader, attributes_of(loader, self._config)):
             return self._on_torchs.start(loader, start, say)
-        return self._begun(loader, say)
+        return self._measured(loader, say, asked)
 
     def start_unseen(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Say) -> Iterator[Any]:
         """The same for a loader that keeps the script's own arguments."""
@@ -113,7 +122,7 @@ class Planned:
         if self._is_unwatched(loader):
             return self._start_alone(loader, start, say)
         if self._reads_as_torch_would(loader):
-            return self._begun(loader, say)
+            return self._measured(loader, say)
         with exchanged(loader, attributes_of(loader, self._config)):
             return self._on_torchs.start(loader, start, say)
 
@@ -181,9 +190,23 @@ class Planned:
         is_map = not isinstance(loader.dataset, (IterableDataset, MapDataPipe))
         return in_order and is_map and all(_is_torchs(type(loader), name) for name in _TORCHS_WAY)
 
+    def _measured(self, loader: DataLoader[Any], say: Say, asked: float | None = None) -> Iterator[Any]:
+        clock = self._clock
+        if clock is None or clock.is_over:
+            return self._begun(loader, say)
+        asked = time.perf_counter() if asked is None else asked
+        clock.epoch_begins()
+        batches = self._begun(loader, say)
+        clock.epoch_begun(asked, time.perf_counter())
+        return batches
+
     def _begun(self, loader: DataLoader[Any], say: Say) -> Iterator[Any]:
         self._steering.say = say
         run, users = self._run, self._users
+        if not self._steering.wanted.allocator_reuse:
+            self._reuse = None
+        elif self._reuse is None:
+            self._reuse = Reuse()
         is_reset = users.persistent_workers and self._epochs_begun > 0
         order, seed_state = drawn(loader, users, is_reset)
         self._epochs_begun += 1
@@ -205,29 +228,42 @@ class Planned:
 
 
 class PlanSteering:
-    """Wants the plan's configuration until it fails; then the user's own, and says so in one line."""
+    """Wants the plan's configuration until it fails; then the user's own, and says so in one line.
 
-    def __init__(self, planned: LoaderPlan, users: Config) -> None:
-        # Batches that come in any order can't be looked after: whose indices they have is not known.
-        self.wanted = planned.config if users.num_workers else dataclasses.replace(planned.config, in_order=True)
+    Where `clock` wants the user's own, that one is wanted, too.
+    """
+
+    def __init__(self, planned: LoaderPlan, users: Config, clock: RunClock | None = None) -> None:
         self.rewrites = planned.rewrites
+        # Batches that come in any order can't be looked after: whose indices they have is not known.
+        self._plans = planned.config if users.num_workers else dataclasses.replace(planned.config, in_order=True)
+        self._clock = clock
         self.say: Say = lambda text: None
         self.loader = f"{planned.name} ({planned.site})"
         self._users = users
+        self._is_plain = False
+
+    @property
+    def wanted(self) -> Config:
+        """The plan's configuration, or the user's own."""
+        wants_own = self._is_plain or (self._clock is not None and self._clock.wants_own)
+        return self._users if wants_own else self._plans
 
     def failed(self, config: Config, reason: str) -> None:
         """Want the user's own configuration from now on, where `config` could not be run."""
-        if config.runs_like(self.wanted):
+        if config.runs_like(self._plans) and not self._is_plain:
             self.stay_plain(f"{config} failed ({reason})")
 
     def stay_plain(self, reason: str) -> None:
         """Want the user's own configuration from now on."""
-        self.wanted = self._users
+        self._is_plain = True
+        if self._clock is not None:
+            self._clock.give_up()
         self.say(f"{self.loader}: {reason}; from here on it runs as the script has it")
 
     def leave_out_workers(self) -> None:
         """Want the same without workers."""
-        self.wanted = dataclasses.replace(self.wanted, num_workers=0, prefetch_factor=None, persistent_workers=False)
+        self._plans = dataclasses.replace(self._plans, num_workers=0, prefetch_factor=None, persistent_workers=False)
 
     def renewed(self, reason: str) -> None:
         """Say that workers are started again."""

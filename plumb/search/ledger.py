@@ -85,6 +85,11 @@ class Ledger:
         """Whether the rate of `config` follows from what was measured already."""
         return while_running(config) in self._steady
 
+    def start_seconds(self, config: Config) -> float:
+        """What the start of a configuration's workers took; 0 where it was not measured."""
+        steady = self._steady.get(while_running(config))
+        return steady.start_seconds if steady is not None else 0.0
+
     def measured(
         self,
         situation: Situation,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from plumb.config import Config
-from plumb.plan import PlainMeasured, Trial
+from plumb.plan import Claim, Delivered, PlainMeasured, Trial
 from plumb.report.terminal import print_report
 from plumb.report.words import whole
 
@@ -84,3 +84,21 @@ def test_cells_add_up(lengths):
     assert list(cells) == list(lengths)
     assert sum(cells.values()) == round(sum(lengths.values()))
     assert all(abs(cells[name] - length) <= 1 for name, length in lengths.items())
+
+
+def test_what_was_claimed_and_what_a_run_delivered_are_told_together(traced):
+    loader = replace(example_plan.loader_plan(traced), claim=Claim(200.0, 300.0, 450.0, 500.0))
+    shown = " ".join(" ".join(lines(loader)).split())
+    assert "epochs should reach 500 samples/s, starts included, 2.50 times as fast as yours; the first one 300" in shown
+    assert "Delivered" not in shown
+    came = Delivered(210.0, 290.0, 480.0, 2.4, is_by_turns=False, others_cpus=0.0, is_slower=False)
+    shown = " ".join(" ".join(lines(replace(loader, delivered=came))).split())
+    assert (
+        "Delivered by the latest run: 480 samples/s, 2.40 times as fast (beside the plan's figure for yours)." in shown
+    )
+    slow = replace(came, ratio=0.8, is_by_turns=True, is_slower=True)
+    shown = " ".join(" ".join(lines(replace(loader, delivered=slow))).split())
+    assert "0.80 times as fast (epochs by turns); it went on as the script has it. Tune again." in shown
+    short = Delivered(210.0, 290.0, None, None, is_by_turns=False, others_cpus=0.0, is_slower=False)
+    shown = " ".join(" ".join(lines(replace(loader, delivered=short))).split())
+    assert "which had one epoch: 290 samples/s." in shown

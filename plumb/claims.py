@@ -1,0 +1,64 @@
+"""What a plan claims: the rates of whole epochs of `plumb run`, with all that an epoch costs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from plumb.model import operational
+from plumb.model.operational import EPOCHS
+from plumb.model.situation import Situation
+from plumb.plan import Claim, EndToEnd, LoaderPlan
+from plumb.rehearsal import EpochCosts
+from plumb.search.paired import WORTH
+from plumb.subject import Choice
+
+
+def claim_of(
+    planned: LoaderPlan, choice: Choice, in_loop: EndToEnd | None, costs: EpochCosts, epoch_samples: float | None
+) -> Claim:
+    """Return what whole epochs should take.
+
+    Args:
+        planned: The entry of the plan.
+        choice: What the model was told.
+        in_loop: What the user's loop reached on both configurations while they ran; None where it was not measured.
+        costs: What epochs cost beside their batches.
+        epoch_samples: Samples in an epoch; None where it has no end.
+
+    """
+    situation = choice.situation
+    if in_loop is None:
+        # Starts of workers are in the rates of loaders already.
+        own, later = planned.baseline.samples_per_second, planned.tuned.samples_per_second
+        first = _first_epoch(dataclasses.replace(situation, step_samples_per_second=None), planned, own, later)
+        return Claim(own, first, later, later, is_of_loop=False)
+    own, later = in_loop.baseline, in_loop.baseline * in_loop.ratio
+    first = _first_epoch(situation, planned, own, later)
+
+    def over_an_epoch(rate: float, seconds: float) -> float:
+        return float(operational.amortized(rate, epoch_samples, seconds))
+
+    return Claim(
+        own=over_an_epoch(own, costs.own),
+        first=over_an_epoch(first, costs.first),
+        second=over_an_epoch(later, costs.second),
+        later=over_an_epoch(later, costs.later),
+    )
+
+
+def is_worth_having(claim: Claim) -> bool:
+    """Return whether a training of ten epochs is faster by anything worth having, its first epoch included."""
+    seconds = 1 / claim.first + 1 / claim.second + (EPOCHS - 2) / claim.later
+    return EPOCHS / claim.own >= seconds * (1 + WORTH)
+
+
+def _first_epoch(situation: Situation, planned: LoaderPlan, own: float, later: float) -> float:
+    """The rate of the epoch that fills a store, by the model, which `own` sets right; `later` without a store.
+
+    The last two are measured, in samples per second.
+    """
+    if planned.config.cache is None:
+        return later
+    baseline = planned.baseline
+    modelled = operational.training_rate(situation, baseline.config, baseline.samples_per_second)
+    return min(later, operational.filling_rate(situation, planned.config) * own / modelled)
