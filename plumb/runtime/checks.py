@@ -7,6 +7,7 @@ the plan for the loader at once. Plain batches are made in forked children, so t
 from __future__ import annotations
 
 import atexit
+import multiprocessing.util
 import os
 import sys
 import time
@@ -29,6 +30,8 @@ from plumb.trace.values import digest_of_comparable
 
 # What a plain batch may take where nothing is known of it, at the least, and times what is known.
 _UNKNOWN_SECONDS, _SHORTEST_SECONDS, _PATIENCE = 30.0, 10.0, 5.0
+# What multiprocessing itself registers, to end at the end of a process, has no more than 100.
+_BEFORE_OTHERS = 200
 _MOST_FAILURES, _MOST_UNDECIDED = 2, 8
 
 
@@ -276,9 +279,14 @@ def say_tallies() -> None:
 
 def _say_at_the_end() -> None:
     """Have the tallies printed when this process ends."""
-    if _owner.pid != os.getpid():
-        _owner.pid = os.getpid()
+    if _owner.pid == os.getpid():
+        return
+    _owner.pid = os.getpid()
+    if multiprocessing.parent_process() is None:
         atexit.register(_say_if_owner, os.getpid())
+    else:
+        # A forked rank ends past what is registered with Python.
+        multiprocessing.util.Finalize(None, _say_if_owner, (os.getpid(),), exitpriority=_BEFORE_OTHERS)
 
 
 @dataclass
