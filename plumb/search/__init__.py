@@ -1,1 +1,1 @@
-"""Predictions -> measured truth."""
+"""Real measurements of configurations that the model ranked."""

@@ -1,4 +1,4 @@
-"""Readings -> what to measure once more, and what to choose."""
+"""Rules that choose the finalists and the winner among measured configurations."""
 
 from __future__ import annotations
 
@@ -8,25 +8,33 @@ from plumb.model import operational, planner
 from plumb.model.situation import Situation
 from plumb.search.ledger import Reading, while_running
 
-# Readings of single runs that differ by less than this say nothing of which is better (section 6 of the design).
+# Rates of single runs that differ by less than this share (10 %) don't show which one is better.
 NOISE = 0.10
-# Where the loop waits for less than this share of its time, no configuration can gain what could be measured.
+# If the loop waits for less than this share of its time, no configuration can gain a measurable amount.
 NOTHING_TO_GAIN = 0.03
-# No host becomes so many times as fast between two readings.
+# No host's speed drifts by this factor between two measurements.
 _BEYOND_DRIFT = 3.0
-# Rates closer than this are the same to us: the cheaper configuration is chosen, and a faster step is not chased.
+# Rates that differ by less than this share count as equal: the cheaper configuration is chosen.
 EQUAL = 0.02
-# One that is slower by no more than this, and whose interval reaches up to the best one's rate, may be as fast.
+# A configuration slower by at most this share may still be as fast if its interval reaches the best one's rate.
 _HARDLY_LESS = 0.03
 OVERTIME_SECONDS = 5.0
-"""What would take so long after all should be over is not begun, and not waited for."""
+"""Work that would end this many seconds after the deadline is neither begun nor waited for."""
 
 
 def finalists(situation: Situation, own: Reading, others: Sequence[Reading]) -> list[Reading]:
-    """The user's configuration; of those that promise more, the best, and the cheapest that may be as good.
+    """Return the user's configuration, the best of the promising ones, and the cheapest that may be as good.
 
-    Where none was measured to be faster, those count that were slower by no more than noise, and should be faster by
-    more, as the model sees it.
+    If none was measured to be faster, configurations are promising that were slower by less than `NOISE` but that the
+    model predicts to be faster by more than `NOISE`.
+
+    Args:
+        situation: Model inputs for the predictions.
+        own: Measurement of the user's configuration.
+        others: Measurements of the other configurations.
+
+    Returns:
+        Up to three measurements, `own` first.
     """
     promising = [reading for reading in others if reading.loop_rate > own.loop_rate] or [
         reading
@@ -37,7 +45,7 @@ def finalists(situation: Situation, own: Reading, others: Sequence[Reading]) -> 
     if not promising:
         return [own]
     best = max(promising, key=lambda reading: reading.loop_rate)
-    # What runs alike within an epoch is known from the same run: there is no noise between them.
+    # Configurations that run alike within an epoch share one measurement, so no noise lies between them.
     alike = _alike(promising, best)
     best = _cheapest(alike, best.loop_rate * (1 - EQUAL))
     others = [reading for reading in promising if reading not in alike]
@@ -46,7 +54,7 @@ def finalists(situation: Situation, own: Reading, others: Sequence[Reading]) -> 
 
 
 def winner(finals: Sequence[Reading]) -> Reading:
-    """Of the readings that are equal to the best, or hardly less and not told apart from it, the cheapest one."""
+    """Return the cheapest of the measurements that equal the best one or can't be distinguished from it."""
     best = max(finals, key=lambda reading: reading.loop_rate)
     return _cheapest(
         [reading for reading in finals if _may_be_equal(reading, best)], best.loop_rate * (1 - _HARDLY_LESS)
@@ -60,17 +68,24 @@ def _may_be_equal(reading: Reading, best: Reading) -> bool:
 
 
 def are_told_apart(intervals: Sequence[tuple[float, float]]) -> bool:
-    """Whether it is known which of some rates is the highest, or that all are equal to it."""
+    """Return whether the intervals show which rate is the highest, or that all rates equal it."""
     *others, best = sorted(intervals, key=sum)
     are_equal = min(low for low, _ in intervals) >= max(high for _, high in intervals) * (1 - EQUAL)
     return are_equal or all(high < best[0] for _, high in others)
 
 
 def known_without_turns(finals: Sequence[Reading], late_seconds: float) -> list[Reading] | None:
-    """The finalists that need no turns, which would end so late; None where turns are to decide.
+    """Return the finalists that can be ranked without interleaved measurement.
 
-    What runs alike within an epoch is known from the same run, and no drift makes one many times as fast as another.
-    Of the rest nothing is known without turns, and those that would end long after all should be over are not begun.
+    Configurations that run alike within an epoch share one measurement, and no drift makes one many times as fast as
+    another. Interleaved measurement is not begun if it would end long after the deadline.
+
+    Args:
+        finals: Measurements of the finalists, the user's configuration first.
+        late_seconds: Seconds after the deadline at which interleaved measurement would end; negative before it.
+
+    Returns:
+        Finalists that can be ranked now, or None if they must be measured interleaved.
     """
     alike = _alike(finals, finals[0])
     if len(alike) == len(finals) or (late_seconds > 0 and is_beyond_drift(finals)):
@@ -79,7 +94,7 @@ def known_without_turns(finals: Sequence[Reading], late_seconds: float) -> list[
 
 
 def is_beyond_drift(finals: Sequence[Reading]) -> bool:
-    """Whether the best is so much faster than the user's configuration, the first, that no drift of the host did it."""
+    """Return whether some finalist is so much faster than the first, the user's, that drift can't explain it."""
     own, *others = (reading.loader for reading in finals)
     return own is not None and any(
         other is not None and other.interval[0] > _BEYOND_DRIFT * own.interval[1] for other in others
@@ -87,7 +102,7 @@ def is_beyond_drift(finals: Sequence[Reading]) -> bool:
 
 
 def is_better(situation: Situation, reading: Reading, own: Reading) -> bool:
-    """Whether the whole interval of `reading` lies above that of the user's configuration, in the loop."""
+    """Return whether the whole interval of `reading` lies above that of the user's configuration, in the loop."""
     if reading.loader is None or own.loader is None:
         return False
     low = operational.loop_rate(situation, reading.config, reading.loader.interval[0])
@@ -95,7 +110,7 @@ def is_better(situation: Situation, reading: Reading, own: Reading) -> bool:
 
 
 def _alike(readings: Sequence[Reading], one: Reading) -> list[Reading]:
-    """Those that run as `one` does within an epoch."""
+    """Return the measurements of configurations that run as `one` does within an epoch."""
     return [reading for reading in readings if while_running(reading.config) == while_running(one.config)]
 
 

@@ -1,7 +1,7 @@
-"""Stores as later epochs find them, for trials: filled with some of the loader's samples, and index batches that hit.
+"""Partly filled stores for trials, and index batches that hit them as often as later epochs will.
 
-To fill a store with a whole dataset would take an epoch. Here a few samples fill it, and a trial draws its hits from
-them and its misses from the loader's own order, in the share that the real store will have.
+Filling a store with a whole dataset would take an epoch. So a few samples fill it here, and a trial draws its hits from
+these and its misses from the loader's own order, in the share that the real store will have.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _FILLING_THREADS = 16
 
 @dataclass(frozen=True)
 class Filled:
-    """A store with the values of the samples at `indices`."""
+    """Store with the values of the samples at `indices`."""
 
     stored: Stored
     indices: tuple[Any, ...]
 
 
 class HittingStream(IndexStream):
-    """The script's index batches, with a share of their samples exchanged for stored ones."""
+    """The script's index batches, with a share of their samples replaced by stored ones."""
 
     def __init__(self, stream: IndexStream, filled: Filled, hit_ratio: float, seed: int) -> None:
         self.is_batches = True
@@ -53,9 +53,9 @@ class HittingStream(IndexStream):
 
 
 class FilledStores:
-    """One store for each cut and tier that is asked for, filled in about `seconds`.
+    """Partly filled stores, one per cut and tier, each filled for about `seconds` when it is first requested.
 
-    Raises StoreError, and what the dataset raises, but for errors in `skips`.
+    Raises StoreError, and the dataset's errors except those in `skips`.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class FilledStores:
         self._filled: dict[tuple[str, str], Filled] = {}
 
     def of(self, config: Config) -> Filled:
-        """The store that `config` reads."""
+        """Return the store that `config` reads; fill it first if it is new."""
         choice = config.cache
         assert choice is not None
         key = choice.after, choice.tier

@@ -1,11 +1,11 @@
-"""A guard for one running trial: it ends the trial before the host suffers, and when a worker is stuck.
+"""Guard of a running trial: ends the trial before the host runs out of memory or files, and if a worker is stuck.
 
-It is a thread, since the main thread waits for the workers meanwhile. It ends a trial by killing the workers: torch
-then raises in the main thread, and there the guard's own reason takes the place of torch's. What the main process
-loads by itself is looked at between two batches.
+The guard is a thread, because the main thread waits for the workers meanwhile. It ends a trial by killing the workers:
+torch then raises in the main thread, where the guard's own reason replaces torch's error. If the main process loads the
+batches itself, the limits are checked between two batches.
 
-No guard reads anything while a worker is being forked: a lock that it held at that moment would stay locked in the
-worker for ever.
+No guard reads anything while a worker is being forked, because a lock that the guard's thread holds at that moment
+would stay locked in the worker for ever.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ from plumb.profile.memory import script_bytes
 from plumb.runtime.watched import Stacks
 
 _LOOK_SECONDS, _COUNT_SECONDS = 0.1, 1.0
-# Where memory falls, the next look comes after such a share of the time that it would last, but not sooner than that.
+# If free memory falls, the next check comes after this share of the time that it would last, but not sooner than the
+# second value.
 _SOONER_SHARE, _SOONEST_SECONDS = 0.25, 0.01
-# What must be left: a share of the whole, within bounds; and never more than half of what there was at the beginning.
+# A trial must leave this share of the whole, within bounds, but never more than half of what was free at its start.
 _SHARE_LEFT = 0.04
 _BYTES_LEFT = {"memory": (64 * 2**20, 2**30), "shared memory": (2**19, 64 * 2**20)}
 _FILES_LEFT = 4.0
-# Memory may go on falling while a trial is ended, for as long as between two looks, up to so much.
+# Memory may continue to fall for one interval between checks while a trial is ended, but by no more than this.
 _FALL_BYTES_AT_MOST = 256 * 2**20
-# A worker is stuck that has been silent for so many times its usual, and for so long.
+# A worker is stuck if it delivers nothing for this multiple of its longest wait and for at least this many seconds.
 _USUAL_TIMES, _SILENT_SECONDS = 20.0, 10.0
 
 _forking = threading.Lock()
 
 
 class TrialEndedError(Exception):
-    """A trial that was ended. The message says why; `limit` is the limit that it came to, None for a stuck worker."""
+    """Reason why the guard ended a trial; `limit` is the limit that was reached, None for a stuck worker."""
 
     def __init__(self, message: str, limit: str | None) -> None:
         super().__init__(message)
@@ -49,10 +50,11 @@ class TrialEndedError(Exception):
 
 
 class Guard:
-    """Watches one loader from before its workers start until `stop`.
+    """Thread that watches one loader from before its workers start until `stop`.
 
-    `limits` are those of the configuration. A loader that delivers nothing for `patience_seconds` before its
-    first batch, or for a multiple of its longest wait afterwards, is stuck. `ended` is why the trial was ended.
+    `limits` are those of the configuration. A loader is stuck if it delivers nothing for `patience_seconds` before its
+    first batch, or for a multiple of its longest wait afterwards. `ended` is the reason if the trial was ended, else
+    None.
     """
 
     def __init__(self, limits: Limits, patience_seconds: float) -> None:
@@ -73,49 +75,49 @@ class Guard:
 
     @property
     def stacks_file(self) -> str | None:
-        """The path of the file that workers write their stacks to."""
+        """Path of the file to which workers write their stacks; None without one."""
         return self._stacks.path
 
     @contextlib.contextmanager
     def forking(self) -> Iterator[None]:
-        """While workers are started, within this, no guard holds anything that they would inherit locked."""
+        """Keep all guards from reading anything while workers start, which would inherit their locks locked."""
         with _forking:
             yield
 
     def watch(self, workers: Sequence[int]) -> None:
-        """From now on these processes are the trial's workers."""
+        """Watch these processes as the trial's workers from now on."""
         self._workers = tuple(workers)
         if self._thread is None and workers:
             self._thread = threading.Thread(target=self._patrol, name="plumb-guard", daemon=True)
             self._thread.start()
 
     def waiting(self) -> None:
-        """The loader is being asked for a batch."""
+        """Record that the loader is being asked for a batch."""
         self._waiting_since = time.monotonic()
 
     def heard(self) -> None:
-        """The loader has delivered. Raises TrialEndedError."""
+        """Record that the loader delivered a batch. Raise TrialEndedError if the trial was ended."""
         since, self._waiting_since = self._waiting_since, None
         now = time.monotonic()
         if since is not None and (self._longest_wait is not None or not self._workers):
             self._longest_wait = max(self._longest_wait or 0.0, now - since)
         elif since is not None:
-            # The first wait holds the start of the workers: it says nothing of what is usual.
+            # The first wait includes the start of the workers, so it is no usual wait.
             self._longest_wait = 0.0
         if self._thread is None and now - self._looked > _LOOK_SECONDS:
             self.ended = self.ended or self._over()
         self.check()
 
     def check(self) -> None:
-        """Raises TrialEndedError where the trial was ended: what the death of its workers causes is of no interest."""
+        """Raise TrialEndedError if the trial was ended, in place of the errors that the death of its workers causes."""
         if self.ended is not None:
             raise self.ended from None
 
     def stop(self) -> None:
-        """Ends the watch; nothing is killed any more."""
+        """Stop the watch; no process is killed afterwards."""
         self._stop.set()
         while self._thread is not None and self._thread.is_alive():
-            # Torch says wherever the main thread happens to be that a worker has been killed.
+            # Torch's SIGCHLD handler raises in the main thread, at any point, when a worker was killed.
             with contextlib.nullcontext() if self.ended is None else contextlib.suppress(RuntimeError):
                 self._thread.join()
         self._stacks.close()
@@ -141,7 +143,7 @@ class Guard:
         return None
 
     def _falling(self, room: Room) -> float:
-        """Bytes of memory per second, or files, by which it became less since the last time."""
+        """Return by how much a resource shrank per second since the last check: bytes of memory, or files."""
         before, when = self._before.get(room.source, (room.left, -math.inf))
         self._before[room.source] = (room.left, self._looked)
         return max(0.0, before - room.left) / max(self._looked - when, 1e-3)
@@ -151,7 +153,8 @@ class Guard:
         rooms = [self._rooms.memory(), self._rooms.shm(), self._rooms.open_files(pids, self._limits.open_files)]
         asked_for = self._limits.sources.get("memory_bytes") == ASKED_FOR
         if asked_for and self._looked - self._counted > _COUNT_SECONDS:
-            # Nobody but us keeps this limit, and to count what we hold takes a while.
+            # No kernel limit enforces the user's own limit, and counting the bytes of the script's processes takes a
+            # while.
             self._counted = self._looked
             most = self._limits.memory_bytes
             rooms.append(Room("memory", max(0.0, most - script_bytes()), most, ASKED_FOR))

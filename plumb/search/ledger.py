@@ -1,4 +1,4 @@
-"""What was measured of each configuration in one tuning, and what follows for those that differ only in restarts."""
+"""Ledger of one tuning's measurements, from which those of configurations that differ only in restarts follow."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from plumb.plan import Rate, Trial
 from plumb.search.measure import Chunk, rate_of
 
 STOPPED = "stopped early: slower"
-# How outcomes begin that say something of workers as such, and not of what the host has room for.
+# Beginnings of outcomes caused by workers as such, and not by limits of the host.
 _BROKEN = ("failed: ", "ended: no batch within", "ended: a worker is stuck")
 _DIGITS = re.compile(r"\d+")
 
 
 class WorkersFailError(Exception):
-    """Trials with workers fail all alike. The message is how, in one line."""
+    """All trials with workers fail alike. The message is the failure, in one line."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A configuration tried for real: the loader's rate, and the loop's over a training, or why there are none.
+    """Result of a configuration's trial: the rates of the loader and of the loop, or the reason for their absence.
 
-    The loader's is that of later epochs; in the loop's, the first one counts too, which fills a store.
-    `over` is the limit that it came to while it ran, though the model had it fit.
+    `loader` is the rate of later epochs. `loop_samples_per_second` is over a training, and includes the first epoch,
+    which fills a store. `over` is the limit that the trial reached although the model predicted that it fits.
     """
 
     config: Config
@@ -40,18 +40,18 @@ class Reading:
 
     @property
     def loop_rate(self) -> float:
-        """Samples per second of the loop; 0 where nothing could be measured, which is worse than all that was."""
+        """Samples per second of the loop; 0, the worst, if nothing could be measured."""
         return self.loop_samples_per_second or 0.0
 
     @property
     def was_stopped(self) -> bool:
-        """Whether it was measured only until it was clear that it is slower than another."""
+        """True if the trial was stopped once it was clearly slower than another one."""
         return self.outcome == STOPPED
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a configuration took beyond the script itself, and what had been predicted; None before the first probe."""
+    """Memory of a configuration in addition to the script's own; the prediction is None before the first probe."""
 
     predicted_bytes: float | None
     measured_bytes: float
@@ -59,7 +59,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class _Steady:
-    """A configuration's rate while it runs, what the start of its workers costs an epoch, and its memory."""
+    """Rate of a configuration within an epoch, the seconds to start its workers, and its memory."""
 
     rate: Rate
     start_seconds: float
@@ -67,7 +67,7 @@ class _Steady:
 
 
 class Ledger:
-    """Takes down every reading, and tells `on_trial` of it."""
+    """Record of all measurements; each is passed to `on_trial`."""
 
     def __init__(self, epoch_samples: float | None, seed: int, on_trial: Callable[[Trial], None]) -> None:
         self.trials: list[Trial] = []
@@ -78,11 +78,11 @@ class Ledger:
 
     @property
     def slowest_start_seconds(self) -> float:
-        """The longest that any configuration's workers took to start."""
+        """Longest time that any configuration's workers took to start, in seconds."""
         return max((steady.start_seconds for steady in self._steady.values()), default=0.0)
 
     def knows(self, config: Config) -> bool:
-        """Whether the rate of `config` follows from what was measured already."""
+        """Return whether the rate of `config` follows from earlier measurements."""
         return while_running(config) in self._steady
 
     def start_seconds(self, config: Config) -> float:
@@ -99,7 +99,16 @@ class Ledger:
         outcome: str = "measured",
         memory: Memory | None = None,
     ) -> Reading:
-        """The reading that `chunks` make, in place of any earlier one of `config`; what was seen of memory stays."""
+        """Record `chunks` as the measurement of `config`, replacing an earlier one, and return it.
+
+        Args:
+            situation: Model inputs, for the loop's rate.
+            config: Measured configuration.
+            chunks: Chunks of whole rounds in steady state.
+            start_seconds: Seconds to start the workers.
+            outcome: Outcome in words.
+            memory: Memory of the trial; None keeps that of an earlier measurement.
+        """
         key = while_running(config)
         if memory is None and key in self._steady:
             memory = self._steady[key].memory
@@ -107,7 +116,11 @@ class Ledger:
         return self.derived(situation, config, outcome)
 
     def derived(self, situation: Situation, config: Config, outcome: str = "measured") -> Reading:
-        """The reading of a configuration that is known, with the start of its workers spread over an epoch."""
+        """Record and return the measurement that follows for `config`, the start of its workers spread over an epoch.
+
+        Raises:
+            KeyError: `config` is not known (see `knows`).
+        """
         steady = self._steady[while_running(config)]
         start = 0.0 if config.persistent_workers else steady.start_seconds
 
@@ -132,25 +145,25 @@ class Ledger:
         return Reading(config, rate, loop, outcome)
 
     def failed(self, config: Config, outcome: str, over: str | None = None) -> Reading:
-        """The reading of a configuration that could not be measured, with the reason."""
+        """Record and return that `config` could not be measured: `outcome` is the reason, `over` the limit it hit."""
         self._take_down(Trial(config, None, None, None, outcome))
         return Reading(config, None, None, outcome, over)
 
     @property
     def has_failed_with_workers(self) -> bool:
-        """Whether a trial with workers could not be measured."""
+        """True if a trial with workers could not be measured."""
         return any(trial.config.num_workers and trial.samples_per_second is None for trial in self.trials)
 
     def failure_of_workers(self) -> str:
-        """Return how trials with workers fail, where two of them failed alike and none was measured; empty otherwise.
+        """Return the failure of trials with workers if two failed alike and none was measured, else an empty string.
 
-        Trials that came to a limit of the host are not counted: one that takes less may do.
+        Trials that reached a limit of the host are not counted, because one with lower needs may work.
         """
         with_workers = [trial for trial in self.trials if trial.config.num_workers]
         if any(trial.samples_per_second is not None for trial in with_workers):
             return ""
         failures = [trial.outcome for trial in with_workers if trial.outcome.startswith(_BROKEN)]
-        # Numbers of processes and of seconds are no difference.
+        # Failures that differ only in process ids or seconds are alike.
         alike = Counter(_DIGITS.sub("", failure) for failure in failures)
         return next((each.partition(": ")[2] for each in failures if alike[_DIGITS.sub("", each)] > 1), "")
 
@@ -160,5 +173,5 @@ class Ledger:
 
 
 def while_running(config: Config) -> Config:
-    """Configurations that differ only in whether workers outlive an epoch run at the same rate within one."""
+    """Return a representative of the configurations with the same rate within an epoch: all but worker persistence."""
     return dataclasses.replace(config, persistent_workers=False)

@@ -1,8 +1,8 @@
-"""The throughput of a real loader in steady state, with an interval.
+"""Throughput of a real loader in steady state, with an interval.
 
-A loader that has just been started, or that was left alone for a moment, hands over what it had prefetched faster than
-it can produce. So every window first takes everything that may have been prefetched, and then counts whole rounds of
-one batch per worker. Loaders are compared by turns (A B A B), so that drift of the machine hits all of them.
+A loader that was just started, or was left alone for a moment, delivers its prefetched batches faster than it can
+produce them. So every window first takes all prefetched batches, and then counts whole rounds of one batch per worker.
+Measurements of several loaders are interleaved (A B A B), so that drift of the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -32,45 +32,45 @@ T = TypeVar("T")
 
 CHUNK_SECONDS = 0.15
 ERRORS_AT_MOST = 100
-"""How many samples or batches in a row may raise what the user's loop catches."""
+"""Largest number of consecutive samples or batches that may raise errors that the user's loop catches."""
 
 _RESAMPLES = 1000
 _FEW_CHUNKS = 4
 _KNOWN = 0.03
 _TURNS_AT_LEAST, _TURNS_AT_MOST = 2, 10
-# Workers that burn hardly any CPU for so long are taken for idle, and none is waited for longer than this.
+# Workers are idle if they use less than this share of a CPU for so long; the last value limits the wait for that.
 _SETTLING_SECONDS, _IDLE_SHARE, _SETTLED_AT_LAST = 0.1, 0.02, 10.0
-# A difference below this share is nothing when it comes from a handful of readings (section 6 of the design).
+# Differences below this share (10 %) between a handful of measurements are noise.
 _NOISE_OF_FEW = 0.10
 
 
 class NoBatchesError(Exception):
-    """The loader came to its end without a single batch."""
+    """The loader or the sampler ended without a single batch."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive whole rounds: how many samples came in how many seconds."""
+    """Samples and seconds of consecutive whole rounds."""
 
     samples: float
     seconds: float
 
     @property
     def samples_per_second(self) -> float:
-        """The rate within this chunk."""
+        """Rate within this chunk."""
         return self.samples / self.seconds
 
 
 def whole(chunks: Sequence[Chunk]) -> Chunk:
-    """Chunks that follow one another as a single one."""
+    """Merge consecutive chunks into one."""
     return Chunk(sum(chunk.samples for chunk in chunks), sum(chunk.seconds for chunk in chunks))
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a window took of the CPU: seconds in the workers and in this thread, for how many samples.
+    """CPU usage of a window: seconds in the workers and in this thread, and the number of samples.
 
-    `worker_queued_seconds` are those in which workers were ready to run, and others had the CPUs.
+    `worker_queued_seconds` is the time in which workers were ready to run while other threads had the CPUs.
     """
 
     samples: float
@@ -81,10 +81,10 @@ class Usage:
 
 
 def rate_of(chunks: Sequence[Chunk], seed: int = 0) -> Rate:
-    """The median rate of `chunks` with its 95 % bootstrap interval, samples per second.
+    """Return the median rate of `chunks` with its 95 % bootstrap interval, in samples per second.
 
-    The median is weighted by nothing: chunks are about equally long. Fewer than four chunks can't be resampled to any
-    purpose; their interval is their span, widened by the noise of single readings. Raises ValueError without chunks.
+    Chunks are about equally long, so they are not weighted. Fewer than four can't be resampled; their interval is their
+    span, widened by the noise of single measurements. Raises ValueError if there are none.
     """
     if not chunks:
         raise ValueError("no chunk was measured")
@@ -98,10 +98,10 @@ def rate_of(chunks: Sequence[Chunk], seed: int = 0) -> Rate:
 
 
 class IndexStream:
-    """The script's own index batches, epoch after epoch: every trial draws fresh ones.
+    """The script's own index batches, epoch after epoch, so that every trial reads new ones.
 
-    With `is_batches=False` what comes may be single indices, of which the dataset makes batches by itself. Raises
-    NoBatchesError when the sampler has none, or none any more.
+    With `is_batches=False`, items may be single indices from which the dataset makes whole batches. Raises
+    NoBatchesError if the sampler has no batches, or none any more.
     """
 
     def __init__(self, sampler: Iterable[Any], is_batches: bool = True) -> None:
@@ -123,9 +123,9 @@ class IndexStream:
                 raise NoBatchesError("the sampler has no more batches") from None
 
     def some(self, batches: int, samples: int) -> list[Any]:
-        """The indices of the next batches: of no more than so many, and no further than to so many samples.
+        """Return the indices of up to `batches` batches, and of no further one once there are `samples` indices.
 
-        Empty where a batch is not a sequence of indices. Raises NoBatchesError as iteration does.
+        Stops at a batch that is not a sequence of indices. Raises NoBatchesError as iteration does.
         """
         indices: list[Any] = []
         for batch in islice(self, batches):
@@ -138,7 +138,10 @@ class IndexStream:
 
 
 def skipping(read: Callable[[], T], skips: tuple[type[Exception], ...], skipped: Callable[[], object] = list) -> T:
-    """Return what `read` returns, called again where it raises one of `skips`; `skipped` is called in between."""
+    """Return the result of `read`, repeated up to `ERRORS_AT_MOST` times if it raises one of `skips`.
+
+    `skipped` is called after each such error.
+    """
     for _ in range(ERRORS_AT_MOST):
         with contextlib.suppress(*skips):
             return read()
@@ -147,9 +150,9 @@ def skipping(read: Callable[[], T], skips: tuple[type[Exception], ...], skipped:
 
 
 class SizedIndices:
-    """One loader's view of an IndexStream; remembers how many samples each batch that it handed out holds.
+    """One loader's view of an IndexStream that stores the number of samples of each batch that was read.
 
-    Where the dataset makes a batch of a single index, that holds `samples_per_batch`.
+    If the dataset makes a batch from a single index, that batch counts as `samples_per_batch`.
     """
 
     def __init__(self, stream: IndexStream, samples_per_batch: float = 1.0) -> None:
@@ -164,25 +167,25 @@ class SizedIndices:
             yield indices
 
     def next_size(self) -> float:
-        """Samples in the next batch delivered; batches come in the order in which they were asked for."""
+        """Return the number of samples in the next batch; loaders deliver batches in the order of their indices."""
         return self._sizes.popleft()
 
 
 def is_known(seconds: Sequence[float]) -> bool:
-    """Whether the mean of so many readings of the same is known well enough: to 3 %, its standard error."""
+    """Return whether the mean of these values is known: at least four, with a standard error of at most 3 %."""
     return len(seconds) >= _FEW_CHUNKS and bool(
         np.std(seconds, ddof=1) <= _KNOWN * math.sqrt(len(seconds)) * np.mean(seconds)
     )
 
 
 class Feed:
-    """A running loader with one configuration, measured a window at a time.
+    """Running loader with one configuration, measured in windows.
 
-    `make_loader` gets the indices to read, or None for an iterable dataset, whose batches are taken as
-    `samples_per_batch` samples each. Workers start at construction, watched by `guard` if there is one. `samples`
-    counts all that came, `first_chunk` is the first batch, with the start of workers in it, `main_start_seconds` what
-    starting them took in this process, and `is_broken` says that the loader has raised. Raises what the loader raises,
-    but for errors in `skips`, which the user's loop goes on after, and TrialEndedError where the guard ended it.
+    `make_loader` gets the indices to read, or None for an iterable dataset, whose batches count as `samples_per_batch`
+    samples each. Workers start at construction; `guard` watches them if there is one. `samples` counts all samples
+    read, `first_chunk` is the first batch including the start of the workers, `main_start_seconds` is the time this
+    process took to start them, and `is_broken` is true once the loader has raised. Raises the loader's errors except
+    those in `skips`, after which the user's loop goes on, and TrialEndedError if the guard ended the trial.
     """
 
     def __init__(
@@ -208,7 +211,7 @@ class Feed:
         self._loader = make_loader(self._indices)
         begin = time.perf_counter()
         self._batches = self._begun()
-        # However long the first batch took compared with later ones, this was spent on nothing but the start.
+        # Unlike the first batch's excess over later ones, this time certainly belongs to the start of the workers.
         self.main_start_seconds = time.perf_counter() - begin if config.num_workers else 0.0
         try:
             first = self._take()
@@ -222,7 +225,7 @@ class Feed:
 
     @property
     def workers_start_seconds(self) -> float:
-        """What starting the workers added to the first round, and what every epoch pays where they do not persist."""
+        """Seconds that the workers' start added to the first round; every epoch takes them unless workers persist."""
         if not self.config.num_workers:
             return 0.0
         return max(self.main_start_seconds, self.first_chunk.seconds - self._round_seconds)
@@ -233,11 +236,16 @@ class Feed:
         hopeless: Callable[[Sequence[Chunk]], bool] | None = None,
         too_slow: Callable[[float, float], bool] | None = None,
     ) -> list[Chunk]:
-        """Chunks of whole rounds over about `seconds` of steady state; at least one, even where it takes longer.
+        """Measure about `seconds` of steady state; prefetched batches are not counted. Then `usage` is this window's.
 
-        None where the deadline comes before steady state does, or `too_slow` says so of the samples and the seconds
-        since the start: prefetched batches are never counted. Ends early once `hopeless` says so of the chunks so far.
-        `usage` is this window's afterwards.
+        Args:
+            seconds: Length of the window; at least one chunk is measured, even if that takes longer.
+            hopeless: Called with the chunks so far; True ends the window early.
+            too_slow: Called with the samples and the seconds since the start, before steady state; True ends the
+                window.
+
+        Returns:
+            Chunks of whole rounds; none if the deadline comes, or `too_slow` returns True, before steady state.
         """
         with reusing(self.config.allocator_reuse):
             return self._window(seconds, hopeless, too_slow)
@@ -283,7 +291,7 @@ class Feed:
         return sum(map(queued_seconds, self.worker_pids))
 
     def settle(self) -> None:
-        """Lets the workers finish what they have been asked for, so that the next loader has the host to itself."""
+        """Wait until the workers finish their prefetched batches, so that they don't slow down the next loader."""
         until = time.perf_counter() + min(self._round_seconds * (self.config.prefetch_factor or 0), _SETTLED_AT_LAST)
         before = cpu_seconds(self.worker_pids)
         while time.perf_counter() < until:
@@ -294,14 +302,14 @@ class Feed:
             before = now
 
     def close(self) -> None:
-        """Ends the workers."""
+        """End the workers."""
         if self._guard is not None:
             self._guard.stop()
         shutdown = getattr(self._batches, "_shutdown_workers", None)
         if shutdown is None:
             return
         if self.is_broken:
-            # One may have died with a lock that the others need for going: torch waits seconds for each of them.
+            # A dead worker may have held a lock that the others need to end; torch would wait seconds for each of them.
             for child in multiprocessing.active_children():
                 if child.pid in self.worker_pids:
                     with contextlib.suppress(RuntimeError):
@@ -309,14 +317,14 @@ class Feed:
         try:
             shutdown()
         except RuntimeError:
-            # Torch says so, wherever the main thread happens to be, when a worker has been killed.
+            # Torch's SIGCHLD handler raises in the main thread, at any point, when a worker was killed.
             if not self.is_broken and (self._guard is None or self._guard.ended is None):
                 raise
         if self.is_broken:
             remove_segments(self.worker_pids)
 
     def _begun(self) -> Iterator[Any]:
-        """A new epoch; where it starts workers, these are watched from now on."""
+        """Start an epoch and return its iterator; from then on the guard watches the workers that it started."""
         others = set(multiprocessing.active_children())
         with contextlib.nullcontext() if self._guard is None else self._guard.forking():
             batches = iter(self._loader)
@@ -363,14 +371,14 @@ class Feed:
 def interleaved(
     feeds: Sequence[Feed], seconds: float, settled: Callable[[Sequence[Sequence[Chunk]], int], bool]
 ) -> list[list[Chunk]]:
-    """Each feed's windows of about `seconds` as one chunk each, the feeds taking turns until `settled` says that it is
-    enough: what comes and goes within a window, as the collection of garbage does, is no noise.
+    """Measure the loaders in turns of windows of about `seconds`, until `settled` returns True; return their chunks.
 
-    It is told the chunks so far, and in how many turns they were taken: at least two, at most ten, and none that would
-    begin after a feed's deadline.
+    Each window is one chunk, so that periodic effects inside it (garbage collection) average out. `settled` gets the
+    chunks so far, per loader, and the number of turns: at least two, at most ten, and none begins after the first
+    loader's deadline.
     """
     chunks: list[list[Chunk]] = [[] for _ in feeds]
-    # All have just been started, and their workers make what is prefetched: the first turn would be less than the rest.
+    # The workers were just started and fill their prefetch queues, which would slow down the first turn.
     for feed in feeds:
         feed.settle()
     for turn in range(_TURNS_AT_MOST):

@@ -1,8 +1,8 @@
-"""The ratio of two rates, measured in pairs of adjacent windows, with an interval that holds at any time of stopping.
+"""Ratio of two rates, measured in pairs of adjacent windows, with an interval that is valid at any stopping time.
 
-Drift of the machine, and other people's load, change both windows of a pair. So the logarithm of the ratio within a
-pair is looked at, and not two rates with intervals of their own. A comparison is looked at after each pair and ends as
-soon as its answer is known. An interval for a fixed number of pairs would be wrong far too often under so many looks.
+Drift of the machine and other users' load change both windows of a pair. So the logarithm of the ratio within each pair
+is evaluated, and not two rates with intervals of their own. A comparison is evaluated after each pair and ends as soon
+as its answer is known; an interval for a fixed number of pairs would be wrong far too often under so many evaluations.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ import numpy as np
 
 # A gain below this is not worth another configuration.
 WORTH = 0.02
-# Undecided, a candidate is taken where the chance that it is slower by more than `SLOWER` is below `CHANCE_OF_SLOWER`.
+# An undecided candidate is taken if the probability that it is slower by more than `SLOWER` is below
+# `CHANCE_OF_SLOWER`.
 SLOWER, CHANCE_OF_SLOWER = 0.03, 0.05
 _ERROR_RATE = 0.05
-# The weight of the mixture of effect sizes, as a number of pairs. Small weights make the interval short for few pairs
-# of a large effect: with 0.1, three pairs can tell two rates apart, with 1.0 five are needed.
+# Weight of the mixture of effect sizes, as a number of pairs. A small weight makes the interval short for few pairs of
+# a large effect: with 0.1, three pairs can separate two rates, with 1.0 five are needed.
 _MIXTURE_PAIRS = 0.1
-# Pairs that happen to agree say nothing of how noisy the next one is: no machine repeats itself more closely than this.
+# Few pairs may agree by chance; no machine repeats itself more closely than this.
 _LEAST_SPREAD = 0.005
 _STEPS = 4001
 
 
 class Answer(enum.Enum):
-    """What is known of a candidate beside the user's configuration."""
+    """Result of comparing a candidate with the user's configuration."""
 
     FASTER = "faster"
     NOT_FASTER = "not faster"
@@ -37,10 +38,10 @@ class Answer(enum.Enum):
 
 @dataclass(frozen=True)
 class PairedRatio:
-    """How many times as fast a candidate is: the geometric mean over `pairs`, and a 95 % interval.
+    """Ratio of a candidate's rate to the own one: the geometric mean over `pairs`, and a 95 % interval.
 
-    The interval may be looked at after every pair, and holds at all of these looks together. `slower_chance` is the
-    chance, after these pairs and with no opinion before them, that the candidate is slower by more than `SLOWER`.
+    The interval is valid at all evaluations together, after every pair. `slower_chance` is the probability, given these
+    pairs and a flat prior, that the candidate is slower by more than `SLOWER`.
     """
 
     ratio: float
@@ -50,12 +51,12 @@ class PairedRatio:
 
     @property
     def is_bounded(self) -> bool:
-        """Whether there were pairs enough for an interval."""
+        """True if there were enough pairs for a bounded interval."""
         return self.interval[0] > 0 and math.isfinite(self.interval[1])
 
     @property
     def answer(self) -> Answer:
-        """Say whether the candidate is faster, or not faster by anything worth having, as far as the pairs show it."""
+        """Answer of the pairs: faster, not faster by a worthwhile amount (`WORTH`), or undecided."""
         low, high = self.interval
         if low > 1.0:
             return Answer.FASTER
@@ -63,7 +64,7 @@ class PairedRatio:
 
     @property
     def is_taken(self) -> bool:
-        """Whether the candidate is the better choice: it is faster, or probably faster and hardly ever slower."""
+        """True if the candidate is faster, or if it is probably faster and hardly ever slower."""
         if self.answer is Answer.UNDECIDED:
             return self.ratio > 1.0 + WORTH and self.slower_chance < CHANCE_OF_SLOWER
         return self.answer is Answer.FASTER
@@ -104,7 +105,7 @@ def paired_ratio(pairs: Sequence[tuple[float, float]]) -> PairedRatio:
 
 
 def _reach(pairs: int) -> float:
-    """Half the width of the interval, in population standard deviations of the pairs' logarithms."""
+    """Return half the width of the interval, in population standard deviations of the pairs' logarithms."""
     n, c = float(pairs), _MIXTURE_PAIRS
     limit = ((n + c) / (c * _ERROR_RATE**2)) ** (1 / n)
     room = (n + c) - limit * c
@@ -112,7 +113,10 @@ def _reach(pairs: int) -> float:
 
 
 def _chance_below(bound: float, mean: float, spread: float, pairs: int) -> float:
-    """The chance that the true mean lies below `bound`: Student's t, for flat priors of the mean and of log(spread)."""
+    """Return the probability that the true mean lies below `bound`.
+
+    It is Student's t, for flat priors of the mean and of log(spread).
+    """
     if pairs < 2:
         return 0.5
     freedom = pairs - 1

@@ -1,4 +1,4 @@
-"""What a short run that calibrates the model showed: what its samples cost, and what its workers took."""
+"""Results of the short runs that calibrate the model: costs of samples, and of workers."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from plumb.model.situation import Situation
 from plumb.profile.memory import Pages, counted_bytes, pages
 from plumb.search.measure import Feed
 
-# A worker that made fewer bytes of its parent's its own during a probe is taken to have all that it needs.
+# A worker that copied fewer bytes of its parent's pages than this during a probe is taken not to grow any more.
 _GROWS_BYTES = 2**16
-# A run that would have had so many times the CPU alone lacked it; others stand in line by chance of where they run.
+# A run that wanted this multiple of the CPU it got lacked CPU; below that, queueing is an accident of scheduling.
 _LACKED = 4 / 3
 # The objects of a dataset lie in pages with others.
 _PAGES_OF_COUNTS = 2.0
@@ -33,10 +33,11 @@ _PAGES_OF_COUNTS = 2.0
 
 @dataclass(frozen=True)
 class Probed:
-    """What a calibrating run showed: its cost, the bytes of its largest worker's own pages, and their start.
+    """Result of a calibrating run: its cost, the private bytes of its largest worker, and the workers' start.
 
-    `growth_bytes` is by how much that worker will grow in an epoch, `parted_bytes` what the run took beyond a batch and
-    the pages of its workers' own. Of the `start_seconds` of all workers, those in the main process come first.
+    `growth_bytes` is the predicted growth of that worker over an epoch. `parted_bytes` is the run's memory in addition
+    to a batch and the workers' private pages. `start_seconds` is the start of all workers; `main_start_seconds` is the
+    part of it in the main process.
     """
 
     run: ProbeRun
@@ -47,13 +48,16 @@ class Probed:
     main_start_seconds: float
 
     def start_seconds_each(self, cores: float) -> tuple[float, float]:
-        """What the start of a worker takes in the main process, which starts one after another, and what in itself."""
+        """Return the seconds that a worker's start takes in the main process, and in the worker itself.
+
+        The main process starts workers one after another; their own parts run in parallel on `cores` CPUs.
+        """
         rounds = max(1.0, self.run.num_workers / max(1.0, cores))
         return self.main_start_seconds / self.run.num_workers, (self.start_seconds - self.main_start_seconds) / rounds
 
 
 def run_of(feed: Feed) -> ProbeRun:
-    """What the last window of a loader with workers spent."""
+    """Return the costs of the last window of a loader with workers."""
     used, workers = feed.usage, feed.config.num_workers
     seconds = without_queueing(used.seconds, workers, used.worker_queued_seconds)
     queued = used.seconds - seconds
@@ -61,17 +65,20 @@ def run_of(feed: Feed) -> ProbeRun:
 
 
 def largest(feed: Feed) -> Pages:
-    """The pages of the worker that has most of its own."""
+    """Return the pages of the worker with the most private bytes."""
     return max(map(pages, feed.worker_pids), key=lambda its: its.private_bytes, default=Pages(0.0, 0.0))
 
 
 def told_by_one(
     situation: Situation, one: Probed, drop_seconds_per_byte: float, competition: Competition | None = None
 ) -> Situation:
-    """The situation with what a run with one worker in fresh memory teaches of samples, memory, and the hand-over.
+    """Calibrate the situation with a run of one worker in fresh memory: costs of samples, memory, and transfer.
 
-    `drop_seconds_per_byte` is what the main process takes to give a batch's memory back. Where the run stood in line
-    for a CPU, others did so as long as it did: they want more than they had, which `competition` tells.
+    Args:
+        situation: Model inputs before the run.
+        one: Result of the run.
+        drop_seconds_per_byte: Seconds per byte that the main process takes to free a batch's memory.
+        competition: CPU use of other processes; if the run lacked CPU, they are taken to want as much more as it did.
     """
     footprint = situation.footprint
     longer = one.run.wanted_cpus / max(one.run.used_cpus, 1e-9)
@@ -93,17 +100,25 @@ def told_by_one(
 
 
 def in_reused_memory(situation: Situation, config: Config) -> Config:
-    """`config` in reused memory, where that may be had and fits: there workers get most done, and so crowd most."""
+    """Return `config` with reused memory if that is available and fits; workers then work, and compete, the most."""
     reusing = replace(config, allocator_reuse=True)
     may = situation.allocator is not None and feasible.broken_limit(reusing, situation) is None
     return reusing if may else config
 
 
 def told_by_many(situation: Situation, one: Probed, config: Config, many: Probed, cores: float) -> Situation:
-    """The situation of `told_by_one` with what a run of `config`, with about as many workers as cores, teaches.
+    """Calibrate the situation of `told_by_one` further, with a run of about as many workers as cores.
 
-    What a worker takes in reused memory was seen in the main process only, in a look. Where several that compute take
-    less each, the look was wrong, and that says nothing of fresh memory. Where they wait, less rest makes them quicker.
+    The cost in reused memory was measured briefly, and in the main process only. If several computing workers use less
+    CPU time each, that measurement was wrong, which affects only reused memory. If samples wait, shorter pauses make
+    workers faster.
+
+    Args:
+        situation: Model inputs as calibrated by one worker.
+        one: Result of the run with one worker.
+        config: Configuration of the second run.
+        many: Result of the second run.
+        cores: Number of available CPUs.
     """
     spread, alone = spread_of(situation.batch_seconds), demand(situation, config).cpu_seconds
     competition = situation.competition
@@ -128,10 +143,17 @@ def _with_start(situation: Situation, probed: Probed) -> Situation:
 
 
 def growth_bytes(dataset: Any, before: Pages, after: Pages, samples: float, epoch_samples: float | None) -> float:
-    """By how much a worker would grow in an epoch that made pages of its parent its own while it made `samples`.
+    """Return the bytes by which a worker would grow over an epoch by copying its parent's pages.
 
-    A worker may be given every sample in the course of the epochs, so the whole epoch counts, however many share it;
-    no more than the pages that it still shares, and those that hold the objects of `dataset`.
+    Over several epochs a worker may load every sample, so the whole epoch counts. The growth is limited by the pages
+    that the worker still shares, and by those that contain the objects of `dataset`.
+
+    Args:
+        dataset: The worker's dataset.
+        before: Pages at the start of the run.
+        after: Pages at its end.
+        samples: Number of samples that the worker loaded in between.
+        epoch_samples: Number of samples per epoch; None for an endless one.
     """
     made_own = before.shared_bytes - after.shared_bytes
     if made_own < _GROWS_BYTES or samples <= 0:

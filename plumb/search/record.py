@@ -1,6 +1,6 @@
-"""Where a study is kept, so that a later tuning, and other machines, start from what is known.
+"""Storage of a study, so that a later tuning, and other machines, can start from its results.
 
-SQLAlchemy is imported only where there is an address: most tunings keep their study in memory and need not wait for it.
+SQLAlchemy is imported only if there is an address, because most tunings keep their study in memory.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ _DIGEST_LETTERS = 8
 
 
 class StudyError(Exception):
-    """A study that can't be opened. The message is one line and says what to do."""
+    """A study can't be opened. The message is one line that says what to do."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """The study of one loader: where it is kept (None for memory), what it is called, and what makes it comparable.
+    """Address, name and fingerprint of one loader's study; without an address it stays in memory.
 
-    `earlier` are trials of a tuning that was interrupted.
-
-    `fingerprint` says on what host, with what baseline and in what space rates were measured. Its digest is part of the
-    study's name: rates of another host, or of another loader that happens to have the name, are never evidence.
+    `earlier` are trials of an interrupted tuning. `fingerprint` names the host, the baseline and the search space of
+    the measured rates. Its digest is part of the study's name, so that rates of another host, or of another loader of
+    the same name, are never mixed in.
     """
 
     url: str | None
@@ -41,12 +40,12 @@ class Record:
 
     @property
     def study_name(self) -> str:
-        """The name, and the digest of the fingerprint."""
+        """Name of the study: `name`, and the digest of the fingerprint."""
         text = json.dumps(self.fingerprint, sort_keys=True, default=str)
         return f"{self.name} [{hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LETTERS]}]"
 
     def open(self, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
-        """The study, new or with the trials that it has. Raises StudyError where the storage can't be used."""
+        """Create the study, or open it with its earlier trials. Raise StudyError if the storage can't be used."""
         storage = storage_at(self.url) if self.url else None
         try:
             study = optuna.create_study(
@@ -64,7 +63,11 @@ class Record:
 
 
 def located(url: str) -> str:
-    """The same address for every folder: a relative path of SQLite's is made absolute. Raises StudyError."""
+    """Return the address with an absolute path if it is a SQLite file, so that it is valid in any folder.
+
+    Raises:
+        StudyError: `url` is no address of a database, or its folder doesn't exist.
+    """
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -81,7 +84,7 @@ def located(url: str) -> str:
 
 
 def storage_at(url: str) -> optuna.storages.BaseStorage:
-    """The storage at `url`, with its tables. Raises StudyError where there is none, or no driver for it."""
+    """Open the storage at `url` and create its tables. Raise StudyError if that fails or a driver is missing."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         return optuna.storages.get_storage(url)
@@ -94,7 +97,7 @@ def storage_at(url: str) -> optuna.storages.BaseStorage:
 
 
 def _reason(error: Exception) -> str:
-    """What the database's own driver says, where it was asked: SQLAlchemy adds advice for programmers."""
+    """Return the message of the database's driver if there is one; SQLAlchemy's own adds advice for programmers."""
     original = getattr(error, "orig", None)
     return one_line(original if isinstance(original, Exception) else error)
 

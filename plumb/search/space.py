@@ -1,4 +1,4 @@
-"""The space of a loader's configurations, as Optuna sees it."""
+"""A loader's search space as Optuna's distributions."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _NONE = "none"
 
 @dataclass(frozen=True)
 class Space:
-    """All configurations that a freedom allows; what is no number goes by a label that people can read."""
+    """All configurations that a freedom allows; values that are not numbers are represented by readable labels."""
 
     freedom: Freedom
     situation: Situation
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """Each parameter's values."""
+        """Return the distribution of each parameter."""
         freedom = self.freedom
         return {
             "num_workers": _counts(freedom.num_workers),
@@ -40,7 +40,7 @@ class Space:
         }
 
     def parameters(self, config: Config) -> dict[str, Any]:
-        """The point that stands for `config`; what has no meaning without workers gets a fixed value."""
+        """Return the point of `config`; parameters without a meaning if there are no workers get a fixed value."""
         freedom, workers = self.freedom, config.num_workers > 0
         return {
             "num_workers": config.num_workers,
@@ -56,14 +56,14 @@ class Space:
         }
 
     def holds(self, config: Config) -> bool:
-        """Whether there is a point for `config`."""
+        """Return whether `config` has a point in this space."""
         if config.num_workers and config.start_method != self.freedom.start_method:
             return False
         point = self.parameters(config)
         return all(_admits(distribution, point[name]) for name, distribution in self.distributions().items())
 
     def config(self, parameters: dict[str, Any]) -> Config:
-        """The configuration at a point. Raises KeyError where a label is none of this space's."""
+        """Return the configuration at a point. Raise KeyError if a label is not one of this space's."""
         freedom = self.freedom
         fetch_threads, fetch_until = _labelled(freedom.fetch, _fetch_label)[parameters["fetch"]]
         plain = {
@@ -80,7 +80,7 @@ class Space:
         return Config(**plain, **{name: parameters[name] for name in workers}, start_method=freedom.start_method)
 
     def excess(self, config: Config) -> list[float]:
-        """By which share `config` exceeds each limit, negative where it keeps it: Optuna's constraints."""
+        """Return the share by which `config` exceeds each limit, negative within it, as Optuna's constraints."""
         allowed = feasible.allowed(self.situation)
         needed = feasible.needs(self.situation, config, config.num_workers, config.batches_in_flight)
         shares = [
@@ -89,14 +89,17 @@ class Space:
         return [*shares, 1.0 if self.contradicts(config) else -1.0]
 
     def contradicts(self, config: Config) -> bool:
-        """Whether `config` stores what lies behind an operator that it defers, or has workers for rows in memory."""
+        """Return whether parts of `config` exclude each other.
+
+        That is so if it stores values made after an operator that it defers, or reads whole batches with workers.
+        """
         if config.reads_whole_batches and config.num_workers and 0 in self.freedom.num_workers:
             return True
         return not go_together(self.situation, config.cache, config.deferred, config.fetch_threads)
 
 
 def _counts(values: tuple[int, ...]) -> BaseDistribution:
-    """Worker counts as a range, unless some between the least and the most must not be used."""
+    """Return the distribution of worker counts: a range, or categories if some counts in the range are excluded."""
     least, most = min(values), max(values)
     if set(values) == set(range(least, most + 1)):
         return IntDistribution(least, most)

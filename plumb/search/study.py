@@ -1,7 +1,7 @@
-"""An Optuna study over a loader's configurations: what is known and what the model likes first, then a sampler.
+"""Optuna study over a loader's configurations: first earlier results and the model's favourites, then a sampler.
 
-Every trial goes into the study, also those of the user's own configuration and of the model's calibration, and those
-that could not be run, with the limit that they break: from these the sampler learns where not to look.
+Every trial is added to the study, also those of the user's own configuration and of the model's calibration, and those
+that could not run, with the limit that they exceed: from these the sampler learns which regions to avoid.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from plumb.search.record import Record, StudyError
 from plumb.search.space import Space
 from plumb.search.stopping import Seen, expected_gain, model_error
 
-# What is left to gain, times its probability, below which no further trial is worth its time.
+# Expected gain below which a further trial is not worth its time.
 WORTH_A_TRIAL = 0.01
-# The model's best ways that are tried in any case, and what an earlier study found best.
+# Number of the model's best ways that are tried in any case, and of an earlier study's best configurations.
 _FAVOURITES, _REMEMBERED = 3, 2
-# A way that the model puts below its best by more than this share is none of them.
+# A way predicted below the best by more than this share is not one of the best ways.
 _UNLIKELY = 0.2
-# The sampler may propose what was tried already; that costs nothing, but it must end.
+# Proposals of known configurations cost nothing, but the number of proposals must be limited.
 _PROPOSALS_AT_MOST = 24
 _OUTCOME, _CONFIG, _OVER = "outcome", "config", "over"
 
@@ -40,7 +40,7 @@ TryOut = Callable[[Config, float, Callable[[int, float], None]], Reading]
 
 
 class _Search:
-    """One tuning's part of a study."""
+    """State of one tuning in a study."""
 
     def __init__(self, ranking: Ranking, known: Sequence[Reading], space: Space, record: Record, seed: int) -> None:
         self.readings = {reading.config: reading for reading in known}
@@ -63,18 +63,19 @@ class _Search:
 
     @property
     def has_found_better(self) -> bool:
-        """Whether one of its trials beat all that was known before, and one was of something else than that.
+        """True if a trial beat all rates known before, and one ran a configuration that runs unlike the known ones.
 
-        What runs as a known one does, and only starts its workers less often, costs no time and shows nothing new.
+        A configuration that differs from a known one only in persistent workers takes no time and shows nothing new.
         """
         measured = (each for each in self.readings.values() if each.loop_samples_per_second is not None)
         has_run = any(while_running(each.config) not in self._known_running for each in measured)
         return has_run and self.best.loop_rate > self._known_rate
 
     def favourites(self) -> list[Config]:
-        """What to try first: an earlier tuning's best, then the model's, of ways that differ in more than depth.
+        """Return the configurations to try first: an earlier tuning's best, then the model's best.
 
-        What the model may be wrong about comes first, and then how many workers, of which it knows more.
+        The model's are of different ways first, because the model may be wrong about those, and then of different
+        numbers of workers, which it predicts better.
         """
         remembered = sorted(self._remembered, key=lambda config: -self._remembered[config])
         ways: dict[tuple[Any, ...], Config] = {}
@@ -89,14 +90,14 @@ class _Search:
         return list(dict.fromkeys([*remembered[:_REMEMBERED], *list(modelled)[:_FAVOURITES]]))
 
     def next_trial(self, config: Config | None) -> tuple[optuna.Trial, Config]:
-        """A new trial of `config`, or of what the sampler proposes."""
+        """Create a trial of `config`, or of the sampler's proposal if that is None."""
         if config is not None:
             self._study.enqueue_trial(self._space.parameters(config))
         trial = self._study.ask(self._distributions)
         return trial, self._space.config(trial.params)
 
     def is_known(self, config: Config) -> bool:
-        """Whether `config` was measured, or is known from an earlier tuning to be clearly worse than its best."""
+        """Return whether `config` was measured, or was clearly worse than the best of an earlier tuning."""
         if config in self.readings:
             return True
         worst = max(self._remembered.values(), default=0.0) * (1 - decide.NOISE)
@@ -123,9 +124,9 @@ class _Search:
         self._tell(trial, reading)
 
     def most_promising(self, enough: float) -> tuple[float, Config | None]:
-        """The configuration that was not tried yet and is worth most, and what (see `stopping.expected_gain`).
+        """Return the largest expected gain of an untried configuration (see `stopping.expected_gain`), and that one.
 
-        Nothing is worth more than what the step leaves to gain.
+        The gain is limited by the rate `enough`, at which the loader no longer limits the loop.
         """
         best = self.best
         interval = best.loader.interval if best.loader else (best.loop_rate, best.loop_rate)
@@ -154,7 +155,7 @@ class _Search:
             over = reading.over is not None or any(share > 0 for share in self._space.excess(reading.config))
             if reading.over is not None:
                 trial.set_user_attr(_OVER, reading.over)
-            # Optuna learns constraints from trials that were pruned, not from those that failed.
+            # Optuna's sampler learns constraints from pruned trials, not from failed ones.
             self._study.tell(trial, state=TrialState.PRUNED if over else TrialState.FAIL)
         elif reading.was_stopped:
             self._study.tell(trial, state=TrialState.PRUNED)
@@ -184,13 +185,26 @@ def search(
     seed: int,
     enough: float,
 ) -> list[Reading]:
-    """All readings: those `known` before, then of what an earlier tuning and the model like best, then by turns of what
-    promises most by what was learnt of the model, and of what a TPE sampler proposes, nothing twice.
+    """Try configurations until a further trial is not worth its time, and return all measurements.
 
-    `try_out` measures one configuration; it may stop early when its loop stays below the rate it is given, and reports
-    the rate after each chunk. Ends at `deadline` (`time.perf_counter` seconds), at `worth_until` if one was found by
-    then that is better than those known, when a loop reaches `enough` samples per second, or when what is left to gain,
-    times its probability, is below one percent. Raises StudyError where the study can't be opened.
+    An earlier tuning's best and the model's favourites come first. Then the configuration with the largest expected
+    gain and the proposal of a TPE sampler alternate. No configuration is tried twice. The search ends when the expected
+    gain of every untried configuration is below one percent, or as the arguments say.
+
+    Args:
+        ranking: The model's ranking.
+        known: Measurements made before.
+        space: Search space.
+        try_out: Measures a configuration; may stop early if its loop stays below the given rate; reports each chunk's
+            rate.
+        record: Storage of the study.
+        deadline: End of the search, in `time.perf_counter` seconds.
+        worth_until: End if a better configuration was found by then, in `time.perf_counter` seconds.
+        seed: Seed of the sampler.
+        enough: Rate of the loop, in samples per second, that ends the search.
+
+    Raises:
+        StudyError: The study can't be opened, or can't be written any more.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -214,7 +228,7 @@ def _searched(
             gain, wanted = course.most_promising(enough)
             if gain < WORTH_A_TRIAL:
                 break
-        # What the model thinks of and what the sampler does, by turns.
+        # The model's and the sampler's proposals alternate.
         by_sampler = proposal >= len(favourites) and (proposal - len(favourites)) % 2 == 1
         trial, config = course.next_trial(None if by_sampler else wanted)
         if course.is_known(config):
@@ -227,7 +241,7 @@ def _searched(
 
 
 def _way(config: Config) -> tuple[Any, ...]:
-    """How samples are made and brought, apart from by how many and how far ahead."""
+    """Return the kind of a configuration: all settings except the number of workers and the prefetch depth."""
     made = config.fetch_threads, config.fetch_until, config.cache, config.deferred, config.allocator_reuse
     return (config.num_workers > 0, *made)
 
@@ -244,7 +258,7 @@ def _sampler(space: Space, seed: int) -> optuna.samplers.BaseSampler:
         return [*space.excess(space.config(trial.params)), 1.0 if _OVER in trial.user_attrs else -1.0]
 
     with warnings.catch_warnings():
-        # Optuna 5 prefers another way to say this, which Optuna 4 doesn't have.
+        # Optuna 5 deprecates this argument, but Optuna 4 has no other.
         warnings.simplefilter("ignore")
         return optuna.samplers.TPESampler(
             seed=seed, n_startup_trials=_FAVOURITES + 1, multivariate=True, constraints_func=constraints
@@ -252,7 +266,7 @@ def _sampler(space: Space, seed: int) -> optuna.samplers.BaseSampler:
 
 
 def _remembered(trials: Iterable[FrozenTrial], space: Space) -> dict[Config, float]:
-    """What earlier tunings measured in this study: of several rates of one configuration the last."""
+    """Return the rates that earlier tunings measured in this study; of several for a configuration, the last."""
     return {
         space.config(trial.params): trial.value
         for trial in trials
@@ -261,12 +275,12 @@ def _remembered(trials: Iterable[FrozenTrial], space: Space) -> dict[Config, flo
 
 
 def _kept(trials: Iterable[Trial], space: Space) -> dict[Config, float]:
-    """What an interrupted tuning measured: rates of the loop, 0 for what failed or was ended."""
+    """Return the loop's rates that an interrupted tuning measured; 0 for trials that failed or were ended."""
     situation = space.situation
     kept = {}
     for trial in trials:
         if space.holds(trial.config):
-            # The store that this tuning has room for, where it is another one.
+            # The interrupted tuning may have chosen a store of another size.
             config = space.config(space.parameters(trial.config))
             kept[config] = operational.training_rate(situation, config, trial.samples_per_second or 0.0)
     return kept

@@ -1,4 +1,4 @@
-"""Real runs of one loader in many configurations: short ones that calibrate the model, trials, and finals by turns."""
+"""Real runs of one loader in many configurations: calibrating runs, trials, and interleaved finals."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ from plumb.search.ledger import STOPPED, Ledger, Memory, Reading
 from plumb.search.measure import Chunk, Feed, IndexStream, interleaved, is_known, rate_of
 from plumb.search.probed import Probed, growth_bytes, largest, run_of
 
-# Workers that are silent from the start for so long, or for so many times what the slowest took to start or what a
-# batch costs, are taken for stuck.
+# Workers are stuck if they deliver nothing from the start for this many seconds, or for this multiple of the slowest
+# start so far or of a batch's cost.
 _STUCK_SECONDS, _STUCK_TIMES = 20.0, 20.0
-# Finalists of which none promises more than the user's own are measured by so many turns, and no more; nor are those
-# that are better than it, and not told from one another.
+# Number of turns after which finals end if no finalist promises more than the user's own, or if those that are better
+# than it can't be distinguished.
 _TURNS_ENOUGH = 4
-# Finalists that don't fit beside each other are measured one after another, so many times.
+# Finalists that don't fit beside each other run one after another, this many times.
 _TURNS_ALONE = 2
-# A trial whose loader takes more than this share of the time that is left until it is steady is not begun.
+# A trial is not begun if its loader would take more than this share of the remaining time to become steady.
 _SHARE_UNTIL_STEADY = 0.25
-# A trial that takes so many times as long to become steady as was predicted is looked at for what it gave until then.
+# A trial that takes this multiple of the predicted time to become steady is judged by its rate until then.
 _TIMES_UNTIL_STEADY = 2.0
-# One batch is enough where it takes so many times as long as a look should.
+# One batch is enough if it takes this multiple of a window.
 _LONG_BATCH_PACES = 4.0
-# The costs of a sample are looked at for so many paces at the most, where a few slow ones keep them from being known.
+# Longest window for the costs of a sample, in paces, if a few slow samples keep them uncertain.
 LONGEST_LOOK_PACES = 4.0
-# A trial is judged by so many chunks at least.
+# Smallest number of chunks by which a trial is judged.
 _CHUNKS_TO_JUDGE = 4
 
 
-# Where a trial takes more than predicted by more than this share, the model of a worker's memory is corrected.
+# If a trial takes more memory than predicted by more than this share, the model of a worker's memory is corrected.
 _MEMORY_ERROR = 0.10
 
 
 @dataclass(frozen=True)
 class _Ran:
-    """What one window of a loader of its own showed."""
+    """Result of one window of a fresh loader."""
 
     chunks: list[Chunk]
     start_seconds: float
@@ -64,11 +64,11 @@ class _Ran:
 
 
 class Trials:
-    """Runs configurations of a loader, and takes down what they deliver.
+    """Runner of a loader's configurations that records their rates in a ledger.
 
-    `samples` counts all that were loaded; `probed` has the readings of the runs that calibrated the model. `rewrites`
-    are those that configurations may name: one with a store reads it as later epochs find it. Trials go on after errors
-    in `skips`.
+    `samples` counts all samples loaded; `probed` has the measurements of the calibrating runs. `rewrites` are those
+    that configurations may name; a configuration with a store reads it as in later epochs. Trials go on after errors in
+    `skips`.
     """
 
     def __init__(
@@ -94,14 +94,15 @@ class Trials:
         self._pace_seconds = pace_seconds
         self._deadline = deadline
         self._opened = OpenedHere(loader.dataset)
-        # For each limit that a trial came to, the least that the model says such a trial needs.
+        # For each limit that a trial reached, the smallest need that the model computed for such a trial.
         self._too_much: dict[str, float] = {}
         self._worker_bytes = 0.0
 
     def probe(self, situation: Situation, config: Config) -> Probed | None:
-        """A short run with workers, or None where it does not fit or fails. It lasts until the rate is known.
+        """Run a configuration with workers until its rate is known; return None if it doesn't fit or fails.
 
-        Its beginning is only a warm-up: a worker's first batches lie in memory that nobody has used yet, which costs.
+        The beginning of the run is a warm-up, because a worker's first batches lie in new memory, which costs page
+        faults.
         """
         if feasible.broken_limit(config, situation):
             return None
@@ -132,9 +133,11 @@ class Trials:
         return sum(chunk.seconds for chunk in chunks) >= self._pace_seconds and is_known(each)
 
     def baseline(self, situation: Situation, config: Config) -> Reading:
-        """The user's own configuration, whatever the model says of its limits.
+        """Measure the user's own configuration, without regard to the limits that the model sees.
 
-        Raises UsersError with what it raises, and TuningError where it came to a limit, or is stuck.
+        Raises:
+            UsersError: The loader raised.
+            TuningError: The configuration reached a limit, or is stuck.
         """
         if self.ledger.knows(config):
             return self.ledger.derived(situation, config)
@@ -150,10 +153,16 @@ class Trials:
     def try_out(
         self, situation: Situation, config: Config, floor: float, on_chunk: Callable[[int, float], None]
     ) -> Reading:
-        """Measures one configuration, or says why not; one that differs in the restart of workers only is derived.
+        """Measure one configuration, derive it from one that differs only in worker persistence, or record a failure.
 
-        `on_chunk` is told the loop's rate after each chunk. A trial is stopped when the interval of that rate lies
-        below `floor`.
+        Args:
+            situation: Model inputs.
+            config: Configuration to measure.
+            floor: Rate of the loop, in samples per second; a trial stops once its interval lies below.
+            on_chunk: Called after each chunk with the number of chunks and the loop's rate.
+
+        Returns:
+            The measurement; without rates if the trial was not begun or failed.
         """
         if self.ledger.knows(config):
             return self.ledger.derived(situation, config)
@@ -189,10 +198,16 @@ class Trials:
         return self.ledger.measured(situation, config, ran.chunks, ran.start_seconds, outcome, memory)
 
     def side_by_side(self, situation: Situation, finalists: Sequence[Reading]) -> list[Reading]:
-        """Measures the finalists by turns, on fresh loaders, until the best of them is told from the user's own, and,
-        for some turns more, from the others.
+        """Measure the finalists interleaved, on fresh loaders, until the best is distinguished from the user's own.
 
-        One that fails is out. Raises UsersError with what the dataset raises in the first, the user's own.
+        Some further turns try to distinguish the best from the other finalists. Finalists that fail are dropped.
+
+        Args:
+            situation: Model inputs.
+            finalists: Earlier measurements, the user's configuration first.
+
+        Raises:
+            UsersError: The dataset raised in the user's configuration.
         """
         feeds: list[Feed] = []
         try:
@@ -217,7 +232,7 @@ class Trials:
     def _by_turns(
         self, situation: Situation, finalists: Sequence[Reading], feeds: list[Feed]
     ) -> Sequence[Sequence[Chunk]]:
-        """Each finalist's chunks; `feeds` gets the loader of each, as soon as it runs."""
+        """Return each finalist's chunks; its loader is appended to `feeds` as soon as it runs."""
 
         def in_a_training(finalist: Reading, rate: Rate) -> tuple[float, float]:
             low, high = (operational.training_rate(situation, finalist.config, bound) for bound in rate.interval)
@@ -251,7 +266,7 @@ class Trials:
         return all_chunks
 
     def steady_within_seconds(self) -> float:
-        """How soon a trial that begins now must have made what is prefetched at its start, to be worth beginning."""
+        """Return the longest time to steady state, in seconds from now, at which a trial is still worth beginning."""
         return _SHARE_UNTIL_STEADY * (self._deadline - time.perf_counter())
 
     def _seconds_until_steady(self, situation: Situation, config: Config) -> float:
@@ -268,20 +283,20 @@ class Trials:
         too_slow: Callable[[float, float], bool] | None = None,
         first_counts: bool = False,
     ) -> _Ran:
-        """One window of a fresh loader; no more than its first batch where that counts, and takes long enough."""
+        """Measure one window of a fresh loader, or only its first batch if `first_counts` and the batch takes long."""
         with self._running(situation, config, deadline) as (feed, taken):
             if first_counts and feed.first_chunk.seconds > _LONG_BATCH_PACES * self._pace_seconds:
                 return _Ran([feed.first_chunk], 0.0, taken.bytes())
             return _Ran(feed.window(self._pace_seconds, enough, too_slow), feed.workers_start_seconds, taken.bytes())
 
     def corrected(self, situation: Situation) -> Situation:
-        """The situation with a worker's memory as trials showed it, where that is more than the probe said."""
+        """Return the situation with the memory of a worker as seen in trials if that is more than the probe's."""
         footprint = situation.footprint
         private = max(footprint.worker_private_bytes, self._worker_bytes)
         return dataclasses.replace(situation, footprint=dataclasses.replace(footprint, worker_private_bytes=private))
 
     def _seen_memory(self, situation: Situation, config: Config, measured_bytes: float) -> Memory:
-        """What a trial took beside what was predicted; where it is clearly more, the workers are held to account."""
+        """Return a trial's predicted and measured memory; if it took clearly more, raise the estimate for a worker."""
         situation = self.corrected(situation)
         predicted = feasible.trial_bytes(situation, config)
         excess = measured_bytes - predicted
@@ -290,7 +305,7 @@ class Trials:
         return Memory(predicted, measured_bytes)
 
     def _failed(self, situation: Situation, config: Config, error: Exception) -> Reading:
-        """The reading of a trial that raised; of one that was ended, what it teaches is remembered."""
+        """Record and return a trial that raised; if it reached a limit, store its need for later comparisons."""
         if not isinstance(error, TrialEndedError):
             return self.ledger.failed(config, f"failed: {_why(error)}")
         if error.limit is not None:
@@ -299,20 +314,20 @@ class Trials:
         return self.ledger.failed(config, f"ended: {error}", error.limit)
 
     def _is_too_much(self, situation: Situation, config: Config) -> str | None:
-        """The limit that a trial came to which needed no more than `config` does, in words."""
+        """Return the reason if `config` needs at least as much as a trial that reached a limit, else None."""
         for limit, too_much in self._too_much.items():
             if _need(situation, config, limit) >= too_much:
                 return f"needs as much of {limit} as a trial that came to its limit"
         return None
 
     def forget_opened(self) -> None:
-        """Makes the dataset forget what samples made here have opened: workers would have opened it themselves."""
+        """Undo what loading samples here opened in the dataset, so that workers open it themselves."""
         self._opened.put_back()
 
     def hitting(self, config: Config) -> tuple[Stored, IndexStream] | None:
-        """A store as later epochs of `config` find it, and index batches that hit it; None for one without a store.
+        """Return a store as later epochs of `config` find it, and index batches that hit it; None without a store.
 
-        Raises StoreError, and what the dataset raises.
+        Raises StoreError, and the dataset's errors.
         """
         if config.cache is None or self._stream is None:
             return None
@@ -323,7 +338,10 @@ class Trials:
 
     @contextlib.contextmanager
     def _running(self, situation: Situation, config: Config, deadline: float) -> Iterator[tuple[Feed, Taken]]:
-        """A fresh loader that runs and is watched, and what it takes. Raises what it raises, and TrialEndedError."""
+        """Run a fresh, guarded loader within the context; yield it and its memory.
+
+        Raises the loader's errors, and TrialEndedError.
+        """
         stored, stream = self.hitting(config) or (None, self._stream)
         self.forget_opened()
         taken = Taken()
@@ -348,21 +366,21 @@ class Trials:
                     self.samples += feed.samples
                     feed.close()
         except Exception:
-            # Torch raises wherever the main thread happens to be when a worker is killed.
+            # Torch's SIGCHLD handler raises in the main thread, at any point, when a worker is killed.
             guard.check()
             raise
         finally:
             guard.stop()
 
     def _patience_seconds(self, situation: Situation, deadline: float) -> float:
-        """How long a loader may take to its first batch."""
+        """Return the longest time that a loader may take to its first batch, in seconds."""
         batch_seconds = situation.cost.wall_seconds * self._samples_per_batch
         patience = max(_STUCK_SECONDS, _STUCK_TIMES * max(self.ledger.slowest_start_seconds, batch_seconds))
         return min(patience, max(0.0, deadline - time.perf_counter()) + decide.OVERTIME_SECONDS)
 
 
 def _why(error: Exception) -> str:
-    """An error in one line; of a worker that was killed, by which signal, which torch says only in the cause."""
+    """Return an error in one line; of a killed worker, torch's cause, which names the signal."""
     cause = error.__cause__
     return one_line(cause if isinstance(cause, RuntimeError) and "by signal" in str(cause) else error)
 
