@@ -1,4 +1,4 @@
-"""plumb: tunes the input pipeline of PyTorch training scripts, and shows how it knows."""
+"""Auto-tuner for the input pipelines of PyTorch training scripts."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Public names are fetched when they are used, so that `import plumb` costs nothing.
+    # Public names are imported on first use, so that `import plumb` takes no time.
     import importlib
 
     if name == "trace":

@@ -1,4 +1,4 @@
-"""`python -m plumb` is the command `plumb`."""
+"""Entry point of `python -m plumb`, which is the command `plumb`."""
 
 from plumb.cli import main
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class _Subject(TorchDataLoader[Any]):
-    """A loader that is only there to be tuned."""
+    """Loader that exists only to be tuned."""
 
     made_by_plumb = True
 
@@ -40,22 +40,29 @@ def tune(
     plain: bool = False,
     **loader_args: Any,
 ) -> LoaderPlan:
-    """Finds the best way to load a dataset on this host, in about `budget` seconds, and says why.
+    """Find the best way to load a dataset on this host, in about `budget` seconds, and explain it.
 
-    Give a dataset with the arguments of its loader (`batch_size`, `shuffle`, `collate_fn` and whatever else torch's
-    `DataLoader` takes), or a loader of torch's. What it has now is the baseline; nothing that is not measured to be
-    better is proposed.
+    The loader's present configuration is the baseline; nothing is proposed that was not measured to be better. Tuning
+    runs in this process, also in a notebook, and restores random generators, samplers and the dataset's attributes. A
+    stream that can be read only once is read.
 
-    `step` is what the data is for: a callable that is given batches as your training step is, and does with them what
-    that does (train, for one), or the number of samples/s that your step takes. With it, plumb stops at the cheapest
-    configuration that keeps the step busy; without, it looks for the highest rate. `limits` may lower what the host
-    allows, for instance `plumb.Limits(cpus=4)`. With `plain=True`, torch's own arguments alone are tuned, which need no
-    plumb afterwards; without, the plan has the best of them too, as `plain`.
+    Args:
+        dataset_or_loader: A dataset, or one of torch's loaders.
+        batch_size: Samples per batch of a dataset's loader; None for torch's default.
+        step: Consumer of the data: a callable that takes batches and does what your training step does with them, or
+            the rate of your step in samples/s. With it, plumb stops at the cheapest configuration that keeps the step
+            busy; with None, it searches for the highest rate.
+        limits: Limits that may be lower than the host's, for instance `plumb.Limits(cpus=4)`; None for the host's.
+        budget: Seconds of tuning.
+        plain: Whether to tune only torch's own arguments, which need no plumb afterwards. Otherwise the plan's `plain`
+            has the best of them.
+        **loader_args: Other arguments of torch's `DataLoader` for a dataset (`shuffle`, `collate_fn` and so on).
 
-    Runs in this process, a notebook's too, and puts random generators, samplers and the dataset's attributes back as
-    they were. A stream that can be read only once is read. Raises TypeError for arguments that don't go together,
-    ValueError for a budget or a rate that is not above 0, `plumb.errors.TuningError` in one line where nothing can be
-    measured, and whatever torch, the dataset or the step itself raises.
+    Raises:
+        TypeError: The arguments don't go together.
+        ValueError: The budget or the rate is not above 0.
+        plumb.errors.TuningError: Nothing can be measured; the message is one line.
+        Exception: Whatever torch, the dataset or the step itself raises.
 
     >>> import plumb, torch
     >>> class Squares(torch.utils.data.Dataset):
@@ -83,7 +90,7 @@ def tune(
 
 
 def _loader(given: Any, batch_size: int | None, loader_args: dict[str, Any]) -> TorchDataLoader[Any]:
-    """The loader to tune."""
+    """Return the loader to tune: the given one, or a new one for the dataset."""
     if isinstance(given, TorchDataLoader):
         if batch_size is not None or loader_args:
             named = ", ".join([*(["batch_size"] if batch_size is not None else []), *loader_args])
@@ -96,7 +103,7 @@ def _loader(given: Any, batch_size: int | None, loader_args: dict[str, Any]) -> 
 
 @dataclass(frozen=True, repr=False)
 class LoaderPlan:
-    """How to load a dataset on this host, why, and how that was found. `found` is the plan as its file holds it.
+    """Plan for loading a dataset on this host, with its reasons. `found` is the plan as written to its file.
 
     >>> import plumb, torch
     >>> plan = plumb.tune(torch.rand(512, 8), batch_size=64, budget=1)
@@ -112,9 +119,14 @@ class LoaderPlan:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], name: str | None = None) -> LoaderPlan:
-        """A plan from its file: one that was saved, or one of `plumb tune`, then of the loader called `name` in it.
+        """Read a plan from a file that `save` or `plumb tune` wrote.
 
-        Raises `plumb.plan.PlanError`, in one line, where there is no such plan.
+        Args:
+            path: The file.
+            name: Name of the loader in the file; None if it has only one.
+
+        Raises:
+            plumb.plan.PlanError: There is no such plan; the message is one line.
         """
         found = plan.read(Path(path))
         named = [each for each in found.loaders if name is None or each.name == name]
@@ -125,39 +137,39 @@ class LoaderPlan:
 
     @property
     def entry(self) -> plan.LoaderPlan:
-        """All that was found out of this loader, as in the plan file."""
+        """All results for this loader, as in the plan file."""
         return self.found.loaders[0]
 
     @property
     def config(self) -> Config:
-        """The configuration to use: a plain dataclass, with `loader_arguments()` for torch's own `DataLoader`."""
+        """Configuration to use, a plain dataclass with `loader_arguments()` for torch's own `DataLoader`."""
         return self.entry.config
 
     @property
     def baseline(self) -> Measured:
-        """What the loader had before, and its rate."""
+        """Configuration that the loader had before, and its rate."""
         return self.entry.baseline
 
     @property
     def tuned(self) -> Measured:
-        """What was found, and its rate; the baseline itself where nothing is better."""
+        """Best configuration, and its rate; the baseline itself if nothing is better."""
         return self.entry.tuned
 
     @property
     def plain(self) -> Measured:
-        """The best of torch's own arguments alone, for a loader without plumb; the baseline where none is better."""
+        """Best of torch's own arguments alone, for a loader without plumb; the baseline if none is better."""
         return self.entry.plain or (self.baseline if self.config.needs_runtime else self.tuned)
 
     @property
     def predicted(self) -> Prediction:
-        """What the model says of the configuration: the rate, the bottleneck, and each resource's share in use."""
+        """The model's prediction for the configuration: the rate, the bottleneck, and each resource's utilization."""
         return self.entry.predicted
 
     @property
     def graph(self) -> nx.DiGraph:
-        """What a sample goes through, as `plumb.trace` gives it: nodes with an "operator", edges with a "flow".
+        """Operator graph of a sample, as in `plumb.trace`: nodes with an "operator", edges with a "flow".
 
-        Empty where the dataset could not be traced; `explain()` then says why.
+        Empty if the dataset could not be traced; `explain()` then gives the reason.
         """
         import networkx as nx
 
@@ -166,17 +178,22 @@ class LoaderPlan:
         return nx.DiGraph() if self.entry.graph is None else from_node_link(self.entry.graph).graph
 
     def explain(self) -> str:
-        """The report as plain text: before and after, the bottleneck, the operators, and what was tried."""
+        """Return the report as plain text: before and after, the bottleneck, the operators, and the trials."""
         from plumb.report.terminal import as_text
 
         return as_text(self.found)
 
     def loader(self, dataset: Any, **loader_args: Any) -> DataLoader[Any]:
-        """A loader over `dataset` that runs on this plan, with all that it says beyond torch's own arguments.
+        """Make a loader over `dataset` that runs on this plan, including what torch's own arguments can't express.
 
-        `loader_args` are what the loader would be given without a plan; `batch_size` is the plan's by default. It
-        delivers what torch's loader would, in the same order. Raises ValueError for a dataset of another class or
-        another batch size than it was tuned with, and what torch raises.
+        It delivers the batches of torch's loader, in the same order.
+
+        Args:
+            dataset: Dataset of the class that was tuned.
+            **loader_args: Arguments that the loader would get without a plan; `batch_size` is the plan's by default.
+
+        Raises:
+            ValueError: The class of the dataset or the batch size is not the tuned one.
         """
         from plumb.dataloader import DataLoader
         from plumb.runtime.fit import rewrites_samples
@@ -193,7 +210,7 @@ class LoaderPlan:
         return loader
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the plan file, for `LoaderPlan.load` and for `plumb report`. Raises OSError."""
+        """Write the plan file, for `LoaderPlan.load` and `plumb report`. Raise OSError if that fails."""
         plan.write(self.found, Path(path))
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""The inside of a script under plumb: becomes the script's interpreter, with plumb listening.
+"""Process of a script under plumb: intercepts loaders, then runs the script as its interpreter would.
 
 Run as `python -m plumb.child ORDERS [ARGS]...`, where ORDERS is JSON that `plumb.script` writes.
 """
@@ -23,10 +23,10 @@ from plumb.tracebacks import without_plumb
 
 
 def main() -> None:
-    """Carries out the orders; the process ends with the script's own exit code, or with plumb's."""
+    """Carry out the orders; the process ends with the script's own exit code, or with plumb's."""
     orders = Orders.from_argument(sys.argv[1])
     arguments = sys.argv[2:]
-    # The command's own plan counts: what the script says of plumb itself is off, in the processes it starts too.
+    # The command's plan takes precedence: plumb's functions in the script are off, also in processes that it starts.
     os.environ["PLUMB"] = "off"
     if orders.tune is not None:
         _tune(orders, arguments)
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def _run(orders: Orders, arguments: list[str]) -> None:
-    """The script as its user would run it, with the plan's arguments put in."""
+    """Run the script as its user would, with the plan applied to its loaders."""
     assert orders.plan_file is not None
     try:
         _apply_plan(orders.plan_file)
@@ -49,7 +49,7 @@ def _run(orders: Orders, arguments: list[str]) -> None:
 
 
 def _apply_plan(plan_file: str) -> None:
-    """Lets the plan in a file reach the script's loaders, in the ranks that it starts, too."""
+    """Apply the plan in a file to the script's loaders, also in the ranks that the script starts."""
     import multiprocessing.util
 
     from plumb.processes import share_temporary_folder
@@ -83,7 +83,8 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     sender = Sender(orders.events_descriptor)
     if orders.stack_descriptor is not None:
-        # A thread of C's, so that it also tells where a script hangs that never lets go of the interpreter.
+        # faulthandler uses a thread of C's, so that it also shows where a script hangs that never releases the
+        # interpreter.
         faulthandler.dump_traceback_later(
             start_seconds(orders.tune.budget_seconds) - 1, repeat=True, file=orders.stack_descriptor, exit=False
         )
@@ -94,11 +95,11 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
         if isinstance(event, LoaderIterated):
             faulthandler.cancel_dump_traceback_later()
         if isinstance(event, ScriptEnded) and ended is not None and not takes_part:
-            # Before this process is gone, which the others' connections will not bear.
+            # Must happen before this process ends, because the other ranks' connections break then.
             ended.say()
         sender(event)
 
-    # It runs already, unless Python was told to ignore its environment.
+    # The recorder runs already, unless Python was started to ignore its environment.
     recorder = hook.start(os.environ[records.VARIABLE])
     asked = {
         "cpus": orders.tune.cpus,
@@ -146,7 +147,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
     removed_data.listen(session.data_goes)
     error = run_script(orders.target, arguments)
     if takes_part and error is not None and ended is not None and ended.heard():
-        # The rank that tunes is gone, and the script's connection with it.
+        # The rank that tunes has ended, and the script's connection to it broke.
         session.end_script()
     try:
         session.script_ended(error)
@@ -158,14 +159,14 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
 
 
 def run_script(target: Target, arguments: list[str]) -> BaseException | None:
-    """Runs the script as `__main__`, as `python SCRIPT` or `python -m MODULE` would; returns what ended it early."""
+    """Run the script as `__main__`, as `python SCRIPT` or `python -m MODULE` would; return the error that ended it."""
     try:
         code, module = _load_module(target.name) if target.is_module else _load_file(target.name)
         sys.argv = [module.__dict__["__file__"] if target.is_module else target.name, *arguments]
         sys.modules["__main__"] = module
         if "__mp_main__" in sys.modules:
-            # Where plumb has imported multiprocessing first, that has made this name, by which spawned workers send
-            # the script's classes, stand for plumb's own main module.
+            # Spawned workers send the script's classes by this name. If plumb imported multiprocessing first, the name
+            # stands for plumb's own main module.
             sys.modules["__mp_main__"] = module
         exec(code, module.__dict__)
     except BaseException as error:
@@ -207,7 +208,7 @@ def _load_module(name: str) -> tuple[CodeType, ModuleType]:
 
 
 def _exit_like_python(error: BaseException) -> NoReturn:
-    """Lets `error` end the process as it would without plumb, its traceback without plumb's own frames."""
+    """Let `error` end the process as it would without plumb, and leave plumb's own frames out of its traceback."""
     hook = sys.excepthook
 
     def show(kind: type[BaseException], shown: BaseException, trace: TracebackType | None) -> None:

@@ -1,4 +1,4 @@
-"""The command `plumb`: each command reads what was typed and calls one function."""
+"""The command `plumb`: each command parses its arguments and calls one function."""
 
 from __future__ import annotations
 
@@ -221,11 +221,11 @@ def clear_stores(folder: Path | None) -> None:
 
 
 def main() -> NoReturn:
-    """The entry point of the command."""
+    """Run the command and exit with its code."""
     from plumb.signals import SignalledError
 
     code: Any = 1
-    # The script of `plumb run` is to find its standard input as it was, open or not.
+    # The script of `plumb run` must find its standard input as it was, open or closed.
     standard_streams.open_missing((1, 2))
     standard_streams.print_what_can_be_printed()
     try:
@@ -234,7 +234,7 @@ def main() -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except SignalledError as error:
-        # As if there had been no handler: whoever started this sees which signal ended it.
+        # Ends as without a handler, so that the parent process sees which signal ended this one.
         signal.raise_signal(error.number)
     except (click.Abort, KeyboardInterrupt):
         click.echo("plumb: stopped. Nothing was written.", err=True)

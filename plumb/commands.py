@@ -1,4 +1,4 @@
-"""What the commands do: each function takes what was typed, and gives an exit code or raises CommandError."""
+"""Functions of the commands: each takes parsed arguments, and returns an exit code or raises CommandError."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _DIFF_COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
 @dataclass
 class _Story:
-    """What the child has told so far."""
+    """Collection of the events that the script's process has sent so far."""
 
     display: Display
     kept: Unfinished | None = None
@@ -83,11 +83,11 @@ class _Story:
                 self.ended = event
 
     def filed(self, files: FilesOutcome) -> None:
-        """Takes note of what became of the script's files."""
+        """Store what was done with the script's files."""
         self.files = files
 
     def output(self, data: bytes) -> None:
-        """Passes on what the script prints, but not what caretakers say of an end that was plumb's doing."""
+        """Show what the script prints, but not what multiprocessing's helpers print after plumb ended the script."""
         if self.ended is None or not self.ended.by_plumb:
             self.display.output(data)
 
@@ -100,7 +100,22 @@ def tune(
     as_json: bool,
     host: dict[str, object],
 ) -> int:
-    """Tunes a script and writes its plan. Returns the exit code; raises CommandError where there is no plan."""
+    """Tune a script and write its plan.
+
+    Args:
+        target: The script or module.
+        arguments: The script's arguments.
+        orders: The user's wishes.
+        output: File of the plan; None for the script's own.
+        as_json: Whether to print the plan as JSON instead of the report.
+        host: Description of the host for the plan.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        CommandError: There is no plan.
+    """
     path = output or Path(f"{target.stem}.plumb.json")
     if not path.parent.is_dir():
         raise CommandError(f"{path.parent} is not a folder: the plan can't be written there", 2)
@@ -147,7 +162,7 @@ def tune(
     if as_json:
         write_plainly(plan.encode(found).decode().rstrip())
     else:
-        # What draws graphs takes as long to import as all the rest, and `plumb run` has no use for it.
+        # The library for graphs takes as long to import as everything else, and `plumb run` doesn't need it.
         try:
             from plumb.report.terminal import print_report
 
@@ -158,9 +173,9 @@ def tune(
 
 
 def trace(target: Target, arguments: list[str], orders: TuneOrders, form: str) -> int:
-    """Prints what a sample of the script's loader goes through, as a "tree", as "json" or as "dot".
+    """Print the operator graph of a sample of the script's loader, as a "tree", as "json" or as "dot".
 
-    Returns the exit code; raises CommandError where there is nothing to show.
+    Returns the exit code. Raises CommandError if there is nothing to show.
     """
     from plumb.trace.stored import from_node_link
 
@@ -184,9 +199,16 @@ def trace(target: Target, arguments: list[str], orders: TuneOrders, form: str) -
 
 
 def run(target: Target, arguments: list[str], plan_path: Path | None, check_rate: float | None = None) -> None:
-    """Turns this process into the script, with its plan applied, and a share `check_rate` of its batches checked.
+    """Replace this process by the script, with its plan applied.
 
-    Raises CommandError where the plan does not fit.
+    Args:
+        target: The script or module.
+        arguments: The script's arguments.
+        plan_path: File of the plan; None for the script's own.
+        check_rate: Share of batches to check, from 0 to 1; None for the default.
+
+    Raises:
+        CommandError: There is no plan, or the share is invalid.
     """
     _ask_for_checks(check_rate)
     try:
@@ -194,13 +216,13 @@ def run(target: Target, arguments: list[str], plan_path: Path | None, check_rate
     except CommandError:
         raise
     except Exception:
-        # The script's own process says so, and runs it without the plan.
+        # The script's own process reports the error and runs the script without the plan.
         path = plan_path or Path(f"{target.stem}.plumb.json")
     script.replace_by(Orders(target, plan_file=str(path.absolute())), arguments)
 
 
 def _ask_for_checks(rate: float | None) -> None:
-    """Tell the script's process, and those that it starts, how many batches to check. Raises CommandError."""
+    """Set the share of batches to check, for the script's process and its children. Raise CommandError if invalid."""
     from plumb.runtime.check_rate import VARIABLE, asked_rate
 
     if rate is not None:
@@ -212,9 +234,9 @@ def _ask_for_checks(rate: float | None) -> None:
 
 
 def apply(target: Target, plan_path: Path | None, write: bool) -> int:
-    """Shows how the plan is written into the source, as a diff, or writes it.
+    """Show the plan as a patch of the source, or write it into the source.
 
-    Returns the exit code; raises CommandError where there is no plan, or a file can't be written.
+    Returns the exit code. Raises CommandError if there is no plan or a file can't be written.
     """
     from plumb.apply.patch import patch
 
@@ -244,7 +266,10 @@ def apply(target: Target, plan_path: Path | None, write: bool) -> int:
 
 
 def _plan_of(target: Target, plan_path: Path | None) -> tuple[Path, Plan]:
-    """The plan for a script, and its file; says so where it was made for another. Raises CommandError without one."""
+    """Return the script's plan and its file; print a line if it was made for another script.
+
+    Raises CommandError if there is none.
+    """
     path = plan_path or Path(f"{target.stem}.plumb.json")
     try:
         found = plan.read(path)
@@ -262,7 +287,7 @@ def _plan_of(target: Target, plan_path: Path | None) -> tuple[Path, Plan]:
 
 
 def predict(path: Path, host: Host, as_json: bool) -> int:
-    """Prints what a plan's loaders would do on `host`. Raises CommandError where the plan can't tell."""
+    """Print the predictions for a plan's loaders on `host`. Raise CommandError if the plan lacks what they need."""
     from plumb.model.stored import from_plain
     from plumb.model.whatif import forecast
     from plumb.report.predict import render, to_plain
@@ -287,7 +312,7 @@ def predict(path: Path, host: Host, as_json: bool) -> int:
 
 
 def list_stores() -> None:
-    """Prints the sample stores on this host. Raises CommandError where a folder of theirs can't be trusted."""
+    """Print the sample stores on this host. Raise CommandError if a folder of theirs can't be trusted."""
     from plumb.report.stores import print_stores
 
     with _store_errors():
@@ -295,7 +320,7 @@ def list_stores() -> None:
 
 
 def clear_stores(folder: Path | None) -> None:
-    """Removes the stores that nobody uses, in a cache folder or everywhere. Raises CommandError as `list_stores`."""
+    """Remove the stores that no process uses, in a cache folder or everywhere. Raise CommandError as `list_stores`."""
     from plumb.report.stores import print_cleared
 
     with _store_errors():
@@ -315,7 +340,7 @@ def _store_errors() -> Iterator[None]:
 def _listen(
     orders: Orders, arguments: list[str], quiet: bool, kept: Unfinished | None = None
 ) -> tuple[_Story, script.Outcome]:
-    """Runs the script in a session, and passes its warnings on. Raises CommandError where the session failed."""
+    """Run the script in a session and print its warnings. Raise CommandError if the session failed."""
     clean = orders.tune is not None and orders.tune.clean
     with Display(console(stderr=True), quiet) as display:
         story = _Story(display, kept)
@@ -323,7 +348,7 @@ def _listen(
             outcome = script.run_tuned(orders, arguments, story, story.output, on_files=story.filed, clean=clean)
         finally:
             if not story.plans:
-                # No report comes that would say it.
+                # Without plans there is no report that names the files.
                 display.say(story.files.sentences(Path.cwd(), _FILES_SAID))
     for warning in story.warnings:
         console(stderr=True).print(f"plumb: {warning}", markup=False, highlight=False, soft_wrap=True)
@@ -333,7 +358,7 @@ def _listen(
 
 
 def _nothing_done(target: Target, story: _Story, outcome: script.Outcome) -> CommandError:
-    """Why no loader was tuned or traced."""
+    """Return the error that explains why no loader was tuned or traced."""
     seen = ", ".join(f"{loader.name} ({loader.site})" for loader in story.found)
     if outcome.timed_out and not story.iterated:
         where = f" It was at {outcome.stack[0]}." if outcome.stack else ""
@@ -364,6 +389,6 @@ def _nothing_done(target: Target, story: _Story, outcome: script.Outcome) -> Com
 
 
 def _hand_made_batches(target: Target) -> str:
-    """Name the function that makes batches without a loader, where the script's source shows one."""
+    """Return a phrase that names the function that makes batches by hand in the script's source, or ""."""
     found = "" if target.is_module else in_source(target.name)
     return f"; {found}" if found else ""

@@ -1,4 +1,4 @@
-"""Loaders that feed one loop, tuned together: each for the pace of the loop, and all at once put to the loop."""
+"""Tuning of all loaders that feed one loop: each for the loop's rate, then compared together in the loop."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from plumb.subject import Choice, Step, Subject
 
 
 class LoaderTuner(Protocol):
-    """What tunes one loader, and makes it on another configuration."""
+    """Tuner of one loader, which can also remake the loader with another configuration."""
 
     def choose(self) -> Choice:
-        """Find the best configuration. Raises TuningError, and UsersError with what the dataset raises."""
+        """Find the best configuration. Raise TuningError, or UsersError with the dataset's error."""
 
     def loader(self, config: Config) -> DataLoader[Any]:
-        """Return the loader on a configuration, for the user's loop. Raises StoreError, and what the dataset raises."""
+        """Make the loader with a configuration, for the user's loop. Raise StoreError, and the dataset's errors."""
 
 
 MakeTuner = Callable[[Subject, Limits], LoaderTuner]
@@ -39,9 +39,9 @@ MakeTuner = Callable[[Subject, Limits], LoaderTuner]
 
 @dataclass
 class TunedCompanion:
-    """What was found for another loader of the loop.
+    """Result of tuning another loader of the loop.
 
-    `scale` is how many of its samples the loop takes for one of those of the loader that it is tuned through.
+    `scale` is the number of its samples that the loop reads per sample of the loader that is tuned first.
     """
 
     companion: Companion
@@ -53,7 +53,13 @@ class TunedCompanion:
     spent: Spending
 
     def settle(self, is_taken: bool, is_plain_taken: bool, through: str) -> Choice:
-        """Return the choice that the loop leaves, where it is tuned `through` the loader of that name."""
+        """Return the choice after the loop's comparison.
+
+        Args:
+            is_taken: Whether the loop was faster on the chosen configurations.
+            is_plain_taken: Whether it was faster on torch's own arguments alone.
+            through: Name of the loader through which the loop was measured.
+        """
         choice, changed = self.choice, self.companion.changed
         if not is_taken or (changed and _makes_ahead(choice.tuned.config)):
             choice = dataclasses.replace(choice, tuned=choice.baseline)
@@ -62,7 +68,7 @@ class TunedCompanion:
         return choice.noting(changed_by_loop(changed) if changed else feeds(through))
 
     def in_loop(self, loop: EndToEnd | None) -> EndToEnd | None:
-        """Return what the loop reached, in samples of this loader."""
+        """Return the loop's rates in samples of this loader; None without any."""
         if loop is None:
             return None
         return dataclasses.replace(
@@ -75,7 +81,7 @@ class TunedCompanion:
 
 
 class CompanionTuning:
-    """The tuning of all other loaders of a loop; without any, nothing that it does changes anything."""
+    """Tuning of all other loaders of a loop; has no effect if there are none."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -85,18 +91,21 @@ class CompanionTuning:
 
     @property
     def count(self) -> int:
-        """The number of other loaders that the loop reads."""
+        """Number of other loaders that the loop reads."""
         return len(self._loop.companions)
 
     def cpu_seconds(self, samples_per_batch: float) -> float:
-        """Return what the main process spends on their batches, for a sample of the loader that is tuned first."""
+        """Return the main process's CPU seconds for their batches, per sample of the loader that is tuned first."""
         each = (other.cpu_seconds_per_batch * other.batches_per_step for other in self._loop.companions)
         return sum(each) / samples_per_batch
 
     def tune(
         self, first: Choice, step: Step | None, waiting_share: float | None, limits: Limits, make_tuner: MakeTuner
     ) -> None:
-        """Tune each for the loop, beside what was found for the first loader; what can't be tuned stays as it is."""
+        """Tune each loader for the loop, within the resources that the choices before it leave.
+
+        A loader that can't be tuned keeps its configuration, and `untuned` gets the reason.
+        """
         taken = [first]
         for companion in self._loop.companions:
             spent, own = Spending(), samples_per_batch(companion.loader, companion.known.samples_per_batch)
@@ -125,21 +134,21 @@ class CompanionTuning:
                 self.tuned.append(TunedCompanion(companion, tuner, choice, theirs, own, scale, spent))
 
     def wants_change(self, plain: bool = False) -> bool:
-        """Whether another configuration was chosen for any; with `plain`, of torch's own arguments alone."""
+        """Return whether a loader should change its configuration; with `plain`, of torch's own arguments alone."""
         return any(_wanted(each.choice, plain) != each.choice.baseline.config for each in self.tuned)
 
     @property
     def is_plain_other(self) -> bool:
-        """Whether more than torch's own arguments was chosen for any."""
+        """True if a loader's choice goes beyond torch's own arguments."""
         return any(each.choice.plain.config != each.choice.tuned.config for each in self.tuned)
 
     def take_plain(self) -> None:
-        """Choose torch's own arguments alone for all."""
+        """Replace all choices by those of torch's own arguments alone."""
         for each in self.tuned:
             each.choice = dataclasses.replace(each.choice, tuned=each.choice.plain)
 
     def start(self, plain: bool = False) -> None:
-        """Start all on what was chosen. Raises StoreError, UsersError, and what a loader raises."""
+        """Start all loaders on their choices. Raise StoreError, UsersError, and a loader's errors."""
         wanted = {id(each.companion): (each, _wanted(each.choice, plain)) for each in self.tuned}
         candidates: list[tuple[DataLoader[Any], int] | None] = []
         for companion in self._loop.companions:
@@ -151,20 +160,20 @@ class CompanionTuning:
         self.companions.start(candidates)
 
     def finished(self, compared: LoopComparison) -> LoopComparison:
-        """Let the loop go on on its own loaders, and return the comparison with what failed of the others in it."""
+        """Give the loop its own loaders back, and add to the comparison the failure of another loader, if any."""
         self.companions.give_own()
         failure = self.companions.failure
         return dataclasses.replace(compared, failure=failure) if failure and not compared.failure else compared
 
     def named(self, config: Config, plain: bool = False) -> Config | str:
-        """Return a configuration of the first loader, with those of the others in words."""
+        """Return a configuration of the first loader, followed by those of the others if there are any."""
         if not self.tuned:
             return config
         others = "; ".join(f"{each.companion.known.name}: {_wanted(each.choice, plain)}" for each in self.tuned)
         return f"{config} ({others})"
 
     def note(self, choice: Choice) -> Choice:
-        """Return the choice for the first loader, with a sentence on those that the loop reads as well."""
+        """Return the choice for the first loader with a sentence on the other loaders that the loop reads."""
         names = [companion.known.name for companion in self._loop.companions]
         return choice.noting(beside(names)) if names else choice
 
@@ -174,7 +183,7 @@ def _wanted(choice: Choice, plain: bool) -> Config:
 
 
 def _step_of(step: Step | None, scale: float, first: Choice) -> Step | None:
-    """Return the step as another loader's samples see it: what makes the first loader's is a part of what it burns."""
+    """Return the step relative to another loader's samples; the first loader's CPU time counts as the step's."""
     if step is None:
         return None
     burnt = step.cpu_seconds + first.situation.cost_in_worker.cpu_seconds
@@ -182,7 +191,7 @@ def _step_of(step: Step | None, scale: float, first: Choice) -> Step | None:
 
 
 def _left(limits: Limits, taken: list[Choice]) -> Limits:
-    """Return the limits without what other loaders of the loop will take."""
+    """Return the limits minus the needs of the chosen configurations."""
     for choice in taken:
         config = choice.tuned.config
         needs = feasible.needs(choice.situation, config, config.num_workers, config.batches_in_flight)

@@ -1,4 +1,4 @@
-"""One way to run a loader, and what may be changed in the way in which its dataset makes samples."""
+"""Configuration of a loader, and the rewrites of how its dataset makes samples."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class CacheChoice:
-    """Which operator's output is stored, and where: `tier` is "memory" or "disk".
+    """Choice of the operator whose output is stored, and of the place: `tier` is "memory" or "disk".
 
-    `after` is the id of a `Cut`, `bytes` what the store may hold, `hit_ratio` the share of samples that fit into it.
-    `folder` is where the disk tier is.
+    `after` is the id of a `Cut`, `bytes` the store's capacity, `hit_ratio` the share of samples that fit into it.
+    `folder` is the folder of the disk tier.
     """
 
     after: str
@@ -24,10 +24,10 @@ class CacheChoice:
 
 @dataclass(frozen=True)
 class Step:
-    """One call on the way from a dataset's entry to an operator.
+    """One call on the path from a dataset's entry to an operator.
 
-    `site` is the id of the call's site, `name` that of its callee, and `position` says where a chain of steps keeps the
-    callee, e.g. `transforms[2]`.
+    `site` is the id of the call's site, `name` is the callee's name, and `position` is its place in a chain of steps,
+    e.g. `transforms[2]`.
     """
 
     site: str
@@ -42,9 +42,9 @@ Way = tuple[Step, ...]
 class Cut:
     """A call whose result depends on the index alone, so that it may be stored, or made ahead by other threads.
 
-    `after` is the id of the operator whose output it is. The call is at the end of `way`; an empty way stands for the
-    whole sample. The calls at `feeds` have no other purpose than to make what the cut takes: where its result is known,
-    they are skipped. `code` is a digest of the code on the ways: with other code, the ways lead elsewhere.
+    `after` is the id of the operator that makes the result. The call is at the end of `way`; an empty way stands for
+    the whole sample. The calls at `feeds` only make the cut's inputs: they are skipped if its result is known. `code`
+    is a digest of the code on the ways, because in other code the ways lead elsewhere.
     """
 
     after: str
@@ -55,10 +55,10 @@ class Cut:
 
 @dataclass(frozen=True)
 class DeferredStep:
-    """An operator of single samples that does the same on a stacked batch.
+    """An operator on single samples that has the same effect on a stacked batch.
 
-    `argument` is what of it is the sample: the place among the receiver (of a method of a tensor) and the positional
-    arguments, or a keyword.
+    `argument` is the place of the sample among its inputs: an index into the receiver (of a tensor's method) and the
+    positional arguments, or a keyword.
     """
 
     operator: str
@@ -68,10 +68,10 @@ class DeferredStep:
 
 @dataclass(frozen=True)
 class Deferral:
-    """The last operators of a sample, in their order, that may run behind collate instead.
+    """The last operators of a sample, in order, that may run behind collate instead.
 
-    Their result is the `leaf`-th leaf of the sample, and of the batch. `code` as in a `Cut`. Where the user allowed it,
-    they run on `device`, and that leaf of the batch arrives there; None for where it lay.
+    Their result is leaf number `leaf` of the sample, and of the batch. `code` is as in a `Cut`. If the user allows it,
+    they run on `device`, and that leaf of the batch arrives there; None leaves it where it is.
     """
 
     steps: tuple[DeferredStep, ...]
@@ -82,10 +82,10 @@ class Deferral:
 
 @dataclass(frozen=True)
 class Rewrites:
-    """What may be changed in the way in which a dataset makes its samples: each was validated on the user's data.
+    """Possible changes of how a dataset makes its samples, each validated on the user's data.
 
-    `threads_until` lists where threads may make several samples at once: the ids of cuts up to which they may, and ""
-    where they may make whole samples. `reasons` says why something is not offered, and `summary` what was compared.
+    `threads_until` lists the cuts (ids) up to which threads may make several samples at once; "" stands for whole
+    samples. `reasons` lists why something is not offered, and `summary` what was compared.
     """
 
     cuts: tuple[Cut, ...] = ()
@@ -96,18 +96,18 @@ class Rewrites:
 
 
 WHOLE_BATCHES = ("whole batches",)
-"""In place of deferred operators: all rows of a batch are read at once."""
+"""Value of `Config.deferred` for reading all rows of a batch at once."""
 
 StartMethod = Literal["fork", "forkserver", "spawn"]
 
 
 @dataclass(frozen=True)
 class Config:
-    """One way to run a loader: torch's own arguments first, then what plumb's runtime adds.
+    """Configuration of a loader: torch's own arguments first, then those of plumb's runtime.
 
-    `prefetch_factor` is None exactly where there are no workers, as torch wants it. `fetch_until` is the id of the cut
-    up to which the fetch threads work, None where they make whole samples. `start_method` is how workers are started,
-    None for the way that the script has chosen, or Python by itself.
+    `prefetch_factor` is None if and only if there are no workers, as torch requires. `fetch_until` is the id of the cut
+    up to which the fetch threads work; None if they make whole samples. `start_method` is that of the workers; None for
+    the script's choice, or Python's default.
     """
 
     num_workers: int = 0
@@ -125,17 +125,17 @@ class Config:
 
     @property
     def needs_runtime(self) -> bool:
-        """Whether torch's arguments alone can't say it."""
+        """True if torch's arguments alone can't express the configuration."""
         threads = self.fetch_threads > 1 or self.worker_torch_threads > 1
         return threads or self.cache is not None or bool(self.deferred) or self.allocator_reuse
 
     @property
     def reads_whole_batches(self) -> bool:
-        """Whether all rows of a batch are read at once, and not collated."""
+        """True if all rows of a batch are read at once, without collating."""
         return self.deferred == WHOLE_BATCHES
 
     def __str__(self) -> str:
-        """The configuration in the words of torch's arguments, without what is at torch's default."""
+        """Return the configuration in terms of torch's arguments, without those at torch's default."""
         parts = [f"num_workers={self.num_workers}"]
         if self.num_workers:
             parts.append(f"prefetch_factor={self.prefetch_factor}")
@@ -154,16 +154,16 @@ class Config:
 
     @property
     def batches_in_flight(self) -> int:
-        """Batches that may be finished and not yet taken: torch's bound on prefetching."""
+        """Largest number of batches that are finished and not yet taken: torch's bound on prefetching."""
         return self.num_workers * (self.prefetch_factor or 0)
 
     def runs_like(self, other: Config) -> bool:
-        """Return whether two configurations differ in nothing but whether workers outlive an epoch."""
+        """Return whether the configurations differ in nothing except `persistent_workers`."""
         lasting = self.persistent_workers == other.persistent_workers
         return self == (other if lasting else dataclasses.replace(other, persistent_workers=self.persistent_workers))
 
     def loader_arguments(self) -> dict[str, Any]:
-        """The arguments of torch's `DataLoader` that say the same as this configuration, as far as torch can.
+        """Return the arguments of torch's `DataLoader` for this configuration, as far as torch can express it.
 
         >>> Config(num_workers=2, prefetch_factor=4).loader_arguments()["prefetch_factor"]
         4

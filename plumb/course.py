@@ -1,4 +1,4 @@
-"""A loader's tuning from the first measurement to its plan, with the user's loop and without it."""
+"""Tuning of a loader from the first measurement to its plan, with or without the user's loop."""
 
 from __future__ import annotations
 
@@ -41,25 +41,26 @@ from plumb.tuning import Tuner
 from plumb.watch import KnownLoader
 
 _KEPT_BATCHES = 2
-# Time is set apart for so many pairs of windows of the loop before and after; three are the fewest that tell anything.
+# Time is reserved for this many pairs of windows of the loop before and after; at least three give an answer.
 _PAIRS = 4
-# Where what came before has taken all the time, the comparison may go on for such a share of the budget beyond it: an
-# answer that comes late is better than none.
+# If earlier phases used up the time, the comparison may exceed the budget by this share: a late answer is better than
+# none.
 _OVERTIME_SHARE = 0.2
-# Torch's own arguments alone may be compared in the loop for such a share of the time, where the rest is better.
+# Largest share of the time for comparing torch's own arguments alone in the loop, if the best configuration goes beyond
+# them.
 _PLAIN_SHARE = 0.08
-# How the batches of a loop that counts them are divided among what is measured through it.
+# Shares of the batches of a loop with a fixed number of them, for each measurement.
 _SHARE_BEFORE, _SHARE_STEP = 0.25, 0.15
-# And which share of the time it takes at the most where steps are slow: what comes afterwards needs its own.
+# Largest shares of the time for these measurements if steps are slow, because later phases need time too.
 _TIME_BEFORE, _TIME_STEP = 0.25, 0.2
-# Pauses that tell whether a device goes on meanwhile take such a share of its step.
+# Length of the pauses that show whether a device works asynchronously, as a share of its step.
 _PAUSE_SHARE = 0.5
-# A loader that doesn't feed the training matters less: it is looked at more briefly.
+# A loader that doesn't feed the training matters less, so its windows are shorter by this factor.
 _PACE_ALONE = 0.6
 
 
 class Tuning:
-    """Tunes every loader of a script (a `session.Work`)."""
+    """Tuner of every loader of a script (a `session.Work`)."""
 
     only_one = False
 
@@ -70,9 +71,14 @@ class Tuning:
     def through_the_loop(
         self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
     ) -> Course[events.Event]:
-        """Baseline in the user's loop -> step rate -> trials -> winner and baseline by turns in the user's loop.
+        """Tune a loader through the user's loop: baseline, step rate, trials, then winner and baseline in turns.
 
-        `own` are the batches of the user's own loader. Everything is done by `deadline`, or little later.
+        Args:
+            known: The loader as it was seen in the script.
+            loader: The loader.
+            loop: The user's loop.
+            own: Batches of the user's own loader.
+            deadline: End in `time.perf_counter` seconds, which may be exceeded a little.
         """
         with standstill(self._options.ranks) as loop.waits, ways_kept():
             return (yield from self._measured_through(known, loader, loop, own, deadline))
@@ -220,7 +226,7 @@ class Tuning:
     def _at_first(
         self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
     ) -> Course[tuple[LoopReading | None, Step | None]]:
-        """The loop on its own batches, and the pace of its step when batches are ready."""
+        """Measure the loop on its own batches, and its step when batches are ready."""
         pace, begun = self._options.pace_seconds, time.perf_counter()
         self._say(known, "your loop as it is")
         in_flight = loader.num_workers * (loader.prefetch_factor or 0)
@@ -236,7 +242,7 @@ class Tuning:
         return before, step
 
     def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
-        """Tunes a loader whose loop was never seen to train: for its own rate, without a step rate."""
+        """Tune a loader without a training loop for its own rate, without a step rate."""
         pace = _PACE_ALONE * self._options.pace_seconds
         note = "tuned on its own, without a step rate: no training loop was seen to use it"
         if known.read_beside:
@@ -254,7 +260,16 @@ class Tuning:
         pace_seconds: float,
         *notes: str,
     ) -> events.LoaderDone:
-        """Tunes a loader without a loop: for a step whose rate is known, or else for the loader's own rate."""
+        """Tune a loader without a loop, for a step.
+
+        Args:
+            known: The loader as it was seen.
+            loader: The loader.
+            seconds: Budget.
+            step: Step with a known rate; None to tune for the loader's own rate.
+            pace_seconds: Length of a measurement window.
+            *notes: Sentences for the plan.
+        """
         per_batch, spent = samples_per_batch(loader, known.samples_per_batch), Spending()
         subject = Subject(known.name, loader, per_batch, step, None)
         tuner = Tuner(subject, self._options, seconds, pace_seconds, self._emit)
@@ -289,7 +304,7 @@ class Tuning:
                 tuned=choice.tuned,
                 predicted=operational.predict(choice.situation, choice.tuned.config),
                 step_samples_per_second=step.samples_per_second if step else None,
-                # What a loop waits for several loaders can't be told apart.
+                # A loop's waiting can't be split among several loaders.
                 end_to_end=in_loop if is_one_of_several or in_loop is None else _with_shares(in_loop, choice),
                 sample=choice.situation.cost_in_worker,
                 trials=choice.trials,
@@ -315,9 +330,9 @@ def _batch_seconds(loop: Loop, readings: Sequence[LoopReading]) -> float:
 
 
 def _with_pinned(choice: Choice) -> Choice:
-    """Return a choice in which page-locked memory is left to the loop to decide on, where nothing else is to change.
+    """Return the choice with page-locked memory, to be compared in the loop, if nothing else is to change.
 
-    What it is worth shows in the loop alone.
+    Only the loop shows the gain from page-locked memory.
     """
 
     def pinned(measured: Measured) -> Measured:
@@ -334,14 +349,14 @@ def _changed(loop: Loop) -> str:
 
 
 def _makes_ahead(config: Config) -> bool:
-    """Return whether a configuration has values that were made before their batch was asked for."""
+    """Return whether a configuration uses values that were made before their batch was requested."""
     return config.num_workers > 0 or config.cache is not None
 
 
 def _step(loop: Loop, own: Iterator[Any], pin: bool, seconds: float, deadline: float) -> Course[Step | None]:
-    """The pace of the training step when batches are ready, or None where the loop has ended.
+    """Measure the training step with ready batches; return None if the loop has ended.
 
-    Where a GPU takes batches from pageable memory, it is measured with page-locked ones too, and the better counts.
+    If a GPU takes batches from pageable memory, page-locked ones are measured too, and the better rate counts.
     """
     if not loop.open:
         return None
@@ -368,9 +383,9 @@ def _step(loop: Loop, own: Iterator[Any], pin: bool, seconds: float, deadline: f
 
 
 def _blocks(loop: Loop, batches: Iterator[Any], reading: LoopReading, seconds: float, deadline: float) -> Course[bool]:
-    """Whether the loop stands still until an accelerator has done its step, told from pauses between two steps.
+    """Return whether the loop waits for an accelerator to finish its step, measured with pauses between two steps.
 
-    One that goes on behind the loop's back uses the pauses, which are not counted: its steps seem shorter.
+    An asynchronous accelerator works during the pauses, which are not counted, so its steps seem shorter.
     """
     step_seconds = loop.samples_per_batch / reading.rate.samples_per_second
     pause_seconds = _PAUSE_SHARE * step_seconds
@@ -390,11 +405,12 @@ def _paused(batches: Iterator[Any], seconds: float) -> Iterator[Any]:
 def _after_comparison(
     choice: Choice, wanted: Config, compared: LoopComparison, step: Step | None, named: Config | str = ""
 ) -> tuple[Choice, EndToEnd | None]:
-    """The choice that the loop's own windows leave, and what the loop reached where it is the candidate."""
+    """Return the choice after the loop's comparison, and the loop's rates if the candidate was taken."""
     if compared.is_taken:
         in_loop = _end_to_end(compared, step)
         if choice.tuned.config != wanted:
-            # What was never measured alone is known by the loop only, which gives less than the loader could.
+            # A configuration that was never measured alone gets the loop's rate, which is lower than the loader's could
+            # be.
             choice = dataclasses.replace(choice, tuned=Measured(wanted, in_loop.tuned, in_loop.tuned_interval))
         return choice, in_loop
     choice = dataclasses.replace(choice, tuned=choice.baseline)
@@ -406,7 +422,7 @@ def _after_comparison(
 
 
 def _end_to_end(compared: LoopComparison, step: Step | None) -> EndToEnd:
-    """What the loop reached on both configurations, over all windows."""
+    """Return the loop's rates on both configurations, over all windows."""
     before, after = _rate_over_turns(compared.own), _rate_over_turns(compared.candidate)
     return EndToEnd(
         before.samples_per_second,
@@ -426,18 +442,18 @@ def _rate_over_turns(readings: Sequence[LoopReading]) -> Rate:
 
 
 def _waiting_share(loop: Rate, step: Step | None) -> float | None:
-    """The share of the loop's time that ready batches would save, from 0 to 1; None where the step is not known.
+    """Return the share of the loop's time that ready batches would save, from 0 to 1; None without a step.
 
-    Told from rates, not from the time spent inside `next`: with an asynchronous device or a prefetching thread,
-    waiting for data and waiting for the step happen at the same time.
+    It is computed from rates, not from the time inside `next`: with an asynchronous device or a prefetching thread,
+    waiting for data and waiting for the step overlap.
     """
     return max(0.0, 1.0 - loop.samples_per_second / step.samples_per_second) if step else None
 
 
 def _may_be_drift(before: LoopReading, step: Step) -> bool:
-    """Whether ready batches seem to save nothing, though the loop spends much of its time on getting its own.
+    """Return whether ready batches seem to save nothing although the loop spends much of its time in `next`.
 
-    It may wait for a device meanwhile. But the host may also have been slower while the step was measured.
+    The loop may wait for a device meanwhile. But the host may also have been slower while the step was measured.
     """
     waiting = _waiting_share(before.rate, step)
     in_next = before.wait_seconds / (before.wait_seconds + before.step_seconds)
@@ -445,7 +461,7 @@ def _may_be_drift(before: LoopReading, step: Step) -> bool:
 
 
 def _ranks_share(readings: Sequence[LoopReading]) -> float:
-    """The share of the loop's time that its steps wait for other ranks; 0 where that doesn't show."""
+    """Return the share of the loop's time that its steps wait for other ranks; 0 if that can't be measured."""
     if not told_by_steps():
         return 0.0
     return mean(reading.ranks_seconds / (reading.wait_seconds + reading.step_seconds) for reading in readings)
@@ -460,7 +476,7 @@ def _unchanged(readings: Sequence[LoopReading], waiting: float | None) -> EndToE
 
 
 def _with_shares(loop: EndToEnd, choice: Choice) -> EndToEnd:
-    """The same, with what the waiting was for."""
+    """Return the loop's rates with the shares of a step's time."""
 
     def shares(config: Config, rate: float, waiting: float | None, ranks: float) -> StepShares | None:
         return None if waiting is None else stalls.step_shares(choice.situation, config, rate, waiting, ranks)

@@ -66,7 +66,6 @@ def restraint_of(
         changed: The place of something that the loop changes while an epoch runs; empty for nothing.
         sample_seconds: What a sample takes in this process.
         child_seconds: How long a forked child that may hang is waited for, if samples don't take longer here.
-
     """
     if changed and not own.num_workers:
         return Restraint(workers=changed_by_loop(changed), stores=changed_by_loop(changed))

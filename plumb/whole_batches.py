@@ -78,7 +78,6 @@ def whole_batches(
 
     Returns:
         What was found; None where rows take long, whole batches are no faster, or anything differs.
-
     """
     rows, dataset = loader.batch_size, loader.dataset
     if rows is None or min(rows, len(indices)) < _FEWEST_ROWS or row_seconds > _TINY_SECONDS:
