@@ -200,7 +200,7 @@ class Session:
         if course is None:
             seen = self._seen()
             if error is None and (seen or self._failed is not None):
-                self._deadline = time.perf_counter() + self._budget_seconds
+                self._begin_alone()
                 self._tune_alone(seen)
             return
         while (
@@ -222,7 +222,7 @@ class Session:
         if not lost:
             return
         try:
-            self._deadline = time.perf_counter() + self._budget_seconds
+            self._begin_alone()
             self._tune_each(lost)
         except Exception as failure:
             self.fail(failure)
@@ -323,15 +323,15 @@ class Session:
 
         known = self._running = watched.known
         self._thread = threading.current_thread()
-        now = time.perf_counter()
-        self._deadline = now + self._budget_seconds
         watched.is_fresh = False
-        self._emit(events.TuningStarted(known.name, str(known.site), now - self._started))
+        self._emit(events.TuningStarted(known.name, str(known.site), time.perf_counter() - self._started))
         assert known.latest is not None
         per_batch = samples_per_batch(known.latest, known.samples_per_batch)
         loop = self._loop = Loop(per_batch, _batches_left(watched, begins_anew(sys._getframe(1))), self._skips)
         loop.companions = beside(watched, list(self._latest.values()), _alive)
         work = self._work = self._make_work()
+        # Its imports are no part of the budget: on a busy host they take as long as a small one.
+        self._deadline = time.perf_counter() + self._budget_seconds
         deadline = self._deadline - self._budget_seconds * self._share_of_the_others(known)
         own = Endless(watched.batches, watched.start)
         course = self._course = work.through_the_loop(known, known.latest, loop, own, deadline)
@@ -379,6 +379,10 @@ class Session:
         if self._failed is not None and not self._has_result:
             self._emit(self._failed)
         self.end_script()
+
+    def _begin_alone(self) -> None:
+        self._work = self._work or self._make_work()
+        self._deadline = time.perf_counter() + self._budget_seconds
 
     def _tune_each(self, several: list[KnownLoader]) -> None:
         work = self._work = self._work or self._make_work()

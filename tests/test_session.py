@@ -83,6 +83,22 @@ def test_a_loader_that_never_trained_is_tuned_on_its_own_whatever_its_length_rai
     assert work.alone_with == ["valid"]
 
 
+def test_what_the_work_imports_is_no_part_of_the_budget(started, monkeypatch):
+    session, work, _ = started
+    now = [0.0]
+    monkeypatch.setattr("plumb.session.time.perf_counter", lambda: now[0])
+
+    def make_work():
+        now[0] += 60.0
+        return work
+
+    session._make_work = make_work
+    seen(session, DataLoader([1, 2, 3]), "valid")
+    with pytest.raises(Over):
+        session.script_ended(None)
+    assert work.alone_with == ["valid"]
+
+
 def test_a_loader_that_the_script_has_let_go_of_is_left_out(started):
     session, work, _ = started
     seen(session, DataLoader(Endless()), "kept")
