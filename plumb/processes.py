@@ -175,6 +175,16 @@ def forks_end_with_us() -> None:
     os.register_at_fork(before=before, after_in_child=in_child)
 
 
+def keep_sockets_together() -> None:
+    """Let the workers that are started from now on keep their sockets in a folder that goes when this process ends.
+
+    Workers that persist to the end of a script are killed there, and would leave a folder each. Where no folder can be
+    made, they make their own, or fail as they would.
+    """
+    with contextlib.suppress(OSError):
+        share_temporary_folder()
+
+
 def share_temporary_folder(folder: str | None = None) -> None:
     """Lets all workers keep their sockets in one folder, by default this process's own, which goes when it ends.
 

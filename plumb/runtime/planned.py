@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset, MapDataPipe
 from plumb.config import Config
 from plumb.plan import LoaderPlan, files_of
 from plumb.plan_marks import mark_unsafe
+from plumb.processes import keep_sockets_together
 from plumb.runtime.allocator import Reuse
 from plumb.runtime.checks import check_guard
 from plumb.runtime.clocked import clock_of
@@ -314,6 +315,8 @@ class _OnTorchsIterator:
             epoch = partial(self._running.start, loader, epoch)
         if loader.num_workers and not self._users.num_workers:
             epoch = partial(self._watched, loader, epoch, say)
+        if loader.num_workers:
+            keep_sockets_together()
         persists_by_plan = loader.persistent_workers and not self._users.persistent_workers
         with exchanged(loader, {"worker_init_fn": ReopeningInit(loader.worker_init_fn)} if loader.num_workers else {}):
             return self._handing.start(loader, epoch) if persists_by_plan else epoch()

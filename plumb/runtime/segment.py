@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, _utils
 
 from plumb.config import Config, Rewrites
 from plumb.errors import one_line
+from plumb.processes import keep_sockets_together
 from plumb.runtime.epoch_order import EpochOrder
 from plumb.runtime.guards import Guards
 from plumb.runtime.inherited_files import ReopeningInit
@@ -148,6 +149,8 @@ class LoaderSegment:
         if way.is_users and isinstance(init, ReopeningInit):
             # The user's own workers are as the script has them, in the tracebacks of their errors, too.
             self._loader.worker_init_fn = init.then
+        if config.num_workers:
+            keep_sockets_together()
         if config.num_workers and not way.is_users:
             users_timeout, self._loader.timeout = self._loader.timeout or math.inf, 0
             start_method = config.start_method or self._context.get_start_method()

@@ -30,8 +30,8 @@ _CONFIGS = (
 )
 _PATIENCE_SECONDS = 4.0
 _SHARED_MEMORY = Path("/dev/shm")
-# Torch's compiler makes its folder at import, and torch's persistent workers leave theirs when a script ends.
-_TORCH_LEAVES = ("torchinductor_", "pymp-")
+# Torch's compiler makes its folder at import.
+_TORCH_LEAVES = ("torchinductor_",)
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,9 @@ class _Seed:
 
     def _left(self, environ: dict[str, str], place: Path, shared: set[str]) -> list[str]:
         left = [f"process {number} is left: {_command_line(number)}" for number in processes_in(place)]
-        names = [name for name in os.listdir(environ["TMPDIR"]) if not name.startswith(_TORCH_LEAVES)]
+        # A script's own persistent workers leave the folders of their sockets when it ends.
+        leaves = (*_TORCH_LEAVES, "pymp-") if self._recipe.persistent_workers else _TORCH_LEAVES
+        names = [name for name in os.listdir(environ["TMPDIR"]) if not name.startswith(leaves)]
         left += [f"{name} is left in the temporary folder" for name in names]
         left += [f"{name} is left" for name in sorted(self._shared_memory() - shared)]
         return left

@@ -38,9 +38,9 @@ def train(loader, epochs=2):
 class Row:
     """A script, and how it is started: with more words, with these descriptors closed, in this environment.
 
-    `plan` is what `plumb run` is given: workers, threads, or the script's own configuration. `trace_says` is what
-    `plumb trace` says of a script that it can't trace; without, it traces the script. `run_says` is a line that
-    `plumb run` must print. `file` is the script's name.
+    `plan` is what `plumb run` is given: workers, which may last, threads, or the script's own configuration.
+    `trace_says` is what `plumb trace` says of a script that it can't trace; without, it traces the script. `run_says`
+    is a line that `plumb run` must print. `file` is the script's name.
     """
 
     code: str
@@ -98,6 +98,13 @@ for epoch in range(3):
     ),
     "an atexit function and a temporary folder": Row(
         "import atexit\natexit.register(print, 'at exit')\nfolder = tempfile.TemporaryDirectory()\n" + TRAIN
+    ),
+    "workers that last to the end": Row(TRAIN, plan="lasting workers"),
+    "a stream whose workers last to the end": Row(
+        "class Stream(IterableDataset):\n    def __iter__(self):\n"
+        "        yield from torch.arange(20.0).repeat(2, 1).T\n"
+        "loader = DataLoader(Stream(), batch_size=4, num_workers=2)\ntrain(loader)\n",
+        plan="lasting workers",
     ),
     # ---- processes, threads, signals
     "spawned workers and no main guard": Row(

@@ -17,7 +17,12 @@ from plumb.config import Config
 from plumb.plan import LoaderPlan, Measured, Plan, Prediction
 from plumb.printable import printable
 
-PLANS = {"workers": Config(num_workers=2, prefetch_factor=2), "threads": Config(fetch_threads=2), "own": Config()}
+PLANS = {
+    "workers": Config(num_workers=2, prefetch_factor=2),
+    "lasting workers": Config(num_workers=2, prefetch_factor=2, persistent_workers=True),
+    "threads": Config(fetch_threads=2),
+    "own": Config(),
+}
 LIVE = "import functools, plumb\nDataLoader = functools.partial(plumb.DataLoader, tune='live')\n"
 _LEFT_SECONDS = 10.0
 

@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from types import SimpleNamespace
@@ -119,6 +120,8 @@ def run(job):
     for number in job["closed"]:
         os.close(number)
     os.environ.update(job["env"])
+    # It was asked for before.
+    tempfile.tempdir = None
     streams()
     sys.path.insert(0, "")
     signal.alarm(int(_SECONDS_AT_MOST))
