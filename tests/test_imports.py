@@ -75,3 +75,37 @@ def test_no_code_depends_on_what_a_script_has_put_in_the_place_of_torch_s_loader
         if modules == {"torch.utils.data"} and any(id(node) not in named for node in used):
             depending.append(str(path.relative_to(plumb)))
     assert depending == []
+
+
+def _imported_at_once(tree):
+    """The modules that a module imports when it is imported itself."""
+    pending = list(tree.body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+        elif isinstance(node, (ast.If, ast.Try, ast.With)) and "TYPE_CHECKING" not in ast.dump(node):
+            pending += node.body
+
+
+def test_what_runs_on_a_plan_imports_nothing_that_only_a_tuning_needs():
+    root = Path(__file__).parent.parent
+    pending, met, needed = ["plumb.runtime.apply", "plumb.runtime.planned", "plumb.watch"], set(), {}
+    while pending:
+        name = pending.pop()
+        if name in met:
+            continue
+        met.add(name)
+        path = root / name.replace(".", "/")
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if not file.exists():
+            needed.setdefault(name.partition(".")[0], name)
+            continue
+        for found in _imported_at_once(ast.parse(file.read_text())):
+            pending += [".".join(found.split(".")[:length]) for length in range(1, found.count(".") + 2)]
+    assert len(met) > 100
+    assert {"torch", "lmdb"} <= needed.keys()
+    assert not needed.keys() & {"networkx", "optuna", "rich", "click", "libcst", "pynvml"}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from plumb.trace.pipeline import Flow, Operator, Pipeline
+if TYPE_CHECKING:
+    from plumb.trace.pipeline import Flow, Operator, Pipeline
 
 __all__ = ["Flow", "Operator", "Pipeline", "trace"]
 
@@ -47,6 +48,15 @@ def trace(
     from plumb.trace.course import trace as run
 
     return run(dataset_or_loader, samples, indices, collate_fn, batch_size).pipeline
+
+
+def __getattr__(name: str) -> Any:
+    # Graphs are built when something is traced. Who runs on a plan needs the rest of this package alone.
+    if name in ("Flow", "Operator", "Pipeline"):
+        from plumb.trace import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class _Callable(ModuleType):

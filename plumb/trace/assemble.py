@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from plumb.profile.operators import Cost
 from plumb.trace.discovery import Discovery, Facts, Passed
@@ -14,6 +13,9 @@ from plumb.trace.kinds import kind_of
 from plumb.trace.pipeline import Flow, Operator
 from plumb.trace.processors import connect, represented
 from plumb.trace.recorder import COLLATE, Node
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 FREE_SHARE = 0.5
 SOURCE = "index"
@@ -38,6 +40,8 @@ class Observed:
 
 def assemble(observed: Observed) -> nx.DiGraph:
     """Build the acyclic graph from a source to the batch; nodes carry an `Operator`, edges carry a `Flow`."""
+    import networkx as nx
+
     nodes = connect(observed.discovery.flows, observed.operators, observed.root)
     parts = _parts(observed)
     ids = ids_of(observed.operators)
@@ -200,6 +204,8 @@ def _with_determinism(graph: nx.DiGraph, observed: Observed, ids: Mapping[Node, 
 
     The first operator on a path whose output doesn't repeat is random, whatever its random numbers come from.
     """
+    import networkx as nx
+
     result = graph.copy()
     repeats = {name: _repeats(observed.discovery.facts.get(node, Facts())) for node, name in ids.items()}
     repeats |= {name: _hinted(node, repeats[name]) for node, name in ids.items()}

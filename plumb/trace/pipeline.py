@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import networkx as nx
+if TYPE_CHECKING:
+    import networkx as nx
+
 
 Kind = Literal["source", "read", "decode", "transform", "convert", "collate", "transfer"]
 
@@ -104,6 +106,8 @@ class Pipeline:
     @property
     def operators(self) -> tuple[Operator, ...]:
         """All operators in topological order."""
+        import networkx as nx
+
         return tuple(self.graph.nodes[name]["operator"] for name in nx.topological_sort(self.graph))
 
     @property
@@ -127,6 +131,8 @@ class Pipeline:
 
     def to_node_link(self) -> dict[str, Any]:
         """Return the graph and the sample's figures as JSON-ready data, in the format of `networkx.node_link_data`."""
+        import networkx as nx
+
         plain = nx.DiGraph(
             dataset=self.dataset,
             samples=self.samples,

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from plumb.profile.operators import Cost
 from plumb.trace.discovery import Passed
 from plumb.trace.recorder import COLLATE, Node, Selection
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 SMALL_SHARE = 0.005
 SMALL_SHARE_TOGETHER = 0.03
@@ -239,6 +241,8 @@ def connect(flows: Mapping[tuple[Node, Node], Passed], operators: list[Node], ro
 
     An operator stands for the nodes below it. Flows through a node outside all operators are drawn past it.
     """
+    import networkx as nx
+
     stands_for = represented(root, operators)
     graph = nx.DiGraph()
     graph.add_nodes_from(operators)
@@ -270,6 +274,8 @@ def contracted(graph: nx.DiGraph, kept: Collection[Node]) -> nx.DiGraph:
 
 def acyclic(graph: nx.DiGraph, order: Mapping[Node, int]) -> nx.DiGraph:
     """Return the graph without backward flows, such as those of a loop from one iteration to the next."""
+    import networkx as nx
+
     result = graph.copy()
     while True:
         try:
