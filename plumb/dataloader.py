@@ -1,4 +1,4 @@
-"""`plumb.DataLoader`: torch's, which runs on its plan, and makes itself one where there is none."""
+"""`plumb.DataLoader`: torch's loader, run on its plan, which it makes itself if there is none."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ Tune = bool | Literal["live"]
 
 
 class DataLoader(TorchDataLoader[T]):
-    """Torch's `DataLoader`, with one argument more: it runs on the plan for its dataset and this host.
+    """Torch's `DataLoader` with one more argument: it runs on the plan for its dataset and this host.
 
-    The plan is looked for when the loader is first iterated. With `tune=True`, and where there is none, the loader is
-    tuned then, once, for half a minute: it says so in one line, and keeps the plan in the user's cache folder
-    (`$XDG_CACHE_HOME/plumb`, else `~/.cache/plumb`), so the next run starts at once. `tune=False` only uses a plan that
-    is there. `tune="live"` tunes while the training goes on; such a loader has `state_dict()` and `load_state_dict()`
-    too, by which a training goes on in the middle of an epoch. Samples and their order are those of torch's loader;
-    what `plumb.tuned` says of the dataset (a budget, limits) holds here too.
+    The plan is looked up when the loader is first iterated. With `tune=True`, and if there is none, the loader is tuned
+    then, once, for half a minute: it prints one line, and stores the plan in the user's cache folder
+    (`$XDG_CACHE_HOME/plumb`, else `~/.cache/plumb`), so the next run starts at once. `tune=False` only uses an existing
+    plan. `tune="live"` tunes while the training goes on; such a loader also has `state_dict()` and `load_state_dict()`,
+    with which a training can resume in the middle of an epoch. Samples and their order are those of torch's loader;
+    settings of `plumb.tuned` for the dataset (a budget, limits) apply here too.
 
     All other arguments are torch's. From the first epoch on, `num_workers` and the like are the plan's. With the
-    environment variable `PLUMB=off` this is torch's loader and no more. Raises what torch raises for its arguments, and
+    environment variable `PLUMB=off` this is torch's loader and no more. Raises torch's errors for its arguments, and
     ValueError for another `tune`.
 
     >>> import plumb, torch
@@ -48,7 +48,7 @@ class DataLoader(TorchDataLoader[T]):
 
     tunes_itself = True
 
-    # What the loader has before its constructor is done.
+    # Values until the constructor is done.
     _planned_by: LoaderPlan | None = None
     _users: Config | None = None
     _planned: Planned | None = None
@@ -64,7 +64,7 @@ class DataLoader(TorchDataLoader[T]):
         self.tune = tune
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """The batches of an epoch, as torch's loader gives them."""
+        """Return the batches of an epoch, as torch's loader delivers them."""
         start = super().__iter__
         if is_off() or self._has_failed:
             return start()
@@ -72,7 +72,7 @@ class DataLoader(TorchDataLoader[T]):
             return self._planned_epoch(start)
         except Exception as error:
             failure = error
-        # Where torch's own loader fails as well, the error is the script's.
+        # If torch's own loader fails as well, the error is the script's.
         self._has_failed = True
         with contextlib.suppress(Exception):
             self._run_plainly()
@@ -83,7 +83,7 @@ class DataLoader(TorchDataLoader[T]):
         return batches
 
     def _planned_epoch(self, start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-        """The next epoch, on the plan or live."""
+        """Start the next epoch, on the plan or live."""
         if self.tune == "live" and self._planned_by is None:
             from plumb.live import live_iterator
 
@@ -112,7 +112,8 @@ class DataLoader(TorchDataLoader[T]):
         return self._planned.start(self, start, say)
 
     def __getattr__(self, name: str) -> Any:
-        # Only a loader that can go on in the middle of an epoch may look like one: frameworks ask for these.
+        # Frameworks test for these attributes, so only a loader that can resume in the middle of an epoch may have
+        # them.
         if name in ("state_dict", "load_state_dict") and self.__dict__.get("tune") == "live":
             from plumb.live import tuning_of
 
@@ -120,10 +121,12 @@ class DataLoader(TorchDataLoader[T]):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def run_on(self, planned: LoaderPlan | None, made_for: Facts | None = None) -> None:
-        """Run on a plan from the next epoch on; with None, as this loader's own arguments say.
+        """Use a plan from the next epoch on.
 
-        `made_for` are the facts that the dataset must have in the first epoch, but for numbers and sizes; None where
-        they were compared already.
+        Args:
+            planned: The plan; None keeps this loader's own arguments.
+            made_for: Facts that the dataset must have in the first epoch, except numbers and sizes; None if they were
+                compared already.
         """
         from plumb.runtime.loader import current_config
         from plumb.runtime.loader_attributes import plans_attributes, set_attributes, users_attributes
@@ -141,16 +144,16 @@ class DataLoader(TorchDataLoader[T]):
         self._planned_by, self._made_for = planned, made_for
 
     def _run_plainly(self) -> None:
-        """Run as this loader's own arguments say, for good."""
+        """Use this loader's own arguments from now on, without the plan."""
         from plumb.runtime.loader_attributes import set_attributes
 
         self._planned_by = self._planned = self._fit = None
-        # Workers that persist are the plan's.
+        # Persistent workers would run on the plan.
         self._iterator = None
         set_attributes(self, self._own or {})
 
     def check_worker_number_rationality(self) -> None:
-        """Torch's advice on worker counts, which looks at cores alone; none for a count that was measured."""
+        """Print torch's advice on worker counts, which considers cores only, unless the count was measured."""
         if self._planned_by is None:
             super().check_worker_number_rationality()
 
@@ -159,7 +162,7 @@ class DataLoader(TorchDataLoader[T]):
 
 
 def _signature() -> inspect.Signature:
-    """Torch's own signature, with `tune` behind it."""
+    """Return torch's own signature, with `tune` at the end."""
     torch = inspect.signature(TorchDataLoader.__init__)
     tune = inspect.Parameter("tune", inspect.Parameter.KEYWORD_ONLY, default=True, annotation=Tune)
     # A library may have wrapped torch's constructor behind `**kwargs`, which come last.

@@ -1,4 +1,4 @@
-"""`plumb.tuned`: loaders over the datasets that it marks run on their plan, and tune themselves once without one."""
+"""`plumb.tuned`: loaders over the datasets that it marks run on their plan, and are tuned once if they have none."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class Decorator(Protocol):
-    """What `plumb.tuned` with arguments gives: it hands back the very class, or a function of the same signature."""
+    """Result of `plumb.tuned` with arguments: it returns the class itself, or a function of the same signature."""
 
     @overload
     def __call__(self, target: type[T], /) -> type[T]: ...
@@ -72,24 +72,29 @@ def tuned(
     on_device: bool = False,
     plain: bool = False,
 ) -> Any:
-    """Lets every torch `DataLoader` over a dataset tune itself: for a Dataset class, or a function that returns one.
+    """Mark a Dataset class, or a function that returns a dataset: torch's loaders over it tune themselves.
 
-    A loader over such a dataset, or over a `Subset` of it, runs on the plan for this dataset and this host. Where there
-    is none, it is tuned once when it is first iterated, for about `budget` seconds, and says so in one line; the plan
-    is kept in the user's cache folder (`$XDG_CACHE_HOME/plumb`, else `~/.cache/plumb`), so the next run starts at once.
-    The loader delivers what it would without: the same samples in the same order. Other loaders are left alone.
+    A loader over such a dataset, or over a `Subset` of it, runs on the plan for this dataset and this host. If there is
+    none, it is tuned once when it is first iterated, and prints one line; the plan is stored in the user's cache folder
+    (`$XDG_CACHE_HOME/plumb`, else `~/.cache/plumb`), so the next run starts at once. The loader delivers the same
+    samples in the same order as without a plan. Other loaders are left alone.
 
-    - `limits`: what may be used, where that is less than the host allows.
-    - `plan`: a file that holds the plan, or is to hold it, in place of the cache folder.
-    - `cache_memory_bytes`: what samples may take in memory (0 for none), by default what the limits leave.
-    - `cache_dir`: a folder in which samples may be stored as well.
-    - `allow_reorder`: batches may come in another order.
-    - `on_device`: batches may arrive on the GPU, where their last operators run then.
-    - `plain`: torch's own arguments alone are tuned.
+    The class itself is unchanged, and the function keeps its name and signature. With the environment variable
+    `PLUMB=off` neither is touched at all. Under `plumb tune` and `plumb run` the command's own plan takes precedence.
 
-    The class itself, or the function by all that one can ask of it, stays what it was. With the environment variable
-    `PLUMB=off` it is not touched at all. Under `plumb tune` and `plumb run` the command's own plan counts. Raises
-    TypeError for what is neither a class nor a function.
+    Args:
+        target: The class or function.
+        budget: Seconds of tuning.
+        limits: Limits that may be lower than the host's; None for the host's.
+        plan: File of the plan, in place of the cache folder.
+        cache_memory_bytes: Largest memory for stored samples (0 for none); None for what the limits leave.
+        cache_dir: Folder in which samples may be stored as well.
+        allow_reorder: Whether batches may come in another order.
+        on_device: Whether batches may arrive on the GPU, where their last operators run then.
+        plain: Whether to tune only torch's own arguments.
+
+    Raises:
+        TypeError: `target` is neither a class nor a function, or can't be marked.
 
     >>> import plumb, torch
     >>> @plumb.tuned(budget=1)
@@ -143,33 +148,33 @@ def _decorated(settings: Settings, target: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Running:
-    """A loader on its plan, and whether that fits it still."""
+    """A loader on its plan, and the check that the plan still fits."""
 
     planned: Planned
     fit: Fit
 
 
 class MarkedDatasets:
-    """An `intercept.Handler` for the loaders over marked datasets; it does nothing to any other.
+    """`intercept.Handler` for the loaders over marked datasets; other loaders are left alone.
 
-    The loader itself stays as the script made it, whoever reads its arguments; its parts are exchanged for the time of
-    the one call that starts an epoch.
+    The loader keeps the arguments that the script gave it, so that any reader sees those; its parts are exchanged only
+    during the call that starts an epoch.
     """
 
     def __init__(self) -> None:
-        # By identity: a subclass of the user's may be equal to others, or have no hash. With what the script gave it,
-        # which it may change between two epochs.
+        # Keyed by identity, because a user's subclass may define equality or have no hash. The configuration is the
+        # script's, which the script may change between two epochs.
         self._running: dict[int, tuple[Config, _Running | None]] = {}
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Leaves the script's arguments as they are."""
+        """Return the script's arguments unchanged."""
         return arguments
 
     def constructed(self, loader: DataLoader[Any], site: Site) -> None:
-        """Does nothing: datasets may still be given their transforms before the loader is iterated."""
+        """Do nothing, because datasets may still get their transforms before the loader is iterated."""
 
     def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
-        """Starts an epoch; of a loader over a marked dataset on its plan."""
+        """Start an epoch; a loader over a marked dataset runs on its plan."""
         settings = settings_of(loader.dataset)
         if settings is None or is_off() or getattr(type(loader), "tunes_itself", False):
             return start()
@@ -208,6 +213,6 @@ class MarkedDatasets:
 
 
 def site_of(loader: DataLoader[Any]) -> Site:
-    """Where the user's code iterates a loader, by the name of its dataset."""
+    """Return the place in the user's code that iterates a loader, named after its dataset."""
     site = find_site(sys._getframe(1))
     return Site(site.file, site.line, type(loader.dataset).__name__)

@@ -1,15 +1,15 @@
-"""The ways in which a command or a tuning can end early."""
+"""Errors that end a command or a tuning early."""
 
 from __future__ import annotations
 
 import msgspec
 
 DAMAGED_JSON = (msgspec.MsgspecError, UnicodeDecodeError)
-"""What msgspec raises for bytes that are no JSON of the kind that is wanted, and Python for those that are no UTF-8."""
+"""Errors of msgspec for bytes that are no JSON of the expected type, and of Python for bytes that are no UTF-8."""
 
 
 class CommandError(Exception):
-    """What went wrong, in one line that says what to do, and the exit code that belongs to it."""
+    """Failure of a command: one line that says what to do, and the exit code."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
@@ -25,7 +25,7 @@ class TuningError(Exception):
 
 
 class UsersError(Exception):
-    """Carries an exception of the user's own code to where the user's loop asks for a batch, to be raised unchanged."""
+    """Carrier of an exception of the user's code to the user's loop, where it is raised unchanged."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(one_line(error))
@@ -33,12 +33,12 @@ class UsersError(Exception):
 
 
 class LoopEndedError(Exception):
-    """Thrown into a course when the user's loop will ask for no further batch."""
+    """Thrown into a course (measurement generator) when the user's loop will request no further batch."""
 
 
 def one_line(error: BaseException) -> str:
-    """The last line that says something: worker errors carry a whole traceback in their message."""
+    """Return the error's class and the last non-empty line of its message; worker errors contain a whole traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     name = type(error).__name__
-    # A worker's error that came without a traceback is all in one line of torch's.
+    # Torch writes a worker's error without a traceback into one line.
     return f"{name}: {lines[-1].removeprefix('Original ').removeprefix(f'{name}: ')}" if lines else name

@@ -1,4 +1,4 @@
-"""What the child process tells its parent while it runs the user's script, one JSON line each."""
+"""Events that the script's process sends to its parent, as one JSON line each."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TuningStarted(msgspec.Struct, frozen=True, tag=True):
 
 
 class Phase(msgspec.Struct, frozen=True, tag=True):
-    """What is being done now, in words for a progress line."""
+    """Present activity, in words for a progress line."""
 
     text: str
 
@@ -46,8 +46,8 @@ class Phase(msgspec.Struct, frozen=True, tag=True):
 class TrialDone(msgspec.Struct, frozen=True, tag=True):
     """A configuration was tried.
 
-    `comparable` is the same for trials whose rates say something of each other, also in another run; empty for those
-    that every run makes anew.
+    `comparable` is equal for trials whose rates may be compared, also across runs; empty for those that every run
+    repeats.
     """
 
     loader: str
@@ -62,7 +62,7 @@ class LoaderDone(msgspec.Struct, frozen=True, tag=True):
 
 
 class Traced(msgspec.Struct, frozen=True, tag=True):
-    """A loader's pipeline, as `networkx.node_link_data`, and what a GPU would do for it."""
+    """A loader's pipeline, as `networkx.node_link_data`, and its profile on a GPU."""
 
     name: str
     site: str
@@ -71,7 +71,7 @@ class Traced(msgspec.Struct, frozen=True, tag=True):
 
 
 class Warned(msgspec.Struct, frozen=True, tag=True):
-    """Something the user should know, in one line; `is_failure` says that a loader could not be tuned because of it."""
+    """A line for the user; `is_failure` says that a loader could not be tuned because of it."""
 
     text: str
     is_failure: bool = False
@@ -85,9 +85,9 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True):
-    """The script was ended by plumb, or came to its own end; nothing follows.
+    """The script was ended by plumb, or ended by itself; no event follows.
 
-    `had_children` says that it started processes, and has waited for their end.
+    `had_children` says that the script started processes and waited for them.
     """
 
     by_plumb: bool
@@ -102,7 +102,7 @@ _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
 class Sender:
-    """Writes events to a file descriptor; silent once nobody reads them."""
+    """Writer of events to a file descriptor; does nothing once the pipe has no reader."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -110,7 +110,7 @@ class Sender:
         self._owner = os.getpid()
 
     def __call__(self, event: Event) -> None:
-        """Sends one event, whole. Does nothing in a forked process, which has no story of its own to tell."""
+        """Write one event as a whole; do nothing in a forked process, whose events would mix with this one's."""
         if os.getpid() != self._owner:
             return
         line = memoryview(to_json(event) + b"\n")
@@ -123,13 +123,13 @@ class Sender:
 
 
 class Receiver:
-    """Turns the bytes read from a pipe back into events, however they were cut."""
+    """Parser of the bytes read from a pipe, however they were split."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[Event]:
-        """The events completed by `data`."""
+        """Yield the events that `data` completes."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             yield _decoder.decode(line)

@@ -1,4 +1,4 @@
-"""Failures of plumb's own code: one line for the user, and a report for plumb's makers that names nothing of theirs."""
+"""Failures of plumb's own code: one line for the user, and a report for plumb's makers without the user's names."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from plumb.runtime.store_folder import open_user_folder, user_folder
 from plumb.site import is_library
 
 _FOLDER = "failures"
-# Older reports than these are removed.
+# Number of reports that are kept.
 _KEPT = 20
 _PLUMB = str(Path(__file__).parent) + os.sep
 _PATHS = re.compile(r"(?:~|\.{0,2})(?:/[^\s/:'\",)\]}]+)+/?")
 _LONGEST_TEXT = 300
-# What of a loader's entry in a plan names files, functions or data of the user's.
+# Parts of a loader's entry in a plan that name files, functions or data of the user's.
 _USERS = {"graph", "notes", "site", "name", "dataset", "folder", "way", "identity", "library", "undecided", "operator"}
 _said: set[str] = set()
 
 
 def is_plumbs(error: BaseException) -> bool:
-    """Return whether plumb's own code has raised an error itself, and neither the user's nor a library's."""
+    """Return whether plumb's own code raised the error itself, and neither the user's nor a library's code."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -40,7 +40,7 @@ def is_plumbs(error: BaseException) -> bool:
 
 
 def say(error: BaseException, consequence: str, plan: Any = None) -> None:
-    """Print what `sentence` says, once for each consequence, on standard error; with PLUMB_DEBUG the traceback too."""
+    """Print `sentence` on standard error, once for each consequence; with PLUMB_DEBUG also the traceback."""
     if os.environ.get("PLUMB_DEBUG"):
         traceback.print_exception(error)
     if consequence in _said or sys.stderr is None:
@@ -51,15 +51,20 @@ def say(error: BaseException, consequence: str, plan: Any = None) -> None:
 
 
 def sentence(error: BaseException, consequence: str, plan: Any = None) -> str:
-    """Say that plumb itself failed, what follows from that, and where the report is that this call writes.
+    """Write a report, and return a sentence with the error, its consequence, and the report's place.
 
-    `plan` is the plan, or the entry of one, that was in use. Never raises.
+    Never raises.
+
+    Args:
+        error: Error of plumb's code.
+        consequence: Effect for the user.
+        plan: Plan that was in use, or a loader's entry of one.
     """
     return f"plumb itself failed ({one_line(error)}); {consequence}.{place_of_report(error, plan)}"
 
 
 def place_of_report(error: BaseException, plan: Any = None) -> str:
-    """Write a report and return a sentence that says where it is; empty where none can be written. Never raises."""
+    """Write a report and return a sentence with its place; empty if none can be written. Never raises."""
     try:
         return f" A report for its makers is in {_written(report(error, plan))}"
     except Exception:
@@ -67,7 +72,7 @@ def place_of_report(error: BaseException, plan: Any = None) -> str:
 
 
 def report(error: BaseException, plan: Any = None) -> str:
-    """Return the report: versions, the traceback without the user's names and sources, the plan without paths."""
+    """Return the report: versions, the traceback without the user's names and sources, and the plan without paths."""
     parts = [
         f"plumb failed on {time.strftime('%Y-%m-%d %H:%M:%S')}",
         "\n".join(f"{name} {version}" for name, version in _versions().items()),
@@ -85,7 +90,7 @@ def _versions() -> dict[str, str]:
 
 
 def _traced(error: BaseException) -> str:
-    """The traceback of an error and of those that it came from."""
+    """Return the traceback of an error and of the errors that caused it."""
     lines: list[str] = []
     seen: set[int] = set()
     each: BaseException | None = error
@@ -107,7 +112,7 @@ def _calls(trace: TracebackType | None) -> list[str]:
 
 
 def _place(file: str) -> str:
-    """A library's file, from the folder of its package on."""
+    """Return a library's file, relative to the folder that contains its package."""
     for folder in (_PLUMB.removesuffix("plumb" + os.sep), "/site-packages/", "/dist-packages/"):
         if folder in file:
             return file.rpartition(folder)[2]
@@ -119,7 +124,7 @@ def _without_paths(text: str) -> str:
 
 
 def _anonymous(value: Any) -> Any:
-    """A plan's values without those that name something of the user's."""
+    """Return a plan's values without those that name something of the user's."""
     if isinstance(value, dict):
         kept = {key: item for key, item in value.items() if key not in _USERS and "file" not in str(key)}
         return {key: _anonymous(item) for key, item in kept.items() if key not in ("script", "host", "model")}
@@ -129,7 +134,10 @@ def _anonymous(value: Any) -> Any:
 
 
 def _written(text: str) -> Path:
-    """Write a report into the user's cache folder, for nobody else to read; its place. Raises OSError, StoreError."""
+    """Write a report, readable by the user only, into the user's cache folder; return its path.
+
+    Raises OSError and StoreError.
+    """
     path = user_folder() / _FOLDER / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{len(_said)}.txt"
     folder = open_user_folder(_FOLDER)
     try:

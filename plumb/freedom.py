@@ -1,4 +1,4 @@
-"""What a tuning may change of a loader: torch's own arguments, and the rewrites that were found to be harmless."""
+"""Search space of a loader's tuning: torch's own arguments, and the validated rewrites."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from plumb.runtime.saved_state import is_stateful
 from plumb.runtime.sent import why_not_sent
 from plumb.runtime.sharding import Sharding
 
-# Torch's own threads in a worker are worth a trial where they make a batch so many times as fast.
+# Torch's threads in a worker are worth a trial if they make a batch this many times as fast.
 _THREADS_HELP = 1.25
-# A store may take this share of what memory, shared memory or the disk have left.
+# Largest share of the free memory or shared memory, and of the free disk, for a store.
 _SHARE_OF_MEMORY, _SHARE_OF_DISK = 0.5, 0.9
-# A store for fewer samples than this share of them isn't worth its memory.
+# A store for less than this share of the samples isn't worth its memory.
 _WORTH_STORING = 0.05
 
 
@@ -41,17 +41,25 @@ def freedom_of(
     start: WorkerStart,
     pins: bool,
 ) -> Freedom:
-    """All that may be changed of `loader`, whose configuration is `own` now.
+    """Return everything that a tuning may change.
 
-    `sharding` is about iterable datasets, `start` says how workers may be started, and `pins` whether batches are to
-    lie in page-locked memory, which is for the step's sake: no loader's own rate shows what it is worth.
+    Args:
+        loader: The loader.
+        own: Its present configuration.
+        options: The user's limits and permissions.
+        offers: Validated rewrites.
+        situation: Model inputs.
+        sharding: Result of comparing an iterable dataset's epochs.
+        start: Possible start of workers.
+        pins: Whether batches are to lie in page-locked memory. That speeds up the step, so it doesn't show in a
+            loader's own rate.
     """
     threads = tuple((found.threads, found.until) for found in offers.threads)
     cores = whole_cores(options.limits.cpus)
     freedom = Freedom(
         num_workers=_worker_counts(loader, own, options, situation, sharding, start),
         prefetch_factor=tuple(sorted({*PREFETCH_FACTORS, own.prefetch_factor or 2})),
-        # The order of every later epoch hangs on whether workers persist (runtime/epochs.py).
+        # The order of every later epoch depends on whether workers persist (runtime/epochs.py).
         persistent_workers=(own.persistent_workers,) if own.persistent_workers or start.keeps_count else (False, True),
         pin_memory=(pins,),
         worker_torch_threads=(1, cores) if situation.torch_threads_speedup > _THREADS_HELP else (1,),
@@ -67,9 +75,9 @@ def freedom_of(
 
 @dataclass(frozen=True)
 class WorkerStart:
-    """How workers are started, None for the way that the script has chosen; or `why_not`, for the user to read.
+    """Start method of workers; None for the script's own. `why_not` is a reason against workers, for the user.
 
-    Where it `keeps_count`, the number of workers stays the script's own, and whether they persist, too.
+    If `keeps_count`, the number of workers and their persistence stay the script's own.
     """
 
     method: StartMethod | None = None
@@ -80,12 +88,17 @@ class WorkerStart:
 def worker_start(
     loader: DataLoader[Any], own: Config, held: Sequence[Handle], restraint: Restraint = FREE
 ) -> WorkerStart:
-    """How workers may be started for this loader.
+    """Return how workers may be started for a loader.
 
-    `held` is what the dataset holds that forked workers must not use; a dataset that leaves it out when it is pickled
-    may have spawned ones. What the user has started workers for, may be given others in the same way. A worker that
-    isn't forked is sent everything, and runs the main module's code once more. `restraint` says what was found out
-    about the samples.
+    Workers that the user starts already are started in the same way. Otherwise a dataset that omits `held` when it is
+    pickled may have spawned workers. A worker that isn't forked gets everything by pickle, and runs the main module's
+    code again.
+
+    Args:
+        loader: The loader.
+        own: Its configuration.
+        held: Objects of the dataset that forked workers must not use.
+        restraint: Restrictions that were found while samples were observed.
     """
     if is_stateful(loader) or restraint.other_workers:
         return WorkerStart(keeps_count=True)
@@ -108,12 +121,12 @@ def worker_start(
 
 
 def whole_cores(cpus: float) -> int:
-    """How many processes can compute all the time; one where the host's cores are not known."""
+    """Return the number of processes that can compute all the time; 1 if the number of cores is unknown."""
     return max(1, math.floor(cpus)) if math.isfinite(cpus) else 1
 
 
 def counts_to_verify(own: Config, options: Options, situation: Situation) -> list[int]:
-    """The worker counts that are worth an epoch of an iterable dataset each, the most promising first."""
+    """Return the worker counts that are worth comparing an iterable dataset's epoch for, the most promising first."""
     cores = whole_cores(options.limits.cpus)
     possible = planner.worker_counts(situation.cost_in_worker, situation.limits, situation.step_samples_per_second)
     return [count for count in dict.fromkeys((cores, 2 * cores, 1)) if count in possible and count != own.num_workers]
@@ -132,7 +145,7 @@ def _worker_counts(
     if start.why_not is not None:
         return (0,)
     if isinstance(loader.dataset, IterableDataset):
-        # Other counts may deliver samples more than once, or lose some, and even where they don't the order may change.
+        # With other counts an iterable dataset may repeat or lose samples, or change their order.
         verified = (*sharding.same, *(sharding.reordered if options.may_reorder else ()))
         return tuple(sorted({own.num_workers, *verified}))
     return planner.worker_counts(situation.cost_in_worker, situation.limits, situation.step_samples_per_second)
@@ -141,7 +154,7 @@ def _worker_counts(
 def _caches(
     loader: DataLoader[Any], options: Options, cuts: tuple[CutCost, ...], situation: Situation
 ) -> list[CacheChoice]:
-    """A store for each cut, in memory and on the disk, as far as the user and the host allow it."""
+    """Return a store for each cut, in memory and on the disk, within the user's and the host's limits."""
     samples = length_of(loader.dataset)
     if samples is None:
         return []

@@ -1,4 +1,4 @@
-"""How a script makes its batches where no DataLoader of torch's does, for the sentence that ends its tuning."""
+"""Search for the code that makes batches without torch's DataLoader, for the sentence that ends a tuning."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from plumb.printable import printable
 from plumb.site import is_library
 
 _BATCH_MAKER = re.compile(r"_*(get|next|load|make|sample|fetch|generate)_?(\w+_)?(mini)?_?batch(es)?", re.IGNORECASE)
-# In a library's code, only what is called like this is taken for the source of batches.
+# In a library's code, only classes with such names count as sources of batches.
 _SOURCE = re.compile(r"load|dl$|iter|pipe|batch|data|stream|queue|buffer|reader|feed", re.IGNORECASE)
 _NO_SOURCES = ("builtins", "itertools", "collections", "_collections_abc", "torch", "numpy", "functools")
 _ONLY = "and plumb tunes torch's DataLoaders only"
 
 
 def in_loop(frame: FrameType | None) -> str:
-    """Say what the innermost training loop around `frame` takes its batches from."""
+    """Return a sentence on where the innermost training loop around `frame` takes its batches from."""
     frames = [each for each in _outwards(frame) if "/torch/" not in each.f_code.co_filename]
     own = [each for each in frames if not is_library(each.f_code.co_filename)]
     for each in [*own, *(each for each in frames if each not in own)]:
@@ -38,7 +38,7 @@ def in_loop(frame: FrameType | None) -> str:
 
 
 def in_source(file: str) -> str:
-    """Say which function of a source file makes batches by hand; empty where none is called as if it did."""
+    """Return a sentence on the function of a source file that makes batches by hand; empty if there is none."""
     found = _defined_in(file)
     return f"{found}, {_ONLY}" if found else ""
 
@@ -51,7 +51,7 @@ def _defined_in(file: str) -> str:
 
 
 def _in_frame(frame: FrameType, in_library: bool) -> str:
-    """Say what the loop that `frame` is in takes its batches from; empty where it is in none, or that is not seen."""
+    """Return a phrase on where the loop around `frame` takes its batches from; empty if that isn't visible."""
     file = frame.f_code.co_filename
     for loop in _loops_around(file, frame.f_lineno):
         for call in (node for node in ast.walk(loop) if isinstance(node, ast.Call)) if not in_library else ():
@@ -70,8 +70,8 @@ def _in_frame(frame: FrameType, in_library: bool) -> str:
 
 
 def _named(value: Any, in_library: bool) -> str:
-    """Name what an object is, if batches may come from it."""
-    # A progress bar holds what it goes through.
+    """Return a description of an object if batches may come from it, else an empty string."""
+    # A progress bar has the iterable that it wraps.
     value = getattr(value, "iterable", value)
     if isinstance(value, GeneratorType):
         return (
@@ -85,7 +85,7 @@ def _named(value: Any, in_library: bool) -> str:
 
 
 def _parts(node: ast.expr) -> Iterator[ast.expr]:
-    """The names in what a `for` goes through, those inside calls such as `enumerate` too."""
+    """Yield the names in the iterable of a `for`, also those inside calls such as `enumerate`."""
     if isinstance(node, ast.Call):
         for argument in node.args:
             yield from _parts(argument)
@@ -94,7 +94,7 @@ def _parts(node: ast.expr) -> Iterator[ast.expr]:
 
 
 def _value(node: ast.expr, frame: FrameType) -> Any:
-    """What a name or an attribute stands for in a frame, as far as looking runs none of the user's code; else None."""
+    """Return the value of a name or an attribute in a frame; None if that would run the user's code."""
     if isinstance(node, ast.Name):
         return frame.f_locals.get(node.id, frame.f_globals.get(node.id))
     if isinstance(node, ast.Attribute):
@@ -109,7 +109,7 @@ def _last_name(node: ast.expr) -> str | None:
 
 
 def _loops_around(file: str, line: int) -> list[ast.For | ast.While]:
-    """The loops that a line stands in, the innermost first."""
+    """Return the loops around a line, the innermost first."""
     loops = [node for node in ast.walk(_tree(file)) if isinstance(node, (ast.For, ast.While))]
     return [node for node in loops if node.lineno <= line <= (node.end_lineno or node.lineno)][::-1]
 

@@ -1,4 +1,4 @@
-"""One loader tuned in the process that asks for it: a notebook, or a script in the middle of its run."""
+"""Tuning of one loader within the calling process: a notebook, or a script in the middle of its run."""
 
 from __future__ import annotations
 
@@ -36,10 +36,19 @@ _ALONE = "tuned on its own, without a step rate"
 def tune_here(
     loader: DataLoader[Any], site: Site, options: Options, step: Callable[[Any], object] | float | None = None
 ) -> Plan:
-    """A plan for one loader. `step` is what is done with a batch, or how many samples/s that takes.
+    """Tune a loader and return its plan.
 
-    What reading changed is put back as it was, as far as `undone` says. Raises TuningError where nothing can be
-    measured, and what the dataset or the step raises.
+    Changes made by reading are undone, as far as `undone` can.
+
+    Args:
+        loader: The loader.
+        site: Place that iterates it.
+        options: The user's wishes.
+        step: Consumer of a batch, or its rate in samples/s; None tunes for the loader's own rate.
+
+    Raises:
+        TuningError: Nothing can be measured.
+        Exception: Whatever the dataset or the step raises.
     """
     started = time.perf_counter()
     try:
@@ -48,11 +57,11 @@ def tune_here(
     except UsersError as users:
         raise users.error from None
     finally:
-        # Stores that trials filled are held in cycles, and take memory for as long as they are.
+        # Stores that trials filled are in reference cycles, and keep their memory until these are collected.
         gc.collect()
     seconds = time.perf_counter() - started
     found = Plan("", describe(options.limits, Machine.detect()), seconds, 0.0, (planned,))
-    # As its file gives it back: a plan is the same whether it was kept or not.
+    # Decoded like a file, so that a plan is the same whether it was stored or not.
     return decode(encode(found))
 
 
@@ -78,7 +87,7 @@ def _tuned(
 def _through(
     step: Callable[[Any], object], tuning: Tuning, known: KnownLoader, loader: DataLoader[Any], seconds: float
 ) -> LoaderDone:
-    """The course that `plumb tune` takes through a script's loop, with `step` as the body of the loop."""
+    """Tune as `plumb tune` does through a script's loop, with `step` as the body of the loop."""
     deadline = time.perf_counter() + seconds
     batches = Endless(None, lambda: iter(rebuild(loader, current_config(loader), None)))
     try:

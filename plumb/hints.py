@@ -1,4 +1,4 @@
-"""`plumb.operator`: what a user knows of a function that samples go through, and a trace can't tell."""
+"""`plumb.operator`: facts about a function that a trace can't find out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HINT = "_plumb_operator"
 
 @dataclass(frozen=True)
 class Hint:
-    """What is known of an operator: its name, and whether its output depends on its input alone; None for unknown."""
+    """Known facts about an operator: its name, and whether its output depends only on its input (None if unknown)."""
 
     name: str | None = None
     deterministic: bool | None = None
@@ -30,13 +30,19 @@ def operator(*, deterministic: bool | None = None, name: str | None = None) -> C
 def operator(
     function: F | None = None, /, *, deterministic: bool | None = None, name: str | None = None
 ) -> F | Callable[[F], F]:
-    """Tells plumb that a call of this function or method is one operator, whatever it calls in turn.
+    """Mark a function or method: a call of it is one operator, including all calls inside.
 
-    Nothing about the function changes, and it costs nothing when it runs. `name` is what the graph calls it, its own
-    name by default. With `deterministic=False`, neither its output nor what is made of it is ever stored.
-    `deterministic=True` settles it only where plumb can't compare what the function returns: if it is seen to draw
-    random numbers, or to return something else the second time, that is believed instead. Raises TypeError for what is
-    no Python function.
+    The function is unchanged, and the mark costs nothing at run time.
+
+    Args:
+        function: The function or method.
+        deterministic: False if neither its output nor values made from it may ever be stored. True is used only if
+            plumb can't compare the function's results: if the function is seen to draw random numbers, or to return a
+            different result the second time, that takes precedence. None if unknown.
+        name: Name in the graph; None for the function's own.
+
+    Raises:
+        TypeError: `function` is no Python function.
 
     >>> import plumb, torch
     >>> @plumb.operator(name="denoise")
@@ -56,7 +62,7 @@ def operator(
 
 
 def operator_with(function: F, hint: Hint) -> F:
-    """The function itself, with the hint on it."""
+    """Set the hint on a function and return the function itself."""
     if not hasattr(function, "__code__"):
         raise TypeError(f"plumb.operator goes on a function or a method, not on {function!r}")
     setattr(function, _HINT, hint)
@@ -64,6 +70,6 @@ def operator_with(function: F, hint: Hint) -> F:
 
 
 def hint_of(function: Any) -> Hint | None:
-    """The hint on a function, if there is one."""
+    """Return the hint on a function, or None."""
     found = getattr(function, "__dict__", {}).get(_HINT)
     return found if isinstance(found, Hint) else None

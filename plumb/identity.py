@@ -1,6 +1,6 @@
-"""Identity of a loader: where it is made, over which dataset, with which code and arguments.
+"""Identity of a loader: the statement that makes it, its dataset, its code and its arguments.
 
-Plain data, as a plan file keeps it. `runtime/identified.py` makes it of a loader.
+It is plain data, as in a plan file. `runtime/identified.py` makes it from a loader.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-# What a number is told by, as opposed to a flag: `runtime/facts.py` writes values as `repr` does.
+# First characters of numbers, as opposed to flags: `runtime/facts.py` writes values as `repr` does.
 _DIGITS = frozenset("0123456789")
-# What is told of an object that can grow begins with its class, and goes on like this.
+# The fact of an object that can grow is its class, followed by this.
 _SIZE = " of "
 _CACHED = "functools.cached_property"
 _CALLABLE = ("function ", "class ", "method", "partial")
@@ -18,7 +18,7 @@ _CALLABLE = ("function ", "class ", "method", "partial")
 
 @dataclass(frozen=True)
 class Place:
-    """A statement of the user's that makes loaders, wherever in its file it is.
+    """A user's statement that makes loaders, independent of its line.
 
     `scope` is the function around it. `library` is the package that makes the loader for that statement, if any.
     """
@@ -31,10 +31,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts that decide on a dataset's samples, each by the path that leads to it, such as `dataset.transform.size`.
+    """Facts that determine a dataset's samples, each with the path that leads to it, such as `dataset.transform.size`.
 
-    `code` holds digests of functions, `kinds` classes, lengths, shapes and versions of packages, and `values` flags,
-    numbers and texts. What is in large collections and arrays is not among them.
+    `code` has digests of functions; `kinds` has classes, lengths, shapes and versions of packages; `values` has flags,
+    numbers and texts. The contents of large collections and arrays are left out.
     """
 
     code: dict[str, str] = field(default_factory=dict)
@@ -44,10 +44,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class Identity:
-    """One loader of a script. `order` counts the loaders that were made at its place, from 1.
+    """Identity of one loader of a script. `order` counts the loaders made at its place, from 1.
 
-    `length` is the dataset's when the loader was made; None where it has none. `facts` are those of the first
-    iteration; None for a loader that was not iterated.
+    `length` is the dataset's when the loader was made; None if it has none. `facts` are those of the first iteration;
+    None for a loader that was not iterated.
     """
 
     place: Place
@@ -59,7 +59,7 @@ class Identity:
 
 
 def difference_of_loaders(planned: Identity, found: Identity) -> str:
-    """Say in what a loader differs from the one that was planned for, facts aside; empty where it doesn't."""
+    """Return the difference of a loader from the planned one, facts aside, in words; empty if there is none."""
     if found.dataset != planned.dataset:
         return f"its dataset is {_last(found.dataset)}, the plan was made for {_last(planned.dataset)}"
     if found.length != planned.length:
@@ -74,7 +74,7 @@ def difference_of_loaders(planned: Identity, found: Identity) -> str:
 
 
 def difference_of_facts(then: Facts, now: Facts, values_count: bool = True) -> str:
-    """Say what has changed of a dataset since `then`, in words that follow a loader's name; empty for nothing.
+    """Return the change of a dataset since `then`, in words that follow a loader's name; empty if there is none.
 
     With `values_count=False`, flags, numbers and texts may differ.
     """
@@ -91,7 +91,7 @@ def difference_of_facts(then: Facts, now: Facts, values_count: bool = True) -> s
 
 
 def change_in_a_run(first: Facts, now: Facts) -> str:
-    """Say what the script has changed since its first epoch that a rewrite can't follow; empty for nothing.
+    """Return the script's change since its first epoch that a rewrite can't follow, in words; empty if there is none.
 
     Numbers may change from epoch to epoch, and collections may grow.
     """
@@ -121,14 +121,14 @@ def _may_change(then: str | None, since: str | None, path: str) -> bool:
 def _is_made_when_needed(
     path: str, before: Mapping[str, str], after: Mapping[str, str], first: Facts, now: Facts
 ) -> bool:
-    """Return whether an attribute was empty in the first epoch, and has what samples make when they need it first.
+    """Return whether an attribute was empty in the first epoch and now has a value that samples create on demand.
 
-    That is a file, a collection, an object of a class that this code names, or the value of a cached property; and
-    neither a function nor an object of options that the loop has put there.
+    Such values are a file, a collection, an object of a class that this code names, or the value of a cached property;
+    neither functions nor objects with options that the loop has set count.
     """
     then, since = before.get(path), after[path]
     if then is None:
-        # The class may say that it is empty at first.
+        # The attribute may be empty in the class at first.
         name = path.rpartition(".")[2]
         of_classes = {fact for other, fact in before.items() if other.endswith(f".{name}")}
         if _CACHED in of_classes:
@@ -141,7 +141,7 @@ def _is_made_when_needed(
 
 
 def without_numbers(facts: Facts, constants: bool = False) -> Facts:
-    """Return the facts that stay what they are while a training changes numbers and fills collections.
+    """Return the facts that stay constant while a training changes numbers and fills collections.
 
     With `constants`, the numbers in defaults and closures are kept.
     """
@@ -155,7 +155,7 @@ def without_numbers(facts: Facts, constants: bool = False) -> Facts:
 def _of_value(
     path: str, then: str | None, now: str | None, before: str = "the plan was made for", now_word: str = ""
 ) -> str:
-    """Say how a value differs; `before` introduces what it was."""
+    """Return the difference of a value in words; `before` introduces the earlier value."""
     shown = _shown(path)
     if then is None:
         return f"{shown} is set{now_word} and was not before"
@@ -167,7 +167,7 @@ def _of_value(
 
 
 def _changed(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
-    """Return the paths with other facts, the shortest first: what is nearest to the dataset says most."""
+    """Return the paths with different facts, the shortest first, because those are nearest to the dataset."""
     paths = (path for path in then.keys() | now.keys() if then.get(path) != now.get(path))
     return iter(sorted(paths, key=lambda path: (len(path), path)))
 

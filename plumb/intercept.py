@@ -1,7 +1,7 @@
-"""The one place that touches torch's `DataLoader`: its construction, and the hand-over at `iter()`.
+"""Patches of torch's `DataLoader`: its construction, and its `__iter__`.
 
-The base class is patched in place, so subclasses, aliases and names imported earlier are all seen. Nothing is patched
-before torch itself is imported by the script: environment variables that the script sets first keep their effect.
+The base class is patched in place, which covers subclasses, aliases and names imported earlier. Nothing is patched
+before the script itself imports torch, so environment variables that the script sets first keep their effect.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 _PLUMBS_LOADER = "plumb.dataloader"
 _installed: list[Handler] = []
-# In the order of torch's signature, for constructors that were wrapped so that their own says nothing.
+# In the order of torch's signature, for constructors that a library wrapped in `*args`.
 _POSITIONAL = (
     "dataset", "batch_size", "shuffle", "sampler", "batch_sampler", "num_workers", "collate_fn", "pin_memory",
     "drop_last", "timeout", "worker_init_fn", "multiprocessing_context", "generator",
 )  # fmt: skip
 
 
-# What a loader has that can be read in another configuration.
+# Attributes of a loader that can be read in another configuration.
 _PARTS = {
     "dataset",
     "batch_size",
@@ -49,27 +49,27 @@ _PARTS = {
 
 
 class Handler(Protocol):
-    """Who wants to hear of loaders."""
+    """Receiver of the events of a script's loaders."""
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Called before torch's constructor, with its arguments by name; returns those to use."""
+        """Return the arguments to use in place of these, by name, before torch's constructor runs."""
 
     def constructed(self, loader: DataLoader[Any], site: Site) -> None:
-        """Called when torch's constructor is done."""
+        """Handle the end of torch's constructor."""
 
     def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
-        """Called in place of torch's `__iter__`, which `start` is.
+        """Return an iterator in place of torch's `__iter__`, which is `start`.
 
         `plain_loop` says that the user's own code iterates the loader until it ends; a framework, an `__iter__` of a
-        subclass, or a call of `iter` by hand may count batches by itself.
+        subclass, or an explicit call of `iter` may count batches by itself.
         """
 
     def read_by_dataset(self, loader: DataLoader[Any]) -> None:
-        """Called when a dataset's own code reads a loader, which then runs as the script has it."""
+        """Handle a loader that a dataset's own code reads, and that therefore runs as the script has it."""
 
 
 def install(handler: Handler) -> None:
-    """From now on `handler` hears of every DataLoader of this process, and of none in processes it starts."""
+    """Report every DataLoader of this process to `handler` from now on, but none in processes that it starts."""
     _installed.append(handler)
     if HOME in sys.modules:
         _patch(own_class(), handler)
@@ -78,13 +78,13 @@ def install(handler: Handler) -> None:
 
 
 def install_once(make_handler: Callable[[], Handler]) -> None:
-    """The same with a new handler, if none is installed yet in this process."""
+    """Install a new handler if none is installed yet in this process."""
     if not _installed:
         install(make_handler())
 
 
 def once_imported(name: str, then: Callable[[], None]) -> None:
-    """Call `then` when the module `name` has been imported: now, or as soon as the script does so."""
+    """Call `then` when the module `name` has been imported: now, or as soon as the script imports it."""
     if name in sys.modules:
         then()
     else:
@@ -92,7 +92,7 @@ def once_imported(name: str, then: Callable[[], None]) -> None:
 
 
 def after_import(name: str, then: Callable[[ModuleType], None]) -> None:
-    """Calls `then` with the module `name` as soon as it has been imported."""
+    """Call `then` with the module `name` as soon as it has been imported."""
     sys.meta_path.insert(0, _AfterImport(name, then))
 
 
@@ -120,7 +120,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 
 
 def _signature_of(construct: Callable[..., None]) -> inspect.Signature:
-    """Return the signature of a loader's constructor; torch's, where a library has wrapped it behind `*args`."""
+    """Return the signature of a loader's constructor; torch's if a library wrapped the constructor in `*args`."""
     signature = inspect.signature(construct)
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     if inspect.Parameter.VAR_POSITIONAL not in kinds:
@@ -169,25 +169,25 @@ def _patch(base: type[DataLoader[Any]], handler: Handler) -> None:
 
 
 class _Listener:
-    """Passes on to a handler what happens to the loaders of this process, but for plumb's own."""
+    """Forwarder of the events of this process's loaders to a handler, except those of plumb's own loaders."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
         self._owner = os.getpid()
-        # By identity: a subclass of the user's may be equal to others, or have no hash.
+        # Keyed by identity, because a user's subclass may define equality or have no hash.
         self._known: weakref.WeakValueDictionary[int, DataLoader[Any]] = weakref.WeakValueDictionary()
         self._given_up: weakref.WeakValueDictionary[int, DataLoader[Any]] = weakref.WeakValueDictionary()
 
     def leaves_alone(self, loader: DataLoader[Any]) -> bool:
-        """Return whether a loader is plumb's own, or one of a process that this one has started."""
+        """Return whether a loader is plumb's own, or belongs to a process that this one has started."""
         return os.getpid() != self._owner or getattr(type(loader), "made_by_plumb", False)
 
     def is_known(self, loader: DataLoader[Any]) -> bool:
-        """Return whether the handler has been told of a loader."""
+        """Return whether the handler knows the loader."""
         return self._known.get(id(loader)) is loader
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments that the handler has for a loader."""
+        """Return the handler's arguments for a loader."""
         try:
             return self._handler.constructing(site, arguments)
         except Exception as error:
@@ -195,7 +195,7 @@ class _Listener:
             return arguments
 
     def constructed(self, loader: DataLoader[Any], site: Site) -> None:
-        """Tell the handler of a loader."""
+        """Report a new loader to the handler."""
         self._known[id(loader)] = loader
         try:
             self._handler.constructed(loader, site)
@@ -204,7 +204,7 @@ class _Listener:
             self._failed(error)
 
     def iterated(self, loader: DataLoader[Any], iterate: Any, patched: Any, caller: FrameType) -> Any:
-        """Return the iterator that the handler has for a loader, in the place of the one that `iterate` makes."""
+        """Return the handler's iterator for a loader, in place of that of `iterate`."""
         if self.leaves_alone(loader):
             return iterate(loader)
         start = functools.partial(iterate, loader)
@@ -220,14 +220,14 @@ class _Listener:
             return self._handler.iterating(loader, start, plain_loop)
         except Exception as error:
             failure = error
-        # Where the script's own way fails as well, the error is the script's.
+        # If the script's own loader fails as well, the error is the script's.
         self._give_up(loader)
         batches = start()
         self._failed(failure)
         return batches
 
     def _give_up(self, loader: DataLoader[Any]) -> None:
-        """Leave a loader alone for good, with what the script gave it."""
+        """Leave a loader alone from now on, with what the script gave it."""
         self._given_up[id(loader)] = loader
         with contextlib.suppress(Exception):
             self._handler.read_by_dataset(loader)
@@ -235,7 +235,7 @@ class _Listener:
     def _failed(self, error: Exception) -> None:
         fail = getattr(self._handler, "fail", None)
         if fail is not None:
-            # A tuning that has lost sight of a loader would wait for it in vain.
+            # A tuning would wait in vain for a loader that is not reported any more.
             fail(error)
         from plumb import failures
 
@@ -243,10 +243,10 @@ class _Listener:
 
 
 def _patch_lineage(cls: type[DataLoader[Any]], listener: _Listener) -> None:
-    """Listen to a subclass that does all by itself: one whose constructor and iterator never call those of torch.
+    """Patch a subclass whose constructor and iterator never call torch's, such as torchdata's `StatefulDataLoader`.
 
-    torchdata's `StatefulDataLoader` is one. Its arguments are left as they are at its construction. A class that has
-    nothing of torch's loader but its name is no loader to plumb.
+    Its constructor's arguments are left as they are. A class that shares nothing with torch's loader except its base is
+    not treated as a loader.
     """
     construct, iterate = vars(cls).get("__init__"), vars(cls).get("__iter__")
     if construct is None or iterate is None or _calls_its_base(construct) or _calls_its_base(iterate):
@@ -255,7 +255,7 @@ def _patch_lineage(cls: type[DataLoader[Any]], listener: _Listener) -> None:
     @functools.wraps(construct)
     def patched_init(self: DataLoader[Any], *args: Any, **kwargs: Any) -> None:
         construct(self, *args, **kwargs)
-        # A constructor may reach torch's in a way that its code doesn't show.
+        # A constructor may call torch's in a way that its code doesn't show.
         told = listener.leaves_alone(self) or listener.is_known(self) or is_inside_dataset(sys._getframe(1))
         if not told and vars(self).keys() >= _PARTS:
             listener.constructed(self, find_site(sys._getframe(1)))
@@ -271,7 +271,7 @@ def _patch_lineage(cls: type[DataLoader[Any]], listener: _Listener) -> None:
 
 
 def _calls_its_base(method: Any) -> bool:
-    """Return whether a method's code may call the same method of a base class; so it may where there is no code."""
+    """Return whether a method's code may call the same method of a base class; True if there is no code to inspect."""
     code = getattr(inspect.unwrap(method), "__code__", None)
     if code is None:
         return True

@@ -1,4 +1,4 @@
-"""The options that this Python was started with, for a child that is to run under the same ones."""
+"""Options of this Python interpreter, for a child that must run under the same ones."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-# Letters of options that take an argument, in the same word or as the next one; the last two end the options.
+# Letters of options that take an argument, in the same word or as the next one; those that end the options.
 _WITH_ARGUMENT, _LAST = "WX", "cm"
 _LONG_WITH_ARGUMENT = "--check-hash-based-pycs"
 
 
 def options(interactive: bool) -> list[str]:
-    """Return the options of this process's interpreter, as they were typed: `-O`, `-X dev`, `-W error`, `-u`.
+    """Return the options of this process's interpreter, as typed: `-O`, `-X dev`, `-W error`, `-u`.
 
-    Those of environment variables are inherited anyway. `-i` is kept only where `interactive` says so: it asks for a
-    prompt after the script.
+    Those of environment variables are inherited anyway. `-i`, which starts a prompt after the script, is kept only if
+    `interactive`.
     """
     words = getattr(sys, "orig_argv", [])[1:]
     try:
         return _typed(words, interactive)
     except IndexError:
-        # Whoever embeds Python may put anything there.
+        # A program that embeds Python may put anything there.
         return list(subprocess._args_from_interpreter_flags())  # type: ignore[attr-defined]
 
 
 def _typed(words: Sequence[str], interactive: bool) -> list[str]:
-    """Return the options among the words of a command line, up to the script; raises IndexError for a broken one."""
+    """Return the options among the words of a command line, up to the script. Raise IndexError for a broken one."""
     found: list[str] = []
     place = 0
     while place < len(words) and words[place].startswith("-") and words[place] not in ("-", "--"):
@@ -54,5 +54,5 @@ def _typed(words: Sequence[str], interactive: bool) -> list[str]:
 
 
 def has_script_folder_on_path() -> bool:
-    """Return whether Python puts a script's folder first on `sys.path`: not under `-I` or `-P`."""
+    """Return whether Python puts a script's folder first on `sys.path`, which it doesn't under `-I` or `-P`."""
     return not (sys.flags.isolated or getattr(sys.flags, "safe_path", False))

@@ -1,7 +1,7 @@
-"""Plans that are kept for later runs: found again for the same dataset, loader, host and wishes, and for no others.
+"""Plans stored for later runs, and found again only for the same dataset, loader, host and wishes.
 
-A plan is data, in a file that only its user can write. It holds what it was made for, and is taken only where all of
-that is the same today, and where the host has the room that it needs now.
+A plan is data, in a file that only its user can write. It contains what it was made for, and is used only if all of
+that is the same today and the host has enough free resources now.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _PACKAGES = ("torch", "plumb-tune")
 
 @dataclasses.dataclass(frozen=True)
 class MadeFor:
-    """What must be the same for a plan to hold.
+    """Everything that must be the same for a plan to be valid.
 
-    `content` is a digest of what decides on samples and batches, `steady` of what of that is no number. `facts` are
-    these themselves, where they were looked up; they are no part of what is kept.
+    `content` is a digest of everything that determines samples and batches, `steady` a digest without the numbers.
+    `facts` are the facts behind these, if they were looked up; they are not stored.
     """
 
     dataset: str
@@ -56,35 +56,35 @@ class MadeFor:
     facts: Facts | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def plain(self) -> dict[str, Any]:
-        """Return the same as JSON gives it back."""
+        """Return the same values as after a round trip through JSON."""
         told: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(dataclasses.replace(self, facts=None))))
         del told["facts"]
         return told
 
     @property
     def without_numbers(self) -> str:
-        """Key that datasets share which differ in a number only, such as that of an epoch."""
+        """Key shared by datasets that differ in a number only, such as that of an epoch."""
         return json.dumps({**self.plain(), "content": ""}, sort_keys=True)
 
     @property
     def without_content(self) -> str:
-        """Key that datasets of one class share which differ in flags and texts."""
+        """Key shared by datasets of one class that differ in flags and texts."""
         return json.dumps({**self.plain(), "content": "", "steady": ""}, sort_keys=True)
 
 
 class UnsafePlanError(PlanError):
-    """A plan that a run has found to change samples. No other is to take its place."""
+    """A plan that changed samples in a run. No other plan may replace it."""
 
 
 def made_for(loader: DataLoader[Any], options: Options) -> MadeFor:
-    """What a plan for `loader`, found within `options` now, would be made for."""
+    """Return what a plan for `loader`, found with `options` now, would be made for."""
     dataset, machine, limits, facts = loader.dataset, _machine(), options.limits, facts_of_loader(loader)
     is_iterable = isinstance(dataset, IterableDataset)
-    # To ask for the method that is in use would settle it. The first of all is the default.
+    # Asking for the current method would fix it. The first of all methods is the default.
     method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
     return MadeFor(
         dataset=_class_name(type(dataset)),
-        # A stream that was asked for its length once is counted by torch from then on.
+        # Torch counts the samples of a stream once its length was requested.
         length=None if is_iterable else length_of(dataset),
         content=_digest(facts),
         steady=_digest(facts and without_numbers(facts)),
@@ -106,7 +106,7 @@ def made_for(loader: DataLoader[Any], options: Options) -> MadeFor:
             "python": machine.python,
             "packages": {name: machine.packages.get(name) for name in _PACKAGES},
             "start_method": method,
-            # Workers that aren't forked run the main module's code once more.
+            # Workers that aren't forked run the main module's code again.
             "workers_may_start": method == "fork" or main_is_guarded(),
         },
         wishes={
@@ -121,21 +121,23 @@ def made_for(loader: DataLoader[Any], options: Options) -> MadeFor:
     )
 
 
-# A loader may be made anew in every epoch; the host stays what it is.
+# A loader may be remade in every epoch; the host stays the same.
 _machine = functools.cache(Machine.detect)
 
 
 def place_for(facts: MadeFor) -> Path:
-    """Where in the user's cache folder a plan for this is kept."""
+    """Return the file in the user's cache folder for such a plan."""
     digest = hashlib.blake2b(json.dumps(facts.plain(), sort_keys=True).encode(), digest_size=8).hexdigest()
     name = re.sub(r"\W+", "-", facts.dataset.rpartition(":")[2].rpartition(".")[2])
     return user_folder() / _FOLDER / f"{name}-{digest}.plumb.json"
 
 
 def find(place: Path, facts: MadeFor, options: Options) -> LoaderPlan | None:
-    """The plan at `place`, if there is one that was made for this and fits into what the host has left.
+    """Return the plan at `place` if it was made for `facts` and the host has the resources left; None without a file.
 
-    Raises PlanError, in one line, for a file that is there and can't be used.
+    Raises:
+        PlanError: The file can't be used; the message is one line.
+        UnsafePlanError: The plan changed samples in a run.
     """
     try:
         if place.parent == user_folder() / _FOLDER:
@@ -165,7 +167,7 @@ def find(place: Path, facts: MadeFor, options: Options) -> LoaderPlan | None:
 
 
 def keep(found: Plan, place: Path, facts: MadeFor) -> None:
-    """Writes a plan where `find` finds it. Raises PlanError where that can't be done."""
+    """Write a plan to `place`, where `find` finds it. Raise PlanError if that fails."""
     try:
         if place.parent == user_folder() / _FOLDER:
             os.close(open_user_folder(_FOLDER))
@@ -175,7 +177,7 @@ def keep(found: Plan, place: Path, facts: MadeFor) -> None:
 
 
 def _is_for(found: Plan, facts: MadeFor) -> bool:
-    """Whether a plan by `plumb tune` is one of this host."""
+    """Return whether a plan by `plumb tune` was made on this host."""
     host = found.host
     packages = host.get("packages") or {}
     cpus = (host.get("limits") or {}).get("cpus")
@@ -187,7 +189,7 @@ def _is_for(found: Plan, facts: MadeFor) -> bool:
 
 
 def _is_same_loader(planned: LoaderPlan, facts: MadeFor) -> bool:
-    """Whether an entry of a plan by `plumb tune` is for such a loader of such a dataset."""
+    """Return whether an entry of a plan by `plumb tune` is for such a loader over such a dataset."""
     own = {name: facts.loader[name] for name in dataclasses.asdict(planned.baseline.config)}
     then = planned.identity.facts if planned.identity else None
     return (
@@ -204,7 +206,7 @@ def _differ(then: Facts, now: Facts, planned: LoaderPlan) -> bool:
 
 
 def _broken_limit(planned: LoaderPlan, options: Options) -> str | None:
-    """The limit that the plan would break today, in words."""
+    """Return the limit that the plan would exceed today, in words; None if it fits."""
     if planned.model is None:
         return None
     try:
@@ -215,13 +217,13 @@ def _broken_limit(planned: LoaderPlan, options: Options) -> str | None:
 
 
 def _digest(facts: Facts | None) -> str:
-    """Return a digest of facts; where nothing could be told of a dataset, it is like no other."""
+    """Return a digest of the facts; a random one for a dataset without facts, which therefore equals no other."""
     told = secrets.token_bytes(16) if facts is None else repr(dataclasses.astuple(facts)).encode("utf-8", "replace")
     return hashlib.blake2b(told, digest_size=16).hexdigest()
 
 
 def _class_name(kind: type) -> str:
-    """A class by module and name; one of the main module by that module's file, for every script has a main module."""
+    """Return a class's module and name; the file for the main module, because every script has a main module."""
     module = kind.__module__
     if module in ("__main__", "__mp_main__"):
         file = getattr(sys.modules.get(module), "__file__", None)

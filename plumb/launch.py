@@ -1,7 +1,7 @@
-"""Several ranks of one launch under `plumb tune`: the first one tunes, the others take part until it is done.
+"""Several ranks of one launch under `plumb tune`: rank 0 tunes, the others take part until it is done.
 
-A rank that takes part runs the script, too, so that the first one's training steps don't wait for it in vain. That the
-tuning is over is told by a file in the user's cache folder.
+A rank that takes part also runs the script, so that rank 0's training steps don't wait for it in vain. A file in the
+user's cache folder signals the end of the tuning.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from plumb.runtime.store_folder import StoreError, open_user_folder, user_folder
 
 _FOLDER = "launches"
 _DIGEST_LETTERS, _DAY_SECONDS = 24, 86_400.0
-# Ranks of one launch have these in common, as torch's env:// initialisation needs them.
+# Variables with the same values in all ranks of a launch, as torch's env:// initialisation needs them.
 _BOOT = "/proc/sys/kernel/random/boot_id"
 _IN_COMMON = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "TORCHELASTIC_RUN_ID")
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A place among `ranks` processes that train together, and the file that tells when their tuning is over."""
+    """Rank of the process among `ranks` that train together, and the file that signals the end of their tuning."""
 
     rank: int
     ranks: int
@@ -41,14 +41,14 @@ class Launch:
 
     @property
     def tunes(self) -> bool:
-        """Whether this rank tunes for all."""
+        """True if this rank tunes for all."""
         return self.rank == 0
 
 
 def launch_of(host: Host) -> Launch | None:
-    """What torchrun, accelerate and others that set torch's variables say; None for a process on its own.
+    """Return the launch from torch's variables, as torchrun and accelerate set them; None for a single process.
 
-    Raises CommandError for a launch on several hosts: no word of the end would reach the others.
+    Raises CommandError for a launch on several hosts, because the signal of the end would not reach the others.
     """
     environ = host.environ
     rank, ranks = whole(environ.get("RANK")), whole(environ.get("WORLD_SIZE"))
@@ -56,16 +56,16 @@ def launch_of(host: Host) -> Launch | None:
         return None
     if (whole(environ.get("LOCAL_WORLD_SIZE")) or ranks) < ranks:
         raise CommandError("tune on one host, with as many ranks as it has; the plan is then for all hosts", 2)
-    # Every launch on one host may call its master alike, and several hosts may share a home.
+    # Launches on one host may use the same master, and several hosts may share a home directory.
     named = "\0".join([host.text(_BOOT) or "", *(environ.get(name, "") for name in _IN_COMMON)])
     digest = hashlib.sha256(named.encode(errors="surrogateescape")).hexdigest()
     return Launch(rank, ranks, str(user_folder() / _FOLDER / digest[:_DIGEST_LETTERS]))
 
 
 class Ended:
-    """The word that a tuning is over, from the rank that tunes to the others of the launch on its host.
+    """Signal from the rank that tunes to the other ranks on its host that the tuning is over.
 
-    What an earlier launch left behind is not heard.
+    Signals of earlier launches are ignored.
     """
 
     def __init__(self, file: str) -> None:
@@ -73,7 +73,7 @@ class Ended:
         self._before = self._moment()
 
     def say(self) -> None:
-        """Says it; where the folder can't be used, the others find out when the script's own connection ends."""
+        """Give the signal. If the folder can't be used, the others notice when the script's own connection ends."""
         with contextlib.suppress(OSError, StoreError):
             folder = open_user_folder(_FOLDER)
             try:
@@ -85,14 +85,14 @@ class Ended:
                 os.close(folder)
 
     def forget(self) -> None:
-        """Takes back what an earlier launch has said, and what others did long ago."""
+        """Remove the signal of an earlier launch, and other launches' signals that are more than a day old."""
         with contextlib.suppress(OSError):
             for file in self._file.parent.iterdir():
                 if file == self._file or time.time() - file.stat().st_mtime > _DAY_SECONDS:
                     file.unlink()
 
     def heard(self) -> bool:
-        """Whether it was said since this object was made."""
+        """Return whether the signal was given since this object was made."""
         moment = self._moment()
         return moment is not None and moment != self._before
 
@@ -105,7 +105,7 @@ class Ended:
 
 @contextlib.contextmanager
 def said_when_over(launch: Launch | None) -> Iterator[None]:
-    """Tells the other ranks of a launch when what is done inside is over, however it ends."""
+    """Signal the other ranks of a launch when the context ends, also if it fails; do nothing without a launch."""
     if launch is None:
         yield
         return
@@ -118,9 +118,9 @@ def said_when_over(launch: Launch | None) -> Iterator[None]:
 
 
 def take_part(orders: Orders, arguments: list[str], launch: Launch) -> int:
-    """Runs the script until the first rank's tuning is over. Returns the script's own exit code if it ends before.
+    """Run the script until rank 0's tuning is over; return the script's own exit code if it ends before, else 0.
 
-    Raises CommandError where plumb can't go on.
+    Raises CommandError if plumb can't go on.
     """
     assert orders.tune is not None
     ended = Ended(launch.ended_file)
@@ -145,6 +145,6 @@ def take_part(orders: Orders, arguments: list[str], launch: Launch) -> int:
 
 
 def _passed_on(data: bytes) -> None:
-    """What the script prints goes where that of the rank that tunes does."""
+    """Write the script's output to standard error, like that of the rank that tunes."""
     sys.stderr.buffer.write(data)
     sys.stderr.buffer.flush()

@@ -1,4 +1,4 @@
-"""How long loaders and datasets are, as far as they say."""
+"""Lengths of loaders and datasets, if they have any."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 def length_of(sized: Any) -> int | None:
     """Return `len(sized)`, or None for a loader or dataset without a length, and for None.
 
-    The user's `__len__` may raise anything before its data are there: then the length is not known either.
+    A user's `__len__` may raise any error before its data exist; then the length is unknown as well.
     """
     try:
         return len(sized)
@@ -17,10 +17,10 @@ def length_of(sized: Any) -> int | None:
 
 
 def index_count(indices: Any, is_batch: bool) -> int | None:
-    """Return how many samples the indices stand for that a sampler gives at once; None where that can't be told.
+    """Return the number of samples of an item from a sampler; None if it is unknown.
 
-    What a sampler of single indices gives (`is_batch=False`) is a batch of them only where it is a list or an array: a
-    text or a tuple is the index of something that the dataset knows by that name.
+    With `is_batch=False` (a sampler of single indices), an item is a batch only if it is a list or an array: a text or
+    a tuple is a single index by which the dataset knows a sample.
     """
     if not is_batch and isinstance(indices, (str, bytes, tuple, dict)):
         return None

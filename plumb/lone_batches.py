@@ -1,4 +1,4 @@
-"""Loops that take the first batch of an iterator, train on it, and make another iterator: next(iter(loader))."""
+"""Detection of loops that take the first batch of an iterator, train on it, and make another: next(iter(loader))."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from plumb.watch import Watched
 
-# A loop that begins so many iterators for one batch each does so in every step.
+# A loop that begins this many iterators for one batch each does so in every step.
 _LONE_BATCHES = 8
 
 
 class LoneBatches:
-    """Looks at the iterators of a script's loaders as they give their first batch."""
+    """Counter of iterators of a script's loaders that delivered a single batch."""
 
     def __init__(self) -> None:
-        # By loader: the iterator that was begun last; and how many before it gave one batch each, and since when.
+        # By loader: the latest iterator; the number of earlier ones that gave one batch each, and their start time.
         self._latest: dict[str, Watched] = {}
         self._lone: dict[str, tuple[int, float]] = {}
 
     def reason(self, watched: Watched, signals: int, patience_seconds: float) -> str | None:
-        """Return why a loop can't be tuned, where its steps have begun an epoch each for `patience_seconds`.
+        """Return why a loop can't be tuned if its steps have begun an epoch each for `patience_seconds`, else None.
 
-        `watched` is about to give its first batch, and `signals` counts backward passes and steps so far.
+        `watched` is about to deliver its first batch; `signals` is the number of backward passes and steps so far.
         """
         known, now = watched.known, time.perf_counter()
         last, self._latest[known.name] = self._latest.get(known.name), watched

@@ -1,8 +1,8 @@
-"""The user's own loop as a measuring instrument.
+"""Measurements of the user's own training loop.
 
-A course of measurements is a generator: each `yield` hands a batch to the user's loop and comes back when the loop
-asks for the next one, so the time inside a `yield` is the training step. What is sent back says whether the loop was
-interrupted in between, by the start of another epoch for instance.
+A course of measurements is a generator: each `yield` gives a batch to the user's loop and returns when the loop
+requests the next one, so the time inside a `yield` is the training step. The value sent back says whether the loop was
+interrupted in between, for instance by the start of another epoch.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CHUNK_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class LoopReading:
-    """What the user's loop did over a while, per sample. `ranks_seconds` of a step are for other ranks."""
+    """Measurement of the user's loop, in seconds per sample. In `ranks_seconds` of a step it waits for other ranks."""
 
     chunks: tuple[Chunk, ...]
     wait_seconds: float
@@ -54,15 +54,15 @@ class LoopReading:
 
 @dataclass(frozen=True)
 class Raised:
-    """What a course gives in the place of a batch: an error of the user's dataset, which the loop is to get raised."""
+    """An error of the user's dataset that a course yields in place of a batch, to be raised in the loop."""
 
     error: Exception
 
 
 class Endless:
-    """The batches of a loader, begun again when they end, so that a measurement never ends the user's epoch.
+    """Batches of a loader that is restarted when it ends, so that a measurement never ends the user's epoch.
 
-    `begun` is an iterator that the user's loop has started already. Errors of the loader come out as UsersError.
+    `begun` is an iterator that the user's loop has started already. Errors of the loader are raised as UsersError.
     """
 
     def __init__(self, begun: Iterator[Any] | None, start: Callable[[], Iterator[Any]]) -> None:
@@ -86,10 +86,10 @@ class Endless:
 
 
 def ready(batches: Iterable[Any], pin: bool) -> Iterator[Any]:
-    """The same few batches for ever, as they were at first: a loop may change what it is given.
+    """Yield the same few batches in a cycle, each time with their original values: a loop may change its batches.
 
-    Tensors are copied only after they were changed. While a batch is made, a device may go on with the step before it,
-    so that takes next to no time.
+    Tensors are copied only after they were changed. An asynchronous device may still run the previous step meanwhile,
+    so that must take almost no time.
     """
     given = [_Served(batch, pin) for batch in batches]
     for each in itertools.cycle(given):
@@ -97,7 +97,7 @@ def ready(batches: Iterable[Any], pin: bool) -> Iterator[Any]:
 
 
 class _Served:
-    """A batch to be given again and again."""
+    """A batch that is given repeatedly."""
 
     def __init__(self, batch: Any, pin: bool) -> None:
         self._leaves, self._structure = tree_flatten(batch)
@@ -116,11 +116,11 @@ class _Served:
 
 
 def _copied(leaf: Any) -> Any:
-    """Return a copy of one part of a batch, or the part itself if nothing can copy it (a lock, a generator)."""
+    """Return a copy of one part of a batch, or the part itself if it can't be copied (a lock, a generator)."""
     try:
         return copy.deepcopy(leaf)
     except Exception:
-        # Torch deep-copies no tensor that autograd has computed; such a batch comes from a model inside the dataset.
+        # Torch can't deep-copy a tensor that autograd has computed; such a batch comes from a model inside the dataset.
         return leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf
 
 
@@ -129,12 +129,11 @@ def _tells_of_changes(leaf: Any) -> bool:
 
 
 class Loop:
-    """Measures through the user's loop until the loop ends, or has been given `batches_at_most`.
+    """Meter of the user's loop, until the loop ends or has got `batches_at_most` batches.
 
-    `waits` adds up what steps wait for other ranks, and `changes` looks for what the loop changes of the dataset, if it
-    is to be looked for. What the loop does in `pauses` is no part of its steps, and is left out. `skips` are
-    the classes of the errors that the loop has been seen to catch and go on after. `companions` are the other loaders
-    that it reads.
+    `waits` sums up the time that steps wait for other ranks; `changes`, if set, detects changes of the dataset by the
+    loop. `pauses` of the loop are no part of its steps, and are left out. `skips` are the classes of the errors that
+    the loop was seen to catch and go on after. `companions` are the other loaders that it reads.
     """
 
     def __init__(self, samples_per_batch: float, batches_at_most: float, skips: Iterable[type[Exception]] = ()) -> None:
@@ -150,7 +149,7 @@ class Loop:
 
     @property
     def open(self) -> bool:
-        """Whether the loop can be given another batch."""
+        """True if the loop can get another batch."""
         return not self.has_ended and self.batches_given < self.batches_at_most
 
     def measure(
@@ -163,13 +162,22 @@ class Loop:
         waiting_counts: bool = True,
         errors_are_users: bool = True,
     ) -> Course[LoopReading | None]:
-        """Feeds `batches` to the loop and times it for about `seconds` after `warm_up` batches.
+        """Give `batches` to the loop and measure it.
 
-        Takes no more than `share` of the batches that the loop may be given in all, but for the last chunk. With
-        `waiting_counts=False` the time to get a batch is left out: what remains is the step. Gives None where the loop
-        ends before anything was measured. The device is synchronised at both ends of every chunk. Errors that
-        `batches` raises are given to the loop where they would be its own ones without plumb, and else those only that
-        it skips.
+        The device is synchronised at both ends of every chunk.
+
+        Args:
+            batches: Batches to give.
+            warm_up: Number of batches before the measurement.
+            seconds: Length of the measurement, about.
+            deadline: End in `time.perf_counter` seconds.
+            share: Largest share of the loop's `batches_at_most` to use, except for the last chunk.
+            waiting_counts: Whether the time to get a batch counts; without it, the step remains.
+            errors_are_users: Whether errors of `batches` would occur without plumb as well: all of them are raised in
+                the loop. Otherwise only those that the loop skips.
+
+        Returns:
+            The measurement; None if the loop ends before anything was measured.
         """
         chunks: list[Chunk] = []
         spent = _Spent()
@@ -202,9 +210,9 @@ class Loop:
         )
 
     def next_of(self, batches: Iterator[Any], errors_are_users: bool = True) -> Course[Any]:
-        """Return the next batch; errors that come before it are given to the loop, which may skip them.
+        """Return the next batch; errors before it are raised in the loop, which may skip them.
 
-        Raises UsersError with what is not for the loop, and with what comes in the place of every batch.
+        Raises UsersError for other errors, and if too many consecutive batches raise.
         """
         for _ in range(ERRORS_AT_MOST):
             try:
@@ -222,10 +230,10 @@ class Loop:
     def _chunk(
         self, batches: Iterator[Any], warm_up: int, waiting_counts: bool, errors_are_users: bool, spent: _Spent
     ) -> Course[Chunk | None]:
-        """One chunk of at least a few tenths of a second; None where the loop must be left before it has a batch.
+        """Measure one chunk of at least a few tenths of a second; return None if the loop ends before it has a batch.
 
-        What the loop does between two epochs is left out, and so are its pauses, with the `warm_up` batches behind each
-        of them: these may have been made meanwhile.
+        The time between two epochs is left out, and so are the loop's pauses and the `warm_up` batches after each of
+        them, which may have been made during the pause.
         """
         synchronize()
         count, excluded, wait, step, step_cpu, ranks = 0, 0.0, 0.0, 0.0, 0.0, 0.0

@@ -1,4 +1,4 @@
-"""What a user's loop changes of what samples are made from, while it has a batch."""
+"""Detection of changes that a user's loop makes, between two batches, to the objects that samples are made from."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch.utils.data import DataLoader
 from plumb.runtime.dataset_state import DatasetState
 from plumb.runtime.object_parts import roots_of
 
-# The first batches are looked at each, later ones within this share of the time.
+# Number of first batches that are all checked, and the share of the time for checks of later ones.
 _LOOKED_AT, _SHARE = 12, 0.005
 
 
 class LoopChanges:
-    """Looks at a loader's dataset before and after the loop has a batch; `place` is what it was seen to change."""
+    """Comparison of a loader's dataset before and after each step; `place` is the first change that was seen."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.place = ""
@@ -25,14 +25,14 @@ class LoopChanges:
         self._is_seen = False
 
     def before(self) -> None:
-        """Take note of what is there before the loop gets a batch: samples that were made may have changed it."""
+        """Record the state before the loop gets a batch, because loading samples may have changed it."""
         self._batches += 1
         self._is_seen = not self.place and (self._batches <= _LOOKED_AT or time.perf_counter() >= self._due_at)
         if self._is_seen:
             self._state.glance(only_nearest=True)
 
     def after(self, interrupted: bool) -> None:
-        """Find what the loop has changed; where it was `interrupted`, another epoch has begun, and nothing is said."""
+        """Compare the state after the loop's step; ignore changes if it was `interrupted` by another epoch."""
         if not self._is_seen:
             return
         changes = self._state.glance(only_nearest=True)

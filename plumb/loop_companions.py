@@ -1,7 +1,7 @@
-"""Other loaders that a training loop reads in each of its steps, beside the one that it is tuned through.
+"""Other loaders that a training loop reads in each of its steps, besides the one through which it is tuned.
 
-A labelled and an unlabelled loader, or two that are zipped, feed one loop: what it waits for is known only where all of
-them have batches ready, and what it gains only where all of them are changed.
+A labelled and an unlabelled loader, or two zipped ones, feed one loop: its waiting time is known only if all of them
+have batches ready, and its gain only if all of them are changed.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from plumb.watch import KnownLoader, Watched
 if TYPE_CHECKING:
     from plumb.events import Event
 
-# A loader is read by the loop itself where it is asked in so many steps at least, and in such a share of all.
+# The loop itself reads a loader if it does so in at least this many steps, and in this share of all.
 _STEPS_AT_LEAST, _SHARE_OF_STEPS = 2, 0.5
 _KEPT_BATCHES = 2
 
 
 class Companion:
-    """Another loader of the loop that is tuned; it gives the loop its own batches unless it is told otherwise.
+    """Another loader of the tuned loop; it delivers its own batches unless `give` sets others.
 
-    `is_confirmed` says that the loop was seen to read it in its steps. `failure` is why a candidate's batches could not
-    be had, in one line, and `result` what is told of the loader in the end.
+    `is_confirmed` says that the loop was seen to read it in its steps. `failure` is the reason in one line if a
+    candidate's batches could not be read, and `result` the event with its plan at the end.
     """
 
     def __init__(self, known: KnownLoader, watched: Watched, loader: DataLoader[Any], beside: str) -> None:
@@ -55,16 +55,16 @@ class Companion:
 
     @property
     def in_flight(self) -> int:
-        """Batches that the user's own configuration may have made ahead."""
+        """Largest number of batches that the user's own configuration may have prefetched."""
         return self.loader.num_workers * (self.loader.prefetch_factor or 0)
 
     @property
     def changed(self) -> str:
-        """The place of what the loop changes of the dataset while an epoch runs; empty for nothing."""
+        """Place of the loop's changes to the dataset during an epoch; empty if there are none."""
         return self.changes.place if self.changes is not None else ""
 
     def note(self, watched: Watched, batch: Any, step: int, cpu_seconds: float) -> None:
-        """Take note of a batch that the loop got from its own loader, in a step of the loop, by number."""
+        """Record a batch that the loop got from its own loader, with the number of the loop's step."""
         self._watched = watched
         self._iterators.add(id(watched))
         self._steps.add(step)
@@ -75,9 +75,12 @@ class Companion:
         self._kept.append(batch)
 
     def confirm(self, steps: int) -> bool:
-        """Return whether the loop reads this loader in its steps, of which there were so many; then it never ends.
+        """Return whether the loop reads this loader in its steps, and if so make it endless.
 
-        One that a step goes through as a whole, to validate for example, is none.
+        A loader that one step reads as a whole, for instance to validate, doesn't count.
+
+        Args:
+            steps: Number of the loop's steps so far.
         """
         is_read = len(self._steps) >= max(_STEPS_AT_LEAST, _SHARE_OF_STEPS * steps)
         if not is_read or self._watched.plain_loop or len(self._iterators) > 1 + _SHARE_OF_STEPS * steps:
@@ -89,17 +92,17 @@ class Companion:
         return True
 
     def give(self, batches: Iterator[Any] | None) -> None:
-        """Give the loop these batches from now on, or its own."""
+        """Use these batches from now on; None for the loader's own."""
         self._given = batches
 
     def give_ready(self) -> None:
-        """Give the loop a few batches again and again, which take no time."""
+        """Use a few batches in a cycle, which take no time to load."""
         assert self._own is not None
         kept = list(self._kept) or [next(self._own)]
         self.give(ready(kept, self.loader.pin_memory))
 
     def batch(self) -> Any:
-        """Return the batch that the loop asks for. Raises UsersError with what its own dataset raises."""
+        """Return the batch that the loop requests. Raise UsersError with the error of its own dataset."""
         assert self._own is not None
         if self.changes is not None:
             self.changes.after(interrupted=False)
@@ -114,25 +117,25 @@ class Companion:
             try:
                 return next(self._given)
             except Exception as error:
-                # The user's own loader may do without the workers, stores and files that a candidate wants.
+                # The user's own loader may not need the workers, stores and files that a candidate needs.
                 self.failure = one_line(error.error if isinstance(error, UsersError) else error)
                 self._given = None
         return next(own)
 
 
 class Companions:
-    """All other loaders of a loop: `members` is the loop's own list of them."""
+    """All other loaders of a loop; `members` is the loop's own list of them."""
 
     def __init__(self, members: list[Companion]) -> None:
         self.members = members
         self._candidates: list[tuple[Iterator[Any] | None, int]] = []
 
     def confirm(self, steps: int) -> None:
-        """Keep those that the loop was seen to read in its steps, of which there were so many."""
+        """Keep the loaders that the loop was seen to read in its `steps` steps."""
         self.members[:] = [member for member in self.members if member.is_confirmed or member.confirm(steps)]
 
     def give_ready(self) -> None:
-        """Give the loop batches that take no time, from all of them."""
+        """Give the loop batches of all loaders that take no time."""
         for member in self.members:
             member.give_ready()
 
@@ -142,9 +145,10 @@ class Companions:
             member.give(None)
 
     def start(self, loaders: Sequence[tuple[DataLoader[Any], int] | None]) -> None:
-        """Start a candidate for each, and read its first batch; with each comes how many batches it makes ahead.
+        """Start a candidate for each member and read its first batch. Raise a loader's errors, and UsersError.
 
-        Where there is None, the loop's own loader goes on. Raises what a loader raises, and UsersError.
+        Args:
+            loaders: For each member a loader and its number of prefetched batches; None keeps the loop's own loader.
         """
         self._candidates = []
         for member, candidate in zip(self.members, loaders, strict=True):
@@ -156,7 +160,7 @@ class Companions:
                 self._candidates.append((_Begun(Endless(None, partial(iter, loader))), ahead))
 
     def switch(self, to_candidate: bool) -> int:
-        """Give the loop the candidates' batches or its own; return for how many steps these may be ready already."""
+        """Give the loop the candidates' batches or its own; return for how many steps these may be prefetched."""
         steps = 0.0
         for place, member in enumerate(self.members):
             batches, ahead = self._candidates[place] if to_candidate else (None, member.in_flight)
@@ -166,7 +170,7 @@ class Companions:
 
     @property
     def failure(self) -> str:
-        """Why a candidate's batches could not be had, in one line; empty where they could."""
+        """Reason why a candidate's batches could not be read, in one line; empty if they could."""
         return next((member.failure for member in self.members if member.failure), "")
 
 
@@ -185,7 +189,7 @@ class _Begun:
 
 
 def beside(watched: Watched, others: Sequence[Watched], loader_of: Callable[[KnownLoader], Any]) -> list[Companion]:
-    """Return the loaders that a loop has read since the batch before from the one that it is tuned through."""
+    """Return the loaders that a loop has read since the previous batch of the loader through which it is tuned."""
     since = watched.handed_over_at
     if since is None:
         return []

@@ -1,4 +1,4 @@
-"""The user's training loop on two configurations by turns: pairs of adjacent windows, until the answer is known."""
+"""Comparison of two configurations in the user's loop: pairs of adjacent windows until the answer is known."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from plumb.runtime.allocator import reusing
 from plumb.search.measure import skipping, whole
 from plumb.search.paired import Answer, PairedRatio, paired_ratio
 
-# How the batches of a loop that counts them are divided among the windows.
+# Share of the batches of a loop with a fixed number of them, for each window.
 _SHARE_OF_A_WINDOW = 0.15
-# No comparison needs more: after so many pairs the interval shrinks by less than two percent with each further one.
+# After this many pairs the interval shrinks by less than two percent with each further pair.
 _MOST_PAIRS = 40
-# The fewest pairs of which anything is known. A candidate that looks this much faster gets them even when time is over.
+# Smallest number of pairs that can answer. A candidate that is this much faster after the first pair gets them even
+# after the deadline.
 _PAIRS_THAT_TELL, _PROMISING = 3, 1.1
-# Nobody waits longer than this for them.
+# But no longer after the deadline than this.
 _LATE_SECONDS = 8.0
-# A first pair has at least so many batches that take as long as the loop's own: one to begin with and one to measure,
-# and the candidate's, which is hoped to be faster.
+# A first pair needs at least the time of this many of the loop's own batches: one to start with, one to measure, and
+# the candidate's, which is assumed to be no slower.
 _BATCHES_OF_A_PAIR = 3
 
 
 @dataclass(frozen=True)
 class LoopComparison:
-    """What the loop reached on its own configuration and on a candidate, window by window, and how these compare.
+    """Measurements of the loop on its own configuration and on a candidate, window by window, and their ratio.
 
-    `failure` says, in one line, why the candidate could not go on in the loop; it is empty where nothing failed.
+    `failure` is the reason in one line if the candidate could not go on in the loop; otherwise it is empty.
     """
 
     own: tuple[LoopReading, ...]
@@ -45,17 +46,17 @@ class LoopComparison:
 
     @property
     def is_open(self) -> bool:
-        """Whether neither an answer nor a failure came of it."""
+        """True if there is neither an answer nor a failure."""
         return not self.failure and (self.ratio is None or self.ratio.answer is Answer.UNDECIDED)
 
     @property
     def is_taken(self) -> bool:
-        """Whether the candidate is to replace the user's configuration."""
+        """True if the candidate should replace the user's configuration."""
         return not self.failure and self.ratio is not None and self.ratio.is_taken
 
     @property
     def gain(self) -> LoopGain | None:
-        """How many times as fast the loop is on the candidate, for a plan; None where there was no pair."""
+        """Ratio of the candidate's rate to the own one, for a plan; None without a pair."""
         if self.ratio is None:
             return None
         interval = self.ratio.interval if self.ratio.is_bounded else None
@@ -72,24 +73,24 @@ def compare_in_loop(
     batch_seconds: float = 0.0,
     switch: Callable[[bool], int] = lambda to_candidate: 0,
 ) -> Course[LoopComparison]:
-    """Feed the loop from its own loader and from the candidate's by turns, until their ratio is known.
+    """Feed the loop from its own loader and from the candidate's in turns, until their ratio is known.
 
-    Whichever comes second in one pair comes first in the next, so that neither always follows the other.
+    The order within a pair alternates, so that neither side always follows the other.
 
     Args:
         loop: The user's loop.
-        own: The user's configuration, and batches of it that never end.
-        candidate: The other configuration, and what makes a loader on it.
-        seconds: How long one window is, after what may have been prefetched.
-        deadline: When the last pair begins, in `time.perf_counter` seconds: at the latest, but for a candidate that
-            looks promising after the first pair. The start of the candidate's workers does not count.
-        latest: When the last pair ends, by what the ones before it took, in `time.perf_counter` seconds.
-        batch_seconds: What a batch of the loop takes on the user's configuration, as far as that is known.
-        switch: Called before each window with whether it is the candidate's: where the loop reads other loaders too,
-            these are exchanged. Returns for how many steps their batches may be ready already.
+        own: The user's configuration, and endless batches of it.
+        candidate: The other configuration, and a function that makes a loader on it.
+        seconds: Length of one window, without the batches that may have been prefetched.
+        deadline: Latest start of the last pair, in `time.perf_counter` seconds, except for a candidate that looks
+            promising after the first pair. The time to start the candidate's workers is added.
+        latest: Latest end of the last pair, estimated from earlier ones, in `time.perf_counter` seconds.
+        batch_seconds: Seconds per batch of the loop on the user's configuration; 0 if unknown.
+        switch: Called before each window with whether it is the candidate's, to exchange the loop's other loaders.
+            Returns the number of steps for which these may have batches ready.
 
     Returns:
-        All windows. There is no ratio where the loop ended, or the time was over, before there was a pair.
+        All windows. There is no ratio if the loop ended, or the time was over, before there was a pair.
     """
     begun = time.perf_counter()
     pair_seconds = max(_BATCHES_OF_A_PAIR * batch_seconds, 2 * seconds)
@@ -101,7 +102,7 @@ def compare_in_loop(
     except UsersError as users:
         return LoopComparison((), (), None, one_line(users.error))
     except Exception as error:
-        # The user's own loader may do without the workers, stores and files that this one wants.
+        # The user's own loader may not need the workers, stores and files that the candidate needs.
         return LoopComparison((), (), None, one_line(error))
     deadline += time.perf_counter() - begun
     readings: tuple[list[LoopReading], list[LoopReading]] = ([], [])
@@ -145,13 +146,13 @@ def compare_in_loop(
 
 
 def _rates(pair: Sequence[LoopReading]) -> tuple[float, float]:
-    """Samples per second of both windows, each as a whole: what is rarely slow is part of a rate."""
+    """Return the samples per second of both windows as wholes, because rare slow batches are part of a rate."""
     own, candidate = (whole(reading.chunks).samples_per_second for reading in pair)
     return own, candidate
 
 
 def _users(batches: Iterator[Any]) -> Any:
-    """Return the next batch, and raise what the dataset raises as it is."""
+    """Return the next batch, and raise the dataset's own errors unwrapped."""
     try:
         return next(batches)
     except UsersError as users:
@@ -161,7 +162,7 @@ def _users(batches: Iterator[Any]) -> Any:
 
 
 class _Started:
-    """The endless batches of a loader, of which the first was read already; the loop holds each batch alone."""
+    """Endless batches of a loader of which the first was read already; no reference to a delivered batch is kept."""
 
     def __init__(self, loader: DataLoader[Any], skips: tuple[type[Exception], ...]) -> None:
         self._batches = Endless(None, lambda: iter(loader))

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections import deque
 from statistics import median_low
 
-# A step that takes so many times the usual, and at least so long, is a pause, as long as such steps are rare: one that
-# comes again and again after a few batches, as where gradients are accumulated, is part of the training step.
+# A step that takes this multiple of the usual time, and at least this long, is a pause if such steps are rare. If they
+# recur after a few batches, as with gradient accumulation, they are part of the training step.
 _TIMES_USUAL, _SECONDS_AT_LEAST = 10.0, 0.2
 _RARE_SHARE, _RARE_STEPS = 0.05, 2
 _STEPS_KNOWN = 1000
 
 
 class LoopPauses:
-    """Tells pauses of a loop from its steps; `seconds` holds how long each of those that were left out took."""
+    """Classifier of a loop's steps and pauses; `seconds` has the lengths of the pauses that were left out."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self._steps: deque[float] = deque(maxlen=_STEPS_KNOWN)
 
     def is_pause(self, step_seconds: float) -> bool:
-        """Take note of what the loop took between two batches, and return whether that was a pause."""
+        """Record the time between two batches, and return whether it was a pause."""
         self._steps.append(step_seconds)
         if step_seconds < _SECONDS_AT_LEAST:
             return False

@@ -1,4 +1,4 @@
-"""Batches as a loader would make them, made here: plainly or rewritten, as in a worker or as without any."""
+"""Makers of batches as a loader would make them: plain or rewritten, as in a worker or as without workers."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from plumb.runtime.chunks import BatchRecipe
 from plumb.runtime.deferred import DeferredBatch, DeferringCollate, device_of, run
 from plumb.runtime.fetch import Fetch, Fetching
 
-# So many batches must fit into shared memory, for one to be put there.
+# A batch is put into shared memory only if this many would fit.
 _ROOM = 4
 
 
 class NotDeferredError(Exception):
-    """A batch takes another way than the one on which its operators are deferred."""
+    """A batch takes a different path from the one on which its operators are deferred."""
 
 
 class Plain:
-    """Makes batches as the loader itself would. Raises what the dataset and the collate function raise."""
+    """Maker of batches as the loader itself makes them. Raises the errors of the dataset and the collate function."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.dataset = loader.dataset
         self._collate: Callable[[Any], Any] = loader.collate_fn
 
     def make(self, indices: Sequence[Any]) -> Any:
-        """A batch as a main process makes it."""
+        """Make a batch as a main process does."""
         return self._collate(self._samples(indices))
 
     def make_shared(self, indices: Sequence[Any]) -> Any:
-        """A batch, and its tensors in new shared memory: a worker's without reused memory.
+        """Make a batch, and copy its tensors to new shared memory as a worker without reused memory does.
 
-        Torch's own collate function puts them there, when it finds itself in a worker, and a worker those of others.
-        What these return may belong to the dataset, so it is copied.
+        Torch's own collate function puts them there if it runs in a worker; a worker does so with those of other
+        collate functions. The tensors of these may belong to the dataset, so they are copied.
         """
         samples, before = self._samples(indices), torch_worker._worker_info
         torch_worker._worker_info = WorkerInfo(id=0, num_workers=1, seed=0, dataset=self.dataset)
@@ -60,9 +60,10 @@ class Plain:
 
 
 class Rewritten(Plain):
-    """Makes batches as `fetch` says, and finishes those of which operators are deferred.
+    """Maker of batches as `fetch` says, which also runs deferred operators.
 
-    Raises NotDeferredError where they are not after all, and what the dataset and the collate function raise.
+    Raises NotDeferredError if operators are not deferred after all, and the errors of the dataset and the collate
+    function.
     """
 
     def __init__(self, loader: DataLoader[Any], fetch: Fetch, indices: Sequence[Any]) -> None:
@@ -71,7 +72,7 @@ class Rewritten(Plain):
         self._finish: Callable[[Any], Any] | None = None
         if fetch.deferral:
             collate = DeferringCollate(loader.collate_fn)
-            # The first time, operators are made one by one, to learn from.
+            # The first batch runs its operators one by one, to record them.
             collate(self._samples(indices))
             self._collate = partial(_deferred, collate)
             recipe = BatchRecipe(self.make(indices).recipe)
@@ -80,15 +81,15 @@ class Rewritten(Plain):
             self.make(indices)
 
     def make_and_finish(self, indices: Sequence[Any]) -> Any:
-        """A whole batch, as a main process makes it that has no workers."""
+        """Make a whole batch, as a main process without workers does."""
         batch = self.make(indices)
         return self._finish(batch) if self._finish else batch
 
     def finishing_seconds(self, indices: Sequence[Any], turns: int) -> float:
-        """CPU seconds per sample to finish a batch; 0 where nothing is deferred.
+        """Return the CPU seconds per sample to run deferred operators; 0 if nothing is deferred.
 
-        That is done several times in a row, after the first: what was freed when the batch was made, and would be used
-        again, a process that only finishes batches does not have.
+        Measures several runs in a row and leaves out the first: a process that only finishes batches can't reuse the
+        memory that making the batch has freed.
         """
         if self._finish is None:
             return 0.0
@@ -101,7 +102,7 @@ class Rewritten(Plain):
 
 
 def has_room_to_share(batch: Any) -> bool:
-    """Whether shared memory holds such a batch: who writes to more than there is is ended by a signal."""
+    """Return whether shared memory has room for such a batch; a process that writes beyond it is killed by a signal."""
     host = Host()
     return _ROOM * sum(tensor.nbytes for tensor in _tensors(batch)) < shm_limit(host, ranks_on_host(host)).value
 

@@ -1,4 +1,4 @@
-"""What `plumb.tuned` says of a dataset, and where it says so: on the class, or on the one dataset."""
+"""Settings of `plumb.tuned` for a dataset, stored on its class or on the dataset itself."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from plumb.host import Limits
     from plumb.options import Options
 
-# With a single underscore, `help()` leaves it out.
+# `help()` leaves out names with a single underscore.
 _MARK = "_plumb_tuned"
 _LIMITS = ("cpus", "memory_bytes", "shm_bytes", "open_files", "processes", "disk_bytes", "max_workers")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a loader that tunes itself may take and change.
+    """Limits and permissions of a loader that tunes itself.
 
-    `limits` can only lower what the host allows; `plan_file` is where the plan is, or is to be, in place of the user's
-    cache folder. The others are as in `Options`.
+    `limits` can only lower the host's; `plan_file` is the plan's file in place of the user's cache folder. The others
+    are as in `Options`.
     """
 
     budget_seconds: float = 30.0
@@ -34,7 +34,7 @@ class Settings:
     plain: bool = False
 
     def options(self) -> Options:
-        """The same as options of a tuning on this host, now."""
+        """Return the settings as options of a tuning on this host, with its present limits."""
         from plumb.host import Limits
         from plumb.options import Options
 
@@ -53,12 +53,12 @@ class Settings:
 
 
 def is_off() -> bool:
-    """Whether the user has switched plumb off for this process; `plumb tune` and `plumb run` do so for a script."""
+    """Return whether plumb is switched off for this process; `plumb tune` and `plumb run` do so for a script."""
     return os.environ.get("PLUMB", "").lower() == "off"
 
 
 def mark(target: Any, settings: Settings) -> bool:
-    """Marks a dataset, or all of a class; False where the object takes no attributes."""
+    """Mark a dataset or a class; return False if the object takes no attributes."""
     try:
         setattr(target, _MARK, settings)
     except (AttributeError, TypeError):
@@ -67,7 +67,7 @@ def mark(target: Any, settings: Settings) -> bool:
 
 
 def settings_of(dataset: Any) -> Settings | None:
-    """What was said of a dataset, or of the one that a `Subset` of torch's is a part of; None where nothing was."""
+    """Return the settings of a dataset, or of the dataset behind torch's `Subset`; None without any."""
     subset = getattr(sys.modules.get("torch.utils.data"), "Subset", ())
     while isinstance(dataset, subset) and not _has_mark(dataset):
         dataset = dataset.dataset
@@ -75,5 +75,5 @@ def settings_of(dataset: Any) -> Settings | None:
 
 
 def _has_mark(dataset: Any) -> bool:
-    # Looked up past `__getattr__`, by which datasets hand on what they don't have themselves.
+    # Looked up without `__getattr__`, with which datasets delegate to others.
     return _MARK in getattr(dataset, "__dict__", ()) or any(_MARK in vars(kind) for kind in type(dataset).__mro__)

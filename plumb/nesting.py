@@ -1,4 +1,4 @@
-"""Whether a loader is read by the code of a dataset: a loader within a loader, such as torchio's queue has."""
+"""Detection of loaders that a dataset's code reads: a loader within a loader, as in torchio's queue."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _OF_A_DATASET = {"__init__", "__iter__", "__next__"}
 
 
 def is_inside_dataset(frame: FrameType | None) -> bool:
-    """Return whether a call is made while a dataset is built, or reads a sample.
+    """Return whether a call is made while a dataset is constructed or reads a sample.
 
-    Torch's iterable datasets and plain map-style ones are told by class, all others by their method's name.
+    Torch's iterable datasets and plain map-style ones are recognized by class, all others by the method's name.
     """
     dataset = getattr(sys.modules.get("torch.utils.data.dataset"), "Dataset", ())
     while frame is not None:

@@ -1,4 +1,4 @@
-"""Sentences of a plan: what the model says of a choice, and what kept better ones away."""
+"""Sentences of a plan: the model's predictions for a choice, and obstacles to better ones."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from plumb.search.ledger import Reading
 from plumb.search.paired import PairedRatio
 from plumb.units import format_bytes, format_seconds
 
-# A limit binds where, without it, the model promises so many times the rate.
+# A limit binds if the model predicts at least this multiple of the rate without it.
 _BINDS = 1.05
 _NAMED = 3
-# Others' load below this explains nothing. An answer that was not found needs a multiple of the time.
+# A load of other processes below this explains nothing. An undecided comparison needs this multiple of the time.
 _CROWD_CPUS, _LONGER = 0.1, 3
 _FIELDS = {
     "memory": "memory_bytes",
@@ -31,7 +31,7 @@ _FIELDS = {
 
 
 def binding(freedom: Freedom, situation: Situation) -> list[str]:
-    """A sentence for each limit that keeps a faster configuration away, as the model sees it."""
+    """Return a sentence for each limit that prevents a faster configuration, by the model."""
     ranking = planner.rank(freedom, situation)
     now = ranking.best[0].samples_per_second if ranking.best else 0.0
     found = []
@@ -58,32 +58,32 @@ def binding(freedom: Freedom, situation: Situation) -> list[str]:
 
 
 def contributed(rate: float, without: dict[str, float]) -> str:
-    """What the model says of a choice, and what it would be without each of its parts: rates in samples per second."""
+    """Return a sentence on the predicted rate, and the rates without each part, in samples per second."""
     parts = ", ".join(f"{other:,.0f} without {name}" for name, other in without.items())
     return f"by the model, {rate:,.0f} samples/s; {parts}"
 
 
 def untried(promising: planner.Candidate, seconds: float) -> str:
-    """What the model thinks best, where no time was left to try it or anything else."""
+    """Return a sentence on the model's best configuration if there was no time for any trial."""
     rate = promising.training_samples_per_second
     what = f"try anything out; by the model, {promising.config} would reach {rate:,.0f}"
     return _no_time(what, seconds)
 
 
 def uncompared(promising: Reading, seconds: float) -> str:
-    """What was measured to be best, where no time was left to compare it with the user's configuration by turns."""
+    """Return a sentence on the best measured configuration if there was no time to compare it in turns."""
     assert promising.loader is not None
     rate = promising.loader.samples_per_second
     return _no_time(f"compare {promising.config} with yours by turns; alone, it reached {rate:,.0f}", seconds)
 
 
 def not_faster_in_loop(config: Config | str, ratio: PairedRatio) -> str:
-    """Say that a candidate gave the user's loop nothing worth having."""
+    """Return a sentence that a candidate had no worthwhile gain in the user's loop."""
     return f"nothing better: your loop ran {_times(ratio)} with {config}, the best alone"
 
 
 def paused(pauses: Sequence[float]) -> str:
-    """Say that long breaks between two batches are no part of a loop's rates."""
+    """Return a sentence that long breaks between two batches are left out of a loop's rates."""
     times = "once" if len(pauses) == 1 else f"{len(pauses)} times"
     return (
         f"your loop paused between two batches {times}, for {format_seconds(sum(pauses))} in all, as for validation or "
@@ -92,7 +92,7 @@ def paused(pauses: Sequence[float]) -> str:
 
 
 def beside(names: Sequence[str]) -> str:
-    """Say that a loop reads other loaders as well, and what that means for its rates."""
+    """Return a sentence that a loop also reads other loaders, and the consequence for its rates."""
     listed = " and ".join(names)
     return (
         f"your loop reads {listed} in its steps, too: they were tuned together, and what the loop waits and gains is "
@@ -101,12 +101,12 @@ def beside(names: Sequence[str]) -> str:
 
 
 def feeds(through: str) -> str:
-    """Say that a loader feeds the same loop as another one, through which that was measured."""
+    """Return a sentence that a loader feeds the same loop as another one, through which the loop was measured."""
     return f"feeds the same loop as {through}: what that loop waits and gains is for both of them together"
 
 
 def failed_in_loop(config: Config | str, failure: str) -> str:
-    """Say that a candidate could not go on in the user's loop."""
+    """Return a sentence that a candidate failed in the user's loop."""
     return f"{config} was the best alone, and failed in your loop ({failure}): your own configuration stays"
 
 
@@ -122,7 +122,7 @@ def eaten_by_starts(config: Config, claim: Claim) -> str:
 def undecided(
     candidate: Config | str, ratio: PairedRatio | None, waiting: float | None, others_cpus: float, budget_seconds: float
 ) -> str:
-    """Say what is known of a candidate that may be better, why no more is known, and what would settle it."""
+    """Return a sentence on a candidate that may be better, why that is open, and the time that would settle it."""
     known = f"your loop ran {_times(ratio)}" if ratio else "there was no time left to try it in your loop"
     waits = f"your loop waits for data {waiting:.0%} of its time, and " if waiting is not None else ""
     crowd = f"; other processes took {others_cpus:.1f} CPUs meanwhile" if others_cpus >= _CROWD_CPUS else ""
@@ -147,7 +147,10 @@ def _no_time(what: str, seconds: float) -> str:
 
 
 def inherited(held: Sequence[Handle], own_workers: int = 0, method: str | None = None) -> str:
-    """What of the dataset a fork would break, and what to write instead; `method` is how workers are started then."""
+    """Return a sentence on the dataset's objects that a fork would break, and what to write instead.
+
+    `method` is the start method that is used then.
+    """
     what = f"the dataset holds {', '.join(map(str, held[:_NAMED]))}"
     if own_workers:
         return f"{what}, which workers that are forked share with each other; open it in the first sample of each"
@@ -157,14 +160,14 @@ def inherited(held: Sequence[Handle], own_workers: int = 0, method: str | None =
 
 
 def not_forked(held: Sequence[Handle], reason: str | None, method: str | None = None) -> str:
-    """Why workers are not forked: for what the dataset holds, or for what became of a sample in a forked process."""
+    """Return a sentence on why workers are not forked: the dataset's objects, or a forked process's failed sample."""
     if held or not reason:
         return inherited(held, method=method)
     return f"{reason}: workers are started by {method}" if method else f"{reason}: no workers were tried"
 
 
 def pooled(cpus: float) -> str:
-    """What threads of a library's own do in workers, and what to write instead."""
+    """Return a sentence on what a library's own threads do in workers, and what to write instead."""
     name, instead = "a library's", "OMP_NUM_THREADS=1 and OPENBLAS_NUM_THREADS=1 in the environment leave"
     if "cv2" in sys.modules:
         name, instead = "OpenCV's or another library's", "cv2.setNumThreads(0) in the script leaves"
@@ -175,7 +178,7 @@ def pooled(cpus: float) -> str:
 
 
 def arriving(deferral: Deferral | None, has_gpu: bool) -> str:
-    """What became of the permission to let batches arrive on the GPU; `deferral` is what runs on batches, if any."""
+    """Return a sentence on whether batches arrive on the GPU; `deferral` is what runs on batches, if any."""
     if not has_gpu:
         return "batches don't arrive on a GPU: torch sees none here"
     if deferral is None or deferral.device is None:
@@ -185,7 +188,7 @@ def arriving(deferral: Deferral | None, has_gpu: bool) -> str:
 
 
 def pinned(samples_per_second: float, pageable_samples_per_second: float) -> str:
-    """What page-locked memory does for the step."""
+    """Return a sentence on the step's rates with and without page-locked memory."""
     return (
         f"with batches in page-locked memory (pin_memory=True), your step takes {samples_per_second:,.0f} samples/s "
         f"from ready batches, and {pageable_samples_per_second:,.0f} without"
@@ -193,7 +196,7 @@ def pinned(samples_per_second: float, pageable_samples_per_second: float) -> str
 
 
 def among_ranks(ranks: int, shows: bool) -> str:
-    """How the loop of one of several ranks was measured, and whether what it waits for the others shows."""
+    """Return a sentence on how a rank's loop was measured; `shows` says whether waiting for others is visible."""
     untold = "" if shows else "; what a GPU waits for other ranks is part of its step here"
     return (
         f"rank 0 of {ranks} was tuned, for its share of the host; the other ranks always had a batch ready meanwhile, "
@@ -202,12 +205,12 @@ def among_ranks(ranks: int, shows: bool) -> str:
 
 
 def workers_failed(failure: str) -> str:
-    """Say why no more workers were tried."""
+    """Return a sentence on why no more workers were tried."""
     return f"no more workers were tried: two trials with workers failed alike ({failure})"
 
 
 def stateful(loader: str) -> str:
-    """Say why a loader whose place in the epoch is saved with a checkpoint keeps its workers."""
+    """Return a sentence on why a loader keeps its workers if checkpoints contain its place in the epoch."""
     return (
         f"the number of workers was left alone: {loader} saves its place in the epoch (state_dict), and loads what was "
         "saved only with as many workers"
@@ -215,7 +218,7 @@ def stateful(loader: str) -> str:
 
 
 def shared_out(sharding: Sharding, own_workers: int, may_reorder: bool) -> str:
-    """What is known of an iterable dataset and workers, and what to write where that would help."""
+    """Return a sentence on an iterable dataset's use of workers, and what to write if that would help."""
     if sharding.asks is None:
         why = f" ({sharding.reason})" if sharding.reason else ""
         return f"an iterable dataset: its worker count was left alone, for more may deliver samples twice{why}"

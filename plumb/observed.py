@@ -1,4 +1,4 @@
-"""What the model is told of a loader before any real run of one: single batches, made and looked at in this process."""
+"""Model inputs before any real run of a loader: single batches are made and measured in this process."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from plumb.runtime import allocator
 from plumb.search.measure import IndexStream
 from plumb.subject import Subject, cost_of
 
-# Reused memory is worth a trial where fresh memory costs this share of a sample's time.
+# Reused memory is worth a trial if fresh memory takes this share of a sample's time.
 _WORTH_REUSING = 0.02
-# What the two processes spend at least on handing over one tensor in memory of its own.
+# Smallest cost of both processes to transfer one tensor in memory of its own.
 _SECONDS_PER_TENSOR = 1e-4
-# Fresh memory is touched for no more than so many times a batch's bytes: for samples, for what these are made of, and
-# for the batch. And reused memory saves no more than all but this share of a sample's CPU seconds.
+# Fresh memory is touched for at most this multiple of a batch's bytes: for samples, for their inputs, and for the
+# batch. And reused memory leaves at least this share of a sample's CPU seconds.
 _TOUCHED, _LEAST_LEFT = 3.0, 0.05
-# No share is of fewer CPU seconds than this: coarse clocks may say that there were none.
+# Smallest divisor of shares, because coarse clocks may measure zero CPU seconds.
 _LEAST_SECONDS = 1e-9
-# What the start of a worker takes as a rule: one that isn't forked imports torch anew.
+# Usual start of a worker; one that isn't forked imports torch again.
 _FORK_SECONDS, _SPAWN_SECONDS = 0.05, 2.0
-# A look at what reused memory saves may take so long, where a shorter one leaves in doubt what a sample takes.
+# Longest measurement of reused memory, if a shorter one leaves a sample's cost uncertain.
 _LONGEST_PACES = 2.0
-# Threads of a library's own count where they keep so much of a CPU busy.
+# A library's own threads count if they keep this much of a CPU busy.
 _POOLED = 0.3
 
 
 @dataclass
 class Observed:
-    """A loader whose batches are looked at, each look for about `pace_seconds`; `stream` has their indices, if any.
+    """Loader whose batches are measured, for about `pace_seconds` each time; `stream` has their indices, if any.
 
-    With `plain`, what memory that is used again would save is of no interest.
+    With `plain`, the gain from reused memory is not measured.
     """
 
     subject: Subject
@@ -52,7 +52,7 @@ class Observed:
     plain: bool = False
 
     def told_from_waiting(self, seen: Sampled) -> Sampled:
-        """What was seen, with the work of other threads, torch's or not, taken for computing, and not for waiting."""
+        """Return the measurement with the work of other threads counted as computing, not as waiting."""
         if seen.other_cpus < _POOLED:
             return dataclasses.replace(seen, other_cpus=0.0)
         alone = sampled_without_torch_threads(
@@ -64,7 +64,7 @@ class Observed:
     def situation(
         self, seen: Sampled, offers: Offers, making_bytes: float, limits: Limits, may_have_torch_threads: bool
     ) -> Situation:
-        """All that is known without workers; a sample is taken to cost as much in one as it does here."""
+        """Return the model inputs that can be measured without workers, where a sample costs as much as here."""
         subject, cost = self.subject, cost_of(seen, offers)
         fresh_seconds = fresh_seconds_per_byte() * cost.output_bytes
         footprint = Footprint(
@@ -99,13 +99,13 @@ class Observed:
         )
 
     def _torch_threads_speedup(self) -> float:
-        """How much faster samples are made where torch has all cores in a worker."""
+        """Return how many times as fast samples are made if torch has all cores in a worker."""
         return torch_threads_speedup(self.subject.loader, self.stream, self.pace_seconds, self.subject.skips)
 
     def _allocator_gain(
         self, cost: SampleCost, footprint: Footprint, offers: Offers, fresh_seconds: float
     ) -> AllocatorGain | None:
-        """What reused memory would save; None where that is next to nothing, even of what other rewrites leave."""
+        """Return the gain from reused memory; None if it is negligible, even relative to the best other rewrite."""
         if self.plain:
             return None
         per_batch = self.subject.samples_per_batch
@@ -116,48 +116,48 @@ class Observed:
         kept = allocator.kept_bytes(int(footprint.batch_bytes))
         with allocator.reusing(True):
             in_worker = self._cpu_seconds_on_one_thread()
-            # Whether this process gets fresh memory for its batches depends on all that it did before: so it is asked.
+            # This process may get fresh memory for its batches or not, depending on its history, so it is measured.
             is_worth = saved >= _WORTH_REUSING * cost.wall_seconds
             left_share = self._left_share(cost, saved) if is_worth else 1.0
         return AllocatorGain(left_share, kept, in_worker, self._copying_seconds(footprint, cost))
 
     def _left_share(self, cost: SampleCost, saved_seconds: float) -> float:
-        """Which share of a sample's CPU seconds is left where it is made in memory that is in use again, as now."""
+        """Return the share of a sample's CPU seconds that remains in reused memory, measured now."""
         again = sampled(self.subject.loader, self.stream, *self._look_seconds(), self.subject.skips).cost
         natural = max(cost.cpu_seconds, _LEAST_SECONDS)
         least = max(1.0 - _TOUCHED * saved_seconds / natural, _LEAST_LEFT)
         return min(max((again.wall_seconds - cost.wait_seconds) / natural, least), 1.0)
 
     def _copying_seconds(self, footprint: Footprint, cost: SampleCost) -> float:
-        """What a worker takes to copy a sample to where it is handed over.
+        """Return the seconds that a worker takes to copy a sample to shared memory.
 
-        Torch's own collate puts it there, but writes to memory that the caches don't hold any more.
+        Torch's own collate writes there directly, but to memory that the caches don't contain any more.
         """
         copying = copy_seconds_per_byte(footprint.batch_bytes)
         saved = copying.cached if self.subject.loader.collate_fn is default_collate else 0.0
         return (copying.uncached - saved) * cost.output_bytes
 
     def _cpu_seconds_on_one_thread(self) -> float:
-        """What a sample takes where torch has no threads of its own, as in a worker."""
+        """Return a sample's CPU seconds if torch has no threads of its own, as in a worker."""
         alone = sampled_without_torch_threads(
             self.subject.loader, self.stream, *self._look_seconds(), self.subject.skips
         )
         return max(alone.cost.cpu_seconds, _LEAST_SECONDS)
 
     def _look_seconds(self) -> tuple[float, float]:
-        """How long a look at what reused memory saves takes, at least and at the most."""
+        """Return the shortest and the longest duration of a measurement of reused memory."""
         return self.pace_seconds / 2, _LONGEST_PACES * self.pace_seconds
 
 
 def _least_seconds(cost: SampleCost, offers: Offers) -> float:
-    """What a sample takes with the store or the deferral that saves most."""
+    """Return a sample's seconds with the store or the deferral that saves most."""
     stored = [cut.left.plainly * cost.cpu_seconds + (1.0 - cut.wait_share) * cost.wait_seconds for cut in offers.cuts]
     deferred = [deferral.left.plainly * cost.cpu_seconds + cost.wait_seconds for deferral in offers.deferrals]
     return min([cost.wall_seconds, *stored, *deferred])
 
 
 def unprobed(situation: Situation, start_method: str) -> Situation:
-    """The situation with what workers cost as a rule, where there is no time to see it."""
+    """Return the situation with the usual costs of workers, if there is no time to measure them."""
     footprint, cost = situation.footprint, situation.cost
     handing = footprint.tensors_per_batch * _SECONDS_PER_TENSOR / 2
     calibration = Calibration(

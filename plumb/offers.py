@@ -1,7 +1,7 @@
-"""What may be changed in the way in which a loader's samples are made: found and validated on the user's own data.
+"""Search for rewrites of how a loader makes its samples, validated on the user's own data.
 
-Nothing is offered that was not tried. Each search and each validation loads samples, so all of them share the time that
-there is, and what promises most comes first.
+Only tested rewrites are offered. Each search and each validation loads samples, so all share the available time, and
+the most promising comes first.
 """
 
 from __future__ import annotations
@@ -44,33 +44,33 @@ from plumb.units import format_seconds
 from plumb.whole_batches import WholeBatches, whole_batches
 
 _TRACED_SAMPLES, _FEWEST_TRACED = 16, 3
-# A sample is loaded so many times, at most, in a trace and the search for cuts, and when a rewrite is validated.
+# Largest number of loads per sample, in a trace, in the search for cuts, and in a rewrite's validation.
 _TRACE_LOADS, _CUT_LOADS, _THREADS_LOADS, _DEFERRAL_LOADS = 10, 11, 10, 13
 _CUT_SAMPLES, _THREADS_SAMPLES, _DEFERRAL_SAMPLES = 8, 96, 8
 _MOST_CUTS = 3
-# A trace and a comparison of threads are begun where they take no more than this share of the time that is left, and a
-# trace is given up where it has taken so much of it.
+# A trace and a comparison of threads are begun if they take at most this share of the remaining time, and a trace is
+# abandoned once it has taken the last of these shares.
 _TRACED_SHARE, _THREADS_SHARE, _TRACED_AT_MOST = 0.4, 0.5, 0.6
-# But it has so many seconds, however short the budget is.
+# But a trace gets at least this many seconds, even if the budget is short.
 _TRACED_SECONDS, _AFTER_TRACE_SHARE = 1.5, 0.4
-# Threads that take more than this share of the time of one save nothing.
+# Threads save nothing if they take more than this share of one thread's time.
 _SAVES_NOTHING = 0.95
 _VALIDATED_THREADS = 8
 # Waiting that is a smaller share of a sample's time is not worth threads.
 _WORTH_THREADS = 0.1
-# A process tries a rewrite for such a share of the time that is left, and for no less than so long. One that is spawned
-# imports everything again first.
+# A process may try a rewrite for this share of the remaining time, but at least for so long. A spawned one first
+# imports everything again.
 _TRIED_SHARE, _SHORTEST_TRIAL_SECONDS, _SPAWN_SECONDS = 0.6, 5.0, 8.0
-# A forked process that reads one sample may take so long, or so many times as long as this one, before it hangs.
+# A forked process hangs if it takes longer than this for one sample, or than this multiple of this process's time.
 _ONE_SAMPLE_SECONDS, _ONE_SAMPLE_LOADS = 2.0, 20
 _PLAIN = "samples are left as they are: torch's own arguments alone were asked for"
-# Threads may be timed for so much of the time that is left.
+# Largest share of the remaining time for timing threads.
 _THREADS_TIMED = 0.3
 
 
 @dataclass(frozen=True)
 class Offers:
-    """The rewrites that were found to change nothing in the data, what each costs, and the operators of a sample."""
+    """Rewrites that leave the data unchanged, their costs, and the operators of a sample."""
 
     rewrites: Rewrites = NO_REWRITES
     cuts: tuple[CutCost, ...] = ()
@@ -93,21 +93,27 @@ def find_offers(
     forget_opened: Callable[[], None] | None = None,
     plain: bool = False,
 ) -> Offers:
-    """What may be changed for `loader`, whose samples cost `cost`, tried on the samples at `indices`.
+    """Find the rewrites for a loader, tried on some samples, within about `seconds`.
 
-    Deferred operators run on the device `target`, where there is one and they come to the same there. How operators
-    fare on a GPU is looked at only where this process may use one, which a forked one must not. Threads for samples
-    that only compute are looked at only where there can be no workers: these share cores as well, and no lock.
-    `forget_opened` makes the dataset forget what was opened for it in this process, before a forked one tries threads.
-    With `plain`, samples are traced, and nothing of them is changed.
+    What doesn't fit into the time is left out. The process's random generators are restored. An error of the user's
+    code becomes a reason against the rewrite.
 
-    Takes about `seconds`, and leaves out what does not fit into them. The process's random generators are put back.
-    What the user's code raises here is a reason, and no error.
+    Args:
+        loader: The loader.
+        cost: Cost of its samples.
+        indices: Samples to try.
+        seconds: Time to take.
+        target: Device on which deferred operators may run if results are equal there; None for the CPU.
+        may_use_gpu: Whether operators are profiled on a GPU, which a forked process must not do.
+        may_use_workers: Whether there can be workers. Only without them, threads are tried for samples that merely
+            compute, because workers share the cores without a common lock.
+        forget_opened: Undoes what this process opened in the dataset, before a forked process tries threads.
+        plain: Whether to trace only, and offer no rewrite.
     """
     search = _Search(loader, cost, indices, time.perf_counter() + seconds, target, forget_opened)
     with kept_generators():
         traced = search.traced()
-        # Where a short budget went to the trace, what it has found is still to be tried.
+        # Even if the trace used up a short budget, its results must still be tried.
         search.deadline = max(search.deadline, time.perf_counter() + _AFTER_TRACE_SHARE * seconds)
         if isinstance(traced, str):
             return Offers(Rewrites(reasons=(traced,)))
@@ -116,7 +122,7 @@ def find_offers(
         if reason:
             return Offers(Rewrites(reasons=(reason,)), pipeline=traced.pipeline, device=device)
         whole = search.whole_batches()
-        # What promises most comes first: threads where samples wait, and they may wait for the same.
+        # The most promising rewrite comes first: threads, if samples wait and their waits can overlap.
         waits = _waits(traced.pipeline)
         threads = search.whole_threads(traced.pipeline) if waits else ()
         cuts = search.cuts(traced)
@@ -139,7 +145,7 @@ def find_offers(
 
 
 class _Search:
-    """One search. `reasons` says what is not offered and why, `compared` what was found to be the same."""
+    """State of one search: `reasons` against rewrites, and in `compared` what was found to be equal."""
 
     def __init__(
         self,
@@ -161,7 +167,7 @@ class _Search:
         self._forget_opened = forget_opened
 
     def unfit(self) -> str | None:
-        """Why samples of this loader are left as they are, if so."""
+        """Return why samples of this loader can't be rewritten; None if they can."""
         if isinstance(self._dataset, IterableDataset):
             return "samples are left as they are: they come as a stream, and none can be read a second time to compare"
         if self._loader.batch_sampler is None:
@@ -171,7 +177,7 @@ class _Search:
         return None
 
     def traced(self) -> Traced | str:
-        """The loader's operators, or why they are not known."""
+        """Return the loader's operators, or the reason why they are unknown."""
         samples = self._affordable(_TRACED_SAMPLES, _TRACE_LOADS, share=_TRACED_SHARE)
         if samples < _FEWEST_TRACED:
             return self._no_time_to("trace the operators", _FEWEST_TRACED * _TRACE_LOADS / _TRACED_SHARE)
@@ -187,7 +193,7 @@ class _Search:
             return f"the operators could not be traced ({one_line(error)})"
 
     def cuts(self, traced: Traced) -> list[CutCandidate]:
-        """The cuts that save most, of those that leave every sample as it is; none of which another one saves all."""
+        """Return the valid cuts that save most, without those whose savings another one includes."""
         try:
             found = find_cuts(traced)
         except Exception as error:
@@ -218,7 +224,7 @@ class _Search:
         return f"making samples of its values {outcome.reason}" if outcome.reason else reason
 
     def deferral(self) -> FoundDeferral | None:
-        """The last operators, where they do the same on a batch."""
+        """Return the last operators if they have the same effect on a batch, else None."""
         samples = self._affordable(_DEFERRAL_SAMPLES, _DEFERRAL_LOADS, share=0.4)
         if samples < FEWEST_SAMPLES:
             return None
@@ -234,7 +240,7 @@ class _Search:
         return self._on_target(found, found.deferral, samples)
 
     def _on_target(self, found: FoundDeferral, deferral: Deferral, samples: int) -> FoundDeferral:
-        """The same operators, on the device that batches may arrive on, if that changes no value."""
+        """Return the operators on the device for batches if that changes no value, else unchanged."""
         if self._target is None:
             return found
         there = dataclasses.replace(deferral, device=str(self._target))
@@ -255,11 +261,11 @@ class _Search:
         return whole_batches(self._loader, self._indices, self._cost.wall_seconds, process)
 
     def whole_threads(self, pipeline: Pipeline) -> tuple[ThreadsCost, ...]:
-        """Threads that make whole samples, if samples wait or let go of the interpreter's lock."""
+        """Return the costs of threads that make whole samples, if samples wait or release the interpreter's lock."""
         return self._threads(None) if _may_use_threads(pipeline) else ()
 
     def threads_until(self, pipeline: Pipeline, cuts: Sequence[CutCandidate]) -> tuple[ThreadsCost, ...]:
-        """Threads that make samples up to a cut: those that wait before it, or else the cut that saves most."""
+        """Return the costs of threads up to a cut: each with waiting before it, else the cut that saves most."""
         if not _may_use_threads(pipeline):
             return ()
         waiting = [cut for cut in cuts if cut.prefix_wait_seconds >= _WORTH_THREADS * cut.prefix_seconds]
@@ -298,16 +304,16 @@ class _Search:
 
     @functools.cached_property
     def _process_for_trials(self) -> InProcess | str:
-        """What tries something in a process of its own, or why nothing can."""
+        """Function that tries something in a process of its own, or the reason why none can."""
         seconds = max(_ONE_SAMPLE_SECONDS, _ONE_SAMPLE_LOADS * self._cost.wall_seconds)
         return process_for_trials(self._dataset, self._indices[0], seconds, self._forget_opened, self._why_not_spawned)
 
     def _why_not_spawned(self) -> str | None:
-        """Why a spawned process can't try the dataset, if so."""
+        """Return why a spawned process can't try the dataset; None if it can."""
         return "there is no time to start another one" if self._left < _SPAWN_SECONDS else why_not_spawned(self._loader)
 
     def _timed_threads(self, until: CutCandidate | None, what: str) -> tuple[ThreadsCost, ...]:
-        """Batches made by ever more threads, as many as there is time for."""
+        """Time batches made by increasing numbers of threads, as many as there is time for."""
         replay = Replay(self._dataset, until.cut if until else None)
         timed = timed_threads(
             replay.prefix if until else replay.sample,
@@ -347,7 +353,7 @@ class _Search:
         )
 
     def storage(self, threads: Sequence[ThreadsCost], cuts: Sequence[CutCandidate]) -> StorageBandwidth | None:
-        """What storage gives to so many reads at once; None where it held none of them up."""
+        """Return the storage's bandwidth by the number of concurrent reads; None if it slowed none of them down."""
         until = next((found.cut for found in cuts if found.cut.after == threads[0].until), None)
         replay = Replay(self._dataset, until)
         read = replay.sample if until is None else replay.prefix
@@ -364,13 +370,13 @@ class _Search:
         )
 
     def costs(self, cuts: Sequence[CutCandidate], pipeline: Pipeline, deferral: FoundDeferral | None) -> RewriteCosts:
-        """What stores and deferred operators cost and save."""
+        """Return the costs and savings of stores and deferred operators."""
         costs = rewrite_costs(self._loader, self._indices, cuts, pipeline, deferral, self._affordable)
         self.reasons += costs.reasons
         return costs
 
     def _no_time_to(self, what: str, samples: float) -> str:
-        """Say that there was no time for something that reads so many samples, and how much it takes."""
+        """Return a reason that there was no time for something that reads `samples` samples, and the time it takes."""
         needed, left = samples * self._cost.wall_seconds, self._left
         return (
             f"there was no time to {what}: that takes about {format_seconds(needed)}, and {format_seconds(left)} were "
@@ -382,7 +388,7 @@ class _Search:
         return max(0.0, self.deadline - time.perf_counter())
 
     def _affordable(self, samples: int, loads: int, share: float) -> int:
-        """How many samples, up to `samples`, can be loaded `loads` times in a share of the time that is left."""
+        """Return how many samples, up to `samples`, can be loaded `loads` times in a share of the remaining time."""
         return min(samples, int(share * self._left / loads / max(self._cost.wall_seconds, 1e-9)))
 
 
@@ -391,7 +397,7 @@ def _may_use_threads(pipeline: Pipeline) -> bool:
 
 
 def _waits(pipeline: Pipeline) -> bool:
-    """Whether a good part of a sample's time is waiting."""
+    """Return whether a considerable share of a sample's time is waiting."""
     return pipeline.sample_wait_seconds >= _WORTH_THREADS * pipeline.sample_seconds
 
 

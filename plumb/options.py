@@ -1,4 +1,4 @@
-"""What the user asked of a tuning."""
+"""The user's wishes for a tuning."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from plumb.host import Limits
 class Options:
     """Time, limits and permissions of one tuning.
 
-    `cache_memory_bytes` is what samples may take in memory at most, None for what the limits leave; `cache_folder` is
-    where they may be stored on a disk, None for nowhere. `on_device` lets batches arrive on the GPU. `study_url` is the
-    Optuna storage that keeps what was tried, under the name of `script`; None keeps it in memory. `kept_file` holds
-    what an interrupted tuning measured. `ranks` train together, of which this process is the one that tunes. With
-    `plain`, nothing is changed but torch's own arguments.
+    `cache_memory_bytes` is the largest memory for stored samples, None for what the limits leave; `cache_folder` is a
+    folder for them on a disk, None for none. `on_device` lets batches arrive on the GPU. `study_url` is the Optuna
+    storage of the trials, under the name of `script`; None keeps them in memory. `kept_file` has the measurements of an
+    interrupted tuning. `ranks` is the number of processes that train together; this process is the one that tunes. With
+    `plain`, only torch's own arguments are changed.
     """
 
     budget_seconds: float
@@ -33,5 +33,5 @@ class Options:
 
     @property
     def pace_seconds(self) -> float:
-        """How long one look at the user's loop or at a configuration takes."""
+        """Length of one measurement window of the user's loop or of a configuration, in seconds."""
         return min(max(self.budget_seconds / 75, 0.3), 5.0)

@@ -1,4 +1,4 @@
-"""What the parent tells the child process to do, as data."""
+"""Orders of the parent to the script's process, as data."""
 
 from __future__ import annotations
 
@@ -9,30 +9,29 @@ import msgspec
 
 
 class Target(msgspec.Struct, frozen=True):
-    """The script to run: a path, or a module's name as after `python -m`."""
+    """Script to run: a path, or a module's name as after `python -m`."""
 
     name: str
     is_module: bool
 
     @property
     def stem(self) -> str:
-        """The name that the plan file is called after."""
+        """Name from which the plan file's name is made."""
         return self.name.rpartition(".")[2] if self.is_module else Path(self.name).stem
 
     def folder(self) -> Path:
-        """The folder of the script, which it may write beside."""
+        """Return the folder of the script, or the current one for a module."""
         return Path.cwd() if self.is_module else Path(self.name).resolve().parent
 
 
 class TuneOrders(msgspec.Struct, frozen=True):
-    """The options of `plumb tune` that concern the child. None stands for what the host allows.
+    """Options of `plumb tune` that concern the script's process. None stands for what the host allows.
 
-    `cache_memory_bytes` is what samples may take in memory, `cache_folder` where they may be stored on a disk.
-    `study_url` is an Optuna storage, `kept_file` holds what an interrupted tuning measured (see `unfinished.py`).
-    With `clean`, what the script made while it was tuned is removed; with `plain`, torch's own arguments alone are
-    tuned. `trace_only` is for `plumb trace`, which takes the
-    same way to a script's loaders. Of `ranks` that train together one tunes, and the others have `takes_part`;
-    `launch_file` is how they hear that it is over.
+    `cache_memory_bytes` is the largest memory for stored samples, `cache_folder` a folder for them on a disk.
+    `study_url` is an Optuna storage, `kept_file` has the measurements of an interrupted tuning (see `unfinished.py`).
+    With `clean`, files that the script made while it was tuned are removed; with `plain`, only torch's own arguments
+    are tuned. `trace_only` is for `plumb trace`, which reaches a script's loaders in the same way. Of `ranks` that
+    train together one tunes, and the others have `takes_part`; the file `launch_file` signals the end to them.
     """
 
     budget_seconds: float
@@ -55,7 +54,7 @@ class TuneOrders(msgspec.Struct, frozen=True):
 
 
 class Orders(msgspec.Struct, frozen=True):
-    """Run `target`, and either tune it or apply the plan in a file to it."""
+    """Order to run `target`, and either tune it or apply the plan in a file to it."""
 
     target: Target
     tune: TuneOrders | None = None
@@ -65,10 +64,10 @@ class Orders(msgspec.Struct, frozen=True):
     sockets_folder: str | None = None
 
     def to_argument(self) -> str:
-        """Return the orders as a command's argument; paths that are no UTF-8 come through."""
+        """Return the orders as a command-line argument, which also preserves paths that are no UTF-8."""
         return json.dumps(msgspec.to_builtins(self))
 
     @classmethod
     def from_argument(cls, argument: str) -> Orders:
-        """Return the orders in a command's argument."""
+        """Return the orders from a command-line argument."""
         return msgspec.convert(json.loads(argument), cls)
