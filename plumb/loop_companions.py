@@ -46,7 +46,8 @@ class Companion:
         self.changes = None if loader.num_workers else LoopChanges(loader)
         self._watched = watched
         self._iterators = {id(watched)}
-        self._steps: set[int] = set()
+        # The one before the loop was taken over is the first.
+        self._steps = {0}
         self._asked = 0
         self._cpu_seconds = 0.0
         self._kept: deque[Any] = deque(maxlen=_KEPT_BATCHES)
@@ -82,10 +83,10 @@ class Companion:
         Args:
             steps: Number of the loop's steps so far.
         """
-        is_read = len(self._steps) >= max(_STEPS_AT_LEAST, _SHARE_OF_STEPS * steps)
+        is_read = len(self._steps) >= max(_STEPS_AT_LEAST, _SHARE_OF_STEPS * (steps + 1))
         if not is_read or self._watched.plain_loop or len(self._iterators) > 1 + _SHARE_OF_STEPS * steps:
             return False
-        self.batches_per_step = self._asked / len(self._steps)
+        self.batches_per_step = self._asked / (len(self._steps) - 1)
         self.cpu_seconds_per_batch = self._cpu_seconds / self._asked
         self._own = Endless(self._watched.batches, self._watched.start)
         self.is_confirmed = True

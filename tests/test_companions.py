@@ -14,6 +14,7 @@ from plumb.model.situation import CutCost, Footprint, Freedom, Left, Situation
 from plumb.offers import Offers
 from plumb.options import Options
 from plumb.plan import Measured, SampleCost
+from plumb.rehearsal import NO_COSTS
 from plumb.session import Session
 from plumb.site import Site
 from plumb.subject import Choice
@@ -56,7 +57,7 @@ class Tunings:
 
 class _Tuner:
     def __init__(self, tunings, subject):
-        self.tunings, self.name = tunings, subject.name
+        self.tunings, self.subject, self.name = tunings, subject, subject.name
 
     def choose(self):
         chosen = self.tunings.chosen[self.name]
@@ -70,6 +71,9 @@ class _Tuner:
         if config == STORE and self.tunings.seconds[self.name].get("breaks"):
             raise OSError("no space left")
         return self.tunings.feed(self.name, config)
+
+    def epoch_costs(self, *_):
+        return NO_COSTS
 
 
 @pytest.fixture
@@ -111,7 +115,7 @@ def tuned(monkeypatch, clock, seconds, chosen, steps=None, length=10**6):
                     try:
                         next(running[name])
                     except StopIteration:
-                        running[name] = begun(name)
+                        running[name] = iter(begun(name))
                         next(running[name])
             clock[0] += STEP_SECONDS
             session._signals.count += 1
@@ -150,7 +154,15 @@ def test_both_wait_and_both_gain_what_their_loop_does(monkeypatch, clock):
 
 def test_a_loader_that_is_begun_again_when_it_ends_is_one_of_them(monkeypatch, clock):
     plans, _, _ = tuned(monkeypatch, clock, BOTH, STORES, length=12)
-    assert all(plan.config == STORE for plan in plans.values())
+    assert [(name, plan.config) for name, plan in plans.items()] == [("labelled", STORE), ("unlabelled", STORE)]
+
+
+def test_a_loop_that_ends_before_both_were_tried_was_seen_to_read_both(monkeypatch, clock):
+    """It counts its four batches, so that it must be left after two."""
+    monkeypatch.setattr("plumb.session.begins_anew", lambda frame: False)
+    plans, _, _ = tuned(monkeypatch, clock, BOTH, {name: (Config(), Config()) for name in BOTH}, length=16)
+    assert set(plans) == {"labelled", "unlabelled"}
+    assert not any("no training loop was seen to use it" in note for plan in plans.values() for note in plan.notes)
 
 
 def test_what_the_loop_is_slower_with_is_offered_for_neither(monkeypatch, clock):
@@ -182,7 +194,7 @@ def test_only_the_second_one_is_slow(monkeypatch, clock):
 def test_batches_of_a_companion_that_cannot_be_had_leave_both_as_they_are(monkeypatch, clock):
     broken = {"labelled": SLOW, "unlabelled": {**SLOW, "breaks": True}}
     plans, _, _ = tuned(monkeypatch, clock, broken, {"labelled": (STORE, STORE), "unlabelled": (STORE, STORE)})
-    assert all(plan.config == Config() for plan in plans.values())
+    assert [plan.config for plan in plans.values()] == [Config(), Config()]
     assert any("no space left" in note for note in plans["labelled"].notes)
 
 

@@ -23,6 +23,7 @@ from plumb.offers import Offers
 from plumb.options import Options
 from plumb.plain_plan import best_plain, untried_plain, with_plain
 from plumb.plan import LoaderPlan, LoopGain, Measured, PlainMeasured, Prediction, Rate, SampleCost, decode, encode
+from plumb.rehearsal import NO_COSTS
 from plumb.search.ledger import STOPPED, Reading
 from plumb.site import Site
 from plumb.subject import Choice
@@ -108,8 +109,8 @@ def planned(monkeypatch, clock, tuned, plain, batches=math.inf, changed=""):
             yield torch.zeros(10)
 
     class Tuner:
-        def __init__(self, *_):
-            pass
+        def __init__(self, subject, *_):
+            self.subject = subject
 
         def choose(self):
             alone = [Measured(config, 10 / SECONDS[config], (1.0, 1e6)) for config in (Config(), tuned, plain)]
@@ -117,6 +118,9 @@ def planned(monkeypatch, clock, tuned, plain, batches=math.inf, changed=""):
 
         def loader(self, config):
             return feed(config)
+
+        def epoch_costs(self, *_):
+            return NO_COSTS
 
     monkeypatch.setattr(course, "Tuner", Tuner)
     monkeypatch.setattr(course, "_changed", lambda loop: changed)

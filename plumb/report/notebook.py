@@ -56,18 +56,17 @@ def plan_html(loader: LoaderPlan, explained: str) -> str:
     changed = loader.config != loader.baseline.config
     sides = [("before" if changed else "as it is", loader.baseline)]
     sides += [("after", loader.tuned)] if changed else []
+    measured = [(side.samples_per_second, side.interval) for _, side in sides]
+    if loop := loader.end_to_end:
+        measured = [(loop.baseline, loop.baseline_interval), (loop.tuned, loop.tuned_interval)]
     rows = [
-        (
-            label,
-            f"<b>{escape(format_rate(side.samples_per_second))}</b>",
-            _bounds(side.interval),
-            escape(short(side.config)),
-        )
-        for label, side in sides
+        (label, f"<b>{escape(format_rate(rate))}</b>", _bounds(interval), escape(short(side.config)))
+        for (label, side), (rate, interval) in zip(sides, measured, strict=False)
     ]
-    gain = f"<b>{loader.gain:.2f} times as fast.</b>" if changed else f"<b>{escape(unchanged(loader))}</b>"
-    if changed and loader.end_to_end:
-        gain += f" Your loop {loop_gain(loader.end_to_end)}."
+    gain = f"{loader.gain:.2f} times as fast." if changed else unchanged(loader)
+    if changed and loop:
+        gain = f"Your loop: {loop_gain(loop)}."
+    gain = f"<b>{escape(gain)}</b>"
     why = escape(bottleneck(loader))
     config = written_config(loader)
     ways = ["plan.loader(dataset)"] if loader.config.needs_runtime else []

@@ -80,15 +80,19 @@ def _before_and_after(loader: LoaderPlan) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     changed = loader.tuned.config != loader.baseline.config
     in_loop = loader.end_to_end
-    sides = [("before", loader.baseline, in_loop.baseline if in_loop else None)]
-    sides += [("after", loader.tuned, in_loop.tuned if in_loop else None)] if changed else []
-    for label, side, loop in sides:
-        low, high = side.interval
+    sides = [("before", loader.baseline)] + ([("after", loader.tuned)] if changed else [])
+    for label, side in sides:
+        rate, (low, high), alone = side.samples_per_second, side.interval, ""
+        if in_loop is not None:
+            # The loop decides: the better loader may be slower alone, because it leaves more of the cores to the step.
+            alone = f"the loader alone {format_rate(rate)}"
+            rate = in_loop.tuned if label == "after" else in_loop.baseline
+            low, high = in_loop.tuned_interval if label == "after" else in_loop.baseline_interval
         table.add_row(
             Text(label if changed else "as it is", style="bold green" if label == "after" else ""),
-            Text(format_rate(side.samples_per_second), style="bold"),
+            Text(format_rate(rate), style="bold"),
             Text(f"{low:,.0f} to {high:,.0f}", style="dim"),
-            Text(f"your loop {format_rate(loop)}" if loop else ""),
+            Text(alone, style="dim"),
             Text(short(side.config)),
         )
     return table
@@ -99,7 +103,6 @@ def _why(loader: LoaderPlan) -> RenderableType:
     if loader.tuned.config != loader.baseline.config:
         gain = f"{loader.gain:.2f} times as fast"
         if in_loop := loader.end_to_end:
-            # The better loader may be slower alone, because it leaves more of the cores to the step.
             was_alone = any(trial.config == loader.tuned.config for trial in loader.trials)
             alone = f"; the loader alone {gain}" if was_alone and loader.gain > 1 else ""
             gain = f"Your loop: {loop_gain(in_loop)}{alone}"

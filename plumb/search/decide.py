@@ -105,6 +105,9 @@ def is_better(situation: Situation, reading: Reading, own: Reading) -> bool:
     """Return whether the whole interval of `reading` lies above that of the user's configuration, in the loop."""
     if reading.loader is None or own.loader is None:
         return False
+    if reading.loader.samples_per_second < own.loader.samples_per_second:
+        # One that leaves more of the cores to the step is known to be better by the loop itself only.
+        return False
     low = operational.loop_rate(situation, reading.config, reading.loader.interval[0])
     return low > operational.loop_rate(situation, own.config, own.loader.interval[1])
 

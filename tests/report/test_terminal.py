@@ -102,3 +102,17 @@ def test_what_was_claimed_and_what_a_run_delivered_are_told_together(traced):
     short = Delivered(210.0, 290.0, None, None, is_by_turns=False, others_cpus=0.0, is_slower=False)
     shown = " ".join(" ".join(lines(replace(loader, delivered=short))).split())
     assert "which had one epoch: 290 samples/s." in shown
+
+
+def test_the_loop_s_rates_are_shown_where_the_loader_alone_is_slower(traced):
+    loader = example_plan.loader_plan(traced)
+    loop = replace(loader.end_to_end, baseline=100.0, tuned=150.0)
+    slower = replace(loader, tuned=replace(loader.tuned, samples_per_second=149.0), end_to_end=loop)
+    shown = "\n".join(lines(replace(slower, baseline=replace(loader.baseline, samples_per_second=172.0))))
+    before, after = (
+        next(line for line in shown.splitlines() if line.strip().startswith(s)) for s in ("before", "after")
+    )
+    assert before.split()[1] == "100"
+    assert after.split()[1] == "150"
+    assert "the loader alone 149 samples/s" in after
+    assert "0.87" not in shown

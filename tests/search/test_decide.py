@@ -143,3 +143,13 @@ def test_restarts_cost_only_workers_that_do_not_persist():
     assert ledger.derived(SITUATION, lasting).loader.samples_per_second == 100.0
     assert [trial.config for trial in told] == [config, lasting]
     assert ledger.slowest_start_seconds == 1.0
+
+
+def test_what_is_slower_alone_is_left_to_the_loop_itself():
+    """Fewer workers leave the cores to a step that computes: by the model, and nothing has shown it."""
+    situation = dataclasses.replace(
+        SITUATION, limits=Limits(cpus=2), step_samples_per_second=500.0, step_cpu_seconds=3e-3, step_blocks=True
+    )
+    own = Reading(Config(2, 2), Rate(172.0, (170.0, 174.0)), 100.0, "")
+    fewer = Reading(Config(1, 2), Rate(149.0, (148.0, 150.0)), 140.0, "")
+    assert not decide.is_better(situation, fewer, own)
