@@ -53,6 +53,8 @@ _PLAIN_SHARE = 0.08
 _SHARE_BEFORE, _SHARE_STEP = 0.25, 0.15
 # Largest shares of the time for these measurements if steps are slow, because later phases need time too.
 _TIME_BEFORE, _TIME_STEP = 0.25, 0.2
+# With this many interleaved windows of the loop, its first reading, possibly an outlier, is left out.
+_TURNS_THAT_TELL = 2
 # Length of the pauses that show whether a device works asynchronously, as a share of its step.
 _PAUSE_SHARE = 0.5
 # A loader that doesn't feed the training matters less, so its windows are shorter by this factor.
@@ -134,7 +136,7 @@ class Tuning:
             )
             compared = together.finished(compared)
             is_taken = compared.is_taken
-            readings += compared.own
+            readings = _readings_of_turns(readings, compared.own)
             if readings:
                 waiting = _waiting_share(_rate_over_turns(readings), step)
             named = together.named(wanted)
@@ -159,7 +161,7 @@ class Tuning:
                 together.companions.switch,
             )
             plainly = together.finished(plainly) if plainly else None
-            readings += plainly.own if plainly else ()
+            readings = _readings_of_turns(readings, plainly.own if plainly else ())
             if plainly is not None and plainly.is_taken and in_loop is None:
                 choice, in_loop = _after_comparison(
                     dataclasses.replace(choice, tuned=choice.plain), choice.plain.config, plainly, step
@@ -231,7 +233,8 @@ class Tuning:
         self._say(known, "your loop as it is")
         in_flight = loader.num_workers * (loader.prefetch_factor or 0)
         until = begun + _TIME_BEFORE * (deadline - begun)
-        before = yield from loop.measure(own, in_flight + 1, 2 * pace, until, _SHARE_BEFORE)
+        round_of = max(loader.num_workers, 1)
+        before = yield from loop.measure(own, in_flight + 1, 2 * pace, until, _SHARE_BEFORE, per_round=round_of)
         companions = Companions(loop.companions)
         companions.confirm(loop.batches_given)
         self._say(known, "how fast your loop could go")
@@ -458,6 +461,11 @@ def _may_be_drift(before: LoopReading, step: Step) -> bool:
     waiting = _waiting_share(before.rate, step)
     in_next = before.wait_seconds / (before.wait_seconds + before.step_seconds)
     return waiting is not None and waiting <= NOTHING_TO_GAIN and in_next > waiting + NOISE
+
+
+def _readings_of_turns(readings: Sequence[LoopReading], turns: Sequence[LoopReading]) -> list[LoopReading]:
+    """Return the readings to judge the loop by: the interleaved ones if there are several, else all."""
+    return list(turns) if len(turns) >= _TURNS_THAT_TELL else [*readings, *turns]
 
 
 def _ranks_share(readings: Sequence[LoopReading]) -> float:

@@ -34,6 +34,8 @@ T = TypeVar("T")
 Course = Generator[Any, bool, T]
 
 _CHUNK_SECONDS = 0.2
+# A chunk that takes so long ends within a round: what workers hand over at once is little beside it.
+_ROUND_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ class Loop:
         share: float,
         waiting_counts: bool = True,
         errors_are_users: bool = True,
+        per_round: int = 1,
     ) -> Course[LoopReading | None]:
         """Give `batches` to the loop and measure it.
 
@@ -175,6 +178,8 @@ class Loop:
             waiting_counts: Whether the time to get a batch counts; without it, the step remains.
             errors_are_users: Whether errors of `batches` would occur without plumb as well: all of them are raised in
                 the loop. Otherwise only those that the loop skips.
+            per_round: Number of batches that workers deliver at about the same time. Chunks are whole rounds, unless a
+                round takes longer than `_ROUND_SECONDS`.
 
         Returns:
             The measurement; None if the loop ends before anything was measured.
@@ -194,7 +199,7 @@ class Loop:
                     if not (yield from self._give(batch)):
                         self.pauses.is_pause(time.perf_counter() - got)
             while (not chunks or may_go_on()) and self.open and sum(chunk.seconds for chunk in chunks) < seconds:
-                chunk = yield from self._chunk(batches, warm_up, waiting_counts, errors_are_users, spent)
+                chunk = yield from self._chunk(batches, warm_up, waiting_counts, errors_are_users, spent, per_round)
                 chunks += [chunk] if chunk else []
         except LoopEndedError:
             self.has_ended = True
@@ -228,7 +233,13 @@ class Loop:
         raise UsersError(error)
 
     def _chunk(
-        self, batches: Iterator[Any], warm_up: int, waiting_counts: bool, errors_are_users: bool, spent: _Spent
+        self,
+        batches: Iterator[Any],
+        warm_up: int,
+        waiting_counts: bool,
+        errors_are_users: bool,
+        spent: _Spent,
+        per_round: int,
     ) -> Course[Chunk | None]:
         """Measure one chunk of at least a few tenths of a second; return None if the loop ends before it has a batch.
 
@@ -252,7 +263,8 @@ class Loop:
                 made_ahead -= 1
             elif not interrupted or not self.open:
                 excluded += 0.0 if waiting_counts else got - asked
-                is_last = now - begin - excluded >= _CHUNK_SECONDS or not self.open
+                seconds, is_round = now - begin - excluded, (count + 1) % per_round == 0
+                is_last = seconds >= (_CHUNK_SECONDS if is_round else _ROUND_SECONDS) or not self.open
                 if is_last:
                     synchronize()
                     now = time.perf_counter()

@@ -132,6 +132,7 @@ def compare_in_loop(
                         deadline + seconds,
                         _SHARE_OF_A_WINDOW,
                         errors_are_users=batches is not others,
+                        per_round=max(config.num_workers, 1),
                     )
                 except UsersError as users:
                     if batches is not others:

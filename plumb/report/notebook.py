@@ -10,7 +10,16 @@ from typing import Any
 from plumb.plan import LoaderPlan
 from plumb.report.output import console
 from plumb.report.progress import Display
-from plumb.report.words import arguments, bottleneck, loop_gain, plain_gain, short, unchanged, written_config
+from plumb.report.words import (
+    arguments,
+    bottleneck,
+    by_the_clock,
+    loop_gain,
+    plain_gain,
+    short,
+    unchanged,
+    written_config,
+)
 from plumb.trace.pipeline import Operator, Pipeline
 from plumb.units import format_rate, format_seconds
 
@@ -67,6 +76,7 @@ def plan_html(loader: LoaderPlan, explained: str) -> str:
     if changed and loop:
         gain = f"Your loop: {loop_gain(loop)}."
     gain = f"<b>{escape(gain)}</b>"
+    gain += "".join(f" {escape(line)}" for line in by_the_clock(loader)) if changed else ""
     why = escape(bottleneck(loader))
     config = written_config(loader)
     ways = ["plan.loader(dataset)"] if loader.config.needs_runtime else []
