@@ -1,4 +1,4 @@
-"""The best configuration of torch's own arguments alone: found beside the best of all, and put to the user's loop."""
+"""Best configuration of torch's own arguments alone: measured besides the best of all, and compared in the loop."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from plumb.subject import Choice
 def untried_plain(
     freedom: Freedom, situation: Situation, readings: Sequence[Reading], within_seconds: float
 ) -> Config | None:
-    """Return the plain configuration that the model expects most of, where it is worth a trial of its own.
+    """Return the plain configuration that the model ranks first if it is worth a trial of its own, else None.
 
-    It is not where the best reading is of a plain one, which then was chosen among all; or where the model puts it no
-    higher than a plain one that was measured.
+    It is not if the best measurement is of a plain configuration, which then won among all; or if the model ranks it no
+    higher than a measured plain one.
 
     Args:
-        freedom: All that may be changed of the loader.
-        situation: What the model is told.
-        readings: What was measured, the user's own configuration included.
-        within_seconds: How soon a trial must be steady.
+        freedom: Search space.
+        situation: Model inputs.
+        readings: Measurements, including the user's own configuration.
+        within_seconds: Time within which a trial must be steady.
     """
     best = max(readings, key=lambda reading: reading.loop_rate)
     if not best.config.needs_runtime:
@@ -46,7 +46,7 @@ def untried_plain(
 
 
 def with_plain(finals: Sequence[Reading], readings: Sequence[Reading]) -> list[Reading]:
-    """Return the finalists, the user's own first, and the best plain reading, where that promises more than theirs."""
+    """Return the finalists, the user's own first, and the best plain measurement if it is faster than the user's."""
     plain = [reading for reading in readings if _is_measured_plain(reading) and not reading.was_stopped]
     best = max(plain, key=lambda reading: reading.loop_rate, default=finals[0])
     is_final = any(while_running(best.config) == while_running(reading.config) for reading in finals)
@@ -56,13 +56,13 @@ def with_plain(finals: Sequence[Reading], readings: Sequence[Reading]) -> list[R
 def best_plain(
     situation: Situation, finals: Sequence[Reading], readings: Sequence[Reading], may_be_better: bool
 ) -> Reading:
-    """Return the best plain reading, and the user's own, which is the first finalist, where none is known to be better.
+    """Return the best plain measurement, or the user's own (the first finalist) if none is known to be better.
 
     Args:
-        situation: What the model is told.
-        finals: The finalists as turns show them.
-        readings: All that was measured before.
-        may_be_better: Whether the user's loop will be asked, so that what may be better is enough here.
+        situation: Model inputs.
+        finals: Finalists as measured interleaved.
+        readings: All earlier measurements.
+        may_be_better: Whether the user's loop decides afterwards, so that a configuration need not be certainly better.
     """
     own = finals[0]
     plain = [reading for reading in finals if _is_measured_plain(reading)]
@@ -84,9 +84,9 @@ def plain_in_loop(
     batch_seconds: float,
     switch: Callable[[bool], int],
 ) -> Course[LoopComparison | None]:
-    """Let the user's loop run on its own configuration and on the plain one by turns; None where there is no time.
+    """Compare the own and the plain configuration in the user's loop; return None if there is no time.
 
-    The arguments are those of `compare_in_loop`; `choice` names both configurations.
+    The arguments are those of `compare_in_loop`; `choice` has both configurations.
     """
     wanted = choice.plain.config
     if not loop.open or time.perf_counter() > deadline:
@@ -98,12 +98,12 @@ def plain_in_loop(
 
 
 def settled_plain(choice: Choice, gain: LoopGain | None, compared: LoopComparison | None) -> PlainMeasured:
-    """Return what the plan says of torch's own arguments alone.
+    """Return the plan's result for torch's own arguments alone.
 
     Args:
-        choice: What was found; `plain` in it was measured alone.
-        gain: What the loop made of the tuned configuration.
-        compared: What the loop made of the plain one; None where it was not asked.
+        choice: Result of the tuning; its `plain` was measured alone.
+        gain: Gain of the tuned configuration in the loop; None without one.
+        compared: Comparison of the plain configuration in the loop; None without one.
     """
     tuned, plain, baseline = choice.tuned, choice.plain, choice.baseline
     if not tuned.config.needs_runtime:

@@ -1,4 +1,4 @@
-"""What a tuning found, as dataclasses that cross rooms, and the plan file.
+"""Results of a tuning, as dataclasses that all parts of plumb share, and the plan file.
 
 Rates are samples per second. A plan file is data only: reading one never runs code.
 """
@@ -29,7 +29,7 @@ class PlanError(Exception):
 
 @dataclass(frozen=True)
 class Rate:
-    """A measured throughput, and the interval that holds its true value with 95 % confidence."""
+    """A measured throughput, and the interval that contains its true value with 95 % confidence."""
 
     samples_per_second: float
     interval: tuple[float, float]
@@ -37,7 +37,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Measured:
-    """A configuration and what a real loader delivered with it, start of workers spread over a real epoch."""
+    """A configuration and a real loader's rate with it, where the start of the workers is spread over a real epoch."""
 
     config: Config
     samples_per_second: float
@@ -46,11 +46,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model expects of a configuration, and why.
+    """The model's prediction for a configuration, with reasons.
 
-    `bounds` holds each resource's limit in samples per second; the smallest is `samples_per_second`, and its
-    resource is the `bottleneck`. `utilization` is each resource's share in use at that rate, from 0 to 1. `then` is
-    what would bind next, with a larger bound; None where nothing else is known to bind.
+    `bounds` has each resource's limit in samples per second; the smallest is `samples_per_second`, and its resource is
+    the `bottleneck`. `utilization` is each resource's share in use at that rate, from 0 to 1. `then` is the resource
+    with the next larger bound; None if no other one is known to bind.
     """
 
     samples_per_second: float
@@ -62,9 +62,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Trial:
-    """One configuration that was tried for real, or the reason why it could not be.
+    """A configuration that was really tried, or the reason why it could not be.
 
-    `predicted_bytes` and `measured_bytes` are memory beyond the script itself; None where it wasn't looked at.
+    `predicted_bytes` and `measured_bytes` are memory in addition to the script's own; None if it wasn't measured.
     """
 
     config: Config
@@ -78,11 +78,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class StepShares:
-    """Where the time between two batches of the training goes, as shares that add up to 1.
+    """Parts of the time between two batches of the training, as shares that add up to 1.
 
-    `step` is the training step itself, without what it waits for other `ranks`. The rest waits for data: `read` while
-    samples wait for storage or a network, `compute` while they are made, `transfer` while the main process takes
-    batches over from workers.
+    `step` is the training step itself, without its waiting for other `ranks`. The rest waits for data: `read` while
+    samples wait for storage or a network, `compute` while they are made, `transfer` while the main process receives
+    batches from workers.
     """
 
     step: float
@@ -94,10 +94,10 @@ class StepShares:
 
 @dataclass(frozen=True)
 class LoopGain:
-    """How many times as fast the user's loop is on the tuned configuration, from pairs of adjacent windows.
+    """Ratio of the user's loop's rate on the tuned configuration to the own one, from pairs of adjacent windows.
 
-    `interval` holds the ratio with 95 % confidence however often it was looked at; None where there were too few
-    `pairs` for one. `slower_chance` is the chance that the loop is slower by more than three percent.
+    `interval` contains the ratio with 95 % confidence, however often it was evaluated; None if there were too few
+    `pairs`. `slower_chance` is the probability that the loop is slower by more than three percent.
     """
 
     ratio: float
@@ -108,10 +108,10 @@ class LoopGain:
 
 @dataclass(frozen=True)
 class EndToEnd:
-    """What the user's own loop reached, side by side, and the share of its time that it waited for data.
+    """Rates of the user's own loop, measured interleaved, and the share of its time that it waited for data.
 
-    The shares are None where the step rate could not be measured. How much the loop waits is measured; what for is told
-    by the model. Of several ranks, what steps wait for the others is measured, too.
+    The shares are None if the step rate could not be measured. The total waiting is measured, and split by the model.
+    If there are several ranks, the steps' waiting for the others is measured, too.
     """
 
     baseline: float
@@ -128,15 +128,15 @@ class EndToEnd:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast the loop is: by pairs of windows where there were such, else by the two rates."""
+        """Ratio of the loop's rates: from pairs of windows if there were any, else of the two rates."""
         return self.gain.ratio if self.gain else self.tuned / self.baseline
 
 
 @dataclass(frozen=True)
 class PlainMeasured(Measured):
-    """The best configuration of torch's own arguments alone; the user's own where none is better.
+    """Best configuration of torch's own arguments alone; the user's own if none is better.
 
-    `gain` is what the user's loop made of it, None where it was measured alone or changes nothing.
+    `gain` is its gain in the user's loop, None if it was measured alone or changes nothing.
     """
 
     gain: LoopGain | None = None
@@ -144,9 +144,9 @@ class PlainMeasured(Measured):
 
 @dataclass(frozen=True)
 class SampleCost:
-    """What one sample costs in `__getitem__` and collate, and its share of the batch that comes out.
+    """Cost of one sample in `__getitem__` and collate, and its share of the resulting batch.
 
-    `main_seconds` is what the main process spends on taking it over from a worker.
+    `main_seconds` is the time of the main process to receive it from a worker.
     """
 
     wall_seconds: float
@@ -159,7 +159,7 @@ class SampleCost:
 
 @dataclass(frozen=True)
 class TuningCost:
-    """What finding the answer took: seconds, samples that were loaded, and CPU seconds of this process and workers."""
+    """Cost of a tuning: seconds, samples loaded, and CPU seconds of this process and its workers."""
 
     seconds: float
     samples: float
@@ -251,24 +251,24 @@ class LoaderPlan:
 
     @property
     def shares_samples(self) -> bool:
-        """Whether an iterable dataset shares its samples out among another number of workers than the user's."""
+        """True if an iterable dataset shares its samples among a number of workers other than the user's."""
         return bool(self.workers_compared) and self.config.num_workers != self.baseline.config.num_workers
 
     @property
     def is_identified(self) -> bool:
-        """Whether the code and flags of the loader's dataset are known, to be compared where the plan is used."""
+        """True if the code and flags of the loader's dataset are known, for a comparison when the plan is used."""
         return self.identity is not None and self.identity.facts is not None
 
     @property
     def config(self) -> Config:
-        """The configuration to use."""
+        """Configuration to use."""
         return self.tuned.config
 
     @property
     def expressible(self) -> Config | None:
-        """The best measured configuration that torch's arguments can say, None where none is better than the user's.
+        """Best measured configuration that torch's arguments can express, None if none is better than the user's.
 
-        A part of a configuration may be worse than what the user had: workers without their fetch threads, for example.
+        A part of a configuration may be worse than the user's own: for example, workers without their fetch threads.
         """
         if not self.config.needs_runtime:
             return self.config
@@ -286,14 +286,14 @@ class LoaderPlan:
 
     @property
     def gain(self) -> float:
-        """The factor by which the tuned loader is faster than the baseline; 1 where nothing was changed."""
+        """Ratio of the tuned loader's rate to the baseline's; 1 if nothing was changed."""
         return self.tuned.samples_per_second / self.baseline.samples_per_second
 
     @property
     def plain_gain(self) -> float | None:
-        """How many times as fast torch's own arguments alone are; of the user's loop where that is known.
+        """Ratio of the rate with torch's own arguments alone to the baseline's; of the user's loop if that is known.
 
-        None where they come to nothing more than the user's own, and in older plans.
+        None if they are no better than the user's own, and in older plans.
         """
         if self.plain is None or self.plain.config == self.baseline.config:
             return None
@@ -303,7 +303,7 @@ class LoaderPlan:
 
     @property
     def rest_gain(self) -> float | None:
-        """How many times as fast the tuned configuration is as torch's own arguments alone, by the same measure."""
+        """Ratio of the tuned configuration's rate to that with torch's own arguments alone, by the same measure."""
         if self.plain is None or self.plain_gain is None:
             return None
         if self.plain.gain is not None and self.end_to_end is not None:
@@ -312,9 +312,9 @@ class LoaderPlan:
 
     @property
     def payback_steps(self) -> float | None:
-        """After how many training steps at the new rate the seconds of the tuning are saved; None where never.
+        """Number of training steps after which the tuning has saved its own seconds; None if it never does.
 
-        Counted by the rates of the training loop where they are known, else by those of the loader.
+        Computed from the rates of the training loop if they are known, else from those of the loader.
         """
         if self.cost is None:
             return None
@@ -347,12 +347,12 @@ class Plan:
 
 
 def encode(plan: Plan) -> bytes:
-    """The plan as JSON, indented for people."""
+    """Return the plan as JSON, indented for people."""
     return msgspec.json.format(to_json(plan), indent=2) + b"\n"
 
 
 def decode(data: bytes) -> Plan:
-    """The plan in `data`. Raises PlanError where it is damaged or of another version; unknown keys are ignored."""
+    """Return the plan in `data`; unknown keys are ignored. Raise PlanError if it is damaged or of another version."""
     try:
         version = msgspec.json.decode(data, type=dict[str, Any]).get("version")
         if version != VERSION:
@@ -363,7 +363,7 @@ def decode(data: bytes) -> Plan:
 
 
 def read(path: Path) -> Plan:
-    """The plan in the file at `path`. Raises PlanError, with the path in its message."""
+    """Return the plan in the file at `path`. Raise PlanError, with the path in its message, if that fails."""
     try:
         found = decode(path.read_bytes())
         _note_file(found, path)
@@ -375,13 +375,13 @@ def read(path: Path) -> Plan:
 
 
 def write(plan: Plan, path: Path) -> None:
-    """Writes the plan so that a reader sees the old file or the new one, never a part. Raises OSError."""
+    """Write the plan atomically: a reader sees the old file or the new one, never a part. May raise OSError."""
     replace_file(path, encode(plan))
     _note_file(plan, path)
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part. Raises OSError."""
+    """Write a file atomically: a reader sees the old one or the new one, never a part. May raise OSError."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -395,7 +395,7 @@ def replace_file(path: Path, data: bytes) -> None:
         raise
 
 
-# The files that entries were read from or written to in this process, with their numbers there, the latest last.
+# Files that entries were read from or written to in this process, with the entries' numbers, the latest last.
 _files: list[tuple[LoaderPlan, Path, int]] = []
 
 
@@ -405,5 +405,5 @@ def _note_file(plan: Plan, path: Path) -> None:
 
 
 def files_of(entry: LoaderPlan) -> list[tuple[Path, int]]:
-    """Return the files that hold a loader's entry, as far as this process has seen, and its number in each."""
+    """Return the files known to this process that contain a loader's entry, and its number in each."""
     return list({path: (path, number) for known, path, number in _files if known is entry}.values())

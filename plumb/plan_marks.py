@@ -1,4 +1,4 @@
-"""Marks in plan files: what runs have found of an entry, and that one which is wrong is not used again."""
+"""Marks in plan files: an entry that turned out wrong in a run is not used again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from plumb.plan import Delivered, LoaderPlan, files_of, replace_file
 def mark_unsafe(entry: LoaderPlan, reason: str) -> None:
     """Mark a loader's entry in the plan files that it came from, so that the next run does not use it.
 
-    A file that can't be changed is named in one line on standard error.
+    Prints one line on standard error for a file that can't be changed.
     """
 
     def add(loader: dict[str, Any]) -> None:
@@ -54,6 +54,6 @@ def _change(path: Path, number: int, entry: LoaderPlan, change: Callable[[dict[s
     except OSError as error:
         return (error.strerror or str(error)).lower()
     except (*DAMAGED_JSON, KeyError, IndexError, TypeError):
-        # It is another file by now.
+        # The file has been replaced since.
         return ""
     return ""

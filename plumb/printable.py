@@ -1,6 +1,6 @@
-"""Text with characters that an encoding lacks, for JSON and for people.
+"""Output of text with characters that an encoding lacks, for JSON and for people.
 
-Python holds a file name that is no UTF-8 as a string with lone surrogates, which no encoder takes.
+Python represents a file name that is no UTF-8 as a string with lone surrogates, which no encoder accepts.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 ERRORS = "plumb.printable"
-"""The name of the error handler that writes what an encoding lacks in ASCII characters."""
+"""Name of the error handler that writes ASCII characters in place of those that an encoding lacks."""
 
-# What plumb's own reports use beyond ASCII, and what stands for it on a terminal without.
+# Replacements of the non-ASCII characters in plumb's own reports, for a terminal without them.
 _PLAIN = str.maketrans(
     {
         "█": "#", "▉": "#", "▊": "#", "▋": "#", "▌": "#", "▍": "#", "▎": "|", "▏": "|", "░": ".", "·": "-", "µ": "u",
@@ -24,12 +24,12 @@ _PLAIN = str.maketrans(
 
 
 def printable(text: str) -> str:
-    """Return the text with lone surrogates written out: a backslash, a `u` and four digits."""
+    """Return the text with lone surrogates escaped: a backslash, a `u` and four digits."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def to_json(value: Any) -> bytes:
-    """Return a value as JSON, as msgspec writes it; lone surrogates in its strings are written out."""
+    """Return a value as JSON, as msgspec writes it; lone surrogates in its strings are escaped."""
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:

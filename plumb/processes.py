@@ -1,4 +1,4 @@
-"""Ending processes so that nothing of theirs stays behind."""
+"""Ends of processes that leave nothing behind."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from pathlib import Path
 
 import psutil
 
-# They wait for the pipe to their parent to close, remove what it left in shared memory, and end by themselves.
+# They wait until the pipe to their parent closes, remove what it left in shared memory, and end by themselves.
 CARETAKERS = ("resource_tracker", "torch_shm_manager")
 _SHARED_MEMORY = Path("/dev/shm")
-# Torch opens a segment and removes its name at once; one whose name is there for longer has lost its owner.
+# Torch opens a segment and removes its name at once; a name that exists for longer has lost its owner.
 _NAMED_FOR_SECONDS = 0.05
 _KILLED_WITHIN_SECONDS = 60
-# A process that was killed still has its files, and their locks, until all its memory is given back.
+# A killed process keeps its files, and their locks, until all its memory is freed.
 _GONE_WITHIN_SECONDS = 2.0
 
 
 def end_children() -> None:
-    """Kills everything that this process, which is about to end, has started, but the caretakers of shared memory.
+    """SIGKILL all descendants of this process, which is about to end, except multiprocessing's and torch's helpers.
 
-    They are killed, not asked: handlers of the user's for SIGTERM may save checkpoints. Returns when they are gone, and
-    with them their marks on stores, or after `_GONE_WITHIN_SECONDS`.
+    SIGTERM is not used, because the user's handlers for it may save checkpoints. Returns when they are gone, and with
+    them their marks on stores, or after `_GONE_WITHIN_SECONDS`.
     """
     _ignore_deaths()
     _clean_up_after(_kill_children(os.getpid()))
 
 
 def _ignore_deaths() -> None:
-    """Lets no handler hear of a child's end: torch's raises in the main thread, which may be the user's code.
+    """Disable handlers of SIGCHLD: torch's raises in the main thread, where the user's code may run.
 
-    Python itself allows that in the main thread only.
+    Python's own `signal` allows that in the main thread only.
     """
     import ctypes
 
@@ -47,12 +47,12 @@ def _ignore_deaths() -> None:
 
 
 def end_trees(pids: Iterable[int]) -> None:
-    """Kills these processes, and everything that they have started, in the same way: all before any is waited for."""
+    """SIGKILL these processes and their descendants; all are killed before any is waited for."""
     roots = []
     for pid in pids:
         with contextlib.suppress(psutil.Error):
             root = psutil.Process(pid)
-            # It must not start others meanwhile, nor do anything about the death of those that it has.
+            # A suspended process can't start others meanwhile, nor react to the death of its children.
             root.suspend()
             roots.append(root)
     killed = [child for root in roots for child in _kill_children(root.pid)]
@@ -63,9 +63,9 @@ def end_trees(pids: Iterable[int]) -> None:
 
 
 def end_marked(mark: str) -> None:
-    """Kill every process whose environment holds `mark`, wherever it went: a pool's workers lose their parent.
+    """SIGKILL every process whose environment contains `mark`, also orphans such as a pool's workers.
 
-    Processes that are started meanwhile are found in the next look, as many times as it takes.
+    Repeats the search for processes that are started meanwhile.
     """
     end_by = time.monotonic() + _GONE_WITHIN_SECONDS
     while found := [process for process in _marked(mark) if not _is_caretaker(process)]:
@@ -115,9 +115,9 @@ def _clean_up_after(killed: list[psutil.Process]) -> None:
 
 
 def _is_there(process: psutil.Process) -> bool:
-    """Whether a process holds anything yet: one that only waits for its parent's `wait` does not.
+    """Return whether a process still holds resources; one that only waits for its parent's `wait` doesn't.
 
-    It looks like that from the end of its first thread on, but all of its threads have the same files.
+    A process looks like that as soon as its first thread ends, but its other threads keep the same files.
     """
     try:
         return bool(process.is_running() and (process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1))
@@ -126,10 +126,10 @@ def _is_there(process: psutil.Process) -> bool:
 
 
 def remove_segments(pids: Iterable[int]) -> None:
-    """Removes the shared memory that processes which have just been killed were about to hand over.
+    """Remove the shared memory that just killed processes were about to pass on.
 
-    Torch's descriptors keep a segment alive without a name; a process killed between naming it and removing the name
-    leaves it for ever. Old segments are left alone: they are of another process that had such a number once, perhaps
+    Torch's descriptors keep a segment alive without a name; a process killed between creating the name and removing it
+    leaves it for ever. Old segments are left alone: they belong to another process that once had such a number, perhaps
     in another container with the same `/dev/shm`.
     """
     now = time.time()
@@ -148,7 +148,7 @@ def remove_segments(pids: Iterable[int]) -> None:
 
 
 def end_with_parent() -> None:
-    """Asks Linux to kill this process as soon as its parent is gone, however that ends; elsewhere does nothing."""
+    """Make Linux kill this process as soon as its parent ends for any reason; do nothing elsewhere."""
     import ctypes
 
     set_parent_death_signal = 1
@@ -157,10 +157,10 @@ def end_with_parent() -> None:
 
 
 def forks_end_with_us() -> None:
-    """Asks Linux to kill what is forked from the main thread as soon as this process is gone.
+    """Make Linux kill processes forked from the main thread as soon as this process ends.
 
-    Torch's workers find out by themselves, but only every five seconds. What another thread forks is left alone: Linux
-    would kill it when that thread ends.
+    Torch's workers notice that by themselves, but only every five seconds. Forks of other threads are left alone,
+    because Linux would kill them when that thread ends.
     """
     from_main_thread = False
 
@@ -186,12 +186,12 @@ def keep_sockets_together() -> None:
 
 
 def share_temporary_folder(folder: str | None = None) -> None:
-    """Lets all workers keep their sockets in one folder, by default this process's own, which goes when it ends.
+    """Put the sockets of all workers into one folder, by default this process's own, which is removed at its end.
 
-    Each that is killed would leave a folder of its own behind.
+    Otherwise each killed worker would leave a folder behind.
     """
     if folder is None:
         multiprocessing.util.get_temp_dir()
     else:
-        # What `get_temp_dir` looks at, and what a new process inherits, started in whatever way.
+        # `get_temp_dir` reads this, and a new process inherits it, whatever its start method.
         multiprocessing.current_process()._config["tempdir"] = folder  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
-"""Loaders whose files the script is about to remove: afterwards nothing of them could be measured.
+"""Loaders whose files the script is about to remove, so that they must be measured before.
 
-A short script makes its data in a temporary folder, reads them once or twice, and removes them where it ends.
+A short script makes its data in a temporary folder, reads them once or twice, and removes them at its end.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-# So many of a loader's files tell where its data lie.
+# This many of a loader's files are enough to locate its data.
 _FILES_AT_MOST = 1000
 
 
 class LoaderFiles:
-    """The files that loaders have opened in this process, by the loaders' names."""
+    """Files that loaders have opened in this process, by the loaders' names."""
 
     def __init__(self) -> None:
         self._files: dict[str, set[str]] = {}
@@ -27,7 +27,7 @@ class LoaderFiles:
 
     @contextlib.contextmanager
     def noted(self, name: str) -> Iterator[None]:
-        """Take note of what is opened meanwhile, on behalf of the loader called `name`."""
+        """Record the files that are opened in the context as those of the loader called `name`."""
         from plumb.runtime.opened import opened_files
 
         files = self._files.setdefault(name, set())
@@ -43,8 +43,8 @@ class LoaderFiles:
     def lie_in(self, path: str, name: str, loader: DataLoader[Any]) -> bool:
         """Return whether all files of a loader are `path` itself, or lie below it.
 
-        What workers have opened is not known here: one sample is read for it. A dataset that removes what it has read
-        itself has its files made anew.
+        Files opened by workers are not recorded here, so one sample is read to find them. If a dataset itself removes
+        what it has read, the answer is False, because it can make its files again.
         """
         if self._is_reading:
             return False
@@ -57,15 +57,15 @@ class LoaderFiles:
         from plumb.profile.randomness import kept_generators
 
         self._files[name] = set()
-        # The user's code may raise anything, and it is not the script that asks for this sample.
+        # The user's code may raise any error, and the script did not request this sample.
         with contextlib.suppress(Exception), kept_generators(), self.noted(name):
             loader.dataset[next(iter(loader.sampler))]
 
 
 def listen(removing: Callable[[str], None]) -> None:
-    """Call `removing` with the path of each file or folder that this process is about to remove, and not its forks.
+    """Call `removing` with the path of each file or folder that this process, not its forks, is about to remove.
 
-    Calls that come while one is at work are left out: plumb removes files of its own.
+    Removals during such a call are left out, because plumb removes files of its own.
     """
     owner, is_busy = os.getpid(), False
 

@@ -1,4 +1,4 @@
-"""What `plumb report` does: the terminal's screen, and a plan in the forms in which others read it."""
+"""`plumb report`: the report on a terminal, and a plan in the formats of other tools."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from plumb.report.terminal import print_report
 
 
 def report(path: Path, html: Path | None, perfetto: Path | None, as_json: bool) -> None:
-    """Prints a plan, or writes it to the files that are named. Raises CommandError where a file can't be used."""
+    """Print a plan, or write it to the given files. Raise CommandError if a file can't be used."""
     try:
         found = plan.read(path)
         if as_json:
@@ -38,13 +38,13 @@ def report(path: Path, html: Path | None, perfetto: Path | None, as_json: bool) 
 
 
 def _modelled(loader: LoaderPlan) -> Modelled | None:
-    """What the model adds; None where the plan does not hold what it needs."""
+    """Return the model's additions to the page; None if the plan lacks the model's inputs."""
     told = _told(loader)
     return Modelled(_simulated(loader), forecast(*told, Host())) if told else None
 
 
 def _simulated(loader: LoaderPlan) -> tuple[Timeline, ...]:
-    """The workers before and after, or as they are where nothing was changed."""
+    """Return simulated timelines before and after; only one if nothing was changed."""
     told = _told(loader)
     return timelines(told[0], tuple(dict.fromkeys((loader.baseline.config, loader.tuned.config)))) if told else ()
 

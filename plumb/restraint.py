@@ -1,4 +1,4 @@
-"""What a tuning must not try with a loader, since its samples would not be the user's own any more."""
+"""Restrictions on what a tuning may try with a loader, because it would change the user's samples."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from plumb.offers import Offers
 from plumb.runtime.loader import NO_REWRITES
 from plumb.runtime.sample_effects import CHILD_SECONDS, sample_effects
 
-# A child that makes a few samples may take so many times as long as one sample takes here.
+# A child that makes a few samples may take this multiple of one sample's time here.
 _CHILD_SAMPLES = 20.0
 
 
 @dataclass(frozen=True)
 class Restraint:
-    """What must not be tried, each with the reason, a note for the user, or None where it may be.
+    """Things that must not be tried, each with the reason as a note for the user; None if allowed.
 
-    `workers` is about workers of any kind, `forked` about those that are forked, `stores` about values that are kept,
-    `threads` about samples made at the same time, `rewrites` about all that runs the code of samples in another way.
-    `other_workers` is about workers in another number than the user's, or such that last longer.
+    `workers` means workers of any kind, `forked` those that are forked, `stores` stored values, `threads` samples made
+    at the same time, `rewrites` everything that runs the samples' code in another way. `other_workers` means workers in
+    another number than the user's, or that persist unlike the user's.
     """
 
     workers: str | None = None
@@ -35,7 +35,7 @@ class Restraint:
     other_workers: str | None = None
 
     def allowed(self, offers: Offers) -> Offers:
-        """Return what is left of what was found for a loader."""
+        """Return the allowed ones among the rewrites that were found."""
         if self.rewrites:
             return dataclasses.replace(offers, rewrites=NO_REWRITES, cuts=(), deferrals=(), threads=(), storage=None)
         if self.stores:
@@ -56,16 +56,16 @@ def restraint_of(
 ) -> Restraint:
     """Return what must not be tried.
 
-    Where the user's own configuration has workers, samples are made ahead of time and from copies already; how many
-    copies there are, and how long they last, may still decide on what comes.
+    If the user's own configuration has workers, samples are made ahead of time and from copies already; but the number
+    of copies, and their lifetime, may still influence the samples.
 
     Args:
-        loader: The loader to tune; its samples are tried in a forked child.
-        own: The configuration that the script gave it.
+        loader: Loader to tune; its samples are tried in a forked child.
+        own: Configuration that the script gave it.
         indices: Indices of a few samples.
-        changed: The place of something that the loop changes while an epoch runs; empty for nothing.
-        sample_seconds: What a sample takes in this process.
-        child_seconds: How long a forked child that may hang is waited for, if samples don't take longer here.
+        changed: Place that the loop changes during an epoch; empty if there is none.
+        sample_seconds: Seconds per sample in this process.
+        child_seconds: Longest wait for a forked child that may hang, if samples don't take longer here.
     """
     if changed and not own.num_workers:
         return Restraint(workers=changed_by_loop(changed), stores=changed_by_loop(changed))
@@ -89,7 +89,7 @@ def restraint_of(
 
 
 def changed_by_loop(place: str) -> str:
-    """Return the note on something that the loop changes while an epoch runs."""
+    """Return the note on a place that the loop changes during an epoch."""
     return (
         f"no workers and no stores are used: your loop changes {place} while an epoch runs, and samples that are made "
         "ahead of time would not show it"

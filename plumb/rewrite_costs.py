@@ -1,4 +1,4 @@
-"""What the rewrites that were found cost, and what they save: stores, deferred operators, and both, timed together."""
+"""Costs and savings of rewrites: stores, deferred operators, and both, timed together."""
 
 from __future__ import annotations
 
@@ -31,24 +31,23 @@ from plumb.savings import (
 )
 from plumb.trace.pipeline import Pipeline
 
-# A store that leaves more than this share of a sample's CPU seconds, and all of its waiting, saves nothing.
+# A store saves nothing if it leaves more than this share of a sample's CPU seconds, and all of its waiting.
 _SAVES_NOTHING = 0.95
-# Waiting that is a smaller share of a sample's time, or of what a store saves, is not worth one.
+# Waiting that is a smaller share of a sample's time, or of a store's savings, is not worth a store.
 _WORTH_STORING = 0.1
-# So many values are stored and read at most, to see what that takes, and in batches of so many where nobody says how
-# large these are.
+# Largest number of values to store and read for the timing, and the batch size if the loader has none.
 _TIMED_VALUES, TIMED_BATCH = 64, 32
 _TIMED_SHARE, _STORED_SHARE = 0.6, 0.1
 FEWEST_SAMPLES = 2
-"""Of fewer, nothing is told."""
+"""Fewer samples than this are not compared."""
 
 Affordable = Callable[[int, int, float], int]
-"""How many samples, up to so many, can be loaded so many times in a share of the time that is left."""
+"""Returns how many samples, up to a number, can be loaded a number of times in a share of the remaining time."""
 
 
 @dataclass(frozen=True)
 class RewriteCosts:
-    """The costs of what is worth offering, and why the rest is not."""
+    """Costs of the rewrites worth offering, and the reasons against the others."""
 
     cuts: tuple[CutCost, ...] = ()
     deferrals: tuple[DeferralCost, ...] = ()
@@ -68,7 +67,7 @@ class _Store:
 
     @property
     def saved_seconds(self) -> float:
-        """What to read a value saves of making it; negative where it takes longer."""
+        """Seconds that reading a value saves over making it; negative if it takes longer."""
         return self.found.prefix_seconds - self.filled.read_seconds
 
     @property
@@ -84,9 +83,17 @@ def rewrite_costs(
     deferral: FoundDeferral | None,
     affordable: Affordable,
 ) -> RewriteCosts:
-    """What stores at `cuts` and deferred operators cost and save, on whole batches of the samples at `indices`.
+    """Measure the costs and savings of stores at `cuts` and of deferred operators, on whole batches.
 
-    What the user's code raises here is a reason, and no error.
+    An error of the user's code becomes a reason against the rewrite.
+
+    Args:
+        loader: The loader.
+        indices: Samples to use.
+        cuts: Valid cuts.
+        pipeline: Traced operators of a sample.
+        deferral: Operators that may be deferred; None if there are none.
+        affordable: Number of samples for which there is time.
     """
     if not cuts and deferral is None:
         return RewriteCosts()
@@ -95,7 +102,7 @@ def rewrite_costs(
         indices = indices[: max(FEWEST_SAMPLES, affordable(_TIMED_VALUES, len(cuts), _STORED_SHARE))]
     stored = [_stored(loader, cut, indices) for cut in cuts]
     stores = [store for store in stored if isinstance(store, _Store)]
-    # With deferred operators, each is timed twice.
+    # Each store is timed twice if there are deferred operators.
     left = [max(0.0, 1.0 - store.saved_seconds / pipeline.sample_seconds) for store in stores]
     rewritten = (2 * sum(left) + 1) if deferral else sum(left)
     batches, turns = _timed_batches(loader, indices, rewritten, affordable)
@@ -126,7 +133,7 @@ def rewrite_costs(
 
 
 def _fetches(stores: Sequence[_Store], deferral: Deferral | None) -> Iterator[tuple[tuple[str | None, bool], Fetch]]:
-    """Each rewrite by the operator after which it stores values, None where it stores none, and whether it defers."""
+    """Yield each rewrite with its key: the operator whose output is stored (or None), and whether it defers."""
     for store in stores:
         yield (store.after, False), store.fetch
         if deferral:
@@ -136,7 +143,7 @@ def _fetches(stores: Sequence[_Store], deferral: Deferral | None) -> Iterator[tu
 
 
 def _stored(loader: DataLoader[Any], found: CutCandidate, indices: Sequence[Any]) -> _Store | str:
-    """A store with the cut's values of these samples, or why there is none."""
+    """Return a store with the cut's values of these samples, or the reason why there is none."""
     if fingerprint_of_part(loader.dataset, found.cut) != fingerprint_of_part(loader.dataset, found.cut):
         return f"no store after {found.cut.after}: the dataset's state can't be told from another"
     try:
@@ -157,7 +164,7 @@ def _cut_cost(
     pipeline: Pipeline,
     indices: Sequence[Any],
 ) -> CutCost | str:
-    """What a store costs, or why it is not offered."""
+    """Return the cost of a store, or the reason why it is not offered."""
     found, after = store.found, store.after
     if isinstance(alone, Exception):
         return f"no store after {after}: {_reason(alone)}"
@@ -176,13 +183,13 @@ def _cut_cost(
 
 
 def _may_outlive(dataset: Any, found: CutCandidate, indices: Sequence[Any]) -> bool:
-    """Whether a store at a cut may serve later runs: only where a change of what it was made of would be seen."""
+    """Return whether a store at a cut may serve later runs: only if changes of the files behind it would be noticed."""
     waits = found.prefix_wait_seconds >= _WORTH_STORING * found.prefix_seconds
     return not reads_unseen(Replay(dataset, found.cut).prefix, indices[:FEWEST_SAMPLES], waits)
 
 
 def _deferral_cost(found: FoundDeferral, saved: Savings | Exception) -> DeferralCost | str:
-    """What deferred operators cost, or why they are not offered."""
+    """Return the cost of deferred operators, or the reason why they are not offered."""
     if isinstance(saved, Exception):
         return f"no operator runs on batches: {_reason(saved)}"
     assert found.deferral is not None
@@ -201,10 +208,10 @@ def _saves_nothing(after: str) -> str:
 def _timed_batches(
     loader: DataLoader[Any], indices: Sequence[Any], rewritten: float, affordable: Affordable
 ) -> tuple[list[Sequence[Any]], int]:
-    """Whole batches of a few samples, and how many turns of them there is time for.
+    """Return whole batches of a few samples, and the number of turns of them for which there is time.
 
-    A part of a batch, where there is no time for a whole one, and none where that would hold too few samples. All ways
-    of rewriting them together take `rewritten` times as long as to make them plainly.
+    If there is no time for a whole batch, it is a part of one; none if that would have too few samples. All rewrites of
+    the batches together take `rewritten` times as long as making them plainly.
     """
 
     def loads(turns: int) -> int:

@@ -1,4 +1,4 @@
-"""How many samples a loader's batch holds: the unit of all rates, whoever makes the batches."""
+"""Number of samples in a loader's batch: the unit of all rates, whatever makes the batches."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from plumb.profile.sample import samples_in
 from plumb.runtime.loader import index_sampler
 from plumb.search.measure import IndexStream
 
-# Batches of a sampler may differ in size: so many of them are looked at, for no longer than this.
+# Batches of a sampler may differ in size: up to this many are counted, for at most this long.
 _BATCHES, _SECONDS = 64, 0.5
 
 
 def samples_per_batch(loader: DataLoader[Any], seen: float | None = None) -> float:
-    """Return the number of samples in a batch of `loader`, on average.
+    """Return the average number of samples in a batch.
 
     Args:
-        loader: A loader of the user's, iterated or not. Its sampler may be drawn from, and where the dataset makes its
-            batches by itself and none was seen, one is made.
-        seen: What a batch that the loop has got seems to hold; None where it has got none.
+        loader: The user's loader, iterated or not. Its sampler may be advanced, and if the dataset makes its own
+            batches and none was seen, one is made.
+        seen: Samples in a batch that the loop got; None if it has got none.
     """
     if loader.batch_size is not None:
         return float(min(loader.batch_size, length_of(loader.sampler) or loader.batch_size))
     with kept_generators(), contextlib.suppress(Exception):
-        # What fails here fails where the loader is read, and is said there.
+        # An error here occurs again where the loader is read, and is reported there.
         sizes = list(_sizes_of_index_batches(loader))
         return fmean(sizes) if sizes else seen or float(_samples_of_a_batch(loader) or 1)
     return seen or 1.0
 
 
 def index_stream(loader: DataLoader[Any]) -> IndexStream:
-    """Return the index batches of a loader, or its single indices where the dataset makes the batches."""
+    """Return the index batches of a loader, or its single indices if the dataset makes the batches."""
     return IndexStream(index_sampler(loader), is_batches=loader.batch_sampler is not None)
 
 
 def _sizes_of_index_batches(loader: DataLoader[Any]) -> Iterator[int]:
-    """Yield the sizes of the first index batches; nothing where the dataset makes its batches by itself."""
+    """Yield the sizes of the first index batches; nothing if the dataset makes its own batches."""
     if isinstance(loader.dataset, IterableDataset):
         return
     until = time.perf_counter() + _SECONDS
@@ -58,7 +58,7 @@ def _sizes_of_index_batches(loader: DataLoader[Any]) -> Iterator[int]:
 
 
 def _samples_of_a_batch(loader: DataLoader[Any]) -> int:
-    """Return how many samples the first batch holds that the dataset makes by itself."""
+    """Return the number of samples in the first batch that the dataset makes itself."""
     if isinstance(loader.dataset, IterableDataset):
         made = next(iter(loader.dataset))
     else:

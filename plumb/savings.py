@@ -1,8 +1,8 @@
-"""What a rewrite saves: samples made as a loader would make them with it, by turns with the plain ones.
+"""Savings of rewrites, measured on samples made as a loader would make them, in turns with the plain ones.
 
-Shares of operators don't add up to what is saved: a rewrite has a cost of its own for each sample, and memory that is
-fresh, or no longer is, costs as much as some operators. And they are shares of what a plain batch costs at the same
-moment: the host may be faster or slower when it is asked the next time.
+Shares of operators don't add up to the savings: a rewrite has a cost of its own for each sample, and fresh memory costs
+as much as some operators. Savings are relative to a plain batch at the same moment, because the host's speed may change
+between measurements.
 """
 
 from __future__ import annotations
@@ -28,38 +28,39 @@ from plumb.runtime.replay import Replay
 from plumb.runtime.stored import Stored
 
 MOST_TURNS = 3
-"""So many turns in fresh memory, and again in reused memory, tell what is saved; one does where there is no time."""
+"""Number of turns in fresh memory, and again in reused memory, to measure savings; one if there is no time."""
 
-# Turns that differ by more than this factor are of fresh memory and of used memory; then so many show both.
+# Turns that differ by more than this factor used fresh and reused memory; then up to so many turns show both.
 _STEADY, _TURNS_AT_MOST, _STEADY_SECONDS = 1.5, 9, 0.5
 
-# Batches that take longer are not held up by what other work has left in the caches. Others are made for so long more,
-# and so many times at the most: they are soon held up by half, too.
+# Batches that take longer are not slowed down by cold caches. Shorter ones are repeated for this time, and at most this
+# often, because they may be slowed down by half.
 _SOON_SECONDS, _SOON_TIMES = 0.02, 15
 
-# No batch takes less CPU than this: coarse clocks may say so.
+# Smallest CPU time of a batch, because coarse clocks may measure zero.
 _LEAST_SECONDS = 1e-7
 
 
 def plain_loads(turns: int) -> int:
-    """How often `savings` makes its batches plainly: so many turns in fresh and in reused memory, one in between.
+    """Return how often `savings` makes its batches plainly.
 
-    All that as a worker makes them, and as a main process without workers, and once to see how large they are.
+    That is `turns` times in fresh and in reused memory, and once in between, both as in a worker and as in a main
+    process without workers, plus once to find the batches' size.
     """
     return 2 * (2 * turns + 1) + 1
 
 
 def rewritten_loads(turns: int) -> int:
-    """How often it makes them in one way: twice to learn from, twice to be finished, and as often as plainly.
+    """Return how often `savings` makes them with one rewrite: as often as plainly, and four times in preparation.
 
-    Those that are soon made, it makes more often.
+    Fast batches are made more often.
     """
     return 4 + plain_loads(turns)
 
 
 @dataclass(frozen=True)
 class Filled:
-    """A store with the values of a few samples: the bytes that each takes, and the seconds to write and to read it."""
+    """A store with the values of a few samples: bytes per value, and the seconds to write and to read one."""
 
     stored: Stored
     value_bytes: float
@@ -68,9 +69,9 @@ class Filled:
 
 
 def filled(dataset: Any, cut: Cut, indices: Sequence[Any]) -> Filled | None:
-    """A store of the values at `cut` of the samples at `indices`; None where it takes none of them.
+    """Return a store with the values at `cut` of some samples; None if the store accepts none of them.
 
-    Raises EncodeError, StoreError, and what the dataset raises.
+    Raises EncodeError, StoreError, and the dataset's errors.
     """
     replay = Replay(dataset, cut)
     values = [replay.prefix(index) for index in indices]
@@ -81,7 +82,7 @@ def filled(dataset: Any, cut: Cut, indices: Sequence[Any]) -> Filled | None:
     stored = Stored(dataset, cut, CacheChoice(cut.after, "memory", size, 1.0), apart="-timed")
     store = Store(stored.spec)
     records = [(key, value, ()) for index, value in zip(indices, encoded, strict=True) if (key := key_of(index))]
-    # What comes first opens the store, which is no part of writing a sample.
+    # The first record opens the store, which is no part of writing a sample.
     store.put_many(records[:1])
     begin = time.perf_counter()
     store.put_many(records[1:])
@@ -98,10 +99,10 @@ def filled(dataset: Any, cut: Cut, indices: Sequence[Any]) -> Filled | None:
 
 @dataclass(frozen=True)
 class Savings:
-    """What is left for a process that makes samples, and what it takes to finish those of which operators are deferred.
+    """Remaining CPU share of a process that makes samples, and the cost of finishing deferred ones.
 
-    The latter are CPU seconds of the main process per sample, and `main_seconds_reusing` those where it uses its memory
-    again; 0 where nothing is deferred.
+    The costs are CPU seconds of the main process per sample, with `main_seconds_reusing` for reused memory; 0 if
+    nothing is deferred.
     """
 
     left: Left
@@ -112,12 +113,12 @@ class Savings:
 Key = TypeVar("Key", bound=Hashable)
 _Batches = Sequence[Sequence[Any]]
 _Make = Callable[[Sequence[Any]], Any]
-# CPU seconds of the same batches, made plainly first, and then with each rewrite.
+# CPU seconds of the same batches, first plain, then with each rewrite.
 _Turn = tuple[float, ...]
 
 
 class _FailedError(Exception):
-    """What one way of making batches raised, for good reason or none."""
+    """An error that one rewrite raised while it made a batch."""
 
     def __init__(self, way: Rewritten, reason: Exception) -> None:
         self.way, self.reason = way, reason
@@ -126,11 +127,16 @@ class _FailedError(Exception):
 def savings(
     loader: DataLoader[Any], fetches: Mapping[Key, Fetch], batches: _Batches, turns: int = MOST_TURNS
 ) -> dict[Key, Savings | Exception]:
-    """What is saved on batches that are made as each of `fetches` says, by turns with plain ones.
+    """Measure the savings of each rewrite on some batches, in turns with plain ones.
 
-    `batches` holds their indices. What a way of making one of them raises stands in its place, NotDeferredError where
-    its operators are not deferred after all; the others are then timed without it. Raises what the dataset and the
-    collate function raise when batches are made plainly.
+    If a rewrite raises, its error is its result (NotDeferredError if its operators are not deferred after all), and the
+    others are timed without it. Raises the errors of the dataset and the collate function for plain batches.
+
+    Args:
+        loader: The loader.
+        fetches: Rewrites, by any key.
+        batches: Indices of the batches.
+        turns: Number of turns in fresh and in reused memory.
     """
     with one_torch_thread():
         found = {key: _rewritten(loader, fetch, batches[0]) for key, fetch in fetches.items()}
@@ -150,7 +156,7 @@ def _saved(
 
 
 def _timed(loader: DataLoader[Any], ways: Sequence[Rewritten], batches: _Batches, turns: int) -> list[Savings]:
-    """What each way saves. Raises _FailedError where one of them makes no batch, and as `savings` does."""
+    """Return the savings of each rewrite. Raise _FailedError if one of them makes no batch, and as `savings` does."""
 
     def finishing() -> list[float]:
         return [_by(way, partial(way.finishing_seconds, batches[0], turns)) for way in ways]
@@ -169,7 +175,7 @@ def _timed(loader: DataLoader[Any], ways: Sequence[Rewritten], batches: _Batches
 
 
 def _made(plainly: _Make, ways: Mapping[Rewritten, _Make], batches: _Batches) -> _Turn:
-    """CPU seconds of whole batches, made plainly and each way: what fresh memory costs hangs on how much is held."""
+    """Return the CPU seconds of whole batches, plain and rewritten; the cost of fresh memory depends on the amount."""
 
     def seconds(make: _Make) -> float:
         return sum(thread_seconds(partial(make, indices)) for indices in batches)
@@ -177,7 +183,7 @@ def _made(plainly: _Make, ways: Mapping[Rewritten, _Make], batches: _Batches) ->
     turn = [seconds(plainly)]
     for way, make in ways.items():
         rewritten = partial(_by, way, partial(seconds, make))
-        # What was made before leaves its own code and data in the caches, and a core that has slept while it waited.
+        # The previous batches leave their own code and data in the caches, and a core that slept while they waited.
         first = rewritten()
         again = min(_SOON_TIMES, int(_SOON_SECONDS / max(first, _LEAST_SECONDS)))
         turn.append(median([rewritten() for _ in range(again)] or [first]))
@@ -192,13 +198,13 @@ def _by(way: Rewritten, seconds: Callable[[], float]) -> float:
 
 
 def _lefts(turn: Callable[[], _Turn], reused_turn: Callable[[], _Turn], turns: int) -> list[Left]:
-    """What each way leaves in so many turns, or more where they differ, and in memory that is in use again."""
+    """Return the remaining shares of each rewrite, in `turns` turns or more if they differ, and in reused memory."""
     fresh = _until_steady(turn, turns)
     with reusing(True):
         # In the first turn, some of the memory is still fresh.
         reused_turn()
         again = _until_steady(reused_turn, turns)
-    # Where memory is fresh by chance, it is the blocks that make the difference, and not the rewrite.
+    # If only some turns got fresh memory, the difference comes from the memory, not from the rewrite.
     return [
         Left(_share(plainly) if _are_steady(plainly) else _share(reusing), _share(reusing))
         for plainly, reusing in zip(_each(fresh), _each(again), strict=True)
@@ -206,7 +212,7 @@ def _lefts(turn: Callable[[], _Turn], reused_turn: Callable[[], _Turn], turns: i
 
 
 def _each(turns: Sequence[_Turn]) -> list[list[_Turn]]:
-    """For each way, what its batches took beside the plain ones."""
+    """Return the CPU seconds of each rewrite, paired with the plain ones of the same turn."""
     return [[(turn[0], turn[way]) for turn in turns] for way in range(1, len(turns[0]))]
 
 
@@ -218,7 +224,7 @@ def _rewritten(loader: DataLoader[Any], fetch: Fetch, indices: Sequence[Any]) ->
 
 
 def _until_steady(turn: Callable[[], _Turn], at_least: int) -> list[_Turn]:
-    """So many turns, and more where large blocks are fresh in some and not in others, as long as that takes no time."""
+    """Run `at_least` turns, and more if some got fresh memory and others didn't, as long as that is quick."""
     begin, turns = time.perf_counter(), [turn() for _ in range(at_least)]
     while not _are_steady(turns) and len(turns) < _TURNS_AT_MOST and time.perf_counter() - begin < _STEADY_SECONDS:
         turns.append(turn())
@@ -226,7 +232,7 @@ def _until_steady(turn: Callable[[], _Turn], at_least: int) -> list[_Turn]:
 
 
 def _are_steady(turns: Sequence[_Turn]) -> bool:
-    """Whether all turns but one, which something else has held up, took about as long."""
+    """Return whether all turns took about as long, except the slowest one, which may have been disturbed."""
     for seconds in zip(*turns, strict=True):
         quickest, *others = sorted(seconds)
         if any(other > _STEADY * quickest for other in others[:-1]):
@@ -235,6 +241,6 @@ def _are_steady(turns: Sequence[_Turn]) -> bool:
 
 
 def _share(turns: Sequence[_Turn]) -> float:
-    """What is left of a plain batch's seconds, as a share."""
+    """Return the median rewritten seconds relative to the plain ones."""
     plain, rewritten = (median(seconds) for seconds in zip(*turns, strict=True))
     return float(rewritten / max(plain, _LEAST_SECONDS))

@@ -1,6 +1,6 @@
-"""Runs a user's script in a child process under plumb: starts it, listens to it, and ends it safely.
+"""Run of a user's script in a child process under plumb: start, events, and a safe end.
 
-The child leads a process group of its own. Its output is passed on as it comes; its events arrive on a pipe.
+The child leads a process group of its own. Its output is passed on as it arrives; its events arrive on a pipe.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from plumb.processes import end_marked, end_trees
 from plumb.runtime.store_folder import disk_root, remove_abandoned
 from plumb.signals import ended_by_signals, signals_held_back
 
-# A tuning that has spent its budget may still be about to start workers, which may take as long as the script did to
-# come to its first loader.
+# A tuning that has spent its budget may still be about to start workers, which may take as long as the script took to
+# reach its first loader.
 _GRACE_STARTS = 2.0
 _POLL_SECONDS = 0.1
 _IMPORT_SECONDS = 15.0
-# Imports from a slow disk, and ranks that wait for each other, may take several times as long as any other start.
+# Imports from a slow disk, or ranks that wait for each other, may take several times as long as any other start.
 _STARTS_AT_MOST = 4
-# A rank that takes part in another one's tuning is there from that one's start to its end.
+# A rank that takes part in another one's tuning runs from that one's start to its end.
 _BUDGETS_OF_OTHERS = 3
-# It is told so when the tuning is over, and ends at once.
+# A signal ends such a rank at once when the tuning is over.
 _OTHERS_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the child ended: its exit code (negative for a signal), or that plumb ended it because time was up.
+    """End of the child: its exit code (negative for a signal), or that plumb ended it because its time was up.
 
-    `stack` is where the script was when time was up, from the innermost call outwards, one line each.
+    `stack` has the script's calls when time was up, from the innermost outwards, one line each.
     """
 
     exit_code: int
@@ -64,19 +64,27 @@ def run_tuned(
     on_files: Callable[[FilesOutcome], None] | None = None,
     clean: bool = False,
 ) -> Outcome:
-    """Runs the script with a tuning session inside, until it ends or its time is up, and puts its files back.
+    """Run the script with a tuning session until it ends or its time is up, and restore its files.
 
-    A script that takes part in the tuning of another rank has `is_over`, which says when it is not needed any more.
-    KeyboardInterrupt, and any other exception of the callbacks, ends the child with all its workers and passes on; a
-    signal that ends this process does so afterwards. However it ends, `on_files` is told what became of the script's
-    files; with `clean`, what the script made is removed.
+    KeyboardInterrupt, and any other exception of the callbacks, ends the child with all its workers and is raised
+    again; a signal that ends this process takes effect afterwards.
+
+    Args:
+        orders: Orders for the child.
+        arguments: The script's arguments.
+        on_event: Called with each event.
+        on_output: Called with the script's output.
+        is_over: Returns whether a rank that takes part in another one's tuning is not needed any more; None for the
+            rank that tunes.
+        on_files: Called at the end, in any case, with what was done with the script's files.
+        clean: Whether to remove the files that the script made.
     """
     assert orders.tune is not None
     standard_streams.open_missing((0, 1, 2))
     budget = orders.tune.budget_seconds * (_BUDGETS_OF_OTHERS if is_over else 1)
     events_in, events_out = os.pipe()
-    # Named as Python names them: the path of a socket may have no more than about a hundred characters. Workers that
-    # outlive the child by a moment may still write to it.
+    # Named as Python's own, because the path of a socket is limited to about a hundred characters. Workers that outlive
+    # the child for a moment may still write there.
     folder = tempfile.TemporaryDirectory(prefix="pymp-", ignore_cleanup_errors=True)
     launch = Path(orders.tune.launch_file).name if orders.tune.launch_file else None
     try:
@@ -119,7 +127,7 @@ def run_tuned(
 
 
 def _own_files(orders: TuneOrders) -> list[str]:
-    """Files and folders that plumb itself writes in the script's process."""
+    """Return the files and folders that plumb itself writes in the script's process."""
     own = [orders.kept_file, orders.launch_file]
     if orders.cache_folder is not None:
         own.append(str(disk_root(Path(orders.cache_folder))))
@@ -134,21 +142,21 @@ def _never() -> bool:
 
 
 def _read_all(descriptor: int) -> str:
-    """What a file holds; the child, which writes on where it had stopped, has the same descriptor."""
+    """Return a file's content without moving its offset, which the child shares for its own writes."""
     return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
 
 
 def start_seconds(budget_seconds: float) -> float:
-    """How long a script may take to come to its first loader: the budget, but never less than imports need.
+    """Return the time that a script may take to its first loader: the budget, but at least the time of imports.
 
-    It gets so long again where it is still in its imports then, or waits for other ranks, `_STARTS_AT_MOST` times in
-    all.
+    It is extended up to `_STARTS_AT_MOST` times in all if the script is then still in its imports, or waits for other
+    ranks.
     """
     return max(budget_seconds, _IMPORT_SECONDS)
 
 
 def replace_by(orders: Orders, arguments: list[str]) -> NoReturn:
-    """Turns this process into the script, so that signals, terminal and exit code are the script's own."""
+    """Replace this process by the script, so that signals, terminal and exit code are the script's own."""
     command = _command(orders, arguments)
     sys.stdout.flush()
     os.execv(command[0], command)
@@ -160,11 +168,11 @@ def _command(orders: Orders, arguments: list[str]) -> list[str]:
 
 
 class _Deadline:
-    """When a script's time is up.
+    """Time at which a script is ended.
 
-    A loader must be iterated within `start_seconds`, or later where `stack`, the dumps of where the script was, shows
-    that it was still starting; from then on there is the budget to find out what trains, and the budget again to tune,
-    each time with some grace.
+    A loader must be iterated within `start_seconds`, or later if `stack`, the dumps of the script's calls, shows that
+    it was still starting; afterwards there is the budget to find out what trains, and the budget again to tune, each
+    with some extra time.
     """
 
     def __init__(self, budget_seconds: float, stack: Callable[[], str]) -> None:
@@ -177,7 +185,7 @@ class _Deadline:
         self._at_most = self._begun + _STARTS_AT_MOST * start_seconds(budget_seconds)
 
     def heard(self, event: Event) -> None:
-        """Moves it on where the event says that the script has come further."""
+        """Move the deadline if the event shows progress of the script."""
         if isinstance(event, (LoaderIterated, TuningStarted)):
             now = time.monotonic()
             self._grace_seconds = self._grace_seconds or max(
@@ -187,13 +195,13 @@ class _Deadline:
             self._at = now + self._budget_seconds + self._grace_seconds
 
     def has_come(self) -> bool:
-        """Whether it is now, and the script is not to get as long again for its start."""
+        """Return whether the deadline has passed, unless the script gets another extension for its start."""
         now = time.monotonic()
         if now <= self._at:
             return False
         stack = self._stack()
         if not stack and self._starts_left and now <= self._at_most:
-            # Its interpreter was so slow to start that the time of its first dump has not come.
+            # The interpreter started so slowly that the time of its first dump has not come.
             return False
         if not self._starts_left or not stacks.is_starting(stack):
             return True
@@ -211,9 +219,9 @@ def _listen(
     is_over: Callable[[], bool],
     keeper: Keeper,
 ) -> bool:
-    """Passes on events and output until the child ends, or it is over; True where its time was up before that.
+    """Forward events and output until the child ends or `is_over`; return True if its time was up before that.
 
-    Meanwhile the journal's `keeper` sees which files the script's programs write.
+    Meanwhile the journal's `keeper` checks which files the script's programs write.
     """
     assert child.stdout is not None
     output = child.stdout.fileno()
@@ -222,11 +230,11 @@ def _listen(
         for descriptor in (events_in, output):
             selector.register(descriptor, selectors.EVENT_READ)
         while True:
-            # Once the child has ended, what is left in the pipes is read, but no end of file is waited for: workers
-            # that outlive it by a moment hold the other ends.
+            # After the child's end the rest in the pipes is read, but not until end of file, because workers that
+            # outlive it for a moment have the other ends open.
             ended = child.poll() is not None
             ready = selector.select(0.0 if ended else _POLL_SECONDS)
-            # Output first: what the script printed before it ended comes before the news that it did.
+            # Output first: what the script printed before its end must precede the event of the end.
             for key, _ in sorted(ready, key=lambda found: found[0].fd != output):
                 data = os.read(key.fd, 1 << 16)
                 if not data:

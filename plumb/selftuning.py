@@ -1,4 +1,4 @@
-"""Loaders that tune themselves: on a plan where there is one for dataset and host, tuned once where there is none."""
+"""Loaders that tune themselves: on the plan for dataset and host if there is one, else tuned once."""
 
 from __future__ import annotations
 
@@ -22,21 +22,27 @@ from plumb.plan import LoaderPlan, PlanError
 from plumb.site import Site
 from plumb.undone import reads_on
 
-# While one loader is tuned, others run as they are: they would disturb it.
+# Other loaders run unchanged while one is tuned, because tuning them would disturb it.
 _busy = threading.Lock()
-# What was tuned in this process, without the datasets' changing numbers: once is enough. Of datasets that differ in
-# flags and texts, a few are.
+# Datasets that were tuned in this process, without their changing numbers, because once is enough; and of those that
+# differ in flags and texts only a few.
 _tuned: dict[str, set[str]] = {}
 _TUNED_AT_MOST = 3
-# Answers by the dataset, so that a loader that is made again in each epoch has the answer of the first.
+# Answers by dataset, so that a loader that is remade in each epoch gets the answer of the first.
 _answers: dict[tuple[int, str], tuple[weakref.ref[Any], LoaderPlan]] = {}
 _said: set[str] = set()
 
 
 def plan_of(loader: DataLoader[Any], site: Site, settings: Settings, may_tune: bool) -> LoaderPlan | None:
-    """The plan for a loader that is about to be iterated; None where it is to run as the script has it.
+    """Return the plan for a loader that is about to be iterated; None if it must run as the script has it.
 
-    Never raises for plumb's own reasons: these are said in a line on standard error.
+    Never raises for plumb's own reasons, which are printed on standard error in one line.
+
+    Args:
+        loader: The loader.
+        site: Place that iterates it.
+        settings: The user's settings for the dataset.
+        may_tune: Whether to tune the loader if there is no plan.
     """
     if multiprocessing.current_process().daemon or not _busy.acquire(blocking=False):
         return None
@@ -49,7 +55,7 @@ def plan_of(loader: DataLoader[Any], site: Site, settings: Settings, may_tune: b
             return known[1]
         answer = _found_or_tuned(loader, site, settings, options, facts, may_tune)
         if answer is not None:
-            # What can't be referred to weakly might leave its id to another dataset.
+            # The id of a dataset without weak references might be reused for another dataset.
             with contextlib.suppress(TypeError):
                 _answers[key] = weakref.ref(loader.dataset), answer
         return answer
@@ -61,7 +67,7 @@ def plan_of(loader: DataLoader[Any], site: Site, settings: Settings, may_tune: b
 
 
 def say(text: str) -> None:
-    """A line for the user on standard error, once."""
+    """Print a line for the user on standard error, only once."""
     if text not in _said:
         _said.add(text)
         print(f"plumb: {text}", file=sys.stderr, flush=True)
@@ -91,7 +97,7 @@ def _found_or_tuned(
     if once:
         say(f"{site.name} ({site}) was not tuned: {once} reads on from where it is, so its samples would be lost")
         return None
-    # A file that is there and was not taken is another's: it stays as it is.
+    # An existing file that was not used belongs to something else, so it is left alone.
     place = asked if asked is not None and not asked.exists() else own
     say(
         f"{site.name} ({site}) has no plan for this host yet: tuning it once, for about {options.budget_seconds:g} s; "
@@ -109,7 +115,7 @@ def _tuned_now(loader: DataLoader[Any], site: Site, options: Options, place: Pat
         say(f"{site.name} ({site}) was not tuned: {error}")
         return None
     except Exception as error:
-        # What is wrong with the user's data shows when the loader itself comes to it, where the user's code asks.
+        # An error in the user's data is raised again when the user's own code reads the loader.
         say(f"{site.name} ({site}) was not tuned: {one_line(error)}")
         return None
     try:

@@ -1,9 +1,9 @@
-"""The course of one tuning, seen from inside the script's own process.
+"""Session of one tuning inside the script's own process.
 
-The session listens to the script's loaders. Once it knows which one feeds the training, it takes over at that
-loader's next batch and works through the user's loop, then on the other loaders on their own, and ends the process. No
-plain loop over a loader ends because of plumb. A loop that the script leaves by itself does end, and code behind it
-may write: what it overwrites is put back by the parent (see `plumb.journal`).
+The session receives the events of the script's loaders. Once it knows which one feeds the training, it takes over at
+that loader's next batch and measures through the user's loop, then tunes the other loaders on their own, and ends the
+process. Plumb never ends a plain loop over a loader. A loop that the script leaves by itself does end, and later code
+may write files: the parent restores what it overwrites (see `plumb.journal`).
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ if TYPE_CHECKING:
     from plumb.training_signals import TrainingSignals
     from plumb.watch import KnownLoader, Registry, Watched
 
-# A loop that shows no training for this share of the budget, and for so long, is tuned for what it is.
+# A loop without signs of training for this share of the budget, and for so long, is tuned as it is.
 _PATIENCE, _PATIENCE_SECONDS = 0.15, 3.0
-# A training for which no loader was made is watched for this share of the budget, and for so many passes and steps.
+# A training without a loader is watched for this share of the budget, and for so many passes and steps.
 _PATIENCE_WITHOUT_LOADER, _SIGNALS_AT_LEAST = 0.05, 6
 # A loader that is tuned without the user's loop gets at most this share of the budget.
 _SHARE_ALONE = 0.25
-# And this much beyond the budget, where that is spent by then; all of them together no more than the second.
+# And up to this share beyond the budget if that is spent by then; all of them together at most the second share.
 _SHARE_LATE, _SHARE_LATE_AT_MOST = 0.125, 0.25
 _SECONDS_WORTH_STARTING = 1.0
 _NO_TIME_LEFT = "the budget was spent before a loader was tuned; give it more with --budget. Nothing was written"
 
 
 class Work(Protocol):
-    """What is done with a loader that was taken over; its result is an event for the parent.
+    """Work to do with a loader that was taken over; its result is an event for the parent.
 
-    `only_one` says that the first loader is enough. Both ways raise TuningError where the work can't be done, and
-    UsersError with what the user's dataset raises.
+    `only_one` says that the first loader is enough. Both methods raise TuningError if the work can't be done, and
+    UsersError with the error of the user's dataset.
     """
 
     only_one: bool
@@ -62,18 +62,18 @@ class Work(Protocol):
     def through_the_loop(
         self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
     ) -> Course[events.Event]:
-        """The work as a course through the user's loop, on the batches of its `own` loader at first."""
+        """Do the work through the user's loop, starting with the batches of its `own` loader."""
 
     def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
-        """The work without the user's loop, in about `seconds`."""
+        """Do the work without the user's loop, in about `seconds`."""
 
 
 class Session:
-    """Hears of every loader (an `intercept.Handler`), decides which to work on, and ends the script when done.
+    """Handler of all loaders' events (an `intercept.Handler`), which chooses those to work on and ends the script.
 
     `make_work` is called when the first loader is taken over, and imports what the work needs. `at_end` is called
-    before the session ends the process. With `ends_without_loader` a script that trains for a while without having made
-    a loader is ended.
+    before the session ends the process. With `ends_without_loader`, a script that trains for a while without having
+    made a loader is ended.
     """
 
     def __init__(
@@ -101,14 +101,14 @@ class Session:
         self._work: Work | None = None
         self._done: set[str] = set()
         self._has_result = False
-        # Why the first loader that was not tuned was not; and an error of the script's own, on its way to its loop.
+        # Reason why the first untuned loader was not tuned; and an error of the script's own that its loop will get.
         self._failed: events.Failed | None = None
         self._users_error: Exception | None = None
-        # The classes of the script's errors after which its loop has asked for another batch.
+        # Classes of the script's errors after which its loop has requested another batch.
         self._skips: dict[type[Exception], None] = {}
         self._files = LoaderFiles()
         self._lone_batches = LoneBatches()
-        # By loader: the iterator that has given a batch last.
+        # By loader: the iterator that delivered the latest batch.
         self._latest: dict[str, Watched] = {}
         self._thread: threading.Thread | None = None
 
@@ -120,9 +120,9 @@ class Session:
             self._signals = TrainingSignals(self._trained)
 
     def _trained(self) -> None:
-        """End a training that makes its batches without a loader: there is nothing to wait for.
+        """End a training that makes its batches without a loader, because there is nothing to wait for.
 
-        A script that has made a loader may come to it yet; its parent waits for that.
+        A script that has made a loader may iterate it later; its parent waits for that.
         """
         if self._registry is not None or not self._ends_without_loader or os.getpid() != self._owner:
             return
@@ -138,7 +138,7 @@ class Session:
         self._fail_with(text)
 
     def ranks_started(self, function: Callable[..., Any], ranks: int, frame: FrameType) -> Callable[..., Any]:
-        """End a script that starts its ranks itself, before any loader was read: theirs can't be seen from here."""
+        """End a script that starts its ranks itself before a loader was read; their loaders are invisible here."""
         is_read = self._registry is not None and any(known.epochs_begun for known in self._registry.all())
         if not is_read and self._ends_without_loader and os.getpid() == self._owner:
             self._fail_with(
@@ -152,11 +152,11 @@ class Session:
     # ---- what the interception calls
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Leaves the script's arguments as they are: tuning watches, it doesn't change."""
+        """Return the script's arguments unchanged, because tuning only observes."""
         return arguments
 
     def constructed(self, loader: DataLoader[Any], site: Site) -> None:
-        """Takes note of a loader."""
+        """Register a loader."""
         from plumb.watch import Registry
 
         self._registry = self._registry or Registry()
@@ -166,7 +166,7 @@ class Session:
             self._emit(events.LoaderFound(known.name, str(known.site), type(loader.dataset).__name__))
 
     def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
-        """Gives the script's loop an iterator that tells the session of every batch."""
+        """Return an iterator for the script's loop that reports every batch to the session."""
         from plumb.watch import Watched
 
         known = self._registry.iterated(loader) if self._registry else None
@@ -176,23 +176,23 @@ class Session:
         known.epochs_begun += 1
         if known.epochs_begun == 1:
             self._emit(events.LoaderIterated(known.name, str(known.site), time.perf_counter() - self._started))
-        # A loop that is being tuned goes on with the tuning's batches; an iterator of its own would cost workers.
+        # A loop that is being tuned continues with the tuning's batches; an iterator of its own would cost workers.
         companion = self._companion(known)
         is_fed = known is self._running or (companion is not None and companion.is_confirmed)
         batches = iter(()) if is_fed else start()
         return Watched(known, batches, start, plain_loop, self._next_batch)
 
     def read_by_dataset(self, loader: DataLoader[Any]) -> None:
-        """Leave a loader out that a dataset reads by itself: in another order it would be another dataset."""
+        """Leave out a loader that a dataset reads itself, because another order would make another dataset."""
         known = self._registry.of(loader) if self._registry else None
         if known is not None:
             self._done.add(known.name)
 
     def script_ended(self, error: BaseException | None) -> None:
-        """The script's main module is done; finishes what the loop can no longer take part in.
+        """Finish the tuning after the script's main module has ended.
 
-        Returns only where there is nothing to finish, or where `error` is the script's own failure. A script that ends
-        with `sys.exit(main())` has not failed where that gives nothing, or 0.
+        Returns only if there is nothing to finish, or if `error` is the script's own failure. A script that ends with
+        `sys.exit(main())` has not failed if the exit code is None or 0.
         """
         if isinstance(error, SystemExit) and not error.code:
             error = None
@@ -211,9 +211,9 @@ class Session:
             self._resume(lambda: course.throw(LoopEndedError()))
 
     def data_goes(self, path: str) -> None:
-        """Tune the loaders now that have read nothing but what the script is about to remove at `path`.
+        """Tune the loaders now that have read only files that the script is about to remove at `path`.
 
-        The script goes on afterwards, and its other loaders are tuned as ever. A loop that is being tuned keeps its
+        The script continues afterwards, and its other loaders are tuned as usual. A loop that is being tuned keeps its
         own data.
         """
         if self._registry is None or self._course is not None:
@@ -237,7 +237,7 @@ class Session:
         return loader is not None and self._files.lie_in(path, known.name, loader)
 
     def _comes_of_users_error(self, error: BaseException | None) -> bool:
-        """Return whether the script's own samples have raised an error, or it came of such a one."""
+        """Return whether the script's own samples raised an error, or an error that caused it."""
         while error is not None and error is not self._users_error:
             error = error.__cause__ or error.__context__
         return error is not None
@@ -245,7 +245,7 @@ class Session:
     # ---- batches
 
     def _next_batch(self, watched: Watched) -> Any:
-        """Return the batch that the loop asks for; errors of plumb's own end the tuning, and not the script's loop."""
+        """Return the batch that the loop requests; errors of plumb's own end the tuning, not the script's loop."""
         try:
             return self._batch_for(watched)
         except StopIteration:
@@ -296,7 +296,7 @@ class Session:
         return batch
 
     def _companion(self, known: KnownLoader) -> Companion | None:
-        """Return a loader as one that the loop reads beside the one that it is tuned through; None for any other."""
+        """Return a loader's entry as one that the loop reads beside the tuned one; None for any other loader."""
         members = self._loop.companions if self._loop is not None else []
         return next((member for member in members if member.known is known), None)
 
@@ -308,7 +308,7 @@ class Session:
             raise users.error from None
 
     def _is_to_be_tuned(self, watched: Watched) -> bool:
-        """Whether this loader's loop trains, or has gone on for so long that it is what the script does."""
+        """Return whether this loader's loop trains, or has run so long that it is the script's main activity."""
         assert self._signals is not None
         if watched.signals_before is None:
             return False
@@ -338,7 +338,7 @@ class Session:
         return self._resume(lambda: next(course))
 
     def _resume(self, step: Callable[[], Any]) -> Any:
-        """Runs the course to its next batch and returns that, or ends the script with the course's plan."""
+        """Run the course to its next batch and return that, or end the script with the course's plan."""
         from plumb.loop import Raised
         from plumb.loop_companions import Companions
 
@@ -365,7 +365,7 @@ class Session:
         return self._tune_alone([known for known in self._registry.all() if known.name not in self._done])
 
     def _went_past_the_epoch(self) -> bool:
-        """Whether the loop was given more batches than an epoch of its own has: an error may then be our doing."""
+        """Return whether the loop got more batches than its own epoch has, so that plumb may have caused an error."""
         assert self._running is not None
         assert self._loop is not None
         length = length_of(self._running.latest)
@@ -374,7 +374,7 @@ class Session:
     # ---- the other loaders, and the end
 
     def _tune_alone(self, several: list[KnownLoader]) -> NoReturn:
-        """Tunes loaders without the user's loop, within what is left of the budget, and ends the script."""
+        """Tune loaders without the user's loop, within the rest of the budget, and end the script."""
         self._tune_each(several)
         if self._failed is not None and not self._has_result:
             self._emit(self._failed)
@@ -387,7 +387,8 @@ class Session:
     def _tune_each(self, several: list[KnownLoader]) -> None:
         work = self._work = self._work or self._make_work()
         alive = [(known, loader) for known in several if (loader := _alive(known)) is not None]
-        # Where the loop took longer than its part, a short look at the others is still worth their entry in the plan.
+        # Even if the loop took longer than its part, a short measurement of the others is worth their entry in the
+        # plan.
         late = min(len(alive) * _SHARE_LATE, _SHARE_LATE_AT_MOST) * self._budget_seconds
         self._deadline = max(self._deadline, time.perf_counter() + late)
         for index, (known, loader) in enumerate(alive):
@@ -398,7 +399,7 @@ class Session:
                 continue
             self._emit(events.TuningStarted(known.name, str(known.site), time.perf_counter() - self._started))
             try:
-                # It may never have been iterated: what is known of its dataset is looked up now.
+                # The loader may never have been iterated, so the facts about its dataset are looked up now.
                 assert self._registry is not None
                 self._registry.iterated(loader)
                 self._finish(known, work.alone(known, loader, left))
@@ -408,9 +409,9 @@ class Session:
                 self._not_tuned(known, error)
 
     def _not_tuned(self, known: KnownLoader | None, error: BaseException, is_users: bool = False) -> None:
-        """Take note that a loader could not be tuned, and why; the others still may be.
+        """Record why a loader could not be tuned; the others still may be.
 
-        Where no loader is tuned in the end, the first reason is that of the whole tuning.
+        If no loader is tuned in the end, the first reason is that of the whole tuning.
         """
         if known is not None:
             self._done.add(known.name)
@@ -423,7 +424,7 @@ class Session:
 
     def _share_of_the_others(self, known: KnownLoader) -> float:
         assert self._registry is not None
-        # Those that feed the same loop are tuned with it.
+        # Loaders that feed the same loop are tuned with it.
         others = [each for each in self._registry.all() if each is not known and self._companion(each) is None]
         return min(len(others) * _SHARE_ALONE, 0.5)
 
@@ -440,21 +441,21 @@ class Session:
             self.end_script()
 
     def fail(self, error: Exception) -> NoReturn:
-        """End the script because plumb can't go on: one line for the user, the traceback on request."""
+        """End the script because plumb can't go on, with one line for the user; the traceback on request."""
         self._fail_with(*_reason(error))
 
     def _fail_with(self, text: str, exit_code: int = 1) -> NoReturn:
-        """End the script, and the tuning with one line that says why."""
+        """End the script, and the tuning with one line that gives the reason."""
         self._emit(events.Failed(text, exit_code))
         self.end_script()
 
     def report_end(self, by_plumb: bool) -> None:
-        """Tells the parent that nothing more will come."""
+        """Send the parent the last event."""
         had_children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 0
         self._emit(events.Ended(by_plumb, had_children))
 
     def end_script(self) -> NoReturn:
-        """Ends the process without running any more of the user's code."""
+        """End the process without running any more of the user's code."""
         for stream in filter(None, (sys.stdout, sys.stderr)):
             with contextlib.suppress(AttributeError, OSError, ValueError):
                 stream.flush()
@@ -465,7 +466,7 @@ class Session:
 
 
 def _reason(error: BaseException) -> tuple[str, int]:
-    """Return what is said of an error of plumb's that ends a tuning, and the exit code."""
+    """Return the sentence on an error of plumb's that ends a tuning, and the exit code."""
     if isinstance(error, TuningError):
         return str(error), error.exit_code
     if os.environ.get("PLUMB_DEBUG"):
@@ -474,16 +475,15 @@ def _reason(error: BaseException) -> tuple[str, int]:
 
 
 def _alive(known: KnownLoader) -> DataLoader[Any] | None:
-    """Return the loader, unless the script has let go of it. A loader's truth value would ask for its length."""
+    """Return the loader unless the script has released it; a loader's truth value is avoided, as it calls `__len__`."""
     return known.latest if known.latest is not None else known.loader()
 
 
 def _batches_left(watched: Watched, begins_anew: bool) -> float:
-    """How many batches the loop may be given before its epoch ends.
+    """Return how many batches the loop may get before its epoch ends.
 
-    A plain loop's epoch ends only when its iterator does, which it never does here. One that counts must be left before
-    its count is full, or its epoch-end code would run. What it counts is no epoch where it `begins_anew` whenever the
-    iterator ends.
+    A plain loop's epoch ends only when its iterator does, which it never does here. A loop that counts its batches must
+    be left before its count is reached, or its epoch-end code would run.
     """
     length = length_of(watched.known.latest)
     is_endless = watched.plain_loop or begins_anew or length is None

@@ -1,4 +1,4 @@
-"""Signals that end this process, held back until it has left everything as it should be."""
+"""Signals that end this process, delayed until the process has cleaned up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class SignalledError(BaseException):
-    """A signal asks this process to end; no handler of errors takes it for one."""
+    """A signal requests the end of this process; as a BaseException it passes handlers of errors."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -21,7 +21,7 @@ class SignalledError(BaseException):
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise SignalledError inside; who catches it ends the process by the same signal.
+    """Let SIGTERM and SIGHUP raise SignalledError in the context; the code that catches it ends the process likewise.
 
     Signals that are ignored, as SIGHUP is under nohup, or that have a handler, are left alone.
     """
@@ -43,13 +43,13 @@ def ended_by_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def signals_held_back() -> Iterator[None]:
-    """Let the signals that end this process, Ctrl-C among them, wait until what is inside is done."""
+    """Delay the signals that end this process, including Ctrl-C, until the context ends."""
     received: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
         received.append(number)
 
-    # Handlers, not a mask: a signal that one thread blocks is delivered to another one.
+    # Uses handlers and no mask, because a signal that one thread blocks is delivered to another one.
     before = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.signal(number, remember) for number in (*_ENDING, signal.SIGINT)}

@@ -1,4 +1,4 @@
-"""Where in the user's code a loader was made, and by what name the user knows it."""
+"""Place in the user's code that made a loader, and the user's name for the loader."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from plumb.printable import printable
 
 _Statement = TypeVar("_Statement", bound=ast.stmt)
 
-# The column of a call where Python doesn't keep it.
+# Column of a call if Python doesn't record it.
 _UNKNOWN = -1
 _PROGRESS_BARS = ("tqdm", "rich", "alive_progress", "fastprogress", "progressbar")
 _PLUMB_FOLDER = str(Path(__file__).parent) + "/"
@@ -31,10 +31,10 @@ _LIBRARY_FOLDERS = (
 
 @dataclass(frozen=True)
 class Site:
-    """A line of the user's code, and the name that the line gives to what it makes.
+    """A line of the user's code, and the name that the line gives to the object it makes.
 
-    Where the line only led to an installed package, which made the thing on its own account, `library` names that.
-    `scope` is the function around the line, and `statement` what stands there, wherever that is moved.
+    If the line only led to an installed package, which made the object itself, `library` names that package. `scope` is
+    the function around the line, and `statement` its text, which stays the same when it is moved.
     """
 
     file: str
@@ -46,7 +46,7 @@ class Site:
 
     @property
     def by_library(self) -> bool:
-        """Whether an installed package made the thing."""
+        """True if an installed package made the object."""
         return bool(self.library)
 
     def __str__(self) -> str:
@@ -54,15 +54,15 @@ class Site:
 
 
 def is_library(file: str) -> bool:
-    """Whether `file` belongs to Python, an installed package or plumb, and so is not the user's own."""
+    """Return whether `file` belongs to Python, an installed package or plumb, and not to the user."""
     return file.startswith(_LIBRARY_FOLDERS) or "/site-packages/" in file or "/dist-packages/" in file
 
 
 def find_site(frame: FrameType | None) -> Site:
-    """The innermost line of the user's code that leads to `frame`, with the name it assigns to.
+    """Return the innermost line of the user's code that leads to `frame`, with the name to which it assigns.
 
-    A factory's caller names what the factory returns, so the search for a name goes on outwards through `return`.
-    What plumb's own code does, it does for the code that called it.
+    A factory's caller names the factory's result, so the search for a name continues outwards through `return`. Frames
+    of plumb are skipped, because plumb acts for the code that called it.
     """
     frame = _outside(frame)
     frames = []
@@ -70,7 +70,7 @@ def find_site(frame: FrameType | None) -> Site:
         frames.append(frame)
         frame = frame.f_back
     own = [frame for frame in frames if not is_library(frame.f_code.co_filename)]
-    # A training program that is itself an installed package has no frame of the user's own but its main module.
+    # A training program in an installed package has no user frame except its main module.
     own = own or [frame for frame in frames if frame.f_globals.get("__name__") == "__main__"] or frames[-1:]
     if own:
         site = own[0]
@@ -86,10 +86,10 @@ def find_site(frame: FrameType | None) -> Site:
 
 
 def loops_plainly(frame: FrameType) -> bool:
-    """Whether the code in `frame`, which asks for an iterator, will take from it until it ends.
+    """Return whether the code in `frame`, which requests an iterator, will read it until it ends.
 
-    The user's own `for` does, through a progress bar too. A framework, or code that calls `iter` by hand, may count
-    what it takes, and stop by itself.
+    The user's own `for` does, also through a progress bar. A framework, or code that calls `iter` explicitly, may count
+    its batches and stop by itself.
     """
     frame = _outside(frame) or frame
     if is_library(frame.f_code.co_filename):
@@ -108,14 +108,14 @@ def begins_anew(frame: FrameType) -> bool:
 
 
 def _outside(frame: FrameType | None) -> FrameType | None:
-    """The innermost frame that isn't plumb's own."""
+    """Return the innermost frame that isn't plumb's own."""
     while frame is not None and frame.f_code.co_filename.startswith(_PLUMB_FOLDER):
         frame = frame.f_back
     return frame
 
 
 def _name_by_callers(frames: list[FrameType]) -> str | None:
-    """What the innermost frame's call is assigned to; through `return`, by what the caller assigns that to."""
+    """Return the name to which the innermost frame's call is assigned; after a `return`, the caller's name for it."""
     selectors: list[ast.expr | int] = []
     for frame in frames:
         start = _call_position(frame)
@@ -136,7 +136,7 @@ def _enclosing_name(frame: FrameType) -> str:
 
 
 def _call_position(frame: FrameType) -> tuple[int, int]:
-    """Line and column of the call that runs in `frame`; before Python 3.11 the column is `_UNKNOWN`."""
+    """Return line and column of the call that runs in `frame`; before Python 3.11 the column is `_UNKNOWN`."""
     if sys.version_info >= (3, 11):
         position = next(itertools.islice(frame.f_code.co_positions(), frame.f_lasti // 2, None), None)
         if position is not None and position[0] is not None:
@@ -146,7 +146,7 @@ def _call_position(frame: FrameType) -> tuple[int, int]:
 
 @lru_cache(maxsize=256)
 def _statement_text(file: str, line: int, column: int) -> str:
-    """The innermost statement at a place, as Python spells it; of one with a body, the call or the first line alone."""
+    """Return the innermost statement at a place, as Python unparses it; of one with a body, the call or first line."""
     statement = _innermost((node for node in _nodes(file) if isinstance(node, ast.stmt)), (line, column))
     if statement is None:
         return linecache.getline(file, line).strip()
@@ -158,7 +158,7 @@ def _statement_text(file: str, line: int, column: int) -> str:
 
 @lru_cache(maxsize=64)
 def _nodes(file: str) -> tuple[ast.AST, ...]:
-    """All nodes of a source file's tree, outer ones first; none where it can't be parsed."""
+    """Return all nodes of a source file's tree, outer ones first; none if it can't be parsed."""
     try:
         return tuple(ast.walk(ast.parse("".join(linecache.getlines(file)))))
     except (SyntaxError, ValueError):
@@ -167,13 +167,13 @@ def _nodes(file: str) -> tuple[ast.AST, ...]:
 
 @lru_cache(maxsize=64)
 def _statements(file: str) -> tuple[ast.Assign | ast.AnnAssign | ast.Return, ...]:
-    """All statements in a source file that can name a call's result."""
+    """Return all statements in a source file that can name a call's result."""
     return tuple(node for node in _nodes(file) if isinstance(node, (ast.Assign, ast.AnnAssign, ast.Return)))
 
 
 @lru_cache(maxsize=64)
 def _iter_calls(file: str) -> frozenset[tuple[int, int]]:
-    """Line and column of every call of `iter` in a source file."""
+    """Return line and column of every call of `iter` in a source file."""
     calls = (node for node in _nodes(file) if isinstance(node, ast.Call))
     by_name = (node for node in calls if isinstance(node.func, ast.Name) and node.func.id == "iter")
     return frozenset((node.lineno, node.col_offset) for node in by_name)
@@ -201,7 +201,7 @@ def _statement_at(file: str, start: tuple[int, int]) -> ast.Assign | ast.AnnAssi
 
 
 def _innermost(statements: Iterable[_Statement], start: tuple[int, int]) -> _Statement | None:
-    """The last of `statements` around a place: several may share its line; by the line where no column is known."""
+    """Return the last of `statements` around a place, as several may share its line; by line without a column."""
     on_line = [node for node in statements if node.lineno <= start[0] <= (node.end_lineno or node.lineno)]
     covering = [node for node in on_line if _covers(node, start)]
     if not covering and start[1] == _UNKNOWN:
@@ -210,7 +210,7 @@ def _innermost(statements: Iterable[_Statement], start: tuple[int, int]) -> _Sta
 
 
 def _selectors(value: ast.expr, start: tuple[int, int]) -> Sequence[ast.expr | int]:
-    """Where in a dictionary or tuple display the call at `start` stands: its key or its index."""
+    """Return the key or index of the call at `start` in a dictionary or tuple display, as a list; empty without one."""
     if isinstance(value, ast.Dict):
         return [key for key, item in zip(value.keys, value.values, strict=True) if key and _covers(item, start)][:1]
     if isinstance(value, (ast.Tuple, ast.List)):
@@ -219,7 +219,7 @@ def _selectors(value: ast.expr, start: tuple[int, int]) -> Sequence[ast.expr | i
 
 
 def _key_in_comprehension(value: ast.expr, start: tuple[int, int], frame: FrameType) -> Sequence[ast.expr]:
-    """The key that a dictionary comprehension gives to the call at `start`, where it is a text in a variable."""
+    """Return the key that a dictionary comprehension gives to the call at `start` if it is a text in a variable."""
     if not isinstance(value, ast.DictComp) or not isinstance(value.key, ast.Name) or not _covers(value.value, start):
         return []
     key = frame.f_locals.get(value.key.id)
@@ -227,7 +227,7 @@ def _key_in_comprehension(value: ast.expr, start: tuple[int, int], frame: FrameT
 
 
 def _selected(target: ast.expr, selectors: list[ast.expr | int]) -> str | None:
-    """The name of that part of `target` that `selectors` lead to."""
+    """Return the name of the part of `target` to which `selectors` lead."""
     for position, selector in enumerate(selectors):
         if isinstance(target, (ast.Tuple, ast.List)):
             if not isinstance(selector, int) or selector >= len(target.elts):
@@ -245,5 +245,5 @@ def _covers(node: ast.expr | ast.stmt, start: tuple[int, int]) -> bool:
 
 
 def _spelled(target: ast.expr) -> str:
-    """The target as the user would say it: `self.train_loader` is `train_loader`."""
+    """Return the target's name as the user would say it: `train_loader` for `self.train_loader`."""
     return target.attr if isinstance(target, ast.Attribute) else ast.unparse(target)

@@ -1,4 +1,4 @@
-"""Ranks that a script starts itself, by `torch.multiprocessing.spawn` or what builds on it."""
+"""Ranks that a script starts itself, with `torch.multiprocessing.spawn` or functions based on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HOME = "torch.multiprocessing.spawn"
 
 @dataclass(frozen=True)
 class OnPlan:
-    """A rank's function, run on the plan in a file. It is pickled, and called in a process without plumb."""
+    """A rank's function that first applies the plan in a file; it is pickled, and called in a process without plumb."""
 
     function: Callable[..., Any]
     plan_file: str
@@ -37,9 +37,9 @@ class OnPlan:
 
 
 def listen(started: Callable[[Callable[..., Any], int, FrameType], Callable[..., Any]]) -> None:
-    """Call `started` with a rank's function, how many ranks there are, and where they are started.
+    """Call `started` with a rank's function, the number of ranks, and the frame that starts them.
 
-    The ranks run the function that it returns.
+    The ranks run the function that `started` returns.
     """
     intercept.once_imported(_HOME, lambda: _patch(started))
 
@@ -53,7 +53,7 @@ def _patch(started: Callable[[Callable[..., Any], int, FrameType], Callable[...,
         return start(started(fn, nprocs, sys._getframe(1)), args, nprocs, *others, **keywords)
 
     module.start_processes = patched
-    # Where torch is imported already, its package has the function by name.
+    # If torch is imported already, its package has the function by name.
     package: Any = sys.modules["torch.multiprocessing"]
     if getattr(package, "start_processes", None) is start:
         package.start_processes = patched

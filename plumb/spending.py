@@ -1,4 +1,4 @@
-"""What a tuning costs, from its beginning on."""
+"""Cost of a tuning since its beginning."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Spending:
         self._cpu = _cpu_seconds()
 
     def on(self, samples: float) -> TuningCost:
-        """The cost so far, for so many samples loaded."""
+        """Return the cost so far, with the number of samples loaded."""
         return TuningCost(time.perf_counter() - self._begun, samples, _cpu_seconds() - self._cpu)
 
 

@@ -1,4 +1,4 @@
-"""Where a process was: the calls in a dump by `faulthandler`, without those of libraries."""
+"""Calls of a process from a dump by `faulthandler`, without those of libraries."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from pathlib import Path
 from plumb.site import is_library
 
 _CALL = re.compile(r'File "(.+)", line (\d+) in (.+)')
-# A dump that is made by itself after some time begins with this; one that was asked for doesn't.
+# A dump after a timeout begins with this; a requested one doesn't.
 _DUMP = "Timeout ("
-# A forked worker's stack goes on to the script that started it; its own part ends here.
+# A forked worker's stack continues to the script that started it; its own part ends here.
 _WORKER_LOOP = "_worker_loop"
 _IMPORTS, _RANKS = "<frozen importlib.", "/torch/distributed/"
 
 
 def calls(dumps: str) -> tuple[str, ...]:
-    """The main thread's calls of the user's code, the innermost first; another thread's where it has none.
+    """Return the main thread's calls of the user's code, the innermost first; another thread's if it has none.
 
-    Of several dumps, the last counts.
+    Only the last of several dumps counts.
     """
-    # The main thread comes last.
+    # Dumps list the main thread last.
     return next((found for thread in reversed(_threads(dumps)) if (found := _users(thread))), ())
 
 
 def is_starting(dumps: str) -> bool:
-    """Whether the user's code waited for an import of something else in the last dump, or for other ranks.
+    """Return whether the user's code waited for an import, or for other ranks, in the last dump.
 
-    What a module of the user's does while it is imported is no such waiting, unless it imports in its turn.
+    Code of the user's module that runs during its own import is no waiting, unless that module imports something
+    itself.
     """
     for file, _, _ in _CALL.findall("".join(_threads(dumps)[-1:])):
         if file.startswith(_IMPORTS) or _RANKS in file:

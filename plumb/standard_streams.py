@@ -1,4 +1,4 @@
-"""Standard input, output and error of a command, whatever the shell has done to them."""
+"""Standard input, output and error of a command, even if the shell closed some."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plumb.printable import ERRORS
 def open_missing(descriptors: tuple[int, ...]) -> None:
     """Open the null device under each of these descriptors that is closed.
 
-    The next file or pipe to be opened would otherwise get the number, and what is printed would go there.
+    Otherwise the next opened file or pipe would get the number, and printed text would be written there.
     """
     for descriptor in filter(_is_closed, descriptors):
         opened = os.open(os.devnull, os.O_RDWR)
@@ -28,7 +28,7 @@ def open_missing(descriptors: tuple[int, ...]) -> None:
 
 
 def print_what_can_be_printed() -> None:
-    """Let characters that the output's encoding lacks be printed in ASCII ones, instead of raising."""
+    """Print ASCII characters in place of those that the output's encoding lacks, instead of raising."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

@@ -1,4 +1,4 @@
-"""The sample stores on this host: what they hold and who uses them, and the removal of those that nobody uses."""
+"""Sample stores on this host: their contents and users, and the removal of unused ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from plumb.runtime.store_folder import StoreFacts
 
 @dataclass(frozen=True)
 class FoundStore:
-    """A store on this host. `samples` is None where its files are damaged, `users` are the processes that use it."""
+    """A store on this host. `samples` is None if its files are damaged, `users` are the processes that use it."""
 
     folder: Path
     facts: StoreFacts
@@ -26,9 +26,9 @@ class FoundStore:
 
 
 def find_stores(cache_dir: Path | None = None) -> list[FoundStore]:
-    """The user's stores in `cache_dir`; without one, those in shared memory and in every cache folder known.
+    """Return the user's stores in `cache_dir`; if None, those in shared memory and in every known cache folder.
 
-    Raises StoreError where a folder can't be trusted.
+    Raises StoreError if a folder can't be trusted.
     """
     found: list[FoundStore] = []
     for root in _roots(cache_dir):
@@ -39,7 +39,7 @@ def find_stores(cache_dir: Path | None = None) -> list[FoundStore]:
 
 
 def clear_stores(cache_dir: Path | None = None) -> tuple[list[FoundStore], list[FoundStore]]:
-    """Removes the stores that nobody uses. Returns those removed, and those left alone. Raises as `find_stores`."""
+    """Remove unused stores; return those removed, and those left alone. Raises as `find_stores`."""
     removed: list[FoundStore] = []
     left: list[FoundStore] = []
     for store in find_stores(cache_dir):
@@ -51,7 +51,7 @@ def clear_stores(cache_dir: Path | None = None) -> tuple[list[FoundStore], list[
 
 
 def _roots(cache_dir: Path | None) -> list[Path]:
-    """The folders around stores, as far as they exist."""
+    """Return the folders around stores that exist."""
     if cache_dir is not None:
         roots = [store_folder.disk_root(cache_dir)]
     else:
@@ -74,7 +74,7 @@ def _samples_in(folder: Path) -> int | None:
     if not (folder / "data.mdb").exists():
         return 0
     try:
-        # Without a lock nothing is written, and only the first pages are read: they say how many values there are.
+        # Without a lock nothing is written, and only the first pages are read, which contain the number of values.
         with lmdb.open(str(folder), readonly=True, lock=False, create=False) as opened:
             return int(opened.stat()["entries"])
     except lmdb.Error:

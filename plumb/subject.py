@@ -1,4 +1,4 @@
-"""What a tuning is about, and what comes out of it."""
+"""Input and result of a loader's tuning."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from plumb.runtime.loader import index_sampler
 
 @dataclass(frozen=True)
 class Step:
-    """The training step, from the user's own loop: what it could consume, and the CPU seconds it burns per sample.
+    """Training step of the user's own loop: its largest rate, and its CPU seconds per sample.
 
-    `blocks` is whether the loop stands still until it is done, as it does where no accelerator computes it, or where it
-    reads a loss in every step. Where it takes batches in page-locked memory, `pageable_samples_per_second` is what it
-    could consume without.
+    `blocks` says that the loop waits until the step is done, as it does without an accelerator, or if it reads a loss
+    in every step. If the step uses batches in page-locked memory, `pageable_samples_per_second` is its rate without
+    them.
     """
 
     samples_per_second: float
@@ -33,18 +33,18 @@ class Step:
 
     @property
     def wants_pinned(self) -> bool:
-        """Whether batches in page-locked memory were found to make it faster."""
+        """True if batches in page-locked memory make the step faster."""
         return self.pageable_samples_per_second is not None
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A loader to tune, and what is known of it before.
+    """Loader to tune, and what is known about it before.
 
-    `waiting_share` is the share of the loop's time that waits for data, None where it isn't known. `changed` is the
-    place of what the loop changes of the dataset while an epoch runs, empty for nothing. `is_decided_in_loop` says that
-    the user's loop is run on the choice and on the user's configuration afterwards, and has the last word. `skips` are
-    the classes of the errors that the user's loop catches where a sample raises them.
+    `waiting_share` is the share of the loop's time that waits for data, None if it is unknown. `changed` is the place
+    in the dataset that the loop changes during an epoch, empty if there is none. `is_decided_in_loop` says that the
+    user's loop afterwards compares the choice with the user's configuration, and decides. `skips` are the classes of
+    the samples' errors that the user's loop catches.
     """
 
     name: str
@@ -58,27 +58,23 @@ class Subject:
 
     @property
     def epoch_samples(self) -> float | None:
-        """How many samples an epoch of the loader's iterator has; None where the loader doesn't say, or it never ends.
-
-        Some loaders keep one iterator for the whole training, over a sampler without an end, and call a part of it an
-        epoch: timm's `MultiEpochsDataLoader` and YOLO's `InfiniteDataLoader` do.
-        """
+        """Number of samples per epoch; None if the loader has no length."""
         length = length_of(self.loader)
         is_stream = isinstance(self.loader.dataset, IterableDataset)
         if length is None or (not is_stream and length_of(index_sampler(self.loader)) is None):
             return None
         whole = length * self.samples_per_batch
         samples = None if self.loader.batch_size is None else length_of(self.loader.sampler)
-        # The last batch may be smaller; the last ones of an epoch may be left out.
+        # The last batch may be smaller, or may be dropped.
         return whole if samples is None else min(whole, float(samples))
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was found for one loader, from what, and how many samples were loaded for it.
+    """Result of a loader's tuning, with its inputs and the number of samples loaded.
 
-    `plain` is the best of torch's own arguments alone. `untried` is what the model expects most of, where no time was
-    left to try any configuration: the user's loop is to try it.
+    `plain` is the best of torch's own arguments alone. `untried` is the model's best configuration if there was no time
+    for any trial: the user's loop tries it.
     """
 
     baseline: Measured
@@ -93,16 +89,16 @@ class Choice:
     untried: Config | None = None
 
     def noting(self, note: str) -> Choice:
-        """The same with one sentence more."""
+        """Return a copy with one more sentence."""
         return dataclasses.replace(self, notes=(*self.notes, note))
 
     def having_loaded(self, samples: float) -> Choice:
-        """The same, found with so many samples more."""
+        """Return a copy with `samples` more loaded samples."""
         return dataclasses.replace(self, samples_loaded=self.samples_loaded + samples)
 
 
 def cost_of(seen: Sampled, offers: Offers) -> SampleCost:
-    """What a sample costs. A single batch opens files and clients that later ones find: then the trace knows better."""
+    """Return a sample's cost; the trace's if only one batch was measured, which includes opening files and clients."""
     pipeline = offers.pipeline
     if pipeline is None or len(seen.batch_seconds) > 1:
         return seen.cost

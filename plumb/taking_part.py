@@ -1,4 +1,4 @@
-"""What a rank does while another one is tuned: its loop always has a batch ready, and never ends."""
+"""Work of a rank while another one is tuned: its loop always has a batch ready, and never ends."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _KEPT_BATCHES = 2
 
 
 class TakingPart:
-    """Feeds the script's loop (a `session.Work`) until the parent ends the process."""
+    """Source of batches for the script's loop (a `session.Work`) until the parent ends the process."""
 
     only_one = True
 
     def through_the_loop(
         self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
     ) -> Course[events.Event]:
-        """The loader's first batches over and over; as many as the loop may be given."""
+        """Yield the loader's first batches in a cycle, as many as the loop may get."""
         with contextlib.suppress(LoopEndedError):
             for given, batch in enumerate(ready(islice(own, _KEPT_BATCHES), loader.pin_memory)):
                 if given >= loop.batches_at_most:
@@ -35,6 +35,6 @@ class TakingPart:
         return self.alone(known, loader, deadline)
 
     def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> NoReturn:
-        """Waits: the loop isn't needed any more, and must not go on."""
+        """Wait for ever, because the loop must not go on."""
         while True:
             threading.Event().wait()

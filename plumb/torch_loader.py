@@ -1,7 +1,7 @@
-"""Torch's own `DataLoader` class, whatever a script or a library has put under its name.
+"""Torch's own `DataLoader` class, even if a script or a library replaced it under its name.
 
-Scripts replace `torch.utils.data.DataLoader` by a subclass, a function or a `functools.partial`. Code of plumb's that
-derives from the class, or asks `isinstance`, imports it from here.
+Scripts replace `torch.utils.data.DataLoader` by a subclass, a function or a `functools.partial`. Code of plumb that
+derives from the class, or uses `isinstance`, imports it from here.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import sys
 from typing import TYPE_CHECKING, Any, Generic
 
 HOME = "torch.utils.data.dataloader"
-"""The module that defines the class."""
+"""Module that defines the class."""
 
 
 def own_class() -> type[Any]:
-    """Return the class as torch has defined it; `HOME` must have been imported."""
+    """Return the class as torch defined it; `HOME` must have been imported."""
     found = sys.modules[HOME].__dict__["DataLoader"]
     candidates = [*(found.__mro__ if isinstance(found, type) else ()), *Generic.__subclasses__()]
     own = (each for each in candidates if each.__module__ == HOME and each.__qualname__ == "DataLoader")

@@ -1,4 +1,4 @@
-"""Tracebacks as users know them: without the frames of plumb."""
+"""Tracebacks without the frames of plumb."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-# Those of plumb, and of what started it.
+# Files of plumb, and of the module that started it.
 _LEFT_OUT = (str(Path(__file__).parent) + os.sep, "<frozen runpy>")
 
 
 def without_plumb(error: BaseException) -> None:
-    """Takes plumb's frames out of the tracebacks of `error` and of all errors that it came from."""
+    """Remove plumb's frames from the tracebacks of `error` and of all errors that caused it."""
     _clean(error, set())
 
 

@@ -1,4 +1,4 @@
-"""A script's first training loader, traced: what `plumb trace` does with the loader that it takes over."""
+"""Trace of a script's first training loader, for `plumb trace`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SAMPLES, _SECONDS_AT_LEAST = 16, 1.0
 
 
 class Tracing:
-    """Traces one loader (a `session.Work`), between two batches of the script's loop."""
+    """Tracer of one loader (a `session.Work`), between two batches of the script's loop."""
 
     only_one = True
 
@@ -30,12 +30,12 @@ class Tracing:
     def through_the_loop(
         self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
     ) -> Course[events.Event]:
-        """Traces the loader; the loop itself isn't needed."""
+        """Trace the loader; the loop itself isn't needed."""
         yield from ()
         return self.alone(known, loader, deadline - time.perf_counter())
 
     def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
-        """The loader's graph. Raises TuningError where there is nothing to trace, UsersError for the dataset's own."""
+        """Return the loader's graph. Raise TuningError if it can't be traced, UsersError for the dataset's errors."""
         self._emit(events.Phase(f"{known.name}: what a sample goes through"))
         try:
             deadline = time.perf_counter() + max(seconds, _SECONDS_AT_LEAST)

@@ -1,4 +1,4 @@
-"""Backward passes and optimizer steps: what tells a training loop from any other."""
+"""Backward passes and optimizer steps, which distinguish a training loop from other loops."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class TrainingSignals:
-    """Counts backward passes and optimizer steps of this process, and calls `heard` after each."""
+    """Counter of this process's backward passes and optimizer steps that calls `heard` after each."""
 
     def __init__(self, heard: Callable[[], None] | None = None) -> None:
         import torch.autograd

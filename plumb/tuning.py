@@ -1,6 +1,6 @@
-"""One loader's tuning: cost of a sample -> model -> trials -> the few best side by side -> decision.
+"""Tuning of one loader: cost of a sample -> model -> trials -> interleaved finals -> decision.
 
-Nothing here needs the user's loop; what the loop says (the step rate) comes in, and the choice goes out.
+The user's loop is not needed here; its step rate is an input, and the choice is the result.
 """
 
 from __future__ import annotations
@@ -71,35 +71,35 @@ from plumb.search.trials import LONGEST_LOOK_PACES, Trials
 from plumb.subject import Choice, Subject
 from plumb.units import format_bytes
 
-# Half of the first look is for the process to become steady.
+# Half of the first measurement lets the process become steady.
 _FIRST_LOOK_PACES = 2.0
-# Other processes that take more than this share of the CPUs are worth a word.
+# Other processes are mentioned if they take more than this share of the CPUs.
 _CROWDED = 0.2
-# Rewrites may be looked for over so many looks at a configuration, or for as long as it takes to load so many samples,
-# but for no more than this share of the time.
+# The search for rewrites may take this many measurement windows, or the time to load this many samples, but at most
+# this share of the time.
 _OFFERS_PACES, _OFFERS_LOADS, _OFFERS_SHARE = 20.0, 300.0, 0.4
 _OFFERED_BATCHES, _OFFERED_SAMPLES = 32, 1024
-# A probe takes so many batches. Where these take more than a share of the time, the model must do with what it knows,
-# and with what workers take at the most, as a rule.
+# A probe takes this many batches. If these take more than a share of the time, the model uses what it knows, and the
+# usual upper costs of workers.
 _PROBED_BATCHES, _PROBE_SHARE = 6, 0.15
-# More workers than this aren't started only to learn how they hold each other up.
+# No more workers than this are started only to measure their interference.
 _PROBED_AT_MOST = 16
-# To compare epochs of an iterable dataset may take this share of the time: it gains by workers, or by nothing.
+# Share of the time for comparing epochs of an iterable dataset, which gains by workers or not at all.
 _SHARDING_SHARE = 0.4
-# Workers in the user's loop that deliver nothing for so long are given up.
+# Workers in the user's loop are given up if they deliver nothing for this long.
 _SILENT_SECONDS = 10.0
-# A forked child that makes samples, and may hang, is waited for so long at the least, or this share of the budget.
+# A forked child that makes samples, and may hang, is waited for at least so long, or this share of the budget.
 _CHILD_SECONDS_AT_LEAST, _SHARE_OF_A_CHILD = 10.0, 0.25
 # The search must leave time for the finals, and the probes for the search.
 _UNTIL_SEARCHED, _UNTIL_PROBED = 0.6, 0.5
 _UNTIL_SEARCHED_AT_LAST, _SEARCHED_AT_LEAST = 0.85, 0.2
-# Finalists by turns take so many of their batches at least: the first one, and one in each of two turns.
+# Interleaved finals take at least this many batches of each: the first one, and one in each of two turns.
 _BATCHES_SIDE_BY_SIDE = 3.0
 
 
 @dataclass
 class Tuner:
-    """Tunes one loader within its time; `choose` is the whole course."""
+    """Tuner of one loader within its time; `choose` is the whole tuning."""
 
     subject: Subject
     options: Options
@@ -139,10 +139,10 @@ class Tuner:
         )
 
     def choose(self) -> Choice:
-        """Finds the best configuration that the limits allow and that was measured to be better than the user's.
+        """Find the best configuration within the limits that was measured to be better than the user's.
 
-        Raises TuningError where there is nothing to measure, or no room for it, and UsersError with what the dataset
-        raises in the user's own configuration.
+        Raises TuningError if there is nothing to measure, or no room for it, and UsersError with the dataset's error in
+        the user's own configuration.
         """
         self._say("what a sample costs")
         observed = Observed(self.subject, self._stream, self.pace_seconds, self.options.plain)
@@ -179,13 +179,13 @@ class Tuner:
         return self._decide(freedom, situation, offers, finals[0], decide.winner(finals), plain, loaded)
 
     def loader(self, config: Config) -> DataLoader[Any]:
-        """The loader with another configuration, for the user's loop; its store, if any, is as later epochs find it.
+        """Return the loader with another configuration, for the user's loop; its store, if any, is as in later epochs.
 
-        Raises StoreError, and what the dataset raises.
+        Raises StoreError, and the dataset's errors.
         """
         stored, indices = self._trials.hitting(config) or (None, None)
         self._trials.forget_opened()
-        # What was never tried may hang.
+        # A configuration that was never tried may hang.
         return rebuild(self.subject.loader, config, indices, _SILENT_SECONDS, self._trials.rewrites, stored)
 
     def epoch_costs(self, planned: LoaderPlan, situation: Situation, until: float) -> EpochCosts:
@@ -232,14 +232,14 @@ class Tuner:
         return offers
 
     def _some(self, batches: int, samples: int) -> list[Any]:
-        """Return indices of the next batches, without those whose samples raise what the user's loop goes on after."""
+        """Return indices of the next batches, without those whose samples raise errors that the user's loop skips."""
         if self._stream is None:
             return []
         indices = self._stream.some(batches, samples)
         return without_failing(self.subject.loader, indices, self.subject.skips) if self.subject.skips else indices
 
     def _restrain(self, seen: Sampled) -> None:
-        """Finds out what must not be tried, now that something is known of the samples."""
+        """Find out from the measured samples what must not be tried."""
         indices: list[Any] = []
         with contextlib.suppress(NoBatchesError):
             indices = self._some(1, 8)
@@ -254,11 +254,11 @@ class Tuner:
         self._start = worker_start(self.subject.loader, self._own, self._held, self._restraint)
 
     def _target(self) -> torch.device | None:
-        """The device that batches may arrive on."""
+        """Return the device on which batches may arrive, None for the CPU."""
         return torch.device("cuda") if self.options.on_device and has_accelerator() else None
 
     def _check_limits(self, situation: Situation) -> None:
-        """Raises TuningError where the script as it is leaves no room for any loader."""
+        """Raise TuningError if the script itself leaves no memory for any loader."""
         used, allowed = situation.footprint.main_bytes, self.options.limits.memory_bytes
         if used > allowed:
             raise TuningError(
@@ -268,7 +268,7 @@ class Tuner:
             )
 
     def _probe(self, situation: Situation, offers: Offers) -> Situation:
-        """Corrects the situation by two short runs: with one worker, and with as many as there are cores."""
+        """Correct the situation by two short runs: with one worker, and with as many as there are cores."""
         if self._freedom(situation, offers).num_workers == (0,):
             return situation
         batch_seconds = situation.cost.wall_seconds * situation.samples_per_batch
@@ -305,7 +305,7 @@ class Tuner:
         )
 
     def _examined(self, situation: Situation) -> Sharding:
-        """Whether an iterable dataset shares its samples out among workers."""
+        """Return whether an iterable dataset shares its samples among workers."""
         counts = (
             []
             if self._start.why_not or self._start.keeps_count
@@ -334,7 +334,7 @@ class Tuner:
     def _searched(
         self, freedom: Freedom, situation: Situation, own: Reading, known: list[Reading], tried: list[Reading]
     ) -> list[Reading]:
-        """The `known` readings and those of a search, which `tried` gets one by one.
+        """Return the `known` measurements and those of a search, which are also appended to `tried` one by one.
 
         Raises WorkersFailError as soon as trials with workers have failed alike.
         """
@@ -348,7 +348,7 @@ class Tuner:
             return tried[-1]
 
         ranking = planner.rank(freedom, situation, self._trials.steady_within_seconds())
-        # Those that differ only in whether workers persist need no looks of their own.
+        # Configurations that differ only in worker persistence need no measurements of their own.
         ways = ranking.considered // len(freedom.persistent_workers)
         try:
             readings = search(
@@ -373,7 +373,7 @@ class Tuner:
         return readings
 
     def _plain_trial(self, situation: Situation, offers: Offers, readings: Sequence[Reading]) -> list[Reading]:
-        """The reading of what torch's own arguments should come to alone, if that was not measured by the way."""
+        """Return a measurement of the model's best plain configuration, or none if that is measured already."""
         if self._has_nothing_to_gain or self._seconds_spent > _UNTIL_SEARCHED_AT_LAST * self.seconds:
             return []
         freedom, within = self._freedom(situation, offers), self._trials.steady_within_seconds()
@@ -384,19 +384,19 @@ class Tuner:
         return [self._trials.try_out(situation, config, 0.0, lambda chunks, rate: None)]
 
     def _finalists(self, situation: Situation, own: Reading, readings: Sequence[Reading]) -> list[Reading]:
-        """Those to be compared by turns; the best of torch's own arguments is among them where there is time."""
+        """Return the finalists; the best of torch's own arguments is among them if there is time."""
         finals = decide.finalists(situation, own, readings)
         more = with_plain(finals, readings)
         return more if self._seconds_spent + self._seconds_by_turns(more) < self.seconds else finals
 
     def _searched_by(self) -> float:
-        """When the search ends at the latest, in `time.perf_counter` seconds."""
-        # What came before may have taken long: some time is left for a trial all the same.
+        """Return the latest end of the search, in `time.perf_counter` seconds."""
+        # Even if earlier phases took long, some time is left for a trial.
         late = min(_UNTIL_SEARCHED_AT_LAST * self.seconds, self._seconds_spent + _SEARCHED_AT_LEAST * self.seconds)
         return self._begun + max(_UNTIL_SEARCHED * self.seconds, late)
 
     def _compared(self, situation: Situation, finals: list[Reading]) -> list[Reading]:
-        """The finalists as turns show them, or those of which that is known without."""
+        """Return the finalists as measured interleaved, or those that can be ranked without."""
         late_seconds = self._seconds_spent + self._seconds_by_turns(finals) - self.seconds
         known = decide.known_without_turns(finals, late_seconds)
         if known is None:
@@ -407,13 +407,13 @@ class Tuner:
         return known
 
     def _seconds_by_turns(self, finals: Sequence[Reading]) -> float:
-        """What two turns of the finalists take at least, with the start of their workers."""
+        """Return the least seconds of two turns of the finalists, with the start of their workers."""
         batches = (self.subject.samples_per_batch / final.loader.samples_per_second for final in finals if final.loader)
         starts = self._trials.ledger.slowest_start_seconds * sum(final.config.num_workers > 0 for final in finals)
         return _BATCHES_SIDE_BY_SIDE * sum(batches) + starts
 
     def _record(self, freedom: Freedom) -> Record:
-        """The study, and what of the host, the baseline and the space makes its rates comparable with others."""
+        """Return the study, with the properties of host, baseline and space that make its rates comparable."""
         machine, loader = Machine.detect(), self.subject.loader
         name = f"{self.options.script}:{self.subject.name}"
         fingerprint = {
@@ -424,7 +424,7 @@ class Tuner:
         }
         earlier: tuple[Trial, ...] = ()
         if self.options.kept_file is not None:
-            # Which rewrites are found may hang on the time that there was for it: the space is not part of this.
+            # The rewrites found may depend on the time for the search, so the space is left out here.
             self._comparable = Record(None, name, fingerprint).study_name
             earlier = unfinished.read(Path(self.options.kept_file), self._comparable)
         self._earlier = len({trial.config for trial in earlier})
@@ -462,7 +462,7 @@ class Tuner:
             winner = own
         assert winner.loader is not None
         promising = next((each for each in self._untried if each.config != winner.config), None)
-        # Workers that are not forked take seconds to start, which nobody has after the time is over.
+        # Workers that are not forked take seconds to start, for which there is no time after the deadline.
         is_quick = self._start_method == "fork" and not self._trials.ledger.has_failed_with_workers
         is_left_to_loop = self.subject.is_decided_in_loop and winner.config == own.config and is_quick
         if promising is not None and not is_left_to_loop:
@@ -522,13 +522,13 @@ class Tuner:
 
     @property
     def _may_have_torch_threads(self) -> bool:
-        """Never in a forked worker: OpenMP's threads don't survive a fork, and the worker would hang."""
+        """False for forked workers, which would hang, because OpenMP's threads don't survive a fork."""
         may = not self.options.plain and not self._start.why_not
         return may and self._start_method != "fork" and whole_cores(self.options.limits.cpus) > 1
 
     @property
     def _start_method(self) -> str:
-        """How workers are started, whoever has said so."""
+        """Start method of workers, chosen by the tuning, the script or Python."""
         return self._start.method or start_method(context=self.subject.loader.multiprocessing_context)
 
     @property

@@ -1,4 +1,4 @@
-"""What was typed, checked: a script or a module that can be run, and a study that can be opened."""
+"""Checks of typed arguments: a script or a module that can be run, and a study that can be opened."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from plumb.orders import Target
 
 
 def parse_target(words: list[str]) -> tuple[Target, list[str]]:
-    """The script, or `-m module`, and the arguments for it. Raises CommandError where there is nothing to run."""
+    """Return the script, or `-m module`, and its arguments. Raise CommandError if there is nothing to run."""
     if words[:1] == ["-m"]:
         if len(words) < 2:
             raise CommandError("-m needs the name of a module", 2)
@@ -29,7 +29,7 @@ def parse_target(words: list[str]) -> tuple[Target, list[str]]:
 
 
 def parse_study(url: str | None) -> str | None:
-    """An Optuna storage that can be used, whatever folder the script goes to. Raises CommandError where it can't."""
+    """Return an Optuna storage's address that is valid in any folder. Raise CommandError if it can't be used."""
     if url is None:
         return None
     from plumb.search.record import StudyError, located, storage_at
@@ -43,7 +43,7 @@ def parse_study(url: str | None) -> str | None:
 
 
 def source_file(target: Target) -> Path:
-    """The file of a script, or of a module that can be found."""
+    """Return the file of a script, or of a module that can be found."""
     if not target.is_module:
         return Path(target.name)
     spec = _spec_of(target.name)
@@ -51,7 +51,7 @@ def source_file(target: Target) -> Path:
 
 
 def _spec_of(name: str) -> ModuleSpec | None:
-    """A module as `python -m` would find it in the current folder; None where there is none."""
+    """Return a module as `python -m` would find it in the current folder; None if there is none."""
     sys.path.insert(0, os.getcwd())
     try:
         return importlib.util.find_spec(name)

@@ -1,4 +1,4 @@
-"""What it changes to read a dataset, put back: a loader that was tuned delivers what it would have delivered."""
+"""Restoration of a dataset's state after reading, so that a tuned loader delivers the same as without tuning."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.runtime.held import GROWING, Held
 
-# Longer collections are left as they are: a dataset's index is long, and not changed by reading.
+# Longer collections are not restored: a dataset's index is long, and reading doesn't change it.
 _LONGEST = 1_000_000
 
 
 @contextmanager
 def undone(loader: DataLoader[Any]) -> Iterator[None]:
-    """Puts back what reading inside changes of the dataset, its transforms and its samplers, and of random generators.
+    """Restore what reading in the context changes in the dataset, its transforms, its samplers and random generators.
 
-    That is: their attributes, and what is in their lists, dictionaries and sets. What is changed deeper inside, and
-    where files stand, is not put back.
+    That is their attributes, and the items of their lists, dictionaries and sets. Deeper changes, and positions in
+    files, are not restored.
     """
     samplers = _samplers(loader)
     drawn = {id(each): each for each in (loader.generator, *(getattr(each, "generator", None) for each in samplers))}
@@ -50,9 +50,9 @@ def undone(loader: DataLoader[Any]) -> Iterator[None]:
 
 
 def reads_on(loader: DataLoader[Any]) -> str:
-    """The name of what can be read only once, among the parts of a loader; empty where all of it begins anew.
+    """Return the class of a loader's part that can be read only once; empty if all parts can be restarted.
 
-    A stream that is its own iterator, or holds one: an open file, a generator.
+    Such a part is a stream that is its own iterator, or contains one: an open file, a generator.
     """
     parts = _samplers(loader)
     parts += [loader.dataset] if isinstance(loader.dataset, IterableDataset) else []
@@ -64,14 +64,14 @@ def reads_on(loader: DataLoader[Any]) -> str:
 
 
 def _samplers(loader: DataLoader[Any]) -> list[Any]:
-    """What decides on the order: the batch sampler and the samplers inside, as far as they are known."""
+    """Return the parts that determine the order: the batch sampler and the samplers inside, if known."""
     inside = getattr(loader.batch_sampler, "sampler", None)
     found = {id(each): each for each in (loader.batch_sampler, loader.sampler, inside) if each is not None}
     return list(found.values())
 
 
 def _refill(value: Any, before: list[Any]) -> None:
-    """Gives a collection the items that it had."""
+    """Restore the items of a collection."""
     now = list(value.items()) if isinstance(value, dict) else list(value)
     if len(now) == len(before) and all(_is_same(one, other) for one, other in zip(now, before, strict=True)):
         return

@@ -1,6 +1,7 @@
-"""What an interrupted tuning has measured, kept for the next one of the same script until a plan is written.
+"""Measurements of an interrupted tuning, stored for the next one of the same script until a plan is written.
 
-A file of the user's cache folder, in a folder that nobody else can write to. It is data: reading it runs no code.
+They are in a file of the user's cache folder, in a folder that only the user can write to. It is data: reading it runs
+no code.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from plumb.plan import Trial
 from plumb.printable import to_json
 from plumb.runtime.store_folder import StoreError, open_private, open_user_folder, user_folder
 
-# What is older says little of the host and the script as they are now.
+# Older measurements don't describe the present host and script.
 _DAYS = 7
 _DIGEST_LETTERS = 24
 _FOLDER = "interrupted"
 
 
 class Unfinished:
-    """The file for one script with its arguments; `count` is how many configurations this tuning has added.
+    """File of one script with its arguments; `count` is the number of configurations added by this tuning.
 
-    Where the folder can't be used, nothing is kept, and nothing is said: it would only have saved time.
+    If the folder can't be used, nothing is stored and nothing is reported, because it would only save time.
     """
 
     def __init__(self, target: Target, arguments: Sequence[str]) -> None:
@@ -43,7 +44,7 @@ class Unfinished:
                 self.path.unlink()
 
     def add(self, done: TrialDone) -> None:
-        """Adds a trial, unless nothing says what it can be compared with."""
+        """Add a trial if it can be compared with later ones."""
         if not done.comparable:
             return
         with contextlib.suppress(OSError, StoreError):
@@ -60,13 +61,13 @@ class Unfinished:
             self.count += 1
 
     def forget(self) -> None:
-        """Removes the file: a plan holds what was found."""
+        """Remove the file, because a plan has the results."""
         with contextlib.suppress(OSError):
             self.path.unlink()
 
 
 def read(path: Path, comparable: str) -> tuple[Trial, ...]:
-    """The trials in a file that can be compared with those of a tuning; what is damaged is left out."""
+    """Return the trials in a file that are comparable with those of a tuning; damaged ones are left out."""
     try:
         folder = open_private(path.parent)
     except (OSError, StoreError):

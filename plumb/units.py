@@ -1,4 +1,4 @@
-"""Sizes, rates and times: read from a command line, and written for people."""
+"""Sizes, rates and times: parsed from a command line, and formatted for people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 
 
 def parse_size(text: str) -> int:
-    """Bytes in a size such as `8GiB`, `512MB`, `1.5 G` or `1048576`; parts of a byte are dropped.
+    """Return the bytes of a size such as `8GiB`, `512MB`, `1.5 G` or `1048576`; parts of a byte are dropped.
 
     `GiB` and `G` are 2**30 bytes, `GB` is 10**9. Raises ValueError with a one-line message.
 
@@ -31,7 +31,7 @@ def parse_size(text: str) -> int:
 
 
 def format_bytes(size: float) -> str:
-    """A number of bytes in the binary unit that suits it, to three digits; infinity is 'no limit known'.
+    """Format a number of bytes in a suitable binary unit, to three digits; infinity is 'no limit known'.
 
     >>> format_bytes(1.5 * 2**30)
     '1.5 GiB'
@@ -46,7 +46,7 @@ def format_bytes(size: float) -> str:
 
 
 def format_rate(samples_per_second: float) -> str:
-    """A throughput, to three digits or whole samples.
+    """Format a throughput, to three digits or whole samples.
 
     >>> format_rate(1165.2)
     '1,165 samples/s'
@@ -55,7 +55,7 @@ def format_rate(samples_per_second: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """A time in the unit that suits it, to three digits, from nanoseconds to hours.
+    """Format a time in a suitable unit, to three digits, from nanoseconds to hours.
 
     >>> format_seconds(0.00217)
     '2.17 ms'
@@ -72,7 +72,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def _three_digits(value: float) -> str:
-    """A number as people write it: three significant digits below 1,000, whole numbers above, no trailing zeros."""
+    """Format a number for people: three significant digits below 1,000, whole numbers above, no trailing zeros."""
     if abs(value) >= 999.5:
         return f"{value:,.0f}"
     if value == 0:

@@ -1,4 +1,4 @@
-"""What is known of a script's loaders while it runs, and which of them feeds the training."""
+"""Registry of a script's loaders while it runs, to find the one that feeds the training."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from plumb.site import Site
 
 @dataclass
 class KnownLoader:
-    """A loader of the script's, from its construction on.
+    """A loader of the script, from its construction on.
 
-    `batch_size` is the one that the script gave. `latest` keeps the loader that was iterated last alive.
-    `is_library_s` says that a library has built its own from the script's parts; `read_beside` names a loader in whose
-    training loop this one was read. `identity` has the facts about the dataset once the loader was iterated; `checked`
-    is the loader that was looked at last, and `facts` are its own. `iterators` is the class of the iterators that the
-    loader gives.
+    `batch_size` is the script's. `latest` keeps the loader that was iterated last alive. `is_library_s` says that a
+    library has built its own loader from the script's parts; `read_beside` names a loader in whose training loop this
+    one was read. `identity` has the facts about the dataset once the loader was iterated; `checked` is the loader that
+    was examined last, and `facts` are its own. `iterators` is the class of the loader's iterators.
     """
 
     name: str
@@ -47,15 +46,15 @@ class KnownLoader:
 
     @property
     def is_used(self) -> bool:
-        """Return whether the script has asked the loader for batches."""
+        """True if the script has requested batches of the loader."""
         return self.epochs_begun > 0 or self.batches_seen > 0
 
     def facts_of(self, loader: DataLoader[Any]) -> Facts | None:
-        """Return the facts about a loader that was looked at last; None for any other."""
+        """Return the facts about the loader that was examined last; None for any other."""
         return self.facts if _holds(self.checked, loader) else None
 
     def note_batch(self, batch: Any, seconds: float) -> None:
-        """Learns from a batch that passes by, `seconds` after the one before, how many samples one holds."""
+        """Record a batch, `seconds` after the previous one, and count its samples if that is still unknown."""
         self.batches_seen += 1
         self.iterating_seconds += seconds
         if self.samples_per_batch is None:
@@ -63,7 +62,7 @@ class KnownLoader:
 
 
 class Watched(ForwardingIterator):
-    """The iterator that a script's loop gets: the loader's own, with the session listening at every batch."""
+    """Iterator for a script's loop: the loader's own, with a call to the session at every batch."""
 
     def __init__(
         self,
@@ -93,8 +92,8 @@ class Watched(ForwardingIterator):
 class Registry:
     """All loaders of the script. A loader rebuilt at the same place over the same data is the same loader.
 
-    Loaders and datasets are compared by what they are, and never with `==`: a class of the user's may be equal to
-    others, have no hash, or have a truth value that asks for its length.
+    Loaders and datasets are compared by identity, and never with `==`: a user's class may define equality, have no
+    hash, or have a truth value that calls `__len__`.
     """
 
     def __init__(self) -> None:
@@ -102,7 +101,7 @@ class Registry:
         self._by_loader: dict[int, KnownLoader] = {}
 
     def add(self, loader: DataLoader[Any], site: Site) -> tuple[KnownLoader, bool]:
-        """Return the entry for a loader just made, and whether it is a new one."""
+        """Return the entry for a new loader, and whether the entry is new."""
         found = identity_of(loader, place_of(site), 0)
         for known in self._known:
             if _is_rebuilt(known, loader, found, site) or _is_from_its_parts(known, loader, site):
@@ -114,13 +113,13 @@ class Registry:
         return self._new(loader, site, found), True
 
     def of(self, loader: DataLoader[Any]) -> KnownLoader | None:
-        """Return the entry of a loader; None for one made before plumb listened."""
+        """Return the entry of a loader; None for one made before plumb was installed."""
         return self._by_loader.get(id(loader))
 
     def iterated(self, loader: DataLoader[Any]) -> KnownLoader | None:
-        """Return the entry of a loader that an iterator is asked of, with the facts about its dataset as it is now.
+        """Return the entry of a loader that is about to be iterated, with the present facts about its dataset.
 
-        A loader that seemed to be one from before, and whose dataset has other code or flags, gets an entry of its own.
+        A loader that seemed to be an earlier one, but whose dataset has other code or flags, gets an entry of its own.
         """
         known = self.of(loader)
         if known is None or known.identity is None or _holds(known.checked, loader):
@@ -135,7 +134,7 @@ class Registry:
         return known
 
     def all(self) -> list[KnownLoader]:
-        """Return every loader that was found, in the order of construction."""
+        """Return all loaders, in the order of construction."""
         return list(self._known)
 
     def _new(self, loader: DataLoader[Any], site: Site, found: Identity) -> KnownLoader:
@@ -165,10 +164,10 @@ class Registry:
 
 
 def _is_rebuilt(known: KnownLoader, loader: DataLoader[Any], found: Identity, site: Site) -> bool:
-    """Return whether the script makes a loader once more.
+    """Return whether the script makes a loader again.
 
-    That is over the same dataset, or in the place of a loader that is used or gone, as far as can be seen now: its
-    dataset may not be complete yet.
+    That is so over the same dataset, or in place of a loader that is used or gone, as far as visible now: the dataset
+    may not be complete yet.
     """
     first = known.identity
     if site != known.site or first is None:
@@ -179,7 +178,7 @@ def _is_rebuilt(known: KnownLoader, loader: DataLoader[Any], found: Identity, si
 
 
 def _is_from_its_parts(known: KnownLoader, loader: DataLoader[Any], site: Site) -> bool:
-    """Return whether a library has built a loader from another's parts, as accelerate does, which iterates its own."""
+    """Return whether a library built a loader from another's parts, as accelerate does, and iterates its own."""
     first = known.loader()
     if not site.by_library or site == known.site or known.is_library_s or first is None:
         return False

@@ -1,4 +1,4 @@
-"""Rows that a loader reads one by one, though the dataset gives a whole batch of them at once: in-memory tables."""
+"""In-memory tables: rows that a loader reads one by one although the dataset can return a whole batch at once."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from plumb.runtime.child_trial import Outcome
 from plumb.runtime.whole_batches import may_read_whole, whole_batch
 from plumb.trace.values import digest
 
-# Where a row takes longer, calls are not what it takes.
+# If a row takes longer, the time isn't spent on calls.
 _TINY_SECONDS = 2e-4
 _FEWEST_ROWS = 16
-# It is worth a word where whole batches are so many times as fast.
+# Whole batches are mentioned if they are at least this many times as fast.
 _WORTH_TIMES = 3.0
 _REPETITIONS, _SECONDS = 5, 10.0
 
 
 @dataclass(frozen=True)
 class WholeBatches:
-    """How much faster the dataset gives whole batches of `rows` rows, of the same bits, and the loader that asks so.
+    """Speedup of reading whole batches of `rows` rows, bitwise equal, and the arguments of a loader that does so.
 
-    `left` is the share of a sample's time that is left where plumb reads them at once; None where it can't.
+    `left` is the share of a sample's time that remains if plumb reads them at once; None if it can't.
     """
 
     rows: int
@@ -41,7 +41,7 @@ class WholeBatches:
 
     @property
     def costs(self) -> tuple[DeferralCost, ...]:
-        """What it costs where plumb reads whole batches, if it can."""
+        """Cost of reading whole batches by plumb; empty if it can't."""
         if self.left is None:
             return ()
         return (DeferralCost(WHOLE_BATCHES, Left(self.left, self.left), 0.0, 0.0, 0.0),)
@@ -66,18 +66,18 @@ def whole_batches(
     row_seconds: float,
     in_process: Callable[[Callable[[], Any], float], Outcome[Any]],
 ) -> WholeBatches | None:
-    """Find out whether `dataset[[3, 1, 2]]` is what collating the rows 3, 1 and 2 gives, and much faster.
+    """Return whether `dataset[[3, 1, 2]]` equals the collated rows 3, 1 and 2, and is much faster.
 
-    Batches of several sizes, the last short one among them, are compared bit by bit.
+    Batches of several sizes, including a short last one, are compared bit by bit.
 
     Args:
         loader: A loader of a map-style dataset that collates rows.
         indices: Indices of some rows.
-        row_seconds: What it takes to make one row now.
-        in_process: Does work in a process of its own, which may crash.
+        row_seconds: Seconds to make one row now.
+        in_process: Runs a function in a process of its own, which may crash.
 
     Returns:
-        What was found; None where rows take long, whole batches are no faster, or anything differs.
+        The result; None if rows take long, whole batches are no faster, or anything differs.
     """
     rows, dataset = loader.batch_size, loader.dataset
     if rows is None or min(rows, len(indices)) < _FEWEST_ROWS or row_seconds > _TINY_SECONDS:
@@ -97,7 +97,7 @@ def whole_batches(
 
 
 def _reads_groups(dataset: Any) -> bool:
-    """Return whether torch asks the dataset for all rows of a batch at once already."""
+    """Return whether torch already requests all rows of a batch at once from the dataset."""
     inner = dataset
     while isinstance(inner, Subset):
         inner = inner.dataset
@@ -116,7 +116,7 @@ def _by_plumb(dataset: Any, batch: list[Any]) -> Any:
 def _times_as_fast(
     dataset: Any, collate: Callable[[Any], Any], full: list[Any], at_once: Callable[[Any, list[Any]], Any]
 ) -> float | None:
-    """Return how many times as fast whole batches are; None where something differs."""
+    """Return how many times as fast whole batches are; None if anything differs."""
 
     def by_rows(batch: list[Any]) -> Any:
         return collate([dataset[index] for index in batch])
