@@ -25,7 +25,7 @@ _FLAT = _SCALARS | {str, bytes}
 # Smaller collections are digested item by item; of larger ones that hold plain values alone, up to so many at once.
 _FEW, _MOST_FLAT = 1000, 1_000_000
 # Of a part of an object, so many values are looked at; larger arrays and texts by so many blocks.
-_MOST_OBJECTS = 50_000
+_MOST_OBJECTS, _FEW_OBJECTS = 50_000, 10_000
 _LARGE_BYTES, _BLOCKS = 2**22, 64
 _LARGE_FLAT_BYTES = 2**26
 _LOCKS = frozenset(("_thread.lock", "_thread.RLock", "_thread._localdummy"))
@@ -46,7 +46,7 @@ class Content:
     that was. User code is compared by its byte code, libraries by their versions.
 
     With `most_items`, only so many items of a larger collection are looked at, evenly spread, and some blocks of large
-    arrays and texts: `is_partial` says afterwards whether anything was left out.
+    arrays and texts: `is_partial` says afterwards whether anything was left out, `objects` how many were looked at.
     """
 
     def __init__(self, most_items: int | None = None) -> None:
@@ -54,11 +54,15 @@ class Content:
         self._nonce = secrets.token_bytes(16)
         self._most_items = most_items
         self.is_partial = False
+        self.objects = 0
 
-    def digest(self, value: Any) -> bytes:
-        """Return the digest of a value. Raises TooMuchError where there is more to look at than `most_items` allows."""
+    def digest(self, value: Any, most_objects: int = _MOST_OBJECTS) -> bytes:
+        """Return the digest of a value.
+
+        Raises TooMuchError where there are more than `most_objects` to look at, if `most_items` is limited.
+        """
         stream = _Stream()
-        pickler = _Pickler(stream, self, _MOST_OBJECTS if self._most_items else None)
+        pickler = _Pickler(stream, self, most_objects if self._most_items else None)
         try:
             pickler.dump(value)
         except TooMuchError:
@@ -73,10 +77,10 @@ class Content:
         most, kind = self._most_items, type(value)
         if kind in _SCALARS:
             return None
-        length = len(value)
+        length, few = len(value), _FEW if most is None else min(_FEW, most)
         if kind in _TEXTS:
             return self._text_part(value, length) if most is not None and length > _LARGE_BYTES else None
-        if length <= _FEW:
+        if length <= few:
             return None
         if _is_flat(value, None if most is None else _MOST_FLAT):
             return "flat", kind.__name__, length, _digest_at_once(value)
@@ -199,7 +203,7 @@ class _Pickler(pickle.Pickler):
         super().__init__(stream, protocol=4)
         # Without its memo, pickle writes equal objects alike, whether they are the same object or not.
         self.fast = True
-        self._told, self._collected = content.told, content.collected
+        self._content, self._told, self._collected = content, content.told, content.collected
         self._objects_left = most_objects
 
     def persistent_id(self, value: Any) -> Any:
@@ -207,6 +211,7 @@ class _Pickler(pickle.Pickler):
         kind = type(value)
         if self._objects_left is not None:
             self._objects_left -= 1
+            self._content.objects += 1
             if self._objects_left < 0:
                 raise TooMuchError
         if kind in _PLAIN:
@@ -217,6 +222,8 @@ class _Pickler(pickle.Pickler):
 def _is_flat(value: Any, most: int | None) -> bool:
     """Whether a collection holds plain values, or lists of them, alone: no more than `most`, and not too large."""
     parts = (value.keys(), value.values()) if type(value) is dict else (value,)
+    if any(_is_clearly_not_flat(part, most) for part in parts):
+        return False
     for part in parts:
         kinds = set(map(type, part))
         count = len(part)
@@ -236,6 +243,12 @@ def _is_flat(value: Any, most: int | None) -> bool:
     return True
 
 
+def _is_clearly_not_flat(part: Any, most: int | None) -> bool:
+    """Whether the first of many items tells that they are not flat, or lists that hold too much together."""
+    first = type(next(iter(part)))
+    return first not in _FLAT and (first not in (list, tuple) or (most is not None and len(part) > most // 2))
+
+
 def _digest_at_once(value: Any) -> bytes:
     """The digest of a collection of plain values, without a look at each."""
     stream = _Stream()
@@ -246,14 +259,32 @@ def _digest_at_once(value: Any) -> bytes:
 
 
 def digest_of_part(value: Any) -> tuple[bytes, bool]:
-    """Return a digest of a value that takes bounded time, and whether it is of a part of the value only."""
-    for most_items in (1000, 100, 10):
-        content = Content(most_items)
-        try:
-            return content.digest(value), content.is_partial
-        except TooMuchError:
-            continue
-    return Content(1).digest(type(value)), True
+    """Return a digest of a value that takes bounded time, and whether it is of a part of the value only.
+
+    Where there are many objects, two small parts tell how many more there would be in larger ones.
+    """
+    found = _part(value, 1000, _FEW_OBJECTS)
+    if found is None:
+        least, few = (_part(value, most_items, _MOST_OBJECTS) for most_items in (1, 10))
+        found = few or least
+        if least is not None and few is not None:
+            for_an_item = (few[1].objects - least[1].objects) / 9
+            for most_items, most_objects in ((1000, _MOST_OBJECTS), (100, 2 * _FEW_OBJECTS)):
+                expected = least[1].objects + (most_items - 1) * for_an_item
+                larger = _part(value, most_items, most_objects) if expected <= most_objects else None
+                if larger is not None:
+                    found = larger
+                    break
+    return (Content(1).digest(type(value)), True) if found is None else (found[0], found[1].is_partial)
+
+
+def _part(value: Any, most_items: int, most_objects: int) -> tuple[bytes, Content] | None:
+    """Return a digest of a part of a value, and what it has looked at; None where that would be too much."""
+    content = Content(most_items)
+    try:
+        return content.digest(value, most_objects), content
+    except TooMuchError:
+        return None
 
 
 class _Stream:

@@ -26,7 +26,7 @@ from plumb.runtime.code import digest_of_code, file_digest, names_in, package_ve
 from plumb.runtime.fact_parts import class_path, has_parts, inside, is_all_the_users, spread
 from plumb.runtime.object_parts import attributes_of
 from plumb.runtime.options import options_of_library, options_of_process
-from plumb.runtime.simple import in_words, is_small_array, kind_of, module_name, shape_of, text_digest
+from plumb.runtime.simple import in_words, is_plain, is_small_array, kind_of, module_name, shape_of, text_digest
 from plumb.trace.expand import is_dataset, is_step, is_user_class, is_user_code, is_user_file
 
 # Objects that are looked at, at the most, and facts of one sort.
@@ -38,6 +38,7 @@ _MOST_OPTIONS = 256
 # Objects of libraries that hang from each other are followed so far.
 _LIBRARY_DEPTH = 8
 _COLLECTIONS: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
+_PLAIN_COLLECTIONS = frozenset((list, tuple, dict, set, frozenset))
 # Where code names one of these, it may read attributes by names that can't be seen.
 _READS_ANY = frozenset(
     ("getattr", "vars", "__dict__", "__getattribute__", "attrgetter", "methodcaller", "asdict", "astuple", "fields",
@@ -293,6 +294,8 @@ class _Walk:
             self._collection(found, value)
         else:
             self._note(found, class_path(kind))
+        if kind in _PLAIN_COLLECTIONS:
+            return
         is_users = any(map(is_user_class, kind.__mro__))
         if is_users:
             self._class(kind, is_called=False)
@@ -351,7 +354,7 @@ class _Walk:
 
     def _one_of_many(self, found: _Found, item: Any) -> None:
         """Look at an item of a large collection: at the flags of one that makes samples, else at its code only."""
-        if in_words(item) is None:
+        if not is_plain(item) and in_words(item) is None:
             makes_samples = not found.is_data and (is_dataset(item) or is_step(item))
             self.look(f"{found.path}[of many]", item, not makes_samples, found.depth)
 

@@ -37,6 +37,7 @@ _LARGEST_TIME = 1e20
 _OF_THE_RUN = "#of this run"
 _BY_REPR = (range, slice, type(Ellipsis), type(NotImplemented), decimal.Decimal, fractions.Fraction, datetime.timedelta)
 _TIMES = (datetime.date, datetime.time)
+_NUMBERS = frozenset((int, float, bool, type(None)))
 
 
 def in_words(value: Any) -> str | None:
@@ -67,6 +68,12 @@ def in_words(value: Any) -> str | None:
     if kind is complex or kind in _BY_REPR:
         return _short(repr(value))
     return _of_a_library(kind, value)
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether a value is a number, or a text that is no data: `in_words` then has words for it."""
+    kind = type(value)
+    return kind in _NUMBERS or (kind is str and len(value) <= _LONGEST_TEXT)
 
 
 def text_digest(text: str) -> str:

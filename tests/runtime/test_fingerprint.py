@@ -195,6 +195,7 @@ LARGE = {
     "a list": lambda last: [{"id": number, "name": f"image {number}"} for number in range(ROWS - 1)] + [last],
     "a dictionary": lambda last: {**{f"{number}": (number,) for number in range(ROWS)}, "0": last},
     "lists in lists": lambda last: [last] + [[Plain(number)] * 300 for number in range(1000)],
+    "outlines of a few pictures": lambda last: [{"of": last}] + [{"of": [[[1.0, 2.0]] * 24] * 9} for _ in range(400)],
     "a set": lambda last: {*range(ROWS), last},
     "an array": lambda last: numpy.append(numpy.zeros(2**21), len(last)),
     "a text": lambda last: "x" * 2**23 + last,
