@@ -105,6 +105,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
         "cpus": orders.tune.cpus,
         "memory_bytes": orders.tune.memory_bytes,
         "max_workers": orders.tune.max_workers,
+        "max_connections": orders.tune.max_connections,
     }
     limits = Limits.detect(orders.tune.cache_folder).lowered(
         **{name: float(limit) for name, limit in asked.items() if limit is not None}

@@ -50,6 +50,11 @@ def cli() -> None:
 @click.option("--memory", type=_Size(), help="Use no more memory than this, for example 8GiB.")
 @click.option("--max-workers", type=click.IntRange(min=0), help="Start no more workers than this for a loader.")
 @click.option(
+    "--max-connections",
+    type=click.IntRange(min=1),
+    help="Read no more samples than this at the same time for a loader.",
+)
+@click.option(
     "--cache-dir", type=click.Path(file_okay=False, path_type=Path), help="Samples may be stored in this folder."
 )
 @click.option("--cache-memory", type=_Size(), help="Store no more than this of samples in memory, for example 4GiB.")
@@ -71,6 +76,7 @@ def tune(
     cpus: float | None,
     memory: int | None,
     max_workers: int | None,
+    max_connections: int | None,
     cache_dir: Path | None,
     cache_memory: int | None,
     no_cache: bool,
@@ -104,6 +110,7 @@ def tune(
         cpus=cpus,
         memory_bytes=memory,
         max_workers=max_workers,
+        max_connections=max_connections,
         cache_memory_bytes=0 if no_cache else cache_memory,
         cache_folder=str(cache_dir.absolute()) if cache_dir else None,
         study_url=parse_study(study),

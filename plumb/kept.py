@@ -111,6 +111,8 @@ def made_for(loader: DataLoader[Any], options: Options) -> MadeFor:
         },
         wishes={
             "max_workers": _finite(limits.max_workers),
+            # Plans of those who ask for no limit are found again.
+            **({"max_connections": limits.max_connections} if math.isfinite(limits.max_connections) else {}),
             "may_reorder": options.may_reorder,
             "on_device": options.on_device,
             "plain": options.plain,

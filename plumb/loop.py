@@ -186,7 +186,7 @@ class Loop:
         """
         chunks: list[Chunk] = []
         spent = _Spent()
-        until = self.batches_given + share * self.batches_at_most
+        until, taken = self.batches_given + share * self.batches_at_most, 0
 
         def may_go_on() -> bool:
             return self.open and self.batches_given < until and time.perf_counter() <= deadline
@@ -194,13 +194,18 @@ class Loop:
         try:
             for _ in range(warm_up):
                 if may_go_on():
+                    taken += 1
                     batch = yield from self.next_of(batches, errors_are_users)
                     got = time.perf_counter()
                     if not (yield from self._give(batch)):
                         self.pauses.is_pause(time.perf_counter() - got)
+            # Where the time was over before all that was made ahead was taken, the rest of it isn't counted either.
+            ahead = warm_up - taken if self.batches_given < until else 0
             while (not chunks or may_go_on()) and self.open and sum(chunk.seconds for chunk in chunks) < seconds:
-                chunk = yield from self._chunk(batches, warm_up, waiting_counts, errors_are_users, spent, per_round)
-                chunks += [chunk] if chunk else []
+                chunk = yield from self._chunk(
+                    batches, warm_up, ahead, waiting_counts, errors_are_users, spent, per_round
+                )
+                chunks, ahead = chunks + ([chunk] if chunk else []), 0
         except LoopEndedError:
             self.has_ended = True
         if not chunks:
@@ -236,6 +241,7 @@ class Loop:
         self,
         batches: Iterator[Any],
         warm_up: int,
+        made_ahead: int,
         waiting_counts: bool,
         errors_are_users: bool,
         spent: _Spent,
@@ -244,11 +250,10 @@ class Loop:
         """Measure one chunk of at least a few tenths of a second; return None if the loop ends before it has a batch.
 
         The time between two epochs is left out, and so are the loop's pauses and the `warm_up` batches after each of
-        them, which may have been made during the pause.
+        them, which may have been made during the pause. So are the first `made_ahead` batches.
         """
         synchronize()
         count, excluded, wait, step, step_cpu, ranks = 0, 0.0, 0.0, 0.0, 0.0, 0.0
-        made_ahead = 0
         begin = time.perf_counter()
         while self.open:
             asked = time.perf_counter()

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 # `help()` leaves out names with a single underscore.
 _MARK = "_plumb_tuned"
-_LIMITS = ("cpus", "memory_bytes", "shm_bytes", "open_files", "processes", "disk_bytes", "max_workers")
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,12 @@ class Settings:
     def options(self) -> Options:
         """Return the settings as options of a tuning on this host, with its present limits."""
         from plumb.host import Limits
+        from plumb.host.limits import LOWERABLE
         from plumb.options import Options
 
         limits = Limits.detect(self.cache_folder)
         if self.limits is not None:
-            limits = limits.lowered(**{name: getattr(self.limits, name) for name in _LIMITS})
+            limits = limits.lowered(**{name: getattr(self.limits, name) for name in LOWERABLE})
         return Options(
             self.budget_seconds,
             limits,

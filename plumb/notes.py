@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from plumb.config import Config, Deferral
 from plumb.model import planner
+from plumb.model.climb import ClimbEnd, SourceCapacity
 from plumb.model.situation import Freedom, Situation
 from plumb.plan import Claim
 from plumb.runtime.inherited import Handle
@@ -20,6 +21,8 @@ from plumb.units import format_bytes, format_seconds
 # A limit binds if the model predicts at least this multiple of the rate without it.
 _BINDS = 1.05
 _NAMED = 3
+# The fewest connections are reported that reach this share of the highest rate.
+_NEXT_TO_ALL = 0.95
 # A load of other processes below this explains nothing. An undecided comparison needs this multiple of the time.
 _CROWD_CPUS, _LONGER = 0.1, 3
 _FIELDS = {
@@ -49,12 +52,34 @@ def binding(freedom: Freedom, situation: Situation) -> list[str]:
                 f"{better[0].config} would reach {better[0].samples_per_second:,.0f} samples/s in your loop, by the "
                 f"model, instead of {now:,.0f}"
             )
-    if math.isfinite(situation.samples_at_once):
-        found.append(
-            f"no more than {situation.samples_at_once:.0f} samples are made at once: with more, each took far longer "
-            "than with fewer, as where a server is asked for too much at a time"
-        )
-    return found
+    return found + ([capacity(situation.source)] if situation.source else [])
+
+
+def capacity(source: SourceCapacity) -> str:
+    """Say what the source of the samples gives, to how many connections at the least, and what comes beyond."""
+    if not source.reads:
+        return f"the samples' source gives nothing: {source.reason}"
+    best = source.samples_per_second_at_most
+    curve = zip(source.reads, source.samples_per_second, strict=True)
+    reads, rate = next((reads, rate) for reads, rate in curve if rate >= _NEXT_TO_ALL * best)
+    connections = f"{reads} connections (samples read at once)" if reads > 1 else "one connection"
+    gives = f"the samples' source gives {rate:,.0f} samples/s at {connections}"
+    most = source.most_reads
+    match source.end:
+        case ClimbEnd.FLAT:
+            return f"{gives} and no more beyond"
+        case ClimbEnd.LESS:
+            return f"{gives} and less beyond {most}"
+        case ClimbEnd.TRIED_AGAIN:
+            return f"{gives}; beyond {most}, connections are dropped and have to be tried again"
+        case ClimbEnd.FAILED:
+            return f"{gives}; {source.reason}"
+        case ClimbEnd.CPU:
+            return f"{gives}; beyond that, the CPU held the readers up, not the source"
+        case ClimbEnd.MOST:
+            return f"{gives}, the most that were of use or allowed"
+        case ClimbEnd.TIME:
+            return f"{gives}; more were not looked at: {source.reason}"
 
 
 def contributed(rate: float, without: dict[str, float]) -> str:

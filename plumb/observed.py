@@ -94,6 +94,7 @@ class Observed:
             fresh_seconds=fresh_seconds,
             read_bytes=cost.output_bytes if offers.storage else 0.0,
             storage=offers.storage,
+            source=offers.source,
             step_blocks=subject.step is not None and subject.step.blocks,
             pool_cpus=seen.other_cpus,
         )

@@ -19,24 +19,22 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.config import Cut, Deferral, Rewrites
 from plumb.errors import one_line
+from plumb.model.climb import SourceCapacity
 from plumb.model.situation import CutCost, DeferralCost, StorageBandwidth, ThreadsCost
 from plumb.plan import SampleCost
 from plumb.profile.device import profile_device
 from plumb.profile.device_profile import DeviceProfile
-from plumb.profile.fetch_threads import THREADS, timed_threads
 from plumb.profile.randomness import kept_generators
-from plumb.profile.sample import COLLATED, collate_seconds
-from plumb.profile.storage import held_up
-from plumb.rewrite_costs import FEWEST_SAMPLES, TIMED_BATCH, RewriteCosts, rewrite_costs
+from plumb.rewrite_costs import FEWEST_SAMPLES, RewriteCosts, rewrite_costs
 from plumb.runtime.child_trial import in_spawned_child
 from plumb.runtime.cuts import CutCandidate, find_cuts
 from plumb.runtime.deferral import FoundDeferral, find_deferral
 from plumb.runtime.loader import NO_REWRITES
-from plumb.runtime.replay import Replay
 from plumb.runtime.sent import why_not_spawned
-from plumb.runtime.thread_validation import InProcess, process_for_trials, validate_threads
+from plumb.runtime.thread_validation import InProcess, process_for_trials
 from plumb.runtime.trial import try_out
 from plumb.runtime.validate import validate_cut
+from plumb.thread_offers import READS_AT_MOST, ThreadSearch, TimeLeft, has_waits
 from plumb.trace.course import Traced, trace
 from plumb.trace.pipeline import Pipeline
 from plumb.trace.sources import TraceTimeError
@@ -45,27 +43,19 @@ from plumb.whole_batches import WholeBatches, whole_batches
 
 _TRACED_SAMPLES, _FEWEST_TRACED = 16, 3
 # Largest number of loads per sample, in a trace, in the search for cuts, and in a rewrite's validation.
-_TRACE_LOADS, _CUT_LOADS, _THREADS_LOADS, _DEFERRAL_LOADS = 10, 11, 10, 13
-_CUT_SAMPLES, _THREADS_SAMPLES, _DEFERRAL_SAMPLES = 8, 96, 8
+_TRACE_LOADS, _CUT_LOADS, _DEFERRAL_LOADS = 10, 11, 13
+_CUT_SAMPLES, _DEFERRAL_SAMPLES = 8, 8
 _MOST_CUTS = 3
-# A trace and a comparison of threads are begun if they take at most this share of the remaining time, and a trace is
-# abandoned once it has taken the last of these shares.
-_TRACED_SHARE, _THREADS_SHARE, _TRACED_AT_MOST = 0.4, 0.5, 0.6
+# A trace is begun if it takes at most the first share of the remaining time, and abandoned once it took the second.
+_TRACED_SHARE, _TRACED_AT_MOST = 0.4, 0.6
 # But a trace gets at least this many seconds, even if the budget is short.
 _TRACED_SECONDS, _AFTER_TRACE_SHARE = 1.5, 0.4
-# Threads save nothing if they take more than this share of one thread's time.
-_SAVES_NOTHING = 0.95
-_VALIDATED_THREADS = 8
-# Waiting that is a smaller share of a sample's time is not worth threads.
-_WORTH_THREADS = 0.1
 # A process may try a rewrite for this share of the remaining time, but at least for so long. A spawned one first
 # imports everything again.
 _TRIED_SHARE, _SHORTEST_TRIAL_SECONDS, _SPAWN_SECONDS = 0.6, 5.0, 8.0
 # A forked process hangs if it takes longer than this for one sample, or than this multiple of this process's time.
 _ONE_SAMPLE_SECONDS, _ONE_SAMPLE_LOADS = 2.0, 20
 _PLAIN = "samples are left as they are: torch's own arguments alone were asked for"
-# Largest share of the remaining time for timing threads.
-_THREADS_TIMED = 0.3
 
 
 @dataclass(frozen=True)
@@ -80,6 +70,7 @@ class Offers:
     pipeline: Pipeline | None = None
     device: DeviceProfile | None = None
     whole_batches: WholeBatches | None = None
+    source: SourceCapacity | None = None
 
 
 def find_offers(
@@ -92,6 +83,7 @@ def find_offers(
     may_use_workers: bool = True,
     forget_opened: Callable[[], None] | None = None,
     plain: bool = False,
+    reads_at_most: int = READS_AT_MOST,
 ) -> Offers:
     """Find the rewrites for a loader, tried on some samples, within about `seconds`.
 
@@ -109,6 +101,7 @@ def find_offers(
             compute, because workers share the cores without a common lock.
         forget_opened: Undoes what this process opened in the dataset, before a forked process tries threads.
         plain: Whether to trace only, and offer no rewrite.
+        reads_at_most: Largest number of samples to read at once, to see how many their source holds.
     """
     search = _Search(loader, cost, indices, time.perf_counter() + seconds, target, forget_opened)
     with kept_generators():
@@ -123,16 +116,15 @@ def find_offers(
             return Offers(Rewrites(reasons=(reason,)), pipeline=traced.pipeline, device=device)
         whole = search.whole_batches()
         # The most promising rewrite comes first: threads, if samples wait and their waits can overlap.
-        waits = _waits(traced.pipeline)
-        threads = search.whole_threads(traced.pipeline) if waits else ()
+        waits, sharing = has_waits(traced.pipeline), search.threads(reads_at_most)
+        threads = sharing.whole(traced.pipeline) if waits else ()
         cuts = search.cuts(traced)
         if waits:
-            threads = threads or search.threads_until(traced.pipeline, cuts)
+            threads = threads or sharing.until(traced.pipeline, cuts)
         deferral = search.deferral()
         costs = search.costs(cuts, traced.pipeline, deferral)
         if not waits and not may_use_workers:
-            threads = search.whole_threads(traced.pipeline) or search.threads_until(traced.pipeline, cuts)
-        storage = search.storage(threads, cuts) if threads and waits else None
+            threads = sharing.whole(traced.pipeline) or sharing.until(traced.pipeline, cuts)
     rewrites = Rewrites(
         cuts=tuple(found.cut for found in cuts),
         deferral=deferral.deferral if deferral and costs.deferrals else None,
@@ -141,7 +133,8 @@ def find_offers(
         summary="; ".join(search.compared),
     )
     deferrals = (*costs.deferrals, *(whole.costs if whole else ()))
-    return Offers(rewrites, costs.cuts, deferrals, threads, storage, traced.pipeline, device, whole)
+    source, storage = sharing.source, sharing.storage()
+    return Offers(rewrites, costs.cuts, deferrals, threads, storage, traced.pipeline, device, whole, source)
 
 
 class _Search:
@@ -260,43 +253,19 @@ class _Search:
             return None
         return whole_batches(self._loader, self._indices, self._cost.wall_seconds, process)
 
-    def whole_threads(self, pipeline: Pipeline) -> tuple[ThreadsCost, ...]:
-        """Return the costs of threads that make whole samples, if samples wait or release the interpreter's lock."""
-        return self._threads(None) if _may_use_threads(pipeline) else ()
-
-    def threads_until(self, pipeline: Pipeline, cuts: Sequence[CutCandidate]) -> tuple[ThreadsCost, ...]:
-        """Return the costs of threads up to a cut: each with waiting before it, else the cut that saves most."""
-        if not _may_use_threads(pipeline):
-            return ()
-        waiting = [cut for cut in cuts if cut.prefix_wait_seconds >= _WORTH_THREADS * cut.prefix_seconds]
-        return tuple(found for cut in waiting or cuts[:1] for found in self._threads(cut))
-
-    def _threads(self, until: CutCandidate | None) -> tuple[ThreadsCost, ...]:
-        cut = until.cut if until else None
-        what = f"up to {cut.after}" if cut else "for whole samples"
-        samples = self._affordable(_THREADS_SAMPLES, _THREADS_LOADS, share=_THREADS_SHARE)
-        if samples < FEWEST_SAMPLES:
-            needed = FEWEST_SAMPLES * _THREADS_LOADS / _THREADS_SHARE
-            self.reasons.append(self._no_time_to(f"compare what threads make {what}", needed))
-            return ()
-        process = self._process_for_trials
-        if isinstance(process, str):
-            self.reasons.append(f"no threads {what}: {process}")
-            return ()
-        reason = validate_threads(
-            self._dataset,
-            self._indices[:samples],
-            _VALIDATED_THREADS,
-            cut,
-            widest=max([_VALIDATED_THREADS, *(count for count in THREADS if count <= (self._loader.batch_size or 1))]),
-            seconds=self._trial_seconds,
-            process=process,
+    def threads(self, reads_at_most: int) -> ThreadSearch:
+        """Return the part of this search that is about threads."""
+        left = TimeLeft(lambda: self._left, self._affordable, lambda: self._trial_seconds)
+        return ThreadSearch(
+            self._loader,
+            self._cost,
+            self._indices,
+            left,
+            lambda: self._process_for_trials,
+            reads_at_most,
+            self.reasons,
+            self.compared,
         )
-        if reason:
-            self.reasons.append(f"no threads {what}: {reason}")
-            return ()
-        self.compared.append(f"{samples} samples by {_VALIDATED_THREADS} threads {what}")
-        return self._timed_threads(until, what)
 
     @property
     def _trial_seconds(self) -> float:
@@ -311,63 +280,6 @@ class _Search:
     def _why_not_spawned(self) -> str | None:
         """Return why a spawned process can't try the dataset; None if it can."""
         return "there is no time to start another one" if self._left < _SPAWN_SECONDS else why_not_spawned(self._loader)
-
-    def _timed_threads(self, until: CutCandidate | None, what: str) -> tuple[ThreadsCost, ...]:
-        """Time batches made by increasing numbers of threads, as many as there is time for."""
-        replay = Replay(self._dataset, until.cut if until else None)
-        timed = timed_threads(
-            replay.prefix if until else replay.sample,
-            self._indices,
-            self._loader.batch_size or min(len(self._indices), TIMED_BATCH),
-            until.prefix_seconds if until else self._cost.wall_seconds,
-            until.prefix_seconds - until.prefix_wait_seconds if until else self._cost.cpu_seconds,
-            _THREADS_TIMED * self._left,
-        )
-        if timed.reason:
-            self.reasons.append(f"no more threads {what}: {timed.reason}")
-        gains = [gain for gain in timed.gains if min(gain.time_factor, gain.crowded_time_factor) < _SAVES_NOTHING]
-        if timed.gains and not gains:
-            self.reasons.append(f"no threads {what}: they take as long as one")
-        if until is None:
-            affordable = self._affordable(self._loader.batch_size or 1, COLLATED, share=0.1)
-            indices = self._indices[: max(FEWEST_SAMPLES, affordable)]
-            try:
-                after, serial = None, collate_seconds(self._loader, indices) if gains else 0.0
-            except Exception as error:
-                self.reasons.append(f"no threads {what}: a batch of a few samples fails: {one_line(error)}")
-                return ()
-        else:
-            after, serial = until.cut.after, until.suffix_cpu_seconds + until.suffix_wait_seconds
-        return tuple(
-            ThreadsCost(
-                gain.threads,
-                after,
-                gain.time_factor,
-                gain.crowded_time_factor,
-                gain.cpu_factor,
-                timed.alone_cpu_seconds,
-                serial,
-                gain.thread_bytes,
-            )
-            for gain in gains
-        )
-
-    def storage(self, threads: Sequence[ThreadsCost], cuts: Sequence[CutCandidate]) -> StorageBandwidth | None:
-        """Return the storage's bandwidth by the number of concurrent reads; None if it slowed none of them down."""
-        until = next((found.cut for found in cuts if found.cut.after == threads[0].until), None)
-        replay = Replay(self._dataset, until)
-        read = replay.sample if until is None else replay.prefix
-        seen = held_up(read, self._indices, self._cost.wall_seconds, lambda: self._left)
-        if seen.reason:
-            self.reasons.append(seen.reason)
-        if not seen.is_held_up:
-            return None
-        alone = max(self._cost.output_bytes, 1.0) / self._cost.wall_seconds
-        slowed = (seen.median_seconds[0] / seconds for seconds in seen.median_seconds)
-        return StorageBandwidth(
-            tuple(map(float, seen.outstanding)),
-            tuple(count * alone * share for count, share in zip(seen.outstanding, slowed, strict=True)),
-        )
 
     def costs(self, cuts: Sequence[CutCandidate], pipeline: Pipeline, deferral: FoundDeferral | None) -> RewriteCosts:
         """Return the costs and savings of stores and deferred operators."""
@@ -390,15 +302,6 @@ class _Search:
     def _affordable(self, samples: int, loads: int, share: float) -> int:
         """Return how many samples, up to `samples`, can be loaded `loads` times in a share of the remaining time."""
         return min(samples, int(share * self._left / loads / max(self._cost.wall_seconds, 1e-9)))
-
-
-def _may_use_threads(pipeline: Pipeline) -> bool:
-    return _waits(pipeline) or any(operator.releases_gil for operator in pipeline.operators)
-
-
-def _waits(pipeline: Pipeline) -> bool:
-    """Return whether a considerable share of a sample's time is waiting."""
-    return pipeline.sample_wait_seconds >= _WORTH_THREADS * pipeline.sample_seconds
 
 
 def _is_hashable(value: Any) -> bool:

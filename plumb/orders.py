@@ -41,6 +41,7 @@ class TuneOrders(msgspec.Struct, frozen=True):
     cpus: float | None = None
     memory_bytes: int | None = None
     max_workers: int | None = None
+    max_connections: int | None = None
     cache_memory_bytes: int | None = None
     cache_folder: str | None = None
     study_url: str | None = None

@@ -37,10 +37,12 @@ class Restraint:
     def allowed(self, offers: Offers) -> Offers:
         """Return the allowed ones among the rewrites that were found."""
         if self.rewrites:
-            return dataclasses.replace(offers, rewrites=NO_REWRITES, cuts=(), deferrals=(), threads=(), storage=None)
+            return dataclasses.replace(
+                offers, rewrites=NO_REWRITES, cuts=(), deferrals=(), threads=(), storage=None, source=None
+            )
         if self.stores:
             offers = dataclasses.replace(offers, cuts=())
-        return dataclasses.replace(offers, threads=(), storage=None) if self.threads else offers
+        return dataclasses.replace(offers, threads=(), storage=None, source=None) if self.threads else offers
 
 
 FREE = Restraint()

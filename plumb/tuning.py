@@ -22,7 +22,7 @@ from plumb.errors import TuningError, UsersError
 from plumb.events import Event, Phase, TrialDone
 from plumb.freedom import WorkerStart, counts_to_verify, freedom_of, whole_cores, worker_start
 from plumb.host import Machine
-from plumb.model import operational, planner
+from plumb.model import feasible, operational, planner
 from plumb.model.competition import Competition
 from plumb.model.contributions import rates_without_each
 from plumb.model.situation import Freedom, Situation
@@ -68,6 +68,7 @@ from plumb.search.space import Space
 from plumb.search.stopping import worth_seconds
 from plumb.search.study import search
 from plumb.search.trials import LONGEST_LOOK_PACES, Trials
+from plumb.search.worker_climb import climbed_by_workers
 from plumb.subject import Choice, Subject
 from plumb.units import format_bytes
 
@@ -93,6 +94,8 @@ _CHILD_SECONDS_AT_LEAST, _SHARE_OF_A_CHILD = 10.0, 0.25
 # The search must leave time for the finals, and the probes for the search.
 _UNTIL_SEARCHED, _UNTIL_PROBED = 0.6, 0.5
 _UNTIL_SEARCHED_AT_LAST, _SEARCHED_AT_LEAST = 0.85, 0.2
+# Workers that take more than this share of the time to start are tried after cheaper ones that may be as fast.
+_DEAR_SHARE = 0.1
 # Interleaved finals take at least this many batches of each: the first one, and one in each of two turns.
 _BATCHES_SIDE_BY_SIDE = 3.0
 
@@ -167,7 +170,7 @@ class Tuner:
         if not self._has_nothing_to_gain:
             if self._is_iterable:
                 self._sharding = self._examined(situation)
-            situation = self._probe(situation, offers)
+            situation = self._climbed(self._probe(situation, offers), offers)
         self._say("your configuration alone")
         own = self._trials.baseline(situation, self._own)
         freedom = self._freedom(situation, offers)
@@ -226,6 +229,7 @@ class Tuner:
             may_use_workers=may_use_workers,
             forget_opened=self._trials.forget_opened,
             plain=self.options.plain,
+            reads_at_most=planner.reads_worth(seen.cost, self.options.limits, self._step_rate),
         )
         offers = self._restraint.allowed(offers)
         self._trials.rewrites = offers.rewrites
@@ -283,7 +287,7 @@ class Tuner:
         dropping = drop_seconds_per_byte(situation.footprint.batch_bytes)
         situation = told_by_one(situation, one, dropping, competition)
         cores = whole_cores(self.options.limits.cpus)
-        many = min(cores, _PROBED_AT_MOST)
+        many = int(min(cores, _PROBED_AT_MOST, feasible.allowed(situation)["samples at once"]))
         if self._is_iterable or many < 2 or self._seconds_spent > _UNTIL_PROBED * self.seconds:
             return situation
         self._say(f"{many} workers, to calibrate the model")
@@ -291,6 +295,35 @@ class Tuner:
         config = in_reused_memory(situation, plain)
         all_cores = self._trials.probe(situation, config)
         return told_by_many(situation, one, config, all_cores, cores) if all_cores else situation
+
+    def _climbed(self, situation: Situation, offers: Offers) -> Situation:
+        """Looks with ever more workers at how many reads at once a source holds that others than it have held up."""
+        source, cost = situation.source, situation.cost
+        most = planner.reads_worth(cost, self.options.limits, self._step_rate)
+        is_known = source is not None and (source.is_exhausted or source.most_reads >= most)
+        may = not self._is_iterable and max(self._freedom(situation, offers).num_workers) > 1
+        if is_known or not may or cost.wait_seconds < cost.cpu_seconds:
+            return situation
+        self._say("how much the samples' source gives to more workers")
+        fits = [each for each in offers.threads if source is None or each.threads <= source.good_reads]
+        threads = max(fits, key=lambda each: each.threads, default=None)
+        plain = Config(
+            1,
+            2,
+            pin_memory=self._pins,
+            fetch_threads=threads.threads if threads else 1,
+            fetch_until=threads.until if threads else None,
+            start_method=self._start.method,
+        )
+        until = _UNTIL_PROBED * self.seconds
+        return climbed_by_workers(
+            situation,
+            plain,
+            most,
+            self._trials.probed,
+            self._trials.probe_or_reason,
+            lambda: until - self._seconds_spent,
+        )
 
     def _freedom(self, situation: Situation, offers: Offers) -> Freedom:
         return freedom_of(
@@ -361,6 +394,7 @@ class Tuner:
                 worth_until=self._begun + worth_seconds(ways, self.pace_seconds),
                 seed=self.options.seed,
                 enough=operational.fed_rate(situation) * (1 - decide.EQUAL),
+                dear_seconds=_DEAR_SHARE * self.seconds,
             )
         except StudyError as error:
             raise TuningError(str(error), 1) from None
@@ -519,6 +553,10 @@ class Tuner:
     @property
     def _seconds_spent(self) -> float:
         return time.perf_counter() - self._begun
+
+    @property
+    def _step_rate(self) -> float | None:
+        return self.subject.step.samples_per_second if self.subject.step else None
 
     @property
     def _may_have_torch_threads(self) -> bool:

@@ -19,6 +19,7 @@ WRONG = {
     "an output folder that is missing": (["--output", "no/folder/plan.json", "good.py"], 2, "no/folder"),
     "a size that is none": (["--memory", "much", "good.py"], 2, "'much' is not a size"),
     "no time": (["--budget", "0", "good.py"], 2, "0"),
+    "no connection": (["--max-connections", "0", "good.py"], 2, "--max-connections"),
 }
 
 

@@ -1,5 +1,6 @@
 """The user's loop on two configurations: what is known of them when the comparison ends, and that it ends."""
 
+import itertools
 import time
 import weakref
 
@@ -70,6 +71,19 @@ def test_a_candidate_that_is_slower_is_not():
     found, _ = compared(0.008, Slow(0.02), seconds=60.0)
     assert not found.is_taken
     assert found.ratio.answer is Answer.NOT_FASTER
+
+
+def test_what_was_made_ahead_is_not_counted_where_the_time_ends_before_all_of_it_is_taken():
+    """Eight batches that are there at once, and then one in 50 ms."""
+
+    def batches():
+        for number in itertools.count():
+            time.sleep(0.0 if number < 8 else 0.05)
+            yield torch.zeros(1, 2)
+
+    loop = Loop(1.0, float("inf"))
+    reading, _ = result_of(loop.measure(batches(), 9, WINDOW_SECONDS, time.perf_counter() - 1.0, 1.0))
+    assert reading.rate.samples_per_second <= 1 / 0.05
 
 
 def test_without_time_what_does_not_look_faster_gets_one_pair_and_no_answer():

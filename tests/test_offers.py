@@ -86,13 +86,18 @@ def test_threads_that_wait_for_each_other_are_none():
     found = offers_for(Waiting(by_turns=True))
     assert found.threads == ()
     assert found.rewrites.threads_until == ()
-    assert any("they take as long as one" in reason for reason in found.rewrites.reasons)
+    words = "gives no more to two reads at once than to one", "they take as long as one"
+    assert any(word in reason for word in words for reason in found.rewrites.reasons)
+    assert found.source.most_reads <= 2
 
 
 def test_threads_are_offered_where_samples_wait_and_collate_gets_each_sample_once():
     found = offers_for(Waiting(by_turns=False), collate_fn=taking_apart)
-    assert [cost.threads for cost in found.threads] == [4, 16]
-    assert all(cost.time_factor < 0.6 for cost in found.threads)
+    threads = [cost.threads for cost in found.threads]
+    assert {4, 8, 12} <= {*threads}
+    assert max(threads) <= 16
+    assert all(cost.time_factor < 0.9 for cost in found.threads)
+    assert found.source.good_reads >= max(threads) / 2
     assert all(0 < cost.serial_seconds < WAIT for cost in found.threads)
 
 

@@ -18,16 +18,20 @@ from plumb.host.processes import open_file_limits, process_limit
 from plumb.host.ranks import ranks_on_host
 
 ASKED_FOR = "asked for"
-_NUMBERS = (
+LOWERABLE = (
     "cpus",
     "memory_bytes",
     "shm_bytes",
     "open_files",
-    "open_files_most",
     "processes",
     "disk_bytes",
     "max_workers",
+    "max_connections",
 )
+"""The limits that a user may lower, by their names."""
+
+_NUMBERS = (*LOWERABLE, "open_files_most")
+_NEVER_NONE = ("cpus", "max_connections")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Limits:
     - `disk_bytes`, `disk_kind`: free space of the cache folder, and `ssd`, `rotating`, `network`, `tmpfs` or `unknown`;
       None if no folder was given.
     - `max_workers`: the workers that the user allows; hosts have no such limit.
+    - `max_connections`: the samples that the user allows to be read at the same time; hosts have no such limit.
     - `sharing_strategy`: the way in which torch shares tensors between processes; None if torch isn't imported yet.
     - `sources`: for each known limit, where it was read.
 
@@ -50,7 +55,7 @@ class Limits:
     1.0
 
     Limits that the ranks on this host share (all but open files) are one rank's part. Raises ValueError for a limit
-    that is negative or not a number, and for 0 CPUs.
+    that is negative or not a number, and for 0 CPUs or connections.
     """
 
     cpus: float = math.inf
@@ -62,6 +67,7 @@ class Limits:
     disk_bytes: float = math.inf
     disk_kind: str | None = None
     max_workers: float = math.inf
+    max_connections: float = math.inf
     gpus: tuple[Gpu, ...] = ()
     sharing_strategy: str | None = None
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -70,8 +76,9 @@ class Limits:
         for name in _NUMBERS:
             value = getattr(self, name)
             # This form of the comparison also refuses NaN.
-            if not value >= 0 or (name == "cpus" and value == 0):
-                raise ValueError(f"{name}={value}: a limit must be a number {'above' if name == 'cpus' else 'from'} 0")
+            is_above = name in _NEVER_NONE
+            if not value >= 0 or (is_above and value == 0):
+                raise ValueError(f"{name}={value}: a limit must be a number {'above' if is_above else 'from'} 0")
 
     @classmethod
     def detect(cls, cache_dir: str | os.PathLike[str] | None = None) -> Limits:
@@ -93,6 +100,7 @@ class Limits:
         processes: float = math.inf,
         disk_bytes: float = math.inf,
         max_workers: float = math.inf,
+        max_connections: float = math.inf,
     ) -> Limits:
         """Return these limits, replaced by each given one that is smaller. Raise ValueError as the constructor does."""
         asked = Limits(
@@ -104,6 +112,7 @@ class Limits:
             processes=processes,
             disk_bytes=disk_bytes,
             max_workers=max_workers,
+            max_connections=max_connections,
         )
         lower = {name: getattr(asked, name) for name in _NUMBERS if getattr(asked, name) < getattr(self, name)}
         sources = {**self.sources, **dict.fromkeys(lower, ASKED_FOR)}

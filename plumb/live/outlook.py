@@ -96,6 +96,7 @@ def situation_of(
         cuts=offers.cuts,
         deferrals=offers.deferrals,
         threads=offers.threads,
+        source=offers.source,
         read_bytes=cost.output_bytes if offers.storage else 0.0,
         storage=offers.storage,
         # The main process only receives batches, so it gains nothing from reused memory.

@@ -94,7 +94,7 @@ def allowed(situation: Situation) -> dict[str, float]:
         "open files": limits.open_files,
         "processes": limits.processes,
         "workers": limits.max_workers,
-        "samples at once": situation.samples_at_once,
+        "samples at once": min(situation.samples_at_once, limits.max_connections),
         "disk": limits.disk_bytes,
     }
 

@@ -24,6 +24,9 @@ _EQUAL = 0.01
 _WORKERS_AT_MOST = 64
 # Batch times vary, so a few more workers than the mean requires may help.
 _TO_SPARE = 1.5
+# Reads at once to climb to, over those that are just enough, and the step rate to feed, over that which was measured.
+_READS_TO_SPARE, _STEPS_TO_SPARE = 2.0, 4.0
+_READS_AT_MOST, _SHARE_FOR_READS = 1024, 0.5
 # Number of ways to make samples that are simulated, with every prefetch depth, and batches per simulation.
 _SIMULATED_WAYS, _SIMULATED_BATCHES = 8, 300
 # Sharpness of the transition where a loader as fast as its loop begins to limit it, because batch times vary: with 8,
@@ -76,6 +79,15 @@ def worker_counts(cost: SampleCost, limits: Limits, step: float | None) -> tuple
     for_the_waits = math.ceil(_TO_SPARE * target * in_worker) if cost.wait_seconds > cost.cpu_seconds else 0
     most = max(math.ceil(limits.cpus) + 2, for_the_waits)
     return tuple(range(int(min(most, _WORKERS_AT_MOST, limits.max_workers)) + 1))
+
+
+def reads_worth(cost: SampleCost, limits: Limits, step: float | None) -> int:
+    """How many samples read at once may be of use, and may be had: by what the CPUs and the step could make use of."""
+    in_worker = cost.cpu_seconds + cost.wait_seconds
+    target = min(limits.cpus / max(cost.cpu_seconds + cost.main_seconds, 1e-9), _STEPS_TO_SPARE * (step or math.inf))
+    # Each has a thread, and a connection that is a file.
+    allowed = min(limits.max_connections, _SHARE_FOR_READS * min(limits.processes, limits.open_files))
+    return max(1, int(min(math.ceil(_READS_TO_SPARE * target * in_worker), allowed, _READS_AT_MOST)))
 
 
 def cache_choice(cut: CutCost, room_bytes: float, dataset_samples: float, folder: str | None = None) -> CacheChoice:

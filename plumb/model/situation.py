@@ -11,15 +11,13 @@ import numpy as np
 from plumb.config import CacheChoice, StartMethod
 from plumb.host import Limits
 from plumb.model.calibration import Calibration
+from plumb.model.climb import ClimbEnd, SourceCapacity
 from plumb.model.competition import Competition
 from plumb.plan import SampleCost
 
 PREFETCH_FACTORS = (2, 4, 8)
 USUAL_WORKER_BYTES = 128.0 * 2**20
 """Usual upper limit of a worker's own pages in bytes, used until one was measured."""
-
-# If more threads take this many times as long as fewer, their source has collapsed; the interpreter's lock costs less.
-_COLLAPSED = 2.0
 
 
 @dataclass(frozen=True)
@@ -176,6 +174,13 @@ class StorageBandwidth:
     bytes_per_second: tuple[float, ...]
 
 
+def bandwidth(source: SourceCapacity, sample_bytes: float) -> StorageBandwidth:
+    """Return what a source of samples of so many bytes gives to how many reads at once."""
+    return StorageBandwidth(
+        tuple(map(float, source.reads)), tuple(sample_bytes * rate for rate in source.samples_per_second)
+    )
+
+
 @dataclass(frozen=True)
 class Situation:
     """All inputs of the model: the cost of a sample, the step's rate, the host, and the length of an epoch.
@@ -191,6 +196,7 @@ class Situation:
     - `transfer_bytes_per_second`: from the host to the device; None if there is none.
     - `pool_cpus`: number of CPUs that a library's own threads keep busy while a sample is made.
     - `competition`: CPU use of other processes; None if it wasn't measured.
+    - `source`: capacity of the samples' source; None if it wasn't climbed.
     """
 
     cost: SampleCost
@@ -219,6 +225,7 @@ class Situation:
     step_blocks: bool = False
     worker_overlap: float = 1.0
     competition: Competition | None = None
+    source: SourceCapacity | None = None
 
     def start_seconds(self, workers: Any) -> Any:
         """Return the seconds to start `workers` workers (a number or an array).
@@ -231,17 +238,15 @@ class Situation:
 
     @property
     def samples_at_once(self) -> float:
-        """Number of samples that may be made at once before their source collapses; infinite if that was not observed.
+        """Number of samples that may be made at once; infinite if nothing limits it.
 
-        A source collapses if more threads take far longer than fewer for the same samples, although they mostly wait.
-        Any number below that of the collapse is allowed, because the numbers in between were not measured.
+        A source is given no more reads than it was seen to hold, or one step more if something else ended its climb. If
+        that is so and samples mostly compute, the cores limit the number.
         """
-        if self.cost.wait_seconds < self.cost.cpu_seconds:
+        source = self.source
+        if source is None:
             return math.inf
-        fastest: dict[str | None, float] = {}
-        for cost in sorted(self.threads, key=lambda cost: cost.threads):
-            best = fastest.get(cost.until, 1.0)
-            if cost.time_factor > _COLLAPSED * best:
-                return cost.threads - 1.0
-            fastest[cost.until] = min(best, cost.time_factor)
-        return math.inf
+        if source.is_exhausted or source.end is ClimbEnd.MOST:
+            return max(1.0, source.most_reads)
+        computes = self.cost.wait_seconds < self.cost.cpu_seconds
+        return math.inf if computes else max(2.0 * source.good_reads, source.most_reads, 1.0)

@@ -10,22 +10,13 @@ from typing import Any
 import msgspec
 
 from plumb.host import Limits
+from plumb.host.limits import LOWERABLE
 from plumb.model.situation import Freedom, Situation
-
-_LIMITS = (
-    "cpus",
-    "memory_bytes",
-    "shm_bytes",
-    "open_files",
-    "processes",
-    "disk_bytes",
-    "max_workers",
-)
 
 
 def to_plain(situation: Situation, freedom: Freedom) -> dict[str, Any]:
     """Return the situation and the freedom as plain data for JSON; unknown limits are left out."""
-    numbers = {name: getattr(situation.limits, name) for name in _LIMITS}
+    numbers = {name: getattr(situation.limits, name) for name in LOWERABLE}
     plain = {
         field.name: msgspec.to_builtins(getattr(situation, field.name))
         for field in dataclasses.fields(situation)
@@ -39,7 +30,7 @@ def from_plain(data: Mapping[str, Any]) -> tuple[Situation, Freedom]:
     """Return what `to_plain` got to make `data`. Raise ValueError, in one line, for any other data."""
     try:
         given = dict(data["situation"])
-        numbers = {name: float(value) for name, value in given.pop("limits").items() if name in _LIMITS}
+        numbers = {name: float(value) for name, value in given.pop("limits").items() if name in LOWERABLE}
         limits = Limits().lowered(**numbers)
         # The conversion checks all other fields; the stored limits are set afterwards.
         situation = msgspec.convert({**given, "limits": {}}, Situation)

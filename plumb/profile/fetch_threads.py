@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from plumb.errors import one_line
+from plumb.model.climb import SourceCapacity
 from plumb.profile.memory import Grown
 from plumb.profile.threads import one_torch_thread, reading_threads
 
@@ -25,6 +26,8 @@ _BATCHES_AT_MOST = 12
 _ERRATIC = 1.0
 # Number of samples drawn to estimate the expected time of a batch.
 _DRAWN = 20_000
+# A thread that reads samples usually holds so many bytes, and so many times those of a sample, where nobody has looked.
+_THREAD_BYTES, _SAMPLES_HELD = 2.0**19, 4.0
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,9 @@ def timed_threads(
     alone_seconds: float,
     alone_cpu_seconds: float,
     budget_seconds: float,
+    threads: Sequence[int] = THREADS,
 ) -> ThreadsTimed:
-    """Time batches loaded by one thread and by 4, 16 and 64 threads.
+    """Time batches loaded by one thread and by several.
 
     A batch is done when its slowest sample is, as in a worker. Numbers of threads that exceed a batch, or that would
     take longer than their share of the budget, are left out. If samples mostly wait and a few of them very long, some
@@ -97,13 +101,14 @@ def timed_threads(
         alone_seconds: Wall seconds of one sample loaded by one thread, for planning.
         alone_cpu_seconds: CPU seconds of one sample loaded by one thread.
         budget_seconds: Seconds for all measurements, roughly.
+        threads: Numbers of threads, ascending.
 
     Returns:
         The gains; a failing `read` ends the measurement and sets `reason`.
 
     """
     ahead = cycle(indices)
-    counts = [count for count in THREADS if count <= samples_per_batch]
+    counts = [count for count in threads if count <= samples_per_batch]
     # The fewest threads take longest, so they are dropped first; what remains gets larger shares of the budget.
     while counts and samples_per_batch * alone_seconds / counts[0] >= _share(budget_seconds, counts) / 3:
         del counts[0]
@@ -138,6 +143,54 @@ def timed_threads(
     if not seen:
         return ThreadsTimed(alone_cpu_seconds, reason=reason)
     return ThreadsTimed(alone.cpu, _gains(alone, seen, samples_per_batch, waits), reason)
+
+
+def gains_of_climb(source: SourceCapacity, samples_per_batch: int, sample_bytes: float) -> tuple[ThreadsGain, ...]:
+    """Return what threads gain as far as their source's climb tells it, for want of time to time batches.
+
+    Samples that wait need no cores for that, so these are taken to be free.
+    """
+    curve = dict(zip(source.reads, source.samples_per_second, strict=True))
+    alone = curve.get(1, 0.0)
+    each = _THREAD_BYTES + _SAMPLES_HELD * sample_bytes
+    return tuple(
+        ThreadsGain(threads, factor, factor, 1.0, each)
+        for threads, rate in curve.items()
+        if 1 < threads <= samples_per_batch
+        for factor in [max(alone / rate, math.ceil(samples_per_batch / threads) / samples_per_batch)]
+    )
+
+
+def filled_in(gains: Sequence[ThreadsGain], samples_per_batch: int) -> tuple[ThreadsGain, ...]:
+    """Return the gains with those of counts of threads between the measured ones, each once and a half the one before.
+
+    Time per sample falls with a power of the number of threads between two that were measured, and no batch takes fewer
+    rounds than its samples need.
+    """
+    if not gains:
+        return ()
+    known = [ThreadsGain(1, 1.0, 1.0, 1.0, 0.0), *gains]
+    places = np.log([gain.threads for gain in known])
+    counts = {count for power in range(1, 12) for count in (2**power, 3 * 2 ** (power - 1))}
+    measured = {gain.threads: gain for gain in gains}
+
+    def between(threads: int) -> ThreadsGain:
+        at = math.log(threads)
+        least = math.ceil(samples_per_batch / threads) / samples_per_batch
+
+        def factor(values: Sequence[float]) -> float:
+            return max(least, math.exp(float(np.interp(at, places, np.log(values)))))
+
+        return ThreadsGain(
+            threads,
+            factor([gain.time_factor for gain in known]),
+            factor([gain.crowded_time_factor for gain in known]),
+            float(np.interp(at, places, [gain.cpu_factor for gain in known])),
+            max(gain.thread_bytes for gain in gains),
+        )
+
+    wanted = sorted({count for count in counts if count < gains[-1].threads} | measured.keys())
+    return tuple(measured.get(count) or between(count) for count in wanted)
 
 
 def _gains(alone: _Spent, seen: Sequence[_Seen], samples: int, waits: bool) -> tuple[ThreadsGain, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+_TASKS = "/proc/self/task"
+
 
 def queued_seconds(pid: int | None = None) -> float:
     """Return the run-queue seconds of a process's first thread, or of the calling thread if `pid` is None.
@@ -12,7 +14,15 @@ def queued_seconds(pid: int | None = None) -> float:
     They are the second figure of `/proc/<pid>/schedstat` (Documentation/scheduler/sched-stats.rst); 0 if the kernel
     doesn't report it.
     """
-    path = f"/proc/{pid}/schedstat" if pid is not None else f"/proc/self/task/{threading.get_native_id()}/schedstat"
+    return _queued(f"/proc/{pid}/schedstat" if pid is not None else f"{_TASKS}/{threading.get_native_id()}/schedstat")
+
+
+def queued_seconds_of_threads() -> float:
+    """Return how long the threads of this process that live now were ready to run, and others had the CPUs."""
+    return sum(map(_queued, Path(_TASKS).glob("*/schedstat")))
+
+
+def _queued(path: str | Path) -> float:
     try:
         return int(Path(path).read_text().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):

@@ -65,6 +65,7 @@ def _rows(limits: Limits) -> list[tuple[str, str, str]]:
         "open_files": ("open files", _count(limits.open_files)),
         "processes": ("processes", _count(limits.processes)),
         "max_workers": ("workers", _count(limits.max_workers)),
+        "max_connections": ("connections", _count(limits.max_connections)),
         "disk_bytes": (f"cache folder, {limits.disk_kind}", format_bytes(limits.disk_bytes)),
     }
     always = {"cpus", "memory_bytes", "shm_bytes", "open_files", "processes"}

@@ -87,7 +87,9 @@ class FilledStores:
         assert cut is not None
         small = dataclasses.replace(choice, bytes=min(choice.bytes, _BYTES_AT_MOST))
         stored = Stored(self._loader.dataset, cut, small, apart="-trial")
-        threads = _FILLING_THREADS if {cut.after, ""} & {*self._rewrites.threads_until} else 1
+        # No more of them than the configuration itself reads at once, which is what its source holds.
+        at_once = min(_FILLING_THREADS, max(1, config.num_workers) * config.fetch_threads)
+        threads = at_once if {cut.after, ""} & {*self._rewrites.threads_until} else 1
         fetching = Fetching(self._loader.dataset, Fetch(threads, cut, spec=stored.spec))
         indices: list[Any] = []
         begun = time.perf_counter()

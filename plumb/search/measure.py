@@ -185,7 +185,8 @@ class Feed:
     samples each. Workers start at construction; `guard` watches them if there is one. `samples` counts all samples
     read, `first_chunk` is the first batch including the start of the workers, `main_start_seconds` is the time this
     process took to start them, and `is_broken` is true once the loader has raised. Raises the loader's errors except
-    those in `skips`, after which the user's loop goes on, and TrialEndedError if the guard ended the trial.
+    those in `skips`, after which the user's loop goes on, and TrialEndedError if the guard ended the trial. `waits`
+    says that the workers spend most of their time waiting for samples.
     """
 
     def __init__(
@@ -197,11 +198,14 @@ class Feed:
         deadline: float,
         guard: Guard | None = None,
         skips: tuple[type[Exception], ...] = (),
+        waits: bool = False,
     ) -> None:
         self.config = config
         self.deadline = deadline
         self.is_broken = False
         self._guard = guard
+        self._waits = waits
+        self._is_settled = False
         self._indices = SizedIndices(stream, samples_per_batch) if stream is not None else None
         self._skips = skips
         self._samples_per_batch = samples_per_batch
@@ -291,13 +295,20 @@ class Feed:
         return sum(map(queued_seconds, self.worker_pids))
 
     def settle(self) -> None:
-        """Wait until the workers finish their prefetched batches, so that they don't slow down the next loader."""
+        """Wait until the workers finish their prefetched batches, so that they don't slow down the next loader.
+
+        Workers that use hardly any CPU have finished, unless they mostly wait for samples. Those get all the time that
+        their batches may take, so that no two loaders read from one source at the same time.
+        """
+        if self._is_settled:
+            return
+        self._is_settled = True
         until = time.perf_counter() + min(self._round_seconds * (self.config.prefetch_factor or 0), _SETTLED_AT_LAST)
         before = cpu_seconds(self.worker_pids)
         while time.perf_counter() < until:
             time.sleep(_SETTLING_SECONDS)
             now = cpu_seconds(self.worker_pids)
-            if now - before < _IDLE_SHARE * _SETTLING_SECONDS:
+            if not self._waits and now - before < _IDLE_SHARE * _SETTLING_SECONDS:
                 return
             before = now
 
@@ -335,6 +346,7 @@ class Feed:
         return batches
 
     def _take(self) -> float:
+        self._is_settled = False
         if self._guard is not None:
             self._guard.waiting()
         try:

@@ -6,6 +6,7 @@ that could not run, with the limit that they exceed: from these the sampler lear
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -34,6 +35,8 @@ _FAVOURITES, _REMEMBERED = 3, 2
 _UNLIKELY = 0.2
 # Proposals of known configurations cost nothing, but the number of proposals must be limited.
 _PROPOSALS_AT_MOST = 24
+# What is predicted to be slower by no more than this is tried before something that takes long to start.
+_NEXT_TO = 0.05
 _OUTCOME, _CONFIG, _OVER = "outcome", "config", "over"
 
 TryOut = Callable[[Config, float, Callable[[int, float], None]], Reading]
@@ -102,6 +105,28 @@ class _Search:
             return True
         worst = max(self._remembered.values(), default=0.0) * (1 - decide.NOISE)
         return config in self._remembered and self._remembered[config] < worst
+
+    def sooner(self, config: Config, dear_seconds: float) -> Config | None:
+        """Return what is to be tried before `config`, if that takes longer than `dear_seconds` to start.
+
+        It starts sooner, is predicted to be next to as good, and was not tried yet.
+        """
+
+        def start_seconds(one: Config) -> float:
+            return float(self._space.situation.start_seconds(one.num_workers))
+
+        latest = start_seconds(config)
+        if latest <= dear_seconds or self.is_known(config):
+            return None
+        enough = (1 - _NEXT_TO) * self._prediction(config)
+        cheaper = [
+            one.config
+            for one in self._ranking.best
+            if one.training_samples_per_second >= enough
+            and start_seconds(one.config) < latest
+            and not self.is_known(one.config)
+        ]
+        return min(cheaper, key=start_seconds, default=None)
 
     def tell_known(self, trial: optuna.Trial, config: Config) -> None:
         reading = self.readings.get(config)
@@ -184,6 +209,7 @@ def search(
     worth_until: float,
     seed: int,
     enough: float,
+    dear_seconds: float = math.inf,
 ) -> list[Reading]:
     """Try configurations until a further trial is not worth its time, and return all measurements.
 
@@ -202,6 +228,8 @@ def search(
         worth_until: End if a better configuration was found by then, in `time.perf_counter` seconds.
         seed: Seed of the sampler.
         enough: Rate of the loop, in samples per second, that ends the search.
+        dear_seconds: Configurations that take longer to start are tried after those that start sooner and are predicted
+            to be nearly as fast.
 
     Raises:
         StudyError: The study can't be opened, or can't be written any more.
@@ -209,13 +237,19 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         course = _Search(ranking, known, space, record, seed)
-        return _searched(course, space, try_out, deadline, worth_until, enough)
+        return _searched(course, space, try_out, deadline, worth_until, enough, dear_seconds)
     except StorageInternalError as error:
         raise StudyError(f"the study could not be kept any more: {one_line(error)}") from None
 
 
 def _searched(
-    course: _Search, space: Space, try_out: TryOut, deadline: float, worth_until: float, enough: float
+    course: _Search,
+    space: Space,
+    try_out: TryOut,
+    deadline: float,
+    worth_until: float,
+    enough: float,
+    dear_seconds: float,
 ) -> list[Reading]:
     favourites = [config for config in course.favourites() if not course.is_known(config)]
     for proposal in range(len(favourites) + _PROPOSALS_AT_MOST):
@@ -231,6 +265,10 @@ def _searched(
         # The model's and the sampler's proposals alternate.
         by_sampler = proposal >= len(favourites) and (proposal - len(favourites)) % 2 == 1
         trial, config = course.next_trial(None if by_sampler else wanted)
+        sooner = course.sooner(config, dear_seconds)
+        if sooner is not None:
+            course.refuse(trial, f"not tried: it takes long to start, and {sooner} should be as good")
+            trial, config = course.next_trial(sooner)
         if course.is_known(config):
             course.tell_known(trial, config)
         elif space.contradicts(config):
@@ -241,8 +279,8 @@ def _searched(
 
 
 def _way(config: Config) -> tuple[Any, ...]:
-    """Return the kind of a configuration: all settings except the number of workers and the prefetch depth."""
-    made = config.fetch_threads, config.fetch_until, config.cache, config.deferred, config.allocator_reuse
+    """Return the kind of a configuration: all settings except the numbers of workers and threads and the depth."""
+    made = config.fetch_threads > 1, config.fetch_until, config.cache, config.deferred, config.allocator_reuse
     return (config.num_workers > 0, *made)
 
 

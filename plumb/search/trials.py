@@ -128,6 +128,12 @@ class Trials:
         parted = max(0.0, taken_bytes - known)
         return Probed(run_of(feed), after.private_bytes, growth, parted, start_seconds, feed.main_start_seconds)
 
+    def probe_or_reason(self, situation: Situation, config: Config) -> Probed | str | None:
+        """A short run as `probe` does it, or why it failed; None where there was no time for it."""
+        tried = len(self.ledger.trials)
+        found = self.probe(situation, config)
+        return found or (self.ledger.trials[-1].outcome if len(self.ledger.trials) > tried else None)
+
     def _is_known(self, chunks: Sequence[Chunk]) -> bool:
         each = [chunk.seconds / chunk.samples for chunk in chunks]
         return sum(chunk.seconds for chunk in chunks) >= self._pace_seconds and is_known(each)
@@ -252,9 +258,10 @@ class Trials:
         configs = [reading.config for reading in finalists]
         if feasible.fit_together(configs, self.corrected(situation)):
             with contextlib.ExitStack() as running:
-                feeds.extend(
-                    running.enter_context(self._running(situation, config, self._deadline))[0] for config in configs
-                )
+                for config in configs:
+                    feeds.append(running.enter_context(self._running(situation, config, self._deadline))[0])
+                    # No two loaders ask the samples' source at once.
+                    feeds[-1].settle()
                 return interleaved(feeds, self._pace_seconds, settled)
         all_chunks: list[list[Chunk]] = [[] for _ in configs]
         for _ in range(_TURNS_ALONE):
@@ -359,7 +366,8 @@ class Trials:
 
         try:
             with deaths_told_where_waited_for():
-                feed = Feed(config, make, stream, self._samples_per_batch, deadline, guard, self._skips)
+                waits = situation.cost.wait_seconds > situation.cost.cpu_seconds
+                feed = Feed(config, make, stream, self._samples_per_batch, deadline, guard, self._skips, waits)
                 try:
                     yield feed, taken
                 finally:

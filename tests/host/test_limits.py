@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plumb.host import Limits
+from plumb.host.limits import LOWERABLE
 
-LOWERABLE = ("cpus", "memory_bytes", "shm_bytes", "open_files", "processes", "disk_bytes", "max_workers")
 amounts = st.floats(0.01, 2**50) | st.integers(1, 2**50) | st.just(math.inf)
 some_limits = st.dictionaries(st.sampled_from(LOWERABLE), amounts)
 
@@ -46,7 +46,9 @@ def test_what_was_lowered_says_so_and_the_rest_keeps_its_source() -> None:
     assert limits.sources["cpus"] == "CPU affinity"
 
 
-@pytest.mark.parametrize("wrong", [{"cpus": 0}, {"cpus": -1}, {"cpus": math.nan}, {"memory_bytes": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"cpus": 0}, {"cpus": -1}, {"cpus": math.nan}, {"max_connections": 0}, {"memory_bytes": -1}]
+)
 def test_what_is_not_a_limit_is_refused_in_one_line(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="a limit must be a number") as caught:
         Limits(**wrong)

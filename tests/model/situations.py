@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from plumb.host import Limits
 from plumb.model.calibration import Calibration
+from plumb.model.climb import ClimbEnd, SourceCapacity
 from plumb.model.competition import Competition
 from plumb.model.planner import cache_choice
 from plumb.model.situation import (
@@ -40,6 +41,7 @@ limits = st.builds(
     processes=st.integers(0, 1000).map(float),
     disk_bytes=st.floats(0, 1e12),
     max_workers=st.just(math.inf) | st.integers(0, 64).map(float),
+    max_connections=st.just(math.inf) | st.integers(1, 256).map(float),
 )
 BATCH_TIMES = {
     "cpu_seconds": st.floats(0.001, 0.1),
@@ -119,6 +121,15 @@ situations = st.builds(
     read_bytes=st.floats(0, 1e7),
     storage=st.none() | st.just(StorageBandwidth((1.0, 16.0, 64.0), (1e7, 1e8, 2e8))),
     transfer_bytes_per_second=st.none() | st.floats(1e6, 1e11),
+    source=st.none()
+    | st.builds(
+        SourceCapacity,
+        st.just((1, 2, 4)),
+        st.just((10.0, 20.0, 40.0)),
+        st.just(4),
+        st.just(4),
+        st.sampled_from(ClimbEnd),
+    ),
     competition=st.none() | st.builds(Competition, st.floats(1, 128), st.floats(0, 64), st.floats(0.1, 1)),
 )
 

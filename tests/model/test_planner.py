@@ -13,7 +13,18 @@ from plumb.config import Config
 from plumb.host import Limits
 from plumb.model import feasible, operational, planner
 from plumb.model.calibration import Calibration
-from plumb.model.situation import AllocatorGain, CutCost, DeferralCost, Footprint, Freedom, Left, Situation, ThreadsCost
+from plumb.model.climb import ClimbEnd, SourceCapacity
+from plumb.model.situation import (
+    AllocatorGain,
+    CutCost,
+    DeferralCost,
+    Footprint,
+    Freedom,
+    Left,
+    Situation,
+    ThreadsCost,
+    bandwidth,
+)
 from plumb.plan import SampleCost
 
 COST = SampleCost(2e-3, 2e-3, 0.0, 1e-4, 6e5, 0.03)
@@ -75,8 +86,8 @@ def test_loaders_that_fit_together_fit_alone_and_take_the_script_once(choice, da
         needs = [feasible.needs(situation, each, each.num_workers, each.batches_in_flight) for each in several]
         assert alone + sum(need["memory"] - alone for need in needs) <= situation.limits.memory_bytes * (1 + 1e-9)
         for each in several:
-            unlimited = dataclasses.replace(situation.limits, max_workers=math.inf)
-            assert feasible.broken_limit(each, dataclasses.replace(situation, limits=unlimited)) is None
+            unlimited = dataclasses.replace(situation.limits, max_workers=math.inf, max_connections=math.inf)
+            assert feasible.broken_limit(each, dataclasses.replace(situation, limits=unlimited, source=None)) is None
 
 
 @settings(max_examples=60)
@@ -170,23 +181,65 @@ def test_waiting_samples_may_have_more_workers_than_cores():
     assert max(planner.worker_counts(waits, Limits(cpus=2, max_workers=3), None)) == 3
 
 
-def test_a_source_that_collapses_is_not_asked_for_more_at_once():
-    """Threads that wait for the interpreter's lock gain nothing, which is no collapse."""
-    waits = SampleCost(0.013, 3e-4, 0.0127, 1e-4, 6e5, 0.03)
-    threads = tuple(
-        ThreadsCost(count, None, factor, factor, 1.0, 2e-4, 1e-4) for count, factor in ((4, 0.27), (16, 1.3), (64, 1.3))
+def _waiting(source, **limits):
+    """Samples that wait for a source, with ever more threads, and workers."""
+    waits = SampleCost(0.0105, 5e-4, 0.01, 1e-5, 6e5, 0.03)
+    counts = (4, 8, 12, 16, 32)
+    threads = tuple(ThreadsCost(count, None, 1.1 / count, 1.1 / count, 1.0, 2e-4, 1e-4) for count in counts)
+    situation = Situation(
+        waits, waits, FOOTPRINT, Limits(cpus=2, **limits), samples_per_batch=64.0, threads=threads, source=source
     )
-    freedom = Freedom(num_workers=tuple(range(41)), fetch=((1, None), (4, None), (16, None), (64, None)))
-    situation = Situation(waits, waits, FOOTPRINT, Limits(cpus=2), samples_per_batch=64.0, threads=threads)
+    if source is not None and source.is_exhausted:
+        situation = dataclasses.replace(situation, read_bytes=6e5, storage=bandwidth(source, 6e5))
+    freedom = Freedom(num_workers=tuple(range(41)), fetch=((1, None), *((count, None) for count in counts)))
+    return situation, freedom
+
+
+def _at_once(config):
+    return max(config.num_workers, 1) * config.fetch_threads
+
+
+def _source(end, most=16):
+    reads = tuple(count for count in (1, 2, 4, 8, 16, 32) if count <= most)
+    return SourceCapacity(reads, tuple(min(count, 16) / 0.0105 for count in reads), min(most, 16), most, end)
+
+
+@pytest.mark.parametrize("end", list(ClimbEnd))
+def test_a_source_is_not_asked_for_more_than_it_was_seen_to_hold_or_one_step_more(end):
+    situation, freedom = _waiting(_source(end))
     ranking = planner.rank(freedom, situation)
-    at_once = [max(one.config.num_workers, 1) * one.config.fetch_threads for one in ranking.best]
+    most = 16 if situation.source.is_exhausted or end is ClimbEnd.MOST else 32
     assert ranking.excluded["samples at once"]
-    assert max(at_once) < 16
-    assert any(one > 4 for one in at_once)
-    busy = dataclasses.replace(situation, threads=tuple(dataclasses.replace(one, time_factor=1.3) for one in threads))
-    assert busy.samples_at_once == math.inf
-    computes = dataclasses.replace(waits, cpu_seconds=0.0127, wait_seconds=3e-4)
+    assert max(_at_once(one.config) for one in ranking.best) == most
+
+
+def test_few_workers_with_threads_beat_many_workers():
+    situation, freedom = _waiting(_source(ClimbEnd.FLAT, 32))
+    best = planner.rank(freedom, situation).best[0]
+    assert best.config.num_workers <= 3
+    assert 12 <= _at_once(best.config) <= 32
+    assert best.samples_per_second > 0.85 * 16 / 0.0105
+
+
+def test_the_user_s_own_limit_of_connections_holds_for_every_configuration():
+    situation, freedom = _waiting(None, max_connections=6)
+    ranking = planner.rank(freedom, situation)
+    assert max(_at_once(one.config) for one in ranking.best) <= 6
+    assert planner.reads_worth(situation.cost, situation.limits, None) == 6
+
+
+def test_cores_bound_samples_that_compute_whatever_ended_the_climb():
+    situation, _ = _waiting(_source(ClimbEnd.CPU))
+    computes = dataclasses.replace(situation.cost, cpu_seconds=0.01, wait_seconds=5e-4)
     assert dataclasses.replace(situation, cost=computes).samples_at_once == math.inf
+
+
+def test_no_more_reads_at_once_are_looked_at_than_cores_and_step_could_use():
+    waits = SampleCost(0.0105, 5e-4, 0.01, 0.0, 0.0, 0.0)
+    assert planner.reads_worth(waits, Limits(cpus=2), None) == 84
+    assert planner.reads_worth(waits, Limits(cpus=2), 100.0) == 9
+    assert planner.reads_worth(waits, Limits(cpus=2, processes=20), None) == 10
+    assert planner.reads_worth(waits, Limits(cpus=64), 1e9) == 1024
 
 
 def test_many_tensors_cost_next_to_nothing_to_hand_over_where_their_memory_is_known():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from situations import freedoms, situations
 
 from plumb.host import Limits
+from plumb.host.limits import LOWERABLE
 from plumb.model import planner
 from plumb.model.situation import CutCost, Footprint, Freedom, Left, Situation
 from plumb.model.stored import from_plain, to_plain
@@ -35,7 +36,7 @@ def test_what_the_model_was_told_survives_its_plan(given_):
     read, read_freedom = from_plain(json.loads(json.dumps(to_plain(situation, freedom), allow_nan=False)))
     assert read_freedom == freedom
     assert dataclasses.replace(read, limits=situation.limits) == situation
-    for name in ("cpus", "memory_bytes", "shm_bytes", "open_files", "processes", "disk_bytes", "max_workers"):
+    for name in LOWERABLE:
         assert getattr(read.limits, name) == getattr(situation.limits, name)
 
 

@@ -1,12 +1,16 @@
 """What fetch threads gain is seen on batches: of waits nearly all, of work that holds the lock nothing."""
 
+import math
 import random
 import threading
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from plumb.profile.fetch_threads import ThreadsTimed, timed_threads
+from plumb.model.climb import ClimbEnd, SourceCapacity
+from plumb.profile.fetch_threads import ThreadsGain, ThreadsTimed, filled_in, gains_of_climb, timed_threads
 
 WAIT = 0.01
 
@@ -111,3 +115,28 @@ def test_what_threads_need_at_the_same_time_is_theirs():
     timed = timed_threads(read, range(8), 16, WAIT, 0.0, budget_seconds=8.0)
     assert [gain.threads for gain in timed.gains] == [4, 16]
     assert all(6 * 2**20 < gain.thread_bytes < 40 * 2**20 for gain in timed.gains)
+
+
+def test_where_there_is_no_time_to_time_batches_the_climb_tells_what_threads_gain():
+    source = SourceCapacity((1, 2, 4, 8, 64), (100.0, 200.0, 380.0, 700.0, 900.0), 8, 64, ClimbEnd.FLAT)
+    gains = gains_of_climb(source, 32, 1e3)
+    assert [gain.threads for gain in gains] == [2, 4, 8]
+    assert [gain.time_factor for gain in gains] == pytest.approx([1 / 2, 1 / 3.8, 1 / 7])
+    # No batch of 32 takes fewer rounds of eight than four.
+    quick = SourceCapacity((1, 8), (1.0, 100.0), 8, 8, ClimbEnd.FLAT)
+    assert gains_of_climb(quick, 32, 1e3)[0].time_factor == 4 / 32
+
+
+@given(st.integers(2, 300), st.lists(st.floats(0.05, 1.5), min_size=1, max_size=4))
+def test_between_two_counts_of_threads_what_they_take_lies_between(batch, factors):
+    counts = [4, 16, 64, 256][: len(factors)]
+    measured = [ThreadsGain(count, one, one, 1.0, 1e5) for count, one in zip(counts, factors, strict=True)]
+    found = {gain.threads: gain for gain in filled_in(measured, batch)}
+    assert all(found[gain.threads] == gain for gain in measured)
+    assert max(found) == counts[-1]
+    for threads, gain in found.items():
+        lower = max([count for count in counts if count <= threads], default=1)
+        upper = min([count for count in counts if count >= threads])
+        ends = [found[count].time_factor if count > 1 else 1.0 for count in (lower, upper)]
+        rounds = math.ceil(batch / threads) / batch
+        assert min(ends) * 0.999 <= gain.time_factor <= max(*ends, rounds) * 1.001

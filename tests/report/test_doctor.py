@@ -77,11 +77,18 @@ def test_limits_that_nobody_knows_are_said_to_be_unknown() -> None:
 
 def test_gpus_disk_workers_and_sharing_get_a_line_where_there_is_something_to_say() -> None:
     limits = replace(
-        ROOMY, gpus=(GPU,), max_workers=3, disk_bytes=2 * GIB, disk_kind="ssd", sharing_strategy="file_descriptor"
+        ROOMY,
+        gpus=(GPU,),
+        max_workers=3,
+        max_connections=24,
+        disk_bytes=2 * GIB,
+        disk_kind="ssd",
+        sharing_strategy="file_descriptor",
     )
     lines = plain(replace(limits, sources={"gpus": "NVML"}))
     assert "GPU: NVIDIA A100, 40 GiB (39 GiB free), PCIe 4 x16 (NVML)" in lines
     assert "workers: 3" in lines
+    assert "connections: 24" in lines
     assert "cache folder, ssd: 2 GiB" in lines
     assert any(line.startswith("tensor sharing: file_descriptor") for line in lines)
 

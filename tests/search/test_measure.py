@@ -158,6 +158,19 @@ def test_turns_are_taken_until_the_feeds_are_told_apart(clock):
     assert [[chunk.seconds for chunk in its] for its in taken] == [[1.0] * 3, [1.0] * 3]
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_workers_that_wait_for_their_samples_are_not_taken_for_idle(clock, monkeypatch, waits):
+    monkeypatch.setattr(measure, "cpu_seconds", lambda pids: 0.0)
+    feed = Feed(Config(1, 8), _loader(clock, 0, 0.5), IndexStream([[0]]), 1, 1e9, waits=waits)
+    feed.window(5.0)
+    begun = clock.now
+    feed.settle()
+    assert clock.now - begun == pytest.approx(8 * 0.5 if waits else 0.1, abs=0.11)
+    settled = clock.now
+    feed.settle()
+    assert clock.now == settled, "they have finished already"
+
+
 def test_real_workers_deliver_every_index_once_in_order():
     from torch.utils.data import DataLoader
 

@@ -1,5 +1,6 @@
 """The study: what is tried, in what order, when it stops, and what a later tuning knows."""
 
+import dataclasses
 import tempfile
 
 import optuna
@@ -12,7 +13,7 @@ from plumb.config import Config
 from plumb.host import Limits
 from plumb.model import feasible, operational, planner
 from plumb.model.situation import CutCost, DeferralCost, Footprint, Freedom, Left, Situation, ThreadsCost
-from plumb.plan import Rate, SampleCost
+from plumb.plan import Rate, SampleCost, Trial
 from plumb.search.ledger import STOPPED, Reading, while_running
 from plumb.search.record import Record, StudyError, located, storage_at
 from plumb.search.space import Space
@@ -114,6 +115,34 @@ def test_it_stops_when_the_model_leaves_nothing_to_gain():
 
     tried, _ = _search(as_predicted)
     assert len(tried) < 15, "of 19 configurations, those that the model likes less are not worth their time"
+
+
+def test_what_takes_long_to_start_is_tried_after_what_should_be_as_good_and_starts_sooner():
+    """Waits that 40 workers share, or two with 16 threads each: the model can't tell them apart."""
+    waits = SampleCost(0.0205, 5e-4, 0.02, 1e-5, 1e3, 1.0)
+    situation = dataclasses.replace(
+        SITUATION,
+        cost=waits,
+        cost_in_worker=waits,
+        cuts=(),
+        deferrals=(),
+        threads=(ThreadsCost(16, None, 1 / 16, 1 / 16, 1.0, 5e-4, 0.0),),
+        start_seconds_in_main=0.2,
+        samples_per_batch=32.0,
+        step_samples_per_second=1400.0,
+    )
+    freedom = Freedom(num_workers=(0, 2, 40), fetch=((1, None), (16, None)), persistent_workers=(True,))
+    many = Config(40, 2, True)
+    for dear_seconds, is_first in ((float("inf"), True), (4.0, False)):
+        # An earlier tuning liked the many best.
+        record = Record(None, "test", earlier=(Trial(many, 1300.0, 1300.0, (1290.0, 1310.0), "measured"),))
+        tried, _ = _search(
+            lambda config: _reading(config, 1000.0), freedom, record, situation, dear_seconds=dear_seconds
+        )
+        assert (tried[0].num_workers == 40) == is_first
+        if not is_first:
+            before = tried[: tried.index(many)] if many in tried else tried
+            assert any((config.num_workers, config.fetch_threads) == (2, 16) for config in before)
 
 
 def test_it_survives_configurations_that_fail():

@@ -1,0 +1,88 @@
+"""The climb of a source's concurrency by workers, where threads of one process can't show what the source holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from plumb.config import Config
+from plumb.model import feasible
+from plumb.model.climb import ClimbEnd, ReadsAtOnce, SourceCapacity, capacity_of, next_reads
+from plumb.model.situation import Situation, bandwidth
+from plumb.profile.reads import tried_again
+from plumb.search.ledger import Reading
+from plumb.search.probed import Probed
+
+# A run has about so many batches of each worker until its rate is known.
+_BATCHES_EACH = 6.0
+# No run is begun that takes more than this share of the time that is left for all.
+_SHARE_OF_TIME = 0.25
+_NO_TIME = "there was no time to look at more"
+
+
+def climbed_by_workers(
+    situation: Situation,
+    plain: Config,
+    most: int,
+    known: Sequence[Reading],
+    probe: Callable[[Situation, Config], Probed | str | None],
+    seconds_left: Callable[[], float],
+) -> Situation:
+    """Return the situation with what twice as many workers gave, again and again, until they gave no more.
+
+    Args:
+        situation: What is known so far. Its source, if it has one, was not exhausted by threads of one process.
+        plain: One worker's configuration, with as many fetch threads as it is to have.
+        most: The largest number of samples that may be read at once.
+        known: What was measured already.
+        probe: Runs a configuration for a short time; returns why it failed, or None if there was no time.
+        seconds_left: The time that is left.
+
+    """
+    threads = plain.fetch_threads
+    seen = [
+        ReadsAtOnce(reading.config.num_workers * threads, reading.loader.samples_per_second)
+        for reading in known
+        if reading.loader is not None
+        and reading.config.num_workers
+        and (reading.config.fetch_threads, reading.config.fetch_until) == (threads, plain.fetch_until)
+    ]
+    seen.sort(key=lambda one: one.reads)
+    if threads == 1 and not any(one.reads == 1 for one in seen):
+        seen.insert(0, ReadsAtOnce(1, 1.0 / max(situation.cost.wall_seconds, 1e-9)))
+    unclimbed, reason = dataclasses.replace(situation, source=None), ""
+    while (reads := next_reads(seen, most) if seen else threads) is not None and reads % threads == 0:
+        config = dataclasses.replace(plain, num_workers=reads // threads)
+        reason = feasible.broken_limit(config, unclimbed) or ""
+        if reason:
+            break
+        batch_seconds = situation.cost.wall_seconds * situation.samples_per_batch / threads
+        if _BATCHES_EACH * batch_seconds > _SHARE_OF_TIME * seconds_left():
+            reason = _NO_TIME
+            break
+        before, ran = tried_again(), probe(unclimbed, config)
+        if ran is None:
+            reason = _NO_TIME
+            break
+        if isinstance(ran, str):
+            seen.append(ReadsAtOnce(reads, 0.0, failures=1, reason=f"{reads} reads at once: {ran}"))
+            continue
+        run = ran.run
+        busy = min(1.0, run.wanted_cpus / situation.limits.cpus)
+        again = (tried_again() - before) / max(run.samples, 1.0)
+        seen.append(ReadsAtOnce(reads, run.samples / run.seconds, busy, again))
+    if not seen:
+        return situation
+    capacity, known_source = capacity_of(seen, most, reason), situation.source
+    if known_source and capacity.end is ClimbEnd.TIME and capacity.good_reads <= known_source.good_reads:
+        return situation
+    return with_source(situation, capacity)
+
+
+def with_source(situation: Situation, source: SourceCapacity) -> Situation:
+    """Return the situation with a source that was climbed."""
+    situation = dataclasses.replace(situation, source=source)
+    if not source.is_exhausted or not source.reads:
+        return situation
+    each = max(situation.cost.output_bytes, 1.0)
+    return dataclasses.replace(situation, read_bytes=each, storage=bandwidth(source, each))
