@@ -32,6 +32,7 @@ from plumb.runtime.known_objects import KnownObjects
 from plumb.runtime.opened import OpenedFile, opened_files
 from plumb.runtime.pending import VariesError
 from plumb.runtime.plain_batches import PlainBatches, plain_samples
+from plumb.runtime.quick_look import QuickLook, quick_look_at
 from plumb.runtime.replay import NO_ANSWERS, Replay, ReplayError
 from plumb.runtime.saved_state import METHODS
 from plumb.runtime.whole_batches import whole_batch
@@ -192,6 +193,8 @@ class _Reader:
         self.hits = 0
         self._watch: DrawWatch | None = None
         self._known: KnownObjects | None = None
+        self._quick: QuickLook | None = None
+        self._quick_until = 0
         self._first_files: tuple[OpenedFile, ...] | None = None
 
     def samples(self, indices: list[Any]) -> list[Any] | DeferredSamples:
@@ -321,14 +324,19 @@ class _Reader:
         return self._store is None or self._store.end(str(error))
 
     def _made(self, index: Any) -> Made:
-        """The cut's value, and what to store of it."""
+        """The cut's value, and what to store of it: nothing where something was changed on the way."""
+        before = self._sights()
         with opened_files() as files:
             value = self._replay.prefix(index)
         # Encoded before anything is done with the value: the user's code may change it in place.
-        return value, self._record(index, value, files)
+        return value, self._record(index, value, files) if before == self._sights() else None
 
     def _kept(self, index: Any) -> Made:
-        """A sample made plainly, and what to store of it: nothing where random numbers were drawn up to the cut."""
+        """A sample made plainly, and what to store of it.
+
+        That is nothing where random numbers were drawn up to the cut, or something was changed, which is to be done
+        each time that the script asks for the sample.
+        """
         if not self._stores:
             return self._replay.sample_keeping(index, lambda _: None), None
         records: list[Record | None] = []
@@ -340,8 +348,10 @@ class _Reader:
         def keep(value: Any) -> None:
             draws = watch.has_moved()
             self._drawing.note(1, draws)
-            records.append(None if draws else self._record(index, value, files))
+            is_pure = not draws and before == self._sights()
+            records.append(self._record(index, value, files) if is_pure else None)
 
+        before = self._sights()
         with opened_files() as files:
             sample = self._replay.sample_keeping(index, keep)
         self._drawing.check(self._after)
@@ -350,6 +360,14 @@ class _Reader:
     @property
     def _after(self) -> str:
         return self._fetch.cut.after if self._fetch.cut else "its samples"
+
+    def _sights(self) -> list[Any] | None:
+        """What samples might change, as it is now, while they are stored."""
+        if not self._stores:
+            return None
+        if self._quick is None or self._batches > self._quick_until:
+            self._quick, self._quick_until = quick_look_at((self._dataset,)), 2 * self._batches
+        return self._quick.sights()
 
     def _record(self, index: Any, value: Any, files: Iterable[OpenedFile]) -> Record | None:
         key = key_of(index)

@@ -1,44 +1,53 @@
-"""A look at what samples usually write to, in microseconds: attributes, lengths of collections, plain globals."""
+"""A look at what samples usually write to, in microseconds: attributes, small and large collections, plain globals."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import FunctionType, ModuleType
 from typing import Any
 
+import numpy as np
+import torch
+
 from plumb.runtime.code_names import names_of
+from plumb.runtime.dataset_state import DatasetState
 from plumb.runtime.object_parts import attributes_of
 from plumb.runtime.value_kinds import Kind, is_transform, kind_of
 from plumb.runtime.windows import PLAIN
 from plumb.trace.expand import is_user_class
 
-_MOST_ENTRIES = 300
+_MOST_ENTRIES, _MOST_INSIDE = 300, 40
+_SMALL, _SMALL_BYTES = 16, 1024
 _COLLECTIONS = (list, dict, set, deque, bytearray)
 # An entry that differs so often, though nothing has changed for good, is looked at no more.
 _MOST_IN_VAIN = 2
+_WALK_SECONDS = 0.1
 
 
 class QuickLook:
     """Says whether any of some values may have been changed since it was last asked.
 
-    Looked at are attributes of objects and classes of the user's, lengths of collections, and plain global values: what
-    they refer to, and not what is inside.
+    Looked at are attributes of objects and classes of the user's, and plain global values: what they refer to, and not
+    what is inside. Of collections, the lengths; of small dictionaries and arrays, what is in them; of tensors, the
+    versions.
     """
 
     def __init__(self, values: Iterable[Any]) -> None:
         self._entries: list[tuple[Mapping[str, Any], str]] = []
         self._sized: list[Any] = []
+        self._inside: list[Callable[[], Any]] = []
         for value in values:
             self._add(value)
-        del self._entries[_MOST_ENTRIES:], self._sized[_MOST_ENTRIES:]
+        del self._entries[_MOST_ENTRIES:], self._sized[_MOST_ENTRIES:], self._inside[_MOST_INSIDE:]
         self._in_vain: dict[int, int] = {}
-        self._before = self._sights()
+        self._before = self.sights()
         self._differing: list[int] = []
 
     def has_changed(self) -> bool:
         """Return whether anything is not what it was at the call before."""
-        before, self._before = self._before, self._sights()
+        before, self._before = self._before, self.sights()
         if before == self._before:
             self._differing = []
             return False
@@ -51,14 +60,20 @@ class QuickLook:
         for place in self._differing:
             self._in_vain[place] = self._in_vain.get(place, 0) + 1
 
-    def _sights(self) -> list[Any]:
+    def sights(self) -> list[Any]:
+        """Return what is seen at this moment, to be compared with what is seen later."""
         values = [names.get(name) for names, name in self._entries]
-        return [value if type(value) in PLAIN else id(value) for value in values] + list(map(len, self._sized))
+        seen = [value if type(value) in PLAIN else id(value) for value in values]
+        return [*seen, *map(len, self._sized), *(look() for look in self._inside)]
 
     def _add(self, value: Any) -> None:
         kind = kind_of(value)
         if isinstance(value, _COLLECTIONS):
             self._sized.append(value)
+            if type(value) is dict and len(value) <= _SMALL:
+                self._inside.append(partial(_values_of, value))
+        elif kind is Kind.ARRAY:
+            self._inside += _look_inside(value)
         elif kind in (Kind.OBJECT, Kind.STEP) and not is_transform(value):
             own = getattr(value, "__dict__", None)
             self._entries += [(own, name) for name in attributes_of(value)] if type(own) is dict else []
@@ -73,6 +88,25 @@ class QuickLook:
             self._entries += [(found, name) for name in names if name in found and type(found[name]) in PLAIN]
 
 
+def _values_of(value: dict[Any, Any]) -> tuple[Any, ...]:
+    return tuple([item if type(item) in PLAIN else id(item) for item in value.values()])
+
+
+def _look_inside(array: Any) -> list[Callable[[], Any]]:
+    """Return what tells whether an array was written to, where that takes no time: a version, or a digest."""
+    if isinstance(array, torch.Tensor):
+        return [] if array.is_inference() else [lambda: array._version]
+    is_small = isinstance(array, np.ndarray) and array.nbytes <= _SMALL_BYTES and not array.dtype.hasobject
+    return [lambda: hash(array.tobytes())] if is_small else []
+
+
 def _is_value(name: str, item: Any) -> bool:
     is_code = isinstance(item, (FunctionType, ModuleType, type, classmethod, staticmethod, property))
     return not is_code and not (name.startswith("__") and name.endswith("__"))
+
+
+def quick_look_at(roots: Iterable[Any]) -> QuickLook:
+    """Return a look at what some objects, and the code that hangs from them, lead to."""
+    met: list[Any] = []
+    DatasetState(roots, visit=lambda value, _: met.append(value)).look(_WALK_SECONDS, has_windows=False)
+    return QuickLook(met)

@@ -1,6 +1,7 @@
 """What a plan's workers must not keep to themselves reaches the script: rare side effects, and objects it knows."""
 
 import collections
+import dataclasses
 import enum
 import functools
 
@@ -13,6 +14,7 @@ from plumb.runtime.following import code_of_samples
 from tests.runtime.test_state_guard import trained
 
 WORKERS, LASTING = Config(2, 2), Config(2, 2, persistent_workers=True)
+STORE = Config(cache=CacheChoice("sample", "memory", 2**24, 1.0))
 RARE = {30, 31, 77}
 SKIPPED = []
 COUNTED = 0
@@ -48,7 +50,7 @@ def added_up(rows, index):
 
 
 def added_to_class(rows, index):
-    type(rows).total += 1
+    Rows.total += 1
 
 
 def added_to_global(rows, index):
@@ -78,7 +80,7 @@ WRITES = {
     "a set": (lambda rows, index: rows.bad.add(index), lambda rows: rows.bad),
     "a deque": (lambda rows, index: rows.queue.append(index), lambda rows: rows.queue),
     "a number": (added_up, lambda rows: rows.rare),
-    "a number of the class": (added_to_class, lambda rows: type(rows).total),
+    "a number of the class": (added_to_class, lambda rows: Rows.total),
     "a global number": (added_to_global, lambda rows: COUNTED),
     "a value in a dictionary": (counted, lambda rows: rows.counts),
     "a maximum": (kept_worst, lambda rows: rows.worst),
@@ -115,6 +117,25 @@ def test_what_a_rare_sample_changes_reaches_the_script(write, result):
     assert plain[1] != str(result(Rows(write)))
     (line,) = said
     assert "of which each worker has a copy" in line
+
+
+@pytest.mark.parametrize(("write", "result"), WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_a_rare_sample_changes_it_changes_each_time_that_it_is_asked_for(write, result, threads):
+    config = dataclasses.replace(STORE, fetch_threads=threads)
+    rewrites = Rewrites((Cut("sample", (), (), code_of_samples(Plain(write))),))
+    plain, planned, said = trained(lambda: DataLoader(Plain(write), batch_size=4), training(result), config, rewrites)
+    assert planned == plain
+    assert said == []
+
+
+class Plain(Rows):
+    """The same without anything that each sample leaves behind."""
+
+    def __getitem__(self, index):
+        if index in RARE:
+            self.write(self, index)
+        return torch.tensor(index)
 
 
 def remembered(rows, index):
@@ -242,7 +263,7 @@ def test_a_store_has_no_copies_of_objects_that_collate_knows(workers):
         for _ in range(2):
             yield list(begin())
 
-    config = Config(workers, 2 if workers else None, cache=CacheChoice("sample", "memory", 2**24, 1.0))
+    config = dataclasses.replace(STORE, num_workers=workers, prefetch_factor=2 if workers else None)
     cut = Cut("sample", (), (), code_of_samples(Marking()))
     plain, planned, said = trained(make, train, config, Rewrites((cut,)))
     assert planned == plain
