@@ -432,8 +432,8 @@ def _end_to_end(compared: LoopComparison, step: Step | None) -> EndToEnd:
         after.samples_per_second,
         before.interval,
         after.interval,
-        _waiting_share(before, step),
-        _waiting_share(after, step),
+        _told_waiting(_waiting_share(before, step), compared.own),
+        _told_waiting(_waiting_share(after, step), compared.candidate),
         baseline_ranks_share=_ranks_share(compared.own),
         tuned_ranks_share=_ranks_share(compared.candidate),
         gain=compared.gain,
@@ -453,14 +453,22 @@ def _waiting_share(loop: Rate, step: Step | None) -> float | None:
     return max(0.0, 1.0 - loop.samples_per_second / step.samples_per_second) if step else None
 
 
+def _told_waiting(share: float | None, readings: Sequence[LoopReading]) -> float | None:
+    """Return the share of the loop's time that waits for data, for the user to read.
+
+    Ready batches may save more than what the loop spends on getting its own, where workers compete with its step for
+    the CPUs, or where the host was slower for a while: that is no waiting.
+    """
+    return None if share is None else min(share, max((reading.share_in_next for reading in readings), default=share))
+
+
 def _may_be_drift(before: LoopReading, step: Step) -> bool:
     """Return whether ready batches seem to save nothing although the loop spends much of its time in `next`.
 
     The loop may wait for a device meanwhile. But the host may also have been slower while the step was measured.
     """
     waiting = _waiting_share(before.rate, step)
-    in_next = before.wait_seconds / (before.wait_seconds + before.step_seconds)
-    return waiting is not None and waiting <= NOTHING_TO_GAIN and in_next > waiting + NOISE
+    return waiting is not None and waiting <= NOTHING_TO_GAIN and before.share_in_next > waiting + NOISE
 
 
 def _readings_of_turns(readings: Sequence[LoopReading], turns: Sequence[LoopReading]) -> list[LoopReading]:
@@ -478,6 +486,7 @@ def _ranks_share(readings: Sequence[LoopReading]) -> float:
 def _unchanged(readings: Sequence[LoopReading], waiting: float | None) -> EndToEnd:
     loop, ranks = _rate_over_turns(readings), _ranks_share(readings)
     rate, interval = loop.samples_per_second, loop.interval
+    waiting = _told_waiting(waiting, readings)
     return EndToEnd(
         rate, rate, interval, interval, waiting, waiting, baseline_ranks_share=ranks, tuned_ranks_share=ranks
     )

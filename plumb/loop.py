@@ -40,7 +40,10 @@ _ROUND_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class LoopReading:
-    """Measurement of the user's loop, in seconds per sample. In `ranks_seconds` of a step it waits for other ranks."""
+    """Measurement of the user's loop, in seconds per sample. In `ranks_seconds` of a step it waits for other ranks.
+
+    In `wait_seconds` it gets batches, from all the loaders that it reads.
+    """
 
     chunks: tuple[Chunk, ...]
     wait_seconds: float
@@ -52,6 +55,12 @@ class LoopReading:
     def rate(self) -> Rate:
         """Samples per second of the loop, with its interval."""
         return rate_of(self.chunks)
+
+    @property
+    def share_in_next(self) -> float:
+        """The share of the loop's time that it spends on getting batches, from 0 to 1."""
+        seconds = self.wait_seconds + self.step_seconds
+        return self.wait_seconds / seconds if seconds > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -259,6 +268,7 @@ class Loop:
             asked = time.perf_counter()
             batch = yield from self.next_of(batches, errors_are_users)
             got, cpu, waited = time.perf_counter(), time.process_time(), self.waits.seconds
+            waited_beside = self._seconds_beside()
             interrupted = yield from self._give(batch)
             now = time.perf_counter()
             is_pause = not interrupted and self.pauses.is_pause(now - got)
@@ -274,8 +284,9 @@ class Loop:
                     synchronize()
                     now = time.perf_counter()
                 count += 1
-                wait += got - asked
-                step += now - got
+                beside = self._seconds_beside() - waited_beside
+                wait += got - asked + beside
+                step += now - got - beside
                 step_cpu += time.process_time() - cpu
                 ranks += self.waits.seconds - waited
                 if is_last:
@@ -286,6 +297,10 @@ class Loop:
             return None
         spent.add(count, wait, step, step_cpu, ranks)
         return Chunk(count * self.samples_per_batch, now - begin - excluded)
+
+    def _seconds_beside(self) -> float:
+        """Return what the loop has waited for its other loaders so far."""
+        return sum(companion.wait_seconds for companion in self.companions)
 
     def _give(self, batch: Any) -> Course[bool]:
         self.batches_given += 1

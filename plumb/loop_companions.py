@@ -31,7 +31,8 @@ class Companion:
     """Another loader of the tuned loop; it delivers its own batches unless `give` sets others.
 
     `is_confirmed` says that the loop was seen to read it in its steps. `failure` is the reason in one line if a
-    candidate's batches could not be read, and `result` the event with its plan at the end.
+    candidate's batches could not be read, and `result` the event with its plan at the end. `wait_seconds` adds up what
+    the loop waits for its batches.
     """
 
     def __init__(self, known: KnownLoader, watched: Watched, loader: DataLoader[Any], beside: str) -> None:
@@ -41,6 +42,7 @@ class Companion:
         self.is_confirmed = False
         self.batches_per_step = 1.0
         self.cpu_seconds_per_batch = 0.0
+        self.wait_seconds = 0.0
         self.failure = ""
         self.result: Event | None = None
         self.changes = None if loader.num_workers else LoopChanges(loader)
@@ -64,7 +66,7 @@ class Companion:
         """Place of the loop's changes to the dataset during an epoch; empty if there are none."""
         return self.changes.place if self.changes is not None else ""
 
-    def note(self, watched: Watched, batch: Any, step: int, cpu_seconds: float) -> None:
+    def note(self, watched: Watched, batch: Any, step: int, seconds: float, cpu_seconds: float) -> None:
         """Record a batch that the loop got from its own loader, with the number of the loop's step."""
         self._watched = watched
         self._iterators.add(id(watched))
@@ -72,6 +74,7 @@ class Companion:
         if len(self._steps) >= _STEPS_AT_LEAST and not watched.plain_loop:
             self.known.read_beside = self._beside
         self._asked += 1
+        self.wait_seconds += seconds
         self._cpu_seconds += cpu_seconds
         self._kept.append(batch)
 
@@ -107,9 +110,11 @@ class Companion:
         assert self._own is not None
         if self.changes is not None:
             self.changes.after(interrupted=False)
+        begun = time.perf_counter()
         try:
             return self._next(self._own)
         finally:
+            self.wait_seconds += time.perf_counter() - begun
             if self.changes is not None:
                 self.changes.before()
 

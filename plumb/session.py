@@ -292,7 +292,8 @@ class Session:
         watched.handed_over_at, watched.signals_before = now, self._signals.count
         self._latest[known.name] = watched
         if companion is not None and self._loop is not None:
-            companion.note(watched, batch, self._loop.batches_given, time.process_time() - cpu_before)
+            cpu_seconds = time.process_time() - cpu_before
+            companion.note(watched, batch, self._loop.batches_given, now - begin, cpu_seconds)
         return batch
 
     def _companion(self, known: KnownLoader) -> Companion | None:

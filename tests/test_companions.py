@@ -146,6 +146,7 @@ def test_both_wait_and_both_gain_what_their_loop_does(monkeypatch, clock):
         assert plan.plain.config == WORKERS
         assert plan.plain_gain == pytest.approx(0.07 / 0.03, rel=0.03)
         assert tunings.subjects[name].waiting_share == pytest.approx(0.06 / 0.07, rel=0.03)
+        assert plan.end_to_end.tuned_waiting_share == pytest.approx(0.01 / 0.02, rel=0.03)
         assert tunings.subjects[name].step.samples_per_second == pytest.approx(4 / STEP_SECONDS, rel=0.03)
         assert not any("no training loop" in note for note in plan.notes)
     assert any("your loop reads unlabelled in its steps, too" in note for note in plans["labelled"].notes)
