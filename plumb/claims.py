@@ -1,4 +1,4 @@
-"""What a plan claims: the rates of whole epochs of `plumb run`, with all that an epoch costs."""
+"""Claims of a plan: the rates of whole epochs of `plumb run`, with all costs of an epoch."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from plumb.subject import Choice
 def claim_of(
     planned: LoaderPlan, choice: Choice, in_loop: EndToEnd | None, costs: EpochCosts, epoch_samples: float | None
 ) -> Claim:
-    """Return what whole epochs should take.
+    """Return the expected rates of whole epochs.
 
     Args:
-        planned: The entry of the plan.
-        choice: What the model was told.
-        in_loop: What the user's loop reached on both configurations while they ran; None where it was not measured.
-        costs: What epochs cost beside their batches.
-        epoch_samples: Samples in an epoch; None where it has no end.
-
+        planned: Entry of the plan.
+        choice: Result of the tuning, with the model's inputs.
+        in_loop: Rates of the user's loop on both configurations within an epoch; None if they were not measured.
+        costs: Seconds of epochs in addition to their batches.
+        epoch_samples: Samples per epoch; None if it has no end.
     """
     situation = choice.situation
     if in_loop is None:
@@ -47,15 +46,15 @@ def claim_of(
 
 
 def is_worth_having(claim: Claim) -> bool:
-    """Return whether a training of ten epochs is faster by anything worth having, its first epoch included."""
+    """Return whether a training of ten epochs has a worthwhile gain, including its first epoch."""
     seconds = 1 / claim.first + 1 / claim.second + (EPOCHS - 2) / claim.later
     return EPOCHS / claim.own >= seconds * (1 + WORTH)
 
 
 def _first_epoch(situation: Situation, planned: LoaderPlan, own: float, later: float) -> float:
-    """The rate of the epoch that fills a store, by the model, which `own` sets right; `later` without a store.
+    """Return the rate of the epoch that fills a store, by the model, scaled such that it is right for `own`.
 
-    The last two are measured, in samples per second.
+    It is `later` without a store. `own` and `later` are measured, in samples per second.
     """
     if planned.config.cache is None:
         return later

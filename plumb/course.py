@@ -217,7 +217,7 @@ class Tuning:
         tuner: Tuner,
         until: float = 0.0,
     ) -> Claim | None:
-        """What whole epochs of `plumb run` should take, found out by `until`; None where nothing changes."""
+        """Return the expected rates of whole epochs of `plumb run`, measured by `until`; None if nothing changes."""
         if planned.config == planned.baseline.config:
             return None
         if in_loop is not None:

@@ -168,12 +168,11 @@ class TuningCost:
 
 @dataclass(frozen=True)
 class Claim:
-    """What whole epochs of `plumb run` are expected to take by the clock, as samples per second.
+    """Expected rates of whole epochs of `plumb run` by the clock, in samples per second.
 
-    All that an epoch costs is in it: the start of workers where an epoch starts them, the filling of a store in the
-    `first`, what a store gives being checked in the `second`, and what plumb looks at when an epoch begins. `own` is
-    the same of the user's own configuration. Where `is_of_loop`, the rates are those of the user's loop, else those of
-    the loader alone.
+    They include all costs of an epoch: the start of workers if an epoch starts them, filling a store in the `first`,
+    checking the store's values in the `second`, and plumb's checks when an epoch begins. `own` is the rate on the
+    user's own configuration. With `is_of_loop`, the rates are those of the user's loop, else those of the loader alone.
     """
 
     own: float
@@ -184,18 +183,18 @@ class Claim:
 
     @property
     def gain(self) -> float:
-        """How many times as fast later epochs are."""
+        """Ratio of later epochs' rate to the own one."""
         return self.later / self.own
 
 
 @dataclass(frozen=True)
 class Delivered:
-    """What the latest `plumb run` showed by the clock, in samples per second of the user's loop over whole epochs.
+    """Rates of the latest `plumb run` by the clock, in samples per second of the user's loop over whole epochs.
 
-    `first` is the rate of the first epoch and `later` that of one after it, None where the run had none. `own` is the
-    rate on the user's own configuration: where `is_by_turns` the run has measured it, else it is the plan's. Then
-    `ratio` is that of adjacent laps. `others_cpus` are the CPUs that other processes kept busy meanwhile. Where the
-    plan `is_slower`, the run went on as the script has it.
+    `first` is the rate of the first epoch and `later` that of one after it, None if the run had none. `own` is the rate
+    on the user's own configuration: measured by the run if `is_by_turns`, with the `ratio` of adjacent laps, else the
+    plan's. `others_cpus` are the CPUs that other processes kept busy meanwhile. If the plan `is_slower`, the run
+    continued as the script has it.
     """
 
     own: float
@@ -209,17 +208,16 @@ class Delivered:
 
 @dataclass(frozen=True)
 class LoaderPlan:
-    """The answer for one loader.
+    """Result for one loader.
 
-    `graph` is the traced pipeline as `networkx.node_link_data`, `device` what a GPU would do for it. `model` is what
-    the model was told, so that `plumb predict` can ask it about other hosts (see `model/stored.py`). `library` is the
-    package that makes the loader, where that is none of the user's own code. `identity` says which loader of the script
-    it is; None in plans that an older plumb wrote. `unsafe` says why the plan is not used any more for this loader,
-    where a run has found a difference. `workers_compared` are the numbers of workers with which an iterable dataset was
-    seen to deliver an epoch as it does with the user's own; empty for other datasets.
-    `plain` is what torch's own arguments come to without the rest; None in older plans.
-    `undecided` is a sentence on a candidate that may be better, where the tuning could not tell and so changed nothing.
-    `claim` is what epochs of `plumb run` should take, and `delivered` what they took in the latest run.
+    `graph` is the traced pipeline as `networkx.node_link_data`, `device` its profile on a GPU. `model` has the model's
+    inputs, with which `plumb predict` predicts other hosts (see `model/stored.py`). `library` is the package that makes
+    the loader, empty for the user's own code. `identity` identifies the loader in the script; None in plans of an older
+    plumb. `unsafe` is the reason why the plan is not used any more for this loader after a run found a difference.
+    `workers_compared` are the numbers of workers with which an iterable dataset delivered the same epoch as with the
+    user's own; empty for other datasets. `plain` is the best of torch's own arguments alone; None in older plans.
+    `undecided` is a sentence on a candidate that may be better if the tuning could not decide and so changed nothing.
+    `claim` has the expected rates of epochs of `plumb run`, `delivered` those of the latest run.
     """
 
     name: str
@@ -327,11 +325,11 @@ class LoaderPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one tuning found, for all loaders of a script.
+    """Result of one tuning, for all loaders of a script.
 
-    `script` is empty where a loader was tuned from within Python, and a module's name where `is_module` says so.
-    `made_for` is what of a dataset, a loader and a host must be the same for a plan that is kept for later runs.
-    `written_files` are the files that the script wrote while it was tuned, and `files` what became of each.
+    `script` is empty if a loader was tuned from within Python, and a module's name if `is_module`. `made_for` has the
+    properties of a dataset, a loader and a host that must be the same for a stored plan to be used. `written_files` are
+    the files that the script wrote while it was tuned, and `files` says what was done with each.
     """
 
     script: str

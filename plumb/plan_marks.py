@@ -30,7 +30,7 @@ def mark_unsafe(entry: LoaderPlan, reason: str) -> None:
 
 
 def note_delivered(entry: LoaderPlan, delivered: Delivered) -> None:
-    """Write what a run has delivered into the plan files that a loader's entry came from, where they can be changed."""
+    """Write a run's rates into the plan files that a loader's entry came from, if they can be changed."""
 
     def add(loader: dict[str, Any]) -> None:
         loader["delivered"] = msgspec.to_builtins(delivered)
@@ -40,9 +40,9 @@ def note_delivered(entry: LoaderPlan, delivered: Delivered) -> None:
 
 
 def _change(path: Path, number: int, entry: LoaderPlan, change: Callable[[dict[str, Any]], None]) -> str:
-    """Change an entry of the file as it is now, whoever has changed it since, and keep all other keys.
+    """Change an entry in the present content of the file, which may have changed since, and keep all its other keys.
 
-    Returns why it can't be changed, empty where it was.
+    Returns why it can't be changed, empty if it was.
     """
     try:
         plan: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])

@@ -1,7 +1,7 @@
-"""What epochs of `plumb run` cost beside their batches: three short ones, on the runtime that a run would have.
+"""Costs of epochs of `plumb run` in addition to their batches, from three short epochs on a run's own runtime.
 
-A trial's loader has no guards, and its workers start once. An epoch of a run looks at the dataset, makes its first
-batches a second time, and starts and ends workers. What that takes is measured, and not guessed.
+A trial's loader has no guards, and its workers start only once. An epoch of a run checks the dataset, makes its first
+batches a second time, and starts and ends workers. The time for that is measured here.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from plumb.runtime.planned import Planned
 from plumb.runtime.stored import Stored
 
 REHEARSED_EPOCHS = 3
-"""The third is like all that follow: some of what plumb checks, it checks in the second."""
+"""The third is like all later ones; some of plumb's checks happen in the second."""
 
 
 @dataclass(frozen=True)
 class EpochCosts:
-    """Seconds of epochs beside those of their batches: of the first two and of later ones, and of the user's own."""
+    """Seconds of epochs in addition to their batches: of the first two and of later ones, and of the user's own."""
 
     first: float
     second: float
@@ -46,21 +46,20 @@ def rehearsed(
     stored: Stored | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> EpochCosts | None:
-    """Measure what epochs cost on a plan; None where it can't be told.
+    """Measure the seconds of epochs on a plan in addition to their batches; return None if that fails.
 
     Args:
         loader: The user's loader, as the script has it.
-        planned: The entry of the plan.
-        batches: Indices of batches, one for each worker at least.
-        samples_per_second: The rate at which the plan makes samples that are in no store yet.
-        stored: The plan's store, as a trial has had it; its fingerprint is taken in every epoch.
+        planned: Entry of the plan.
+        batches: Indices of batches, at least one per worker.
+        samples_per_second: Rate at which the plan makes samples that are in no store yet.
+        stored: The plan's store as in a trial; its fingerprint is computed in every epoch.
         clock: Returns seconds.
-
     """
     if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None or not batches:
         return None
     own, config = planned.baseline.config, planned.config
-    # What the store saves belongs to its batches.
+    # The store's savings are part of the batches.
     entry = dataclasses.replace(
         planned, claim=None, tuned=dataclasses.replace(planned.tuned, config=dataclasses.replace(config, cache=None))
     )
@@ -83,7 +82,7 @@ def rehearsed(
 
 
 def _short(loader: DataLoader[Any], own: Config, batches: Sequence[Any]) -> DataLoader[Any]:
-    """Return a loader with the parts and the configuration of the user's, for a few batches."""
+    """Return a loader with the user's parts and configuration, for a few batches."""
     short: DataLoader[Any] = DataLoader(
         loader.dataset,
         batch_sampler=list(batches),
@@ -105,7 +104,7 @@ def _epoch_seconds(begin: Callable[[], Iterable[Any]], clock: Callable[[], float
 
 
 def _seconds_to_look(stored: Stored | None, dataset: Any, clock: Callable[[], float]) -> float:
-    """Seconds that it takes to find out whether a store is still that of its dataset."""
+    """Return the seconds to find out whether a store still belongs to its dataset."""
     if stored is None:
         return 0.0
     begun = clock()

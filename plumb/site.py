@@ -98,9 +98,9 @@ def loops_plainly(frame: FrameType) -> bool:
 
 
 def begins_anew(frame: FrameType) -> bool:
-    """Whether the user's code in `frame`, which asks for a batch, makes another iterator where that one has ended.
+    """Return whether the user's code in `frame`, which requests a batch, makes another iterator when one has ended.
 
-    Such a loop catches StopIteration and calls `iter` there: its steps are not those of an epoch.
+    Such a loop catches StopIteration and calls `iter` there, so its steps are not those of an epoch.
     """
     outside = _outside(frame) or frame
     file, line = outside.f_code.co_filename, _call_position(outside)[0]

@@ -192,9 +192,9 @@ class Tuner:
         return rebuild(self.subject.loader, config, indices, _SILENT_SECONDS, self._trials.rewrites, stored)
 
     def epoch_costs(self, planned: LoaderPlan, situation: Situation, until: float) -> EpochCosts:
-        """What epochs of `plumb run` cost beside their batches, on the runtime that a run would have.
+        """Measure the seconds of epochs of `plumb run` in addition to their batches, on a run's own runtime.
 
-        Where that takes longer than `until`, in `time.perf_counter` seconds, it is what trials took to start.
+        If that would take longer than `until`, in `time.perf_counter` seconds, the trials' starts are used instead.
         """
         config, ledger = planned.config, self._trials.ledger
         own, start = ledger.start_seconds(self._own), ledger.start_seconds(config)

@@ -1,1 +1,1 @@
-"""A configuration -> a running loader."""
+"""Loaders that run on a configuration."""

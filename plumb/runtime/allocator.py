@@ -1,17 +1,16 @@
-"""Large blocks of memory that are used again instead of given back to the kernel, with glibc's allocator.
+"""Reuse of large memory blocks by glibc's allocator, instead of returning them to the kernel.
 
-glibc asks the kernel for each block above a threshold, and returns it as soon as it is free. The next block is then
-made of fresh pages, and each must be mapped and cleared when it is first touched, which takes several times as long as
-writing to it. With raised thresholds, a block that was freed stays with the process.
+glibc requests each block above a threshold from the kernel, and returns it as soon as it is free. The next block then
+consists of fresh pages, each of which must be mapped and cleared at its first access, which takes several times as long
+as writing to it. With raised thresholds, a freed block stays with the process.
 
-In the main process that concerns the batches that it collates, or finishes, itself. What a worker collates goes to
-shared memory, which glibc has no part in (see `buffers.py`): there it concerns only what is made on the way to a
-sample, if it takes more than 128 KiB. In either, the freed memory counts as the process's own for as long as blocks are
-used again.
+In the main process this concerns the batches that it collates, or finishes, itself. A worker collates into shared
+memory, which glibc doesn't manage (see `buffers.py`): in workers it concerns only intermediate values of a sample of
+more than 128 KiB. In both, freed memory counts as the process's own as long as blocks are reused.
 
-Torch asks for blocks at aligned addresses. glibc then cuts off what lies before and behind, and these small pieces
-don't become part of the block again while a thread's cache of freed pieces has room for them. The freed block is too
-small for the next one then. So that cache is filled first.
+Torch requests blocks at aligned addresses. glibc then cuts off the parts before and after, and these small pieces don't
+become part of the block again while a thread's cache of freed pieces has room for them. Then the freed block is too
+small for the next one. So that cache is filled first.
 """
 
 from __future__ import annotations
@@ -43,26 +42,26 @@ PROBE_SECONDS = 20.0
 
 
 def available() -> bool:
-    """Whether this process allocates with glibc."""
+    """Return whether this process allocates with glibc."""
     return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
 
 
 def kept_bytes(block_bytes: int) -> int:
-    """What a process that uses blocks of this size, one at a time, may come to hold for them."""
+    """Return the memory that a process may retain if it uses blocks of this size one at a time."""
     return KEPT_BLOCKS * block_bytes
 
 
 def reuse_for_good() -> None:
-    """Lets this process use its blocks again for as long as it runs. Does nothing without glibc."""
+    """Reuse blocks in this process until it ends; do nothing without glibc."""
     if available():
         _start_reusing()
 
 
 class Reuse:
-    """Blocks are used again in this process while there is an open `Reuse`. With the last, what is free goes back to
-    the kernel, and glibc's own ways return.
+    """Handle that makes this process reuse blocks while at least one is open.
 
-    It is closed by `close`, or when nobody holds it any more. Does nothing without glibc.
+    When the last one is closed, free memory is returned to the kernel, and glibc's own thresholds are restored. `close`
+    closes it, and so does the end of its last reference. Does nothing without glibc.
     """
 
     def __init__(self) -> None:
@@ -73,7 +72,7 @@ class Reuse:
 
 @contextmanager
 def reusing(wanted: bool) -> Iterator[None]:
-    """Uses blocks again inside, if that is `wanted`."""
+    """Reuse blocks in the context if `wanted`."""
     reuse = Reuse() if wanted else None
     try:
         yield
@@ -84,8 +83,9 @@ def reusing(wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def ways_kept() -> Iterator[None]:
-    """Returns the process to its own thresholds after each reuse inside: what is compared with reuse is the user's own
-    process, with all that it pays for fresh memory. In the end they are the usual ones.
+    """Restore the process's own thresholds after each reuse in the context, and the usual ones at its end.
+
+    Measurements without reuse then show the user's own process, with its full cost of fresh memory.
     """
     global _keepers, _own
     with _lock:
@@ -125,7 +125,7 @@ def _count(change: int) -> None:
 
 
 def give_back_what_is_free() -> None:
-    """Gives freed memory of this process back to the kernel. Does nothing without glibc."""
+    """Return freed memory of this process to the kernel; do nothing without glibc."""
     if available():
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -141,10 +141,10 @@ class _Mallinfo(ctypes.Structure):
 
 
 def _thresholds() -> tuple[dict[int, int], list[int]]:
-    """The thresholds of this process, which glibc does not tell, and the blocks that were asked for to find them.
+    """Measure the thresholds of this process, which glibc can't report; also return the blocks allocated for that.
 
-    To free those would raise the thresholds, unless they have been set meanwhile. glibc keeps the one for trimming at
-    twice the one for blocks of their own (malloc/malloc.c, `__libc_free`).
+    Freeing these would raise the thresholds, unless they have been set meanwhile. glibc keeps the threshold for
+    trimming at twice the one for separate blocks (malloc/malloc.c, `__libc_free`).
     """
     library = _library()
     library.mallinfo.restype = _Mallinfo
@@ -164,7 +164,7 @@ def _thresholds() -> tuple[dict[int, int], list[int]]:
 
 
 def _taking_what_is_free(library: ctypes.CDLL, largest: int) -> list[int]:
-    """Blocks that take up all free ones of the heap: what is asked for next, glibc gets from the kernel."""
+    """Allocate all free blocks of the heap, so that glibc requests the next one from the kernel; return them."""
     taken: list[int] = []
     while largest >= LOWEST_THRESHOLD:
         before = library.mallinfo()
@@ -199,10 +199,10 @@ def _library() -> ctypes.CDLL:
 
 
 def saved_seconds(block_bytes: int) -> float:
-    """By how much sooner a block of this size is allocated and filled when it is used again than when it is fresh.
+    """Return how much faster a reused block of this size is allocated and filled than a fresh one, in seconds.
 
-    Blocks of up to 32 MiB glibc may use again by itself, or not: that hangs on all that a process has freed before.
-    Measured in a process of its own, in a moment; 0 where that can't be done.
+    glibc itself may reuse blocks of up to 32 MiB or not, depending on all earlier frees of the process. So it is
+    measured in a short process of its own; 0 if that fails.
     """
     if not available() or not block_bytes:
         return 0.0
@@ -223,7 +223,7 @@ def _measured_difference(block_bytes: int) -> float:
 
 
 def _seconds_to_fill(block_bytes: int) -> float:
-    """The median of the seconds that a block takes, after one that isn't counted."""
+    """Return the median seconds to allocate, fill and free a block, after one uncounted repetition."""
     library = _library()
     taken = []
     for _ in range(PROBE_REPETITIONS + 1):

@@ -1,7 +1,7 @@
-"""Calls of a dataset's own code answered from elsewhere.
+"""Replacement of calls in a dataset's own code by answers from elsewhere.
 
-The calls are named by their ways, as a trace found them. On the ways, the user's functions are rewritten as a trace
-rewrites them, but only the calls that lead to an answered one are routed; everything else runs as it stands.
+The calls are named by their ways (call paths), as a trace found them. On these, the user's functions are rewritten as
+for a trace, but only the calls that lead to an answered one are routed; everything else runs unchanged.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Answer = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any]
 
 
 class Answered(Recorder):
-    """Answers the calls of some nodes, and runs all others. For one thread: each needs one of its own.
+    """Recorder that answers the calls of some nodes and runs all others; each thread needs its own.
 
-    What a call is, is found out once for each callee on each way through the objects at hand, and then known. No value
-    is kept alive by that.
+    A call is resolved once for each callee on each path through the present objects, and then remembered. That keeps no
+    value alive.
     """
 
     def __init__(self, tree: Tree, answers: Mapping[Node, Answer]) -> None:
@@ -42,7 +42,7 @@ class Answered(Recorder):
     def run(
         self, node: Node, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any], leaf: bool
     ) -> Any:
-        """Calls the node's answer with the callee and its arguments, where there is one, else the callee."""
+        """Return the node's answer to the callee and its arguments if it has one, else call the callee."""
         answer = self._answers.get(node)
         return function(*arguments, **keywords) if answer is None else answer(function, arguments, keywords)
 
@@ -88,7 +88,7 @@ class Answered(Recorder):
         )
 
     def _of_skipped(self, frame: Frame, site: Site) -> Answer:
-        """The answer to a call of a skipped value's method; where there is none, calling it says so."""
+        """Return the answer to a call of a skipped value's method; without one, the call raises."""
         here = [
             self._answers[child]
             for child in frame.node.children.values()
@@ -98,7 +98,7 @@ class Answered(Recorder):
 
 
 class _Place(Frame):
-    """A frame that knows the calls made in it before, on the same way through the same objects."""
+    """Frame that remembers the earlier calls in it, on the same path through the same objects."""
 
     __slots__ = ("known",)
 
@@ -118,9 +118,9 @@ class _Place(Frame):
 
 @dataclass
 class _Known:
-    """What a call is: its node's answer, or the rewritten function and what it is given beside the call's arguments.
+    """A resolved call: its node's answer, or the rewritten function with its arguments besides the call's own.
 
-    It is known by the identity of `subject`, where that is given; `inner` is what is known of the calls inside it.
+    If `subject` is given, the entry is valid for that very object; `inner` has the resolved calls inside.
     """
 
     node: Node
@@ -138,9 +138,9 @@ class _Known:
 
 
 def _subject(function: Any, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
-    """The object that tells a call from others at its site, and which of its methods is called.
+    """Return the object that distinguishes a call from others at its site, and an id of the called method.
 
-    A method is a new object each time: it is told by its receiver.
+    A method is a new object each time, so it is identified by its receiver.
     """
     kind = type(function)
     if kind is MethodType:
@@ -156,12 +156,12 @@ def _subject(function: Any, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
 
 
 def _is_special(function: Any, subject: Any) -> bool:
-    """Whether a builtin runs a method of its first argument, which is the subject."""
+    """Return whether a builtin runs a method of its first argument, which is the subject."""
     return (function is operator.getitem or function is iter) and subject is not function
 
 
 def _remember(place: _Place, known: _Known, alike: Any, subject: Any, arguments: tuple[Any, ...]) -> None:
-    """Notes what a call is for the next one of its kind, or the next of its subject, where that lives on."""
+    """Store a resolved call for the next one of its kind, or of its subject if that outlives the sample."""
     if _is_decided_by(arguments):
         return
     is_method = alike[1] is not None
@@ -183,19 +183,19 @@ def _remember(place: _Place, known: _Known, alike: Any, subject: Any, arguments:
 
 
 def _lives_on(place: _Place, known: _Known, subject: Any, is_method: bool) -> bool:
-    """Whether a callee on a way is kept by the dataset, rather than made for a sample."""
+    """Return whether a callee on a path belongs to the dataset, and is not made for a sample."""
     if is_method:
         return place.caller is None or subject is place.receiver or is_step(subject)
     return bool(known.node.position) or not getattr(subject, "__closure__", None)
 
 
 def _is_decided_by(arguments: tuple[Any, ...]) -> bool:
-    """Whether a call may be on behalf of a step that it is given, and is another one for another step."""
+    """Return whether a call may depend on a step (transform) among its arguments, so that it can't be remembered."""
     return any(isinstance(first, (FunctionType, functools.partial)) or is_step(first) for first in arguments[:1])
 
 
 class Tree:
-    """The calls at `ways` as a tree, with what must be recorded in order to see just these."""
+    """Tree of the calls at some ways, with the selection of what must be recorded to observe just these."""
 
     def __init__(self, ways: Iterable[Way]) -> None:
         self.root = Node(None, SAMPLE, "sample", "")

@@ -1,8 +1,8 @@
-"""A plan's configurations, put into the script's own loaders where they are constructed.
+"""Application of a plan's configurations to the script's own loaders when they are constructed.
 
-An entry of the plan belongs to one loader. Which one it is for is told in two steps: where the loader is made, its
-place, its arguments and its dataset's class and length must be the entry's; where it is first iterated, when the
-dataset is complete, so must the dataset's code and flags. Else the loader runs as the script has it.
+An entry of the plan belongs to one loader, which is identified in two steps: where the loader is made, its place, its
+arguments and its dataset's class and length must be the entry's; where it is first iterated, when the dataset is
+complete, so must the dataset's code and flags. Otherwise the loader runs as the script has it.
 """
 
 from __future__ import annotations
@@ -29,32 +29,33 @@ if TYPE_CHECKING:
     from plumb.runtime.run_clock import RunClock
     from plumb.watch import KnownLoader, Registry
 
-# On a loader that was changed, the number of its entry in the plan, and what the script gave it: copies have it too.
+# Attribute of a changed loader: the number of its entry in the plan, and the script's own arguments. Copies have it
+# too.
 _MARK = "_plumb_loader"
 _AS_IT_IS = "it runs as the script has it. Tune again to renew the plan."
 
 
 class PlanApplied:
-    """An `intercept.Handler` that changes the arguments of the loaders that the plan knows, and no others."""
+    """`intercept.Handler` that changes the arguments of the loaders in the plan, and of no others."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._said: set[str] = set()
         self._registry: Registry | None = None
-        # By identity: a subclass of the user's may be equal to others, or have no hash.
+        # Keyed by identity, because a user's subclass may define equality or have no hash.
         self._changed: dict[int, _Changed] = {}
-        # By the number of an entry: the loader that it is for; and those that several loaders fit.
+        # By the number of an entry: its loader; and the entries that several loaders fit.
         self._owners: dict[int, KnownLoader] = {}
         self._contested: set[int] = set()
         self._fits: dict[int, Fit] = {}
         self._clocks: dict[int, RunClock] = {}
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Leave the script's arguments as they are: torch is to judge them."""
+        """Return the script's arguments unchanged, so that torch checks them."""
         return arguments
 
     def constructed(self, loader: DataLoader[Any], site: Site) -> None:
-        """Gives a loader the plan's arguments, where the plan is for this very loader."""
+        """Give a loader the plan's arguments if the plan is for this very loader."""
         from plumb.watch import Registry
 
         self._registry = self._registry or Registry()
@@ -69,7 +70,7 @@ class PlanApplied:
             self._put_in(loader, number)
 
     def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
-        """Start an epoch, on the plan where the loader was changed by it and the plan fits its dataset."""
+        """Start an epoch, on the plan if the loader was changed by it and the plan fits its dataset."""
         asked = time.perf_counter()
         known = self._registry.iterated(loader) if self._registry is not None else None
         if known is not None:
@@ -87,7 +88,7 @@ class PlanApplied:
         return start() if changed.planned is None else changed.planned.start(loader, start, self._say, asked)
 
     def read_by_dataset(self, loader: DataLoader[Any]) -> None:
-        """Give a loader back what the script gave it: workers of its own would be another dataset."""
+        """Restore a loader's own arguments, because workers of its own would make it another dataset."""
         changed = self._changed.get(id(loader)) or self._noted(loader)
         if changed is not None and not changed.is_plain:
             changed.become_plain(loader)
@@ -95,7 +96,7 @@ class PlanApplied:
     # ---- which entry is for which loader
 
     def _entry_for(self, known: KnownLoader, loader: DataLoader[Any], site: Site) -> int | None:
-        """Return the number of the entry for a loader; None, and a line, where none is to be used."""
+        """Return the number of the entry for a loader; print a line and return None if none can be used."""
         from plumb.runtime.main_module import RUNS_AGAIN, runs_script_again
 
         number, problem = self._found(known, site)
@@ -125,7 +126,7 @@ class PlanApplied:
         return number
 
     def _found(self, known: KnownLoader, site: Site) -> tuple[int | None, str]:
-        """Return the number of the entry that fits a loader; None where none does, and why, if one nearly does."""
+        """Return the number of the entry that fits a loader; None with a reason if one nearly does."""
         identity = known.identity
         assert identity is not None
         at_place = [
@@ -144,7 +145,7 @@ class PlanApplied:
         return self._found_by_name(known, site)
 
     def _found_by_name(self, known: KnownLoader, site: Site) -> tuple[int | None, str]:
-        """Find the entry in a plan of an older plumb: by name and file, since lines move when a script is edited."""
+        """Find the entry in a plan of an older plumb by name and file, because lines move when a script is edited."""
         loaders = [(number, planned) for number, planned in enumerate(self._plan.loaders) if planned.identity is None]
         file = str(site).rsplit(":", 1)[0]
         named = [pair for pair in loaders if pair[1].site.rsplit(":", 1)[0] == file and pair[1].name == site.name]
@@ -154,7 +155,7 @@ class PlanApplied:
             return None, ""
         assert known.identity is not None
         if known.batch_size != planned.batch_size:
-            # A library that builds its own loader from the script's takes over what the plan gave that one.
+            # A library that builds its own loader from the script's inherits the plan's arguments from that one.
             words = f"it has batch size {known.batch_size}, the plan was made for {planned.batch_size}"
             return None, "" if site.by_library else words
         return number, ""
@@ -162,20 +163,20 @@ class PlanApplied:
     # ---- loaders that were changed
 
     def _put_in(self, loader: DataLoader[Any], number: int, rewrites: bool = True) -> None:
-        # Torch's advice on worker counts looks at cores alone; this count was measured.
+        # Torch's advice on worker counts considers cores only; this count was measured.
         warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
         set_attributes(loader, plans_attributes(loader, self._plan.loaders[number].config))
         self._noted(loader, rewrites)
 
     def _hand_on(self, loader: DataLoader[Any], known: KnownLoader) -> None:
-        """Take note of a loader that a library has built from the parts of one that was changed."""
+        """Register a loader that a library has built from the parts of a changed one."""
         number = next((number for number, owner in self._owners.items() if owner is known), None)
         first = self._first_of(known)
         if number is None or first is None or not _changes(self._plan.loaders[number]):
             return
         vars(loader)[_MARK] = number, {**first.users}
-        # A library may hand over the first one's batch sampler instead of its batch size. Where it makes batches of its
-        # own, they come from the plan's workers, and nothing else of the plan is for them.
+        # A library may pass on the first one's batch sampler instead of its batch size. If it makes batches of its own,
+        # they come from the plan's workers, without the rest of the plan.
         sizes = loader.batch_size, getattr(loader.batch_sampler, "batch_size", None)
         self._put_in(loader, number, rewrites=self._plan.loaders[number].batch_size in sizes)
 
@@ -198,7 +199,7 @@ class PlanApplied:
         return changed
 
     def _moved(self, changed: _Changed, loader: DataLoader[Any], known: KnownLoader) -> _Changed | None:
-        """Give a loader that seemed to be one from before, and is another, an entry of its own, if there is one."""
+        """Give a loader that turned out to be different from an earlier one an entry of its own, if there is one."""
         changed.become_plain(loader)
         number = self._entry_for(known, loader, known.site)
         if number is None:
@@ -213,7 +214,7 @@ class PlanApplied:
         if changed.number in self._contested:
             return "another loader fits the same entry of the plan"
         planned = self._plan.loaders[changed.number]
-        # Of loaders that are made anew for each epoch, the first is compared with the plan, and the others with it.
+        # If loaders are remade for each epoch, the first is compared with the plan, and the others with the first.
         fit = self._fits.get(changed.number)
         if fit is None:
             fit = Fit(planned, planned.identity.facts if planned.identity else None)
@@ -233,7 +234,7 @@ class PlanApplied:
 
 
 class _Changed:
-    """One loader object that has the plan's arguments. `users` are those that the script gave it."""
+    """A loader with the plan's arguments. `users` are the script's own."""
 
     def __init__(
         self,
@@ -254,9 +255,9 @@ class _Changed:
         self.planned: Planned | None = Planned(loader, planned, _config_of(users), users, clock=self.clock)
 
     def become_plain(self, loader: DataLoader[Any]) -> None:
-        """Give the loader back what the script gave it, for good."""
+        """Restore the loader's own arguments from now on."""
         self.is_plain, self.planned = True, None
-        # Workers that persist are the plan's.
+        # Persistent workers would run on the plan.
         loader._iterator = None
         set_attributes(loader, self.users)
 
@@ -266,7 +267,7 @@ def _changes(planned: LoaderPlan) -> bool:
 
 
 def _with_workers_only(planned: LoaderPlan) -> LoaderPlan:
-    """Return the entry with nothing but the arguments of torch's own in its configuration."""
+    """Return the entry with only torch's own arguments in its configuration."""
     config = planned.config
     torchs = Config(
         num_workers=config.num_workers,
@@ -280,7 +281,7 @@ def _with_workers_only(planned: LoaderPlan) -> LoaderPlan:
 
 
 def _config_of(attributes: Mapping[str, Any]) -> Config:
-    """Return the configuration that a loader has with `attributes`."""
+    """Return the configuration of a loader with these attributes."""
     return Config(
         num_workers=attributes["num_workers"],
         prefetch_factor=attributes["prefetch_factor"] if attributes["num_workers"] else None,

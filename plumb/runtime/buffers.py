@@ -1,13 +1,13 @@
-"""Batches that come from a worker in shared memory that is used again.
+"""Transfer of batches from workers in reused shared memory.
 
 Torch gives every tensor of every batch shared memory of its own: pages that are mapped and cleared when the worker
-first touches them, a descriptor handed over through a socket, and pages given back by the main process. Here a worker
-keeps a few buffers, known to the main process since their first use. The tensors of a batch lie side by side in one of
-them, and it is used again as soon as nothing in the main process refers to any of them, be it a view or an array.
+first accesses them, a descriptor sent through a socket, and pages freed by the main process. Here a worker keeps a few
+buffers, which the main process knows after their first use. The tensors of a batch lie side by side in one buffer,
+which is reused as soon as nothing in the main process refers to any of them, be it a view or an array.
 
-A batch that holds anything else than ordinary tensors (nested, sparse or quantized ones, subclasses, tensors that need
-a gradient, that leave gaps in their memory, or have memory in common) goes torch's way as a whole, and so does a batch
-when all buffers are in use.
+A batch with other than ordinary tensors (nested, sparse or quantized ones, subclasses, tensors that need a gradient,
+have gaps in their memory, or share memory) is transferred by torch as a whole, and so is a batch when all buffers are
+in use.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ import torch
 from torch.utils.data import get_worker_info
 from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
 
-# Beside the batches that were asked for: one that the script uses, and one that it is about to.
+# In addition to the requested batches: one that the script uses, and one that it is about to use.
 BEYOND_PREFETCH = 2
 _FREE, _TAKEN, _GIVEN_UP = 0, 1, 2
 _ALIGNED_BYTES = 64
-# A batch that outgrows its buffer gets one with room to spare, so that few are made where sizes vary.
+# A buffer that was too small is replaced by one with spare room, so that few are made if sizes vary.
 _ROOM = 1.25
 
 Key = tuple[int, int]
@@ -40,7 +40,7 @@ Place = tuple[torch.dtype, tuple[int, ...], tuple[int, ...], int]
 _RECEIVERS: weakref.WeakValueDictionary[Key, Receiver] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
 _STORAGES = (torch.UntypedStorage, torch.TypedStorage)
-# Types of which torch copies the bits. It can't copy some others, such as `torch.int4`, and crashes with others.
+# Types that torch copies bitwise. It can't copy some others, such as `torch.int4`, and crashes with others.
 _NUMBERS = (
     *(
         "bool",
@@ -63,7 +63,7 @@ _DTYPES = frozenset(getattr(torch, name) for name in _NUMBERS if hasattr(torch, 
 
 
 class Buffer:
-    """Shared memory that one process sees, lent to one batch at a time."""
+    """Shared memory, used by one batch of this process at a time."""
 
     def __init__(self, storage: torch.UntypedStorage) -> None:
         self.storage = storage
@@ -72,26 +72,26 @@ class Buffer:
         self.lent: weakref.ref[memoryview] | None = None
 
     def lend(self, when_free: Callable[[Any], None] | None = None) -> memoryview:
-        """The memory, for tensors made by `tensor_at`; `when_free` is called when the last of them is gone."""
+        """Return the memory, for tensors made by `tensor_at`; `when_free` is called when the last of them is freed."""
         view = memoryview(self._memory)  # type: ignore[arg-type]  # numpy's arrays are buffers
         self.lent = weakref.ref(view, when_free)
         return view
 
     @property
     def is_in_use(self) -> bool:
-        """Whether some tensor in this process lies in the memory lent last."""
+        """True if a tensor in this process lies in the memory lent last."""
         return self.lent is not None and self.lent() is not None
 
 
 def tensor_at(view: memoryview, place: Place) -> torch.Tensor:
-    """The tensor at a place of lent memory, which it holds for as long as it lives."""
+    """Return the tensor at a place of lent memory, which it keeps in use as long as it exists."""
     dtype, shape, stride, offset = place
     count = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     return torch.frombuffer(view, dtype=dtype, count=count, offset=offset).as_strided(shape, stride)
 
 
 class Receiver:
-    """The main process's side of one iterator's buffers."""
+    """Main process's side of one iterator's buffers."""
 
     def __init__(self, workers: int, prefetch_factor: int) -> None:
         taken = torch.zeros(workers, prefetch_factor + BEYOND_PREFETCH, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
@@ -101,7 +101,7 @@ class Receiver:
         _RECEIVERS[self.terms.key] = self
 
     def opened(self, parcel: Parcel) -> Any:
-        """The batch that a worker sent."""
+        """Return the batch that a worker sent."""
         place = parcel.worker, parcel.number
         if parcel.storage is not None:
             self._buffers[place] = Buffer(parcel.storage)
@@ -109,7 +109,7 @@ class Receiver:
         return _Reader(parcel.content, [tensor_at(view, there) for there in parcel.places]).load()
 
     def give_up_lent(self) -> None:
-        """Leaves all memory that is in use to those who use it: a process about to be forked may do so for longer."""
+        """Abandon all memory in use to its users, because a process about to be forked may use it for longer."""
         if self.terms.key[0] != os.getpid():
             return
         for place, buffer in list(self._buffers.items()):
@@ -134,7 +134,7 @@ if hasattr(os, "register_at_fork"):
 
 @dataclass(frozen=True)
 class Terms:
-    """What both sides know of an iterator's buffers: whose they are, and for each worker which of them are taken."""
+    """Shared facts about an iterator's buffers: its key, and for each worker the states of its buffers."""
 
     key: Key
     taken: torch.Tensor
@@ -142,9 +142,9 @@ class Terms:
 
 @dataclass(frozen=True)
 class Parcel:
-    """A batch on its way: its tensors' places in a buffer, and all the rest pickled. It arrives as the batch itself.
+    """A batch in transit: its tensors' places in a buffer, and everything else pickled. It is unpickled as the batch.
 
-    `storage` is the buffer's memory, where the main process doesn't know it yet.
+    `storage` is the buffer's memory if the main process doesn't know it yet.
     """
 
     key: Key
@@ -172,7 +172,7 @@ class BufferedCollate:
     _sender: Sender | None = None
 
     def __call__(self, samples: Any) -> Any:
-        """The batch, or a parcel that becomes the batch in the main process."""
+        """Return the batch, or in a worker a parcel that becomes the batch in the main process."""
         info = get_worker_info()
         if info is None:
             return self.collate_fn(samples)
@@ -195,7 +195,7 @@ class Sender:
             default_collate_fn_map[torch.Tensor] = self._stacked
 
     def sent(self, collate_fn: Callable[[Any], Any], samples: Any) -> Any:
-        """What goes to the main process in place of the batch that `collate_fn` makes of `samples`."""
+        """Return the object to send in place of the batch that `collate_fn` makes of `samples`."""
         self._forget_given_up()
         number = self._largest()
         buffer = None if number is None else self._buffers[number]
@@ -212,7 +212,7 @@ class Sender:
         try:
             writer.dump(batch)
         except Exception:
-            # It is of a kind for torch, or torch says what is wrong with it.
+            # Torch can transfer it, or raises its own error.
             return batch
         tensors = writer.tensors
         if not tensors:
@@ -230,7 +230,7 @@ class Sender:
         return Parcel(self._key, self._worker, lot.number, storage, places, content.getvalue())
 
     def _stacked(self, batch: Sequence[torch.Tensor], *, collate_fn_map: Any = None) -> torch.Tensor:
-        """`torch.stack`, as torch's own collate does it in a worker, but into a buffer where there is room."""
+        """Stack tensors as torch's own collate does in a worker, but into a buffer if there is room."""
         first, lot = batch[0], self._open
         if lot is not None and threading.get_ident() == self._thread and _fits(first):
             out = lot.room_for(first.dtype, (len(batch), *first.shape))
@@ -257,7 +257,7 @@ class Sender:
         return max(sizes, key=lambda number: sizes[number]) if sizes else None
 
     def _with_room_for(self, size: int, in_hand: int | None) -> tuple[_Lot, torch.UntypedStorage] | None:
-        """A new buffer, in the place of none where there is such a place, or else of one that is too small."""
+        """Make a buffer in an empty place if there is one, else in place of a smaller one; None if none is free."""
         free = [number for number in range(len(self._buffers)) if number == in_hand or self._is_free(number)]
         if not free:
             return None
@@ -269,7 +269,7 @@ class Sender:
 
 
 class _Lot:
-    """One batch's share of a buffer, filled from its start."""
+    """One batch's part of a buffer, filled from its start."""
 
     def __init__(self, number: int, buffer: Buffer) -> None:
         self.number = number
@@ -279,7 +279,7 @@ class _Lot:
         self._used = 0
 
     def room_for(self, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor | None:
-        """A contiguous tensor in the next free place; None where there is no room, or nothing to put there."""
+        """Return a contiguous tensor in the next free place; None if there is no room, or the tensor is empty."""
         like = torch.empty(shape, dtype=dtype, device="meta")
         size = _room(like)
         if not 0 < size <= len(self._view) - self._used:
@@ -289,7 +289,7 @@ class _Lot:
         return tensor
 
     def place(self, tensor: torch.Tensor) -> bool:
-        """Finds a tensor's place, and copies it there where it lies elsewhere; False where there is no room."""
+        """Record a tensor's place, and copy it there if it lies elsewhere; return False if there is no room."""
         offset = tensor.data_ptr() - self._start
         if not 0 <= offset < len(self._view):
             offset, size = self._used, _room(tensor)
@@ -303,14 +303,14 @@ class _Lot:
 
 
 class _NotOursError(Exception):
-    """A batch holds something that can't lie in a buffer and come out as torch would deliver it."""
+    """A batch has a part that can't lie in a buffer and arrive as torch would deliver it."""
 
 
 class _Writer(ForkingPickler):
-    """Pickles a batch as torch's queues do, but for its tensors, which it collects.
+    """Pickler that pickles a batch as torch's queues do, except for its tensors, which it collects.
 
-    Raises _NotOursError at the first that can't lie in a buffer. Torch's own way to pickle it is not begun: that would
-    open a descriptor, for a receiver that never comes.
+    Raises _NotOursError at the first tensor that can't lie in a buffer. It never starts torch's own way of pickling a
+    tensor, which would open a descriptor for a receiver that never comes.
     """
 
     def __init__(self, file: io.BytesIO) -> None:
@@ -320,7 +320,7 @@ class _Writer(ForkingPickler):
         self._storages: set[int] = set()
 
     def persistent_id(self, value: Any) -> int | None:
-        """The number of a tensor that is collected; None for what is no tensor, or an empty one."""
+        """Return the number of a collected tensor; None for other values and empty tensors."""
         if isinstance(value, _STORAGES):
             raise _NotOursError
         if not isinstance(value, torch.Tensor):
@@ -331,7 +331,7 @@ class _Writer(ForkingPickler):
             raise _NotOursError
         storage = value.untyped_storage()
         if not value.numel():
-            # Nothing is copied or shared. One that is an empty part of something is that something's business.
+            # Nothing is copied or shared. An empty part of a larger tensor depends on that tensor.
             if storage.nbytes():
                 raise _NotOursError
             return None
@@ -344,25 +344,25 @@ class _Writer(ForkingPickler):
 
 
 class _Reader(pickle.Unpickler):
-    """Unpickles a batch whose tensors are here."""
+    """Unpickler of a batch whose tensors are already here."""
 
     def __init__(self, content: bytes, tensors: Sequence[torch.Tensor]) -> None:
         super().__init__(io.BytesIO(content))
         self._tensors = tensors
 
     def persistent_load(self, number: int) -> torch.Tensor:
-        """A collected tensor."""
+        """Return a collected tensor."""
         return self._tensors[number]
 
 
 def _fits(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is of the ordinary kind, and has any content."""
+    """Return whether a tensor is ordinary and not empty."""
     return is_ordinary(tensor) and tensor.numel() > 0
 
 
 def is_ordinary(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is nothing but a type, a shape, strides, and bytes in this process's memory."""
-    # The order matters: nested tensors raise where they are asked for what they don't have.
+    """Return whether a tensor is only a type, a shape, strides, and bytes in this process's memory."""
+    # The order matters, because nested tensors raise if asked for attributes that they lack.
     return (
         type(tensor) is torch.Tensor
         and tensor.layout is torch.strided
@@ -374,12 +374,12 @@ def is_ordinary(tensor: torch.Tensor) -> bool:
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:
-    """Whether a tensor's elements fill its memory, in whatever order."""
+    """Return whether a tensor's elements fill its memory, in any order."""
     if tensor.is_contiguous():
         return True
     return tensor.permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True)).is_contiguous()
 
 
 def _room(tensor: torch.Tensor) -> int:
-    """Bytes that a dense tensor takes in a buffer."""
+    """Return the bytes that a dense tensor takes in a buffer."""
     return -(-tensor.nbytes // _ALIGNED_BYTES) * _ALIGNED_BYTES

@@ -1,7 +1,7 @@
-"""The sample store: values by keys, shared by all processes of a job, in LMDB.
+"""Sample store: values by keys, shared by all processes of a job, in LMDB.
 
-Values are put in until the budget is used up, and never evicted. Whatever happens to a store's files, training goes on:
-the store turns itself off and says why.
+Values are added until the budget is used up, and never evicted. If a store's files become unusable, training goes on:
+the store turns itself off, with a reason.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from plumb.runtime.store_room import Growth
 Record = tuple[bytes, bytes, Iterable[OpenedFile]]
 _T = TypeVar("_T")
 _LONGEST_KEY_BYTES = 400
-# With less than this, a failed write is taken for a full disk: part of the write may have been undone.
+# If less than this is free, a failed write is attributed to a full disk: part of the write may have been undone.
 _SPACE_LEFT_AT_LEAST = 64 * 2**20
 _HEAD = struct.Struct("<I")
-# How the folder is spelled where LMDB is told to open it.
+# The folder's name in LMDB's own messages.
 _OWN_PATHS = re.compile(r"'?/proc/self/fd/[0-9]+'?(: )?")
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[OpenedFile])
 
 
 class _Missing:
-    """Stands for a value that is not in the store."""
+    """Marker for a value that is not in the store."""
 
     def __repr__(self) -> str:
         return "MISSING"
@@ -48,7 +48,7 @@ MISSING: Final = _Missing()
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """Which store: its folder, what it may hold, its tier ("memory" or "disk"), and whose values it has."""
+    """Identification of a store: folder, capacity, tier ("memory" or "disk"), and fingerprint of its values' source."""
 
     folder: str
     budget_bytes: int
@@ -57,7 +57,7 @@ class StoreSpec:
 
 
 def key_of(index: object) -> bytes | None:
-    """The key of a sample's index: of whole numbers, texts and tuples of these; None for any other."""
+    """Return the key of a sample's index: integers, texts and tuples of these; None for others."""
     key = _spelled(index)
     if key is None or len(key) <= _LONGEST_KEY_BYTES:
         return key
@@ -77,16 +77,16 @@ def _spelled(index: object) -> bytes | None:
         return None if None in parts else b"(%b)" % b"".join(part for part in parts if part is not None)
     kind = type(index)
     if kind.__module__ == "numpy" and "int" in kind.__name__ and getattr(index, "shape", None) == ():
-        # Not the key of the same int: a dataset may hand out its index.
+        # Differs from the key of the equal int, because a dataset may return its index.
         return b"n%b%d;" % (kind.__name__.encode(), int(index))  # type: ignore[call-overload]
     return None
 
 
 class Store:
-    """One process's access to a store: it opens the files when it is first used, and never raises.
+    """One process's access to a store: opens the files on first use, and never raises.
 
-    `reason` says in one line what went wrong; `is_off` that the store is no longer used at all, and `is_full` that it
-    takes no more values. For one thread at a time. Close it before processes are forked: LMDB can't be used through a
+    `reason` is the failure in one line; `is_off` means that the store is no longer used at all, `is_full` that it
+    accepts no more values. Only for one thread at a time. Close it before forking, because LMDB can't be used across a
     fork.
     """
 
@@ -101,11 +101,11 @@ class Store:
         self._growth = Growth(spec.folder) if spec.tier == "memory" else None
 
     def get(self, key: bytes | None) -> Any:
-        """The value of a key; MISSING where there is none, or where a file that it was made from has changed."""
+        """Return the value of a key; MISSING if there is none, or if a file that it was made from has changed."""
         return self.get_many([key])[0]
 
     def get_many(self, keys: Sequence[bytes | None]) -> list[Any]:
-        """The values of several keys, as `get` gives them."""
+        """Return the values of several keys, as `get` does."""
 
         def read(environment: Environment) -> list[Any]:
             with environment.lmdb.begin(buffers=True) as transaction:
@@ -114,58 +114,58 @@ class Store:
         return self._attempt(read, [MISSING] * len(keys))
 
     def put(self, key: bytes, encoded: bytes, files: Iterable[OpenedFile] = ()) -> None:
-        """Stores one value, in a transaction of its own: several at once are much cheaper."""
+        """Store one value in a transaction of its own; several at once are much cheaper."""
         self.put_many([(key, encoded, files)])
 
     def put_many(self, records: Iterable[Record]) -> None:
-        """Stores values by their keys, encoded and with the files that they were made from, as far as they fit.
+        """Store encoded values with the files that they were made from, as far as they fit.
 
-        What is there already, and was made from the same files, stays.
+        An existing value that was made from the same files stays.
         """
         lines = [(key, _head(files), encoded) for key, encoded, files in records]
         if lines and not self.is_full:
             self._attempt(lambda environment: self._write(environment, lines), None)
 
     def drop(self, reason: str) -> None:
-        """End the store, and remove its values; processes that have the files open read them no more."""
+        """End the store, and remove its values; processes that have the files open don't read them any more."""
         self.end(reason)
         with contextlib.suppress(OSError, StoreError):
             remove_values(Path(self.spec.folder))
 
     def end(self, reason: str) -> bool:
-        """Turn the store off in all processes, for good; return whether no process had done so before."""
+        """Turn the store off in all processes permanently; return whether this process was the first to do so."""
         self.is_off, self._environment = True, None
         self.reason = _ended(self.spec.folder, reason)
         try:
             return end(Path(self.spec.folder), reason)
         except OSError:
-            # The folder is gone, or was never made: no other process can have it open.
+            # The folder is gone, or was never made, so no other process can have it open.
             return True
 
     @property
     def count(self) -> int:
-        """How many values the store holds."""
+        """Number of values in the store."""
         return self._attempt(lambda environment: environment.entries, 0)
 
     @property
     def used_bytes(self) -> int:
-        """What the store takes of its budget."""
+        """Bytes of the budget that are in use."""
         return self._attempt(lambda environment: environment.bytes_in_use, 0)
 
     @property
     def is_open(self) -> bool:
-        """Whether this process has the files open through this store."""
+        """True if this process has the files open through this store."""
         return self._environment is not None and self._process == os.getpid()
 
     def close(self) -> None:
-        """Closes the files, unless another store of this process uses them; the next use opens them again."""
+        """Close the files, unless another store of this process uses them; the next use reopens them."""
         self._environment = None
 
     def __reduce__(self) -> tuple[type[Store], tuple[StoreSpec]]:
         return Store, (self.spec,)
 
     def _attempt(self, action: Callable[[Environment], _T], otherwise: _T) -> _T:
-        """What an action gives. Damaged files are replaced by new ones, once; other failures turn the store off."""
+        """Run an action. Replace damaged files by new ones, once; turn the store off after other failures."""
         if self.is_off:
             return otherwise
         reason = reason_for_end(self.spec.folder)
@@ -223,7 +223,7 @@ class Store:
                     if stored is None or stored[: len(head)] != head:
                         transaction.put(key, head + encoded)
         except (lmdb.MapFullError, lmdb.TxnFullError):
-            # Processes that were killed while they read hold pages that could be used again.
+            # Processes that were killed while reading reserve pages that could be reused.
             environment.lmdb.reader_check()
             if len(lines) == 1:
                 self.is_full = True
@@ -249,7 +249,7 @@ def _is_disk_full(folder: str) -> bool:
 
 
 def _head(files: Iterable[OpenedFile]) -> bytes:
-    """What stands before an encoded value: the files that it was made from."""
+    """Return the prefix of an encoded value: the files that it was made from."""
     encoded = _encoder.encode(list(files))
     return _HEAD.pack(len(encoded)) + encoded
 
@@ -262,6 +262,6 @@ def _value_in(stored: memoryview | None) -> Any:
         if all(file.is_unchanged for file in _decoder.decode(stored[_HEAD.size : start])):
             return decode(stored[start:])
     except Exception:
-        # A class that this process does not have, for example: the value is made again.
+        # For example a class that this process doesn't have: the value is made again.
         pass
     return MISSING

@@ -1,4 +1,4 @@
-"""The calls of single samples, one by one: when each ran, what it took and made, and when random numbers were drawn."""
+"""Recorder of the calls of single samples: their order, inputs and outputs, and draws of random numbers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from plumb.trace.rewrite import Rewritten
 from plumb.trace.values import attribute, describe, digest, has_identity, parts
 
 COLLECTING = {"append", "appendleft", "insert"}
-"""Methods of lists and deques that put a value away, and do nothing with it."""
+"""Methods of lists and deques that store a value without using it."""
 
 
 @dataclass
 class Call:
-    """One call. `start` and `end` count the events of its sample; no `end` where it raised, or made a generator.
+    """One call. `start` and `end` count the sample's events; `end` is None if it raised, or made a generator.
 
-    `given` and `made` are identities, of what it took and of all that is in its result; `made` starts with the result.
+    `given` and `made` are the identities of its inputs and of all parts of its result; `result` is the result's own.
     """
 
     node: Node
@@ -39,9 +39,9 @@ class Call:
 
 @dataclass
 class Sample:
-    """The calls of one sample in the order in which they began, and the identities of what is in it.
+    """Calls of one sample in the order in which they began, and the identities of its parts.
 
-    `drawn` is the event before which random numbers were first drawn, None where none were.
+    `drawn` is the event before which random numbers were first drawn, None if there were no draws.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Sample:
 
 
 class Calls(Recorder):
-    """Records samples, one after the other: `begin` before each, `finish` behind it."""
+    """Recorder of samples, one after the other: call `begin` before and `finish` after each."""
 
     def __init__(self, tree: Tree, generators: list[Any]) -> None:
         super().__init__(tree.root, tree.rewriter, tree.selection)
@@ -67,7 +67,7 @@ class Calls(Recorder):
         self._states: Any = None
 
     def begin(self) -> None:
-        """Starts a sample, and lets go of what was kept of the last one."""
+        """Start a sample, and release the last one's values."""
         self.sample = Sample()
         self._events = 0
         self._alive.clear()
@@ -75,7 +75,7 @@ class Calls(Recorder):
         self._states = generator_states(self._generators_held)
 
     def finish(self, sample: Any) -> Sample:
-        """What was recorded of the sample. `results` has the last result of each node until the next one begins."""
+        """Return the record of the sample. `results` has the last result of each node until the next sample begins."""
         self._tick()
         self.sample.delivered = _identities([sample])
         return self.sample
@@ -103,7 +103,7 @@ class Calls(Recorder):
         return result
 
     def _tick(self) -> int:
-        """The number of the next event; notes whether random numbers were drawn since the last."""
+        """Return the number of the next event, and record whether random numbers were drawn since the last one."""
         self._events += 1
         if self.sample.drawn is None:
             states = generator_states(self._generators_held)
@@ -119,7 +119,7 @@ class Calls(Recorder):
 
 
 def _receivers(frame: Frame | None) -> Iterator[Any]:
-    """The objects whose methods are running: what they hold doesn't flow."""
+    """Yield the objects whose methods are running, because values inside these don't count as passed on."""
     while frame is not None:
         if frame.receiver is not None:
             yield frame.receiver
@@ -131,7 +131,7 @@ def _identities(values: Iterable[Any]) -> frozenset[int]:
 
 
 def _bases(values: Iterable[Any]) -> list[Any]:
-    """The arrays and tensors that some of the values are views of."""
+    """Return the arrays and tensors of which some of the values are views."""
     bases = [attribute(value, name) for value in values for name in ("base", "_base")]
     return [base for base in bases if base is not None]
 

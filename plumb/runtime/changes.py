@@ -1,4 +1,4 @@
-"""A change in what making a sample reads: its place, and of which sort it is."""
+"""Changes in the objects that samples are made from: place and kind."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 @dataclass(frozen=True)
 class Change:
-    """Something that was another at the look before: its place for people, such as `Rows.progress`.
+    """A difference from the previous check, with its place for people, such as `Rows.progress`.
 
-    `is_growth` says that entries were added to a dictionary, or written where a list had None, and nothing else: what a
-    memory of samples does. `is_resized` says that any other collection has more items than before, or fewer.
-    `is_scratch` says that it belongs to a library's transform: what that has drawn for a sample, as a rule.
-    `is_name` says that a name stands for something else, `is_object` that this is no plain value, but an object of
-    another class.
+    `is_growth`: entries were only added to a dictionary, or written where a list had None, as a cache of samples does.
+    `is_resized`: any other collection has more or fewer items than before. `is_scratch`: it belongs to a library's
+    transform, usually values drawn for a sample. `is_name`: a name refers to something else. `is_object`: the value is
+    no plain one, but an object of another class.
     """
 
     place: str
@@ -26,10 +25,10 @@ class Change:
 
 
 class Reached(NamedTuple):
-    """How a value was reached; `key` tells it from all others, `place` is for people.
+    """Path by which a value was reached; `key` identifies it, `place` describes it for people.
 
-    `is_quiet` says that it lies in an object of a library's, which may use it as it likes, `is_scratch` that it hangs
-    from a library's transform, `is_receiver` that it is the object of a method that the user has handed over.
+    `is_quiet`: the value lies in a library's object, which may use it freely. `is_scratch`: it belongs to a library's
+    transform. `is_receiver`: it is the object of a method that the user passed as a function.
     """
 
     key: int
@@ -48,7 +47,7 @@ class Reached(NamedTuple):
 
 
 def told_from(before: Any, sight: Any, value: Any, place: str, is_scratch: bool) -> Change:
-    """Return the change of a value that is no object: what was seen of it before, and what is seen now."""
+    """Return the change of a value that is no object, from its earlier and its present summary."""
     is_growth = _has_grown(value, before, sight)
     is_resized = isinstance(value, (list, dict, set)) or hasattr(value, "popleft")
     is_resized = is_resized and not is_growth and isinstance(before, tuple) and before[0] != sight[0]

@@ -1,4 +1,4 @@
-"""How often batches are made a second time and compared: by what the user asks for, or by what checks cost."""
+"""Frequency of running checks: as the user requests, or limited by their cost."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Callable
 
 VARIABLE = "PLUMB_CHECK"
 COST_SHARE = 0.005
-"""Most of a run's time that checks may take, except the first ones."""
+"""Largest share of a run's time for checks, without the first ones."""
 FIRST_BATCHES = 2
 
 
 def asked_rate() -> float | None:
-    """Return the share of batches that the user wants checked, None where they leave it to plumb.
+    """Return the share of batches that the user wants checked, None if there is no such request.
 
-    Raises ValueError, in one line, for what is no such share.
+    Raises ValueError, with one line, if the value is no share.
     """
     text = os.environ.get(VARIABLE, "").strip()
     return parse_rate(text) if text else None
@@ -38,7 +38,7 @@ _said: set[str] = set()
 
 
 def asked_rate_or_default() -> float | None:
-    """Return the same; what can't be read is said in a line, once, and left to plumb."""
+    """Return `asked_rate`; print one line for an invalid value, only once, and return None."""
     try:
         return asked_rate()
     except ValueError as error:
@@ -49,11 +49,11 @@ def asked_rate_or_default() -> float | None:
 
 
 class CheckTimes:
-    """Says which batches of one loader are checked.
+    """Schedule of the checks of one loader's batches.
 
-    The first batches on a configuration are, and the first of its second epoch, which is the first that a store gives.
-    After these, a share `rate` of the batches is; without one, the next check waits until the time since the last is so
-    long that checks cost `COST_SHARE` of it.
+    The first batches on a configuration are checked, and the first of its second epoch, which is the first that a store
+    can provide. Afterwards a share `rate` of the batches is checked; if `rate` is None, the next check waits until
+    checks take no more than `COST_SHARE` of the time.
     """
 
     def __init__(self, rate: float | None, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -64,16 +64,16 @@ class CheckTimes:
         self.configuration_begins()
 
     def configuration_begins(self) -> None:
-        """Take note that the batches to come are read in another way than before."""
+        """Start over, because the next batches are read with another configuration."""
         self._first_left = FIRST_BATCHES
         self._owes_an_epoch = True
 
     def check_next(self) -> None:
-        """Check the next batch that is asked for, in place of one that told nothing."""
+        """Check the next requested batch in place of an undecided one."""
         self._first_left = max(1, self._first_left)
 
     def epoch_begins(self) -> None:
-        """Take note of a new epoch. What was marked in the last one, and did not come back, never will."""
+        """Start a new epoch; marked batches of the last one that did not return never will."""
         if self._not_before == math.inf:
             self._not_before = self._clock()
         if self._owes_an_epoch and self._first_left < FIRST_BATCHES:
@@ -81,7 +81,7 @@ class CheckTimes:
             self._first_left = max(1, self._first_left)
 
     def wants(self) -> bool:
-        """Return whether the batch that is asked for now is to be checked."""
+        """Return whether the batch that is requested now should be checked."""
         is_first = self._first_left > 0
         self._first_left -= is_first
         if self._rate is None:
@@ -90,9 +90,9 @@ class CheckTimes:
         return (is_first and self._rate > 0) or int(self._batches * self._rate) > int(before * self._rate)
 
     def begun(self) -> None:
-        """Take note that a batch was marked: the next waits for what its check costs."""
+        """Record that a batch was marked, so that the next check waits for this one's cost."""
         self._not_before = math.inf
 
     def spent(self, seconds: float) -> None:
-        """Take note of what a check has cost."""
+        """Record the seconds that a check took."""
         self._not_before = self._clock() + seconds / COST_SHARE

@@ -1,4 +1,4 @@
-"""Batches on their way that are to be made a second time: marked where they are asked for, with a note to come back."""
+"""Batches in transit that will be made a second time: marked when requested, and returned with a note."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from plumb.runtime.plain_batches import Making
 
 @dataclass(frozen=True)
 class Marked:
-    """The indices of a batch that is to be checked.
+    """Indices of a batch to be checked.
 
-    Where `users_has_workers`, or where the main process reads, a process that reads the batch makes it plainly, too,
-    within `seconds`.
+    The process that reads the batch also makes it plainly, within `seconds`, if `users_has_workers` or if it is the
+    main process.
     """
 
     indices: Any
@@ -30,17 +30,18 @@ class Marked:
 
     @property
     def is_made_plainly_here(self) -> bool:
-        """Whether this process is one in which the user's own configuration would make the batch."""
+        """True if the user's own configuration would make the batch in this process."""
         return self.users_has_workers or get_worker_info() is None
 
 
 @dataclass(frozen=True)
 class Note:
-    """What a process that read a batch says of it.
+    """Record of the process that read a batch.
 
-    `states` are those of its generators before, `after` digests of those behind it. `plain` is the batch's plain making
-    in a child of that process, where that was asked for, which took `seconds`. `rewrites` are those that took part, in
-    words. Torch had so many `threads`. `makes_generators` says that a generator was made with the samples.
+    `states` are those of its generators before the batch, `after` digests of those after it. `plain` is the batch's
+    plain version, made in a child of that process if requested, which took `seconds`. `rewrites` are those that took
+    part, in words. `threads` is torch's number of threads. `makes_generators`: a generator was made together with the
+    samples.
     """
 
     states: Kept
@@ -56,7 +57,7 @@ class Note:
 
 @dataclass(frozen=True)
 class CheckedSamples:
-    """The samples of a marked batch, before they are collated, and the generators that collating may draw from."""
+    """Samples of a marked batch before they are collated, and the generators that collating may draw from."""
 
     samples: Any
     note: Note
@@ -65,28 +66,28 @@ class CheckedSamples:
 
 @dataclass(frozen=True)
 class CheckedBatch:
-    """A batch that is to be checked, and the note about it."""
+    """A batch to be checked, and its note."""
 
     batch: Any
     note: Note
 
     def with_batch(self, batch: Any) -> CheckedBatch:
-        """Return the note with another batch: the same one finished, for example."""
+        """Return the note with another batch: for example, the finished one."""
         return replace(self, batch=batch)
 
     def pin_memory(self, *_: Any) -> CheckedBatch:
-        """The same in page-locked memory; torch calls this where the user wants that."""
+        """Copy the batch to page-locked memory; torch calls this if the user wants that."""
         return self.with_batch(pinned(self.batch))
 
 
 @dataclass(frozen=True)
 class CheckedCollate:
-    """A collate function around the loader's that hands on notes; picklable if the loader's is."""
+    """Collate function around the loader's that passes on notes; picklable if the loader's is."""
 
     collate_fn: Callable[[Any], Any]
 
     def __call__(self, samples: Any) -> Any:
-        """Return the batch, with its note where the samples come with one."""
+        """Return the batch, with its note if the samples have one."""
         if not isinstance(samples, CheckedSamples):
             return self.collate_fn(samples)
         batch, generators = self.collate_fn(samples.samples), samples.generators

@@ -1,7 +1,7 @@
 """Running checks: a share of the batches is made a second time, plainly, and compared bit by bit.
 
-What was validated when a loader was tuned may not hold for other flags, other data or a rare sample. A difference ends
-the plan for the loader at once. Plain batches are made in forked children, so that nothing of them remains.
+Validations made at tuning time may not hold for other flags, other data or a rare sample. A difference ends the plan
+for the loader at once. Plain batches are made in forked children, so that they leave no trace.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from plumb.runtime.guards import Finding, IdleGuard, Verdict
 from plumb.runtime.plain_batches import Making, PlainBatches
 from plumb.trace.values import digest_of_comparable
 
-# What a plain batch may take where nothing is known of it, at the least, and times what is known.
+# Time limit for a plain batch of unknown cost; the least limit; and the factor for a known cost.
 _UNKNOWN_SECONDS, _SHORTEST_SECONDS, _PATIENCE = 30.0, 10.0, 5.0
 # What multiprocessing itself registers, to end at the end of a process, has no more than 100.
 _BEFORE_OTHERS = 200
@@ -37,7 +37,7 @@ _MOST_FAILURES, _MOST_UNDECIDED = 2, 8
 
 @dataclass
 class Tally:
-    """What the checks of one loader came to; `checked` counts the batches that were compared."""
+    """Results of one loader's checks; `checked` counts the compared batches."""
 
     name: str
     checked: int = 0
@@ -45,10 +45,10 @@ class Tally:
     differing: int = 0
     seconds: float = 0.0
     reasons: list[str] = field(default_factory=list)
-    """Why batches could not be compared."""
+    """Reasons why batches could not be compared."""
 
     def __str__(self) -> str:
-        """One line for the user."""
+        """Return one line for the user."""
         if not self.checked:
             why = f" ({self.reasons[0]})" if self.reasons else ""
             return f"no batch of {self.name} was compared with a plain one{why}"
@@ -59,15 +59,15 @@ class Tally:
 
 
 tallies: list[Tally] = []
-"""The tallies of all loaders that were checked in this process."""
+"""Tallies of all loaders that were checked in this process."""
 
 
 class CheckHistory:
-    """What is known of the checks of one loader, or of all that a script makes by one entry of a plan.
+    """State of the checks of one loader, or of all loaders that a script makes for one entry of a plan.
 
-    `seen` are the configurations that have read batches, `unchecked` counts those since the last check that found no
-    difference. `is_over` says that nothing is checked any more, where there was a `difference` because the script's own
-    configuration reads.
+    `seen` are the configurations that have read batches; `unchecked` counts batches since the last check without a
+    difference. `is_over` means that nothing is checked any more, also after a `difference`, because then the script's
+    own configuration reads.
     """
 
     def __init__(self, tally: Tally, times: CheckTimes) -> None:
@@ -84,7 +84,7 @@ class CheckHistory:
         tallies.append(tally)
 
     def note(self, reason: str) -> None:
-        """Keep why a batch could not be compared."""
+        """Store why a batch could not be compared."""
         if reason not in self.tally.reasons:
             self.tally.reasons.append(reason)
 
@@ -100,17 +100,16 @@ def check_guard(
     on_difference: Callable[[str], None] | None = None,
     entry: Hashable = None,
 ) -> CheckGuard | None:
-    """Return the guard that checks the batches of a loader; None where the user wants none, or none can be made twice.
+    """Return the guard that checks the batches of a loader; None if the user wants none, or batches can't be remade.
 
     Args:
         loader: The user's loader.
-        name: What the user calls it.
-        users: The configuration that the script gave it.
+        name: The user's name for it.
+        users: Configuration that the script gave it.
         plain_rate: Samples per second that it reached on that configuration, None if unknown.
         on_difference: Called with the reason, in one line, when batches differ.
-        entry: What stands for the loader's entry in a plan file: loaders of one entry, such as those that a script
-            makes anew for each epoch, have one history. None for a history of its own.
-
+        entry: Key of the loader's entry in a plan file: loaders of one entry, such as those that a script remakes for
+            each epoch, share one history. None for a history of its own.
     """
     rate = asked_rate_or_default()
     if rate == 0 or isinstance(loader.dataset, IterableDataset) or not hasattr(os, "fork"):
@@ -124,7 +123,7 @@ def check_guard(
 
 
 class CheckGuard(IdleGuard):
-    """Marks batches to be checked, and compares those that come back with what the user's own configuration makes."""
+    """Guard that marks batches to be checked, and later compares them with those of the user's configuration."""
 
     def __init__(
         self,
@@ -141,13 +140,13 @@ class CheckGuard(IdleGuard):
         self._pending: set[int] = set()
 
     def segment_begins(self, config: Config) -> None:
-        """Check the first batches again where `config` is one that has not read any yet."""
+        """Check the first batches again if `config` has not read any yet."""
         if not any(config.runs_like(each) for each in self.history.seen):
             self.history.seen.append(config)
             self.history.times.configuration_begins()
 
     def epoch_begins(self, loader: DataLoader[Any]) -> Finding | None:
-        """Take note of the loader and of a new epoch. What differed before is not tried again."""
+        """Register the loader and a new epoch. Return the finding of an earlier difference, if any."""
         self._loader = weakref.ref(loader)
         self._pending.clear()
         self.history.epoch += 1
@@ -155,7 +154,7 @@ class CheckGuard(IdleGuard):
         return None if self.history.difference is None else Finding(Verdict.PLAIN, self.history.difference)
 
     def indices(self, number: int, indices: Any) -> Any:
-        """Mark a batch that is to be checked."""
+        """Mark a batch if it is to be checked."""
         if self.history.is_over or not (number in self._pending or self.history.times.wants()):
             return indices
         self._pending.add(number)
@@ -163,7 +162,7 @@ class CheckGuard(IdleGuard):
         return Marked(indices, self._users.num_workers > 0, self._limit_seconds(indices))
 
     def batch_read(self, number: int, indices: Any, batch: Any) -> tuple[Any, Finding | None]:
-        """Compare a batch that was marked with what the user's own configuration makes of its indices."""
+        """Compare a marked batch with that of the user's own configuration for its indices."""
         self.history.unchecked += 1
         if not isinstance(batch, CheckedBatch):
             return batch, None
@@ -209,7 +208,7 @@ class CheckGuard(IdleGuard):
         return self._told(plainly, number, note, [first, *(again.value or ())])
 
     def _check_again(self) -> None:
-        """Check another batch: of this one, a generator was made that each process has made for itself."""
+        """Check another batch, because a generator was made with this one, separately in each process."""
         self.history.undecided += 1
         if self.history.undecided < _MOST_UNDECIDED:
             self.history.times.check_next()
@@ -217,9 +216,9 @@ class CheckGuard(IdleGuard):
             self._give_up("random generators are made along with samples")
 
     def _has_other_threads(self, plainly: PlainBatches, indices: Any, note: Note, delivered: Making) -> bool:
-        """Whether the batch is plain, but for the threads of torch's, of which a forked child can have one only.
+        """Return whether the batch is plain if made with torch's threads, of which a forked child has only one.
 
-        Sums may differ in their last bit with their number.
+        The last bit of a sum may depend on the number of threads.
         """
         if note.threads == 1:
             return False
@@ -230,9 +229,9 @@ class CheckGuard(IdleGuard):
             return False
 
     def _told(self, plainly: PlainBatches, number: int, note: Note, plain: Sequence[Making]) -> Finding | None:
-        """What a batch tells that differs from its plain makings: nothing where these differ from each other, too.
+        """Return the finding for a batch that differs from its plain versions; None if these differ among themselves.
 
-        A rewrite that can't be proven is given up; that samples are made in workers was no promise of equal ones.
+        A rewrite whose equality can't be proven is given up; making samples in workers never promised equal ones.
         """
         is_certain = len(plain) > 1 and all(each.equals(plain[0]) for each in plain)
         if not is_certain and not note.rewrites:
@@ -246,7 +245,7 @@ class CheckGuard(IdleGuard):
         if note.store is not None:
             Store(note.store).drop(f"a batch that was made from it {what} a plain one")
         if note.process == os.getpid() and not self._users.num_workers:
-            # The batch is made again, with the random numbers that it would have had.
+            # The batch is remade, with the random numbers that it would have had.
             Generators(plainly.dataset).put_back(note.states)
         if self._on_difference is not None:
             self._on_difference(f"{reason} ({blamed})")
@@ -257,13 +256,13 @@ class CheckGuard(IdleGuard):
         return Finding(Verdict.PLAIN, self.history.difference)
 
     def _give_up(self, reason: str) -> None:
-        """End the checks of the loader, which is said once: it goes on unchecked."""
+        """End the checks of the loader, which continues unchecked, and print that once."""
         self.history.is_over = True
         self.history.note(reason)
         print(f"plumb: {self.history.tally.name}: batches are not checked from here: {reason}", file=sys.stderr)
 
     def _limit_seconds(self, indices: Any) -> float:
-        """Time limit for a plain making."""
+        """Return the time limit for a plain batch."""
         expected = self.history.plain_seconds
         if expected is None and self._plain_rate:
             samples = len(indices) if hasattr(indices, "__len__") else 1
@@ -272,13 +271,13 @@ class CheckGuard(IdleGuard):
 
 
 def say_tallies() -> None:
-    """Print a line for each loader on standard error: what its checks came to."""
+    """Print the result of each loader's checks on standard error, in one line."""
     for tally in tallies:
         print(f"plumb: {tally}", file=sys.stderr)
 
 
 def _say_at_the_end() -> None:
-    """Have the tallies printed when this process ends."""
+    """Print the tallies when this process ends."""
     if _owner.pid == os.getpid():
         return
     _owner.pid = os.getpid()

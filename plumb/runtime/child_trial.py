@@ -1,7 +1,7 @@
-"""Work that may crash or hang the process that does it, tried in a forked child first.
+"""Trials, in a forked child, of work that may crash or hang its process.
 
-Some of what plumb tries on a user's samples ends the process rather than raises: two threads that decode from one
-`cv2.VideoCapture`, for example. In a child, that is an answer like any other.
+Some of plumb's trials on a user's samples end the process instead of raising: for example, two threads that decode from
+one `cv2.VideoCapture`. In a child, that is a result like any other.
 """
 
 from __future__ import annotations
@@ -37,19 +37,20 @@ T = TypeVar("T")
 _LENGTH = struct.Struct("<Q")
 _CHUNK_BYTES = 1 << 20
 _LOOK_SECONDS = 0.05
-# A child that has sent its answer only has to exit.
+# A child that has sent its result only has to exit.
 _EXIT_SECONDS = 2.0
 _SHORTEST_CORE_BYTES = 1
-# A descriptor of this kind only names a file. Python doesn't have the flag everywhere.
+# A descriptor with this flag only names a file. Python doesn't have the flag on every system.
 _PATH_ONLY = getattr(os, "O_PATH", 0)
 
 
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
-    """The `value` that work in a child returned, or the `reason` why there is none.
+    """Result of work in a child: its `value`, or the `reason` why there is none.
 
-    A reason reads on from the name of the work: "crashed a process that tried it (SIGSEGV)". `has_died` says that the
-    child crashed, exited or hung, so that the work must not be done in a process that matters; else it only raised.
+    A reason continues a sentence that begins with the work: "crashed a process that tried it (SIGSEGV)". `has_died`:
+    the child crashed, exited or hung, so that the work must not be done in an important process; otherwise it only
+    raised.
     """
 
     value: T | None = None
@@ -58,17 +59,16 @@ class Outcome(Generic[T]):
 
 
 def in_child(work: Callable[[], T], seconds: float) -> Outcome[T]:
-    """Do `work` in a forked child, and return what became of it.
+    """Do `work` in a forked child, and return its outcome.
 
-    The child has this process's memory as it is now, reads inherited files at positions of its own, and leaves the
-    parent's output, log files and connections alone: to use these raises. Torch has one thread in it. It is killed
-    after `seconds`, with all that it has started, and never returns from here. Whatever goes wrong is a reason, and no
-    error. What `work` returns must be picklable.
+    The child has a copy of this process's memory, reads inherited files at positions of its own, and can't use the
+    parent's output, log files and connections: using them raises. Torch has one thread in it. After `seconds` it is
+    killed, with all its descendants, and it never returns from here. Failures become reasons, not errors. The result of
+    `work` must be picklable.
 
     Args:
         work: Called without arguments. It need not be picklable.
-        seconds: Time limit for the work and for handing over its result.
-
+        seconds: Time limit for the work and for sending its result.
     """
     if not hasattr(os, "fork"):
         return Outcome(reason="can't be tried in a process of its own on this system")
@@ -88,15 +88,15 @@ def in_child(work: Callable[[], T], seconds: float) -> Outcome[T]:
 def in_spawned_child(work: Callable[[], T], seconds: float) -> Outcome[T]:
     """Do `work` as `in_child` does, but in a process that shares nothing with this one.
 
-    It takes seconds to start, and runs what the script's main module does outside of its guard once more. `work` must
-    be picklable.
+    Its start takes seconds, and runs the code of the script's main module outside its guard again. `work` must be
+    picklable.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     with receiver, sender:
         try:
             process = context.Process(target=_be_spawned, args=(sender, work))
-            # Started past `Process.start`, which keeps it among the children that the script may ask for.
+            # Bypasses `Process.start`, which would list the process among the script's children.
             pid = process._Popen(process).pid
         except Exception as error:
             return Outcome(reason=f"can't be tried in a process of its own ({one_line(error)})")
@@ -121,7 +121,7 @@ def _outcome(child: _Child, seconds: float) -> Outcome[Any]:
 
 
 class _Child:
-    """The parent's side of a child: its answer, and how it ended."""
+    """Parent's side of a child: its result, and how it ended."""
 
     def __init__(self, pid: int, receiving: int) -> None:
         self.pid = pid
@@ -130,15 +130,15 @@ class _Child:
         self._status: int | None = None
         self._is_reaped = False
         self._was_late = False
-        # Whichever of the two comes first: both need the child to lead its group from here on.
+        # Done in both processes, because both need the child to lead its group from here on.
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
 
     def answer(self, deadline: float) -> bytes | None:
-        """Return what the child sent; None if it ended without an answer or did not send all of it by `deadline`."""
+        """Return the child's message; None if it ended without one or did not send all of it by `deadline`."""
         while (left := deadline - time.monotonic()) > 0:
             is_over = self._has_exited()
-            # A process that the child has started may keep the pipe open for longer than the child itself lives.
+            # A process started by the child may keep the pipe open after the child's end.
             wait = 0.0 if is_over else min(left, _LOOK_SECONDS)
             if select.select([self.receiving], [], [], wait)[0]:
                 content = os.read(self.receiving, _CHUNK_BYTES)
@@ -158,7 +158,7 @@ class _Child:
         return len(self._received) - _LENGTH.size >= int(length)
 
     def end(self, seconds: float) -> None:
-        """Wait `seconds` for the child's exit, then kill it, and kill all that it has started. Reap it."""
+        """Wait up to `seconds` for the child's exit, then kill it and its descendants, and reap it."""
         deadline = time.monotonic() + seconds
         while not self._has_exited() and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -179,14 +179,14 @@ class _Child:
         try:
             pid, status = os.waitpid(self.pid, options)
         except ChildProcessError:
-            # The script ignores SIGCHLD, or a handler of its own has reaped the child.
+            # The script ignores SIGCHLD, or its own handler has reaped the child.
             self._is_reaped = True
             return
         if pid:
             self._is_reaped, self._status = True, status
 
     def how_it_ended(self, seconds: float) -> str:
-        """Return the reason for an answer that did not come."""
+        """Return the reason for a missing result."""
         if self._was_late:
             return f"hung a process that tried it (no result within {seconds:.0f} s)"
         if self._status is None:
@@ -198,13 +198,13 @@ class _Child:
 
 def _fork() -> int:
     with warnings.catch_warnings():
-        # Python 3.12 and some libraries warn of a fork where there are threads: a child that hangs is killed here.
+        # Python 3.12 and some libraries warn of forks with threads; a child that hangs is killed here.
         warnings.simplefilter("ignore")
         return os.fork()
 
 
 def _kill_group(group: int) -> None:
-    """Kill what a child that has been reaped left in its process group, except the caretakers of shared memory."""
+    """Kill the rest of a reaped child's process group, except multiprocessing's and torch's helpers."""
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):
@@ -228,14 +228,14 @@ def _signal_name(number: int) -> str:
 
 def _be_the_child(work: Callable[[], Any], sending: int, is_forked: bool) -> NoReturn:
     try:
-        # Referred to until the end: to free a file is to write what it has not written yet.
+        # Kept until the end, because freeing a file writes its buffered content.
         kept = _part_from_parent()
         if is_forked:
             _cut_connections(sending)
         _send(sending, _result(work))
         del kept
     finally:
-        # Neither the parent's finalizers nor its handlers for the end of the process are the child's to run.
+        # The child must run neither the parent's finalizers nor its exit handlers.
         os._exit(0)
 
 
@@ -265,7 +265,7 @@ def _send(sending: int, message: bytes) -> None:
 
 def _part_from_parent() -> list[Any]:
     """Make this process one that may crash, and return the objects that must live as long as it does."""
-    # The collector would run finalizers of objects that are the parent's, such as loaders that end their workers.
+    # The collector would run finalizers of the parent's objects, such as loaders that end their workers.
     gc.freeze()
     os.setpgid(0, 0)
     end_with_parent()
@@ -278,13 +278,13 @@ def _part_from_parent() -> list[Any]:
     sys.stdin = open(os.devnull)  # noqa: SIM115
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     _reopen_files()
-    # OpenMP's threads are not in a forked process, which would wait for them for ever.
+    # OpenMP's threads don't exist in a forked process, which would wait for them for ever.
     torch.set_num_threads(1)
     return kept
 
 
 def _forget_signals() -> None:
-    """Put the default in place of the script's own signal handlers, which may save checkpoints."""
+    """Restore the default signal handlers, because the script's own may save checkpoints."""
     faulthandler.disable()
     with contextlib.suppress(ValueError):
         signal.set_wakeup_fd(-1)
@@ -295,14 +295,14 @@ def _forget_signals() -> None:
 
 
 def _leave_no_core() -> None:
-    """Write no core file. A limit of one byte, unlike one of none, is heeded where cores go to a program, too."""
+    """Write no core file. A limit of one byte, unlike zero, also applies to cores that are piped to a program."""
     with contextlib.suppress(OSError, ValueError):
         _, hard = resource.getrlimit(resource.RLIMIT_CORE)
         resource.setrlimit(resource.RLIMIT_CORE, (0 if hard == 0 else _SHORTEST_CORE_BYTES, hard))
 
 
 def _say_nothing_elsewhere() -> None:
-    """Lead the standard streams, and files that are open for writing only, to nowhere: they are the parent's."""
+    """Redirect the standard streams, and the parent's files that are open for writing only, to the null device."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     logs = [number for number, flags in regular_files() if flags & os.O_ACCMODE == os.O_WRONLY]
     for number in {0, 1, 2, *logs}:
@@ -312,11 +312,11 @@ def _say_nothing_elsewhere() -> None:
 
 
 def _cut_connections(sending: int) -> None:
-    """Let the use of inherited sockets, pipes and the like raise, except of the pipe to the parent.
+    """Make inherited sockets, pipes and the like unusable, except for the pipe to the parent.
 
-    What the child sends or receives by them, the parent would miss: TLS counts its records, for example.
+    The parent would miss whatever the child sends or receives on them: TLS, for example, counts its records.
     """
-    # Reading from it raises, unlike from /dev/null, which looks like the end of what there was to read.
+    # Reading from this raises, unlike from /dev/null, which looks like the end of a stream.
     unusable = os.open("/", _PATH_ONLY) if _PATH_ONLY else os.open(os.devnull, os.O_RDWR)
     is_harmless = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISCHR, stat.S_ISBLK)
     for number, mode in open_descriptors():
@@ -326,7 +326,7 @@ def _cut_connections(sending: int) -> None:
 
 
 def _reopen_files() -> None:
-    """Give this process positions of its own in the files that it has inherited, also in those that it may write."""
+    """Give this process positions of its own in inherited files, including those open for reading and writing."""
     reopen_inherited_files()
     for number, flags in regular_files():
         if flags & os.O_ACCMODE == os.O_RDWR:

@@ -1,8 +1,8 @@
-"""Deferred operators on a whole batch, with no more traffic to memory than needed.
+"""Deferred operators on a whole batch, with little memory traffic.
 
-Each operator by itself would read and write the batch once, into fresh memory every time. So the calls are watched
-once for what they do to the batch. Where that is a chain of elementwise operations, a few samples at a time go through
-all of them in place, in the memory of the result, while they are in the cache.
+Each operator on its own would read and write the batch once, each time into fresh memory. So the calls' effects on the
+batch are recorded once. If these are a chain of elementwise operations, a few samples at a time pass through all of
+them in place, in the memory of the result, while they are in the cache.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ OUT = {
 
 @dataclass(frozen=True)
 class Operation:
-    """One elementwise operation on a tensor, with its constants; a conversion or copy where there is no `in_place`."""
+    """One elementwise operation on a tensor, with its constants; a conversion or copy if `in_place` is None."""
 
     in_place: Any
     out: Any
@@ -46,21 +46,21 @@ class Operation:
     keywords: Mapping[str, Any]
 
     def start(self, source: torch.Tensor, result: torch.Tensor) -> None:
-        """Fills `result` from `source`."""
+        """Fill `result` from `source`."""
         if self.in_place is None:
             result.copy_(source)
         else:
             self.out(source, *self.arguments, **self.keywords, out=result)
 
     def go_on(self, result: torch.Tensor) -> None:
-        """Applies the operation to `result` itself."""
+        """Apply the operation to `result` itself."""
         if self.in_place is not None:
             self.in_place(result, *self.arguments, **self.keywords)
 
     def on(self, device: torch.device) -> Operation:
-        """The same with its constants on a device, where a GPU divides by a number as the CPU does.
+        """Return the operation with its constants on a device, such that a GPU divides by a number as the CPU does.
 
-        By a number of Python's, torch multiplies with the reciprocal there, which is rounded once more.
+        Torch on a GPU multiplies by the reciprocal of a Python number, which is rounded once more.
         """
         is_division = device.type != "cpu" and self.in_place is aten.div_.Tensor
         moved = tuple(_constant_on(device, value, is_division) for value in self.arguments)
@@ -71,7 +71,7 @@ def _constant_on(device: torch.device, value: Any, is_divisor: bool) -> Any:
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if is_divisor and isinstance(value, (int, float)):
-        # Without dimensions, it leaves the result's type as it is.
+        # A tensor without dimensions doesn't change the result's type.
         return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None, device=device)
     return value
 
@@ -81,14 +81,14 @@ COPY = Operation(None, None, (), {})
 
 @dataclass(frozen=True)
 class Chain:
-    """Elementwise operations from one tensor to one of the same shape, and of `dtype` and `layout`."""
+    """Elementwise operations from one tensor to one of the same shape, of type `dtype` and memory format `layout`."""
 
     operations: tuple[Operation, ...]
     dtype: torch.dtype
     layout: torch.memory_format
 
     def run(self, batch: torch.Tensor) -> torch.Tensor:
-        """The result, on the batch's device, and in page-locked memory if the batch is in such."""
+        """Return the result, on the batch's device, and in page-locked memory if the batch is in such memory."""
         result = torch.empty(
             batch.shape,
             dtype=self.dtype,
@@ -106,19 +106,19 @@ class Chain:
         return result
 
     def on(self, device: torch.device) -> Chain:
-        """The same with its constants on a device."""
+        """Return the chain with its constants on a device."""
         return Chain(tuple(operation.on(device) for operation in self.operations), self.dtype, self.layout)
 
 
 class BatchRecipe:
-    """Runs packed calls on batches, in one process and one thread."""
+    """Runner of packed calls on batches, for one process and one thread."""
 
     def __init__(self, packed: bytes) -> None:
         self._calls = unpack(packed)
         self._chains: dict[tuple[Any, ...], Chain | None] = {}
 
     def run(self, batch: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
-        """What the calls make of a stacked batch, on `device` where one is given. Raises what they raise."""
+        """Return the result of the calls on a stacked batch, on `device` if given. Raises the calls' errors."""
         target = batch.device if device is None else device
         with torch.no_grad(), torch.autocast(batch.device.type, enabled=False):
             form = type(batch), batch.dtype, batch.shape[1:], layout_of(batch), target
@@ -137,7 +137,7 @@ class BatchRecipe:
         return batch
 
     def _watched(self, batch: torch.Tensor) -> tuple[torch.Tensor, Chain | None]:
-        """The result, and the chain of operations that makes the very same; None where there is no such chain."""
+        """Return the result, and a chain of operations with exactly the same result; None without such a chain."""
         with Watch(batch) as watch:
             result = self._plainly(batch)
         chain = chain_of(watch, result)
@@ -147,18 +147,18 @@ class BatchRecipe:
 
 
 def _at(device: torch.device, tensor: torch.Tensor, pins: bool) -> torch.Tensor:
-    """A tensor on a device; one for the CPU in page-locked memory where the loader `pins` its batches."""
+    """Return a tensor on a device; on the CPU in page-locked memory if the loader `pins` its batches."""
     if device.type == "cpu":
         return pinned(tensor) if pins else tensor
     return tensor.to(device, non_blocking=pins)
 
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
-    """Notes what is done to a tensor and to all that comes of it: the operation, its arguments, and its result."""
+    """Recorder of the operations on a tensor and everything derived from it: operation, arguments, and result."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        # Or else torch imports its compiler, which takes a second or more.
+        # Otherwise torch imports its compiler, which takes a second or more.
         return False
 
     def __init__(self, tensor: torch.Tensor) -> None:
@@ -179,9 +179,9 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
 
 
 def chain_of(watch: Watch, result: torch.Tensor) -> Chain | None:
-    """What was done to a batch as a chain of elementwise operations; None where it is something else.
+    """Return the recorded operations on a batch as a chain of elementwise operations; None if they are none.
 
-    Each takes only what the one before made, and constants that are the same for all samples.
+    Each operation takes only the previous result, and constants that are the same for all samples.
     """
     operations: list[Operation] = []
     current = watch.source
@@ -208,7 +208,7 @@ def chain_of(watch: Watch, result: torch.Tensor) -> Chain | None:
 
 
 def layout_of(batch: torch.Tensor) -> torch.memory_format | None:
-    """How a batch lies in memory; None for ways that are rare."""
+    """Return the memory format of a batch; None for rare ones."""
     if batch.is_contiguous():
         return torch.contiguous_format
     dense = batch.dim() == 4 and batch.is_contiguous(memory_format=torch.channels_last)
@@ -220,7 +220,7 @@ def _is_like(made: Any, result: torch.Tensor) -> bool:
 
 
 def _is_for_each(value: Any, batch: torch.Tensor) -> bool:
-    """Whether a constant is the same for all samples of a batch of any size."""
+    """Return whether a constant is the same for all samples of a batch of any size."""
     if not isinstance(value, torch.Tensor):
         return True
     return value.dim() < batch.dim() or (value.dim() == batch.dim() and value.shape[0] == 1)

@@ -1,4 +1,4 @@
-"""How often the script has cleared a function's cache: what is behind it is read anew then, by whoever has no other."""
+"""Count of how often the script clears a function's cache, after which other processes must reread its source too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass
 class _Counting:
-    """Clears a cache, and counts how often."""
+    """Function that clears a cache and counts its calls."""
 
     clear: Callable[[], None]
     times: int = 0
@@ -20,9 +20,9 @@ class _Counting:
 
 
 def times_cleared(function: Any) -> int | None:
-    """Return how often a function with `functools.lru_cache` was cleared since this was first asked; None for others.
+    """Return how often a function with `functools.lru_cache` was cleared since the first call here; None for others.
 
-    In a process that makes no samples the cache is empty all the time, and shows nothing.
+    The cache's own size shows nothing in a process that makes no samples, because it is always empty there.
     """
     attributes = getattr(function, "__dict__", None)
     clear = getattr(function, "cache_clear", None)

@@ -18,16 +18,16 @@ from typing import Any
 from plumb.trace.expand import is_user_file
 
 _DIGEST_BYTES = 8
-# A longer text is the name of nothing.
+# A longer text is no name.
 _LONGEST_NAME = 64
 
 
 @dataclass(frozen=True)
 class Names:
-    """Names in a function and in those that are defined in it.
+    """Names in a function and in those defined inside it.
 
-    `module_level` are the names that are looked up in its module, `imported` the modules that it imports when it runs.
-    `attributes` are all names, and the texts among its constants: an attribute may be read by a text.
+    `module_level` are names looked up in its module, `imported` the modules that it imports at run time. `attributes`
+    are all names, and the texts among its constants, because an attribute may be read by a text.
     """
 
     module_level: frozenset[str]
@@ -37,7 +37,7 @@ class Names:
 
 @functools.lru_cache(maxsize=4096)
 def names_in(code: CodeType) -> Names:
-    """Return what `code` names."""
+    """Return the names in `code`."""
     module_level, imported, attributes = set(), set(), set()
     for inner in with_inner(code):
         attributes |= {*inner.co_names, *_texts(inner.co_consts)}
@@ -50,7 +50,7 @@ def names_in(code: CodeType) -> Names:
 
 
 def _texts(constants: tuple[Any, ...]) -> Iterator[str]:
-    """Yield the short texts among constants, also in tuples: patterns name attributes there."""
+    """Yield the short texts among constants, also in tuples, where patterns name attributes."""
     for constant in constants:
         if type(constant) is tuple:
             yield from _texts(constant)
@@ -59,7 +59,7 @@ def _texts(constants: tuple[Any, ...]) -> Iterator[str]:
 
 
 def with_inner(code: CodeType) -> list[CodeType]:
-    """Return `code` and all code that is defined in it."""
+    """Return `code` and all code defined inside it."""
     found, pending = [], [code]
     while pending:
         each = pending.pop()
@@ -70,7 +70,7 @@ def with_inner(code: CodeType) -> list[CodeType]:
 
 @functools.lru_cache(maxsize=4096)
 def digest_of_code(code: CodeType) -> str:
-    """Return a digest of what `code` does, wherever it stands: its file and lines are left out."""
+    """Return a digest of what `code` does, without its file and lines."""
     return hashlib.blake2b(repr(_parts(code)).encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()
 
 
@@ -84,7 +84,7 @@ def _constant(value: Any) -> Any:
     if isinstance(value, CodeType):
         return _parts(value)
     if isinstance(value, frozenset):
-        # In each process they come in another order.
+        # Their order differs between processes.
         return "frozenset", sorted(repr(_constant(item)) for item in value)
     if isinstance(value, tuple):
         return "tuple", [_constant(item) for item in value]
@@ -92,7 +92,7 @@ def _constant(value: Any) -> Any:
 
 
 def file_digest(module: str) -> str | None:
-    """Return a digest of the source of a module of the user's; None for one of a library, or without a file."""
+    """Return a digest of the source of a user's module; None for a library's, or without a file."""
     loaded = sys.modules.get(module)
     filename = getattr(loaded, "__file__", None) if loaded is not None else _origin(module)
     if not isinstance(filename, str) or not is_user_file(filename):
@@ -105,7 +105,7 @@ def file_digest(module: str) -> str | None:
 
 
 def _origin(module: str) -> str | None:
-    """Return the file of a module that was not imported yet; nothing is imported to find it."""
+    """Return the file of a module that was not imported yet, without importing anything."""
     parent = module.rpartition(".")[0]
     path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
     if parent and path is None:
@@ -119,7 +119,7 @@ def _origin(module: str) -> str | None:
 
 @functools.cache
 def package_version(package: str) -> str:
-    """Return the version of a package; for one without, the last change of its file."""
+    """Return the version of a package; if it has none, its file's modification time."""
     if package == "python":
         return platform.python_version()
     module = sys.modules.get(package)

@@ -1,4 +1,4 @@
-"""The names that code reads: global ones, those of the user's modules, and attributes."""
+"""Names that code reads: globals, those of the user's modules, and attributes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from plumb.trace.expand import is_user_file
 
 # Code that has one of these names may read attributes whose names are not in it.
 _BY_ANY_NAME = frozenset(("vars", "__dict__", "__getattribute__", "eval", "exec", "asdict", "astuple"))
-# These take the name, which is a constant as a rule: code that computes one of what follows may read any attribute.
+# These take the name, usually a constant; code that computes it with one of the following may read any attribute.
 _BY_GIVEN_NAME = frozenset(("getattr", "setattr", "hasattr", "attrgetter", "methodcaller"))
 _COMPUTES = ("BINARY", "FORMAT", "BUILD_STRING", "LOAD_ATTR", "LOAD_METHOD")
-# Methods that run without being named: all but those that make, show or send an object.
+# All special methods run without being named, except those that make, show or send an object.
 _NEVER_RUN = frozenset(("__init__", "__new__", "__del__", "__repr__", "__getstate__", "__setstate__", "__reduce__",
                         "__reduce_ex__", "__init_subclass__", "__set_name__", "__class_getitem__"))  # fmt: skip
 _GLOBAL = frozenset(("LOAD_GLOBAL", "LOAD_NAME"))
@@ -27,11 +27,11 @@ _ATTRIBUTE = frozenset(("LOAD_ATTR", "LOAD_METHOD"))
 
 @dataclass(frozen=True)
 class CodeNames:
-    """The names in a function's code and in the functions inside it.
+    """Names in a function's code and in the functions inside it.
 
-    `paths` are global names, each with the attributes that are read from it at once: `("settings", "size")` for
+    `paths` are global names, each with the attributes that are read from it directly: `("settings", "size")` for
     `settings.size`. `imported` are modules that the code imports itself. `attributes` are all names that are no
-    variables. `reads_any` says that the code may read attributes by names that it computes.
+    variables. `reads_any`: the code may read attributes by computed names.
     """
 
     paths: tuple[tuple[str, ...], ...]
@@ -41,11 +41,11 @@ class CodeNames:
 
     @property
     def reads_environment(self) -> bool:
-        """Whether the code may read environment variables."""
+        """True if the code may read environment variables."""
         return "environ" in self.attributes or "getenv" in self.attributes
 
 
-# By identity: to hash a code object takes longer than to look its names up. The code is referred to, so ids stay its.
+# Keyed by identity, because hashing a code object takes longer than the lookup. The reference keeps the id valid.
 _known: dict[int, tuple[CodeType, CodeNames]] = {}
 
 
@@ -58,9 +58,9 @@ def names_of(code: CodeType) -> CodeNames:
 
 
 def globals_read(function: FunctionType) -> list[tuple[str, Any]]:
-    """Return what a function's code may read by global names, each value with its name for people.
+    """Return the values that a function's code may read by global names, each with its name for people.
 
-    Modules are not among them: of the user's own modules, what the code reads from them is.
+    Modules are not included; for the user's own modules, the values that the code reads from them are.
     """
     names = names_of(function.__code__)
     found: dict[str, Any] = {}
@@ -86,7 +86,7 @@ def closed_over(function: FunctionType) -> list[tuple[str, Any]]:
 
 
 def runs_unnamed(name: str) -> bool:
-    """Return whether a special method of a class takes part in making samples, though no code names it."""
+    """Return whether a special method of a class may take part in making samples although no code names it."""
     return name not in _NEVER_RUN
 
 
@@ -97,7 +97,7 @@ def is_users_module(module: ModuleType) -> bool:
 
 
 def _along(value: Any, path: tuple[str, ...], attributes: frozenset[str]) -> Iterator[tuple[str, Any]]:
-    """Yield what the attributes of `path` lead to where they lead through modules."""
+    """Yield the values to which the attributes of `path` lead, as long as they lead through modules."""
     for place, name in enumerate(path[1:], 1):
         if not isinstance(value, ModuleType):
             yield ".".join(path[:place]), value
@@ -113,7 +113,7 @@ def _along(value: Any, path: tuple[str, ...], attributes: frozenset[str]) -> Ite
 
 
 def _in_module(module: ModuleType | None, name: str, attributes: frozenset[str]) -> Iterator[tuple[str, Any]]:
-    """Yield what the code may read from a module of the user's that it has under a name that is not known."""
+    """Yield the values that the code may read from a user's module whose name in the code is unknown."""
     if module is None or not is_users_module(module):
         return
     for attribute in attributes & vars(module).keys():
@@ -148,7 +148,7 @@ def _disassembled(code: CodeType) -> CodeNames:
 
 
 def _given_names(instructions: list[dis.Instruction]) -> set[str] | None:
-    """Return the constant names that `getattr` and the like are given in a function; None if one is no constant."""
+    """Return the constant names passed to `getattr` and the like in a function; None if one is no constant."""
     found: set[str] = set()
     for place, instruction in enumerate(instructions):
         if instruction.argval not in _BY_GIVEN_NAME or not instruction.opname.startswith("LOAD"):

@@ -1,4 +1,4 @@
-"""Values as bytes, and back: exactly, quickly, and always into memory of their own."""
+"""Encoding of values as bytes, and exact, fast decoding into memory of their own."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _COUNTS = struct.Struct("<QI")
 _LENGTH = struct.Struct("<QB")
 _OURS, _WRITABLE, _READ_ONLY = range(3)
 _PLAIN_KINDS = "biufcmMSUV"
-# What Pillow's own images consist of; everything else in an image's `__dict__` was put there by users.
+# Attributes of Pillow's own images; all others in an image's `__dict__` were added by users.
 _OF_PILLOW = frozenset(
     ("im", "_im", "mode", "_mode", "size", "_size", "palette", "info", "readonly", "_exif", "category", "_category")
 )
 
 
 class EncodeError(Exception):
-    """A value that can't be stored so that it comes back the same. The message is one line and says why."""
+    """A value can't be stored such that it is restored unchanged. The message is the reason, in one line."""
 
 
 def encode(value: Any) -> bytes:
-    """The value as bytes that share nothing with it: it may be changed right after.
+    """Return the value as bytes that share nothing with it, so that it may be changed afterwards.
 
-    Raises EncodeError where it can't be pickled, where it holds an image that is not decoded yet, and where two of its
-    arrays share memory: they would come back apart.
+    Raises EncodeError if it can't be pickled, has an image that is not decoded yet, or has two arrays that share
+    memory, which they would not after decoding.
     """
     pickled = io.BytesIO()
     try:
@@ -53,9 +53,9 @@ def encode(value: Any) -> bytes:
 
 
 def decode(data: memoryview) -> Any:
-    """The value that `encode` was given. Nothing of it lies in `data`, and what was writable is writable.
+    """Return the value that was encoded. It shares no memory with `data`, and writable parts are writable.
 
-    Raises whatever unpickling raises where `data` is damaged, or where a class is missing in this process.
+    Raises the errors of unpickling if `data` is damaged, or a class is missing in this process.
     """
     stream_bytes, count = _COUNTS.unpack_from(data)
     start = _COUNTS.size + count * _LENGTH.size
@@ -71,12 +71,12 @@ def decode(data: memoryview) -> Any:
     return pickle.loads(stream, buffers=buffers)
 
 
-# Our own ways to restore copy what they are given; those of others keep it.
+# Restoring functions of this module copy their buffer; those of others keep it.
 _KEEPERS: tuple[Callable[[memoryview], _Bytes], ...] = (lambda view: view, bytearray, bytes)
 
 
 class _Pickler(pickle.Pickler):
-    """Keeps the content of arrays, tensors and images out of the stream."""
+    """Pickler that keeps the content of arrays, tensors and images out of the stream."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=5, buffer_callback=self._take)
@@ -89,7 +89,7 @@ class _Pickler(pickle.Pickler):
         self._image = getattr(modules.get("PIL.Image"), "Image", None)
 
     def reducer_override(self, value: Any) -> Any:
-        """How to make the value again, where this module knows better than its class."""
+        """Return how to restore the value if this module has a better way than its class."""
         kind = type(value)
         if self._ndarray is not None and kind is self._ndarray:
             return self._reduce_array(value)
@@ -132,7 +132,7 @@ class _Pickler(pickle.Pickler):
         return _restore_tensor, (tensor.dtype, tuple(tensor.shape), stride, content)
 
     def _content(self, array: numpy.ndarray[Any, Any]) -> tuple[tuple[int, ...], bool, pickle.PickleBuffer]:
-        """An array's axes in the order of memory, whether it has no gaps, and its elements in that order."""
+        """Return an array's axes in memory order, whether it has no gaps, and its elements in that order."""
         import numpy
 
         self.extents.append((*_extent(array), array))
@@ -157,7 +157,7 @@ class _Pickler(pickle.Pickler):
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is its elements and nothing else."""
+    """Return whether a tensor consists of its elements only."""
     import torch
 
     return (
@@ -171,7 +171,7 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 
 
 class _Memory:
-    """The memory of a tensor, as NumPy asks for it. `tensor.numpy()` would forbid to resize the tensor ever after."""
+    """A tensor's memory by NumPy's array interface; after `tensor.numpy()` the tensor could never be resized."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self._tensor = tensor
@@ -186,7 +186,7 @@ class _Memory:
 
 
 def _elements(tensor: torch.Tensor) -> numpy.ndarray[Any, Any]:
-    """A view of a tensor's elements, without what they mean: NumPy does not know all of torch's types."""
+    """Return a view of a tensor's elements as raw bytes, because NumPy lacks some of torch's types."""
     import numpy
 
     if not tensor.numel():
@@ -195,7 +195,7 @@ def _elements(tensor: torch.Tensor) -> numpy.ndarray[Any, Any]:
 
 
 def _dense_stride(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
-    """The strides without gaps of a shape whose axes lie in memory in this order."""
+    """Return the strides without gaps of a shape whose axes lie in memory in this order."""
     stride, step = [0] * len(axes), 1
     for axis in reversed(axes):
         stride[axis] = step
@@ -204,7 +204,7 @@ def _dense_stride(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
 
 
 def _extent(array: numpy.ndarray[Any, Any]) -> tuple[int, int]:
-    """Where in memory an array's elements begin and end."""
+    """Return the memory addresses at which an array's elements begin and end."""
     start = array.__array_interface__["data"][0]
     if not array.size:
         return start, start
@@ -247,7 +247,7 @@ def _restore_tensor(dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[in
     if source.size != tensor.nbytes:
         raise ValueError(f"{source.size} bytes for a tensor of {tensor.nbytes}")
     if source.size:
-        # Without gaps, the order in memory is the same. Through NumPy, the tensor could never be resized.
+        # Without gaps, the order in memory is the same. After a copy by NumPy, the tensor could never be resized.
         ctypes.memmove(tensor.data_ptr(), source.__array_interface__["data"][0], source.size)
     return tensor
 

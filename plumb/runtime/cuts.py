@@ -1,7 +1,7 @@
-"""Where a sample may be cut: calls whose result depends on the index alone, found in what the calls of samples did.
+"""Search for cuts of a sample: calls whose result depends on the index alone, found in recorded samples.
 
-A cut is hoisted to the outermost call that returns the same object, so that nothing needs to be skipped where that can
-be avoided. What else only feeds the cut is skipped with it, where it takes time.
+A cut is moved to the outermost call that returns the same object, so that nothing needs to be skipped if possible.
+Other calls that only feed the cut are skipped with it if they take time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from plumb.trace.sources import Indexed
 from plumb.units import format_bytes
 
 MOST_SAMPLES = 8
-# A value that is larger is no sample, but what samples are taken from, such as a file that is mapped.
+# A larger value is no sample, but a source of samples, such as a memory-mapped file.
 _LARGEST_BYTES = 2**30
 MOST_CUTS = 6
 SMALLEST_SHARE = 0.05
@@ -36,10 +36,10 @@ SMALLEST_SHARE = 0.05
 
 @dataclass(frozen=True)
 class CutCandidate:
-    """A cut, and what it is worth: seconds and bytes are per sample.
+    """A cut, and its worth; seconds and bytes are per sample.
 
-    The prefix is what need not be run where the cut's value is known, the suffix all the rest of a sample, its share of
-    collating included. `value_bytes` is the size of the value's content in memory.
+    The prefix need not run if the cut's value is known; the suffix is the rest of a sample, including its share of
+    collating. `value_bytes` is the size of the value's content in memory.
     """
 
     cut: Cut
@@ -51,27 +51,27 @@ class CutCandidate:
 
     @property
     def prefix_seconds(self) -> float:
-        """The wall time of the prefix."""
+        """Wall time of the prefix."""
         return self.prefix_cpu_seconds + self.prefix_wait_seconds
 
     def saves_all_of(self, other: CutCandidate) -> bool:
-        """Whether to store values here saves no less than at `other`, and takes no more room."""
+        """Return whether storing values here saves at least as much as at `other`, and takes no more space."""
         return self.prefix_seconds >= other.prefix_seconds and self.value_bytes <= other.value_bytes
 
 
 @dataclass(frozen=True)
 class FoundCuts:
-    """The cuts that save the most time first, and why there are none at other operators, or none at all."""
+    """Cuts in descending order of saved time, and reasons against cuts at other operators, or against all."""
 
     candidates: tuple[CutCandidate, ...] = ()
     reasons: tuple[str, ...] = ()
 
 
 def find_cuts(traced: Traced) -> FoundCuts:
-    """The cuts of a traced dataset. None of them is validated yet.
+    """Find the cuts of a traced dataset; they are not validated yet.
 
-    Reads a few samples twice more, in another order and under other states of the random generators. These are put
-    back as they were. Raises what the dataset raises.
+    Reads a few samples twice more, in another order and with other states of the random generators, which are restored.
+    Raises the dataset's errors.
     """
     if not isinstance(traced.source, Indexed):
         return FoundCuts(reasons=("An iterable dataset has no index by which a sample could be stored.",))
@@ -94,11 +94,11 @@ def find_cuts(traced: Traced) -> FoundCuts:
         last = list(recorded.operators)[-1]
         found = {node: name for node, name in found.items() if name != last} | {recorded.entry: last}
     costs = {step.id: step for step in traced.pipeline.operators}
-    # The latest first: of cuts that seem to save the same, it is the one that leaves least to be run.
+    # The latest first: if cuts seem to save the same, it leaves the least to run.
     latest = reversed(found.items())
     candidates = [_candidate(recorded, node, name, costs, traced.pipeline) for node, name in latest]
     worth = [item for item in candidates if item.prefix_seconds >= SMALLEST_SHARE * traced.pipeline.sample_seconds]
-    # Of cuts that save the same, the one whose values are smaller.
+    # If cuts save the same, the one with smaller values.
     worth.sort(key=lambda item: (-item.prefix_seconds, item.value_bytes))
     return FoundCuts(tuple(worth[:MOST_CUTS]), tuple(reasons))
 
@@ -119,7 +119,7 @@ class _Recorded:
     code: str
 
     def reason_against(self, node: Node) -> str:
-        """Why the result of a node can't be stored; empty where it may be."""
+        """Return why the result of a node can't be stored; empty if it can."""
         for sample in (*self.first, *self.second):
             calls = sample.of(node)
             if len(calls) != 1 or calls[0].end is None:
@@ -140,14 +140,14 @@ class _Recorded:
         return _pickling_error(self.results[node])
 
     def once_around(self, node: Node) -> Node | None:
-        """The innermost call around `node`, which runs several times in a sample, that could be cut itself."""
+        """Return the innermost call around `node`, if that runs several times in a sample, that can be cut itself."""
         if all(len(sample.of(node)) == 1 for sample in (*self.first, *self.second)):
             return None
         inside = itertools.takewhile(lambda outer: outer is not self.entry, node.ancestors())
         return next((outer for outer in inside if outer.parent and not self.reason_against(outer)), None)
 
     def hoisted(self, node: Node) -> Node:
-        """The outermost call that returns the very object which `node` returns, and could be cut as well."""
+        """Return the outermost call that returns the very object that `node` returns, and can be cut as well."""
         parent = node.parent
         if parent is None or parent.parent is None or self.reason_against(parent):
             return node
@@ -158,7 +158,7 @@ class _Recorded:
 
 
 def _record(traced: Traced, source: Indexed) -> _Recorded:
-    """Records the calls that a trace followed in its discovery."""
+    """Record the calls that a trace followed in its discovery pass."""
     observed = traced.observed
     followed = [node for node in observed.discovery.facts if node.parent is not None and not node.is_collating]
     entry = followed[0]

@@ -1,8 +1,8 @@
-"""What making a sample reads, and whether it has changed: a digest of a dataset and of all that its code leads to.
+"""State of everything that samples are made from: comparison of a dataset, and all that its code refers to, over time.
 
-A look goes over what is reached from the dataset, the nearest first: attributes, collections, transforms, classes,
-functions with the globals and closures that they name. What is small is compared at each look; large collections and
-arrays by probes and by a window that moves on from look to look. Nothing that was looked at is kept alive in between.
+A check walks over what is reachable from the dataset, the nearest first: attributes, collections, transforms, classes,
+functions with the globals and closures that they name. Small values are compared in each check; large collections and
+arrays by probes and by a window that moves from check to check. Checked objects are not kept alive in between.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from plumb.runtime.windows import (
 )
 from plumb.trace.expand import is_user_class, is_user_code
 
-# A look at an epoch's start may take so long, and the first, which only takes note of what there is, so long; between
-# two batches, it ends after so many values.
+# Time limits of a check at an epoch's start, and of the first one, which only records the state; between two batches, a
+# check is limited to these numbers of values.
 EPOCH_SECONDS, FIRST_SECONDS = 0.1, 0.03
 _NEAREST, _FURTHER = 250, 100
-# Collections up to this size are looked at item by item; of larger ones, a few items are.
+# Collections up to this size are checked item by item; in larger ones, this many items.
 _SMALL, _PROBES = 64, 16
 _MOST_WINDOWED = 100_000
 _MOST_WINDOWS_OF_OBJECTS = 300
 _PASSES_AT_FIRST = 6
-# A value on the walk, how it was reached, and its part of what that leads to: `_ITSELF`, or its place in a collection.
+# A value on the walk, how it was reached, and which part of that it is: `_ITSELF`, or its place in a collection.
 Waiting = tuple[Any, Reached, Any]
 _ITSELF: Any = object()
 _CACHED: Any = type(lru_cache(len))
@@ -55,13 +55,12 @@ _MODULE_HOOKS = ("_forward", "_backward", "_state_dict", "_load_state", "_is_ful
 
 
 class DatasetState:
-    """Compares what is reached from some roots with what it was when last looked at.
+    """Comparison of everything reachable from some roots with its state at the previous check.
 
-    With `by_value`, an object in another's place is no change if all that is seen of both is equal. `generators` are
-    the random generators that the last thorough look has met, `functions` the user's functions, and `arrays`, with
-    `by_value`, the arrays and buffers. `skips_shared` leaves out tensors and values in shared memory. `visit` is called
-    with each value that is met, and with its place. With `everything`, that is all that hangs from the roots, whether
-    code that was met reads it or not.
+    With `by_value`, replacing an object by an equal one is no change. `generators` are the random generators that the
+    last thorough check has met, `functions` the user's functions, and `arrays`, with `by_value`, the arrays and
+    buffers. `skips_shared` leaves out tensors and values in shared memory. `visit` is called with each value and its
+    place. With `everything`, all that is reachable from the roots is checked, even if no code that was met reads it.
     """
 
     def __init__(
@@ -101,7 +100,7 @@ class DatasetState:
         }
 
     def follow(self, roots: Iterable[Any]) -> None:
-        """Begin at these roots from now on. One that is another object than before is a change."""
+        """Start at these roots from now on. A root that is another object than before is a change."""
         before = [root for root, *_ in self._roots]
         self._roots = [
             (root, Reached(hash(("root", place)), type(root).__name__), _ITSELF) for place, root in enumerate(roots)
@@ -115,14 +114,13 @@ class DatasetState:
         window_seconds: float = math.inf,
         near: Sequence[float] = (),
     ) -> tuple[Change, ...]:
-        """Return what has changed since the look before, from now on known as it is now.
+        """Return the changes since the previous check; the present state is the reference for the next one.
 
         Args:
-            seconds: Time limit, of computing. What there is no time for is looked at in later looks.
-            has_windows: Whether the parts of large values are looked at, which may take all of the time.
+            seconds: Time limit, in computing time. The rest is checked in later calls.
+            has_windows: Whether parts of large values are checked, which may take all of the time.
             window_seconds: Time limit for these, within the other one.
             near: Places in lists and arrays, as shares of their lengths, whose parts come first.
-
         """
         with no_garbage_collection():
             return self._look(seconds, has_windows, window_seconds, near)
@@ -135,7 +133,7 @@ class DatasetState:
         self._has_windows = has_windows
         box = TimeBox(seconds)
         for _ in range(_PASSES_AT_FIRST if self._is_new else 1):
-            # What code reads is known once all of it was met: the first pass may have left attributes out.
+            # The names that code reads are known once all code was met, so the first pass may have left out attributes.
             names = len(self._names)
             self._queue = deque(self._roots)
             met: set[int] = set()
@@ -156,11 +154,10 @@ class DatasetState:
         return self._end(begun)
 
     def glance(self, only_nearest: bool = False) -> tuple[Change, ...]:
-        """Return what has changed of what is nearest, and of a further part, in well under a millisecond.
+        """Return the changes in the nearest objects and in a further part, in well under a millisecond.
 
         Args:
-            only_nearest: Look at what each glance looks at, and nothing else: it was as it is now at the glance before.
-
+            only_nearest: Check only what each glance checks; its reference is the previous glance.
         """
         if self._is_new:
             return self.look()
@@ -181,7 +178,7 @@ class DatasetState:
         return self._end(begun)
 
     def forget(self) -> None:
-        """Take the state as it is at the next look for what it was before."""
+        """Forget the state, so that the next check only records it."""
         self._known.clear()
         self._large_values.forget()
 
@@ -207,7 +204,7 @@ class DatasetState:
         count = 0
         while queue and count < most:
             value, way, part = queue.popleft()
-            # The object of a method may be reached as a whole, too.
+            # The object of a method may also be reached as a whole.
             identity = -id(value) if part is _ITSELF and way.is_receiver else id(value)
             if identity in met:
                 continue
@@ -223,7 +220,7 @@ class DatasetState:
             try:
                 sight = look(value, way)
             except (RuntimeError, AttributeError, TypeError, ValueError):
-                # Another thread changes it at this moment, or its class answers as no other does: not this time.
+                # Another thread may be changing it, or its class behaves unusually: skipped this time.
                 continue
             if sight is not None:
                 self._compare(value, way, sight)
@@ -239,7 +236,7 @@ class DatasetState:
         if not isinstance(sight, dict):
             self._changes.append(told_from(before, sight, value, way.place, way.is_quiet or way.is_scratch))
             return
-        # Functions, classes and objects: the name that is another is part of the place.
+        # For functions, classes and objects, the name that differs is part of the place.
         for name in before | sight:
             now = sight.get(name, self)
             if before.get(name, self) != now:
@@ -250,13 +247,13 @@ class DatasetState:
                 self._changes.append(Change(place, is_scratch=is_scratch, is_name=True, is_object=is_object))
 
     def _forget_what_was_not_visited(self) -> None:
-        """Forget what later looks would take for a later change, though it changed along with what was found."""
+        """Forget values not visited this time, whose simultaneous change would look like a later one."""
         self._known = {key: sight for key, sight in self._known.items() if key in self._visited}
         self._large_values.forget_all_but(self._visited)
 
     def _windowed_items(self, value: Any, way: Reached) -> None:
         part, count, is_plain = item_windows(value)
-        # Of too many objects, two looks by value would come to different ones.
+        # With too many objects, two checks by value would visit different ones.
         in_turn = is_plain or not self._is_by_value or count <= _MOST_WINDOWS_OF_OBJECTS
         self._windowed(Large(part, count, len(value), way, in_turn, isinstance(value, (list, tuple))))
 
@@ -311,7 +308,7 @@ class DatasetState:
         return len(value), tuple(map(self._brief, islice(value, _PROBES)))
 
     def _attributes_of_subclass(self, value: Any, way: Reached) -> None:
-        """Go on to the attributes and the code of a collection whose class is the user's own."""
+        """Continue with the attributes and the code of a collection whose class is the user's own."""
         if type(value).__module__ not in ("builtins", "collections"):
             attributes = attributes_of(value)
             for name, item in attributes.items():
@@ -339,7 +336,7 @@ class DatasetState:
 
     def _function(self, function: FunctionType, way: Reached) -> Any:
         if not is_user_code(function):
-            # What a library's decorator has wrapped is in its closure.
+            # A function that a library's decorator has wrapped is in its closure.
             for name, item in closed_over(function):
                 self._to(item, way.to(name, is_quiet=True))
             self._to(getattr(function, "__wrapped__", None), way.to("wrapped", is_quiet=False))
@@ -374,7 +371,7 @@ class DatasetState:
         return seen
 
     def _is_read(self, name: str, member: Any) -> bool:
-        """Return whether the code that was met may read a class's attribute: some methods run without being named."""
+        """Return whether the code that was met may read a class's attribute; some methods run without being named."""
         if name.startswith("__") and name.endswith("__"):
             return runs_unnamed(name) and kind_of(member) in (Kind.FUNCTION, Kind.WRAPPED)
         return self._reads_any or name in self._names

@@ -1,9 +1,9 @@
-"""Which of the last operators of a sample do the same on a batch, so that they may run behind collate.
+"""Search for the last operators of a sample that have the same effect on a batch, so that they may run behind collate.
 
-A few samples are followed call by call, through libraries, too. From a tensor of the finished sample the way leads
-back: each call that made it of one other tensor, and can do so for many samples at once, is a step. The outermost such
-call is taken: `normalize(tensor)` rather than the subtraction in it. What is found is then tried out as a loader would
-run it, and counts only if that comes to the same, bit by bit.
+A few samples are followed call by call, also through libraries. From a tensor of the finished sample the search goes
+backwards: each call that made it from one other tensor, and can do so for many samples at once, is a step. The
+outermost such call is taken: `normalize(tensor)` instead of the subtraction inside. The result is then tried as a
+loader would run it, and is used only if it is equal, bit by bit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ REPETITIONS = 5
 
 @dataclass(frozen=True)
 class _Step:
-    """One operator on the way to a leaf: its call, and the tensors that go into it and come out, sample by sample."""
+    """One operator on the path to a leaf: its call, and its input and output tensors, sample by sample."""
 
     name: str
     place: DeferredStep
@@ -51,20 +51,24 @@ class FoundDeferral:
 
     @property
     def names(self) -> str:
-        """Return the operators in words."""
+        """Names of the operators, as a phrase."""
         return " and ".join(step.operator for step in self.deferral.steps) if self.deferral else ""
 
     @property
     def saved_bytes(self) -> int:
-        """By how many bytes a sample's leaf is smaller without the deferred operators; negative where it is larger."""
+        """Number of bytes by which a sample's leaf is smaller without the deferred operators; negative if larger."""
         return self.steps[-1].made[0].nbytes - self.steps[0].given[0].nbytes if self.steps else 0
 
 
 def find_deferral(dataset: Any, collate_fn: Collate, indices: Sequence[Any]) -> FoundDeferral:
-    """The operators of a map-style dataset that may be deferred, tried out on the samples at `indices`.
+    """Find the operators of a map-style dataset that may be deferred, tried on some samples.
 
-    Several indices are needed, of samples that differ. The random generators are put back. Raises what the dataset
-    raises.
+    Restores the random generators. Raises the dataset's errors.
+
+    Args:
+        dataset: The dataset.
+        collate_fn: The loader's collate function.
+        indices: Several indices, of different samples.
     """
     if hasattr(type(dataset), "__getitems__") and not type(dataset).__module__.startswith("torch.utils.data"):
         return FoundDeferral(None, f"{type(dataset).__name__} loads several samples at once")
@@ -87,7 +91,7 @@ def find_deferral(dataset: Any, collate_fn: Collate, indices: Sequence[Any]) -> 
 
 
 def _by_cost(followed: Sequence[FollowedSample], reasons: list[str]) -> Iterator[tuple[int, list[_Step]]]:
-    """The leaves of the samples with the steps that lead to them, those that take longest first."""
+    """Yield the leaves of the samples with the steps that lead to them, the slowest first."""
     found = []
     for leaf, value in enumerate(followed[0].leaves):
         if is_plain(value):
@@ -99,7 +103,7 @@ def _by_cost(followed: Sequence[FollowedSample], reasons: list[str]) -> Iterator
 
 
 def _steps_to(leaf: int, followed: Sequence[FollowedSample]) -> tuple[list[_Step], str]:
-    """The steps that lead to a leaf, in their order, and why there are no more."""
+    """Return the steps that lead to a leaf, in order, and why there are no more."""
     steps: list[_Step] = []
     wanted: list[Any] = [sample.leaves[leaf] for sample in followed]
     latest = [sample.calls[-1].ended if sample.calls else 0 for sample in followed]
@@ -120,7 +124,7 @@ def _steps_to(leaf: int, followed: Sequence[FollowedSample]) -> tuple[list[_Step
 def _calls_returning(
     wanted: Sequence[Any], latest: Sequence[int], followed: Sequence[FollowedSample]
 ) -> Iterator[list[TensorCall]]:
-    """The calls that returned the wanted tensors by then, one for each sample at the same node; the outermost first."""
+    """Yield the calls that returned the wanted tensors by then, one per sample at the same node, outermost first."""
     by_node = [
         {call.node: call for call in sample.calls if call.result is value and call.ended <= moment}
         for sample, value, moment in zip(followed, wanted, latest, strict=True)
@@ -131,7 +135,7 @@ def _calls_returning(
 
 
 def _step_of(calls: Sequence[TensorCall]) -> _Step | str:
-    """The step that the calls of several samples are, or what they do that none may do."""
+    """Return the step that the calls of several samples make up, or the reason against it in words."""
     if any(call.draws for call in calls):
         return "draws random numbers"
     place = _varying_place(calls)
@@ -152,7 +156,7 @@ def _step_of(calls: Sequence[TensorCall]) -> _Step | str:
 
 
 def _varying_place(calls: Sequence[TensorCall]) -> int | str | None:
-    """The one place where the samples have different tensors."""
+    """Return the one place in which the samples have different tensors; None if there are none or several."""
     first = calls[0]
     if any(call.copies.keys() != first.copies.keys() for call in calls):
         return None
@@ -181,9 +185,9 @@ def _does_the_same_on_a_batch(call: Call, given: Sequence[torch.Tensor], made: S
 
 
 def _suffixes(steps: Sequence[_Step]) -> Iterator[list[_Step]]:
-    """The suffixes to try: those that leave the fewest bytes to collate first, and of these the longest.
+    """Yield the suffixes to try: first those that leave the fewest bytes to collate, and of these the longest.
 
-    None begins with a step that returns its own argument, for nothing could stand in for that.
+    None begins with a step that returns its own argument, for which there can be no stand-in.
     """
     starts = [number for number, step in enumerate(steps) if not step.hands_on]
     for start in sorted(starts, key=lambda number: (steps[number].given[0].nbytes, number)):
@@ -192,7 +196,7 @@ def _suffixes(steps: Sequence[_Step]) -> Iterator[list[_Step]]:
 
 
 def _seconds_alone(steps: Sequence[_Step]) -> float:
-    """What the steps take for one sample."""
+    """Return the median seconds of the steps for one sample."""
 
     def through(tensor: Any) -> None:
         tensor = tensor.clone()  # steps may change what they are given
@@ -203,7 +207,7 @@ def _seconds_alone(steps: Sequence[_Step]) -> float:
 
 
 def _seconds(work: Callable[[], Any]) -> float:
-    """The median of a few runs."""
+    """Return the median seconds of a few runs."""
     taken = []
     for _ in range(REPETITIONS):
         start = time.perf_counter()

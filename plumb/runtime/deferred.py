@@ -1,8 +1,8 @@
-"""Operators moved behind collate: what the process that loads samples leaves out, and the main process makes up for.
+"""Operators moved behind collate: skipped in the process that loads samples, and run later in the main process.
 
-A deferred call returns a stand-in for its result. When the samples of a batch are complete, the tensors take the place
-of their stand-ins as they were before, and the calls go along with the batch. A batch in which some sample took another
-way is finished where it was loaded.
+A deferred call returns a stand-in for its result. When the samples of a batch are complete, the tensors before the
+calls replace their stand-ins, and the calls are sent with the batch. A batch in which some sample took another path is
+finished where it was loaded.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ Collate = Callable[[list[Any]], Any]
 
 @dataclass(frozen=True)
 class DeferredSamples:
-    """The samples of a batch before their deferred operators, and with the stand-ins of these.
+    """Samples of a batch before their deferred operators, and with the stand-ins for these.
 
-    `rows` are the tensors that the first of these operators was given.
+    `rows` are the inputs of the first of these operators.
     """
 
     before: list[Any]
@@ -48,20 +48,20 @@ class DeferredSamples:
 
 @dataclass(frozen=True)
 class DeferredBatch:
-    """A collated batch, the place of the leaf that deferred operators are to run on, and these operators, packed."""
+    """A collated batch, the place of the leaf on which deferred operators must run, and these operators, packed."""
 
     batch: Any
     leaf: int
     recipe: bytes
 
     def pin_memory(self) -> DeferredBatch:
-        """The same in page-locked memory; torch calls this where the user wants that."""
+        """Copy the batch to page-locked memory; torch calls this if the user wants that."""
         return DeferredBatch(pinned(self.batch), self.leaf, self.recipe)
 
 
 @dataclass(frozen=True)
 class _Learned:
-    """A call as it was first seen in this process, what its result is like, and whether that is its own argument."""
+    """A call as first seen in this process, a tensor like its result, and whether it returns its own argument."""
 
     call: Call
     like: torch.Tensor
@@ -69,7 +69,7 @@ class _Learned:
 
 
 class Deferring:
-    """Leaves out the deferred calls of one process's samples, and learns from the first of them what they are.
+    """Skips the deferred calls of one process's samples, after recording them in the first sample.
 
     Several threads may load samples at once.
     """
@@ -81,13 +81,13 @@ class Deferring:
 
     @property
     def answers(self) -> dict[Way, Answer]:
-        """What each deferred call is to be answered with, by its way."""
+        """Function that answers each deferred call, by the call's way."""
         return {step.way: partial(self._answer, number) for number, step in enumerate(self._deferral.steps)}
 
     def settled(self, samples: list[Any]) -> list[Any] | DeferredSamples:
-        """The samples of a batch, to be collated: all of them before the deferred operators, or all of them finished.
+        """Return the samples of a batch for collating: all of them before the deferred operators, or all finished.
 
-        Raises VariesError where they must be loaded again.
+        Raises VariesError if they must be loaded again.
         """
         flat = [tree_flatten(sample) for sample in samples]
         pending = [found for leaves, _ in flat for found in map(pending_of, leaves) if found is not None]
@@ -101,7 +101,7 @@ class Deferring:
         leaf = self._deferral.leaf
         if self._recipe is None or not all(self._is_deferred(leaves) for leaves, _ in flat):
             return finished(samples)
-        # Each sample has one stand-in now, in the place of the leaf.
+        # Here each sample has one stand-in, in the place of the leaf.
         rows = [found.base for found in pending]
         before = [
             tree_unflatten([*leaves[:leaf], row, *leaves[leaf + 1 :]], structure)
@@ -110,7 +110,7 @@ class Deferring:
         return DeferredSamples(before, rows, samples, leaf, self._recipe)
 
     def _is_deferred(self, leaves: Sequence[Any]) -> bool:
-        """Whether the one stand-in in a sample is the deferred leaf, and all operators were left out for good."""
+        """Return whether a sample's only stand-in is the deferred leaf, and its operators were really skipped."""
         places = [place for place, leaf in enumerate(leaves) if pending_of(leaf) is not None]
         if places != [self._deferral.leaf]:
             return False
@@ -150,7 +150,7 @@ class Deferring:
         return function(*arguments, **keywords)
 
     def _pending(self, number: int, given: Any) -> Pending | None:
-        """What a deferred call is given, where that is what it was given before."""
+        """Return the input of a deferred call as pending if it is like the recorded one, else None."""
         if number:
             pending = pending_of(given)
             return pending if pending is not None and pending.calls is self._calls and pending.done == number else None
@@ -161,10 +161,10 @@ class Deferring:
         return Pending(given, self._calls, 0) if same else None
 
     def _learn(self, number: int, call: Call, pending: Pending) -> Any:
-        """Makes a call for the first time in this process, and the stand-in for its result.
+        """Make a call for the first time in this process, and return the stand-in for its result.
 
-        The operators must be such that leaving them out can't be noticed: a changed argument that isn't the result
-        might be used again, and the first argument isn't a stand-in.
+        Skipping the operators must be unnoticeable: a changed argument that isn't the result might be used again, and
+        the first argument isn't a stand-in.
         """
         given = pending.made()
         version = given._version
@@ -188,23 +188,23 @@ class Deferring:
 
 
 def finished(samples: Sequence[Any]) -> list[Any]:
-    """The samples with the true values of all stand-ins."""
+    """Return the samples with the true values of all stand-ins."""
     return [tree_map(true_value, sample) if has_stand_in(sample) else sample for sample in samples]
 
 
 def has_stand_in(sample: Any) -> bool:
-    """Whether some leaf of a sample is a stand-in."""
+    """Return whether some leaf of a sample is a stand-in."""
     return any(pending_of(leaf) is not None for leaf in tree_leaves(sample))
 
 
 @dataclass(frozen=True)
 class DeferringCollate:
-    """The loader's collate function, for samples whose last operators may be deferred; picklable if the loader's is."""
+    """The loader's collate function for samples whose last operators may be deferred; picklable if the loader's is."""
 
     collate_fn: Collate
 
     def __call__(self, samples: Any) -> Any:
-        """The batch, or the batch before its deferred operators where the leaf is nothing but the samples' stacked."""
+        """Return the batch, before its deferred operators if the leaf is just the samples' stacked tensors."""
         if not isinstance(samples, DeferredSamples):
             return self.collate_fn(samples)
         batch = self.collate_fn(list(samples.before))
@@ -224,10 +224,10 @@ class DeferringCollate:
 
 
 class Undeferred(ForwardingIterator):
-    """An iterator over finished batches, in the place of torch's, whose attributes it has.
+    """Iterator over finished batches, in place of torch's, with the attributes of torch's.
 
-    Where a `device` is given, what deferred operators make is made there. If the loader `has_workers`, they run on one
-    thread: where workers keep the cores busy, torch's threads would wait for each other longer than they work.
+    If a `device` is given, deferred operators run there. If the loader `has_workers`, they run on one thread: while
+    workers keep the cores busy, torch's threads would mostly wait for each other.
     """
 
     def __init__(self, batches: Iterator[Any], has_workers: bool, device: torch.device | None = None) -> None:
@@ -251,19 +251,19 @@ class Undeferred(ForwardingIterator):
 
 
 def device_of(deferral: Deferral) -> torch.device | None:
-    """Where deferred operators run; None for where the batch lies, also where the plan's device is not here today."""
+    """Return the device of deferred operators; None for the batch's own, or if the plan's device doesn't exist here."""
     if deferral.device is None:
         return None
     try:
         device = torch.device(deferral.device)
     except RuntimeError:
-        # A plan is a file: it may say anything.
+        # A plan is a file, which may contain anything.
         return None
     return None if device.type == "cuda" and not torch.cuda.is_available() else device
 
 
 def run(deferred: DeferredBatch, recipe: BatchRecipe, device: torch.device | None = None) -> Any:
-    """The finished batch. Raises what the operators raise."""
+    """Return the finished batch. Raises the operators' errors."""
     leaves, structure = tree_flatten(deferred.batch)
     leaves[deferred.leaf] = recipe.run(leaves[deferred.leaf], device)
     return tree_unflatten(leaves, structure)

@@ -1,4 +1,4 @@
-"""Samples that draw random numbers where a rewrite allows none: they are counted, and several end the rewrite."""
+"""Count of samples that draw random numbers where a rewrite allows none; several end the rewrite."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from plumb.runtime.pending import VariesError
 
 FEWEST = 8
 SHARE = 0.1
-"""A rare class that is augmented draws in a few of all samples: the others' values are right, and stay stored."""
+"""If only a rare class is augmented, few samples draw: the others' values are right, and stay stored."""
 
 
 class DrawsError(VariesError):
@@ -14,7 +14,7 @@ class DrawsError(VariesError):
 
 
 class Drawing:
-    """The samples that one process has read, and how many of them drew random numbers up to the cut."""
+    """Number of samples that one process has read, and of those that drew random numbers before the cut."""
 
     def __init__(self) -> None:
         self._samples = 0
@@ -26,7 +26,7 @@ class Drawing:
         self._drew += drew
 
     def check(self, after: str) -> None:
-        """Raise DrawsError where so many samples drew that the code is another than the one that was validated."""
+        """Raise DrawsError if so many samples drew that the code must differ from the validated one."""
         if self._drew >= FEWEST and self._drew >= SHARE * self._samples:
             raise DrawsError(
                 f"{self._drew} of {self._samples} samples drew random numbers before the end of {after}, where none "

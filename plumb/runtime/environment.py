@@ -1,4 +1,4 @@
-"""LMDB's files, opened with care: shared within a process, never read past their end, and made anew where damaged."""
+"""LMDB's files: shared within a process, never read past their end, and replaced if damaged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plumb.runtime.store_folder import guarded, open_private
 
 _DATA, _LOCK = "data.mdb", "lock.mdb"
 _READERS_AT_MOST = 1024
-# LMDB's lock file: a line for each reader, and a few for its head.
+# Size of LMDB's lock file: a line per reader, and a few for its head.
 _LOCK_BYTES = (_READERS_AT_MOST + 16) * 64
 _PAGE_BYTES = 4096
 _PAGES_AT_LEAST = 16
@@ -21,7 +21,7 @@ _META_PAGES = 2
 
 
 class DamagedError(Exception):
-    """The files are shorter than they say."""
+    """The files are shorter than their own header says."""
 
 
 DAMAGE = (
@@ -31,7 +31,7 @@ DAMAGE = (
 
 
 class Environment:
-    """An LMDB environment, open for as long as somebody keeps this."""
+    """An LMDB environment that is open as long as this object is referenced."""
 
     def __init__(self, opened: lmdb.Environment, data: int) -> None:
         self.lmdb = opened
@@ -40,23 +40,23 @@ class Environment:
 
     @property
     def entries(self) -> int:
-        """How many values there are."""
+        """Number of values."""
         return int(self.lmdb.stat()["entries"])
 
     @property
     def bytes_in_use(self) -> int:
-        """The bytes up to the end of the last page that was ever used."""
+        """Bytes up to the end of the last page that was ever used."""
         return int((self.lmdb.info()["last_pgno"] + 1) * self.lmdb.stat()["psize"])
 
     def check_size(self) -> None:
-        """Raises DamagedError where the file ends before its last page: to read that would end the process (SIGBUS)."""
+        """Raise DamagedError if the file ends before its last page, because reading that would raise SIGBUS."""
         if self._file_bytes() < _META_PAGES * _PAGE_BYTES or self.bytes_in_use > self._file_bytes():
             raise DamagedError("its data file was cut off")
 
     def discard(self, folder: Path) -> None:
-        """Removes the files, unless another process did so first. Raises StoreError and OSError.
+        """Remove the files, unless another process did so first. Raise StoreError or OSError if that fails.
 
-        Processes that have them open keep what they have.
+        Processes that have them open keep their content.
         """
         with guarded(folder.parent):
             descriptor = open_private(folder)
@@ -71,16 +71,20 @@ class Environment:
         return os.fstat(self._data).st_size
 
 
-# LMDB must not open the same files twice in a process, so those who want the same share it. A key begins with the id
-# of the process: what a parent had open is of no use to its child.
+# LMDB must not open the same files twice in a process, so all users of the same files share one environment. A key
+# begins with the process id, because a child can't use its parent's environment.
 _shared: WeakValueDictionary[tuple[int, int, int], Environment] = WeakValueDictionary()
 
 
 def open_environment(folder: Path, budget_bytes: int, lasting: bool) -> Environment:
-    """The environment in `folder`. Damaged files are replaced by empty ones.
+    """Open the environment in `folder`, and replace damaged files by empty ones.
 
-    `lasting` is whether it must survive a crash of the system, and not only of its processes. Raises StoreError,
-    OSError and lmdb.Error.
+    Raises StoreError, OSError and lmdb.Error.
+
+    Args:
+        folder: Folder of the files.
+        budget_bytes: Capacity in bytes.
+        lasting: Whether it must survive a crash of the system, not only of its processes.
     """
     with guarded(folder.parent):
         descriptor = open_private(folder)
@@ -95,7 +99,7 @@ def open_environment(folder: Path, budget_bytes: int, lasting: bool) -> Environm
 
 
 def remove_values(folder: Path) -> None:
-    """Remove the files of the environment in `folder`; processes that have them open keep what they have.
+    """Remove the files of the environment in `folder`; processes that have them open keep their content.
 
     Raises StoreError and OSError.
     """
@@ -114,7 +118,7 @@ def _opened(folder: int, budget_bytes: int, lasting: bool) -> Environment:
             return shared
     _reserve_lock_file(folder)
     opened = lmdb.open(
-        # A path to the very folder that was checked, whatever its name leads to by now.
+        # A path to the very folder that was checked, even if its name leads elsewhere by now.
         f"/proc/self/fd/{folder}",
         map_size=max(_PAGES_AT_LEAST, budget_bytes // _PAGE_BYTES) * _PAGE_BYTES,
         max_readers=_READERS_AT_MOST,
@@ -137,7 +141,7 @@ def _identity(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def _reserve_lock_file(folder: int) -> None:
-    """Gives the lock file its room: LMDB leaves holes in it, and to fill one on a full disk ends the process."""
+    """Allocate the lock file's space: LMDB leaves holes in it, and filling one on a full disk ends the process."""
     descriptor = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=folder)
     try:
         os.posix_fallocate(descriptor, 0, _LOCK_BYTES)

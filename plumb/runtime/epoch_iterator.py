@@ -1,4 +1,4 @@
-"""The iterator that the user's loop gets: one epoch in the order that was drawn, whichever loader reads its batches."""
+"""Iterator for the user's loop: one epoch in the drawn order, independent of which loader reads its batches."""
 
 from __future__ import annotations
 
@@ -30,32 +30,31 @@ from plumb.runtime.segment import LoaderSegment, Way
 from plumb.runtime.worker_draws import WorkerDraws
 from plumb.runtime.worker_watch import NotForWorkersError
 
-# A loader that takes over with fewer batches left than this, beyond those that both prefetch, isn't worth its start.
+# A switch to another loader isn't worth its start if fewer batches are left than this, beyond those that both prefetch.
 _WORTH_A_SWITCH = 8
-# The workers of later segments have other seeds than those of the first, by this.
+# Difference between the worker seeds of successive segments.
 _SEED_STEP = 1_000_003
-# What torch puts into the message of an error that a worker has sent.
+# Part of torch's message for an error that a worker has sent.
 _IN_WORKER = "in DataLoader worker process"
-# Workers that deliver nothing for so long, and for so many times as long as the slowest batch took, are given up.
+# Workers are given up if they deliver nothing for so long, and for this multiple of the slowest batch's time.
 PATIENCE_SECONDS, PATIENCE_BATCHES = 60.0, 10.0
 
 
 class EpochIterator(_BaseDataLoaderIter):
     """One epoch. Samples, their order, and the user's exceptions are those of the user's own loader.
 
-    Whatever another configuration raises, or breaks on, the same batch is read once more by the user's own
-    configuration: its answer is the one that counts. `template` is a loader with the parts of the user's, and with the
-    user's own configuration: the loader itself may be gone before the epoch is over. To all who look, the iterator is
-    one of torch's.
+    If another configuration raises or breaks on a batch, the user's own configuration reads it again, and that result
+    counts. `template` is a loader with the parts of the user's, and with the user's own configuration, because the
+    loader itself may be gone before the epoch ends. For other code, the iterator looks like one of torch's.
     """
 
     def __init__(self, template: DataLoader[Any], run: LoaderRun, order: EpochOrder, seed_state: Any) -> None:
-        # Torch's constructor would ask the sampler, and draw a seed.
+        # Torch's constructor would call the sampler, and draw a seed.
         self._run = run
         self.renew(template, order, seed_state)
 
     def renew(self, template: DataLoader[Any], order: EpochOrder, seed_state: Any) -> None:
-        """Begins another epoch, as torch's iterator does whose workers persist."""
+        """Begin another epoch, as torch's iterator with persistent workers does."""
         self.order = order
         self.seed_state = seed_state
         self.is_over = False
@@ -82,7 +81,7 @@ class EpochIterator(_BaseDataLoaderIter):
     # ---- the loop's side
 
     def __next__(self) -> Any:
-        # Torch's iterator inside makes the record for a profiler.
+        # The inner iterator of torch makes the record for a profiler.
         clock = self._run.clock
         batch = self._next_data() if clock is None or clock.is_over else self._measured_batch(clock)
         self._num_yielded += 1
@@ -110,7 +109,7 @@ class EpochIterator(_BaseDataLoaderIter):
             raise StopIteration
         try:
             batch = self._steered_batch()
-            # The loop alone is to hold it: shared memory is counted.
+            # Only the loop may refer to the batch, because references to shared memory are counted.
             self._at_hand = None
             return batch
         except StopIteration:
@@ -125,14 +124,14 @@ class EpochIterator(_BaseDataLoaderIter):
         return id(error) != self._users_error and is_plumbs(error)
 
     def _after_failure(self, error: Exception) -> Any:
-        """Return the batch that plumb's own code failed to give, by the user's own configuration, which goes on."""
+        """Return the batch that plumb's own code failed to deliver, by the user's configuration, which continues."""
         self._run.is_plain = True
         self._suspect = self._next_segment = None
         with contextlib.suppress(Exception):
             self._let_go()
         self._segments.clear()
         at_hand, self._at_hand = self._at_hand, None
-        # It may have failed after the batch was read and counted.
+        # The failure may have come after the batch was read and counted.
         batch = at_hand[0] if at_hand is not None else self._batch_after_failure()
         say(error, "everything is read as the script has it from here on")
         return batch
@@ -154,12 +153,12 @@ class EpochIterator(_BaseDataLoaderIter):
             self._begin_epoch()
         self._heed(self._run.guards.batch_wanted(self._template))
         if self._run.is_plain:
-            # Another epoch of the same loader may have found out why.
+            # Another epoch of the same loader may have found the reason.
             self._read_plainly()
         return self._batch_wanted()
 
     def _batch_wanted(self) -> Any:
-        """Returns the next batch, or ends the epoch."""
+        """Return the next batch, or end the epoch."""
         if not self._has_next():
             self._end()
         if self._is_latest:
@@ -180,12 +179,12 @@ class EpochIterator(_BaseDataLoaderIter):
 
     @property
     def _reads_ahead(self) -> bool:
-        """Whether workers are at work, or wanted, that the user's own configuration has not."""
+        """True if workers are running, or wanted, that the user's own configuration doesn't have."""
         configs = [segment.config for segment in self._segments] or [self._run.wanted]
         return not self._run.is_plain and any(not self._run.is_users(config) for config in configs)
 
     def _end(self) -> NoReturn:
-        """The epoch is over: ends the workers, but for those that are kept."""
+        """End the epoch and its workers, except those that are kept."""
         self._close_all(but=self._run.kept)
         raise StopIteration
 
@@ -205,7 +204,7 @@ class EpochIterator(_BaseDataLoaderIter):
     # ---- one batch
 
     def _batch(self) -> tuple[Any, Any, LoaderSegment]:
-        """The next batch, its indices, and where it came from."""
+        """Return the next batch, its indices, and the segment that read it."""
         while True:
             while not self._segments[0].is_at_work:
                 self._segments.popleft().close()
@@ -217,9 +216,9 @@ class EpochIterator(_BaseDataLoaderIter):
                 if segment.is_users and is_plumbs(error):
                     raise
                 if segment.is_users:
-                    # It is the user's own; the configuration that met it first was not to blame.
+                    # The error is the user's own, so the configuration that met it first was not to blame.
                     self._suspect = None
-                    # Not the error itself, which leads back here: workers would be left to the collector of cycles.
+                    # Stores the id only: the error refers back here, and workers would be left to the cycle collector.
                     self._users_error = id(error)
                     self.order.deliver()
                     raise
@@ -227,11 +226,11 @@ class EpochIterator(_BaseDataLoaderIter):
                     finding = Finding(Verdict.PLAIN, error.reason)
                 else:
                     reason, is_of_sample = segment.failed(error), _IN_WORKER in str(error)
-                # A dataset may raise the same object again, with this traceback in front of the next one.
+                # A dataset may raise the same object again, and the next traceback would be appended to this one.
                 error.__traceback__ = None
             else:
                 batch, finding = self._run.guards.batch_read(self.order.delivered, indices, batch)
-            # Not inside the handler: workers that are forked there would report its error along with their own.
+            # Outside the handler, because workers forked inside would report its error along with their own.
             if reason is not None:
                 users_error = self._users_own(segment, indices) if is_of_sample else None
                 if users_error is not None:
@@ -261,22 +260,23 @@ class EpochIterator(_BaseDataLoaderIter):
         return batch
 
     def _users_own(self, segment: LoaderSegment, indices: Any) -> Exception | None:
-        """Return what a worker of the user's raises for a batch that one of the plan's failed to make, if it does.
+        """Return the error that a user's worker raises for a batch that one of the plan's failed to make, or None.
 
-        The plan's workers go on then, as the user's would: those that are started later have what the loop has changed.
+        The plan's workers then continue, as the user's would, because workers started later would have the loop's
+        changes.
         """
         if not self._run.own.num_workers or segment.has_dead_workers:
             return None
         return error_in_users_worker(self._template, self._run.own, indices)
 
     def _fall_back(self, config: Config, reason: str) -> None:
-        """Everything that was not delivered yet is read once more, by the user's own configuration."""
+        """Read all undelivered batches again by the user's own configuration."""
         self._suspect = self._suspect or (config, reason)
         self._let_go()
         self._begin(self._segment(self._run.own))
 
     def _let_go(self) -> None:
-        """Ends all that reads; what was read and not delivered is lost."""
+        """End all segments; batches that were read but not delivered are lost."""
         self._drop_next()
         if self._run.kept in self._segments:
             self._run.kept = None
@@ -287,7 +287,7 @@ class EpochIterator(_BaseDataLoaderIter):
     # ---- what guards find
 
     def _heed(self, finding: Finding | None) -> None:
-        """Goes on as a guard's finding says."""
+        """Continue as a guard's finding says."""
         if finding is None or finding.verdict == Verdict.GO_ON:
             return
         if self._run.running is not None:
@@ -297,7 +297,7 @@ class EpochIterator(_BaseDataLoaderIter):
         elif not self._segments:
             self._renew_kept(finding.reason)
         elif self._renewed_at == self.order.delivered:
-            # New workers, and the same finding for the same batch: more of them would not end it.
+            # New workers led to the same finding for the same batch, so more of them would not end it.
             self._go_plain(finding.reason)
         elif not self._segments[0].is_users:
             self._renewed_at = self.order.delivered
@@ -306,7 +306,7 @@ class EpochIterator(_BaseDataLoaderIter):
             self._start()
 
     def _go_plain(self, reason: str) -> None:
-        """From here on the user's own configuration reads, for good."""
+        """Read by the user's own configuration from now on."""
         self._run.stay_plain(reason)
         self._read_plainly()
 
@@ -319,7 +319,7 @@ class EpochIterator(_BaseDataLoaderIter):
             self._begin(self._segment(self._run.own))
 
     def _renew_kept(self, reason: str | None) -> None:
-        """Ends the workers that were kept for this epoch, for a reason, or unless they are the user's own."""
+        """End the workers kept for this epoch if there is a `reason`, or if they are not the user's own."""
         kept = self._run.kept if self._is_latest else None
         if kept is not None and (reason is not None or not kept.is_users):
             self._run.kept = None
@@ -330,7 +330,7 @@ class EpochIterator(_BaseDataLoaderIter):
     # ---- from one loader to the next
 
     def _begin_epoch(self) -> None:
-        """Begins with what is wanted; where the user has no workers, when the first batch is asked for."""
+        """Begin the epoch; if the user has no workers, batches are read only from the first request on."""
         self._has_begun = True
         run = self._run
         self._heed(run.guards.epoch_begins(self._template))
@@ -338,7 +338,7 @@ class EpochIterator(_BaseDataLoaderIter):
             self._start()
 
     def _start(self) -> None:
-        """Reads by what is wanted, by the workers of an earlier epoch if they were kept."""
+        """Start reading by the wanted configuration, with the workers of an earlier epoch if they were kept."""
         run, wanted = self._run, self._run.wanted
         kept, run.kept = run.kept, None
         if kept is not None:
@@ -354,7 +354,7 @@ class EpochIterator(_BaseDataLoaderIter):
         self._begin(self._segment(run.own))
 
     def _began(self, segment: LoaderSegment) -> bool:
-        """Begins with a segment; whether that could be done. What fails is the user's own error only if theirs does."""
+        """Try to begin with a segment; return whether that worked. Errors are raised only for the user's own one."""
         try:
             self._begin(segment)
             return True
@@ -376,7 +376,7 @@ class EpochIterator(_BaseDataLoaderIter):
             self._run.kept = segment if segment.config.persistent_workers else None
 
     def _switch(self) -> None:
-        """Does the next step towards the configuration that is wanted."""
+        """Take the next step towards the wanted configuration."""
         if self._next_segment is not None:
             self._take_over(self._next_segment)
         elif len(self._segments) == 1 and self._is_due():
@@ -411,7 +411,7 @@ class EpochIterator(_BaseDataLoaderIter):
                 self._fall_back(segment.config, failure)
 
     def _segment(self, config: Config) -> LoaderSegment:
-        """A segment on `config`; the epoch's first has the seed for its workers that torch would have drawn."""
+        """Return a segment on `config`; the epoch's first one has the worker seed that torch would have drawn."""
         run, seeds = self._run, torch.Generator()
         seeds.set_state(self.seed_state)
         if self._made:
@@ -482,7 +482,7 @@ class EpochIterator(_BaseDataLoaderIter):
 
 
 class _Skipped:
-    """In place of the sampler's iterator: what is taken from it is not delivered, as with torch's own."""
+    """Replacement of the sampler's iterator: items taken from it are not delivered, as with torch's own."""
 
     def __init__(self, order: EpochOrder) -> None:
         self._order = order

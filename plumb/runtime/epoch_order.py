@@ -1,11 +1,11 @@
-"""The order of one epoch's batches, drawn once: whoever reads them, and however often that changes, it stays the same.
+"""Order of one epoch's batches, drawn once, and independent of which loaders read them.
 
-Torch asks the sampler when an epoch begins, draws a seed for the workers, and, where there are workers, asks the
-sampler again and takes as many batches of indices from it as it prefetches. An order does the same, from the same
-generators and at the same moments, as the user's own configuration would. From then on it knows three places: how far
-the loop is, how far loaders were given batches, and how far the sampler was drawn. A loader that reads further ahead
-than the user's own is given what is foreseen (see `runtime/index_forecast.py`), or what a sampler of the user's own
-gives ahead of its time, if `runtime/sampler_watch.py` has found nothing against that.
+Torch calls the sampler when an epoch begins, draws a seed for the workers, and, if there are workers, calls the sampler
+again and takes as many batches of indices from it as it prefetches. An order does the same, from the same generators
+and at the same moments, as the user's own configuration would. Afterwards it tracks three positions: of the loop, of
+the loaders, and of the sampler. A loader that reads further ahead than the user's own gets forecast indices (see
+`runtime/index_forecast.py`), or those that a user's sampler returns ahead of time, if `runtime/sampler_watch.py` has
+found nothing against that.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from plumb.runtime.sampler_watch import SamplerWatch
 
 
 class EpochOrder:
-    """The batches of indices of one epoch, and which of them were read and delivered.
+    """Batches of indices of one epoch, and which of them were read and delivered.
 
-    `ahead` is how many the user's own loader prefetches. An error of the sampler is kept until the loop comes to where
-    it would have met it. `watch` looks after a sampler that can't be foreseen. `why_no_foresight` says why loaders are
-    given no more than the user's own would prefetch, empty where nothing speaks against more; `is_off` says that more
-    was given already, and may be wrong.
+    `ahead` is the number of batches that the user's own loader prefetches. A sampler's error is kept until the loop
+    reaches the place where it would have occurred. `watch` observes a sampler without a forecast. `why_no_foresight` is
+    the reason why loaders get no more than the user's own would prefetch, empty if there is none; `is_off` means that
+    more was given already, and may be wrong.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class EpochOrder:
 
     @property
     def has_next(self) -> bool:
-        """Whether there is another batch. Raises what the sampler raises, where the user's own loader would."""
+        """True if there is another batch. Raises the sampler's errors where the user's own loader would."""
         due = self._ahead + 1
         while self._asked_ahead and len(self._pending) - self._asked_ahead < due:
             self._asked_ahead -= 1
@@ -71,24 +71,24 @@ class EpochOrder:
 
     @property
     def next_indices(self) -> Any:
-        """The indices of the next batch to be delivered."""
+        """Indices of the next batch to be delivered."""
         return self._pending[0]
 
     @property
     def batches_left(self) -> int | None:
-        """How many batches are still to be delivered, None where the sampler doesn't say."""
+        """Number of batches still to be delivered, None if the sampler has no length."""
         return None if self.length is None else max(0, self.length - self.delivered)
 
     def deliver(self) -> None:
-        """The loop has got the next batch, or the error in its place."""
+        """Record that the loop got the next batch, or the error in its place."""
         self._pending.popleft()
         self._given = max(0, self._given - 1)
         self.delivered += 1
 
     def skip(self) -> Any:
-        """Draw from the sampler what is not to be delivered: scripts that resume an epoch do so on torch's iterator.
+        """Draw a batch from the sampler that is not delivered, as scripts do to resume an epoch on torch's iterator.
 
-        Raises StopIteration at the end, and what the sampler raises.
+        Raises StopIteration at the end, and the sampler's errors.
         """
         if self._given > len(self._pending):
             self._lose_foresight("the script draws from the sampler while an epoch runs")
@@ -110,15 +110,15 @@ class EpochOrder:
 
     @property
     def given_number(self) -> int:
-        """The number, within the epoch, of the batch that was given last."""
+        """Number, within the epoch, of the batch that was given last."""
         return self.delivered + self._given - 1
 
     def take_back(self) -> None:
-        """Whoever was given batches that were not delivered has lost them: they will be given once more."""
+        """Give all undelivered batches again, because the loaders that had them are gone."""
         self._given = 0
 
     def _found_one_more(self) -> bool:
-        """Look further ahead than the user's own configuration would, by one batch."""
+        """Look one batch further ahead than the user's own configuration would; return whether there is one."""
         if self._has_ended or not self._drawn or self.why_no_foresight:
             return False
         if self._foreseen is None:
@@ -129,13 +129,13 @@ class EpochOrder:
         return self._asked_one_ahead()
 
     def _asked_one_ahead(self) -> bool:
-        """Ask the sampler itself ahead, but for the last batch: what it does at its end, it is to do in time."""
+        """Call the sampler itself ahead of time, except for the last batch, because its end must come in time."""
         watch, self._is_watching = self._watch, True
         if not watch.may_be_asked_ahead:
             self._lose_foresight(watch.why_not)
             return False
         if self.length is None:
-            # Where it begins anew behind its last batch, it draws an order that must not be drawn early.
+            # If it restarts after its last batch, it draws an order that must not be drawn early.
             self._lose_foresight("its sampler doesn't say how many batches it gives")
             return False
         if self._drawn >= self.length - 1:
@@ -155,9 +155,9 @@ class EpochOrder:
     # ---- the sampler's side
 
     def remaining(self) -> list[Any] | None:
-        """All batches that are still to be delivered, which draws the sampler to its end; None if that may never come.
+        """Return all undelivered batches, which draws the sampler to its end; None if that may never come.
 
-        Raises what the sampler raises.
+        Raises the sampler's errors.
         """
         while self.length is not None and self.delivered + len(self._pending) <= self.length and self._drawn_one():
             pass
@@ -177,7 +177,7 @@ class EpochOrder:
         with self._watch.asked_in_time():
             found = self._drawn_one()
         if found:
-            # What the sampler changes when it ends, it has changed in time: nothing is asked ahead any more.
+            # Changes that the sampler makes at its end came in time, so it is not called ahead any more.
             self._lose_foresight(self._watch.why_not)
         return found
 
@@ -198,7 +198,7 @@ class EpochOrder:
         return not self._has_ended
 
     def _compare(self) -> None:
-        """Take what the sampler gave for what was foreseen, if it is the same."""
+        """Replace the forecast of a batch by the sampler's own indices if they are equal."""
         if self._expected and not self._has_ended and is_same(self._expected[0], self._pending[-1]):
             self._expected.popleft()
         elif self._expected:
@@ -208,7 +208,7 @@ class EpochOrder:
             self._expected.clear()
             self._given = min(self._given, len(self._pending) - (not self._has_ended))
         elif not self._has_ended:
-            # What was not given to any loader yet need not be the same.
+            # A forecast that no loader got yet need not be equal.
             self._foreseen = None
 
     def _raise_error(self) -> None:
@@ -217,15 +217,19 @@ class EpochOrder:
             if error is not None:
                 raise error
         finally:
-            # Or else the error and this frame would keep each other, and with them the loop's iterator.
+            # Otherwise the error and this frame would refer to each other, and keep the loop's iterator alive.
             del error
 
 
 def drawn(loader: DataLoader[Any], own: Config, is_reset: bool) -> tuple[EpochOrder, torch.Tensor]:
-    """An epoch's order, drawn as torch draws it, and the state of the generator that its workers' seed came from.
+    """Draw an epoch's order as torch does; also return the generator's state before the workers' seed.
 
-    `is_reset` says that workers of an earlier epoch go on: then torch draws no seed, and the state has no meaning.
-    Raises what the sampler raises.
+    Raises the sampler's errors.
+
+    Args:
+        loader: The loader.
+        own: The user's own configuration.
+        is_reset: Whether workers of an earlier epoch continue: then torch draws no seed, and the state has no meaning.
     """
     sampler = index_sampler(loader)
     generator = loader.generator if loader.generator is not None else torch.default_generator
@@ -240,7 +244,7 @@ def drawn(loader: DataLoader[Any], own: Config, is_reset: bool) -> tuple[EpochOr
 
 
 def packed(batches: Sequence[Any]) -> dict[str, Any]:
-    """Batches of indices as two tensors where all are lists of whole numbers, so that a checkpoint stays small."""
+    """Return batches of indices as two tensors if all are lists of integers, so that a checkpoint stays small."""
     plain = all(type(batch) is list and all(type(index) is int for index in batch) for batch in batches)
     if not plain:
         return {"batches": list(batches)}
@@ -251,7 +255,7 @@ def packed(batches: Sequence[Any]) -> dict[str, Any]:
 
 
 def unpacked(state: dict[str, Any]) -> list[Any]:
-    """The batches that `packed` was given."""
+    """Return the batches that were packed."""
     if "batches" in state:
         return list(state["batches"])
     parts = torch.split(state["indices"], state["sizes"].tolist())

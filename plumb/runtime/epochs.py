@@ -1,9 +1,9 @@
-"""The start of an epoch: with the plan's configuration, but with the order of samples that the user's own would have.
+"""Start of an epoch with the plan's configuration, but with the order of samples of the user's own.
 
-The order hangs on details of torch's iterators. A new one asks the sampler for an epoch, draws a seed for the workers
-from the loader's generator, and, if it has workers, asks the sampler once more and forgets the first answer. One that
-persists only asks the sampler. A sampler that shuffles when it is asked, or draws from the same generator, then gives
-another order. Here the sampler is asked, and the generator drawn from, as the user's own configuration would.
+The order depends on details of torch's iterators. A new one calls the sampler for an epoch, draws a seed for the
+workers from the loader's generator, and, if it has workers, calls the sampler again and drops the first result. A
+persistent one only calls the sampler. A sampler that shuffles when called, or draws from the same generator, then
+returns another order. Here the sampler is called, and the generator drawn from, as the user's own configuration would.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from plumb.config import Config
 
 
 class Epochs:
-    """Starts the epochs of one loader that runs on the plan's configuration instead of the user's.
+    """Starter of the epochs of one loader that runs on the plan's configuration instead of the user's.
 
-    Where the user's workers persist, the plan's must persist too, or there must be none.
+    If the user's workers persist, the plan's must persist too, or there must be none.
     """
 
     def __init__(self, loader: DataLoader[Any], users: Config) -> None:
@@ -29,7 +29,7 @@ class Epochs:
         self._begun = 0
 
     def start(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-        """The next epoch's iterator, which `start` makes or resets."""
+        """Return the next epoch's iterator, which `start` makes or resets."""
         users_are_new = self._begun == 0 or not self._users.persistent_workers
         resets = loader._iterator is not None
         self._begun += 1
@@ -46,10 +46,10 @@ class Epochs:
         return self._started(loader, start)
 
     def _started(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-        # Subclasses exchange the sampler after torch's constructor, so it is looked up here.
+        # Subclasses replace the sampler after torch's constructor, so it is looked up here.
         name = "sampler" if loader.batch_sampler is None else "batch_sampler"
         theirs = self._order.sampler = getattr(loader, name)
-        # Torch forbids to set these on a loader that is made; for the time of one call nobody else sees it.
+        # Torch forbids setting these on an existing loader; no other code sees them during one call.
         object.__setattr__(loader, name, self._order)
         try:
             return start()
@@ -57,7 +57,7 @@ class Epochs:
             object.__setattr__(loader, name, theirs)
 
     def _without_the_seed(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-        """Starts an epoch without workers, and takes back the seed that torch draws for them."""
+        """Start an epoch without workers, and undo torch's draw of their seed."""
         self._order.ask = self._order.and_note_the_state
         batches = self._started(loader, start)
         self._order.generator.set_state(self._order.state)
@@ -65,7 +65,7 @@ class Epochs:
 
 
 class _UsersOrder:
-    """The user's sampler, as torch's iterator asks it; `ask` is the way in which it is asked at present."""
+    """The user's sampler as called by torch's iterator; `ask` is the present way of calling it."""
 
     def __init__(self, generator: torch.Generator | None) -> None:
         self.generator = generator or torch.default_generator
@@ -84,14 +84,14 @@ class _UsersOrder:
         return iter(self.sampler)
 
     def once_for_two(self) -> Iterator[Any]:
-        """Torch asks twice, the user's iterator without workers would ask once."""
+        """Call the sampler once although torch calls twice, as the user's iterator without workers would."""
         asked, self._asked = self._asked, None
         if asked is None:
             asked = self._asked = iter(self.sampler)
         return asked
 
     def once_more_later(self) -> Iterator[Any]:
-        """Torch asks once, the user's iterator with workers would ask again after drawing the seed."""
+        """Call the sampler again after torch's only call, as the user's iterator with workers would after the seed."""
         iter(self.sampler)
 
         def again() -> Iterator[Any]:
@@ -100,13 +100,13 @@ class _UsersOrder:
         return again()
 
     def as_if_new(self) -> Iterator[Any]:
-        """Torch resets an iterator that persists; the user's, new and without workers, would draw a seed."""
+        """Call the sampler and draw a seed for a reset iterator, as the user's new one without workers would."""
         asked = iter(self.sampler)
         draw_worker_seed(self.generator)
         return asked
 
     def as_if_new_with_workers(self) -> Iterator[Any]:
-        """Torch resets an iterator that persists; the user's, new and with workers, would draw a seed and ask again."""
+        """Call the sampler twice and draw a seed for a reset iterator, as the user's new one with workers would."""
         iter(self.sampler)
         draw_worker_seed(self.generator)
         return iter(self.sampler)
@@ -118,14 +118,14 @@ class _UsersOrder:
 
 
 def draw_worker_seed(generator: torch.Generator) -> int:
-    """The seed of an epoch's workers, drawn as torch's iterator draws it when it is made."""
+    """Draw the seed of an epoch's workers as torch's iterator does in its constructor."""
     return int(torch.empty((), dtype=torch.int64).random_(generator=generator).item())
 
 
 def state_of(value: Any, depth: int = 3) -> Any:
-    """What can be seen cheaply of an object's state: simple values, identities, lengths, and versions of tensors.
+    """Return a cheap summary of an object's state: simple values, identities, lengths, and versions of tensors.
 
-    Two equal states don't prove that nothing changed deep inside; two different ones prove that something did.
+    Equal summaries don't prove that nothing changed deep inside; different ones prove a change.
     """
     if isinstance(value, (bool, int, float, complex, str, bytes, type(None))):
         return value

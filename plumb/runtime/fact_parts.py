@@ -10,10 +10,10 @@ from typing import Any
 from plumb.runtime.simple import module_name
 from plumb.trace.expand import is_dataset, is_step, is_user_class
 
-# So many items of a large collection show what else hangs from them, and so many of those of collections within.
+# Number of items of a large collection, and of one inside a collection, that represent the others.
 _SAMPLED, _SAMPLED_WITHIN = 64, 8
 _SET_ITERATOR: type = type(iter(set()))
-# Classes that add nothing to what a class of the user's does.
+# Base classes that add nothing to a user's class.
 _TRIVIAL = frozenset(
     ("builtins.object", "typing.Generic", "typing.Protocol", "abc.ABC", "torch.utils.data.dataset.Dataset",
      "torch.utils.data.dataset.IterableDataset", "argparse.Namespace", "argparse._AttributeHolder",
@@ -22,14 +22,14 @@ _TRIVIAL = frozenset(
 
 
 def has_parts(value: Any) -> bool:
-    """Return whether an object of a library's may hold what makes samples, or options."""
+    """Return whether a library's object may contain parts that make samples, or options."""
     kind = type(value)
     is_data_class = any("__dataclass_fields__" in vars(each) for each in kind.__mro__)
     return is_data_class or kind.__module__.startswith("omegaconf.") or is_dataset(value) or is_step(value)
 
 
 def is_all_the_users(kind: type) -> bool:
-    """Return whether nothing but the user's own code can read the attributes of a class's objects."""
+    """Return whether only the user's own code can read the attributes of a class's objects."""
     return all(is_user_class(each) or class_path(each) in _TRIVIAL for each in kind.__mro__)
 
 
@@ -42,7 +42,7 @@ def class_path(kind: type) -> str:
 
 
 def inside(value: Any) -> tuple[Any, ...]:
-    """Return the one thing in a closure's cell, or behind a property or a method of a class; none in an empty cell."""
+    """Return the content of a closure's cell, or the function behind a property or method; none for an empty cell."""
     if isinstance(value, property):
         return (value.fget,)
     try:
@@ -52,7 +52,7 @@ def inside(value: Any) -> tuple[Any, ...]:
 
 
 def spread(items: Iterable[Any], length: int, is_within: bool, indexable: Any = None) -> Iterator[Any]:
-    """Return some of many items, evenly spread; of a set, which has no order, the first."""
+    """Return some of many items, evenly spread; for a set, which has no order, the first ones."""
     most = _SAMPLED_WITHIN if is_within else _SAMPLED
     step = 1 if isinstance(items, _SET_ITERATOR) else max(1, -(-length // most))
     if indexable is None:
