@@ -1,4 +1,4 @@
-"""A digest of any object: its values, its classes and functions, and what they refer to, equal in equal processes."""
+"""Digest of any object: its values, classes and functions, and what they refer to; equal in equal processes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, bytearray
 _SCALARS = frozenset((type(None), bool, int, float, complex))
 _TEXTS = frozenset((str, bytes, bytearray))
 _FLAT = _SCALARS | {str, bytes}
-# Smaller collections are digested item by item; of larger ones that hold plain values alone, up to so many at once.
+# Smaller collections are digested item by item; larger ones of plain values only, up to the second number at once.
 _FEW, _MOST_FLAT = 1000, 1_000_000
-# Of a part of an object, so many values are looked at; larger arrays and texts by so many blocks.
+# A partial digest covers this many values, and this many blocks of larger arrays and texts.
 _MOST_OBJECTS, _FEW_OBJECTS = 50_000, 10_000
 _LARGE_BYTES, _BLOCKS = 2**22, 64
 _LARGE_FLAT_BYTES = 2**26
 _LOCKS = frozenset(("_thread.lock", "_thread.RLock", "_thread._localdummy"))
-# What a class says about itself, and not what it does.
+# Metadata of a class that doesn't influence its behaviour.
 _NOT_CONTENT = frozenset(
     ("__dict__", "__weakref__", "__module__", "__doc__", "__annotations__", "__annotate__", "__annotate_func__",
      "__annotations_cache__", "__abstractmethods__", "_abc_impl", "__orig_bases__", "__parameters__", "__type_params__",
@@ -40,13 +40,13 @@ _DIGEST_BYTES = 20
 
 
 class Content:
-    """Digests objects. What can't be told counts as something new: then two digests always differ.
+    """Digester of objects. A part that can't be digested counts as new, so that two digests always differ.
 
-    Sets are compared whatever their order, dictionaries with their order. Objects that were met before count by when
-    that was. User code is compared by its byte code, libraries by their versions.
+    Sets are compared without their order, dictionaries with it. An object that was met before is represented by its
+    number. User code is compared by its byte code, libraries by their versions.
 
-    With `most_items`, only so many items of a larger collection are looked at, evenly spread, and some blocks of large
-    arrays and texts: `is_partial` says afterwards whether anything was left out, `objects` how many were looked at.
+    With `most_items`, only this many items of a larger collection are digested, evenly spread, and some blocks of large
+    arrays and texts; `is_partial` is then true if anything was left out.
     """
 
     def __init__(self, most_items: int | None = None) -> None:
@@ -57,10 +57,7 @@ class Content:
         self.objects = 0
 
     def digest(self, value: Any, most_objects: int = _MOST_OBJECTS) -> bytes:
-        """Return the digest of a value.
-
-        Raises TooMuchError where there are more than `most_objects` to look at, if `most_items` is limited.
-        """
+        """Return the digest of a value. Raise TooMuchError if it has more objects than a partial digest may cover."""
         stream = _Stream()
         pickler = _Pickler(stream, self, most_objects if self._most_items else None)
         try:
@@ -68,12 +65,12 @@ class Content:
         except TooMuchError:
             raise
         except Exception:
-            # Cyclic lists, for example.
+            # For example because of cyclic lists.
             stream.write(self._nonce)
         return stream.digest()
 
     def collected(self, value: Any) -> Any:
-        """Return what stands for a large plain collection or text; None for one that is digested item by item."""
+        """Return a substitute for a large plain collection or text; None for one that is digested item by item."""
         most, kind = self._most_items, type(value)
         if kind in _SCALARS:
             return None
@@ -97,7 +94,7 @@ class Content:
         return "part", type(value).__name__, length, [value[start : start + block] for start in range(0, length, step)]
 
     def told(self, value: Any) -> Any:
-        """What stands for a value that is not plain: a tuple of its parts, each of which is told in its turn."""
+        """Return a substitute for a value that is not plain: a tuple of its parts, which are digested in turn."""
         if id(value) in self._met:
             return "again", self._met[id(value)][0]
         self._met[id(value)] = len(self._met), value
@@ -129,7 +126,8 @@ class Content:
         kind, most = type(value), self._most_items
         if most is not None and len(value) > most:
             self.is_partial = True
-            # By the hashes that the set keeps. They differ between processes: this is for one process to compare.
+            # Uses the items' hashes, which differ between processes, so this is only for comparisons within one
+            # process.
             return kind.__name__, len(value), hash(frozenset(value))
         return kind.__name__, sorted(Content.digest(Content(), item) for item in value)
 
@@ -195,19 +193,19 @@ class Content:
 
 
 class TooMuchError(Exception):
-    """There is more to look at than a digest of a part may take."""
+    """A value has more objects than a partial digest may cover."""
 
 
 class _Pickler(pickle.Pickler):
     def __init__(self, stream: _Stream, content: Content, most_objects: int | None) -> None:
         super().__init__(stream, protocol=4)
-        # Without its memo, pickle writes equal objects alike, whether they are the same object or not.
+        # Without its memo, pickle writes equal objects equally, whether they are identical or not.
         self.fast = True
         self._content, self._told, self._collected = content, content.told, content.collected
         self._objects_left = most_objects
 
     def persistent_id(self, value: Any) -> Any:
-        """Return what is written instead of a value; None for plain ones, which pickle writes as they are."""
+        """Return the substitute for a value; None for plain ones, which pickle writes unchanged."""
         kind = type(value)
         if self._objects_left is not None:
             self._objects_left -= 1
@@ -220,7 +218,7 @@ class _Pickler(pickle.Pickler):
 
 
 def _is_flat(value: Any, most: int | None) -> bool:
-    """Whether a collection holds plain values, or lists of them, alone: no more than `most`, and not too large."""
+    """Return whether a collection has only plain values or lists of them, at most `most`, and not too large."""
     parts = (value.keys(), value.values()) if type(value) is dict else (value,)
     if any(_is_clearly_not_flat(part, most) for part in parts):
         return False
@@ -250,7 +248,7 @@ def _is_clearly_not_flat(part: Any, most: int | None) -> bool:
 
 
 def _digest_at_once(value: Any) -> bytes:
-    """The digest of a collection of plain values, without a look at each."""
+    """Return the digest of a collection of plain values, without visiting each."""
     stream = _Stream()
     pickler = pickle.Pickler(stream, protocol=4)
     pickler.fast = True
@@ -259,10 +257,7 @@ def _digest_at_once(value: Any) -> bytes:
 
 
 def digest_of_part(value: Any) -> tuple[bytes, bool]:
-    """Return a digest of a value that takes bounded time, and whether it is of a part of the value only.
-
-    Where there are many objects, two small parts tell how many more there would be in larger ones.
-    """
+    """Return a digest of a value in bounded time, and whether it covers only a part of the value."""
     found = _part(value, 1000, _FEW_OBJECTS)
     if found is None:
         least, few = (_part(value, most_items, _MOST_OBJECTS) for most_items in (1, 10))
@@ -288,7 +283,7 @@ def _part(value: Any, most_items: int, most_objects: int) -> tuple[bytes, Conten
 
 
 class _Stream:
-    """A file that keeps the digest of what is written to it."""
+    """File that computes the digest of what is written to it."""
 
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=_DIGEST_BYTES)
@@ -300,7 +295,7 @@ class _Stream:
 
 
 def code_of(function: types.FunctionType) -> tuple[Any, ...]:
-    """What a function does: its byte code, defaults and attributes, and what it closes over or finds by name."""
+    """Return what determines a function: byte code, defaults, attributes, closure, and the globals that it names."""
     cells = [_cell(cell) for cell in function.__closure__ or ()]
     names = sorted(names_in(function.__code__).module_level & function.__globals__.keys())
     found = {name: function.__globals__[name] for name in names}
@@ -317,7 +312,7 @@ def _cell(cell: types.CellType) -> Any:
 
 
 def _code(code: types.CodeType) -> tuple[Any, ...]:
-    """The parts of byte code that do something: not its file and lines."""
+    """Return the parts of byte code that have an effect: not its file and lines."""
     arguments = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
     names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
     return code.co_name, code.co_code, code.co_consts, *arguments, *names
@@ -329,6 +324,6 @@ def _file(path: str) -> tuple[str, int, int]:
 
 
 def _version(module: str | None) -> str | None:
-    """The version of the package that a module belongs to; None in the standard library."""
+    """Return the version of the package that contains a module; None for the standard library."""
     package = (module or "").partition(".")[0]
     return None if package in sys.stdlib_module_names else package_version(package)
