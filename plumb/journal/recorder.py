@@ -17,6 +17,8 @@ from typing import Any, Concatenate, ParamSpec
 
 from plumb.journal import records
 from plumb.journal.copying import TooLargeError, copy_aside
+from plumb.journal.known_paths import KnownPaths
+from plumb.journal.paths import can_be_renamed, entry_at, highest_writable, is_within, lstat
 from plumb.journal.records import (
     ABSENT,
     BESIDE,
@@ -26,7 +28,6 @@ from plumb.journal.records import (
     MOVED,
     PROGRAM,
     SCRATCH,
-    SEEN,
     STATUS,
     SYMLINK,
     UNKEPT,
@@ -68,15 +69,7 @@ class Recorder:
         self._lock_file: int | None = None
         self._reset()
         self._read_to = 0
-        # Paths whose state can be restored whatever happens to them from now on; False if the path may only grow.
-        self._safe: dict[str, bool] = {}
-        # Paths of what the script made, and paths to which it has moved what was there before.
-        self._new: set[str] = set()
-        self._moved_to: set[str] = set()
-        self._safe_status: set[str] = set()
-        self._beside: dict[int, str] = {}
-        # Second names of files that are kept by one, by device and inode.
-        self._by_link: dict[tuple[int, int], str] = {}
+        self._known = KnownPaths()
         self._count = 0
         os.register_at_fork(after_in_child=self._reset)
 
@@ -100,14 +93,14 @@ class Recorder:
 
         """
         real = os.path.realpath(path)
-        if self._by_link:
+        if self._known.by_link:
             self._part_from_links(real)
-        if self._is_safe(real, appends) or self._is_ignored(real):
+        if self._known.is_safe(real, appends) or self._is_ignored(real):
             return
         with self._locked():
-            if self._is_safe(real, appends):
+            if self._known.is_safe(real, appends):
                 return
-            status = _lstat(real)
+            status = lstat(real)
             if status is None:
                 self._note_absent(real)
             elif stat.S_ISREG(status.st_mode):
@@ -119,72 +112,72 @@ class Recorder:
     @_not_raising
     def removing(self, path: str) -> None:
         """Keep a file or a symbolic link whose name is about to be removed, or to be given to another file."""
-        entry = _entry(path)
-        if self._safe.get(entry) or self._is_ignored(entry):
+        entry = entry_at(path)
+        if self._known.safe.get(entry) or self._is_ignored(entry):
             return
         with self._locked():
-            if not self._safe.get(entry):
+            if not self._known.safe.get(entry):
                 self._keep_entry(entry)
 
     @_not_raising
     def moving(self, source: str, target: str) -> None:
         """Note that a file or a folder is about to be renamed, and keep what is at its target."""
-        source, target = _entry(source), _entry(target)
+        source, target = entry_at(source), entry_at(target)
         if self._is_ignored(source) and self._is_ignored(target):
             return
         with self._locked():
-            status = _lstat(source)
-            if status is None or not _can_be_renamed(source, status, target):
+            status = lstat(source)
+            if status is None or not can_be_renamed(source, status, target):
                 return
             self._keep_entry(target)
             is_folder = stat.S_ISDIR(status.st_mode)
-            if self._is_new(source) or (not is_folder and self._safe.get(source)):
+            if self._known.is_new(source) or (not is_folder and self._known.safe.get(source)):
                 return
             self._add(MOVED, source, to=target, is_folder=is_folder, **records.status_of(status))
 
     @_not_raising
     def removing_folder(self, path: str) -> None:
         """Note that an empty folder is about to be removed."""
-        entry = _entry(path)
+        entry = entry_at(path)
         if self._is_ignored(entry):
             return
         with self._locked():
-            if not self._safe.get(entry):
+            if not self._known.safe.get(entry):
                 self._keep_entry(entry)
 
     @_not_raising
     def making_folder(self, path: str) -> None:
         """Note that a folder is about to be made."""
-        entry = _entry(path)
-        if entry in self._safe or self._is_ignored(entry):
+        entry = entry_at(path)
+        if entry in self._known.safe or self._is_ignored(entry):
             return
         with self._locked():
-            if _lstat(entry) is None:
+            if lstat(entry) is None:
                 self._note_absent(entry)
 
     @_not_raising
     def linking(self, source: str, target: str) -> None:
         """Keep a file that is about to get a second name, because writing to either name changes the same file."""
-        entry = _entry(target)
+        entry = entry_at(target)
         if self._is_ignored(entry):
             return
         with self._locked():
             self._keep_entry(entry)
-            if not self._is_new(_entry(source)):
+            if not self._known.is_new(entry_at(source)):
                 self.writing(source)
 
     @_not_raising
     def changing_status(self, path: str) -> None:
         """Note mode, owner and times of a file or folder before they are set."""
         real = os.path.realpath(path)
-        if real in self._safe_status or self._safe.get(real) or self._is_ignored(real):
+        if real in self._known.safe_status or self._known.safe.get(real) or self._is_ignored(real):
             return
         with self._locked():
-            status = _lstat(real)
+            status = lstat(real)
             if status is None or stat.S_ISLNK(status.st_mode):
                 # Links in a cycle: the script's own operation will fail.
                 return
-            if real not in self._safe_status and not self._safe.get(real):
+            if real not in self._known.safe_status and not self._known.safe.get(real):
                 self._add(STATUS, real, **records.status_of(status))
 
     @_not_raising
@@ -193,10 +186,10 @@ class Recorder:
         self.writing(path)
         for companion in companions:
             real = os.path.realpath(companion)
-            if self._safe.get(real) or self._is_ignored(real):
+            if self._known.safe.get(real) or self._is_ignored(real):
                 continue
             with self._locked():
-                if _lstat(real) is None:
+                if lstat(real) is None:
                     self._note_absent(real, companion=os.path.realpath(path))
                 else:
                     self.writing(real)
@@ -204,7 +197,7 @@ class Recorder:
     @_not_raising
     def note_scratch(self, path: str, goes: bool = True) -> None:
         """Note a temporary file or folder that the script's exit would remove (`goes`), or would leave after all."""
-        entry = _entry(path)
+        entry = entry_at(path)
         if not self._is_ignored(entry):
             with self._locked():
                 self._add(SCRATCH, entry, goes=goes)
@@ -218,14 +211,14 @@ class Recorder:
     # ---- keeping
 
     def _keep_entry(self, entry: str) -> None:
-        status = _lstat(entry)
+        status = lstat(entry)
         if status is None:
             self._note_absent(entry)
         elif stat.S_ISLNK(status.st_mode):
             self._add(SYMLINK, entry, target=os.readlink(entry))
         elif stat.S_ISDIR(status.st_mode):
             self._add(FOLDER, entry, **records.status_of(status))
-        elif stat.S_ISREG(status.st_mode) and not self._safe.get(entry):
+        elif stat.S_ISREG(status.st_mode) and not self._known.safe.get(entry):
             self._keep(entry, status, may_link=True)
 
     def _keep(self, path: str, status: os.stat_result, may_link: bool = False, may_move: bool = False) -> None:
@@ -263,11 +256,11 @@ class Recorder:
 
         This happens if the script failed to remove or replace the file, for which the second name was made.
         """
-        status = _lstat(path)
-        if status is None or (status.st_dev, status.st_ino) not in self._by_link:
+        status = lstat(path)
+        if status is None or (status.st_dev, status.st_ino) not in self._known.by_link:
             return
         with self._locked():
-            copy = self._by_link.pop((status.st_dev, status.st_ino), None)
+            copy = self._known.by_link.pop((status.st_dev, status.st_ino), None)
             if copy is None:
                 return
             kept = os.path.join(self._folder, records.COPIES, copy)
@@ -288,39 +281,26 @@ class Recorder:
             return copies
         if status.st_size <= LARGE_BYTES:
             return None
-        if status.st_dev not in self._beside:
-            top = _highest_writable(os.path.dirname(path), status.st_dev)
+        if status.st_dev not in self._known.beside:
+            top = highest_writable(os.path.dirname(path), status.st_dev)
             if top is not None:
                 folder = os.path.join(top, f".plumb-{os.path.basename(self._folder)}")
                 self._add(BESIDE, folder, device=status.st_dev)
                 os.makedirs(folder, mode=0o700, exist_ok=True)
-        return self._beside.get(status.st_dev)
+        return self._known.beside.get(status.st_dev)
 
     def _note_absent(self, path: str, **more: Any) -> None:
-        if path not in self._safe:
+        if path not in self._known.safe:
             self._add(ABSENT, path, **more)
-
-    def _is_new(self, path: str) -> bool:
-        """Return whether all that is at the path was made by the script."""
-        if path in self._moved_to:
-            return False
-        if os.path.isdir(path) and any(_is_within(moved, path) for moved in self._moved_to):
-            return False
-        while path not in self._new and path not in self._moved_to and os.path.dirname(path) != path:
-            path = os.path.dirname(path)
-        return path in self._new
 
     def _is_ignored(self, path: str) -> bool:
         if path.startswith(_SHARED_MEMORY) and not path[len(_SHARED_MEMORY) :].startswith(_OF_LIBRARIES):
-            return any(_is_within(path, prefix) for prefix in self._ignored)
+            return any(is_within(path, prefix) for prefix in self._ignored)
         return (
             path.startswith(_KERNELS)
             or any(part in path for part in _CACHES)
-            or any(_is_within(path, prefix) for prefix in self._ignored)
+            or any(is_within(path, prefix) for prefix in self._ignored)
         )
-
-    def _is_safe(self, path: str, appends: bool) -> bool:
-        return path in self._safe if appends else self._safe.get(path, False)
 
     # ---- records
 
@@ -334,46 +314,7 @@ class Recorder:
         finally:
             os.close(file)
         self._read_to += len(line)
-        self._heed(record)
-
-    def _heed(self, record: Record) -> None:
-        """Update the known state of paths by a record."""
-        kind, path = record["kind"], record["path"]
-        if kind in (SCRATCH, PROGRAM, SEEN):
-            return
-        if kind == BESIDE:
-            self._beside[record["device"]] = path
-            return
-        if kind == ABSENT:
-            self._new.add(path)
-        if kind == KEPT and record["how"] == "link":
-            self._by_link[record["device"], record["inode"]] = record["copy"]
-        if kind == STATUS:
-            self._safe_status.add(path)
-        elif kind == GROWN:
-            self._safe[path] = False
-        elif kind == MOVED and record["is_folder"]:
-            self._heed_moved_folder(path, record["to"])
-        elif kind == MOVED:
-            target = record["to"]
-            # The target now holds the user's file, which is no longer safe there. Mode and times at the source are not
-            # safe either, because the rename may still fail.
-            self._safe.pop(target, None)
-            self._safe_status -= {path, target}
-            self._new.discard(target)
-            self._moved_to.discard(path)
-            self._moved_to.add(target)
-        else:
-            self._safe[path] = True
-
-    def _heed_moved_folder(self, path: str, target: str) -> None:
-        """Update the known state of all paths in a folder that is renamed."""
-        self._safe = {known: safe for known, safe in self._safe.items() if not _is_within(known, target)}
-        ends = (path, target)
-        self._safe_status = {known for known in self._safe_status if not any(_is_within(known, e) for e in ends)}
-        self._new = {known for known in self._new if not _is_within(known, target)}
-        moved = {target + known[len(path) :] for known in self._moved_to if _is_within(known, path)}
-        self._moved_to = {known for known in self._moved_to if not _is_within(known, path)} | moved | {target}
+        self._known.heed(record)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -399,58 +340,12 @@ class Recorder:
             file.seek(self._read_to)
             lines = file.read()
             for record in records.decode(lines):
-                self._heed(record)
+                self._known.heed(record)
             self._read_to += len(lines)
-
-
-def _lstat(path: str) -> os.stat_result | None:
-    try:
-        return os.lstat(path)
-    except OSError:
-        return None
 
 
 def _why(error: OSError) -> str:
     return str(error) if isinstance(error, TooLargeError) else (error.strerror or str(error)).lower()
-
-
-def _highest_writable(folder: str, device: int) -> str | None:
-    """Return the highest writable folder above `folder` on the device; None if there is none.
-
-    `folder` itself, which holds the files, counts only if a file system is mounted on it, because the script may remove
-    it.
-    """
-    top = folder
-    while os.path.dirname(top) != top:
-        above = os.path.dirname(top)
-        if os.stat(above).st_dev != device:
-            return top if os.access(top, os.W_OK) else None
-        if not os.access(above, os.W_OK):
-            break
-        top = above
-    return top if top != folder or os.path.dirname(top) == top else None
-
-
-def _can_be_renamed(source: str, status: os.stat_result, target: str) -> bool:
-    """Return False if a rename must fail or changes nothing, so that it must not be undone."""
-    there, is_folder = _lstat(target), stat.S_ISDIR(status.st_mode)
-    if source == target or not os.path.isdir(os.path.dirname(target)) or (is_folder and _is_within(target, source)):
-        return False
-    if there is None:
-        return True
-    if stat.S_ISDIR(there.st_mode) != is_folder or os.path.samestat(there, status):
-        return False
-    return not is_folder or not os.listdir(target)
-
-
-def _is_within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(f"{folder}/")
-
-
-def _entry(path: str) -> str:
-    """Return the real path of a folder's entry: links in its folder's path are followed, the last name is not."""
-    path = os.path.abspath(path)
-    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def _text(word: Any) -> str:
