@@ -6,7 +6,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from statistics import mean
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
@@ -20,11 +19,20 @@ from plumb.loop import Course, Loop, LoopReading, ready
 from plumb.loop_changes import LoopChanges
 from plumb.loop_companions import Companions
 from plumb.loop_comparison import LoopComparison, compare_in_loop
-from plumb.model import operational, stalls, stored
+from plumb.loop_results import (
+    after_comparison,
+    may_be_drift,
+    rate_over_turns,
+    readings_of_turns,
+    unchanged_loop,
+    waiting_share,
+    with_shares,
+)
+from plumb.model import operational, stored
 from plumb.options import Options
 from plumb.overtime import late_seconds
 from plumb.plain_plan import plain_in_loop, settled_plain
-from plumb.plan import Claim, EndToEnd, LoaderPlan, Measured, Rate, StepShares
+from plumb.plan import Claim, EndToEnd, LoaderPlan, Measured
 from plumb.profile.device import uses_accelerator
 from plumb.profile.host_load import OthersLoad
 from plumb.profile.pinning import is_pinnable
@@ -33,8 +41,7 @@ from plumb.rehearsal import NO_COSTS
 from plumb.restraint import changed_by_loop
 from plumb.runtime.allocator import ways_kept
 from plumb.samples_per_batch import samples_per_batch
-from plumb.search.decide import EQUAL, NOISE, NOTHING_TO_GAIN
-from plumb.search.measure import rate_of
+from plumb.search.decide import EQUAL
 from plumb.spending import Spending
 from plumb.subject import Choice, Step, Subject
 from plumb.tuning import Tuner
@@ -53,8 +60,6 @@ _PLAIN_SHARE = 0.08
 _SHARE_BEFORE, _SHARE_STEP = 0.25, 0.15
 # Largest shares of the time for these measurements if steps are slow, because later phases need time too.
 _TIME_BEFORE, _TIME_STEP = 0.25, 0.2
-# With this many interleaved windows of the loop, its first reading, possibly an outlier, is left out.
-_TURNS_THAT_TELL = 2
 # Length of the pauses that show whether a device works asynchronously, as a share of its step.
 _PAUSE_SHARE = 0.5
 # A loader that doesn't feed the training matters less, so its windows are shorter by this factor.
@@ -95,11 +100,11 @@ class Tuning:
         before, step = yield from self._at_first(known, loader, loop, own, deadline)
         readings = [before] if before else []
         is_soon = time.perf_counter() - begun < _TIME_BEFORE * (deadline - begun)
-        if before and step and is_soon and _may_be_drift(before, step) and math.isinf(loop.batches_at_most):
+        if before and step and is_soon and may_be_drift(before, step) and math.isinf(loop.batches_at_most):
             again, step_again = yield from self._at_first(known, loader, loop, own, deadline)
             readings += [again] if again else []
             step = max(step, step_again or step, key=lambda found: found.samples_per_second)
-        waiting = _waiting_share(_rate_over_turns(readings), step) if readings else None
+        waiting = waiting_share(rate_over_turns(readings), step) if readings else None
         burning = step and dataclasses.replace(
             step, cpu_seconds=step.cpu_seconds + together.cpu_seconds(loop.samples_per_batch)
         )
@@ -136,11 +141,11 @@ class Tuning:
             )
             compared = together.finished(compared)
             is_taken = compared.is_taken
-            readings = _readings_of_turns(readings, compared.own)
+            readings = readings_of_turns(readings, compared.own)
             if readings:
-                waiting = _waiting_share(_rate_over_turns(readings), step)
+                waiting = waiting_share(rate_over_turns(readings), step)
             named = together.named(wanted)
-            choice, in_loop = _after_comparison(choice, wanted, compared, step, named)
+            choice, in_loop = after_comparison(choice, wanted, compared, step, named)
             if in_loop is None and compared.is_open:
                 undecided = notes.undecided(named, compared.ratio, waiting, others.cpus(), self._options.budget_seconds)
         plainly = None
@@ -161,9 +166,9 @@ class Tuning:
                 together.companions.switch,
             )
             plainly = together.finished(plainly) if plainly else None
-            readings = _readings_of_turns(readings, plainly.own if plainly else ())
+            readings = readings_of_turns(readings, plainly.own if plainly else ())
             if plainly is not None and plainly.is_taken and in_loop is None:
-                choice, in_loop = _after_comparison(
+                choice, in_loop = after_comparison(
                     dataclasses.replace(choice, tuned=choice.plain), choice.plain.config, plainly, step
                 )
                 together.take_plain()
@@ -174,7 +179,7 @@ class Tuning:
             choice, in_loop, undecided = dataclasses.replace(choice, tuned=choice.baseline), None, ""
             choice = choice.noting(changed_by_loop(_changed(loop)))
         if in_loop is None and readings and choice.tuned.config == choice.baseline.config:
-            in_loop = _unchanged(readings, waiting)
+            in_loop = unchanged_loop(readings, waiting)
         if not loop.open:
             why = "ended" if loop.has_ended else "was left, so that its epoch did not end,"
             note = f"your loop {why} after {loop.batches_given} batches; the rest was measured without it"
@@ -205,7 +210,7 @@ class Tuning:
         plain = choice.baseline if choice.plain.config == choice.tuned.config else choice.plain
         choice = choice.noting(notes.eaten_by_starts(choice.tuned.config, claim))
         choice = dataclasses.replace(choice, tuned=choice.baseline, plain=plain)
-        as_it_is = _unchanged(readings, waiting) if readings else None
+        as_it_is = unchanged_loop(readings, waiting) if readings else None
         return self._plan(known, loader, loop.samples_per_batch, choice, step, as_it_is, spent, plainly)
 
     def _claim(
@@ -308,7 +313,7 @@ class Tuning:
                 predicted=operational.predict(choice.situation, choice.tuned.config),
                 step_samples_per_second=step.samples_per_second if step else None,
                 # A loop's waiting can't be split among several loaders.
-                end_to_end=in_loop if is_one_of_several or in_loop is None else _with_shares(in_loop, choice),
+                end_to_end=in_loop if is_one_of_several or in_loop is None else with_shares(in_loop, choice),
                 sample=choice.situation.cost_in_worker,
                 trials=choice.trials,
                 rewrites=choice.offers.rewrites,
@@ -329,7 +334,7 @@ class Tuning:
 
 
 def _batch_seconds(loop: Loop, readings: Sequence[LoopReading]) -> float:
-    return loop.samples_per_batch / _rate_over_turns(readings).samples_per_second if readings else 0.0
+    return loop.samples_per_batch / rate_over_turns(readings).samples_per_second if readings else 0.0
 
 
 def _with_pinned(choice: Choice) -> Choice:
@@ -403,104 +408,3 @@ def _paused(batches: Iterator[Any], seconds: float) -> Iterator[Any]:
     for batch in batches:
         time.sleep(seconds)
         yield batch
-
-
-def _after_comparison(
-    choice: Choice, wanted: Config, compared: LoopComparison, step: Step | None, named: Config | str = ""
-) -> tuple[Choice, EndToEnd | None]:
-    """Return the choice after the loop's comparison, and the loop's rates if the candidate was taken."""
-    if compared.is_taken:
-        in_loop = _end_to_end(compared, step)
-        if choice.tuned.config != wanted:
-            # A configuration that was never measured alone gets the loop's rate, which is lower than the loader's could
-            # be.
-            choice = dataclasses.replace(choice, tuned=Measured(wanted, in_loop.tuned, in_loop.tuned_interval))
-        return choice, in_loop
-    choice = dataclasses.replace(choice, tuned=choice.baseline)
-    if compared.failure:
-        return choice.noting(notes.failed_in_loop(named or wanted, compared.failure)), None
-    if compared.ratio is not None and not compared.is_open:
-        return choice.noting(notes.not_faster_in_loop(named or wanted, compared.ratio)), None
-    return choice, None
-
-
-def _end_to_end(compared: LoopComparison, step: Step | None) -> EndToEnd:
-    """Return the loop's rates on both configurations, over all windows."""
-    before, after = _rate_over_turns(compared.own), _rate_over_turns(compared.candidate)
-    return EndToEnd(
-        before.samples_per_second,
-        after.samples_per_second,
-        before.interval,
-        after.interval,
-        _told_waiting(_waiting_share(before, step), compared.own),
-        _told_waiting(_waiting_share(after, step), compared.candidate),
-        baseline_ranks_share=_ranks_share(compared.own),
-        tuned_ranks_share=_ranks_share(compared.candidate),
-        gain=compared.gain,
-    )
-
-
-def _rate_over_turns(readings: Sequence[LoopReading]) -> Rate:
-    return rate_of([chunk for reading in readings for chunk in reading.chunks])
-
-
-def _waiting_share(loop: Rate, step: Step | None) -> float | None:
-    """Return the share of the loop's time that ready batches would save, from 0 to 1; None without a step.
-
-    It is computed from rates, not from the time inside `next`: with an asynchronous device or a prefetching thread,
-    waiting for data and waiting for the step overlap.
-    """
-    return max(0.0, 1.0 - loop.samples_per_second / step.samples_per_second) if step else None
-
-
-def _told_waiting(share: float | None, readings: Sequence[LoopReading]) -> float | None:
-    """Return the share of the loop's time that waits for data, for the user to read.
-
-    Ready batches may save more than what the loop spends on getting its own, where workers compete with its step for
-    the CPUs, or where the host was slower for a while: that is no waiting.
-    """
-    return None if share is None else min(share, max((reading.share_in_next for reading in readings), default=share))
-
-
-def _may_be_drift(before: LoopReading, step: Step) -> bool:
-    """Return whether ready batches seem to save nothing although the loop spends much of its time in `next`.
-
-    The loop may wait for a device meanwhile. But the host may also have been slower while the step was measured.
-    """
-    waiting = _waiting_share(before.rate, step)
-    return waiting is not None and waiting <= NOTHING_TO_GAIN and before.share_in_next > waiting + NOISE
-
-
-def _readings_of_turns(readings: Sequence[LoopReading], turns: Sequence[LoopReading]) -> list[LoopReading]:
-    """Return the readings to judge the loop by: the interleaved ones if there are several, else all."""
-    return list(turns) if len(turns) >= _TURNS_THAT_TELL else [*readings, *turns]
-
-
-def _ranks_share(readings: Sequence[LoopReading]) -> float:
-    """Return the share of the loop's time that its steps wait for other ranks; 0 if that can't be measured."""
-    if not told_by_steps():
-        return 0.0
-    return mean(reading.ranks_seconds / (reading.wait_seconds + reading.step_seconds) for reading in readings)
-
-
-def _unchanged(readings: Sequence[LoopReading], waiting: float | None) -> EndToEnd:
-    loop, ranks = _rate_over_turns(readings), _ranks_share(readings)
-    rate, interval = loop.samples_per_second, loop.interval
-    waiting = _told_waiting(waiting, readings)
-    return EndToEnd(
-        rate, rate, interval, interval, waiting, waiting, baseline_ranks_share=ranks, tuned_ranks_share=ranks
-    )
-
-
-def _with_shares(loop: EndToEnd, choice: Choice) -> EndToEnd:
-    """Return the loop's rates with the shares of a step's time."""
-
-    def shares(config: Config, rate: float, waiting: float | None, ranks: float) -> StepShares | None:
-        return None if waiting is None else stalls.step_shares(choice.situation, config, rate, waiting, ranks)
-
-    baseline, tuned = choice.baseline.config, choice.tuned.config
-    return dataclasses.replace(
-        loop,
-        baseline_shares=shares(baseline, loop.baseline, loop.baseline_waiting_share, loop.baseline_ranks_share),
-        tuned_shares=shares(tuned, loop.tuned, loop.tuned_waiting_share, loop.tuned_ranks_share),
-    )

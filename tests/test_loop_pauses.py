@@ -13,6 +13,7 @@ from plumb.errors import TuningError
 from plumb.host import Limits
 from plumb.loop import Loop, LoopReading
 from plumb.loop_pauses import LoopPauses
+from plumb.loop_results import told_waiting, unchanged_loop, waiting_share
 from plumb.options import Options
 from plumb.search.measure import Chunk
 from plumb.site import Site
@@ -113,7 +114,7 @@ def test_what_workers_take_from_the_step_is_no_waiting_for_data():
     """Ready batches would save a third of the time, of which the loop spends a hundredth on getting its own."""
     reading = LoopReading((Chunk(66.0, 1.0),), 0.01 / 66, 0.99 / 66, 0.0, 0.0)
     step = Step(100.0, 0.0, blocks=True)
-    assert course._waiting_share(reading.rate, step) == pytest.approx(0.34)
-    found = course._unchanged([reading], course._waiting_share(reading.rate, step))
+    assert waiting_share(reading.rate, step) == pytest.approx(0.34)
+    found = unchanged_loop([reading], waiting_share(reading.rate, step))
     assert found.baseline_waiting_share == pytest.approx(0.01)
-    assert course._told_waiting(None, [reading]) is None
+    assert told_waiting(None, [reading]) is None
