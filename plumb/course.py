@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset
 
 from plumb import events, notes
+from plumb.between_epochs import between_epochs
 from plumb.claims import claim_of, is_worth_having
 from plumb.companion_tuning import CompanionTuning
 from plumb.config import Config
@@ -94,6 +96,8 @@ class Tuning:
         self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
     ) -> Course[events.Event]:
         pace, spent, begun = self._options.pace_seconds, Spending(), time.perf_counter()
+        # The loop itself is among the callers.
+        between = between_epochs(sys._getframe(), loader, known.site)
         if not loader.num_workers:
             loop.changes = LoopChanges(loader)
         together = CompanionTuning(loop)
@@ -109,12 +113,14 @@ class Tuning:
             step, cpu_seconds=step.cpu_seconds + together.cpu_seconds(loop.samples_per_batch)
         )
         subject = Subject(
-            known.name, loader, loop.samples_per_batch, burning, waiting, _changed(loop), loop.open, loop.skips
+            known.name, loader, loop.samples_per_batch, burning, waiting, _changed(loop), loop.open, loop.skips, between
         )
         plain_seconds = 0.0 if self._options.plain else min(2 * _PAIRS * pace, _PLAIN_SHARE * (deadline - begun))
         seconds = (deadline - time.perf_counter() - 2 * _PAIRS * pace - plain_seconds) / (1 + together.count)
         tuner = Tuner(subject, self._options, seconds, pace, self._emit)
         choice = tuner.choose()
+        if between.changed or between.is_made_anew:
+            choice = choice.noting(notes.changed_between_epochs(between))
 
         def tuner_of(subject: Subject, limits: Limits) -> Tuner:
             return Tuner(subject, dataclasses.replace(self._options, limits=limits), seconds, pace, self._emit)

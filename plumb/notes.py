@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Sequence
 
+from plumb.between_epochs import BetweenEpochs
 from plumb.config import Config, Deferral
 from plumb.model import planner
 from plumb.model.climb import ClimbEnd, SourceCapacity
@@ -133,6 +134,15 @@ def feeds(through: str) -> str:
 def failed_in_loop(config: Config | str, failure: str) -> str:
     """Return a sentence that a candidate failed in the user's loop."""
     return f"{config} was the best alone, and failed in your loop ({failure}): your own configuration stays"
+
+
+def changed_between_epochs(between: BetweenEpochs) -> str:
+    """Explain why no store is offered, with the statement that changes the dataset between epochs if there is one."""
+    if between.changed:
+        why = f"your script changes its dataset by {between.changed}"
+    else:
+        why = "your script makes this loader anew for each of them"
+    return f"no stores in memory were tried: each epoch would throw them away, as {why}"
 
 
 def eaten_by_starts(config: Config, claim: Claim) -> str:

@@ -147,7 +147,7 @@ def _call_position(frame: FrameType) -> tuple[int, int]:
 @lru_cache(maxsize=256)
 def _statement_text(file: str, line: int, column: int) -> str:
     """Return the innermost statement at a place, as Python unparses it; of one with a body, the call or first line."""
-    statement = _innermost((node for node in _nodes(file) if isinstance(node, ast.stmt)), (line, column))
+    statement = _innermost((node for node in nodes_of(file) if isinstance(node, ast.stmt)), (line, column))
     if statement is None:
         return linecache.getline(file, line).strip()
     if not hasattr(statement, "body"):
@@ -157,7 +157,7 @@ def _statement_text(file: str, line: int, column: int) -> str:
 
 
 @lru_cache(maxsize=64)
-def _nodes(file: str) -> tuple[ast.AST, ...]:
+def nodes_of(file: str) -> tuple[ast.AST, ...]:
     """Return all nodes of a source file's tree, outer ones first; none if it can't be parsed."""
     try:
         return tuple(ast.walk(ast.parse("".join(linecache.getlines(file)))))
@@ -168,13 +168,13 @@ def _nodes(file: str) -> tuple[ast.AST, ...]:
 @lru_cache(maxsize=64)
 def _statements(file: str) -> tuple[ast.Assign | ast.AnnAssign | ast.Return, ...]:
     """Return all statements in a source file that can name a call's result."""
-    return tuple(node for node in _nodes(file) if isinstance(node, (ast.Assign, ast.AnnAssign, ast.Return)))
+    return tuple(node for node in nodes_of(file) if isinstance(node, (ast.Assign, ast.AnnAssign, ast.Return)))
 
 
 @lru_cache(maxsize=64)
 def _iter_calls(file: str) -> frozenset[tuple[int, int]]:
     """Return line and column of every call of `iter` in a source file."""
-    calls = (node for node in _nodes(file) if isinstance(node, ast.Call))
+    calls = (node for node in nodes_of(file) if isinstance(node, ast.Call))
     by_name = (node for node in calls if isinstance(node.func, ast.Name) and node.func.id == "iter")
     return frozenset((node.lineno, node.col_offset) for node in by_name)
 
@@ -184,7 +184,7 @@ def _begun_anew(file: str) -> tuple[tuple[int, int], ...]:
     """First and last line of what is tried in a source file until StopIteration, where `iter` is called then."""
     return tuple(
         (node.body[0].lineno, node.body[-1].end_lineno or node.body[-1].lineno)
-        for node in _nodes(file)
+        for node in nodes_of(file)
         if isinstance(node, ast.Try) and any(map(_makes_iterator, node.handlers))
     )
 

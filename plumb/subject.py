@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
+from plumb.between_epochs import NOTHING, BetweenEpochs
 from plumb.config import Config
 from plumb.lengths import length_of
 from plumb.model.situation import Freedom, Situation
@@ -44,7 +45,7 @@ class Subject:
     `waiting_share` is the share of the loop's time that waits for data, None if it is unknown. `changed` is the place
     in the dataset that the loop changes during an epoch, empty if there is none. `is_decided_in_loop` says that the
     user's loop afterwards compares the choice with the user's configuration, and decides. `skips` are the classes of
-    the samples' errors that the user's loop catches.
+    the samples' errors that the user's loop catches. `between` is what the script seems to do between epochs.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Subject:
     changed: str = ""
     is_decided_in_loop: bool = False
     skips: tuple[type[Exception], ...] = ()
+    between: BetweenEpochs = NOTHING
 
     @property
     def epoch_samples(self) -> float | None:

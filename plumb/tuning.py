@@ -29,6 +29,7 @@ from plumb.model.situation import Freedom, Situation
 from plumb.notes import (
     arriving,
     binding,
+    changed_between_epochs,
     contributed,
     inherited,
     not_forked,
@@ -196,6 +197,10 @@ class Tuner:
 
         If that would take longer than `until`, in `time.perf_counter` seconds, the trials' starts are used instead.
         """
+        if self.subject.between.is_made_anew:
+            # Workers do not outlive their loader.
+            passing = dataclasses.replace(planned.config, persistent_workers=False)
+            planned = dataclasses.replace(planned, tuned=dataclasses.replace(planned.tuned, config=passing))
         config, ledger = planned.config, self._trials.ledger
         own, start = ledger.start_seconds(self._own), ledger.start_seconds(config)
         count = max(config.num_workers, self._own.num_workers, 1)
@@ -255,6 +260,10 @@ class Tuner:
             seen.cost.wall_seconds,
             min(CHILD_SECONDS, max(_CHILD_SECONDS_AT_LEAST, _SHARE_OF_A_CHILD * self.options.budget_seconds)),
         )
+        between = self.subject.between
+        is_lost = between.is_made_anew and self.options.cache_folder is None
+        if (between.changed or is_lost) and self._restraint.stores is None:
+            self._restraint = dataclasses.replace(self._restraint, stores=changed_between_epochs(between))
         self._start = worker_start(self.subject.loader, self._own, self._held, self._restraint)
 
     def _target(self) -> torch.device | None:
