@@ -177,7 +177,9 @@ class StateGuard(IdleGuard):
         may_draw = has_generators and _workers(wanted) != _workers(self._own)
         # What the user's own new workers would read from files again, may age in workers that last, and in stores.
         may_age = (wanted.persistent_workers and not self._own.persistent_workers) or wanted.cache is not None
-        if self._own.num_workers and not (may_draw or may_age):
+        # Made here in place of the user's workers, batches are no copies, and what samples change is not lost.
+        is_here = not wanted.num_workers
+        if self._own.num_workers and not (may_draw or may_age or is_here):
             return
         waited_seconds = min(time.perf_counter() - self._epoch_begun_at, CHILD_SECONDS)
         seconds = max(CHILD_SECONDS, _CHILD_WAITS * waited_seconds)
@@ -191,7 +193,8 @@ class StateGuard(IdleGuard):
         self._tried += 1
         self._files.follow(effects)
         if self._own.num_workers:
-            why = effects.why_same_workers if may_draw else None
+            why = effects.why_same_workers if may_draw or is_here else None
+            why = why or (effects.why_in_one_process if is_here else None)
         else:
             why = effects.why_in_one_process or (effects.why_not_forked if self._forks(self._loader) else None)
         if why is not None:

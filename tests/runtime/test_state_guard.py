@@ -508,3 +508,31 @@ def test_whole_epochs_of_changing_data_keep_their_workers():
     assert set(said) == {
         "the script changes Rows.weights between epochs: workers are started again, so that they see it"
     }
+
+
+class Parts(Dataset):
+    """Hands out rows of its own table."""
+
+    def __init__(self):
+        self.table, self.seen = torch.zeros(20, 2), 0
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        return self.table[index]
+
+
+@pytest.mark.parametrize(("dataset", "size"), [(Parts, None), (Running, 4)])
+def test_what_the_user_s_workers_have_copies_of_is_not_touched_in_their_place(dataset, size):
+    def train(loader, begin):
+        for _ in range(2):
+            for batch in begin():
+                yield batch.tolist()
+                batch.add_(1)
+            yield loader.dataset.seen
+
+    plain, planned, said = trained(lambda: DataLoader(dataset(), batch_size=size, num_workers=1), train, Config(0))
+    assert planned == plain
+    (line,) = said
+    assert "from here on it runs as the script has it" in line
