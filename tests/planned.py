@@ -51,7 +51,7 @@ def entry_for(known, loader, config):
         baseline=Measured(current_config(loader), 100.0, _RATE),
         tuned=Measured(config, 100.0, _RATE),
         predicted=Prediction(100.0, "cpu", {"cpu": 1.0}),
-        rewrites=Rewrites(cuts=(Cut("sample", (), (), code_of_samples(loader.dataset)),)),
+        rewrites=Rewrites(cuts=(_whole(loader),)),
         library=known.site.library,
         identity=found,
     )
@@ -92,7 +92,32 @@ def plan_of(folder, config, *arguments, **environment):
     return plan.decode(plan.encode(Plan("train.py", {}, 1.0, 1.0, pickle.loads(result.read_bytes()))))
 
 
-def run_tuning_itself(folder, config, *arguments):
+def run_live(folder, config, **environment):
+    """What `train.py` prints where its live loaders change over to `config` after their second batch."""
+
+    def run():
+        import plumb.live
+        from tests.live.parts import follow, patiently
+
+        begin, following = plumb.live.live_iterator, {}
+
+        def steered(loader):
+            if id(loader) not in following:
+                steering = following[id(loader)] = follow(loader, [(2, config)])
+                steering.rewrites = Rewrites(cuts=(_whole(loader),))
+            return patiently(begin(loader))
+
+        plumb.live.live_iterator = steered
+        error = run_script(Target("train.py", False), [])
+        for steering in following.values():
+            used = "changed over" if config in steering.ran else "stayed"
+            print(f"live: {used}, {[reason for _, reason in steering.failures]}", file=sys.stderr)
+        _raise(error)
+
+    return forked(folder, run, environment)
+
+
+def run_tuning_itself(folder, config, *arguments, **environment):
     """What `train.py` prints, where tuning itself finds `config` for any loader, or nothing where that is None."""
 
     def tuned(loader, site, options, step=None):
@@ -108,7 +133,7 @@ def run_tuning_itself(folder, config, *arguments):
         plumb.here.tune_here = tuned
         _raise(run_script(Target("train.py", False), list(arguments)))
 
-    return forked(folder, run, {})
+    return forked(folder, run, environment)
 
 
 def only(planned, *names):
@@ -175,6 +200,10 @@ def write(folder, files):
         path = Path(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+
+def _whole(loader):
+    return Cut("sample", (), (), code_of_samples(loader.dataset))
 
 
 def _raise(error):

@@ -234,6 +234,9 @@ def _be_the_child(work: Callable[[], Any], sending: int, is_forked: bool) -> NoR
             _cut_connections(sending)
         _send(sending, _result(work))
         del kept
+    except Exception as error:
+        # Few files may be open, for example.
+        _send(sending, pickle.dumps((False, _words_for(error))))
     finally:
         # The child must run neither the parent's finalizers nor its exit handlers.
         os._exit(0)

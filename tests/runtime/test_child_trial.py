@@ -226,3 +226,11 @@ def test_a_spawned_child_answers_likewise():
     outcome = in_spawned_child(functools.partial(crash_if_spawned, "crash"), SECONDS)
     assert outcome.reason == "crashed a process that tried it (SIGSEGV)"
     assert "pickle" in in_spawned_child(lambda: 0, SECONDS).reason
+
+
+def test_a_child_that_can_t_be_prepared_says_why(monkeypatch):
+    def fails():
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("plumb.runtime.child_trial._part_from_parent", fails)
+    assert in_child(lambda: 1, SECONDS).reason == "raised OSError: [Errno 24] Too many open files"
