@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from plumb.config import Config
 from plumb.plan import LoaderPlan
 from plumb.profile.randomness import kept_generators
 from plumb.runtime.planned import Planned
 from plumb.runtime.stored import Stored
+from plumb.torch_loader import DataLoader
 
 REHEARSED_EPOCHS = 3
 """The third is like all later ones; some of plumb's checks happen in the second."""
