@@ -1,11 +1,11 @@
-"""Facts that decide on a dataset's samples, looked up in bounded time: code, classes, flags, numbers and texts.
+"""Facts that determine a dataset's samples, collected in bounded time: code, classes, flags, numbers and texts.
 
-The walk begins at the dataset and at what the loader calls, and follows attributes, items, closures, defaults and the
-module values that code reads, whatever module they are in. Of an object of the user's own class only those attributes
-and methods count that some function on the way names: `args.lr` is no part of a dataset that never reads `lr`. What is
-in large collections and arrays is data: it decides on what a store holds, and not on which rewrites fit.
+The walk begins at the dataset and at the loader's functions, and follows attributes, items, closures, defaults and the
+module values that code reads, whatever module they are in. Of a user class's object only those attributes and methods
+count that some function on the way names: `args.lr` is no part of a dataset that never reads `lr`. The contents of
+large collections and arrays are data, which belong to a store's fingerprint, but not to the conditions of a rewrite.
 
-Never calls code of the user's: neither `__len__` nor `__getattr__`, `__eq__` or `__bool__` of what it meets.
+Never calls the user's code: neither `__len__` nor `__getattr__`, `__eq__` or `__bool__` of any object.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from plumb.runtime.options import options_of_library, options_of_process
 from plumb.runtime.simple import in_words, is_plain, is_small_array, kind_of, module_name, shape_of, text_digest
 from plumb.trace.expand import is_dataset, is_step, is_user_class, is_user_code, is_user_file
 
-# Objects that are looked at, at the most, and facts of one sort.
+# Largest number of visited objects, and of facts of one kind.
 _MOST_OBJECTS, _MOST_FACTS = 5_000, 400
 # Collections of more items than this are data.
 _FEW = 32
 # Dictionaries whose keys are texts are options, up to this size.
 _MOST_OPTIONS = 256
-# Objects of libraries that hang from each other are followed so far.
+# Depth to which libraries' objects inside each other are followed.
 _LIBRARY_DEPTH = 8
 _COLLECTIONS: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
 _PLAIN_COLLECTIONS = frozenset((list, tuple, dict, set, frozenset))
-# Where code names one of these, it may read attributes by names that can't be seen.
+# Code that names one of these may read attributes by names that can't be seen.
 _READS_ANY = frozenset(
     ("getattr", "vars", "__dict__", "__getattribute__", "attrgetter", "methodcaller", "asdict", "astuple", "fields",
      "eval", "exec", "locals", "globals", "dir", "getmembers")
 )  # fmt: skip
-# What a class says about itself, and what making, copying and printing an object runs: no sample does.
+# Metadata of a class, and methods that make, copy or print an object: no sample runs them.
 _NOT_RUN = frozenset(
     ("__dict__", "__weakref__", "__module__", "__doc__", "__annotations__", "__annotate__", "__annotate_func__",
      "__annotations_cache__", "__abstractmethods__", "_abc_impl", "__orig_bases__", "__parameters__", "__type_params__",
@@ -53,13 +53,13 @@ _NOT_RUN = frozenset(
      "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__copy__", "__deepcopy__", "__replace__",
      "__subclasshook__", "__init_subclass__", "__class_getitem__", "__test__")
 )  # fmt: skip
-# The processes of one job have numbers of their own.
+# Ranks differ between the processes of one job.
 _RANK = re.compile(r"(^|[.'\[])_?(local_|global_|world_|node_|process_)?rank\W*$")
 _MAKING = frozenset(("__init__", "__new__", "__post_init__"))
 _UNNAMED = (staticmethod, classmethod)
 
-# Modules that functions import when they run, and that were not there when they were looked for first. What they hold
-# later does not count in this process: a first sample that imports them must not change what is known of a dataset.
+# Modules imported by functions at run time that did not exist at the first look. Their later content doesn't count in
+# this process, because a first sample that imports them must not change the facts about a dataset.
 _absent: set[str] = set()
 
 
@@ -80,7 +80,7 @@ def facts_about(loader: Any) -> Facts:
 
 @dataclass(frozen=True)
 class _Found:
-    """A value on the walk. `is_data` says that it is one of many, `depth` counts the libraries' objects around it."""
+    """A value on the walk. `is_data`: it is one of many; `depth`: number of libraries' objects around it."""
 
     path: str
     value: Any
@@ -89,14 +89,14 @@ class _Found:
 
 
 class _Walk:
-    """A walk through objects, those that are nearest to its roots first."""
+    """Walk through objects in the order of their distance from the roots."""
 
     def __init__(self) -> None:
         self._facts = Facts()
         self._pending: deque[_Found] = deque()
-        # With the objects themselves, so that none leaves its id to another meanwhile.
+        # Refers to the objects, so that no id is reused meanwhile.
         self._met: dict[tuple[int, bool], tuple[str, Any]] = {}
-        # By its id, whether a class's constructor was looked at, too.
+        # By a class's id: whether its constructor was visited, too.
         self._classes: dict[int, bool] = {}
         self._names: set[str] = set()
         self._reads_any = False
@@ -104,7 +104,7 @@ class _Walk:
         self._versions: set[str] = set()
 
     def facts(self) -> Facts:
-        """Walk to the end, and return what was found."""
+        """Walk to the end, and return the facts."""
         looked_at = 0
         while self._pending and looked_at < _MOST_OBJECTS:
             self._visit(self._pending.popleft())
@@ -114,7 +114,7 @@ class _Walk:
         return Facts(*(_at_most(facts) for facts in (self._facts.code, self._facts.kinds, self._facts.values)))
 
     def look(self, path: str, value: Any, is_data: bool = False, depth: int = 0) -> None:
-        """Note a simple value; have any other one visited."""
+        """Record a simple value; queue any other one for a visit."""
         words = in_words(value)
         if words is None:
             self._pending.append(_Found(path, value, is_data, depth))
@@ -122,14 +122,14 @@ class _Walk:
             self._facts.values[path] = words
 
     def _look_where_read(self, found: _Found, name: str) -> None:
-        """Look at an attribute as soon as code names it."""
+        """Visit an attribute as soon as code names it."""
         if self._reads_any or name in self._names:
             self.look(found.path, found.value, found.is_data, found.depth)
         else:
             self._unread.setdefault(name, []).append(found)
 
     def _read(self, names: Iterable[str]) -> None:
-        """Note names that code reads."""
+        """Record names that code reads."""
         new = set(names) - self._names
         self._names |= new
         if not self._reads_any and not _READS_ANY.isdisjoint(new):
@@ -230,7 +230,7 @@ class _Walk:
             self._imported(name, function)
 
     def _imported(self, name: str, function: types.FunctionType) -> None:
-        """Look at a module that a function imports when it runs."""
+        """Visit a module that a function imports at run time."""
         package = function.__globals__.get("__package__") or ""
         full = next((each for each in (name, f"{package}.{name}") if each in sys.modules), None)
         digest = file_digest(full or name)
@@ -255,7 +255,7 @@ class _Walk:
                 self._look_where_read(_Found(f"{name}.{member}", value, found.is_data), member)
 
     def _compiled(self, name: Any) -> None:
-        """Look at the file of a module of the user's that shows no byte code."""
+        """Record the file's digest of a user's module without byte code."""
         filename = getattr(sys.modules.get(name), "__file__", None) if isinstance(name, str) else None
         if isinstance(filename, str) and not filename.endswith(".py"):
             digest = file_digest(name)
@@ -263,7 +263,7 @@ class _Walk:
                 self._facts.code[f"module {name}"] = digest
 
     def _class(self, kind: type, is_called: bool) -> None:
-        """Look at what a class does; its constructor counts where it `is_called`."""
+        """Visit what a class does; its constructor counts if the class `is_called`."""
         if self._classes.get(id(kind), -1) >= is_called:
             return
         self._classes[id(kind)] = is_called
@@ -311,7 +311,7 @@ class _Walk:
         elif found.depth < _LIBRARY_DEPTH and has_parts(value):
             reads_all, depth = True, found.depth + 1
         else:
-            # What wraps a function of the user's, such as a cache or a property, runs it.
+            # An object that wraps a user's function, such as a cache or a property, runs it.
             for name, inner in attributes.items():
                 if is_user_code(inner):
                     self.look(f"{found.path}.{name}", inner, found.is_data, found.depth + 1)
@@ -353,14 +353,14 @@ class _Walk:
             self.look(f"{found.path}[{place}]", item, False, found.depth)
 
     def _one_of_many(self, found: _Found, item: Any) -> None:
-        """Look at an item of a large collection: at the flags of one that makes samples, else at its code only."""
+        """Visit an item of a large collection: with its flags if it makes samples, otherwise only its code."""
         if not is_plain(item) and in_words(item) is None:
             makes_samples = not found.is_data and (is_dataset(item) or is_step(item))
             self.look(f"{found.path}[of many]", item, not makes_samples, found.depth)
 
 
 def _at_most(facts: dict[str, str]) -> dict[str, str]:
-    """Return the facts, sorted; where there are very many, those beyond in one digest."""
+    """Return the facts, sorted; if there are very many, the rest as one digest."""
     spelled = ((printable(path), printable(fact)) for path, fact in facts.items())
     ordered = sorted(spelled, key=lambda item: (len(item[0]), item[0]))
     first, rest = ordered[:_MOST_FACTS], ordered[_MOST_FACTS:]

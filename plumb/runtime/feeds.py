@@ -1,6 +1,7 @@
-"""Which calls have no other purpose than to make what a cut takes, by what flowed in recorded samples.
+"""Search for calls whose only purpose is to make a cut's inputs, by the data flow of recorded samples.
 
-What flows unseen (into an attribute, a condition, plain arithmetic) shows when a skipped value is used: that raises.
+A flow that can't be seen (into an attribute, a condition, plain arithmetic) is detected when a skipped value is used,
+which raises.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ from plumb.trace.recorder import Node
 
 
 def feeds_of(cut: Node, samples: Sequence[Sample], matters: Callable[[Node], bool]) -> list[Node]:
-    """The calls to skip where the result of `cut` is known, in the order in which they ran, none inside another.
+    """Return the calls to skip if the result of `cut` is known, in the order in which they ran, none inside another.
 
-    Those that take time, as `matters` tells, and those that would look at what these have not made.
+    Args:
+        cut: Node of the cut.
+        samples: Recorded samples.
+        matters: Returns whether a node takes considerable time. Calls that would read a skipped result are skipped,
+            too.
     """
     around = {*cut.ancestors()}
     takers = _takers(cut, around, samples)
@@ -35,10 +40,10 @@ def feeds_of(cut: Node, samples: Sequence[Sample], matters: Callable[[Node], boo
 
 
 def _takers(cut: Node, around: Collection[Node], samples: Sequence[Sample]) -> dict[Node, set[Node]]:
-    """For each node that always ends before the cut: the nodes that later took something of what it made.
+    """Return for each node that always ends before the cut the nodes that later took part of its results.
 
-    Calls around the cut only hand on what they take. The root stands for what takes what must not be skipped: the
-    sample itself, and calls behind the cut that don't get it from the cut.
+    Calls around the cut only pass on their inputs. The root stands for takers that must not be skipped: the sample
+    itself, and calls after the cut that don't get the value from the cut.
     """
     takers: dict[Node, set[Node]] = {}
     unfit: set[Node] = set()
@@ -73,7 +78,7 @@ def _takers_of(call: Call, cut: Call, sample: Sample, around: Collection[Node]) 
 
 
 def _possible(cut: Node, around: Collection[Node], takers: dict[Node, set[Node]]) -> set[Node]:
-    """The nodes whose results all go to the cut, or to others of these nodes, and reach the cut in the end."""
+    """Return the nodes whose results are only taken by the cut, or by others of these nodes, and reach the cut."""
     possible = set(takers)
     while True:
         leading = _leading(cut, possible, takers)
@@ -84,7 +89,7 @@ def _possible(cut: Node, around: Collection[Node], takers: dict[Node, set[Node]]
 
 
 def _leading(cut: Node, possible: set[Node], takers: dict[Node, set[Node]]) -> set[Node]:
-    """Those of the nodes from which something gets to the cut."""
+    """Return those of the nodes whose results reach the cut."""
     givers: dict[Node, set[Node]] = defaultdict(set)
     for node in possible:
         for taker in takers[node]:

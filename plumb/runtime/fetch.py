@@ -1,8 +1,8 @@
-"""The samples of one batch: stored values instead of computed ones, several at once, the rest as it stands.
+"""Reader of the samples of one batch: stored values instead of computed ones, and several samples at once.
 
-`Fetching` takes the dataset's place inside a loader's iterator: torch asks a dataset that has `__getitems__` for a
-whole batch at a time. Order, values and the user's exceptions are those of the dataset itself. Threads work only where
-no random number is drawn, so the draws come in the order of the plain pipeline.
+`Fetching` replaces the dataset inside a loader's iterator: torch requests a whole batch at a time from a dataset with
+`__getitems__`. Order, values and the user's exceptions are those of the dataset itself. Threads are used only where no
+random number is drawn, so the draws have the order of the plain pipeline.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from plumb.runtime.saved_state import METHODS
 from plumb.runtime.whole_batches import whole_batch
 
 Made = tuple[Any, Record | None]
-# Batches of which the threads' work is looked at before anything else is done with it.
+# Batches for which all threads' work is checked before it is used.
 _LOOKED_AT_FIRST, _LOOKED_AT_EVERY = 3, 64
 
 
 @dataclass(frozen=True)
 class Fetch:
-    """How to read samples: `threads` make several at once, up to `cut`, or whole ones where there is no cut.
+    """Specification of how samples are read: `threads` make several at once, up to `cut`, or whole ones without it.
 
-    `spec` is the store of the cut's values, None for none; nothing is added to a store that `is_frozen`. `is_planned`
-    says that the ways come from a plan, and may lead elsewhere in the code of today. With `whole_batches`, rows that
-    lie in tensors are read at once; nothing else is done then.
+    `spec` is the store of the cut's values, None for none; nothing is added to a store that `is_frozen`. `is_planned`:
+    the ways come from a plan, and may lead elsewhere in the present code. With `whole_batches`, rows that lie in
+    tensors are read at once, and nothing else is changed.
     """
 
     threads: int = 1
@@ -61,11 +61,11 @@ class Fetch:
 
     @property
     def rewrites(self) -> bool:
-        """Whether samples are read in another way than one after the other by the dataset itself."""
+        """True if samples are not simply read one after the other by the dataset itself."""
         return self.threads > 1 or self.spec is not None or self.deferral is not None or self.whole_batches
 
     def in_words(self, has_hits: bool) -> tuple[str, ...]:
-        """Return what is done otherwise for a batch, of which values came from the store where it `has_hits`."""
+        """Return the rewrites of a batch in words; `has_hits`: some values came from the store."""
         until = f" up to {self.cut.after}" if self.cut else ""
         parts = [f"the store of values after {self.cut.after}"] if self.cut and self.spec and has_hits else []
         parts += [f"{self.threads} threads that make samples{until}"] if self.threads > 1 else []
@@ -78,9 +78,9 @@ class Fetch:
 
 
 class Fetching:
-    """A map-style dataset that reads another one's samples. Picklable where that one is.
+    """Map-style dataset that reads another one's samples; picklable if that one is.
 
-    Where samples are read one by one, `after_first_sample` is called when the first of a batch is made.
+    If samples are read one by one, `after_first_sample` is called when the first one of a batch is made.
     """
 
     def __init__(self, dataset: Any, fetch: Fetch, plainly: PlainBatches | None = None) -> None:
@@ -89,7 +89,7 @@ class Fetching:
         self._plainly = plainly
         self._reader: tuple[int, _Reader] | None = None
         self.after_first_sample: Callable[[], None] | None = None
-        # Forked workers need not look for them again.
+        # Forked workers then need not search for them again.
         generators_of_modules()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -104,14 +104,14 @@ class Fetching:
         return self._sample(index)
 
     def __getitems__(self, indices: Any) -> Any:
-        """The samples at `indices`, in their order, or what they are before their deferred operators.
+        """Return the samples at `indices`, in order, or their values before the deferred operators.
 
-        Marked indices give `CheckedSamples`.
+        Returns `CheckedSamples` for marked indices.
         """
         return self._checked(indices, self._samples) if isinstance(indices, Marked) else self._samples(indices)
 
     def read_plainly(self) -> None:
-        """Read samples as the dataset itself gives them from now on."""
+        """Read samples by the dataset itself from now on."""
         self._fetch, self._reader = Fetch(), None
 
     def _sample(self, index: Any) -> Any:
@@ -134,7 +134,7 @@ class Fetching:
         return [first, *(self.dataset[index] for index in indices[1:])]
 
     def _checked(self, marked: Marked, read: Callable[[Any], Any]) -> CheckedSamples:
-        """What `read` gives, with a note: of what the generators were, and of a plain making where that is wanted."""
+        """Return the result of `read` with a note: the generators' states, and a plain version if that is requested."""
         reader, fetch, plain = self._here, self._fetch, None
         reader.generators.look_again()
         states = reader.generators.kept()
@@ -155,28 +155,29 @@ class Fetching:
         return CheckedSamples(samples, note, reader.generators)
 
     def __getattr__(self, name: str) -> Any:
-        # A loader that saves the state of its dataset asks for these by name; a dataset without a state has none here.
+        # A loader that saves its dataset's state looks up these names; a dataset without a state must not have them
+        # here.
         if name in METHODS:
             return getattr(self.__dict__["dataset"], name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def rewritten(self, indices: Sequence[Any]) -> list[Any]:
-        """Return the samples as they are rewritten. Raises ReplayError, VariesError where a rewrite doesn't fit.
+        """Return the rewritten samples. Raise ReplayError or VariesError if a rewrite doesn't fit.
 
-        Nothing is deferred, and nothing is made plainly instead: for those who try out whether a rewrite fits.
+        Nothing is deferred, and nothing is made plainly instead, because this is for trials of a rewrite.
         """
         return self._here.overlapped(list(indices))
 
     @property
     def _here(self) -> _Reader:
-        """What reads in this process: stores and threads don't live on in a process that was forked."""
+        """This process's reader; stores and threads of a parent can't be used after a fork."""
         if self._reader is None or self._reader[0] != os.getpid():
             self._reader = os.getpid(), _Reader(self.dataset, self._fetch)
         return self._reader[1]
 
 
 class _Reader:
-    """Reads the samples of batches in one process."""
+    """Reader of the samples of batches in one process."""
 
     def __init__(self, dataset: Any, fetch: Fetch) -> None:
         self._dataset = dataset
@@ -198,7 +199,7 @@ class _Reader:
         self._first_files: tuple[OpenedFile, ...] | None = None
 
     def samples(self, indices: list[Any]) -> list[Any] | DeferredSamples:
-        """The samples of one batch. Where a rewrite turns out not to fit, this and all later ones are made plainly."""
+        """Return the samples of one batch. If a rewrite doesn't fit, make this and all later ones plainly."""
         if not self._is_plain:
             kept = self.generators.kept()
             try:
@@ -216,9 +217,10 @@ class _Reader:
         return plain
 
     def _check_the_ways(self, indices: list[Any]) -> None:
-        """Raises ReplayError where the code on the ways is not what it was when they were found.
+        """Raise ReplayError if the code on the ways differs from that when they were found.
 
-        That needs a sample more, in the process that reads all others, too: its handles must not be opened elsewhere.
+        That needs one more sample, in the process that reads all others, because its handles must not be opened
+        elsewhere.
         """
         if self._is_checked or not indices:
             return
@@ -237,12 +239,12 @@ class _Reader:
         return code_on((cut.way, *cut.feeds), self._dataset, index) if cut.way else code_of_samples(self._dataset)
 
     def overlapped(self, indices: list[Any]) -> list[Any]:
-        """Return the samples of one batch as of one in which nobody waits for all threads first."""
+        """Return the samples of one batch without waiting for all threads first."""
         self._batches = self._batches or _LOOKED_AT_FIRST
         return self._read(indices)
 
     def _read(self, indices: list[Any]) -> list[Any]:
-        # Torch's own threads wait busily for their next part, on the cores that the reading threads are for.
+        # Torch's own threads wait actively for their next task, on the cores that the reading threads need.
         with one_torch_thread() if self._pool else nullcontext():
             return self._cut(indices) if self._fetch.cut else self._whole(indices)
 
@@ -256,7 +258,7 @@ class _Reader:
             return [future.result() for future in futures]
 
     def _cut(self, indices: list[Any]) -> list[Any]:
-        """The samples in their order, each from the cut's value: stored, made ahead by a thread, or made on the way."""
+        """Return the samples in order, each from the cut's value: stored, made ahead by a thread, or made now."""
         values = self._store.get_many([key_of(index) for index in indices]) if self._store else [MISSING] * len(indices)
         missing = [index for index, value in zip(indices, values, strict=True) if value is MISSING]
         states = self.generators.states() if missing and self._pool else None
@@ -265,7 +267,7 @@ class _Reader:
         records: list[Record] = []
         with self._submitted(self._made, missing) as futures:
             if futures and self._waits_for_all:
-                # What comes behind the cut may draw random numbers, and would hide that a thread does.
+                # Code behind the cut may draw random numbers, which would hide the draws of a thread.
                 wait(futures)
                 self._refuse_draws(states)
             ahead = iter(futures)
@@ -277,7 +279,7 @@ class _Reader:
                 else:
                     made, record = self._taken(next(ahead), states)
                     sample = self._replay.sample_from(index, made)
-                # From here on, what comes behind the cut may have drawn.
+                # From here on, code behind the cut may have drawn.
                 states = None
                 samples.append(sample)
                 records += [record] if record else []
@@ -288,7 +290,7 @@ class _Reader:
         return samples
 
     def _taken(self, future: Future[Any], states: tuple[Any, ...] | None) -> Made:
-        """What a thread has made. What is drawn while it is waited for, or since the `states`, is drawn by threads."""
+        """Return a thread's result. Draws during the wait, or since the `states`, are attributed to threads."""
         if states is None and not future.done():
             states = self.generators.states()
         wait([future])
@@ -297,17 +299,17 @@ class _Reader:
         return made
 
     def _put(self, records: list[Record]) -> None:
-        """Stores what was made, but where a generator is found only now: any of the samples may have drawn from it."""
+        """Store new values, unless a generator is found only now, from which any of the samples may have drawn."""
         if self._store is None or not records:
             return
-        # In batches 1, 2, 4, 8 and so on: to look takes as long as some samples do.
+        # In batches 1, 2, 4, 8 and so on, because the search takes as long as some samples.
         if not self._batches & (self._batches - 1) and self.generators.look_again():
             return
         self._store.put_many(records)
 
     @property
     def _waits_for_all(self) -> bool:
-        """Whether the threads' work is looked at by itself: where it is stored, and from time to time."""
+        """True if all threads' work is awaited and checked first: if it is stored, and from time to time."""
         return self._stores or self._batches < _LOOKED_AT_FIRST or self._batches % _LOOKED_AT_EVERY == 0
 
     @property
@@ -315,20 +317,20 @@ class _Reader:
         return self._store is not None and not (self._store.is_full or self._store.is_off or self._fetch.is_frozen)
 
     def _refuse_draws(self, states: tuple[Any, ...] | None) -> None:
-        """Raises DrawsError where random numbers were drawn since the generators had these states."""
+        """Raise DrawsError if random numbers were drawn since the generators had these states."""
         if states is not None and states != self.generators.states():
             raise DrawsError("random numbers are drawn in threads, and so in another order")
 
     def _is_first_to_end(self, error: DrawsError) -> bool:
-        """Whether no other process has ended the store, which this one ends now, and said so."""
+        """End the store, and return whether no other process did so, and reported it, before."""
         return self._store is None or self._store.end(str(error))
 
     def _made(self, index: Any) -> Made:
-        """The cut's value, and what to store of it: nothing where something was changed on the way."""
+        """Return the cut's value, and its record for the store."""
         before = self._sights()
         with opened_files() as files:
             value = self._replay.prefix(index)
-        # Encoded before anything is done with the value: the user's code may change it in place.
+        # Encoded before the value is used, because the user's code may change it in place.
         return value, self._record(index, value, files) if before == self._sights() else None
 
     def _kept(self, index: Any) -> Made:
@@ -342,7 +344,7 @@ class _Reader:
         records: list[Record | None] = []
         watch = self._watch = self._watch or DrawWatch(self.generators)
         if self._fetch.cut is None or self._fetch.cut.way:
-            # What came behind the cut of the last sample.
+            # Resets the watch after the code behind the last sample's cut.
             watch.has_moved()
 
         def keep(value: Any) -> None:
@@ -373,13 +375,13 @@ class _Reader:
         key = key_of(index)
         opened = tuple(files)
         if self._first_files is None:
-            # Also what the first sample has read for all of them, such as a file of labels that is kept in memory.
+            # Includes files that the first sample has read for all, such as one with labels that is kept in memory.
             self._first_files = opened
         if not self._stores or key is None:
             return None
         self._known = self._known or KnownObjects((self._dataset,))
         if self._known.found_in(value):
-            # Code that gets a copy would no longer know it.
+            # Code that compares the object by identity would not recognize a copy.
             return None
         try:
             return key, encode(value), tuple(dict.fromkeys((*opened, *self._first_files)))
@@ -388,7 +390,7 @@ class _Reader:
 
     @contextmanager
     def _submitted(self, work: Callable[[Any], Any], indices: list[Any]) -> Iterator[list[Future[Any]]]:
-        """The work for all indices, handed to the threads, if any; what was not begun is given up in the end."""
+        """Submit the work for all indices to the threads, if any; cancel at the end what was not begun."""
         futures = [self._pool.submit(work, index) for index in indices] if self._pool else []
         try:
             yield futures

@@ -1,4 +1,4 @@
-"""What the values at a cut depend on, in one digest: two runs that agree on it may share a store."""
+"""Fingerprint of the values at a cut: runs with the same fingerprint may share a store."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from plumb.lengths import length_of
 from plumb.runtime.content import Content, code_of, digest_of_part
 from plumb.runtime.facts import facts_of
 
-# Raised when values are stored in another form than before.
+# Increased when the stored form of values changes.
 _FORMAT = 1
 _LIBRARIES = ("numpy", "torch", "PIL")
 
 
 def fingerprint(dataset: Any, cut: Cut, functions: Iterable[FunctionType]) -> str:
-    """Return the digest, in hexadecimal, of all that is known to decide on a dataset's values at a cut.
+    """Return the digest, in hexadecimal, of everything known to determine a dataset's values at a cut.
 
-    That is: the versions of Python and of libraries, the dataset's type, length, code and state, and the code of the
-    `functions` that lead to the cut, with whatever of the user's code and values these refer to. Where something can't
-    be told, such as an object without a way to pickle it, every call gives another fingerprint: what one run stores is
-    never taken for what another needs.
+    It covers the versions of Python and of libraries, the dataset's type, length, code and state, and the code of the
+    `functions` that lead to the cut, with the user's code and values to which these refer. If a part can't be digested,
+    such as an object that can't be pickled, every call returns another fingerprint, so that one run's store is never
+    used by another.
     """
     return Content().digest(_all_of(dataset, cut, functions)).hex()
 
 
 def fingerprint_of_part(dataset: Any, cut: Cut) -> tuple[str, bool]:
-    """Return such a digest that takes bounded time, and whether it leaves out a part of the dataset.
+    """Return such a digest in bounded time, and whether it leaves out a part of the dataset.
 
-    It is good for one process, which compares what it has made itself. Where nothing is left out, it is the whole one.
+    It is for one process, which compares its own values only. If nothing is left out, it is the whole digest.
     """
     digest, is_partial = digest_of_part(_all_of(dataset, cut, ()))
     return digest.hex(), is_partial

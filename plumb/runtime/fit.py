@@ -1,4 +1,4 @@
-"""Comparison of a loader with what was planned for it, at the start of each epoch, before anything is started."""
+"""Comparison of a loader with its plan, at the start of each epoch, before anything is started."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from plumb.runtime.identified import facts_of_loader
 
 
 class Fit:
-    """Comparison of a loader's dataset with what a plan was made for, and later with what it was in the first epoch.
+    """Comparison of a loader's dataset with the plan's, and later with its own state in the first epoch.
 
-    A configuration of torch's own arguments fits a dataset with the same code, whatever its flags are. One that makes
-    samples in another way (a store, threads, operators on batches), or has a stream share them out among other workers,
-    needs the same flags, numbers and texts too, and is given up where the script changes code or flags between two
-    epochs. Numbers may change: an epoch's, for example. `made_for` are the facts that the plan was made for, where they
-    are to be compared. With `numbers_count=False`, numbers and sizes may differ from these.
+    A configuration of torch's own arguments fits a dataset with the same code, whatever its flags. One that makes
+    samples in another way (a store, threads, operators on batches), or shares a stream among a different number of
+    workers, also needs the same flags, numbers and texts, and is given up if the script changes code or flags between
+    two epochs. Numbers may change: an epoch's, for example. `made_for` are the facts that the plan was made for, None
+    if they need no comparison. With `numbers_count=False`, numbers and sizes may differ from these.
     """
 
     def __init__(self, planned: LoaderPlan, made_for: Facts | None, numbers_count: bool = True) -> None:
@@ -29,9 +29,9 @@ class Fit:
         self._was_asked = False
 
     def misfit(self, loader: DataLoader[Any], facts: Facts | None = None) -> str:
-        """Say why the plan does not fit `loader` any more, in words that follow its name; empty where it does.
+        """Return why the plan doesn't fit `loader` any more, in words that follow its name; empty if it fits.
 
-        `facts` are what its dataset is made of now, where that was looked up already.
+        `facts` are the present facts about its dataset, None to look them up.
         """
         if not self._rewrites and (self._was_asked or self._planned is None):
             return ""
@@ -51,7 +51,7 @@ class Fit:
 
 
 def rewrites_samples(planned: LoaderPlan) -> bool:
-    """Return whether samples are made in another way than the script makes them, on whichever workers."""
+    """Return whether samples are made in another way than by the script, apart from the number of workers."""
     config = planned.config
     is_rewritten = config.cache is not None or config.fetch_threads > 1 or bool(config.deferred)
     return is_rewritten or planned.shares_samples

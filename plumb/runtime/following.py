@@ -1,4 +1,4 @@
-"""The calls on tensors that make a sample, down to the single operations, in the user's code and in libraries."""
+"""Recorder of the calls on tensors that make a sample, down to single operations, also inside libraries."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ OPAQUE_PACKAGES = {"torch", "numpy", "PIL", "plumb"}
 
 @dataclass(frozen=True)
 class TensorCall:
-    """One call that was given tensors and returned one.
+    """One call that took tensors and returned one.
 
-    `tensors` are those among its arguments by their places, as objects, and `copies` what they held at that time, as
-    `copy` is what `result` held. `started` and `ended` number the moments of a sample.
+    `tensors` are the tensors among its arguments, by place; `copies` their values at that time, as `copy` is that of
+    `result`. `started` and `ended` number the moments of a sample.
     """
 
     node: Node
@@ -57,14 +57,14 @@ class TensorCall:
 
 @dataclass(frozen=True)
 class FollowedSample:
-    """The leaves of a sample, and the last calls on tensors that led to it: as many as there is room for."""
+    """Leaves of a sample, and the last calls on tensors that led to it, as many as fit into memory."""
 
     leaves: list[Any]
     calls: list[TensorCall]
 
 
 class Follower(Recorder):
-    """Notes the calls on tensors of one sample after the other. Descends into all code that isn't torch's own."""
+    """Recorder of the calls on tensors of one sample after the other. Descends into all code except torch's own."""
 
     def __init__(self, root: Node, rewriter: Rewriter) -> None:
         super().__init__(root, rewriter)
@@ -74,7 +74,7 @@ class Follower(Recorder):
         self._called: tuple[Any, tuple[Any, ...], Mapping[str, Any]] | None = None
 
     def sample(self, dataset: Any, index: Any) -> FollowedSample:
-        """Loads a sample. Raises what the dataset raises."""
+        """Load a sample. Raises the dataset's errors."""
         self._calls.clear()
         self._kept_bytes = 0
         with self:
@@ -84,14 +84,14 @@ class Follower(Recorder):
     def call(
         self, frame: Frame, site: Any, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
     ) -> Any:
-        """Keeps the call as the code has it: what `run` gets of one that is expanded is the code behind it."""
+        """Store the call as it is in the code, because `run` gets the inner code of an expanded call."""
         self._called = None if function is next else (function, arguments, keywords)
         return super().call(frame, site, function, arguments, keywords)
 
     def run(
         self, node: Node, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any], leaf: bool
     ) -> Any:
-        """Runs a call, and notes it where tensors go in and one comes out."""
+        """Run a call, and record it if it takes tensors and returns one."""
         called, self._called = self._called or (function, arguments, keywords), None
         _, given = with_receiver(called[0], called[1])
         places: list[tuple[int | str, Any]] = [*enumerate(given), *called[2].items()]
@@ -128,18 +128,18 @@ class Follower(Recorder):
 
 
 def follower() -> Follower:
-    """A follower with a tree of calls of its own."""
+    """Return a follower with its own tree of calls."""
     return Follower(Node(None, SAMPLE, "sample", ""), Rewriter())
 
 
 def way_of(node: Node) -> Way:
-    """The calls that lead to a node, its own included."""
+    """Return the calls that lead to a node, including its own."""
     nodes = [node, *node.ancestors()][:-1][::-1]
     return tuple(Step(step.site.id, step.name, step.position) for step in nodes)
 
 
 class _Noting(Recorder):
-    """Notes the functions on the ways of a tree."""
+    """Recorder of the functions on the ways of a tree."""
 
     def __init__(self, tree: Tree) -> None:
         super().__init__(tree.root, tree.rewriter, tree.selection)
@@ -158,9 +158,9 @@ class _Noting(Recorder):
 
 
 def code_on(ways: tuple[Way, ...], dataset: Any, index: Any) -> str:
-    """A digest of the code on the ways, those of the last callees included, as one sample runs it.
+    """Return a digest of the code on the ways, including the last callees, as one sample runs it.
 
-    Raises what the dataset raises.
+    Raises the dataset's errors.
     """
     noting = _Noting(Tree(ways))
     with noting:
@@ -169,10 +169,10 @@ def code_on(ways: tuple[Way, ...], dataset: Any, index: Any) -> str:
 
 
 def code_of_samples(dataset: Any) -> str:
-    """Return a digest of all of the user's code that a dataset's samples may run, with the options that it names.
+    """Return a digest of all user code that a dataset's samples may run, with the options that it names.
 
-    Options are flags, numbers and texts in defaults, closures, modules and classes; what the dataset holds itself may
-    change while samples are made. Which code a sample runs may differ from sample to sample, so nothing is run here.
+    Options are flags, numbers and texts in defaults, closures, modules and classes; the dataset's own attributes may
+    change while samples are made. Samples may run different code, so nothing is run here.
     """
     facts = without_numbers(facts_of({_DATASET: dataset}), constants=True)
     options = {path: value for path, value in facts.values.items() if not path.startswith(_DATASET)}

@@ -1,4 +1,4 @@
-"""An iterator in the script's hands that stands for torch's."""
+"""Iterators for the script that represent torch's."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 class ForwardingIterator:
-    """An iterator over the batches of another, which it is to all who look.
+    """Iterator over the batches of another one, from which it is indistinguishable.
 
-    Attributes, length and class are the other's, and so is what copying and pickling come to: libraries leave torch's
-    iterators out of what they pickle, for example, and tell them by their class. `kind` is the class where the other
-    only fills in.
+    Attributes, length and class are the other's, and so are copies and pickles: for example, libraries leave torch's
+    iterators out of their pickles, and recognize them by class. `kind` is the class to show if it differs from that of
+    `batches`.
     """
 
     def __init__(self, batches: Iterator[Any], kind: type | None = None) -> None:

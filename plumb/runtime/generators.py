@@ -1,4 +1,4 @@
-"""The random generators that a dataset's samples may draw from: their states, compared and put back."""
+"""Random generators that a dataset's samples may draw from: comparison and restoration of their states."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _CLASSES = (random.Random, np.random.Generator, np.random.RandomState, torch.Gen
 
 @dataclass(frozen=True)
 class Kept:
-    """States of generators at one moment by their names, for `Generators.put_back`; of plain values only."""
+    """States of generators at one moment by their names, for `Generators.put_back`; plain values only."""
 
     process: tuple[Any, Any, bytes]
     held: dict[str, Any]
 
 
 class Generators:
-    """The process-wide generators, those that hang from a dataset, and those that modules hold in a global name.
+    """Process-wide generators, those inside a dataset, and those in modules' global names.
 
-    They are looked up when this is made; `look_again` finds those that samples have made since. A generator without a
+    They are collected in the constructor; `look_again` finds those that samples have made since. A generator without a
     state, such as `random.SystemRandom`, can't be watched.
     """
 
@@ -41,7 +41,7 @@ class Generators:
         self.look_again()
 
     def look_again(self) -> bool:
-        """Look up the dataset's generators; return whether there are some that were not watched until now."""
+        """Collect the dataset's generators again; return whether there are new ones."""
         known = {id(each) for each in self._held.values()}
         of_dataset = {id(each): each for each in reached(self._dataset) if is_generator(each)}
         new = [each for key, each in of_dataset.items() if key not in known]
@@ -51,15 +51,15 @@ class Generators:
         return bool(new)
 
     def states(self) -> tuple[Any, ...]:
-        """The states of all generators, comparable with `==`: after a draw they differ."""
+        """Return the states of all generators, comparable with `==`: they differ after a draw."""
         return (*generator_states([]), *self.own_states())
 
     def own_states(self) -> tuple[Any, ...]:
-        """The same of all but the process-wide ones."""
+        """Return the states of all generators except the process-wide ones."""
         return (*map(state_of, self._held.values()), *_states_on_devices())
 
     def named_states(self) -> dict[str, bytes]:
-        """Return a digest of the state of each generator on the CPU by its name, the same in all processes."""
+        """Return a digest of the state of each generator on the CPU by its name, equal in all processes."""
         names = ["random", "numpy", "torch", *self._held]
         states = generator_states(list(self._held.values()))
         return {
@@ -68,13 +68,13 @@ class Generators:
         }
 
     def kept(self) -> Kept:
-        """The states of all generators on the CPU, for `put_back`."""
+        """Return the states of all generators on the CPU, for `put_back`."""
         python, numpy, torchs = process_states()
         held = {name: _without_tensor(get_state(each)) for name, each in self._held.items()}
         return Kept((python, numpy, torchs.numpy().tobytes()), held)
 
     def put_back(self, kept: Kept) -> bool:
-        """Set the generators to what they were; return whether each state found its generator here."""
+        """Restore the generators' states; return whether each state found its generator here."""
         python, numpy, torchs = kept.process
         put_back((python, numpy, _as_tensor(torchs)))
         for name, state in kept.held.items():
@@ -84,10 +84,10 @@ class Generators:
 
 
 class DrawWatch:
-    """Says whether random numbers were drawn since it was last asked, in a fifth of the time of two readings.
+    """Check for draws of random numbers since the last call, five times as fast as reading the states twice.
 
-    To read the state of numpy's process-wide generator takes longer than many samples do. Its memory is compared
-    instead, except while a second normal number is kept for the next call, which leaves no trace in that memory.
+    Reading the state of numpy's process-wide generator takes longer than many samples. Its memory is compared instead,
+    except while it stores a second normal number for the next call, whose use doesn't change that memory.
     """
 
     def __init__(self, generators: Generators) -> None:
@@ -98,7 +98,7 @@ class DrawWatch:
         self._take()
 
     def has_moved(self) -> bool:
-        """Whether any generator has another state than when this was last called, or made."""
+        """Return whether any generator's state differs from that at the last call, or at construction."""
         if self._memory is None:
             before, self._states = self._states, self._generators.states()
             has_moved = bool(before != self._states)
@@ -124,7 +124,7 @@ def _bit_generator() -> Any:
 
 
 class _NumpyMemory:
-    """numpy's process-wide generator as it lies in memory."""
+    """Memory of numpy's process-wide generator."""
 
     _BYTES = 625 * 4
 
@@ -134,14 +134,14 @@ class _NumpyMemory:
         self._address = self._generator.ctypes.state_address if is_usual else None
 
     def read(self) -> bytes | None:
-        """Return what is there; None for a generator of another kind, or once the script has exchanged it."""
+        """Return the memory's content; None for another kind of generator, or if the script has replaced it."""
         if self._address is None or _bit_generator() is not self._generator:
             return None
         return ctypes.string_at(self._address, self._BYTES)
 
 
 def _without_tensor(state: Any) -> Any:
-    """A state that goes to another process in no shared memory: bytes for torch's."""
+    """Return a state that can be sent without shared memory: bytes for torch's."""
     return state.numpy().tobytes() if isinstance(state, torch.Tensor) else state
 
 
@@ -156,9 +156,9 @@ def _states_on_devices() -> tuple[bytes, ...]:
 
 
 def generators_of_modules() -> dict[str, Any]:
-    """The generators that modules hold in a global name, libraries' among them, but for the process-wide ones.
+    """Return the generators in modules' global names, including libraries', without the process-wide ones.
 
-    They are looked up anew when modules were imported since; a forked process has what its parent found.
+    They are collected again if modules were imported since; a forked process has its parent's.
     """
     if _in_modules.modules != len(sys.modules):
         _in_modules.modules = len(sys.modules)
@@ -168,7 +168,7 @@ def generators_of_modules() -> dict[str, Any]:
 
 @dataclass
 class _InModules:
-    """The generators in modules, and the number of modules when they were looked up."""
+    """Generators in modules, and the number of modules when they were collected."""
 
     modules: int = 0
     found: dict[str, Any] = field(default_factory=dict)
@@ -181,8 +181,8 @@ def _found_in_modules() -> dict[str, Any]:
     process_wide = (random._inst, np.random.mtrand._rand, torch.default_generator)
     found: dict[int, tuple[str, Any]] = {id(each): ("", each) for each in process_wide}
     modules = [each for each in list(sys.modules.values()) if type(each) is ModuleType]
-    # There are a hundred thousand values in them, but few types. By these: modules hold objects that warn, or import,
-    # when they are asked for their class.
+    # There are about a hundred thousand values in them, but few types. Types are checked first, because modules contain
+    # objects that warn, or import, when asked for their class.
     kinds_in = [set(map(type, list(vars(module).values()))) for module in modules]
     watched = {kind for kind in set().union(*kinds_in) if _is_watched(kind)}
     for module, kinds in zip(modules, kinds_in, strict=True):

@@ -1,7 +1,7 @@
-"""Guards of a loader that runs on another configuration than its user's: is a delivered batch still the user's own?
+"""Guards of a loader on another configuration than its user's: they check that batches are still the user's own.
 
-An epoch iterator calls its guards when an epoch begins, before each batch, and with each batch that was read. What a
-guard finds decides how the loader goes on; see `Verdict`.
+An epoch iterator calls its guards when an epoch begins, before each batch, and with each batch that was read. A guard's
+finding decides how the loader continues; see `Verdict`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ T = TypeVar("T")
 
 
 class Verdict(enum.IntEnum):
-    """How a loader goes on after a finding; the greater value is the graver one.
+    """How a loader continues after a finding; a greater value takes precedence.
 
-    `RENEW`: workers, and what they have read ahead, are stale: new ones read everything that was not delivered yet.
+    `RENEW`: workers, and their prefetched batches, are stale: new ones read everything that was not delivered yet.
     `PLAIN`: the user's own configuration reads everything that was not delivered yet, and all later epochs.
     """
 
@@ -37,48 +37,48 @@ class Verdict(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a guard has found; `reason` is one line for the user, in plain words, without a full stop."""
+    """Result of a guard; `reason` is one line for the user, in plain words, without a full stop."""
 
     verdict: Verdict
     reason: str
 
 
 class Guard(Protocol):
-    """Looks after one loader. All methods are called in the main process; None stands for nothing found.
+    """Guard of one loader. All methods are called in the main process; None means that nothing was found.
 
-    The `loader` that they are given has the parts of the user's, and the user's own configuration; it is made anew for
-    each epoch. The user's own loader, where it has workers, prefetches `num_workers * prefetch_factor` batches.
+    The `loader` passed to them has the parts of the user's, and the user's own configuration; it is remade for each
+    epoch. The user's own loader, if it has workers, prefetches `num_workers * prefetch_factor` batches.
     """
 
     def epoch_begins(self, loader: DataLoader[Any]) -> Finding | None:
-        """Look at `loader` before anything is started for an epoch.
+        """Check `loader` before anything is started for an epoch.
 
-        An epoch begins at `iter` where the user's configuration has workers, and else at the first `next`.
+        An epoch begins at `iter` if the user's configuration has workers, otherwise at the first `next`.
         """
 
     def batch_wanted(self, loader: DataLoader[Any]) -> Finding | None:
-        """Look at `loader` when the loop asks for a batch, before that batch is read or received.
+        """Check `loader` when the loop requests a batch, before that batch is read or received.
 
-        What has changed since `batch_read` of the batch before, the loop has changed.
+        Changes since `batch_read` of the previous batch are the loop's.
         """
 
     def indices(self, number: int, indices: Any) -> Any:
-        """Return what is sent to be read for batch `number` of the epoch: `indices`, or a wrapper around them.
+        """Return what is sent for reading batch `number` of the epoch: `indices`, or a wrapper around them.
 
-        May be called again for the same number: what was read ahead and is stale is read once more. Not called for
-        batches that the user's own configuration reads.
+        May be called again for the same number, because stale prefetched batches are read again. Not called for batches
+        that the user's own configuration reads.
         """
 
     def batch_read(self, number: int, indices: Any, batch: Any) -> tuple[Any, Finding | None]:
-        """Return the batch to deliver. With a finding other than GO_ON the batch is dropped and read again.
+        """Return the batch to deliver. After a finding other than GO_ON the batch is dropped and read again.
 
-        Called for batches of the user's own configuration too, which are delivered in any case. Where batches are read
-        in this process, what has changed since `batch_wanted` was changed by reading.
+        Also called for batches of the user's own configuration, which are delivered in any case. If batches are read in
+        this process, changes since `batch_wanted` were made by reading.
         """
 
 
 class IdleGuard:
-    """A guard that finds nothing: a base class for guards that need some of the methods only."""
+    """Guard that finds nothing: a base class for guards that need only some of the methods."""
 
     def epoch_begins(self, loader: DataLoader[Any]) -> Finding | None:
         """Find nothing."""
@@ -100,8 +100,8 @@ class IdleGuard:
 class Guards:
     """Several guards as one: every guard is called, and the gravest finding counts.
 
-    A guard that raises is dropped with one line on standard error. What is no longer guarded is not trusted either, so
-    the user's own configuration goes on: the training never ends because of a guard.
+    A guard that raises is dropped with one line on standard error. Without it, batches are no longer trusted, so the
+    user's own configuration continues: the training never ends because of a guard.
     """
 
     def __init__(self, guards: Iterable[Guard] = ()) -> None:
@@ -165,7 +165,7 @@ class Guards:
 
 
 class _Broken(IdleGuard):
-    """Keeps the finding of a guard that failed where no finding can be returned."""
+    """Store of a failed guard's finding, for failures in a method that can't return one."""
 
     def __init__(self, finding: Finding) -> None:
         self._finding = finding

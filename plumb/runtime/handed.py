@@ -1,7 +1,7 @@
-"""The epochs of workers that persist, for a script that expects new ones each time.
+"""Epochs of persistent workers, for a script that expects new workers each time.
 
-Torch resets its one iterator for each epoch. The script may hold several at once, and workers that failed in one epoch
-would be gone in the next.
+Torch resets its only iterator for each epoch. The script may use several at once, and workers that failed in one epoch
+would be missing in the next.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from plumb.runtime.forwarding import ForwardingIterator
 
 @dataclass
 class _Epoch:
-    """`over` says that the workers have gone on to another epoch."""
+    """State of an epoch; `over`: the workers have gone on to another one."""
 
     ended: bool = False
     failed: bool = False
@@ -26,7 +26,7 @@ class _Epoch:
 
 
 class Handed(ForwardingIterator):
-    """One epoch's iterator, in the script's hands; it is torch's in all that it doesn't have itself."""
+    """Iterator of one epoch for the script; everything that it doesn't define is torch's."""
 
     def __init__(self, batches: Iterator[Any], epoch: _Epoch) -> None:
         super().__init__(batches)
@@ -46,9 +46,9 @@ class Handed(ForwardingIterator):
 
 
 class Handing:
-    """Hands out the epochs of one loader, and keeps its workers.
+    """Source of the epochs of one loader that keeps its workers.
 
-    Torch keeps them on the loader, which then can't be copied or pickled any more.
+    Torch stores them on the loader, which then can't be copied or pickled any more.
     """
 
     def __init__(self) -> None:
@@ -58,15 +58,15 @@ class Handing:
 
     @property
     def has_workers(self) -> bool:
-        """Whether there are workers that wait for the next epoch."""
+        """True if there are workers that wait for the next epoch."""
         return self._kept is not None
 
     def renew(self) -> None:
-        """Lets go of the workers; the next epoch has new ones."""
+        """Release the workers, so that the next epoch has new ones."""
         self._kept = None
 
     def start(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-        """The next epoch, which `start` makes or resets; with new workers where the last still runs, or failed."""
+        """Start the next epoch, which `start` makes or resets; with new workers if the last one runs, or failed."""
         if self._epoch.failed or (self._handed() is not None and not self._epoch.ended):
             self.renew()
         self._epoch.over = self.has_workers

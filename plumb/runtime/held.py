@@ -1,4 +1,4 @@
-"""What a dataset holds: the objects that make its samples, their random generators, and whether a call changed them."""
+"""Objects inside a dataset that make its samples, their random generators, and changes by a call."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ CODE = (FunctionType, MethodType, functools.partial, type)
 
 
 class Held:
-    """The objects that hang from a dataset: wrapped datasets, transforms, what their code names, and their generators.
+    """Objects reachable from a dataset: wrapped datasets, transforms, objects that their code names, and generators.
 
-    Looked up once: what the dataset starts to hold later is not among them.
+    They are collected once, without those that the dataset gets later.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -46,7 +46,7 @@ class Held:
         self.objects = [value for value in found if _has_attributes(value) and _makes_samples(value)]
 
     def state(self) -> dict[tuple[int, str], tuple[Any, int]]:
-        """What each attribute of each object is, and how much is in it where it can grow. Compare with `changed`."""
+        """Return each attribute of each object, with its size if it can grow, for `changed`."""
         return {
             (place, name): (value, len(value) if isinstance(value, GROWING) else 0)
             for place, item in enumerate(self.objects)
@@ -54,7 +54,7 @@ class Held:
         }
 
     def changed(self, before: dict[tuple[int, str], tuple[Any, int]]) -> str:
-        """The first attribute that is not what it was, such as `Frames.count`; empty where all are."""
+        """Return the first attribute that has changed, such as `Frames.count`; empty if none has."""
         after = self.state()
         for key in before | after:
             if not _is_same(before.get(key), after.get(key)):
@@ -63,7 +63,7 @@ class Held:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Puts the random generators back: the process's own as they were, held ones as they were at the start."""
+        """Restore the random generators after the context: the process's own ones to before, others to the start."""
         with kept_generators():
             try:
                 yield
@@ -72,7 +72,7 @@ class Held:
                     set_state(generator, state)
 
     def seed(self, seed: int) -> None:
-        """Sets all random generators: the process's own by `seed`, a held one to that many draws after its start."""
+        """Seed all random generators: the process's own by `seed`, the others by that many draws after their start."""
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
@@ -82,14 +82,14 @@ class Held:
                 _draw(generator)
 
     def disturb(self) -> None:
-        """Draws from all random generators, so that what depends on their states comes out differently."""
+        """Draw from all random generators, so that values that depend on their states come out differently."""
         disturb_generators()
         for generator in self.generators:
             _draw(generator)
 
 
 def is_generator(value: object) -> bool:
-    """Whether a value is a random generator of numpy's, torch's or Python's, with a state that can be put back."""
+    """Return whether a value is a random generator of numpy's, torch's or Python's with a restorable state."""
     if isinstance(value, random.SystemRandom):
         return False
     named = type(value).__name__ in GENERATOR_CLASSES
@@ -107,7 +107,7 @@ def _is_same(before: tuple[Any, int] | None, after: tuple[Any, int] | None) -> b
 
 
 def _makes_samples(value: Any) -> bool:
-    """Whether an object is the user's, a dataset, or a step: what clients and pools of libraries count is their own."""
+    """Return whether an object is the user's, a dataset, or a step; counters of libraries' clients don't matter."""
     return is_of_user_class(value) or is_dataset(value) or is_step(value)
 
 
@@ -116,7 +116,7 @@ def _has_attributes(value: Any) -> bool:
 
 
 def reached(dataset: Any) -> list[Any]:
-    """Return what can be reached from a dataset, nearest first: what its samples' code may read, and that code."""
+    """Return what is reachable from a dataset, nearest first: all that its samples' code may read, and that code."""
     found: dict[int, Any] = {}
 
     def visit(value: Any, _: str) -> None:
@@ -137,7 +137,7 @@ def named_globals(function: FunctionType) -> list[Any]:
 
 
 def get_state(generator: Any) -> Any:
-    """The state of a generator, for `set_state`."""
+    """Return the state of a generator, for `set_state`."""
     if isinstance(generator, random.Random):
         return generator.getstate()
     if hasattr(generator, "bit_generator"):

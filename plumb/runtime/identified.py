@@ -15,23 +15,23 @@ from plumb.runtime.facts import facts_about
 from plumb.runtime.simple import module_name
 from plumb.site import Site
 
-# Torch's attributes of a loader, as its arguments are called.
+# Torch's attributes of a loader, which have the names of its arguments.
 _ARGUMENTS = ("batch_size", "drop_last", "num_workers", "prefetch_factor", "persistent_workers", "pin_memory",
               "in_order", "timeout")  # fmt: skip
 
 
 def place_of(site: Site) -> Place:
-    """Return the place of a construction site: the same wherever the script's folder is, and whatever stands above."""
+    """Return the place of a construction site, independent of the script's folder and of lines above."""
     return Place(*map(printable, (_file_in_script(site.file), site.scope, site.statement, site.library)))
 
 
 def identity_of(loader: DataLoader[Any], place: Place, order: int) -> Identity:
-    """Return the identity of a loader as it is made, without the facts about its dataset."""
+    """Return the identity of a loader at construction, without the facts about its dataset."""
     return Identity(place, order, class_name(type(loader.dataset)), dataset_length(loader), arguments_of(loader))
 
 
 def facts_of_loader(loader: DataLoader[Any]) -> Facts | None:
-    """Return the facts about a loader's samples; None where the dataset resists to be looked at."""
+    """Return the facts about a loader's samples; None if looking them up fails."""
     try:
         return facts_about(loader)
     except Exception:
@@ -50,12 +50,12 @@ def arguments_of(loader: DataLoader[Any]) -> dict[str, str]:
 
 
 def class_name(kind: type) -> str:
-    """Return a class by module and name."""
+    """Return a class's module and name."""
     return f"{module_name(kind.__module__)}:{kind.__qualname__}"
 
 
 def dataset_length(loader: DataLoader[Any]) -> int | None:
-    """Return how many samples a loader's dataset has; None for a stream, and where asking fails."""
+    """Return the number of samples in a loader's dataset; None for a stream, and if its length raises."""
     return None if isinstance(loader.dataset, IterableDataset) else length_of(loader.dataset)
 
 

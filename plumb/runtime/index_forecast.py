@@ -1,9 +1,9 @@
-"""A forecast of the indices that a sampler will give, without asking the sampler ahead of its time.
+"""Forecast of a sampler's indices, without calling the sampler ahead of time.
 
-The loop may end an epoch at any batch, and what it does between two batches may draw from the generators that a sampler
-draws from, or decide on the samples to come. So a sampler is asked exactly when the user's own configuration would ask
-it. Workers that read ahead get a forecast in the meantime: the indices of a copy. Where the sampler then gives other
-indices, what was read by the forecast is dropped.
+The loop may end an epoch at any batch, and between two batches it may draw from the generators that a sampler draws
+from, or influence the samples to come. So a sampler is called exactly when the user's own configuration would call it.
+Workers that read ahead get a forecast in the meantime: the indices of a copy. If the sampler then returns other
+indices, batches read by the forecast are dropped.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
-# All that these draw, they draw from their own generator, or from torch's when they are first asked for an index.
+# These draw only from their own generator, or from torch's at the first index.
 _TORCHS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
 # Iterators of which `copy.copy` makes an independent one, without running anything of the user's.
 _COPYABLE: tuple[type, ...] = tuple(map(type, (iter([]), iter(()), iter(range(0)), iter(range(2**70)), reversed([]))))
 
 
 class Forecast:
-    """An iterator over a sampler, as the user's own configuration would make it, and what it will give."""
+    """Iterator over a sampler, as the user's own configuration would make it, and its future indices."""
 
     def __init__(self, sampler: Iterable[Any]) -> None:
         self.iterator = iter(sampler)
         self._copy = copied(self.iterator)
 
     def first_is_drawn_next(self) -> None:
-        """Take note that the iterator is about to be asked for the first time."""
+        """Prepare for the first call of the iterator."""
 
     def after(self, drawn: int) -> Iterator[Any] | None:
-        """Return the indices that will come after the first `drawn`, or None if they can't be foreseen."""
+        """Return the indices after the first `drawn`, or None if they can't be foreseen."""
         return None if self._copy is None else itertools.islice(copy.copy(self._copy), drawn, None)
 
 
 class _Tap:
-    """A sampler of the user's own inside a BatchSampler; keeps a copy of the iterator that it gives."""
+    """A user's sampler inside a BatchSampler; stores a copy of its iterator."""
 
     def __init__(self, sampler: Any) -> None:
         self._sampler = sampler
@@ -73,7 +73,7 @@ class _TappedBatches(BatchSampler):
 
 
 class _ForecastOfBatches(Forecast):
-    """Batches of a sampler of the user's own, where that gives an iterator that can be copied."""
+    """Batches of a user's sampler, if its iterator can be copied."""
 
     def __init__(self, batches: BatchSampler) -> None:
         self._batches = batches
@@ -81,7 +81,7 @@ class _ForecastOfBatches(Forecast):
         self.iterator = iter(_TappedBatches(batches, self._tap))
 
     def after(self, drawn: int) -> Iterator[Any] | None:
-        """Return the batches that will come after the first `drawn`, or None if they can't be foreseen."""
+        """Return the batches after the first `drawn`, or None if they can't be foreseen."""
         if self._tap.copy is None:
             return None
         indices: Any = copy.copy(self._tap.copy)
@@ -90,7 +90,7 @@ class _ForecastOfBatches(Forecast):
 
 
 class _ForecastOfTorchs(Forecast):
-    """What a sampler of torch's own will give: a copy of it, with copies of the generators, gives the same."""
+    """Forecast of torch's own samplers: a copy with copies of the generators returns the same indices."""
 
     def __init__(self, sampler: Any) -> None:
         self._sampler = sampler
@@ -99,11 +99,11 @@ class _ForecastOfTorchs(Forecast):
         self._copy: Any = None
 
     def first_is_drawn_next(self) -> None:
-        """Copy the sampler with its generator, and note torch's."""
+        """Copy the sampler with its generator, and store torch's state."""
         self._copy, self._state = _cloned(self._sampler), torch.get_rng_state()
 
     def after(self, drawn: int) -> Iterator[Any] | None:
-        """Return the indices that will come after the first `drawn`."""
+        """Return the indices after the first `drawn`."""
         state = torch.get_rng_state()
         torch.set_rng_state(self._state)
         try:
@@ -115,7 +115,7 @@ class _ForecastOfTorchs(Forecast):
 
 
 def forecast_of(sampler: Iterable[Any]) -> Forecast:
-    """Ask `sampler` for an epoch, as the user's own configuration would now. Raises what the sampler raises."""
+    """Call `sampler` for an epoch, as the user's own configuration would now. Raises the sampler's errors."""
     inner = sampler.sampler if type(sampler) is BatchSampler else sampler
     if type(inner) in _TORCHS:
         return _ForecastOfTorchs(sampler)
@@ -128,7 +128,7 @@ def copied(indices: Iterator[Any]) -> Iterator[Any] | None:
 
 
 def is_same(indices: Any, others: Any) -> bool:
-    """Return whether two batches of indices, or two indices, are equal beyond doubt."""
+    """Return whether two batches of indices, or two indices, are certainly equal."""
     if indices is others:
         return True
     if type(indices) is not type(others):

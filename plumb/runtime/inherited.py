@@ -1,7 +1,7 @@
-"""What a forked worker would inherit from the main process and must not use: open handles, held locks, threads.
+"""Search for objects that a forked worker would inherit and must not use: open handles, held locks, threads.
 
-A file's position is shared by all processes that inherit it, a database's connection or a lock has a state that the
-others do not see change, and threads stay behind in the parent.
+A file's position is shared by all processes that inherit it; the state of a database connection or of a lock changes
+unseen by the others; and threads don't exist in a child.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from plumb.runtime.dataset_state import DatasetState
 _OBJECTS, _ELEMENTS, _DEPTH = 2000, 16, 6
 _LOOK_SECONDS = 0.3
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
-# Module, class, and what it is; a class that was never imported has no objects. Those of h5py are false once closed.
+# Module, class, and description; a class that was never imported has no objects. h5py's objects are false once closed.
 _CLASSES = (
     ("sqlite3", "Connection", "a connection to SQLite"),
     ("lmdb", "Environment", "an open LMDB environment"),
@@ -41,7 +41,7 @@ _PLAIN = (str, bytes, bytearray, int, float, complex, bool, type(None), type, Mo
 
 @dataclass(frozen=True)
 class Handle:
-    """Something of a dataset's that a fork would break: where it hangs, for people, and what it is."""
+    """An object in a dataset that a fork would break: its place for people, and what it is."""
 
     place: str
     what: str
@@ -51,10 +51,10 @@ class Handle:
 
 
 def handles(dataset: Any) -> tuple[Handle, ...]:
-    """What hangs from a dataset's attributes, and from what these hold, that forked workers must not use.
+    """Return the objects reachable from a dataset's attributes that forked workers must not use.
 
-    Files of this host that are open for reading only are not among it: workers open them again. Connections and
-    environments of databases are looked for in all that the code of samples leads to, too.
+    Files of this host that are open for reading only are left out, because workers reopen them. Connections and
+    environments of databases are also searched in everything that the samples' code refers to.
     """
     found = {
         id(value): Handle(place, what)
@@ -71,18 +71,19 @@ def handles(dataset: Any) -> tuple[Handle, ...]:
 
 
 class OpenedHere:
-    """Handles that a dataset opens in this process from now on: lazily, as a worker would.
+    """Handles that a dataset opens lazily in this process from now on, as it would in a worker.
 
-    A worker that is forked must open its own: `put_back` makes the dataset forget those of this process.
+    A forked worker must open its own: `put_back` makes the dataset forget those of this process.
     """
 
     def __init__(self, dataset: Any) -> None:
         self._before = [(each, _contents(each)) for each, _ in _hanging(dataset) if _is_known_whole(each)]
 
     def put_back(self) -> None:
-        """Gives each object by which a new handle is reached the attributes, or the elements, that it had.
+        """Restore the attributes, or the elements, of each object that refers to a new handle.
 
-        All of them: what was opened often goes with something else that says so, such as the process that opened it.
+        All of them are restored, because a handle often comes with another value that marks it as open, such as a
+        process id.
         """
         for each, before in self._before:
             now = _contents(each)
@@ -92,7 +93,7 @@ class OpenedHere:
 
 
 def _contents(each: Any) -> dict[Any, Any]:
-    """What hangs directly from an object: attributes by their names, or the first elements by their places or keys."""
+    """Return an object's direct parts: attributes by their names, or the first elements by their places or keys."""
     if isinstance(each, dict):
         return dict(islice(each.items(), _ELEMENTS))
     if isinstance(each, _SEQUENCES):
@@ -102,7 +103,7 @@ def _contents(each: Any) -> dict[Any, Any]:
 
 
 def _is_known_whole(each: Any) -> bool:
-    """Whether all that hangs from an object is in its `_contents`, and can be put back."""
+    """Return whether all direct parts of an object are in its `_contents`, and can be restored."""
     if isinstance(each, (dict, list)):
         return len(each) <= _ELEMENTS
     return not isinstance(each, _SEQUENCES)
@@ -119,7 +120,7 @@ def _restore(each: Any, before: dict[Any, Any]) -> None:
 
 
 def _hanging(root: Any) -> Iterator[tuple[Any, str]]:
-    """`root`, its attributes and elements, and theirs, each with the way to it; nothing that hangs from a handle."""
+    """Yield `root`, its attributes and elements, and theirs, each with its path; nothing inside a handle."""
     seen = {id(root)}
     waiting = [(root, type(root).__name__, 0)]
     while waiting:
@@ -135,7 +136,7 @@ def _hanging(root: Any) -> Iterator[tuple[Any, str]]:
 
 
 def _what(value: Any) -> str:
-    """What a value is that must not be inherited; empty for everything else."""
+    """Return a description of a value that must not be inherited; empty for other values."""
     if isinstance(value, io.IOBase):
         is_file = isinstance(value, (io.FileIO, io.BufferedIOBase, io.TextIOWrapper))
         in_memory = isinstance(value, (io.BytesIO, io.StringIO))
@@ -156,7 +157,7 @@ def _what(value: Any) -> str:
 
 
 def _what_of_class(value: Any) -> str:
-    """Return what an object of one of the known classes is that must not be inherited; empty for everything else."""
+    """Return a description of an object of one of the known classes that must not be inherited; else empty."""
     for module, name, what in _CLASSES:
         kind = getattr(sys.modules.get(module), name, None)
         if kind is not None and isinstance(value, kind):
@@ -165,7 +166,7 @@ def _what_of_class(value: Any) -> str:
 
 
 def _is_opened_again(file: Any) -> bool:
-    """Return whether workers open a file again: a file of this host's that is open for reading only."""
+    """Return whether workers reopen a file: a file of this host that is open for reading only."""
     try:
         number = file.fileno()
         is_regular = stat.S_ISREG(os.fstat(number).st_mode)

@@ -1,4 +1,4 @@
-"""The files that a forked process inherits: each is opened again, so that no two processes share a position in it."""
+"""Reopening of the files that a forked process inherits, so that no two processes share a position in a file."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from plumb.runtime.unsent import report_unsent_batches
 
 DESCRIPTORS = "/proc/self/fd"
-# A descriptor of this kind only names a file. Python doesn't have the flag everywhere.
+# A descriptor with this flag only names a file. Python doesn't have the flag on every system.
 _PATH_ONLY = getattr(os, "O_PATH", 0)
 
 
 @dataclass(frozen=True)
 class ReopeningInit:
-    """A `worker_init_fn` that opens inherited files again, and then does what the user's does, if there is one.
+    """`worker_init_fn` that reopens inherited files, and then calls the user's function, if there is one.
 
-    Picklable if the user's function is. In a worker that was not forked there is nothing to open.
+    Picklable if the user's function is. In a worker that was not forked there is nothing to reopen.
     """
 
     then: Callable[[int], None] | None
 
     def __call__(self, worker_id: int) -> None:
-        """Make the worker's files its own."""
+        """Give the worker its own open files."""
         report_unsent_batches(worker_id)
         reopen_inherited_files()
         if self.then is not None:
@@ -34,16 +34,15 @@ class ReopeningInit:
 
 
 def reopen_inherited_files() -> tuple[int, ...]:
-    """Open each regular file that is open for reading only once more, under its number and at its position.
+    """Reopen each regular file that is open for reading only, with its number and position.
 
-    A forked process shares the position in a file with its parent: two that seek and read would read each other's
-    bytes. Buffers of Python's and C's file objects stay valid, since they go with the position. A file that is open for
-    writing, too, is left as it is: what is written goes to one place, as it does without plumb, and databases lock what
-    they have open.
+    A forked process shares the position in a file with its parent, so that two that seek and read would read each
+    other's bytes. Buffers of Python's and C's file objects stay valid, because they depend on the position. A file that
+    is also open for writing is left alone: writes go to one place, as without plumb, and databases lock their open
+    files.
 
     Returns:
-        The numbers of the files that could not be opened again, such as files that this user may not read any more.
-
+        The numbers of the files that could not be reopened, such as files that this user may not read any more.
     """
     failed = []
     for number, flags in regular_files():
@@ -57,7 +56,7 @@ def reopen_inherited_files() -> tuple[int, ...]:
 
 
 def regular_files() -> Iterator[tuple[int, int]]:
-    """Yield the number and the flags of each descriptor that leads to a regular file."""
+    """Yield the number and the flags of each descriptor of a regular file."""
     for number, mode in open_descriptors():
         if stat.S_ISREG(mode):
             with contextlib.suppress(OSError):
@@ -65,25 +64,25 @@ def regular_files() -> Iterator[tuple[int, int]]:
 
 
 def open_descriptors() -> list[tuple[int, int]]:
-    """Return the numbers of this process's open descriptors, each with the mode of what it leads to."""
+    """Return the numbers of this process's open descriptors, each with its file's mode."""
     if not os.path.isdir(DESCRIPTORS):
         return []
     found = []
     for name in os.listdir(DESCRIPTORS):
-        # One of them was only open for the list of all.
+        # One of them was open only to list the others.
         with contextlib.suppress(OSError):
             found.append((int(name), os.fstat(int(name)).st_mode))
     return found
 
 
 def reopen(number: int, flags: int) -> None:
-    """Open the regular file behind a descriptor once more, under its number and at its position. Raises OSError."""
-    # The link leads to the file itself, whatever its name leads to by now, and also if it has none any more.
+    """Open the regular file behind a descriptor again, with its number and position. Raise OSError if that fails."""
+    # The link leads to the file itself, even if its name has changed or is gone.
     path = f"{DESCRIPTORS}/{number}"
     try:
         again = os.open(path, flags | os.O_CLOEXEC)
     except PermissionError:
-        # Flags such as O_NOATIME are for the file's owner.
+        # Only the file's owner may use flags such as O_NOATIME.
         again = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.lseek(again, os.lseek(number, 0, os.SEEK_CUR), os.SEEK_SET)

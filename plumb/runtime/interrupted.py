@@ -1,4 +1,4 @@
-"""Switches between threads, forced where code calls or looks up something, so that what threads share shows."""
+"""Forced switches between threads at calls and lookups, which expose state that threads share."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from plumb.runtime.replay import Replay
 from plumb.trace.expand import PLUMB_FOLDER, is_user_file
 
 PAUSES_PER_SAMPLE = 40
-# Some pauses last until the other threads have gone through up to so many places, or for this long: enough for a whole
-# prefix or suffix. Where they did nothing in the last one, as at the end of a batch, the next one is short.
+# Some pauses last until the other threads have passed up to this many places, or for this long: enough for a whole
+# prefix or suffix. If they did nothing in the last one, as at the end of a batch, the next one is short.
 _MOST_PLACES, _LONG_SECONDS, _LONG_SHARE = 12, 3e-3, 0.3
 _SHORT_SECONDS, _LOOK_SECONDS = 1e-4, 5e-5
 # On a busy host, a pause of any length may take many times as long.
 _PAUSING_SECONDS = 0.3
-# Who comes back from a pause need not wait longer for the interpreter's lock.
+# Limits the wait for the interpreter's lock after a pause.
 _SWITCH_SECONDS = 1e-4
 _READS_SAMPLE = Replay._run.__code__
 _CODES = frozenset(
@@ -52,9 +52,9 @@ def share_of_places(reads: Callable[[], Any], samples: int) -> float:
 
 @contextmanager
 def interruptible(share: float) -> Iterator[Pauses]:
-    """Let this thread, and those that are started inside, pause at a `share` of the places that they come to.
+    """Make this thread, and those started in the context, pause at a `share` of their places.
 
-    None pauses outside of `Pauses.drawn_from`. What else follows the threads, such as a debugger, is put back.
+    None pauses outside of `Pauses.drawn_from`. Other trace functions, such as a debugger's, are restored.
     """
     pauses = Pauses(share)
     interval = sys.getswitchinterval()
@@ -72,7 +72,7 @@ class _Depth(threading.local):
 
 @contextmanager
 def _followed(at_place: Callable[[], None]) -> Iterator[None]:
-    """Call `at_place` at each place that this thread, and those started inside, come to while they read a sample."""
+    """Call `at_place` at each place of this thread, and of those started in the context, while they read a sample."""
     depth = _Depth()
 
     def at_call(frame: FrameType, event: str, argument: Any) -> None:
@@ -123,7 +123,7 @@ class _Thread(threading.local):
 
 
 class Pauses:
-    """The pauses of some threads, in which the others go on."""
+    """Pauses of some threads, during which the others continue."""
 
     def __init__(self, share: float) -> None:
         self._share = share
@@ -134,7 +134,7 @@ class Pauses:
 
     @contextmanager
     def drawn_from(self, seed: int) -> Iterator[None]:
-        """Pause inside, at places and for times that are drawn for each thread; no more once this took long enough."""
+        """Pause in the context at random places for random times per thread, but not any more after a time limit."""
         self._seed, self._until = seed, time.perf_counter() + _PAUSING_SECONDS
         try:
             yield
@@ -142,11 +142,11 @@ class Pauses:
             self._seed = None
 
     def at_place(self) -> None:
-        """Pause, or don't."""
+        """Pause with the given probability."""
         seed, mine = self._seed, self._mine
         if seed is None:
             return
-        # Counts a place too few where threads are switched in here, which does no harm.
+        # A switch of threads at this line may lose one count, which does no harm.
         self._places += 1
         if mine.seed != seed:
             self._begun += 1

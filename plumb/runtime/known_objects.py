@@ -1,6 +1,6 @@
 """Objects that a loop may know by their identity: sentinels, instances like an enumeration's, parts of the dataset.
 
-`if batch is SKIP` holds in the process that made the batch. A worker sends a copy, and the loop no longer knows it.
+`if batch is SKIP` is true in the process that made the batch. A worker sends a copy, which the loop doesn't recognize.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from plumb.runtime.dataset_state import DatasetState
 from plumb.runtime.windows import PLAIN
 
 _WALK_SECONDS = 0.1
-# What samples set up later is found by walks that are repeated in batches 1, 2, 4 and so on, within this share of time.
+# Objects that samples set up later are found by repeated walks, in batches 1, 2, 4 and so on, within this share of the
+# time.
 _SHARE = 0.005
-# A batch is looked through up to so many values, an object's attributes up to this depth.
+# Largest number of values to check in a batch, and depth of an object's attributes.
 _MOST_VALUES, _DEEPEST = 10_000, 5
 _MOST_RECENT = 64
 _BY_NAME = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType, np.generic, np.dtype, torch.dtype)
@@ -32,11 +33,11 @@ _BY_IDENTITY: Any = object.__eq__
 
 
 class KnownObjects:
-    """Finds objects in batches that lie in what the samples' code reads, or that come again and again.
+    """Search for objects in batches that lie in what the samples' code reads, or that occur repeatedly.
 
-    Only what a copy can't replace is found: an object that has a name (a global, an attribute, a variable of a
-    closure), a tensor or an array, or an object whose class compares by identity. Of an item in a collection that
-    compares by value, such as the dictionary of one sample's labels, a copy is as good.
+    Only objects that a copy can't replace are found: one that has a name (a global, an attribute, a variable of a
+    closure), a tensor or an array, or one whose class compares by identity. An item of a collection that compares by
+    value, such as the dictionary of one sample's labels, can be replaced by a copy.
     """
 
     def __init__(self, roots: tuple[Any, ...]) -> None:
@@ -86,14 +87,14 @@ class KnownObjects:
         return ""
 
     def _confirmed(self, value: Any) -> str:
-        """Return the place of a value that is still where it was: what was met may be gone, and its number reused."""
+        """Return the place of a value if it is still there: an earlier object may be gone, and its id reused."""
         self._walk(value)
         return self._places.get(id(value), ("", False))[0]
 
     def _walk(self, wanted: Any = None) -> None:
-        """Look up what is there now; of many objects at one place, the first is the one that has the name.
+        """Collect the present objects; of several at one place, only the first has the name.
 
-        With a `wanted` value, no other has its number: as long as the caller has it, nothing else can.
+        The id of a `wanted` value is unique, because the caller refers to it.
         """
         places: dict[int, tuple[str, bool]] = {}
         met: set[str] = set()
@@ -112,7 +113,7 @@ class KnownObjects:
         try:
             known: Any = weakref.ref(value)
         except TypeError:
-            # Nothing hangs from a plain object, so that nothing is kept alive with it.
+            # A plain object has no parts that it would keep alive.
             known = (lambda: value) if type(value) is object else None
         if known is None:
             return False
@@ -133,9 +134,9 @@ def _parts_of(value: Any) -> Iterable[Any]:
 
 
 def _is_same_when_sent(value: Any) -> bool:
-    """Return whether a value that is sent to another process is one that is there already: enumerations' members.
+    """Return whether a value sent to another process arrives as the existing one there, as enumerations' members do.
 
-    What can't be sent at all is not found here: to send it fails, and says why.
+    Values that can't be sent don't count here: sending them fails with a reason.
     """
     if isinstance(value, _ARRAYS):
         return False

@@ -1,4 +1,4 @@
-"""Large values on a walk, looked at by windows: which windows are next, goes on from look to look."""
+"""Checks of large values by windows; the sequence of windows continues from check to check."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from plumb.runtime.windows import Windows
 
 
 class Large(NamedTuple):
-    """A large value as it is met: `part` digests one of its `windows`, and `shape` decides on where these lie.
+    """A large value on a walk: `part` digests one of its `windows`, whose places depend on `shape`.
 
-    With `in_turn`, a thorough look goes on until each window was seen. `is_indexed` says that one window can be found
-    without a walk through those before it.
+    With `in_turn`, a thorough check continues until each window was visited. `is_indexed`: a window can be found
+    without passing through those before it.
     """
 
     part: Callable[[int], Any]
@@ -26,9 +26,9 @@ class Large(NamedTuple):
 
 
 class LargeValues:
-    """The windows of all large values that were met, by how these were reached.
+    """Windows of all large values that were met, by their paths.
 
-    With `by_value`, looks follow each other at once, and compare what both have come to: each begins at the first one.
+    With `by_value`, two checks follow each other directly and are compared, so each begins at the first window.
     """
 
     def __init__(self, by_value: bool) -> None:
@@ -37,29 +37,29 @@ class LargeValues:
         self._met: list[Large] = []
 
     def begin_look(self) -> None:
-        """Begin a thorough look."""
+        """Begin a thorough check."""
         for windows in self._windows.values():
             windows.begin(anew=self._is_by_value)
 
     def begin_walk(self) -> None:
-        """Forget what was met on the walk before."""
+        """Forget the values met on the previous walk."""
         self._met.clear()
 
     def meet(self, large: Large) -> Iterator[Change]:
-        """Look at the next window of a value, and yield what has changed."""
+        """Check the next window of a value, and yield its changes."""
         self._met.append(large)
         yield from self._look_at(large)
 
     def go_on(self, box: TimeBox, near: Sequence[float] = ()) -> Iterator[Change]:
-        """Go on with the windows of all that was met until each was seen once, or the time is up.
+        """Continue with the windows of all values met until each was visited once, or the time is up.
 
         Args:
             box: Time limit.
-            near: Places in values with an index, as shares of their lengths, whose windows come first, time or not.
-
+            near: Places in indexed values, as shares of their lengths, whose windows come first, regardless of the
+                time.
         """
         for large in [each for each in self._met if each.is_indexed]:
-            # The last window may be a short one, which decides on whether a place lies in this window or that.
+            # The last window may be shorter, so a place may lie in either of two windows.
             windows = {int(place * count) for place in near for count in (large.windows - 1, large.windows)}
             for number in sorted(windows):
                 yield from self._look_at(large, number)
@@ -72,11 +72,11 @@ class LargeValues:
                     yield from self._look_at(large)
 
     def forget(self) -> None:
-        """Take the windows as they are at the next look for what they were before."""
+        """Forget the windows, so that the next check only records them."""
         self._windows.clear()
 
     def forget_all_but(self, visited: Container[int]) -> None:
-        """Forget what was not visited in this look, and the windows that were not looked at."""
+        """Forget values that were not visited in this check, and windows that were not digested."""
         self._windows = {key: windows for key, windows in self._windows.items() if key in visited}
         for windows in self._windows.values():
             windows.forget_earlier()
@@ -86,7 +86,7 @@ class LargeValues:
         try:
             is_changed = windows.look(large.part, large.windows, large.shape, number)
         except RuntimeError:
-            # Another thread changes it at this moment: not this time.
+            # Another thread may be changing it: skipped this time.
             return
         if is_changed:
             yield Change(large.way.place, is_scratch=large.way.is_quiet or large.way.is_scratch)

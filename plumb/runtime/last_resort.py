@@ -1,4 +1,4 @@
-"""Batches by torch's own iterator: the rest of an epoch, or one that another configuration has failed to give."""
+"""Batches by torch's own iterator: the rest of an epoch, or one that another configuration failed to deliver."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from plumb.runtime.loader import rebuild
 
 
 def rest_of_epoch(template: DataLoader[Any], own: Config, order: EpochOrder) -> Iterator[Any]:
-    """Return the batches that were not delivered yet, read on the user's own configuration.
+    """Return the undelivered batches, read by the user's own configuration.
 
-    The order has been drawn as torch would have drawn it; the seed that this iterator draws is taken back.
+    The order has been drawn as torch would have drawn it, so the seed that this iterator draws is undone.
     """
     generator = template.generator if template.generator is not None else torch.default_generator
     state = generator.get_state()
@@ -29,13 +29,13 @@ def rest_of_epoch(template: DataLoader[Any], own: Config, order: EpochOrder) -> 
 
 
 def error_in_users_worker(template: DataLoader[Any], own: Config, indices: Any) -> Exception | None:
-    """Return what a batch raises in a new worker of the user's own configuration, or None where it can be made."""
+    """Return the error of a batch in a new worker of the user's own configuration, or None if it can be made."""
     generator = template.generator if template.generator is not None else torch.default_generator
     state = generator.get_state()
     one = dataclasses.replace(own, num_workers=1, persistent_workers=False)
     loader = rebuild(template, one, [indices])
     if isinstance(loader.worker_init_fn, ReopeningInit):
-        # As in a worker of the user's: in the traceback, too.
+        # As in the user's own worker, so that the traceback is the same.
         loader.worker_init_fn = loader.worker_init_fn.then
     try:
         next(iter(loader))
@@ -47,7 +47,7 @@ def error_in_users_worker(template: DataLoader[Any], own: Config, indices: Any) 
 
 
 class _Rest:
-    """What is left of an order, for torch's own iterator to ask."""
+    """Remaining batches of an order, as a sampler for torch's own iterator."""
 
     def __init__(self, order: EpochOrder) -> None:
         self._order = order

@@ -1,4 +1,4 @@
-"""A loader like the user's, with another configuration."""
+"""Loaders like the user's, with another configuration."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ NO_REWRITES = Rewrites()
 class Loader(DataLoader[Any]):
     """Torch's loader on a configuration of plumb's; `dataset` and all other parts are the user's own.
 
-    The arguments are torch's; those that `config` is about are replaced by it. `running` starts its iterators, where it
-    outlives the loader. Where `patience_seconds` are set, workers that deliver nothing for so long raise RuntimeError.
+    The arguments are torch's; `config` replaces those that it covers. `running` starts the iterators if it outlives the
+    loader. Workers that deliver nothing for `patience_seconds`, if set, raise RuntimeError.
     """
 
     made_by_plumb = True
@@ -52,11 +52,11 @@ class Loader(DataLoader[Any]):
         return super()._get_iterator() if self.patience_seconds is None else PatientIterator(self)
 
     def check_worker_number_rationality(self) -> None:
-        """Says nothing: plumb knows the limits, and torch's own advice overlooks quotas."""
+        """Do nothing: plumb knows the limits, and torch's own advice ignores quotas."""
 
 
 def current_config(loader: DataLoader[Any]) -> Config:
-    """The configuration that a loader of the user's has now."""
+    """Return the present configuration of a user's loader."""
     return Config(
         num_workers=loader.num_workers,
         prefetch_factor=loader.prefetch_factor if loader.num_workers else None,
@@ -67,7 +67,7 @@ def current_config(loader: DataLoader[Any]) -> Config:
 
 
 def index_sampler(loader: DataLoader[Any]) -> Iterable[Any]:
-    """What gives a loader its batches of indices, or its single indices where the dataset makes the batches."""
+    """Return a loader's sampler of index batches, or of single indices if the dataset makes the batches."""
     return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
 
 
@@ -82,10 +82,18 @@ def rebuild(
     running: Running | None = None,
     is_checked: bool = False,
 ) -> Loader:
-    """A loader over the same dataset with `config`; it reads `indices` (batches of them where the user's loader makes
-    batches), or the user's own sampler where `indices` is None. Workers that stay silent for `timeout_seconds` raise
-    RuntimeError; the user's own timeout, if there is one, is kept. Where `stacks_file` is given, workers write their
-    stacks to it when asked (see `runtime/watched.py`). `is_checked` lets indices that are marked come back with a note.
+    """Make a loader over the same dataset with another configuration.
+
+    Args:
+        loader: The user's loader.
+        config: Configuration.
+        indices: Indices to read (batches of them if the user's loader makes batches); None for the user's own sampler.
+        timeout_seconds: Time after which silent workers raise RuntimeError; the user's own timeout takes precedence.
+        rewrites: Rewrites that `config` may name.
+        stored: Store to read from; None for the configuration's own.
+        stacks_file: File to which workers write their stacks on request (see `runtime/watched.py`); None for none.
+        running: Starter of iterators that outlives the loader; None for a new one.
+        is_checked: Whether marked indices return with a note.
     """
     worker_init_fn = loader.worker_init_fn
     if config.num_workers and not isinstance(worker_init_fn, ReopeningInit):

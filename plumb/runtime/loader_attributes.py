@@ -1,4 +1,4 @@
-"""The attributes of a loader that a configuration exchanges: put in, and put back as they were."""
+"""Attributes of a loader that a configuration replaces, and their restoration."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ if TYPE_CHECKING:
 
 
 def plans_attributes(loader: DataLoader[Any], config: Config) -> dict[str, Any]:
-    """Return what a loader must have in order to run on `config`."""
+    """Return the attributes that a loader must have to run on `config`."""
     from plumb.runtime.planned import attributes_of
 
     attributes = attributes_of(loader, config)
     if not config.num_workers:
-        # Torch refuses it without workers, where a library makes a loader from this one's arguments.
+        # Torch refuses it without workers if a library makes a loader from this one's arguments.
         attributes["multiprocessing_context"] = None
     return attributes
 
 
 def users_attributes(loader: DataLoader[Any], config: Config) -> dict[str, Any]:
-    """Return what a loader has now of what `config` exchanges."""
+    """Return the present values of the attributes that `config` replaces."""
     names = {**plans_attributes(loader, config), "multiprocessing_context": None}
     return {name: getattr(loader, name) for name in names}
 
 
 def set_attributes(loader: DataLoader[Any], attributes: Mapping[str, Any]) -> None:
-    """Set attributes of a loader that torch forbids to set once it is made."""
-    # Torch checks a start method against the number of workers that is there.
+    """Set attributes of a loader that torch forbids setting after its construction."""
+    # Torch checks a start method against the present number of workers.
     for name in sorted(attributes, key=lambda name: (name == "multiprocessing_context", name)):
         object.__setattr__(loader, name, attributes[name])

@@ -1,4 +1,4 @@
-"""What the epochs of one loader have in common: configurations, who decides on them, guards, and workers."""
+"""State shared by the epochs of one loader: configurations, steering, guards, and workers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from plumb.runtime.state_guard import StateGuard
 
 
 class Steering(Protocol):
-    """Decides which configuration the epochs of a loader are to run on."""
+    """Source of the configuration on which the epochs of a loader should run."""
 
     rewrites: Rewrites
 
@@ -25,23 +25,23 @@ class Steering(Protocol):
         """The configuration to run on."""
 
     def failed(self, config: Config, reason: str) -> None:
-        """Take note that `config` could not be run, and don't want it again."""
+        """Record that `config` could not be run, and don't want it again."""
 
     def stay_plain(self, reason: str) -> None:
-        """Take note that the user's own configuration reads everything from now on."""
+        """Record that the user's own configuration reads everything from now on."""
 
     def renewed(self, reason: str) -> None:
-        """Take note that workers are started again."""
+        """Record that workers are started again."""
 
 
 @dataclass
 class LoaderRun:
-    """What the epochs of one loader have in common. Only the latest epoch, by its `turn`, is steered.
+    """State shared by the epochs of one loader. Only the latest epoch, by its `turn`, is steered.
 
-    `own` is the user's configuration. `kept` is the segment at work if its workers are to outlive the epoch, `running`
-    what starts iterators with a store that outlives segments, if there is one. `is_plain` says that the user's own
-    configuration reads everything, for good, and `reads_here` that the batch at hand is made in this process.
-    `slowest_seconds` is the longest wait for a batch so far. `clock` measures the loop, if it is to be measured.
+    `own` is the user's configuration. `kept` is the present segment if its workers should outlive the epoch, `running`
+    a starter of iterators whose store outlives segments, None without one. `is_plain`: the user's own configuration
+    reads everything from now on. `reads_here`: the present batch is made in this process. `slowest_seconds` is the
+    longest wait for a batch so far.
     """
 
     own: Config
@@ -57,25 +57,25 @@ class LoaderRun:
     clock: RunClock | None = None
 
     def is_users(self, config: Config) -> bool:
-        """Whether a configuration reads as the user's own does."""
+        """Return whether a configuration reads as the user's own does."""
         return config.runs_like(self.own)
 
     @property
     def wanted(self) -> Config:
-        """The configuration to run on."""
+        """Configuration to run on."""
         return self.own if self.is_plain else self.steering.wanted
 
     def stay_plain(self, reason: str) -> None:
-        """Let the user's own configuration read everything from now on."""
+        """Read everything by the user's own configuration from now on."""
         if not self.is_plain:
             self.is_plain = True
             self.steering.stay_plain(reason)
 
 
 def state_guard(run: LoaderRun) -> StateGuard:
-    """Return the guard of what the samples of a loader read."""
-    # The run has the guard: if the guard had the run as well, workers would be left to the collector of cycles, which
-    # ends their queues before torch can tell them to go.
+    """Return the guard of everything that a loader's samples read."""
+    # The run refers to the guard. If the guard referred to the run, workers would be left to the cycle collector, which
+    # closes their queues before torch can ask them to exit.
     known = weakref.ref(run)
 
     def wanted() -> Config:

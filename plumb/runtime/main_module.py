@@ -1,4 +1,4 @@
-"""Whether the user's main module can be imported by a worker without running the training once more."""
+"""Check whether a worker can import the user's main module without running the training again."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ RUNS_AGAIN = (
     "would have workers that run the script once more; it runs as the script has it. "
     "Put the script's main part under: if __name__ == '__main__'"
 )
-"""What is said of a loader for which `runs_script_again`, after its name."""
+"""Message for a loader with `runs_script_again`, after its name."""
 
 
 def main_is_guarded() -> bool:
-    """Whether the main module has an `if __name__ == "__main__"`; False where there is no source to look at."""
+    """Return whether the main module has an `if __name__ == "__main__"`; False without source."""
     file = getattr(sys.modules["__main__"], "__file__", None)
     try:
         status = os.stat(file) if file else None
@@ -31,7 +31,7 @@ def main_is_guarded() -> bool:
 
 @lru_cache(maxsize=8)
 def _is_guarded(file: str, *changed: int) -> bool:
-    """Parse a file once for each time that it was changed: this is asked in every epoch."""
+    """Parse a file once per modification, because every epoch calls this."""
     try:
         tree = ast.parse(Path(file).read_bytes())
     except (OSError, SyntaxError, ValueError):
@@ -40,18 +40,18 @@ def _is_guarded(file: str, *changed: int) -> bool:
 
 
 def runs_script_again(config: Config, context: Any = None) -> bool:
-    """Return whether workers started on `config` would run the main module's code, training and all.
+    """Return whether workers started on `config` would run the main module's code, including the training.
 
-    `context` is the loader's own `multiprocessing_context`, if the script has given it one.
+    `context` is the loader's own `multiprocessing_context`, None if the script has not set one.
     """
     return bool(config.num_workers) and start_method(config, context) != "fork" and not main_is_guarded()
 
 
 def start_method(config: Config | None = None, context: Any = None) -> str:
-    """Return how workers will be started: as `config` says, else as `context` does, else as Python does by default.
+    """Return the start method of workers: that of `config`, else of `context`, else Python's default.
 
-    The default is only looked at: asking Python for it in the usual way would fix it, and a script that sets another
-    one later would fail.
+    The default is read without fixing it, which the usual call would do: a script that sets another one later would
+    then fail.
     """
     if config is not None and config.start_method:
         return config.start_method

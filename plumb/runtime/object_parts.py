@@ -1,4 +1,4 @@
-"""The parts of loaders and objects, also those that are not among an object's attributes."""
+"""Parts of loaders and objects, including those that are no attributes."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from torch.utils.data import DataLoader
 
 from plumb.runtime.inherited_files import ReopeningInit
 
-# What a cache has is found out for so many of its values.
+# Largest number of values to return from a cache.
 _VALUES = 64
 
 
 def roots_of(loader: DataLoader[Any]) -> tuple[Any, ...]:
-    """Return what makes a loader's samples and batches: its dataset, and the user's functions."""
+    """Return the parts that make a loader's samples and batches: its dataset, and the user's functions."""
     init = loader.worker_init_fn
     users_init = init.then if isinstance(init, ReopeningInit) else init
     return tuple(part for part in (loader.dataset, loader.collate_fn, users_init) if part is not None)
 
 
 def process_generators() -> tuple[Any, ...]:
-    """Return the generators that belong to the process: functions of `random` and `numpy.random` lead to them."""
+    """Return the process's own generators, to which functions of `random` and `numpy.random` lead."""
     return random._inst, np.random.mtrand._rand, torch.default_generator
 
 
 def wrapped_by(value: Any, skips_shared: bool) -> tuple[Any, ...]:
-    """Return what a method, a partial function, a cached function, a queue or a shared value stands for."""
+    """Return the objects inside a method, a partial function, a cached function, a queue or a shared value."""
     if isinstance(value, functools.partial):
         return value.func, value.args, value.keywords
     if isinstance(value, property):
@@ -48,13 +48,13 @@ def wrapped_by(value: Any, skips_shared: bool) -> tuple[Any, ...]:
 
 
 def cached_values(function: Any) -> list[Any]:
-    """Return some of what a function with `functools.lru_cache` has in its cache."""
+    """Return some of the values in the cache of a function with `functools.lru_cache`."""
     known = (function.__dict__, function.__wrapped__)
     referred = [each for each in gc.get_referents(function) if not any(each is one for one in known)]
     if function.cache_parameters()["maxsize"] is None:
         caches = [each for each in referred if type(each) is dict]
         return [value for cache in caches for value in islice(cache.values(), _VALUES)]
-    # A cache with a limit has links in its dictionary, and refers to keys and values itself.
+    # A bounded cache has links in its dictionary, and refers to keys and values directly.
     is_link = "_lru_list_elem"
     values = [each for each in referred if not isinstance(each, type)]
     return [
@@ -67,7 +67,7 @@ def cached_values(function: Any) -> list[Any]:
 def attributes_of(value: Any) -> dict[str, Any]:
     """Return an object's attributes: those in its dictionary, and those in its slots.
 
-    Past its class's `__getattr__` and `__getattribute__`, which may raise anything.
+    Its class's `__getattr__` and `__getattribute__`, which may raise anything, are bypassed.
     """
     try:
         own = object.__getattribute__(value, "__dict__")
@@ -86,14 +86,14 @@ def attributes_of(value: Any) -> dict[str, Any]:
 
 
 def parts_of(value: Any) -> dict[str, Any]:
-    """Return the parameters, buffers and modules of a module by the names that its code has for them."""
+    """Return the parameters, buffers and submodules of a module by their attribute names."""
     if not isinstance(value, torch.nn.Module):
         return {}
     return {**value._parameters, **value._buffers, **value._modules}
 
 
 def hidden_arrays(value: Any) -> dict[str, Any]:
-    """Return the arrays of a table of pandas, which are not among its attributes."""
+    """Return the arrays of a pandas table, which are not among its attributes."""
     manager = attributes_of(value).get("_mgr")
     blocks: Sequence[Any] = getattr(manager, "blocks", ())
     return {f"block {place}": block.values for place, block in enumerate(blocks)}

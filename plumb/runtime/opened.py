@@ -1,4 +1,4 @@
-"""Which files some code reads: those that Python opens, with what they were like just before."""
+"""Recording of the files that Python code opens, with their state just before."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TIMES_READ, _BYTES_OF_NO_FILE = 2, 256
 
 @dataclass(frozen=True)
 class OpenedFile:
-    """A file by its absolute path; `changed_ns` and `size_bytes` are -1 where there is none."""
+    """A file by its absolute path; `changed_ns` and `size_bytes` are -1 if there is no such file."""
 
     path: bytes
     changed_ns: int
@@ -31,11 +31,11 @@ class OpenedFile:
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether the file is still what it was."""
+        """True if the file is unchanged since then."""
         return _look(self.path) == self
 
     def looked_at(self) -> OpenedFile:
-        """Return the file as it is now."""
+        """Return the file's present state."""
         return _look(self.path) or self
 
 
@@ -50,10 +50,10 @@ _hooks: list[Any] = []
 
 @contextmanager
 def opened_files() -> Iterator[ValuesView[OpenedFile]]:
-    """The files that this thread opens for reading inside, each once; blocks may be nested.
+    """Yield the files that this thread opens for reading in the context, each once; contexts may be nested.
 
-    A file that is missing counts too: were it there, the code might do something else. Left out are the code of
-    libraries, what is no regular file, and what is opened by code that is not Python's, such as `cv2.imread`.
+    A missing file counts too, because the code might act differently if it existed. Left out are the code of libraries,
+    other than regular files, and files opened by code that is not Python's, such as `cv2.imread`.
     """
     if not _hooks:
         _hooks.append(_hear)
@@ -69,10 +69,14 @@ def opened_files() -> Iterator[ValuesView[OpenedFile]]:
 
 
 def reads_unseen(read: Callable[[Any], Any], arguments: Iterable[Any], waits: bool) -> bool:
-    """Whether `read` takes more from files than those that Python opens can give it, so that changes would be missed.
+    """Return whether `read` reads more from files than those that Python opens contain; changes would be missed.
 
-    `waits` says that it waits for something; where it opens no file meanwhile, that may be a server. Each argument is
-    read twice: first code and caches are loaded, which do not count.
+    Each argument is read twice, because the first time code and caches are loaded, which don't count.
+
+    Args:
+        read: Function to try.
+        arguments: Arguments for it.
+        waits: Whether it waits for something, which may be a server if it opens no file.
     """
     for argument in arguments:
         read(argument)
@@ -89,7 +93,7 @@ def reads_unseen(read: Callable[[Any], Any], arguments: Iterable[Any], waits: bo
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    # Every audit event of the process comes by: the first comparison is all that most of them cost.
+    # Every audit event of the process calls this, and most of them must cost only the first comparison.
     if event == "open" and _listening.files is not None:
         _note(_listening.files, arguments[0], arguments[2])
 
@@ -107,7 +111,7 @@ def _note(files: dict[bytes, OpenedFile], path: Any, flags: Any) -> None:
 
 
 def _look(path: bytes) -> OpenedFile | None:
-    """What a path leads to; None for something that is no regular file."""
+    """Return the present state of a path; None for anything but a regular or missing file."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):

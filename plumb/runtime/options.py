@@ -1,6 +1,6 @@
-"""Options that code reads from the environment, from the command line, and from objects of libraries for options.
+"""Options that code reads from the environment, from the command line, and from libraries' option objects.
 
-Of these, only what the code names counts.
+Only those that the code names count.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from plumb.runtime.simple import in_words, text_digest
 
 _READS_ENVIRONMENT = frozenset(("environ", "getenv", "environb"))
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# The processes of one job differ in these.
+# These differ between the processes of one job.
 _OF_LAUNCHERS = frozenset(("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"))
-# Where libraries keep options, by the package of the object's class.
+# Attribute with a library's options, by the package of the object's class.
 _FIELDS = {"omegaconf": "_content", "absl": "__flags", "ml_collections": "_fields"}
 _VALUES = ("_val", "_value")
 
 
 def options_of_process(names: Set[str]) -> dict[str, str]:
-    """Return what code that names `names` reads of the environment and of the command line, in words by their names."""
+    """Return the environment variables and command line that code with these `names` reads, in words by their names."""
     options = {}
     if not _READS_ENVIRONMENT.isdisjoint(names):
         for name in names - _OF_LAUNCHERS:
@@ -36,7 +36,7 @@ def options_of_process(names: Set[str]) -> dict[str, str]:
 
 
 def options_of_library(value: Any) -> dict[str, Any] | None:
-    """Return the options in an object of a library that is for options; None for any other object."""
+    """Return the options in a library's option object; None for any other object."""
     field = _FIELDS.get(type(value).__module__.partition(".")[0])
     if field is None:
         return None
@@ -53,7 +53,7 @@ def options_of_library(value: Any) -> dict[str, Any] | None:
 
 
 def _plain(node: Any) -> Any:
-    """Return the value in one option of a library's."""
+    """Return the value in one of a library's options."""
     attributes = getattr(node, "__dict__", None)
     if type(attributes) is dict:
         for name in _VALUES:

@@ -1,7 +1,6 @@
-"""Torch's iterator with workers, but for a wait that has no end in it, and able to be given indices late.
+"""Torch's iterator with workers, but with a limited wait, and able to get indices late.
 
-Workers that hang, behind a lock that was taken when they were forked for instance, are waited for by torch as long as
-they live.
+Torch waits without limit for living workers that hang, for instance behind a lock that was held when they were forked.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ _POLL_SECONDS = 1.0
 
 
 class PatientIterator(_MultiProcessingDataLoaderIter):
-    """Raises RuntimeError where workers have delivered nothing for the `patience_seconds` of its loader."""
+    """Iterator that raises RuntimeError if workers deliver nothing for its loader's `patience_seconds`."""
 
     def __init__(self, loader: Any) -> None:
         self._patience_seconds = loader.patience_seconds
         self._give_up_at = 0.0
         super().__init__(loader)
-        # Under the name that profiles of a training know.
+        # Profiles of a training expect this name.
         self._profile_name = f"enumerate(DataLoader)#{_MultiProcessingDataLoaderIter.__name__}.__next__"
 
     def _get_data(self) -> Any:
@@ -35,7 +34,7 @@ class PatientIterator(_MultiProcessingDataLoaderIter):
         return found
 
     def top_up(self) -> None:
-        """Send indices to the workers until they have as many as they may: the source may have had none before."""
+        """Send indices to the workers up to their limit, because the source may have had none before."""
         while self._send_idx - self._rcvd_idx < self._prefetch_factor * self._num_workers:
             sent = self._send_idx
             self._try_put_index()

@@ -1,8 +1,7 @@
-"""A tensor whose last operators have not run yet, and the object that stands in for it in the user's code.
+"""A tensor whose last operators have not run yet, and its stand-in in the user's code.
 
-A stand-in has the type, the shape and the dtype of the result, and no content. Whatever else than the next deferred
-operator looks at it gets the true value, made on the spot: code that does something else with a sample once in a while
-runs as it always did.
+A stand-in has the type, the shape and the dtype of the result, and no content. All code except the next deferred
+operator gets the true value, made at once: code that uses some samples differently runs as always.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ LOOKS = {
     torch.Tensor.size, torch.Tensor.dim, torch.Tensor.numel, torch.Tensor.__len__,
     torch.Tensor.is_floating_point, torch.is_floating_point, torch.Tensor.is_complex, torch.is_complex,
 }  # fmt: skip
-"""What a stand-in answers by itself."""
+"""Functions that work on a stand-in directly."""
 
 
 class VariesError(RuntimeError):
-    """A batch whose operators can't be deferred, nor made any more: it must be made again, plainly."""
+    """A batch whose operators can neither be deferred nor made any more: it must be remade plainly."""
 
 
 class Pending:
-    """A tensor as it was given to the first of `calls`, of which `done` were deferred.
+    """Input tensor of the first of `calls`, of which `done` were deferred.
 
-    `was_asked_for` tells that something else had to get the true value.
+    `was_asked_for`: other code had to get the true value.
     """
 
     __slots__ = ("_made", "_version", "base", "calls", "done", "was_asked_for")
@@ -50,12 +49,12 @@ class Pending:
         self._version = base._version
 
     def check(self) -> None:
-        """Raises VariesError where somebody has changed the tensor since: it would have been read before."""
+        """Raise VariesError if the tensor has been changed since, because it should have been read before."""
         if self.base._version != self._version:
             raise VariesError("A tensor was changed in place after an operator that was deferred.")
 
     def made(self) -> torch.Tensor:
-        """The true value. Raises VariesError, and what the operators raise."""
+        """Return the true value. Raises VariesError, and the operators' errors."""
         if self._made is None:
             self.check()
             made = self.base.clone()
@@ -65,7 +64,7 @@ class Pending:
         return self._made
 
     def defer(self, handed_on: bool, made: torch.Tensor | None = None) -> Pending:
-        """The same after one more call. One that hands on what it was given changes that for all who hold it."""
+        """Return the pending tensor after one more call; if that returns its own argument, change this object."""
         if not handed_on:
             following = Pending(self.base, self.calls, self.done + 1, made)
             following._version = self._version
@@ -77,26 +76,26 @@ class Pending:
 
 
 def stand_in(pending: Pending, like: torch.Tensor) -> torch.Tensor:
-    """What the user's code gets in the place of a tensor of the type, shape and dtype of `like`."""
+    """Return a stand-in for a tensor of the type, shape and dtype of `like`."""
     tensor: torch.Tensor = like.as_subclass(_stand_in_class(type(like)))
     setattr(tensor, ATTRIBUTE, pending)
     return tensor
 
 
 def without_content(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of the same type, shape and dtype that takes no memory to speak of."""
+    """Return a tensor of the same type, shape and dtype that takes almost no memory."""
     hollow = torch.empty((), dtype=tensor.dtype).expand(tensor.shape)
     result: torch.Tensor = hollow.as_subclass(type(tensor))
     return result
 
 
 def pending_of(value: object) -> Pending | None:
-    """What a stand-in stands for; None for any other value."""
+    """Return the pending tensor of a stand-in; None for any other value."""
     return vars(value).get(ATTRIBUTE) if isinstance(value, torch.Tensor) else None
 
 
 def true_value(value: Any) -> Any:
-    """The tensor that a stand-in stands for, made if need be; any other value itself."""
+    """Return the true value of a stand-in, made if necessary; any other value itself."""
     pending = pending_of(value)
     if pending is None:
         return value

@@ -1,4 +1,4 @@
-"""Batches as the user's own configuration makes them, made in a forked child so that nothing of it remains."""
+"""Batches of the user's own configuration, made in a forked child so that they leave no trace."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from plumb.trace.values import digest_of_comparable
 
 @dataclass(frozen=True)
 class Making:
-    """One making of a batch: a digest of its bits, and the states of all generators behind it by their names.
+    """One version of a batch: a digest of its bits, and the states of all generators after it by their names.
 
-    `digest` is None where nothing of the batch can be compared. `is_whole` says that every generator that was drawn
-    from had the state that it was to begin with: one that is made with the samples has a state of its own.
+    `digest` is None if no part of the batch can be compared. `is_whole`: every generator that was drawn from had the
+    given state at the start; a generator made with the samples has its own.
     """
 
     digest: bytes | None
@@ -26,16 +26,16 @@ class Making:
     is_whole: bool = True
 
     def equals(self, other: Making) -> bool:
-        """Whether both makings gave the same bits and drew the same random numbers."""
+        """Return whether both versions have the same bits and drew the same random numbers."""
         common = self.after.keys() & other.after.keys()
         return self.digest == other.digest and all(self.after[name] == other.after[name] for name in common)
 
 
 @dataclass(frozen=True)
 class PlainBatches:
-    """Makes batches as torch's own fetcher does with the user's dataset and collate function.
+    """Maker of batches like torch's own fetcher, with the user's dataset and collate function.
 
-    `is_batched` says that torch collates: without a batch size, a batch is one sample, converted.
+    `is_batched`: torch collates; without a batch size, a batch is one sample, converted.
     """
 
     dataset: Any
@@ -43,27 +43,26 @@ class PlainBatches:
     is_batched: bool
 
     def samples(self, indices: Any) -> Any:
-        """Return what the dataset gives for `indices`. Raises what the dataset raises."""
+        """Return the dataset's samples for `indices`. Raises the dataset's errors."""
         return plain_samples(self.dataset, indices) if self.is_batched else self.dataset[indices]
 
     def batch(self, indices: Any) -> Any:
-        """Return the batch at `indices`. Raises what the dataset and the collate function raise."""
+        """Return the batch at `indices`. Raises the errors of the dataset and the collate function."""
         return self.collate_fn(self.samples(indices))
 
     def in_child(self, indices: Any, states: Kept, seconds: float, times: int = 1) -> Outcome[list[Making]]:
-        """Make the batch `times` times in a forked child, each time from `states`, and return the makings.
+        """Make the batch `times` times in a forked child, each time from `states`, and return the versions.
 
         Args:
-            indices: As torch gives them to its fetcher.
-            states: Of all generators; Python seeds `random` anew in a forked child.
-            seconds: Time limit for all makings together.
-            times: Number of makings.
-
+            indices: As torch passes them to its fetcher.
+            states: States of all generators, because Python reseeds `random` in a forked child.
+            seconds: Time limit for all versions together.
+            times: Number of versions.
         """
         return in_child(partial(self._makings, indices, states, times), seconds)
 
     def here(self, indices: Any, states: Kept, threads: int) -> Making:
-        """Make the batch in this process with `threads` threads of torch's own; generators are put back afterwards."""
+        """Make the batch in this process with `threads` threads of torch; generators are restored afterwards."""
         generators = Generators(self.dataset)
         before = generators.kept()
         try:
@@ -84,7 +83,7 @@ class PlainBatches:
 
 
 def plain_samples(dataset: Any, indices: Sequence[Any]) -> Any:
-    """Return the samples at `indices` as torch's fetcher asks a dataset for them."""
+    """Return the samples at `indices`, requested as torch's fetcher does."""
     if getattr(dataset, "__getitems__", None):
         return dataset.__getitems__(indices)
     return [dataset[index] for index in indices]

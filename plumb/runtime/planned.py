@@ -1,4 +1,4 @@
-"""One loader of the user's on a planned configuration: every epoch is started as the plan says, in the user's order."""
+"""A user's loader on a planned configuration: every epoch starts as the plan says, in the user's order."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ from plumb.torch_loader import DataLoader
 
 Say = Callable[[str], None]
 
-# A subclass that has these of its own reads in a way of its own, which torch's iterator follows.
+# A subclass that overrides these reads in its own way, which torch's iterator follows.
 _TORCHS_WAY = ("_get_iterator", "_index_sampler", "_auto_collation")
 
 
 class Planned:
-    """Starts the epochs of a loader on what was planned for it; `users` is the configuration that the script gave it.
+    """Starter of a loader's epochs on its plan; `users` is the configuration that the script gave it.
 
-    `given` is what the script gave the loader in place of what the plan has set on it. Lasts as long as the loader; the
-    process uses its memory again meanwhile, where the plan says so. Only who measures what the guards cost does without
-    them, by `is_guarded`. The epochs are measured by `clock`, or by one of the loader's own.
+    `given` are the script's own values of the attributes that the plan has set on the loader. Exists as long as the
+    loader; meanwhile the process reuses its memory if the plan says so. Only a measurement of the guards' cost turns
+    them off, by `is_guarded`.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Planned:
     ) -> None:
         config = self._config = planned.config
         self._users = users
-        # Of a loader that was identified, the code has been compared already.
+        # For an identified loader, the code has been compared already.
         ways = partial(Running, config, planned.rewrites, is_planned=not planned.is_identified)
         self._running = ways() if config.needs_runtime else None
         self._reuse = Reuse() if config.allocator_reuse else None
@@ -98,10 +98,9 @@ class Planned:
     def start(
         self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Say, asked: float | None = None
     ) -> Iterator[Any]:
-        """The next epoch's iterator; torch's `start` makes or resets it where plumb's own can't read the epoch.
+        """Return the next epoch's iterator; torch's `start` makes or resets it if plumb's own can't read the epoch.
 
-        The loader has the plan's arguments. It was `asked` for the iterator at that time, if not now. Raises what the
-        sampler raises.
+        The loader has the plan's arguments. Raises the sampler's errors.
         """
         if is_stateful(loader):
             return self._start_stateful(loader, start, say)
@@ -115,7 +114,7 @@ class Planned:
         return self._measured(loader, say, asked)
 
     def start_unseen(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Say) -> Iterator[Any]:
-        """The same for a loader that keeps the script's own arguments."""
+        """Return the next epoch's iterator of a loader that keeps the script's own arguments."""
         if is_stateful(loader):
             return self._start_stateful(loader, start, say)
         if self._runs_script_again(loader, say) or self._may_repeat_samples(loader, say):
@@ -130,7 +129,7 @@ class Planned:
     def _start_stateful(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Say) -> Iterator[Any]:
         """Start an epoch of a loader that saves its place: on its own iterator, with the script's own workers.
 
-        What was saved can be loaded by the script without a plan, and the other way round.
+        So the script can load a saved state without a plan, and vice versa.
         """
         if not self._users.num_workers and not isinstance(loader.dataset, IterableDataset):
             return self._start_alone(loader, start, say)
@@ -143,7 +142,7 @@ class Planned:
         return not self._users.num_workers and is_map and not self._reads_as_torch_would(loader)
 
     def _start_alone(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Say) -> Iterator[Any]:
-        """Start an epoch on the loader's own iterator without workers, where batches can be looked after."""
+        """Start an epoch on the loader's own iterator without workers, whose batches can be guarded."""
         run = self._run
         self._steering.say = say
         self._steering.leave_out_workers()
@@ -160,9 +159,9 @@ class Planned:
             return start_watched(run, loader, template, start)
 
     def _runs_script_again(self, loader: DataLoader[Any], say: Say) -> bool:
-        """Whether the plan's workers, and not the script's, would run the script's main part by now.
+        """Return whether the plan's workers, and not the script's, would now run the script's main part.
 
-        A script may choose how processes are started after it has made its loaders.
+        A script may choose the start method after it has made its loaders.
         """
         context = loader.multiprocessing_context
         if not runs_script_again(self._config, context) or runs_script_again(self._users, context):
@@ -171,7 +170,7 @@ class Planned:
         return True
 
     def _may_repeat_samples(self, loader: DataLoader[Any], say: Say) -> bool:
-        """Whether the plan's workers might each deliver all of a stream, as far as the plan says."""
+        """Return whether the plan's workers might each deliver all of a stream, as far as the plan says."""
         if not isinstance(loader.dataset, IterableDataset):
             return False
         counts = {self._users.num_workers, self._config.num_workers}
@@ -185,8 +184,8 @@ class Planned:
         return True
 
     def _reads_as_torch_would(self, loader: DataLoader[Any]) -> bool:
-        """Whether an iterator of plumb's own can read the loader's epochs: by indices that come in a fixed order."""
-        # Without workers of the script's own, the order is fixed, whatever it says of workers.
+        """Return whether plumb's own iterator can read the loader's epochs: by indices in a fixed order."""
+        # If the script has no workers, the order is fixed, even if it says otherwise for workers.
         in_order = not self._users.num_workers or (self._users.in_order and self._config.in_order)
         is_map = not isinstance(loader.dataset, (IterableDataset, MapDataPipe))
         return in_order and is_map and all(_is_torchs(type(loader), name) for name in _TORCHS_WAY)
@@ -218,25 +217,22 @@ class Planned:
             self._lasting.renew(template, order, seed_state)
             return self._lasting
         if latest is not None and not latest.is_over:
-            # The workers are at work for an epoch that the script may go on with.
+            # The workers still read an epoch that the script may continue.
             run.kept = None
         iterator = EpochIterator(template, run, order, seed_state)
         self._latest = weakref.ref(iterator)
         if users.persistent_workers:
-            # Torch hands out one and the same iterator, begun anew.
+            # Torch returns the same iterator for each epoch, reset.
             self._lasting = iterator
         return iterator
 
 
 class PlanSteering:
-    """Wants the plan's configuration until it fails; then the user's own, and says so in one line.
-
-    Where `clock` wants the user's own, that one is wanted, too.
-    """
+    """Steering that wants the plan's configuration until it fails; then the user's own, with one line."""
 
     def __init__(self, planned: LoaderPlan, users: Config, clock: RunClock | None = None) -> None:
         self.rewrites = planned.rewrites
-        # Batches that come in any order can't be looked after: whose indices they have is not known.
+        # Batches in arbitrary order can't be guarded, because their indices are unknown.
         self._plans = planned.config if users.num_workers else dataclasses.replace(planned.config, in_order=True)
         self._clock = clock
         self.say: Say = lambda text: None
@@ -251,7 +247,7 @@ class PlanSteering:
         return self._users if wants_own else self._plans
 
     def failed(self, config: Config, reason: str) -> None:
-        """Want the user's own configuration from now on, where `config` could not be run."""
+        """Want the user's own configuration from now on if `config`, the wanted one, could not be run."""
         if config.runs_like(self._plans) and not self._is_plain:
             self.stay_plain(f"{config} failed ({reason})")
 
@@ -263,16 +259,16 @@ class PlanSteering:
         self.say(f"{self.loader}: {reason}; from here on it runs as the script has it")
 
     def leave_out_workers(self) -> None:
-        """Want the same without workers."""
+        """Want the same configuration without workers."""
         self._plans = dataclasses.replace(self._plans, num_workers=0, prefetch_factor=None, persistent_workers=False)
 
     def renewed(self, reason: str) -> None:
-        """Say that workers are started again."""
+        """Print that workers are started again."""
         self.say(f"{reason}: workers are started again, so that they see it")
 
 
 class _StoreGuard(IdleGuard):
-    """Finds that the store has the values of a dataset that is another by now."""
+    """Guard that finds a store with the values of an earlier state of the dataset."""
 
     def __init__(self, running: Running) -> None:
         self._running = running
@@ -284,10 +280,10 @@ class _StoreGuard(IdleGuard):
 
 
 class _OnTorchsIterator:
-    """Starts epochs of datasets that can't be read by indices, and of subclasses with a way of their own.
+    """Starter of epochs of datasets that can't be read by indices, and of subclasses that read in their own way.
 
-    Their iterator is torch's own, on the plan's arguments. Workers that persist are renewed where the script has
-    changed the dataset; where it does so within an epoch, and has no workers itself, the next epoch has none.
+    Their iterator is torch's own, on the plan's arguments. Persistent workers are renewed if the script has changed the
+    dataset; if it does so within an epoch, and has no workers itself, the next epoch has none.
     """
 
     def __init__(self, loader: DataLoader[Any], users: Config, running: Running | None) -> None:
@@ -299,7 +295,7 @@ class _OnTorchsIterator:
         self._state = DatasetState(roots_of(loader), skips_shared=users.num_workers > 0)
 
     def start(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Say) -> Iterator[Any]:
-        """The next epoch's iterator, which torch's `start` makes or resets."""
+        """Return the next epoch's iterator, which torch's `start` makes or resets."""
         if self._is_plain:
             self._handing.renew()
             with exchanged(loader, attributes_of(loader, self._users)):
@@ -336,9 +332,9 @@ class _OnTorchsIterator:
 
 
 def attributes_of(loader: DataLoader[Any], config: Config) -> dict[str, Any]:
-    """What `loader` has to hold at `iter` in order to run on `config`, as far as this torch knows of it.
+    """Return the attributes that `loader` must have at `iter` to run on `config`, as far as this torch has them.
 
-    Torch refuses a timeout without workers.
+    The timeout is 0 without workers, because torch refuses any other one.
     """
     attributes: dict[str, Any] = {
         "num_workers": config.num_workers,
@@ -354,7 +350,7 @@ def attributes_of(loader: DataLoader[Any], config: Config) -> dict[str, Any]:
 
 
 def _has(loader: DataLoader[Any], attributes: dict[str, Any]) -> bool:
-    """Whether the script has left a loader's attributes as the plan has set them. A method's name became a context."""
+    """Return whether a loader's attributes are still as the plan set them; a start method is skipped."""
     return all(
         name == "multiprocessing_context" or getattr(loader, name) == value for name, value in attributes.items()
     )
@@ -365,6 +361,6 @@ def _is_torchs(kind: type, name: str) -> bool:
 
 
 def _batch_seconds(planned: LoaderPlan) -> float:
-    """How long a worker takes for a batch by the plan, in seconds."""
+    """Return the seconds that a worker takes for a batch, by the plan."""
     rate = planned.tuned.samples_per_second
     return (planned.batch_size or 1) * max(planned.config.num_workers, 1) / rate if rate else 0.0

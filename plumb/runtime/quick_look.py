@@ -1,4 +1,4 @@
-"""A look at what samples usually write to, in microseconds: attributes, small and large collections, plain globals."""
+"""Quick check, in microseconds, of what samples usually write to: attributes, sizes of collections, plain globals."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ from plumb.trace.expand import is_user_class
 _MOST_ENTRIES, _MOST_INSIDE = 300, 40
 _SMALL, _SMALL_BYTES = 16, 1024
 _COLLECTIONS = (list, dict, set, deque, bytearray)
-# An entry that differs so often, though nothing has changed for good, is looked at no more.
+# An entry that differs this often without a lasting change is not checked any more.
 _MOST_IN_VAIN = 2
 _WALK_SECONDS = 0.1
 
 
 class QuickLook:
-    """Says whether any of some values may have been changed since it was last asked.
+    """Check whether some values may have changed since the last call.
 
-    Looked at are attributes of objects and classes of the user's, and plain global values: what they refer to, and not
-    what is inside. Of collections, the lengths; of small dictionaries and arrays, what is in them; of tensors, the
-    versions.
+    It covers attributes of the user's objects and classes, lengths of collections, and plain global values: what they
+    refer to, and not what is inside.
     """
 
     def __init__(self, values: Iterable[Any]) -> None:
@@ -46,7 +45,7 @@ class QuickLook:
         self._differing: list[int] = []
 
     def has_changed(self) -> bool:
-        """Return whether anything is not what it was at the call before."""
+        """Return whether anything differs from the previous call."""
         before, self._before = self._before, self.sights()
         if before == self._before:
             self._differing = []
@@ -56,7 +55,7 @@ class QuickLook:
         return any(self._in_vain.get(place, 0) < _MOST_IN_VAIN for place in self._differing)
 
     def was_in_vain(self) -> None:
-        """Take note that what has changed was nothing that lasts: soon it is no longer looked at."""
+        """Record that the differences were no lasting change, so that they are soon not checked any more."""
         for place in self._differing:
             self._in_vain[place] = self._in_vain.get(place, 0) + 1
 

@@ -1,4 +1,4 @@
-"""The deferred operators of a sample as calls that can be made again: in another process, and on a whole batch."""
+"""Deferred operators of a sample as repeatable calls: in another process, and on a whole batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SAME_WHERE_EQUAL = (
 
 @dataclass(frozen=True)
 class Call:
-    """A call without the one tensor that it is made for, which goes to `place`: a position or a keyword."""
+    """A call without its one tensor, which is inserted at `place`: a position or a keyword."""
 
     function: Any
     arguments: tuple[Any, ...]
@@ -31,7 +31,7 @@ class Call:
     place: int | str
 
     def __call__(self, tensor: torch.Tensor) -> Any:
-        """What the callee returns for `tensor`. Raises what it raises."""
+        """Return the callee's result for `tensor`. Raises the callee's errors."""
         if isinstance(self.place, str):
             return self.function(*self.arguments, **{**self.keywords, self.place: tensor})
         arguments = (*self.arguments[: self.place], tensor, *self.arguments[self.place :])
@@ -39,18 +39,18 @@ class Call:
 
     @property
     def owner(self) -> Any:
-        """The object whose method is called; None for any other callee."""
+        """Object whose method is called; None for any other callee."""
         return self.function.__self__ if isinstance(self.function, MethodType) else None
 
     def is_same(self, other: Call) -> bool:
-        """Whether both call the same with the same constants."""
+        """Return whether both call the same function with the same constants."""
         mine = self.function, self.place, self.arguments, dict(self.keywords)
         return is_same(mine, (other.function, other.place, other.arguments, dict(other.keywords)))
 
     def tensor_of(self, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
-        """What a call is made for, where it is this one with the same constants; None for any other call.
+        """Return the tensor of a call that equals this one with the same constants; None for any other call.
 
-        Most constants are the very objects of the first call, so they are looked at before anything else is.
+        Most constants are identical to those of the first call, so identity is compared first.
         """
         if isinstance(self.function, Method):
             if not isinstance(function, (BuiltinFunctionType, MethodType)) or function.__name__ != self.function.name:
@@ -73,7 +73,7 @@ class Call:
 def taken_apart(
     function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any], place: int | str
 ) -> tuple[Call, Any] | None:
-    """A call and what it is given at `place`, where a tensor's method counts its receiver; None without such a place.
+    """Split a call into its tensor at `place`, counting a method's receiver, and the rest; None without such a place.
 
     >>> call, tensor = taken_apart(torch.ones(2).mul, (3,), {}, 0)
     >>> call(tensor + 1)
@@ -91,7 +91,7 @@ def taken_apart(
 
 
 def is_same(left: Any, right: Any) -> bool:
-    """Whether two constants are the same: one object, or of one type and equal throughout."""
+    """Return whether two constants are the same: one object, or of one type and equal throughout."""
     if left is right:
         return True
     if type(left) is not type(right):
@@ -108,7 +108,7 @@ def is_same(left: Any, right: Any) -> bool:
 
 
 def is_plain(value: object) -> bool:
-    """Whether a value is a dense tensor in the CPU's memory that nothing is derived from."""
+    """Return whether a value is a dense tensor in the CPU's memory that takes no part in autograd."""
     return (
         isinstance(value, torch.Tensor)
         and value.layout == torch.strided
@@ -121,7 +121,7 @@ def is_plain(value: object) -> bool:
 
 
 def bitwise_equal(left: torch.Tensor, right: torch.Tensor) -> bool:
-    """Whether two plain tensors have the same dtype, shape and bits: zeros of both signs differ, equal NaNs don't."""
+    """Return whether two plain tensors have the same dtype, shape and bits: 0.0 and -0.0 differ, equal NaNs don't."""
     if left.dtype != right.dtype or left.shape != right.shape:
         return False
     return torch.equal(_bits(left), _bits(right))
@@ -133,7 +133,7 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def pack(calls: Sequence[Call]) -> bytes | None:
-    """The calls as bytes that go along with each batch; None where they can't be pickled, or are too large for that."""
+    """Return the calls as bytes to send with each batch; None if they can't be pickled, or are too large."""
     try:
         packed = pickle.dumps(tuple(calls), pickle.HIGHEST_PROTOCOL)
         pickle.loads(packed)
@@ -143,6 +143,6 @@ def pack(calls: Sequence[Call]) -> bytes | None:
 
 
 def unpack(packed: bytes) -> tuple[Call, ...]:
-    """The calls in what `pack` returned, which came from a process of the same loader."""
+    """Return the calls from bytes that `pack` made in a process of the same loader."""
     calls: tuple[Call, ...] = pickle.loads(packed)
     return calls

@@ -1,4 +1,4 @@
-"""A dataset's samples, read with a cut in them: its value kept, made alone, or given back."""
+"""Replay of a dataset's samples with a cut: its value is kept, made alone, or given."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ NO_ANSWERS: Mapping[Way, Answer] = MappingProxyType({})
 
 
 class ReplayError(Exception):
-    """A sample that can't be read with a cut: the cut was not reached once, or a skipped value was used.
+    """A sample can't be read with a cut: the cut was not reached exactly once, or a skipped value was used.
 
-    The sample as it stands is not affected: read it plainly.
+    The sample itself is not affected: read it plainly.
     """
 
 
 class Replay:
-    """Reads a dataset's samples with a cut in them, and with further calls answered wherever they are reached.
+    """Reader of a dataset's samples with a cut, and with other calls answered wherever they are reached.
 
-    Any number of threads may read at once. Pickles as what it was made from; what is made of the user's functions
-    is made again in each process. All methods raise `ReplayError` where the cut is not reached exactly once or a
-    skipped value is used, and whatever the user's code raises.
+    Any number of threads may read at once. Pickles as its constructor's arguments; rewritten functions are remade in
+    each process. All methods raise `ReplayError` if the cut is not reached exactly once or a skipped value is used, and
+    the user's own errors.
     """
 
     def __init__(self, dataset: Any, cut: Cut | None, answers: Mapping[Way, Answer] = NO_ANSWERS) -> None:
@@ -44,11 +44,11 @@ class Replay:
         return Replay, (self.dataset, self.cut, self._answers)
 
     def sample(self, index: Any) -> Any:
-        """The sample, with the further calls answered and the cut's call run as it stands."""
+        """Return the sample, with the other calls answered and the cut's call run."""
         return self._run(index, None)
 
     def sample_keeping(self, index: Any, keep: Callable[[Any], None]) -> Any:
-        """The sample; `keep` is given the cut's value at the moment it is there, before other code can change it."""
+        """Return the sample; `keep` gets the cut's value at once, before other code can change it."""
 
         def run_and_keep(function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
             value = function(*arguments, **keywords)
@@ -62,7 +62,7 @@ class Replay:
         return self._run(index, run_and_keep)
 
     def prefix(self, index: Any) -> Any:
-        """The cut's value. The rest of the sample is not run, but for the user's `finally` and `with`."""
+        """Return the cut's value without running the rest of the sample, except the user's `finally` and `with`."""
         made: list[Any] = []
 
         def run_and_leave(function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
@@ -78,7 +78,7 @@ class Replay:
         raise ReplayError(f"the dataset's code catches what plumb leaves it by, after {self._after}")
 
     def sample_from(self, index: Any, value: Any) -> Any:
-        """The sample, where `value` is the cut's value: neither its call nor those that only feed it are run."""
+        """Return the sample from the cut's value, without running its call and those that only feed it."""
         return value if self._is_whole else self._run(index, lambda *_: value, skips=True)
 
     @property
@@ -115,7 +115,7 @@ class Replay:
         return sample
 
     def _reading(self) -> _Reading:
-        """The calling thread's own reading of the tree that all threads share."""
+        """Return the calling thread's own reading of the tree that all threads share."""
         ways = [] if self.cut is None or self._is_whole else [self.cut.way, *self.cut.feeds]
         with self._lock:
             tree = self._tree
@@ -125,7 +125,7 @@ class Replay:
 
 
 class _Left(BaseException):
-    """Leaves the user's code behind the cut. No `Exception`, so that the user's own handlers let it pass."""
+    """Raised to leave the user's code after the cut. As a BaseException it passes the user's own handlers."""
 
 
 class _Threads(threading.local):
@@ -133,7 +133,7 @@ class _Threads(threading.local):
 
 
 class _Reading:
-    """One thread's way through a dataset's code: what happens at the cut and its feeds is set for each sample."""
+    """One thread's path through a dataset's code; the actions at the cut and its feeds are set for each sample."""
 
     def __init__(self, tree: Tree, answers: Mapping[Way, Answer], ways: list[Way]) -> None:
         self.mark: Any = Skipped({way[-1].name for way in ways}, self._note_use)
@@ -144,7 +144,7 @@ class _Reading:
         self.recorder = Answered(tree, table)
 
     def begin(self, at_cut: Answer | None, skips: bool) -> None:
-        """Starts a sample. `reached` counts its cuts, `skipped` its skipped calls; `used` is what must not happen."""
+        """Start a sample. `reached` counts its cuts, `skipped` its skipped calls; `used`: a skipped value was used."""
         self.at_cut = at_cut
         self.skips = skips
         self.reached = 0

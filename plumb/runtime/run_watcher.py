@@ -1,7 +1,7 @@
-"""A process that outlives a run on a plan, and removes what the run leaves where a signal ended it.
+"""Process that outlives a run on a plan, and removes the run's remains if a signal ended it.
 
-Torch leaves the folder of its workers' sockets behind, plumb its stores in memory. The watcher holds no terminal, no
-output and no session of the run's; it is no child of the script, which may wait for all of its own.
+Torch leaves the folder of its workers' sockets behind, plumb its stores in memory. The watcher uses none of the run's
+terminal, output or session; it is no child of the script, which may wait for all of its own.
 
 Run as `python -m plumb.runtime.run_watcher OWNER STARTED DESCRIPTOR FOLDER`.
 """
@@ -21,19 +21,19 @@ from plumb.config import Config
 
 _PACKAGE_ROOT = Path(__file__).resolve().parent.parent.parent
 _LOOK_SECONDS = 0.5
-# A shell that starts the watcher and ends: what is left is no child of this process.
+# A shell that starts the watcher and exits, so that the watcher is no child of this process.
 _LET_GO = '"$@" </dev/null >/dev/null 2>&1 &'
 
 
 def leaves_something(config: Config) -> bool:
-    """Return whether a run with this configuration has files that outlive it where it is killed."""
+    """Return whether a run with this configuration leaves files if it is killed."""
     return config.allocator_reuse or (config.cache is not None and config.cache.tier == "memory")
 
 
 def start(folder: str) -> None:
-    """Start the watcher of this process; `folder` is where its workers have their sockets.
+    """Start the watcher of this process; `folder` is the folder of its workers' sockets.
 
-    Where no watcher can be started, the next run of plumb's removes the stores, as before.
+    If no watcher can be started, plumb's next run removes the stores.
     """
     read, _ = os.pipe()
     owner = str(os.getpid())
@@ -41,7 +41,7 @@ def start(folder: str) -> None:
     paths = [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     with contextlib.suppress(OSError):
-        # The write end stays open in this process and in those that it forks, for as long as any of them lives.
+        # The write end stays open in this process and in its forks, as long as any of them lives.
         subprocess.run(
             ["/bin/sh", "-c", _LET_GO, "sh", *command],
             pass_fds=(read,),
@@ -54,12 +54,12 @@ def start(folder: str) -> None:
 
 
 def main() -> None:
-    """Wait until the run and everything that it forked is gone, and remove what is left."""
+    """Wait until the run and all its forks have ended, and remove the remains."""
     owner, started, descriptor, folder = sys.argv[1:]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.read(int(descriptor), 1)
-    # A script may close all descriptors that it does not know: then only its end counts.
+    # A script may close all unknown descriptors: then only the script's own end counts.
     while _started(owner) == started:
         time.sleep(_LOOK_SECONDS)
     shutil.rmtree(folder, ignore_errors=True)
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def _started(pid: str) -> str:
-    """Return when a process was started, in ticks, so that no later process with its number is taken for it."""
+    """Return the start time of a process, in ticks, which distinguishes it from a later one with the same number."""
     try:
         status = Path("/proc", pid, "stat").read_text(errors="replace")
     except OSError:

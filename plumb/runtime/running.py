@@ -1,7 +1,7 @@
-"""One loader of the user's on a configuration of plumb's: what its iterator gets in place of the loader's own parts.
+"""Iterators of a user's loader on a configuration of plumb's, with some of the loader's parts replaced.
 
-The loader itself stays as the script made it: scripts read `loader.dataset.classes`, or hand the loader on. Its parts
-are exchanged for the time of the one call that makes an iterator, and nobody else sees them.
+The loader itself stays as the script made it: scripts read `loader.dataset.classes`, or pass the loader on. Its parts
+are replaced only during the call that makes an iterator, so that no other code sees them.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from plumb.tracebacks import without_plumb
 
 @dataclass(frozen=True)
 class WorkerInit:
-    """What a worker does before its first sample: the configuration's part, and then the user's `worker_init_fn`.
+    """Start of a worker before its first sample: the configuration's settings, then the user's `worker_init_fn`.
 
-    From then on, errors reach the script without plumb's frames, and the worker's info names the user's dataset, as it
-    does without plumb. Picklable if the user's function is.
+    Afterwards errors reach the script without plumb's frames, and the worker's info has the user's dataset, as without
+    plumb. Picklable if the user's function is.
     """
 
     torch_threads: int
@@ -45,7 +45,7 @@ class WorkerInit:
     then: Callable[[int], None] | None
 
     def __call__(self, worker_id: int) -> None:
-        # To look for garbage in what a worker has inherited would take long, and make a copy of its memory.
+        # Garbage collection of the inherited memory would take long, and copy that memory.
         gc.freeze()
         worker.ExceptionWrapper = _wrapped  # type: ignore[attr-defined,assignment]
         if self.torch_threads > 1:
@@ -54,14 +54,14 @@ class WorkerInit:
             allocator.reuse_for_good()
         info = get_worker_info()
         if info is not None and isinstance(info.dataset, Fetching):
-            # Torch keeps users from setting it.
+            # Torch forbids setting it.
             object.__setattr__(info, "dataset", info.dataset.dataset)
         if self.then is not None:
             self.then(worker_id)
 
 
 def _wrapped(exc_info: Any = None, where: str = "in background") -> ExceptionWrapper:
-    """An error on its way to the main process, with the user's and torch's part of its traceback."""
+    """Wrap an error for the main process, with only the user's and torch's part of its traceback."""
     error = sys.exc_info()[1] if exc_info is None else exc_info[1]
     assert error is not None
     without_plumb(error)
@@ -69,11 +69,11 @@ def _wrapped(exc_info: Any = None, where: str = "in background") -> ExceptionWra
 
 
 class Running:
-    """Starts the iterators of one loader on `config`, with the rewrites that it names.
+    """Starter of one loader's iterators on `config`, with the rewrites that it names.
 
-    `stored` is a store to read from, and not to add to; without one, the store that the configuration asks for is made
-    when an epoch starts, and anew when the dataset is another by then. `is_planned` says that the rewrites were found
-    in another run, perhaps in other code. `is_checked` lets indices that are marked come back with a note.
+    `stored` is a store to read from, without adding to it; if it is None, the configuration's store is made when an
+    epoch starts, and remade if the dataset has changed by then. `is_planned`: the rewrites were found in another run,
+    perhaps in other code. `is_checked`: marked indices return with a note.
     """
 
     def __init__(
@@ -95,9 +95,9 @@ class Running:
         self._unseen_changes = 0
 
     def start(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-        """The iterator that `start` makes or resets for `loader`, reading and finishing its batches by `config`."""
+        """Return the iterator that `start` makes or resets for `loader`, whose batches are read as `config` says."""
         config = self._config
-        # Torch keeps an iterator on the loader where its workers persist; other classes do so in any case.
+        # Torch stores an iterator on the loader if its workers persist; other classes always do.
         if loader._iterator is None or not loader.persistent_workers:
             self._renew_store(loader.dataset)
         fetch = Fetch(
@@ -110,7 +110,7 @@ class Running:
             config.reads_whole_batches and may_read_whole(loader),
         )
         parts: dict[str, Any] = {}
-        # A stream has no samples to be asked for by index, whatever a plan says that was made for another dataset.
+        # A stream can't be read by index, even if a plan for another dataset says so.
         if (self._is_checked or fetch.rewrites) and not isinstance(loader.dataset, IterableDataset):
             plainly = PlainBatches(loader.dataset, loader.collate_fn, loader._auto_collation)
             parts["dataset"] = Fetching(loader.dataset, fetch, plainly if self._is_checked else None)
@@ -137,24 +137,24 @@ class Running:
         return Undeferred(batches, loader.num_workers > 0, device_of(self._deferral))
 
     def _receiver(self, loader: DataLoader[Any]) -> Receiver | None:
-        """What takes batches over in memory that is used again, where the workers that are about to start may do so."""
+        """Return the receiver of batches in reused memory if workers about to start may use it, else None."""
         if not loader.num_workers or not self._config.allocator_reuse or loader._iterator is not None:
             return None
         return Receiver(loader.num_workers, loader.prefetch_factor or 0)
 
     def is_stale(self, dataset: Any) -> bool:
-        """Whether the store that is in use holds the values of a dataset that is another by now."""
+        """Return whether the present store has the values of an earlier state of the dataset."""
         return self.stored is not None and not self.stored.is_of(dataset)
 
     def note_change(self, dataset: Any) -> None:
-        """Leave a store that does not show what the script has changed of its dataset."""
+        """Abandon a store whose fingerprint doesn't show the script's change of its dataset."""
         if self.stored is None or self._is_frozen:
             return
         if self.stored.is_of_part:
             note_change()
             self.stored = None
         elif self.stored.is_of(dataset):
-            # Its name tells nothing of the change, so its values may be those of before.
+            # Its name doesn't reflect the change, so its values may be those from before.
             self.stored = None
             self._unseen_changes += 1
 
@@ -164,7 +164,7 @@ class Running:
             return
         self.stored = None
         if self._unseen_changes and choice.folder:
-            # A later run would take the store for that of the dataset as it is then.
+            # A later run would use the store for the dataset's state at that time.
             return
         apart = f"-{os.getpid()}-{self._unseen_changes}" if self._unseen_changes else ""
         try:
@@ -176,14 +176,14 @@ class Running:
 
 
 def cut_of(config: Config, rewrites: Rewrites) -> Cut | None:
-    """The cut at which `config` stores values, or up to which its threads work; None for none."""
+    """Return the cut at which `config` stores values, or up to which its threads work; None for none."""
     after = config.cache.after if config.cache else config.fetch_until
     return next((cut for cut in rewrites.cuts if cut.after == after), None)
 
 
 @contextmanager
 def exchanged(loader: DataLoader[Any], parts: Mapping[str, Any]) -> Iterator[None]:
-    """The loader with other parts inside. Torch forbids to set them on a loader that is made, so this goes past it."""
+    """Replace parts of the loader in the context; bypasses torch, which forbids setting them after construction."""
     theirs = {name: getattr(loader, name) for name in parts}
     try:
         for name, part in parts.items():

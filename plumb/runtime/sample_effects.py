@@ -1,7 +1,7 @@
-"""What making a sample leaves behind, tried in a forked child that stands for a worker.
+"""Effects of making samples, tried in a forked child that represents a worker.
 
-A worker has a copy of the dataset: what its samples change there, the main process and other workers don't see. And it
-shares what was open when it was forked. Both show in a child that makes a few samples and looks at itself.
+A worker has a copy of the dataset: changes by its samples are invisible to the main process and other workers. And it
+shares files that were open when it was forked. Both can be observed in a child that makes a few samples.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from plumb.runtime.windows import array_of
 # A child that makes no sample in this time hangs.
 CHILD_SECONDS = 30.0
 _LOOK_SECONDS = 1.0
-# The loop waits for the child: large values are looked at twice, for so long, those parts first that have the indices.
+# The loop waits for the child, so large values are checked twice for at most this long, first the parts at the indices.
 _LARGE_SECONDS = 0.02
 _MOST_FILES = 32
-# The second index is looked for among so many.
+# The second index is searched among this many.
 _LOOKED_THROUGH = 64
-# Arrays up to this size are put back, in case other processes have them too, and no more bytes than this in all.
+# Arrays up to this size are restored, in case other processes share them, and at most this many bytes in all.
 _LARGEST_BYTES, _MOST_BYTES = 1 << 20, 1 << 25
 
 
 @dataclass(frozen=True)
 class Effects:
-    """What making samples changes for good, and what it uses that a forked process must not.
+    """Lasting changes by making samples, and uses of what a forked process must not use.
 
-    `changed` is the place of something that samples change each time; what the first ones set up is none. `draws` says
-    that a random generator of the dataset's own was drawn from, `is_part` that a batch lies in memory that the dataset
-    holds: what the loop does to it in place, it does to the dataset. `shared` is a file whose position moved, which a
-    worker would share. `failure` is what became of a sample that failed, or hung, in a forked process, though not here.
-    `files` are those that Python opened for the samples, as they were then, `again` those that it opened each time.
+    `changed` is the place of something that samples change each time; first-time setup doesn't count. `draws`: a random
+    generator of the dataset's own was drawn from. `is_part`: a batch lies in the dataset's memory, so that changing it
+    in place changes the dataset. `shared` is a file whose position moved, which a worker would share. `failure` says
+    how a sample failed or hung in a forked process, but not here. `files` are those that Python opened for the samples,
+    in their state then, `again` those that it opened each time.
     """
 
     changed: str = ""
@@ -64,7 +64,7 @@ class Effects:
 
     @property
     def why_in_one_process(self) -> str | None:
-        """Why the samples must be made in one process, in the user's order, if so: they change what they read."""
+        """Reason why the samples must be made in one process, in the user's order; None if they need not."""
         if self.changed:
             return f"reading changes {self.changed}, and workers would each change their own"
         if self.draws:
@@ -75,7 +75,7 @@ class Effects:
 
     @property
     def why_same_workers(self) -> str | None:
-        """Why another number of workers, or workers that last longer, would make other samples, if so."""
+        """Reason why another number of workers, or longer-lived ones, would make other samples; None without one."""
         if self.changed:
             return (
                 f"reading changes {self.changed}, of which each worker has its own, so other workers make other samples"
@@ -88,7 +88,7 @@ class Effects:
 
     @property
     def why_not_forked(self) -> str | None:
-        """Why a forked process must not make samples, if so: a process that was started anew may."""
+        """Reason why a forked process must not make samples, while a newly started one may; None if there is none."""
         if self.shared:
             return f"the dataset reads {self.shared}, which is open for writing too and whose position workers share"
         return f"in a forked process, making a sample {self.failure}" if self.failure else None
@@ -97,17 +97,16 @@ class Effects:
 def sample_effects(
     loader: DataLoader[Any], indices: Iterable[Any], seconds: float = CHILD_SECONDS, skips_shared: bool = False
 ) -> Effects:
-    """Make samples of a map-style dataset in a forked child, and return what that changed.
+    """Make samples of a map-style dataset in a forked child, and return their effects.
 
-    Nothing changes in this process: generators are the child's own, files have positions of their own, connections lead
-    nowhere, and arrays in shared memory are put back. Where a child can't be forked, nothing is found.
+    Nothing changes in this process: the child has its own generators and file positions, its connections are unusable,
+    and arrays in shared memory are restored. If no child can be forked, no effects are found.
 
     Args:
         loader: The loader whose dataset, `collate_fn` and `worker_init_fn` are tried.
         indices: Indices of samples, such as those of a batch; two different ones are used.
         seconds: Time limit for the child.
-        skips_shared: Whether tensors in shared memory are left out: all processes have the same.
-
+        skips_shared: Whether to leave out tensors in shared memory, which all processes share.
     """
     chosen = _two_of(indices)
     if isinstance(loader.dataset, IterableDataset) or not chosen:
@@ -143,7 +142,7 @@ def _found_with_files(loader: DataLoader[Any], indices: list[Any], inherited: se
 
 
 def _found(loader: DataLoader[Any], indices: list[Any], inherited: set[int], skips_shared: bool) -> Effects:
-    """Make the samples of two indices by turns, twice, and return what that changed."""
+    """Make the samples of two indices in turns, twice, and return their effects."""
     not_reopened = reopen_inherited_files()
     state = DatasetState(roots_of(loader), by_value=True, skips_shared=skips_shared)
     near = tuple(_places(loader.dataset, indices))
@@ -154,7 +153,7 @@ def _found(loader: DataLoader[Any], indices: list[Any], inherited: set[int], ski
         read = _reader(loader)
         first, other = indices[0], indices[-1]
         read(first)
-        # What a first sample sets up, the others find.
+        # The setup by the first sample is not repeated by the others.
         look(has_windows=False)
         positions = _positions(inherited, not_reopened)
         read(other)
@@ -164,7 +163,7 @@ def _found(loader: DataLoader[Any], indices: list[Any], inherited: set[int], ski
             read(first)
             batch = read(other)
         is_part = _shares_memory(batch, state.arrays)
-        # What depends on the latest index alone is now what it was: a buffer, the file that is open at present.
+        # State that depends only on the latest index is now as before: a buffer, or the presently open file.
         changes += look(has_windows=True)
         after = _positions(inherited, not_reopened)
         moved = [number for number, place in positions.items() if after.get(number, place) != place]
@@ -182,7 +181,7 @@ def _found(loader: DataLoader[Any], indices: list[Any], inherited: set[int], ski
 
 
 def _places(dataset: Any, indices: Iterable[Any]) -> Iterator[float]:
-    """Yield where in the dataset indices lie, as shares of its length."""
+    """Yield the indices' places in the dataset, as shares of its length."""
     length = length_of(dataset) or 0
     for index in indices:
         if isinstance(index, int) and 0 <= index < length:
@@ -194,7 +193,7 @@ def _lasts(change: Change) -> bool:
 
 
 def _shares_memory(batch: Any, arrays: list[np.ndarray[Any, Any]]) -> bool:
-    """Whether a tensor or an array of a batch lies within one that the dataset holds."""
+    """Return whether a tensor or an array of a batch lies within one of the dataset's."""
     parts = [array for leaf in tree_leaves(batch) if (array := _array(leaf)) is not None]
     return any(np.may_share_memory(part, array) for part in parts for array in arrays)
 
@@ -204,7 +203,7 @@ def _array(leaf: Any) -> np.ndarray[Any, Any] | None:
 
 
 def _reader(loader: DataLoader[Any]) -> Callable[[Any], Any]:
-    """Return what makes a batch of one sample as a worker makes it, from the same random numbers each time."""
+    """Return a function that makes a batch of one sample like a worker, with the same random numbers each time."""
     dataset: Any = loader.dataset
     is_single = loader.batch_sampler is None
     worker._worker_info = worker.WorkerInfo(id=0, num_workers=1, seed=0, dataset=dataset)
@@ -221,7 +220,7 @@ def _reader(loader: DataLoader[Any]) -> Callable[[Any], Any]:
             samples = dataset.__getitems__([index])
         else:
             samples = [dataset[index]]
-        # One that needs a whole batch is not tried.
+        # A collate function that needs a whole batch is not tried.
         with contextlib.suppress(Exception):
             return loader.collate_fn(samples)
         return None

@@ -1,8 +1,8 @@
-"""Changes that samples make, for good, to what they read, noticed in the process that makes them.
+"""Detection of lasting changes by samples to what they read, in the process that makes them.
 
-A worker has a copy of the dataset: what a rare sample appends to a list of errors there, or counts, neither the script
-nor other workers would see. What a sample leaves behind for the next one alone, such as the file that is open at
-present, is no such change: it is told by making the samples again in a forked child.
+A worker has a copy of the dataset: if a rare sample appends to a list of errors or counts there, neither the script nor
+other workers see it. State for the next sample only, such as the presently open file, is no such change: samples are
+repeated in a forked child to distinguish it.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from plumb.runtime.script_reads import names_read_elsewhere
 
 Read = Callable[[Any], Any]
 
-# The first batches are looked at closely, later ones within this share of the time.
+# The first batches are checked closely, later ones within this share of the time.
 _LOOKED_AT, _SHARE = 4, 0.005
 _WALK_SECONDS, _AGAIN_SECONDS, _LARGE_SECONDS, _CHILD_SECONDS = 0.1, 0.3, 0.03, 60.0
-# So many places are tried in a child; those that are found later are taken for changes that last.
+# This many places are tried in a child; those found later count as lasting changes.
 _MOST_TRIED = 8
 
 
 class SampleWrites:
-    """Finds what the samples of this process change, from batch to batch.
+    """Detection of changes by the samples of this process, from batch to batch.
 
-    `missed` counts the batches in which a change that was found may have happened before. A memory of samples, which
-    they fill and only they read, is no change: nobody sees that each worker has its own. One that other code of the
-    user's names is a result, like any other.
+    `missed` counts the batches in which a detected change may have happened before. A cache of samples that only
+    samples fill and read is no change, because no other code sees that each worker has its own. One that the user's
+    other code names is a result.
     """
 
     def __init__(self, roots: tuple[Any, ...]) -> None:
@@ -54,11 +54,11 @@ class SampleWrites:
 
     @property
     def generators(self) -> list[Any]:
-        """The random generators that the samples' code leads to, but for the process's own."""
+        """Random generators reachable from the samples' code, without the process's own."""
         return self._state.generators
 
     def begin(self) -> None:
-        """Take everything for what it is now: what was changed before, samples have set up."""
+        """Take the present state as the reference; earlier changes count as setup by the samples."""
         met: list[Any] = []
         self._state = DatasetState(self._roots, by_value=True, visit=lambda value, _: met.append(value))
         self._state.look(_WALK_SECONDS, has_windows=False)
@@ -66,13 +66,12 @@ class SampleWrites:
         self._quick = QuickLook(met)
 
     def found(self, read: Read, indices: Any, other: Any = None) -> str:
-        """Return the place of something that the batch at `indices` has changed for good; empty if nothing is seen.
+        """Return the place of something that the batch at `indices` has changed for good; empty if nothing is detected.
 
         Args:
-            read: Makes the batch at some indices again, for a child to call.
-            indices: Those of the batch that was made last.
-            other: Indices of other samples; None for those of the batch before.
-
+            read: Makes the batch at some indices again, called in a child.
+            indices: Indices of the latest batch.
+            other: Indices of other samples; None for those of the previous batch.
         """
         self._batches += 1
         self._first = indices if self._first is None else self._first
@@ -87,7 +86,7 @@ class SampleWrites:
         before = other if other is not None else (previous if has_changed else self._first)
         lasting = next((each for each in changes if self._lasts(each, read, indices, before)), None)
         if lasting is not None:
-            # What a quick look shows, it has shown with the batch that did it.
+            # A quick check detects a change in the batch that made it.
             self.missed = 0 if has_changed and (lasting.is_name or lasting.is_resized) else self._unseen
             return lasting.place
         if has_changed:
@@ -123,9 +122,9 @@ class SampleWrites:
 def read_by_turns(
     roots: tuple[Any, ...], read: Read, indices: Any, other: Any
 ) -> tuple[frozenset[str], frozenset[str]]:
-    """Read two batches by turns, and return what is another when the first was read again, and what the other changes.
+    """Read two batches in turns; return what differs when the first is reread, and what the other changes.
 
-    What is another has counted the readings, or gone on; what the other one does not change has stayed for good.
+    The former are counters or state that advances; what the other batch doesn't change has stayed for good.
     """
     of_first, of_other = (DatasetState(roots, by_value=True) for _ in range(2))
     look_at_first, look_at_other = (

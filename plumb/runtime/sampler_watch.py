@@ -1,8 +1,8 @@
-"""Whether a sampler of the user's own may be asked ahead of the loop: not if the loop's steps decide what it gives.
+"""Check whether a user's sampler may be called ahead of the loop: not if the loop's steps influence it.
 
-In the first batches of an epoch the sampler is asked only when the user's own configuration would ask. It may be asked
-ahead from then on if neither the loop nor the asking has changed it meanwhile, and it drew no random numbers. What it
-draws when it is asked ahead later is taken back, and drawn when it would have been.
+In the first batches of an epoch the sampler is called only when the user's own configuration would call it. It may be
+called ahead afterwards if neither the loop nor the calls have changed it meanwhile, and it drew no random numbers. Its
+later draws in calls ahead of time are undone, and repeated when they are due.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from plumb.profile.randomness import process_states, put_back
 from plumb.runtime.held import closed_over, is_generator, named_globals
 from plumb.trace.expand import is_user_code
 
-# A sampler is asked ahead once the loop has been seen to do so many steps without changing it.
+# A sampler may be called ahead once the loop has done this many steps without changing it.
 STEPS_WATCHED = 3
 _MOST_VALUES = 4000
 _BYTES_DIGESTED = 1 << 22
@@ -37,9 +37,9 @@ States = tuple[Any, Any, Any]
 
 
 class SamplerWatch:
-    """Watches one sampler for one epoch; `why_not` says why it must not be asked ahead, empty where nothing does.
+    """Watch of one sampler in one epoch; `why_not` is the reason against calling it ahead, empty if there is none.
 
-    `data` is the loader's dataset, whose changes others look after.
+    `data` is the loader's dataset, whose changes other guards detect.
     """
 
     def __init__(self, sampler: Any, data: Any) -> None:
@@ -54,12 +54,12 @@ class SamplerWatch:
 
     @property
     def may_be_asked_ahead(self) -> bool:
-        """Whether the loop has done its first steps, and nothing speaks against it."""
+        """True if the loop has done its first steps, and there is no reason against it."""
         return not self.why_not and self._steps >= STEPS_WATCHED
 
     @contextmanager
     def asked_in_time(self) -> Iterator[None]:
-        """Compare the sampler before and after it is asked, when the user's own configuration would ask it."""
+        """Compare the sampler before and after a call when the user's own configuration would make it."""
         before, draws = self._look(), process_states()
         yield
         if places_drawn_from(draws, process_states()):
@@ -69,7 +69,7 @@ class SamplerWatch:
 
     @contextmanager
     def asked_ahead(self) -> Iterator[None]:
-        """Compare the sampler before and after it is asked ahead; what it draws is kept for `is_due`."""
+        """Compare the sampler before and after a call ahead of time; its draws are stored for `is_due`."""
         before, draws = self._look(), process_states()
         yield
         after = process_states()
@@ -80,7 +80,7 @@ class SamplerWatch:
             put_back(draws)
 
     def is_due(self) -> None:
-        """Draw what was drawn ahead first: the user's own configuration would ask for it now."""
+        """Repeat the draws of the first call ahead, because the user's own configuration would make it now."""
         drawn = self._drawn_ahead.popleft()
         self._look()
         if drawn is None:
@@ -95,7 +95,7 @@ class SamplerWatch:
         put_back((now[0], now[1], now[2]))
 
     def _look(self) -> State:
-        """Compare the sampler with what it was after it was asked last: the loop has changed the rest."""
+        """Compare the sampler with its state after its last call; differences are the loop's changes."""
         state = state_of_sampler(self._sampler, self._data)
         if self._asked is not None and not self.why_not:
             changed = changed_in(self._asked, state)
@@ -116,7 +116,7 @@ class SamplerWatch:
 
 
 def places_drawn_from(before: States, after: States) -> list[int]:
-    """Return which of Python's, numpy's and torch's generator were drawn from between two `process_states`."""
+    """Return which of Python's, numpy's and torch's generators were drawn from between two `process_states`."""
     is_same = (
         before[0] == after[0],
         all(map(np.array_equal, before[1], after[1])),
@@ -126,7 +126,7 @@ def places_drawn_from(before: States, after: States) -> list[int]:
 
 
 def state_of_sampler(sampler: Any, data: Any) -> State:
-    """Return what can be reached from a sampler, by the way to it: values, lengths, versions and digests of bytes."""
+    """Return everything reachable from a sampler, by its path: values, lengths, versions and digests of bytes."""
     state: State = {}
     pending: deque[tuple[str, Any]] = deque([("", sampler)])
     seen = {id(data)}
@@ -145,7 +145,7 @@ def state_of_sampler(sampler: Any, data: Any) -> State:
 
 
 def changed_in(before: State, after: State) -> str:
-    """Return the way to the first value that is not what it was, empty where all are."""
+    """Return the path to the first changed value, empty if there is none."""
     for way in before | after:
         if way not in before or way not in after or not _equal((before[way],), (after[way],)):
             return way
@@ -153,7 +153,7 @@ def changed_in(before: State, after: State) -> str:
 
 
 def _looked_at(value: Any) -> tuple[Any, list[tuple[str, Any]]]:
-    """What is seen of a value itself, and what hangs from it."""
+    """Return the state of a value itself, and its parts."""
     if isinstance(value, torch.Tensor):
         version = None if value.is_inference() else value._version
         return (id(value), version, tuple(value.shape)), []
@@ -189,7 +189,7 @@ def _slots(kind: type) -> list[str]:
 
 
 def _some(values: Any) -> list[tuple[int, Any]]:
-    """The items of a sequence with their places: all of a short one, evenly spaced ones of a long one."""
+    """Return the items of a sequence with their places: all of a short one, evenly spaced ones of a long one."""
     step = max(1, len(values) // (_MOST_VALUES // 4))
     return [(place, values[place]) for place in range(0, len(values), step)]
 

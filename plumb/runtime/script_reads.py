@@ -1,4 +1,4 @@
-"""What the script may read besides its samples: the names in all of the user's code but that of the samples."""
+"""Names that the script may read besides its samples: those in all of the user's code except that of the samples."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _Key = tuple[str, int, str]
 
 
 def names_read_elsewhere(of_samples: Iterable[FunctionType]) -> frozenset[str]:
-    """Return all names that code of the user's reads, but for the code that makes samples.
+    """Return all names that the user's code reads, without the code that makes samples.
 
-    Code that sets an object up has no say, and a method has only if some other code names it.
+    Code that sets up an object doesn't count, and a method counts only if other code names it.
     """
     skipped = {_key(function.__code__) for function in of_samples}
     names: set[str] = set()
@@ -58,7 +58,7 @@ def _inner(code: CodeType, is_method: bool) -> Iterator[tuple[CodeType, bool]]:
 
 
 def _code_of_module(module: ModuleType) -> CodeType | None:
-    """Return a module's code: as it was compiled, where its loader has that, else as its file would be."""
+    """Return a module's code: its loader's compiled one if available, else compiled from its file."""
     get_code = getattr(getattr(module, "__loader__", None), "get_code", None)
     if get_code is not None and module.__name__ not in ("__main__", "__mp_main__"):
         with contextlib.suppress(Exception):
@@ -86,7 +86,7 @@ def _cells() -> Iterator[CodeType]:
 
 
 def _names_in(code: CodeType) -> set[str]:
-    """Return what one code object loads by name, without the functions inside it."""
+    """Return the names that one code object loads, without the functions inside it."""
     found = {each.argval for each in dis.get_instructions(code) if each.opname.startswith("LOAD_")}
     return {name for name in found if isinstance(name, str)} & {*code.co_names, *code.co_freevars, *code.co_cellvars}
 

@@ -1,8 +1,8 @@
-"""A segment: consecutive batches of an epoch that one loader reads, on one configuration.
+"""Segments: consecutive batches of an epoch that one loader reads, on one configuration.
 
-A loader that takes over from another starts its workers first and is given nothing to read. Only once they are up does
-it get the next batches, and the old one no more: that one is emptied, batch by batch, while the new workers are at work
-on what follows.
+A loader that takes over from another first starts its workers without giving them indices. Only once they are ready
+does it get the next batches, and the old one no more: the old one is emptied, batch by batch, while the new workers
+already read the following ones.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from plumb.runtime.running import Running
 from plumb.runtime.stored import Stored
 from plumb.runtime.worker_watch import WorkerWatchInit
 
-# Workers that are not up by then are given up; the loop goes on without them.
+# Workers that are not ready by then are given up; the loop goes on without them.
 _STARTED_AT_LAST_SECONDS = 120.0
-# Workers that are not forked import all that the script does before their first batch.
+# Workers that are not forked import everything that the script does before their first batch.
 _IMPORT_SECONDS = 60.0
-# Connections to a worker that dies are reset before its parent hears of its death, by so much.
+# Connections to a dying worker are reset up to this long before its parent notices its death.
 _DEATH_SECONDS, _POLL_SECONDS = 1.0, 0.02
 _DIED = "a worker exited unexpectedly"
 
 
 class OrderSource:
-    """What a segment's loader reads of the order: nothing before it is opened, and nothing after it is closed.
+    """Part of the order that a segment's loader reads: nothing before it is opened, and nothing after it is closed.
 
-    `guards` may put something around the indices.
+    `guards` may wrap the indices.
     """
 
     def __init__(self, order: EpochOrder, guards: Guards | None) -> None:
@@ -66,12 +66,12 @@ class OrderSource:
         return self._one_more()
 
     def begin(self, order: EpochOrder) -> None:
-        """Gives from now on what `order` has."""
+        """Provide the batches of `order` from now on."""
         self.order, self.is_open, self.given = order, True, 0
         self._reserved.clear()
 
     def close(self, reserve: int) -> None:
-        """Gives nothing more, but for so many batches that are set apart now."""
+        """Provide nothing more, except `reserve` batches that are taken now."""
         self.is_open = False
         with contextlib.suppress(StopIteration):
             self._reserved.extend([self._one_more() for _ in range(reserve)])
@@ -84,7 +84,7 @@ class OrderSource:
 
 @dataclass(frozen=True)
 class Announcing:
-    """A `worker_init_fn` that does what the user's does, and then says that the worker is up."""
+    """`worker_init_fn` that calls the user's, and then reports that the worker is ready."""
 
     then: Callable[[int], None] | None
     started: Any
@@ -98,12 +98,11 @@ class Announcing:
 
 @dataclass(frozen=True)
 class Way:
-    """How a segment reads: on `config`, with such `rewrites` as it names.
+    """How a segment reads: on `config`, with the `rewrites` that it names.
 
-    `is_users` says that it is the user's own configuration, which needs neither rewrites nor `guards`. `stored` is a
-    store that was filled already; `running` outlives the segment, with its store. `is_checked` says that guards may
-    mark batches to be made a second time. Workers that deliver nothing for `patience_seconds` are given up, unless they
-    are the user's own.
+    `is_users`: it is the user's own configuration, which needs neither rewrites nor `guards`. `stored` is a store that
+    was filled already; `running` outlives the segment, with its store. `is_checked`: guards may mark batches to be made
+    a second time. Workers that deliver nothing for `patience_seconds` are given up, unless they are the user's own.
     """
 
     config: Config
@@ -117,11 +116,11 @@ class Way:
 
 
 class LoaderSegment:
-    """One loader at work on an epoch. `template` is a loader whose parts it has, `way` how it reads.
+    """A loader that reads part of an epoch. `template` is a loader with the same parts, `way` says how to read.
 
-    Workers outlive the epoch until `close`, whatever the configuration says: whoever has the segment decides.
-    `seeds` is where the workers' seed is drawn from. `start_seconds` is what the start of the workers took, and
-    `is_filled` says that its store, if it has one, has seen a whole epoch before this one.
+    Workers outlive the epoch until `close`, whatever the configuration says, because the owner of the segment decides.
+    `seeds` is the source of the workers' seed. `start_seconds` is the time that the workers took to start; `is_filled`:
+    its store, if any, was complete before this epoch.
     """
 
     def __init__(self, template: DataLoader[Any], way: Way, order: EpochOrder, seeds: torch.Generator) -> None:
@@ -147,7 +146,7 @@ class LoaderSegment:
         self._loader.generator = seeds
         init = self._loader.worker_init_fn
         if way.is_users and isinstance(init, ReopeningInit):
-            # The user's own workers are as the script has them, in the tracebacks of their errors, too.
+            # The user's own workers stay as the script has them, also in the tracebacks of their errors.
             self._loader.worker_init_fn = init.then
         if config.num_workers:
             keep_sockets_together()
@@ -169,9 +168,9 @@ class LoaderSegment:
     # ---- its beginning
 
     def prepare(self) -> None:
-        """Starts the workers, without anything to read. What fails is told by `failure`.
+        """Start the workers, without anything to read. Errors appear in `failure`.
 
-        Workers that are not forked take seconds to start, and are started by a thread.
+        Workers that are not forked take seconds to start, so a thread starts them.
         """
         self._begun_at = time.perf_counter()
         self._give_up_at = self._begun_at + _STARTED_AT_LAST_SECONDS
@@ -190,14 +189,14 @@ class LoaderSegment:
 
     @property
     def is_ready(self) -> bool:
-        """Whether all workers wait for something to read."""
+        """True if all workers wait for something to read."""
         if not self.config.num_workers:
             return True
         return self.batches is not None and self._started.value >= self.config.num_workers
 
     @property
     def failure(self) -> str | None:
-        """Why it will never be ready, if so."""
+        """Reason why the workers will never be ready; None as long as they may be."""
         if self._error is not None:
             return self._error
         if self.batches is not None and self.has_dead_workers:
@@ -205,7 +204,7 @@ class LoaderSegment:
         return "its workers did not start in time" if time.perf_counter() > self._give_up_at else None
 
     def open(self, order: EpochOrder) -> None:
-        """Begins to read: now, whatever was prepared. Raises what the sampler or the start of workers raises."""
+        """Begin to read, prepared or not. Raises the errors of the sampler or of the workers' start."""
         is_new, begun = not self.workers or self._begun_at > 0, self._begun_at or time.perf_counter()
         self._source.begin(order)
         self.is_filled = self.is_filled or self._sees_whole_epoch
@@ -220,22 +219,22 @@ class LoaderSegment:
 
     @property
     def is_at_work(self) -> bool:
-        """Whether it still has batches to deliver, or will read more."""
+        """True if there are batches left to deliver, or to read."""
         return self._source.is_open or self.delivered < self._source.given
 
     @property
     def is_steady(self) -> bool:
-        """Whether it has delivered more than what may have been prefetched at its start."""
+        """True if more batches were delivered than may have been prefetched at the start."""
         return self.delivered > max(self.config.batches_in_flight, 1)
 
     def may_go_on(self, template: DataLoader[Any]) -> bool:
-        """Whether another epoch of `template` may be read by these workers: all live, and have what it would give."""
+        """Return whether these workers may read another epoch of `template`: all live, and have its present parts."""
         parts = _parts_of(template)
         is_same = len(parts) == len(self._parts) and all(map(operator.is_, parts, self._parts))
         return is_same and not self.has_dead_workers
 
     def filled_store(self, config: Config, dataset: Any) -> Stored | None:
-        """Its store, if it is filled with the values of this dataset, and `config` would have one alike."""
+        """Return the store if it has the values of this dataset, and `config` would have an equal one; else None."""
         running = self._loader.running
         if not self.is_filled or config.cache is None or config.cache != self.config.cache or running is None:
             return None
@@ -243,16 +242,16 @@ class LoaderSegment:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The processes of its workers."""
+        """Process ids of the workers."""
         return tuple(worker.pid for worker in self.workers if worker.pid is not None)
 
     @property
     def has_dead_workers(self) -> bool:
-        """Whether a worker has ended that nobody asked to."""
+        """True if a worker has ended on its own."""
         return any(not worker.is_alive() for worker in self.workers)
 
     def failed(self, error: Exception) -> str:
-        """Why it could not deliver, in one line; a worker that died leaves errors of many kinds behind."""
+        """Return the reason for an error, in one line; a worker's death causes errors of many kinds."""
         until = time.monotonic() + (_DEATH_SECONDS if isinstance(error, (OSError, EOFError)) else 0.0)
         while self.workers and not self.has_dead_workers and time.monotonic() < until:
             time.sleep(_POLL_SECONDS)
@@ -262,7 +261,7 @@ class LoaderSegment:
         assert self.batches is not None
         if not self.is_users:
             if self.has_dead_workers:
-                # Torch would notice too, but only once it has waited for their batch for seconds.
+                # Torch would notice too, but only after waiting seconds for their batch.
                 raise RuntimeError(_DIED)
             top_up = getattr(self._loader._iterator, "top_up", None)
             if top_up is not None:
@@ -273,11 +272,11 @@ class LoaderSegment:
     # ---- its end
 
     def give_over(self) -> None:
-        """Reads nothing more. Without workers one batch is left to it, made while the next segment's first ones are."""
+        """Read nothing more. Without workers one batch is left, made while the next segment makes its first ones."""
         self._source.close(reserve=0 if self.config.num_workers else 1)
 
     def close(self) -> None:
-        """Ends the workers, whatever they are at."""
+        """End the workers, whatever they are doing."""
         self._source.is_open = False
         shut_down = getattr(self._loader._iterator, "_shutdown_workers", None)
         self.batches = None
@@ -286,7 +285,7 @@ class LoaderSegment:
 
     @property
     def workers(self) -> list[Any]:
-        """The processes of its workers, as torch's iterator has them."""
+        """Processes of the workers, as torch's iterator has them."""
         return getattr(self._loader._iterator, "_workers", [])
 
     def _start_idle(self) -> None:
@@ -296,19 +295,19 @@ class LoaderSegment:
             self._error = one_line(error)
 
     def _iterated(self) -> Iterator[Any]:
-        """Torch's iterator, made or begun anew."""
+        """Return torch's iterator, new or reset."""
         batches = iter(self._loader)
         iterator = self._loader._iterator
         if not self.is_users and getattr(iterator, "_worker_pids_set", False):
-            # Torch's handler of signals raises in the middle of the user's step when a worker dies. Here another
-            # configuration can go on, and the user's step has nothing to do with it.
+            # When a worker dies, torch's signal handler raises in the middle of the user's step. Here another
+            # configuration can continue, and the user's step must not be affected.
             _utils.signal_handling._remove_worker_pids(id(iterator))  # type: ignore[attr-defined]
             vars(iterator)["_worker_pids_set"] = False
         return batches
 
 
 def _parts_of(loader: DataLoader[Any]) -> tuple[Any, ...]:
-    """What workers are given of a loader when they start. A bound method is another object each time."""
+    """Return the parts of a loader that its workers get at their start, bound methods as object and function."""
     init = loader.worker_init_fn
     parts = (loader.collate_fn, init.then if isinstance(init, ReopeningInit) else init)
     inner = [(getattr(part, "__self__", part), getattr(part, "__func__", part)) for part in parts]

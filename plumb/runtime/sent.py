@@ -1,4 +1,4 @@
-"""Whether a worker that isn't forked can be sent what it works with."""
+"""Check whether the objects of a loader can be sent to a worker that isn't forked."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader
 
 from plumb.runtime.main_module import main_is_guarded
 
-# What pickle raises where something has no way to be written.
+# Errors of pickle for objects that can't be pickled.
 _UNWRITTEN = (pickle.PicklingError, AttributeError, TypeError, NotImplementedError, ValueError)
 
 
 def why_not_sent(loader: DataLoader[Any]) -> str | None:
-    """What of a loader can't be pickled, and why, for people; None where all can be, as far as can be told.
+    """Return which part of a loader can't be pickled, and why, for people; None if all can, as far as known.
 
-    What the loader holds is written out once, and nothing of it is kept.
+    The loader's parts are pickled once, and the result is dropped.
     """
     parts = {
         "the dataset": loader.dataset,
@@ -36,9 +36,9 @@ def why_not_sent(loader: DataLoader[Any]) -> str | None:
 
 
 def why_not_spawned(loader: DataLoader[Any]) -> str | None:
-    """Return why no process can be spawned that reads a loader's dataset, None if one can.
+    """Return why no spawned process can read a loader's dataset, None if one can.
 
-    It would run the script's main module once more, and be sent what the loader holds.
+    It would run the script's main module again, and get the loader's parts by pickle.
     """
     if not main_is_guarded():
         return 'another one would run the script once more; put its main part under: if __name__ == "__main__"'
@@ -51,7 +51,7 @@ def _why_not_written(value: Any) -> Exception | None:
     except _UNWRITTEN as error:
         return error
     except Exception:
-        # What the user's own code raises here may be about this process, not about the worker's.
+        # An error of the user's own code may be specific to this process.
         return None
     return None
 
@@ -62,9 +62,9 @@ class _Nowhere(io.RawIOBase):
 
 
 class _Pickler(pickle.Pickler):
-    """Takes what multiprocessing and torch have their own ways for, tensors among it, to be written.
+    """Pickler that takes objects with special treatment by multiprocessing and torch, such as tensors, as picklable.
 
-    Those ways would move a tensor to shared memory, or hold a file open for a reader that never comes.
+    That treatment would move a tensor to shared memory, or keep a file open for a reader that never comes.
     """
 
     def __init__(self, stream: Any, protocol: int) -> None:
@@ -74,6 +74,6 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor) and value.is_cuda:
             raise pickle.PicklingError("a tensor on a CUDA device would take a worker's own share of it")
-        # What these hold must be written, too, and pickle knows how.
+        # The content of these must be pickled, too, and pickle can do that.
         is_special = type(value) in self._special and not isinstance(value, (functools.partial, MethodType))
         return (int, ()) if is_special else NotImplemented

@@ -1,4 +1,4 @@
-"""An iterable dataset shared out among workers, where the user has agreed to it."""
+"""Sharing of an iterable dataset among workers, if the user agrees."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ class Sharded(IterableDataset[Any]):
     """`dataset`, of which each of n workers delivers every n-th block of `block` samples; without workers, all of it.
 
     With the loader's batch size as `block`, the batches are the same, in the same order, for every number of workers.
-    For a dataset that delivers its samples in the same order each time, and does not share them out by itself. Every
-    worker still walks through the whole stream: what the dataset does for a sample is done by all of them, and only
-    what comes after it (collating, handing over) is divided. Attributes are the dataset's own. Raises ValueError
-    where `block` is not positive.
+    Only for a dataset that delivers its samples in the same order each time, and doesn't share them out itself. Every
+    worker still reads the whole stream: only the work after it (collating, transfer) is divided. Attributes are the
+    dataset's own. Raises ValueError if `block` is not positive.
     """
 
     def __init__(self, dataset: IterableDataset[Any], block: int = 1) -> None:
@@ -33,7 +32,7 @@ class Sharded(IterableDataset[Any]):
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getattr__(self, name: str) -> Any:
-        # Copies are asked for their attributes before they have any.
+        # Copying looks up attributes before they exist.
         if name == "dataset":
             raise AttributeError(name)
         return getattr(self.dataset, name)

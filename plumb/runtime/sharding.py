@@ -1,7 +1,7 @@
-"""Whether an iterable dataset shares its samples out among workers: asked of its code, then compared by what comes.
+"""Check whether an iterable dataset shares its samples among workers: by its code, then by comparing epochs.
 
-Torch gives every worker a copy of an iterable dataset, and each copy delivers everything unless the dataset looks at
-`get_worker_info()`. Even where it does, another number of workers may mean other batches, or fewer of them.
+Torch gives every worker a copy of an iterable dataset, and each copy delivers everything unless the dataset reads
+`get_worker_info()`. Even if it does, another number of workers may mean other batches, or fewer of them.
 """
 
 from __future__ import annotations
@@ -30,12 +30,11 @@ Batches = list[tuple[bytes, ...]]
 
 @dataclass(frozen=True)
 class Sharding:
-    """What was found of one iterable dataset.
+    """Result for one iterable dataset.
 
-    `asks` is whether it, or the loader's `worker_init_fn`, asks which worker it runs in; None where that could not be
-    found out. An epoch was compared for the worker counts in `same`, where batches and their order are those of the
-    user's own count, and in `reordered`, where the samples and the number of batches are. `reason` is why others are
-    in neither.
+    `asks`: it, or the loader's `worker_init_fn`, reads the worker's info; None if unknown. An epoch was compared for
+    the worker counts in `same`, for which batches and their order are those of the user's own count, and in
+    `reordered`, for which the samples and the number of batches are. `reason` is why other counts are in neither.
     """
 
     asks: bool | None
@@ -45,14 +44,20 @@ class Sharding:
 
 
 class _UnlikeError(Exception):
-    """What was delivered can't be compared; the message says why."""
+    """Delivered samples can't be compared; the message gives the reason."""
 
 
 def examine(loader: DataLoader[Any], own_workers: int, counts: Sequence[int], seconds: float) -> Sharding:
-    """Asks the dataset of `loader`, and compares whole epochs with each of `counts` to one with the user's own count.
+    """Check a loader's dataset, and compare whole epochs with each of `counts` to one with the user's own count.
 
-    Takes about `seconds`. All but the user's own count run in processes of their own; what the user's code raises is a
-    reason, and no error. The process's random generators are put back.
+    All but the user's own count run in processes of their own; an error of the user's code becomes a reason. The
+    process's random generators are restored.
+
+    Args:
+        loader: Loader of an iterable dataset.
+        own_workers: The user's number of workers.
+        counts: Other numbers of workers.
+        seconds: Time to take, about.
     """
     deadline = time.perf_counter() + seconds
     same, reordered, reason = [], [], ""
@@ -94,7 +99,7 @@ def _samples(batches: Batches) -> Counter[bytes]:
 
 
 def _asks(loader: DataLoader[Any]) -> bool:
-    """Whether a worker's copy of the dataset looks at the worker's info before or with its first samples."""
+    """Return whether a worker's copy of the dataset reads the worker's info until its first samples."""
     dataset = _Asking(loader.dataset)  # type: ignore[arg-type]
     init = _Prepare(loader.worker_init_fn, spies=True)
     asked = Loader(
@@ -108,7 +113,7 @@ def _asks(loader: DataLoader[Any]) -> bool:
 
 
 def _epoch(loader: DataLoader[Any], workers: int, deadline: float) -> Batches:
-    """One epoch's batches, a digest for each sample. Raises _UnlikeError, and what the user's code raises."""
+    """Return one epoch's batches, as a digest per sample. Raises _UnlikeError, and the user's errors."""
     arguments: dict[str, Any] = {}
     if workers:
         arguments["multiprocessing_context"] = loader.multiprocessing_context
@@ -145,7 +150,7 @@ def _alone(sample: bytes) -> tuple[bytes, ...]:
 
 
 class _Digests(IterableDataset[bytes]):
-    """A dataset's samples as digests; empty for what can't be compared."""
+    """A dataset's samples as digests; empty for samples that can't be compared."""
 
     def __init__(self, dataset: IterableDataset[Any]) -> None:
         self.dataset = dataset
@@ -156,7 +161,7 @@ class _Digests(IterableDataset[bytes]):
 
 
 class _Asking(IterableDataset[bool]):
-    """Delivers whether the dataset asks for the worker's info."""
+    """Dataset that delivers whether the wrapped one reads the worker's info."""
 
     def __init__(self, dataset: IterableDataset[Any]) -> None:
         self.dataset = dataset
@@ -171,7 +176,7 @@ class _Asking(IterableDataset[bool]):
 
 
 class _Spy:
-    """A worker's info that remembers whether it was looked at."""
+    """A worker's info that records whether it was read."""
 
     def __init__(self, info: Any) -> None:
         self.info = info
@@ -184,14 +189,14 @@ class _Spy:
 
 @dataclass(frozen=True)
 class _Prepare:
-    """Shows the user's own dataset to the user's `worker_init_fn`, and spies from then on, if asked to."""
+    """`worker_init_fn` that passes the user's own dataset to the user's, after installing a spy if `spies`."""
 
     then: Callable[[int], None] | None
     spies: bool
 
     def __call__(self, worker_id: int) -> None:
         info: Any = get_worker_info()
-        # Torch keeps users from setting it.
+        # Torch forbids setting it.
         object.__setattr__(info, "dataset", info.dataset.dataset)
         if self.spies:
             torch_worker._worker_info = _Spy(info)  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Simple values in words that are the same in another run: flags, numbers, texts, paths, small arrays."""
+"""Simple values in words that are equal in another run: flags, numbers, texts, paths, small arrays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LONGEST_WORDS = 64
 # Longer texts are data.
 _LONGEST_TEXT = 4096
 _SMALL_ARRAY = 16
-# What names a run: folders that `tempfile` makes, addresses of objects, and numbers that `uuid` draws.
+# Names specific to a run: folders of `tempfile`, addresses of objects, and numbers of `uuid`.
 _OF_ONE_RUN = (
     re.compile(r"\btmp[a-z0-9_]{8}\b"),
     re.compile(r"\b0x[0-9a-f]{8,16}\b"),
@@ -29,7 +29,8 @@ _OF_ONE_RUN = (
 _DATE = re.compile(
     r"(?P<year>20\d\d)[-_/.]?(?P<month>\d\d)[-_/.]?(?P<day>\d\d)[-_/T ]?\d\d[-_:h.]?\d\d([-_:m.]?\d\d)?([.,]\d+)?"
 )
-# A number that lies so close to now, in seconds, milliseconds or nanoseconds, is the time of this run.
+# A number this close to the present time, in seconds, milliseconds, microseconds or nanoseconds, is the time of this
+# run.
 _ABOUT_NOW_DAYS = 2
 _ABOUT_NOW_SECONDS = _ABOUT_NOW_DAYS * 86_400.0
 _TIME_UNITS = (1.0, 1e3, 1e6, 1e9)
@@ -43,8 +44,8 @@ _NUMBERS = frozenset((int, float, bool, type(None)))
 def in_words(value: Any) -> str | None:
     """Return a simple value in words, None for any other value.
 
-    Texts are told by digests that begin with `#`: they may be secrets. What differs between any two runs is told alike:
-    names of temporary folders, addresses, times around now, and the number of this process.
+    Texts become digests that begin with `#`, because they may be secrets. Values that differ between any two runs
+    become equal: names of temporary folders, addresses, times around now, and the number of this process.
     """
     kind = type(value)
     if value is None or kind is bool:
@@ -82,7 +83,7 @@ def text_digest(text: str) -> str:
 
 
 def module_name(name: str | None) -> str:
-    """Return a module's name; the main module's is the same in workers that are spawned."""
+    """Return a module's name; the main module's is the same in spawned workers."""
     return "__main__" if name == "__mp_main__" else name or "?"
 
 
@@ -107,7 +108,7 @@ def shape_of(value: Any) -> str | None:
 
 
 def is_small_array(value: Any) -> str | None:
-    """Return the content of an array or tensor of few elements, as a digest; None for any other."""
+    """Return the content of an array or tensor with few elements, as a digest; None for any other."""
     numpy, torch, kind = sys.modules.get("numpy"), sys.modules.get("torch"), type(value)
     if numpy is not None and kind is numpy.ndarray and value.size <= _SMALL_ARRAY and not value.dtype.hasobject:
         return text_digest(repr(value.tolist()))
@@ -137,7 +138,7 @@ def _text(text: str) -> str:
 
 
 def _without_today(match: re.Match[str]) -> str:
-    """Return what stands for a date and time in a text: one mark for all days around today."""
+    """Return the replacement of a date and time in a text: one mark for all days around today."""
     try:
         day = datetime.date(*(int(match[group]) for group in ("year", "month", "day")))
     except ValueError:

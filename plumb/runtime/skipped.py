@@ -1,4 +1,4 @@
-"""What stands for the result of a call that was skipped. It may be handed on, and named as a receiver; nothing else."""
+"""Placeholder for the result of a skipped call. It may be passed on, and be a receiver; any other use raises."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class SkippedUsed(BaseException):
-    """A skipped value was looked at. No `Exception`, so that the user's own handlers let it pass."""
+    """A skipped value was used. As a BaseException it passes the user's own handlers."""
 
 
 def _refuse(*given: Any, **_: Any) -> Any:
@@ -18,7 +18,7 @@ def _refuse(*given: Any, **_: Any) -> Any:
 
 
 def _method(value: Skipped, name: str) -> Skipped:
-    """A method of a skipped value is one, too: it may be called where that call is skipped as well."""
+    """Return the skipped value itself for its method, which may be called where that call is skipped as well."""
     return value if name in object.__getattribute__(value, "_methods") else _refuse(value)
 
 
@@ -39,7 +39,7 @@ LOOKED_UP_ON_TYPES = (
 
 
 class Skipped:
-    """A value without attributes, but for `methods`: all else that is done with it is noted and raises SkippedUsed."""
+    """Value without attributes except `methods`: any other use is recorded and raises SkippedUsed."""
 
     __slots__ = ("_methods", "_note_use")
 
