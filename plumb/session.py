@@ -199,7 +199,7 @@ class Session:
         course = None if self._comes_of_users_error(error) else self._course
         if course is None:
             seen = self._seen()
-            if error is None and (seen or self._failed is not None):
+            if error is None and (seen or self._has_result or self._failed is not None):
                 self._begin_alone()
                 self._tune_alone(seen)
             return
