@@ -367,7 +367,7 @@ def test_where_plain_arguments_are_no_better_than_the_users_nothing_is_written(t
     loader = dataclasses.replace(planned(BEYOND[1], site="script.py:2"), plain=plain)
     after, made = applied(tmp_path, source, loader)
     assert after == source
-    assert "no arguments of torch's own are better than yours" in made.remarks[0]
+    assert "no arguments of torch's own were measured to be better than yours" in made.remarks[0]
 
 
 # ---- properties

@@ -132,7 +132,7 @@ def _runtime_lines(loader: LoaderPlan, expressible: Config | None, run_command: 
         return []
     gain, rest = loader.plain_gain, loader.rest_gain
     if expressible is None:
-        patch = "no arguments of torch's own are better than yours"
+        patch = "no arguments of torch's own were measured to be better than yours"
     elif gain is None:
         patch = f"the patch has the best without the rest: {expressible}"
     else:
