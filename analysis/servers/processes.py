@@ -9,9 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import boto3
-from botocore.config import Config
-
 from analysis.images import ROOT
 
 _UP_SECONDS = 30.0
@@ -51,6 +48,9 @@ def ceiling(port: int, paths: Sequence[str], connections: int, seconds: float) -
 
 
 def _upload(port: int, folder: Path) -> None:
+    import boto3
+    from botocore.config import Config
+
     client = boto3.session.Session().client(
         "s3",
         endpoint_url=f"http://127.0.0.1:{port}",
