@@ -201,6 +201,7 @@ class Loop:
             return self.open and self.batches_given < until and time.perf_counter() <= deadline
 
         try:
+            begun = time.perf_counter()
             for _ in range(warm_up):
                 if may_go_on():
                     taken += 1
@@ -209,7 +210,10 @@ class Loop:
                     if not (yield from self._give(batch)):
                         self.pauses.is_pause(time.perf_counter() - got)
             # Where the time was over before all that was made ahead was taken, the rest of it isn't counted either.
+            # But steps that are so slow that this would take longer than the measurement wait for no loader.
             ahead = warm_up - taken if self.batches_given < until else 0
+            if taken and ahead * (time.perf_counter() - begun) > seconds * taken:
+                ahead = 0
             while (not chunks or may_go_on()) and self.open and sum(chunk.seconds for chunk in chunks) < seconds:
                 chunk = yield from self._chunk(
                     batches, warm_up, ahead, waiting_counts, errors_are_users, spent, per_round
