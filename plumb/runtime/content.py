@@ -242,7 +242,7 @@ def _is_flat(value: Any, most: int | None) -> bool:
 
 
 def _is_clearly_not_flat(part: Any, most: int | None) -> bool:
-    """Whether the first of many items tells that they are not flat, or lists that hold too much together."""
+    """Return whether the first of many items shows that they are not flat, or are lists with too many items in all."""
     first = type(next(iter(part)))
     return first not in _FLAT and (first not in (list, tuple) or (most is not None and len(part) > most // 2))
 

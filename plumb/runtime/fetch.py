@@ -170,7 +170,7 @@ class Fetching:
 
     @property
     def _here(self) -> _Reader:
-        """This process's reader; stores and threads of a parent can't be used after a fork."""
+        """Reader of this process, because stores and threads of a parent can't be used after a fork."""
         if self._reader is None or self._reader[0] != os.getpid():
             self._reader = os.getpid(), _Reader(self.dataset, self._fetch)
         return self._reader[1]
@@ -334,11 +334,7 @@ class _Reader:
         return value, self._record(index, value, files) if before == self._sights() else None
 
     def _kept(self, index: Any) -> Made:
-        """A sample made plainly, and what to store of it.
-
-        That is nothing where random numbers were drawn up to the cut, or something was changed, which is to be done
-        each time that the script asks for the sample.
-        """
+        """Make a sample plainly; return it and its record, None if it drew random numbers before the cut."""
         if not self._stores:
             return self._replay.sample_keeping(index, lambda _: None), None
         records: list[Record | None] = []
@@ -364,7 +360,7 @@ class _Reader:
         return self._fetch.cut.after if self._fetch.cut else "its samples"
 
     def _sights(self) -> list[Any] | None:
-        """What samples might change, as it is now, while they are stored."""
+        """Return a quick summary of what samples might change, while they are stored; None if they are not."""
         if not self._stores:
             return None
         if self._quick is None or self._batches > self._quick_until:

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Verdict(enum.IntEnum):
-    """How a loader continues after a finding; a greater value takes precedence.
+    """Continuation of a loader after a finding; a greater value takes precedence.
 
     `RENEW`: workers, and their prefetched batches, are stale: new ones read everything that was not delivered yet.
     `PLAIN`: the user's own configuration reads everything that was not delivered yet, and all later epochs.

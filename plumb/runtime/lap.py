@@ -1,21 +1,21 @@
-"""A lap: consecutive batches of a loop on one configuration, by the clock."""
+"""Laps: consecutive batches of a loop on one configuration, measured by the clock."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-# A step that takes so many times as long as a batch on average, and so long, is a pause: validation, a checkpoint.
+# A step that takes this multiple of the average per batch, and at least so long, is a pause: validation, a checkpoint.
 _PAUSE_TIMES, _PAUSE_SECONDS, _BEFORE_A_PAUSE = 10.0, 0.2, 4
 
 
 @dataclass
 class Lap:
-    """What the loop took for `batches`: `wait_seconds` inside the loader, `step_seconds` outside of it, no pauses.
+    """Time of the loop for `batches`: `wait_seconds` inside the loader, `step_seconds` outside of it, without pauses.
 
-    `start_seconds` are those of the waiting that passed before the first batch of each epoch. A lap that begins with a
-    change of the configuration `waits_until_steady`: what is begun anew then is begun once only. `others_cpus` are the
-    CPUs that other processes kept busy.
+    `start_seconds` is the waiting before the first batch of each epoch. A lap that begins with a change of the
+    configuration `waits_until_steady`, because its start happens only once. `others_cpus` are the CPUs that other
+    processes kept busy.
     """
 
     is_own: bool
@@ -34,18 +34,18 @@ class Lap:
 
     @property
     def batches_per_second(self) -> float:
-        """The loop's rate; infinite where the clock has seen no time pass."""
+        """Rate of the loop; infinite if the clock has not advanced."""
         return self.batches / self.seconds if self.seconds > 0 else math.inf
 
     @property
     def without_start(self) -> float:
-        """The same rate if epochs began at their first batch."""
+        """Rate of the loop if epochs began at their first batch."""
         left, batches = self.seconds - self.start_seconds, self.batches - self.epochs
         return batches / left if left > 0 and batches > 0 else self.batches_per_second
 
     @property
     def seconds_per_step(self) -> float:
-        """What a step takes."""
+        """Seconds per step."""
         return self.step_seconds / self.batches if self.batches else 0.0
 
     def add_batch(self, wait_seconds: float, step_seconds: float) -> None:
@@ -56,12 +56,12 @@ class Lap:
         self.batches += 1
 
     def add_end(self, wait_seconds: float, step_seconds: float) -> None:
-        """Count the last step of an epoch, and the time in which the loop found out that it was the last."""
+        """Count the last step of an epoch, and the time until the loop saw the end."""
         self.wait_seconds += wait_seconds
         self.step_seconds += 0.0 if self._is_pause(step_seconds) else step_seconds
 
     def add_first_batch(self, wait_seconds: float) -> None:
-        """Count the first batch of an epoch, and what passed before it as waiting."""
+        """Count the first batch of an epoch, and the time before it as waiting."""
         self.wait_seconds += wait_seconds
         self.start_seconds += wait_seconds
         self.batches += 1

@@ -1,8 +1,8 @@
-"""A plan by the clock of the run: its first epochs are measured, and a plan that seems slow must beat the user's own.
+"""Measurement of a plan by the clock of a run: its first epochs, and turns with the user's own if it seems slow.
 
-Every batch costs two looks at the clock, until it is known that the plan is worth what it claims; then none. Where the
-first epochs are slow, others may have the CPUs, so that alone decides nothing: the script's own configuration reads the
-next lap, and adjacent laps are compared, as long as others took as much of the CPUs in both.
+Every batch costs two readings of the clock until the plan's claim is confirmed; then none. Slow first epochs may be
+caused by other processes, so they don't decide alone: the script's own configuration reads the next lap, and adjacent
+laps are compared, as long as other processes took as much of the CPUs in both.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from plumb.failures import say as say_failure
 from plumb.plan import Claim, Delivered
 from plumb.runtime.lap import Lap
 
-# A lap ends with an epoch. Very short epochs are put together, long ones are cut.
+# A lap ends with an epoch. Very short epochs are joined, long ones are cut.
 _SHORT_SECONDS, _MANY_EPOCHS, _LONG_SECONDS, _ENDLESS_SECONDS = 0.5, 4, 60.0, 600.0
-# A first epoch that is so many times as slow as the user's own, even without its start, is not followed by another.
+# A first epoch slower by this factor than the user's own, even without its start, is not followed by another.
 _HOPELESS = 1.3
-# The user's own configuration is given up in mid-lap where it takes so many times as long, after so much of it.
+# The user's own configuration is given up in mid-lap if it takes this many times as long, after so much of it.
 _LOST, _LOST_SECONDS, _LOST_BATCHES = 2.0, 5.0, 8
 _LOST_LATE = 1.5
-# Where so much of the second epoch is its start, a third is measured.
+# If the start takes this share of the second epoch, a third is measured.
 _MUCH_OF_A_LAP = 0.1
-# How many times as fast one side must be for one pair of laps to decide, for two, and for three: hosts drift.
+# Ratio of the rates that decides after one pair of laps, after two, and after three, because hosts drift.
 _ENOUGH = (1.4, 1.1, 1.0)
-# Pairs in which others' load explains the difference count for nothing; after so many, the plan stays.
+# Pairs whose difference is explained by the load of other processes don't count; after this many, the plan stays.
 _SAME_LOAD_CPUS, _MOST_VOID = 0.3, 4
 
 
@@ -38,7 +38,7 @@ class Load(Protocol):
     """The CPUs that other processes keep busy since construction."""
 
     def cpus(self) -> float:
-        """Return their number."""
+        """Return the number of these CPUs."""
 
 
 class _Phase(enum.Enum):
@@ -49,19 +49,18 @@ class _Phase(enum.Enum):
 
 
 class RunClock:
-    """Measures the laps of one loader, over all of its epochs and of those made anew in its place.
+    """Measurement of the laps of one loader, over all its epochs and those of loaders remade in its place.
 
-    `wants_own` says that the user's own configuration is to read, and `is_over` that nothing is measured any more.
+    `wants_own`: the user's own configuration should read. `is_over`: nothing is measured any more.
 
     Args:
-        claim: What the plan promises.
-        samples_per_batch: How many samples a batch holds.
+        claim: Rates that the plan claims.
+        samples_per_batch: Number of samples in a batch.
         own: The user's own configuration.
         plan: The plan's configuration.
-        fill_batches: Batches that fill the plan's store, infinity where that is not known; 0 without a store.
-        on_news: Called with what was delivered so far, whenever more of it is known.
-        load: Begins to measure what others take of the CPUs.
-
+        fill_batches: Batches that fill the plan's store, infinity if unknown; 0 without a store.
+        on_news: Called with the rates so far, whenever there are new ones.
+        load: Starts a measurement of other processes' CPU use.
     """
 
     def __init__(
@@ -101,42 +100,41 @@ class RunClock:
     # ---- what the loader tells
 
     def epoch_begins(self) -> None:
-        """Take note that an epoch is asked for, before its configuration is chosen."""
+        """Start an epoch, before its configuration is chosen."""
         if not self.is_over:
             self._safely(self._epoch_begins)
 
     def epoch_begun(self, asked: float, got: float) -> None:
-        """Take note of the time at which an epoch was asked for, and at which the loop got its iterator."""
+        """Record the time at which an epoch was requested, and at which the loop got its iterator."""
         if not self.is_over:
             self._start_seconds = got - asked
 
     def delivered(self, asked: float, got: float, is_own: bool | None, is_steady: bool) -> None:
-        """Take note of a batch.
+        """Record a batch.
 
         Args:
-            asked: When the loop asked for it.
-            got: When the loop got it.
-            is_own: Whether the user's own configuration has read it; None where one takes over from the other.
-            is_steady: Whether more was delivered than what may have been prefetched at a start.
-
+            asked: Time of the loop's request.
+            got: Time at which the loop got it.
+            is_own: Whether the user's own configuration has read it; None while one configuration replaces the other.
+            is_steady: Whether more was delivered than may have been prefetched at a start.
         """
         if not self.is_over:
             self._safely(lambda: self._delivered(asked, got, is_own, is_steady))
 
     def epoch_ended(self, asked: float, got: float) -> None:
-        """Take note that the loop asked for a batch and there was none."""
+        """Record that the loop requested a batch and there was none."""
         if not self.is_over:
             self._safely(lambda: self._ended(asked, got))
 
     def give_up(self) -> None:
-        """Measure nothing any more: the configuration is decided by others."""
+        """Stop measuring, because the configuration is decided elsewhere."""
         self.is_over = True
 
     # ---- one lap
 
     def _epoch_begins(self) -> None:
         if self._is_epoch_open:
-            # The loop has left it by `break`.
+            # The loop has left the last epoch by `break`.
             self._epoch_over()
         self._epochs += 1
         self._is_epoch_open = True
@@ -170,17 +168,17 @@ class RunClock:
     def _epoch_over(self) -> None:
         self._is_epoch_open = False
         lap = self._lap
-        # No lap of tiny epochs is told from noise. But the first epoch is like no other.
+        # Laps of tiny epochs are noise. But the first epoch is unlike all others.
         is_enough = lap.seconds >= _SHORT_SECONDS or lap.epochs >= _MANY_EPOCHS or self._phase is _Phase.FIRST
         if lap.batches and is_enough:
             self._close_lap(within_epoch=False)
 
     def _is_due(self) -> bool:
-        """Whether a lap ends in the middle of its epoch."""
+        """Return whether a lap ends in the middle of its epoch."""
         lap, last = self._lap, self._last
         seconds = lap.seconds - lap.start_seconds
         if self._phase is _Phase.FIRST:
-            # It ends with its epoch, unless that is without an end, or already known to be slow.
+            # It ends with its epoch, unless that is endless, or already known to be slow.
             is_slow = not self._fill_batches and lap.without_start < self._own_rate(lap)
             is_filled = self._batches >= self._fill_batches
             return is_filled and seconds >= (_LONG_SECONDS if is_slow else _ENDLESS_SECONDS)
@@ -213,10 +211,10 @@ class RunClock:
     def _begin_lap(self, phase: _Phase, within_epoch: bool) -> None:
         is_own = phase is _Phase.OWN
         if is_own and not _may_take_turns(self):
-            # Another loader of the process is on trial: both at once would tell nothing of either.
+            # Another loader of the process takes turns: two at once would invalidate both comparisons.
             phase, is_own = _Phase.LATER, False
         changes = is_own != self._lap.is_own
-        # Workers that outlive their epoch are started, or ended, for the sake of this comparison alone.
+        # Persistent workers are started, or ended, only for this comparison.
         lasts = self._own.persistent_workers if is_own and self._own.num_workers else self._plan.persistent_workers
         begins_anew = changes and (within_epoch or lasts)
         self._phase, self.wants_own = phase, is_own
@@ -230,17 +228,18 @@ class RunClock:
 
     def _after_later(self, lap: Lap) -> _Phase | None:
         if not self._has_looked_twice and lap.start_seconds > _MUCH_OF_A_LAP * lap.seconds:
-            # Some of it may be done in the second epoch alone, as the check of what a store gives.
+            # Part of the start may happen only in the second epoch, such as the check of a store's values.
             self._has_looked_twice = True
             return _Phase.LATER
-        # It may be slower than claimed, and faster than the user's own all the same: half of the way is fair.
+        # It may be slower than claimed, and still faster than the user's own: half of the gain (geometrically)
+        # suffices.
         if lap.batches_per_second >= self._own_rate(lap) * math.sqrt(max(self._gain_claimed(lap), 1.0)):
             self._settle(is_slower=False)
             return None
         return _Phase.OWN
 
     def _after_turn(self, lap: Lap) -> _Phase | None:
-        """Compare a lap with the one before it, which was the other configuration's."""
+        """Compare a lap with the previous one, which was the other configuration's."""
         last = self._last
         assert last is not None
         plan, own = (last, lap) if lap.is_own else (lap, last)
@@ -263,7 +262,7 @@ class RunClock:
             self._ratios.append(ratio)
 
     def _rate_in_turn(self, plan: Lap) -> float:
-        """The rate of a lap on the plan; the first epoch's without what is done but once."""
+        """Return the rate of a lap on the plan; for the first epoch, without its one-time start."""
         return plan.without_start if plan is self._first else plan.batches_per_second
 
     # ---- what came of it
@@ -274,14 +273,14 @@ class RunClock:
         self._tell(is_slower, next((lap for lap in (self._lap, self._last) if lap is not None and lap.is_own), None))
 
     def _own_rate(self, lap: Lap) -> float:
-        """Batches per second of the loop that the user's own configuration should give, by the plan."""
+        """Return the loop's expected batches per second on the user's own configuration, by the plan."""
         return self._in_loop(self._claim.own, lap, self._own)
 
     def _gain_claimed(self, lap: Lap) -> float:
         return self._in_loop(self._claim.later, lap, self._plan) / self._own_rate(lap)
 
     def _in_loop(self, rate: float, lap: Lap, config: Config) -> float:
-        """Batches per second of a loop with the steps of `lap`, for a rate in samples per second."""
+        """Convert a rate in samples per second to batches per second of a loop with the steps of `lap`."""
         if self._claim.is_of_loop:
             return rate / self._samples
         making, step = self._samples / rate, lap.seconds_per_step
@@ -309,7 +308,7 @@ class RunClock:
         )
 
     def _safely(self, call: Callable[[], None]) -> None:
-        """Call a method; one that fails ends the measurement, and not the training."""
+        """Call a method; an error ends the measurement, not the training."""
         try:
             call()
         except Exception as error:
@@ -321,7 +320,7 @@ _on_trial: weakref.ref[RunClock] | None = None
 
 
 def _may_take_turns(clock: RunClock) -> bool:
-    """Whether no other loader of this process has its user's own configuration by turns now; then this one has."""
+    """Return whether this loader may take turns with its user's own configuration: only one per process at a time."""
     global _on_trial
     other = _on_trial() if _on_trial is not None else None
     if other is not None and other is not clock and not other.is_over:

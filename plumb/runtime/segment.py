@@ -98,7 +98,7 @@ class Announcing:
 
 @dataclass(frozen=True)
 class Way:
-    """How a segment reads: on `config`, with the `rewrites` that it names.
+    """Reading of a segment: on `config`, with the `rewrites` that it names.
 
     `is_users`: it is the user's own configuration, which needs neither rewrites nor `guards`. `stored` is a store that
     was filled already; `running` outlives the segment, with its store. `is_checked`: guards may mark batches to be made

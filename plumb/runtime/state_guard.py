@@ -1,7 +1,7 @@
-"""The guard of what samples are made from: a loader whose script changes it, or whose samples do, keeps its meaning.
+"""Guard of everything that samples are made from, for scripts or samples that change it.
 
-Workers have copies, stores have values, and both are made ahead of time: where the user's own configuration makes each
-sample when it is asked for, a change must not come late.
+Workers have copies, stores have values, and both are made ahead of time. If the user's own configuration makes each
+sample on request, a change must not take effect late.
 """
 
 from __future__ import annotations
@@ -25,29 +25,28 @@ from plumb.runtime.object_parts import roots_of
 from plumb.runtime.sample_effects import CHILD_SECONDS, sample_effects
 from plumb.runtime.sample_files import SampleFiles
 
-# The first batches of an epoch are looked at each; later ones within this share of the time, and this often at least.
+# The first batches of an epoch are each checked; later ones within this share of the time, and at least this often.
 _LOOKED_AT, _SHARE, _AT_LAST_SECONDS = 8, 0.005, 2.0
 _SHORTEST_LOOK_SECONDS = 0.01
-# Samples are tried in a child again when something else changed between epochs, but not for ever.
+# Samples are tried in a child again if something else changed between epochs, but only this often.
 _MOST_TRIED = 4
-# Workers that were started again for fewer batches than they read ahead, so many times in a row, are no gain.
+# Workers that were restarted this many times in a row for fewer batches than they prefetch gain nothing.
 _MOST_RENEWED_IN_VAIN = 2
-# A child that makes a few samples may take so many times as long as the first batch has taken.
+# A child that makes a few samples may take this multiple of the first batch's time.
 _CHILD_WAITS = 4.0
 
 
 class StateGuard(IdleGuard):
-    """Looks after one loader whose user's configuration is `own`.
+    """Guard of one loader whose user's configuration is `own`.
 
-    Changed between epochs: workers and what they have are renewed. Changed by the loop within an epoch where the user
-    has no workers: the user's own configuration reads from there on, and so it does where samples change what they
+    After a change between epochs, workers and their batches are renewed. After a change by the loop within an epoch, if
+    the user has no workers, the user's own configuration reads from there on; likewise if samples change what they
     read, which is tried in a forked child before the first batch is delivered.
 
     Args:
-        own: The configuration that the script gave the loader.
-        wanted: Returns the configuration that the loader is to run on.
-        reads_here: Returns whether the batch at hand is made in this process.
-
+        own: Configuration that the script gave the loader.
+        wanted: Returns the configuration on which the loader should run.
+        reads_here: Returns whether the present batch is made in this process.
     """
 
     def __init__(self, own: Config, wanted: Callable[[], Config], reads_here: Callable[[], bool]) -> None:
@@ -73,13 +72,13 @@ class StateGuard(IdleGuard):
         self._renewals_in_vain = 0
 
     def why_plain(self) -> str | None:
-        """Return why the user's own configuration must read, if so, and try samples in a child if none were yet."""
+        """Return why the user's own configuration must read, else None; try samples in a child if none were yet."""
         if self._latest is not None:
             self._try_samples(self._latest)
         return None if self._finding is None else self._finding.reason
 
     def is_as_at_the_start(self) -> bool:
-        """Return whether samples are made from what was there when the epoch began, as far as a glance shows."""
+        """Return whether samples are made from the state at the epoch's start, as far as a quick check shows."""
         if self._state is None or self._was_here:
             return True
         self._changed_within = self._changed_within or _first(self._state.glance())
@@ -88,7 +87,7 @@ class StateGuard(IdleGuard):
     # ---- hooks
 
     def epoch_begins(self, loader: DataLoader[Any]) -> Finding | None:
-        """Find what has changed since the epoch before."""
+        """Find changes since the previous epoch."""
         now, batches = time.perf_counter(), self._batches
         box = min(EPOCH_SECONDS, max(_SHORTEST_LOOK_SECONDS, _SHARE * (now - self._epoch_begun_at)))
         self._epoch_begun_at, self._batches, self._due_at = now, 0, 0.0
@@ -104,7 +103,7 @@ class StateGuard(IdleGuard):
         place = self._files.changed() or place
         self._changed_within = ""
         if not place or self._own.persistent_workers:
-            # Workers of the user's own that persist don't see changes, either.
+            # The user's own persistent workers don't see changes, either.
             return None
         if any(change.place not in self._places for change in changes):
             self._places.update(change.place for change in changes)
@@ -119,11 +118,11 @@ class StateGuard(IdleGuard):
         return Finding(Verdict.RENEW, f"the script changes {place} between epochs")
 
     def batch_wanted(self, loader: DataLoader[Any]) -> Finding | None:
-        """Find what the loop has changed, at each of the first batches and every now and then later."""
+        """Find the loop's changes, at each of the first batches and from time to time later."""
         self._loader = loader
         wanted = self._wanted()
         if self._batches == 0 and not wanted.num_workers and (wanted.needs_runtime or self._own.num_workers):
-            # A batch that is made here must not be made twice: there is no time to wait for its indices.
+            # A batch made here must not be made twice, so its indices can't be waited for.
             self._try_samples(range(min(2, length_of(loader.dataset) or 0)), is_guess=True)
         if self._finding is not None:
             return self._finding
@@ -131,7 +130,7 @@ class StateGuard(IdleGuard):
         if self._state is None or (self._batches > _LOOKED_AT and time.perf_counter() < self._due_at):
             return None
         if self._was_here and not self._is_seen:
-            # What has changed since may have been changed by samples, which are made here.
+            # Changes since then may have been made by samples, which are made here.
             self._is_asked_for = True
             return None
         place = _first(self._state.glance(only_nearest=self._was_here))
@@ -141,13 +140,13 @@ class StateGuard(IdleGuard):
         if not place:
             return None
         if self._own.num_workers:
-            # The user's own workers don't see it before the next epoch, either.
+            # The user's own workers see it only in the next epoch, too.
             self._changed_within = place
             return None
         return Finding(Verdict.PLAIN, f"the loop changes {place} while an epoch runs")
 
     def batch_read(self, number: int, indices: Any, batch: Any) -> tuple[Any, Finding | None]:
-        """Try samples in a child before the first batch is delivered, and take note of what reading here changes."""
+        """Try samples in a child before the first batch is delivered, and record changes by reading here."""
         was_here, self._was_here = self._was_here, self._reads_here()
         self._latest = indices
         wanted = self._wanted()
@@ -155,7 +154,7 @@ class StateGuard(IdleGuard):
             self._try_samples(indices)
         is_asked_for = self._is_asked_for or self._batches < _LOOKED_AT or was_here != self._was_here
         if self._state is not None and (was_here or self._was_here) and is_asked_for:
-            # What making batches has changed is not the loop's doing.
+            # Changes by making batches are not the loop's.
             if was_here != self._was_here:
                 self._state.forget()
             self._state.glance(only_nearest=True)
@@ -165,17 +164,17 @@ class StateGuard(IdleGuard):
     # ---- when, and what
 
     def _try_samples(self, indices: Any, is_guess: bool = False) -> None:
-        """Make samples in a child, once for each way that the dataset comes in.
+        """Make samples in a child, once per state of the dataset.
 
-        Workers of the user's own have copies of the dataset, too: what samples change there matters only where other
-        workers are wanted. Where the indices are a guess, a sample that fails says nothing.
+        The user's own workers have copies of the dataset, too: changes by samples there matter only if other workers
+        are wanted. If the indices are a guess, a failing sample means nothing.
         """
         if not self._to_be_tried or self._tried >= _MOST_TRIED or self._loader is None:
             return
         has_generators = self._state is not None and bool(self._state.generators)
         wanted = self._wanted()
         may_draw = has_generators and _workers(wanted) != _workers(self._own)
-        # What the user's own new workers would read from files again, may age in workers that last, and in stores.
+        # Files that the user's own new workers would reread may become stale in persistent workers, and in stores.
         may_age = (wanted.persistent_workers and not self._own.persistent_workers) or wanted.cache is not None
         # Made here in place of the user's workers, batches are no copies, and what samples change is not lost.
         is_here = not wanted.num_workers
@@ -183,7 +182,7 @@ class StateGuard(IdleGuard):
             return
         waited_seconds = min(time.perf_counter() - self._epoch_begun_at, CHILD_SECONDS)
         seconds = max(CHILD_SECONDS, _CHILD_WAITS * waited_seconds)
-        # Without a batch sampler, what was asked for is one index, be it a list of which the dataset makes a batch.
+        # Without a batch sampler, the request is one index, even if it is a list from which the dataset makes a batch.
         is_many = self._loader.batch_sampler is not None or is_guess
         some = indices if is_many else [indices]
         effects = sample_effects(self._loader, some, seconds, skips_shared=self._own.num_workers > 0)
@@ -210,7 +209,7 @@ class StateGuard(IdleGuard):
 
 
 def process_settings() -> dict[str, str]:
-    """Return what holds for a whole process, may decide on its samples, and is copied to workers when they start."""
+    """Return settings of the whole process that may influence samples, and are copied to workers at their start."""
     try:
         folder = os.getcwd()
     except OSError:

@@ -1,4 +1,4 @@
-"""The folders of sample stores: private to their user, described for people, and known to be in use or not."""
+"""Folders of sample stores: private to their user, described for people, and marked while in use."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _ENDED = "ended"
 
 
 class StoreError(Exception):
-    """A store that can't be used. The message is one line: what, where, and what to do where there is something."""
+    """A store can't be used. The message is one line: what, where, and what to do if anything."""
 
 
 @dataclass(frozen=True)
 class StoreFacts:
-    """What a store holds, for people: values of `dataset` after the operator `cut`."""
+    """Description of a store, for people: values of `dataset` after the operator `cut`."""
 
     dataset: str
     cut: str
@@ -41,17 +41,17 @@ class StoreFacts:
 
 
 def memory_root() -> Path:
-    """The folder around this user's stores in shared memory."""
+    """Return the folder around this user's stores in shared memory."""
     return SHARED_MEMORY / f"plumb-{os.geteuid()}"
 
 
 def disk_root(cache_dir: Path) -> Path:
-    """The folder around this user's stores in `cache_dir`, which other users may share."""
+    """Return the folder around this user's stores in `cache_dir`, which other users may share."""
     return Path(os.path.realpath(cache_dir)) / f"plumb-{os.geteuid()}"
 
 
 def known_disk_roots() -> list[Path]:
-    """The folders around stores on disks that this user has ever had, as far as they still exist."""
+    """Return the existing folders around stores on disks that this user has ever had."""
     with contextlib.suppress(OSError):
         lines = _index().read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         return [Path(line) for line in dict.fromkeys(lines) if os.path.isdir(line)]
@@ -59,10 +59,10 @@ def known_disk_roots() -> list[Path]:
 
 
 class StoreUse:
-    """Keeps a store's folder for this process: made where it is missing, and marked as in use until `release`.
+    """Use of a store's folder by this process: it is made if missing, and marked as in use until `release`.
 
-    A folder in memory is removed when the last process that uses it releases it, which happens by itself where the
-    interpreter ends properly. What killed processes left there is removed by the next one. Raises StoreError.
+    A folder in memory is removed when the last process that uses it releases it, which happens automatically if the
+    interpreter ends properly. Folders that killed processes left there are removed by the next one. Raises StoreError.
     """
 
     def __init__(self, folder: Path, facts: StoreFacts) -> None:
@@ -82,12 +82,12 @@ class StoreUse:
         self._finalizer = weakref.finalize(self, _leave, folder, facts.tier, mark, os.getpid())
 
     def release(self) -> None:
-        """Ends the use; the store must not be open in this process any more."""
+        """End the use; the store must not be open in this process any more."""
         self._finalizer()
 
 
 def open_private(folder: Path) -> int:
-    """A descriptor of a folder into which nobody else can have put anything. Raises StoreError, and OSError."""
+    """Return a descriptor of a folder that only this user can write to. Raises StoreError and OSError."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except NotADirectoryError:
@@ -103,32 +103,32 @@ def open_private(folder: Path) -> int:
 
 @contextlib.contextmanager
 def guarded(root: Path) -> Iterator[None]:
-    """Keeps other processes from making, repairing and removing stores in `root` meanwhile; makes `root` if need be.
+    """Lock `root` against other processes' making, repairing and removing of stores; make `root` if missing.
 
-    Raises StoreError where `root` is not private, or where another process does not let go, and OSError.
+    Raises StoreError if `root` is not private or another process keeps the lock, and OSError.
     """
     descriptor = _lock_guard(root)
     try:
         yield
     finally:
-        # Processes that were forked meanwhile hold the file open too: closing it alone would leave it locked.
+        # Processes that were forked meanwhile have the file open too, so closing alone would leave it locked.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 
 def facts_of(folder: Path) -> StoreFacts:
-    """What a store's folder says about itself."""
+    """Return the description in a store's folder."""
     try:
         return msgspec.json.decode((folder / _FACTS).read_bytes(), type=StoreFacts)
     except (OSError, *DAMAGED_JSON):
-        # Whoever made it was killed before it was described.
+        # The process that made the store was killed before it described it.
         return StoreFacts("unknown", "unknown", "unknown", 0)
 
 
 def end(folder: Path, reason: str) -> bool:
-    """End the use of a store's values in all processes; return whether no process had done so before.
+    """End the use of a store's values in all processes; return whether this process was the first to do so.
 
-    Raises OSError where the folder can't be written to.
+    Raises OSError if the folder can't be written to.
     """
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -141,7 +141,7 @@ def end(folder: Path, reason: str) -> bool:
 
 
 def reason_for_end(folder: str | Path) -> str | None:
-    """Why the use of a store's values was ended, None where it was not."""
+    """Return why the use of a store's values was ended, None if it was not."""
     try:
         with open(os.path.join(folder, _ENDED), encoding="utf-8") as file:
             return file.read()
@@ -150,12 +150,12 @@ def reason_for_end(folder: str | Path) -> str | None:
 
 
 def last_used_seconds(folder: Path) -> float:
-    """When a process last took the store into use, in seconds since the epoch."""
+    """Return when a process last began to use the store, in seconds since the epoch."""
     return os.stat(folder / _USERS if (folder / _USERS).exists() else folder).st_mtime
 
 
 def users_of(folder: Path) -> tuple[int, ...]:
-    """The processes that use a store, by their ids."""
+    """Return the ids of the processes that use a store."""
     with contextlib.suppress(FileNotFoundError):
         marks = sorted((folder / _USERS).iterdir())
         return tuple(sorted({int(mark.name.partition("-")[0]) for mark in marks if not _is_abandoned(mark)}))
@@ -163,7 +163,7 @@ def users_of(folder: Path) -> tuple[int, ...]:
 
 
 def remove(folder: Path) -> bool:
-    """Removes a store that nobody uses, and says whether it did; the caller guards the folder around it."""
+    """Remove a store that no process uses, and return whether it was removed; the caller locks the folder around it."""
     if users_of(folder):
         return False
     shutil.rmtree(folder, ignore_errors=True)
@@ -171,7 +171,7 @@ def remove(folder: Path) -> bool:
 
 
 def remove_abandoned() -> None:
-    """Removes the stores in memory whose processes were ended without a chance to do so."""
+    """Remove the stores in memory whose processes were killed."""
     root = memory_root()
     if root.is_dir():
         with contextlib.suppress(OSError, StoreError), guarded(root):
@@ -192,7 +192,7 @@ def _lock_guard(root: Path) -> int:
             os.close(folder)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever removes the last store removes the guard too.
+            # The process that removes the last store also removes the guard file.
             if os.path.samestat(os.fstat(descriptor), os.stat(root / _GUARD)):
                 return descriptor
         except (BlockingIOError, FileNotFoundError):
@@ -209,7 +209,7 @@ def _write_facts(folder: Path, facts: StoreFacts) -> None:
 
 
 def _mark_as_user(folder: Path) -> tuple[Path, int]:
-    """A file that stays locked for as long as this process lives, whatever ends it."""
+    """Make a file that stays locked as long as this process lives, however it ends."""
     users = folder / _USERS
     users.mkdir(mode=0o700, exist_ok=True)
     mark = users / f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -219,7 +219,7 @@ def _mark_as_user(folder: Path) -> tuple[Path, int]:
 
 
 def _is_abandoned(mark: Path) -> bool:
-    """Whether the process that made a mark is gone; then the mark goes too."""
+    """Return whether the process that made a mark has ended, and remove the mark in that case."""
     try:
         descriptor = os.open(mark, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -254,25 +254,25 @@ def _remove_unused(root: Path) -> None:
 
 
 def stores_in(root: Path) -> list[Path]:
-    """The folders of the stores in `root`."""
+    """Return the folders of the stores in `root`."""
     return sorted(path for path in root.iterdir() if path.is_dir())
 
 
 def remove_root_if_empty(root: Path) -> None:
-    """Removes the folder around stores where it holds none; the caller guards it."""
+    """Remove the folder around stores if it has none; the caller locks it."""
     if [path.name for path in root.iterdir()] == [_GUARD]:
         (root / _GUARD).unlink()
         root.rmdir()
 
 
 def user_folder() -> Path:
-    """The folder of what plumb keeps for this user from one run to the next; it need not exist."""
+    """Return the folder of plumb's lasting files for this user; it need not exist."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "plumb"
 
 
 def make_user_folder() -> Path:
-    """The same, made where it is missing, for nobody else to look into. Raises OSError."""
+    """Make `user_folder`, if missing, such that only its user can look inside. Raise OSError if that fails."""
     folder = user_folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -280,7 +280,7 @@ def make_user_folder() -> Path:
 
 
 def open_user_folder(name: str) -> int:
-    """A descriptor of a private folder in the user's, made where it is missing. Raises StoreError, and OSError."""
+    """Make a private folder in the user's folder, if missing; return a descriptor. Raises StoreError and OSError."""
     folder = make_user_folder() / name
     folder.mkdir(mode=0o700, exist_ok=True)
     return open_private(folder)
@@ -291,7 +291,7 @@ def _index() -> Path:
 
 
 def _remember(root: Path) -> None:
-    """Adds a folder to the index. One that can't be written only means that the store is not listed."""
+    """Add a folder to the index. If that fails, the store is only not listed."""
     index = _index()
     with contextlib.suppress(OSError):
         make_user_folder()

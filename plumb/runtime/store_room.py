@@ -1,7 +1,7 @@
-"""How large a store in memory may become, by what the host has left now.
+"""Largest size of a store in memory, by the host's free memory.
 
-A plan may be used on a smaller host, beside other jobs, or in a container with 64 MiB of shared memory. The loaders of
-the script need shared memory for their batches: a store must leave them some.
+A plan may be used on a smaller host, besides other jobs, or in a container with 64 MiB of shared memory. The script's
+loaders need shared memory for their batches, so a store must leave them some.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from plumb.host.room import Room, Rooms
 from plumb.runtime.store_folder import StoreError
 from plumb.units import format_bytes
 
-# A quarter of shared memory, and of memory, is left to others, but no more than this.
+# A quarter of shared memory, and of memory, is left to other uses, but no more than this.
 _LEFT_SHARE, _LEFT_AT_MOST_BYTES = 0.25, 2**30
-# A smaller store holds too little to be worth its files.
+# A smaller store has too few values to be worth its files.
 _AT_LEAST_BYTES = 2**20
-# To read what control groups have left takes longer than to store a value.
+# Reading the control groups' free memory takes longer than storing a value.
 _MEMORY_SECONDS = 1.0
 
 
@@ -39,7 +39,7 @@ def memory_budget(wanted_bytes: int) -> int:
 
 
 class Growth:
-    """Tells a process whether a store in memory may take more values; cheap enough to be asked for each batch."""
+    """Check whether a store in memory may grow, cheap enough for each batch."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -47,7 +47,7 @@ class Growth:
         self._look_again = 0.0
 
     def why_not(self) -> str | None:
-        """Return what is nearly used up, in one line; None where the store may grow."""
+        """Return which resource is nearly used up, in one line; None if the store may grow."""
         status = os.statvfs(self._folder)
         size, free = status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
         if free < _reserve_bytes(size):

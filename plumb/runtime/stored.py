@@ -1,4 +1,4 @@
-"""The store of one loader's samples, kept by the process that the loader belongs to."""
+"""Stores of a loader's samples, owned by the loader's process."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ _changes = 0
 
 
 class Stored:
-    """A store for the values at a cut, as `choice` has it: in memory for as long as somebody keeps this.
+    """A store for the values at a cut, as in `choice`: in memory as long as this object is referenced.
 
-    A store in memory takes no more than the host has left now, whatever `choice` says. `apart` keeps it apart from the
-    stores of other runs. Raises StoreError where there can't be one.
+    A store in memory takes at most what the host has left now, whatever `choice` says. `apart` separates it from the
+    stores of other runs. Raises StoreError if there can't be one.
 
-    Of a large dataset only a part is looked at, so that an epoch starts at once: a store in memory is then shared with
-    processes of the same job alone. A store that outlives the process is named by all of its dataset, looked at once.
+    Only a part of a large dataset is digested, so that an epoch starts at once: a store in memory is then shared only
+    with processes of the same job. A store that outlives the process is named after a digest of the whole dataset,
+    computed once.
     """
 
     def __init__(self, dataset: Any, cut: Cut, choice: CacheChoice, apart: str = "") -> None:
@@ -45,16 +46,16 @@ class Stored:
             raise StoreError(f"the sample store in {folder} is not used: {ended}")
 
     def is_of(self, dataset: Any) -> bool:
-        """Whether the values in the store are still those of `dataset`, as it is now."""
+        """Return whether the store's values still belong to the present state of `dataset`."""
         return self._part == fingerprint_of_part(dataset, self._cut)[0]
 
 
 def note_change() -> None:
-    """Take note that a dataset has changed in a part that is not looked at: no store of before is opened again."""
+    """Record a change in a part of a dataset that isn't digested, so that no earlier store is opened again."""
     global _changes
     _changes += 1
 
 
 def _job() -> int:
-    """A number that the processes of one job share: that of their launcher, or else of this process."""
+    """Return a number shared by the processes of one job: the launcher's process id, else this process's own."""
     return os.getppid() if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1 else os.getpid()

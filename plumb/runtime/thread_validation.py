@@ -1,7 +1,7 @@
-"""Whether threads may make samples: tried as a loader will use them, in a process that may crash or hang.
+"""Validation of threads that make samples, tried as a loader will use them, in a process that may crash or hang.
 
-What is compared are whole samples, made by the loader's own classes while threads are switched at their calls: that
-the values which threads hand over are right proves nothing, for to make them may move what the rest of a sample reads.
+Whole samples are compared, made by the loader's own classes while threads are switched at their calls. Correct values
+from the threads alone prove nothing, because making them may change what the rest of a sample reads.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ from plumb.runtime.validate import DifferenceError, afforded, digest_of, reason_
 
 BATCHES = 3
 BATCH_SAMPLES = 32
-# Repetitions in which threads are switched at calls: at others in each.
+# Repetitions with switches of threads at calls, at different ones in each.
 REPETITIONS = 4
-# Threads that wait for each other read a batch no faster than one.
+# Number of reads of a sample, by which the samples are limited; threads that wait for each other are no faster than
+# one.
 READS = 8
 SECONDS = 60.0
-# How many times a sample's calls are counted; a few samples may differ.
+# Number of samples whose calls are counted, because a few may differ.
 _COUNTED_SAMPLES = 3
-# Of so many samples, all that they change is looked for, and each look ends after so long.
+# Number of samples for which all changes are searched, and the time limit of each search.
 _LOOKED_AT_CLOSELY, _LOOK_SECONDS = 8, 0.1
-# No repetition is begun behind this share of the time.
+# No repetition begins after this share of the time.
 _UNTIL = 0.7
 
 
 InProcess = Callable[[Callable[[], Any], float], Outcome[Any]]
-"""Does work in a process of its own, within so many seconds."""
+"""Runs a function in a process of its own, within a number of seconds."""
 
 
 def process_for_trials(
@@ -49,17 +50,16 @@ def process_for_trials(
     forget: Callable[[], None] | None = None,
     why_not_spawned: Callable[[], str | None] | None = None,
 ) -> InProcess | str:
-    """Return what does work in a process that can read the dataset, or the reason why there is no such process.
+    """Return a function that does work in a process that can read the dataset, or the reason why there is none.
 
-    A forked one can't read a dataset that holds a connection or a decoder with threads; then it is a spawned one.
+    A forked process can't read a dataset with a connection or a decoder with threads; then a spawned one is used.
 
     Args:
         dataset: Map-style. One sample is read in a forked child.
         index: The sample's index.
         seconds: Time limit for the sample.
-        forget: Called in the forked child. Makes the dataset forget what this process has opened for it.
-        why_not_spawned: Returns why no process can be spawned, None if it can. Without it, none is.
-
+        forget: Called in the forked child to make the dataset forget what this process has opened for it.
+        why_not_spawned: Returns why no process can be spawned, None if one can. Without it, none is.
     """
     outcome = in_child(partial(_after, forget, partial(_read_one, dataset, index)), seconds)
     if outcome.reason is None:
@@ -80,24 +80,23 @@ def validate_threads(
     seconds: float = SECONDS,
     process: InProcess = in_child,
 ) -> str | None:
-    """Try whether `threads` threads make the samples that one makes: whole ones, or what is before a cut.
+    """Try whether `threads` threads make the same samples as one: whole ones, or the part before a cut.
 
-    Up to three batches of `indices` are made several times, in a process of their own: threads that share a decoder may
-    crash it, or wait for each other. Whole samples, and what is before a cut, must not draw random numbers, which
-    threads would do in another order, nor change what the dataset holds or where its files are read.
+    Up to three batches of `indices` are made several times, in a process of their own, because threads that share a
+    decoder may crash it, or wait for each other. Neither whole samples nor the part before a cut may draw random
+    numbers, which threads would do in another order, or change the dataset's objects or its positions in files.
 
     Args:
-        dataset: Map-style. A sample is read in this process, too, to see how long that takes.
-        indices: Indices of samples that differ.
-        threads: Number of threads that are tried.
-        until: The cut up to which threads make samples; None for whole samples.
-        widest: The largest number of threads that a loader will have. One repetition has as many; None for `threads`.
-        seconds: Time limit. Threads that did not come to an end by then are refused.
-        process: What does the work, as `process_for_trials` returns it.
+        dataset: Map-style. A sample is also read in this process, to measure its time.
+        indices: Indices of different samples.
+        threads: Number of threads to try.
+        until: Cut up to which threads make samples; None for whole samples.
+        widest: Largest number of threads of the loader, used in one repetition; None for `threads`.
+        seconds: Time limit. Threads that have not finished by then are refused.
+        process: Does the work, as `process_for_trials` returns it.
 
     Returns:
-        None where no difference was found, else one short reason. Whatever goes wrong is a reason.
-
+        None if no difference was found, else one short reason. Every failure is a reason.
     """
     ready: list[Any] = []
     unread = reason_of(lambda: ready.extend(afforded(dataset, indices, READS, BATCHES * BATCH_SAMPLES)))
@@ -126,14 +125,14 @@ def _tried(dataset: Any, indices: list[Any], counts: list[int], until: Cut | Non
 
 
 def _check(dataset: Any, indices: list[Any], counts: Sequence[int], until: Cut | None, deadline: float) -> None:
-    """Raise DifferenceError where samples hang on who makes them: as many threads as `counts` says, in turn.
+    """Raise DifferenceError if samples depend on which thread makes them, with each number of threads in `counts`.
 
-    Batches for which there is no time left are not made; each number of threads makes one at least.
+    Batches for which no time is left are not made, but each number of threads makes at least one.
     """
     held = Held(dataset)
     replay = Replay(dataset, until)
     read = replay.sample if until is None else replay.prefix
-    # With more of torch's own threads than a worker has, sums may differ in their last bit.
+    # With more of torch's threads than in a worker, sums may differ in their last bit.
     with held.kept(), one_torch_thread():
         batches = [indices[start : start + BATCH_SAMPLES] for start in range(0, len(indices), BATCH_SAMPLES)]
         plain = [_seen(held, seed, partial(_plainly, dataset, batch)) for seed, batch in enumerate(batches)]
@@ -144,7 +143,7 @@ def _check(dataset: Any, indices: list[Any], counts: Sequence[int], until: Cut |
         with interruptible(share) as pauses:
             fetchings = {count: Fetching(dataset, Fetch(threads=count, cut=until)) for count in counts}
             for count, fetching in fetchings.items():
-                # What plumb does once for each dataset and thread is not to be interrupted.
+                # Plumb's own one-time work per dataset and thread must not be interrupted.
                 fetching.rewritten(batches[0][:count])
             for number, (batch, expected) in enumerate(zip(batches, plain, strict=True)):
                 for repetition, count in enumerate(counts):
@@ -178,7 +177,7 @@ def _plainly(dataset: Any, batch: Sequence[Any]) -> list[Any]:
 
 
 def _seen(held: Held, seed: int, read: Callable[[], list[Any]]) -> _Seen:
-    """Read a batch under a seed; return its samples' digests, and the states of the random generators behind it."""
+    """Read a batch under a seed; return its samples' digests, and the random generators' states afterwards."""
     held.seed(seed)
     samples = read()
     return [digest_of(sample) for sample in samples], generator_states(held.generators)
@@ -191,14 +190,14 @@ def _check_effects(
     indices: Sequence[Any],
     expected: Sequence[bytes] | None,
 ) -> None:
-    """Raise DifferenceError where what threads are to make changes anything that they would share.
+    """Raise DifferenceError if the threads' work changes anything that they would share.
 
-    Two threads take turns. A file whose position both of them move is shared by them; one that each has opened for
-    itself is not. What `read` returns must have the digests that are `expected`, if any.
+    Two threads take turns. A file whose position both of them move is shared; one that each has opened itself is not.
+    The results of `read` must have the digests in `expected`, if given.
     """
     with ReadingThreads(1) as other:
         turns: tuple[Callable[[Any], Any], ...] = read, lambda index: other.submit(read, index).result()
-        # What is opened at a thread's first access is open from here on.
+        # Everything that is opened at a thread's first access is open from here on.
         turns[1](indices[0])
         turns[0](indices[-1])
         handles = [value for value in reached(dataset) if hasattr(type(value), "tell") and hasattr(type(value), "seek")]
@@ -212,7 +211,7 @@ def _check_effects(
             moved_by[place % 2].update(moved(places, positions(handles)))
             changed = held.changed(before)
             if not changed and place < _LOOKED_AT_CLOSELY:
-                # To remember a sample, as a dictionary does, is no matter of who makes it.
+                # A cache of samples, such as a dictionary, doesn't depend on the thread.
                 changes = [change.place for change in state.look(_LOOK_SECONDS) if not change.is_growth]
                 changed = changes[0] if changes else ""
             if changed:

@@ -1,4 +1,4 @@
-"""Limits for work that only computes: of time, which mean the same on a busy host, and of what it sets off."""
+"""Limits for work that only computes: of its time, independent of the host's load, and of its side effects."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Other processes may hold the work up, and so may memory that comes from a slow disk: nobody waits longer than this.
+# Other processes, or memory on a slow disk, may delay the work: the limit by the clock is this multiple.
 _WALL_TIMES = 5.0
 
 
 class TimeBox:
-    """Is over when this thread has computed for `seconds`, or when a multiple of that has passed by the clock."""
+    """Time limit: over when this thread has computed for `seconds`, or a multiple of that has passed by the clock."""
 
     def __init__(self, seconds: float) -> None:
         self._cpu_until = time.thread_time() + seconds
@@ -20,20 +20,20 @@ class TimeBox:
 
     @property
     def seconds_left(self) -> float:
-        """The time that is left for computing."""
+        """Remaining computing time."""
         return max(0.0, self._cpu_until - time.thread_time())
 
     @property
     def is_over(self) -> bool:
-        """Whether the time is up."""
+        """True if the time is up."""
         return time.thread_time() > self._cpu_until or time.perf_counter() > self._wall_until
 
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Do what makes many small objects, and soon lets go of them, without a search for garbage in all of the process.
+    """Turn off garbage collection in the context, for work that makes many short-lived objects.
 
-    In a process with a million objects, that would take longer than the work itself.
+    In a process with a million objects, a collection would take longer than the work itself.
     """
     was_on = gc.isenabled()
     gc.disable()

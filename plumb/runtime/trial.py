@@ -1,4 +1,4 @@
-"""A deferral tried out on the user's samples: as a loader runs it, beside the plain pipeline with the same seeds."""
+"""Trial of a deferral on the user's samples: as a loader runs it, besides the plain pipeline with the same seeds."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Collate = Callable[[list[Any]], Any]
 
 
 def try_out(deferral: Deferral, dataset: Any, collate_fn: Collate, indices: Sequence[Any]) -> str:
-    """Why a deferral must not be used: a short phrase, empty where every batch came out the same.
+    """Return why a deferral must not be used, in a short phrase; empty if every batch was equal.
 
-    The batches are of several sizes, in several orders, and made under different states of the random generators.
+    The batches have several sizes and orders, and different states of the random generators.
     """
     device = device_of(deferral)
     tree = Tree(step.way for step in deferral.steps)
@@ -59,7 +59,7 @@ def try_out(deferral: Deferral, dataset: Any, collate_fn: Collate, indices: Sequ
         if generator_states([]) != states:
             return "other random numbers are drawn"
         recipe = BatchRecipe(batch.recipe)
-        # The first run finds out how to be fast, the second is it.
+        # The first run derives the fast chain, the second uses it.
         if not all(same_batch(_on_host(run(batch, recipe, device)), expected) for _ in range(2)):
             return "the batch comes out otherwise"
     return ""
@@ -70,7 +70,7 @@ def _on_host(batch: Any) -> Any:
 
 
 def same_batch(left: Any, right: Any) -> bool:
-    """Whether two batches have the same structure, types, layouts and values, bit by bit."""
+    """Return whether two batches have the same structure, types, layouts and values, bit by bit."""
     left_leaves, left_structure = tree_flatten(left)
     right_leaves, right_structure = tree_flatten(right)
     return left_structure == right_structure and all(map(_same_leaf, left_leaves, right_leaves))

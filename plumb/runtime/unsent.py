@@ -1,7 +1,7 @@
-"""Batches that a worker has made and can't send: the loader hears of it, instead of waiting for ever.
+"""Errors for batches that a worker has made and can't send, so that the loader doesn't wait for ever.
 
-A queue of multiprocessing pickles in a thread of its own. What can't be pickled (a lambda, an object of a local class)
-it drops, with a traceback on standard error (python/cpython#91105 and others, in all versions up to 3.14).
+A queue of multiprocessing pickles in a thread of its own. It drops what can't be pickled (a lambda, an object of a
+local class), with a traceback on standard error (python/cpython#91105 and others, in all versions up to 3.14).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _WORKER = "torch/utils/data/_utils/worker.py"
 
 
 def report_unsent_batches(worker_id: int) -> None:
-    """Let this worker send an error in the place of a batch that can't be sent; to be called in a `worker_init_fn`."""
+    """Make this worker send an error in place of a batch that can't be sent; to be called in a `worker_init_fn`."""
     frame = sys._getframe(1)
     while frame is not None and not frame.f_code.co_filename.endswith(_WORKER):
         if frame.f_back is None:
@@ -28,6 +28,6 @@ def report_unsent_batches(worker_id: int) -> None:
 
 
 def _send_error(queue: Any, worker_id: int, error: Exception, unsent: Any) -> None:
-    """Put the error that pickling raised into the queue, under the number of the batch."""
+    """Put the pickling error into the queue, with the number of the batch."""
     wrapped = ExceptionWrapper((type(error), error, None), where=f"in DataLoader worker process {worker_id}")  # type: ignore[no-untyped-call]
     queue.put((unsent[0], wrapped))

@@ -1,6 +1,6 @@
-"""Whether a rewrite leaves the data as it is: tried on the user's own samples before it is offered.
+"""Validation of rewrites on the user's own samples before they are offered.
 
-Each function returns None where it found no difference, and else one short reason. Whatever goes wrong is a reason.
+Each function returns None if it found no difference, otherwise one short reason. Every failure is a reason.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ READS_FOR_A_CUT = 10
 
 
 class DifferenceError(Exception):
-    """A difference that a rewrite makes. The message is the reason against it."""
+    """A difference made by a rewrite. The message is the reason against it."""
 
 
 def validate_cut(dataset: Any, cut: Cut, indices: Sequence[Any]) -> str | None:
-    """Whether samples come out the same, bit for bit, when the cut's value is kept, made ahead, and given back.
+    """Return the reason if samples are not equal, bit for bit, when the cut's value is kept, made ahead, and given.
 
-    Tried on up to eight of `indices`, spread over all, and on fewer where samples are slow; under several states of
-    the random generators and in two orders. The random numbers that the rest of a sample draws must be the same, too,
-    and what is skipped must not change the dataset. The generators are put back as they were.
+    Tries up to eight of `indices`, spread over all, and fewer if samples are slow; with several states of the random
+    generators and in two orders. The random numbers that the rest of a sample draws must be the same, too, and skipped
+    calls must not change the dataset. The generators are restored.
     """
     return reason_of(lambda: _check_cut(dataset, cut, afforded(dataset, indices, READS_FOR_A_CUT, MOST_SAMPLES)))
 
 
 def reason_of(check: Callable[[], None]) -> str | None:
-    """Run a check, and return in one line what it raised; None where it raised nothing."""
+    """Run a check, and return its error in one line; None without an error."""
     try:
         check()
     except DifferenceError as found:
@@ -68,7 +68,7 @@ def _check_cut(dataset: Any, cut: Cut, indices: list[Any]) -> None:
 
 
 def _check_changes(dataset: Any, cut: Cut, held: Held, index: Any) -> None:
-    """Raises where a call that would be skipped changes what the dataset holds, or draws random numbers."""
+    """Raise DifferenceError if a call that would be skipped changes the dataset's objects, or draws random numbers."""
     found: list[str] = []
 
     def watched(function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
@@ -92,7 +92,7 @@ def _check_changes(dataset: Any, cut: Cut, held: Held, index: Any) -> None:
 
 @dataclass(frozen=True)
 class _Seen:
-    """A sample's digest, and the states of the random generators behind it."""
+    """A sample's digest, and the states of the random generators after it."""
 
     digest: bytes
     states: tuple[Any, ...]
@@ -100,7 +100,7 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Stored:
-    """A cut's value as a store would have it, and its digest."""
+    """A cut's value as in a store, and its digest."""
 
     pickled: bytes
     digest: bytes
@@ -110,7 +110,7 @@ class _Stored:
 
 
 def _check_sample(replay: Replay, held: Held, index: Any, seed: int) -> _Stored:
-    """Raises where keeping the cut's value, or giving it back, changes a sample; the value that was kept."""
+    """Return the cut's value; raise DifferenceError if keeping or giving it changes a sample."""
     stored: list[_Stored] = []
 
     def keep(value: Any) -> None:
@@ -129,7 +129,7 @@ def _check_sample(replay: Replay, held: Held, index: Any, seed: int) -> _Stored:
 
 
 def _check_in_another_order(replay: Replay, held: Held, indices: list[Any], stored: list[_Stored]) -> None:
-    """Raises where another state of the random generators, or the sample read before, makes a difference."""
+    """Raise DifferenceError if another state of the random generators, or another previous sample, matters."""
     seeds = range(len(indices), 2 * len(indices))
     for seed, index, kept in zip(seeds, indices, stored, strict=True):
         held.seed(seed)
@@ -158,7 +158,7 @@ def _seen(held: Held, seed: int, read: Callable[[], Any]) -> _Seen:
 
 
 def digest_of(value: Any) -> bytes:
-    """Return the digest of a value; raise DifferenceError where its content can't be compared."""
+    """Return the digest of a value; raise DifferenceError if its content can't be compared."""
     content = digest(value)
     if content is None:
         raise DifferenceError(f"values of type {type(value).__name__} can't be compared")
@@ -166,7 +166,7 @@ def digest_of(value: Any) -> bytes:
 
 
 def afforded(dataset: Any, indices: Sequence[Any], reads: int, most: int) -> list[Any]:
-    """Up to `most` of the indices, evenly over all of them; fewer where samples are slow to read `reads` times."""
+    """Return up to `most` of the indices, evenly spread; fewer if samples are slow to read `reads` times."""
     with Held(dataset).kept():
         start = time.perf_counter()
         dataset[indices[0]]

@@ -1,4 +1,4 @@
-"""How a value is looked at: as a collection, an array, code, or an object, the user's own or a library's."""
+"""Kinds of values in a check for changes: collections, arrays, code, and objects, the user's or a library's."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from plumb.trace.expand import STANDARD_FOLDERS, is_dataset, is_step, is_user_cl
 
 
 class Kind(enum.Enum):
-    """What a value is to somebody who looks for changes in it."""
+    """Kind of a value in a check for changes."""
 
     OPAQUE = enum.auto()
-    """Nothing is looked for inside: files, locks, threads, modules."""
+    """Its parts are not checked: files, locks, threads, modules."""
     LIST = enum.auto()
     DICT = enum.auto()
     SET = enum.auto()
@@ -36,14 +36,14 @@ class Kind(enum.Enum):
     CLASS = enum.auto()
     FUNCTION = enum.auto()
     WRAPPED = enum.auto()
-    """Leads to a function or to values, and is nothing itself: methods, partial functions, caches of functions."""
+    """Refers to a function or to values, without state of its own: methods, partial functions, caches of functions."""
     GENERATOR = enum.auto()
     OBJECT = enum.auto()
-    """An object whose code is the user's: what that code reads of it is watched."""
+    """An object with the user's code only: the attributes that this code reads are checked."""
     STEP = enum.auto()
-    """A library's dataset or transform, or an object of the user's that has one's code: all of it is watched."""
+    """A library's dataset or transform, or a user's object that inherits from one: all of it is checked."""
     PASSED = enum.auto()
-    """Any other object of a library: watched is what it leads to, and not what it counts or remembers itself."""
+    """Any other object of a library: its parts are checked, but not its own counters and caches."""
 
 
 _NAMESPACES = (argparse.Namespace, types.SimpleNamespace)
@@ -52,26 +52,26 @@ _WRAPPED = (types.MethodType, types.BuiltinFunctionType, functools.partial, func
             queue.Queue)  # fmt: skip
 _BUFFERS = (np.ndarray, torch.Tensor, bytearray, memoryview, array.array, mmap.mmap, ctypes._SimpleCData, ctypes.Array,
             ctypes.Structure)  # fmt: skip
-# Bases that have no state of their own: the code of a class with no others than these is all the user's.
+# Bases without state: a class with no other bases has only the user's code.
 _STATELESS_BASES = frozenset(("object", "Dataset", "IterableDataset", "Generic", "ABC", "Protocol", "Sampler", "Enum"))
 _THEIR_PACKAGES = frozenset(("builtins", "typing", "abc", "enum", "torch", "torchdata"))
 _known: dict[type, tuple[Kind, bool]] = {}
 
 
 def kind_of(value: Any) -> Kind:
-    """Return how `value` is looked at."""
+    """Return the kind of `value`."""
     return _told(value)[0]
 
 
 def is_all_users(value: Any) -> bool:
-    """Return whether the user's code is all that may read the attributes of an object, by its names for them."""
+    """Return whether only the user's code may read the attributes of an object, by its names for them."""
     return _told(value)[1]
 
 
 def is_transform(value: Any) -> bool:
-    """Return whether a value is a library's transform: it draws for each sample, and leaves what it has drawn behind.
+    """Return whether a value is a library's transform, which stores values that it has drawn for a sample.
 
-    A module's buffers are meant to stay, as are the attributes of a library's datasets.
+    A module's buffers are lasting state, and so are the attributes of a library's datasets.
     """
     if kind_of(value) is not Kind.STEP or isinstance(value, torch.nn.Module):
         return False

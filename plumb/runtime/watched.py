@@ -1,4 +1,4 @@
-"""A worker of a trial: it tells where it is when asked, is the first to go where memory runs out, and is silent."""
+"""Trial workers: dump their stack on request, have the highest OOM score, write nothing to stderr."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from types import FrameType
 
 from torch.utils.data._utils import signal_handling
 
-# No library that a dataset may use is known to listen to it.
+# No library that a dataset may use is known to handle this signal.
 _SIGNAL = getattr(signal, "SIGRTMAX", 64) - 3
 _DUMPED_SECONDS, _POLL_SECONDS = 1.0, 0.02
 _FIRST_TO_GO = "1000"
 
 
 class Stacks:
-    """A file without a name that workers write their stacks to. Only Linux has such files that others may open."""
+    """Unnamed file to which workers write their stacks; exists on Linux only, where other processes can open it."""
 
     def __init__(self) -> None:
         self._file = os.memfd_create("plumb-stacks") if hasattr(os, "memfd_create") else None
 
     @property
     def path(self) -> str | None:
-        """Under which a worker may open it, forked or not; None where there is none."""
+        """Path by which a worker, forked or not, can open it; None without one."""
         return None if self._file is None else f"/proc/{os.getpid()}/fd/{self._file}"
 
     def of(self, pid: int) -> str:
-        """What `pid`, a worker that was prepared, is doing, as `faulthandler` says it; empty where it doesn't."""
+        """Return the stack of the worker `pid`, as dumped by `faulthandler`; empty if it doesn't respond."""
         if self._file is None:
             return ""
         begin = os.fstat(self._file).st_size
@@ -49,7 +49,7 @@ class Stacks:
         return dump.decode(errors="replace")
 
     def close(self) -> None:
-        """Gives the file back."""
+        """Close the file."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -57,7 +57,7 @@ class Stacks:
 
 @dataclass(frozen=True)
 class WatchedInit:
-    """What a worker does before the user's `worker_init_fn`. Picklable if that is.
+    """`worker_init_fn` of a trial worker that then calls the user's. Picklable if that is.
 
     `stacks` is the path of the file for its stack.
     """
@@ -67,7 +67,7 @@ class WatchedInit:
 
     def __call__(self, worker_id: int) -> None:
         _say_nothing()
-        # Where the system must kill a process for want of memory, let it be this one, and not the training.
+        # If the system runs out of memory, it should kill this process, and not the training.
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
             score.write(_FIRST_TO_GO)
         with contextlib.suppress(OSError):
@@ -79,10 +79,11 @@ class WatchedInit:
 
 @contextlib.contextmanager
 def deaths_told_where_waited_for() -> Iterator[None]:
-    """In the main process: a worker's death raises torch's RuntimeError only while a batch is waited for.
+    """Let a worker's death raise torch's RuntimeError in the main process only while it waits for a batch.
 
-    Torch raises it wherever the main thread is. In a finaliser nobody can catch it, and a lock that was just taken is
-    never given back. A death that is not told at once is found by torch when it has waited in vain for some seconds.
+    Torch raises it at any point of the main thread: in a finalizer it can't be caught, and a lock that was just
+    acquired would never be released. Torch itself notices a death that is not raised at once after some seconds of
+    waiting.
     """
     signal_handling._set_SIGCHLD_handler()
     then = signal.getsignal(signal.SIGCHLD)
@@ -111,12 +112,12 @@ def deaths_told_where_waited_for() -> Iterator[None]:
 
 
 def _say_nothing() -> None:
-    """What a worker writes to standard error, the user's own loop says too; the rest is of the trial's end.
+    """Discard the worker's standard error: the user's own loop prints the same, or it concerns the trial's end.
 
-    Where another worker dies, those that were handing over a batch say so, and so do their finalisers.
+    If another worker dies, those that were sending a batch print errors, and so do their finalizers.
     """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     os.close(nowhere)
-    # It may be something else than the descriptor: a notebook's, for one.
+    # It may not use the descriptor: a notebook's stream, for example.
     sys.stderr = os.fdopen(2, "w", closefd=False)

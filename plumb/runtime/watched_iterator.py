@@ -1,7 +1,7 @@
-"""Iterators of torch's own, or of a loader's own class, that guards look after.
+"""Guarded iterators of torch's own, or of a loader's own class.
 
-Where plumb's own iterator can't read an epoch, a batch that was found to be wrong can't be read again by other workers:
-without workers it is made once more in its place, and with workers the next epoch is the script's own.
+If plumb's own iterator can't read an epoch, a wrong batch can't be read again by other workers: without workers it is
+remade in its place, and with workers the next epoch is the script's own.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ Start = Callable[[], Iterator[Any]]
 
 
 def start_watched(run: LoaderRun, loader: DataLoader[Any], template: DataLoader[Any], start: Start) -> Iterator[Any]:
-    """Start an epoch without workers, as the run's configuration has it until a guard finds something against it.
+    """Start an epoch without workers, on the run's configuration until a guard finds a reason against it.
 
     Args:
-        run: What the loader's epochs have in common.
+        run: State shared by the loader's epochs.
         loader: The user's loader, with the script's own arguments.
         template: A loader with its parts, for the guards.
         start: Makes the iterator.
-
     """
     running = run.running
     if run.is_plain or running is None:
@@ -46,7 +45,7 @@ def start_watched(run: LoaderRun, loader: DataLoader[Any], template: DataLoader[
 
 
 def watch_changes(batches: Any, guard: StateGuard, loader: DataLoader[Any], found: Callable[[str], None]) -> None:
-    """Have `found` called, once, with what the loop changes while the workers of torch's iterator are at work."""
+    """Call `found`, once, with the loop's change while the workers of torch's iterator read."""
     kind, known, said = type(batches), weakref.ref(batches), list[str]()
     plain: Callable[[Any], Any] = kind._next_data
 
@@ -61,12 +60,12 @@ def watch_changes(batches: Any, guard: StateGuard, loader: DataLoader[Any], foun
 
 
 class _Watched:
-    """Stands between an iterator without workers and its class: its indices, and its batches, go through the guards."""
+    """Hooks between an iterator without workers and its class: its indices and batches pass through the guards."""
 
     def __init__(self, run: LoaderRun, template: DataLoader[Any], batches: Callable[[], Any]) -> None:
         self._run = run
         self._template = template
-        # The iterator has this: it would be left to the collector of cycles if this had the iterator.
+        # The iterator refers to this object. A reference back would leave the iterator to the cycle collector.
         self._batches = batches
         self._number = -1
         self._indices: Any = None
@@ -97,7 +96,7 @@ class _Watched:
 
 
 def _ends_plan(run: LoaderRun, template: DataLoader[Any], finding: Finding | None) -> bool:
-    """Do as a finding says; return whether everything is read plainly from now on."""
+    """Act on a finding; return whether everything is read plainly from now on."""
     if finding is None or finding.verdict is Verdict.GO_ON:
         return False
     if run.running is not None:

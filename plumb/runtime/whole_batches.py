@@ -1,4 +1,4 @@
-"""Batches of rows that lie in tensors: read at once, where torch reads row by row and collates them."""
+"""Batches of rows in tensors, read at once instead of row by row with collating."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from plumb.runtime.buffers import is_ordinary
 
 @dataclass(frozen=True)
 class WholeBatch:
-    """A batch that needs no collating any more."""
+    """A batch that needs no collating."""
 
     batch: list[torch.Tensor]
 
 
 @dataclass(frozen=True)
 class WholeCollate:
-    """The loader's collate function, which lets whole batches pass; picklable if the loader's is."""
+    """The loader's collate function, which passes whole batches unchanged; picklable if the loader's is."""
 
     collate_fn: Callable[[Any], Any]
 
@@ -33,7 +33,7 @@ class WholeCollate:
 
 
 def may_read_whole(loader: DataLoader[Any]) -> bool:
-    """Return whether a loader's batches are rows of tensors, collated as torch does it by default."""
+    """Return whether a loader's batches are rows of tensors, collated by torch's default function."""
     dataset: Any = loader.dataset
     while type(dataset) is Subset:
         dataset = dataset.dataset
@@ -45,9 +45,8 @@ def whole_batch(dataset: Any, indices: Sequence[Any]) -> WholeBatch | None:
     """Read the rows at `indices` of a `TensorDataset`, or of a `Subset` of one, at once.
 
     Returns:
-        What torch's default collate function makes of the rows, bit for bit; None where rows must be read one by one:
+        The result of torch's default collate function on the rows, bit for bit; None if rows must be read one by one:
         tensors that are not ordinary, or indices that are not plain places, such as those that raise.
-
     """
     try:
         while type(dataset) is Subset:
@@ -56,7 +55,7 @@ def whole_batch(dataset: Any, indices: Sequence[Any]) -> WholeBatch | None:
             return None
         places = torch.tensor([operator.index(index) for index in indices])
     except Exception:
-        # Whatever it is, reading row by row raises it where the script expects it.
+        # Reading row by row raises the same error where the script expects it.
         return None
     least, most = int(places.min()), int(places.max())
     for tensor in dataset.tensors:

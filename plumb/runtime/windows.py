@@ -1,4 +1,4 @@
-"""Digests of large values, part by part: each look at one digests other parts, so that all of it is seen in the end."""
+"""Digests of large values by parts: each check digests other parts, so that all are covered eventually."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 
 PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None)))
 
-# Arrays up to this size are digested as a whole at each look; of larger ones, the probes and one window.
+# Arrays up to this size are digested as a whole in each check; larger ones by probes and one window.
 _WHOLE_BYTES, _WINDOW_BYTES = 1 << 12, 1 << 14
 _PROBES, _PROBE_BYTES = 16, 16
-# Items of a collection in one window: many where all are plain, and `marshal` digests them, else few. Plain items that
-# are collections themselves count by their values, so that a window takes no longer where they are large.
+# Items of a collection in one window: many if all are plain, and `marshal` digests them, else few. Plain items that are
+# collections themselves count by their values, so that a window of large ones takes no longer.
 _PLAIN_ITEMS, _ITEMS = 4096, 32
 _VALUES_IN_AN_ITEM = 2
 _LONG_TEXT, _TEXT_ENDS = 256, 32
@@ -25,7 +25,7 @@ _DEPTH, _WIDTH = 4, 32
 
 
 class Windows:
-    """The digests of the parts of one value. Parts are looked at in turn; which ones, goes on from look to look."""
+    """Digests of the parts of one value. Parts are digested in turn, continuing from check to check."""
 
     def __init__(self) -> None:
         self._digests: dict[int, Any] = {}
@@ -34,10 +34,10 @@ class Windows:
         self._shape: Any = None
 
     def look(self, part: Callable[[int], Any], count: int, shape: Any, number: int | None = None) -> bool:
-        """Digest the next of `count` parts. Return whether its digest is another than it was at the look before.
+        """Digest the next of `count` parts; return whether its digest has changed.
 
-        With a `number`, digest that part out of turn.
-        `shape` is what decides on where parts lie; when it is another, all that was known is forgotten.
+        With a `number`, digest that part out of turn. `shape` determines where parts lie; if it has changed, all
+        digests are forgotten.
         """
         if shape != self._shape:
             self._digests, self._next, self._shape = {}, 0, shape
@@ -51,18 +51,18 @@ class Windows:
         return before is not None and before != digest
 
     def begin(self, anew: bool = False) -> None:
-        """Take the parts that are looked at from now on for the latest. With `anew`, begin at the first part."""
+        """Begin a check: parts digested from now on are the latest. With `anew`, begin at the first part."""
         self._latest.clear()
         if anew:
             self._next = 0
 
     def forget_earlier(self) -> None:
-        """Forget all parts but the latest: they may have changed along with these."""
+        """Forget all parts except the latest, because they may have changed along with these."""
         self._digests = {number: self._digests[number] for number in self._latest}
 
 
 def brief(value: Any) -> Any:
-    """Return what stands for a value beside others: plain ones themselves, the ends of long texts, identities."""
+    """Return a short substitute for a value: a plain one itself, the ends of a long text, an identity."""
     kind = type(value)
     if kind not in PLAIN:
         return id(value)
@@ -77,7 +77,7 @@ def brief(value: Any) -> Any:
 
 
 def array_of(value: Any) -> np.ndarray[Any, Any] | None:
-    """Return an array over the memory of an array, a tensor or a buffer; None where there is none to look at."""
+    """Return an array over the memory of an array, a tensor or a buffer; None if it has none that can be read."""
     try:
         if isinstance(value, np.ndarray):
             return None if value.dtype.hasobject else np.asarray(value)
@@ -90,7 +90,7 @@ def array_of(value: Any) -> np.ndarray[Any, Any] | None:
 
 
 def may_change(array: np.ndarray[Any, Any]) -> bool:
-    """Return whether somebody in this process may write to an array's memory."""
+    """Return whether code in this process may write to an array's memory."""
     owner: Any = array
     while isinstance(owner, np.ndarray):
         if owner.flags.writeable:
@@ -100,7 +100,7 @@ def may_change(array: np.ndarray[Any, Any]) -> bool:
 
 
 def brief_by_value(value: Any) -> Any:
-    """Return what stands for a value beside others where it doesn't matter which object it is: its class."""
+    """Return a short substitute for a value that is independent of its identity: its class if it isn't plain."""
     found = brief(value)
     if type(found) is tuple:
         return found[1:]
@@ -108,7 +108,7 @@ def brief_by_value(value: Any) -> Any:
 
 
 def array_probes(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
-    """Return an array's shape, and a digest of all of it if it is small, else of some bytes all over it."""
+    """Return an array's shape, and a digest of all of it if it is small, else some bytes spread over it."""
     shape = array.shape, array.strides, array.dtype.str
     flat = _flat(array)
     if flat is None:
@@ -121,7 +121,7 @@ def array_probes(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
 
 
 def array_windows(array: np.ndarray[Any, Any]) -> tuple[Callable[[int], Any], int]:
-    """Return what digests one window of an array, and how many windows there are; 0 for arrays digested as a whole."""
+    """Return a function that digests one window of an array, and the number of windows; 0 for a small array."""
     flat = _flat(array)
     if flat is not None:
         count = -(-flat.nbytes // _WINDOW_BYTES) if flat.nbytes > _WHOLE_BYTES else 0
@@ -165,10 +165,10 @@ def _is_read_only(owner: Any) -> bool:
 
 
 def item_windows(value: Any) -> tuple[Callable[[int], Any], int, bool]:
-    """Return what digests one window of a collection's items, how many windows there are, and if its items are plain.
+    """Return a function that digests one window of a collection's items, the number of windows, and if items are plain.
 
-    Plain items are digested at tens of millions a second, objects at some hundred thousand. What is returned is for one
-    look: windows that follow each other are then found without a walk from the first item on.
+    Plain items are digested at tens of millions a second, objects at some hundred thousand. The function is for one
+    check: consecutive windows are then found without a walk from the first item.
     """
     items, is_indexed = _items_of(value), isinstance(value, (list, tuple))
     values = _plain_values(items(0, 1) + (items(len(value) - 1, len(value)) if is_indexed else []))
@@ -184,7 +184,7 @@ def item_windows(value: Any) -> tuple[Callable[[int], Any], int, bool]:
 
 
 def _items_of(value: Any) -> Callable[[int, int], list[Any]]:
-    """Return what gives a collection's items from one place to another, keys along with what they stand for."""
+    """Return a function that gives a collection's items from one place to another, with both keys and values."""
     if isinstance(value, (list, tuple)):
         return lambda begin, end: list(value[begin:end])
     is_dict = isinstance(value, dict)
@@ -213,9 +213,9 @@ def _digest(items: list[Any], is_plain: bool) -> Any:
 
 
 def _plain_values(items: Sequence[Any]) -> int | None:
-    """Return how many values there are where all items are plain and short, or collections of such; else None.
+    """Return the number of values if all items are plain and short, or collections of such; else None.
 
-    To copy large ones would take long.
+    Copying large items would take long.
     """
     found = 0
     for item in items:
@@ -235,7 +235,7 @@ def _plain_values(items: Sequence[Any]) -> int | None:
 
 
 def _deep(value: Any, depth: int) -> Any:
-    """Return what stands for an item of a large collection: values as far as they are reached in a few steps."""
+    """Return a substitute for an item of a large collection, with the values that are reached in a few steps."""
     kind = type(value)
     if kind in PLAIN or not depth:
         return brief(value)

@@ -1,6 +1,6 @@
-"""Random numbers of samples that are made in the main process in place of the user's workers.
+"""Random numbers of samples made in the main process in place of the user's workers.
 
-In workers they would not move the generators that the training draws from, and so they don't here.
+In workers they would not advance the training's generators, so they must not do so here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from plumb.profile.randomness import process_states, put_back
 
 
 class WorkerDraws:
-    """The process's generators as a worker with the seed `base_seed` has them, between its batches."""
+    """Generators of a worker with the seed `base_seed`, stored between its batches."""
 
     def __init__(self, base_seed: int) -> None:
         self._seed = base_seed
@@ -25,7 +25,7 @@ class WorkerDraws:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Draw from the worker's generators inside, and from the training's afterwards."""
+        """Draw from the worker's generators in the context, and from the training's afterwards."""
         trainings = process_states()
         if self._states is None:
             random.seed(self._seed)

@@ -1,9 +1,8 @@
-"""Batches that must not come from a worker, noticed in the worker that makes them.
+"""Detection, in the worker that makes them, of batches that must not come from a worker.
 
-A worker has a copy of the dataset. What was tried before workers were started was a few samples: a rare one may draw
-from a generator of the dataset's own, change what the script or other samples read, or hand out an object that the loop
-knows by its identity. A batch that does is not delivered: whoever gets the error has the script's own configuration
-make it.
+A worker has a copy of the dataset. Only a few samples were tried before workers were started: a rare one may draw from
+a generator of the dataset's own, change what the script or other samples read, or return an object that the loop knows
+by its identity. Such a batch is not delivered: after the error, the script's own configuration makes it.
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ _PLUMBS = "plumb."
 
 
 class NotForWorkersError(Exception):
-    """A batch that workers which the script does not have must not make; the message is the reason, in one line."""
+    """A batch that workers which the script doesn't have must not make; the message is the reason, in one line."""
 
     @property
     def reason(self) -> str:
-        """The reason, where the error may have come from a worker, with the traceback that it had there."""
+        """The reason alone, without the traceback that an error from a worker contains."""
         return str(self).rstrip().rsplit("\n", 1)[-1].rsplit(f"{type(self).__name__}: ", 1)[-1]
 
 
 @dataclass(frozen=True)
 class WorkerWatchInit:
-    """A `worker_init_fn` that does what the one before does, and then lets such batches fail.
+    """`worker_init_fn` that calls the previous one, and then makes such batches fail.
 
-    Where the `users_has_workers`, what a worker's copy keeps to itself is lost in any case; draws from generators of
-    the dataset's own depend on the number of workers all the same. Picklable if both functions are.
+    If the `users_has_workers`, changes in a worker's copy are lost in any case, but draws from the dataset's own
+    generators still depend on the number of workers. Picklable if both functions are.
     """
 
     then: Callable[[int], None] | None
@@ -61,7 +60,7 @@ class WorkerWatchInit:
 
 
 def _install(watch: _DrawWatch | _WorkerWatch) -> None:
-    """Let torch's fetcher of this process, which is a worker, have its batches watched."""
+    """Replace torch's fetcher in this worker process by one whose batches are watched."""
     plain: Callable[[Any, Any], Any] = torchs_fetch._MapDatasetFetcher.fetch
 
     def fetch(fetcher: Any, indices: Any) -> Any:
@@ -71,7 +70,7 @@ def _install(watch: _DrawWatch | _WorkerWatch) -> None:
 
 
 class _DrawWatch:
-    """Refuses batches that draw from some generators."""
+    """Refusal of batches that draw from some generators."""
 
     def __init__(self, generators: list[Any]) -> None:
         self._generators = generators
@@ -87,7 +86,7 @@ class _DrawWatch:
 
 
 class _WorkerWatch:
-    """Refuses batches that draw from generators of the dataset's, change the dataset, or hold objects of its."""
+    """Refusal of batches that draw from the dataset's generators, change the dataset, or contain its objects."""
 
     def __init__(self, roots: tuple[Any, ...], workers: int) -> None:
         self._workers = workers
@@ -117,12 +116,12 @@ class _WorkerWatch:
         return sent
 
     def _missed(self) -> str:
-        """Say how many batches may have done the same unseen. What was prefetched counts, too: it may be delivered."""
+        """Return a phrase on how many earlier batches, including prefetched ones, may have done the same unseen."""
         count = self._writes.missed * self._workers
         return f"; up to {count} batches before may have done so, too" if count else ""
 
     def _first(self, fetcher: Any, indices: Any, fetch: Callable[[Any, Any], Any]) -> tuple[bool, Any]:
-        """Fetch the first batch, and begin to compare behind its first sample: what that changes, it may set up."""
+        """Fetch the first batch, and compare from its first sample on, whose changes may be setup."""
         dataset = fetcher.dataset
         fetching = dataset if isinstance(dataset, Fetching) else Fetching(dataset, Fetch())
         self._note_batches(fetcher, fetching.dataset)
@@ -144,7 +143,7 @@ class _WorkerWatch:
             fetcher.dataset = dataset
 
     def _note_batches(self, fetcher: Any, dataset: Any) -> None:
-        """Have each batch kept as the user's own function returns it, before it is made ready to be sent."""
+        """Keep each batch as the user's own function returns it, before it is prepared for sending."""
         holder = fetcher
         while type(holder.collate_fn).__module__.startswith(_PLUMBS):
             holder = holder.collate_fn
