@@ -26,8 +26,8 @@ from plumb.errors import one_line
 from plumb.plan import LoaderPlan
 from plumb.report.words import short
 
-FULL, QUICK = Effort(2, 0.0, 20.0), Effort(1, 0.0, 10.0)
-EPOCHS, QUICK_EPOCHS = 5, 3
+FULL, QUICK = Effort(2, 0.0, 15.0), Effort(1, 0.0, 10.0)
+EPOCHS, QUICK_EPOCHS = 4, 3
 # The epochs that a training is taken to have.
 TRAINING = 10
 _TUNING_SECONDS, _JOB_SECONDS = 150.0, 90.0
