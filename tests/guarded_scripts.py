@@ -287,6 +287,51 @@ for epoch in range(2):
         "wrong 0\n" * 2,
         (WORKERS, STORED, STORED_HERE, THREADS),
     ),
+    "archives under a split": Script(
+        """
+import zipfile
+for k in range(3):
+    with zipfile.ZipFile(f"{k}.zip", "w") as archive:
+        for i in range(32):
+            archive.writestr(str(i), bytes([k, i]) * 50)
+@tuned
+class Archive(Dataset):
+    def __init__(self, k):
+        self.k, self.archive = k, zipfile.ZipFile(f"{k}.zip")
+        self.archive.read("0")
+    def __len__(self):
+        return 32
+    def __getitem__(self, i):
+        k, number = self.archive.read(str(i))[:2]
+        return self.k * 32 + i, k * 32 + number
+train, _ = torch.utils.data.random_split(torch.utils.data.ConcatDataset(map(Archive, range(3))), [80, 16])
+loader = DataLoader(train, batch_size=8, shuffle=True)
+for epoch in range(2):
+    print("wrong", sum(int((i != found).sum()) for i, found in loader))
+""",
+        "wrong 0\n" * 2,
+        (WORKERS, STORED, STORED_HERE, THREADS),
+    ),
+    "a queue that hands out parts of its own list": Script(
+        """
+@tuned
+class Queue(Dataset):
+    def __init__(self):
+        self.waiting, self.made = [], 0
+    def __len__(self):
+        return 48
+    def __getitem__(self, i):
+        if not self.waiting:
+            self.waiting = [torch.tensor(self.made + k) for k in range(12)]
+            self.made += 12
+        return self.waiting.pop()
+loader = DataLoader(Queue(), batch_size=4)
+for epoch in range(3):
+    seen = sorted(value for batch in loader for value in batch.tolist())
+    print(len(set(seen)), seen[0], seen[-1])
+""",
+        "48 0 47\n48 48 95\n48 96 143\n",
+    ),
     "nested tensors": Script(
         """
 @tuned
