@@ -17,7 +17,7 @@ from plumb.runtime.inherited import Handle
 from plumb.runtime.sharding import Sharding
 from plumb.search.ledger import Reading
 from plumb.search.paired import PairedRatio
-from plumb.units import format_bytes, format_seconds
+from plumb.units import format_bytes, format_pairs, format_seconds
 
 # A limit binds if the model predicts at least this multiple of the rate without it.
 _BINDS = 1.05
@@ -169,7 +169,7 @@ def undecided(
 
 def _times(ratio: PairedRatio) -> str:
     low, high = ratio.interval
-    pairs = f"{ratio.pairs} pair{'s' if ratio.pairs > 1 else ''} of windows"
+    pairs = format_pairs(ratio.pairs)
     bounds = f"{low:.2f} to {high:.2f} in {pairs}" if ratio.is_bounded else f"in {pairs}, too few to be sure"
     return f"{ratio.ratio:.2f} times as fast ({bounds})"
 

@@ -54,6 +54,15 @@ def format_rate(samples_per_second: float) -> str:
     return f"{_three_digits(samples_per_second)} samples/s"
 
 
+def format_pairs(count: int) -> str:
+    """Format a number of pairs of windows.
+
+    >>> format_pairs(1)
+    '1 pair of windows'
+    """
+    return f"{count} pair{'' if count == 1 else 's'} of windows"
+
+
 def format_seconds(seconds: float) -> str:
     """Format a time in a suitable unit, to three digits, from nanoseconds to hours.
 

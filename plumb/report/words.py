@@ -11,7 +11,7 @@ from pathlib import Path
 from plumb.config import Config
 from plumb.orders import Target
 from plumb.plan import EndToEnd, LoaderPlan, Plan, Prediction, Trial, TuningCost
-from plumb.units import format_rate, format_seconds
+from plumb.units import format_pairs, format_rate, format_seconds
 
 RESOURCES = {
     "cpu": "the CPU",
@@ -79,7 +79,7 @@ def loop_gain(loop: EndToEnd) -> str:
     times = f"{loop.ratio:.2f} times as fast"
     if loop.gain is None:
         return times
-    pairs = f"{loop.gain.pairs} pair{'s' if loop.gain.pairs > 1 else ''} of windows"
+    pairs = format_pairs(loop.gain.pairs)
     if loop.gain.interval is not None and loop.gain.interval[0] > 1:
         low, high = loop.gain.interval
         return f"{times} ({low:.2f} to {high:.2f}, by {pairs})"

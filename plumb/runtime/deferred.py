@@ -23,7 +23,6 @@ from plumb.profile.pinning import pinned
 from plumb.profile.threads import one_torch_thread
 from plumb.runtime.checked import CheckedBatch
 from plumb.runtime.chunks import BatchRecipe
-from plumb.runtime.epochs import state_of
 from plumb.runtime.forwarding import ForwardingIterator
 from plumb.runtime.pending import Pending, VariesError, pending_of, stand_in, true_value, without_content
 from plumb.runtime.recipe import Call, bitwise_equal, is_plain, pack, taken_apart
@@ -129,7 +128,7 @@ class Deferring:
 
     def _state(self) -> Any:
         return [
-            [state_of(value) for value in (call.owner, call.function, *call.arguments, *call.keywords.values())]
+            [visible_state(value) for value in (call.owner, call.function, *call.arguments, *call.keywords.values())]
             for call in self._calls
         ]
 
@@ -267,3 +266,19 @@ def run(deferred: DeferredBatch, recipe: BatchRecipe, device: torch.device | Non
     leaves, structure = tree_flatten(deferred.batch)
     leaves[deferred.leaf] = recipe.run(leaves[deferred.leaf], device)
     return tree_unflatten(leaves, structure)
+
+
+def visible_state(value: Any, depth: int = 3) -> Any:
+    """Return a cheap summary of an object's state: simple values, identities, lengths, and versions of tensors.
+
+    Equal summaries don't prove that nothing changed deep inside; different ones prove a change.
+    """
+    if isinstance(value, (bool, int, float, complex, str, bytes, type(None))):
+        return value
+    if isinstance(value, (list, tuple, dict, set)):
+        return id(value), len(value)
+    if isinstance(value, torch.Tensor):
+        return id(value), value._version
+    if depth and hasattr(value, "__dict__"):
+        return id(value), tuple((name, visible_state(item, depth - 1)) for name, item in vars(value).items())
+    return id(value)

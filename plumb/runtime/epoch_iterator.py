@@ -10,11 +10,6 @@ from typing import Any, NoReturn
 
 import torch
 from torch.utils.data import DataLoader
-from torch.utils.data.dataloader import (
-    _BaseDataLoaderIter,
-    _MultiProcessingDataLoaderIter,
-    _SingleProcessDataLoaderIter,
-)
 
 from plumb.config import Config
 from plumb.errors import one_line
@@ -23,10 +18,10 @@ from plumb.runtime.epoch_order import EpochOrder
 from plumb.runtime.epochs import draw_worker_seed
 from plumb.runtime.guards import Finding, Verdict
 from plumb.runtime.last_resort import error_in_users_worker, rest_of_epoch
-from plumb.runtime.loader import index_sampler
 from plumb.runtime.loader_run import LoaderRun
 from plumb.runtime.run_clock import RunClock
 from plumb.runtime.segment import LoaderSegment, Way
+from plumb.runtime.torchs_iterator import TorchsIterator
 from plumb.runtime.worker_draws import WorkerDraws
 from plumb.runtime.worker_watch import NotForWorkersError
 
@@ -40,7 +35,7 @@ _IN_WORKER = "in DataLoader worker process"
 PATIENCE_SECONDS, PATIENCE_BATCHES = 60.0, 10.0
 
 
-class EpochIterator(_BaseDataLoaderIter):
+class EpochIterator(TorchsIterator):
     """One epoch. Samples, their order, and the user's exceptions are those of the user's own loader.
 
     If another configuration raises or breaks on a batch, the user's own configuration reads it again, and that result
@@ -59,7 +54,7 @@ class EpochIterator(_BaseDataLoaderIter):
         self.seed_state = seed_state
         self.is_over = False
         self._template = template
-        self._segments: deque[LoaderSegment] = deque()
+        self._segments = deque()
         self._next_segment: LoaderSegment | None = None
         self._made = 0
         self._suspect: tuple[Config, str] | None = None
@@ -433,62 +428,3 @@ class EpochIterator(_BaseDataLoaderIter):
             patience_seconds=max(PATIENCE_SECONDS, PATIENCE_BATCHES * run.slowest_seconds),
         )
         return LoaderSegment(self._template, way, self.order, seeds)
-
-    # ---- what scripts ask of torch's iterator
-
-    def __len__(self) -> int:
-        return len(index_sampler(self._template))  # type: ignore[arg-type]
-
-    def __getstate__(self) -> Any:
-        kind = _MultiProcessingDataLoaderIter if self._run.own.num_workers else _SingleProcessDataLoaderIter
-        raise NotImplementedError("{} cannot be pickled", kind.__name__)
-
-    def __getattr__(self, name: str) -> Any:
-        segments = self.__dict__.get("_segments")
-        if name.startswith("__") or not segments:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(segments[0].batches, name)
-
-    @property
-    def _workers(self) -> list[Any]:
-        return [worker for segment in self._segments for worker in segment.workers]
-
-    def _shutdown_workers(self) -> None:
-        if self._run.kept in self._segments:
-            self._run.kept = None
-        self._close_all()
-
-    @property
-    def _sampler_iter(self) -> Iterator[Any]:
-        return _Skipped(self.order)
-
-    def _look_like_torch_s(self) -> None:
-        template, own = self._template, self._run.own
-        kind = _MultiProcessingDataLoaderIter if own.num_workers else _SingleProcessDataLoaderIter
-        self._dataset = template.dataset
-        self._dataset_kind = template._dataset_kind
-        self._IterableDataset_len_called = None
-        self._auto_collation = template._auto_collation
-        self._drop_last = template.drop_last
-        self._index_sampler = index_sampler(template)
-        self._num_workers = own.num_workers
-        self._pin_memory = own.pin_memory
-        self._timeout = template.timeout
-        self._collate_fn = template.collate_fn
-        self._persistent_workers = own.persistent_workers
-        self._shared_seed = None
-        self._num_yielded = 0
-        self._profile_name = f"enumerate(DataLoader)#{kind.__name__}.__next__"
-
-
-class _Skipped:
-    """Replacement of the sampler's iterator: items taken from it are not delivered, as with torch's own."""
-
-    def __init__(self, order: EpochOrder) -> None:
-        self._order = order
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        return self._order.skip()

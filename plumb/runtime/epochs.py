@@ -120,19 +120,3 @@ class _UsersOrder:
 def draw_worker_seed(generator: torch.Generator) -> int:
     """Draw the seed of an epoch's workers as torch's iterator does in its constructor."""
     return int(torch.empty((), dtype=torch.int64).random_(generator=generator).item())
-
-
-def state_of(value: Any, depth: int = 3) -> Any:
-    """Return a cheap summary of an object's state: simple values, identities, lengths, and versions of tensors.
-
-    Equal summaries don't prove that nothing changed deep inside; different ones prove a change.
-    """
-    if isinstance(value, (bool, int, float, complex, str, bytes, type(None))):
-        return value
-    if isinstance(value, (list, tuple, dict, set)):
-        return id(value), len(value)
-    if isinstance(value, torch.Tensor):
-        return id(value), value._version
-    if depth and hasattr(value, "__dict__"):
-        return id(value), tuple((name, state_of(item, depth - 1)) for name, item in vars(value).items())
-    return id(value)

@@ -36,7 +36,15 @@ from plumb.profile.capture import Method
 from plumb.runtime.answered import Answered, Tree
 from plumb.runtime.chunks import BatchRecipe, Watch, chain_of
 from plumb.runtime.deferral import find_deferral
-from plumb.runtime.deferred import DeferredBatch, DeferredSamples, Deferring, DeferringCollate, Undeferred, run
+from plumb.runtime.deferred import (
+    DeferredBatch,
+    DeferredSamples,
+    Deferring,
+    DeferringCollate,
+    Undeferred,
+    run,
+    visible_state,
+)
 from plumb.runtime.pending import Pending, VariesError, pending_of, stand_in, without_content
 from plumb.runtime.recipe import Call, bitwise_equal, is_same, pack, unpack
 from plumb.runtime.trial import same_batch
@@ -393,3 +401,26 @@ print("torch._dynamo" in sys.modules)
 def test_no_batch_waits_for_torch_s_compiler_to_be_imported():
     done = subprocess.run([sys.executable, "-c", _WATCHED], capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr
+
+
+def test_changes_of_an_object_are_seen_in_its_visible_state():
+    class Inner:
+        scale = 1.0
+
+    class Outer:
+        def __init__(self):
+            self.inner, self.files, self.table = Inner(), ["a"], torch.zeros(2)
+
+    outer = Outer()
+    before = visible_state(outer)
+    assert visible_state(outer) == before
+    for change in (
+        lambda: setattr(outer.inner, "scale", 2.0),
+        lambda: outer.files.append("b"),
+        lambda: outer.table.add_(1),
+        lambda: setattr(outer, "inner", Inner()),
+    ):
+        change()
+        after = visible_state(outer)
+        assert after != before
+        before = after

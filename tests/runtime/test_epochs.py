@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Sampler, WeightedRandomSampler
 
 from plumb.config import Config
-from plumb.runtime.epochs import Epochs, state_of
+from plumb.runtime.epochs import Epochs
 
 LENGTH = 12
 
@@ -108,26 +108,3 @@ def test_the_loader_keeps_the_user_s_sampler():
     Epochs(loader, Config(1, 2)).start(loader, functools.partial(iter, loader))
     assert loader.sampler is sampler
     assert loader.batch_sampler is batch_sampler
-
-
-def test_changes_of_a_dataset_are_seen_in_its_state():
-    class Inner:
-        scale = 1.0
-
-    class Outer:
-        def __init__(self):
-            self.inner, self.files, self.table = Inner(), ["a"], torch.zeros(2)
-
-    outer = Outer()
-    before = state_of(outer)
-    assert state_of(outer) == before
-    for change in (
-        lambda: setattr(outer.inner, "scale", 2.0),
-        lambda: outer.files.append("b"),
-        lambda: outer.table.add_(1),
-        lambda: setattr(outer, "inner", Inner()),
-    ):
-        change()
-        after = state_of(outer)
-        assert after != before
-        before = after
