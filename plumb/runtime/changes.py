@@ -22,6 +22,7 @@ class Change:
     is_scratch: bool = False
     is_name: bool = False
     is_object: bool = False
+    is_item: bool = False
 
 
 class Reached(NamedTuple):

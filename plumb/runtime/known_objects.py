@@ -50,7 +50,7 @@ class KnownObjects:
         self._walk()
 
     def found_in(self, batch: Any) -> str:
-        """Return the place of an object in `batch` that the loop may know by its identity; empty if there is none."""
+        """Return in words which object in `batch` the loop may know by its identity; empty if there is none."""
         self._batches += 1
         is_due = not self._batches & (self._batches - 1)
         if is_due and self._seconds <= _SHARE * (time.perf_counter() - self._begun_at):
@@ -81,9 +81,10 @@ class KnownObjects:
         if place and (has_name or is_compared_by_identity or isinstance(value, _ARRAYS)):
             found = self._confirmed(value)
             if found:
-                return "" if _is_same_when_sent(value) else found
+                words = f"{found} itself" if has_name else f"a part of {found} itself"
+                return "" if _is_same_when_sent(value) else words
         if is_compared_by_identity and not isinstance(value, _ARRAYS) and self._comes_again(value):
-            return "" if _is_same_when_sent(value) else f"a {kind.__name__} that is in several of them"
+            return "" if _is_same_when_sent(value) else f"a {kind.__name__} that other batches hold, too"
         return ""
 
     def _confirmed(self, value: Any) -> str:

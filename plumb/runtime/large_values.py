@@ -89,4 +89,8 @@ class LargeValues:
             # Another thread may be changing it: skipped this time.
             return
         if is_changed:
-            yield Change(large.way.place, is_scratch=large.way.is_quiet or large.way.is_scratch)
+            yield Change(
+                large.way.place,
+                is_scratch=large.way.is_quiet or large.way.is_scratch,
+                is_item=isinstance(large.shape, int),
+            )

@@ -97,7 +97,7 @@ class SampleWrites:
     def _lasts(self, change: Change, read: Read, indices: Any, other: Any) -> bool:
         if change.is_scratch or change.place in self._harmless:
             return False
-        if change.is_growth:
+        if change.is_growth or change.is_item:
             return self._is_read_elsewhere(change.place)
         self._tried += 1
         if self._tried > _MOST_TRIED or other is None:

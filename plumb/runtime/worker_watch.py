@@ -112,7 +112,7 @@ class _WorkerWatch:
         batch, self._batch = self._batch, None
         place = self._known.found_in(batch)
         if place:
-            raise NotForWorkersError(f"a batch holds {place} itself, of which workers send copies")
+            raise NotForWorkersError(f"a batch holds {place}, of which workers send copies")
         return sent
 
     def _missed(self) -> str:

@@ -30,7 +30,7 @@ class Rows(Dataset):
         self.errors, self.bad, self.counts, self.rare = [], set(), {"rare": 0}, 0
         self.worst, self.flags, self.queue = -1, torch.zeros(100), collections.deque()
         self.sizes_of_rare, self.current, self.buffer, self._memory_of_rows = {}, None, torch.zeros(4), {}
-        self.handle = None
+        self.handle, self._places_of_rows = None, [None] * 100
 
     def __len__(self):
         return 100
@@ -146,7 +146,11 @@ def set_up_late(rows, index):
     rows.handle = [index]
 
 
-@pytest.mark.parametrize("write", [remembered, set_up_late, lambda rows, index: None])
+def filled_in(rows, index):
+    rows._places_of_rows[index] = [index]
+
+
+@pytest.mark.parametrize("write", [remembered, set_up_late, filled_in, lambda rows, index: None])
 def test_what_only_samples_read_leaves_workers_at_work(write):
     plain, planned, said = trained(lambda: DataLoader(Rows(write), batch_size=4), training(lambda rows: ""), LASTING)
     assert planned == plain
