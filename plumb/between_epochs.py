@@ -1,8 +1,8 @@
-"""What a script seems to do to a dataset between epochs, read from the source of the loops around its training loop.
+"""Forecast of what a script does to a dataset between epochs, from the source of the loops around its training loop.
 
-A tuning ends within the first epoch, so it never sees a second. A store that each epoch throws away gains nothing, and
-workers of a loader that is made anew start in each epoch. This is a forecast, for what a plan claims and offers: what
-changes in fact is found out where the plan is used.
+A tuning ends within the first epoch, so it never sees a second. A store that is lost after each epoch gains nothing,
+and workers of a loader that is remade start in each epoch. This is a forecast, for a plan's claims and offers: actual
+changes are detected when the plan is used.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _SHUFFLES = ("shuffle",)
 
 @dataclass(frozen=True)
 class BetweenEpochs:
-    """What the script seems to do between epochs.
+    """Forecast of what the script does between epochs.
 
-    `changed` is the statement that changes the dataset, empty for none. `is_made_anew` says that the loader is made
+    `changed` is the statement that changes the dataset, empty if there is none. `is_made_anew`: the loader is made
     within the loop of epochs.
     """
 
@@ -55,14 +55,13 @@ def between_epochs(frame: FrameType | None, loader: DataLoader[Any], site: Site)
     """Return what a script seems to do to a loader and its dataset between epochs.
 
     Args:
-        frame: The frame that asks for a batch, or one that was called from it.
-        loader: The loader that is read.
-        site: Where it was made.
-
+        frame: Frame that requests a batch, or one called from it.
+        loader: Loader that is read.
+        site: Place where it was made.
     """
     with contextlib.suppress(Exception):
         return _found(frame, loader, site)
-    # Sources that can't be read, names that answer as none else do: nothing is foreseen.
+    # Sources may be unreadable, and objects behind names may behave unusually: then nothing is forecast.
     return NOTHING
 
 
@@ -82,7 +81,7 @@ def _found(frame: FrameType | None, loader: DataLoader[Any], site: Site) -> Betw
 
 
 def _loops_of_epochs(frame: FrameType | None) -> Iterator[tuple[str, ast.For | ast.While, ast.AST | None, FrameType]]:
-    """Yield the loops around the one that asks for batches, each with its file, what is inside, and its frame."""
+    """Yield the loops around the one that requests batches, each with its file, the loop inside, and its frame."""
     has_batch_loop = False
     for _ in range(_MOST_FRAMES):
         if frame is None:
@@ -122,7 +121,7 @@ def _statements(loop: ast.For | ast.While, inner: ast.AST | None) -> Iterator[as
 
 
 def _dataset_made(loop: ast.For | ast.While, line: int) -> str:
-    """Return the call that makes the dataset of a loader, where both are made in a loop; empty where none is seen."""
+    """Return the call that makes a loader's dataset if both are made in a loop; empty if none is found."""
     for node in ast.walk(loop):
         if isinstance(node, ast.Call) and node.lineno == line:
             first = node.args[0] if node.args else None
@@ -141,7 +140,7 @@ def _dataset_made(loop: ast.For | ast.While, line: int) -> str:
 
 
 class _Parts:
-    """What hangs from a loader's samples: objects by identity, and the names by which its code reads globals."""
+    """Parts from which a loader's samples are made: objects by identity, and names of globals that its code reads."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self._values: dict[int, Any] = {}
@@ -187,7 +186,7 @@ class _Parts:
         return is_user_file(code.co_filename) and any(each.opname in _STORES for each in dis.get_instructions(code))
 
     def _has_one_along(self, expression: ast.expr, frame: FrameType) -> bool:
-        """Return whether an expression, or what it is reached through, is something that samples are made from."""
+        """Return whether an expression, or an object on its path, is something that samples are made from."""
         while True:
             value = _value_of(expression, frame)
             if value is not None and self._values.get(id(value)) is value and not isinstance(value, (int, str)):
@@ -198,9 +197,9 @@ class _Parts:
 
 
 def _value_of(expression: ast.expr, frame: FrameType) -> Any:
-    """Return what a name, with attributes and constant keys behind it, stands for now; None where that isn't known.
+    """Return the present value of a name, with attributes and constant keys after it; None if it is unknown.
 
-    No code of the user's is run.
+    None of the user's code is run.
     """
     if isinstance(expression, ast.Name):
         return frame.f_locals.get(expression.id, frame.f_globals.get(expression.id))

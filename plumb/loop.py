@@ -58,7 +58,7 @@ class LoopReading:
 
     @property
     def share_in_next(self) -> float:
-        """The share of the loop's time that it spends on getting batches, from 0 to 1."""
+        """Share of the loop's time that it spends on getting batches, from 0 to 1."""
         seconds = self.wait_seconds + self.step_seconds
         return self.wait_seconds / seconds if seconds > 0 else 0.0
 
@@ -209,8 +209,8 @@ class Loop:
                     got = time.perf_counter()
                     if not (yield from self._give(batch)):
                         self.pauses.is_pause(time.perf_counter() - got)
-            # Where the time was over before all that was made ahead was taken, the rest of it isn't counted either.
-            # But steps that are so slow that this would take longer than the measurement wait for no loader.
+            # If the time was over before all prefetched batches were taken, the rest of them isn't counted either. But
+            # steps so slow that this would take longer than the measurement never wait for a loader.
             ahead = warm_up - taken if self.batches_given < until else 0
             if taken and ahead * (time.perf_counter() - begun) > seconds * taken:
                 ahead = 0
@@ -303,7 +303,7 @@ class Loop:
         return Chunk(count * self.samples_per_batch, now - begin - excluded)
 
     def _seconds_beside(self) -> float:
-        """Return what the loop has waited for its other loaders so far."""
+        """Return the seconds that the loop has waited for its other loaders so far."""
         return sum(companion.wait_seconds for companion in self.companions)
 
     def _give(self, batch: Any) -> Course[bool]:

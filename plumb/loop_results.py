@@ -1,4 +1,4 @@
-"""Readings of the user's loop -> what a plan says of it: rates, gains, and what the loop waits for."""
+"""Results of measuring the user's loop, for a plan: rates, gains, and the causes of waiting."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def waiting_share(loop: Rate, step: Step | None) -> float | None:
 def told_waiting(share: float | None, readings: Sequence[LoopReading]) -> float | None:
     """Return the share of the loop's time that waits for data, for the user to read.
 
-    Ready batches may save more than what the loop spends on getting its own, where workers compete with its step for
-    the CPUs, or where the host was slower for a while: that is no waiting.
+    Ready batches may save more time than the loop spends on getting its own if workers compete with its step for the
+    CPUs, or if the host was slower for a while: that is no waiting.
     """
     return None if share is None else min(share, max((reading.share_in_next for reading in readings), default=share))
 

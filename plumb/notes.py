@@ -57,7 +57,7 @@ def binding(freedom: Freedom, situation: Situation) -> list[str]:
 
 
 def capacity(source: SourceCapacity) -> str:
-    """Say what the source of the samples gives, to how many connections at the least, and what comes beyond."""
+    """Return a sentence on the rate of the samples' source, the connections that it needs, and the rate beyond."""
     if not source.reads:
         return f"the samples' source gives nothing: {source.reason}"
     best = source.samples_per_second_at_most
@@ -137,7 +137,7 @@ def failed_in_loop(config: Config | str, failure: str) -> str:
 
 
 def changed_between_epochs(between: BetweenEpochs) -> str:
-    """Explain why no store is offered, with the statement that changes the dataset between epochs if there is one."""
+    """Return a sentence on why no store is offered, with the statement that changes the dataset between epochs."""
     if between.changed:
         why = f"your script changes its dataset by {between.changed}"
     else:
@@ -146,7 +146,7 @@ def changed_between_epochs(between: BetweenEpochs) -> str:
 
 
 def eaten_by_starts(config: Config, claim: Claim) -> str:
-    """Say that what a candidate gains while it runs, its epochs lose again when they begin."""
+    """Return a sentence that a candidate's epochs lose at their starts what it gains while it runs."""
     return (
         f"nothing better by the clock: {config} was faster while it ran, but with what beginning and ending an epoch "
         f"costs, an epoch would go at {claim.later:,.0f} samples/s ({claim.first:,.0f} the first) instead of "

@@ -254,7 +254,7 @@ class _Search:
         return whole_batches(self._loader, self._indices, self._cost.wall_seconds, process)
 
     def threads(self, reads_at_most: int) -> ThreadSearch:
-        """Return the part of this search that is about threads."""
+        """Part of this search that is about threads."""
         left = TimeLeft(lambda: self._left, self._affordable, lambda: self._trial_seconds)
         return ThreadSearch(
             self._loader,

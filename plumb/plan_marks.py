@@ -1,4 +1,4 @@
-"""Marks in plan files: an entry that turned out wrong in a run is not used again."""
+"""Marks in plan files: results of runs for an entry, and entries that turned out wrong and are not used again."""
 
 from __future__ import annotations
 

@@ -176,10 +176,10 @@ def forks_end_with_us() -> None:
 
 
 def keep_sockets_together() -> None:
-    """Let the workers that are started from now on keep their sockets in a folder that goes when this process ends.
+    """Put the sockets of all workers started from now on into a folder that is removed when this process ends.
 
-    Workers that persist to the end of a script are killed there, and would leave a folder each. Where no folder can be
-    made, they make their own, or fail as they would.
+    Persistent workers are killed at the end of a script, and would each leave a folder. If no folder can be made, they
+    make their own, or fail as they would.
     """
     with contextlib.suppress(OSError):
         share_temporary_folder()

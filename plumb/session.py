@@ -484,7 +484,8 @@ def _batches_left(watched: Watched, begins_anew: bool) -> float:
     """Return how many batches the loop may get before its epoch ends.
 
     A plain loop's epoch ends only when its iterator does, which it never does here. A loop that counts its batches must
-    be left before its count is reached, or its epoch-end code would run.
+    be left before its count is reached, or its epoch-end code would run. If the loop `begins_anew` whenever the
+    iterator ends, its count is no epoch.
     """
     length = length_of(watched.known.latest)
     is_endless = watched.plain_loop or begins_anew or length is None

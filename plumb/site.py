@@ -181,7 +181,7 @@ def _iter_calls(file: str) -> frozenset[tuple[int, int]]:
 
 @lru_cache(maxsize=64)
 def _begun_anew(file: str) -> tuple[tuple[int, int], ...]:
-    """First and last line of what is tried in a source file until StopIteration, where `iter` is called then."""
+    """Return the first and last lines of `try` bodies in a source file whose StopIteration handler calls `iter`."""
     return tuple(
         (node.body[0].lineno, node.body[-1].end_lineno or node.body[-1].lineno)
         for node in nodes_of(file)

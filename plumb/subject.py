@@ -60,7 +60,11 @@ class Subject:
 
     @property
     def epoch_samples(self) -> float | None:
-        """Number of samples per epoch; None if the loader has no length."""
+        """Number of samples per epoch of the loader's iterator; None if it has no length, or never ends.
+
+        Some loaders keep one iterator for the whole training, over an endless sampler, and call a part of it an epoch:
+        timm's `MultiEpochsDataLoader` and YOLO's `InfiniteDataLoader` do.
+        """
         length = length_of(self.loader)
         is_stream = isinstance(self.loader.dataset, IterableDataset)
         if length is None or (not is_stream and length_of(index_sampler(self.loader)) is None):

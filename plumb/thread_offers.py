@@ -1,4 +1,4 @@
-"""Threads that may make a loader's samples: validated, and timed up to as many as the samples' source holds at once."""
+"""Search for threads that make a loader's samples: validated, and timed up to the capacity of the samples' source."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from plumb.trace.pipeline import Pipeline
 from plumb.units import format_seconds
 
 READS_AT_MOST = 64
-"""So many samples are read at once at the most, where nobody says what would be of use."""
+"""Largest number of samples to read at once if no useful number is known."""
 
-# A sample is loaded so many times, at most, when threads are validated; fewer samples show whether a climb is safe.
+# Largest number of loads per sample in a validation, and numbers of samples: fewer show whether a climb is safe.
 _LOADS, _SAMPLES, _FIRST_SAMPLES = 10, 96, 8
 _VALIDATED_THREADS, _FIRST_THREADS = 8, 2
-# A comparison is begun where it takes no more than this share of the time that is left, and what comes before a climb
-# where it takes no more than that one.
+# A comparison is begun if it takes at most this share of the remaining time, and the one before a climb if it takes at
+# most the second share.
 _SHARE, _FIRST_SHARE = 0.5, 0.25
-# Threads that take more than this share of the time of one save nothing.
+# Threads save nothing if they take more than this share of one thread's time.
 _SAVES_NOTHING = 0.95
 # Waiting that is a smaller share of a sample's time is not worth threads.
 _WORTH_THREADS = 0.1
-# A climb, and the timing of threads, may take so much of the time that is left. A climb that is given up by the process
-# that does it has so many seconds more to come to its end.
+# Largest shares of the remaining time for a climb and for timing threads. A climb's process gets this many seconds more
+# to end before it is given up.
 _CLIMBED, _TIMED, _GRACE_SECONDS = 0.3, 0.3, 10.0
 
 
 @dataclass
 class TimeLeft:
-    """What a search for rewrites may still take.
+    """Remaining time of a search for rewrites.
 
-    `seconds` is the time that is left, `affordable` says how many samples can be loaded so many times in a share of it,
-    and `trial_seconds` is for what a process of its own tries.
+    `seconds` returns the remaining time; `affordable` returns how many samples can be loaded a number of times in a
+    share of it; `trial_seconds` returns the time for a trial in a process of its own.
     """
 
     seconds: Callable[[], float]
@@ -57,11 +57,11 @@ class TimeLeft:
 
 @dataclass
 class ThreadSearch:
-    """A search for threads that make samples of one loader.
+    """Search for threads that make samples of one loader.
 
-    `process` is what tries something in a process of its own, or why nothing can. `reasons` gets why threads are not
-    offered, `compared` what was found to be the same. `source` is how many reads at once the samples' source holds,
-    None where that was not looked at.
+    `process` returns a function that tries something in a process of its own, or the reason why none can. `reasons`
+    gets reasons against threads, `compared` what was found to be equal. `source` is the capacity of the samples'
+    source, None if it was not measured.
     """
 
     loader: DataLoader[Any]
@@ -75,11 +75,11 @@ class ThreadSearch:
     source: SourceCapacity | None = field(default=None, init=False)
 
     def whole(self, pipeline: Pipeline) -> tuple[ThreadsCost, ...]:
-        """Threads that make whole samples, if samples wait or let go of the interpreter's lock."""
+        """Return the costs of threads that make whole samples, if samples wait or release the interpreter's lock."""
         return self._threads(None, has_waits(pipeline)) if _may_be_shared(pipeline) else ()
 
     def until(self, pipeline: Pipeline, cuts: Sequence[CutCandidate]) -> tuple[ThreadsCost, ...]:
-        """Threads that make samples up to a cut: those that wait before it, or else the cut that saves most."""
+        """Return the costs of threads up to a cut: each with waiting before it, else the cut that saves most."""
         if not _may_be_shared(pipeline):
             return ()
         waiting = [cut for cut in cuts if cut.prefix_wait_seconds >= _WORTH_THREADS * cut.prefix_seconds]
@@ -87,7 +87,7 @@ class ThreadSearch:
         return tuple(found for cut in waiting or cuts[:1] for found in self._threads(cut, waits))
 
     def storage(self) -> StorageBandwidth | None:
-        """What the source gives to so many reads at once; None where it is not the source that holds them up."""
+        """Return the source's bandwidth by the number of concurrent reads; None if the source doesn't limit them."""
         source = self.source
         if source is None or not source.is_exhausted or not source.reads:
             return None
@@ -121,7 +121,7 @@ class ThreadSearch:
         return self._timed(until, what, most, waits)
 
     def _validated(self, cut: Cut | None, samples: int, threads: int, widest: int, process: InProcess) -> str | None:
-        """Return why so many threads can't make samples, None if they can."""
+        """Return why `threads` threads can't make samples, None if they can."""
         if samples < FEWEST_SAMPLES:
             needed, left = FEWEST_SAMPLES * _LOADS / _SHARE * self.cost.wall_seconds, self.time.seconds()
             return (
@@ -139,9 +139,9 @@ class ThreadSearch:
         )
 
     def _climb(self, until: CutCandidate | None, process: InProcess) -> str | None:
-        """Look at how many reads at once the source holds, unless that is known; return why that can't be, if so.
+        """Measure how many concurrent reads the source sustains, unless that is known; return a reason if that fails.
 
-        What was not validated runs in a process of its own, and no more of it at once than two threads before.
+        Code that was not validated runs in a process of its own, after a validation with two threads.
         """
         if self.source is not None:
             return None
@@ -168,7 +168,7 @@ class ThreadSearch:
         return "no more than one sample may be read at a time"
 
     def _timed(self, until: CutCandidate | None, what: str, most: int, waits: bool) -> tuple[ThreadsCost, ...]:
-        """Batches made by ever more threads, as many as there is time for."""
+        """Time batches made by increasing numbers of threads, as many as there is time for."""
         replay = Replay(self.loader.dataset, until.cut if until else None)
         timed = timed_threads(
             replay.prefix if until else replay.sample,
@@ -215,7 +215,7 @@ class ThreadSearch:
 
 
 def has_waits(pipeline: Pipeline) -> bool:
-    """Return whether a good part of a sample's time is waiting."""
+    """Return whether a considerable share of a sample's time is waiting."""
     return pipeline.sample_wait_seconds >= _WORTH_THREADS * pipeline.sample_seconds
 
 

@@ -306,7 +306,7 @@ class Tuner:
         return told_by_many(situation, one, config, all_cores, cores) if all_cores else situation
 
     def _climbed(self, situation: Situation, offers: Offers) -> Situation:
-        """Looks with ever more workers at how many reads at once a source holds that others than it have held up."""
+        """Measure with more and more workers how many concurrent reads a source sustains, if samples mostly wait."""
         source, cost = situation.source, situation.cost
         most = planner.reads_worth(cost, self.options.limits, self._step_rate)
         is_known = source is not None and (source.is_exhausted or source.most_reads >= most)

@@ -154,7 +154,7 @@ def filling_rate(situation: Situation, config: Config) -> float:
 
 
 def making_rate(situation: Situation, config: Config) -> float:
-    """Samples per second of a loader on `config` that finds nothing in its store yet, while it runs."""
+    """Return the samples per second, within an epoch, of a loader on `config` whose store has no values yet."""
     wanted = filling_demand(situation, config)
     return float(loader_rates(situation, wanted, config.num_workers, True))
 

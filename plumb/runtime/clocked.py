@@ -1,4 +1,4 @@
-"""The clock of a plan's entry: what it compares, and what becomes of the news that it has."""
+"""Clock of a plan's entry: the loader that it measures, and what is done with its results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from plumb.runtime.run_clock import RunClock
 
 
 def clock_of(loader: DataLoader[Any], planned: LoaderPlan, users: Config) -> RunClock | None:
-    """Return what measures the epochs of a loader on its plan; None where the plan claims nothing."""
+    """Return a clock for the epochs of a loader on its plan; None if the plan claims or changes nothing."""
     if planned.claim is None or planned.config.runs_like(users):
         return None
 
@@ -35,7 +35,7 @@ def clock_of(loader: DataLoader[Any], planned: LoaderPlan, users: Config) -> Run
 
 
 def slower(planned: LoaderPlan, delivered: Delivered) -> str:
-    """Say in one line that a plan is slower by the clock than the user's own configuration."""
+    """Return a line that a plan is slower by the clock than the user's own configuration."""
     assert delivered.ratio is not None
     claimed = f", and not {planned.claim.gain:.2f} times as fast" if planned.claim and planned.claim.gain > 1 else ""
     return (

@@ -46,7 +46,7 @@ class Content:
     number. User code is compared by its byte code, libraries by their versions.
 
     With `most_items`, only this many items of a larger collection are digested, evenly spread, and some blocks of large
-    arrays and texts; `is_partial` is then true if anything was left out.
+    arrays and texts; `is_partial` is then true if anything was left out, and `objects` counts the digested objects.
     """
 
     def __init__(self, most_items: int | None = None) -> None:
@@ -57,7 +57,10 @@ class Content:
         self.objects = 0
 
     def digest(self, value: Any, most_objects: int = _MOST_OBJECTS) -> bytes:
-        """Return the digest of a value. Raise TooMuchError if it has more objects than a partial digest may cover."""
+        """Return the digest of a value.
+
+        Raises TooMuchError if it has more than `most_objects` objects and `most_items` is limited.
+        """
         stream = _Stream()
         pickler = _Pickler(stream, self, most_objects if self._most_items else None)
         try:
@@ -257,7 +260,10 @@ def _digest_at_once(value: Any) -> bytes:
 
 
 def digest_of_part(value: Any) -> tuple[bytes, bool]:
-    """Return a digest of a value in bounded time, and whether it covers only a part of the value."""
+    """Return a digest of a value in bounded time, and whether it covers only a part of the value.
+
+    If there are many objects, the sizes of two small parts predict how many objects larger parts have.
+    """
     found = _part(value, 1000, _FEW_OBJECTS)
     if found is None:
         least, few = (_part(value, most_items, _MOST_OBJECTS) for most_items in (1, 10))
@@ -274,7 +280,7 @@ def digest_of_part(value: Any) -> tuple[bytes, bool]:
 
 
 def _part(value: Any, most_items: int, most_objects: int) -> tuple[bytes, Content] | None:
-    """Return a digest of a part of a value, and what it has looked at; None where that would be too much."""
+    """Return a digest of a part of a value, and its digester; None if the part has too many objects."""
     content = Content(most_items)
     try:
         return content.digest(value, most_objects), content

@@ -83,7 +83,7 @@ class EpochIterator(TorchsIterator):
         return batch
 
     def _measured_batch(self, clock: RunClock) -> Any:
-        """Return the next batch, with the time that it took noted for the latest epoch."""
+        """Return the next batch, and pass its time to the clock in the latest epoch."""
         asked = time.perf_counter()
         try:
             batch = self._next_data()

@@ -326,7 +326,7 @@ class _Reader:
         return self._store is None or self._store.end(str(error))
 
     def _made(self, index: Any) -> Made:
-        """Return the cut's value, and its record for the store."""
+        """Return the cut's value, and its record for the store, None if making it changed something."""
         before = self._sights()
         with opened_files() as files:
             value = self._replay.prefix(index)
@@ -334,7 +334,11 @@ class _Reader:
         return value, self._record(index, value, files) if before == self._sights() else None
 
     def _kept(self, index: Any) -> Made:
-        """Make a sample plainly; return it and its record, None if it drew random numbers before the cut."""
+        """Make a sample plainly; return it and its record for the store.
+
+        The record is None if random numbers were drawn before the cut, or if something was changed, because that must
+        happen each time that the script requests the sample.
+        """
         if not self._stores:
             return self._replay.sample_keeping(index, lambda _: None), None
         records: list[Record | None] = []

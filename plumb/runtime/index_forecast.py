@@ -59,7 +59,7 @@ class _Tap:
 
 
 class _TappedBatches(BatchSampler):
-    """The user's own BatchSampler, whose attributes it shares, with a tap around its sampler."""
+    """The user's own BatchSampler with a tap around its sampler; it shares the original's attributes."""
 
     __slots__ = ("_tap",)
 

@@ -22,7 +22,7 @@ class Steering(Protocol):
 
     @property
     def wanted(self) -> Config:
-        """The configuration to run on."""
+        """Configuration to run on."""
 
     def failed(self, config: Config, reason: str) -> None:
         """Record that `config` could not be run, and don't want it again."""
@@ -41,7 +41,7 @@ class LoaderRun:
     `own` is the user's configuration. `kept` is the present segment if its workers should outlive the epoch, `running`
     a starter of iterators whose store outlives segments, None without one. `is_plain`: the user's own configuration
     reads everything from now on. `reads_here`: the present batch is made in this process. `slowest_seconds` is the
-    longest wait for a batch so far.
+    longest wait for a batch so far. `clock` measures the loop, None if it isn't measured.
     """
 
     own: Config

@@ -47,7 +47,7 @@ class Planned:
 
     `given` are the script's own values of the attributes that the plan has set on the loader. Exists as long as the
     loader; meanwhile the process reuses its memory if the plan says so. Only a measurement of the guards' cost turns
-    them off, by `is_guarded`.
+    them off, by `is_guarded`. The epochs are measured by `clock`, or by one of the loader's own.
     """
 
     def __init__(
@@ -100,7 +100,8 @@ class Planned:
     ) -> Iterator[Any]:
         """Return the next epoch's iterator; torch's `start` makes or resets it if plumb's own can't read the epoch.
 
-        The loader has the plan's arguments. Raises the sampler's errors.
+        The loader has the plan's arguments. `asked` is the time of the request for the iterator, None for now. Raises
+        the sampler's errors.
         """
         if is_stateful(loader):
             return self._start_stateful(loader, start, say)
@@ -137,7 +138,7 @@ class Planned:
             return start() if self._running is None else self._running.start(loader, start)
 
     def _is_unwatched(self, loader: DataLoader[Any]) -> bool:
-        """Whether the script has no workers, and the loader's class has an iterator of its own, where none can be."""
+        """Return whether the script has no workers, and plumb's own iterator can't read the map-style dataset."""
         is_map = not isinstance(loader.dataset, (IterableDataset, MapDataPipe))
         return not self._users.num_workers and is_map and not self._reads_as_torch_would(loader)
 
@@ -228,7 +229,10 @@ class Planned:
 
 
 class PlanSteering:
-    """Steering that wants the plan's configuration until it fails; then the user's own, with one line."""
+    """Steering that wants the plan's configuration until it fails; then the user's own, with one line.
+
+    It also wants the user's own configuration while `clock` does.
+    """
 
     def __init__(self, planned: LoaderPlan, users: Config, clock: RunClock | None = None) -> None:
         self.rewrites = planned.rewrites
@@ -242,7 +246,7 @@ class PlanSteering:
 
     @property
     def wanted(self) -> Config:
-        """The plan's configuration, or the user's own."""
+        """Configuration of the plan, or the user's own."""
         wants_own = self._is_plain or (self._clock is not None and self._clock.wants_own)
         return self._users if wants_own else self._plans
 

@@ -1,4 +1,4 @@
-"""Quick check, in microseconds, of what samples usually write to: attributes, sizes of collections, plain globals."""
+"""Quick check, in microseconds, of what samples usually write to: attributes, collections, plain globals."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ _WALK_SECONDS = 0.1
 class QuickLook:
     """Check whether some values may have changed since the last call.
 
-    It covers attributes of the user's objects and classes, lengths of collections, and plain global values: what they
-    refer to, and not what is inside.
+    It covers attributes of the user's objects and classes, and plain global values: what they refer to, and not what is
+    inside. For collections it compares the lengths; for small dictionaries and arrays, the content; for tensors, the
+    versions.
     """
 
     def __init__(self, values: Iterable[Any]) -> None:
@@ -60,7 +61,7 @@ class QuickLook:
             self._in_vain[place] = self._in_vain.get(place, 0) + 1
 
     def sights(self) -> list[Any]:
-        """Return what is seen at this moment, to be compared with what is seen later."""
+        """Return a summary of the present state, to be compared with a later one."""
         values = [names.get(name) for names, name in self._entries]
         seen = [value if type(value) in PLAIN else id(value) for value in values]
         return [*seen, *map(len, self._sized), *(look() for look in self._inside)]
@@ -92,7 +93,7 @@ def _values_of(value: dict[Any, Any]) -> tuple[Any, ...]:
 
 
 def _look_inside(array: Any) -> list[Callable[[], Any]]:
-    """Return what tells whether an array was written to, where that takes no time: a version, or a digest."""
+    """Return functions that summarize an array's content where that takes no time: its version, or a digest."""
     if isinstance(array, torch.Tensor):
         return [] if array.is_inference() else [lambda: array._version]
     is_small = isinstance(array, np.ndarray) and array.nbytes <= _SMALL_BYTES and not array.dtype.hasobject
@@ -105,7 +106,7 @@ def _is_value(name: str, item: Any) -> bool:
 
 
 def quick_look_at(roots: Iterable[Any]) -> QuickLook:
-    """Return a look at what some objects, and the code that hangs from them, lead to."""
+    """Return a quick check of everything that some objects, and the code reachable from them, refer to."""
     met: list[Any] = []
     DatasetState(roots, visit=lambda value, _: met.append(value)).look(_WALK_SECONDS, has_windows=False)
     return QuickLook(met)

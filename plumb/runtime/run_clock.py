@@ -35,7 +35,7 @@ _SAME_LOAD_CPUS, _MOST_VOID = 0.3, 4
 
 
 class Load(Protocol):
-    """The CPUs that other processes keep busy since construction."""
+    """Measurement of the CPUs that other processes keep busy since construction."""
 
     def cpus(self) -> float:
         """Return the number of these CPUs."""

@@ -72,7 +72,7 @@ def in_words(value: Any) -> str | None:
 
 
 def is_plain(value: Any) -> bool:
-    """Return whether a value is a number, or a text that is no data: `in_words` then has words for it."""
+    """Return whether a value is a number or a short text, for which `in_words` returns words."""
     kind = type(value)
     return kind in _NUMBERS or (kind is str and len(value) <= _LONGEST_TEXT)
 

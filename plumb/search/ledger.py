@@ -86,7 +86,7 @@ class Ledger:
         return while_running(config) in self._steady
 
     def start_seconds(self, config: Config) -> float:
-        """What the start of a configuration's workers took; 0 where it was not measured."""
+        """Return the seconds to start a configuration's workers; 0 if they were not measured."""
         steady = self._steady.get(while_running(config))
         return steady.start_seconds if steady is not None else 0.0
 

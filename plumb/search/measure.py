@@ -1,8 +1,8 @@
 """Throughput of a real loader in steady state, with an interval.
 
-A loader that was just started, or was left alone for a moment, delivers its prefetched batches faster than it can
-produce them. So every window first takes all prefetched batches, and then counts whole rounds of one batch per worker.
-Measurements of several loaders are interleaved (A B A B), so that drift of the machine affects all of them.
+A loader that was just started, or left alone, delivers its prefetched batches faster than it can produce them. So every
+window first takes all prefetched batches, and then counts whole rounds of one batch per worker. Measurements of several
+loaders are interleaved (A B A B), so that drift of the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def skipping(read: Callable[[], T], skips: tuple[type[Exception], ...], skipped:
 class SizedIndices:
     """One loader's view of an IndexStream that stores the number of samples of each batch that was read.
 
-    If the dataset makes a batch from a single index, that batch counts as `samples_per_batch`.
+    A batch that the dataset makes from a single index counts as `samples_per_batch`.
     """
 
     def __init__(self, stream: IndexStream, samples_per_batch: float = 1.0) -> None:
@@ -386,8 +386,8 @@ def interleaved(
     """Measure the loaders in turns of windows of about `seconds`, until `settled` returns True; return their chunks.
 
     Each window is one chunk, so that periodic effects inside it (garbage collection) average out. `settled` gets the
-    chunks so far, per loader, and the number of turns: at least two, at most ten, and none begins after the first
-    loader's deadline.
+    chunks so far, per loader, and the number of turns: at least two, at most ten, none after the first loader's
+    deadline.
     """
     chunks: list[list[Chunk]] = [[] for _ in feeds]
     # The workers were just started and fill their prefetch queues, which would slow down the first turn.

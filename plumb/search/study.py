@@ -107,9 +107,9 @@ class _Search:
         return config in self._remembered and self._remembered[config] < worst
 
     def sooner(self, config: Config, dear_seconds: float) -> Config | None:
-        """Return what is to be tried before `config`, if that takes longer than `dear_seconds` to start.
+        """Return a configuration to try before `config` if that takes longer than `dear_seconds` to start, else None.
 
-        It starts sooner, is predicted to be next to as good, and was not tried yet.
+        It starts sooner, is predicted to be almost as good, and was not tried yet.
         """
 
         def start_seconds(one: Config) -> float:

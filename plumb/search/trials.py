@@ -129,7 +129,7 @@ class Trials:
         return Probed(run_of(feed), after.private_bytes, growth, parted, start_seconds, feed.main_start_seconds)
 
     def probe_or_reason(self, situation: Situation, config: Config) -> Probed | str | None:
-        """A short run as `probe` does it, or why it failed; None where there was no time for it."""
+        """Run a configuration as `probe` does, or return why it failed; None if there was no time for it."""
         tried = len(self.ledger.trials)
         found = self.probe(situation, config)
         return found or (self.ledger.trials[-1].outcome if len(self.ledger.trials) > tried else None)

@@ -1,4 +1,4 @@
-"""The climb of a source's concurrency by workers, where threads of one process can't show what the source holds."""
+"""Measurement of a source's capacity with workers, if threads of one process can't reach it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from plumb.profile.reads import tried_again
 from plumb.search.ledger import Reading
 from plumb.search.probed import Probed
 
-# A run has about so many batches of each worker until its rate is known.
+# A run needs about this many batches of each worker until its rate is known.
 _BATCHES_EACH = 6.0
-# No run is begun that takes more than this share of the time that is left for all.
+# A run is not begun if it takes more than this share of the remaining time for all.
 _SHARE_OF_TIME = 0.25
 _NO_TIME = "there was no time to look at more"
 
@@ -28,16 +28,17 @@ def climbed_by_workers(
     probe: Callable[[Situation, Config], Probed | str | None],
     seconds_left: Callable[[], float],
 ) -> Situation:
-    """Return the situation with what twice as many workers gave, again and again, until they gave no more.
+    """Return the situation with the source's capacity, measured with repeatedly doubled numbers of workers.
+
+    The climb ends when more workers deliver no more.
 
     Args:
-        situation: What is known so far. Its source, if it has one, was not exhausted by threads of one process.
-        plain: One worker's configuration, with as many fetch threads as it is to have.
-        most: The largest number of samples that may be read at once.
-        known: What was measured already.
+        situation: Present model inputs. Their source, if any, was not exhausted by threads of one process.
+        plain: One worker's configuration, with its number of fetch threads.
+        most: Largest number of samples that may be read at once.
+        known: Measurements made already.
         probe: Runs a configuration for a short time; returns why it failed, or None if there was no time.
-        seconds_left: The time that is left.
-
+        seconds_left: Returns the remaining time in seconds.
     """
     threads = plain.fetch_threads
     seen = [
@@ -80,7 +81,7 @@ def climbed_by_workers(
 
 
 def with_source(situation: Situation, source: SourceCapacity) -> Situation:
-    """Return the situation with a source that was climbed."""
+    """Return the situation with a source of measured capacity."""
     situation = dataclasses.replace(situation, source=source)
     if not source.is_exhausted or not source.reads:
         return situation
