@@ -28,6 +28,7 @@ from plumb.report.words import (
     loop_gain,
     plain_gain,
     short,
+    starts_count,
     unchanged,
     whole,
     written_config,
@@ -109,8 +110,13 @@ def _why(loader: LoaderPlan) -> RenderableType:
             if in_loop.tuned_waiting_share is not None and in_loop.baseline_waiting_share is not None:
                 before, after = in_loop.baseline_waiting_share, in_loop.tuned_waiting_share
                 gain += f"; it waits for data {after:.0%} of its time instead of {before:.0%}"
-        lines.append(Text(gain, style="green"))
-        lines += [Text(line) for line in by_the_clock(loader)]
+        told = by_the_clock(loader)
+        if starts_count(loader):
+            # What users see is what the clock shows over whole epochs.
+            told.insert(1, f"While an epoch runs: {gain}")
+        else:
+            told.insert(0, gain)
+        lines += [Text(line, style="" if place else "green") for place, line in enumerate(told)]
     else:
         lines.append(Text(unchanged(loader), style="yellow" if loader.undecided else ""))
     lines.append(Text(bottleneck(loader)))

@@ -107,6 +107,12 @@ def by_the_clock(loader: LoaderPlan) -> list[str]:
     return told
 
 
+def starts_count(loader: LoaderPlan) -> bool:
+    """Return whether the loop's whole epochs are less of a gain than what its windows show while an epoch runs."""
+    claim, loop = loader.claim, loader.end_to_end
+    return claim is not None and claim.is_of_loop and loop is not None and not _alike(claim.gain, loop.ratio)
+
+
 def _alike(one: float, other: float) -> bool:
     return abs(one - other) <= _SAME * max(one, other)
 

@@ -230,6 +230,7 @@ class RunClock:
         if not self._has_looked_twice and lap.start_seconds > _MUCH_OF_A_LAP * lap.seconds:
             # Part of the start may happen only in the second epoch, such as the check of a store's values.
             self._has_looked_twice = True
+            self._tell(is_slower=False, own_lap=None)
             return _Phase.LATER
         # It may be slower than claimed, and still faster than the user's own: half of the gain (geometrically)
         # suffices.

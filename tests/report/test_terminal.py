@@ -89,7 +89,8 @@ def test_cells_add_up(lengths):
 def test_what_was_claimed_and_what_a_run_delivered_are_told_together(traced):
     loader = replace(example_plan.loader_plan(traced), claim=Claim(200.0, 300.0, 450.0, 500.0))
     shown = " ".join(" ".join(lines(loader)).split())
-    assert "epochs should reach 500 samples/s, starts included, 2.50 times as fast as yours; the first one 300" in shown
+    claimed = "epochs should reach 500 samples/s, starts included, 2.50 times as fast as yours; the first one 300"
+    assert shown.index(claimed) < shown.index("While an epoch runs: Your loop: ")
     assert "Delivered" not in shown
     came = Delivered(210.0, 290.0, 480.0, 2.4, is_by_turns=False, others_cpus=0.0, is_slower=False)
     shown = " ".join(" ".join(lines(replace(loader, delivered=came))).split())
