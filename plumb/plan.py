@@ -80,9 +80,9 @@ class Trial:
 class StepShares:
     """Parts of the time between two batches of the training, as shares that add up to 1.
 
-    `step` is the training step itself, without its waiting for other `ranks`. The rest waits for data: `read` while
-    samples wait for storage or a network, `compute` while they are made, `transfer` while the main process receives
-    batches from workers.
+    `step` is the training step itself, without its waiting for other `ranks`. The rest waits for data: `read` for
+    storage or a network, `compute` while samples are made, `transfer` while the main process receives batches from
+    workers.
     """
 
     step: float
@@ -263,10 +263,7 @@ class LoaderPlan:
 
     @property
     def expressible(self) -> Config | None:
-        """Best measured configuration that torch's arguments can express, None if none is better than the user's.
-
-        A part of a configuration may be worse than the user's own: for example, workers without their fetch threads.
-        """
+        """Best measured configuration in torch's own arguments (a part of another may be worse); None without one."""
         if not self.config.needs_runtime:
             return self.config
         if self.plain is not None:
@@ -288,7 +285,7 @@ class LoaderPlan:
 
     @property
     def plain_gain(self) -> float | None:
-        """Ratio of the rate with torch's own arguments alone to the baseline's; of the user's loop if that is known.
+        """Ratio of the rate with torch's own arguments alone to the baseline's, in the loop if known.
 
         None if they are no better than the user's own, and in older plans.
         """
@@ -309,10 +306,7 @@ class LoaderPlan:
 
     @property
     def payback_steps(self) -> float | None:
-        """Number of training steps after which the tuning has saved its own seconds; None if it never does.
-
-        Computed from the rates of the training loop if they are known, else from those of the loader.
-        """
+        """Training steps after which the tuning has saved its seconds, by the loop's rates if known; None if never."""
         if self.cost is None:
             return None
         loop = self.end_to_end

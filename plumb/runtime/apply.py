@@ -193,7 +193,7 @@ class PlanApplied:
         clock = self._clocks.get(number)
         changed = self._changed[id(loader)] = _Changed(loader, number, planned, users, clock)
         if changed.clock is not None:
-            # Loaders that are made anew for each epoch are measured as one.
+            # Loaders that are remade for each epoch are measured as one.
             self._clocks[number] = changed.clock
         weakref.finalize(loader, self._changed.pop, id(loader), None).atexit = False
         return changed

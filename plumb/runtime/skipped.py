@@ -47,7 +47,7 @@ class Skipped:
         object.__setattr__(self, "_methods", methods)
         object.__setattr__(self, "_note_use", note_use)
 
-    # numpy reads these from the type, and takes the value for an object of its own where they are missing
+    # numpy reads these from the type; without them it would treat the value as an object array
     __array__ = __array_interface__ = __array_struct__ = property(_refuse)
 
     __getattribute__ = _method

@@ -106,7 +106,7 @@ def is_better(situation: Situation, reading: Reading, own: Reading) -> bool:
     if reading.loader is None or own.loader is None:
         return False
     if reading.loader.samples_per_second < own.loader.samples_per_second:
-        # One that leaves more of the cores to the step is known to be better by the loop itself only.
+        # Only the loop shows the gain of a configuration that leaves more of the cores to the step.
         return False
     low = operational.loop_rate(situation, reading.config, reading.loader.interval[0])
     return low > operational.loop_rate(situation, own.config, own.loader.interval[1])

@@ -38,7 +38,7 @@ _RESAMPLES = 1000
 _FEW_CHUNKS = 4
 _KNOWN = 0.03
 _TURNS_AT_LEAST, _TURNS_AT_MOST = 2, 10
-# Workers are idle if they use less than this share of a CPU for so long; the last value limits the wait for that.
+# Workers are idle if they use less than this share of a CPU for so long; the last value limits the wait.
 _SETTLING_SECONDS, _IDLE_SHARE, _SETTLED_AT_LAST = 0.1, 0.02, 10.0
 # Differences below this share (10 %) between a handful of measurements are noise.
 _NOISE_OF_FEW = 0.10
@@ -83,8 +83,8 @@ class Usage:
 def rate_of(chunks: Sequence[Chunk], seed: int = 0) -> Rate:
     """Return the median rate of `chunks` with its 95 % bootstrap interval, in samples per second.
 
-    Chunks are about equally long, so they are not weighted. Fewer than four can't be resampled; their interval is their
-    span, widened by the noise of single measurements. Raises ValueError if there are none.
+    Chunks are about equally long, so they are not weighted. The interval of fewer than four is their span, widened by
+    the noise of single measurements. Raises ValueError if there are none.
     """
     if not chunks:
         raise ValueError("no chunk was measured")
@@ -100,8 +100,8 @@ def rate_of(chunks: Sequence[Chunk], seed: int = 0) -> Rate:
 class IndexStream:
     """The script's own index batches, epoch after epoch, so that every trial reads new ones.
 
-    With `is_batches=False`, items may be single indices from which the dataset makes whole batches. Raises
-    NoBatchesError if the sampler has no batches, or none any more.
+    With `is_batches=False`, items may be single indices from which the dataset makes batches. Raises NoBatchesError if
+    the sampler has none, or none any more.
     """
 
     def __init__(self, sampler: Iterable[Any], is_batches: bool = True) -> None:
@@ -138,10 +138,7 @@ class IndexStream:
 
 
 def skipping(read: Callable[[], T], skips: tuple[type[Exception], ...], skipped: Callable[[], object] = list) -> T:
-    """Return the result of `read`, repeated up to `ERRORS_AT_MOST` times if it raises one of `skips`.
-
-    `skipped` is called after each such error.
-    """
+    """Return the result of `read`, repeated after errors in `skips`, with `skipped` called after each of these."""
     for _ in range(ERRORS_AT_MOST):
         with contextlib.suppress(*skips):
             return read()
@@ -182,11 +179,10 @@ class Feed:
     """Running loader with one configuration, measured in windows.
 
     `make_loader` gets the indices to read, or None for an iterable dataset, whose batches count as `samples_per_batch`
-    samples each. Workers start at construction; `guard` watches them if there is one. `samples` counts all samples
-    read, `first_chunk` is the first batch including the start of the workers, `main_start_seconds` is the time this
-    process took to start them, and `is_broken` is true once the loader has raised. Raises the loader's errors except
-    those in `skips`, after which the user's loop goes on, and TrialEndedError if the guard ended the trial. `waits`
-    says that the workers spend most of their time waiting for samples.
+    samples each. Workers start at construction, watched by `guard` if there is one. `samples` counts all samples read,
+    `first_chunk` is the first batch including the workers' start, `main_start_seconds` is this process's time to start
+    them, and `is_broken` is true once the loader has raised. Raises the loader's errors except those in `skips`, which
+    the user's loop skips, and TrialEndedError if the guard ended the trial.
     """
 
     def __init__(
@@ -240,10 +236,10 @@ class Feed:
         hopeless: Callable[[Sequence[Chunk]], bool] | None = None,
         too_slow: Callable[[float, float], bool] | None = None,
     ) -> list[Chunk]:
-        """Measure about `seconds` of steady state; prefetched batches are not counted. Then `usage` is this window's.
+        """Measure about `seconds` of steady state, at least one chunk, without prefetched batches; sets `usage`.
 
         Args:
-            seconds: Length of the window; at least one chunk is measured, even if that takes longer.
+            seconds: Length of the window.
             hopeless: Called with the chunks so far; True ends the window early.
             too_slow: Called with the samples and the seconds since the start, before steady state; True ends the
                 window.

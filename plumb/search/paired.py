@@ -2,7 +2,7 @@
 
 Drift of the machine and other users' load change both windows of a pair. So the logarithm of the ratio within each pair
 is evaluated, and not two rates with intervals of their own. A comparison is evaluated after each pair and ends as soon
-as its answer is known; an interval for a fixed number of pairs would be wrong far too often under so many evaluations.
+as its answer is known; an interval for a fixed number of pairs would be wrong far too often with repeated evaluations.
 """
 
 from __future__ import annotations

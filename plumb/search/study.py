@@ -35,7 +35,7 @@ _FAVOURITES, _REMEMBERED = 3, 2
 _UNLIKELY = 0.2
 # Proposals of known configurations cost nothing, but the number of proposals must be limited.
 _PROPOSALS_AT_MOST = 24
-# What is predicted to be slower by no more than this is tried before something that takes long to start.
+# Configurations predicted to be slower by at most this share are tried before one that takes long to start.
 _NEXT_TO = 0.05
 _OUTCOME, _CONFIG, _OVER = "outcome", "config", "over"
 
