@@ -210,7 +210,7 @@ def _highest(seen: Sequence[ReadsAtOnce], end: ClimbEnd) -> int:
     """Return the largest number of reads that gave no less than the best, with nothing amiss."""
     climbed, good = _climbed(seen), _good(seen)
     top = climbed[-1]
-    if end in (ClimbEnd.FLAT, ClimbEnd.CPU) and _rate(seen, top) >= _rate(seen, good):
+    if end is ClimbEnd.FLAT and _rate(seen, top) >= _rate(seen, good):
         return top
     usual = _usual(seen, top)
     return max(

@@ -240,13 +240,14 @@ class Situation:
     def samples_at_once(self) -> float:
         """Number of samples that may be made at once; infinite if nothing limits it.
 
-        A source is given no more reads than it was seen to hold, or one step more if something else ended its climb. If
-        that is so and samples mostly compute, the cores limit the number.
+        A source is given no more reads than it was seen to hold, or one step more if there was no time to climb on. If
+        something else ended its climb and samples mostly compute, the cores limit the number.
         """
         source = self.source
         if source is None:
             return math.inf
         if source.is_exhausted or source.end is ClimbEnd.MOST:
             return max(1.0, source.most_reads)
-        computes = self.cost.wait_seconds < self.cost.cpu_seconds
-        return math.inf if computes else max(2.0 * source.good_reads, source.most_reads, 1.0)
+        if self.cost.wait_seconds < self.cost.cpu_seconds:
+            return math.inf
+        return max(1.0, source.most_reads if source.end is ClimbEnd.CPU else 2.0 * source.good_reads)
