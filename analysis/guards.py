@@ -37,9 +37,9 @@ from plumb.runtime.check_rate import CheckTimes
 from plumb.runtime.loader import current_config
 from plumb.runtime.planned import Planned
 
-FULL, QUICK = Effort(9, 0.8, 10.0), Effort(3, 0.3, 4.0)
+FULL, QUICK = Effort(7, 0.8, 8.0), Effort(3, 0.3, 4.0)
 # A window has as many batches as the first one of its time, and this many at the least.
-FEWEST_BATCHES = 4
+FEWEST_BATCHES, SHORT_EPOCH = 4, 64
 # A pipeline for which plumb finds nothing better is guarded all the same, on what a plan may well have.
 USUAL = Config(2, 2, persistent_workers=True)
 OBJECTS, TENSORS, ARRAY_BYTES = 1_000_000, 50_000, 100_000_000
@@ -189,8 +189,9 @@ def row(name: str, effort: Effort, is_quick: bool) -> Row:
         clock = PausedClock()
         with clock.in_guards():
             sides = [Endless(None, planned(loader, config, tuned.rewrites, guarded)) for guarded in (False, True)]
-            # The first batches start workers, are checked, and fill stores.
-            warm = len(loader) + 1 if config.cache else FEWEST_BATCHES
+            # The first batches start workers, are checked, and fill stores; the second epoch's first is checked, too.
+            has_an_epoch = config.cache or len(loader) <= SHORT_EPOCH
+            warm = len(loader) + 1 if has_an_epoch else FEWEST_BATCHES
             for batches in sides:
                 window(batches, config, warm)
             count = batches_within(sides[0], config, effort.window_seconds)
