@@ -148,7 +148,7 @@ class LoaderSegment:
         if way.is_users and isinstance(init, ReopeningInit):
             # The user's own workers stay as the script has them, also in the tracebacks of their errors.
             self._loader.worker_init_fn = init.then
-        if config.num_workers:
+        if config.persistent_workers:
             keep_sockets_together()
         if config.num_workers and not way.is_users:
             users_timeout, self._loader.timeout = self._loader.timeout or math.inf, 0

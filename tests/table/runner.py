@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +48,8 @@ class Zygote:
 
     def run(self, row: Row, words: list[str], folder: Path) -> Result:
         """Run a command in a row's folder."""
-        scratch = folder / "scratch"
-        scratch.mkdir(exist_ok=True)
+        # A short path: processes make sockets in there.
+        scratch = Path(tempfile.mkdtemp(prefix="table-"))
         (folder / "given").write_text(row.given)
         job = {"words": words, "folder": str(folder), "closed": row.closed, "env": {"TMPDIR": str(scratch), **row.env}}
         job |= {name: str(folder / file) for name, file in (("in", "given"), ("out", "printed"), ("err", "said"))}
@@ -55,8 +57,9 @@ class Zygote:
         self._process.stdin.flush()
         code = json.loads(self._process.stdout.readline())["code"]
         out, err = ((folder / name).read_text(errors="replace") for name in ("printed", "said"))
-        left = _left(folder)
-        return Result(code, out, err, (*left, *(path.name for path in scratch.iterdir())))
+        left = (*_left(folder), *(path.name for path in scratch.iterdir()))
+        shutil.rmtree(scratch)
+        return Result(code, out, err, left)
 
     def close(self) -> None:
         """End the process."""
