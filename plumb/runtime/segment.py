@@ -103,6 +103,7 @@ class Way:
     `is_users`: it is the user's own configuration, which needs neither rewrites nor `guards`. `stored` is a store that
     was filled already; `running` outlives the segment, with its store. `is_checked`: guards may mark batches to be made
     a second time. Workers that deliver nothing for `patience_seconds` are given up, unless they are the user's own.
+    `may_last`: they may be kept for the next epoch, whatever `config` says.
     """
 
     config: Config
@@ -113,6 +114,7 @@ class Way:
     is_checked: bool = False
     guards: Guards | None = None
     patience_seconds: float = math.inf
+    may_last: bool = False
 
 
 class LoaderSegment:
@@ -148,7 +150,7 @@ class LoaderSegment:
         if way.is_users and isinstance(init, ReopeningInit):
             # The user's own workers stay as the script has them, also in the tracebacks of their errors.
             self._loader.worker_init_fn = init.then
-        if config.persistent_workers:
+        if config.persistent_workers or way.may_last:
             keep_sockets_together()
         if config.num_workers and not way.is_users:
             users_timeout, self._loader.timeout = self._loader.timeout or math.inf, 0
