@@ -21,9 +21,9 @@ from analysis.pipelines.pipeline import Pipeline
 from analysis.readings import add_fresh, keep, once
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import tune_loader
-from plumb.config import Config
-from plumb.plan import Rate
-from plumb.runtime.allocator import ways_kept
+from plumb.core.config import Config
+from plumb.core.plan import Rate
+from plumb.host.malloc import ways_kept
 
 FULL, QUICK = Effort(4, 1.2, 30.0), Effort(2, 0.3, 4.0)
 CONFIGURATIONS_AT_MOST = 14

@@ -21,8 +21,8 @@ from analysis.pipelines import made
 from analysis.pipelines.pipeline import Pipeline
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import tune_loader
-from plumb.config import Config
-from plumb.runtime.allocator import reusing
+from plumb.core.config import Config
+from plumb.host.malloc import reusing
 
 FULL, QUICK = Effort(3, 1.0, 60.0), Effort(1, 0.3, 6.0)
 EPOCHS, QUICK_EPOCHS = 9, 1

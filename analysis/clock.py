@@ -21,10 +21,10 @@ from statistics import median
 
 from analysis.images import ROOT
 from analysis.results import Effort, publish, say, table
-from plumb import plan
-from plumb.errors import one_line
-from plumb.plan import LoaderPlan
-from plumb.report.words import short
+from plumb.core import plan
+from plumb.core.errors import one_line
+from plumb.core.plan import LoaderPlan
+from plumb.report.wording import short
 
 FULL, QUICK = Effort(2, 0.0, 15.0), Effort(1, 0.0, 10.0)
 EPOCHS, QUICK_EPOCHS = 4, 3

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from plumb import intercept, plan
-from plumb.child import run_script
-from plumb.orders import Target
-from plumb.processes import end_children
-from plumb.runtime.apply import PlanApplied
-from plumb.site import Site
-from plumb.watch import Registry
+from plumb.core import plan
+from plumb.host.process_control import end_children
+from plumb.instrument.call_site import Site
+from plumb.script import interception
+from plumb.script.child import run_script
+from plumb.script.loader_registry import Registry
+from plumb.script.plan_handler import PlanApplied
+from plumb.tuning.orders import Target
 
 
 class Plain:
@@ -68,7 +69,7 @@ class Timed:
 class Timing:
     """An `intercept.Handler` that times the epochs of one loader; another one decides on how it runs."""
 
-    def __init__(self, inner: intercept.Handler, name: str, epochs: int, out: Path) -> None:
+    def __init__(self, inner: interception.Handler, name: str, epochs: int, out: Path) -> None:
         self._inner, self._name, self._epochs, self._out = inner, name, epochs, out
         self._registry = Registry()
         self._begun = 0.0
@@ -118,7 +119,7 @@ def main() -> None:
     plan_file, out, name, epochs, script, *arguments = sys.argv[1:]
     inner = Plain() if plan_file == "-" else PlanApplied(plan.read(Path(plan_file)))
     timing = Timing(inner, name, int(epochs), Path(out))
-    intercept.install(timing)
+    interception.install(timing)
     error = run_script(Target(script, False), arguments)
     timing.write()
     if error is not None:

@@ -25,10 +25,10 @@ from analysis.peers.libraries import LIBRARIES, Running, tuned_by_hand
 from analysis.pipelines.pipeline import Pipeline
 from analysis.results import Effort, say
 from analysis.tuned import Tuned, tune_loader
-from plumb.config import Config
-from plumb.errors import TuningError
+from plumb.core.config import Config
+from plumb.core.errors import TuningError
 from plumb.host import Limits
-from plumb.subject import Step
+from plumb.tuning.loader_under_test import Step
 
 _LOOKED_AT_BATCHES, _LOOKED_AT_SAMPLES = 2, 64
 _STEP_SHARE = 0.5

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from analysis.images import ROOT
 
-_BURN = "from plumb.processes import end_with_parent; end_with_parent()\nwhile True: pass"
+_BURN = "from plumb.host.process_control import end_with_parent; end_with_parent()\nwhile True: pass"
 
 
 def keep_to_cpus(count: int, module: str) -> None:

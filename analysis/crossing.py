@@ -27,7 +27,7 @@ from analysis.measuring import (
     torch_loader,
 )
 from analysis.results import Effort, publish, say, table
-from plumb.config import Config
+from plumb.core.config import Config
 from plumb.runtime.loader import rebuild
 
 FULL, QUICK = Effort(9, 1.0, 0.0), Effort(1, 0.3, 0.0)

@@ -22,11 +22,11 @@ from analysis.measuring import Apart, Contender, Reading, by_turns, share, strea
 from analysis.pipelines.pipeline import Pipeline
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import tune_loader
-from plumb.config import Config
-from plumb.profile.pinning import pinned
-from plumb.search.decide import EQUAL
-from plumb.search.measure import Chunk, IndexStream
-from plumb.subject import Step
+from plumb.core.config import Config
+from plumb.host.pinned_memory import pinned
+from plumb.tuning.loader_under_test import Step
+from plumb.tuning.measure.throughput import Chunk, IndexStream
+from plumb.tuning.search.decision import EQUAL
 
 FULL, QUICK = Effort(3, 4.0, 45.0), Effort(1, 1.0, 10.0)
 _MODELS = ("resnet18", "resnet50")

@@ -28,14 +28,14 @@ from analysis import field, results
 from analysis.measuring import share_by_turns
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import tune_loader
-from plumb.config import Config, Rewrites
-from plumb.loop import Endless
-from plumb.plan import LoaderPlan, Measured, Prediction, Rate
-from plumb.runtime import state_guard
-from plumb.runtime.allocator import reusing
-from plumb.runtime.check_rate import CheckTimes
+from plumb.core.config import Config, Rewrites
+from plumb.core.plan import LoaderPlan, Measured, Prediction, Rate
+from plumb.host.malloc import reusing
+from plumb.runtime.checks.check_rate import CheckTimes
+from plumb.runtime.guards import state_guard
 from plumb.runtime.loader import current_config
-from plumb.runtime.planned import Planned
+from plumb.runtime.planned_loader import Planned
+from plumb.tuning.measure.training_loop import Endless
 
 FULL, QUICK = Effort(7, 0.8, 8.0), Effort(3, 0.3, 4.0)
 # A window has as many batches as the first one of its time, and this many at the least.

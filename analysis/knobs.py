@@ -5,8 +5,8 @@ import random
 from collections.abc import Sequence
 
 from analysis.pipelines.pipeline import Pipeline
-from plumb.config import Config
-from plumb.search.space import Space
+from plumb.core.config import Config
+from plumb.tuning.search.optuna_space import Space
 
 # What a careful user of torch's loader would try by hand.
 TORCHS = (Config(0), *(Config(workers, prefetch, True) for workers in (1, 2, 3, 4) for prefetch in (2, 4)))

@@ -28,7 +28,7 @@ from analysis.measuring import (
 )
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import Tuned, tune_loader
-from plumb.config import Config
+from plumb.core.config import Config
 from plumb.host import Limits
 
 FULL, QUICK = Effort(7, 1.2, 60.0), Effort(1, 0.3, 6.0)

@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader
 from analysis.images import ROOT, train_loader
 from analysis.machine import description
 from analysis.tuned import Tuned, tune_loader
-from plumb.config import Config
-from plumb.live import live_iterator, tuning_of
-from plumb.runtime.allocator import reusing
+from plumb.core.config import Config
+from plumb.host.malloc import reusing
 from plumb.runtime.loader import rebuild
-from plumb.subject import Step
+from plumb.tuning.live import live_iterator, tuning_of
+from plumb.tuning.loader_under_test import Step
 
 RESULTS = ROOT / "analysis" / "results" / "live.md"
 EPOCHS, STEP_SECONDS, BUDGET_SECONDS = 12, 0.02, 40.0

@@ -2,8 +2,8 @@
 
 from datetime import date
 
+from plumb.core.units import format_bytes
 from plumb.host import Limits, Machine
-from plumb.units import format_bytes
 
 
 def description() -> str:

@@ -23,8 +23,8 @@ from analysis.machine import description
 from analysis.measuring import Reading, best, by_turns, share, stream_of, torch_contender
 from analysis.results import table
 from analysis.tuned import Tuned, tune_loader
-from plumb.config import Config
-from plumb.plan import LoaderPlan, Plan, decode
+from plumb.core.config import Config
+from plumb.core.plan import LoaderPlan, Plan, decode
 from plumb.report.terminal import print_report
 
 RESULTS = ROOT / "analysis" / "results" / "main_job.md"

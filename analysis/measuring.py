@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, default_collate
 
-from plumb.config import Config
-from plumb.model.operational import amortized
-from plumb.plan import Rate
-from plumb.search.measure import Chunk, Feed, IndexStream, whole
+from plumb.core.config import Config
+from plumb.core.plan import Rate
+from plumb.model.resource_bounds import amortized
+from plumb.tuning.measure.throughput import Chunk, Feed, IndexStream, whole
 
 # A configuration that isn't in steady state by then is given up: a server may have collapsed under it.
 _PATIENCE_SECONDS = 120.0

@@ -22,10 +22,10 @@ from analysis.pipelines import made
 from analysis.pipelines.pipeline import Pipeline
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import Tuned, tune_loader
-from plumb.config import Config
-from plumb.model import feasible
-from plumb.search.measure import Feed
-from plumb.units import format_bytes
+from plumb.core.config import Config
+from plumb.core.units import format_bytes
+from plumb.model import constraints
+from plumb.tuning.measure.throughput import Feed
 
 FULL, QUICK = Effort(1, 3.0, 20.0), Effort(1, 0.5, 4.0)
 PIPELINES = ("photos", "large_batches", "padding", "decoded", "spectrograms", "tiny")
@@ -99,7 +99,7 @@ def compare(pipeline: Pipeline, effort: Effort, at_most: int) -> list[Comparison
         tuned.fill([config])
         most = _taken(tuned, pipeline, config, effort.window_seconds)
         tuned.filled.clear()
-        needs = feasible.needs(tuned.choice.situation, config, config.num_workers, config.batches_in_flight)
+        needs = constraints.needs(tuned.choice.situation, config, config.num_workers, config.batches_in_flight)
         held = {
             "memory": tuned.choice.situation.footprint.main_bytes - before.memory,
             "shared memory": -before.shared_memory,

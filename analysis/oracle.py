@@ -28,11 +28,11 @@ from analysis.pipelines.pipeline import Pipeline
 from analysis.readings import add_fresh, keep, once
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import Tuned, tune_loader
-from plumb.config import Config
+from plumb.core.config import Config
+from plumb.core.plan import Rate
+from plumb.host.malloc import ways_kept
 from plumb.model import planner
-from plumb.model.operational import EPOCHS
-from plumb.plan import Rate
-from plumb.runtime.allocator import ways_kept
+from plumb.model.resource_bounds import EPOCHS
 
 FULL, QUICK = Effort(2, 0.6, 30.0), Effort(1, 0.2, 4.0)
 FINAL_TURNS, FINAL_SECONDS, FINALISTS = 5, 0.8, 3
@@ -301,7 +301,7 @@ def _with_interval(reached: Rate | None) -> str:
 def _misses(contest: Told) -> Iterator[str]:
     """What plumb's own way misses of the aims, and what was measured of the reason."""
     plumb = contest.chosen[WAYS[0]]
-    shares = [(plumb.later, "the grid's best", f"{plumb.config}, and the grid's best is {contest.best}")]
+    shares = [(plumb.later, "the grid's best", f"{plumb.core.config}, and the grid's best is {contest.best}")]
     if plumb.over_epochs != plumb.later:
         first_too = "the first epoch, which fills a store, counts here"
         shares.append((plumb.over_epochs, f"the best over {EPOCHS} epochs", first_too))
@@ -311,7 +311,7 @@ def _misses(contest: Told) -> Iterator[str]:
             told = f"that it is less than {AIM} is within noise" if is_noise else "its turns all lie below"
             yield f"- {contest.pipeline}: {_with_interval(reached)} of {share_of}; {told}; {remark}."
     if plumb.error:
-        yield f"- {contest.pipeline}: {plumb.config} was not measured: {plumb.error}."
+        yield f"- {contest.pipeline}: {plumb.core.config} was not measured: {plumb.error}."
     if plumb.of_grid > TIME_AIM:
         yield (
             f"- {contest.pipeline}: plumb took {plumb.seconds:.1f} s, {plumb.of_grid:.3f} of what the grid takes, in "

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from analysis.measuring import Timed
-from plumb.search.measure import Chunk
+from plumb.tuning.measure.throughput import Chunk
 
 PLUMB, PLUMB_UNCACHED, PLUMB_IN_ORDER = "plumb", "plumb, nothing stored", "plumb, order kept"
 ORACLE = "the best of all"

@@ -3,7 +3,7 @@
 from statistics import median
 
 from analysis.outcome import PLUMB, PLUMB_UNCACHED, Entry, Outcome
-from plumb.model.operational import EPOCHS
+from plumb.model.resource_bounds import EPOCHS
 
 # Turns of one loader that lie further apart than this say that the host was not the same in all of them.
 _APART = 0.25

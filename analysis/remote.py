@@ -27,7 +27,7 @@ from analysis.pipelines.served import Objects, ObjectsByHand, peak
 from analysis.results import Effort, publish, say, table
 from analysis.servers.processes import ceiling, moto, running
 from analysis.tuned import Tuned, tune_loader
-from plumb.config import Config
+from plumb.core.config import Config
 
 FULL, QUICK = Effort(4, 3.0, 120.0), Effort(1, 0.5, 20.0)
 LATENCY_SECONDS, BATCH = 0.1, 64

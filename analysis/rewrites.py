@@ -17,9 +17,9 @@ from analysis.pipelines import made
 from analysis.pipelines.pipeline import Pipeline
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import Tuned, tune_loader
-from plumb.config import Config
+from plumb.core.config import Config
 from plumb.model.demand import demand
-from plumb.search.measure import Feed
+from plumb.tuning.measure.throughput import Feed
 
 FULL, QUICK = Effort(4, 0.8, 30.0), Effort(1, 0.3, 6.0)
 PIPELINES = ("large_batches", "bandwidth", "decoded", "spectrograms", "photos")

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from analysis.images import ROOT
 from analysis.machine import description
-from plumb.model.simulate import Loading, consumed, simulate
+from plumb.model.simulator import Loading, consumed, simulate
 
 RESULTS = ROOT / "analysis" / "results" / "simulator.md"
 BATCHES, TURNS = 40_000, 5

@@ -8,8 +8,8 @@ from analysis.measuring import share
 from analysis.outcome import PLUMB, PLUMB_IN_ORDER, PLUMB_UNCACHED, Entry, Outcome
 from analysis.reasons import known_of, reason
 from analysis.results import table
-from plumb.plan import Rate
-from plumb.units import format_bytes
+from plumb.core.plan import Rate
+from plumb.core.units import format_bytes
 
 # Differences below this are noise, unless the interval says otherwise.
 _OF_ORACLE, _OVER_EACH_PEER, _MISCONFIGURED, _OBJECTS, _CACHED, _OF_GRID_SECONDS = 0.97, 1.5, 47.0, 12.0, 1.5, 0.1

@@ -19,14 +19,15 @@ from torch.utils.data import Dataset, default_collate
 
 from analysis.images import train_loader
 from analysis.machine import description
-from plumb.profile.operators import Timing
-from plumb.profile.storage import ReadCounter
-from plumb.trace import Pipeline, trace
-from plumb.trace.course import Course
-from plumb.trace.discovery import Discovery
-from plumb.trace.processors import choose, select
-from plumb.trace.recorder import Recorder
-from plumb.trace.sources import source_of
+from plumb.api.trace import trace
+from plumb.host.read_counter import ReadCounter
+from plumb.instrument.recorder import Recorder
+from plumb.tracing.dataflow_pass import Discovery
+from plumb.tracing.operator_selection import choose, select
+from plumb.tracing.pipeline import Pipeline
+from plumb.tracing.sample_source import source_of
+from plumb.tracing.timing_pass import Timing
+from plumb.tracing.tracer import Course
 
 RESULTS = Path(__file__).parent / "results" / "trace_cost.md"
 TRACES, SAMPLES, TURNS = 5, 32, 12

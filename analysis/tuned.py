@@ -12,19 +12,19 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from analysis.measuring import Contender
-from plumb.config import CacheChoice, Config, Rewrites
-from plumb.events import Event, TrialDone
+from plumb.core.config import CacheChoice, Config, Rewrites
+from plumb.core.events import Event, TrialDone
 from plumb.host import Limits
-from plumb.model import operational
+from plumb.model import resource_bounds
 from plumb.model.demand import demand
 from plumb.model.twin import simulated_rate
-from plumb.options import Options
+from plumb.runtime.iterator_setup import cut_of
 from plumb.runtime.loader import rebuild
-from plumb.runtime.running import cut_of
-from plumb.runtime.stored import Stored
-from plumb.search.space import Space
-from plumb.subject import Choice, Step, Subject
-from plumb.tuning import Tuner
+from plumb.runtime.store.dataset_store import Stored
+from plumb.tuning.loader_under_test import Choice, Step, Subject
+from plumb.tuning.options import Options
+from plumb.tuning.search.optuna_space import Space
+from plumb.tuning.tuner import Tuner
 
 # Workers that stay silent for so long are taken for stuck.
 _STUCK_SECONDS = 60.0
@@ -90,14 +90,14 @@ class Tuned:
 
     def predicted(self, config: Config) -> float:
         """The rate that the model's bounds allow: samples per second over a real epoch."""
-        return operational.loader_rate(self.choice.situation, config)
+        return resource_bounds.loader_rate(self.choice.situation, config)
 
     def simulated(self, config: Config) -> float:
         """The rate of the model's twin of torch's loader: samples per second over a real epoch."""
         situation = self.choice.situation
         steady = simulated_rate(situation, config, _SIMULATED_BATCHES)
         start = 0.0 if config.persistent_workers else float(situation.start_seconds(config.num_workers))
-        return float(operational.amortized(steady, situation.epoch_samples, start))
+        return float(resource_bounds.amortized(steady, situation.epoch_samples, start))
 
     def predicted_cpu_seconds(self, config: Config) -> float:
         """The CPU seconds of all processes together that the model gives a sample."""
@@ -106,7 +106,7 @@ class Tuned:
 
     def why(self, config: Config) -> str:
         """The model's bounds for `config`, the smallest first, in words."""
-        bounds = operational.bounds(self.choice.situation, config)
+        bounds = resource_bounds.bounds(self.choice.situation, config)
         return ", ".join(f"{name} {rate:,.0f}" for name, rate in sorted(bounds.items(), key=lambda item: item[1]))
 
 

@@ -1,5 +1,5 @@
 """Entry point of `python -m plumb`, which is the command `plumb`."""
 
-from plumb.cli import main
+from plumb.cli.app import main
 
 main()

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from plumb.plan import LoaderPlan, Plan, decode
+from plumb.core.plan import LoaderPlan, Plan, decode
 
 SCRIPTS = Path(__file__).parent / "scripts"
 _TIMEOUT_SECONDS = 180

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from plumb.config import CacheChoice, Config
+from plumb.core.config import CacheChoice, Config
 
 PREAMBLE = """
 import collections, functools, os, random, time

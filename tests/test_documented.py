@@ -16,8 +16,8 @@ import pytest
 from documented.__main__ import MODULES
 from documented.case import CASES, PERSISTENT, TWO, plan_of
 
-from plumb import plan
-from plumb.config import Config
+from plumb.core import plan
+from plumb.core.config import Config
 
 HERE = Path(__file__).parent
 # What a loader shows of its arguments: over a dataset that `plumb.tuned` marked, these are the script's own.

@@ -13,7 +13,7 @@ import pytest
     [
         ["-c", "import plumb"],
         ["-c", "import plumb; plumb.tuned(type('Data', (), {})); plumb.operator(lambda: 0)"],
-        ["-c", "import plumb.commands"],
+        ["-c", "import plumb.cli.commands"],
         ["-m", "plumb", "--help"],
         ["-m", "plumb", "tune", "--help"],
     ],
@@ -59,7 +59,8 @@ def _annotations(tree):
 
 
 def test_no_code_depends_on_what_a_script_has_put_in_the_place_of_torch_s_loader():
-    """Modules that do more with torch's class than to name it in annotations import it from `plumb.torch_loader`."""
+    """Modules that do more with torch's class than to name it in annotations import it from
+    `instrument.torch_loader`."""
     plumb = Path(__file__).parent.parent / "plumb"
     depending = []
     for path in plumb.rglob("*.py"):
@@ -93,7 +94,11 @@ def _imported_at_once(tree):
 
 def test_what_runs_on_a_plan_imports_nothing_that_only_a_tuning_needs():
     root = Path(__file__).parent.parent
-    pending, met, needed = ["plumb.runtime.apply", "plumb.runtime.planned", "plumb.watch"], set(), {}
+    pending, met, needed = (
+        ["plumb.script.plan_handler", "plumb.runtime.planned_loader", "plumb.script.loader_registry"],
+        set(),
+        {},
+    )
     while pending:
         name = pending.pop()
         if name in met:

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from plumb import plan
-from plumb.config import Config
+from plumb.core import plan
+from plumb.core.config import Config
 
 TUNED = Config(num_workers=2, prefetch_factor=2, persistent_workers=True)
 SCRIPTS = {

@@ -16,12 +16,12 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from plumb import intercept
-from plumb.config import Config
-from plumb.plan import LoaderPlan, Measured, Prediction
+from plumb.core.config import Config
+from plumb.core.plan import LoaderPlan, Measured, Prediction
+from plumb.instrument.call_site import Site
 from plumb.runtime.loader import current_config
-from plumb.runtime.planned import Planned
-from plumb.site import Site
+from plumb.runtime.planned_loader import Planned
+from plumb.script import interception
 
 RATE, INTERVAL = 100.0, (90.0, 110.0)
 
@@ -70,4 +70,4 @@ class EveryLoaderPlanned:
 
 
 def pytest_configure() -> None:
-    intercept.install(EveryLoaderPlanned())
+    interception.install(EveryLoaderPlanned())

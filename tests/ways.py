@@ -5,18 +5,18 @@ import dataclasses
 import pytest
 
 import plumb
-from plumb import selftuning
-from plumb.decorator import MarkedDatasets
-from plumb.live import live_iterator
-from plumb.marks import Settings, mark
-from plumb.plan import LoaderPlan, Measured, Plan, Prediction
-from plumb.runtime.apply import PlanApplied
+from plumb.api import self_tuning
+from plumb.api.decorator import MarkedDatasets
+from plumb.core.plan import LoaderPlan, Measured, Plan, Prediction
+from plumb.instrument.call_site import Site
+from plumb.instrument.torch_loader import DataLoader
 from plumb.runtime.loader import NO_REWRITES, current_config
-from plumb.runtime.planned import Planned
-from plumb.site import Site
-from plumb.torch_loader import DataLoader
-from plumb.watch import Registry
-from tests.live.parts import follow
+from plumb.runtime.planned_loader import Planned
+from plumb.script.loader_registry import Registry
+from plumb.script.plan_handler import PlanApplied
+from plumb.tuning.dataset_settings import Settings, mark
+from plumb.tuning.live import live_iterator
+from tests.parts.live_parts import follow
 
 _RATE = (90.0, 110.0)
 _SITE = Site(__file__, 1, "loader")
@@ -59,8 +59,8 @@ def _by_mark(loader, config, rewrites, said, monkeypatch):
     """As `@plumb.tuned` does it."""
     assert mark(loader.dataset, Settings())
     entry, handler = entry_for(loader, config, rewrites), MarkedDatasets()
-    monkeypatch.setattr(selftuning, "plan_of", lambda *_, **__: entry)
-    monkeypatch.setattr(selftuning, "say", said.append)
+    monkeypatch.setattr(self_tuning, "plan_of", lambda *_, **__: entry)
+    monkeypatch.setattr(self_tuning, "say", said.append)
     return lambda: handler.iterating(loader, lambda: DataLoader.__iter__(loader), True)
 
 
@@ -70,7 +70,7 @@ def _by_class(loader, config, rewrites, said, monkeypatch):
     its = plumb.DataLoader(
         loader.dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn, **own.loader_arguments()
     )
-    monkeypatch.setattr(selftuning, "say", said.append)
+    monkeypatch.setattr(self_tuning, "say", said.append)
     its.run_on(entry_for(its, config, rewrites))
     return lambda: iter(its)
 

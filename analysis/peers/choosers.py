@@ -16,7 +16,7 @@ from analysis.peers.jobs import answer_of, job_of
 from analysis.pipelines.pipeline import Pipeline
 from analysis.results import Effort
 from analysis.tuned import Tuned
-from plumb.config import Config
+from plumb.core.config import Config
 from plumb.host import Limits
 
 WORKERS_PER_GPU = 4

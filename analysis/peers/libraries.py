@@ -13,7 +13,7 @@ from analysis.peers.environments import CannotRunError, Environment
 from analysis.peers.jobs import answer_of, images_of, job_of
 from analysis.pipelines.pipeline import Pipeline
 from plumb.host import Limits
-from plumb.search.measure import Chunk, rate_of
+from plumb.tuning.measure.throughput import Chunk, rate_of
 
 _MEBI = 2.0**20
 

@@ -11,7 +11,7 @@ import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
-from plumb.processes import end_with_parent
+from plumb.host.process_control import end_with_parent
 
 
 class Handler(SimpleHTTPRequestHandler):

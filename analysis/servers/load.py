@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import sys
 
-from plumb.processes import end_with_parent
+from plumb.host.process_control import end_with_parent
 
 
 async def ask(port: int, paths: list[str], answers: list[str]) -> None:

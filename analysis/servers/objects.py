@@ -11,7 +11,7 @@ import sys
 import zlib
 from pathlib import Path
 
-from plumb.processes import end_with_parent
+from plumb.host.process_control import end_with_parent
 
 
 def answers(folder: Path) -> dict[bytes, bytes]:

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import sys
 
-from plumb.processes import end_with_parent
+from plumb.host.process_control import end_with_parent
 
 
 class Slots:

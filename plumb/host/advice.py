@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from plumb.core.units import format_bytes
 from plumb.host.limits import ASKED_FOR, Limits
 from plumb.host.machine import Machine
-from plumb.units import format_bytes
 
 _GIB = 2**30
 # Below these values, ordinary image loaders with a handful of workers run into the limit.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from plumb.host.files import Host, whole
+from plumb.host.host_files import Host, whole
 
 _RANK_VARIABLES = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PMI_RANK", "SLURM_STEP_ID")
 

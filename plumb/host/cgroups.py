@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plumb.host.files import Host
+from plumb.host.host_files import Host
 from plumb.host.mounts import Mount, mounts
 
 

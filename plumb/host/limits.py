@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from plumb.host.cpus import cpu_limit
-from plumb.host.disks import disk
-from plumb.host.files import Host
+from plumb.host.cpu_limit import cpu_limit
+from plumb.host.disk_limit import disk
 from plumb.host.gpus import Gpu, gpus
-from plumb.host.memory import memory_limit, shm_limit
-from plumb.host.processes import open_file_limits, process_limit
-from plumb.host.ranks import ranks_on_host
+from plumb.host.host_files import Host
+from plumb.host.local_ranks import ranks_on_host
+from plumb.host.memory_limit import memory_limit, shm_limit
+from plumb.host.process_limits import open_file_limits, process_limit
 
 ASKED_FOR = "asked for"
 LOWERABLE = (

@@ -7,8 +7,8 @@ import platform
 from dataclasses import dataclass
 
 from plumb.host.affinity import usable_cpus
-from plumb.host.files import Host
-from plumb.host.ranks import ranks_on_host
+from plumb.host.host_files import Host
+from plumb.host.local_ranks import ranks_on_host
 
 _PACKAGES = ("plumb-tune", "torch", "torchvision", "numpy", "optuna")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from plumb.host.files import Host
+from plumb.host.host_files import Host
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from plumb.host.files import Host, whole
-from plumb.host.reading import Reading
+from plumb.host.host_files import Host, whole
+from plumb.host.limit_reading import Reading
 
 _COUNTED = re.compile(r"([0-9]+)(?:\(x([0-9]+)\))?")
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from plumb.journal import records, scratch, writers
-from plumb.journal.recorder import LARGE_BYTES, Recorder
+from plumb.journal.change_recorder import LARGE_BYTES, Recorder
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 

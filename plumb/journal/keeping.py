@@ -17,13 +17,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from plumb.errors import one_line
+from plumb.core.errors import one_line
+from plumb.core.files_outcome import FilesOutcome, UnkeptFile
 from plumb.journal import records, snapshot
-from plumb.journal.outcome import FilesOutcome, UnkeptFile
 from plumb.journal.recovery import hold, recover
 from plumb.journal.seen import OpenFiles
 from plumb.journal.sharing import Share, forget_old
-from plumb.runtime.store_folder import make_user_folder, memory_root, open_private, user_folder
+from plumb.runtime.store.store_folder import make_user_folder, memory_root, open_private, user_folder
 
 _FOLDER, _PREFIX = "journals", "tuning-"
 _PACKAGE_ROOT = Path(__file__).resolve().parent.parent.parent
@@ -131,7 +131,7 @@ class Keeper:
         shared = self._share.descriptor if self._share is not None else None
         held = [descriptor for descriptor in (shared, self._alive) if descriptor is not None]
         words = [self.folder, self._scratch, self.mark, str(shared or "")]
-        command = [sys.executable, "-m", "plumb.journal.watcher", *words]
+        command = [sys.executable, "-m", "plumb.script.cleanup_process", *words]
         paths = [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")]
         self._watcher = subprocess.Popen(
             command,
@@ -166,10 +166,10 @@ class Keeper:
         return outcome[0] if outcome else FilesOutcome()
 
     def _put_back(self, clean: bool) -> FilesOutcome:
-        from plumb.journal import restore
+        from plumb.journal import putting_back
 
         try:
-            outcome = restore.put_back(self.folder, clean, _printed_to())
+            outcome = putting_back.put_back(self.folder, clean, _printed_to())
         except Exception as error:
             why = f"plumb itself failed ({one_line(error)}); the earlier files are in {self.folder}"
             return FilesOutcome(not_put_back=(UnkeptFile("all that it changed", why),))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from plumb.journal.paths import is_within
+from plumb.journal.journal_paths import is_within
 from plumb.journal.records import ABSENT, BESIDE, GROWN, KEPT, MOVED, PROGRAM, SCRATCH, SEEN, STATUS, Record
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from plumb.journal import records, restore
+from plumb.journal import putting_back, records
 from plumb.journal.records import KEPT, MOVED
 
 ALIVE = "alive"
@@ -61,7 +61,7 @@ def _recovered(folder: Path, died_at: float) -> list[str]:
         )
     # Later changes in the script's folders are not the script's, so they are not compared.
     (folder / records.SNAPSHOT).unlink(missing_ok=True)
-    outcome = restore.put_back(str(folder), clean=False)
+    outcome = putting_back.put_back(str(folder), clean=False)
     if outcome.not_put_back:
         return [f"a tuning was killed, and not all of its files could be put back: they are in {folder}"]
     shutil.rmtree(folder, ignore_errors=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Any
 
-from plumb.journal.recorder import Recorder
+from plumb.journal.change_recorder import Recorder
 
 _REMOVERS = frozenset({"rmtree", "remove", "unlink", "rmdir", "cleanup", "removedirs"})
 # Depth to which a handler's values are searched for paths.

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from plumb.journal.recorder import Recorder
+from plumb.journal.change_recorder import Recorder
 
 
 @dataclass(frozen=True)

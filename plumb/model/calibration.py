@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from plumb.plan import SampleCost
+from plumb.core.plan import SampleCost
 
 # Usually the most that workers beyond the number of cores cost, as a share (analysis/accuracy.py).
 USUAL_OVERSUBSCRIPTION = 0.1

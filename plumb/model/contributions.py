@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from plumb.config import Config
-from plumb.model.operational import loader_rate
-from plumb.model.situation import Situation
+from plumb.core.config import Config
+from plumb.model.inputs import Situation
+from plumb.model.resource_bounds import loader_rate
 
 
 def rates_without_each(situation: Situation, config: Config) -> dict[str, float]:

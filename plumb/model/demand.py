@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from plumb.config import WHOLE_BATCHES, CacheChoice, Config
-from plumb.model.situation import AllocatorGain, CutCost, DeferralCost, Left, Situation, ThreadsCost
+from plumb.core.config import WHOLE_BATCHES, CacheChoice, Config
+from plumb.model.inputs import AllocatorGain, CutCost, DeferralCost, Left, Situation, ThreadsCost
 
 # Lower limit of any saving: a sample takes a call, and its bytes are copied once, at most at memory bandwidth.
 _LEAST_CALL_SECONDS, _LEAST_COPY_SECONDS_PER_BYTE = 1e-6, 1e-10

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from plumb.config import CacheChoice, Config
+from plumb.core.config import CacheChoice, Config
+from plumb.core.plan import SampleCost
 from plumb.host import Limits
-from plumb.model import feasible, operational
+from plumb.model import constraints, resource_bounds
 from plumb.model.demand import demand, go_together
-from plumb.model.situation import CutCost, Freedom, Situation
+from plumb.model.inputs import CutCost, Freedom, Situation
 from plumb.model.twin import simulated_rate
-from plumb.plan import SampleCost
 
 # Predictions this close are equal; among equal ones the cheapest configuration comes first.
 _EQUAL = 0.01
@@ -119,15 +119,15 @@ def rank(freedom: Freedom, situation: Situation, steady_within_seconds: float = 
 
     """
     points = [_points(way, freedom, situation) for way in _ways(freedom, situation)]
-    limits = feasible.allowed(situation)
+    limits = constraints.allowed(situation)
     excluded: dict[str, int] = {}
     for each in points:
-        for name, needed in feasible.needs(situation, each.way, each.workers, each.in_flight).items():
+        for name, needed in constraints.needs(situation, each.way, each.workers, each.in_flight).items():
             too_much = each.fits & (needed > limits[name])
             if too_much.any():
                 excluded[name] = excluded.get(name, 0) + int(too_much.sum())
                 each.fits[too_much] = False
-        steady_seconds = operational.seconds_until_steady(situation, each.workers, each.in_flight, each.rates)
+        steady_seconds = resource_bounds.seconds_until_steady(situation, each.workers, each.in_flight, each.rates)
         each.fits[steady_seconds > steady_within_seconds] = False
     candidates = [
         candidate
@@ -139,7 +139,7 @@ def rank(freedom: Freedom, situation: Situation, steady_within_seconds: float = 
 
 def _seconds_until_steady(situation: Situation, candidate: Candidate) -> float:
     config, rate = candidate.config, candidate.samples_per_second
-    return float(operational.seconds_until_steady(situation, config.num_workers, config.batches_in_flight, rate))
+    return float(resource_bounds.seconds_until_steady(situation, config.num_workers, config.batches_in_flight, rate))
 
 
 def cost_order(config: Config) -> tuple[int, ...]:
@@ -227,15 +227,15 @@ def _points(way: Config, freedom: Freedom, situation: Situation) -> _Points:
         values = [0], (0,), (False,)
     workers, prefetch, persistent = (axis.ravel() for axis in np.meshgrid(*values, indexing="ij"))
     wanted = demand(situation, way)
-    loader = operational.loader_rates(situation, wanted, workers, persistent)
+    loader = resource_bounds.loader_rates(situation, wanted, workers, persistent)
     if way.num_workers:
-        rest = operational.ceilings(situation, wanted, workers)
+        rest = resource_bounds.ceilings(situation, wanted, workers)
         # If neither has a limit, this divides by zero, and the infinite result is right.
         with np.errstate(divide="ignore"):
             rates = (loader**-_SHARPNESS + rest**-_SHARPNESS) ** (-1.0 / _SHARPNESS)
     else:
-        rates = operational.loop_rates(situation, wanted, workers, loader)
-    over_a_training = operational.over_a_training(situation, way, rates, workers)
+        rates = resource_bounds.loop_rates(situation, wanted, workers, loader)
+    over_a_training = resource_bounds.over_a_training(situation, way, rates, workers)
     return _Points(way, workers, prefetch, persistent, rates, over_a_training, workers >= 0)
 
 
@@ -291,13 +291,13 @@ def _simulated(way: Config, freedom: Freedom, situation: Situation) -> list[Cand
     found = []
     for prefetch in freedom.prefetch_factor if way.num_workers else (None,):
         config = dataclasses.replace(way, prefetch_factor=prefetch)
-        if feasible.broken_limit(config, situation) is None:
+        if constraints.broken_limit(config, situation) is None:
             steady = simulated_rate(situation, config, _SIMULATED_BATCHES)
             for persistent in freedom.persistent_workers if way.num_workers else (False,):
                 start = 0.0 if persistent else float(situation.start_seconds(way.num_workers))
                 lasting = dataclasses.replace(config, persistent_workers=persistent)
-                rate = float(operational.amortized(steady, situation.epoch_samples, start))
-                training = float(operational.over_a_training(situation, lasting, rate, lasting.num_workers))
+                rate = float(resource_bounds.amortized(steady, situation.epoch_samples, start))
+                training = float(resource_bounds.over_a_training(situation, lasting, rate, lasting.num_workers))
                 found += [
                     Candidate(dataclasses.replace(lasting, pin_memory=pin), rate, training)
                     for pin in freedom.pin_memory

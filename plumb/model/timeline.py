@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from plumb.config import Config
-from plumb.model.simulate import Loading, Span, consumed, spans
-from plumb.model.situation import Situation
+from plumb.core.config import Config
+from plumb.model.inputs import Situation
+from plumb.model.simulator import Loading, Span, consumed, spans
 from plumb.model.twin import loading
 
 _STEPS, _STEPS_PER_WORKER, _STEPS_OF_THE_SLOWEST = 6, 2, 2

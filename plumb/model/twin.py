@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from plumb.config import Config
+from plumb.core.config import Config
 from plumb.model.demand import demand
-from plumb.model.operational import cores, crowd, loader_rates, loop_rates
-from plumb.model.simulate import Loading, simulate
-from plumb.model.situation import Situation
+from plumb.model.inputs import Situation
+from plumb.model.resource_bounds import cores, crowd, loader_rates, loop_rates
+from plumb.model.simulator import Loading, simulate
 
 
 def loading(situation: Situation, config: Config) -> Loading:

@@ -6,10 +6,10 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from plumb.model import operational, planner
+from plumb.core.plan import Prediction
+from plumb.model import planner, resource_bounds
+from plumb.model.inputs import Freedom, Situation, StorageBandwidth
 from plumb.model.planner import Candidate
-from plumb.model.situation import Freedom, Situation, StorageBandwidth
-from plumb.plan import Prediction
 
 # Smallest gain for which doubling a resource is worth its price.
 _WORTH_BUYING = 1.05
@@ -61,10 +61,10 @@ def forecast(situation: Situation, freedom: Freedom, host: Host) -> Forecast:
     if not ranking.best:
         return Forecast(None, None, False, (), ranking.considered, ranking.excluded)
     best = ranking.best[0]
-    is_fed = best.samples_per_second >= _FED * operational.fed_rate(situation)
+    is_fed = best.samples_per_second >= _FED * resource_bounds.fed_rate(situation)
     bought = () if is_fed else _purchases(situation, freedom, best.samples_per_second)
-    prediction = operational.predict(situation, best.config)
-    filling = operational.filling_rate(situation, best.config) if best.config.cache else None
+    prediction = resource_bounds.predict(situation, best.config)
+    filling = resource_bounds.filling_rate(situation, best.config) if best.config.cache else None
     return Forecast(best, prediction, is_fed, bought, ranking.considered, ranking.excluded, filling)
 
 

@@ -11,8 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from plumb.core.units import format_bytes
 from plumb.host import Gpu, Limits, Machine, advice
-from plumb.units import format_bytes
 
 
 @dataclass(frozen=True)

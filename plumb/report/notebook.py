@@ -7,10 +7,11 @@ from html import escape
 from types import TracebackType
 from typing import Any
 
-from plumb.plan import LoaderPlan
+from plumb.core.plan import LoaderPlan
+from plumb.core.units import format_rate, format_seconds
 from plumb.report.output import console
 from plumb.report.progress import Display
-from plumb.report.words import (
+from plumb.report.wording import (
     arguments,
     bottleneck,
     by_the_clock,
@@ -20,8 +21,7 @@ from plumb.report.words import (
     unchanged,
     written_config,
 )
-from plumb.trace.pipeline import Operator, Pipeline
-from plumb.units import format_rate, format_seconds
+from plumb.tracing.pipeline import Operator, Pipeline
 
 # Colours are inherited from the page, so that the text is legible on a dark one too.
 _STYLE = "font-family:system-ui,sans-serif;font-size:13px;line-height:1.5"

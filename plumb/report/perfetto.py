@@ -9,11 +9,11 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from plumb.model.simulate import MAIN, STEP
+from plumb.core.plan import LoaderPlan, Plan
+from plumb.model.simulator import MAIN, STEP
 from plumb.model.timeline import Timeline
-from plumb.plan import LoaderPlan, Plan
-from plumb.trace.pipeline import Pipeline
-from plumb.trace.stored import from_node_link
+from plumb.tracing.pipeline import Pipeline
+from plumb.tracing.stored_pipeline import from_node_link
 
 _MICROSECONDS = 1e6
 _ROWS = {MAIN: "main process", STEP: "training step"}

@@ -11,10 +11,10 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
+from plumb.core.plan import LoaderPlan, Plan
+from plumb.core.units import format_rate
 from plumb.model.whatif import Forecast
-from plumb.plan import LoaderPlan, Plan
-from plumb.report.words import RESOURCES, reason, short
-from plumb.units import format_rate
+from plumb.report.wording import RESOURCES, reason, short
 
 
 def render(plan: Plan, forecasts: Mapping[str, Forecast]) -> RenderableType:

@@ -13,11 +13,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from plumb.plan import LoaderPlan, Plan
-from plumb.profile.device_profile import DeviceProfile
-from plumb.report.device import render as render_device
-from plumb.report.frameworks import framework_setting
-from plumb.report.words import (
+from plumb.core.device_profile import DeviceProfile
+from plumb.core.plan import LoaderPlan, Plan
+from plumb.core.units import format_bytes, format_rate, format_seconds
+from plumb.report.framework_settings import framework_setting
+from plumb.report.terminal_device import render as render_device
+from plumb.report.wording import (
     arguments,
     bottleneck,
     by_the_clock,
@@ -33,8 +34,7 @@ from plumb.report.words import (
     whole,
     written_config,
 )
-from plumb.trace.stored import from_node_link
-from plumb.units import format_bytes, format_rate, format_seconds
+from plumb.tracing.stored_pipeline import from_node_link
 
 _BAR_CELLS = 24
 _TEXT_WIDTH = 120

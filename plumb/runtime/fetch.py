@@ -18,24 +18,24 @@ from typing import Any
 
 import torch
 
-from plumb.config import Cut, Deferral
-from plumb.profile.threads import ReadingThreads, one_torch_thread
-from plumb.runtime.cache import MISSING, Record, Store, StoreSpec, key_of
-from plumb.runtime.checked import CheckedSamples, Marked, Note
-from plumb.runtime.codec import EncodeError, encode
-from plumb.runtime.deferred import DeferredSamples, Deferring
-from plumb.runtime.drawing import Drawing, DrawsError
-from plumb.runtime.following import code_of_samples, code_on
-from plumb.runtime.generators import DrawWatch, Generators, generators_of_modules
-from plumb.runtime.held import Held
-from plumb.runtime.known_objects import KnownObjects
-from plumb.runtime.opened import OpenedFile, opened_files
-from plumb.runtime.pending import VariesError
+from plumb.core.config import Cut, Deferral
+from plumb.host.threads import ReadingThreads, one_torch_thread
+from plumb.instrument.dataset_generators import DrawWatch, Generators, generators_of_modules
+from plumb.instrument.dataset_objects import Held
+from plumb.instrument.known_objects import KnownObjects
+from plumb.instrument.opened_files import OpenedFile, opened_files
+from plumb.instrument.quick_look import QuickLook, quick_look_at
+from plumb.instrument.saved_state import METHODS
+from plumb.rewrites.tensor_calls import code_of_samples, code_on
+from plumb.runtime.deferred.placeholder import VariesError
+from plumb.runtime.deferred.samples import DeferredSamples, Deferring
+from plumb.runtime.drawing_samples import Drawing, DrawsError
+from plumb.runtime.marked_batches import CheckedSamples, Marked, Note
 from plumb.runtime.plain_batches import PlainBatches, plain_samples
-from plumb.runtime.quick_look import QuickLook, quick_look_at
-from plumb.runtime.replay import NO_ANSWERS, Replay, ReplayError
-from plumb.runtime.saved_state import METHODS
-from plumb.runtime.whole_batches import whole_batch
+from plumb.runtime.replay.replay import NO_ANSWERS, Replay, ReplayError
+from plumb.runtime.store.codec import EncodeError, encode
+from plumb.runtime.store.store import MISSING, Record, Store, StoreSpec, key_of
+from plumb.runtime.table_batches import whole_batch
 
 Made = tuple[Any, Record | None]
 # Batches for which all threads' work is checked before it is used.

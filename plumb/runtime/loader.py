@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from plumb.config import Config, Rewrites
-from plumb.runtime.inherited_files import ReopeningInit
+from plumb.core.config import Config, Rewrites
+from plumb.host.inherited_files import ReopeningInit
+from plumb.instrument.torch_loader import DataLoader
+from plumb.runtime.iterator_setup import Running
 from plumb.runtime.patient_iterator import PatientIterator
-from plumb.runtime.running import Running
-from plumb.runtime.stored import Stored
-from plumb.runtime.watched import WatchedInit
-from plumb.torch_loader import DataLoader
+from plumb.runtime.store.dataset_store import Stored
+from plumb.tuning.measure.trial_worker import WatchedInit
 
 NO_REWRITES = Rewrites()
 

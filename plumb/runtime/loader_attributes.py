@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from plumb.config import Config
+from plumb.core.config import Config
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def plans_attributes(loader: DataLoader[Any], config: Config) -> dict[str, Any]:
     """Return the attributes that a loader must have to run on `config`."""
-    from plumb.runtime.planned import attributes_of
+    from plumb.runtime.planned_loader import attributes_of
 
     attributes = attributes_of(loader, config)
     if not config.num_workers:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from plumb.profile.threads import torch_threads
-from plumb.runtime.child_trial import Outcome, in_child
-from plumb.runtime.generators import Generators, Kept
-from plumb.trace.values import digest_of_comparable
+from plumb.host.forked_trial import Outcome, in_child
+from plumb.host.threads import torch_threads
+from plumb.instrument.dataset_generators import Generators, Kept
+from plumb.instrument.values import digest_of_comparable
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from statistics import mean
 from typing import Protocol
 
-from plumb.config import Config
-from plumb.failures import say as say_failure
-from plumb.plan import Claim, Delivered
+from plumb.core.config import Config
+from plumb.core.plan import Claim, Delivered
+from plumb.instrument.failure_report import say as say_failure
 from plumb.runtime.lap import Lap
 
 # A lap ends with an epoch. Very short epochs are joined, long ones are cut.

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from plumb.config import Config
+from plumb.core.config import Config
 
 _PACKAGE_ROOT = Path(__file__).resolve().parent.parent.parent
 _LOOK_SECONDS = 0.5
@@ -63,7 +63,7 @@ def main() -> None:
     while _started(owner) == started:
         time.sleep(_LOOK_SECONDS)
     shutil.rmtree(folder, ignore_errors=True)
-    from plumb.runtime.store_folder import remove_abandoned
+    from plumb.runtime.store.store_folder import remove_abandoned
 
     remove_abandoned()
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from plumb.profile.pinning import pinned
+from plumb.host.pinned_memory import pinned
+from plumb.runtime.epoch.loader_run import LoaderRun
 from plumb.runtime.fetch import Fetching
-from plumb.runtime.guards import Finding, Verdict
-from plumb.runtime.loader_run import LoaderRun
+from plumb.runtime.guards.guard import Finding, Verdict
+from plumb.runtime.guards.state_guard import StateGuard
 from plumb.runtime.plain_batches import PlainBatches
-from plumb.runtime.state_guard import StateGuard
 
 Start = Callable[[], Iterator[Any]]
 

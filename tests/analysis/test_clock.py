@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from analysis import clock
-from plumb.config import Config
-from plumb.plan import Claim
+from plumb.core.config import Config
+from plumb.core.plan import Claim
 from tests.runtime.test_clocked_runs import entry
 
 PLAN = entry(Config(2, 2), Config(), Claim(100.0, 50.0, 150.0, 200.0))

@@ -1,7 +1,7 @@
 from analysis import results
 from analysis.outcome import PLUMB, PLUMB_UNCACHED, Entry, Epochs, Outcome
 from analysis.summary import DEFAULT, aims, factors, lines_of, losses_of, shortfalls
-from plumb.search.measure import Chunk
+from plumb.tuning.measure.throughput import Chunk
 
 
 def entry(peer, *rates, **more):

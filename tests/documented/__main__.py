@@ -22,9 +22,9 @@ from typing import Any
 
 from documented import batches, errors, iteration, loader_object, streams, workers
 from documented.case import CASES, Case, plan_of
-from plumb import intercept
-from plumb.config import Config
-from plumb.runtime.apply import PlanApplied
+from plumb.core.config import Config
+from plumb.script import interception
+from plumb.script.plan_handler import PlanApplied
 
 # Importing them makes the cases.
 MODULES = (batches, errors, iteration, loader_object, streams, workers)
@@ -33,7 +33,7 @@ _CASE_SECONDS = 40
 
 
 class Unseen(PlanApplied):
-    """Loaders of the case's plan as `plumb.decorator.MarkedDatasets` runs those over marked datasets."""
+    """Loaders of the case's plan as `plumb.api.decorator.MarkedDatasets` runs those over marked datasets."""
 
     def _put_in(self, loader: Any, number: int) -> None:
         self._noted(loader)
@@ -46,7 +46,7 @@ class Unseen(PlanApplied):
 class OfTheCase:
     """A handler that passes all on to that of the case which runs."""
 
-    handler: intercept.Handler
+    handler: interception.Handler
 
     def constructing(self, site: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         return self.handler.constructing(site, arguments)
@@ -102,7 +102,7 @@ def printing_to(descriptor: int) -> Iterator[None]:
 def outcomes(way: str, names: list[str]) -> dict[str, Any]:
     current = OfTheCase()
     if way in ("unchanged", "changed", "reused", "unseen"):
-        intercept.install(current)
+        interception.install(current)
     found: dict[str, Any] = {}
     ran: dict[Any, Any] = {}
     for name in names:

@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampl
 
 from documented.case import NONE, PERSISTENT, TWO, case, raised, shown
 from documented.data import Numbers, Stream
-from plumb.config import Config
+from plumb.core.config import Config
 
 Point = collections.namedtuple("Point", "x y")
 PINNED = Config(pin_memory=True)

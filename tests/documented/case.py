@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from plumb.config import Config
-from plumb.plan import LoaderPlan, Measured, Plan, Prediction
+from plumb.core.config import Config
+from plumb.core.plan import LoaderPlan, Measured, Plan, Prediction
 
 NONE, TWO, PERSISTENT = Config(), Config(2, 2), Config(2, 3, persistent_workers=True)
 

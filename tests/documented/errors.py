@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from documented.case import NONE, PERSISTENT, TWO, case, raised, shown
 from documented.data import Failing, Numbers, Once, Stream
-from plumb.config import Config
+from plumb.core.config import Config
 
 
 class TwoArgumentsError(Exception):

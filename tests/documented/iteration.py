@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from documented.case import NONE, PERSISTENT, TWO, case, raised, shown
 from documented.data import Numbers
-from plumb.config import Config
+from plumb.core.config import Config
 
 
 @case((NONE, PERSISTENT), (TWO, PERSISTENT), (TWO, NONE))

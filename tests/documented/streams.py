@@ -10,7 +10,7 @@ from torch.utils.data.datapipes.iter import IterableWrapper
 
 from documented.case import PERSISTENT, TWO, case, shown
 from documented.data import SizedStream, Stream
-from plumb.config import Config
+from plumb.core.config import Config
 
 ONE = Config(1, 2)
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from documented.case import NONE, PERSISTENT, TWO, case, shown
 from documented.data import Numbers, Stream
-from plumb.config import Config
+from plumb.core.config import Config
 
 
 class Told(Numbers):

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from plumb import plan
-from tests.forced import WORKERS, forced
+from plumb.core import plan
+from tests.parts.forced import WORKERS, forced
 from tests.random_scripts.zygote import Zygote, kill_all, processes_in
 
 PROGRAMS = Path(__file__).parent / "programs"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from host_trees import MakeHost, status
 
-from plumb.host.files import Host
+from plumb.host.host_files import Host
 
 
 @pytest.fixture

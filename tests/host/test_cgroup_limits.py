@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plumb.host.cgroups import levels
-from plumb.host.cpus import cpu_limit
-from plumb.host.memory import memory_limit
-from plumb.host.processes import process_limit
-from plumb.host.ranks import Ranks
-from plumb.host.reading import Reading
+from plumb.host.cpu_limit import cpu_limit
+from plumb.host.limit_reading import Reading
+from plumb.host.local_ranks import Ranks
+from plumb.host.memory_limit import memory_limit
+from plumb.host.process_limits import process_limit
 
 ALONE = Ranks(1, "")
 GIB = 2**30

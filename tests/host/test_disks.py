@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from host_trees import MakeHost
 
-from plumb.host.disks import disk
-from plumb.host.files import Host
-from plumb.host.ranks import Ranks
+from plumb.host.disk_limit import disk
+from plumb.host.host_files import Host
+from plumb.host.local_ranks import Ranks
 
 ALONE = Ranks(1, "")
 MOUNTS = """\

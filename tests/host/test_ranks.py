@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from host_trees import MakeHost, status, v2
 
-from plumb.host.cpus import cpu_limit
-from plumb.host.memory import memory_limit
-from plumb.host.ranks import Ranks, ranks_on_host
+from plumb.host.cpu_limit import cpu_limit
+from plumb.host.local_ranks import Ranks, ranks_on_host
+from plumb.host.memory_limit import memory_limit
 
 GIB = 2**30
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from plumb.core.files_outcome import FilesOutcome
 from plumb.journal.keeping import Keeper
-from plumb.journal.outcome import FilesOutcome
 
 OLD = 1_600_000_000_000_000_000
 
@@ -389,7 +389,7 @@ shutil.rmtree("{other}/run")
 
 
 def test_putting_back_goes_on_where_it_was_interrupted(tuned, monkeypatch):
-    from plumb.journal import restore
+    from plumb.journal import putting_back
 
     for name in "abc":
         tuned.file(name)
@@ -397,7 +397,7 @@ def test_putting_back_goes_on_where_it_was_interrupted(tuned, monkeypatch):
     keeper = Keeper((tuned.folder,), (), str(tuned.folder.parent / "scratch"))
     code = "[open(name, 'w').write('new') for name in 'abc']"
     subprocess.run([sys.executable, "-c", code], cwd=tuned.folder, env=keeper.environment(os.environ), check=True)
-    undo, calls = restore._PuttingBack._undo, []
+    undo, calls = putting_back._PuttingBack._undo, []
 
     def interrupted(self, record):
         calls.append(record)
@@ -406,7 +406,7 @@ def test_putting_back_goes_on_where_it_was_interrupted(tuned, monkeypatch):
         undo(self, record)
 
     with monkeypatch.context() as patch:
-        patch.setattr(restore._PuttingBack, "_undo", interrupted)
+        patch.setattr(putting_back._PuttingBack, "_undo", interrupted)
         with pytest.raises(KeyboardInterrupt):
             keeper.put_back(clean=False)
     assert tuned.state() != before
@@ -415,9 +415,9 @@ def test_putting_back_goes_on_where_it_was_interrupted(tuned, monkeypatch):
 
 
 def test_no_script_is_run_where_its_files_can_not_be_kept(monkeypatch, tmp_path):
-    from plumb import script
-    from plumb.errors import CommandError
-    from plumb.orders import Orders, Target, TuneOrders
+    from plumb.core.errors import CommandError
+    from plumb.script import launcher as script
+    from plumb.tuning.orders import Orders, Target, TuneOrders
 
     def full(*arguments):
         raise OSError(28, "No space left on device", "/home/cache")

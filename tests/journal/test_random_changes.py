@@ -12,9 +12,9 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plumb.journal import records, restore
+from plumb.journal import putting_back, records
+from plumb.journal.change_recorder import Recorder
 from plumb.journal.hook import _Hook
-from plumb.journal.recorder import Recorder
 
 OLD = 1_600_000_000_000_000_000
 PATHS = ["a", "b", "d", "d/a", "d/b", "d/e", "d/e/a", "f", "f/a", "l", "new", "new/a"]
@@ -140,10 +140,10 @@ def test_undoing_restores_every_path(made):
         for change in made:
             script.change(*change)
         changed = state(folder)
-        outcome = restore.put_back(str(journal), clean=True)
+        outcome = putting_back.put_back(str(journal), clean=True)
         assert state(folder) == before, (made, changed, outcome)
         assert not outcome.not_put_back
-        again = restore.put_back(str(journal), clean=True)
+        again = putting_back.put_back(str(journal), clean=True)
         assert state(folder) == before
         assert not again.not_put_back
         shutil.rmtree(folder)

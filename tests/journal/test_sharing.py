@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from plumb.core.files_outcome import FilesOutcome
 from plumb.journal.keeping import Keeper
-from plumb.journal.outcome import FilesOutcome
 
 EARLIER = b"epoch,0\n"
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plumb.core.plan import SampleCost
 from plumb.model.calibration import (
     Calibration,
     ProbeRun,
@@ -13,7 +14,6 @@ from plumb.model.calibration import (
     with_waiting,
     without_queueing,
 )
-from plumb.plan import SampleCost
 
 COST = SampleCost(2e-3, 1.9e-3, 1e-4, 0.0, 6e5, 0.03)
 ONE = ProbeRun(1, samples=1000, seconds=2.2, worker_cpu_seconds=2.0, main_cpu_seconds=0.1)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plumb.model.climb import ClimbEnd, ReadsAtOnce, capacity_of, next_reads
+from plumb.model.concurrency_climb import ClimbEnd, ReadsAtOnce, capacity_of, next_reads
 
 LOOKS_AT_MOST, MOST = 60, 1024
 

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from situations import configs_of, costs, freedoms, situations
 
-from plumb.config import Config
+from plumb.core.config import Config
+from plumb.core.plan import SampleCost
 from plumb.host import Limits
-from plumb.model import feasible, operational, planner
+from plumb.model import constraints, planner, resource_bounds
 from plumb.model.calibration import Calibration
-from plumb.model.climb import ClimbEnd, SourceCapacity
-from plumb.model.situation import (
+from plumb.model.concurrency_climb import ClimbEnd, SourceCapacity
+from plumb.model.inputs import (
     AllocatorGain,
     CutCost,
     DeferralCost,
@@ -25,7 +26,6 @@ from plumb.model.situation import (
     ThreadsCost,
     bandwidth,
 )
-from plumb.plan import SampleCost
 
 COST = SampleCost(2e-3, 2e-3, 0.0, 1e-4, 6e5, 0.03)
 FOOTPRINT = Footprint(4e7, 2, 5e7, 3e8, 30)
@@ -44,7 +44,7 @@ def test_no_configuration_over_any_limit_is_ever_proposed(choice):
     allowed, foot = situation.limits, situation.footprint
     for candidate in planner.rank(freedom, situation).best:
         config = candidate.config
-        assert feasible.broken_limit(config, situation) is None
+        assert constraints.broken_limit(config, situation) is None
         assert config.num_workers <= min(allowed.max_workers, allowed.processes)
         in_memory = config.cache.bytes if config.cache and config.cache.tier == "memory" else 0
         on_disk = config.cache.bytes if config.cache and config.cache.tier == "disk" else 0
@@ -68,7 +68,7 @@ def test_what_is_left_out_names_the_limit_it_breaks(choice, data):
     assert len({candidate.config for candidate in ranking.best}) == len(ranking.best)
     assert sum(ranking.excluded.values()) <= ranking.considered
     config = data.draw(configs_of(freedom))
-    broken = feasible.broken_limit(config, situation)
+    broken = constraints.broken_limit(config, situation)
     if broken is not None:
         assert "are allowed" in broken
         assert config not in {candidate.config for candidate in ranking.best}
@@ -81,13 +81,13 @@ def test_what_is_left_out_names_the_limit_it_breaks(choice, data):
 def test_loaders_that_fit_together_fit_alone_and_take_the_script_once(choice, data):
     situation, freedom = choice
     several = data.draw(st.lists(configs_of(freedom), min_size=1, max_size=3))
-    if feasible.fit_together(several, situation):
+    if constraints.fit_together(several, situation):
         alone = situation.footprint.main_bytes
-        needs = [feasible.needs(situation, each, each.num_workers, each.batches_in_flight) for each in several]
+        needs = [constraints.needs(situation, each, each.num_workers, each.batches_in_flight) for each in several]
         assert alone + sum(need["memory"] - alone for need in needs) <= situation.limits.memory_bytes * (1 + 1e-9)
         for each in several:
             unlimited = dataclasses.replace(situation.limits, max_workers=math.inf, max_connections=math.inf)
-            assert feasible.broken_limit(each, dataclasses.replace(situation, limits=unlimited, source=None)) is None
+            assert constraints.broken_limit(each, dataclasses.replace(situation, limits=unlimited, source=None)) is None
 
 
 @settings(max_examples=60)
@@ -256,8 +256,8 @@ def test_many_tensors_cost_next_to_nothing_to_hand_over_where_their_memory_is_kn
         allocator=AllocatorGain(1.0, 0.0),
         fresh_seconds=5e-6,
     )
-    plainly = operational.loader_rate(situation, Config(1, 2))
-    reusing = operational.loader_rate(situation, Config(1, 2, allocator_reuse=True))
+    plainly = resource_bounds.loader_rate(situation, Config(1, 2))
+    reusing = resource_bounds.loader_rate(situation, Config(1, 2, allocator_reuse=True))
     assert plainly < 2_000
     assert reusing > 5 * plainly
     assert reusing < 1 / cost.cpu_seconds + 2_000

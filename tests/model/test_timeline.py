@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from situations import BATCH_TIMES, situations
 
-from plumb.config import Config
-from plumb.model.simulate import MAIN, STEP, Loading, consumed, spans
+from plumb.core.config import Config
+from plumb.model.simulator import MAIN, STEP, Loading, consumed, spans
 from plumb.model.timeline import timelines
 
 loadings = st.builds(

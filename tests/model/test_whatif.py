@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from situations import freedoms, situations
 
+from plumb.core.plan import SampleCost
 from plumb.host import Limits
 from plumb.host.limits import LOWERABLE
 from plumb.model import planner
-from plumb.model.situation import CutCost, Footprint, Freedom, Left, Situation
-from plumb.model.stored import from_plain, to_plain
+from plumb.model.inputs import CutCost, Footprint, Freedom, Left, Situation
+from plumb.model.serialization import from_plain, to_plain
 from plumb.model.whatif import Host, forecast
-from plumb.plan import SampleCost
 
 COST = SampleCost(2e-3, 2e-3, 0.0, 1e-5, 6e5, 0.03)
 SITUATION = Situation(

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from plumb.config import Config
+from plumb.core.config import Config
 from tests.random_scripts.checking import differences, failures, files_in, other_files
 from tests.random_scripts.recipe import Recipe, draw
 from tests.random_scripts.text import source_of

@@ -21,7 +21,13 @@ from typing import Any
 
 import msgspec
 
-_IMPORTED = ("torch.utils.data", "plumb.child", "plumb.runtime.apply", "plumb.runtime.planned", "tests.forced")
+_IMPORTED = (
+    "torch.utils.data",
+    "plumb.script.child",
+    "plumb.script.plan_handler",
+    "plumb.runtime.planned_loader",
+    "tests.parts.forced",
+)
 _OUT, _ERR, _WORKERS = "stdout", "stderr", "workers"
 _POLL_SECONDS = 0.01
 
@@ -103,8 +109,8 @@ def kill_all(folder: Path) -> None:
 
 def _become(request: dict[str, Any]) -> Callable[[], None]:
     """Makes this process that of a script; returns what is to be called where no frame of ours is left."""
-    from plumb import child
-    from plumb.orders import Orders, Target
+    from plumb.script import child
+    from plumb.tuning.orders import Orders, Target
 
     os.setsid()
     os.chdir(request["folder"])
@@ -121,8 +127,8 @@ def _become(request: dict[str, Any]) -> Callable[[], None]:
         _raise(child.run_script(target, []))
 
     def recorded() -> None:
-        from plumb.config import Config
-        from tests.forced import record
+        from plumb.core.config import Config
+        from tests.parts.forced import record
 
         record(request["script"], [], Path(request["plan"]), msgspec.convert(request["config"], Config))
 

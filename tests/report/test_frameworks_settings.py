@@ -6,9 +6,9 @@ from inspect import signature
 import example_plan
 import pytest
 
-from plumb.config import Config
-from plumb.plan import Measured
-from plumb.report.frameworks import FRAMEWORKS, framework_setting
+from plumb.core.config import Config
+from plumb.core.plan import Measured
+from plumb.report.framework_settings import FRAMEWORKS, framework_setting
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from PIL import Image
 
 from plumb.model.timeline import timelines
 from plumb.model.whatif import Host, forecast
-from plumb.report.html import Modelled, page
+from plumb.report.html.page import Modelled, page
 from plumb.report.perfetto import trace_events
-from plumb.trace.stored import from_node_link
+from plumb.tracing.stored_pipeline import from_node_link
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ from pathlib import Path
 import example_plan
 import pytest
 
-from plumb import events, plan
-from plumb.journal.outcome import FilesOutcome
-from plumb.orders import Orders, Target, TuneOrders
-from plumb.printable import ERRORS, to_json
+from plumb.core import events, plan
+from plumb.core.files_outcome import FilesOutcome
+from plumb.core.printable import ERRORS, to_json
+from plumb.instrument.call_site import Site
 from plumb.report.output import console, wide_console
-from plumb.report.words import command
-from plumb.site import Site
+from plumb.report.wording import command
+from plumb.tuning.orders import Orders, Target, TuneOrders
 
 NOT_UTF_8 = os.fsdecode(b"tr\xffain.py")
 
@@ -99,7 +99,7 @@ def test_a_report_on_an_ascii_terminal_with_standard_error_and_input_closed(form
 
 CLOSED = """
 import os, sys
-from plumb.standard_streams import open_missing
+from plumb.host.standard_streams import open_missing
 open_missing(tuple(map(int, sys.argv[1].split(","))))
 reading, writing = os.pipe()
 assert min(reading, writing) > 2, (reading, writing)

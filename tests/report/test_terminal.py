@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from plumb.config import Config
-from plumb.plan import Claim, Delivered, PlainMeasured, Trial
+from plumb.core.config import Config
+from plumb.core.plan import Claim, Delivered, PlainMeasured, Trial
 from plumb.report.terminal import print_report
-from plumb.report.words import whole
+from plumb.report.wording import whole
 
 
 @pytest.fixture(scope="module")

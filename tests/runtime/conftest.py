@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from store_parts import facts, spec_in
 
-from plumb.runtime.store_folder import StoreUse
+from plumb.runtime.store.store_folder import StoreUse
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from store_parts import HERE, MIB, assert_usable, facts, fill, records, run_code, spec_in, value_of
 
-from plumb.runtime.cache import MISSING, Store, StoreSpec, key_of
-from plumb.runtime.codec import encode
-from plumb.runtime.opened import opened_files
-from plumb.runtime.store_folder import StoreUse
+from plumb.instrument.opened_files import opened_files
+from plumb.runtime.store.codec import encode
+from plumb.runtime.store.store import MISSING, Store, StoreSpec, key_of
+from plumb.runtime.store.store_folder import StoreUse
 
 
 def test_values_come_back_and_others_are_missing(spec):

@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from plumb import plan
-from plumb.config import CacheChoice, Config, Cut, Rewrites
-from plumb.plan import LoaderPlan, Measured, Plan, Prediction
-from plumb.plan_marks import mark_unsafe
-from plumb.profile.randomness import generator_states
-from plumb.runtime import checks
-from plumb.runtime.child_trial import Outcome
-from plumb.runtime.following import code_of_samples
+from plumb.core import plan
+from plumb.core.config import CacheChoice, Config, Cut, Rewrites
+from plumb.core.plan import LoaderPlan, Measured, Plan, Prediction
+from plumb.core.plan_marks import mark_unsafe
+from plumb.host.forked_trial import Outcome
+from plumb.instrument.rng_state import generator_states
+from plumb.rewrites.tensor_calls import code_of_samples
+from plumb.runtime.checks import running_checks
 from plumb.runtime.plain_batches import Making
-from plumb.runtime.planned import Planned
-from tests.planned import STORE, plan_of, run_on
+from plumb.runtime.planned_loader import Planned
+from tests.parts.planned import STORE, plan_of, run_on
 
 LINES = "plumb: "
 
@@ -125,14 +125,14 @@ def planned_for(dataset, config, folder):
 
 @pytest.fixture
 def said(monkeypatch):
-    monkeypatch.setattr(checks, "_say_at_the_end", lambda: None)
-    monkeypatch.setattr(checks, "tallies", [])
+    monkeypatch.setattr(running_checks, "_say_at_the_end", lambda: None)
+    monkeypatch.setattr(running_checks, "tallies", [])
     return []
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_store_that_is_wrong_from_its_first_batch_on_is_never_delivered_from(workers, monkeypatch, tmp_path, said):
-    monkeypatch.setattr("plumb.runtime.stored.fingerprint_of_part", lambda *_: ("0123456789", False))
+    monkeypatch.setattr("plumb.runtime.store.dataset_store.fingerprint_of_part", lambda *_: ("0123456789", False))
     cache = CacheChoice("sample", "disk", 2**22, 1.0, str(tmp_path / "stores"))
     config = Config(workers, 2 if workers else None, bool(workers), cache=cache)
     dataset = Steps()
@@ -141,7 +141,7 @@ def test_a_store_that_is_wrong_from_its_first_batch_on_is_never_delivered_from(w
     def epochs(step):
         monkeypatch.setitem(HIDDEN, "step", step)
         # As in another run.
-        monkeypatch.setattr(checks, "_histories", {})
+        monkeypatch.setattr(running_checks, "_histories", {})
         loader = DataLoader(dataset, batch_size=8)
         planned = Planned(loader, entry, OWN)
         return [
@@ -156,7 +156,7 @@ def test_a_store_that_is_wrong_from_its_first_batch_on_is_never_delivered_from(w
     assert "loader (train.py:1): batch 1 of epoch 1 differs" in said[0]
     assert "the store of values after sample" in said[0]
     assert "it was not delivered" in said[0]
-    assert [(tally.equal, tally.differing) for tally in checks.tallies] == [(3, 0), (0, 1)]
+    assert [(tally.equal, tally.differing) for tally in running_checks.tallies] == [(3, 0), (0, 1)]
     # The next run does not use the entry, nor does another use the store.
     marked = json.loads(place.read_text())["loaders"][0]
     assert "batch 1 of epoch 1 differs" in marked["unsafe"]
@@ -205,15 +205,15 @@ def test_loaders_that_are_made_anew_for_each_epoch_are_checked_as_one(monkeypatc
 
     for _ in range(4):
         epoch(entry)
-    (tally,) = checks.tallies
+    (tally,) = running_checks.tallies
     assert tally.checked == tally.equal <= 4, "the first two, the first of the second epoch, and what cost allows"
     wrong = Outcome(value=[Making(b"other", {})] * 2)
-    monkeypatch.setattr(checks.PlainBatches, "in_child", lambda *arguments, **more: wrong)
+    monkeypatch.setattr(running_checks.PlainBatches, "in_child", lambda *arguments, **more: wrong)
     monkeypatch.setenv("PLUMB_CHECK", "1")
-    monkeypatch.setattr(checks, "_histories", {})
+    monkeypatch.setattr(running_checks, "_histories", {})
     for _ in range(3):
         epoch(plan.read(place).loaders[0])
-    assert (checks.tallies[-1].checked, checks.tallies[-1].differing) == (1, 1)
+    assert (running_checks.tallies[-1].checked, running_checks.tallies[-1].differing) == (1, 1)
     assert len(set(said)) == 1
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from plumb import plan
-from plumb.config import Config
-from plumb.plan import Claim, LoaderPlan, Measured, Plan, Prediction
+from plumb.core import plan
+from plumb.core.config import Config
+from plumb.core.plan import Claim, LoaderPlan, Measured, Plan, Prediction
 from plumb.runtime import run_clock
-from plumb.runtime.planned import Planned
-from tests.planned import only, plan_of, run_on, write
+from plumb.runtime.planned_loader import Planned
+from tests.parts.planned import only, plan_of, run_on, write
 
 LENGTH, BATCH = 48, 4
 PLANS = [Config(2, 2), Config(2, 2, persistent_workers=True), Config(1, 4)]
@@ -162,7 +162,7 @@ def test_a_plan_without_a_claim_is_not_measured():
 
 
 def test_a_file_that_cannot_be_written_is_no_matter_for_the_run(tmp_path, monkeypatch, capsys):
-    from plumb import plan_marks
+    from plumb.core import plan_marks
 
     path = tmp_path / "train.plumb.json"
     plan.write(Plan("train.py", {}, 1.0, 1.0, (entry(PLANS[0], Config(), Claim(1.0, 1e-9, 1e-9, 1e-9)),)), path)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from plumb.runtime.codec import EncodeError, decode, encode
+from plumb.runtime.store.codec import EncodeError, decode, encode
 
 Point = collections.namedtuple("Point", "x y")
 
@@ -296,6 +296,6 @@ def test_damage_never_becomes_a_value():
 
 
 def test_nothing_is_imported_for_plain_values():
-    code = "import sys; from plumb.runtime.codec import *; decode(memoryview(encode({'a': (1, 'b')})))"
+    code = "import sys; from plumb.runtime.store.codec import *; decode(memoryview(encode({'a': (1, 'b')})))"
     code += "; assert not {'numpy', 'torch', 'PIL'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
-from plumb.config import CacheChoice, Config, Rewrites
-from plumb.offers import find_offers
-from plumb.profile.sample import sampled
+from plumb.core.config import CacheChoice, Config, Rewrites
+from plumb.instrument.values import digest
+from plumb.rewrites.find import find_offers
+from plumb.rewrites.thread_validation import validate_threads
+from plumb.runtime.iterator_setup import Running
 from plumb.runtime.loader import Loader
-from plumb.runtime.running import Running
-from plumb.runtime.thread_validation import validate_threads
-from plumb.search.measure import IndexStream
-from plumb.trace.values import digest
+from plumb.tuning.measure.sample_cost import sampled
+from plumb.tuning.measure.throughput import IndexStream
 
 LENGTH = 23
 SCALE = torch.tensor([2.0, 3.0, 5.0])

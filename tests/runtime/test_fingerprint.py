@@ -11,11 +11,11 @@ import numpy
 import pytest
 import torch
 
-from plumb.config import CacheChoice, Config, Cut, Rewrites, Step
-from plumb.runtime import content
-from plumb.runtime.fingerprint import fingerprint, fingerprint_of_part
-from plumb.runtime.running import Running
-from plumb.runtime.stored import Stored
+from plumb.core.config import CacheChoice, Config, Cut, Rewrites, Step
+from plumb.instrument import content_digest
+from plumb.runtime.iterator_setup import Running
+from plumb.runtime.store.dataset_store import Stored
+from plumb.runtime.store.fingerprint import fingerprint, fingerprint_of_part
 
 CUT = Cut("load", (Step("D.__getitem__#1", "load"),))
 
@@ -24,8 +24,8 @@ import functools, pathlib, sys, threading
 import numpy, torch
 from PIL import Image
 from torch.utils.data import Dataset, Subset, ConcatDataset
-from plumb.config import Cut, Step
-from plumb.runtime.fingerprint import fingerprint
+from plumb.core.config import Cut, Step
+from plumb.runtime.store.fingerprint import fingerprint
 
 SCALE = 2.0
 
@@ -205,15 +205,15 @@ LARGE = {
 @pytest.mark.parametrize("kind", LARGE)
 def test_of_large_data_a_part_is_looked_at_in_bounded_time(kind, monkeypatch):
     looked_at = []
-    persistent_id = content._Pickler.persistent_id
+    persistent_id = content_digest._Pickler.persistent_id
     monkeypatch.setattr(
-        content._Pickler, "persistent_id", lambda self, value: looked_at.append(1) or persistent_id(self, value)
+        content_digest._Pickler, "persistent_id", lambda self, value: looked_at.append(1) or persistent_id(self, value)
     )
     make = LARGE[kind]
     one, other = Plain(make("1")), Plain(make("other"))
     found, is_partial = fingerprint_of_part(one, CUT)
     assert is_partial
-    assert len(looked_at) < 3 * content._MOST_OBJECTS
+    assert len(looked_at) < 3 * content_digest._MOST_OBJECTS
     assert fingerprint_of_part(one, CUT) == (found, True)
     assert fingerprint_of_part(other, CUT) != (found, True)
 

@@ -3,7 +3,7 @@
 import pytest
 from torch.utils.data import DataLoader
 
-from plumb.runtime.guards import Finding, Guards, IdleGuard, Verdict
+from plumb.runtime.guards.guard import Finding, Guards, IdleGuard, Verdict
 
 STALE = Finding(Verdict.RENEW, "stale")
 WRONG = Finding(Verdict.PLAIN, "wrong")

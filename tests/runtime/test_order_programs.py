@@ -23,12 +23,12 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from plumb.config import Config
-from plumb.live import live_iterator, tuning_of
-from plumb.plan import LoaderPlan, Measured, Prediction
-from plumb.profile.randomness import process_states, put_back
-from plumb.runtime.planned import Planned
-from tests.live.parts import Eager, Lazy, follow
+from plumb.core.config import Config
+from plumb.core.plan import LoaderPlan, Measured, Prediction
+from plumb.instrument.rng_state import process_states, put_back
+from plumb.runtime.planned_loader import Planned
+from plumb.tuning.live import live_iterator, tuning_of
+from tests.parts.live_parts import Eager, Lazy, follow
 
 LENGTH, BATCH = 40, 2
 PROGRAMS = int(os.environ.get("PLUMB_PROGRAMS", "12"))

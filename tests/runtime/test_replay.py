@@ -16,10 +16,10 @@ import pytest
 from cut_datasets import Chain, Chained, Clip, Failing, Guarded, Helped, Inline, InPlace, Jittered, Measuring, Scaled
 from cutting import found, seen
 
-from plumb.config import Cut
-from plumb.runtime.replay import Replay, ReplayError
-from plumb.runtime.skipped import Skipped, SkippedUsed
-from plumb.trace.values import digest
+from plumb.core.config import Cut
+from plumb.instrument.values import digest
+from plumb.runtime.replay.replay import Replay, ReplayError
+from plumb.runtime.replay.skipped_value import Skipped, SkippedUsed
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +297,7 @@ SPAWNED = """
 
     if __name__ == "__main__":
         from cutting import found
-        from plumb.runtime.replay import Replay
+        from plumb.runtime.replay.replay import Replay
 
         cut = next(item.cut for item in found(Own())[0].values() if item.cut.way[-1].name == "load")
         context = multiprocessing.get_context("spawn")

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from plumb.config import CacheChoice, Config
-from plumb.plan import Claim
+from plumb.core.config import CacheChoice, Config
+from plumb.core.plan import Claim
 from plumb.runtime import run_clock
 from plumb.runtime.run_clock import RunClock
 

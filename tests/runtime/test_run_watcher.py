@@ -11,14 +11,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from plumb.config import CacheChoice, Config
+from plumb.core.config import CacheChoice, Config
 from plumb.runtime.run_watcher import leaves_something
 
 RUN = """
 import os, sys, time
 from pathlib import Path
 from plumb.runtime import run_watcher, store_folder
-from plumb.runtime.store_folder import StoreFacts, StoreUse
+from plumb.runtime.store.store_folder import StoreFacts, StoreUse
 
 store_folder.SHARED_MEMORY = Path(os.environ["SHM"])
 folder = Path(os.environ["SOCKETS"]); folder.mkdir()

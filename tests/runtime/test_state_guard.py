@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, RandomSampler, SequentialSampler, Subset
 
-from plumb.config import CacheChoice, Config, Cut, Rewrites
-from plumb.plan import LoaderPlan, Measured, Prediction
-from plumb.runtime import state_guard
-from plumb.runtime.following import code_of_samples
+from plumb.core.config import CacheChoice, Config, Cut, Rewrites
+from plumb.core.plan import LoaderPlan, Measured, Prediction
+from plumb.rewrites.tensor_calls import code_of_samples
+from plumb.runtime.guards import state_guard
 from plumb.runtime.loader import NO_REWRITES, current_config
-from plumb.runtime.planned import Planned
+from plumb.runtime.planned_loader import Planned
 
 Compose = pytest.importorskip("torchvision.transforms").Compose
 

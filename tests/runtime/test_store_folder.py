@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from store_parts import assert_off, facts, records, run_code
 
-from plumb.runtime import store_folder
-from plumb.runtime.cache import Store
-from plumb.runtime.store_folder import StoreError, StoreUse
+from plumb.runtime.store import store_folder
+from plumb.runtime.store.store import Store
+from plumb.runtime.store.store_folder import StoreError, StoreUse
 
 
 def test_a_missing_folder(spec):
@@ -60,7 +60,7 @@ def test_a_store_in_memory_goes_with_its_last_user(tmp_path, monkeypatch):
 
 
 KEEP = """
-from plumb.runtime.store_folder import StoreUse
+from plumb.runtime.store.store_folder import StoreUse
 store_folder.SHARED_MEMORY = Path(sys.argv[1])
 use = StoreUse(store_folder.memory_root() / sys.argv[2], facts("memory"))
 print("ready", flush=True)

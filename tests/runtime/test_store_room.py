@@ -7,21 +7,21 @@ import sys
 import pytest
 from store_parts import MIB, spec_in
 
-from plumb.host.room import Room, Rooms
-from plumb.runtime import store_room
-from plumb.runtime.cache import Store
-from plumb.runtime.codec import encode
-from plumb.runtime.store_folder import StoreError
-from plumb.runtime.store_room import Growth, memory_budget
+from plumb.host.headroom import Room, Rooms
+from plumb.runtime.store import room
+from plumb.runtime.store.codec import encode
+from plumb.runtime.store.room import Growth, memory_budget
+from plumb.runtime.store.store import Store
+from plumb.runtime.store.store_folder import StoreError
 
 GIB = 2**30
 FILL = """
 import os, sys
 from pathlib import Path
-from plumb.runtime.cache import Store, StoreSpec, key_of
-from plumb.runtime.codec import encode
-from plumb.runtime.store_folder import StoreError, StoreFacts, StoreUse, memory_root
-from plumb.runtime.store_room import memory_budget
+from plumb.runtime.store.store import Store, StoreSpec, key_of
+from plumb.runtime.store.codec import encode
+from plumb.runtime.store.store_folder import StoreError, StoreFacts, StoreUse, memory_root
+from plumb.runtime.store.room import memory_budget
 
 def free():
     status = os.statvfs("/dev/shm")
@@ -79,8 +79,8 @@ def test_the_budget_is_what_the_tighter_of_both_leaves(monkeypatch):
 def test_a_store_stops_growing_while_memory_is_short(monkeypatch, tmp_path):
     folder = os.fspath(tmp_path)
     rooms = [Room("memory", 3 * GIB, 4 * GIB, "a group"), Room("memory", 0.1 * GIB, 4 * GIB, "a group")]
-    monkeypatch.setattr(store_room, "_MEMORY_SECONDS", 0.0)
-    monkeypatch.setattr(store_room, "_reserve_bytes", lambda size: 0.25 * size if size == 4 * GIB else 0.0)
+    monkeypatch.setattr(room, "_MEMORY_SECONDS", 0.0)
+    monkeypatch.setattr(room, "_reserve_bytes", lambda size: 0.25 * size if size == 4 * GIB else 0.0)
     monkeypatch.setattr(Rooms, "memory", lambda self: rooms[0] if len(rooms) == 1 else rooms.pop(0))
     growth = Growth(folder)
     assert growth.why_not() is None
@@ -88,7 +88,7 @@ def test_a_store_stops_growing_while_memory_is_short(monkeypatch, tmp_path):
 
 
 def test_a_store_on_a_disk_is_not_held_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_room, "_reserve_bytes", lambda size: float("inf"))
+    monkeypatch.setattr(room, "_reserve_bytes", lambda size: float("inf"))
     spec = spec_in(tmp_path)
     os.makedirs(spec.folder, mode=0o700)
     os.chmod(os.path.dirname(spec.folder), 0o700)

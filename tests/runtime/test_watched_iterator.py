@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from plumb.config import CacheChoice, Config, Cut, Rewrites
-from plumb.runtime import checks
-from plumb.runtime.following import code_of_samples
+from plumb.core.config import CacheChoice, Config, Cut, Rewrites
+from plumb.rewrites.tensor_calls import code_of_samples
+from plumb.runtime.checks import running_checks
 from tests.runtime.test_order_programs import planned_on
 from tests.runtime.test_state_guard import trained
 
@@ -75,8 +75,8 @@ def test_what_the_loop_changes_is_never_late(kind, config):
 
 @KINDS
 def test_batches_are_checked(kind, monkeypatch):
-    monkeypatch.setattr(checks, "tallies", [])
-    monkeypatch.setattr(checks, "_say_at_the_end", lambda: None)
+    monkeypatch.setattr(running_checks, "tallies", [])
+    monkeypatch.setattr(running_checks, "_say_at_the_end", lambda: None)
 
     def train(loader, begin):
         for epoch in range(3):
@@ -88,7 +88,7 @@ def test_batches_are_checked(kind, monkeypatch):
     assert planned == plain
     (line,) = said
     assert "batch 1 of epoch 2 differs" in line
-    assert checks.tallies[0].equal > 0
+    assert running_checks.tallies[0].equal > 0
 
 
 @pytest.mark.parametrize("kind", [OwnIterator, OwnSampler])

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from plumb.config import CacheChoice, Config, Cut, Rewrites
-from plumb.runtime import checks
-from plumb.runtime.following import code_of_samples
-from tests.forked import run_forked
+from plumb.core.config import CacheChoice, Config, Cut, Rewrites
+from plumb.rewrites.tensor_calls import code_of_samples
+from plumb.runtime.checks import running_checks
+from tests.parts.forked import run_forked
 from tests.ways import every_way, trained
 
 LASTING = Config(2, 2, persistent_workers=True)
@@ -106,8 +106,8 @@ def test_a_training_is_the_script_s_own(way, dataset, collate, train, line, monk
 
 @every_way
 def test_batches_are_checked_and_what_differs_is_not_delivered(way, monkeypatch):
-    monkeypatch.setattr(checks, "tallies", [])
-    monkeypatch.setattr(checks, "_say_at_the_end", lambda: None)
+    monkeypatch.setattr(running_checks, "tallies", [])
+    monkeypatch.setattr(running_checks, "_say_at_the_end", lambda: None)
 
     def train(loader, begin):
         for step in range(3):
@@ -119,7 +119,7 @@ def test_batches_are_checked_and_what_differs_is_not_delivered(way, monkeypatch)
     plain, planned, said = trained(way, make, train, STORE, monkeypatch, rewrites)
     assert planned == plain
     assert "batch 1 of epoch 2 differs" in " ".join(said)
-    (tally,) = [tally for tally in checks.tallies if tally.checked]
+    (tally,) = [tally for tally in running_checks.tallies if tally.checked]
     assert tally.equal
 
 
@@ -127,20 +127,20 @@ def test_batches_are_checked_and_what_differs_is_not_delivered(way, monkeypatch)
 @pytest.mark.parametrize(("asked", "checked"), [("0", 0), ("1", 5)])
 def test_the_user_says_how_many_are_checked(way, asked, checked, monkeypatch):
     monkeypatch.setenv("PLUMB_CHECK", asked)
-    monkeypatch.setattr(checks, "tallies", [])
-    monkeypatch.setattr(checks, "_say_at_the_end", lambda: None)
+    monkeypatch.setattr(running_checks, "tallies", [])
+    monkeypatch.setattr(running_checks, "_say_at_the_end", lambda: None)
     train = lambda loader, begin: (sum(1 for _ in begin()) for _ in range(1))  # noqa: E731
     make = lambda: DataLoader(Rows(), batch_size=16)  # noqa: E731
     trained(way, make, train, LASTING, monkeypatch)
-    assert sum(tally.checked for tally in checks.tallies) == checked
+    assert sum(tally.checked for tally in running_checks.tallies) == checked
 
 
 RANKS = """
 import os, sys
 import torch.multiprocessing as mp
 from torch.utils.data import DataLoader
-from plumb.config import Config
-from plumb.runtime.planned import Planned
+from plumb.core.config import Config
+from plumb.runtime.planned_loader import Planned
 from tests.ways import entry_for
 
 def rank(number, said):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from plumb.config import CacheChoice, Config, Cut, Rewrites
-from plumb.runtime.following import code_of_samples
+from plumb.core.config import CacheChoice, Config, Cut, Rewrites
+from plumb.rewrites.tensor_calls import code_of_samples
 from tests.runtime.test_state_guard import trained
 
 WORKERS, LASTING = Config(2, 2), Config(2, 2, persistent_workers=True)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from table.rows import ROWS, Row
 
-from plumb import plan
-from plumb.config import Config
-from plumb.plan import LoaderPlan, Measured, Plan, Prediction
-from plumb.printable import printable
+from plumb.core import plan
+from plumb.core.config import Config
+from plumb.core.plan import LoaderPlan, Measured, Plan, Prediction
+from plumb.core.printable import printable
 
 PLANS = {
     "workers": Config(num_workers=2, prefetch_factor=2),

@@ -27,16 +27,16 @@ import optuna  # noqa: F401
 import rich.progress  # noqa: F401
 import torch.utils.data  # noqa: F401
 
-import plumb.child
-import plumb.cli
-import plumb.commands
-import plumb.course
-import plumb.live
-import plumb.runtime.apply
-import plumb.runtime.planned
-import plumb.script
-import plumb.session
-import plumb.tracing
+import plumb.cli.app
+import plumb.cli.commands
+import plumb.runtime.planned_loader
+import plumb.script.child
+import plumb.script.launcher
+import plumb.script.plan_handler
+import plumb.script.session
+import plumb.script.trace_work
+import plumb.tuning.in_loop
+import plumb.tuning.live
 
 _SECONDS_AT_MOST = 60.0
 
@@ -56,7 +56,7 @@ class Forked:
             os.environ.clear()
             os.environ.update(env)
             streams()
-            place = command.index("plumb.child")
+            place = command.index("plumb.script.child")
             raise Become(command[place:])
         os.close(writing)
         self.stdout = os.fdopen(reading, "rb", buffering=0)
@@ -75,7 +75,7 @@ class Forked:
 
 
 class Become(BaseException):
-    """Raised through all that a fork has inherited, up to where it runs `plumb.child` with these words."""
+    """Raised through all that a fork has inherited, up to where it runs `plumb.script.child` with these words."""
 
     def __init__(self, words):
         self.words = words
@@ -97,16 +97,16 @@ def streams():
 
 def replaced(orders, arguments):
     """In place of `exec`: this process is as good as a new one."""
-    raise Become(["plumb.child", orders.to_argument(), *arguments])
+    raise Become(["plumb.script.child", orders.to_argument(), *arguments])
 
 
 def plainly(words):
     """A script as `python SCRIPT` runs it, or `python -m MODULE`."""
     is_module = words[0] == "-m"
-    target = plumb.child.Target(words[is_module], is_module)
-    error = plumb.child.run_script(target, words[is_module + 1 :])
+    target = plumb.script.child.Target(words[is_module], is_module)
+    error = plumb.script.child.run_script(target, words[is_module + 1 :])
     if error is not None:
-        plumb.child._exit_like_python(error)
+        plumb.script.child._exit_like_python(error)
 
 
 def run(job):
@@ -125,19 +125,19 @@ def run(job):
     streams()
     sys.path.insert(0, "")
     signal.alarm(int(_SECONDS_AT_MOST))
-    plumb.script.subprocess = SimpleNamespace(PIPE=None, STDOUT=None, Popen=Forked)
-    plumb.script.replace_by = replaced
+    plumb.script.launcher.subprocess = SimpleNamespace(PIPE=None, STDOUT=None, Popen=Forked)
+    plumb.script.launcher.replace_by = replaced
     kind, *words = job["words"]
     try:
         if kind == "python":
             plainly(words)
         else:
             sys.argv = ["plumb", kind, *words]
-            plumb.cli.main()
+            plumb.cli.app.main()
         return
     except Become as become:
         sys.argv = become.words
-    plumb.child.main()
+    plumb.script.child.main()
 
 
 def end(work):

@@ -1,0 +1,1 @@
+"""The Python interface: `plumb.tune`, `plumb.DataLoader`, `@plumb.tuned`, `LoaderPlan`."""

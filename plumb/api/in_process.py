@@ -1,0 +1,111 @@
+"""Tuning of one loader within the calling process: a notebook, or a script in the middle of its run."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import itertools
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from plumb.core.errors import TuningError, UsersError
+from plumb.core.events import Event, LoaderDone, Phase
+from plumb.core.plan import LoaderPlan, Plan, decode, encode
+from plumb.host import Machine, describe
+from plumb.instrument.call_site import Site
+from plumb.instrument.identify import facts_of_loader, identity_of, place_of
+from plumb.instrument.restore import undone
+from plumb.report.notebook import progress_line
+from plumb.runtime.loader import current_config, rebuild
+from plumb.script.loader_registry import KnownLoader
+from plumb.tracing.device.profile import has_accelerator
+from plumb.tuning.in_loop import Tuning
+from plumb.tuning.loader_under_test import Step
+from plumb.tuning.measure.samples_per_batch import samples_per_batch
+from plumb.tuning.measure.training_loop import Endless, Loop, Raised
+from plumb.tuning.options import Options
+
+_ALONE = "tuned on its own, without a step rate"
+
+
+def tune_here(
+    loader: DataLoader[Any], site: Site, options: Options, step: Callable[[Any], object] | float | None = None
+) -> Plan:
+    """Tune a loader and return its plan.
+
+    Changes made by reading are undone, as far as `undone` can.
+
+    Args:
+        loader: The loader.
+        site: Place that iterates it.
+        options: The user's wishes.
+        step: Consumer of a batch, or its rate in samples/s; None tunes for the loader's own rate.
+
+    Raises:
+        TuningError: Nothing can be measured.
+        Exception: Whatever the dataset or the step raises.
+    """
+    started = time.perf_counter()
+    try:
+        with undone(loader):
+            planned = _tuned(loader, site, options, step)
+    except UsersError as users:
+        raise users.error from None
+    finally:
+        # Stores that trials filled are in reference cycles, and keep their memory until these are collected.
+        gc.collect()
+    seconds = time.perf_counter() - started
+    found = Plan("", describe(options.limits, Machine.detect()), seconds, 0.0, (planned,))
+    # Decoded like a file, so that a plan is the same whether it was stored or not.
+    return decode(encode(found))
+
+
+def _tuned(
+    loader: DataLoader[Any], site: Site, options: Options, step: Callable[[Any], object] | float | None
+) -> LoaderPlan:
+    identity = dataclasses.replace(identity_of(loader, place_of(site), 1), facts=facts_of_loader(loader))
+    known = KnownLoader(site.name, site, weakref.ref(loader), loader.batch_size, identity=identity)
+    with progress_line(f"{site.name}: tuning") as line:
+
+        def emit(event: Event) -> None:
+            if isinstance(event, Phase):
+                line.phase(event.text)
+
+        tuning = Tuning(options, emit)
+        if callable(step):
+            return _through(step, tuning, known, loader, options.budget_seconds).plan
+        rate = Step(float(step), 0.0, blocks=not has_accelerator()) if step is not None else None
+        notes = [] if rate else [_ALONE]
+        return tuning.for_step(known, loader, options.budget_seconds, rate, options.pace_seconds, *notes).plan
+
+
+def _through(
+    step: Callable[[Any], object], tuning: Tuning, known: KnownLoader, loader: DataLoader[Any], seconds: float
+) -> LoaderDone:
+    """Tune as `plumb tune` does through a script's loop, with `step` as the body of the loop."""
+    deadline = time.perf_counter() + seconds
+    batches = Endless(None, lambda: iter(rebuild(loader, current_config(loader), None)))
+    try:
+        first = next(batches)
+    except UsersError as users:
+        if isinstance(users.error, StopIteration):
+            raise TuningError(f"{known.name} has no batches: its dataset is empty", 1) from None
+        raise
+    known.note_batch(first, 0.0)
+    loop = Loop(samples_per_batch(loader, known.samples_per_batch), float("inf"))
+    course = tuning.through_the_loop(known, loader, loop, itertools.chain([first], batches), deadline)
+    with closing(course):
+        while True:
+            try:
+                batch = next(course)
+            except StopIteration as done:
+                result: LoaderDone = done.value
+                return result
+            if isinstance(batch, Raised):
+                raise UsersError(batch.error)
+            step(batch)

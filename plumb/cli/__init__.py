@@ -1,0 +1,1 @@
+"""The command: what was typed -> one function -> an exit code."""

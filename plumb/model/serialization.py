@@ -1,0 +1,39 @@
+"""Serialization of the model's inputs into a plan, so that the model works later without the data at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from plumb.host import Limits
+from plumb.host.limits import LOWERABLE
+from plumb.model.inputs import Freedom, Situation
+
+
+def to_plain(situation: Situation, freedom: Freedom) -> dict[str, Any]:
+    """Return the situation and the freedom as plain data for JSON; unknown limits are left out."""
+    numbers = {name: getattr(situation.limits, name) for name in LOWERABLE}
+    plain = {
+        field.name: msgspec.to_builtins(getattr(situation, field.name))
+        for field in dataclasses.fields(situation)
+        if field.name != "limits"
+    }
+    plain["limits"] = {name: value for name, value in numbers.items() if math.isfinite(value)}
+    return {"situation": plain, "freedom": msgspec.to_builtins(freedom)}
+
+
+def from_plain(data: Mapping[str, Any]) -> tuple[Situation, Freedom]:
+    """Return what `to_plain` got to make `data`. Raise ValueError, in one line, for any other data."""
+    try:
+        given = dict(data["situation"])
+        numbers = {name: float(value) for name, value in given.pop("limits").items() if name in LOWERABLE}
+        limits = Limits().lowered(**numbers)
+        # The conversion checks all other fields; the stored limits are set afterwards.
+        situation = msgspec.convert({**given, "limits": {}}, Situation)
+        return dataclasses.replace(situation, limits=limits), msgspec.convert(data["freedom"], Freedom)
+    except (KeyError, TypeError, AttributeError, ValueError, msgspec.ValidationError) as error:
+        raise ValueError(f"what the model was told can't be read ({error})") from None

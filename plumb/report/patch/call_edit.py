@@ -1,0 +1,261 @@
+"""Change of one call that makes a loader to a configuration, and advice for what can't be written there."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import libcst as cst
+
+from plumb.core.config import Config
+from plumb.report.patch import value_origin
+from plumb.report.patch.argument_layout import edit
+from plumb.report.patch.source_file import LoaderCall, Source
+from plumb.report.patch.value_origin import UNKNOWN, Origin
+
+# Torch's defaults of the arguments that a configuration may change, in the order in which they are written.
+_DEFAULTS: dict[str, Any] = {
+    "num_workers": 0,
+    "pin_memory": False,
+    "prefetch_factor": None,
+    "persistent_workers": False,
+    "in_order": True,
+    "timeout": 0,
+    "multiprocessing_context": None,
+}
+# Torch refuses other values than the default of these if there are no workers.
+_WORKERS_ONLY = ("prefetch_factor", "persistent_workers", "timeout", "multiprocessing_context")
+_PREFETCH_BY_DEFAULT = 2
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Advice to change a value elsewhere: `subject` names where the argument's value comes from, `instead` what to do.
+
+    Without an argument, it lists what can be written only after other advice has been followed.
+    """
+
+    subject: str
+    instead: str
+    argument: str = ""
+
+    def __str__(self) -> str:
+        if not self.argument:
+            return self.subject + self.instead
+        come = "come" if ", " in self.argument else "comes"
+        return f"{self.argument} {come} from {self.subject}: {self.instead}"
+
+
+@dataclass(frozen=True)
+class Amended:
+    """The new call, and advice for other places. `persists`: workers now persist and did not before."""
+
+    node: cst.Call
+    advice: tuple[Advice, ...]
+    persists: bool
+
+
+@dataclass(frozen=True)
+class _Argument:
+    """One of torch's arguments as the call has it: its position, its literal value, or its value's origin.
+
+    An argument without a position and an origin is absent.
+    """
+
+    index: int | None = None
+    value: Any = UNKNOWN
+    origin: Origin | None = None
+
+
+@dataclass
+class _Edits:
+    replaced: dict[int, str] = field(default_factory=dict)
+    removed: list[int] = field(default_factory=list)
+    added: dict[str, str] = field(default_factory=dict)
+
+
+def amend(source: Source, call: LoaderCall, loader: str, before: Config, after: Config) -> Amended:
+    """Change `call` for the configuration `after`; values that the call does not spell out become advice.
+
+    Args:
+        source: File of the call.
+        call: Call that makes the loader.
+        loader: Name of the loader.
+        before: Configuration with which the call made the loader when it was tuned.
+        after: Configuration to write.
+
+    Returns:
+        The call and the advice.
+
+    """
+    arguments = {name: _argument(source, call, name, loader) for name in _DEFAULTS}
+    wanted, had = _wanted(after), _wanted(before)
+    wrong = [
+        name for name in wanted if not _is_right(arguments[name], wanted[name], had.get(name), name, after.num_workers)
+    ]
+    elsewhere = {name: origin for name in wrong if (origin := arguments[name].origin) is not None}
+    here = [name for name in wrong if name not in elsewhere]
+    advice = _advice(elsewhere, wanted)
+    workers = arguments["num_workers"]
+    guard = ""
+    held: list[str] = []
+    if not after.num_workers and any(name in _WORKERS_ONLY for name in elsewhere):
+        held = [name for name in here if name == "num_workers" or name in _WORKERS_ONLY]
+        if held:
+            advice.append(Advice("then, since torch wants them together: ", _spelled(held, wanted)))
+    elif after.num_workers and workers.origin is not None and not _surely_has_workers(workers.origin):
+        guard = _reference(source, call)
+        if not guard:
+            held = [name for name in here if name in _WORKERS_ONLY and arguments[name].index is None]
+        if held:
+            advice.append(Advice("where the number of workers is set, add ", _spelled(held, wanted)))
+    edits = _edits(call, [name for name in here if name not in held], arguments, wanted, guard)
+    node = edit(call.node, edits.replaced, edits.removed, edits.added, None)
+    if edits.added and source.is_too_long(call.node, node):
+        aligned = source.aligned_line_end(call.node)
+        node = edit(call.node, edits.replaced, edits.removed, edits.added, aligned)
+    persists = after.persistent_workers and "persistent_workers" in wrong and not before.persistent_workers
+    return Amended(node, tuple(advice), persists)
+
+
+def literal_argument(source: Source, call: LoaderCall, name: str) -> Any:
+    """Return an argument's value if the call spells it out, else UNKNOWN."""
+    index = _index(call, name)
+    return UNKNOWN if index is None else value_origin.literal(source, call.node.args[index].value)
+
+
+def _wanted(config: Config) -> dict[str, Any]:
+    """Return the arguments that matter to a configuration, including those at torch's default."""
+    given = {**_DEFAULTS, **config.loader_arguments()}
+    if config.num_workers:
+        # With workers, the timeout is the user's choice, and so is the start method unless `config` sets it.
+        del given["timeout"]
+        if not config.start_method:
+            del given["multiprocessing_context"]
+    return given
+
+
+def _is_right(argument: _Argument, wanted: Any, had: Any, name: str, workers: int) -> bool:
+    value = argument.value
+    if argument.origin is not None and value is UNKNOWN:
+        value = had
+    elif argument.origin is None and argument.index is None:
+        value = _DEFAULTS[name]
+    if name == "prefetch_factor" and workers and value is None:
+        value = _PREFETCH_BY_DEFAULT
+    return bool(value == wanted)
+
+
+def _edits(
+    call: LoaderCall, names: list[str], arguments: dict[str, _Argument], wanted: dict[str, Any], guard: str
+) -> _Edits:
+    edits = _Edits()
+    for name in names:
+        index, value = arguments[name].index, wanted[name]
+        if index is None:
+            edits.added[name] = _guarded(name, value, guard) if name in _WORKERS_ONLY else repr(value)
+        elif name in _WORKERS_ONLY and not wanted["num_workers"] and call.node.args[index].keyword is not None:
+            edits.removed.append(index)
+        else:
+            edits.replaced[index] = repr(value)
+    return edits
+
+
+def _guarded(name: str, value: Any, workers: str) -> str:
+    """Return the value's source text, with a condition if only the script knows whether there are workers."""
+    if not workers:
+        return repr(value)
+    return f"{workers} > 0" if name == "persistent_workers" else f"{value!r} if {workers} > 0 else None"
+
+
+def _argument(source: Source, call: LoaderCall, name: str, loader: str) -> _Argument:
+    index = _index(call, name)
+    if index is not None:
+        expression = call.node.args[index].value
+        value = value_origin.literal(source, expression)
+        if value is UNKNOWN:
+            value = _unguarded(source, call, expression)
+        if value is not UNKNOWN:
+            return _Argument(index, value)
+        origin = value_origin.origin(source, expression, loader)
+        return _Argument(index, origin.value, origin)
+    for star in _stars(call):
+        hidden = _through(source, call, star, name, loader)
+        if hidden is not None:
+            return _Argument(None, hidden.value, hidden)
+    for bound in call.preset.args if call.preset else ():
+        if bound.keyword and bound.keyword.value == name:
+            origin = value_origin.preset(source, bound.value)
+            return _Argument(None, origin.value, origin)
+    return _Argument()
+
+
+def _unguarded(source: Source, call: LoaderCall, expression: cst.BaseExpression) -> Any:
+    """Return the value in a conditional expression that an earlier patch wrote (see `_guarded`), else UNKNOWN."""
+    workers = _reference(source, call)
+    if workers and source.code(expression) == f"{workers} > 0":
+        return True
+    if isinstance(expression, cst.IfExp) and workers and source.code(expression.test) == f"{workers} > 0":
+        return value_origin.literal(source, expression.body)
+    return UNKNOWN
+
+
+def _index(call: LoaderCall, name: str) -> int | None:
+    """Return the position in the call of the argument that torch names `name`; None if the call doesn't have it."""
+    for index, argument in enumerate(call.node.args):
+        if argument.keyword is not None and argument.keyword.value == name:
+            return index
+    plain = itertools.takewhile(lambda argument: not argument.star and argument.keyword is None, call.node.args)
+    named = (call.parameters or ())[: len(list(plain))]
+    return named.index(name) if name in named else None
+
+
+def _stars(call: LoaderCall) -> Iterator[cst.Arg]:
+    bound = call.preset.args if call.preset else ()
+    return (argument for argument in (*call.node.args, *bound) if argument.star)
+
+
+def _through(source: Source, call: LoaderCall, star: cst.Arg, name: str, loader: str) -> Origin | None:
+    """Return the origin of an argument that may come through a star; None if the source shows that it doesn't."""
+    if star.star == "*":
+        return value_origin.hidden(source, call, star) if name in (call.parameters or ()) else None
+    around = value_origin.dictionary(source, star.value)
+    if around is not None:
+        value = value_origin.entry(source, around, name)
+        if value is not None:
+            return value_origin.entry_origin(source, f'{source.code(star.value)}["{name}"]', value, loader)
+        if isinstance(star.value, cst.Name) and value_origin.is_complete(source, star.value, around):
+            return None
+    return value_origin.hidden(source, call, star)
+
+
+def _reference(source: Source, call: LoaderCall) -> str:
+    """Return the call's expression for its number of workers if it may be repeated, else an empty string."""
+    index = _index(call, "num_workers")
+    if index is None or not value_origin.is_reference(call.node.args[index].value):
+        return ""
+    return source.code(call.node.args[index].value)
+
+
+def _surely_has_workers(origin: Origin) -> bool:
+    return not origin.can_vary and isinstance(origin.value, int) and origin.value > 0
+
+
+def _advice(elsewhere: Mapping[str, Origin], wanted: dict[str, Any]) -> list[Advice]:
+    """Return the advice for each place from which arguments come."""
+    advice = []
+    for name, origin in elsewhere.items():
+        together = [other for other in elsewhere if elsewhere[other].text == origin.text]
+        if name in ("prefetch_factor", "timeout", "multiprocessing_context") and wanted[name] == _DEFAULTS[name]:
+            advice.append(Advice(origin.text, "take it out, torch wants none without workers", name))
+        elif not origin.takes_keywords:
+            advice.append(Advice(origin.text, origin.instead(wanted[name]), name))
+        elif name == together[0]:
+            advice.append(Advice(origin.text, origin.instead(_spelled(together, wanted)), ", ".join(together)))
+    return advice
+
+
+def _spelled(names: list[str], wanted: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={wanted[name]!r}" for name in names)

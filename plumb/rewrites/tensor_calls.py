@@ -1,0 +1,179 @@
+"""Recorder of the calls on tensors that make a sample, down to single operations, also inside libraries."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_flatten
+
+from plumb.core.config import Step, Way
+from plumb.instrument.callee import Callee, expands, is_standard
+from plumb.instrument.dataset_facts import facts_of
+from plumb.instrument.function_rewriter import Rewriter, Rewritten
+from plumb.instrument.loader_identity import without_numbers
+from plumb.instrument.recorder import SAMPLE, Frame, Node, Recorder
+from plumb.instrument.rng_state import generator_states
+from plumb.instrument.source_digest import code_digest
+from plumb.runtime.deferred.recipe import is_plain
+from plumb.runtime.replay.substitution import Tree
+from plumb.tracing.capture_pass import with_receiver
+
+_DATASET = "dataset"
+KEPT_BYTES = 64 * 2**20
+OPAQUE_PACKAGES = {"torch", "numpy", "PIL", "plumb"}
+
+
+@dataclass(frozen=True)
+class TensorCall:
+    """One call that took tensors and returned one.
+
+    `tensors` are the tensors among its arguments, by place; `copies` their values at that time, as `copy` is that of
+    `result`. `started` and `ended` number the moments of a sample.
+    """
+
+    node: Node
+    function: Any
+    arguments: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+    tensors: Mapping[int | str, torch.Tensor]
+    copies: Mapping[int | str, torch.Tensor]
+    result: torch.Tensor
+    copy: torch.Tensor
+    started: int
+    ended: int
+    draws: bool
+
+    @property
+    def kept_bytes(self) -> int:
+        return self.copy.nbytes + sum(copy.nbytes for copy in self.copies.values())
+
+
+@dataclass(frozen=True)
+class FollowedSample:
+    """Leaves of a sample, and the last calls on tensors that led to it, as many as fit into memory."""
+
+    leaves: list[Any]
+    calls: list[TensorCall]
+
+
+class Follower(Recorder):
+    """Recorder of the calls on tensors of one sample after the other. Descends into all code except torch's own."""
+
+    def __init__(self, root: Node, rewriter: Rewriter) -> None:
+        super().__init__(root, rewriter)
+        self._calls: deque[TensorCall] = deque()
+        self._kept_bytes = 0
+        self._moment = 0
+        self._called: tuple[Any, tuple[Any, ...], Mapping[str, Any]] | None = None
+
+    def sample(self, dataset: Any, index: Any) -> FollowedSample:
+        """Load a sample. Raises the dataset's errors."""
+        self._calls.clear()
+        self._kept_bytes = 0
+        with self:
+            sample = self.enter(SAMPLE, operator.getitem, dataset, index)
+        return FollowedSample(tree_flatten(sample)[0], list(self._calls))
+
+    def call(
+        self, frame: Frame, site: Any, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+    ) -> Any:
+        """Store the call as it is in the code, because `run` gets the inner code of an expanded call."""
+        self._called = None if function is next else (function, arguments, keywords)
+        return super().call(frame, site, function, arguments, keywords)
+
+    def run(
+        self, node: Node, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any], leaf: bool
+    ) -> Any:
+        """Run a call, and record it if it takes tensors and returns one."""
+        called, self._called = self._called or (function, arguments, keywords), None
+        _, given = with_receiver(called[0], called[1])
+        places: list[tuple[int | str, Any]] = [*enumerate(given), *called[2].items()]
+        tensors = {place: value for place, value in places if is_plain(value)}
+        if not tensors:
+            return function(*arguments, **keywords)
+        copies = {place: tensor.clone() for place, tensor in tensors.items()}
+        states = generator_states([])
+        self._moment += 1
+        started = self._moment
+        result = function(*arguments, **keywords)
+        self._moment += 1
+        if is_plain(result):
+            draws = states != generator_states([])
+            self._keep(TensorCall(node, *called, tensors, copies, result, result.clone(), started, self._moment, draws))
+        return result
+
+    def _keep(self, call: TensorCall) -> None:
+        self._calls.append(call)
+        self._kept_bytes += call.kept_bytes
+        while self._kept_bytes > KEPT_BYTES:
+            self._kept_bytes -= self._calls.popleft().kept_bytes
+
+    def _expansion(self, node: Node, callee: Callee, frame: Frame) -> Rewritten | None:
+        function = callee.function
+        if function is None or is_standard(function):
+            return None
+        package = (function.__module__ or "").partition(".")[0]
+        if package in OPAQUE_PACKAGES and not expands(callee, frame.function, frame.receiver):
+            return None
+        if any(ancestor.function == f"{function.__module__}:{function.__qualname__}" for ancestor in node.ancestors()):
+            return None  # recursion
+        return self.rewriter.rewrite(function)
+
+
+def follower() -> Follower:
+    """Return a follower with its own tree of calls."""
+    return Follower(Node(None, SAMPLE, "sample", ""), Rewriter())
+
+
+def way_of(node: Node) -> Way:
+    """Return the calls that lead to a node, including its own."""
+    nodes = [node, *node.ancestors()][:-1][::-1]
+    return tuple(Step(step.site.id, step.name, step.position) for step in nodes)
+
+
+class _Noting(Recorder):
+    """Recorder of the functions on the ways of a tree."""
+
+    def __init__(self, tree: Tree) -> None:
+        super().__init__(tree.root, tree.rewriter, tree.selection)
+        self.functions: set[FunctionType] = set()
+        self._on_the_ways = {step for node in tree.nodes.values() for step in (node, *node.ancestors())}
+
+    def run(
+        self, node: Node, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any], leaf: bool
+    ) -> Any:
+        return function(*arguments, **keywords)
+
+    def _expansion(self, node: Node, callee: Callee, frame: Frame) -> Rewritten | None:
+        if callee.function is not None and node in self._on_the_ways:
+            self.functions.add(callee.function)
+        return super()._expansion(node, callee, frame)
+
+
+def code_on(ways: tuple[Way, ...], dataset: Any, index: Any) -> str:
+    """Return a digest of the code on the ways, including the last callees, as one sample runs it.
+
+    Raises the dataset's errors.
+    """
+    noting = _Noting(Tree(ways))
+    with noting:
+        noting.enter(SAMPLE, operator.getitem, dataset, index)
+    return code_digest(noting.functions)
+
+
+def code_of_samples(dataset: Any) -> str:
+    """Return a digest of all user code that a dataset's samples may run, with the options that it names.
+
+    Options are flags, numbers and texts in defaults, closures, modules and classes; the dataset's own attributes may
+    change while samples are made. Samples may run different code, so nothing is run here.
+    """
+    facts = without_numbers(facts_of({_DATASET: dataset}), constants=True)
+    options = {path: value for path, value in facts.values.items() if not path.startswith(_DATASET)}
+    return hashlib.blake2b(repr((facts.code, options)).encode(), digest_size=16).hexdigest()

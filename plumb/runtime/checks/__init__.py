@@ -1,0 +1,1 @@
+"""Running checks: batches made a second time, plainly, and compared."""

@@ -1,0 +1,1 @@
+"""Operators of samples that run behind collate."""

@@ -1,0 +1,1 @@
+"""Guards: when a loader must not run on a plan's configuration any longer."""

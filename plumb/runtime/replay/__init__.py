@@ -1,0 +1,1 @@
+"""Samples whose calls are answered with stored values."""

@@ -1,0 +1,1 @@
+"""A user's script in a child process: launcher, interception, session, ranks."""

@@ -1,0 +1,1 @@
+"""Operators timed on a device."""

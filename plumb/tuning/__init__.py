@@ -1,0 +1,1 @@
+"""Measurement, calibration, trials, Optuna, decision."""

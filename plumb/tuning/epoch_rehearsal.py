@@ -1,0 +1,113 @@
+"""Costs of epochs of `plumb run` in addition to their batches, from three short epochs on a run's own runtime.
+
+A trial's loader has no guards, and its workers start only once. An epoch of a run checks the dataset, makes its first
+batches a second time, and starts and ends workers. The time for that is measured here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+from plumb.core.config import Config
+from plumb.core.plan import LoaderPlan
+from plumb.instrument.rng_state import kept_generators
+from plumb.instrument.torch_loader import DataLoader
+from plumb.runtime.planned_loader import Planned
+from plumb.runtime.store.dataset_store import Stored
+
+REHEARSED_EPOCHS = 3
+"""The third is like all later ones; some of plumb's checks happen in the second."""
+
+
+@dataclass(frozen=True)
+class EpochCosts:
+    """Seconds of epochs in addition to their batches: of the first two and of later ones, and of the user's own."""
+
+    first: float
+    second: float
+    later: float
+    own: float
+
+
+NO_COSTS = EpochCosts(0.0, 0.0, 0.0, 0.0)
+
+
+def rehearsed(
+    loader: DataLoader[Any],
+    planned: LoaderPlan,
+    batches: Sequence[Any],
+    samples_per_second: float,
+    stored: Stored | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> EpochCosts | None:
+    """Measure the seconds of epochs on a plan in addition to their batches; return None if that fails.
+
+    Args:
+        loader: The user's loader, as the script has it.
+        planned: Entry of the plan.
+        batches: Indices of batches, at least one per worker.
+        samples_per_second: Rate at which the plan makes samples that are in no store yet.
+        stored: The plan's store as in a trial; its fingerprint is computed in every epoch.
+        clock: Returns seconds.
+    """
+    if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None or not batches:
+        return None
+    own, config = planned.baseline.config, planned.config
+    # The store's savings are part of the batches.
+    entry = dataclasses.replace(
+        planned, claim=None, tuned=dataclasses.replace(planned.tuned, config=dataclasses.replace(config, cache=None))
+    )
+    with kept_generators(), contextlib.suppress(Exception):
+        looking = _seconds_to_look(stored, loader.dataset, clock)
+        short = _short(loader, own, batches)
+        lasting = Planned(short, entry, own)
+
+        def begin() -> Iterable[Any]:
+            return lasting.start_unseen(short, lambda: iter(short), lambda text: None)
+
+        epochs = [_epoch_seconds(begin, clock) for _ in range(REHEARSED_EPOCHS)]
+        samples, plain = len(batches) * planned.samples_per_batch, 0.0
+        making, own_making = samples / samples_per_second, samples / planned.baseline.samples_per_second
+        if own.num_workers:
+            plain = max(0.0, _epoch_seconds(lambda: short, clock) - own_making)
+        first, second, later = (max(0.0, seconds - making) + looking for seconds in epochs)
+        return EpochCosts(first, second, later, plain)
+    return None
+
+
+def _short(loader: DataLoader[Any], own: Config, batches: Sequence[Any]) -> DataLoader[Any]:
+    """Return a loader with the user's parts and configuration, for a few batches."""
+    short: DataLoader[Any] = DataLoader(
+        loader.dataset,
+        batch_sampler=list(batches),
+        collate_fn=loader.collate_fn,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context if own.num_workers else None,
+        **own.loader_arguments(),
+    )
+    return short
+
+
+def _epoch_seconds(begin: Callable[[], Iterable[Any]], clock: Callable[[], float]) -> float:
+    begun = clock()
+    batches = iter(begin())
+    for _ in batches:
+        pass
+    del batches
+    return clock() - begun
+
+
+def _seconds_to_look(stored: Stored | None, dataset: Any, clock: Callable[[], float]) -> float:
+    """Return the seconds to find out whether a store still belongs to its dataset."""
+    if stored is None:
+        return 0.0
+    begun = clock()
+    stored.is_of(dataset)
+    return clock() - begun

@@ -1,0 +1,12 @@
+"""Tuning during training: nothing runs separately, and every measured batch is one that is trained on.
+
+tuning   `live_iterator`, the entry point, and a loader's state from epoch to epoch
+iterator iterator for the user's loop, which measures each batch
+meter    measurement of the loop, batch by batch
+pilot    measures, tries, keeps the best, watches
+outlook  from measurements by the model to the configuration that is worth a trial
+"""
+
+from plumb.tuning.live.loader_state import LiveTuning, live_iterator, tuning_of
+
+__all__ = ["LiveTuning", "live_iterator", "tuning_of"]

@@ -1,0 +1,82 @@
+"""Search for available rewrites beside the training, in a separate process that reads its own samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from plumb.host.process_control import end_with_parent
+from plumb.rewrites.find import Offers, find_offers
+from plumb.tuning.measure.sample_cost import sampled
+from plumb.tuning.measure.throughput import IndexStream
+
+_COST_SECONDS, _OFFERS_SECONDS, _LATE_SECONDS = 0.5, 8.0, 20.0
+_NICE = 15
+
+
+class Scout:
+    """Process that searches for rewrites of `loader`, from construction on, with the samples at `batches` of indices.
+
+    It is forked, so the caller must have checked that forking is safe. With `is_nice` it uses only CPU time that the
+    loop leaves. Raises OSError if it can't be forked, and AssertionError in a process that may not have children.
+    """
+
+    def __init__(self, loader: DataLoader[Any], batches: Sequence[Any], is_nice: bool) -> None:
+        context = multiprocessing.get_context("fork")
+        self._found, sender = context.Pipe(duplex=False)
+        self._process = context.Process(
+            target=_look, args=(sender, loader, batches, is_nice), name="plumb-scout", daemon=True
+        )
+        self._process.start()
+        sender.close()
+        self._late_at = time.perf_counter() + _COST_SECONDS + _OFFERS_SECONDS + _LATE_SECONDS
+
+    def offers(self) -> Offers | None:
+        """Return the rewrites found: an empty result if the process failed or is late; None while it runs."""
+        if self._found.closed:
+            return Offers()
+        is_there = self._found.poll()
+        if not is_there and self._process.is_alive() and time.perf_counter() < self._late_at:
+            return None
+        offers = Offers()
+        if is_there:
+            # The process may have died while it sent its result.
+            with suppress(EOFError, OSError):
+                offers = self._found.recv()
+        self.end()
+        return offers
+
+    def end(self) -> None:
+        """Kill the process."""
+        self._process.kill()
+        self._process.join()
+        self._found.close()
+
+
+def _look(sender: Connection, loader: DataLoader[Any], batches: Sequence[Any], is_nice: bool) -> None:
+    if is_nice:
+        os.nice(_NICE)
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The dataset's output is discarded, because the training prints it for every sample as well.
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    os.dup2(sys.stdout.fileno(), 1)
+    os.dup2(sys.stdout.fileno(), 2)
+    # OpenMP's threads don't survive the fork, so a computation shared between them would never end.
+    torch.set_num_threads(1)
+    stream = IndexStream(batches)
+    cost = sampled(loader, stream, _COST_SECONDS).cost
+    indices = [index for batch in batches for index in batch]
+    offers = find_offers(loader, cost, indices, _OFFERS_SECONDS, may_use_gpu=False)
+    sender.send(dataclasses.replace(offers, pipeline=None))

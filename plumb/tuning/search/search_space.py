@@ -1,0 +1,169 @@
+"""Search space of a loader's tuning: torch's own arguments, and the validated rewrites."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader, IterableDataset
+
+from plumb.core.config import CacheChoice, Config, StartMethod
+from plumb.core.sized import length_of
+from plumb.instrument.fork_safety import Handle
+from plumb.instrument.main_module import main_is_guarded, start_method
+from plumb.instrument.picklability import why_not_sent
+from plumb.instrument.saved_state import is_stateful
+from plumb.model import planner
+from plumb.model.inputs import PREFETCH_FACTORS, CutCost, Freedom, Situation
+from plumb.rewrites.find import Offers
+from plumb.tuning.explanations import not_forked
+from plumb.tuning.iterable_sharding import Sharding
+from plumb.tuning.options import Options
+from plumb.tuning.restraint import FREE, Restraint
+
+# Torch's threads in a worker are worth a trial if they make a batch this many times as fast.
+_THREADS_HELP = 1.25
+# Largest share of the free memory or shared memory, and of the free disk, for a store.
+_SHARE_OF_MEMORY, _SHARE_OF_DISK = 0.5, 0.9
+# A store for less than this share of the samples isn't worth its memory.
+_WORTH_STORING = 0.05
+
+
+def freedom_of(
+    loader: DataLoader[Any],
+    own: Config,
+    options: Options,
+    offers: Offers,
+    situation: Situation,
+    sharding: Sharding,
+    start: WorkerStart,
+    pins: bool,
+) -> Freedom:
+    """Return everything that a tuning may change.
+
+    Args:
+        loader: The loader.
+        own: Its present configuration.
+        options: The user's limits and permissions.
+        offers: Validated rewrites.
+        situation: Model inputs.
+        sharding: Result of comparing an iterable dataset's epochs.
+        start: Possible start of workers.
+        pins: Whether batches are to lie in page-locked memory. That speeds up the step, so it doesn't show in a
+            loader's own rate.
+    """
+    threads = tuple((found.threads, found.until) for found in offers.threads)
+    cores = whole_cores(options.limits.cpus)
+    freedom = Freedom(
+        num_workers=_worker_counts(loader, own, options, situation, sharding, start),
+        prefetch_factor=tuple(sorted({*PREFETCH_FACTORS, own.prefetch_factor or 2})),
+        # The order of every later epoch depends on whether workers persist (runtime/epochs.py).
+        persistent_workers=(own.persistent_workers,) if own.persistent_workers or start.keeps_count else (False, True),
+        pin_memory=(pins,),
+        worker_torch_threads=(1, cores) if situation.torch_threads_speedup > _THREADS_HELP else (1,),
+        in_order=(True, False) if options.may_reorder and not start.keeps_count else (own.in_order,),
+        fetch=((1, None), *threads),
+        caches=(None, *_caches(loader, options, offers.cuts, situation)),
+        deferrals=((), *(found.operators for found in offers.deferrals)),
+        allocator_reuse=(False, True) if situation.allocator is not None else (False,),
+        start_method=start.method,
+    )
+    return freedom.plainly() if options.plain else freedom
+
+
+@dataclass(frozen=True)
+class WorkerStart:
+    """Start method of workers; None for the script's own. `why_not` is a reason against workers, for the user.
+
+    If `keeps_count`, the number of workers and their persistence stay the script's own.
+    """
+
+    method: StartMethod | None = None
+    why_not: str | None = None
+    keeps_count: bool = False
+
+
+def worker_start(
+    loader: DataLoader[Any], own: Config, held: Sequence[Handle], restraint: Restraint = FREE
+) -> WorkerStart:
+    """Return how workers may be started for a loader.
+
+    Workers that the user starts already are started in the same way. Otherwise a dataset that omits `held` when it is
+    pickled may have spawned workers. A worker that isn't forked gets everything by pickle, and runs the main module's
+    code again.
+
+    Args:
+        loader: The loader.
+        own: Its configuration.
+        held: Objects of the dataset that forked workers must not use.
+        restraint: Restrictions that were found while samples were observed.
+    """
+    if is_stateful(loader) or restraint.other_workers:
+        return WorkerStart(keeps_count=True)
+    if restraint.workers:
+        return WorkerStart(why_not=restraint.workers)
+    method = start_method(context=loader.multiprocessing_context)
+    if own.num_workers or (method == "fork" and not held and not restraint.forked):
+        return WorkerStart()
+    if method == "fork":
+        is_sent = not isinstance(loader.dataset, IterableDataset) and main_is_guarded() and why_not_sent(loader) is None
+        return WorkerStart("spawn") if is_sent else WorkerStart(why_not=not_forked(held, restraint.forked))
+    if not main_is_guarded():
+        return WorkerStart(
+            why_not=f"no workers were tried: Python starts them by {method}, so they would run your script once more; "
+            "put its main part under: if __name__ == '__main__'"
+        )
+    unsent = why_not_sent(loader)
+    why_not = f"no workers were tried: Python starts them by {method}, and {unsent}" if unsent else None
+    return WorkerStart(why_not=why_not)
+
+
+def whole_cores(cpus: float) -> int:
+    """Return the number of processes that can compute all the time; 1 if the number of cores is unknown."""
+    return max(1, math.floor(cpus)) if math.isfinite(cpus) else 1
+
+
+def counts_to_verify(own: Config, options: Options, situation: Situation) -> list[int]:
+    """Return the worker counts that are worth comparing an iterable dataset's epoch for, the most promising first."""
+    cores = whole_cores(options.limits.cpus)
+    possible = planner.worker_counts(situation.cost_in_worker, situation.limits, situation.step_samples_per_second)
+    return [count for count in dict.fromkeys((cores, 2 * cores, 1)) if count in possible and count != own.num_workers]
+
+
+def _worker_counts(
+    loader: DataLoader[Any],
+    own: Config,
+    options: Options,
+    situation: Situation,
+    sharding: Sharding,
+    start: WorkerStart,
+) -> tuple[int, ...]:
+    if start.keeps_count:
+        return (own.num_workers,)
+    if start.why_not is not None:
+        return (0,)
+    if isinstance(loader.dataset, IterableDataset):
+        # With other counts an iterable dataset may repeat or lose samples, or change their order.
+        verified = (*sharding.same, *(sharding.reordered if options.may_reorder else ()))
+        return tuple(sorted({own.num_workers, *verified}))
+    return planner.worker_counts(situation.cost_in_worker, situation.limits, situation.step_samples_per_second)
+
+
+def _caches(
+    loader: DataLoader[Any], options: Options, cuts: tuple[CutCost, ...], situation: Situation
+) -> list[CacheChoice]:
+    """Return a store for each cut, in memory and on the disk, within the user's and the host's limits."""
+    samples = length_of(loader.dataset)
+    if samples is None:
+        return []
+    limits = options.limits
+    free = max(0.0, limits.memory_bytes - situation.footprint.main_bytes)
+    asked = math.inf if options.cache_memory_bytes is None else options.cache_memory_bytes
+    in_memory = min(_SHARE_OF_MEMORY * min(free, limits.shm_bytes), asked)
+    choices = [planner.cache_choice(cut, in_memory, samples) for cut in cuts]
+    if options.cache_folder is not None:
+        on_disk = _SHARE_OF_DISK * limits.disk_bytes
+        choices += [planner.cache_choice(cut, on_disk, samples, options.cache_folder) for cut in cuts if cut.outlives]
+    return [choice for choice in choices if choice.hit_ratio >= _WORTH_STORING]

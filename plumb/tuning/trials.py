@@ -1,0 +1,397 @@
+"""Real runs of one loader in many configurations: calibrating runs, trials, and interleaved finals."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from plumb.core.config import Config
+from plumb.core.errors import TuningError, UsersError, one_line
+from plumb.core.plan import Rate
+from plumb.host.process_control import share_temporary_folder
+from plumb.host.process_memory import Taken
+from plumb.instrument.fork_safety import OpenedHere
+from plumb.model import constraints, resource_bounds
+from plumb.model.inputs import Situation
+from plumb.runtime.loader import NO_REWRITES, Loader, rebuild
+from plumb.runtime.store.dataset_store import Stored
+from plumb.tuning.measure.throughput import Chunk, Feed, IndexStream, interleaved, is_known, rate_of
+from plumb.tuning.measure.trial_guard import Guard, TrialEndedError
+from plumb.tuning.measure.trial_worker import deaths_told_where_waited_for
+from plumb.tuning.measure.warm_store import FilledStores, HittingStream
+from plumb.tuning.search import decision
+from plumb.tuning.search.calibration_runs import Probed, growth_bytes, largest, run_of
+from plumb.tuning.search.ledger import STOPPED, Ledger, Memory, Reading
+
+# Workers are stuck if they deliver nothing from the start for this many seconds, or for this multiple of the slowest
+# start so far or of a batch's cost.
+_STUCK_SECONDS, _STUCK_TIMES = 20.0, 20.0
+# Number of turns after which finals end if no finalist promises more than the user's own, or if those that are better
+# than it can't be distinguished.
+_TURNS_ENOUGH = 4
+# Finalists that don't fit beside each other run one after another, this many times.
+_TURNS_ALONE = 2
+# A trial is not begun if its loader would take more than this share of the remaining time to become steady.
+_SHARE_UNTIL_STEADY = 0.25
+# A trial that takes this multiple of the predicted time to become steady is judged by its rate until then.
+_TIMES_UNTIL_STEADY = 2.0
+# One batch is enough if it takes this multiple of a window.
+_LONG_BATCH_PACES = 4.0
+# Longest window for the costs of a sample, in paces, if a few slow samples keep them uncertain.
+LONGEST_LOOK_PACES = 4.0
+# Smallest number of chunks by which a trial is judged.
+_CHUNKS_TO_JUDGE = 4
+
+
+# If a trial takes more memory than predicted by more than this share, the model of a worker's memory is corrected.
+_MEMORY_ERROR = 0.10
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """Result of one window of a fresh loader."""
+
+    chunks: list[Chunk]
+    start_seconds: float
+    taken_bytes: float
+
+
+class Trials:
+    """Runner of a loader's configurations that records their rates in a ledger.
+
+    `samples` counts all samples loaded; `probed` has the measurements of the calibrating runs. `rewrites` are those
+    that configurations may name; a configuration with a store reads it as in later epochs. Trials go on after errors in
+    `skips`.
+    """
+
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        stream: IndexStream | None,
+        samples_per_batch: float,
+        ledger: Ledger,
+        pace_seconds: float,
+        deadline: float,
+        skips: tuple[type[Exception], ...] = (),
+    ) -> None:
+        share_temporary_folder()
+        self._skips = skips
+        self.ledger = ledger
+        self.samples = 0.0
+        self.rewrites = NO_REWRITES
+        self._stores: FilledStores | None = None
+        self.probed: list[Reading] = []
+        self._loader = loader
+        self._stream = stream
+        self._samples_per_batch = samples_per_batch
+        self._pace_seconds = pace_seconds
+        self._deadline = deadline
+        self._opened = OpenedHere(loader.dataset)
+        # For each limit that a trial reached, the smallest need that the model computed for such a trial.
+        self._too_much: dict[str, float] = {}
+        self._worker_bytes = 0.0
+
+    def probe(self, situation: Situation, config: Config) -> Probed | None:
+        """Run a configuration with workers until its rate is known; return None if it doesn't fit or fails.
+
+        The beginning of the run is a warm-up, because a worker's first batches lie in new memory, which costs page
+        faults.
+        """
+        if constraints.broken_limit(config, situation):
+            return None
+        try:
+            with self._running(situation, config, self._deadline) as (feed, taken):
+                feed.window(self._pace_seconds / 2)
+                before, loaded = largest(feed), feed.samples
+                chunks = feed.window(LONGEST_LOOK_PACES * self._pace_seconds, self._is_known)
+                after, loaded = largest(feed), (feed.samples - loaded) / config.num_workers
+                taken_bytes = taken.bytes()
+        except Exception as error:
+            self._failed(situation, config, error)
+            return None
+        if not chunks:
+            return None
+        start_seconds = feed.workers_start_seconds
+        reading = self.ledger.measured(
+            situation, config, chunks, start_seconds, "measured, to calibrate", Memory(None, taken_bytes)
+        )
+        self.probed.append(reading)
+        growth = growth_bytes(self._loader.dataset, before, after, loaded, situation.epoch_samples)
+        known = config.num_workers * after.private_bytes + situation.footprint.batch_bytes
+        parted = max(0.0, taken_bytes - known)
+        return Probed(run_of(feed), after.private_bytes, growth, parted, start_seconds, feed.main_start_seconds)
+
+    def probe_or_reason(self, situation: Situation, config: Config) -> Probed | str | None:
+        """Run a configuration as `probe` does, or return why it failed; None if there was no time for it."""
+        tried = len(self.ledger.trials)
+        found = self.probe(situation, config)
+        return found or (self.ledger.trials[-1].outcome if len(self.ledger.trials) > tried else None)
+
+    def _is_known(self, chunks: Sequence[Chunk]) -> bool:
+        each = [chunk.seconds / chunk.samples for chunk in chunks]
+        return sum(chunk.seconds for chunk in chunks) >= self._pace_seconds and is_known(each)
+
+    def baseline(self, situation: Situation, config: Config) -> Reading:
+        """Measure the user's own configuration, without regard to the limits that the model sees.
+
+        Raises:
+            UsersError: The loader raised.
+            TuningError: The configuration reached a limit, or is stuck.
+        """
+        if self.ledger.knows(config):
+            return self.ledger.derived(situation, config)
+        try:
+            ran = self._run(situation, config, math.inf, first_counts=config.num_workers == 0)
+        except TrialEndedError as error:
+            raise TuningError(f"your own configuration can't be measured: {error}", 1) from None
+        except Exception as error:
+            raise UsersError(error) from None
+        memory = self._seen_memory(situation, config, ran.taken_bytes)
+        return self.ledger.measured(situation, config, ran.chunks, ran.start_seconds, memory=memory)
+
+    def try_out(
+        self, situation: Situation, config: Config, floor: float, on_chunk: Callable[[int, float], None]
+    ) -> Reading:
+        """Measure one configuration, derive it from one that differs only in worker persistence, or record a failure.
+
+        Args:
+            situation: Model inputs.
+            config: Configuration to measure.
+            floor: Rate of the loop, in samples per second; a trial stops once its interval lies below.
+            on_chunk: Called after each chunk with the number of chunks and the loop's rate.
+
+        Returns:
+            The measurement; without rates if the trial was not begun or failed.
+        """
+        if self.ledger.knows(config):
+            return self.ledger.derived(situation, config)
+        broken = constraints.broken_limit(config, self.corrected(situation)) or self._is_too_much(situation, config)
+        if broken:
+            return self.ledger.failed(config, f"not tried: {broken}")
+        steady_after = self._seconds_until_steady(situation, config)
+        if steady_after > self.steady_within_seconds():
+            return self.ledger.failed(config, f"not tried: steady after {steady_after:.0f} s at the earliest")
+
+        def hopeless(chunks: Sequence[Chunk]) -> bool:
+            highest = resource_bounds.training_rate(situation, config, rate_of(chunks).interval[1])
+            return len(chunks) >= _CHUNKS_TO_JUDGE and highest < floor
+
+        def told(chunks: Sequence[Chunk]) -> bool:
+            rate = rate_of(chunks).samples_per_second
+            on_chunk(len(chunks), resource_bounds.training_rate(situation, config, rate))
+            return hopeless(chunks)
+
+        patience = _TIMES_UNTIL_STEADY * (steady_after + self._pace_seconds) + self.ledger.slowest_start_seconds
+
+        def too_slow(samples: float, seconds: float) -> bool:
+            return seconds > patience and resource_bounds.training_rate(situation, config, samples / seconds) < floor
+
+        try:
+            ran = self._run(situation, config, self._deadline, told, too_slow)
+        except Exception as error:
+            return self._failed(situation, config, error)
+        if not ran.chunks:
+            return self.ledger.failed(config, "not measured: far slower than predicted, or time was up")
+        outcome = STOPPED if hopeless(ran.chunks) else "measured"
+        memory = self._seen_memory(situation, config, ran.taken_bytes)
+        return self.ledger.measured(situation, config, ran.chunks, ran.start_seconds, outcome, memory)
+
+    def side_by_side(self, situation: Situation, finalists: Sequence[Reading]) -> list[Reading]:
+        """Measure the finalists interleaved, on fresh loaders, until the best is distinguished from the user's own.
+
+        Some further turns try to distinguish the best from the other finalists. Finalists that fail are dropped.
+
+        Args:
+            situation: Model inputs.
+            finalists: Earlier measurements, the user's configuration first.
+
+        Raises:
+            UsersError: The dataset raised in the user's configuration.
+        """
+        feeds: list[Feed] = []
+        try:
+            all_chunks = self._by_turns(situation, finalists, feeds)
+        except Exception as error:
+            broken = [number for number, feed in enumerate(feeds) if feed.is_broken]
+            if 0 in broken and not isinstance(error, TrialEndedError):
+                raise UsersError(error) from None
+            if not broken or 0 in broken:
+                return list(finalists)
+            for number in broken:
+                self._failed(situation, finalists[number].config, error)
+            rest = [reading for number, reading in enumerate(finalists) if number not in broken]
+            return self.side_by_side(situation, rest) if len(rest) > 1 else rest
+        if not all(all_chunks):
+            return list(finalists)
+        return [
+            self.ledger.measured(situation, feed.config, chunks, feed.workers_start_seconds, "side by side")
+            for feed, chunks in zip(feeds, all_chunks, strict=True)
+        ]
+
+    def _by_turns(
+        self, situation: Situation, finalists: Sequence[Reading], feeds: list[Feed]
+    ) -> Sequence[Sequence[Chunk]]:
+        """Return each finalist's chunks; its loader is appended to `feeds` as soon as it runs."""
+
+        def in_a_training(finalist: Reading, rate: Rate) -> tuple[float, float]:
+            low, high = (resource_bounds.training_rate(situation, finalist.config, bound) for bound in rate.interval)
+            return low, high
+
+        def settled(all_chunks: Sequence[Sequence[Chunk]], turns: int) -> bool:
+            if not all(all_chunks):
+                return True
+            own, *others = (rate_of(chunks) for chunks in all_chunks)
+            if any(other.interval[0] > own.interval[1] for other in others):
+                return turns >= _TURNS_ENOUGH or decision.are_told_apart(
+                    [in_a_training(reading, other) for reading, other in zip(finalists[1:], others, strict=True)]
+                )
+            promises = max((other.samples_per_second for other in others), default=0.0)
+            return turns >= _TURNS_ENOUGH and promises <= own.samples_per_second * (1 + decision.EQUAL)
+
+        configs = [reading.config for reading in finalists]
+        if constraints.fit_together(configs, self.corrected(situation)):
+            with contextlib.ExitStack() as running:
+                for config in configs:
+                    feeds.append(running.enter_context(self._running(situation, config, self._deadline))[0])
+                    # No two loaders ask the samples' source at once.
+                    feeds[-1].settle()
+                return interleaved(feeds, self._pace_seconds, settled)
+        all_chunks: list[list[Chunk]] = [[] for _ in configs]
+        for _ in range(_TURNS_ALONE):
+            feeds.clear()
+            for config, chunks in zip(configs, all_chunks, strict=True):
+                with self._running(situation, config, self._deadline) as (feed, _):
+                    feeds.append(feed)
+                    chunks += feed.window(self._pace_seconds)
+        return all_chunks
+
+    def steady_within_seconds(self) -> float:
+        """Return the longest time to steady state, in seconds from now, at which a trial is still worth beginning."""
+        return _SHARE_UNTIL_STEADY * (self._deadline - time.perf_counter())
+
+    def _seconds_until_steady(self, situation: Situation, config: Config) -> float:
+        rate = resource_bounds.loader_rate(situation, config)
+        in_flight = config.batches_in_flight
+        return float(resource_bounds.seconds_until_steady(situation, config.num_workers, in_flight, rate))
+
+    def _run(
+        self,
+        situation: Situation,
+        config: Config,
+        deadline: float,
+        enough: Callable[[Sequence[Chunk]], bool] | None = None,
+        too_slow: Callable[[float, float], bool] | None = None,
+        first_counts: bool = False,
+    ) -> _Ran:
+        """Measure one window of a fresh loader, or only its first batch if `first_counts` and the batch takes long."""
+        with self._running(situation, config, deadline) as (feed, taken):
+            if first_counts and feed.first_chunk.seconds > _LONG_BATCH_PACES * self._pace_seconds:
+                return _Ran([feed.first_chunk], 0.0, taken.bytes())
+            return _Ran(feed.window(self._pace_seconds, enough, too_slow), feed.workers_start_seconds, taken.bytes())
+
+    def corrected(self, situation: Situation) -> Situation:
+        """Return the situation with the memory of a worker as seen in trials if that is more than the probe's."""
+        footprint = situation.footprint
+        private = max(footprint.worker_private_bytes, self._worker_bytes)
+        return dataclasses.replace(situation, footprint=dataclasses.replace(footprint, worker_private_bytes=private))
+
+    def _seen_memory(self, situation: Situation, config: Config, measured_bytes: float) -> Memory:
+        """Return a trial's predicted and measured memory; if it took clearly more, raise the estimate for a worker."""
+        situation = self.corrected(situation)
+        predicted = constraints.trial_bytes(situation, config)
+        excess = measured_bytes - predicted
+        if config.num_workers and excess > _MEMORY_ERROR * predicted:
+            self._worker_bytes = situation.footprint.worker_private_bytes + excess / config.num_workers
+        return Memory(predicted, measured_bytes)
+
+    def _failed(self, situation: Situation, config: Config, error: Exception) -> Reading:
+        """Record and return a trial that raised; if it reached a limit, store its need for later comparisons."""
+        if not isinstance(error, TrialEndedError):
+            return self.ledger.failed(config, f"failed: {_why(error)}")
+        if error.limit is not None:
+            need = _need(situation, config, error.limit)
+            self._too_much[error.limit] = min(need, self._too_much.get(error.limit, need))
+        return self.ledger.failed(config, f"ended: {error}", error.limit)
+
+    def _is_too_much(self, situation: Situation, config: Config) -> str | None:
+        """Return the reason if `config` needs at least as much as a trial that reached a limit, else None."""
+        for limit, too_much in self._too_much.items():
+            if _need(situation, config, limit) >= too_much:
+                return f"needs as much of {limit} as a trial that came to its limit"
+        return None
+
+    def forget_opened(self) -> None:
+        """Undo what loading samples here opened in the dataset, so that workers open it themselves."""
+        self._opened.put_back()
+
+    def hitting(self, config: Config) -> tuple[Stored, IndexStream] | None:
+        """Return a store as later epochs of `config` find it, and index batches that hit it; None without a store.
+
+        Raises StoreError, and the dataset's errors.
+        """
+        if config.cache is None or self._stream is None:
+            return None
+        if self._stores is None:
+            self._stores = FilledStores(self._loader, self._stream, self.rewrites, self._pace_seconds, self._skips)
+        filled = self._stores.of(config)
+        return filled.stored, HittingStream(self._stream, filled, config.cache.hit_ratio, self.ledger.seed)
+
+    @contextlib.contextmanager
+    def _running(self, situation: Situation, config: Config, deadline: float) -> Iterator[tuple[Feed, Taken]]:
+        """Run a fresh, guarded loader within the context; yield it and its memory.
+
+        Raises the loader's errors, and TrialEndedError.
+        """
+        stored, stream = self.hitting(config) or (None, self._stream)
+        self.forget_opened()
+        taken = Taken()
+        guard = Guard(situation.limits, self._patience_seconds(situation, deadline))
+
+        def make(indices: Any) -> Loader:
+            return rebuild(
+                self._loader,
+                config,
+                indices,
+                rewrites=self.rewrites,
+                stored=stored,
+                stacks_file=guard.stacks_file,
+            )
+
+        try:
+            with deaths_told_where_waited_for():
+                waits = situation.cost.wait_seconds > situation.cost.cpu_seconds
+                feed = Feed(config, make, stream, self._samples_per_batch, deadline, guard, self._skips, waits)
+                try:
+                    yield feed, taken
+                finally:
+                    self.samples += feed.samples
+                    feed.close()
+        except Exception:
+            # Torch's SIGCHLD handler raises in the main thread, at any point, when a worker is killed.
+            guard.check()
+            raise
+        finally:
+            guard.stop()
+
+    def _patience_seconds(self, situation: Situation, deadline: float) -> float:
+        """Return the longest time that a loader may take to its first batch, in seconds."""
+        batch_seconds = situation.cost.wall_seconds * self._samples_per_batch
+        patience = max(_STUCK_SECONDS, _STUCK_TIMES * max(self.ledger.slowest_start_seconds, batch_seconds))
+        return min(patience, max(0.0, deadline - time.perf_counter()) + decision.OVERTIME_SECONDS)
+
+
+def _why(error: Exception) -> str:
+    """Return an error in one line; of a killed worker, torch's cause, which names the signal."""
+    cause = error.__cause__
+    return one_line(cause if isinstance(cause, RuntimeError) and "by signal" in str(cause) else error)
+
+
+def _need(situation: Situation, config: Config, limit: str) -> float:
+    return float(constraints.needs(situation, config, config.num_workers, config.batches_in_flight)[limit])

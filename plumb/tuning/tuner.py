@@ -1,0 +1,586 @@
+"""Tuning of one loader: cost of a sample -> model -> trials -> interleaved finals -> decision.
+
+The user's loop is not needed here; its step rate is an input, and the choice is the result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from plumb.core.config import Config
+from plumb.core.errors import TuningError, UsersError
+from plumb.core.events import Event, Phase, TrialDone
+from plumb.core.plan import LoaderPlan, Measured, Trial
+from plumb.core.units import format_bytes
+from plumb.host import Machine
+from plumb.host.cpu_load import OthersLoad
+from plumb.host.process_memory import Grown
+from plumb.host.shared_memory_cost import drop_seconds_per_byte
+from plumb.instrument.fork_safety import handles
+from plumb.instrument.main_module import start_method
+from plumb.instrument.sample_effects import CHILD_SECONDS
+from plumb.model import constraints, planner, resource_bounds
+from plumb.model.contributions import rates_without_each
+from plumb.model.cpu_contention import Competition
+from plumb.model.inputs import Freedom, Situation
+from plumb.rewrites.find import Offers, find_offers
+from plumb.runtime.loader import current_config, rebuild
+from plumb.runtime.store.store_folder import StoreError
+from plumb.tracing.device.profile import has_accelerator
+from plumb.tuning import trial_journal
+from plumb.tuning.epoch_rehearsal import REHEARSED_EPOCHS, EpochCosts, rehearsed
+from plumb.tuning.explanations import (
+    arriving,
+    binding,
+    changed_between_epochs,
+    contributed,
+    inherited,
+    not_forked,
+    pinned,
+    pooled,
+    shared_out,
+    stateful,
+    uncompared,
+    untried,
+    workers_failed,
+)
+from plumb.tuning.inputs_from_sample import Observed, unprobed
+from plumb.tuning.iterable_sharding import Sharding, examine
+from plumb.tuning.loader_under_test import Choice, Subject
+from plumb.tuning.measure.sample_cost import Sampled, sampled, without_failing
+from plumb.tuning.measure.samples_per_batch import index_stream
+from plumb.tuning.measure.throughput import NoBatchesError
+from plumb.tuning.options import Options
+from plumb.tuning.plain_plan import best_plain, untried_plain, with_plain
+from plumb.tuning.restraint import FREE, restraint_of
+from plumb.tuning.search import decision
+from plumb.tuning.search.calibration_runs import in_reused_memory, told_by_many, told_by_one
+from plumb.tuning.search.ledger import Ledger, Reading, WorkersFailError
+from plumb.tuning.search.optuna_space import Space
+from plumb.tuning.search.search_space import WorkerStart, counts_to_verify, freedom_of, whole_cores, worker_start
+from plumb.tuning.search.stopping import worth_seconds
+from plumb.tuning.search.study import search
+from plumb.tuning.search.study_storage import Record, StudyError
+from plumb.tuning.search.worker_climb import climbed_by_workers
+from plumb.tuning.trials import LONGEST_LOOK_PACES, Trials
+
+# Half of the first measurement lets the process become steady.
+_FIRST_LOOK_PACES = 2.0
+# Other processes are mentioned if they take more than this share of the CPUs.
+_CROWDED = 0.2
+# The search for rewrites may take this many measurement windows, or the time to load this many samples, but at most
+# this share of the time.
+_OFFERS_PACES, _OFFERS_LOADS, _OFFERS_SHARE = 20.0, 300.0, 0.4
+_OFFERED_BATCHES, _OFFERED_SAMPLES = 32, 1024
+# A probe takes this many batches. If these take more than a share of the time, the model uses what it knows, and the
+# usual upper costs of workers.
+_PROBED_BATCHES, _PROBE_SHARE = 6, 0.15
+# No more workers than this are started only to measure their interference.
+_PROBED_AT_MOST = 16
+# Share of the time for comparing epochs of an iterable dataset, which gains by workers or not at all.
+_SHARDING_SHARE = 0.4
+# Workers in the user's loop are given up if they deliver nothing for this long.
+_SILENT_SECONDS = 10.0
+# A forked child that makes samples, and may hang, is waited for at least so long, or this share of the budget.
+_CHILD_SECONDS_AT_LEAST, _SHARE_OF_A_CHILD = 10.0, 0.25
+# The search must leave time for the finals, and the probes for the search.
+_UNTIL_SEARCHED, _UNTIL_PROBED = 0.6, 0.5
+_UNTIL_SEARCHED_AT_LAST, _SEARCHED_AT_LEAST = 0.85, 0.2
+# Workers that take more than this share of the time to start are tried after cheaper ones that may be as fast.
+_DEAR_SHARE = 0.1
+# Interleaved finals take at least this many batches of each: the first one, and one in each of two turns.
+_BATCHES_SIDE_BY_SIDE = 3.0
+
+
+@dataclass
+class Tuner:
+    """Tuner of one loader within its time; `choose` is the whole tuning."""
+
+    subject: Subject
+    options: Options
+    seconds: float
+    pace_seconds: float
+    emit: Callable[[Event], None]
+
+    def __post_init__(self) -> None:
+        self._begun = time.perf_counter()
+        loader = self.subject.loader
+        self._own = current_config(loader)
+        self._is_iterable = isinstance(loader.dataset, IterableDataset)
+        self._stream = None if self._is_iterable else index_stream(loader)
+        self._sharding = Sharding(None)
+        self._held = handles(loader.dataset)
+        self._pins = self._own.pin_memory or (self.subject.step is not None and self.subject.step.wants_pinned)
+        self._restraint = FREE
+        self._start = worker_start(loader, self._own, self._held)
+        self._comparable = ""
+        self._earlier = 0
+        self._untried: Sequence[planner.Candidate] = ()
+        self._uncompared: Reading | None = None
+        self._others = OthersLoad()
+        ledger = Ledger(
+            self.subject.epoch_samples,
+            self.options.seed,
+            lambda trial: self.emit(TrialDone(self.subject.name, trial, self._comparable)),
+        )
+        self._trials = Trials(
+            loader,
+            self._stream,
+            self.subject.samples_per_batch,
+            ledger,
+            self.pace_seconds,
+            self._begun + self.seconds,
+            self.subject.skips,
+        )
+
+    def choose(self) -> Choice:
+        """Find the best configuration within the limits that was measured to be better than the user's.
+
+        Raises TuningError if there is nothing to measure, or no room for it, and UsersError with the dataset's error in
+        the user's own configuration.
+        """
+        self._say("what a sample costs")
+        observed = Observed(self.subject, self._stream, self.pace_seconds, self.options.plain)
+        grown = Grown()
+        try:
+            shortest, longest = _FIRST_LOOK_PACES * self.pace_seconds, LONGEST_LOOK_PACES * self.pace_seconds
+            seen = observed.told_from_waiting(
+                sampled(self.subject.loader, self._stream, shortest, longest, self.subject.skips)
+            )
+        except NoBatchesError:
+            raise TuningError(
+                f"{self.subject.name} gives its batches only once: nothing is left to measure", 1
+            ) from None
+        except Exception as error:
+            raise UsersError(error) from None
+        making_bytes = grown.bytes()
+        self._restrain(seen)
+        self._say("what a sample goes through")
+        offers = self._offers(seen)
+        situation = observed.situation(seen, offers, making_bytes, self.options.limits, self._may_have_torch_threads)
+        self._check_limits(situation)
+        if not self._has_nothing_to_gain:
+            if self._is_iterable:
+                self._sharding = self._examined(situation)
+            situation = self._climbed(self._probe(situation, offers), offers)
+        self._say("your configuration alone")
+        own = self._trials.baseline(situation, self._own)
+        freedom = self._freedom(situation, offers)
+        readings = self._search(freedom, situation, own)
+        readings += self._plain_trial(situation, offers, readings)
+        finals = self._compared(situation, self._finalists(situation, own, readings))
+        plain = best_plain(situation, finals, readings, self.subject.is_decided_in_loop)
+        loaded = self._trials.samples + seen.samples
+        return self._decide(freedom, situation, offers, finals[0], decision.winner(finals), plain, loaded)
+
+    def loader(self, config: Config) -> DataLoader[Any]:
+        """Return the loader with another configuration, for the user's loop; its store, if any, is as in later epochs.
+
+        Raises StoreError, and the dataset's errors.
+        """
+        stored, indices = self._trials.hitting(config) or (None, None)
+        self._trials.forget_opened()
+        # A configuration that was never tried may hang.
+        return rebuild(self.subject.loader, config, indices, _SILENT_SECONDS, self._trials.rewrites, stored)
+
+    def epoch_costs(self, planned: LoaderPlan, situation: Situation, until: float) -> EpochCosts:
+        """Measure the seconds of epochs of `plumb run` in addition to their batches, on a run's own runtime.
+
+        If that would take longer than `until`, in `time.perf_counter` seconds, the trials' starts are used instead.
+        """
+        if self.subject.between.is_made_anew:
+            # Workers do not outlive their loader.
+            passing = dataclasses.replace(planned.config, persistent_workers=False)
+            planned = dataclasses.replace(planned, tuned=dataclasses.replace(planned.tuned, config=passing))
+        config, ledger = planned.config, self._trials.ledger
+        own, start = ledger.start_seconds(self._own), ledger.start_seconds(config)
+        count = max(config.num_workers, self._own.num_workers, 1)
+        making = count * self.subject.samples_per_batch / planned.baseline.samples_per_second
+        costs = None
+        if self._stream is not None and time.perf_counter() + REHEARSED_EPOCHS * (own + start + making) < until:
+            self._trials.forget_opened()
+            with contextlib.suppress(NoBatchesError, StoreError):
+                batches = [next(self._stream) for _ in range(count)]
+                stored = (self._trials.hitting(config) or (None,))[0]
+                rate = resource_bounds.making_rate(situation, config) if stored else planned.tuned.samples_per_second
+                costs = rehearsed(self.subject.loader, planned, batches, rate, stored)
+        if costs is not None:
+            return costs
+        later = 0.0 if config.persistent_workers else start
+        return EpochCosts(start, later, later, 0.0 if self._own.persistent_workers else own)
+
+    # ---- what the model is told
+
+    def _offers(self, seen: Sampled) -> Offers:
+        wanted = max(_OFFERS_PACES * self.pace_seconds, _OFFERS_LOADS * seen.cost.wall_seconds)
+        seconds = min(wanted, _OFFERS_SHARE * self.seconds)
+        indices = self._some(_OFFERED_BATCHES, _OFFERED_SAMPLES)
+        may_use_workers = self._start.why_not is None
+        offers = find_offers(
+            self.subject.loader,
+            seen.cost,
+            indices,
+            seconds,
+            self._target(),
+            may_use_workers=may_use_workers,
+            forget_opened=self._trials.forget_opened,
+            plain=self.options.plain,
+            reads_at_most=planner.reads_worth(seen.cost, self.options.limits, self._step_rate),
+        )
+        offers = self._restraint.allowed(offers)
+        self._trials.rewrites = offers.rewrites
+        return offers
+
+    def _some(self, batches: int, samples: int) -> list[Any]:
+        """Return indices of the next batches, without those whose samples raise errors that the user's loop skips."""
+        if self._stream is None:
+            return []
+        indices = self._stream.some(batches, samples)
+        return without_failing(self.subject.loader, indices, self.subject.skips) if self.subject.skips else indices
+
+    def _restrain(self, seen: Sampled) -> None:
+        """Find out from the measured samples what must not be tried."""
+        indices: list[Any] = []
+        with contextlib.suppress(NoBatchesError):
+            indices = self._some(1, 8)
+        self._restraint = restraint_of(
+            self.subject.loader,
+            self._own,
+            indices,
+            self.subject.changed,
+            seen.cost.wall_seconds,
+            min(CHILD_SECONDS, max(_CHILD_SECONDS_AT_LEAST, _SHARE_OF_A_CHILD * self.options.budget_seconds)),
+        )
+        between = self.subject.between
+        is_lost = between.is_made_anew and self.options.cache_folder is None
+        if (between.changed or is_lost) and self._restraint.stores is None:
+            self._restraint = dataclasses.replace(self._restraint, stores=changed_between_epochs(between))
+        self._start = worker_start(self.subject.loader, self._own, self._held, self._restraint)
+
+    def _target(self) -> torch.device | None:
+        """Return the device on which batches may arrive, None for the CPU."""
+        return torch.device("cuda") if self.options.on_device and has_accelerator() else None
+
+    def _check_limits(self, situation: Situation) -> None:
+        """Raise TuningError if the script itself leaves no memory for any loader."""
+        used, allowed = situation.footprint.main_bytes, self.options.limits.memory_bytes
+        if used > allowed:
+            raise TuningError(
+                f"the script itself uses {format_bytes(used)}, more than the {format_bytes(allowed)} that are allowed; "
+                "raise --memory, or the host's limit",
+                exit_code=2,
+            )
+
+    def _probe(self, situation: Situation, offers: Offers) -> Situation:
+        """Correct the situation by two short runs: with one worker, and with as many as there are cores."""
+        if self._freedom(situation, offers).num_workers == (0,):
+            return situation
+        batch_seconds = situation.cost.wall_seconds * situation.samples_per_batch
+        if _PROBED_BATCHES * batch_seconds > _PROBE_SHARE * self.seconds:
+            return unprobed(situation, self._start_method)
+        self._say("one worker, to calibrate the model")
+        few = max(self._own.num_workers, 1) if self._is_iterable else 1
+        one = self._trials.probe(situation, Config(few, 2, pin_memory=self._pins, start_method=self._start.method))
+        if one is None:
+            return situation
+        competition = Competition(self._others.usable_cpus, self._others.cpus())
+        dropping = drop_seconds_per_byte(situation.footprint.batch_bytes)
+        situation = told_by_one(situation, one, dropping, competition)
+        cores = whole_cores(self.options.limits.cpus)
+        many = int(min(cores, _PROBED_AT_MOST, constraints.allowed(situation)["samples at once"]))
+        if self._is_iterable or many < 2 or self._seconds_spent > _UNTIL_PROBED * self.seconds:
+            return situation
+        self._say(f"{many} workers, to calibrate the model")
+        plain = Config(many, 2, pin_memory=self._pins, start_method=self._start.method)
+        config = in_reused_memory(situation, plain)
+        all_cores = self._trials.probe(situation, config)
+        return told_by_many(situation, one, config, all_cores, cores) if all_cores else situation
+
+    def _climbed(self, situation: Situation, offers: Offers) -> Situation:
+        """Measure with more and more workers how many concurrent reads a source sustains, if samples mostly wait."""
+        source, cost = situation.source, situation.cost
+        most = planner.reads_worth(cost, self.options.limits, self._step_rate)
+        is_known = source is not None and (source.is_exhausted or source.most_reads >= most)
+        may = not self._is_iterable and max(self._freedom(situation, offers).num_workers) > 1
+        if is_known or not may or cost.wait_seconds < cost.cpu_seconds:
+            return situation
+        self._say("how much the samples' source gives to more workers")
+        fits = [each for each in offers.threads if source is None or each.threads <= source.good_reads]
+        threads = max(fits, key=lambda each: each.threads, default=None)
+        plain = Config(
+            1,
+            2,
+            pin_memory=self._pins,
+            fetch_threads=threads.threads if threads else 1,
+            fetch_until=threads.until if threads else None,
+            start_method=self._start.method,
+        )
+        until = _UNTIL_PROBED * self.seconds
+        return climbed_by_workers(
+            situation,
+            plain,
+            most,
+            self._trials.probed,
+            self._trials.probe_or_reason,
+            lambda: until - self._seconds_spent,
+        )
+
+    def _freedom(self, situation: Situation, offers: Offers) -> Freedom:
+        return freedom_of(
+            self.subject.loader,
+            self._own,
+            self.options,
+            offers,
+            situation,
+            self._sharding,
+            start=self._start,
+            pins=self._pins,
+        )
+
+    def _examined(self, situation: Situation) -> Sharding:
+        """Return whether an iterable dataset shares its samples among workers."""
+        counts = (
+            []
+            if self._start.why_not or self._start.keeps_count
+            else counts_to_verify(self._own, self.options, situation)
+        )
+        if not counts:
+            return Sharding(None)
+        self._say("whether workers share its samples")
+        self._trials.forget_opened()
+        return examine(self.subject.loader, self._own.num_workers, counts, _SHARDING_SHARE * self.seconds)
+
+    # ---- trials
+
+    def _search(self, freedom: Freedom, situation: Situation, own: Reading) -> list[Reading]:
+        known = [own, *(reading for reading in self._trials.probed if reading.config != own.config)]
+        if self._has_nothing_to_gain:
+            return known
+        tried: list[Reading] = []
+        try:
+            return self._searched(freedom, situation, own, known, tried)
+        except WorkersFailError as error:
+            self._start = WorkerStart(why_not=workers_failed(str(error)))
+            known += [reading for reading in tried if reading.loader is not None and reading.config != own.config]
+            return self._searched(dataclasses.replace(freedom, num_workers=(0,)), situation, own, known, [])
+
+    def _searched(
+        self, freedom: Freedom, situation: Situation, own: Reading, known: list[Reading], tried: list[Reading]
+    ) -> list[Reading]:
+        """Return the `known` measurements and those of a search, which are also appended to `tried` one by one.
+
+        Raises WorkersFailError as soon as trials with workers have failed alike.
+        """
+
+        def try_out(config: Config, floor: float, on_chunk: Callable[[int, float], None]) -> Reading:
+            self._say(f"trying {config}")
+            tried.append(self._trials.try_out(situation, config, floor, on_chunk))
+            failure = self._trials.ledger.failure_of_workers() if config.num_workers else ""
+            if failure:
+                raise WorkersFailError(failure)
+            return tried[-1]
+
+        ranking = planner.rank(freedom, situation, self._trials.steady_within_seconds())
+        # Configurations that differ only in worker persistence need no measurements of their own.
+        ways = ranking.considered // len(freedom.persistent_workers)
+        try:
+            readings = search(
+                ranking,
+                known,
+                Space(freedom, situation),
+                try_out,
+                self._record(freedom),
+                deadline=self._searched_by(),
+                worth_until=self._begun + worth_seconds(ways, self.pace_seconds),
+                seed=self.options.seed,
+                enough=resource_bounds.fed_rate(situation) * (1 - decision.EQUAL),
+                dear_seconds=_DEAR_SHARE * self.seconds,
+            )
+        except StudyError as error:
+            raise TuningError(str(error), 1) from None
+        if len(readings) == len(known):
+            self._untried = [
+                candidate
+                for candidate in planner.rank(freedom, situation).best[:1]
+                if candidate.training_samples_per_second > own.loop_rate * (1 + decision.NOISE)
+            ]
+        return readings
+
+    def _plain_trial(self, situation: Situation, offers: Offers, readings: Sequence[Reading]) -> list[Reading]:
+        """Return a measurement of the model's best plain configuration, or none if that is measured already."""
+        if self._has_nothing_to_gain or self._seconds_spent > _UNTIL_SEARCHED_AT_LAST * self.seconds:
+            return []
+        freedom, within = self._freedom(situation, offers), self._trials.steady_within_seconds()
+        config = untried_plain(freedom, situation, readings, within)
+        if config is None:
+            return []
+        self._say(f"trying {config}, the best without plumb's runtime")
+        return [self._trials.try_out(situation, config, 0.0, lambda chunks, rate: None)]
+
+    def _finalists(self, situation: Situation, own: Reading, readings: Sequence[Reading]) -> list[Reading]:
+        """Return the finalists; the best of torch's own arguments is among them if there is time."""
+        finals = decision.finalists(situation, own, readings)
+        more = with_plain(finals, readings)
+        return more if self._seconds_spent + self._seconds_by_turns(more) < self.seconds else finals
+
+    def _searched_by(self) -> float:
+        """Return the latest end of the search, in `time.perf_counter` seconds."""
+        # Even if earlier phases took long, some time is left for a trial.
+        late = min(_UNTIL_SEARCHED_AT_LAST * self.seconds, self._seconds_spent + _SEARCHED_AT_LEAST * self.seconds)
+        return self._begun + max(_UNTIL_SEARCHED * self.seconds, late)
+
+    def _compared(self, situation: Situation, finals: list[Reading]) -> list[Reading]:
+        """Return the finalists as measured interleaved, or those that can be ranked without."""
+        late_seconds = self._seconds_spent + self._seconds_by_turns(finals) - self.seconds
+        known = decision.known_without_turns(finals, late_seconds)
+        if known is None:
+            self._say("the best few side by side")
+            return self._trials.side_by_side(situation, finals)
+        if len(known) < len(finals):
+            self._uncompared = decision.winner(finals)
+        return known
+
+    def _seconds_by_turns(self, finals: Sequence[Reading]) -> float:
+        """Return the least seconds of two turns of the finalists, with the start of their workers."""
+        batches = (self.subject.samples_per_batch / final.loader.samples_per_second for final in finals if final.loader)
+        starts = self._trials.ledger.slowest_start_seconds * sum(final.config.num_workers > 0 for final in finals)
+        return _BATCHES_SIDE_BY_SIDE * sum(batches) + starts
+
+    def _record(self, freedom: Freedom) -> Record:
+        """Return the study, with the properties of host, baseline and space that make its rates comparable."""
+        machine, loader = Machine.detect(), self.subject.loader
+        name = f"{self.options.script}:{self.subject.name}"
+        fingerprint = {
+            "host": f"{machine.cpu_model}, {self.options.limits.cpus:g} CPUs",
+            "packages": machine.packages,
+            "baseline": f"{self._own}, batches of {self.subject.samples_per_batch:.0f}",
+            "dataset": f"{type(loader.dataset).__qualname__} of {self.subject.epoch_samples} samples",
+        }
+        earlier: tuple[Trial, ...] = ()
+        if self.options.kept_file is not None:
+            # The rewrites found may depend on the time for the search, so the space is left out here.
+            self._comparable = Record(None, name, fingerprint).study_name
+            earlier = trial_journal.read(Path(self.options.kept_file), self._comparable)
+        self._earlier = len({trial.config for trial in earlier})
+        space = {"space": repr(dataclasses.replace(freedom, num_workers=(0,)))}
+        return Record(self.options.study_url, name, fingerprint | space, earlier)
+
+    # ---- the decision
+
+    def _decide(
+        self,
+        freedom: Freedom,
+        situation: Situation,
+        offers: Offers,
+        own: Reading,
+        winner: Reading,
+        plain: Reading,
+        loaded: float,
+    ) -> Choice:
+        assert own.loader is not None
+        assert plain.loader is not None
+        assert winner.loader is not None
+        situation = self._trials.corrected(situation)
+        notes = []
+        if self._has_nothing_to_gain:
+            notes.append(
+                f"nothing to gain: your loop waits for data {self.subject.waiting_share:.1%} of its time, and no "
+                "configuration can save more than that"
+            )
+        may_be_better = self.subject.is_decided_in_loop and winner.loop_rate > own.loop_rate
+        if winner.config != own.config and not may_be_better and not decision.is_better(situation, winner, own):
+            notes.append(
+                f"nothing better within noise: {winner.config} came closest, at "
+                f"{winner.loader.samples_per_second:,.0f} samples/s"
+            )
+            winner = own
+        assert winner.loader is not None
+        promising = next((each for each in self._untried if each.config != winner.config), None)
+        # Workers that are not forked take seconds to start, for which there is no time after the deadline.
+        is_quick = self._start_method == "fork" and not self._trials.ledger.has_failed_with_workers
+        is_left_to_loop = self.subject.is_decided_in_loop and winner.config == own.config and is_quick
+        if promising is not None and not is_left_to_loop:
+            notes.append(untried(promising, self.seconds))
+        if self._uncompared and self._uncompared.config != winner.config:
+            notes.append(uncompared(self._uncompared, self.seconds))
+        if self._start.why_not:
+            notes.append(self._start.why_not)
+        if self._restraint.other_workers:
+            notes.append(self._restraint.other_workers)
+        if self._start.keeps_count:
+            notes.append(stateful(type(self.subject.loader).__name__))
+        if situation.pool_cpus:
+            notes.append(pooled(situation.pool_cpus))
+        if self.subject.step and self.subject.step.pageable_samples_per_second is not None:
+            notes.append(pinned(self.subject.step.samples_per_second, self.subject.step.pageable_samples_per_second))
+        if winner.config.worker_torch_threads == 1 and winner.config.needs_runtime:
+            rate = resource_bounds.loader_rate(situation, winner.config)
+            notes.append(contributed(rate, rates_without_each(situation, winner.config)))
+        if not self._has_nothing_to_gain:
+            notes += binding(freedom, situation)
+            notes += [offers.whole_batches.in_words(winner.config)] if offers.whole_batches else []
+        if self._earlier:
+            notes.append(f"{self._earlier} configurations were known from a tuning that was interrupted")
+        others, usable = self._others.cpus(), self._others.usable_cpus
+        if usable - others < (1 - _CROWDED) * self.options.limits.cpus:
+            notes.append(
+                f"other processes kept {others:.1f} of these {usable} CPUs busy meanwhile: on a quiet host, the answer "
+                "may be another one"
+            )
+        if self._held and own.config.num_workers:
+            notes.append(inherited(self._held, own.config.num_workers))
+        elif self._start.method and (self._held or self._restraint.forked):
+            notes.append(not_forked(self._held, self._restraint.forked, self._start.method))
+        if self.options.on_device:
+            notes.append(arriving(offers.rewrites.deferral if winner.config.deferred else None, has_accelerator()))
+        if self._is_iterable:
+            notes.append(shared_out(self._sharding, own.config.num_workers, self.options.may_reorder))
+        return Choice(
+            Measured(own.config, own.loader.samples_per_second, own.loader.interval),
+            Measured(winner.config, winner.loader.samples_per_second, winner.loader.interval),
+            Measured(plain.config, plain.loader.samples_per_second, plain.loader.interval),
+            situation,
+            freedom,
+            offers,
+            tuple(self._trials.ledger.trials),
+            tuple(notes),
+            loaded,
+            promising.config if promising is not None and is_left_to_loop else None,
+        )
+
+    # ---- small helpers
+
+    @property
+    def _seconds_spent(self) -> float:
+        return time.perf_counter() - self._begun
+
+    @property
+    def _step_rate(self) -> float | None:
+        return self.subject.step.samples_per_second if self.subject.step else None
+
+    @property
+    def _may_have_torch_threads(self) -> bool:
+        """False for forked workers, which would hang, because OpenMP's threads don't survive a fork."""
+        may = not self.options.plain and not self._start.why_not
+        return may and self._start_method != "fork" and whole_cores(self.options.limits.cpus) > 1
+
+    @property
+    def _start_method(self) -> str:
+        """Start method of workers, chosen by the tuning, the script or Python."""
+        return self._start.method or start_method(context=self.subject.loader.multiprocessing_context)
+
+    @property
+    def _has_nothing_to_gain(self) -> bool:
+        return self.subject.waiting_share is not None and self.subject.waiting_share <= decision.NOTHING_TO_GAIN
+
+    def _say(self, text: str) -> None:
+        self.emit(Phase(f"{self.subject.name}: {text}"))

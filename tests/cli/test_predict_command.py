@@ -1,0 +1,77 @@
+"""`plumb predict`: what-ifs from a plan file alone."""
+
+import json
+
+import pytest
+
+from plumb.core import plan
+from plumb.core.config import Config
+from plumb.core.plan import LoaderPlan, Measured, Plan, SampleCost
+from plumb.host import Limits
+from plumb.model import resource_bounds
+from plumb.model.inputs import Footprint, Freedom, Situation
+from plumb.model.serialization import to_plain
+
+COST = SampleCost(2e-3, 2e-3, 0.0, 1e-5, 6e5, 0.03)
+SITUATION = Situation(COST, COST, Footprint(4e7, 2, 5e7, 3e8, 30), Limits(cpus=2, memory_bytes=8e9), 5000.0)
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(**changes):
+        config = Config(2, 2)
+        loader = LoaderPlan(
+            name="train_loader",
+            site="train.py:5",
+            dataset="Numbers",
+            batch_size=64,
+            baseline=Measured(Config(), 400.0, (390.0, 410.0)),
+            tuned=Measured(config, 900.0, (890.0, 910.0)),
+            predicted=resource_bounds.predict(SITUATION, config),
+            **{"model": to_plain(SITUATION, Freedom(tuple(range(5)))), **changes},
+        )
+        plan.write(Plan("train.py", {}, 1.0, 1.0, (loader,)), tmp_path / "train.plumb.json")
+
+    return write
+
+
+def test_it_says_what_binds_what_binds_next_and_what_to_buy(plumb, written):
+    written()
+    ran = plumb("predict", "train.plumb.json")
+    assert ran.code == 0, ran.err
+    assert "What limits it is the CPU" in ran.out
+    assert "What would bind next is" in ran.out
+    assert "Buy more cores" in ran.out
+
+
+def test_another_host_changes_the_answer(plumb, written):
+    written()
+    ran = plumb("predict", "--cpus", 32, "--memory", "64GiB", "--step-rate", 3000, "train.plumb.json")
+    assert ran.code == 0, ran.err
+    assert "Buy nothing for the data: the training step binds" in ran.out
+    assert "900 samples/s, measured" in ran.out
+
+
+def test_json_is_the_answer_and_nothing_else(plumb, written):
+    written()
+    answer = json.loads(plumb("predict", "--json", "--cpus", 1, "train.plumb.json").out)["train_loader"]
+    assert answer["prediction"]["bottleneck"] == "cpu"
+    assert answer["best"]["config"]["num_workers"] >= 1
+    assert answer["purchases"][0]["what"] == "cores"
+
+
+def test_a_host_too_small_for_anything_names_the_limit(plumb, written):
+    written()
+    ran = plumb("predict", "--memory", "1MiB", "train.plumb.json")
+    assert ran.code == 0
+    assert "memory" in ran.out
+    assert "fits" in ran.out
+
+
+@pytest.mark.parametrize("model", [None, {"situation": 3}])
+def test_a_plan_without_what_the_model_needs_gives_one_line(plumb, written, model):
+    written(model=model)
+    ran = plumb("predict", "train.plumb.json")
+    assert ran.code == 1
+    assert "Tune again" in ran.err
+    assert len(ran.err.splitlines()) == 1

@@ -1,0 +1,81 @@
+"""What a ledger says of failures, and what a search does about them."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from plumb.core.config import Config
+from plumb.tuning import tuner as tuning
+from plumb.tuning.search.ledger import Ledger, Reading
+
+POOL = "failed: NotImplementedError: pool objects cannot be passed between processes or pickled"
+ONE, TWO, FOUR = (Config(num_workers=count, prefetch_factor=2) for count in (1, 2, 4))
+
+
+def ledger_of(*outcomes):
+    ledger = Ledger(None, 0, lambda trial: None)
+    for config, outcome in outcomes:
+        ledger.failed(config, outcome)
+    return ledger
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "failure"),
+    [
+        ([(ONE, POOL)], ""),
+        ([(ONE, POOL), (TWO, POOL)], POOL.removeprefix("failed: ")),
+        ([(Config(), POOL), (TWO, POOL)], ""),
+        ([(ONE, POOL), (TWO, "failed: OSError: no room")], ""),
+        (
+            [(ONE, "failed: RuntimeError: worker (pid 12) died"), (TWO, "failed: RuntimeError: worker (pid 7) died")],
+            "RuntimeError: worker (pid 12) died",
+        ),
+        ([(ONE, "ended: no batch within 20 s: a.py:3"), (TWO, "ended: no batch within 41 s: a.py:3")],
+         "no batch within 20 s: a.py:3"),
+        ([(ONE, "ended: only 3 MiB of memory left"), (TWO, "ended: only 4 MiB of memory left")], ""),
+        ([(ONE, "not tried: memory"), (TWO, "not tried: memory")], ""),
+    ],
+)  # fmt: skip
+def test_two_trials_with_workers_that_fail_alike_tell_of_all(outcomes, failure):
+    assert ledger_of(*outcomes).failure_of_workers() == failure
+
+
+def test_where_workers_were_measured_once_a_failure_tells_of_no_others():
+    ledger = ledger_of((ONE, POOL), (TWO, POOL))
+    ledger.trials.append(SimpleNamespace(config=FOUR, samples_per_second=10.0, outcome="measured"))
+    assert ledger.failure_of_workers() == ""
+
+
+def test_no_more_workers_are_tried_after_two_failures_and_a_note_says_why(monkeypatch):
+    """Twenty-eight trials failed one by one, for the same reason."""
+    ledger = ledger_of()
+    tuner = object.__new__(tuning.Tuner)
+    searched = []
+
+    def try_out(situation, config, floor, on_chunk):
+        if config.num_workers:
+            return ledger.failed(config, POOL)
+        return Reading(config, None, 5.0, "measured")
+
+    def search(ranking, known, space, try_out, record, **how):
+        searched.append(space)
+        return [*known, *(try_out(config, 0.0, None) for config in (ONE, TWO, FOUR, Config(fetch_threads=4)) if
+                          config.num_workers in space)]  # fmt: skip
+
+    tuner._trials = SimpleNamespace(probed=[], ledger=ledger, try_out=try_out, steady_within_seconds=lambda: 1.0)
+    tuner.subject = SimpleNamespace(name="loader", waiting_share=1.0)
+    tuner.options, tuner.pace_seconds = SimpleNamespace(seed=0), 0.1
+    tuner.seconds, tuner._begun, tuner.emit = 10.0, 0.0, lambda event: None
+    monkeypatch.setattr(tuning, "search", search)
+    monkeypatch.setattr(tuning.planner, "rank", lambda *_: SimpleNamespace(considered=4, best=()))
+    monkeypatch.setattr(tuning, "Space", lambda freedom, situation: freedom.num_workers)
+    monkeypatch.setattr(tuning.operational, "fed_rate", lambda situation: 1.0)
+    monkeypatch.setattr(tuning.Tuner, "_record", lambda self, freedom: None)
+    own = Reading(Config(), None, 1.0, "measured")
+    readings = tuner._search(tuning.Freedom((0, 1, 2, 4)), None, own)
+    assert searched == [(0, 1, 2, 4), (0,)]
+    assert [trial.config for trial in ledger.trials] == [ONE, TWO]
+    assert [reading.config for reading in readings] == [Config(), Config(fetch_threads=4)]
+    assert tuner._start.why_not == (
+        f"no more workers were tried: two trials with workers failed alike ({POOL.removeprefix('failed: ')})"
+    )
