@@ -35,7 +35,7 @@ from plumb.runtime.checks.check_rate import CheckTimes
 from plumb.runtime.guards import state_guard
 from plumb.runtime.loader import current_config
 from plumb.runtime.planned_loader import Planned
-from plumb.tuning.measure.training_loop import Endless
+from plumb.tuning.measure.replayed_batches import Endless
 
 FULL, QUICK = Effort(7, 0.8, 8.0), Effort(3, 0.3, 4.0)
 # A window has as many batches as the first one of its time, and this many at the least.

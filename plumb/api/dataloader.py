@@ -16,7 +16,7 @@ from plumb.instrument.torch_loader import DataLoader as TorchDataLoader
 from plumb.tuning.dataset_settings import Settings, is_off, settings_of
 
 if TYPE_CHECKING:
-    from plumb.instrument.loader_identity import Facts
+    from plumb.core.identity import Facts
     from plumb.runtime.guards.plan_fit import Fit
     from plumb.runtime.planned_loader import Planned
 

@@ -22,12 +22,13 @@ from plumb.instrument.identify import facts_of_loader, identity_of, place_of
 from plumb.instrument.restore import undone
 from plumb.report.notebook import progress_line
 from plumb.runtime.loader import current_config, rebuild
-from plumb.script.loader_registry import KnownLoader
 from plumb.tracing.device.profile import has_accelerator
 from plumb.tuning.in_loop import Tuning
 from plumb.tuning.loader_under_test import Step
+from plumb.tuning.measure.known_loader import KnownLoader
+from plumb.tuning.measure.replayed_batches import Endless
 from plumb.tuning.measure.samples_per_batch import samples_per_batch
-from plumb.tuning.measure.training_loop import Endless, Loop, Raised
+from plumb.tuning.measure.training_loop import Loop, Raised
 from plumb.tuning.options import Options
 
 _ALONE = "tuned on its own, without a step rate"

@@ -22,16 +22,18 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.core import plan
+from plumb.core.errors import StoreError
+from plumb.core.identity import Facts
 from plumb.core.plan import LoaderPlan, Plan, PlanError
 from plumb.core.sized import length_of
 from plumb.host import Machine
+from plumb.host.user_folder import open_private, open_user_folder, user_folder
 from plumb.instrument.identify import facts_of_loader
-from plumb.instrument.loader_identity import Facts, difference_of_facts, without_numbers
+from plumb.instrument.loader_identity import difference_of_facts, without_numbers
 from plumb.instrument.main_module import main_is_guarded, runs_script_again
 from plumb.model import constraints, serialization
 from plumb.runtime.guards.plan_fit import rewrites_samples
 from plumb.runtime.loader import current_config
-from plumb.runtime.store.store_folder import StoreError, open_private, open_user_folder, user_folder
 from plumb.tuning.options import Options
 
 _FOLDER = "plans"

@@ -18,7 +18,7 @@ import msgspec
 
 from plumb.cli.arguments import source_file
 from plumb.core import events, plan
-from plumb.core.errors import CommandError
+from plumb.core.errors import CommandError, StoreError
 from plumb.core.files_outcome import FilesOutcome
 from plumb.core.plan import LoaderPlan, Plan
 from plumb.core.printable import printable
@@ -27,7 +27,6 @@ from plumb.instrument import failure_report
 from plumb.report.output import console, has_no_color, wide_console, write_plainly
 from plumb.report.progress import Display
 from plumb.runtime.store import catalog
-from plumb.runtime.store.store_folder import StoreError
 from plumb.script import launcher
 from plumb.script.distributed import launch_of, said_when_over, take_part
 from plumb.script.hand_made_batches import in_source

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from plumb.host.gpu_usage import GpuReading
+from plumb.core.gpu import GpuReading
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,11 @@ DAMAGED_JSON = (msgspec.MsgspecError, UnicodeDecodeError)
 """Errors of msgspec for bytes that are no JSON of the expected type, and of Python for bytes that are no UTF-8."""
 
 
-class CommandError(Exception):
+class PlumbError(Exception):
+    """Base of all errors that plumb raises itself. The message is one line for people."""
+
+
+class CommandError(PlumbError):
     """Failure of a command: one line that says what to do, and the exit code."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
@@ -42,3 +46,7 @@ def one_line(error: BaseException) -> str:
     name = type(error).__name__
     # Torch writes a worker's error without a traceback into one line.
     return f"{name}: {lines[-1].removeprefix('Original ').removeprefix(f'{name}: ')}" if lines else name
+
+
+class StoreError(Exception):
+    """A store can't be used. The message is one line: what, where, and what to do if anything."""

@@ -16,8 +16,8 @@ import msgspec
 from plumb.core.config import Config, Rewrites
 from plumb.core.errors import DAMAGED_JSON
 from plumb.core.files_outcome import FilesOutcome
+from plumb.core.identity import Identity
 from plumb.core.printable import to_json
-from plumb.instrument.loader_identity import Identity
 
 VERSION = 1
 _FILES_KNOWN = 1000

@@ -4,9 +4,9 @@ files -> mounts -> cgroups, slurm, ranks, affinity -> cpus, memory, processes, d
 limits, machine -> advice -> describe
 """
 
+from plumb.core.gpu import Gpu
 from plumb.host.advice import advice
 from plumb.host.describe import describe
-from plumb.host.gpus import Gpu
 from plumb.host.limits import Limits
 from plumb.host.machine import Machine
 

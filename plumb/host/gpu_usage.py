@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from plumb.host.gpus import Gpu, gpus, partitions
+from plumb.core.gpu import Gpu, GpuReading
+from plumb.host.gpus import gpus, partitions
 from plumb.host.nvml import Nvml, opened
 
 KIBIBYTE = 1024
 SENT, RECEIVED = 0, 1  # NVML_PCIE_UTIL_TX_BYTES, NVML_PCIE_UTIL_RX_BYTES
-
-
-@dataclass(frozen=True)
-class GpuReading:
-    """One GPU, or one MIG partition, at one moment. A figure that the driver doesn't give is None, with a reason.
-
-    `utilization_share` is the share (0 to 1) of the driver's last sample period in which a kernel ran. PCIe rates are
-    those of the whole board; `received` is the traffic from the host. `partitions` are the board's, if it has any.
-    `reasons` maps the missing figures to why they are missing.
-    """
-
-    name: str | None
-    uuid: str | None
-    utilization_share: float | None
-    memory_used_bytes: int | None
-    memory_total_bytes: int | None
-    pcie_received_bytes_per_second: float | None
-    pcie_sent_bytes_per_second: float | None
-    partitions: tuple[Gpu, ...] | None
-    reasons: Mapping[str, str]
 
 
 FIGURES = tuple(name for name in GpuReading.__dataclass_fields__ if name != "reasons")

@@ -3,28 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from plumb.core.gpu import Gpu
 from plumb.host.nvml import Nvml, opened
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One GPU, or one MIG partition of a GPU. Values that the driver doesn't give are None.
-
-    The PCIe generation in use may be low because the GPU is idle; this doesn't explain a low width (lanes).
-    """
-
-    name: str
-    uuid: str | None
-    mig: bool
-    memory_bytes: int | None
-    memory_free_bytes: int | None
-    pcie_generation: int | None
-    pcie_generation_most: int | None
-    pcie_width: int | None
-    pcie_width_most: int | None
 
 
 def gpus(environ: Mapping[str, str]) -> tuple[tuple[Gpu, ...], str]:

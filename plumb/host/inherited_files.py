@@ -6,31 +6,11 @@ import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-
-from plumb.instrument.unsent_batches import report_unsent_batches
+from collections.abc import Iterator
 
 DESCRIPTORS = "/proc/self/fd"
 # A descriptor with this flag only names a file. Python doesn't have the flag on every system.
 _PATH_ONLY = getattr(os, "O_PATH", 0)
-
-
-@dataclass(frozen=True)
-class ReopeningInit:
-    """`worker_init_fn` that reopens inherited files, and then calls the user's function, if there is one.
-
-    Picklable if the user's function is. In a worker that was not forked there is nothing to reopen.
-    """
-
-    then: Callable[[int], None] | None
-
-    def __call__(self, worker_id: int) -> None:
-        """Give the worker its own open files."""
-        report_unsent_batches(worker_id)
-        reopen_inherited_files()
-        if self.then is not None:
-            self.then(worker_id)
 
 
 def reopen_inherited_files() -> tuple[int, ...]:

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from plumb.core.gpu import Gpu
 from plumb.host.cpu_limit import cpu_limit
 from plumb.host.disk_limit import disk
-from plumb.host.gpus import Gpu, gpus
+from plumb.host.gpus import gpus
 from plumb.host.host_files import Host
 from plumb.host.local_ranks import ranks_on_host
 from plumb.host.memory_limit import memory_limit, shm_limit

@@ -20,11 +20,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from plumb.core.identity import Facts
 from plumb.core.printable import printable
 from plumb.instrument.byte_code import digest_of_code, file_digest, names_in, package_version
 from plumb.instrument.callee import is_dataset, is_step, is_user_class, is_user_code, is_user_file
 from plumb.instrument.fact_parts import class_path, has_parts, inside, is_all_the_users, spread
-from plumb.instrument.loader_identity import Facts
 from plumb.instrument.object_parts import attributes_of
 from plumb.instrument.script_options import options_of_library, options_of_process
 from plumb.instrument.simple_values import (

@@ -21,8 +21,7 @@ from plumb.instrument.callee import (
 )
 from plumb.instrument.dataset_state import DatasetState
 from plumb.instrument.object_parts import process_generators
-from plumb.instrument.rng_state import disturb_generators, kept_generators
-from plumb.tracing.dataflow_pass import GENERATOR_CLASSES
+from plumb.instrument.rng_state import GENERATOR_CLASSES, disturb_generators, kept_generators
 
 # A dataset of a million objects is not walked to its end.
 _REACHED_SECONDS = 0.3

@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from plumb.core.errors import one_line
+from plumb.host.user_folder import open_user_folder, user_folder
 from plumb.instrument.call_site import is_library
-from plumb.runtime.store.store_folder import open_user_folder, user_folder
 
 _FOLDER = "failures"
 # Number of reports that are kept.

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
+from plumb.core.identity import Facts, Identity, Place
 from plumb.core.printable import printable
 from plumb.core.sized import length_of
 from plumb.instrument.call_site import Site
 from plumb.instrument.dataset_facts import facts_about
-from plumb.instrument.loader_identity import Facts, Identity, Place
 from plumb.instrument.simple_values import module_name
 
 # Torch's attributes of a loader, which have the names of its arguments.

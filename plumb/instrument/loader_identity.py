@@ -6,7 +6,8 @@ It is plain data, as in a plan file. `runtime/identified.py` makes it from a loa
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+
+from plumb.core.identity import Facts, Identity
 
 # First characters of numbers, as opposed to flags: `runtime/facts.py` writes values as `repr` does.
 _DIGITS = frozenset("0123456789")
@@ -14,48 +15,6 @@ _DIGITS = frozenset("0123456789")
 _SIZE = " of "
 _CACHED = "functools.cached_property"
 _CALLABLE = ("function ", "class ", "method", "partial")
-
-
-@dataclass(frozen=True)
-class Place:
-    """A user's statement that makes loaders, independent of its line.
-
-    `scope` is the function around it. `library` is the package that makes the loader for that statement, if any.
-    """
-
-    file: str
-    scope: str
-    statement: str
-    library: str = ""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Facts that determine a dataset's samples, each with the path that leads to it, such as `dataset.transform.size`.
-
-    `code` has digests of functions; `kinds` has classes, lengths, shapes and versions of packages; `values` has flags,
-    numbers and texts. The contents of large collections and arrays are left out.
-    """
-
-    code: dict[str, str] = field(default_factory=dict)
-    kinds: dict[str, str] = field(default_factory=dict)
-    values: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Identity of one loader of a script. `order` counts the loaders made at its place, from 1.
-
-    `length` is the dataset's when the loader was made; None if it has none. `facts` are those of the first iteration;
-    None for a loader that was not iterated.
-    """
-
-    place: Place
-    order: int
-    dataset: str
-    length: int | None
-    arguments: dict[str, str]
-    facts: Facts | None = None
 
 
 def difference_of_loaders(planned: Identity, found: Identity) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from plumb.host.inherited_files import ReopeningInit
+from plumb.instrument.worker_init import ReopeningInit
 
 # Largest number of values to return from a cache.
 _VALUES = 64

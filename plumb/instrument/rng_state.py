@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+GENERATOR_CLASSES = {"Generator", "RandomState", "Random"}
+"""Names of numpy's, torch's and Python's random generators."""
+
 
 def generator_states(others: list[Any]) -> tuple[Any, ...]:
     """Return the states of `random`, `numpy.random`, torch's generator and `others`, comparable with `==`."""

@@ -20,8 +20,8 @@ import torch
 
 from plumb.instrument.byte_windows import PLAIN
 from plumb.instrument.callee import STANDARD_FOLDERS, is_dataset, is_step, is_user_class
+from plumb.instrument.rng_state import GENERATOR_CLASSES
 from plumb.instrument.torch_loader import DataLoader
-from plumb.tracing.dataflow_pass import GENERATOR_CLASSES
 
 
 class Kind(enum.Enum):

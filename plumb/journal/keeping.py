@@ -19,11 +19,11 @@ from types import TracebackType
 
 from plumb.core.errors import one_line
 from plumb.core.files_outcome import FilesOutcome, UnkeptFile
+from plumb.host.user_folder import make_user_folder, memory_root, open_private, user_folder
 from plumb.journal import records, snapshot
 from plumb.journal.recovery import hold, recover
 from plumb.journal.seen import OpenFiles
 from plumb.journal.sharing import Share, forget_old
-from plumb.runtime.store.store_folder import make_user_folder, memory_root, open_private, user_folder
 
 _FOLDER, _PREFIX = "journals", "tuning-"
 _PACKAGE_ROOT = Path(__file__).resolve().parent.parent.parent

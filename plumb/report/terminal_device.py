@@ -7,8 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from plumb.core.device_profile import DeviceProfile
+from plumb.core.gpu import GpuReading
 from plumb.core.units import format_bytes, format_seconds
-from plumb.host.gpu_usage import GpuReading
 from plumb.tracing.pipeline import Pipeline
 
 

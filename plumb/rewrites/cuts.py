@@ -20,7 +20,7 @@ from plumb.instrument.recorder import SAMPLE, Node
 from plumb.instrument.source_digest import code_digest
 from plumb.rewrites.call_log import Calls, Sample
 from plumb.rewrites.feeding_calls import feeds_of
-from plumb.rewrites.tensor_calls import code_of_samples
+from plumb.runtime.replay.sample_code import code_of_samples
 from plumb.runtime.replay.substitution import Tree
 from plumb.tracing.graph_builder import ids_of, is_called_random, name_of
 from plumb.tracing.pipeline import Operator, Pipeline

@@ -15,6 +15,7 @@ from plumb.core.plan import SampleCost
 from plumb.core.units import format_seconds
 from plumb.model.concurrency_climb import SourceCapacity
 from plumb.model.inputs import StorageBandwidth, ThreadsCost, bandwidth
+from plumb.rewrites.collate_cost import COLLATED, collate_seconds
 from plumb.rewrites.costs import FEWEST_SAMPLES, TIMED_BATCH
 from plumb.rewrites.cuts import CutCandidate
 from plumb.rewrites.reads_at_once import climbed
@@ -22,7 +23,6 @@ from plumb.rewrites.thread_timing import THREADS, filled_in, gains_of_climb, tim
 from plumb.rewrites.thread_validation import InProcess, validate_threads
 from plumb.runtime.replay.replay import Replay
 from plumb.tracing.pipeline import Pipeline
-from plumb.tuning.measure.sample_cost import COLLATED, collate_seconds
 
 READS_AT_MOST = 64
 """Largest number of samples to read at once if no useful number is known."""

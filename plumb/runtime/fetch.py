@@ -26,13 +26,13 @@ from plumb.instrument.known_objects import KnownObjects
 from plumb.instrument.opened_files import OpenedFile, opened_files
 from plumb.instrument.quick_look import QuickLook, quick_look_at
 from plumb.instrument.saved_state import METHODS
-from plumb.rewrites.tensor_calls import code_of_samples, code_on
 from plumb.runtime.deferred.placeholder import VariesError
 from plumb.runtime.deferred.samples import DeferredSamples, Deferring
 from plumb.runtime.drawing_samples import Drawing, DrawsError
 from plumb.runtime.marked_batches import CheckedSamples, Marked, Note
 from plumb.runtime.plain_batches import PlainBatches, plain_samples
 from plumb.runtime.replay.replay import NO_ANSWERS, Replay, ReplayError
+from plumb.runtime.replay.sample_code import code_of_samples, code_on
 from plumb.runtime.store.codec import EncodeError, encode
 from plumb.runtime.store.store import MISSING, Record, Store, StoreSpec, key_of
 from plumb.runtime.table_batches import whole_batch

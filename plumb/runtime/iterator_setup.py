@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.data._utils import worker
 
 from plumb.core.config import Config, Cut, Rewrites
+from plumb.core.errors import StoreError
 from plumb.host import malloc
 from plumb.instrument.tracebacks import without_plumb
 from plumb.runtime.deferred.samples import DeferringCollate, Undeferred, device_of
@@ -28,7 +29,6 @@ from plumb.runtime.marked_batches import CheckedCollate
 from plumb.runtime.plain_batches import PlainBatches
 from plumb.runtime.shared_buffers import BufferedCollate, Receiver
 from plumb.runtime.store.dataset_store import Stored, note_change
-from plumb.runtime.store.store_folder import StoreError
 from plumb.runtime.table_batches import WholeCollate, may_read_whole
 
 

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from plumb.core.config import Config, Rewrites
-from plumb.host.inherited_files import ReopeningInit
 from plumb.instrument.torch_loader import DataLoader
+from plumb.instrument.worker_init import ReopeningInit, WatchedInit
 from plumb.runtime.iterator_setup import Running
 from plumb.runtime.patient_iterator import PatientIterator
 from plumb.runtime.store.dataset_store import Stored
-from plumb.tuning.measure.trial_worker import WatchedInit
 
 NO_REWRITES = Rewrites()
 

@@ -14,7 +14,6 @@ from torch.utils.data import IterableDataset, MapDataPipe
 from plumb.core.config import Config
 from plumb.core.plan import LoaderPlan, files_of
 from plumb.core.plan_marks import mark_unsafe
-from plumb.host.inherited_files import ReopeningInit
 from plumb.host.malloc import Reuse
 from plumb.host.process_control import keep_sockets_together
 from plumb.instrument.dataset_state import DatasetState
@@ -22,6 +21,7 @@ from plumb.instrument.main_module import RUNS_AGAIN, runs_script_again
 from plumb.instrument.object_parts import roots_of
 from plumb.instrument.saved_state import is_stateful
 from plumb.instrument.torch_loader import DataLoader
+from plumb.instrument.worker_init import ReopeningInit
 from plumb.runtime.checks.running_checks import check_guard
 from plumb.runtime.clocked_entry import clock_of
 from plumb.runtime.epoch.epoch_iterator import EpochIterator

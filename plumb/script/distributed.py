@@ -17,10 +17,10 @@ from pathlib import Path
 
 import msgspec
 
-from plumb.core.errors import CommandError
+from plumb.core.errors import CommandError, StoreError
 from plumb.core.events import Event, Failed
 from plumb.host.host_files import Host, whole
-from plumb.runtime.store.store_folder import StoreError, open_user_folder, user_folder
+from plumb.host.user_folder import open_user_folder, user_folder
 from plumb.script import launcher
 from plumb.tuning.orders import Orders
 

@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 
 from plumb.core import events
 from plumb.core.errors import LoopEndedError
-from plumb.script.loader_registry import KnownLoader
-from plumb.tuning.measure.training_loop import Course, Loop, ready
+from plumb.tuning.measure.known_loader import KnownLoader
+from plumb.tuning.measure.replayed_batches import ready
+from plumb.tuning.measure.training_loop import Course, Loop
 
 _KEPT_BATCHES = 2
 

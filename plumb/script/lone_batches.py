@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from plumb.script.loader_registry import Watched
+    from plumb.tuning.measure.known_loader import Watched
 
 # A loop that begins this many iterators for one batch each does so in every step.
 _LONE_BATCHES = 8

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from plumb.runtime.guards.plan_fit import Fit
     from plumb.runtime.planned_loader import Planned
     from plumb.runtime.run_clock import RunClock
-    from plumb.script.loader_registry import KnownLoader, Registry
+    from plumb.script.loader_registry import Registry
+    from plumb.tuning.measure.known_loader import KnownLoader
 
 # Attribute of a changed loader: the number of its entry in the plan, and the script's own arguments. Copies have it
 # too.

@@ -34,8 +34,9 @@ from plumb.script.removed_data import LoaderFiles
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-    from plumb.script.loader_registry import KnownLoader, Registry, Watched
+    from plumb.script.loader_registry import Registry
     from plumb.script.training_signals import TrainingSignals
+    from plumb.tuning.measure.known_loader import KnownLoader, Watched
     from plumb.tuning.measure.loop_companions import Companion
     from plumb.tuning.measure.training_loop import Course, Loop
 
@@ -168,7 +169,7 @@ class Session:
 
     def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
         """Return an iterator for the script's loop that reports every batch to the session."""
-        from plumb.script.loader_registry import Watched
+        from plumb.tuning.measure.known_loader import Watched
 
         known = self._registry.iterated(loader) if self._registry else None
         if known is None:
@@ -320,8 +321,9 @@ class Session:
 
     def _take_over(self, watched: Watched) -> Any:
         from plumb.tuning.measure.loop_companions import beside
+        from plumb.tuning.measure.replayed_batches import Endless
         from plumb.tuning.measure.samples_per_batch import samples_per_batch
-        from plumb.tuning.measure.training_loop import Endless, Loop
+        from plumb.tuning.measure.training_loop import Loop
 
         known = self._running = watched.known
         self._thread = threading.current_thread()

@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader
 
 from plumb.core import events
 from plumb.core.errors import TuningError, UsersError, one_line
-from plumb.script.loader_registry import KnownLoader
 from plumb.tracing.device.profile import profile_device
 from plumb.tracing.sample_source import TraceError, TraceTimeError
 from plumb.tracing.tracer import trace
+from plumb.tuning.measure.known_loader import KnownLoader
 from plumb.tuning.measure.training_loop import Course, Loop
 
 _SAMPLES, _SECONDS_AT_LEAST = 16, 1.0

@@ -17,11 +17,8 @@ from plumb.host.read_counter import ReadCounter
 from plumb.instrument.callee import is_dataset
 from plumb.instrument.function_rewriter import Rewriter
 from plumb.instrument.recorder import EVERYTHING, Node, Recorder, Selection
-from plumb.instrument.rng_state import generator_states
+from plumb.instrument.rng_state import GENERATOR_CLASSES, generator_states
 from plumb.instrument.values import Description, attribute, describe, digest, has_identity, is_lazy_image, parts
-
-GENERATOR_CLASSES = {"Generator", "RandomState", "Random"}
-"""Names of numpy's, torch's and Python's random generators."""
 
 
 @dataclass

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from plumb.core.config import Config, Deferral
 from plumb.core.plan import Claim
 from plumb.core.units import format_bytes, format_pairs, format_seconds
-from plumb.instrument.fork_safety import Handle
 from plumb.model import planner
 from plumb.model.concurrency_climb import ClimbEnd, SourceCapacity
 from plumb.model.inputs import Freedom, Situation
@@ -21,7 +20,6 @@ from plumb.tuning.search.ledger import Reading
 
 # A limit binds if the model predicts at least this multiple of the rate without it.
 _BINDS = 1.05
-_NAMED = 3
 # The fewest connections are reported that reach this share of the highest rate.
 _NEXT_TO_ALL = 0.95
 # A load of other processes below this explains nothing. An undecided comparison needs this multiple of the time.
@@ -179,26 +177,6 @@ def _no_time(what: str, seconds: float) -> str:
         f"the {max(seconds, 0.0):.1f} s that were left did not suffice to {what} samples/s: allow more time, with "
         "--budget or budget="
     )
-
-
-def inherited(held: Sequence[Handle], own_workers: int = 0, method: str | None = None) -> str:
-    """Return a sentence on the dataset's objects that a fork would break, and what to write instead.
-
-    `method` is the start method that is used then.
-    """
-    what = f"the dataset holds {', '.join(map(str, held[:_NAMED]))}"
-    if own_workers:
-        return f"{what}, which workers that are forked share with each other; open it in the first sample of each"
-    if method:
-        return f"{what}, which forked workers would share, but can be sent to others: workers are started by {method}"
-    return f"{what}, which forked workers would share: none were tried. Open it in the first sample, not before"
-
-
-def not_forked(held: Sequence[Handle], reason: str | None, method: str | None = None) -> str:
-    """Return a sentence on why workers are not forked: the dataset's objects, or a forked process's failed sample."""
-    if held or not reason:
-        return inherited(held, method=method)
-    return f"{reason}: workers are started by {method}" if method else f"{reason}: no workers were tried"
 
 
 def pooled(cpus: float) -> str:

@@ -19,7 +19,6 @@ from plumb.host.cpu_load import OthersLoad
 from plumb.host.malloc import ways_kept
 from plumb.host.pinned_memory import is_pinnable
 from plumb.model import resource_bounds, serialization
-from plumb.script.loader_registry import KnownLoader
 from plumb.tracing.device.profile import uses_accelerator
 from plumb.tuning import explanations as notes
 from plumb.tuning.between_epochs import between_epochs
@@ -38,10 +37,12 @@ from plumb.tuning.loop_results import (
     with_shares,
 )
 from plumb.tuning.measure.collective_wait import standstill, told_by_steps
+from plumb.tuning.measure.known_loader import KnownLoader
 from plumb.tuning.measure.loop_companions import Companions
 from plumb.tuning.measure.loop_comparison import LoopComparison, compare_in_loop
+from plumb.tuning.measure.replayed_batches import ready
 from plumb.tuning.measure.samples_per_batch import samples_per_batch
-from plumb.tuning.measure.training_loop import Course, Loop, LoopReading, ready
+from plumb.tuning.measure.training_loop import Course, Loop, LoopReading
 from plumb.tuning.options import Options
 from plumb.tuning.overtime import late_seconds
 from plumb.tuning.plain_plan import plain_in_loop, settled_plain

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import msgspec
 
-from plumb.core.errors import DAMAGED_JSON
+from plumb.core.errors import DAMAGED_JSON, StoreError
 from plumb.core.events import TrialDone
 from plumb.core.plan import Trial
 from plumb.core.printable import to_json
-from plumb.runtime.store.store_folder import StoreError, open_private, open_user_folder, user_folder
+from plumb.host.user_folder import open_private, open_user_folder, user_folder
 from plumb.tuning.orders import Target
 
 # Older measurements don't describe the present host and script.

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.core.config import Config
-from plumb.core.errors import TuningError, UsersError
+from plumb.core.errors import StoreError, TuningError, UsersError
 from plumb.core.events import Event, Phase, TrialDone
 from plumb.core.plan import LoaderPlan, Measured, Trial
 from plumb.core.units import format_bytes
@@ -34,7 +34,6 @@ from plumb.model.cpu_contention import Competition
 from plumb.model.inputs import Freedom, Situation
 from plumb.rewrites.find import Offers, find_offers
 from plumb.runtime.loader import current_config, rebuild
-from plumb.runtime.store.store_folder import StoreError
 from plumb.tracing.device.profile import has_accelerator
 from plumb.tuning import trial_journal
 from plumb.tuning.epoch_rehearsal import REHEARSED_EPOCHS, EpochCosts, rehearsed
@@ -43,8 +42,6 @@ from plumb.tuning.explanations import (
     binding,
     changed_between_epochs,
     contributed,
-    inherited,
-    not_forked,
     pinned,
     pooled,
     shared_out,
@@ -66,7 +63,15 @@ from plumb.tuning.search import decision
 from plumb.tuning.search.calibration_runs import in_reused_memory, told_by_many, told_by_one
 from plumb.tuning.search.ledger import Ledger, Reading, WorkersFailError
 from plumb.tuning.search.optuna_space import Space
-from plumb.tuning.search.search_space import WorkerStart, counts_to_verify, freedom_of, whole_cores, worker_start
+from plumb.tuning.search.search_space import (
+    WorkerStart,
+    counts_to_verify,
+    freedom_of,
+    inherited,
+    not_forked,
+    whole_cores,
+    worker_start,
+)
 from plumb.tuning.search.stopping import worth_seconds
 from plumb.tuning.search.study import search
 from plumb.tuning.search.study_storage import Record, StudyError

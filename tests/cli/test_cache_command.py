@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from plumb.host import user_folder
 from plumb.runtime.store import store_folder
 from plumb.runtime.store.codec import encode
 from plumb.runtime.store.store import Store, StoreSpec, key_of
@@ -84,7 +85,7 @@ def test_damaged_stores_are_listed_and_cleared(plumb, tmp_path):
 
 
 def test_stores_in_memory(plumb):
-    use = StoreUse(store_folder.memory_root() / "test-cache-command", StoreFacts("D", "load", "memory", 2**20))
+    use = StoreUse(user_folder.memory_root() / "test-cache-command", StoreFacts("D", "load", "memory", 2**20))
     assert "dataset: D; cut: load; samples: 0; size: 0 B of 1 MiB; tier: memory" in plumb("cache", "list").out
     use.release()
     assert "test-cache-command" not in plumb("cache", "list").out
@@ -92,7 +93,7 @@ def test_stores_in_memory(plumb):
 
 @pytest.mark.quiet  # others keep stores in memory for a while
 def test_nothing_is_there(plumb):
-    if store_folder.memory_root().exists():
+    if user_folder.memory_root().exists():
         pytest.skip("another process has a store in memory")
     assert plumb("cache", "list").out == "There are no sample stores.\n"
     assert plumb("cache", "clear").out == "There was none to remove.\n"

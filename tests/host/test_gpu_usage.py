@@ -10,8 +10,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from plumb.core.gpu import Gpu
 from plumb.host.gpu_usage import FIGURES, read_gpu
-from plumb.host.gpus import Gpu
 from plumb.tracing.device.clock import current_gpu
 
 GIB = 2**30

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from plumb.host.gpus import Gpu, gpus
+from plumb.core.gpu import Gpu
+from plumb.host.gpus import gpus
 
 GIB = 2**30
 

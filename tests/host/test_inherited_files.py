@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, random_split
 
 from plumb.core.config import Config
-from plumb.host.inherited_files import ReopeningInit, reopen_inherited_files
+from plumb.host.inherited_files import reopen_inherited_files
+from plumb.instrument.worker_init import ReopeningInit
 from plumb.runtime.loader import rebuild
 
 COUNT, PAUSE_SECONDS = 400, 0.0005

@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from plumb.host import pinned_memory
 from plumb.script.follower_rank import TakingPart
-from plumb.tuning.measure.training_loop import Loop, ready
+from plumb.tuning.measure.replayed_batches import ready
+from plumb.tuning.measure.training_loop import Loop
 
 
 @pytest.fixture

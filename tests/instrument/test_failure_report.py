@@ -312,7 +312,7 @@ def test_where_all_fail_the_first_reason_is_that_of_the_tuning(monkeypatch):
 
 
 def test_the_session_s_own_failure_ends_the_tuning_and_not_with_a_traceback(monkeypatch):
-    monkeypatch.setattr("plumb.script.loader_registry.KnownLoader.note_batch", broken)
+    monkeypatch.setattr("plumb.tuning.measure.known_loader.KnownLoader.note_batch", broken)
     told = tuned({}, monkeypatch)
     assert [kind for kind, _ in told] == ["Failed"]
     assert "nothing changed" in told[0][1]

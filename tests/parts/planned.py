@@ -19,12 +19,13 @@ from plumb.core.config import CacheChoice, Config, Cut, Rewrites
 from plumb.core.errors import TuningError
 from plumb.core.plan import LoaderPlan, Measured, Plan, Prediction
 from plumb.instrument.identify import facts_of_loader, identity_of, place_of
-from plumb.rewrites.tensor_calls import code_of_samples
 from plumb.runtime.loader import current_config
+from plumb.runtime.replay.sample_code import code_of_samples
 from plumb.script import interception
 from plumb.script.child import run_script
-from plumb.script.loader_registry import KnownLoader, Registry
+from plumb.script.loader_registry import Registry
 from plumb.script.plan_handler import PlanApplied
+from plumb.tuning.measure.known_loader import KnownLoader
 from plumb.tuning.orders import Target
 
 WORKERS = Config(num_workers=1, prefetch_factor=2)

@@ -9,7 +9,8 @@ import networkx as nx
 from rich.console import Console
 
 from plumb.core.device_profile import DeviceProfile, OnDevice
-from plumb.host.gpu_usage import FIGURES, GpuReading
+from plumb.core.gpu import GpuReading
+from plumb.host.gpu_usage import FIGURES
 from plumb.report.terminal_device import render
 from plumb.tracing.pipeline import Operator, Pipeline
 

@@ -22,7 +22,7 @@ from torch.utils.data import Subset, default_collate
 
 from plumb.core.config import Step
 from plumb.rewrites.deferrals import find_deferral
-from plumb.rewrites.tensor_calls import code_on
+from plumb.runtime.replay.sample_code import code_on
 
 transforms = pytest.importorskip("torchvision.transforms")
 v2 = pytest.importorskip("torchvision.transforms.v2")

@@ -16,10 +16,10 @@ from plumb.core.plan import LoaderPlan, Measured, Plan, Prediction
 from plumb.core.plan_marks import mark_unsafe
 from plumb.host.forked_trial import Outcome
 from plumb.instrument.rng_state import generator_states
-from plumb.rewrites.tensor_calls import code_of_samples
 from plumb.runtime.checks import running_checks
 from plumb.runtime.plain_batches import Making
 from plumb.runtime.planned_loader import Planned
+from plumb.runtime.replay.sample_code import code_of_samples
 from tests.parts.planned import STORE, plan_of, run_on
 
 LINES = "plumb: "

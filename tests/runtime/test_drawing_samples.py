@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 from plumb.core.config import CacheChoice, Config, Cut, Rewrites, Step
 from plumb.instrument.dataset_generators import DrawWatch, Generators
 from plumb.instrument.rng_state import generator_states
-from plumb.rewrites.tensor_calls import code_of_samples, code_on
 from plumb.runtime import fetch as fetching
 from plumb.runtime.fetch import Fetch, Fetching
 from plumb.runtime.iterator_setup import Running
+from plumb.runtime.replay.sample_code import code_of_samples, code_on
 from plumb.runtime.store.store import Store, key_of
 
 LENGTH, RARE = 64, (5, 37, 50)

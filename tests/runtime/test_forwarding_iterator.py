@@ -10,7 +10,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from plumb.runtime.deferred.samples import Undeferred
 from plumb.runtime.epoch.persistent_epochs import Handing
-from plumb.script.loader_registry import KnownLoader, Watched
+from plumb.tuning.measure.known_loader import KnownLoader, Watched
 
 
 def watched(loader):

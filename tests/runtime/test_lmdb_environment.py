@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from store_parts import assert_off, assert_usable, facts, fill, records, run_code, spec_in
 
+from plumb.core.errors import StoreError
 from plumb.runtime.store.store import MISSING, Store, key_of
-from plumb.runtime.store.store_folder import StoreError, StoreUse
+from plumb.runtime.store.store_folder import StoreUse
 
 
 def damaged(folder, how):

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 from plumb.core.config import CacheChoice, Config, Cut, Rewrites
 from plumb.instrument.rng_state import generator_states
 from plumb.rewrites.deferrals import find_deferral
-from plumb.rewrites.tensor_calls import code_of_samples
 from plumb.runtime.checks import check_rate, running_checks
 from plumb.runtime.checks.check_rate import CheckTimes, asked_rate, asked_rate_or_default, parse_rate
+from plumb.runtime.replay.sample_code import code_of_samples
 
 LENGTH = 32
 

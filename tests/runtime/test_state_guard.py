@@ -14,10 +14,10 @@ from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, R
 
 from plumb.core.config import CacheChoice, Config, Cut, Rewrites
 from plumb.core.plan import LoaderPlan, Measured, Prediction
-from plumb.rewrites.tensor_calls import code_of_samples
 from plumb.runtime.guards import state_guard
 from plumb.runtime.loader import NO_REWRITES, current_config
 from plumb.runtime.planned_loader import Planned
+from plumb.runtime.replay.sample_code import code_of_samples
 
 Compose = pytest.importorskip("torchvision.transforms").Compose
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from store_parts import assert_off, facts, records, run_code
 
+from plumb.core.errors import StoreError
+from plumb.host import user_folder
 from plumb.runtime.store import store_folder
 from plumb.runtime.store.store import Store
-from plumb.runtime.store.store_folder import StoreError, StoreUse
+from plumb.runtime.store.store_folder import StoreUse
 
 
 def test_a_missing_folder(spec):
@@ -48,8 +50,8 @@ def test_folders_are_private(spec):
 
 
 def test_a_store_in_memory_goes_with_its_last_user(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_folder, "SHARED_MEMORY", tmp_path)
-    folder = store_folder.memory_root() / "fingerprint"
+    monkeypatch.setattr(user_folder, "SHARED_MEMORY", tmp_path)
+    folder = user_folder.memory_root() / "fingerprint"
     first = StoreUse(folder, facts("memory"))
     second = StoreUse(folder, facts("memory"))
     assert store_folder.users_of(folder) == (os.getpid(),)
@@ -61,32 +63,32 @@ def test_a_store_in_memory_goes_with_its_last_user(tmp_path, monkeypatch):
 
 KEEP = """
 from plumb.runtime.store.store_folder import StoreUse
-store_folder.SHARED_MEMORY = Path(sys.argv[1])
-use = StoreUse(store_folder.memory_root() / sys.argv[2], facts("memory"))
+user_folder.SHARED_MEMORY = Path(sys.argv[1])
+use = StoreUse(user_folder.memory_root() / sys.argv[2], facts("memory"))
 print("ready", flush=True)
 """
 
 
 def test_a_store_in_memory_goes_with_its_process(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_folder, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(user_folder, "SHARED_MEMORY", tmp_path)
     ended = run_code(KEEP, tmp_path, "ended")
     assert ended.communicate()[0] == "ready\n"
-    assert not store_folder.memory_root().exists()
+    assert not user_folder.memory_root().exists()
     killed = run_code(KEEP + "input()", tmp_path, "killed", stdin=subprocess.PIPE)
     assert killed.stdout.readline() == "ready\n"
-    folder = store_folder.memory_root() / "killed"
+    folder = user_folder.memory_root() / "killed"
     assert store_folder.users_of(folder) == (killed.pid,)
     killed.kill()
     killed.communicate()
     assert folder.exists()
     assert store_folder.users_of(folder) == ()
-    StoreUse(store_folder.memory_root() / "next", facts("memory")).release()
+    StoreUse(user_folder.memory_root() / "next", facts("memory")).release()
     assert not folder.exists()
 
 
 def test_a_child_does_not_end_its_parent_s_use(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_folder, "SHARED_MEMORY", tmp_path)
-    folder = store_folder.memory_root() / "fingerprint"
+    monkeypatch.setattr(user_folder, "SHARED_MEMORY", tmp_path)
+    folder = user_folder.memory_root() / "fingerprint"
     use = StoreUse(folder, facts("memory"))
     job = multiprocessing.get_context("fork").Process(target=use.release)
     job.start()

@@ -7,12 +7,12 @@ import sys
 import pytest
 from store_parts import MIB, spec_in
 
+from plumb.core.errors import StoreError
 from plumb.host.headroom import Room, Rooms
 from plumb.runtime.store import room
 from plumb.runtime.store.codec import encode
 from plumb.runtime.store.room import Growth, memory_budget
 from plumb.runtime.store.store import Store
-from plumb.runtime.store.store_folder import StoreError
 
 GIB = 2**30
 FILL = """

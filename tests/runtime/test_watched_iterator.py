@@ -5,8 +5,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from plumb.core.config import CacheChoice, Config, Cut, Rewrites
-from plumb.rewrites.tensor_calls import code_of_samples
 from plumb.runtime.checks import running_checks
+from plumb.runtime.replay.sample_code import code_of_samples
 from tests.runtime.test_order_programs import planned_on
 from tests.runtime.test_state_guard import trained
 

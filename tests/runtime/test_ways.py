@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from plumb.core.config import CacheChoice, Config, Cut, Rewrites
-from plumb.rewrites.tensor_calls import code_of_samples
 from plumb.runtime.checks import running_checks
+from plumb.runtime.replay.sample_code import code_of_samples
 from tests.parts.forked import run_forked
 from tests.ways import every_way, trained
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from plumb.core.config import CacheChoice, Config, Cut, Rewrites
-from plumb.rewrites.tensor_calls import code_of_samples
+from plumb.runtime.replay.sample_code import code_of_samples
 from tests.runtime.test_state_guard import trained
 
 WORKERS, LASTING = Config(2, 2), Config(2, 2, persistent_workers=True)

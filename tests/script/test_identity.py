@@ -6,8 +6,9 @@ import sys
 import pytest
 from planned import STORE, WORKERS, only, plan_of, run_on, write
 
+from plumb.core.identity import Facts
 from plumb.instrument.dataset_facts import facts_of
-from plumb.instrument.loader_identity import Facts, change_in_a_run
+from plumb.instrument.loader_identity import change_in_a_run
 
 # `report` prints how many different values sample 5 had in three epochs, and how many samples the last epoch has made.
 PARTS = """

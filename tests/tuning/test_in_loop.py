@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader
 from plumb.core.errors import TuningError
 from plumb.host import Limits
 from plumb.instrument.call_site import Site
-from plumb.script.loader_registry import KnownLoader
 from plumb.tuning import in_loop
-from plumb.tuning.measure.training_loop import Loop, ready
+from plumb.tuning.measure.known_loader import KnownLoader
+from plumb.tuning.measure.replayed_batches import ready
+from plumb.tuning.measure.training_loop import Loop
 from plumb.tuning.options import Options
 
 SLOW_SECONDS, FAST_SECONDS = 0.02, 0.01

@@ -17,13 +17,13 @@ from plumb.host import Limits
 from plumb.instrument.call_site import Site
 from plumb.model.inputs import AllocatorGain, CutCost, Footprint, Freedom, Left, Situation
 from plumb.rewrites.find import Offers
-from plumb.script.loader_registry import KnownLoader
 from plumb.tuning import in_loop
 from plumb.tuning.dataset_settings import Settings, mark
 from plumb.tuning.epoch_rehearsal import NO_COSTS
 from plumb.tuning.live.candidates import worth_trying
 from plumb.tuning.live.controller import Pilot
 from plumb.tuning.loader_under_test import Choice
+from plumb.tuning.measure.known_loader import KnownLoader
 from plumb.tuning.measure.training_loop import Loop
 from plumb.tuning.options import Options
 from plumb.tuning.plain_plan import best_plain, untried_plain, with_plain

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from plumb.core.config import Config
-from plumb.host.inherited_files import ReopeningInit
+from plumb.instrument.worker_init import ReopeningInit
 from plumb.runtime.epoch.epoch_order import EpochOrder
 from plumb.runtime.loader import rebuild
 

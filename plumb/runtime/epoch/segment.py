@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader, _utils
 
 from plumb.core.config import Config, Rewrites
 from plumb.core.errors import one_line
-from plumb.host.inherited_files import ReopeningInit
 from plumb.host.process_control import keep_sockets_together
+from plumb.instrument.worker_init import ReopeningInit
 from plumb.runtime.epoch.epoch_order import EpochOrder
 from plumb.runtime.guards.guard import Guards
 from plumb.runtime.guards.worker_watch import WorkerWatchInit

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from plumb.core.identity import Facts
 from plumb.core.plan import LoaderPlan
 from plumb.instrument.identify import facts_of_loader
-from plumb.instrument.loader_identity import Facts, change_in_a_run, difference_of_facts, without_numbers
+from plumb.instrument.loader_identity import change_in_a_run, difference_of_facts, without_numbers
 
 
 class Fit:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import lmdb
 
+from plumb.host import user_folder
 from plumb.runtime.store import store_folder
 from plumb.runtime.store.store_folder import StoreFacts
 
@@ -55,7 +56,7 @@ def _roots(cache_dir: Path | None) -> list[Path]:
     if cache_dir is not None:
         roots = [store_folder.disk_root(cache_dir)]
     else:
-        roots = [store_folder.memory_root(), *store_folder.known_disk_roots()]
+        roots = [user_folder.memory_root(), *store_folder.known_disk_roots()]
     return [root for root in roots if root.is_dir()]
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from plumb.core.config import CacheChoice, Cut
+from plumb.core.errors import StoreError
+from plumb.host.user_folder import memory_root
 from plumb.runtime.store.fingerprint import fingerprint, fingerprint_of_part
 from plumb.runtime.store.room import memory_budget
 from plumb.runtime.store.store import StoreSpec
-from plumb.runtime.store.store_folder import StoreError, StoreFacts, StoreUse, disk_root, memory_root, reason_for_end
+from plumb.runtime.store.store_folder import StoreFacts, StoreUse, disk_root, reason_for_end
 
 _changes = 0
 

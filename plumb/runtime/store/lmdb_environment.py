@@ -9,7 +9,8 @@ from weakref import WeakValueDictionary, finalize
 
 import lmdb
 
-from plumb.runtime.store.store_folder import guarded, open_private
+from plumb.host.user_folder import open_private
+from plumb.runtime.store.store_folder import guarded
 
 _DATA, _LOCK = "data.mdb", "lock.mdb"
 _READERS_AT_MOST = 1024

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import time
 
+from plumb.core.errors import StoreError
 from plumb.core.units import format_bytes
 from plumb.host.headroom import Room, Rooms
-from plumb.runtime.store.store_folder import StoreError
 
 # A quarter of shared memory, and of memory, is left to other uses, but no more than this.
 _LEFT_SHARE, _LEFT_AT_MOST_BYTES = 0.25, 2**30

@@ -18,11 +18,12 @@ from typing import Any, Final, TypeVar
 import lmdb
 import msgspec
 
+from plumb.core.errors import StoreError
 from plumb.instrument.opened_files import OpenedFile
 from plumb.runtime.store.codec import decode
 from plumb.runtime.store.lmdb_environment import DAMAGE, Environment, open_environment, remove_values
 from plumb.runtime.store.room import Growth
-from plumb.runtime.store.store_folder import StoreError, end, reason_for_end
+from plumb.runtime.store.store_folder import end, reason_for_end
 
 Record = tuple[bytes, bytes, Iterable[OpenedFile]]
 _T = TypeVar("_T")

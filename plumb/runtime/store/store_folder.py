@@ -7,7 +7,6 @@ import fcntl
 import os
 import secrets
 import shutil
-import stat
 import time
 import weakref
 from collections.abc import Iterator
@@ -16,18 +15,14 @@ from pathlib import Path
 
 import msgspec
 
-from plumb.core.errors import DAMAGED_JSON
+from plumb.core.errors import DAMAGED_JSON, StoreError
+from plumb.host.user_folder import make_user_folder, memory_root, open_private, user_folder
 
-SHARED_MEMORY = Path("/dev/shm")
 _PATIENCE_SECONDS = 10.0
 _FACTS = "store.json"
 _USERS = "users"
 _GUARD = "guard"
 _ENDED = "ended"
-
-
-class StoreError(Exception):
-    """A store can't be used. The message is one line: what, where, and what to do if anything."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +33,6 @@ class StoreFacts:
     cut: str
     tier: str
     budget_bytes: int
-
-
-def memory_root() -> Path:
-    """Return the folder around this user's stores in shared memory."""
-    return SHARED_MEMORY / f"plumb-{os.geteuid()}"
 
 
 def disk_root(cache_dir: Path) -> Path:
@@ -84,21 +74,6 @@ class StoreUse:
     def release(self) -> None:
         """End the use; the store must not be open in this process any more."""
         self._finalizer()
-
-
-def open_private(folder: Path) -> int:
-    """Return a descriptor of a folder that only this user can write to. Raises StoreError and OSError."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except NotADirectoryError:
-        raise StoreError(f"{folder} is not a folder: remove it, or choose another cache folder") from None
-    status = os.fstat(descriptor)
-    if status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return descriptor
-    os.close(descriptor)
-    if status.st_uid != os.geteuid():
-        raise StoreError(f"{folder} belongs to another user: choose another cache folder")
-    raise StoreError(f"{folder} may be written to by others: remove it, what it holds can't be trusted")
 
 
 @contextlib.contextmanager
@@ -263,27 +238,6 @@ def remove_root_if_empty(root: Path) -> None:
     if [path.name for path in root.iterdir()] == [_GUARD]:
         (root / _GUARD).unlink()
         root.rmdir()
-
-
-def user_folder() -> Path:
-    """Return the folder of plumb's lasting files for this user; it need not exist."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "plumb"
-
-
-def make_user_folder() -> Path:
-    """Make `user_folder`, if missing, such that only its user can look inside. Raise OSError if that fails."""
-    folder = user_folder()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
-
-
-def open_user_folder(name: str) -> int:
-    """Make a private folder in the user's folder, if missing; return a descriptor. Raises StoreError and OSError."""
-    folder = make_user_folder() / name
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return open_private(folder)
 
 
 def _index() -> Path:

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import torch
 
 from plumb.core.errors import one_line
-from plumb.host.gpu_usage import GpuReading, read_gpu
+from plumb.core.gpu import GpuReading
+from plumb.host.gpu_usage import read_gpu
 
 
 class Device(Protocol):

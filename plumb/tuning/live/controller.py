@@ -30,14 +30,13 @@ from plumb.model import resource_bounds
 from plumb.rewrites.find import Offers
 from plumb.runtime.loader import NO_REWRITES
 from plumb.tuning.dataset_settings import settings_of
-from plumb.tuning.explanations import inherited
 from plumb.tuning.live.background_search import Scout
 from plumb.tuning.live.candidates import Batches, situation_of, worth_trying
 from plumb.tuning.live.meter import Delivery, LoopReading, Meter, Span
 from plumb.tuning.measure.sample_cost import batch_bytes
 from plumb.tuning.search.decision import EQUAL, NOISE, NOTHING_TO_GAIN
 from plumb.tuning.search.ledger import while_running
-from plumb.tuning.search.search_space import WorkerStart, worker_start
+from plumb.tuning.search.search_space import WorkerStart, inherited, worker_start
 
 T = TypeVar("T")
 Course = Generator[None, Delivery, T]

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader
 
 from plumb.core.errors import UsersError, one_line
-from plumb.script.loader_registry import KnownLoader, Watched
 from plumb.tuning.loop_changes import LoopChanges
-from plumb.tuning.measure.training_loop import Endless, ready
+from plumb.tuning.measure.known_loader import KnownLoader, Watched
+from plumb.tuning.measure.replayed_batches import Endless, ready
 
 if TYPE_CHECKING:
     from plumb.core.events import Event

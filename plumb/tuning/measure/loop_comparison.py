@@ -15,8 +15,9 @@ from plumb.core.errors import UsersError, one_line
 from plumb.core.plan import LoopGain
 from plumb.host.malloc import reusing
 from plumb.tuning.measure.paired_comparison import Answer, PairedRatio, paired_ratio
+from plumb.tuning.measure.replayed_batches import Endless
 from plumb.tuning.measure.throughput import skipping, whole
-from plumb.tuning.measure.training_loop import Course, Endless, Loop, LoopReading
+from plumb.tuning.measure.training_loop import Course, Loop, LoopReading
 
 # Share of the batches of a loop with a fixed number of them, for each window.
 _SHARE_OF_A_WINDOW = 0.15

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-import timeit
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,9 +17,6 @@ from plumb.core.sized import index_count, length_of
 from plumb.host.run_queue import queued_seconds
 from plumb.host.threads import one_torch_thread
 from plumb.tuning.measure.throughput import IndexStream, NoBatchesError, is_known, skipping
-
-COLLATED = 3
-"""Number of times that `collate_seconds` loads each sample."""
 
 _TURNS_AT_LEAST = 3
 _WARM_UP = 1 / 2
@@ -143,17 +138,6 @@ def sampled_without_torch_threads(
     """
     with one_torch_thread():
         return sampled(loader, stream, seconds, at_most_seconds, skips)
-
-
-def collate_seconds(loader: DataLoader[Any], indices: Sequence[Any]) -> float:
-    """Return a worker's seconds per sample to collate samples. Raise what the dataset and collate raise."""
-    seconds = []
-    with one_torch_thread():
-        for _ in range(COLLATED):
-            # Loaded anew each time, because the user's code may change samples in place.
-            samples = [loader.dataset[index] for index in indices]
-            seconds.append(timeit.timeit(partial(loader.collate_fn, samples), number=1))
-    return min(seconds) / len(indices)
 
 
 def without_failing(loader: DataLoader[Any], indices: Sequence[Any], errors: tuple[type[Exception], ...]) -> list[Any]:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import os
 import selectors
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from types import FrameType
 
 from torch.utils.data._utils import signal_handling
 
-# No library that a dataset may use is known to handle this signal.
-_SIGNAL = getattr(signal, "SIGRTMAX", 64) - 3
+from plumb.instrument.worker_init import STACK_SIGNAL
+
 _DUMPED_SECONDS, _POLL_SECONDS = 1.0, 0.02
-_FIRST_TO_GO = "1000"
 
 
 class Stacks:
@@ -39,7 +35,7 @@ class Stacks:
             return ""
         begin = os.fstat(self._file).st_size
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, _SIGNAL)
+            os.kill(pid, STACK_SIGNAL)
         deadline, dump = time.monotonic() + _DUMPED_SECONDS, b""
         while time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
@@ -53,28 +49,6 @@ class Stacks:
         if self._file is not None:
             os.close(self._file)
             self._file = None
-
-
-@dataclass(frozen=True)
-class WatchedInit:
-    """`worker_init_fn` of a trial worker that then calls the user's. Picklable if that is.
-
-    `stacks` is the path of the file for its stack.
-    """
-
-    stacks: str
-    then: Callable[[int], None] | None
-
-    def __call__(self, worker_id: int) -> None:
-        _say_nothing()
-        # If the system runs out of memory, it should kill this process, and not the training.
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-            score.write(_FIRST_TO_GO)
-        with contextlib.suppress(OSError):
-            file = os.open(self.stacks, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-            faulthandler.register(_SIGNAL, file=file, all_threads=True)
-        if self.then is not None:
-            self.then(worker_id)
 
 
 @contextlib.contextmanager
@@ -109,15 +83,3 @@ def deaths_told_where_waited_for() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGCHLD, then)
-
-
-def _say_nothing() -> None:
-    """Discard the worker's standard error: the user's own loop prints the same, or it concerns the trial's end.
-
-    If another worker dies, those that were sending a batch print errors, and so do their finalizers.
-    """
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
-    # It may not use the descriptor: a notebook's stream, for example.
-    sys.stderr = os.fdopen(2, "w", closefd=False)

@@ -18,10 +18,11 @@ from plumb.instrument.saved_state import is_stateful
 from plumb.model import planner
 from plumb.model.inputs import PREFETCH_FACTORS, CutCost, Freedom, Situation
 from plumb.rewrites.find import Offers
-from plumb.tuning.explanations import not_forked
 from plumb.tuning.iterable_sharding import Sharding
 from plumb.tuning.options import Options
 from plumb.tuning.restraint import FREE, Restraint
+
+_NAMED = 3
 
 # Torch's threads in a worker are worth a trial if they make a batch this many times as fast.
 _THREADS_HELP = 1.25
@@ -167,3 +168,23 @@ def _caches(
         on_disk = _SHARE_OF_DISK * limits.disk_bytes
         choices += [planner.cache_choice(cut, on_disk, samples, options.cache_folder) for cut in cuts if cut.outlives]
     return [choice for choice in choices if choice.hit_ratio >= _WORTH_STORING]
+
+
+def inherited(held: Sequence[Handle], own_workers: int = 0, method: str | None = None) -> str:
+    """Return a sentence on the dataset's objects that a fork would break, and what to write instead.
+
+    `method` is the start method that is used then.
+    """
+    what = f"the dataset holds {', '.join(map(str, held[:_NAMED]))}"
+    if own_workers:
+        return f"{what}, which workers that are forked share with each other; open it in the first sample of each"
+    if method:
+        return f"{what}, which forked workers would share, but can be sent to others: workers are started by {method}"
+    return f"{what}, which forked workers would share: none were tried. Open it in the first sample, not before"
+
+
+def not_forked(held: Sequence[Handle], reason: str | None, method: str | None = None) -> str:
+    """Return a sentence on why workers are not forked: the dataset's objects, or a forked process's failed sample."""
+    if held or not reason:
+        return inherited(held, method=method)
+    return f"{reason}: workers are started by {method}" if method else f"{reason}: no workers were tried"

@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 from plumb.core.errors import TuningError
 from plumb.host import Limits
 from plumb.instrument.call_site import Site
-from plumb.script.loader_registry import KnownLoader
 from plumb.tuning import in_loop as course
 from plumb.tuning.loader_under_test import Step
 from plumb.tuning.loop_results import told_waiting, unchanged_loop, waiting_share
+from plumb.tuning.measure.known_loader import KnownLoader
 from plumb.tuning.measure.loop_pauses import LoopPauses
 from plumb.tuning.measure.throughput import Chunk
 from plumb.tuning.measure.training_loop import Loop, LoopReading

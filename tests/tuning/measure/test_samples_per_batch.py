@@ -9,8 +9,8 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from plumb.core.errors import TuningError
 from plumb.host import Limits
 from plumb.instrument.call_site import Site
-from plumb.script.loader_registry import KnownLoader
 from plumb.tuning import in_loop
+from plumb.tuning.measure.known_loader import KnownLoader
 from plumb.tuning.measure.samples_per_batch import samples_per_batch
 from plumb.tuning.options import Options
 
