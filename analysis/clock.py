@@ -23,7 +23,7 @@ from analysis.images import ROOT
 from analysis.results import Effort, publish, say, table
 from plumb.core import plan
 from plumb.core.errors import one_line
-from plumb.core.plan import LoaderPlan
+from plumb.core.plan import LoaderResult
 from plumb.report.wording import short
 
 FULL, QUICK = Effort(2, 0.0, 15.0), Effort(1, 0.0, 10.0)
@@ -68,7 +68,7 @@ class Row:
     """What came of one script: the seconds of epochs, process by process, or an `error`."""
 
     name: str
-    entry: LoaderPlan | None
+    entry: LoaderResult | None
     plain: tuple[tuple[float, ...], ...] = ()
     run: tuple[tuple[float, ...], ...] = ()
     error: str = ""

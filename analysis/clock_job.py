@@ -20,7 +20,7 @@ from plumb.instrument.call_site import Site
 from plumb.script import interception
 from plumb.script.child import run_script
 from plumb.script.loader_registry import Registry
-from plumb.script.plan_handler import PlanApplied
+from plumb.script.plan_handler import PlanHandler
 from plumb.tuning.orders import Target
 
 
@@ -117,7 +117,7 @@ class Timing:
 def main() -> None:
     """Runs the script."""
     plan_file, out, name, epochs, script, *arguments = sys.argv[1:]
-    inner = Plain() if plan_file == "-" else PlanApplied(plan.read(Path(plan_file)))
+    inner = Plain() if plan_file == "-" else PlanHandler(plan.read(Path(plan_file)))
     timing = Timing(inner, name, int(epochs), Path(out))
     interception.install(timing)
     error = run_script(Target(script, False), arguments)

@@ -28,7 +28,7 @@ from analysis.tuned import Tuned, tune_loader
 from plumb.core.config import Config
 from plumb.core.errors import TuningError
 from plumb.host import Limits
-from plumb.tuning.loader_under_test import Step
+from plumb.tuning.loader_under_test import TrainingStep
 
 _LOOKED_AT_BATCHES, _LOOKED_AT_SAMPLES = 2, 64
 _STEP_SHARE = 0.5
@@ -251,7 +251,7 @@ def _epochs(
     tuned = tune_loader(
         pipeline.loader,
         extent.effort.budget_seconds,
-        Step(pipeline.batch_size / step, cpu_seconds=0.0, blocks=True),
+        TrainingStep(pipeline.batch_size / step, cpu_seconds=0.0, blocks=True),
         memory,
         pipeline.batch_size,
         may_reorder=pipeline.is_iterable,

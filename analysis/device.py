@@ -24,7 +24,7 @@ from analysis.results import Effort, publish, say, table
 from analysis.tuned import tune_loader
 from plumb.core.config import Config
 from plumb.host.pinned_memory import pinned
-from plumb.tuning.loader_under_test import Step
+from plumb.tuning.loader_under_test import TrainingStep
 from plumb.tuning.measure.throughput import Chunk, IndexStream
 from plumb.tuning.search.decision import EQUAL
 
@@ -70,19 +70,19 @@ class Training:
             yield Chunk(samples, now - chunk_begin)
             chunk_begin = now
 
-    def step_rate(self, batch: Any, seconds: float) -> Step:
+    def step_rate(self, batch: Any, seconds: float) -> TrainingStep:
         """What the step could consume, and the CPU seconds that it burns for one; from page-locked memory if better."""
         pageable, locked = self._alone(batch, seconds), self._alone(pinned(batch), seconds)
         gains = locked.samples_per_second > (1 + EQUAL) * pageable.samples_per_second
         return replace(locked, pageable_samples_per_second=pageable.samples_per_second) if gains else pageable
 
-    def _alone(self, batch: Any, seconds: float) -> Step:
+    def _alone(self, batch: Any, seconds: float) -> TrainingStep:
         """The same batch over and over."""
         burnt = time.process_time()
         chunks = list(self.rates(iter(lambda: batch, None), seconds))
         samples = sum(chunk.samples for chunk in chunks)
         burnt_each = (time.process_time() - burnt) / samples
-        return Step(samples / sum(chunk.seconds for chunk in chunks), burnt_each, blocks=False)
+        return TrainingStep(samples / sum(chunk.seconds for chunk in chunks), burnt_each, blocks=False)
 
 
 def trained_with(training: Training, contender: Contender, stream: IndexStream | None) -> Apart:
@@ -142,7 +142,7 @@ def _compared(model: str, pipeline: Pipeline, effort: Effort) -> list[str]:
     ]
 
 
-def _rows(readings: list[Reading], alone: Step) -> list[list[str]]:
+def _rows(readings: list[Reading], alone: TrainingStep) -> list[list[str]]:
     default = readings[0]
     return [
         [

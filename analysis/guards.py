@@ -29,13 +29,13 @@ from analysis.measuring import share_by_turns
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import tune_loader
 from plumb.core.config import Config, Rewrites
-from plumb.core.plan import LoaderPlan, Measured, Prediction, Rate
+from plumb.core.plan import LoaderResult, Measured, Prediction, Rate
 from plumb.host.malloc import reusing
 from plumb.runtime.checks.check_rate import CheckTimes
 from plumb.runtime.guards import state_guard
 from plumb.runtime.loader import current_config
-from plumb.runtime.planned_loader import Planned
-from plumb.tuning.measure.replayed_batches import Endless
+from plumb.runtime.planned_loader import PlannedLoader
+from plumb.tuning.measure.replayed_batches import RestartingIterator
 
 FULL, QUICK = Effort(7, 0.8, 8.0), Effort(3, 0.3, 4.0)
 # A window has as many batches as the first one of its time, and this many at the least.
@@ -101,7 +101,7 @@ def planned(loader: DataLoader[Any], config: Config, rewrites: Rewrites, is_guar
     """Return what starts the epochs of a loader on a plan."""
     own = current_config(loader)
     rate = 1.0, (1.0, 1.0)
-    entry = LoaderPlan(
+    entry = LoaderResult(
         "loader",
         "guards.py:1",
         type(loader.dataset).__name__,
@@ -111,7 +111,7 @@ def planned(loader: DataLoader[Any], config: Config, rewrites: Rewrites, is_guar
         Prediction(1.0, "cpu", {}),
         rewrites=rewrites,
     )
-    run = Planned(loader, entry, own, is_guarded=is_guarded)
+    run = PlannedLoader(loader, entry, own, is_guarded=is_guarded)
     return lambda: run.start_unseen(loader, loader.__iter__, say)
 
 
@@ -188,7 +188,9 @@ def row(name: str, effort: Effort, is_quick: bool) -> Row:
         say(f"{name}: {config}")
         clock = PausedClock()
         with clock.in_guards():
-            sides = [Endless(None, planned(loader, config, tuned.rewrites, guarded)) for guarded in (False, True)]
+            sides = [
+                RestartingIterator(None, planned(loader, config, tuned.rewrites, guarded)) for guarded in (False, True)
+            ]
             # The first batches start workers, are checked, and fill stores; the second epoch's first is checked, too.
             has_an_epoch = config.cache or len(loader) <= SHORT_EPOCH
             warm = len(loader) + 1 if has_an_epoch else FEWEST_BATCHES

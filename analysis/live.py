@@ -24,7 +24,7 @@ from plumb.core.config import Config
 from plumb.host.malloc import reusing
 from plumb.runtime.loader import rebuild
 from plumb.tuning.live import live_iterator, tuning_of
-from plumb.tuning.loader_under_test import Step
+from plumb.tuning.loader_under_test import TrainingStep
 
 RESULTS = ROOT / "analysis" / "results" / "live.md"
 EPOCHS, STEP_SECONDS, BUDGET_SECONDS = 12, 0.02, 40.0
@@ -61,7 +61,7 @@ def torch_s_best(tuned: Tuned) -> Config:
 
 def main() -> None:
     """Tunes, trains by turns, and writes what came of it."""
-    tuned = tune_loader(train_loader(), BUDGET_SECONDS, Step(64 / STEP_SECONDS, 0.0, blocks=True))
+    tuned = tune_loader(train_loader(), BUDGET_SECONDS, TrainingStep(64 / STEP_SECONDS, 0.0, blocks=True))
     untuned, live = train_loader(), train_loader()
     on_plan = tuned.make(tuned.config, None)
     on_torch = rebuild(train_loader(), torch_s_best(tuned), None)

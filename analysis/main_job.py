@@ -24,7 +24,7 @@ from analysis.measuring import Reading, best, by_turns, share, stream_of, torch_
 from analysis.results import table
 from analysis.tuned import Tuned, tune_loader
 from plumb.core.config import Config
-from plumb.core.plan import LoaderPlan, Plan, decode
+from plumb.core.plan import LoaderResult, Plan, decode
 from plumb.report.terminal import print_report
 
 RESULTS = ROOT / "analysis" / "results" / "main_job.md"
@@ -64,7 +64,7 @@ def grid(choice: Tuned) -> list[Reading]:
     )
 
 
-def row(plan: LoaderPlan) -> str:
+def row(plan: LoaderResult) -> str:
     """One line of the results' table."""
     loop = plan.end_to_end
     before, after = plan.baseline, plan.tuned

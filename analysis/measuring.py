@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, default_collate
 from plumb.core.config import Config
 from plumb.core.plan import Rate
 from plumb.model.resource_bounds import amortized
-from plumb.tuning.measure.throughput import Chunk, Feed, IndexStream, whole
+from plumb.tuning.measure.throughput import Chunk, IndexStream, MeasuredLoader, whole
 
 # A configuration that isn't in steady state by then is given up: a server may have collapsed under it.
 _PATIENCE_SECONDS = 120.0
@@ -139,7 +139,7 @@ def _of_feed(
     warm_up_seconds: float,
 ) -> list[Chunk]:
     deadline = time.perf_counter() + patience_seconds
-    feed = Feed(contender.config, contender.make, stream, samples_per_batch, deadline)
+    feed = MeasuredLoader(contender.config, contender.make, stream, samples_per_batch, deadline)
     try:
         if warm_up_seconds and (contender.config.persistent_workers or not contender.config.num_workers):
             feed.window(warm_up_seconds)

@@ -25,7 +25,7 @@ from analysis.tuned import Tuned, tune_loader
 from plumb.core.config import Config
 from plumb.core.units import format_bytes
 from plumb.model import constraints
-from plumb.tuning.measure.throughput import Feed
+from plumb.tuning.measure.throughput import MeasuredLoader
 
 FULL, QUICK = Effort(1, 3.0, 20.0), Effort(1, 0.5, 4.0)
 PIPELINES = ("photos", "large_batches", "padding", "decoded", "spectrograms", "tiny")
@@ -120,7 +120,7 @@ def compare(pipeline: Pipeline, effort: Effort, at_most: int) -> list[Comparison
 def _taken(tuned: Tuned, pipeline: Pipeline, config: Config, seconds: float) -> InUse:
     deadline = time.perf_counter() + _PATIENCE_SECONDS
     with peak() as most:
-        feed = Feed(
+        feed = MeasuredLoader(
             config,
             lambda indices: tuned.make(config, indices),
             stream_of(pipeline.loader),

@@ -19,7 +19,7 @@ from analysis.results import Effort, publish, say, table
 from analysis.tuned import Tuned, tune_loader
 from plumb.core.config import Config
 from plumb.model.demand import demand
-from plumb.tuning.measure.throughput import Feed
+from plumb.tuning.measure.throughput import MeasuredLoader
 
 FULL, QUICK = Effort(4, 0.8, 30.0), Effort(1, 0.3, 6.0)
 PIPELINES = ("large_batches", "bandwidth", "decoded", "spectrograms", "photos")
@@ -67,7 +67,7 @@ def shares(pipeline: Pipeline, effort: Effort) -> list[Share]:
 def _seen(pipeline: Pipeline, tuned: Tuned, configs: list[Config], effort: Effort) -> dict[Config, float]:
     """CPU seconds of a worker for a sample, the median of all turns."""
     feeds = [
-        Feed(
+        MeasuredLoader(
             config,
             lambda indices, config=config: tuned.make(config, indices),
             stream_of(pipeline.loader),

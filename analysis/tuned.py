@@ -21,7 +21,7 @@ from plumb.model.twin import simulated_rate
 from plumb.runtime.iterator_setup import cut_of
 from plumb.runtime.loader import rebuild
 from plumb.runtime.store.dataset_store import Stored
-from plumb.tuning.loader_under_test import Choice, Step, Subject
+from plumb.tuning.loader_under_test import LoaderUnderTest, TrainingStep, TuningResult
 from plumb.tuning.options import Options
 from plumb.tuning.search.optuna_space import Space
 from plumb.tuning.tuner import Tuner
@@ -37,7 +37,7 @@ class Tuned:
     """What plumb found for a loader, and how long it measured: in all, and until its model was calibrated."""
 
     loader: DataLoader[Any]
-    choice: Choice
+    choice: TuningResult
     seconds: float
     model_seconds: float
     filled: dict[CacheChoice, Stored] = field(default_factory=dict)
@@ -113,7 +113,7 @@ class Tuned:
 def tune_loader(
     loader: DataLoader[Any],
     budget_seconds: float,
-    step: Step | None = None,
+    step: TrainingStep | None = None,
     cache_memory_bytes: float | None = None,
     samples_per_batch: float | None = None,
     on_device: bool = False,
@@ -131,7 +131,7 @@ def tune_loader(
         if isinstance(event, TrialDone):
             trials.append(time.perf_counter() - begun)
 
-    subject = Subject("loader", loader, samples_per_batch or float(loader.batch_size or 1), step, None)
+    subject = LoaderUnderTest("loader", loader, samples_per_batch or float(loader.batch_size or 1), step, None)
     options = Options(
         budget_seconds,
         Limits.detect(),

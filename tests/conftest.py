@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from plumb.core.plan import LoaderPlan, Plan, decode
+from plumb.core.plan import LoaderResult, Plan, decode
 
 SCRIPTS = Path(__file__).parent / "scripts"
 _TIMEOUT_SECONDS = 180
@@ -40,7 +40,7 @@ class Ran:
     err: str
     plan: Plan | None
 
-    def loader(self, name: str) -> LoaderPlan:
+    def loader(self, name: str) -> LoaderResult:
         """The plan's entry for a loader."""
         assert self.plan is not None, self.err
         found = {loader.name: loader for loader in self.plan.loaders}

@@ -17,10 +17,10 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from plumb.core.config import Config
-from plumb.core.plan import LoaderPlan, Measured, Prediction
+from plumb.core.plan import LoaderResult, Measured, Prediction
 from plumb.instrument.call_site import Site
 from plumb.runtime.loader import current_config
-from plumb.runtime.planned_loader import Planned
+from plumb.runtime.planned_loader import PlannedLoader
 from plumb.script import interception
 
 RATE, INTERVAL = 100.0, (90.0, 110.0)
@@ -38,7 +38,7 @@ class EveryLoaderPlanned:
     """An `intercept.Handler` that has a plan for every loader."""
 
     def __init__(self) -> None:
-        self._planned: dict[int, tuple[Config, Planned]] = {}
+        self._planned: dict[int, tuple[Config, PlannedLoader]] = {}
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
         return arguments
@@ -53,7 +53,7 @@ class EveryLoaderPlanned:
         own = current_config(loader)
         known, planned = self._planned.get(id(loader), (None, None))
         if planned is None or known != own:
-            entry = LoaderPlan(
+            entry = LoaderResult(
                 "loader",
                 "test.py:1",
                 type(loader.dataset).__name__,
@@ -62,7 +62,7 @@ class EveryLoaderPlanned:
                 Measured(wanted(own), RATE, INTERVAL),
                 Prediction(RATE, "cpu", {"cpu": 1.0}),
             )
-            planned = Planned(loader, entry, own)
+            planned = PlannedLoader(loader, entry, own)
             if known is None:
                 weakref.finalize(loader, self._planned.pop, id(loader), None).atexit = False
             self._planned[id(loader)] = own, planned

@@ -7,13 +7,13 @@ import pytest
 import plumb
 from plumb.api import self_tuning
 from plumb.api.decorator import MarkedDatasets
-from plumb.core.plan import LoaderPlan, Measured, Plan, Prediction
+from plumb.core.plan import LoaderResult, Measured, Plan, Prediction
 from plumb.instrument.call_site import Site
 from plumb.instrument.torch_loader import DataLoader
 from plumb.runtime.loader import NO_REWRITES, current_config
-from plumb.runtime.planned_loader import Planned
+from plumb.runtime.planned_loader import PlannedLoader
 from plumb.script.loader_registry import Registry
-from plumb.script.plan_handler import PlanApplied
+from plumb.script.plan_handler import PlanHandler
 from plumb.tuning.dataset_settings import Settings, mark
 from plumb.tuning.live import live_iterator
 from tests.parts.live_parts import follow
@@ -24,7 +24,7 @@ _SITE = Site(__file__, 1, "loader")
 
 def entry_for(loader, config, rewrites=NO_REWRITES, identity=None):
     """An entry of a plan for `loader`, as a tuning would have made it if it had chosen `config`."""
-    return LoaderPlan(
+    return LoaderResult(
         "loader",
         str(_SITE),
         type(loader.dataset).__name__,
@@ -38,7 +38,7 @@ def entry_for(loader, config, rewrites=NO_REWRITES, identity=None):
 
 
 def _by_itself(loader, config, rewrites, said, monkeypatch):
-    planned = Planned(loader, entry_for(loader, config, rewrites), current_config(loader))
+    planned = PlannedLoader(loader, entry_for(loader, config, rewrites), current_config(loader))
     return lambda: planned.start_unseen(loader, lambda: iter(loader), said.append)
 
 
@@ -49,7 +49,7 @@ def _by_plan(loader, config, rewrites, said, monkeypatch):
     known = registry.iterated(loader)
     identity = dataclasses.replace(known.identity, facts=known.facts)
     entry = entry_for(loader, config, rewrites, identity)
-    handler = PlanApplied(Plan("train.py", {}, 1.0, 1.0, (entry,)))
+    handler = PlanHandler(Plan("train.py", {}, 1.0, 1.0, (entry,)))
     monkeypatch.setattr(handler, "_say", said.append)
     handler.constructed(loader, _SITE)
     return lambda: handler.iterating(loader, lambda: DataLoader.__iter__(loader), True)

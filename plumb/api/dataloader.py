@@ -11,14 +11,14 @@ from torch.utils.data import Dataset
 
 from plumb.api.decorator import site_of
 from plumb.core.config import Config
-from plumb.core.plan import LoaderPlan
+from plumb.core.plan import LoaderResult
 from plumb.instrument.torch_loader import DataLoader as TorchDataLoader
 from plumb.tuning.dataset_settings import Settings, is_off, settings_of
 
 if TYPE_CHECKING:
     from plumb.core.identity import Facts
     from plumb.runtime.guards.plan_fit import Fit
-    from plumb.runtime.planned_loader import Planned
+    from plumb.runtime.planned_loader import PlannedLoader
 
 T = TypeVar("T", covariant=True)
 Tune = bool | Literal["live"]
@@ -49,9 +49,9 @@ class DataLoader(TorchDataLoader[T]):
     tunes_itself = True
 
     # Values until the constructor is done.
-    _planned_by: LoaderPlan | None = None
+    _planned_by: LoaderResult | None = None
     _users: Config | None = None
-    _planned: Planned | None = None
+    _planned: PlannedLoader | None = None
     _has_failed = False
     _own: dict[str, Any] | None = None
     _made_for: Facts | None = None
@@ -96,9 +96,9 @@ class DataLoader(TorchDataLoader[T]):
         if self._planned_by is None or self._users is None:
             return start()
         if self._planned is None:
-            from plumb.runtime.planned_loader import Planned
+            from plumb.runtime.planned_loader import PlannedLoader
 
-            self._planned = Planned(self, self._planned_by, self._users, self._own)
+            self._planned = PlannedLoader(self, self._planned_by, self._users, self._own)
         if self._fit is None:
             from plumb.runtime.guards.plan_fit import Fit
 
@@ -120,7 +120,7 @@ class DataLoader(TorchDataLoader[T]):
             return getattr(tuning_of(self), name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    def run_on(self, planned: LoaderPlan | None, made_for: Facts | None = None) -> None:
+    def run_on(self, planned: LoaderResult | None, made_for: Facts | None = None) -> None:
         """Use a plan from the next epoch on.
 
         Args:

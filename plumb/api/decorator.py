@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from plumb.core.config import Config
     from plumb.host import Limits
     from plumb.runtime.guards.plan_fit import Fit
-    from plumb.runtime.planned_loader import Planned
+    from plumb.runtime.planned_loader import PlannedLoader
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -150,7 +150,7 @@ def _decorated(settings: Settings, target: Any) -> Any:
 class _Running:
     """A loader on its plan, and the check that the plan still fits."""
 
-    planned: Planned
+    planned: PlannedLoader
     fit: Fit
 
 
@@ -204,12 +204,12 @@ class MarkedDatasets:
     def _planned(self, loader: DataLoader[Any], own: Config, settings: Settings) -> _Running | None:
         from plumb.api.self_tuning import plan_of
         from plumb.runtime.guards.plan_fit import Fit
-        from plumb.runtime.planned_loader import Planned
+        from plumb.runtime.planned_loader import PlannedLoader
 
         planned = plan_of(loader, site_of(loader), settings, may_tune=True)
         if planned is None or planned.config == own:
             return None
-        return _Running(Planned(loader, planned, own), Fit(planned, None))
+        return _Running(PlannedLoader(loader, planned, own), Fit(planned, None))
 
 
 def site_of(loader: DataLoader[Any]) -> Site:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from plumb.core.errors import TuningError, UsersError
 from plumb.core.events import Event, LoaderDone, Phase
-from plumb.core.plan import LoaderPlan, Plan, decode, encode
+from plumb.core.plan import LoaderResult, Plan, decode, encode
 from plumb.host import Machine, describe
 from plumb.instrument.call_site import Site
 from plumb.instrument.identify import facts_of_loader, identity_of, place_of
@@ -24,11 +24,11 @@ from plumb.report.notebook import progress_line
 from plumb.runtime.loader import current_config, rebuild
 from plumb.tracing.device.profile import has_accelerator
 from plumb.tuning.in_loop import Tuning
-from plumb.tuning.loader_under_test import Step
+from plumb.tuning.loader_under_test import TrainingStep
 from plumb.tuning.measure.known_loader import KnownLoader
-from plumb.tuning.measure.replayed_batches import Endless
+from plumb.tuning.measure.replayed_batches import RestartingIterator
 from plumb.tuning.measure.samples_per_batch import samples_per_batch
-from plumb.tuning.measure.training_loop import Loop, Raised
+from plumb.tuning.measure.training_loop import LoopMeter, Raised
 from plumb.tuning.options import Options
 
 _ALONE = "tuned on its own, without a step rate"
@@ -68,7 +68,7 @@ def tune_here(
 
 def _tuned(
     loader: DataLoader[Any], site: Site, options: Options, step: Callable[[Any], object] | float | None
-) -> LoaderPlan:
+) -> LoaderResult:
     identity = dataclasses.replace(identity_of(loader, place_of(site), 1), facts=facts_of_loader(loader))
     known = KnownLoader(site.name, site, weakref.ref(loader), loader.batch_size, identity=identity)
     with progress_line(f"{site.name}: tuning") as line:
@@ -80,7 +80,7 @@ def _tuned(
         tuning = Tuning(options, emit)
         if callable(step):
             return _through(step, tuning, known, loader, options.budget_seconds).plan
-        rate = Step(float(step), 0.0, blocks=not has_accelerator()) if step is not None else None
+        rate = TrainingStep(float(step), 0.0, blocks=not has_accelerator()) if step is not None else None
         notes = [] if rate else [_ALONE]
         return tuning.for_step(known, loader, options.budget_seconds, rate, options.pace_seconds, *notes).plan
 
@@ -90,7 +90,7 @@ def _through(
 ) -> LoaderDone:
     """Tune as `plumb tune` does through a script's loop, with `step` as the body of the loop."""
     deadline = time.perf_counter() + seconds
-    batches = Endless(None, lambda: iter(rebuild(loader, current_config(loader), None)))
+    batches = RestartingIterator(None, lambda: iter(rebuild(loader, current_config(loader), None)))
     try:
         first = next(batches)
     except UsersError as users:
@@ -98,7 +98,7 @@ def _through(
             raise TuningError(f"{known.name} has no batches: its dataset is empty", 1) from None
         raise
     known.note_batch(first, 0.0)
-    loop = Loop(samples_per_batch(loader, known.samples_per_batch), float("inf"))
+    loop = LoopMeter(samples_per_batch(loader, known.samples_per_batch), float("inf"))
     course = tuning.through_the_loop(known, loader, loop, itertools.chain([first], batches), deadline)
     with closing(course):
         while True:

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from plumb.core import plan
 from plumb.core.errors import StoreError
 from plumb.core.identity import Facts
-from plumb.core.plan import LoaderPlan, Plan, PlanError
+from plumb.core.plan import LoaderResult, Plan, PlanError
 from plumb.core.sized import length_of
 from plumb.host import Machine
 from plumb.host.user_folder import open_private, open_user_folder, user_folder
@@ -136,7 +136,7 @@ def place_for(facts: MadeFor) -> Path:
     return user_folder() / _FOLDER / f"{name}-{digest}.plumb.json"
 
 
-def find(place: Path, facts: MadeFor, options: Options) -> LoaderPlan | None:
+def find(place: Path, facts: MadeFor, options: Options) -> LoaderResult | None:
     """Return the plan at `place` if it was made for `facts` and the host has the resources left; None without a file.
 
     Raises:
@@ -192,7 +192,7 @@ def _is_for(found: Plan, facts: MadeFor) -> bool:
     )
 
 
-def _is_same_loader(planned: LoaderPlan, facts: MadeFor) -> bool:
+def _is_same_loader(planned: LoaderResult, facts: MadeFor) -> bool:
     """Return whether an entry of a plan by `plumb tune` is for such a loader over such a dataset."""
     own = {name: facts.loader[name] for name in dataclasses.asdict(planned.baseline.config)}
     then = planned.identity.facts if planned.identity else None
@@ -205,11 +205,11 @@ def _is_same_loader(planned: LoaderPlan, facts: MadeFor) -> bool:
     )
 
 
-def _differ(then: Facts, now: Facts, planned: LoaderPlan) -> bool:
+def _differ(then: Facts, now: Facts, planned: LoaderResult) -> bool:
     return bool(difference_of_facts(then, now, values_count=rewrites_samples(planned)))
 
 
-def _broken_limit(planned: LoaderPlan, options: Options) -> str | None:
+def _broken_limit(planned: LoaderResult, options: Options) -> str | None:
     """Return the limit that the plan would exceed today, in words; None if it fits."""
     if planned.model is None:
         return None

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from plumb.api import plan_cache
 from plumb.api.plan_cache import MadeFor, UnsafePlanError
 from plumb.core.errors import TuningError, one_line
-from plumb.core.plan import LoaderPlan, PlanError
+from plumb.core.plan import LoaderResult, PlanError
 from plumb.instrument import failure_report
 from plumb.instrument.call_site import Site
 from plumb.instrument.restore import reads_on
@@ -30,11 +30,11 @@ _busy = threading.Lock()
 _tuned: dict[str, set[str]] = {}
 _TUNED_AT_MOST = 3
 # Answers by dataset, so that a loader that is remade in each epoch gets the answer of the first.
-_answers: dict[tuple[int, str], tuple[weakref.ref[Any], LoaderPlan]] = {}
+_answers: dict[tuple[int, str], tuple[weakref.ref[Any], LoaderResult]] = {}
 _said: set[str] = set()
 
 
-def plan_of(loader: DataLoader[Any], site: Site, settings: Settings, may_tune: bool) -> LoaderPlan | None:
+def plan_of(loader: DataLoader[Any], site: Site, settings: Settings, may_tune: bool) -> LoaderResult | None:
     """Return the plan for a loader that is about to be iterated; None if it must run as the script has it.
 
     Never raises for plumb's own reasons, which are printed on standard error in one line.
@@ -76,7 +76,7 @@ def say(text: str) -> None:
 
 def _found_or_tuned(
     loader: DataLoader[Any], site: Site, settings: Settings, options: Options, facts: MadeFor, may_tune: bool
-) -> LoaderPlan | None:
+) -> LoaderResult | None:
     own = plan_cache.place_for(facts)
     asked = Path(settings.plan_file).absolute() if settings.plan_file else None
     for place in (asked, own):
@@ -107,7 +107,9 @@ def _found_or_tuned(
     return _tuned_now(loader, site, options, place, facts)
 
 
-def _tuned_now(loader: DataLoader[Any], site: Site, options: Options, place: Path, facts: MadeFor) -> LoaderPlan | None:
+def _tuned_now(
+    loader: DataLoader[Any], site: Site, options: Options, place: Path, facts: MadeFor
+) -> LoaderResult | None:
     from plumb.api.in_process import tune_here
 
     try:

@@ -136,7 +136,7 @@ class LoaderPlan:
         return cls(dataclasses.replace(found, loaders=(named[0],)))
 
     @property
-    def entry(self) -> plan.LoaderPlan:
+    def entry(self) -> plan.LoaderResult:
         """All results for this loader, as in the plan file."""
         return self.found.loaders[0]
 

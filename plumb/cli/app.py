@@ -190,9 +190,9 @@ def report(plan: Path, html: Path | None, perfetto: Path | None, as_json: bool) 
 def predict(plan: Path, cpus: float | None, memory: int | None, step_rate: float | None, as_json: bool) -> int:
     """Say what a plan's loaders would do on another host, and what to buy."""
     from plumb.cli import commands
-    from plumb.model.whatif import Host
+    from plumb.model.whatif import AssumedHost
 
-    return commands.predict(plan, Host(cpus, memory, step_rate), as_json)
+    return commands.predict(plan, AssumedHost(cpus, memory, step_rate), as_json)
 
 
 @cli.command()

@@ -20,7 +20,7 @@ from plumb.cli.arguments import source_file
 from plumb.core import events, plan
 from plumb.core.errors import CommandError, StoreError
 from plumb.core.files_outcome import FilesOutcome
-from plumb.core.plan import LoaderPlan, Plan
+from plumb.core.plan import LoaderResult, Plan
 from plumb.core.printable import printable
 from plumb.host import host_files as files
 from plumb.instrument import failure_report
@@ -34,7 +34,7 @@ from plumb.tuning.orders import Orders, Target, TuneOrders
 from plumb.tuning.trial_journal import Unfinished
 
 if TYPE_CHECKING:
-    from plumb.model.whatif import Host
+    from plumb.model.whatif import AssumedHost
 
 _FILES_SAID = 5
 _KEPT = "What was measured is kept: tune again to go on from there"
@@ -47,7 +47,7 @@ class _Story:
 
     display: Display
     kept: Unfinished | None = None
-    plans: list[LoaderPlan] = field(default_factory=list)
+    plans: list[LoaderResult] = field(default_factory=list)
     found: list[events.LoaderFound] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     has_failures: bool = False
@@ -121,7 +121,7 @@ def tune(
     path = output or Path(f"{target.stem}.plumb.json")
     if not path.parent.is_dir():
         raise CommandError(f"{path.parent} is not a folder: the plan can't be written there", 2)
-    launch = launch_of(files.Host())
+    launch = launch_of(files.HostFiles())
     if launch is not None and not launch.tunes:
         return take_part(Orders(target, tune=orders), arguments, launch)
     started = time.monotonic()
@@ -288,7 +288,7 @@ def _plan_of(target: Target, plan_path: Path | None) -> tuple[Path, Plan]:
     return path, found
 
 
-def predict(path: Path, host: Host, as_json: bool) -> int:
+def predict(path: Path, host: AssumedHost, as_json: bool) -> int:
     """Print the predictions for a plan's loaders on `host`. Raise CommandError if the plan lacks what they need."""
     from plumb.model.serialization import from_plain
     from plumb.model.whatif import forecast
@@ -341,7 +341,7 @@ def _store_errors() -> Iterator[None]:
 
 def _listen(
     orders: Orders, arguments: list[str], quiet: bool, kept: Unfinished | None = None
-) -> tuple[_Story, launcher.Outcome]:
+) -> tuple[_Story, launcher.ScriptOutcome]:
     """Run the script in a session and print its warnings. Raise CommandError if the session failed."""
     clean = orders.tune is not None and orders.tune.clean
     with Display(console(stderr=True), quiet) as display:
@@ -359,7 +359,7 @@ def _listen(
     return story, outcome
 
 
-def _nothing_done(target: Target, story: _Story, outcome: launcher.Outcome) -> CommandError:
+def _nothing_done(target: Target, story: _Story, outcome: launcher.ScriptOutcome) -> CommandError:
     """Return the error that explains why no loader was tuned or traced."""
     seen = ", ".join(f"{loader.name} ({loader.site})" for loader in story.found)
     if outcome.timed_out and not story.iterated:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from plumb.core import plan
 from plumb.core.errors import CommandError
-from plumb.core.plan import LoaderPlan
-from plumb.model.inputs import Freedom, Situation
+from plumb.core.plan import LoaderResult
+from plumb.model.inputs import ModelInputs, SearchSpace
 from plumb.model.serialization import from_plain
 from plumb.model.timeline import Timeline, timelines
-from plumb.model.whatif import Host, forecast
+from plumb.model.whatif import AssumedHost, forecast
 from plumb.report.html.page import Modelled, page
 from plumb.report.output import wide_console, write_plainly
 from plumb.report.perfetto import trace_events
@@ -37,19 +37,19 @@ def report(path: Path, html: Path | None, perfetto: Path | None, as_json: bool) 
         raise CommandError(f"{path}: {error}. Tune again to replace the plan") from None
 
 
-def _modelled(loader: LoaderPlan) -> Modelled | None:
+def _modelled(loader: LoaderResult) -> Modelled | None:
     """Return the model's additions to the page; None if the plan lacks the model's inputs."""
     told = _told(loader)
-    return Modelled(_simulated(loader), forecast(*told, Host())) if told else None
+    return Modelled(_simulated(loader), forecast(*told, AssumedHost())) if told else None
 
 
-def _simulated(loader: LoaderPlan) -> tuple[Timeline, ...]:
+def _simulated(loader: LoaderResult) -> tuple[Timeline, ...]:
     """Return simulated timelines before and after; only one if nothing was changed."""
     told = _told(loader)
     return timelines(told[0], tuple(dict.fromkeys((loader.baseline.config, loader.tuned.config)))) if told else ()
 
 
-def _told(loader: LoaderPlan) -> tuple[Situation, Freedom] | None:
+def _told(loader: LoaderResult) -> tuple[ModelInputs, SearchSpace] | None:
     return from_plain(loader.model) if loader.model is not None else None
 
 

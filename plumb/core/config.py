@@ -23,7 +23,7 @@ class CacheChoice:
 
 
 @dataclass(frozen=True)
-class Step:
+class CallStep:
     """One call on the path from a dataset's entry to an operator.
 
     `site` is the id of the call's site, `name` is the callee's name, and `position` is its place in a chain of steps,
@@ -35,7 +35,7 @@ class Step:
     position: str = ""
 
 
-Way = tuple[Step, ...]
+Way = tuple[CallStep, ...]
 
 
 @dataclass(frozen=True)

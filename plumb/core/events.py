@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from plumb.core.plan import LoaderPlan, Trial
+from plumb.core.plan import LoaderResult, Trial
 from plumb.core.printable import to_json
 
 
@@ -58,7 +58,7 @@ class TrialDone(msgspec.Struct, frozen=True, tag=True):
 class LoaderDone(msgspec.Struct, frozen=True, tag=True):
     """A loader's tuning is done."""
 
-    plan: LoaderPlan
+    plan: LoaderResult
 
 
 class Traced(msgspec.Struct, frozen=True, tag=True):
@@ -101,7 +101,7 @@ Event = (
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
-class Sender:
+class EventWriter:
     """Writer of events to a file descriptor; does nothing once the pipe has no reader."""
 
     def __init__(self, descriptor: int) -> None:
@@ -122,7 +122,7 @@ class Sender:
                 pass
 
 
-class Receiver:
+class EventReader:
     """Parser of the bytes read from a pipe, however they were split."""
 
     def __init__(self) -> None:

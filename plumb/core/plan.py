@@ -207,7 +207,7 @@ class Delivered:
 
 
 @dataclass(frozen=True)
-class LoaderPlan:
+class LoaderResult:
     """Result for one loader.
 
     `graph` is the traced pipeline as `networkx.node_link_data`, `device` its profile on a GPU. `model` has the model's
@@ -329,7 +329,7 @@ class Plan:
     host: dict[str, Any]
     tuning_seconds: float
     startup_seconds: float
-    loaders: tuple[LoaderPlan, ...]
+    loaders: tuple[LoaderResult, ...]
     written_files: tuple[str, ...] = ()
     files: FilesOutcome | None = None
     made_for: dict[str, Any] = field(default_factory=dict)
@@ -387,7 +387,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 # Files that entries were read from or written to in this process, with the entries' numbers, the latest last.
-_files: list[tuple[LoaderPlan, Path, int]] = []
+_files: list[tuple[LoaderResult, Path, int]] = []
 
 
 def _note_file(plan: Plan, path: Path) -> None:
@@ -395,6 +395,6 @@ def _note_file(plan: Plan, path: Path) -> None:
     del _files[:-_FILES_KNOWN]
 
 
-def files_of(entry: LoaderPlan) -> list[tuple[Path, int]]:
+def files_of(entry: LoaderResult) -> list[tuple[Path, int]]:
     """Return the files known to this process that contain a loader's entry, and its number in each."""
     return list({path: (path, number) for known, path, number in _files if known is entry}.values())

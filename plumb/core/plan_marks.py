@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from plumb.core.errors import DAMAGED_JSON
-from plumb.core.plan import Delivered, LoaderPlan, files_of, replace_file
+from plumb.core.plan import Delivered, LoaderResult, files_of, replace_file
 
 
-def mark_unsafe(entry: LoaderPlan, reason: str) -> None:
+def mark_unsafe(entry: LoaderResult, reason: str) -> None:
     """Mark a loader's entry in the plan files that it came from, so that the next run does not use it.
 
     Prints one line on standard error for a file that can't be changed.
@@ -29,7 +29,7 @@ def mark_unsafe(entry: LoaderPlan, reason: str) -> None:
             print(f"plumb: {path} can't be marked ({why_not}): tune again, or remove it", file=sys.stderr)
 
 
-def note_delivered(entry: LoaderPlan, delivered: Delivered) -> None:
+def note_delivered(entry: LoaderResult, delivered: Delivered) -> None:
     """Write a run's rates into the plan files that a loader's entry came from, if they can be changed."""
 
     def add(loader: dict[str, Any]) -> None:
@@ -39,7 +39,7 @@ def note_delivered(entry: LoaderPlan, delivered: Delivered) -> None:
         _change(path, number, entry, add)
 
 
-def _change(path: Path, number: int, entry: LoaderPlan, change: Callable[[dict[str, Any]], None]) -> str:
+def _change(path: Path, number: int, entry: LoaderResult, change: Callable[[dict[str, Any]], None]) -> str:
     """Change an entry in the present content of the file, which may have changed since, and keep all its other keys.
 
     Returns why it can't be changed, empty if it was.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-from plumb.host.host_files import Host, whole
+from plumb.host.host_files import HostFiles, whole
 
 _RANK_VARIABLES = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PMI_RANK", "SLURM_STEP_ID")
 
 
-def cpus_of(host: Host, pid: int | None = None) -> frozenset[int]:
+def cpus_of(host: HostFiles, pid: int | None = None) -> frozenset[int]:
     """Return the CPUs that process `pid`, or this process if None, may run on; empty if that can't be read."""
     allowed = cpu_list(host.pairs(f"/proc/{pid or 'self'}/status").get("Cpus_allowed_list", ""))
     online = cpu_list(host.text("/sys/devices/system/cpu/online") or "")
@@ -17,7 +17,7 @@ def cpus_of(host: Host, pid: int | None = None) -> frozenset[int]:
     return allowed & online or allowed
 
 
-def usable_cpus(host: Host) -> int:
+def usable_cpus(host: HostFiles) -> int:
     """Return the number of CPUs that this process may run on."""
     count = len(cpus_of(host))
     if count == 0:
@@ -25,7 +25,7 @@ def usable_cpus(host: Host) -> int:
     return count
 
 
-def chosen_by_launcher(host: Host) -> bool:
+def chosen_by_launcher(host: HostFiles) -> bool:
     """Return whether each rank was given its own CPUs, as `mpirun --bind-to` and `srun --cpu-bind` do.
 
     The launcher is the nearest ancestor without a rank's variables. If it may use CPUs that this rank may not, it chose

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plumb.host.host_files import Host
+from plumb.host.host_files import HostFiles
 from plumb.host.mounts import Mount, mounts
 
 
@@ -17,7 +17,7 @@ class Level:
     folder: str
 
 
-def levels(host: Host, controller: str) -> list[Level]:
+def levels(host: HostFiles, controller: str) -> list[Level]:
     """Return the groups that limit this process through `controller`, outermost first, for both versions.
 
     A group of version 2 is listed even if the controller is not enabled in it; then the controller's files don't exist.
@@ -32,7 +32,7 @@ def levels(host: Host, controller: str) -> list[Level]:
     ]
 
 
-def _paths(host: Host) -> dict[str, str]:
+def _paths(host: HostFiles) -> dict[str, str]:
     """Return this process's group in each hierarchy, by controller; version 2 has the empty name."""
     paths: dict[str, str] = {}
     for line in (host.text("/proc/self/cgroup") or "").splitlines():
@@ -42,7 +42,7 @@ def _paths(host: Host) -> dict[str, str]:
     return paths
 
 
-def _visible(host: Host, version: int, candidates: list[Mount], path: str | None) -> list[Level]:
+def _visible(host: HostFiles, version: int, candidates: list[Mount], path: str | None) -> list[Level]:
     if path is None or not candidates:
         return []
     mount = max(candidates, key=lambda mount: (_below(path, mount.root) is not None, len(mount.root)))

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 
 from plumb.host.affinity import cpus_of
-from plumb.host.host_files import Host
+from plumb.host.host_files import HostFiles
 
 
 class OthersLoad:
@@ -38,7 +38,7 @@ def _busy_seconds() -> float:
 def _usable() -> list[Any]:
     """Return the times of each CPU that this process may run on."""
     each = psutil.cpu_times(percpu=True)
-    allowed = cpus_of(Host())
+    allowed = cpus_of(HostFiles())
     return [times for number, times in enumerate(each) if number in allowed] or each
 
 

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from plumb.host.host_files import Host
-from plumb.host.limit_reading import Reading
+from plumb.host.host_files import HostFiles
+from plumb.host.limit_reading import LimitReading
 from plumb.host.local_ranks import Ranks
 from plumb.host.mounts import Mount, mounts
 
@@ -22,11 +22,11 @@ _NETWORK = {
 class Disk:
     """Free bytes, and the kind of device by the kernel: `ssd`, `rotating`, `network`, `tmpfs` or `unknown`."""
 
-    free: Reading
+    free: LimitReading
     kind: str
 
 
-def disk(host: Host, folder: Path, ranks: Ranks) -> Disk:
+def disk(host: HostFiles, folder: Path, ranks: Ranks) -> Disk:
     """Return the disk on which `folder` is or will be made. Raise OSError if that can't be read."""
     place = folder.absolute()
     while not host.path(str(place)).exists() and place != place.parent:
@@ -36,8 +36,8 @@ def disk(host: Host, folder: Path, ranks: Ranks) -> Disk:
     mount = _mount_of(place, mounts(host))
     kind = "unknown" if mount is None else _kind(host, mount)
     where = str(place) if mount is None else f"{mount.point} ({mount.kind})"
-    share = ranks.share(Reading(status.f_bavail * status.f_frsize, f"free on {where}"))
-    return Disk(Reading(share.value // 1, share.source), kind)
+    share = ranks.share(LimitReading(status.f_bavail * status.f_frsize, f"free on {where}"))
+    return Disk(LimitReading(share.value // 1, share.source), kind)
 
 
 def _mount_of(place: Path, mounted: list[Mount]) -> Mount | None:
@@ -49,7 +49,7 @@ def _mount_of(place: Path, mounted: list[Mount]) -> Mount | None:
     return found
 
 
-def _kind(host: Host, mount: Mount) -> str:
+def _kind(host: HostFiles, mount: Mount) -> str:
     if mount.kind in _MEMORY:
         return "tmpfs"
     if mount.kind in _NETWORK or mount.kind.startswith("fuse."):

@@ -45,7 +45,7 @@ _PATH_ONLY = getattr(os, "O_PATH", 0)
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[T]):
+class ChildOutcome(Generic[T]):
     """Result of work in a child: its `value`, or the `reason` why there is none.
 
     A reason continues a sentence that begins with the work: "crashed a process that tried it (SIGSEGV)". `has_died`:
@@ -58,7 +58,7 @@ class Outcome(Generic[T]):
     has_died: bool = False
 
 
-def in_child(work: Callable[[], T], seconds: float) -> Outcome[T]:
+def in_child(work: Callable[[], T], seconds: float) -> ChildOutcome[T]:
     """Do `work` in a forked child, and return its outcome.
 
     The child has a copy of this process's memory, reads inherited files at positions of its own, and can't use the
@@ -71,7 +71,7 @@ def in_child(work: Callable[[], T], seconds: float) -> Outcome[T]:
         seconds: Time limit for the work and for sending its result.
     """
     if not hasattr(os, "fork"):
-        return Outcome(reason="can't be tried in a process of its own on this system")
+        return ChildOutcome(reason="can't be tried in a process of its own on this system")
     receiving, sending = os.pipe()
     try:
         pid = _fork()
@@ -80,12 +80,12 @@ def in_child(work: Callable[[], T], seconds: float) -> Outcome[T]:
     except OSError as error:
         os.close(receiving)
         os.close(sending)
-        return Outcome(reason=f"can't be tried in a process of its own ({one_line(error)})")
+        return ChildOutcome(reason=f"can't be tried in a process of its own ({one_line(error)})")
     os.close(sending)
     return _outcome(_Child(pid, receiving), seconds)
 
 
-def in_spawned_child(work: Callable[[], T], seconds: float) -> Outcome[T]:
+def in_spawned_child(work: Callable[[], T], seconds: float) -> ChildOutcome[T]:
     """Do `work` as `in_child` does, but in a process that shares nothing with this one.
 
     Its start takes seconds, and runs the code of the script's main module outside its guard again. `work` must be
@@ -99,12 +99,12 @@ def in_spawned_child(work: Callable[[], T], seconds: float) -> Outcome[T]:
             # Bypasses `Process.start`, which would list the process among the script's children.
             pid = process._Popen(process).pid
         except Exception as error:
-            return Outcome(reason=f"can't be tried in a process of its own ({one_line(error)})")
+            return ChildOutcome(reason=f"can't be tried in a process of its own ({one_line(error)})")
         receiving = os.dup(receiver.fileno())
     return _outcome(_Child(pid, receiving), seconds)
 
 
-def _outcome(child: _Child, seconds: float) -> Outcome[Any]:
+def _outcome(child: _Child, seconds: float) -> ChildOutcome[Any]:
     try:
         message = child.answer(time.monotonic() + seconds)
         child.end(_EXIT_SECONDS if message is not None else 0.0)
@@ -112,12 +112,12 @@ def _outcome(child: _Child, seconds: float) -> Outcome[Any]:
         child.end(0.0)
         os.close(child.receiving)
     if message is None:
-        return Outcome(reason=child.how_it_ended(seconds), has_died=True)
+        return ChildOutcome(reason=child.how_it_ended(seconds), has_died=True)
     try:
         has_returned, value = pickle.loads(message)
     except Exception as error:
-        return Outcome(reason=f"returned what can't be handed over ({one_line(error)})")
-    return Outcome(value=value) if has_returned else Outcome(reason=f"raised {value}")
+        return ChildOutcome(reason=f"returned what can't be handed over ({one_line(error)})")
+    return ChildOutcome(value=value) if has_returned else ChildOutcome(reason=f"raised {value}")
 
 
 class _Child:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from plumb.core.units import format_bytes
 from plumb.host.cgroups import levels
-from plumb.host.host_files import Host
+from plumb.host.host_files import HostFiles
 from plumb.host.memory_limit import Pool, pools
 
 _SHM = "/dev/shm"
@@ -34,7 +34,7 @@ class Rooms:
     """Reader of the remaining memory, shared memory and open files. The control groups are located only once."""
 
     def __init__(self) -> None:
-        self._host = Host()
+        self._host = HostFiles()
         self._groups = levels(self._host, "memory")
 
     def memory(self) -> Room | None:

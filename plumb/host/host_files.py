@@ -19,7 +19,7 @@ class Process:
 
 
 @dataclass(frozen=True)
-class Host:
+class HostFiles:
     """The files below `root` and an environment. Tests pass a folder that imitates another host's root.
 
     No method raises: missing, unreadable or malformed values are None, or left out.

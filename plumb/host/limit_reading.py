@@ -10,13 +10,13 @@ NO_LIMIT_KNOWN = "no limit known"
 
 
 @dataclass(frozen=True)
-class Reading:
+class LimitReading:
     """One limit from one place of the host; `source` is a short text for people."""
 
     value: float
     source: str
 
 
-def smallest(readings: Iterable[Reading]) -> Reading:
+def smallest(readings: Iterable[LimitReading]) -> LimitReading:
     """Return the first of the smallest readings, or infinity if nothing was read."""
-    return min(readings, key=lambda reading: reading.value, default=Reading(math.inf, NO_LIMIT_KNOWN))
+    return min(readings, key=lambda reading: reading.value, default=LimitReading(math.inf, NO_LIMIT_KNOWN))

@@ -13,7 +13,7 @@ from plumb.core.gpu import Gpu
 from plumb.host.cpu_limit import cpu_limit
 from plumb.host.disk_limit import disk
 from plumb.host.gpus import gpus
-from plumb.host.host_files import Host
+from plumb.host.host_files import HostFiles
 from plumb.host.local_ranks import ranks_on_host
 from plumb.host.memory_limit import memory_limit, shm_limit
 from plumb.host.process_limits import open_file_limits, process_limit
@@ -89,7 +89,7 @@ class Limits:
             OSError: `cache_dir` is in a folder that this user may not read.
 
         """
-        return _detect(Host(), cache_dir)
+        return _detect(HostFiles(), cache_dir)
 
     def lowered(
         self,
@@ -120,7 +120,7 @@ class Limits:
         return replace(self, **lower, sources=sources)
 
 
-def _detect(host: Host, cache_dir: str | os.PathLike[str] | None) -> Limits:
+def _detect(host: HostFiles, cache_dir: str | os.PathLike[str] | None) -> Limits:
     ranks = ranks_on_host(host)
     open_files, open_files_most = open_file_limits()
     readings = {

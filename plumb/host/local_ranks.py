@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plumb.host.host_files import Host, whole
-from plumb.host.limit_reading import Reading
+from plumb.host.host_files import HostFiles, whole
+from plumb.host.limit_reading import LimitReading
 from plumb.host.slurm import tasks_on_node
 
 _LOCAL_SIZES = (
@@ -27,15 +27,15 @@ class Ranks:
     count: int
     source: str
 
-    def share(self, whole_host: Reading) -> Reading:
+    def share(self, whole_host: LimitReading) -> LimitReading:
         """Return one rank's part of what all ranks on the host use together."""
         if self.count == 1:
             return whole_host
         source = f"{whole_host.source}; shared by {self.count} ranks ({self.source})"
-        return Reading(whole_host.value / self.count, source)
+        return LimitReading(whole_host.value / self.count, source)
 
 
-def ranks_on_host(host: Host) -> Ranks:
+def ranks_on_host(host: HostFiles) -> Ranks:
     """Return the largest count in the launchers' variables; 1 if there is no launcher."""
     counts = {name: whole(host.environ.get(name)) for name in _LOCAL_SIZES}
     counts["SLURM_STEP_TASKS_PER_NODE"] = tasks_on_node(host)

@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass
 
 from plumb.host.affinity import usable_cpus
-from plumb.host.host_files import Host
+from plumb.host.host_files import HostFiles
 from plumb.host.local_ranks import ranks_on_host
 
 _PACKAGES = ("plumb-tune", "torch", "torchvision", "numpy", "optuna")
@@ -32,7 +32,7 @@ class Machine:
     @classmethod
     def detect(cls) -> Machine:
         """Detect the host of this process; packages are looked up, not imported."""
-        host = Host()
+        host = HostFiles()
         return cls(
             cpu_model=cpu_model(host),
             logical_cpus=os.cpu_count() or 1,
@@ -45,7 +45,7 @@ class Machine:
         )
 
 
-def cpu_model(host: Host) -> str:
+def cpu_model(host: HostFiles) -> str:
     """Return the processor's name, or its architecture if no name can be read."""
     for line in (host.text("/proc/cpuinfo") or "").splitlines():
         key, colon, value = line.partition(":")
@@ -54,7 +54,7 @@ def cpu_model(host: Host) -> str:
     return platform.processor() or platform.machine()
 
 
-def container(host: Host) -> str | None:
+def container(host: HostFiles) -> str | None:
     """Return the software that runs this process's container, or None if there is no sign of a container."""
     signs = {
         "kubernetes": "KUBERNETES_SERVICE_HOST" in host.environ,

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from plumb.core.units import format_bytes
 from plumb.host import slurm
 from plumb.host.cgroups import Level, levels
-from plumb.host.host_files import Host, first_whole, whole
-from plumb.host.limit_reading import NO_LIMIT_KNOWN, Reading, smallest
+from plumb.host.host_files import HostFiles, first_whole, whole
+from plumb.host.limit_reading import NO_LIMIT_KNOWN, LimitReading, smallest
 from plumb.host.local_ranks import Ranks
 
 # Version 1 writes the largest number of pages for "no limit"; no host has an exbibyte.
@@ -35,34 +35,38 @@ class Pool:
     source: str
 
 
-def memory_limit(host: Host, ranks: Ranks) -> Reading:
+def memory_limit(host: HostFiles, ranks: Ranks) -> LimitReading:
     """Return the bytes that this rank may use in all, including those in use already."""
     own = held_bytes(host)
     return smallest(_reading(pool, own, ranks) for pool in pools(host, levels(host, "memory")))
 
 
-def shm_limit(host: Host, ranks: Ranks) -> Reading:
+def shm_limit(host: HostFiles, ranks: Ranks) -> LimitReading:
     """Return the bytes of /dev/shm that this rank may still use. They count as memory as well."""
     try:
         status = os.statvfs(host.path("/dev/shm"))
     except OSError:
         # Only Linux keeps shared memory in a folder, and torch needs that folder there.
-        return Reading(0, "/dev/shm is missing") if sys.platform == "linux" else Reading(float("inf"), NO_LIMIT_KNOWN)
+        return (
+            LimitReading(0, "/dev/shm is missing")
+            if sys.platform == "linux"
+            else LimitReading(float("inf"), NO_LIMIT_KNOWN)
+        )
     size = format_bytes(status.f_blocks * status.f_frsize)
-    shared = ranks.share(Reading(status.f_bavail * status.f_frsize, f"/dev/shm: free of {size}"))
-    return Reading(shared.value // 1, shared.source)
+    shared = ranks.share(LimitReading(status.f_bavail * status.f_frsize, f"/dev/shm: free of {size}"))
+    return LimitReading(shared.value // 1, shared.source)
 
 
-def _reading(pool: Pool, own: int, ranks: Ranks) -> Reading:
+def _reading(pool: Pool, own: int, ranks: Ranks) -> LimitReading:
     # If a pool's use is unknown, each rank is assumed to use as much as this one.
     available = max(0, pool.limit - own * ranks.count) if pool.available is None else pool.available
     taken = max(0, pool.limit - available - own)
-    share = ranks.share(Reading(available, f"{pool.source}: {format_bytes(pool.limit)}"))
+    share = ranks.share(LimitReading(available, f"{pool.source}: {format_bytes(pool.limit)}"))
     source = f"{share.source}; {format_bytes(taken)} in use by others" if pool.available is not None else share.source
-    return Reading(min(share.value // 1 + own, pool.limit), source)
+    return LimitReading(min(share.value // 1 + own, pool.limit), source)
 
 
-def pools(host: Host, groups: Iterable[Level]) -> Iterator[Pool]:
+def pools(host: HostFiles, groups: Iterable[Level]) -> Iterator[Pool]:
     """Yield the present memory of the host, of a SLURM job, and of each of these control groups."""
     yield from _host_pool(host)
     asked = slurm.memory_bytes(host)
@@ -72,7 +76,7 @@ def pools(host: Host, groups: Iterable[Level]) -> Iterator[Pool]:
         yield from _group_pools(host, level)
 
 
-def _host_pool(host: Host) -> Iterator[Pool]:
+def _host_pool(host: HostFiles) -> Iterator[Pool]:
     meminfo = host.pairs("/proc/meminfo")
     total, available = first_whole(meminfo.get("MemTotal")), first_whole(meminfo.get("MemAvailable"))
     if total is not None:
@@ -84,7 +88,7 @@ def _host_pool(host: Host) -> Iterator[Pool]:
         yield Pool(memory.total, memory.available, "the host's memory")
 
 
-def _group_pools(host: Host, level: Level) -> Iterator[Pool]:
+def _group_pools(host: HostFiles, level: Level) -> Iterator[Pool]:
     stat = host.pairs(f"{level.folder}/memory.stat")
     if level.version == 1:
         # The hierarchical limit includes the levels above those that a container sees.
@@ -106,13 +110,13 @@ def _group_pools(host: Host, level: Level) -> Iterator[Pool]:
             yield Pool(limit, available, f"cgroup v{level.version} {name} {level.name}")
 
 
-def held_bytes(host: Host) -> int:
+def held_bytes(host: HostFiles) -> int:
     """Return the bytes of this process and its descendants that aren't file pages; shared pages count once."""
     pid = first_whole(host.pairs("/proc/self/status").get("Pid"))
     return 0 if pid is None else sum(_held_bytes(host, member) for member in _tree(host, pid))
 
 
-def _tree(host: Host, pid: int) -> set[int]:
+def _tree(host: HostFiles, pid: int) -> set[int]:
     children: dict[int, list[int]] = {}
     for process in host.processes():
         children.setdefault(process.parent, []).append(process.pid)
@@ -125,7 +129,7 @@ def _tree(host: Host, pid: int) -> set[int]:
     return tree
 
 
-def _held_bytes(host: Host, pid: int) -> int:
+def _held_bytes(host: HostFiles, pid: int) -> int:
     """Return one process's share of the pages that aren't files; if the kernel doesn't split them, all that it maps."""
     rollup = host.pairs(f"/proc/{pid}/smaps_rollup")
     proportional = [first_whole(rollup.get(name)) for name in ("Pss_Anon", "Pss_Shmem")]

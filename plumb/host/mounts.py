@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from plumb.host.host_files import Host
+from plumb.host.host_files import HostFiles
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Mount:
     options: frozenset[str]
 
 
-def mounts(host: Host) -> list[Mount]:
+def mounts(host: HostFiles) -> list[Mount]:
     """Return all mounts visible to this process in the order in which they were made, without malformed lines."""
     lines = (host.text("/proc/self/mountinfo") or "").splitlines()
     parsed = (_parse(line) for line in lines)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from plumb.host.host_files import Host, first_whole
+from plumb.host.host_files import HostFiles, first_whole
 from plumb.host.malloc import give_back_what_is_free
 from plumb.host.memory_limit import held_bytes
 
@@ -69,7 +69,7 @@ def counted_bytes(root: object) -> float:
 
 def script_bytes() -> float:
     """Return the bytes held by this process and its descendants, as memory limits count them (without file pages)."""
-    held = held_bytes(Host())
+    held = held_bytes(HostFiles())
     if held:
         return float(held)
     import psutil
@@ -125,11 +125,11 @@ def _in_use() -> float:
 
 
 def _rollup(pid: int, name: str) -> float:
-    return 1024.0 * (first_whole(Host().pairs(f"/proc/{pid}/smaps_rollup").get(name)) or 0)
+    return 1024.0 * (first_whole(HostFiles().pairs(f"/proc/{pid}/smaps_rollup").get(name)) or 0)
 
 
 def _kept(name: str) -> float:
-    return 1024.0 * (first_whole(Host().pairs("/proc/self/status").get(name)) or 0)
+    return 1024.0 * (first_whole(HostFiles().pairs("/proc/self/status").get(name)) or 0)
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:

@@ -37,7 +37,7 @@ SiteKind = Literal["call", "operation", "store", "loop"]
 
 
 @dataclass(frozen=True)
-class Site:
+class AstSite:
     """One place in a function where the recorder is called.
 
     `index` numbers the sites of a function in source order; it is the same each time the same source is rewritten,
@@ -94,7 +94,7 @@ class RecordSites(ast.NodeTransformer):
         self.shadowed = {*code.co_varnames, *code.co_cellvars, *code.co_freevars, *function.__globals__}
         self.keep = keep
         self.loops = loops
-        self.sites: list[Site] = []
+        self.sites: list[AstSite] = []
 
     def rewrite(self, definition: ast.FunctionDef | ast.Lambda) -> Any:
         """Return a copy of a definition in which the kept sites call the recorder."""
@@ -109,7 +109,7 @@ class RecordSites(ast.NodeTransformer):
         """Add the next site to the list; return the maker of its call to the recorder, or None if it is not kept."""
         index = len(self.sites)
         line, column = _reported_position(place)
-        self.sites.append(Site(self.function, index, kind, self.filename, line, _source(described)))
+        self.sites.append(AstSite(self.function, index, kind, self.filename, line, _source(described)))
         kept = self.keep is None or index in self.keep or (self.loops and kind == "loop")
         return _Call(method, index, place, line, column) if kept else None
 

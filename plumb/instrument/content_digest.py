@@ -62,7 +62,7 @@ class Content:
         Raises TooMuchError if it has more than `most_objects` objects and `most_items` is limited.
         """
         stream = _Stream()
-        pickler = _Pickler(stream, self, most_objects if self._most_items else None)
+        pickler = _DigestPickler(stream, self, most_objects if self._most_items else None)
         try:
             pickler.dump(value)
         except TooMuchError:
@@ -199,7 +199,7 @@ class TooMuchError(Exception):
     """A value has more objects than a partial digest may cover."""
 
 
-class _Pickler(pickle.Pickler):
+class _DigestPickler(pickle.Pickler):
     def __init__(self, stream: _Stream, content: Content, most_objects: int | None) -> None:
         super().__init__(stream, protocol=4)
         # Without its memo, pickle writes equal objects equally, whether they are identical or not.

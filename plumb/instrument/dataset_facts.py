@@ -73,7 +73,7 @@ _absent: set[str] = set()
 
 def facts_of(roots: Mapping[str, Any]) -> Facts:
     """Return the facts about `roots`, such as a dataset and a collate function, by their names."""
-    walk = _Walk()
+    walk = _FactsWalk()
     for path, value in roots.items():
         walk.look(path, value)
     return walk.facts()
@@ -96,7 +96,7 @@ class _Found:
     depth: int = 0
 
 
-class _Walk:
+class _FactsWalk:
     """Walk through objects in the order of their distance from the roots."""
 
     def __init__(self) -> None:

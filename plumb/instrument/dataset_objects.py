@@ -30,7 +30,7 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None))
 CODE = (FunctionType, MethodType, functools.partial, type)
 
 
-class Held:
+class DatasetObjects:
     """Objects reachable from a dataset: wrapped datasets, transforms, objects that their code names, and generators.
 
     They are collected once, without those that the dataset gets later.

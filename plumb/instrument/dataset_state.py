@@ -36,7 +36,7 @@ from plumb.instrument.code_names import closed_over, globals_read, names_of, run
 from plumb.instrument.large_values import Large, LargeValues
 from plumb.instrument.object_parts import attributes_of, hidden_arrays, parts_of, process_generators, wrapped_by
 from plumb.instrument.state_change import Change, Reached, told_from
-from plumb.instrument.value_kinds import Kind, is_all_users, is_transform, kind_of
+from plumb.instrument.value_kinds import ValueKind, is_all_users, is_transform, kind_of
 
 # Time limits of a check at an epoch's start, and of the first one, which only records the state; between two batches, a
 # check is limited to these numbers of values.
@@ -95,8 +95,8 @@ class DatasetState:
         self.functions: list[FunctionType] = []
         self.arrays: list[np.ndarray[Any, Any]] = []
         self.seconds = 0.0
-        self._looks: dict[Kind, Callable[[Any, Reached], Any]] = {
-            kind: getattr(self, f"_{kind.name.lower()}") for kind in Kind if kind is not Kind.OPAQUE
+        self._looks: dict[ValueKind, Callable[[Any, Reached], Any]] = {
+            kind: getattr(self, f"_{kind.name.lower()}") for kind in ValueKind if kind is not ValueKind.OPAQUE
         }
 
     def follow(self, roots: Iterable[Any]) -> None:
@@ -241,7 +241,7 @@ class DatasetState:
             now = sight.get(name, self)
             if before.get(name, self) != now:
                 owner = value if isinstance(value, type) else type(value)
-                place = str(name) if kind_of(value) is Kind.FUNCTION else f"{owner.__name__}.{name}"
+                place = str(name) if kind_of(value) is ValueKind.FUNCTION else f"{owner.__name__}.{name}"
                 is_object = self._is_by_value and type(now) not in PLAIN
                 is_scratch = is_transform(value)
                 self._changes.append(Change(place, is_scratch=is_scratch, is_name=True, is_object=is_object))
@@ -373,7 +373,7 @@ class DatasetState:
     def _is_read(self, name: str, member: Any) -> bool:
         """Return whether the code that was met may read a class's attribute; some methods run without being named."""
         if name.startswith("__") and name.endswith("__"):
-            return runs_unnamed(name) and kind_of(member) in (Kind.FUNCTION, Kind.WRAPPED)
+            return runs_unnamed(name) and kind_of(member) in (ValueKind.FUNCTION, ValueKind.WRAPPED)
         return self._reads_any or name in self._names
 
     def _wrapped(self, value: Any, way: Reached) -> Any:
@@ -394,7 +394,7 @@ class DatasetState:
     def _object(self, value: Any, way: Reached) -> Any:
         kind = kind_of(value)
         attributes = attributes_of(value)
-        if kind is Kind.PASSED:
+        if kind is ValueKind.PASSED:
             hidden = hidden_arrays(value)
             self._alive.append(hidden)
             attributes |= hidden
@@ -402,7 +402,7 @@ class DatasetState:
             attributes = {name: item for name, item in (attributes | parts_of(value)).items() if name in self._names}
         if isinstance(value, torch.nn.Module):
             attributes = {name: item for name, item in attributes.items() if not name.startswith(_MODULE_HOOKS)}
-        place, is_quiet = type(value).__name__, kind is Kind.PASSED
+        place, is_quiet = type(value).__name__, kind is ValueKind.PASSED
         way = way._replace(is_scratch=is_transform(value) or (is_quiet and way.is_scratch))
         for name, item in attributes.items():
             if type(item) not in PLAIN:

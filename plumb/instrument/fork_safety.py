@@ -70,7 +70,7 @@ def handles(dataset: Any) -> tuple[Handle, ...]:
     return tuple(found.values())
 
 
-class OpenedHere:
+class HandleSnapshot:
     """Handles that a dataset opens lazily in this process from now on, as it would in a worker.
 
     A forked worker must open its own: `put_back` makes the dataset forget those of this process.

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from types import CellType, CodeType, FunctionType
 from typing import Any
 
-from plumb.instrument.ast_sites import RECORDER, RecordSites, Site
+from plumb.instrument.ast_sites import RECORDER, AstSite, RecordSites
 
 SCOPE = "__plumb_scope__"
 
@@ -35,12 +35,12 @@ FRAME_READING_METHODS = {"_getframe", "currentframe"}
 
 
 @dataclass(frozen=True)
-class Rewritten:
+class RewrittenFunction:
     """Rewritten code of the function with the id `function`, with the sites of its calls to a recorder."""
 
     function: str
     code: CodeType
-    sites: tuple[Site, ...]
+    sites: tuple[AstSite, ...]
 
     def bind(self, function: FunctionType, recorder: object) -> FunctionType:
         """Return a copy of `function` (globals, defaults, closure) with this code, calling `recorder`."""
@@ -58,14 +58,14 @@ class Rewriter:
 
     def __init__(self) -> None:
         self._definitions: dict[str, dict[int, list[_Definition]]] = {}
-        self._full: dict[tuple[str, CodeType], Rewritten | None] = {}
-        self._partial: dict[tuple[str, CodeType, frozenset[int], bool], Rewritten] = {}
+        self._full: dict[tuple[str, CodeType], RewrittenFunction | None] = {}
+        self._partial: dict[tuple[str, CodeType, frozenset[int], bool], RewrittenFunction] = {}
         # Python's own parser may not run in two threads at once (CPython issue 106905).
         self._lock = threading.Lock()
 
     def rewrite(
         self, function: FunctionType, keep: frozenset[int] | None = None, loops: bool = True
-    ) -> Rewritten | None:
+    ) -> RewrittenFunction | None:
         """Return the function's code with its sites recorded, or None if that can't be done faithfully.
 
         That is so if there is no source, if the source is not what runs (edited since, or rewritten by another tool),
@@ -92,7 +92,7 @@ class Rewriter:
                 self._partial[partial_key] = dataclasses.replace(full, code=partial.code)
             return self._partial[partial_key]
 
-    def _compile(self, function: FunctionType, keep: frozenset[int] | None, loops: bool) -> Rewritten | None:
+    def _compile(self, function: FunctionType, keep: frozenset[int] | None, loops: bool) -> RewrittenFunction | None:
         code = function.__code__
         if code.co_flags & ASYNC_FLAGS:
             return None
@@ -103,7 +103,7 @@ class Rewriter:
                     return None
                 visitor = RecordSites(function, keep, loops)
                 recorded = definition.compile(function, visitor.rewrite(definition.node))
-                return None if recorded is None else Rewritten(visitor.function, recorded, tuple(visitor.sites))
+                return None if recorded is None else RewrittenFunction(visitor.function, recorded, tuple(visitor.sites))
         return None
 
     def _candidates(self, filename: str, line: int, module_globals: dict[str, Any]) -> list[_Definition]:

@@ -47,7 +47,7 @@ def why_not_spawned(loader: DataLoader[Any]) -> str | None:
 
 def _why_not_written(value: Any) -> Exception | None:
     try:
-        _Pickler(_Nowhere(), pickle.HIGHEST_PROTOCOL).dump(value)
+        _TrialPickler(_Nowhere(), pickle.HIGHEST_PROTOCOL).dump(value)
     except _UNWRITTEN as error:
         return error
     except Exception:
@@ -61,7 +61,7 @@ class _Nowhere(io.RawIOBase):
         return memoryview(data).nbytes
 
 
-class _Pickler(pickle.Pickler):
+class _TrialPickler(pickle.Pickler):
     """Pickler that takes objects with special treatment by multiprocessing and torch, such as tensors, as picklable.
 
     That treatment would move a tensor to shared memory, or keep a file open for a reader that never comes.

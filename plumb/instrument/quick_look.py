@@ -16,7 +16,7 @@ from plumb.instrument.callee import is_user_class
 from plumb.instrument.code_names import names_of
 from plumb.instrument.dataset_state import DatasetState
 from plumb.instrument.object_parts import attributes_of
-from plumb.instrument.value_kinds import Kind, is_transform, kind_of
+from plumb.instrument.value_kinds import ValueKind, is_transform, kind_of
 
 _MOST_ENTRIES, _MOST_INSIDE = 300, 40
 _SMALL, _SMALL_BYTES = 16, 1024
@@ -72,17 +72,17 @@ class QuickLook:
             self._sized.append(value)
             if type(value) is dict and len(value) <= _SMALL:
                 self._inside.append(partial(_values_of, value))
-        elif kind is Kind.ARRAY:
+        elif kind is ValueKind.ARRAY:
             self._inside += _look_inside(value)
-        elif kind in (Kind.OBJECT, Kind.STEP) and not is_transform(value):
+        elif kind in (ValueKind.OBJECT, ValueKind.STEP) and not is_transform(value):
             own = getattr(value, "__dict__", None)
             self._entries += [(own, name) for name in attributes_of(value)] if type(own) is dict else []
             if type(own) is dict:
                 self._sized.append(own)
-        elif kind is Kind.CLASS and is_user_class(value):
+        elif kind is ValueKind.CLASS and is_user_class(value):
             members = vars(value)
             self._entries += [(members, name) for name, item in members.items() if _is_value(name, item)]
-        elif kind is Kind.FUNCTION:
+        elif kind is ValueKind.FUNCTION:
             names = {path[0] for path in names_of(value.__code__).paths}
             found = value.__globals__
             self._entries += [(found, name) for name in names if name in found and type(found[name]) in PLAIN]

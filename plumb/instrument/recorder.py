@@ -18,10 +18,10 @@ from functools import partial
 from types import FunctionType, GeneratorType, MethodType, ModuleType, TracebackType
 from typing import Any
 
-from plumb.core.config import Step, Way
-from plumb.instrument.ast_sites import Site, function_id
+from plumb.core.config import CallStep, Way
+from plumb.instrument.ast_sites import AstSite, function_id
 from plumb.instrument.callee import Callee, expands, is_dataset, is_step, is_user_file, position_in, resolve
-from plumb.instrument.function_rewriter import Rewriter, Rewritten
+from plumb.instrument.function_rewriter import Rewriter, RewrittenFunction
 from plumb.instrument.hints import Hint, hint_of
 from plumb.instrument.values import attribute
 
@@ -44,7 +44,7 @@ class Node:
     datasets that a wrapper keeps in a list. `hint` is the user's mark on the callee.
     """
 
-    def __init__(self, parent: Node | None, site: Site, name: str, position: str) -> None:
+    def __init__(self, parent: Node | None, site: AstSite, name: str, position: str) -> None:
         self.parent = parent
         self.site = site
         self.name = name
@@ -58,7 +58,7 @@ class Node:
         self.generator_name: str | None = None
         self.hint: Hint | None = None
 
-    def child(self, site: Site, name: str, position: str) -> Node:
+    def child(self, site: AstSite, name: str, position: str) -> Node:
         key = site.id, name, position
         found = self.children.get(key)
         if found is None:
@@ -87,8 +87,8 @@ class Node:
         return tuple(reversed(steps))
 
     @property
-    def _step(self) -> Step:
-        return Step(self.site.id, self.name, _list_of(self.position) if self.is_part else self.position)
+    def _step(self) -> CallStep:
+        return CallStep(self.site.id, self.name, _list_of(self.position) if self.is_part else self.position)
 
     def ancestors(self) -> Iterator[Node]:
         """Yield the expanded calls around this node, innermost first."""
@@ -126,8 +126,8 @@ class Selection:
 
 EVERYTHING = Selection()
 
-SAMPLE = Site("plumb:sample", 0, "call", "", 0, "")
-COLLATE = Site("plumb:collate", 0, "call", "", 0, "")
+SAMPLE = AstSite("plumb:sample", 0, "call", "", 0, "")
+COLLATE = AstSite("plumb:collate", 0, "call", "", 0, "")
 
 
 class Recorder:
@@ -163,7 +163,7 @@ class Recorder:
     def listens(self) -> bool:
         return self._thread == threading.get_ident()
 
-    def enter(self, entry: Site, function: Any, *arguments: Any) -> Any:
+    def enter(self, entry: AstSite, function: Any, *arguments: Any) -> Any:
         """Call `function` from the root of the tree, and record what it does below `entry`: SAMPLE or COLLATE."""
         return self.call(self._entry, entry, function, arguments, {})
 
@@ -172,7 +172,7 @@ class Recorder:
         return iter(self.iterate(self._entry, SAMPLE, iterable))
 
     def call(
-        self, frame: Frame, site: Site, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+        self, frame: Frame, site: AstSite, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
     ) -> Any:
         if time.perf_counter() > self.deadline:
             self._thread = None
@@ -197,7 +197,7 @@ class Recorder:
             self._generators[result] = node
         return result
 
-    def _node(self, frame: Frame, site: Site, callee: Callee) -> Node:
+    def _node(self, frame: Frame, site: AstSite, callee: Callee) -> Node:
         """Return the node of a call; a call that runs a step kept by a `Compose` has that step's name and position."""
         function = callee.function if callee.receiver is None else None
         first = callee.arguments[callee.function is not None and callee.receiver is not None :][:1]
@@ -219,7 +219,7 @@ class Recorder:
         node.is_qualified = frame.qualifies(site)
         return node
 
-    def iterate(self, frame: Frame, site: Site, iterable: Any) -> Any:
+    def iterate(self, frame: Frame, site: AstSite, iterable: Any) -> Any:
         """Return what a loop over `iterable` should iterate instead, so that each step of a source is recorded."""
         kind = type(iterable)
         plain = kind in PLAIN_CONTAINERS or kind in FORWARDING_ITERATORS or _is_array(iterable)
@@ -231,7 +231,7 @@ class Recorder:
             iterator = iter(iterable)
         return RecordedIterator(self, frame, site, iterator)
 
-    def advance(self, frame: Frame, site: Site, iterator: Any) -> Any:
+    def advance(self, frame: Frame, site: AstSite, iterator: Any) -> Any:
         """Return the next item of an iterator. A generator's work is recorded at the call that made the generator."""
         node = self._generators.get(iterator) if type(iterator) is GeneratorType else None
         if node is not None:
@@ -241,7 +241,7 @@ class Recorder:
         name = iterator.__name__ if type(iterator) is GeneratorType else type(iterator).__name__
         return self.run(frame.node.child(site, name, ""), next, (iterator,), {}, leaf=True)
 
-    def _next(self, frame: Frame, site: Site, iterator: Any, *default: Any) -> Any:
+    def _next(self, frame: Frame, site: AstSite, iterator: Any, *default: Any) -> Any:
         if isinstance(iterator, RecordedIterator) or not hasattr(type(iterator), "__next__"):
             return next(iterator, *default)
         try:
@@ -251,7 +251,7 @@ class Recorder:
                 return default[0]
             raise
 
-    def _expansion(self, node: Node, callee: Callee, frame: Frame) -> Rewritten | None:
+    def _expansion(self, node: Node, callee: Callee, frame: Frame) -> RewrittenFunction | None:
         if callee.function is None:
             return None
         name = function_id(callee.function)
@@ -284,7 +284,7 @@ class Frame:
         caller: Frame | None,
         function: FunctionType | None,
         receiver: object,
-        sites: tuple[Site, ...],
+        sites: tuple[AstSite, ...],
     ) -> None:
         self.recorder = recorder
         self.node = node
@@ -338,7 +338,7 @@ class Frame:
             frame = frame.caller
         return ""
 
-    def qualifies(self, site: Site) -> bool:
+    def qualifies(self, site: AstSite) -> bool:
         """Return whether the site's source names its callee by its module or class, such as `np.random.rand`."""
         first, dot, _ = site.text.partition(".")
         if not dot or self.function is None or not site.text.replace(".", "_").isidentifier():
@@ -382,7 +382,7 @@ class RecordedIterator:
 
     __slots__ = ("_frame", "_iterator", "_recorder", "_site")
 
-    def __init__(self, recorder: Recorder, frame: Frame, site: Site, iterator: Any) -> None:
+    def __init__(self, recorder: Recorder, frame: Frame, site: AstSite, iterator: Any) -> None:
         self._recorder = recorder
         self._frame = frame
         self._site = site

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from plumb.instrument.dataset_objects import GROWING, Held
+from plumb.instrument.dataset_objects import GROWING, DatasetObjects
 
 # Longer collections are not restored: a dataset's index is long, and reading doesn't change it.
 _LONGEST = 1_000_000
@@ -26,7 +26,7 @@ def undone(loader: DataLoader[Any]) -> Iterator[None]:
     samplers = _samplers(loader)
     drawn = {id(each): each for each in (loader.generator, *(getattr(each, "generator", None) for each in samplers))}
     generators = [(each, each.get_state()) for each in drawn.values() if isinstance(each, torch.Generator)]
-    held = [Held(each) for each in (loader.dataset, *samplers)]
+    held = [DatasetObjects(each) for each in (loader.dataset, *samplers)]
     owners = [each for each in samplers if hasattr(each, "__dict__")] + [each for some in held for each in some.objects]
     attributes = [(vars(each), dict(vars(each))) for each in {id(each): each for each in owners}.values()]
     contents = [

@@ -24,7 +24,7 @@ from plumb.instrument.rng_state import GENERATOR_CLASSES
 from plumb.instrument.torch_loader import DataLoader
 
 
-class Kind(enum.Enum):
+class ValueKind(enum.Enum):
     """Kind of a value in a check for changes."""
 
     OPAQUE = enum.auto()
@@ -55,10 +55,10 @@ _BUFFERS = (np.ndarray, torch.Tensor, bytearray, memoryview, array.array, mmap.m
 # Bases without state: a class with no other bases has only the user's code.
 _STATELESS_BASES = frozenset(("object", "Dataset", "IterableDataset", "Generic", "ABC", "Protocol", "Sampler", "Enum"))
 _THEIR_PACKAGES = frozenset(("builtins", "typing", "abc", "enum", "torch", "torchdata"))
-_known: dict[type, tuple[Kind, bool]] = {}
+_known: dict[type, tuple[ValueKind, bool]] = {}
 
 
-def kind_of(value: Any) -> Kind:
+def kind_of(value: Any) -> ValueKind:
     """Return the kind of `value`."""
     return _told(value)[0]
 
@@ -73,12 +73,12 @@ def is_transform(value: Any) -> bool:
 
     A module's buffers are lasting state, and so are the attributes of a library's datasets.
     """
-    if kind_of(value) is not Kind.STEP or isinstance(value, torch.nn.Module):
+    if kind_of(value) is not ValueKind.STEP or isinstance(value, torch.nn.Module):
         return False
     return not is_dataset(value) and not any(map(is_user_class, type(value).__mro__))
 
 
-def _told(value: Any) -> tuple[Kind, bool]:
+def _told(value: Any) -> tuple[ValueKind, bool]:
     kind = type(value)
     found = _known.get(kind)
     if found is None:
@@ -88,32 +88,36 @@ def _told(value: Any) -> tuple[Kind, bool]:
     return found
 
 
-def _kind(value: Any, kind: type) -> Kind:
+def _kind(value: Any, kind: type) -> ValueKind:
     """Return the kind of values of a class; `value` is one of them."""
     if kind in PLAIN or issubclass(kind, (types.ModuleType, types.CodeType, np.generic, np.dtype, range, slice)):
-        return Kind.OPAQUE
+        return ValueKind.OPAQUE
     if issubclass(kind, _BUFFERS):
-        return Kind.ARRAY
+        return ValueKind.ARRAY
     if issubclass(kind, type):
-        return Kind.CLASS
+        return ValueKind.CLASS
     if issubclass(kind, types.FunctionType):
-        return Kind.FUNCTION
+        return ValueKind.FUNCTION
     if issubclass(kind, _WRAPPED):
-        return Kind.WRAPPED
+        return ValueKind.WRAPPED
     if _is_generator(value, kind):
-        return Kind.GENERATOR
-    for collection, found in (((list, tuple, deque), Kind.LIST), (dict, Kind.DICT), ((set, frozenset), Kind.SET)):
+        return ValueKind.GENERATOR
+    for collection, found in (
+        ((list, tuple, deque), ValueKind.LIST),
+        (dict, ValueKind.DICT),
+        ((set, frozenset), ValueKind.SET),
+    ):
         if issubclass(kind, collection):
             return found
     if issubclass(kind, DataLoader):
-        return Kind.OPAQUE
+        return ValueKind.OPAQUE
     if issubclass(kind, _NAMESPACES) or any(map(is_user_class, kind.__mro__)):
-        return Kind.OBJECT if _has_no_other_code(kind) else Kind.STEP
+        return ValueKind.OBJECT if _has_no_other_code(kind) else ValueKind.STEP
     if is_dataset(value) or issubclass(kind, (UserDict, UserList)):
-        return Kind.STEP
+        return ValueKind.STEP
     if _is_standard(kind):
-        return Kind.WRAPPED if kind.__module__ == "multiprocessing.sharedctypes" else Kind.OPAQUE
-    return Kind.STEP if is_step(value) else Kind.PASSED
+        return ValueKind.WRAPPED if kind.__module__ == "multiprocessing.sharedctypes" else ValueKind.OPAQUE
+    return ValueKind.STEP if is_step(value) else ValueKind.PASSED
 
 
 def _has_no_other_code(kind: type) -> bool:

@@ -45,18 +45,20 @@ _CACHES = ("/__pycache__", "/torchinductor_")
 LARGE_BYTES = 64 * 2**20
 
 
-def _not_raising(method: Callable[Concatenate[Recorder, _P], None]) -> Callable[Concatenate[Recorder, _P], None]:
+def _not_raising(
+    method: Callable[Concatenate[ChangeRecorder, _P], None],
+) -> Callable[Concatenate[ChangeRecorder, _P], None]:
     """Suppress OSErrors of the journal, which must not reach the script; missed changes are found by the comparison."""
 
     @functools.wraps(method)
-    def guarded(self: Recorder, /, *arguments: _P.args, **keywords: _P.kwargs) -> None:
+    def guarded(self: ChangeRecorder, /, *arguments: _P.args, **keywords: _P.kwargs) -> None:
         with contextlib.suppress(OSError):
             method(self, *arguments, **keywords)
 
     return guarded
 
 
-class Recorder:
+class ChangeRecorder:
     """Writer of the journal in `folder`, which keeps what the script's processes are about to change.
 
     Methods take paths as the script gives them, and never raise: a change that can't be recorded is made all the same.

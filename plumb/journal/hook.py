@@ -12,21 +12,21 @@ from types import ModuleType
 from typing import Any
 
 from plumb.journal import records, scratch, writers
-from plumb.journal.change_recorder import LARGE_BYTES, Recorder
+from plumb.journal.change_recorder import LARGE_BYTES, ChangeRecorder
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 _SQLITE = ("sqlite3.dbapi2", "sqlite3")
 
-_recorder: Recorder | None = None
+_recorder: ChangeRecorder | None = None
 
 
-def start(folder: str) -> Recorder:
+def start(folder: str) -> ChangeRecorder:
     """Record what this process, and those forked from it, do to files, in the journal in `folder`."""
     global _recorder
     with open(os.path.join(folder, records.SETTINGS), encoding="utf-8") as file:
         settings = json.load(file)
-    _recorder = Recorder(folder, settings["ignored"])
+    _recorder = ChangeRecorder(folder, settings["ignored"])
     hook = _Hook(_recorder)
     sys.addaudithook(hook)
     for name in _SQLITE:
@@ -43,7 +43,7 @@ class _Hook:
     Audit hooks can't be removed, and Python raises their exceptions in the user's code, at the place of the event.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: ChangeRecorder) -> None:
         self._recorder = recorder
         self._local = threading.local()
         self._actions: dict[str, Callable[[tuple[Any, ...]], None]] = {

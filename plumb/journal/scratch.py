@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Any
 
-from plumb.journal.change_recorder import Recorder
+from plumb.journal.change_recorder import ChangeRecorder
 
 _REMOVERS = frozenset({"rmtree", "remove", "unlink", "rmdir", "cleanup", "removedirs"})
 # Depth to which a handler's values are searched for paths.
@@ -25,7 +25,7 @@ _with_finalizer: set[str] = set()
 _handlers: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
 
 
-def install(recorder: Recorder) -> None:
+def install(recorder: ChangeRecorder) -> None:
     """Record the exit handlers that the script registers, in this process only."""
     register: Callable[..., Any] = atexit.register
     owner = os.getpid()
@@ -57,7 +57,7 @@ def goes_by_itself(path: str, frame: FrameType | None) -> bool:
     return False
 
 
-def note_exit(recorder: Recorder) -> None:
+def note_exit(recorder: ChangeRecorder) -> None:
     """Note what the exit of this process would remove, according to its present handlers and finalizers."""
     for func, args, kwargs in _handlers:
         _note(recorder, _removed_by(func, args, kwargs))
@@ -71,7 +71,7 @@ def note_exit(recorder: Recorder) -> None:
         recorder.note_scratch(path, goes=False)
 
 
-def _note(recorder: Recorder, paths: Iterable[str]) -> None:
+def _note(recorder: ChangeRecorder, paths: Iterable[str]) -> None:
     for path in paths:
         recorder.note_scratch(path)
 

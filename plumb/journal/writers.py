@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from plumb.journal.change_recorder import Recorder
+from plumb.journal.change_recorder import ChangeRecorder
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ WRITERS: dict[str, tuple[Writer, ...]] = {
 }
 
 
-def install(recorder: Recorder, others: Mapping[str, Callable[[ModuleType], None]]) -> None:
+def install(recorder: ChangeRecorder, others: Mapping[str, Callable[[ModuleType], None]]) -> None:
     """Patch the entry points of imported modules now, and of all other modules when they are imported.
 
     Args:
@@ -116,7 +116,7 @@ def install(recorder: Recorder, others: Mapping[str, Callable[[ModuleType], None
     for name in WRITERS:
         if name in sys.modules:
             _patch(recorder, name, sys.modules[name])
-    sys.meta_path.insert(0, _AfterImport(frozenset(WRITERS) | frozenset(others), patch))
+    sys.meta_path.insert(0, _WriterImportHook(frozenset(WRITERS) | frozenset(others), patch))
 
 
 _ONLY_READS = ("SELECT", "EXPLAIN", "BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "ATTACH", "DETACH", "END")
@@ -143,7 +143,7 @@ def database_file(database: Any) -> str | None:
     return None if not name or name == ":memory:" else os.path.abspath(name)
 
 
-class _AfterImport(importlib.abc.MetaPathFinder):
+class _WriterImportHook(importlib.abc.MetaPathFinder):
     """Finder that calls `then` with the name and the module each time a module of `names` has been imported."""
 
     def __init__(self, names: frozenset[str], then: Callable[[str, ModuleType], None]) -> None:
@@ -173,7 +173,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
         return spec
 
 
-def _patch(recorder: Recorder, name: str, module: ModuleType) -> None:
+def _patch(recorder: ChangeRecorder, name: str, module: ModuleType) -> None:
     for writer in WRITERS[name]:
         *way, last = writer.name.split(".")
         owner: Any = module
@@ -190,7 +190,7 @@ def _patch(recorder: Recorder, name: str, module: ModuleType) -> None:
             continue
 
 
-def _noting(recorder: Recorder, writer: Writer, found: Any) -> Any:
+def _noting(recorder: ChangeRecorder, writer: Writer, found: Any) -> Any:
     """Return the replacement of an entry point: a class with another constructor, or a function around the function."""
     if inspect.isclass(found):
         if _is_of_c(found):
@@ -200,7 +200,7 @@ def _noting(recorder: Recorder, writer: Writer, found: Any) -> Any:
     return _wrapped(recorder, writer, found)
 
 
-def _wrapped(recorder: Recorder, writer: Writer, function: Callable[..., Any]) -> Callable[..., Any]:
+def _wrapped(recorder: ChangeRecorder, writer: Writer, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def noting(*arguments: Any, **keywords: Any) -> Any:
         _note(recorder, writer, arguments, keywords)
@@ -210,7 +210,7 @@ def _wrapped(recorder: Recorder, writer: Writer, function: Callable[..., Any]) -
     return noting
 
 
-def _subclass(recorder: Recorder, writer: Writer, base: type) -> Any:
+def _subclass(recorder: ChangeRecorder, writer: Writer, base: type) -> Any:
     """Return a subclass that takes the place of `base`, a class from C; instances of `base` count as its own."""
 
     class Kind(type(base)):  # type: ignore[misc]
@@ -233,7 +233,7 @@ def _subclass(recorder: Recorder, writer: Writer, base: type) -> Any:
         return _wrapped(recorder, writer, base) if writer.name.islower() else base
 
 
-def _note(recorder: Recorder, writer: Writer, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+def _note(recorder: ChangeRecorder, writer: Writer, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
     file = writer.file(arguments, keywords)
     if file is None:
         return

@@ -10,7 +10,7 @@ import numpy as np
 from plumb.core.config import Config
 from plumb.core.units import format_bytes
 from plumb.model.demand import demand
-from plumb.model.inputs import Situation
+from plumb.model.inputs import ModelInputs
 
 _FOR_EACH_LOADER = ("workers", "samples at once")
 _IN_BYTES = ("memory", "shared memory", "disk")
@@ -30,7 +30,7 @@ _FILES_PER_WORKER = 8
 _FILES_PER_STORE = 5
 
 
-def needs(situation: Situation, config: Config, workers: Any, in_flight: Any) -> dict[str, Any]:
+def needs(situation: ModelInputs, config: Config, workers: Any, in_flight: Any) -> dict[str, Any]:
     """Return what `config` takes of each limited resource, by the resource's name.
 
     Shared memory counts as memory too, and a store's memory tier as both.
@@ -76,7 +76,7 @@ def needs(situation: Situation, config: Config, workers: Any, in_flight: Any) ->
     }
 
 
-def _bytes_of_threads(situation: Situation, config: Config) -> float:
+def _bytes_of_threads(situation: ModelInputs, config: Config) -> float:
     """Return the bytes that the fetch threads of one process need at the same time."""
     if config.fetch_threads == 1:
         return 0.0
@@ -85,7 +85,7 @@ def _bytes_of_threads(situation: Situation, config: Config) -> float:
     return each * config.fetch_threads
 
 
-def allowed(situation: Situation) -> dict[str, float]:
+def allowed(situation: ModelInputs) -> dict[str, float]:
     """Return the host's limit for each resource."""
     limits = situation.limits
     return {
@@ -99,7 +99,7 @@ def allowed(situation: Situation) -> dict[str, float]:
     }
 
 
-def broken_limit(config: Config, situation: Situation) -> str | None:
+def broken_limit(config: Config, situation: ModelInputs) -> str | None:
     """Return the limit that `config` would exceed, as text, or None if it fits."""
     most = allowed(situation)
     for name, needed in needs(situation, config, config.num_workers, config.batches_in_flight).items():
@@ -109,7 +109,7 @@ def broken_limit(config: Config, situation: Situation) -> str | None:
     return None
 
 
-def trial_bytes(situation: Situation, config: Config) -> float:
+def trial_bytes(situation: ModelInputs, config: Config) -> float:
     """Return the memory that a trial of `config` takes beyond the script; its store exists before the trial."""
     memory = needs(situation, config, config.num_workers, config.batches_in_flight)["memory"]
     stored = config.cache.bytes if config.cache and config.cache.tier == "memory" else 0
@@ -118,7 +118,7 @@ def trial_bytes(situation: Situation, config: Config) -> float:
     return float(memory) - situation.footprint.main_bytes - stored - growth
 
 
-def fit_together(configs: Sequence[Config], situation: Situation) -> bool:
+def fit_together(configs: Sequence[Config], situation: ModelInputs) -> bool:
     """Return whether loaders with all these configurations fit at the same time; the script itself counts once."""
     scripts = {"memory": situation.footprint.main_bytes, "open files": situation.footprint.open_files}
     each = [needs(situation, config, config.num_workers, config.batches_in_flight) for config in configs]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from plumb.core.config import Config
-from plumb.model.inputs import Situation
+from plumb.model.inputs import ModelInputs
 from plumb.model.resource_bounds import loader_rate
 
 
-def rates_without_each(situation: Situation, config: Config) -> dict[str, float]:
+def rates_without_each(situation: ModelInputs, config: Config) -> dict[str, float]:
     """Predict the loader's samples per second without each rewrite that `config` has, by the rewrite's name."""
     without = {
         "the store": replace(config, cache=None),

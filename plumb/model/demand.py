@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from plumb.core.config import WHOLE_BATCHES, CacheChoice, Config
-from plumb.model.inputs import AllocatorGain, CutCost, DeferralCost, Left, Situation, ThreadsCost
+from plumb.model.inputs import AllocatorGain, CutCost, DeferralCost, ModelInputs, RemainingCpuShare, ThreadsCost
 
 # Lower limit of any saving: a sample takes a call, and its bytes are copied once, at most at memory bandwidth.
 _LEAST_CALL_SECONDS, _LEAST_COPY_SECONDS_PER_BYTE = 1e-6, 1e-10
@@ -60,7 +60,7 @@ class Demand:
         return slowed / alone * (by_threads * factor + alone - by_threads)
 
 
-def demand(situation: Situation, config: Config) -> Demand:
+def demand(situation: ModelInputs, config: Config) -> Demand:
     """Return the demand of a sample with `config`, once its cache holds what fits into it.
 
     Raises:
@@ -112,12 +112,12 @@ def demand(situation: Situation, config: Config) -> Demand:
     )
 
 
-def _speedup(situation: Situation, config: Config) -> float:
+def _speedup(situation: ModelInputs, config: Config) -> float:
     overlap = situation.worker_overlap if config.num_workers and _reuse(situation, config) is None else 1.0
     return overlap * (situation.torch_threads_speedup if config.worker_torch_threads > 1 else 1.0)
 
 
-def _without_torch_threads(situation: Situation, threads: ThreadsCost) -> Situation:
+def _without_torch_threads(situation: ModelInputs, threads: ThreadsCost) -> ModelInputs:
     """Return the situation of a main process in which plumb's threads make samples instead of torch's threads."""
     cost, computing = situation.cost, threads.threaded_cpu_seconds + threads.serial_seconds
     if computing <= _TORCH_THREADS_MATTER * cost.cpu_seconds:
@@ -125,12 +125,12 @@ def _without_torch_threads(situation: Situation, threads: ThreadsCost) -> Situat
     return replace(situation, cost=replace(cost, wall_seconds=computing + cost.wait_seconds, cpu_seconds=computing))
 
 
-def _reuse(situation: Situation, config: Config) -> AllocatorGain | None:
+def _reuse(situation: ModelInputs, config: Config) -> AllocatorGain | None:
     """Return the savings of reused memory if the configuration uses it, else None."""
     return situation.allocator if config.allocator_reuse else None
 
 
-def _making_seconds(situation: Situation, config: Config, left: float, output_bytes: float) -> float:
+def _making_seconds(situation: ModelInputs, config: Config, left: float, output_bytes: float) -> float:
     """Return the CPU seconds of the process that makes a sample, of which the share `left` remains.
 
     Savings are shares of a plain sample's cost there, including new memory for the handover. Subtracting two measured
@@ -149,13 +149,13 @@ def _making_seconds(situation: Situation, config: Config, left: float, output_by
     return min(in_worker, without * left + allocator.copying_seconds * handed + _handing_seconds(situation))
 
 
-def _handing_seconds(situation: Situation) -> float:
+def _handing_seconds(situation: ModelInputs) -> float:
     """Return a worker's CPU seconds per sample to send a batch that lies in reused memory."""
     per_batch = situation.calibration.hand_over_seconds_per_batch
     return per_batch / situation.samples_per_batch - _seconds_for_tensors(situation)
 
 
-def cheaper_in_reused_memory(situation: Situation, cpu_seconds: float) -> Situation:
+def cheaper_in_reused_memory(situation: ModelInputs, cpu_seconds: float) -> ModelInputs:
     """Return the situation in which a worker needs only `cpu_seconds` for a plain sample in reused memory.
 
     Raises:
@@ -168,10 +168,10 @@ def cheaper_in_reused_memory(situation: Situation, cpu_seconds: float) -> Situat
     return replace(situation, allocator=replace(situation.allocator, worker_seconds=left))
 
 
-def _left_share(situation: Situation, config: Config) -> float:
+def _left_share(situation: ModelInputs, config: Config) -> float:
     """Return the remaining share of a sample's CPU seconds, for the kind of memory that the configuration uses."""
 
-    def share(left: Left) -> float:
+    def share(left: RemainingCpuShare) -> float:
         left = _alone(left, config) or left
         return left.plainly if _reuse(situation, config) is None else left.reusing
 
@@ -183,12 +183,12 @@ def _left_share(situation: Situation, config: Config) -> float:
     return left + config.cache.hit_ratio * (share(of_hits) - left)
 
 
-def _alone(left: Left, config: Config) -> Left | None:
+def _alone(left: RemainingCpuShare, config: Config) -> RemainingCpuShare | None:
     """Return the share for a main process that makes and finishes batches with torch's threads; None if unknown."""
     return None if config.num_workers else left.alone
 
 
-def _main_seconds(situation: Situation, config: Config, output_bytes: float) -> float:
+def _main_seconds(situation: ModelInputs, config: Config, output_bytes: float) -> float:
     """Return the main process's CPU seconds per sample after the sample is made."""
     reuses, main = _reuse(situation, config) is not None, 0.0
     if config.num_workers:
@@ -202,7 +202,7 @@ def _main_seconds(situation: Situation, config: Config, output_bytes: float) -> 
     return main
 
 
-def _seconds_for_tensors(situation: Situation) -> float:
+def _seconds_for_tensors(situation: ModelInputs) -> float:
     """Return the main process's CPU seconds per sample to request each tensor's memory from a worker.
 
     A batch's other costs are taken to equal that of one tensor.
@@ -212,7 +212,7 @@ def _seconds_for_tensors(situation: Situation) -> float:
     return per_batch / situation.samples_per_batch
 
 
-def filling_demand(situation: Situation, config: Config) -> Demand:
+def filling_demand(situation: ModelInputs, config: Config) -> Demand:
     """Return the demand of a sample in the first epoch, which finds an empty store and stores what fits."""
     plain = demand(situation, replace(config, cache=None))
     if config.cache is None:
@@ -227,7 +227,7 @@ def least_cpu_seconds(output_bytes: float) -> float:
 
 
 def go_together(
-    situation: Situation, cache: CacheChoice | None, deferred: tuple[str, ...], fetch_threads: int = 1
+    situation: ModelInputs, cache: CacheChoice | None, deferred: tuple[str, ...], fetch_threads: int = 1
 ) -> bool:
     """Return whether a configuration may combine this cache, these deferred operators and these fetch threads.
 
@@ -248,17 +248,17 @@ def go_together(
     return cache is None or not deferred or cut_of(situation, cache).left_deferred is not None
 
 
-def cut_of(situation: Situation, cache: CacheChoice) -> CutCost:
+def cut_of(situation: ModelInputs, cache: CacheChoice) -> CutCost:
     """Return the costs of the cut that a cache stores. Raise KeyError if there are none."""
     return {cut.after: cut for cut in situation.cuts}[cache.after]
 
 
-def deferral_of(situation: Situation, operators: tuple[str, ...]) -> DeferralCost:
+def deferral_of(situation: ModelInputs, operators: tuple[str, ...]) -> DeferralCost:
     """Return the costs of moving these operators behind collate. Raise KeyError if there are none."""
     return {deferral.operators: deferral for deferral in situation.deferrals}[operators]
 
 
-def threads_of(situation: Situation, config: Config) -> ThreadsCost:
+def threads_of(situation: ModelInputs, config: Config) -> ThreadsCost:
     """Return the costs of a configuration's fetch threads. Raise KeyError if there are none."""
     known = {(threads.threads, threads.until): threads for threads in situation.threads}
     return known[config.fetch_threads, config.fetch_until]

@@ -21,7 +21,7 @@ USUAL_WORKER_BYTES = 128.0 * 2**20
 
 
 @dataclass(frozen=True)
-class Freedom:
+class SearchSpace:
     """Values that each knob may take without changing what the script computes.
 
     `fetch` holds pairs of a number of threads and the cut up to which they work (None: whole samples); `deferrals`
@@ -41,9 +41,9 @@ class Freedom:
     allocator_reuse: tuple[bool, ...] = (False,)
     start_method: StartMethod | None = None
 
-    def plainly(self) -> Freedom:
+    def plainly(self) -> SearchSpace:
         """Return the freedom in torch's own arguments alone, without rewrites."""
-        plain = Freedom(self.num_workers)
+        plain = SearchSpace(self.num_workers)
         return replace(
             self,
             worker_torch_threads=plain.worker_torch_threads,
@@ -79,7 +79,7 @@ class Footprint:
 
 
 @dataclass(frozen=True)
-class Left:
+class RemainingCpuShare:
     """Remaining share of the CPU seconds that a worker spends on a plain sample.
 
     Collate is included, and so is new shared memory for what is sent. `reusing` is the share if both are made in reused
@@ -89,7 +89,7 @@ class Left:
 
     plainly: float
     reusing: float
-    alone: Left | None = None
+    alone: RemainingCpuShare | None = None
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,11 @@ class CutCost:
 
     after: str
     value_bytes: float
-    left: Left
+    left: RemainingCpuShare
     wait_share: float
     write_seconds: float
     outlives: bool = True
-    left_deferred: Left | None = None
+    left_deferred: RemainingCpuShare | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class DeferralCost:
     """
 
     operators: tuple[str, ...]
-    left: Left
+    left: RemainingCpuShare
     main_seconds: float
     main_seconds_reusing: float
     bytes_saved: float
@@ -182,7 +182,7 @@ def bandwidth(source: SourceCapacity, sample_bytes: float) -> StorageBandwidth:
 
 
 @dataclass(frozen=True)
-class Situation:
+class ModelInputs:
     """All inputs of the model: the cost of a sample, the step's rate, the host, and the length of an epoch.
 
     - `cost` was measured in the main process; `cost_in_worker` in a worker, where caches, memory and threads differ.

@@ -16,7 +16,7 @@ from plumb.core.plan import SampleCost
 from plumb.host import Limits
 from plumb.model import constraints, resource_bounds
 from plumb.model.demand import demand, go_together
-from plumb.model.inputs import CutCost, Freedom, Situation
+from plumb.model.inputs import CutCost, ModelInputs, SearchSpace
 from plumb.model.twin import simulated_rate
 
 # Predictions this close are equal; among equal ones the cheapest configuration comes first.
@@ -105,7 +105,7 @@ def cache_choice(cut: CutCost, room_bytes: float, dataset_samples: float, folder
     return CacheChoice(cut.after, "disk" if folder else "memory", size, size / whole, folder)
 
 
-def rank(freedom: Freedom, situation: Situation, steady_within_seconds: float = math.inf) -> Ranking:
+def rank(freedom: SearchSpace, situation: ModelInputs, steady_within_seconds: float = math.inf) -> Ranking:
     """Rank the feasible configurations of the search space.
 
     All are predicted by their bounds, with a penalty for loaders without spare capacity. The leaders are also simulated
@@ -137,7 +137,7 @@ def rank(freedom: Freedom, situation: Situation, steady_within_seconds: float = 
     return Ranking(tuple(candidates), sum(len(each.workers) for each in points), excluded)
 
 
-def _seconds_until_steady(situation: Situation, candidate: Candidate) -> float:
+def _seconds_until_steady(situation: ModelInputs, candidate: Candidate) -> float:
     config, rate = candidate.config, candidate.samples_per_second
     return float(resource_bounds.seconds_until_steady(situation, config.num_workers, config.batches_in_flight, rate))
 
@@ -193,7 +193,7 @@ class _Points:
         )
 
 
-def _ways(freedom: Freedom, situation: Situation) -> Iterator[Config]:
+def _ways(freedom: SearchSpace, situation: ModelInputs) -> Iterator[Config]:
     """Yield every way to make samples; `num_workers` is 0 in those that make sense without workers, else 1."""
     for (threads, until), cache, deferred, reuse, pin in itertools.product(
         freedom.fetch, freedom.caches, freedom.deferrals, freedom.allocator_reuse, freedom.pin_memory
@@ -220,7 +220,7 @@ def _ways(freedom: Freedom, situation: Situation) -> Iterator[Config]:
                 yield dataclasses.replace(started, worker_torch_threads=torch_threads, in_order=in_order)
 
 
-def _points(way: Config, freedom: Freedom, situation: Situation) -> _Points:
+def _points(way: Config, freedom: SearchSpace, situation: ModelInputs) -> _Points:
     if way.num_workers:
         values = [count for count in freedom.num_workers if count], freedom.prefetch_factor, freedom.persistent_workers
     else:
@@ -264,7 +264,7 @@ def _steps_behind(rates: Any, best: float) -> Any:
     return np.floor(np.minimum(behind, 1e6))
 
 
-def _by_depth(leaders: Sequence[Candidate], freedom: Freedom, situation: Situation) -> list[Candidate]:
+def _by_depth(leaders: Sequence[Candidate], freedom: SearchSpace, situation: ModelInputs) -> list[Candidate]:
     """Reorder the leaders: simulate those of the best ways with every prefetch depth and put them first."""
     ways: dict[Config, None] = {}
     for candidate in leaders:
@@ -286,7 +286,7 @@ def _by_depth(leaders: Sequence[Candidate], freedom: Freedom, situation: Situati
     return simulated + [candidate for candidate in leaders if candidate.config not in known]
 
 
-def _simulated(way: Config, freedom: Freedom, situation: Situation) -> list[Candidate]:
+def _simulated(way: Config, freedom: SearchSpace, situation: ModelInputs) -> list[Candidate]:
     """Simulate one way with every prefetch depth and worker lifetime that fits."""
     found = []
     for prefetch in freedom.prefetch_factor if way.num_workers else (None,):

@@ -15,7 +15,7 @@ import numpy as np
 from plumb.core.config import Config
 from plumb.core.plan import Prediction
 from plumb.model.demand import Demand, demand, filling_demand
-from plumb.model.inputs import Situation
+from plumb.model.inputs import ModelInputs
 
 # A bound this close to the smallest binds already, so it isn't the next one.
 _SAME = 1.001
@@ -23,7 +23,7 @@ EPOCHS = 10
 """Number of epochs that a training is assumed to last, which matters if its first epoch fills a store."""
 
 
-def capacities(situation: Situation, wanted: Demand, workers: Any, step_cpu_seconds: float) -> dict[str, Any]:
+def capacities(situation: ModelInputs, wanted: Demand, workers: Any, step_cpu_seconds: float) -> dict[str, Any]:
     """Return each resource's limit in samples per second; infinite if a sample doesn't use the resource.
 
     Args:
@@ -52,7 +52,7 @@ def capacities(situation: Situation, wanted: Demand, workers: Any, step_cpu_seco
     }
 
 
-def bounds(situation: Situation, config: Config) -> dict[str, float]:
+def bounds(situation: ModelInputs, config: Config) -> dict[str, float]:
     """Return each resource's limit in the training loop, including the step, in samples per second.
 
     Resources that a sample does not use are left out. The step's CPU use is part of the demand on the cores.
@@ -65,7 +65,7 @@ def bounds(situation: Situation, config: Config) -> dict[str, float]:
     return {resource: float(limit) for resource, limit in limits.items() if math.isfinite(limit)}
 
 
-def predict(situation: Situation, config: Config) -> Prediction:
+def predict(situation: ModelInputs, config: Config) -> Prediction:
     """Predict the loop's rate with `config`, its bottleneck, the next bound, and each resource's utilization."""
     limits = bounds(situation, config)
     bottleneck = min(limits, key=lambda resource: limits[resource])
@@ -75,7 +75,7 @@ def predict(situation: Situation, config: Config) -> Prediction:
     return Prediction(rate, bottleneck, {name: rate / limit for name, limit in limits.items()}, limits, then)
 
 
-def loader_rates(situation: Situation, wanted: Demand, workers: Any, persistent: Any) -> Any:
+def loader_rates(situation: ModelInputs, wanted: Demand, workers: Any, persistent: Any) -> Any:
     """Return the samples per second that the loader alone should deliver, including each epoch's start of workers.
 
     Args:
@@ -90,7 +90,7 @@ def loader_rates(situation: Situation, wanted: Demand, workers: Any, persistent:
     return amortized(steady, situation.epoch_samples, start)
 
 
-def ceilings(situation: Situation, wanted: Demand, workers: Any) -> Any:
+def ceilings(situation: ModelInputs, wanted: Demand, workers: Any) -> Any:
     """Return the samples per second that the rest of the loop allows a loader with workers to deliver.
 
     The limit is the step, the CPU shared with it, or the main process, which alternates between receiving batches and
@@ -108,7 +108,7 @@ def ceilings(situation: Situation, wanted: Demand, workers: Any) -> Any:
     return np.minimum.reduce(np.broadcast_arrays(step, shared, in_main))
 
 
-def loop_rates(situation: Situation, wanted: Demand, workers: Any, loader_samples_per_second: Any) -> Any:
+def loop_rates(situation: ModelInputs, wanted: Demand, workers: Any, loader_samples_per_second: Any) -> Any:
     """Return the training loop's samples per second with a given loader.
 
     Without workers, loading and stepping alternate. With workers, the slowest part determines the rate.
@@ -128,18 +128,18 @@ def loop_rates(situation: Situation, wanted: Demand, workers: Any, loader_sample
     return np.where(np.asarray(workers) == 0, by_turns, together)
 
 
-def loader_rate(situation: Situation, config: Config) -> float:
+def loader_rate(situation: ModelInputs, config: Config) -> float:
     """Return `loader_rates` for one configuration."""
     wanted = demand(situation, config)
     return float(loader_rates(situation, wanted, config.num_workers, config.persistent_workers))
 
 
-def loop_rate(situation: Situation, config: Config, loader_samples_per_second: float) -> float:
+def loop_rate(situation: ModelInputs, config: Config, loader_samples_per_second: float) -> float:
     """Return `loop_rates` for one configuration."""
     return float(loop_rates(situation, demand(situation, config), config.num_workers, loader_samples_per_second))
 
 
-def filling_rates(situation: Situation, config: Config, workers: Any) -> Any:
+def filling_rates(situation: ModelInputs, config: Config, workers: Any) -> Any:
     """Return the training loop's samples per second in the first epoch, which fills the store of `config`.
 
     Workers start in this epoch, even if they persist. `workers` replaces the number in `config`, and may be an array.
@@ -148,18 +148,18 @@ def filling_rates(situation: Situation, config: Config, workers: Any) -> Any:
     return loop_rates(situation, wanted, workers, loader_rates(situation, wanted, workers, False))
 
 
-def filling_rate(situation: Situation, config: Config) -> float:
+def filling_rate(situation: ModelInputs, config: Config) -> float:
     """Return `filling_rates` for one configuration."""
     return float(filling_rates(situation, config, config.num_workers))
 
 
-def making_rate(situation: Situation, config: Config) -> float:
+def making_rate(situation: ModelInputs, config: Config) -> float:
     """Return the samples per second, within an epoch, of a loader on `config` whose store has no values yet."""
     wanted = filling_demand(situation, config)
     return float(loader_rates(situation, wanted, config.num_workers, True))
 
 
-def over_a_training(situation: Situation, config: Config, later: Any, workers: Any) -> Any:
+def over_a_training(situation: ModelInputs, config: Config, later: Any, workers: Any) -> Any:
     """Return the loop's samples per second over `EPOCHS` epochs, the first of which fills the store.
 
     Args:
@@ -176,18 +176,18 @@ def over_a_training(situation: Situation, config: Config, later: Any, workers: A
         return EPOCHS / ((EPOCHS - 1) / np.asarray(later) + 1 / filling)
 
 
-def training_rate(situation: Situation, config: Config, loader_samples_per_second: float) -> float:
+def training_rate(situation: ModelInputs, config: Config, loader_samples_per_second: float) -> float:
     """Return the loop's samples per second over a whole training, from the loader's rate in later epochs."""
     later = loop_rate(situation, config, loader_samples_per_second)
     return float(over_a_training(situation, config, later, config.num_workers))
 
 
-def expected_rate(situation: Situation, config: Config) -> float:
+def expected_rate(situation: ModelInputs, config: Config) -> float:
     """Return `training_rate` with the loader's rate by the bounds."""
     return training_rate(situation, config, loader_rate(situation, config))
 
 
-def main_seconds_of_step(situation: Situation) -> float:
+def main_seconds_of_step(situation: ModelInputs) -> float:
     """Return the seconds per sample for which the step occupies the main process's thread.
 
     That is the whole step if it blocks, else the step's CPU seconds.
@@ -198,7 +198,7 @@ def main_seconds_of_step(situation: Situation) -> float:
     return 1.0 / step if situation.step_blocks else min(1.0 / step, situation.step_cpu_seconds)
 
 
-def fed_rate(situation: Situation) -> float:
+def fed_rate(situation: ModelInputs) -> float:
     """Return the samples per second of a loop that never waits for a batch; infinite if the step isn't known.
 
     That is the step's rate, unless receiving batches and stepping in alternation takes the main process longer.
@@ -209,7 +209,7 @@ def fed_rate(situation: Situation) -> float:
     return min(situation.step_samples_per_second, 1.0 / in_main if in_main > 0 else math.inf)
 
 
-def seconds_until_steady(situation: Situation, workers: Any, in_flight: Any, samples_per_second: Any) -> Any:
+def seconds_until_steady(situation: ModelInputs, workers: Any, in_flight: Any, samples_per_second: Any) -> Any:
     """Return the seconds to start the workers, fill the prefetch queue, and load one round of counted batches.
 
     Args:
@@ -239,13 +239,13 @@ def amortized(samples_per_second: Any, epoch_samples: float | None, start_second
     return 1.0 / (1.0 / np.asarray(samples_per_second) + start_seconds / epoch_samples)
 
 
-def crowd(situation: Situation, wanted: Demand, workers: Any) -> Any:
+def crowd(situation: ModelInputs, wanted: Demand, workers: Any) -> Any:
     """Return the share of the other cores that the other workers keep busy, as seen by each worker."""
     cpus = situation.limits.cpus
     return np.clip((_computing(wanted, workers) - 1.0) / max(cpus - 1.0, 1e-9), 0.0, 1.0) if cpus > 1 else 1.0
 
 
-def cores(situation: Situation, wanted: Demand, workers: Any, step_cpu_seconds: float) -> Any:
+def cores(situation: ModelInputs, wanted: Demand, workers: Any, step_cpu_seconds: float) -> Any:
     """Return the CPU seconds per second that the loop gets within its limits and beside other processes."""
     allowed, competition = situation.limits.cpus, situation.competition
     if competition is None:
@@ -267,7 +267,7 @@ def _share_computing(wanted: Demand) -> float:
     return (wanted.cpu_seconds + wanted.switching_cpu_seconds) / seconds if seconds > 0 else 1.0
 
 
-def _storage_bytes_per_second(situation: Situation, outstanding: Any) -> Any:
+def _storage_bytes_per_second(situation: ModelInputs, outstanding: Any) -> Any:
     if situation.storage is None:
         return math.inf
     return np.interp(outstanding, situation.storage.outstanding, situation.storage.bytes_per_second)

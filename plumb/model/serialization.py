@@ -11,10 +11,10 @@ import msgspec
 
 from plumb.host import Limits
 from plumb.host.limits import LOWERABLE
-from plumb.model.inputs import Freedom, Situation
+from plumb.model.inputs import ModelInputs, SearchSpace
 
 
-def to_plain(situation: Situation, freedom: Freedom) -> dict[str, Any]:
+def to_plain(situation: ModelInputs, freedom: SearchSpace) -> dict[str, Any]:
     """Return the situation and the freedom as plain data for JSON; unknown limits are left out."""
     numbers = {name: getattr(situation.limits, name) for name in LOWERABLE}
     plain = {
@@ -26,14 +26,14 @@ def to_plain(situation: Situation, freedom: Freedom) -> dict[str, Any]:
     return {"situation": plain, "freedom": msgspec.to_builtins(freedom)}
 
 
-def from_plain(data: Mapping[str, Any]) -> tuple[Situation, Freedom]:
+def from_plain(data: Mapping[str, Any]) -> tuple[ModelInputs, SearchSpace]:
     """Return what `to_plain` got to make `data`. Raise ValueError, in one line, for any other data."""
     try:
         given = dict(data["situation"])
         numbers = {name: float(value) for name, value in given.pop("limits").items() if name in LOWERABLE}
         limits = Limits().lowered(**numbers)
         # The conversion checks all other fields; the stored limits are set afterwards.
-        situation = msgspec.convert({**given, "limits": {}}, Situation)
-        return dataclasses.replace(situation, limits=limits), msgspec.convert(data["freedom"], Freedom)
+        situation = msgspec.convert({**given, "limits": {}}, ModelInputs)
+        return dataclasses.replace(situation, limits=limits), msgspec.convert(data["freedom"], SearchSpace)
     except (KeyError, TypeError, AttributeError, ValueError, msgspec.ValidationError) as error:
         raise ValueError(f"what the model was told can't be read ({error})") from None

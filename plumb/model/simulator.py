@@ -65,7 +65,7 @@ class Simulated:
 
 
 @dataclass(frozen=True)
-class Span:
+class ProcessSpan:
     """An activity of a process, in seconds since the epoch began.
 
     `process` counts the workers from 0; MAIN is the main process, and STEP whatever computes the training step. `doing`
@@ -126,24 +126,24 @@ def consumed(loading: Loading, factors: Sequence[float]) -> list[float]:
     """
     cpu, wait = _seconds(loading, factors)
     if loading.num_workers:
-        return _Epoch(loading, cpu, wait).run()
+        return _SimulatedEpoch(loading, cpu, wait).run()
     in_turn = loading.hand_over_seconds + loading.step_seconds
     return list(itertools.accumulate(sum(own) + in_turn for own in zip(cpu, wait, strict=True)))
 
 
-def spans(loading: Loading, factors: Sequence[float]) -> list[Span]:
+def spans(loading: Loading, factors: Sequence[float]) -> list[ProcessSpan]:
     """Return all activities in the epoch of `consumed` that took time, sorted by their beginning."""
     cpu, wait = _seconds(loading, factors)
-    found: list[Span] = []
+    found: list[ProcessSpan] = []
     if loading.num_workers:
-        _Epoch(loading, cpu, wait, found).run()
+        _SimulatedEpoch(loading, cpu, wait, found).run()
     else:
         found = _in_turn(loading, cpu, wait)
     took_time = (span for span in found if span.end_seconds > span.begin_seconds)
     return sorted(took_time, key=lambda span: span.begin_seconds)
 
 
-def _in_turn(loading: Loading, cpu: Sequence[float], wait: Sequence[float]) -> list[Span]:
+def _in_turn(loading: Loading, cpu: Sequence[float], wait: Sequence[float]) -> list[ProcessSpan]:
     """Return the activities without workers, where the main process does everything in sequence."""
     found, now = [], 0.0
     for batch, (computing, waiting) in enumerate(zip(cpu, wait, strict=True)):
@@ -153,7 +153,7 @@ def _in_turn(loading: Loading, cpu: Sequence[float], wait: Sequence[float]) -> l
             (MAIN, "takes over", loading.hand_over_seconds),
             (STEP, "steps", loading.step_seconds),
         ):
-            found.append(Span(process, doing, batch, now, now + seconds))
+            found.append(ProcessSpan(process, doing, batch, now, now + seconds))
             now += seconds
     return found
 
@@ -163,7 +163,7 @@ def _seconds(loading: Loading, factors: Sequence[float]) -> tuple[list[float], l
     return [loading.cpu_seconds * factor for factor in factors], [loading.wait_seconds * factor for factor in factors]
 
 
-class _Epoch:
+class _SimulatedEpoch:
     """One epoch with workers, simulated event by event: a wait or a computation ends.
 
     All computing processes have the same share of the cores. So one clock serves for all of them: `work`, the CPU
@@ -171,7 +171,9 @@ class _Epoch:
     it is given.
     """
 
-    def __init__(self, loading: Loading, cpu: list[float], wait: list[float], spans: list[Span] | None = None) -> None:
+    def __init__(
+        self, loading: Loading, cpu: list[float], wait: list[float], spans: list[ProcessSpan] | None = None
+    ) -> None:
         workers = loading.num_workers
         self._cpu, self._wait = cpu, wait
         self._in_order, self._workers, self._quota = loading.in_order, workers, loading.prefetch_factor
@@ -250,8 +252,8 @@ class _Epoch:
         batch, begun = self._in_hand[worker], self._begun[worker]
         computing = begun + self._wait[batch]
         if self._spans is not None:
-            self._spans.append(Span(worker, "waits", batch, begun, computing))
-            self._spans.append(Span(worker, "computes", batch, computing, self._now))
+            self._spans.append(ProcessSpan(worker, "waits", batch, begun, computing))
+            self._spans.append(ProcessSpan(worker, "computes", batch, computing, self._now))
         self._finished.append((batch, worker))
         if self._queues[worker]:
             self._begin(worker)
@@ -280,7 +282,7 @@ class _Epoch:
                     heappush(computing, (self._work + hand_over, MAIN))
                     yield
                     if spans is not None:
-                        spans.append(Span(MAIN, "takes over", batch, begun, self._now))
+                        spans.append(ProcessSpan(MAIN, "takes over", batch, begun, self._now))
                 if batch == wanted or not in_order:
                     worker = maker
                 else:
@@ -298,5 +300,5 @@ class _Epoch:
                 yield
             self._consumed.append(max(stepped, self._now))
             if spans is not None:
-                spans.append(Span(STEP, "steps", wanted, begun, self._consumed[-1]))
+                spans.append(ProcessSpan(STEP, "steps", wanted, begun, self._consumed[-1]))
         yield

@@ -6,11 +6,11 @@ from plumb.core.config import Config
 from plumb.core.plan import StepShares
 from plumb.model import resource_bounds
 from plumb.model.demand import Demand, deferral_of, demand
-from plumb.model.inputs import Situation
+from plumb.model.inputs import ModelInputs
 
 
 def step_shares(
-    situation: Situation, config: Config, samples_per_second: float, waiting_share: float, ranks_share: float = 0.0
+    situation: ModelInputs, config: Config, samples_per_second: float, waiting_share: float, ranks_share: float = 0.0
 ) -> StepShares:
     """Divide the time of a measured loop between the step, reading, computing, transfer and other ranks.
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from plumb.core.config import Config
-from plumb.model.inputs import Situation
-from plumb.model.simulator import Loading, Span, consumed, spans
+from plumb.model.inputs import ModelInputs
+from plumb.model.simulator import Loading, ProcessSpan, consumed, spans
 from plumb.model.twin import loading
 
 _STEPS, _STEPS_PER_WORKER, _STEPS_OF_THE_SLOWEST = 6, 2, 2
@@ -24,10 +24,10 @@ class Timeline:
     config: Config
     begin_seconds: float
     end_seconds: float
-    spans: tuple[Span, ...]
+    spans: tuple[ProcessSpan, ...]
 
 
-def timelines(situation: Situation, configs: Sequence[Config], seed: int = 0) -> tuple[Timeline, ...]:
+def timelines(situation: ModelInputs, configs: Sequence[Config], seed: int = 0) -> tuple[Timeline, ...]:
     """Return windows of equal length, one per configuration, from the steady state of an endless epoch.
 
     Each window begins when a step has just ended, and shows a few steps. Returns an empty tuple if nothing takes time.
@@ -49,7 +49,7 @@ def _seconds_per_step(told: Loading) -> float:
     return (done[-1] - done[warm_up - 1]) / steps
 
 
-def _window(told: Loading, seconds: float, pace: float, seed: int) -> tuple[float, float, tuple[Span, ...]]:
+def _window(told: Loading, seconds: float, pace: float, seed: int) -> tuple[float, float, tuple[ProcessSpan, ...]]:
     """Return the window's begin, end and spans. It starts after the initially prefetched batches are consumed."""
     warm_up = _warm_up(told)
     # Twice as many batches as equal ones would need: the drawn ones may be quicker, and the last have no successors.

@@ -6,12 +6,12 @@ import math
 
 from plumb.core.config import Config
 from plumb.model.demand import demand
-from plumb.model.inputs import Situation
+from plumb.model.inputs import ModelInputs
 from plumb.model.resource_bounds import cores, crowd, loader_rates, loop_rates
 from plumb.model.simulator import Loading, simulate
 
 
-def loading(situation: Situation, config: Config) -> Loading:
+def loading(situation: ModelInputs, config: Config) -> Loading:
     """Return the simulator's parameters for `config`, without the start of its workers."""
     wanted, batch = demand(situation, config), situation.samples_per_batch
     making = float(wanted.seconds(crowd=crowd(situation, wanted, config.num_workers)))
@@ -36,7 +36,7 @@ def loading(situation: Situation, config: Config) -> Loading:
     )
 
 
-def simulated_rate(situation: Situation, config: Config, batches: int, seed: int = 0) -> float:
+def simulated_rate(situation: ModelInputs, config: Config, batches: int, seed: int = 0) -> float:
     """Return the simulated samples per second of the training loop, with workers that are ready at the start.
 
     The result is capped by the bounds. A simulated worker uses at most one core, whereas a real one with threads may

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from plumb.core.plan import Prediction
 from plumb.model import planner, resource_bounds
-from plumb.model.inputs import Freedom, Situation, StorageBandwidth
+from plumb.model.inputs import ModelInputs, SearchSpace, StorageBandwidth
 from plumb.model.planner import Candidate
 
 # Smallest gain for which doubling a resource is worth its price.
@@ -20,7 +20,7 @@ _CACHE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class Host:
+class AssumedHost:
     """Assumptions about a host; None keeps the measured value."""
 
     cpus: float | None = None
@@ -37,7 +37,7 @@ class Purchase:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class HostForecast:
     """The best configuration on a host, its bottleneck, and the resources worth buying, the best first.
 
     `best` is None if nothing fits; `excluded` counts the configurations that exceeded each limit. If the best
@@ -54,23 +54,26 @@ class Forecast:
     filling_samples_per_second: float | None = None
 
 
-def forecast(situation: Situation, freedom: Freedom, host: Host) -> Forecast:
+def forecast(situation: ModelInputs, freedom: SearchSpace, host: AssumedHost) -> HostForecast:
     """Forecast the best configuration on `host`, and its rate with more of each resource."""
     situation, freedom = _on(situation, freedom, host)
     ranking = planner.rank(freedom, situation)
     if not ranking.best:
-        return Forecast(None, None, False, (), ranking.considered, ranking.excluded)
+        return HostForecast(None, None, False, (), ranking.considered, ranking.excluded)
     best = ranking.best[0]
     is_fed = best.samples_per_second >= _FED * resource_bounds.fed_rate(situation)
     bought = () if is_fed else _purchases(situation, freedom, best.samples_per_second)
     prediction = resource_bounds.predict(situation, best.config)
     filling = resource_bounds.filling_rate(situation, best.config) if best.config.cache else None
-    return Forecast(best, prediction, is_fed, bought, ranking.considered, ranking.excluded, filling)
+    return HostForecast(best, prediction, is_fed, bought, ranking.considered, ranking.excluded, filling)
 
 
-def _purchases(situation: Situation, freedom: Freedom, now: float) -> tuple[Purchase, ...]:
+def _purchases(situation: ModelInputs, freedom: SearchSpace, now: float) -> tuple[Purchase, ...]:
     limits = situation.limits
-    offers = [("cores", Host(cpus=2 * limits.cpus)), ("memory", Host(memory_bytes=2 * limits.memory_bytes))]
+    offers = [
+        ("cores", AssumedHost(cpus=2 * limits.cpus)),
+        ("memory", AssumedHost(memory_bytes=2 * limits.memory_bytes)),
+    ]
     found = [Purchase(what, _best_rate(*_on(situation, freedom, host))) for what, host in offers if _is_finite(host)]
     if situation.storage is not None:
         storage = situation.storage
@@ -80,16 +83,16 @@ def _purchases(situation: Situation, freedom: Freedom, now: float) -> tuple[Purc
     return tuple(sorted(worth, key=lambda purchase: -purchase.samples_per_second))
 
 
-def _best_rate(situation: Situation, freedom: Freedom) -> float:
+def _best_rate(situation: ModelInputs, freedom: SearchSpace) -> float:
     best = planner.rank(freedom, situation).best
     return best[0].samples_per_second if best else 0.0
 
 
-def _is_finite(host: Host) -> bool:
+def _is_finite(host: AssumedHost) -> bool:
     return all(math.isfinite(value) for value in (host.cpus, host.memory_bytes) if value is not None)
 
 
-def _on(situation: Situation, freedom: Freedom, host: Host) -> tuple[Situation, Freedom]:
+def _on(situation: ModelInputs, freedom: SearchSpace, host: AssumedHost) -> tuple[ModelInputs, SearchSpace]:
     """Return the situation on another host, and the freedom there, with that host's worker counts and stores."""
     limits = situation.limits
     cpus, competition = host.cpus or limits.cpus, situation.competition
@@ -119,7 +122,7 @@ def _on(situation: Situation, freedom: Freedom, host: Host) -> tuple[Situation, 
     return situation, dataclasses.replace(freedom, num_workers=counts, caches=caches)
 
 
-def _room(situation: Situation, folder: str | None) -> float:
+def _room(situation: ModelInputs, folder: str | None) -> float:
     limits = situation.limits
     if folder is not None:
         return limits.disk_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from plumb.core.plan import LoaderPlan
+from plumb.core.plan import LoaderResult
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ FRAMEWORKS = {
 }
 
 
-def framework_setting(loader: LoaderPlan) -> str | None:
+def framework_setting(loader: LoaderResult) -> str | None:
     """Return the call that sets a framework's loader, or None if no framework makes it or nothing is to be set.
 
     The call has the best configuration measured without plumb's runtime.

@@ -7,7 +7,7 @@ from html import escape
 from types import TracebackType
 from typing import Any
 
-from plumb.core.plan import LoaderPlan
+from plumb.core.plan import LoaderResult
 from plumb.core.units import format_rate, format_seconds
 from plumb.report.output import console
 from plumb.report.progress import Display
@@ -60,7 +60,7 @@ def progress_line(first: str) -> Display | NotebookLine:
     return Display(output, quiet=not output.is_terminal, first=first)
 
 
-def plan_html(loader: LoaderPlan, explained: str) -> str:
+def plan_html(loader: LoaderResult, explained: str) -> str:
     """Return a plan as HTML: before and after, the bottleneck, the arguments, and the whole report to unfold."""
     changed = loader.config != loader.baseline.config
     sides = [("before" if changed else "as it is", loader.baseline)]

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from plumb.core.plan import LoaderPlan, Plan
+from plumb.core.plan import LoaderResult, Plan
 from plumb.model.simulator import MAIN, STEP
 from plumb.model.timeline import Timeline
 from plumb.tracing.pipeline import Pipeline
@@ -31,7 +31,7 @@ def trace_events(plan: Plan, timelines: Mapping[str, Sequence[Timeline]]) -> dic
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"script": plan.script}}
 
 
-def _sample(loader: LoaderPlan, pipeline: Pipeline, process: int) -> Iterator[dict[str, Any]]:
+def _sample(loader: LoaderResult, pipeline: Pipeline, process: int) -> Iterator[dict[str, Any]]:
     """Yield the operators of one sample in a row, with their mean times."""
     yield _about("process_name", process, name=f"{loader.name}: a sample's operators, measured")
     yield _about("thread_name", process, name="operators")
@@ -47,7 +47,7 @@ def _sample(loader: LoaderPlan, pipeline: Pipeline, process: int) -> Iterator[di
         begin += operator.wall_seconds
 
 
-def _workers(loader: LoaderPlan, timeline: Timeline, process: int) -> Iterator[dict[str, Any]]:
+def _workers(loader: LoaderResult, timeline: Timeline, process: int) -> Iterator[dict[str, Any]]:
     yield _about("process_name", process, name=f"{loader.name}: simulated with {timeline.config}")
     rows = [*range(timeline.config.num_workers), MAIN, STEP]
     for place, row in enumerate(rows):

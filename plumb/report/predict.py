@@ -11,13 +11,13 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from plumb.core.plan import LoaderPlan, Plan
+from plumb.core.plan import LoaderResult, Plan
 from plumb.core.units import format_rate
-from plumb.model.whatif import Forecast
+from plumb.model.whatif import HostForecast
 from plumb.report.wording import RESOURCES, reason, short
 
 
-def render(plan: Plan, forecasts: Mapping[str, Forecast]) -> RenderableType:
+def render(plan: Plan, forecasts: Mapping[str, HostForecast]) -> RenderableType:
     """Show each loader's best configuration on the assumed host, its bottleneck, and what to buy."""
     parts: list[RenderableType] = []
     for loader in plan.loaders:
@@ -26,7 +26,7 @@ def render(plan: Plan, forecasts: Mapping[str, Forecast]) -> RenderableType:
     return Group(*parts)
 
 
-def _lines(loader: LoaderPlan, forecast: Forecast) -> Iterable[str]:
+def _lines(loader: LoaderResult, forecast: HostForecast) -> Iterable[str]:
     best, prediction = forecast.best, forecast.prediction
     if best is None or prediction is None:
         broken = ", ".join(f"{name} ({count:,})" for name, count in forecast.excluded.items())
@@ -45,7 +45,7 @@ def _lines(loader: LoaderPlan, forecast: Forecast) -> Iterable[str]:
     yield advice(forecast)
 
 
-def advice(forecast: Forecast) -> str:
+def advice(forecast: HostForecast) -> str:
     """Return advice on what to buy, if anything would help."""
     if forecast.is_fed:
         return "Buy nothing for the data: the training step binds."
@@ -57,7 +57,7 @@ def advice(forecast: Forecast) -> str:
     return f"Buy {', or '.join(offers)}."
 
 
-def to_plain(forecast: Forecast) -> dict[str, Any]:
+def to_plain(forecast: HostForecast) -> dict[str, Any]:
     """Return a forecast as plain data for JSON."""
     plain: dict[str, Any] = msgspec.to_builtins(dataclasses.asdict(forecast))
     return plain

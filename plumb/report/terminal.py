@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from plumb.core.device_profile import DeviceProfile
-from plumb.core.plan import LoaderPlan, Plan
+from plumb.core.plan import LoaderResult, Plan
 from plumb.core.units import format_bytes, format_rate, format_seconds
 from plumb.report.framework_settings import framework_setting
 from plumb.report.terminal_device import render as render_device
@@ -54,7 +54,7 @@ def render(plan: Plan, plan_path: str) -> RenderableType:
     return Group(*parts)
 
 
-def _loader(loader: LoaderPlan) -> Iterable[RenderableType]:
+def _loader(loader: LoaderResult) -> Iterable[RenderableType]:
     yield Text.assemble(
         (loader.name, "bold"),
         (f"  {loader.site}, {loader.dataset}, batch {loader.samples_per_batch:.0f}", "dim"),
@@ -69,7 +69,7 @@ def _loader(loader: LoaderPlan) -> Iterable[RenderableType]:
         yield Padding(block, (int(place > 0), 0, 0, 2))
 
 
-def _not_offered(loader: LoaderPlan) -> Iterable[str]:
+def _not_offered(loader: LoaderResult) -> Iterable[str]:
     """Yield the first reason that concerns the whole sample, not one of many cuts; it costs the most."""
     for reason in loader.rewrites.reasons:
         if not reason.lower().startswith("no cut"):
@@ -77,7 +77,7 @@ def _not_offered(loader: LoaderPlan) -> Iterable[str]:
             return
 
 
-def _before_and_after(loader: LoaderPlan) -> RenderableType:
+def _before_and_after(loader: LoaderResult) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     changed = loader.tuned.config != loader.baseline.config
     in_loop = loader.end_to_end
@@ -99,7 +99,7 @@ def _before_and_after(loader: LoaderPlan) -> RenderableType:
     return table
 
 
-def _why(loader: LoaderPlan) -> RenderableType:
+def _why(loader: LoaderResult) -> RenderableType:
     lines: list[RenderableType] = []
     if loader.tuned.config != loader.baseline.config:
         gain = f"{loader.gain:.2f} times as fast"
@@ -141,7 +141,7 @@ _STEP_PARTS = {
 }
 
 
-def _shares(loader: LoaderPlan) -> Iterable[RenderableType]:
+def _shares(loader: LoaderResult) -> Iterable[RenderableType]:
     """Yield bars of the parts of a training step's time, before and after, on one scale; nothing if unknown."""
     loop = loader.end_to_end
     if loop is None or loop.baseline_shares is None or loop.tuned_shares is None:
@@ -166,7 +166,7 @@ def _shares(loader: LoaderPlan) -> Iterable[RenderableType]:
     yield table
 
 
-def _operators(loader: LoaderPlan) -> Iterable[RenderableType]:
+def _operators(loader: LoaderResult) -> Iterable[RenderableType]:
     """Yield a table of a sample's operators without the small ones, and their times on a device if measured."""
     if loader.graph is None:
         return
@@ -192,7 +192,7 @@ def _bar(share: float, style: str) -> Text:
     return Text("█" * filled + "░" * (_BAR_CELLS - filled), style=style)
 
 
-def _bounds(loader: LoaderPlan) -> RenderableType:
+def _bounds(loader: LoaderResult) -> RenderableType:
     """Return a table of what each resource allows, and how much of it the prediction uses."""
     table = Table.grid(padding=(0, 2))
     for resource, bound in sorted(loader.predicted.bounds.items(), key=lambda item: item[1]):
@@ -205,7 +205,7 @@ def _bounds(loader: LoaderPlan) -> RenderableType:
     return table
 
 
-def _trials(loader: LoaderPlan) -> RenderableType:
+def _trials(loader: LoaderResult) -> RenderableType:
     """Return a table of the trials, the best first, with the last result of each configuration."""
     tried = last_of_each(loader.trials)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", style="dim", pad_edge=False)

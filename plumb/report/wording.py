@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from plumb.core.config import Config
-from plumb.core.plan import EndToEnd, LoaderPlan, Plan, Prediction, Trial, TuningCost
+from plumb.core.plan import EndToEnd, LoaderResult, Plan, Prediction, Trial, TuningCost
 from plumb.core.units import format_pairs, format_rate, format_seconds
 from plumb.tuning.orders import Target
 
@@ -52,7 +52,7 @@ def reason(prediction: Prediction, config: Config) -> str:
     return ": ".join(filter(None, (RESOURCES.get(binding, binding), _REASONS.get(binding))))
 
 
-def bottleneck(loader: LoaderPlan) -> str:
+def bottleneck(loader: LoaderResult) -> str:
     """Return a text on a loader's bottleneck and the next one, or on a loop that waits though the model denies it."""
     predicted = loader.predicted
     waiting = loader.end_to_end.tuned_waiting_share if loader.end_to_end else None
@@ -65,7 +65,7 @@ def bottleneck(loader: LoaderPlan) -> str:
     return f"What limits it now is {reason(predicted, loader.tuned.config)}.{then}"
 
 
-def unchanged(loader: LoaderPlan) -> str:
+def unchanged(loader: LoaderResult) -> str:
     """Return a text that says that nothing is changed, and why."""
     if loader.undecided:
         return f"Undecided, so nothing is changed: {loader.undecided}."
@@ -86,7 +86,7 @@ def loop_gain(loop: EndToEnd) -> str:
     return f"probably {times} (by {pairs}; the chance that it is slower is {loop.gain.slower_chance:.0%})"
 
 
-def by_the_clock(loader: LoaderPlan) -> list[str]:
+def by_the_clock(loader: LoaderResult) -> list[str]:
     """Say what whole epochs of `plumb run` should take, and what those of the latest run took."""
     claim, delivered = loader.claim, loader.delivered
     told = []
@@ -107,7 +107,7 @@ def by_the_clock(loader: LoaderPlan) -> list[str]:
     return told
 
 
-def starts_count(loader: LoaderPlan) -> bool:
+def starts_count(loader: LoaderResult) -> bool:
     """Return whether the loop's whole epochs are less of a gain than what its windows show while an epoch runs."""
     claim, loop = loader.claim, loader.end_to_end
     return claim is not None and claim.is_of_loop and loop is not None and not _alike(claim.gain, loop.ratio)
@@ -142,13 +142,13 @@ def arguments(config: Config) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in given if value or name in ("num_workers", "in_order"))
 
 
-def written_config(loader: LoaderPlan) -> Config | None:
+def written_config(loader: LoaderResult) -> Config | None:
     """Return the configuration in torch's own arguments that the user can write; None if that changes nothing."""
     config = loader.expressible
     return None if config is None or config == loader.baseline.config else config
 
 
-def plain_gain(loader: LoaderPlan) -> str:
+def plain_gain(loader: LoaderResult) -> str:
     """Return a text on the gains of torch's arguments and of the rest of the plan; empty if there is no rest."""
     if not loader.config.needs_runtime or loader.plain_gain is None or loader.rest_gain is None:
         return ""
@@ -180,7 +180,7 @@ def command(name: str, plan: Plan, path: str) -> str:
     return shlex.join(words)
 
 
-def cost(loader: LoaderPlan, took: TuningCost) -> str:
+def cost(loader: LoaderResult, took: TuningCost) -> str:
     """Return a text on what the tuning took, and after how many training steps that is regained."""
     text = (
         f"Tuning {loader.name} took {format_seconds(took.seconds)}, {took.samples:,.0f} samples and "

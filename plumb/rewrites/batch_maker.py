@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils import worker as torch_worker
 from torch.utils.data._utils.worker import WorkerInfo
 
-from plumb.host.host_files import Host
+from plumb.host.host_files import HostFiles
 from plumb.host.local_ranks import ranks_on_host
 from plumb.host.malloc import give_back_what_is_free
 from plumb.host.memory_limit import shm_limit
@@ -59,7 +59,7 @@ class Plain:
         return [self.dataset[index] for index in indices]
 
 
-class Rewritten(Plain):
+class RewrittenBatchMaker(Plain):
     """Maker of batches as `fetch` says, which also runs deferred operators.
 
     Raises NotDeferredError if operators are not deferred after all, and the errors of the dataset and the collate
@@ -103,7 +103,7 @@ class Rewritten(Plain):
 
 def has_room_to_share(batch: Any) -> bool:
     """Return whether shared memory has room for such a batch; a process that writes beyond it is killed by a signal."""
-    host = Host()
+    host = HostFiles()
     return _ROOM * sum(tensor.nbytes for tensor in _tensors(batch)) < shm_limit(host, ranks_on_host(host)).value
 
 

@@ -9,7 +9,7 @@ from types import FunctionType, GeneratorType
 from typing import Any
 
 from plumb.instrument.callee import Callee, is_dataset
-from plumb.instrument.function_rewriter import Rewritten
+from plumb.instrument.function_rewriter import RewrittenFunction
 from plumb.instrument.recorder import Frame, Node, Recorder
 from plumb.instrument.rng_state import generator_states
 from plumb.instrument.values import attribute, describe, digest, has_identity, parts
@@ -21,7 +21,7 @@ COLLECTING = {"append", "appendleft", "insert"}
 
 
 @dataclass
-class Call:
+class LoggedCall:
     """One call. `start` and `end` count the sample's events; `end` is None if it raised, or made a generator.
 
     `given` and `made` are the identities of its inputs and of all parts of its result; `result` is the result's own.
@@ -44,11 +44,11 @@ class Sample:
     `drawn` is the event before which random numbers were first drawn, None if there were no draws.
     """
 
-    calls: list[Call] = field(default_factory=list)
+    calls: list[LoggedCall] = field(default_factory=list)
     drawn: int | None = None
     delivered: frozenset[int] = frozenset()
 
-    def of(self, node: Node) -> list[Call]:
+    def of(self, node: Node) -> list[LoggedCall]:
         return [call for call in self.calls if call.node is node]
 
 
@@ -85,7 +85,7 @@ class Calls(Recorder):
     ) -> Any:
         taken = values_given(function, arguments, keywords) if leaf else [*arguments, *keywords.values()]
         given = [value for value in taken if not is_dataset(value) and not any(value is item for item in self._holders)]
-        call = Call(node, self._tick())
+        call = LoggedCall(node, self._tick())
         if not _collects(function):
             call.given = _identities(given) | _identities(_bases(given))
         self._alive.append(given)
@@ -111,7 +111,7 @@ class Calls(Recorder):
                 self.sample.drawn = self._events
         return self._events
 
-    def _expansion(self, node: Node, callee: Callee, frame: Frame) -> Rewritten | None:
+    def _expansion(self, node: Node, callee: Callee, frame: Frame) -> RewrittenFunction | None:
         if callee.function is not None and callee.function not in self.functions[node]:
             self.functions[node].append(callee.function)
         self._holders = list(_receivers(frame))

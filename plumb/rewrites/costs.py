@@ -19,7 +19,7 @@ from plumb.rewrites.cuts import CutCandidate
 from plumb.rewrites.deferrals import FoundDeferral
 from plumb.rewrites.savings import (
     MOST_TURNS,
-    Filled,
+    SampleStore,
     Savings,
     filled,
     plain_loads,
@@ -59,7 +59,7 @@ class _Store:
     """A cut, and some of its values in a store."""
 
     found: CutCandidate
-    filled: Filled
+    filled: SampleStore
 
     @property
     def after(self) -> str:

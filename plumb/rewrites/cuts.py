@@ -15,7 +15,7 @@ from typing import Any
 
 from plumb.core.config import Cut
 from plumb.core.units import format_bytes
-from plumb.instrument.dataset_objects import Held
+from plumb.instrument.dataset_objects import DatasetObjects
 from plumb.instrument.recorder import SAMPLE, Node
 from plumb.instrument.source_digest import code_digest
 from plumb.rewrites.call_log import Calls, Sample
@@ -25,7 +25,7 @@ from plumb.runtime.replay.substitution import Tree
 from plumb.tracing.graph_builder import ids_of, is_called_random, name_of
 from plumb.tracing.pipeline import Operator, Pipeline
 from plumb.tracing.sample_source import Indexed
-from plumb.tracing.tracer import Traced
+from plumb.tracing.tracer import TracedPipeline
 
 MOST_SAMPLES = 8
 # A larger value is no sample, but a source of samples, such as a memory-mapped file.
@@ -67,7 +67,7 @@ class FoundCuts:
     reasons: tuple[str, ...] = ()
 
 
-def find_cuts(traced: Traced) -> FoundCuts:
+def find_cuts(traced: TracedPipeline) -> FoundCuts:
     """Find the cuts of a traced dataset; they are not validated yet.
 
     Reads a few samples twice more, in another order and with other states of the random generators, which are restored.
@@ -157,7 +157,7 @@ class _Recorded:
         return node
 
 
-def _record(traced: Traced, source: Indexed) -> _Recorded:
+def _record(traced: TracedPipeline, source: Indexed) -> _Recorded:
     """Record the calls that a trace followed in its discovery pass."""
     observed = traced.observed
     followed = [node for node in observed.discovery.facts if node.parent is not None and not node.is_collating]
@@ -165,7 +165,7 @@ def _record(traced: Traced, source: Indexed) -> _Recorded:
     while entry.parent is not None and entry.parent.parent is not None:
         entry = entry.parent
     tree = Tree([entry.way, *(node.way for node in followed)])
-    held = Held(source.dataset)
+    held = DatasetObjects(source.dataset)
     calls = Calls(tree, held.generators)
     indices = [group[0] for group in source.groups[: min(MOST_SAMPLES, observed.units)]]
     with held.kept(), calls:

@@ -22,7 +22,7 @@ from plumb.host.threads import one_torch_thread
 from plumb.instrument.rng_state import kept_generators
 from plumb.rewrites.tensor_calls import FollowedSample, TensorCall, follower, way_of
 from plumb.rewrites.validate_deferral import Collate, try_out
-from plumb.runtime.deferred.recipe import Call, bitwise_equal, is_plain, is_same, pack, taken_apart
+from plumb.runtime.deferred.recipe import DeferredCall, bitwise_equal, is_plain, is_same, pack, taken_apart
 from plumb.runtime.replay.sample_code import code_on
 from plumb.tracing.graph_builder import name_of
 
@@ -36,7 +36,7 @@ class _Step:
 
     name: str
     place: DeferredStep
-    call: Call
+    call: DeferredCall
     given: list[torch.Tensor]
     made: list[torch.Tensor]
     hands_on: bool
@@ -172,7 +172,7 @@ def _varying_place(calls: Sequence[TensorCall]) -> int | str | None:
     return varying[0] if len(varying) == 1 else None
 
 
-def _does_the_same_on_a_batch(call: Call, given: Sequence[torch.Tensor], made: Sequence[torch.Tensor]) -> bool:
+def _does_the_same_on_a_batch(call: DeferredCall, given: Sequence[torch.Tensor], made: Sequence[torch.Tensor]) -> bool:
     if len({tensor.shape for tensor in given}) > 1 or len({tensor.dtype for tensor in given}) > 1:
         return False
     plain = [tensor.as_subclass(torch.Tensor) for tensor in given]

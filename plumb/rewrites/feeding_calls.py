@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 
 from plumb.instrument.recorder import Node
-from plumb.rewrites.call_log import Call, Sample
+from plumb.rewrites.call_log import LoggedCall, Sample
 
 
 def feeds_of(cut: Node, samples: Sequence[Sample], matters: Callable[[Node], bool]) -> list[Node]:
@@ -60,7 +60,7 @@ def _takers(cut: Node, around: Collection[Node], samples: Sequence[Sample]) -> d
     return {node: found for node, found in takers.items() if node not in unfit}
 
 
-def _takers_of(call: Call, cut: Call, sample: Sample, around: Collection[Node]) -> set[Node]:
+def _takers_of(call: LoggedCall, cut: LoggedCall, sample: Sample, around: Collection[Node]) -> set[Node]:
     assert call.end is not None
     assert cut.end is not None
     rest = call.made - cut.made

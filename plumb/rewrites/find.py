@@ -39,7 +39,7 @@ from plumb.runtime.loader import NO_REWRITES
 from plumb.tracing.device.profile import profile_device
 from plumb.tracing.pipeline import Pipeline
 from plumb.tracing.sample_source import TraceTimeError
-from plumb.tracing.tracer import Traced, trace
+from plumb.tracing.tracer import TracedPipeline, trace
 
 _TRACED_SAMPLES, _FEWEST_TRACED = 16, 3
 # Largest number of loads per sample, in a trace, in the search for cuts, and in a rewrite's validation.
@@ -59,7 +59,7 @@ _PLAIN = "samples are left as they are: torch's own arguments alone were asked f
 
 
 @dataclass(frozen=True)
-class Offers:
+class AvailableRewrites:
     """Rewrites that leave the data unchanged, their costs, and the operators of a sample."""
 
     rewrites: Rewrites = NO_REWRITES
@@ -73,7 +73,7 @@ class Offers:
     source: SourceCapacity | None = None
 
 
-def find_offers(
+def find_rewrites(
     loader: DataLoader[Any],
     cost: SampleCost,
     indices: Sequence[Any],
@@ -84,7 +84,7 @@ def find_offers(
     forget_opened: Callable[[], None] | None = None,
     plain: bool = False,
     reads_at_most: int = READS_AT_MOST,
-) -> Offers:
+) -> AvailableRewrites:
     """Find the rewrites for a loader, tried on some samples, within about `seconds`.
 
     What doesn't fit into the time is left out. The process's random generators are restored. An error of the user's
@@ -103,17 +103,17 @@ def find_offers(
         plain: Whether to trace only, and offer no rewrite.
         reads_at_most: Largest number of samples to read at once, to see how many their source holds.
     """
-    search = _Search(loader, cost, indices, time.perf_counter() + seconds, target, forget_opened)
+    search = _RewriteSearch(loader, cost, indices, time.perf_counter() + seconds, target, forget_opened)
     with kept_generators():
         traced = search.traced()
         # Even if the trace used up a short budget, its results must still be tried.
         search.deadline = max(search.deadline, time.perf_counter() + _AFTER_TRACE_SHARE * seconds)
         if isinstance(traced, str):
-            return Offers(Rewrites(reasons=(traced,)))
+            return AvailableRewrites(Rewrites(reasons=(traced,)))
         device = profile_device(loader, traced.pipeline, deadline=search.deadline) if may_use_gpu else None
         reason = _PLAIN if plain else search.unfit()
         if reason:
-            return Offers(Rewrites(reasons=(reason,)), pipeline=traced.pipeline, device=device)
+            return AvailableRewrites(Rewrites(reasons=(reason,)), pipeline=traced.pipeline, device=device)
         whole = search.whole_batches()
         # The most promising rewrite comes first: threads, if samples wait and their waits can overlap.
         waits, sharing = has_waits(traced.pipeline), search.threads(reads_at_most)
@@ -134,10 +134,10 @@ def find_offers(
     )
     deferrals = (*costs.deferrals, *(whole.costs if whole else ()))
     source, storage = sharing.source, sharing.storage()
-    return Offers(rewrites, costs.cuts, deferrals, threads, storage, traced.pipeline, device, whole, source)
+    return AvailableRewrites(rewrites, costs.cuts, deferrals, threads, storage, traced.pipeline, device, whole, source)
 
 
-class _Search:
+class _RewriteSearch:
     """State of one search: `reasons` against rewrites, and in `compared` what was found to be equal."""
 
     def __init__(
@@ -169,7 +169,7 @@ class _Search:
             return "samples are left as they are: there are too few of them to compare"
         return None
 
-    def traced(self) -> Traced | str:
+    def traced(self) -> TracedPipeline | str:
         """Return the loader's operators, or the reason why they are unknown."""
         samples = self._affordable(_TRACED_SAMPLES, _TRACE_LOADS, share=_TRACED_SHARE)
         if samples < _FEWEST_TRACED:
@@ -185,7 +185,7 @@ class _Search:
         except Exception as error:
             return f"the operators could not be traced ({one_line(error)})"
 
-    def cuts(self, traced: Traced) -> list[CutCandidate]:
+    def cuts(self, traced: TracedPipeline) -> list[CutCandidate]:
         """Return the valid cuts that save most, without those whose savings another one includes."""
         try:
             found = find_cuts(traced)

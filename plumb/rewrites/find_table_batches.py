@@ -13,10 +13,10 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 from torch.utils.data._utils.collate import default_convert
 
 from plumb.core.config import WHOLE_BATCHES, Config
-from plumb.host.forked_trial import Outcome
+from plumb.host.forked_trial import ChildOutcome
 from plumb.instrument.rng_state import generator_states
 from plumb.instrument.values import digest
-from plumb.model.inputs import DeferralCost, Left
+from plumb.model.inputs import DeferralCost, RemainingCpuShare
 from plumb.runtime.table_batches import may_read_whole, whole_batch
 
 # If a row takes longer, the time isn't spent on calls.
@@ -44,7 +44,7 @@ class WholeBatches:
         """Cost of reading whole batches by plumb; empty if it can't."""
         if self.left is None:
             return ()
-        return (DeferralCost(WHOLE_BATCHES, Left(self.left, self.left), 0.0, 0.0, 0.0),)
+        return (DeferralCost(WHOLE_BATCHES, RemainingCpuShare(self.left, self.left), 0.0, 0.0, 0.0),)
 
     def in_words(self, config: Config) -> str:
         """Return a sentence for the report of a loader that runs on `config`."""
@@ -64,7 +64,7 @@ def whole_batches(
     loader: DataLoader[Any],
     indices: Sequence[Any],
     row_seconds: float,
-    in_process: Callable[[Callable[[], Any], float], Outcome[Any]],
+    in_process: Callable[[Callable[[], Any], float], ChildOutcome[Any]],
 ) -> WholeBatches | None:
     """Return whether `dataset[[3, 1, 2]]` equals the collated rows 3, 1 and 2, and is much faster.
 

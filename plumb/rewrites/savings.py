@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 from plumb.core.config import CacheChoice, Cut
 from plumb.host.malloc import reusing
 from plumb.host.threads import one_torch_thread, thread_seconds
-from plumb.model.inputs import Left
-from plumb.rewrites.batch_maker import Plain, Rewritten, has_room_to_share
+from plumb.model.inputs import RemainingCpuShare
+from plumb.rewrites.batch_maker import Plain, RewrittenBatchMaker, has_room_to_share
 from plumb.runtime.fetch import Fetch
 from plumb.runtime.replay.replay import Replay
 from plumb.runtime.store.codec import encode
@@ -59,7 +59,7 @@ def rewritten_loads(turns: int) -> int:
 
 
 @dataclass(frozen=True)
-class Filled:
+class SampleStore:
     """A store with the values of a few samples: bytes per value, and the seconds to write and to read one."""
 
     stored: Stored
@@ -68,7 +68,7 @@ class Filled:
     read_seconds: float
 
 
-def filled(dataset: Any, cut: Cut, indices: Sequence[Any]) -> Filled | None:
+def filled(dataset: Any, cut: Cut, indices: Sequence[Any]) -> SampleStore | None:
     """Return a store with the values at `cut` of some samples; None if the store accepts none of them.
 
     Raises EncodeError, StoreError, and the dataset's errors.
@@ -94,7 +94,7 @@ def filled(dataset: Any, cut: Cut, indices: Sequence[Any]) -> Filled | None:
     store.get_many(keys)
     read_seconds = time.perf_counter() - begin
     write_seconds = encode_seconds / len(indices) + put_seconds / max(len(records) - 1, 1)
-    return Filled(stored, store.used_bytes / len(indices), write_seconds, read_seconds / len(keys))
+    return SampleStore(stored, store.used_bytes / len(indices), write_seconds, read_seconds / len(keys))
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Savings:
     nothing is deferred.
     """
 
-    left: Left
+    left: RemainingCpuShare
     main_seconds: float
     main_seconds_reusing: float
 
@@ -120,7 +120,7 @@ _Turn = tuple[float, ...]
 class _FailedError(Exception):
     """An error that one rewrite raised while it made a batch."""
 
-    def __init__(self, way: Rewritten, reason: Exception) -> None:
+    def __init__(self, way: RewrittenBatchMaker, reason: Exception) -> None:
         self.way, self.reason = way, reason
 
 
@@ -144,18 +144,20 @@ def savings(
 
 
 def _saved(
-    loader: DataLoader[Any], found: Mapping[Key, Rewritten | Exception], batches: _Batches, turns: int
+    loader: DataLoader[Any], found: Mapping[Key, RewrittenBatchMaker | Exception], batches: _Batches, turns: int
 ) -> dict[Key, Savings | Exception]:
-    ways = [way for way in found.values() if isinstance(way, Rewritten)]
+    ways = [way for way in found.values() if isinstance(way, RewrittenBatchMaker)]
     try:
         timed = dict(zip(ways, _timed(loader, ways, batches, turns), strict=True)) if ways else {}
     except _FailedError as failed:
         rest = {key: failed.reason if way is failed.way else way for key, way in found.items()}
         return _saved(loader, rest, batches, turns)
-    return {key: timed[way] if isinstance(way, Rewritten) else way for key, way in found.items()}
+    return {key: timed[way] if isinstance(way, RewrittenBatchMaker) else way for key, way in found.items()}
 
 
-def _timed(loader: DataLoader[Any], ways: Sequence[Rewritten], batches: _Batches, turns: int) -> list[Savings]:
+def _timed(
+    loader: DataLoader[Any], ways: Sequence[RewrittenBatchMaker], batches: _Batches, turns: int
+) -> list[Savings]:
     """Return the savings of each rewrite. Raise _FailedError if one of them makes no batch, and as `savings` does."""
 
     def finishing() -> list[float]:
@@ -174,7 +176,7 @@ def _timed(loader: DataLoader[Any], ways: Sequence[Rewritten], batches: _Batches
     return list(map(Savings, lefts, plainly, again))
 
 
-def _made(plainly: _Make, ways: Mapping[Rewritten, _Make], batches: _Batches) -> _Turn:
+def _made(plainly: _Make, ways: Mapping[RewrittenBatchMaker, _Make], batches: _Batches) -> _Turn:
     """Return the CPU seconds of whole batches, plain and rewritten; the cost of fresh memory depends on the amount."""
 
     def seconds(make: _Make) -> float:
@@ -190,14 +192,14 @@ def _made(plainly: _Make, ways: Mapping[Rewritten, _Make], batches: _Batches) ->
     return tuple(turn)
 
 
-def _by(way: Rewritten, seconds: Callable[[], float]) -> float:
+def _by(way: RewrittenBatchMaker, seconds: Callable[[], float]) -> float:
     try:
         return seconds()
     except Exception as error:
         raise _FailedError(way, error) from error
 
 
-def _lefts(turn: Callable[[], _Turn], reused_turn: Callable[[], _Turn], turns: int) -> list[Left]:
+def _lefts(turn: Callable[[], _Turn], reused_turn: Callable[[], _Turn], turns: int) -> list[RemainingCpuShare]:
     """Return the remaining shares of each rewrite, in `turns` turns or more if they differ, and in reused memory."""
     fresh = _until_steady(turn, turns)
     with reusing(True):
@@ -206,7 +208,7 @@ def _lefts(turn: Callable[[], _Turn], reused_turn: Callable[[], _Turn], turns: i
         again = _until_steady(reused_turn, turns)
     # If only some turns got fresh memory, the difference comes from the memory, not from the rewrite.
     return [
-        Left(_share(plainly) if _are_steady(plainly) else _share(reusing), _share(reusing))
+        RemainingCpuShare(_share(plainly) if _are_steady(plainly) else _share(reusing), _share(reusing))
         for plainly, reusing in zip(_each(fresh), _each(again), strict=True)
     ]
 
@@ -216,9 +218,9 @@ def _each(turns: Sequence[_Turn]) -> list[list[_Turn]]:
     return [[(turn[0], turn[way]) for turn in turns] for way in range(1, len(turns[0]))]
 
 
-def _rewritten(loader: DataLoader[Any], fetch: Fetch, indices: Sequence[Any]) -> Rewritten | Exception:
+def _rewritten(loader: DataLoader[Any], fetch: Fetch, indices: Sequence[Any]) -> RewrittenBatchMaker | Exception:
     try:
-        return Rewritten(loader, fetch, indices)
+        return RewrittenBatchMaker(loader, fetch, indices)
     except Exception as error:
         return error
 

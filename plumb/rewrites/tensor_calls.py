@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten
 
-from plumb.core.config import Step, Way
+from plumb.core.config import CallStep, Way
 from plumb.instrument.callee import Callee, expands, is_standard
-from plumb.instrument.function_rewriter import Rewriter, Rewritten
+from plumb.instrument.function_rewriter import Rewriter, RewrittenFunction
 from plumb.instrument.recorder import SAMPLE, Frame, Node, Recorder
 from plumb.instrument.rng_state import generator_states
 from plumb.runtime.deferred.recipe import is_plain
@@ -108,7 +108,7 @@ class Follower(Recorder):
         while self._kept_bytes > KEPT_BYTES:
             self._kept_bytes -= self._calls.popleft().kept_bytes
 
-    def _expansion(self, node: Node, callee: Callee, frame: Frame) -> Rewritten | None:
+    def _expansion(self, node: Node, callee: Callee, frame: Frame) -> RewrittenFunction | None:
         function = callee.function
         if function is None or is_standard(function):
             return None
@@ -128,4 +128,4 @@ def follower() -> Follower:
 def way_of(node: Node) -> Way:
     """Return the calls that lead to a node, including its own."""
     nodes = [node, *node.ancestors()][:-1][::-1]
-    return tuple(Step(step.site.id, step.name, step.position) for step in nodes)
+    return tuple(CallStep(step.site.id, step.name, step.position) for step in nodes)

@@ -59,7 +59,7 @@ class ThreadsTimed:
 
 
 @dataclass(frozen=True)
-class _Spent:
+class _SecondsPerSample:
     """Seconds per sample: wall and CPU time. `batches` are the wall seconds of each sample, batch by batch."""
 
     wall: float
@@ -68,12 +68,12 @@ class _Spent:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _ThreadsSpent:
     """Time that a number of threads spent on batches, on all cores and on one, and bytes held per thread."""
 
     threads: int
-    free: _Spent
-    crowded: _Spent
+    free: _SecondsPerSample
+    crowded: _SecondsPerSample
     thread_bytes: float
 
 
@@ -115,7 +115,7 @@ def timed_threads(
     if not counts:
         return ThreadsTimed(alone_cpu_seconds)
     share = _share(budget_seconds, counts)
-    seen: list[_Seen] = []
+    seen: list[_ThreadsSpent] = []
     at_once, grown, timed, reason = 1, Grown(), _timed(read), ""
     waits = 2 * alone_cpu_seconds < alone_seconds
     try:
@@ -132,7 +132,7 @@ def timed_threads(
                 # cheaply.
                 crowded = _spent_by_threads(at_once, timed, ahead, samples_per_batch, share / 3)
             # The growth includes what the threads need at once and what their allocator arenas keep.
-            seen.append(_Seen(at_once, spent, crowded, grown.bytes() / at_once))
+            seen.append(_ThreadsSpent(at_once, spent, crowded, grown.bytes() / at_once))
         if waits and _is_erratic(_threaded(seen)) and not _is_erratic([alone]):
             # Tells threads that hinder each other from a single thread that met too few samples to see a slow one.
             at_once = 1
@@ -193,11 +193,13 @@ def filled_in(gains: Sequence[ThreadsGain], samples_per_batch: int) -> tuple[Thr
     return tuple(measured.get(count) or between(count) for count in wanted)
 
 
-def _gains(alone: _Spent, seen: Sequence[_Seen], samples: int, waits: bool) -> tuple[ThreadsGain, ...]:
+def _gains(
+    alone: _SecondsPerSample, seen: Sequence[_ThreadsSpent], samples: int, waits: bool
+) -> tuple[ThreadsGain, ...]:
     """Return each number of threads' gain over one thread, for batches of `samples` samples."""
     batches = _drawn(_spread([alone, *_threaded(seen)]), samples) if waits and _is_erratic([alone]) else None
 
-    def walls(threads: int, *spent: _Spent) -> list[float]:
+    def walls(threads: int, *spent: _SecondsPerSample) -> list[float]:
         if batches is None:
             return [each.wall for each in spent]
         expected = statistics.fmean(_last_done(batch, threads) for batch in batches) / samples
@@ -219,17 +221,17 @@ def _gains(alone: _Spent, seen: Sequence[_Seen], samples: int, waits: bool) -> t
     )
 
 
-def _threaded(seen: Sequence[_Seen]) -> list[_Spent]:
+def _threaded(seen: Sequence[_ThreadsSpent]) -> list[_SecondsPerSample]:
     return [spent for each in seen for spent in (each.free, each.crowded)]
 
 
-def _is_erratic(spent: Sequence[_Spent]) -> bool:
+def _is_erratic(spent: Sequence[_SecondsPerSample]) -> bool:
     """Return whether a few of the samples take much longer than the others."""
     times = _spread(spent)
     return bool(np.std(times) > _ERRATIC * np.mean(times))
 
 
-def _spread(spent: Sequence[_Spent]) -> Any:
+def _spread(spent: Sequence[_SecondsPerSample]) -> Any:
     """Return all samples' times as multiples of the median of the samples that were read in the same way."""
     each = [list(chain.from_iterable(one.batches)) for one in spent]
     return np.concatenate([np.array(seconds) / max(statistics.median(seconds), 1e-9) for seconds in each])
@@ -241,7 +243,7 @@ def _drawn(met: Any, samples: int) -> list[list[float]]:
     return drawn
 
 
-def _as_a_rule(spent: _Spent, threads: int, expected: float) -> float:
+def _as_a_rule(spent: _SecondsPerSample, threads: int, expected: float) -> float:
     """Return wall seconds per sample for batches whose samples take `expected` times their median, as drawn ones do."""
     usual = statistics.median(chain.from_iterable(spent.batches))
     seen = sum(_last_done(batch, threads) for batch in spent.batches) / sum(map(len, spent.batches))
@@ -275,13 +277,13 @@ def _timed(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, float]]:
 
 def _spent_alone(
     timed: Callable[[Any], tuple[Any, float]], ahead: Iterator[Any], samples: int, seconds: float
-) -> _Spent:
+) -> _SecondsPerSample:
     return _spent(lambda batch: list(map(timed, batch)), ahead, samples, seconds)
 
 
 def _spent_by_threads(
     threads: int, timed: Callable[[Any], tuple[Any, float]], ahead: Iterator[Any], samples: int, seconds: float
-) -> _Spent:
+) -> _SecondsPerSample:
     with reading_threads(threads, timed, ahead) as pool:
         return _spent(lambda batch: list(pool.map(timed, batch)), ahead, samples, seconds)
 
@@ -302,7 +304,7 @@ def _on_one_core() -> Iterator[None]:
 
 def _spent(
     read_all: Callable[[Iterator[Any]], list[tuple[Any, float]]], ahead: Iterator[Any], samples: int, seconds: float
-) -> _Spent:
+) -> _SecondsPerSample:
     """Measure batches of `samples` samples for about `seconds`. Raise what `read_all` raises."""
     wall, cpu, batches = 0.0, time.process_time(), list[list[float]]()
     while len(batches) < _BATCHES_AT_MOST and (wall < seconds or not batches):
@@ -311,4 +313,4 @@ def _spent(
         wall += time.perf_counter() - begin
     cpu = time.process_time() - cpu
     count = len(batches) * samples
-    return _Spent(wall / count, cpu / count, batches)
+    return _SecondsPerSample(wall / count, cpu / count, batches)

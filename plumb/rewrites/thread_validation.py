@@ -12,9 +12,9 @@ from functools import partial
 from typing import Any
 
 from plumb.core.config import Cut
-from plumb.host.forked_trial import Outcome, in_child, in_spawned_child
+from plumb.host.forked_trial import ChildOutcome, in_child, in_spawned_child
 from plumb.host.threads import ReadingThreads, one_torch_thread
-from plumb.instrument.dataset_objects import Held, reached
+from plumb.instrument.dataset_objects import DatasetObjects, reached
 from plumb.instrument.dataset_state import DatasetState
 from plumb.instrument.file_positions import moved, positions
 from plumb.instrument.rng_state import generator_states
@@ -39,7 +39,7 @@ _LOOKED_AT_CLOSELY, _LOOK_SECONDS = 8, 0.1
 _UNTIL = 0.7
 
 
-InProcess = Callable[[Callable[[], Any], float], Outcome[Any]]
+InProcess = Callable[[Callable[[], Any], float], ChildOutcome[Any]]
 """Runs a function in a process of its own, within a number of seconds."""
 
 
@@ -129,7 +129,7 @@ def _check(dataset: Any, indices: list[Any], counts: Sequence[int], until: Cut |
 
     Batches for which no time is left are not made, but each number of threads makes at least one.
     """
-    held = Held(dataset)
+    held = DatasetObjects(dataset)
     replay = Replay(dataset, until)
     read = replay.sample if until is None else replay.prefix
     # With more of torch's threads than in a worker, sums may differ in their last bit.
@@ -176,7 +176,7 @@ def _plainly(dataset: Any, batch: Sequence[Any]) -> list[Any]:
     return [dataset[index] for index in batch]
 
 
-def _seen(held: Held, seed: int, read: Callable[[], list[Any]]) -> _Seen:
+def _seen(held: DatasetObjects, seed: int, read: Callable[[], list[Any]]) -> _Seen:
     """Read a batch under a seed; return its samples' digests, and the random generators' states afterwards."""
     held.seed(seed)
     samples = read()
@@ -185,7 +185,7 @@ def _seen(held: Held, seed: int, read: Callable[[], list[Any]]) -> _Seen:
 
 def _check_effects(
     dataset: Any,
-    held: Held,
+    held: DatasetObjects,
     read: Callable[[Any], Any],
     indices: Sequence[Any],
     expected: Sequence[bytes] | None,

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from plumb.core.config import Cut
-from plumb.instrument.dataset_objects import Held
+from plumb.instrument.dataset_objects import DatasetObjects
 from plumb.instrument.recorder import SAMPLE
 from plumb.instrument.rng_state import generator_states
 from plumb.instrument.values import digest
@@ -56,7 +56,7 @@ def reason_of(check: Callable[[], None]) -> str | None:
 
 
 def _check_cut(dataset: Any, cut: Cut, indices: list[Any]) -> None:
-    held = Held(dataset)
+    held = DatasetObjects(dataset)
     replay = Replay(dataset, cut)
     with held.kept():
         for index in indices:
@@ -67,7 +67,7 @@ def _check_cut(dataset: Any, cut: Cut, indices: list[Any]) -> None:
         _check_in_another_order(replay, held, indices[::-1], stored[::-1])
 
 
-def _check_changes(dataset: Any, cut: Cut, held: Held, index: Any) -> None:
+def _check_changes(dataset: Any, cut: Cut, held: DatasetObjects, index: Any) -> None:
     """Raise DifferenceError if a call that would be skipped changes the dataset's objects, or draws random numbers."""
     found: list[str] = []
 
@@ -91,7 +91,7 @@ def _check_changes(dataset: Any, cut: Cut, held: Held, index: Any) -> None:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _SampleDigest:
     """A sample's digest, and the states of the random generators after it."""
 
     digest: bytes
@@ -109,7 +109,7 @@ class _Stored:
         return pickle.loads(self.pickled)
 
 
-def _check_sample(replay: Replay, held: Held, index: Any, seed: int) -> _Stored:
+def _check_sample(replay: Replay, held: DatasetObjects, index: Any, seed: int) -> _Stored:
     """Return the cut's value; raise DifferenceError if keeping or giving it changes a sample."""
     stored: list[_Stored] = []
 
@@ -128,13 +128,13 @@ def _check_sample(replay: Replay, held: Held, index: Any, seed: int) -> _Stored:
     return stored[0]
 
 
-def _check_in_another_order(replay: Replay, held: Held, indices: list[Any], stored: list[_Stored]) -> None:
+def _check_in_another_order(replay: Replay, held: DatasetObjects, indices: list[Any], stored: list[_Stored]) -> None:
     """Raise DifferenceError if another state of the random generators, or another previous sample, matters."""
     seeds = range(len(indices), 2 * len(indices))
     for seed, index, kept in zip(seeds, indices, stored, strict=True):
         held.seed(seed)
         states = generator_states(held.generators)
-        if _seen(held, seed, partial(replay.prefix, index)) != _Seen(kept.digest, states):
+        if _seen(held, seed, partial(replay.prefix, index)) != _SampleDigest(kept.digest, states):
             raise DifferenceError("the value depends on more than the index")
     plain = [
         _seen(held, seed, partial(operator.getitem, replay.dataset, index))
@@ -144,7 +144,7 @@ def _check_in_another_order(replay: Replay, held: Held, indices: list[Any], stor
     for seed, index, kept, expected in zip(seeds, indices, stored, plain, strict=True):
         held.seed(seed)
         samples.append(replay.sample_from(index, kept.value()))
-        if expected != _Seen(digest_of(samples[-1]), generator_states(held.generators)):
+        if expected != _SampleDigest(digest_of(samples[-1]), generator_states(held.generators)):
             raise DifferenceError("samples differ when they are made from a value stored under other random numbers")
     for index, kept in zip(indices, stored, strict=True):
         replay.sample_from(index, kept.value())
@@ -152,9 +152,9 @@ def _check_in_another_order(replay: Replay, held: Held, indices: list[Any], stor
         raise DifferenceError("a sample changes when another one is made")
 
 
-def _seen(held: Held, seed: int, read: Callable[[], Any]) -> _Seen:
+def _seen(held: DatasetObjects, seed: int, read: Callable[[], Any]) -> _SampleDigest:
     held.seed(seed)
-    return _Seen(digest_of(read()), generator_states(held.generators))
+    return _SampleDigest(digest_of(read()), generator_states(held.generators))
 
 
 def digest_of(value: Any) -> bytes:
@@ -167,7 +167,7 @@ def digest_of(value: Any) -> bytes:
 
 def afforded(dataset: Any, indices: Sequence[Any], reads: int, most: int) -> list[Any]:
     """Return up to `most` of the indices, evenly spread; fewer if samples are slow to read `reads` times."""
-    with Held(dataset).kept():
+    with DatasetObjects(dataset).kept():
         start = time.perf_counter()
         dataset[indices[0]]
         seconds = time.perf_counter() - start

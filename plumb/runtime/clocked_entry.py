@@ -9,14 +9,14 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from plumb.core.config import Config
-from plumb.core.plan import Delivered, LoaderPlan
+from plumb.core.plan import Delivered, LoaderResult
 from plumb.core.plan_marks import note_delivered
 from plumb.core.sized import length_of
 from plumb.host.cpu_load import OthersLoad
 from plumb.runtime.run_clock import RunClock
 
 
-def clock_of(loader: DataLoader[Any], planned: LoaderPlan, users: Config) -> RunClock | None:
+def clock_of(loader: DataLoader[Any], planned: LoaderResult, users: Config) -> RunClock | None:
     """Return a clock for the epochs of a loader on its plan; None if the plan claims or changes nothing."""
     if planned.claim is None or planned.config.runs_like(users):
         return None
@@ -34,7 +34,7 @@ def clock_of(loader: DataLoader[Any], planned: LoaderPlan, users: Config) -> Run
     )
 
 
-def slower(planned: LoaderPlan, delivered: Delivered) -> str:
+def slower(planned: LoaderResult, delivered: Delivered) -> str:
     """Return a line that a plan is slower by the clock than the user's own configuration."""
     assert delivered.ratio is not None
     claimed = f", and not {planned.claim.gain:.2f} times as fast" if planned.claim and planned.claim.gain > 1 else ""

@@ -21,7 +21,7 @@ import torch
 from plumb.core.config import Cut, Deferral
 from plumb.host.threads import ReadingThreads, one_torch_thread
 from plumb.instrument.dataset_generators import DrawWatch, Generators, generators_of_modules
-from plumb.instrument.dataset_objects import Held
+from plumb.instrument.dataset_objects import DatasetObjects
 from plumb.instrument.known_objects import KnownObjects
 from plumb.instrument.opened_files import OpenedFile, opened_files
 from plumb.instrument.quick_look import QuickLook, quick_look_at
@@ -87,7 +87,7 @@ class Fetching:
         self.dataset = dataset
         self._fetch = fetch
         self._plainly = plainly
-        self._reader: tuple[int, _Reader] | None = None
+        self._reader: tuple[int, _SampleReader] | None = None
         self.after_first_sample: Callable[[], None] | None = None
         # Forked workers then need not search for them again.
         generators_of_modules()
@@ -169,14 +169,14 @@ class Fetching:
         return self._here.overlapped(list(indices))
 
     @property
-    def _here(self) -> _Reader:
+    def _here(self) -> _SampleReader:
         """Reader of this process, because stores and threads of a parent can't be used after a fork."""
         if self._reader is None or self._reader[0] != os.getpid():
-            self._reader = os.getpid(), _Reader(self.dataset, self._fetch)
+            self._reader = os.getpid(), _SampleReader(self.dataset, self._fetch)
         return self._reader[1]
 
 
-class _Reader:
+class _SampleReader:
     """Reader of the samples of batches in one process."""
 
     def __init__(self, dataset: Any, fetch: Fetch) -> None:
@@ -226,7 +226,7 @@ class _Reader:
             return
         self._is_checked = True
         cut, deferral = self._fetch.cut, self._fetch.deferral
-        with Held(self._dataset).kept():
+        with DatasetObjects(self._dataset).kept():
             if cut is not None and self._code_before(cut, indices[0]) != cut.code:
                 raise ReplayError(f"the code before {cut.after} has changed since the plan was made. Tune again")
             ways = tuple(step.way for step in deferral.steps) if deferral else ()

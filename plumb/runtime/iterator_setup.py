@@ -27,7 +27,7 @@ from plumb.runtime.deferred.samples import DeferringCollate, Undeferred, device_
 from plumb.runtime.fetch import Fetch, Fetching
 from plumb.runtime.marked_batches import CheckedCollate
 from plumb.runtime.plain_batches import PlainBatches
-from plumb.runtime.shared_buffers import BufferedCollate, Receiver
+from plumb.runtime.shared_buffers import BufferedCollate, BufferReader
 from plumb.runtime.store.dataset_store import Stored, note_change
 from plumb.runtime.table_batches import WholeCollate, may_read_whole
 
@@ -68,7 +68,7 @@ def _wrapped(exc_info: Any = None, where: str = "in background") -> ExceptionWra
     return ExceptionWrapper((type(error), error, error.__traceback__), where)  # type: ignore[no-untyped-call]
 
 
-class Running:
+class IteratorSetup:
     """Starter of one loader's iterators on `config`, with the rewrites that it names.
 
     `stored` is a store to read from, without adding to it; if it is None, the configuration's store is made when an
@@ -136,11 +136,11 @@ class Running:
             return batches
         return Undeferred(batches, loader.num_workers > 0, device_of(self._deferral))
 
-    def _receiver(self, loader: DataLoader[Any]) -> Receiver | None:
+    def _receiver(self, loader: DataLoader[Any]) -> BufferReader | None:
         """Return the receiver of batches in reused memory if workers about to start may use it, else None."""
         if not loader.num_workers or not self._config.allocator_reuse or loader._iterator is not None:
             return None
-        return Receiver(loader.num_workers, loader.prefetch_factor or 0)
+        return BufferReader(loader.num_workers, loader.prefetch_factor or 0)
 
     def is_stale(self, dataset: Any) -> bool:
         """Return whether the present store has the values of an earlier state of the dataset."""

@@ -10,7 +10,7 @@ import torch
 from plumb.core.config import Config, Rewrites
 from plumb.instrument.torch_loader import DataLoader
 from plumb.instrument.worker_init import ReopeningInit, WatchedInit
-from plumb.runtime.iterator_setup import Running
+from plumb.runtime.iterator_setup import IteratorSetup
 from plumb.runtime.patient_iterator import PatientIterator
 from plumb.runtime.store.dataset_store import Stored
 
@@ -33,12 +33,12 @@ class Loader(DataLoader[Any]):
         config: Config,
         rewrites: Rewrites = NO_REWRITES,
         stored: Stored | None = None,
-        running: Running | None = None,
+        running: IteratorSetup | None = None,
         is_checked: bool = False,
         **keywords: Any,
     ) -> None:
         if running is None and (config.needs_runtime or is_checked):
-            running = Running(config, rewrites, stored, is_checked=is_checked)
+            running = IteratorSetup(config, rewrites, stored, is_checked=is_checked)
         self.running = running
         self.patience_seconds: float | None = None
         super().__init__(dataset, *arguments, **{**keywords, **config.loader_arguments()})
@@ -78,7 +78,7 @@ def rebuild(
     rewrites: Rewrites = NO_REWRITES,
     stored: Stored | None = None,
     stacks_file: str | None = None,
-    running: Running | None = None,
+    running: IteratorSetup | None = None,
     is_checked: bool = False,
 ) -> Loader:
     """Make a loader over the same dataset with another configuration.

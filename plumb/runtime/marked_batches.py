@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import get_worker_info
 
-from plumb.host.forked_trial import Outcome
+from plumb.host.forked_trial import ChildOutcome
 from plumb.host.pinned_memory import pinned
 from plumb.instrument.dataset_generators import Generators, Kept
 from plumb.runtime.plain_batches import Making
@@ -45,7 +45,7 @@ class Note:
     """
 
     states: Kept
-    plain: Outcome[list[Making]] | None
+    plain: ChildOutcome[list[Making]] | None
     seconds: float
     threads: int
     rewrites: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from plumb.host.forked_trial import Outcome, in_child
+from plumb.host.forked_trial import ChildOutcome, in_child
 from plumb.host.threads import torch_threads
 from plumb.instrument.dataset_generators import Generators, Kept
 from plumb.instrument.values import digest_of_comparable
@@ -50,7 +50,7 @@ class PlainBatches:
         """Return the batch at `indices`. Raises the errors of the dataset and the collate function."""
         return self.collate_fn(self.samples(indices))
 
-    def in_child(self, indices: Any, states: Kept, seconds: float, times: int = 1) -> Outcome[list[Making]]:
+    def in_child(self, indices: Any, states: Kept, seconds: float, times: int = 1) -> ChildOutcome[list[Making]]:
         """Make the batch `times` times in a forked child, each time from `states`, and return the versions.
 
         Args:

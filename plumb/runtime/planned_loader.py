@@ -12,7 +12,7 @@ from typing import Any
 from torch.utils.data import IterableDataset, MapDataPipe
 
 from plumb.core.config import Config
-from plumb.core.plan import LoaderPlan, files_of
+from plumb.core.plan import LoaderResult, files_of
 from plumb.core.plan_marks import mark_unsafe
 from plumb.host.malloc import Reuse
 from plumb.host.process_control import keep_sockets_together
@@ -27,11 +27,11 @@ from plumb.runtime.clocked_entry import clock_of
 from plumb.runtime.epoch.epoch_iterator import EpochIterator
 from plumb.runtime.epoch.epoch_order import drawn
 from plumb.runtime.epoch.loader_run import LoaderRun, state_guard
-from plumb.runtime.epoch.persistent_epochs import Handing
+from plumb.runtime.epoch.persistent_epochs import PersistentEpochs
 from plumb.runtime.epoch_start import Epochs
 from plumb.runtime.guards.guard import Finding, Guards, IdleGuard, Verdict
 from plumb.runtime.guards.state_guard import StateGuard
-from plumb.runtime.iterator_setup import Running, exchanged
+from plumb.runtime.iterator_setup import IteratorSetup, exchanged
 from plumb.runtime.loader import rebuild
 from plumb.runtime.run_clock import RunClock
 from plumb.runtime.watched_iterator import start_watched, watch_changes
@@ -42,7 +42,7 @@ Say = Callable[[str], None]
 _TORCHS_WAY = ("_get_iterator", "_index_sampler", "_auto_collation")
 
 
-class Planned:
+class PlannedLoader:
     """Starter of a loader's epochs on its plan; `users` is the configuration that the script gave it.
 
     `given` are the script's own values of the attributes that the plan has set on the loader. Exists as long as the
@@ -53,7 +53,7 @@ class Planned:
     def __init__(
         self,
         loader: DataLoader[Any],
-        planned: LoaderPlan,
+        planned: LoaderResult,
         users: Config,
         given: Mapping[str, Any] | None = None,
         is_guarded: bool = True,
@@ -62,7 +62,7 @@ class Planned:
         config = self._config = planned.config
         self._users = users
         # For an identified loader, the code has been compared already.
-        ways = partial(Running, config, planned.rewrites, is_planned=not planned.is_identified)
+        ways = partial(IteratorSetup, config, planned.rewrites, is_planned=not planned.is_identified)
         self._running = ways() if config.needs_runtime else None
         self._reuse = Reuse() if config.allocator_reuse else None
         self._clock = clock or clock_of(loader, planned, users)
@@ -234,7 +234,7 @@ class PlanSteering:
     It also wants the user's own configuration while `clock` does.
     """
 
-    def __init__(self, planned: LoaderPlan, users: Config, clock: RunClock | None = None) -> None:
+    def __init__(self, planned: LoaderResult, users: Config, clock: RunClock | None = None) -> None:
         self.rewrites = planned.rewrites
         # Batches in arbitrary order can't be guarded, because their indices are unknown.
         self._plans = planned.config if users.num_workers else dataclasses.replace(planned.config, in_order=True)
@@ -274,7 +274,7 @@ class PlanSteering:
 class _StoreGuard(IdleGuard):
     """Guard that finds a store with the values of an earlier state of the dataset."""
 
-    def __init__(self, running: Running) -> None:
+    def __init__(self, running: IteratorSetup) -> None:
         self._running = running
 
     def epoch_begins(self, loader: DataLoader[Any]) -> Finding | None:
@@ -290,12 +290,12 @@ class _OnTorchsIterator:
     dataset; if it does so within an epoch, and has no workers itself, the next epoch has none.
     """
 
-    def __init__(self, loader: DataLoader[Any], users: Config, running: Running | None) -> None:
+    def __init__(self, loader: DataLoader[Any], users: Config, running: IteratorSetup | None) -> None:
         self._users = users
         self._is_plain = False
         self._running = running
         self._epochs = Epochs(loader, users)
-        self._handing = Handing()
+        self._handing = PersistentEpochs()
         self._state = DatasetState(roots_of(loader), skips_shared=users.num_workers > 0)
 
     def start(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Say) -> Iterator[Any]:
@@ -364,7 +364,7 @@ def _is_torchs(kind: type, name: str) -> bool:
     return next(vars(each)[name] for each in kind.__mro__ if name in vars(each)) is vars(DataLoader)[name]
 
 
-def _batch_seconds(planned: LoaderPlan) -> float:
+def _batch_seconds(planned: LoaderResult) -> float:
     """Return the seconds that a worker takes for a batch, by the plan."""
     rate = planned.tuned.samples_per_second
     return (planned.batch_size or 1) * max(planned.config.num_workers, 1) / rate if rate else 0.0

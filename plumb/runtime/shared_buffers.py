@@ -37,7 +37,7 @@ _ROOM = 1.25
 
 Key = tuple[int, int]
 Place = tuple[torch.dtype, tuple[int, ...], tuple[int, ...], int]
-_RECEIVERS: weakref.WeakValueDictionary[Key, Receiver] = weakref.WeakValueDictionary()
+_RECEIVERS: weakref.WeakValueDictionary[Key, BufferReader] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
 _STORAGES = (torch.UntypedStorage, torch.TypedStorage)
 # Types that torch copies bitwise. It can't copy some others, such as `torch.int4`, and crashes with others.
@@ -90,23 +90,23 @@ def tensor_at(view: memoryview, place: Place) -> torch.Tensor:
     return torch.frombuffer(view, dtype=dtype, count=count, offset=offset).as_strided(shape, stride)
 
 
-class Receiver:
+class BufferReader:
     """Main process's side of one iterator's buffers."""
 
     def __init__(self, workers: int, prefetch_factor: int) -> None:
         taken = torch.zeros(workers, prefetch_factor + BEYOND_PREFETCH, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
-        self.terms = Terms((os.getpid(), next(_numbers)), taken)
+        self.terms = BufferHandshake((os.getpid(), next(_numbers)), taken)
         self._taken = taken.numpy()
         self._buffers: dict[tuple[int, int], Buffer] = {}
         _RECEIVERS[self.terms.key] = self
 
-    def opened(self, parcel: Parcel) -> Any:
+    def opened(self, parcel: BufferedBatch) -> Any:
         """Return the batch that a worker sent."""
         place = parcel.worker, parcel.number
         if parcel.storage is not None:
             self._buffers[place] = Buffer(parcel.storage)
         view = self._buffers[place].lend(partial(_free, self._taken, place, os.getpid()))
-        return _Reader(parcel.content, [tensor_at(view, there) for there in parcel.places]).load()
+        return _BatchUnpickler(parcel.content, [tensor_at(view, there) for there in parcel.places]).load()
 
     def give_up_lent(self) -> None:
         """Abandon all memory in use to its users, because a process about to be forked may use it for longer."""
@@ -133,7 +133,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @dataclass(frozen=True)
-class Terms:
+class BufferHandshake:
     """Shared facts about an iterator's buffers: its key, and for each worker the states of its buffers."""
 
     key: Key
@@ -141,7 +141,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Parcel:
+class BufferedBatch:
     """A batch in transit: its tensors' places in a buffer, and everything else pickled. It is unpickled as the batch.
 
     `storage` is the buffer's memory if the main process doesn't know it yet.
@@ -159,7 +159,7 @@ class Parcel:
 
 
 def _open(*sent: Any) -> Any:
-    parcel = Parcel(*sent)
+    parcel = BufferedBatch(*sent)
     return _RECEIVERS[parcel.key].opened(parcel)
 
 
@@ -168,8 +168,8 @@ class BufferedCollate:
     """The loader's collate function, whose batches leave a worker in buffers; picklable if the loader's is."""
 
     collate_fn: Callable[[Any], Any]
-    terms: Terms
-    _sender: Sender | None = None
+    terms: BufferHandshake
+    _sender: BufferWriter | None = None
 
     def __call__(self, samples: Any) -> Any:
         """Return the batch, or in a worker a parcel that becomes the batch in the main process."""
@@ -177,14 +177,14 @@ class BufferedCollate:
         if info is None:
             return self.collate_fn(samples)
         if self._sender is None:
-            self._sender = Sender(self.terms, info.id)
+            self._sender = BufferWriter(self.terms, info.id)
         return self._sender.sent(self.collate_fn, samples)
 
 
-class Sender:
+class BufferWriter:
     """A worker's side of its buffers."""
 
-    def __init__(self, terms: Terms, worker: int) -> None:
+    def __init__(self, terms: BufferHandshake, worker: int) -> None:
         self._key = terms.key
         self._worker = worker
         self._taken = terms.taken[worker].numpy()
@@ -227,7 +227,7 @@ class Sender:
                 lot.place(tensor)
         places = [lot.placed[id(tensor)] for tensor in tensors]
         self._taken[lot.number] = _TAKEN
-        return Parcel(self._key, self._worker, lot.number, storage, places, content.getvalue())
+        return BufferedBatch(self._key, self._worker, lot.number, storage, places, content.getvalue())
 
     def _stacked(self, batch: Sequence[torch.Tensor], *, collate_fn_map: Any = None) -> torch.Tensor:
         """Stack tensors as torch's own collate does in a worker, but into a buffer if there is room."""
@@ -343,7 +343,7 @@ class _Writer(ForkingPickler):
         return self._numbers[id(value)]
 
 
-class _Reader(pickle.Unpickler):
+class _BatchUnpickler(pickle.Unpickler):
     """Unpickler of a batch whose tensors are already here."""
 
     def __init__(self, content: bytes, tensors: Sequence[torch.Tensor]) -> None:

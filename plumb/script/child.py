@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from plumb.core import plan
 from plumb.core.events import Ended as ScriptEnded
-from plumb.core.events import LoaderIterated, Sender
+from plumb.core.events import EventWriter, LoaderIterated
 from plumb.instrument.tracebacks import without_plumb
 from plumb.script import interception, removed_data, spawned_ranks
 from plumb.script.interpreter_flags import has_script_folder_on_path
@@ -55,13 +55,13 @@ def _apply_plan(plan_file: str) -> None:
 
     from plumb.host.process_control import share_temporary_folder
     from plumb.runtime import run_watcher
-    from plumb.script.plan_handler import PlanApplied
+    from plumb.script.plan_handler import PlanHandler
 
     found = plan.read(Path(plan_file))
     if any(run_watcher.leaves_something(loader.config) for loader in found.loaders):
         share_temporary_folder()
         run_watcher.start(multiprocessing.util.get_temp_dir())
-    interception.install(PlanApplied(found))
+    interception.install(PlanHandler(found))
     spawned_ranks.listen(lambda function, ranks, frame: spawned_ranks.OnPlan(function, plan_file))
 
 
@@ -69,7 +69,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
     from plumb.host import Limits
     from plumb.host.process_control import end_with_parent, forks_end_with_us, share_temporary_folder
     from plumb.journal import hook, records, scratch
-    from plumb.script.distributed import Ended
+    from plumb.script.distributed import TuningDoneFlag
     from plumb.script.launcher import start_seconds
     from plumb.script.session import Session, Work
     from plumb.tuning.options import Options
@@ -82,7 +82,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
     share_temporary_folder(orders.sockets_folder)
     # Scripts print to a pipe here; their users expect to see each line when it is printed.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    sender = Sender(orders.events_descriptor)
+    sender = EventWriter(orders.events_descriptor)
     if orders.stack_descriptor is not None:
         # faulthandler uses a thread of C's, so that it also shows where a script hangs that never releases the
         # interpreter.
@@ -90,7 +90,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
             start_seconds(orders.tune.budget_seconds) - 1, repeat=True, file=orders.stack_descriptor, exit=False
         )
 
-    ended = Ended(orders.tune.launch_file) if orders.tune.launch_file else None
+    ended = TuningDoneFlag(orders.tune.launch_file) if orders.tune.launch_file else None
 
     def emit(event: Any) -> None:
         if isinstance(event, LoaderIterated):
@@ -127,13 +127,13 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
     )
 
     def work() -> Work:
-        from plumb.script.follower_rank import TakingPart
+        from plumb.script.follower_rank import FollowerRankWork
         from plumb.script.trace_work import Tracing
         from plumb.tuning.in_loop import Tuning
 
         assert orders.tune is not None
         if takes_part:
-            return TakingPart()
+            return FollowerRankWork()
         return Tracing(emit) if orders.tune.trace_only else Tuning(options, emit)
 
     session = Session(

@@ -19,7 +19,7 @@ import msgspec
 
 from plumb.core.errors import CommandError, StoreError
 from plumb.core.events import Event, Failed
-from plumb.host.host_files import Host, whole
+from plumb.host.host_files import HostFiles, whole
 from plumb.host.user_folder import open_user_folder, user_folder
 from plumb.script import launcher
 from plumb.tuning.orders import Orders
@@ -45,7 +45,7 @@ class Launch:
         return self.rank == 0
 
 
-def launch_of(host: Host) -> Launch | None:
+def launch_of(host: HostFiles) -> Launch | None:
     """Return the launch from torch's variables, as torchrun and accelerate set them; None for a single process.
 
     Raises CommandError for a launch on several hosts, because the signal of the end would not reach the others.
@@ -62,7 +62,7 @@ def launch_of(host: Host) -> Launch | None:
     return Launch(rank, ranks, str(user_folder() / _FOLDER / digest[:_DIGEST_LETTERS]))
 
 
-class Ended:
+class TuningDoneFlag:
     """Signal from the rank that tunes to the other ranks on its host that the tuning is over.
 
     Signals of earlier launches are ignored.
@@ -109,7 +109,7 @@ def said_when_over(launch: Launch | None) -> Iterator[None]:
     if launch is None:
         yield
         return
-    ended = Ended(launch.ended_file)
+    ended = TuningDoneFlag(launch.ended_file)
     ended.forget()
     try:
         yield
@@ -123,7 +123,7 @@ def take_part(orders: Orders, arguments: list[str], launch: Launch) -> int:
     Raises CommandError if plumb can't go on.
     """
     assert orders.tune is not None
-    ended = Ended(launch.ended_file)
+    ended = TuningDoneFlag(launch.ended_file)
     tune = msgspec.structs.replace(orders.tune, takes_part=True, launch_file=launch.ended_file)
     failures: list[Failed] = []
 

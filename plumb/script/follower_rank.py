@@ -14,18 +14,18 @@ from plumb.core import events
 from plumb.core.errors import LoopEndedError
 from plumb.tuning.measure.known_loader import KnownLoader
 from plumb.tuning.measure.replayed_batches import ready
-from plumb.tuning.measure.training_loop import Course, Loop
+from plumb.tuning.measure.training_loop import Course, LoopMeter
 
 _KEPT_BATCHES = 2
 
 
-class TakingPart:
+class FollowerRankWork:
     """Source of batches for the script's loop (a `session.Work`) until the parent ends the process."""
 
     only_one = True
 
     def through_the_loop(
-        self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
+        self, known: KnownLoader, loader: DataLoader[Any], loop: LoopMeter, own: Iterator[Any], deadline: float
     ) -> Course[events.Event]:
         """Yield the loader's first batches in a cycle, as many as the loop may get."""
         with contextlib.suppress(LoopEndedError):

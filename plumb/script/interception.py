@@ -93,10 +93,10 @@ def once_imported(name: str, then: Callable[[], None]) -> None:
 
 def after_import(name: str, then: Callable[[ModuleType], None]) -> None:
     """Call `then` with the module `name` as soon as it has been imported."""
-    sys.meta_path.insert(0, _AfterImport(name, then))
+    sys.meta_path.insert(0, _LoaderImportHook(name, then))
 
 
-class _AfterImport(importlib.abc.MetaPathFinder):
+class _LoaderImportHook(importlib.abc.MetaPathFinder):
     def __init__(self, name: str, then: Callable[[ModuleType], None]) -> None:
         self._name = name
         self._then = then

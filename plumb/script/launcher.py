@@ -19,7 +19,7 @@ from typing import NoReturn
 import msgspec
 
 from plumb.core.errors import CommandError
-from plumb.core.events import Event, LoaderIterated, Receiver, TuningStarted, Warned
+from plumb.core.events import Event, EventReader, LoaderIterated, TuningStarted, Warned
 from plumb.core.files_outcome import FilesOutcome
 from plumb.host import standard_streams
 from plumb.host.process_control import end_marked, end_trees
@@ -45,7 +45,7 @@ _OTHERS_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ScriptOutcome:
     """End of the child: its exit code (negative for a signal), or that plumb ended it because its time was up.
 
     `stack` has the script's calls when time was up, from the innermost outwards, one line each.
@@ -65,7 +65,7 @@ def run_tuned(
     is_over: Callable[[], bool] | None = None,
     on_files: Callable[[FilesOutcome], None] | None = None,
     clean: bool = False,
-) -> Outcome:
+) -> ScriptOutcome:
     """Run the script with a tuning session until it ends or its time is up, and restore its files.
 
     KeyboardInterrupt, and any other exception of the callbacks, ends the child with all its workers and is raised
@@ -125,7 +125,7 @@ def run_tuned(
             if on_files is not None:
                 on_files(files)
         lines = stack_dump.calls(_read_all(stack.fileno())) if timed_out else ()
-        return Outcome(child.returncode, timed_out, time.monotonic() - started, lines)
+        return ScriptOutcome(child.returncode, timed_out, time.monotonic() - started, lines)
 
 
 def _own_files(orders: TuneOrders) -> list[str]:
@@ -227,7 +227,7 @@ def _listen(
     """
     assert child.stdout is not None
     output = child.stdout.fileno()
-    receiver = Receiver()
+    receiver = EventReader()
     with selectors.DefaultSelector() as selector:
         for descriptor in (events_in, output):
             selector.register(descriptor, selectors.EVENT_READ)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from plumb.core.config import Config
-from plumb.core.plan import LoaderPlan, Plan
+from plumb.core.plan import LoaderResult, Plan
 from plumb.instrument.call_site import Site
 from plumb.instrument.loader_identity import difference_of_loaders
 from plumb.runtime.loader_attributes import plans_attributes, set_attributes, users_attributes
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from plumb.runtime.guards.plan_fit import Fit
-    from plumb.runtime.planned_loader import Planned
+    from plumb.runtime.planned_loader import PlannedLoader
     from plumb.runtime.run_clock import RunClock
     from plumb.script.loader_registry import Registry
     from plumb.tuning.measure.known_loader import KnownLoader
@@ -36,7 +36,7 @@ _MARK = "_plumb_loader"
 _AS_IT_IS = "it runs as the script has it. Tune again to renew the plan."
 
 
-class PlanApplied:
+class PlanHandler:
     """`intercept.Handler` that changes the arguments of the loaders in the plan, and of no others."""
 
     def __init__(self, plan: Plan) -> None:
@@ -241,19 +241,19 @@ class _Changed:
         self,
         loader: DataLoader[Any],
         number: int,
-        planned: LoaderPlan,
+        planned: LoaderResult,
         users: dict[str, Any],
         clock: RunClock | None,
     ) -> None:
         from plumb.runtime.clocked_entry import clock_of
-        from plumb.runtime.planned_loader import Planned
+        from plumb.runtime.planned_loader import PlannedLoader
 
         self.number = number
         self.users = users
         self.epochs = 0
         self.is_plain = False
         self.clock = clock or clock_of(loader, planned, _config_of(users))
-        self.planned: Planned | None = Planned(loader, planned, _config_of(users), users, clock=self.clock)
+        self.planned: PlannedLoader | None = PlannedLoader(loader, planned, _config_of(users), users, clock=self.clock)
 
     def become_plain(self, loader: DataLoader[Any]) -> None:
         """Restore the loader's own arguments from now on."""
@@ -263,11 +263,11 @@ class _Changed:
         set_attributes(loader, self.users)
 
 
-def _changes(planned: LoaderPlan) -> bool:
+def _changes(planned: LoaderResult) -> bool:
     return planned.tuned.config != planned.baseline.config
 
 
-def _with_workers_only(planned: LoaderPlan) -> LoaderPlan:
+def _with_workers_only(planned: LoaderResult) -> LoaderResult:
     """Return the entry with only torch's own arguments in its configuration."""
     config = planned.config
     torchs = Config(

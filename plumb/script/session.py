@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from plumb.script.training_signals import TrainingSignals
     from plumb.tuning.measure.known_loader import KnownLoader, Watched
     from plumb.tuning.measure.loop_companions import Companion
-    from plumb.tuning.measure.training_loop import Course, Loop
+    from plumb.tuning.measure.training_loop import Course, LoopMeter
 
 # A loop without signs of training for this share of the budget, and for so long, is tuned as it is.
 _PATIENCE, _PATIENCE_SECONDS = 0.15, 3.0
@@ -62,7 +62,7 @@ class Work(Protocol):
     only_one: bool
 
     def through_the_loop(
-        self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
+        self, known: KnownLoader, loader: DataLoader[Any], loop: LoopMeter, own: Iterator[Any], deadline: float
     ) -> Course[events.Event]:
         """Do the work through the user's loop, starting with the batches of its `own` loader."""
 
@@ -99,7 +99,7 @@ class Session:
         self._owner = os.getpid()
         self._running: KnownLoader | None = None
         self._course: Course[events.Event] | None = None
-        self._loop: Loop | None = None
+        self._loop: LoopMeter | None = None
         self._work: Work | None = None
         self._done: set[str] = set()
         self._has_result = False
@@ -321,9 +321,9 @@ class Session:
 
     def _take_over(self, watched: Watched) -> Any:
         from plumb.tuning.measure.loop_companions import beside
-        from plumb.tuning.measure.replayed_batches import Endless
+        from plumb.tuning.measure.replayed_batches import RestartingIterator
         from plumb.tuning.measure.samples_per_batch import samples_per_batch
-        from plumb.tuning.measure.training_loop import Loop
+        from plumb.tuning.measure.training_loop import LoopMeter
 
         known = self._running = watched.known
         self._thread = threading.current_thread()
@@ -331,13 +331,13 @@ class Session:
         self._emit(events.TuningStarted(known.name, str(known.site), time.perf_counter() - self._started))
         assert known.latest is not None
         per_batch = samples_per_batch(known.latest, known.samples_per_batch)
-        loop = self._loop = Loop(per_batch, _batches_left(watched, begins_anew(sys._getframe(1))), self._skips)
+        loop = self._loop = LoopMeter(per_batch, _batches_left(watched, begins_anew(sys._getframe(1))), self._skips)
         loop.companions = beside(watched, list(self._latest.values()), _alive)
         work = self._work = self._make_work()
         # Its imports are no part of the budget: on a busy host they take as long as a small one.
         self._deadline = time.perf_counter() + self._budget_seconds
         deadline = self._deadline - self._budget_seconds * self._share_of_the_others(known)
-        own = Endless(watched.batches, watched.start)
+        own = RestartingIterator(watched.batches, watched.start)
         course = self._course = work.through_the_loop(known, known.latest, loop, own, deadline)
         return self._resume(lambda: next(course))
 

@@ -26,9 +26,9 @@ class OnPlan:
         """Apply the plan to the loaders of this process, and run the rank's function."""
         try:
             from plumb.core import plan
-            from plumb.script.plan_handler import PlanApplied
+            from plumb.script.plan_handler import PlanHandler
 
-            interception.install(PlanApplied(plan.read(Path(self.plan_file))))
+            interception.install(PlanHandler(plan.read(Path(self.plan_file))))
         except Exception as error:
             from plumb.instrument import failure_report
 

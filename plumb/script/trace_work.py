@@ -14,7 +14,7 @@ from plumb.tracing.device.profile import profile_device
 from plumb.tracing.sample_source import TraceError, TraceTimeError
 from plumb.tracing.tracer import trace
 from plumb.tuning.measure.known_loader import KnownLoader
-from plumb.tuning.measure.training_loop import Course, Loop
+from plumb.tuning.measure.training_loop import Course, LoopMeter
 
 _SAMPLES, _SECONDS_AT_LEAST = 16, 1.0
 
@@ -28,7 +28,7 @@ class Tracing:
         self._emit = emit
 
     def through_the_loop(
-        self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
+        self, known: KnownLoader, loader: DataLoader[Any], loop: LoopMeter, own: Iterator[Any], deadline: float
     ) -> Course[events.Event]:
         """Trace the loader; the loop itself isn't needed."""
         yield from ()

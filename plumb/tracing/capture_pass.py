@@ -24,7 +24,7 @@ from plumb.instrument.recorder import SAMPLE, Node, Recorder, Selection
 from plumb.tracing.graph_builder import name_of
 from plumb.tracing.operator_selection import select
 from plumb.tracing.pipeline import Operator
-from plumb.tracing.sample_source import Source
+from plumb.tracing.sample_source import SampleSource
 
 OPERATOR_BYTES = 32 * 2**20
 OPERATOR_CALLS = 64
@@ -45,7 +45,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Call:
+class CapturedCall:
     """One call: `leaves` are its positional and keyword arguments, without the containers that `structure` describes.
 
     `results` are the tensors that it returned, on the CPU like those in `leaves`.
@@ -65,11 +65,11 @@ class Call:
 class Captured:
     """Captured calls by operator id, and the reason for each operator without calls."""
 
-    calls: Mapping[str, list[Call]]
+    calls: Mapping[str, list[CapturedCall]]
     reasons: Mapping[str, str]
 
 
-def capture(source: Source, units: int, operators: list[Operator], deadline: float = math.inf) -> Captured:
+def capture(source: SampleSource, units: int, operators: list[Operator], deadline: float = math.inf) -> Captured:
     """Load the first `units` units of a source twice: once to find the operators' nodes, once to keep their calls.
 
     Args:
@@ -82,7 +82,7 @@ def capture(source: Source, units: int, operators: list[Operator], deadline: flo
         Exception: What the dataset raises.
 
     """
-    walk = _Walk(Node(None, SAMPLE, "sample", ""), Rewriter())
+    walk = _CallTreeWalk(Node(None, SAMPLE, "sample", ""), Rewriter())
     _load(walk, source, units, deadline)
     ids = {(operator.within, operator.name, operator.sites): operator.id for operator in operators}
     places = {node: _place(node) for node in walk.root.walk() if node.parent is not None}
@@ -94,7 +94,7 @@ def capture(source: Source, units: int, operators: list[Operator], deadline: flo
     return Captured(calls, unseen | keeping.refused)
 
 
-def _load(recorder: Recorder, source: Source, units: int, deadline: float) -> None:
+def _load(recorder: Recorder, source: SampleSource, units: int, deadline: float) -> None:
     """Load units through a recorder, until a stream ends or the deadline passes."""
     recorder.deadline = deadline
     with recorder, suppress(StopIteration):
@@ -111,7 +111,7 @@ def _place(node: Node) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
     return tuple(step.name for step in way[:-1]), name_of(node), tuple(sites)
 
 
-class _Walk(Recorder):
+class _CallTreeWalk(Recorder):
     """Recorder that only lets the tree of calls grow below the root."""
 
     def run(
@@ -125,7 +125,7 @@ class _Keeping(Recorder):
 
     def __init__(self, root: Node, rewriter: Rewriter, selection: Selection, wanted: Mapping[Node, str]) -> None:
         super().__init__(root, rewriter, selection)
-        self.calls: dict[str, list[Call]] = defaultdict(list)
+        self.calls: dict[str, list[CapturedCall]] = defaultdict(list)
         self.refused: dict[str, str] = {}
         self._wanted = wanted
         self._bytes: dict[str, int] = defaultdict(int)
@@ -148,7 +148,7 @@ class _Keeping(Recorder):
         results = tuple(_copied(leaf) for leaf in made)
         if any(map(_is_tensor, copies)) and results and all(map(_is_tensor, results)):
             self._bytes[name] += _size_bytes([*leaves, *made])
-            self.calls[name].append(Call(callee, copies, structure, results))
+            self.calls[name].append(CapturedCall(callee, copies, structure, results))
         else:
             self.refused[name] = NO_TENSOR
         return result

@@ -22,7 +22,7 @@ from plumb.instrument.values import Description, attribute, describe, digest, ha
 
 
 @dataclass
-class Facts:
+class NodeFacts:
     """Facts about one node, from all its calls. Bytes are sums over all samples.
 
     `draws`: a random number generator's state changed during a call. `changes`: at least one call returned something
@@ -71,7 +71,7 @@ class Discovery(Recorder):
 
     def __init__(self, root: Node, rewriter: Rewriter, reads: ReadCounter, selection: Selection = EVERYTHING) -> None:
         super().__init__(root, rewriter, selection)
-        self.facts: dict[Node, Facts] = defaultdict(Facts)
+        self.facts: dict[Node, NodeFacts] = defaultdict(NodeFacts)
         self.flows: dict[tuple[Node, Node], Passed] = {}
         self.delivered: dict[Node, Description] = {}
         self._reads = reads

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from plumb.instrument.callee import is_user_file
 from plumb.instrument.recorder import COLLATE, Node
-from plumb.tracing.dataflow_pass import Discovery, Facts, Passed
+from plumb.tracing.dataflow_pass import Discovery, NodeFacts, Passed
 from plumb.tracing.operator_kinds import kind_of
 from plumb.tracing.operator_selection import connect, represented
 from plumb.tracing.pipeline import Flow, Operator
@@ -24,7 +24,7 @@ NO_COST = Cost(0.0, 0.0, 0.0, 0.0, (0.0, 0.0), 0.0, 0.0)
 
 
 @dataclass(frozen=True)
-class Observed:
+class ObservedPasses:
     """Results of the passes over one dataset: `units` of `unit_samples` samples, and batches of `batch_samples`."""
 
     root: Node
@@ -38,7 +38,7 @@ class Observed:
     batch_samples: int
 
 
-def assemble(observed: Observed) -> nx.DiGraph:
+def assemble(observed: ObservedPasses) -> nx.DiGraph:
     """Build the acyclic graph from a source to the batch; nodes carry an `Operator`, edges carry a `Flow`."""
     import networkx as nx
 
@@ -55,7 +55,7 @@ def assemble(observed: Observed) -> nx.DiGraph:
     return _with_ends(_with_determinism(graph, observed, ids), observed, ids)
 
 
-def _parts(observed: Observed) -> dict[Node, list[Node]]:
+def _parts(observed: ObservedPasses) -> dict[Node, list[Node]]:
     """Return the nodes that each operator stands for: its own node and those below it."""
     parts: dict[Node, list[Node]] = {node: [] for node in observed.operators}
     for node, operator in represented(observed.root, observed.operators).items():
@@ -88,9 +88,9 @@ def name_of(node: Node) -> str:
     return site.text if node.is_qualified and node.function is None else node.name
 
 
-def _operator(node: Node, operator_id: str, parts: list[Node], observed: Observed, first: bool) -> Operator:
+def _operator(node: Node, operator_id: str, parts: list[Node], observed: ObservedPasses, first: bool) -> Operator:
     facts = {part: observed.discovery.facts[part] for part in parts if part in observed.discovery.facts}
-    own = facts.get(node, Facts())
+    own = facts.get(node, NodeFacts())
     samples = observed.units * observed.unit_samples
     if node.is_collating:
         samples = max(1, samples // observed.batch_samples) * observed.batch_samples
@@ -152,7 +152,7 @@ def _location(node: Node) -> str:
     return next(filter(is_user_file, places), places[0] if places else node.definition or "")
 
 
-def _differs_for_equal_input(facts: Facts) -> bool:
+def _differs_for_equal_input(facts: NodeFacts) -> bool:
     """Return whether a repeated call got equal input and returned a different result."""
     if len(facts.digests) < 2:
         return False
@@ -164,7 +164,7 @@ def _differs_for_equal_input(facts: Facts) -> bool:
     )
 
 
-def _repeats(facts: Facts) -> bool | None:
+def _repeats(facts: NodeFacts) -> bool | None:
     """Return whether repeated samples were bitwise equal and made by as many calls; None if that can't be compared."""
     if len(facts.digests) < 2:
         return None
@@ -187,7 +187,7 @@ def _hinted(node: Node, repeats: bool | None) -> bool | None:
     return node.hint.deterministic if repeats is None and node.hint is not None else repeats
 
 
-def _flow(passed: Passed, consumer: Node, observed: Observed, producer_ratio: float) -> Flow:
+def _flow(passed: Passed, consumer: Node, observed: ObservedPasses, producer_ratio: float) -> Flow:
     collated = consumer.is_collating
     samples = len(passed.units) * (observed.batch_samples if collated else observed.unit_samples)
     return Flow(
@@ -199,7 +199,7 @@ def _flow(passed: Passed, consumer: Node, observed: Observed, producer_ratio: fl
     )
 
 
-def _with_determinism(graph: nx.DiGraph, observed: Observed, ids: Mapping[Node, str]) -> nx.DiGraph:
+def _with_determinism(graph: nx.DiGraph, observed: ObservedPasses, ids: Mapping[Node, str]) -> nx.DiGraph:
     """Return the graph with `random` and `deterministic` set on its operators.
 
     The first operator on a path whose output doesn't repeat is random, whatever its random numbers come from.
@@ -207,7 +207,7 @@ def _with_determinism(graph: nx.DiGraph, observed: Observed, ids: Mapping[Node, 
     import networkx as nx
 
     result = graph.copy()
-    repeats = {name: _repeats(observed.discovery.facts.get(node, Facts())) for node, name in ids.items()}
+    repeats = {name: _repeats(observed.discovery.facts.get(node, NodeFacts())) for node, name in ids.items()}
     repeats |= {name: _hinted(node, repeats[name]) for node, name in ids.items()}
     for name in nx.topological_sort(graph):
         operator = graph.nodes[name]["operator"]
@@ -221,7 +221,7 @@ def _with_determinism(graph: nx.DiGraph, observed: Observed, ids: Mapping[Node, 
     return result
 
 
-def _with_ends(graph: nx.DiGraph, observed: Observed, ids: Mapping[Node, str]) -> nx.DiGraph:
+def _with_ends(graph: nx.DiGraph, observed: ObservedPasses, ids: Mapping[Node, str]) -> nx.DiGraph:
     """Return the graph with one source and one end; several sources or ends are joined by an added node of no cost."""
     result = graph.copy()
     ends = [name for name in graph if graph.out_degree(name) == 0]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from plumb.instrument.values import Description
-from plumb.tracing.dataflow_pass import Facts
+from plumb.tracing.dataflow_pass import NodeFacts
 from plumb.tracing.pipeline import Kind
 
 ENCODED_TYPES = {"bytes", "bytearray", "memoryview", "str", "PosixPath", "WindowsPath", "NoneType"}
 DECODING_WORDS = ("decode", "imread", "imdecode", "read_image", "loadtxt", "read_csv", "loads")
 
 
-def kind_of(name: str, facts: Facts, *, collates: bool, first: bool) -> Kind:
+def kind_of(name: str, facts: NodeFacts, *, collates: bool, first: bool) -> Kind:
     """Return the kind of an operator.
 
     Args:

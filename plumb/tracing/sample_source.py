@@ -22,7 +22,7 @@ class TraceTimeError(TraceError):
     """Error for a trace that passed its deadline."""
 
 
-class Source(Protocol):
+class SampleSource(Protocol):
     """Units of `unit_samples` samples each that can be loaded repeatedly."""
 
     @property
@@ -106,7 +106,7 @@ class Streamed:
         return [load] * units
 
 
-def source_of(dataset: Any, samples: int, indices: Sequence[Any] | None, group_size: int) -> Source:
+def source_of(dataset: Any, samples: int, indices: Sequence[Any] | None, group_size: int) -> SampleSource:
     """Return the source that reads a dataset. Unless indices are given, they are spread over the dataset's length.
 
     Args:

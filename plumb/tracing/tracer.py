@@ -22,10 +22,10 @@ from plumb.instrument.recorder import COLLATE, EVERYTHING, SAMPLE, Node, Recorde
 from plumb.instrument.rng_state import disturb_generators, kept_generators
 from plumb.tracing.dataflow_pass import Discovery
 from plumb.tracing.gil_pass import LockWatch
-from plumb.tracing.graph_builder import Observed, assemble
+from plumb.tracing.graph_builder import ObservedPasses, assemble
 from plumb.tracing.operator_selection import Weights, choose, inner_loops, measure, noticed, select
 from plumb.tracing.pipeline import Pipeline
-from plumb.tracing.sample_source import Load, Source, TraceError, TraceTimeError, is_stream, source_of
+from plumb.tracing.sample_source import Load, SampleSource, TraceError, TraceTimeError, is_stream, source_of
 from plumb.tracing.timing_pass import (
     Clock,
     Timing,
@@ -50,12 +50,12 @@ Collate = Callable[[list[Any]], Any]
 
 
 @dataclass(frozen=True)
-class Traced:
+class TracedPipeline:
     """A pipeline with what it was assembled from: the source that was read and the results of the passes."""
 
     pipeline: Pipeline
-    source: Source
-    observed: Observed
+    source: SampleSource
+    observed: ObservedPasses
 
 
 def trace(
@@ -65,7 +65,7 @@ def trace(
     collate_fn: Collate | None = None,
     batch_size: int | None = None,
     deadline: float = math.inf,
-) -> Traced:
+) -> TracedPipeline:
     """Trace like `plumb.trace`, and also return what the pipeline was assembled from.
 
     Args:
@@ -98,7 +98,7 @@ def trace(
         watch = course.watch_lock(units, selection)
         timings = course.time(units, selection)
         counts_reads = reads.counts
-    observed = Observed(
+    observed = ObservedPasses(
         root=course.root,
         operators=operators,
         discovery=discovery,
@@ -119,7 +119,7 @@ def trace(
         sample_cpu_seconds=cpu,
         sample_wait_seconds=wait,
     )
-    return Traced(pipeline, source, observed)
+    return TracedPipeline(pipeline, source, observed)
 
 
 def _taken_apart(
@@ -178,7 +178,7 @@ class Course:
     """Passes over one source. Batches are cut from the samples of a pass in the order in which they were loaded."""
 
     def __init__(
-        self, source: Source, collate: Collate | None, batch_samples: int | None, deadline: float = math.inf
+        self, source: SampleSource, collate: Collate | None, batch_samples: int | None, deadline: float = math.inf
     ) -> None:
         self.source = source
         self.collate = collate

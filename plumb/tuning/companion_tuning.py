@@ -15,11 +15,11 @@ from plumb.core.plan import EndToEnd
 from plumb.host import Limits
 from plumb.model import constraints
 from plumb.tuning.explanations import beside, feeds
-from plumb.tuning.loader_under_test import Choice, Step, Subject
+from plumb.tuning.loader_under_test import LoaderUnderTest, TrainingStep, TuningResult
 from plumb.tuning.measure.loop_companions import Companion, Companions
 from plumb.tuning.measure.loop_comparison import LoopComparison
 from plumb.tuning.measure.samples_per_batch import samples_per_batch
-from plumb.tuning.measure.training_loop import Loop
+from plumb.tuning.measure.training_loop import LoopMeter
 from plumb.tuning.restraint import changed_by_loop
 from plumb.tuning.spending import Spending
 
@@ -27,14 +27,14 @@ from plumb.tuning.spending import Spending
 class LoaderTuner(Protocol):
     """Tuner of one loader, which can also remake the loader with another configuration."""
 
-    def choose(self) -> Choice:
+    def choose(self) -> TuningResult:
         """Find the best configuration. Raise TuningError, or UsersError with the dataset's error."""
 
     def loader(self, config: Config) -> DataLoader[Any]:
         """Make the loader with a configuration, for the user's loop. Raise StoreError, and the dataset's errors."""
 
 
-MakeTuner = Callable[[Subject, Limits], LoaderTuner]
+MakeTuner = Callable[[LoaderUnderTest, Limits], LoaderTuner]
 
 
 @dataclass
@@ -46,13 +46,13 @@ class TunedCompanion:
 
     companion: Companion
     tuner: LoaderTuner
-    choice: Choice
-    step: Step | None
+    choice: TuningResult
+    step: TrainingStep | None
     samples_per_batch: float
     scale: float
     spent: Spending
 
-    def settle(self, is_taken: bool, is_plain_taken: bool, through: str) -> Choice:
+    def settle(self, is_taken: bool, is_plain_taken: bool, through: str) -> TuningResult:
         """Return the choice after the loop's comparison.
 
         Args:
@@ -83,7 +83,7 @@ class TunedCompanion:
 class CompanionTuning:
     """Tuning of all other loaders of a loop; has no effect if there are none."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: LoopMeter) -> None:
         self._loop = loop
         self.tuned: list[TunedCompanion] = []
         self.untuned: list[str] = []
@@ -100,7 +100,12 @@ class CompanionTuning:
         return sum(each) / samples_per_batch
 
     def tune(
-        self, first: Choice, step: Step | None, waiting_share: float | None, limits: Limits, make_tuner: MakeTuner
+        self,
+        first: TuningResult,
+        step: TrainingStep | None,
+        waiting_share: float | None,
+        limits: Limits,
+        make_tuner: MakeTuner,
     ) -> None:
         """Tune each loader for the loop, within the resources that the choices before it leave.
 
@@ -111,7 +116,7 @@ class CompanionTuning:
             spent, own = Spending(), samples_per_batch(companion.loader, companion.known.samples_per_batch)
             scale = own * companion.batches_per_step / self._loop.samples_per_batch
             theirs = _step_of(step, scale, first)
-            subject = Subject(
+            subject = LoaderUnderTest(
                 companion.known.name,
                 companion.loader,
                 own,
@@ -172,25 +177,25 @@ class CompanionTuning:
         others = "; ".join(f"{each.companion.known.name}: {_wanted(each.choice, plain)}" for each in self.tuned)
         return f"{config} ({others})"
 
-    def note(self, choice: Choice) -> Choice:
+    def note(self, choice: TuningResult) -> TuningResult:
         """Return the choice for the first loader with a sentence on the other loaders that the loop reads."""
         names = [companion.known.name for companion in self._loop.companions]
         return choice.noting(beside(names)) if names else choice
 
 
-def _wanted(choice: Choice, plain: bool) -> Config:
+def _wanted(choice: TuningResult, plain: bool) -> Config:
     return choice.plain.config if plain else choice.tuned.config
 
 
-def _step_of(step: Step | None, scale: float, first: Choice) -> Step | None:
+def _step_of(step: TrainingStep | None, scale: float, first: TuningResult) -> TrainingStep | None:
     """Return the step relative to another loader's samples; the first loader's CPU time counts as the step's."""
     if step is None:
         return None
     burnt = step.cpu_seconds + first.situation.cost_in_worker.cpu_seconds
-    return Step(step.samples_per_second * scale, burnt / scale, step.blocks)
+    return TrainingStep(step.samples_per_second * scale, burnt / scale, step.blocks)
 
 
-def _left(limits: Limits, taken: list[Choice]) -> Limits:
+def _left(limits: Limits, taken: list[TuningResult]) -> Limits:
     """Return the limits minus the needs of the chosen configurations."""
     for choice in taken:
         config = choice.tuned.config

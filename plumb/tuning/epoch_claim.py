@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 
-from plumb.core.plan import Claim, EndToEnd, LoaderPlan
+from plumb.core.plan import Claim, EndToEnd, LoaderResult
 from plumb.model import resource_bounds
-from plumb.model.inputs import Situation
+from plumb.model.inputs import ModelInputs
 from plumb.model.resource_bounds import EPOCHS
 from plumb.tuning.epoch_rehearsal import EpochCosts
-from plumb.tuning.loader_under_test import Choice
+from plumb.tuning.loader_under_test import TuningResult
 from plumb.tuning.measure.paired_comparison import WORTH
 
 
 def claim_of(
-    planned: LoaderPlan, choice: Choice, in_loop: EndToEnd | None, costs: EpochCosts, epoch_samples: float | None
+    planned: LoaderResult,
+    choice: TuningResult,
+    in_loop: EndToEnd | None,
+    costs: EpochCosts,
+    epoch_samples: float | None,
 ) -> Claim:
     """Return the expected rates of whole epochs.
 
@@ -51,7 +55,7 @@ def is_worth_having(claim: Claim) -> bool:
     return EPOCHS / claim.own >= seconds * (1 + WORTH)
 
 
-def _first_epoch(situation: Situation, planned: LoaderPlan, own: float, later: float) -> float:
+def _first_epoch(situation: ModelInputs, planned: LoaderResult, own: float, later: float) -> float:
     """Return the rate of the epoch that fills a store, by the model, scaled such that it is right for `own`.
 
     It is `later` without a store. `own` and `later` are measured, in samples per second.

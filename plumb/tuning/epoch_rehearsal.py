@@ -16,10 +16,10 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from plumb.core.config import Config
-from plumb.core.plan import LoaderPlan
+from plumb.core.plan import LoaderResult
 from plumb.instrument.rng_state import kept_generators
 from plumb.instrument.torch_loader import DataLoader
-from plumb.runtime.planned_loader import Planned
+from plumb.runtime.planned_loader import PlannedLoader
 from plumb.runtime.store.dataset_store import Stored
 
 REHEARSED_EPOCHS = 3
@@ -41,7 +41,7 @@ NO_COSTS = EpochCosts(0.0, 0.0, 0.0, 0.0)
 
 def rehearsed(
     loader: DataLoader[Any],
-    planned: LoaderPlan,
+    planned: LoaderResult,
     batches: Sequence[Any],
     samples_per_second: float,
     stored: Stored | None = None,
@@ -67,7 +67,7 @@ def rehearsed(
     with kept_generators(), contextlib.suppress(Exception):
         looking = _seconds_to_look(stored, loader.dataset, clock)
         short = _short(loader, own, batches)
-        lasting = Planned(short, entry, own)
+        lasting = PlannedLoader(short, entry, own)
 
         def begin() -> Iterable[Any]:
             return lasting.start_unseen(short, lambda: iter(short), lambda text: None)

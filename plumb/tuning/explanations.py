@@ -12,11 +12,11 @@ from plumb.core.plan import Claim
 from plumb.core.units import format_bytes, format_pairs, format_seconds
 from plumb.model import planner
 from plumb.model.concurrency_climb import ClimbEnd, SourceCapacity
-from plumb.model.inputs import Freedom, Situation
+from plumb.model.inputs import ModelInputs, SearchSpace
 from plumb.tuning.between_epochs import BetweenEpochs
 from plumb.tuning.iterable_sharding import Sharding
 from plumb.tuning.measure.paired_comparison import PairedRatio
-from plumb.tuning.search.ledger import Reading
+from plumb.tuning.search.ledger import TrialResult
 
 # A limit binds if the model predicts at least this multiple of the rate without it.
 _BINDS = 1.05
@@ -32,7 +32,7 @@ _FIELDS = {
 }
 
 
-def binding(freedom: Freedom, situation: Situation) -> list[str]:
+def binding(freedom: SearchSpace, situation: ModelInputs) -> list[str]:
     """Return a sentence for each limit that prevents a faster configuration, by the model."""
     ranking = planner.rank(freedom, situation)
     now = ranking.best[0].samples_per_second if ranking.best else 0.0
@@ -94,7 +94,7 @@ def untried(promising: planner.Candidate, seconds: float) -> str:
     return _no_time(what, seconds)
 
 
-def uncompared(promising: Reading, seconds: float) -> str:
+def uncompared(promising: TrialResult, seconds: float) -> str:
     """Return a sentence on the best measured configuration if there was no time to compare it in turns."""
     assert promising.loader is not None
     rate = promising.loader.samples_per_second

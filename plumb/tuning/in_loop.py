@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.core import events
 from plumb.core.config import Config
-from plumb.core.plan import Claim, EndToEnd, LoaderPlan, Measured
+from plumb.core.plan import Claim, EndToEnd, LoaderResult, Measured
 from plumb.host import Limits
 from plumb.host.cpu_load import OthersLoad
 from plumb.host.malloc import ways_kept
@@ -25,7 +25,7 @@ from plumb.tuning.between_epochs import between_epochs
 from plumb.tuning.companion_tuning import CompanionTuning
 from plumb.tuning.epoch_claim import claim_of, is_worth_having
 from plumb.tuning.epoch_rehearsal import NO_COSTS
-from plumb.tuning.loader_under_test import Choice, Step, Subject
+from plumb.tuning.loader_under_test import LoaderUnderTest, TrainingStep, TuningResult
 from plumb.tuning.loop_changes import LoopChanges
 from plumb.tuning.loop_results import (
     after_comparison,
@@ -42,7 +42,7 @@ from plumb.tuning.measure.loop_companions import Companions
 from plumb.tuning.measure.loop_comparison import LoopComparison, compare_in_loop
 from plumb.tuning.measure.replayed_batches import ready
 from plumb.tuning.measure.samples_per_batch import samples_per_batch
-from plumb.tuning.measure.training_loop import Course, Loop, LoopReading
+from plumb.tuning.measure.training_loop import Course, LoopMeter, LoopReading
 from plumb.tuning.options import Options
 from plumb.tuning.overtime import late_seconds
 from plumb.tuning.plain_plan import plain_in_loop, settled_plain
@@ -80,7 +80,7 @@ class Tuning:
         self._emit = emit
 
     def through_the_loop(
-        self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
+        self, known: KnownLoader, loader: DataLoader[Any], loop: LoopMeter, own: Iterator[Any], deadline: float
     ) -> Course[events.Event]:
         """Tune a loader through the user's loop: baseline, step rate, trials, then winner and baseline in turns.
 
@@ -95,7 +95,7 @@ class Tuning:
             return (yield from self._measured_through(known, loader, loop, own, deadline))
 
     def _measured_through(
-        self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
+        self, known: KnownLoader, loader: DataLoader[Any], loop: LoopMeter, own: Iterator[Any], deadline: float
     ) -> Course[events.Event]:
         pace, spent, begun = self._options.pace_seconds, Spending(), time.perf_counter()
         # The loop itself is among the callers.
@@ -114,7 +114,7 @@ class Tuning:
         burning = step and dataclasses.replace(
             step, cpu_seconds=step.cpu_seconds + together.cpu_seconds(loop.samples_per_batch)
         )
-        subject = Subject(
+        subject = LoaderUnderTest(
             known.name, loader, loop.samples_per_batch, burning, waiting, _changed(loop), loop.open, loop.skips, between
         )
         plain_seconds = 0.0 if self._options.plain else min(2 * _PAIRS * pace, _PLAIN_SHARE * (deadline - begun))
@@ -124,7 +124,7 @@ class Tuning:
         if between.changed or between.is_made_anew:
             choice = choice.noting(notes.changed_between_epochs(between))
 
-        def tuner_of(subject: Subject, limits: Limits) -> Tuner:
+        def tuner_of(subject: LoaderUnderTest, limits: Limits) -> Tuner:
             return Tuner(subject, dataclasses.replace(self._options, limits=limits), seconds, pace, self._emit)
 
         together.tune(choice, step, waiting, self._options.limits, tuner_of)
@@ -224,8 +224,8 @@ class Tuning:
     def _claim(
         self,
         known: KnownLoader,
-        planned: LoaderPlan,
-        choice: Choice,
+        planned: LoaderResult,
+        choice: TuningResult,
         in_loop: EndToEnd | None,
         tuner: Tuner,
         until: float = 0.0,
@@ -239,8 +239,8 @@ class Tuning:
         return claim_of(planned, choice, in_loop, costs, tuner.subject.epoch_samples)
 
     def _at_first(
-        self, known: KnownLoader, loader: DataLoader[Any], loop: Loop, own: Iterator[Any], deadline: float
-    ) -> Course[tuple[LoopReading | None, Step | None]]:
+        self, known: KnownLoader, loader: DataLoader[Any], loop: LoopMeter, own: Iterator[Any], deadline: float
+    ) -> Course[tuple[LoopReading | None, TrainingStep | None]]:
         """Measure the loop on its own batches, and its step when batches are ready."""
         pace, begun = self._options.pace_seconds, time.perf_counter()
         self._say(known, "your loop as it is")
@@ -272,7 +272,7 @@ class Tuning:
         known: KnownLoader,
         loader: DataLoader[Any],
         seconds: float,
-        step: Step | None,
+        step: TrainingStep | None,
         pace_seconds: float,
         *notes: str,
     ) -> events.LoaderDone:
@@ -287,7 +287,7 @@ class Tuning:
             *notes: Sentences for the plan.
         """
         per_batch, spent = samples_per_batch(loader, known.samples_per_batch), Spending()
-        subject = Subject(known.name, loader, per_batch, step, None)
+        subject = LoaderUnderTest(known.name, loader, per_batch, step, None)
         tuner = Tuner(subject, self._options, seconds, pace_seconds, self._emit)
         with ways_kept():
             choice = tuner.choose()
@@ -301,8 +301,8 @@ class Tuning:
         known: KnownLoader,
         loader: DataLoader[Any],
         samples_per_batch: float,
-        choice: Choice,
-        step: Step | None,
+        choice: TuningResult,
+        step: TrainingStep | None,
         in_loop: EndToEnd | None,
         spent: Spending,
         plainly: LoopComparison | None = None,
@@ -310,7 +310,7 @@ class Tuning:
     ) -> events.LoaderDone:
         pipeline, device = choice.offers.pipeline, choice.offers.device
         return events.LoaderDone(
-            LoaderPlan(
+            LoaderResult(
                 name=known.name,
                 site=str(known.site),
                 dataset=type(loader.dataset).__name__,
@@ -341,11 +341,11 @@ class Tuning:
         self._emit(events.Phase(f"{known.name}: {text}"))
 
 
-def _batch_seconds(loop: Loop, readings: Sequence[LoopReading]) -> float:
+def _batch_seconds(loop: LoopMeter, readings: Sequence[LoopReading]) -> float:
     return loop.samples_per_batch / rate_over_turns(readings).samples_per_second if readings else 0.0
 
 
-def _with_pinned(choice: Choice) -> Choice:
+def _with_pinned(choice: TuningResult) -> TuningResult:
     """Return the choice with page-locked memory, to be compared in the loop, if nothing else is to change.
 
     Only the loop shows the gain from page-locked memory.
@@ -360,7 +360,7 @@ def _with_pinned(choice: Choice) -> Choice:
     return dataclasses.replace(choice, tuned=pinned(choice.tuned), plain=pinned(choice.plain))
 
 
-def _changed(loop: Loop) -> str:
+def _changed(loop: LoopMeter) -> str:
     return loop.changes.place if loop.changes is not None else ""
 
 
@@ -369,7 +369,9 @@ def _makes_ahead(config: Config) -> bool:
     return config.num_workers > 0 or config.cache is not None
 
 
-def _step(loop: Loop, own: Iterator[Any], pin: bool, seconds: float, deadline: float) -> Course[Step | None]:
+def _step(
+    loop: LoopMeter, own: Iterator[Any], pin: bool, seconds: float, deadline: float
+) -> Course[TrainingStep | None]:
     """Measure the training step with ready batches; return None if the loop has ended.
 
     If a GPU takes batches from pageable memory, page-locked ones are measured too, and the better rate counts.
@@ -386,7 +388,7 @@ def _step(loop: Loop, own: Iterator[Any], pin: bool, seconds: float, deadline: f
     reading = yield from measured(pin)
     if reading is None:
         return None
-    step = Step(reading.rate.samples_per_second, reading.cpu_seconds, blocks=True)
+    step = TrainingStep(reading.rate.samples_per_second, reading.cpu_seconds, blocks=True)
     if not uses_accelerator():
         return step
     step = dataclasses.replace(step, blocks=(yield from _blocks(loop, ready(kept, pin), reading, seconds, deadline)))
@@ -395,10 +397,12 @@ def _step(loop: Loop, own: Iterator[Any], pin: bool, seconds: float, deadline: f
     locked = yield from measured(True)
     if locked is None or locked.rate.interval[0] <= (1 + EQUAL) * reading.rate.interval[1]:
         return step
-    return Step(locked.rate.samples_per_second, locked.cpu_seconds, step.blocks, step.samples_per_second)
+    return TrainingStep(locked.rate.samples_per_second, locked.cpu_seconds, step.blocks, step.samples_per_second)
 
 
-def _blocks(loop: Loop, batches: Iterator[Any], reading: LoopReading, seconds: float, deadline: float) -> Course[bool]:
+def _blocks(
+    loop: LoopMeter, batches: Iterator[Any], reading: LoopReading, seconds: float, deadline: float
+) -> Course[bool]:
     """Return whether the loop waits for an accelerator to finish its step, measured with pauses between two steps.
 
     An asynchronous accelerator works during the pauses, which are not counted, so its steps seem shorter.

@@ -15,9 +15,9 @@ from plumb.host import Limits, malloc
 from plumb.host.process_memory import script_bytes
 from plumb.host.shared_memory_cost import copy_seconds_per_byte, drop_seconds_per_byte, fresh_seconds_per_byte
 from plumb.model.calibration import Calibration
-from plumb.model.inputs import USUAL_WORKER_BYTES, AllocatorGain, Footprint, Situation
-from plumb.rewrites.find import Offers
-from plumb.tuning.loader_under_test import Subject, cost_of
+from plumb.model.inputs import USUAL_WORKER_BYTES, AllocatorGain, Footprint, ModelInputs
+from plumb.rewrites.find import AvailableRewrites
+from plumb.tuning.loader_under_test import LoaderUnderTest, cost_of
 from plumb.tuning.measure.sample_cost import Sampled, sampled, sampled_without_torch_threads, torch_threads_speedup
 from plumb.tuning.measure.throughput import IndexStream
 
@@ -39,13 +39,13 @@ _POOLED = 0.3
 
 
 @dataclass
-class Observed:
+class ObservedLoader:
     """Loader whose batches are measured, for about `pace_seconds` each time; `stream` has their indices, if any.
 
     With `plain`, the gain from reused memory is not measured.
     """
 
-    subject: Subject
+    subject: LoaderUnderTest
     stream: IndexStream | None
     pace_seconds: float
     plain: bool = False
@@ -61,8 +61,13 @@ class Observed:
         return seen.made_by_threads(pooled, alone.cost.wait_seconds)
 
     def situation(
-        self, seen: Sampled, offers: Offers, making_bytes: float, limits: Limits, may_have_torch_threads: bool
-    ) -> Situation:
+        self,
+        seen: Sampled,
+        offers: AvailableRewrites,
+        making_bytes: float,
+        limits: Limits,
+        may_have_torch_threads: bool,
+    ) -> ModelInputs:
         """Return the model inputs that can be measured without workers, where a sample costs as much as here."""
         subject, cost = self.subject, cost_of(seen, offers)
         fresh_seconds = fresh_seconds_per_byte() * cost.output_bytes
@@ -74,7 +79,7 @@ class Observed:
             open_files=psutil.Process().num_fds(),
             making_bytes=making_bytes,
         )
-        return Situation(
+        return ModelInputs(
             cost,
             cost,
             footprint,
@@ -103,7 +108,7 @@ class Observed:
         return torch_threads_speedup(self.subject.loader, self.stream, self.pace_seconds, self.subject.skips)
 
     def _allocator_gain(
-        self, cost: SampleCost, footprint: Footprint, offers: Offers, fresh_seconds: float
+        self, cost: SampleCost, footprint: Footprint, offers: AvailableRewrites, fresh_seconds: float
     ) -> AllocatorGain | None:
         """Return the gain from reused memory; None if it is negligible, even relative to the best other rewrite."""
         if self.plain:
@@ -149,14 +154,14 @@ class Observed:
         return self.pace_seconds / 2, _LONGEST_PACES * self.pace_seconds
 
 
-def _least_seconds(cost: SampleCost, offers: Offers) -> float:
+def _least_seconds(cost: SampleCost, offers: AvailableRewrites) -> float:
     """Return a sample's seconds with the store or the deferral that saves most."""
     stored = [cut.left.plainly * cost.cpu_seconds + (1.0 - cut.wait_share) * cost.wait_seconds for cut in offers.cuts]
     deferred = [deferral.left.plainly * cost.cpu_seconds + cost.wait_seconds for deferral in offers.deferrals]
     return min([cost.wall_seconds, *stored, *deferred])
 
 
-def unprobed(situation: Situation, start_method: str) -> Situation:
+def unprobed(situation: ModelInputs, start_method: str) -> ModelInputs:
     """Return the situation with the usual costs of workers, if there is no time to measure them."""
     footprint, cost = situation.footprint, situation.cost
     handing = footprint.tensors_per_batch * _SECONDS_PER_TENSOR / 2

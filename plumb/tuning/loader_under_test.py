@@ -11,15 +11,15 @@ from torch.utils.data import DataLoader, IterableDataset
 from plumb.core.config import Config
 from plumb.core.plan import Measured, SampleCost, Trial
 from plumb.core.sized import length_of
-from plumb.model.inputs import Freedom, Situation
-from plumb.rewrites.find import Offers
+from plumb.model.inputs import ModelInputs, SearchSpace
+from plumb.rewrites.find import AvailableRewrites
 from plumb.runtime.loader import index_sampler
 from plumb.tuning.between_epochs import NOTHING, BetweenEpochs
 from plumb.tuning.measure.sample_cost import Sampled
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """Training step of the user's own loop: its largest rate, and its CPU seconds per sample.
 
     `blocks` says that the loop waits until the step is done, as it does without an accelerator, or if it reads a loss
@@ -39,7 +39,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Subject:
+class LoaderUnderTest:
     """Loader to tune, and what is known about it before.
 
     `waiting_share` is the share of the loop's time that waits for data, None if it is unknown. `changed` is the place
@@ -51,7 +51,7 @@ class Subject:
     name: str
     loader: DataLoader[Any]
     samples_per_batch: float
-    step: Step | None
+    step: TrainingStep | None
     waiting_share: float | None
     changed: str = ""
     is_decided_in_loop: bool = False
@@ -76,7 +76,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Choice:
+class TuningResult:
     """Result of a loader's tuning, with its inputs and the number of samples loaded.
 
     `plain` is the best of torch's own arguments alone. `untried` is the model's best configuration if there was no time
@@ -86,24 +86,24 @@ class Choice:
     baseline: Measured
     tuned: Measured
     plain: Measured
-    situation: Situation
-    freedom: Freedom
-    offers: Offers
+    situation: ModelInputs
+    freedom: SearchSpace
+    offers: AvailableRewrites
     trials: tuple[Trial, ...]
     notes: tuple[str, ...]
     samples_loaded: float
     untried: Config | None = None
 
-    def noting(self, note: str) -> Choice:
+    def noting(self, note: str) -> TuningResult:
         """Return a copy with one more sentence."""
         return dataclasses.replace(self, notes=(*self.notes, note))
 
-    def having_loaded(self, samples: float) -> Choice:
+    def having_loaded(self, samples: float) -> TuningResult:
         """Return a copy with `samples` more loaded samples."""
         return dataclasses.replace(self, samples_loaded=self.samples_loaded + samples)
 
 
-def cost_of(seen: Sampled, offers: Offers) -> SampleCost:
+def cost_of(seen: Sampled, offers: AvailableRewrites) -> SampleCost:
     """Return a sample's cost; the trace's if only one batch was measured, which includes opening files and clients."""
     pipeline = offers.pipeline
     if pipeline is None or len(seen.batch_seconds) > 1:

@@ -10,7 +10,7 @@ from plumb.core.config import Config
 from plumb.core.plan import EndToEnd, Measured, Rate, StepShares
 from plumb.model import stall_shares
 from plumb.tuning import explanations
-from plumb.tuning.loader_under_test import Choice, Step
+from plumb.tuning.loader_under_test import TrainingStep, TuningResult
 from plumb.tuning.measure.collective_wait import told_by_steps
 from plumb.tuning.measure.loop_comparison import LoopComparison
 from plumb.tuning.measure.throughput import rate_of
@@ -22,8 +22,8 @@ _TURNS_THAT_TELL = 2
 
 
 def after_comparison(
-    choice: Choice, wanted: Config, compared: LoopComparison, step: Step | None, named: Config | str = ""
-) -> tuple[Choice, EndToEnd | None]:
+    choice: TuningResult, wanted: Config, compared: LoopComparison, step: TrainingStep | None, named: Config | str = ""
+) -> tuple[TuningResult, EndToEnd | None]:
     """Return the choice after the loop's comparison, and the loop's rates if the candidate was taken."""
     if compared.is_taken:
         in_loop = _end_to_end(compared, step)
@@ -40,7 +40,7 @@ def after_comparison(
     return choice, None
 
 
-def _end_to_end(compared: LoopComparison, step: Step | None) -> EndToEnd:
+def _end_to_end(compared: LoopComparison, step: TrainingStep | None) -> EndToEnd:
     """Return the loop's rates on both configurations, over all windows."""
     before, after = rate_over_turns(compared.own), rate_over_turns(compared.candidate)
     return EndToEnd(
@@ -60,7 +60,7 @@ def rate_over_turns(readings: Sequence[LoopReading]) -> Rate:
     return rate_of([chunk for reading in readings for chunk in reading.chunks])
 
 
-def waiting_share(loop: Rate, step: Step | None) -> float | None:
+def waiting_share(loop: Rate, step: TrainingStep | None) -> float | None:
     """Return the share of the loop's time that ready batches would save, from 0 to 1; None without a step.
 
     It is computed from rates, not from the time inside `next`: with an asynchronous device or a prefetching thread,
@@ -78,7 +78,7 @@ def told_waiting(share: float | None, readings: Sequence[LoopReading]) -> float 
     return None if share is None else min(share, max((reading.share_in_next for reading in readings), default=share))
 
 
-def may_be_drift(before: LoopReading, step: Step) -> bool:
+def may_be_drift(before: LoopReading, step: TrainingStep) -> bool:
     """Return whether ready batches seem to save nothing although the loop spends much of its time in `next`.
 
     The loop may wait for a device meanwhile. But the host may also have been slower while the step was measured.
@@ -108,7 +108,7 @@ def unchanged_loop(readings: Sequence[LoopReading], waiting: float | None) -> En
     )
 
 
-def with_shares(loop: EndToEnd, choice: Choice) -> EndToEnd:
+def with_shares(loop: EndToEnd, choice: TuningResult) -> EndToEnd:
     """Return the loop's rates with the shares of a step's time."""
 
     def shares(config: Config, rate: float, waiting: float | None, ranks: float) -> StepShares | None:

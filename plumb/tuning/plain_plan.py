@@ -11,16 +11,16 @@ from torch.utils.data import DataLoader
 from plumb.core.config import Config
 from plumb.core.plan import LoopGain, Measured, PlainMeasured
 from plumb.model import planner
-from plumb.model.inputs import Freedom, Situation
-from plumb.tuning.loader_under_test import Choice
+from plumb.model.inputs import ModelInputs, SearchSpace
+from plumb.tuning.loader_under_test import TuningResult
 from plumb.tuning.measure.loop_comparison import LoopComparison, compare_in_loop
-from plumb.tuning.measure.training_loop import Course, Loop
+from plumb.tuning.measure.training_loop import Course, LoopMeter
 from plumb.tuning.search import decision
-from plumb.tuning.search.ledger import Reading, while_running
+from plumb.tuning.search.ledger import TrialResult, while_running
 
 
 def untried_plain(
-    freedom: Freedom, situation: Situation, readings: Sequence[Reading], within_seconds: float
+    freedom: SearchSpace, situation: ModelInputs, readings: Sequence[TrialResult], within_seconds: float
 ) -> Config | None:
     """Return the plain configuration that the model ranks first if it is worth a trial of its own, else None.
 
@@ -45,7 +45,7 @@ def untried_plain(
     return None if is_measured else ranked[0].config
 
 
-def with_plain(finals: Sequence[Reading], readings: Sequence[Reading]) -> list[Reading]:
+def with_plain(finals: Sequence[TrialResult], readings: Sequence[TrialResult]) -> list[TrialResult]:
     """Return the finalists, the user's own first, and the best plain measurement if it is faster than the user's."""
     plain = [reading for reading in readings if _is_measured_plain(reading) and not reading.was_stopped]
     best = max(plain, key=lambda reading: reading.loop_rate, default=finals[0])
@@ -54,8 +54,8 @@ def with_plain(finals: Sequence[Reading], readings: Sequence[Reading]) -> list[R
 
 
 def best_plain(
-    situation: Situation, finals: Sequence[Reading], readings: Sequence[Reading], may_be_better: bool
-) -> Reading:
+    situation: ModelInputs, finals: Sequence[TrialResult], readings: Sequence[TrialResult], may_be_better: bool
+) -> TrialResult:
     """Return the best plain measurement, or the user's own (the first finalist) if none is known to be better.
 
     Args:
@@ -74,9 +74,9 @@ def best_plain(
 
 
 def plain_in_loop(
-    loop: Loop,
+    loop: LoopMeter,
     own: Iterator[Any],
-    choice: Choice,
+    choice: TuningResult,
     loader_on: Callable[[Config], DataLoader[Any]],
     window_seconds: float,
     deadline: float,
@@ -97,7 +97,7 @@ def plain_in_loop(
     return compared if compared.ratio is not None or compared.failure else None
 
 
-def settled_plain(choice: Choice, gain: LoopGain | None, compared: LoopComparison | None) -> PlainMeasured:
+def settled_plain(choice: TuningResult, gain: LoopGain | None, compared: LoopComparison | None) -> PlainMeasured:
     """Return the plan's result for torch's own arguments alone.
 
     Args:
@@ -117,5 +117,5 @@ def _plainly(measured: Measured, gain: LoopGain | None) -> PlainMeasured:
     return PlainMeasured(measured.config, measured.samples_per_second, measured.interval, gain)
 
 
-def _is_measured_plain(reading: Reading) -> bool:
+def _is_measured_plain(reading: TrialResult) -> bool:
     return reading.loader is not None and not reading.config.needs_runtime

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from plumb.core.config import Config
 from plumb.instrument.sample_effects import CHILD_SECONDS, sample_effects
-from plumb.rewrites.find import Offers
+from plumb.rewrites.find import AvailableRewrites
 from plumb.runtime.loader import NO_REWRITES
 
 # A child that makes a few samples may take this multiple of one sample's time here.
@@ -34,7 +34,7 @@ class Restraint:
     rewrites: str | None = None
     other_workers: str | None = None
 
-    def allowed(self, offers: Offers) -> Offers:
+    def allowed(self, offers: AvailableRewrites) -> AvailableRewrites:
         """Return the allowed ones among the rewrites that were found."""
         if self.rewrites:
             return dataclasses.replace(

@@ -17,18 +17,18 @@ from plumb.core.errors import TuningError, UsersError, one_line
 from plumb.core.plan import Rate
 from plumb.host.process_control import share_temporary_folder
 from plumb.host.process_memory import Taken
-from plumb.instrument.fork_safety import OpenedHere
+from plumb.instrument.fork_safety import HandleSnapshot
 from plumb.model import constraints, resource_bounds
-from plumb.model.inputs import Situation
+from plumb.model.inputs import ModelInputs
 from plumb.runtime.loader import NO_REWRITES, Loader, rebuild
 from plumb.runtime.store.dataset_store import Stored
-from plumb.tuning.measure.throughput import Chunk, Feed, IndexStream, interleaved, is_known, rate_of
-from plumb.tuning.measure.trial_guard import Guard, TrialEndedError
+from plumb.tuning.measure.throughput import Chunk, IndexStream, MeasuredLoader, interleaved, is_known, rate_of
+from plumb.tuning.measure.trial_guard import TrialEndedError, TrialGuard
 from plumb.tuning.measure.trial_worker import deaths_told_where_waited_for
 from plumb.tuning.measure.warm_store import FilledStores, HittingStream
 from plumb.tuning.search import decision
 from plumb.tuning.search.calibration_runs import Probed, growth_bytes, largest, run_of
-from plumb.tuning.search.ledger import STOPPED, Ledger, Memory, Reading
+from plumb.tuning.search.ledger import STOPPED, Ledger, Memory, TrialResult
 
 # Workers are stuck if they deliver nothing from the start for this many seconds, or for this multiple of the slowest
 # start so far or of a batch's cost.
@@ -87,18 +87,18 @@ class Trials:
         self.samples = 0.0
         self.rewrites = NO_REWRITES
         self._stores: FilledStores | None = None
-        self.probed: list[Reading] = []
+        self.probed: list[TrialResult] = []
         self._loader = loader
         self._stream = stream
         self._samples_per_batch = samples_per_batch
         self._pace_seconds = pace_seconds
         self._deadline = deadline
-        self._opened = OpenedHere(loader.dataset)
+        self._opened = HandleSnapshot(loader.dataset)
         # For each limit that a trial reached, the smallest need that the model computed for such a trial.
         self._too_much: dict[str, float] = {}
         self._worker_bytes = 0.0
 
-    def probe(self, situation: Situation, config: Config) -> Probed | None:
+    def probe(self, situation: ModelInputs, config: Config) -> Probed | None:
         """Run a configuration with workers until its rate is known; return None if it doesn't fit or fails.
 
         The beginning of the run is a warm-up, because a worker's first batches lie in new memory, which costs page
@@ -128,7 +128,7 @@ class Trials:
         parted = max(0.0, taken_bytes - known)
         return Probed(run_of(feed), after.private_bytes, growth, parted, start_seconds, feed.main_start_seconds)
 
-    def probe_or_reason(self, situation: Situation, config: Config) -> Probed | str | None:
+    def probe_or_reason(self, situation: ModelInputs, config: Config) -> Probed | str | None:
         """Run a configuration as `probe` does, or return why it failed; None if there was no time for it."""
         tried = len(self.ledger.trials)
         found = self.probe(situation, config)
@@ -138,7 +138,7 @@ class Trials:
         each = [chunk.seconds / chunk.samples for chunk in chunks]
         return sum(chunk.seconds for chunk in chunks) >= self._pace_seconds and is_known(each)
 
-    def baseline(self, situation: Situation, config: Config) -> Reading:
+    def baseline(self, situation: ModelInputs, config: Config) -> TrialResult:
         """Measure the user's own configuration, without regard to the limits that the model sees.
 
         Raises:
@@ -157,8 +157,8 @@ class Trials:
         return self.ledger.measured(situation, config, ran.chunks, ran.start_seconds, memory=memory)
 
     def try_out(
-        self, situation: Situation, config: Config, floor: float, on_chunk: Callable[[int, float], None]
-    ) -> Reading:
+        self, situation: ModelInputs, config: Config, floor: float, on_chunk: Callable[[int, float], None]
+    ) -> TrialResult:
         """Measure one configuration, derive it from one that differs only in worker persistence, or record a failure.
 
         Args:
@@ -203,7 +203,7 @@ class Trials:
         memory = self._seen_memory(situation, config, ran.taken_bytes)
         return self.ledger.measured(situation, config, ran.chunks, ran.start_seconds, outcome, memory)
 
-    def side_by_side(self, situation: Situation, finalists: Sequence[Reading]) -> list[Reading]:
+    def side_by_side(self, situation: ModelInputs, finalists: Sequence[TrialResult]) -> list[TrialResult]:
         """Measure the finalists interleaved, on fresh loaders, until the best is distinguished from the user's own.
 
         Some further turns try to distinguish the best from the other finalists. Finalists that fail are dropped.
@@ -215,7 +215,7 @@ class Trials:
         Raises:
             UsersError: The dataset raised in the user's configuration.
         """
-        feeds: list[Feed] = []
+        feeds: list[MeasuredLoader] = []
         try:
             all_chunks = self._by_turns(situation, finalists, feeds)
         except Exception as error:
@@ -236,11 +236,11 @@ class Trials:
         ]
 
     def _by_turns(
-        self, situation: Situation, finalists: Sequence[Reading], feeds: list[Feed]
+        self, situation: ModelInputs, finalists: Sequence[TrialResult], feeds: list[MeasuredLoader]
     ) -> Sequence[Sequence[Chunk]]:
         """Return each finalist's chunks; its loader is appended to `feeds` as soon as it runs."""
 
-        def in_a_training(finalist: Reading, rate: Rate) -> tuple[float, float]:
+        def in_a_training(finalist: TrialResult, rate: Rate) -> tuple[float, float]:
             low, high = (resource_bounds.training_rate(situation, finalist.config, bound) for bound in rate.interval)
             return low, high
 
@@ -276,14 +276,14 @@ class Trials:
         """Return the longest time to steady state, in seconds from now, at which a trial is still worth beginning."""
         return _SHARE_UNTIL_STEADY * (self._deadline - time.perf_counter())
 
-    def _seconds_until_steady(self, situation: Situation, config: Config) -> float:
+    def _seconds_until_steady(self, situation: ModelInputs, config: Config) -> float:
         rate = resource_bounds.loader_rate(situation, config)
         in_flight = config.batches_in_flight
         return float(resource_bounds.seconds_until_steady(situation, config.num_workers, in_flight, rate))
 
     def _run(
         self,
-        situation: Situation,
+        situation: ModelInputs,
         config: Config,
         deadline: float,
         enough: Callable[[Sequence[Chunk]], bool] | None = None,
@@ -296,13 +296,13 @@ class Trials:
                 return _Ran([feed.first_chunk], 0.0, taken.bytes())
             return _Ran(feed.window(self._pace_seconds, enough, too_slow), feed.workers_start_seconds, taken.bytes())
 
-    def corrected(self, situation: Situation) -> Situation:
+    def corrected(self, situation: ModelInputs) -> ModelInputs:
         """Return the situation with the memory of a worker as seen in trials if that is more than the probe's."""
         footprint = situation.footprint
         private = max(footprint.worker_private_bytes, self._worker_bytes)
         return dataclasses.replace(situation, footprint=dataclasses.replace(footprint, worker_private_bytes=private))
 
-    def _seen_memory(self, situation: Situation, config: Config, measured_bytes: float) -> Memory:
+    def _seen_memory(self, situation: ModelInputs, config: Config, measured_bytes: float) -> Memory:
         """Return a trial's predicted and measured memory; if it took clearly more, raise the estimate for a worker."""
         situation = self.corrected(situation)
         predicted = constraints.trial_bytes(situation, config)
@@ -311,7 +311,7 @@ class Trials:
             self._worker_bytes = situation.footprint.worker_private_bytes + excess / config.num_workers
         return Memory(predicted, measured_bytes)
 
-    def _failed(self, situation: Situation, config: Config, error: Exception) -> Reading:
+    def _failed(self, situation: ModelInputs, config: Config, error: Exception) -> TrialResult:
         """Record and return a trial that raised; if it reached a limit, store its need for later comparisons."""
         if not isinstance(error, TrialEndedError):
             return self.ledger.failed(config, f"failed: {_why(error)}")
@@ -320,7 +320,7 @@ class Trials:
             self._too_much[error.limit] = min(need, self._too_much.get(error.limit, need))
         return self.ledger.failed(config, f"ended: {error}", error.limit)
 
-    def _is_too_much(self, situation: Situation, config: Config) -> str | None:
+    def _is_too_much(self, situation: ModelInputs, config: Config) -> str | None:
         """Return the reason if `config` needs at least as much as a trial that reached a limit, else None."""
         for limit, too_much in self._too_much.items():
             if _need(situation, config, limit) >= too_much:
@@ -344,7 +344,9 @@ class Trials:
         return filled.stored, HittingStream(self._stream, filled, config.cache.hit_ratio, self.ledger.seed)
 
     @contextlib.contextmanager
-    def _running(self, situation: Situation, config: Config, deadline: float) -> Iterator[tuple[Feed, Taken]]:
+    def _running(
+        self, situation: ModelInputs, config: Config, deadline: float
+    ) -> Iterator[tuple[MeasuredLoader, Taken]]:
         """Run a fresh, guarded loader within the context; yield it and its memory.
 
         Raises the loader's errors, and TrialEndedError.
@@ -352,7 +354,7 @@ class Trials:
         stored, stream = self.hitting(config) or (None, self._stream)
         self.forget_opened()
         taken = Taken()
-        guard = Guard(situation.limits, self._patience_seconds(situation, deadline))
+        guard = TrialGuard(situation.limits, self._patience_seconds(situation, deadline))
 
         def make(indices: Any) -> Loader:
             return rebuild(
@@ -367,7 +369,9 @@ class Trials:
         try:
             with deaths_told_where_waited_for():
                 waits = situation.cost.wait_seconds > situation.cost.cpu_seconds
-                feed = Feed(config, make, stream, self._samples_per_batch, deadline, guard, self._skips, waits)
+                feed = MeasuredLoader(
+                    config, make, stream, self._samples_per_batch, deadline, guard, self._skips, waits
+                )
                 try:
                     yield feed, taken
                 finally:
@@ -380,7 +384,7 @@ class Trials:
         finally:
             guard.stop()
 
-    def _patience_seconds(self, situation: Situation, deadline: float) -> float:
+    def _patience_seconds(self, situation: ModelInputs, deadline: float) -> float:
         """Return the longest time that a loader may take to its first batch, in seconds."""
         batch_seconds = situation.cost.wall_seconds * self._samples_per_batch
         patience = max(_STUCK_SECONDS, _STUCK_TIMES * max(self.ledger.slowest_start_seconds, batch_seconds))
@@ -393,5 +397,5 @@ def _why(error: Exception) -> str:
     return one_line(cause if isinstance(cause, RuntimeError) and "by signal" in str(cause) else error)
 
 
-def _need(situation: Situation, config: Config, limit: str) -> float:
+def _need(situation: ModelInputs, config: Config, limit: str) -> float:
     return float(constraints.needs(situation, config, config.num_workers, config.batches_in_flight)[limit])

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from plumb.core.config import Config
 from plumb.core.errors import StoreError, TuningError, UsersError
 from plumb.core.events import Event, Phase, TrialDone
-from plumb.core.plan import LoaderPlan, Measured, Trial
+from plumb.core.plan import LoaderResult, Measured, Trial
 from plumb.core.units import format_bytes
 from plumb.host import Machine
 from plumb.host.cpu_load import OthersLoad
@@ -31,8 +31,8 @@ from plumb.instrument.sample_effects import CHILD_SECONDS
 from plumb.model import constraints, planner, resource_bounds
 from plumb.model.contributions import rates_without_each
 from plumb.model.cpu_contention import Competition
-from plumb.model.inputs import Freedom, Situation
-from plumb.rewrites.find import Offers, find_offers
+from plumb.model.inputs import ModelInputs, SearchSpace
+from plumb.rewrites.find import AvailableRewrites, find_rewrites
 from plumb.runtime.loader import current_config, rebuild
 from plumb.tracing.device.profile import has_accelerator
 from plumb.tuning import trial_journal
@@ -50,9 +50,9 @@ from plumb.tuning.explanations import (
     untried,
     workers_failed,
 )
-from plumb.tuning.inputs_from_sample import Observed, unprobed
+from plumb.tuning.inputs_from_sample import ObservedLoader, unprobed
 from plumb.tuning.iterable_sharding import Sharding, examine
-from plumb.tuning.loader_under_test import Choice, Subject
+from plumb.tuning.loader_under_test import LoaderUnderTest, TuningResult
 from plumb.tuning.measure.sample_cost import Sampled, sampled, without_failing
 from plumb.tuning.measure.samples_per_batch import index_stream
 from plumb.tuning.measure.throughput import NoBatchesError
@@ -61,7 +61,7 @@ from plumb.tuning.plain_plan import best_plain, untried_plain, with_plain
 from plumb.tuning.restraint import FREE, restraint_of
 from plumb.tuning.search import decision
 from plumb.tuning.search.calibration_runs import in_reused_memory, told_by_many, told_by_one
-from plumb.tuning.search.ledger import Ledger, Reading, WorkersFailError
+from plumb.tuning.search.ledger import Ledger, TrialResult, WorkersFailError
 from plumb.tuning.search.optuna_space import Space
 from plumb.tuning.search.search_space import (
     WorkerStart,
@@ -110,7 +110,7 @@ _BATCHES_SIDE_BY_SIDE = 3.0
 class Tuner:
     """Tuner of one loader within its time; `choose` is the whole tuning."""
 
-    subject: Subject
+    subject: LoaderUnderTest
     options: Options
     seconds: float
     pace_seconds: float
@@ -130,7 +130,7 @@ class Tuner:
         self._comparable = ""
         self._earlier = 0
         self._untried: Sequence[planner.Candidate] = ()
-        self._uncompared: Reading | None = None
+        self._uncompared: TrialResult | None = None
         self._others = OthersLoad()
         ledger = Ledger(
             self.subject.epoch_samples,
@@ -147,14 +147,14 @@ class Tuner:
             self.subject.skips,
         )
 
-    def choose(self) -> Choice:
+    def choose(self) -> TuningResult:
         """Find the best configuration within the limits that was measured to be better than the user's.
 
         Raises TuningError if there is nothing to measure, or no room for it, and UsersError with the dataset's error in
         the user's own configuration.
         """
         self._say("what a sample costs")
-        observed = Observed(self.subject, self._stream, self.pace_seconds, self.options.plain)
+        observed = ObservedLoader(self.subject, self._stream, self.pace_seconds, self.options.plain)
         grown = Grown()
         try:
             shortest, longest = _FIRST_LOOK_PACES * self.pace_seconds, LONGEST_LOOK_PACES * self.pace_seconds
@@ -197,7 +197,7 @@ class Tuner:
         # A configuration that was never tried may hang.
         return rebuild(self.subject.loader, config, indices, _SILENT_SECONDS, self._trials.rewrites, stored)
 
-    def epoch_costs(self, planned: LoaderPlan, situation: Situation, until: float) -> EpochCosts:
+    def epoch_costs(self, planned: LoaderResult, situation: ModelInputs, until: float) -> EpochCosts:
         """Measure the seconds of epochs of `plumb run` in addition to their batches, on a run's own runtime.
 
         If that would take longer than `until`, in `time.perf_counter` seconds, the trials' starts are used instead.
@@ -225,12 +225,12 @@ class Tuner:
 
     # ---- what the model is told
 
-    def _offers(self, seen: Sampled) -> Offers:
+    def _offers(self, seen: Sampled) -> AvailableRewrites:
         wanted = max(_OFFERS_PACES * self.pace_seconds, _OFFERS_LOADS * seen.cost.wall_seconds)
         seconds = min(wanted, _OFFERS_SHARE * self.seconds)
         indices = self._some(_OFFERED_BATCHES, _OFFERED_SAMPLES)
         may_use_workers = self._start.why_not is None
-        offers = find_offers(
+        offers = find_rewrites(
             self.subject.loader,
             seen.cost,
             indices,
@@ -275,7 +275,7 @@ class Tuner:
         """Return the device on which batches may arrive, None for the CPU."""
         return torch.device("cuda") if self.options.on_device and has_accelerator() else None
 
-    def _check_limits(self, situation: Situation) -> None:
+    def _check_limits(self, situation: ModelInputs) -> None:
         """Raise TuningError if the script itself leaves no memory for any loader."""
         used, allowed = situation.footprint.main_bytes, self.options.limits.memory_bytes
         if used > allowed:
@@ -285,7 +285,7 @@ class Tuner:
                 exit_code=2,
             )
 
-    def _probe(self, situation: Situation, offers: Offers) -> Situation:
+    def _probe(self, situation: ModelInputs, offers: AvailableRewrites) -> ModelInputs:
         """Correct the situation by two short runs: with one worker, and with as many as there are cores."""
         if self._freedom(situation, offers).num_workers == (0,):
             return situation
@@ -310,7 +310,7 @@ class Tuner:
         all_cores = self._trials.probe(situation, config)
         return told_by_many(situation, one, config, all_cores, cores) if all_cores else situation
 
-    def _climbed(self, situation: Situation, offers: Offers) -> Situation:
+    def _climbed(self, situation: ModelInputs, offers: AvailableRewrites) -> ModelInputs:
         """Measure with more and more workers how many concurrent reads a source sustains, if samples mostly wait."""
         source, cost = situation.source, situation.cost
         most = planner.reads_worth(cost, self.options.limits, self._step_rate)
@@ -339,7 +339,7 @@ class Tuner:
             lambda: until - self._seconds_spent,
         )
 
-    def _freedom(self, situation: Situation, offers: Offers) -> Freedom:
+    def _freedom(self, situation: ModelInputs, offers: AvailableRewrites) -> SearchSpace:
         return freedom_of(
             self.subject.loader,
             self._own,
@@ -351,7 +351,7 @@ class Tuner:
             pins=self._pins,
         )
 
-    def _examined(self, situation: Situation) -> Sharding:
+    def _examined(self, situation: ModelInputs) -> Sharding:
         """Return whether an iterable dataset shares its samples among workers."""
         counts = (
             []
@@ -366,11 +366,11 @@ class Tuner:
 
     # ---- trials
 
-    def _search(self, freedom: Freedom, situation: Situation, own: Reading) -> list[Reading]:
+    def _search(self, freedom: SearchSpace, situation: ModelInputs, own: TrialResult) -> list[TrialResult]:
         known = [own, *(reading for reading in self._trials.probed if reading.config != own.config)]
         if self._has_nothing_to_gain:
             return known
-        tried: list[Reading] = []
+        tried: list[TrialResult] = []
         try:
             return self._searched(freedom, situation, own, known, tried)
         except WorkersFailError as error:
@@ -379,14 +379,19 @@ class Tuner:
             return self._searched(dataclasses.replace(freedom, num_workers=(0,)), situation, own, known, [])
 
     def _searched(
-        self, freedom: Freedom, situation: Situation, own: Reading, known: list[Reading], tried: list[Reading]
-    ) -> list[Reading]:
+        self,
+        freedom: SearchSpace,
+        situation: ModelInputs,
+        own: TrialResult,
+        known: list[TrialResult],
+        tried: list[TrialResult],
+    ) -> list[TrialResult]:
         """Return the `known` measurements and those of a search, which are also appended to `tried` one by one.
 
         Raises WorkersFailError as soon as trials with workers have failed alike.
         """
 
-        def try_out(config: Config, floor: float, on_chunk: Callable[[int, float], None]) -> Reading:
+        def try_out(config: Config, floor: float, on_chunk: Callable[[int, float], None]) -> TrialResult:
             self._say(f"trying {config}")
             tried.append(self._trials.try_out(situation, config, floor, on_chunk))
             failure = self._trials.ledger.failure_of_workers() if config.num_workers else ""
@@ -420,7 +425,9 @@ class Tuner:
             ]
         return readings
 
-    def _plain_trial(self, situation: Situation, offers: Offers, readings: Sequence[Reading]) -> list[Reading]:
+    def _plain_trial(
+        self, situation: ModelInputs, offers: AvailableRewrites, readings: Sequence[TrialResult]
+    ) -> list[TrialResult]:
         """Return a measurement of the model's best plain configuration, or none if that is measured already."""
         if self._has_nothing_to_gain or self._seconds_spent > _UNTIL_SEARCHED_AT_LAST * self.seconds:
             return []
@@ -431,7 +438,9 @@ class Tuner:
         self._say(f"trying {config}, the best without plumb's runtime")
         return [self._trials.try_out(situation, config, 0.0, lambda chunks, rate: None)]
 
-    def _finalists(self, situation: Situation, own: Reading, readings: Sequence[Reading]) -> list[Reading]:
+    def _finalists(
+        self, situation: ModelInputs, own: TrialResult, readings: Sequence[TrialResult]
+    ) -> list[TrialResult]:
         """Return the finalists; the best of torch's own arguments is among them if there is time."""
         finals = decision.finalists(situation, own, readings)
         more = with_plain(finals, readings)
@@ -443,7 +452,7 @@ class Tuner:
         late = min(_UNTIL_SEARCHED_AT_LAST * self.seconds, self._seconds_spent + _SEARCHED_AT_LEAST * self.seconds)
         return self._begun + max(_UNTIL_SEARCHED * self.seconds, late)
 
-    def _compared(self, situation: Situation, finals: list[Reading]) -> list[Reading]:
+    def _compared(self, situation: ModelInputs, finals: list[TrialResult]) -> list[TrialResult]:
         """Return the finalists as measured interleaved, or those that can be ranked without."""
         late_seconds = self._seconds_spent + self._seconds_by_turns(finals) - self.seconds
         known = decision.known_without_turns(finals, late_seconds)
@@ -454,13 +463,13 @@ class Tuner:
             self._uncompared = decision.winner(finals)
         return known
 
-    def _seconds_by_turns(self, finals: Sequence[Reading]) -> float:
+    def _seconds_by_turns(self, finals: Sequence[TrialResult]) -> float:
         """Return the least seconds of two turns of the finalists, with the start of their workers."""
         batches = (self.subject.samples_per_batch / final.loader.samples_per_second for final in finals if final.loader)
         starts = self._trials.ledger.slowest_start_seconds * sum(final.config.num_workers > 0 for final in finals)
         return _BATCHES_SIDE_BY_SIDE * sum(batches) + starts
 
-    def _record(self, freedom: Freedom) -> Record:
+    def _record(self, freedom: SearchSpace) -> Record:
         """Return the study, with the properties of host, baseline and space that make its rates comparable."""
         machine, loader = Machine.detect(), self.subject.loader
         name = f"{self.options.script}:{self.subject.name}"
@@ -483,14 +492,14 @@ class Tuner:
 
     def _decide(
         self,
-        freedom: Freedom,
-        situation: Situation,
-        offers: Offers,
-        own: Reading,
-        winner: Reading,
-        plain: Reading,
+        freedom: SearchSpace,
+        situation: ModelInputs,
+        offers: AvailableRewrites,
+        own: TrialResult,
+        winner: TrialResult,
+        plain: TrialResult,
         loaded: float,
-    ) -> Choice:
+    ) -> TuningResult:
         assert own.loader is not None
         assert plain.loader is not None
         assert winner.loader is not None
@@ -549,7 +558,7 @@ class Tuner:
             notes.append(arriving(offers.rewrites.deferral if winner.config.deferred else None, has_accelerator()))
         if self._is_iterable:
             notes.append(shared_out(self._sharding, own.config.num_workers, self.options.may_reorder))
-        return Choice(
+        return TuningResult(
             Measured(own.config, own.loader.samples_per_second, own.loader.interval),
             Measured(winner.config, winner.loader.samples_per_second, winner.loader.interval),
             Measured(plain.config, plain.loader.samples_per_second, plain.loader.interval),

@@ -6,21 +6,21 @@ import pytest
 
 from plumb.core import plan
 from plumb.core.config import Config
-from plumb.core.plan import LoaderPlan, Measured, Plan, SampleCost
+from plumb.core.plan import LoaderResult, Measured, Plan, SampleCost
 from plumb.host import Limits
 from plumb.model import resource_bounds
-from plumb.model.inputs import Footprint, Freedom, Situation
+from plumb.model.inputs import Footprint, ModelInputs, SearchSpace
 from plumb.model.serialization import to_plain
 
 COST = SampleCost(2e-3, 2e-3, 0.0, 1e-5, 6e5, 0.03)
-SITUATION = Situation(COST, COST, Footprint(4e7, 2, 5e7, 3e8, 30), Limits(cpus=2, memory_bytes=8e9), 5000.0)
+SITUATION = ModelInputs(COST, COST, Footprint(4e7, 2, 5e7, 3e8, 30), Limits(cpus=2, memory_bytes=8e9), 5000.0)
 
 
 @pytest.fixture
 def written(tmp_path):
     def write(**changes):
         config = Config(2, 2)
-        loader = LoaderPlan(
+        loader = LoaderResult(
             name="train_loader",
             site="train.py:5",
             dataset="Numbers",
@@ -28,7 +28,7 @@ def written(tmp_path):
             baseline=Measured(Config(), 400.0, (390.0, 410.0)),
             tuned=Measured(config, 900.0, (890.0, 910.0)),
             predicted=resource_bounds.predict(SITUATION, config),
-            **{"model": to_plain(SITUATION, Freedom(tuple(range(5)))), **changes},
+            **{"model": to_plain(SITUATION, SearchSpace(tuple(range(5)))), **changes},
         )
         plan.write(Plan("train.py", {}, 1.0, 1.0, (loader,)), tmp_path / "train.plumb.json")
 

@@ -97,7 +97,7 @@ def test_a_damaged_part_is_one_line(plumb, tmp_path, form, damaged):
     config = plan.Measured(Config(), 1.0, (1.0, 1.0))
     predicted = plan.Prediction(1.0, "step", {}, {"step": 1.0})
     loop = plan.EndToEnd(1.0, 1.0, (1.0, 1.0), (1.0, 1.0), 0.0, 0.0)
-    loader = plan.LoaderPlan("a", "b", "c", 1, config, config, predicted, end_to_end=loop, **{damaged: {"nodes": 3}})
+    loader = plan.LoaderResult("a", "b", "c", 1, config, config, predicted, end_to_end=loop, **{damaged: {"nodes": 3}})
     plan.write(plan.Plan("train.py", {}, 1.0, 1.0, (loader,)), tmp_path / "train.plumb.json")
     ran = plumb("report", "train.plumb.json", *form)
     if damaged == "model" and not form:

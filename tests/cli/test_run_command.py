@@ -13,7 +13,7 @@ from script_parts import PREAMBLE
 
 from plumb.core import plan
 from plumb.core.config import Config
-from plumb.core.plan import LoaderPlan, Measured, Plan, Prediction
+from plumb.core.plan import LoaderResult, Measured, Plan, Prediction
 from plumb.runtime.iterator_setup import exchanged
 from plumb.runtime.loader_attributes import plans_attributes, set_attributes, users_attributes
 from plumb.runtime.planned_loader import attributes_of
@@ -30,7 +30,7 @@ UNTUNED = Config()
 
 def entry(config, name="loader", site="train.py:1", batch_size=8, baseline=UNTUNED):
     rate = (90.0, 110.0)
-    return LoaderPlan(
+    return LoaderResult(
         name=name,
         site=site,
         dataset="Numbers",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from plumb.core import plan
 from plumb.core.config import Config
-from plumb.core.plan import EndToEnd, LoaderPlan, Measured, Plan, PlanError, Prediction, SampleCost, Trial
+from plumb.core.plan import EndToEnd, LoaderResult, Measured, Plan, PlanError, Prediction, SampleCost, Trial
 
 rates = st.floats(0.001, 1e9)
 intervals = st.tuples(rates, rates)
@@ -27,7 +27,7 @@ configs = st.builds(
 measured = st.builds(Measured, config=configs, samples_per_second=rates, interval=intervals)
 shares = st.none() | st.floats(0, 1)
 loader_plans = st.builds(
-    LoaderPlan,
+    LoaderResult,
     baseline=measured,
     tuned=measured,
     predicted=st.builds(

@@ -24,7 +24,7 @@ from documented import batches, errors, iteration, loader_object, streams, worke
 from documented.case import CASES, Case, plan_of
 from plumb.core.config import Config
 from plumb.script import interception
-from plumb.script.plan_handler import PlanApplied
+from plumb.script.plan_handler import PlanHandler
 
 # Importing them makes the cases.
 MODULES = (batches, errors, iteration, loader_object, streams, workers)
@@ -32,7 +32,7 @@ WAYS = ("plain", "unchanged", "changed", "reused", "unseen", "torch")
 _CASE_SECONDS = 40
 
 
-class Unseen(PlanApplied):
+class Unseen(PlanHandler):
     """Loaders of the case's plan as `plumb.api.decorator.MarkedDatasets` runs those over marked datasets."""
 
     def _put_in(self, loader: Any, number: int) -> None:
@@ -114,7 +114,7 @@ def outcomes(way: str, names: list[str]) -> dict[str, Any]:
             tuned = dataclasses.replace(tuned, allocator_reuse=True)
         given = case.planned if way == "torch" else case.users
         if (case.run, given, tuned) not in ran:
-            handler = Unseen if way == "unseen" else PlanApplied
+            handler = Unseen if way == "unseen" else PlanHandler
             current.handler = handler(plan_of(case.file, case.batch_size, case.users, tuned))
             ran[case.run, given, tuned] = outcome(case, given)
         found[name] = ran[case.run, given, tuned]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from plumb.core.config import Config
-from plumb.core.plan import LoaderPlan, Measured, Plan, Prediction
+from plumb.core.plan import LoaderResult, Measured, Plan, Prediction
 
 NONE, TWO, PERSISTENT = Config(), Config(2, 2), Config(2, 3, persistent_workers=True)
 
@@ -70,7 +70,7 @@ def _words(config: Config) -> str:
 def plan_of(file: str, batch_size: int | None, users: Config, tuned: Config) -> Plan:
     """A plan that has `tuned` for the loaders called `loader` in `file`, which the script runs on `users`."""
     rate = (90.0, 110.0)
-    loader = LoaderPlan(
+    loader = LoaderResult(
         name="loader",
         site=f"{file}:1",
         dataset="",

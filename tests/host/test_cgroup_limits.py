@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from plumb.host.cgroups import levels
 from plumb.host.cpu_limit import cpu_limit
-from plumb.host.limit_reading import Reading
+from plumb.host.limit_reading import LimitReading
 from plumb.host.local_ranks import Ranks
 from plumb.host.memory_limit import memory_limit
 from plumb.host.process_limits import process_limit
@@ -23,12 +23,12 @@ MEMORY1 = "/sys/fs/cgroup/memory"
 UNLIMITED1 = "9223372036854771712\n"
 
 
-def cpus(make_host: MakeHost, files: dict[str, str]) -> Reading:
+def cpus(make_host: MakeHost, files: dict[str, str]) -> LimitReading:
     return cpu_limit(make_host(files), ALONE)
 
 
 def test_without_any_group_the_affinity_counts(make_host: MakeHost) -> None:
-    assert cpus(make_host, {}) == Reading(64, "CPU affinity: 64 CPUs")
+    assert cpus(make_host, {}) == LimitReading(64, "CPU affinity: 64 CPUs")
 
 
 def test_cpus_that_are_allowed_but_absent_do_not_count(make_host: MakeHost) -> None:
@@ -37,19 +37,19 @@ def test_cpus_that_are_allowed_but_absent_do_not_count(make_host: MakeHost) -> N
 
 def test_v1_quota(make_host: MakeHost) -> None:
     group = {f"{CPU1}/job/abc/cpu.cfs_quota_us": "150000\n", f"{CPU1}/job/abc/cpu.cfs_period_us": "100000\n"}
-    assert cpus(make_host, v1("/job/abc") | group) == Reading(1.5, "cgroup v1 cpu quota /job/abc: 150000/100000")
+    assert cpus(make_host, v1("/job/abc") | group) == LimitReading(1.5, "cgroup v1 cpu quota /job/abc: 150000/100000")
 
 
 def test_v2_quota(make_host: MakeHost) -> None:
     group = {"/sys/fs/cgroup/job/cpu.max": "250000 100000\n"}
-    assert cpus(make_host, v2("/job") | group) == Reading(2.5, "cgroup v2 cpu quota /job: 250000/100000")
+    assert cpus(make_host, v2("/job") | group) == LimitReading(2.5, "cgroup v2 cpu quota /job: 250000/100000")
 
 
 @pytest.mark.parametrize("tightest", ["/a", "/a/b", "/a/b/c"])
 def test_the_tightest_of_all_levels_binds(make_host: MakeHost, tightest: str) -> None:
     quotas = {f"/sys/fs/cgroup{level}/cpu.max": "800000 100000" for level in ("/a", "/a/b", "/a/b/c")}
     quotas[f"/sys/fs/cgroup{tightest}/cpu.max"] = "300000 100000"
-    assert cpus(make_host, v2("/a/b/c") | quotas) == Reading(3, f"cgroup v2 cpu quota {tightest}: 300000/100000")
+    assert cpus(make_host, v2("/a/b/c") | quotas) == LimitReading(3, f"cgroup v2 cpu quota {tightest}: 300000/100000")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_docker_v1_whose_path_only_the_host_sees(make_host: MakeHost) -> None:
         f"{CPU1}/cpu.cfs_quota_us": "400000",
         f"{CPU1}/cpu.cfs_period_us": "100000",
     }
-    assert cpus(make_host, files) == Reading(4, "cgroup v1 cpu quota /docker/1f2e: 400000/100000")
+    assert cpus(make_host, files) == LimitReading(4, "cgroup v1 cpu quota /docker/1f2e: 400000/100000")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_mount_that_shows_the_group_is_preferred_to_one_that_does_not(make_hos
 
 def test_a_cpuset_smaller_than_the_affinity(make_host: MakeHost) -> None:
     files = v1("/job") | {"/sys/fs/cgroup/cpuset/job/cpuset.cpus": "0-3,8\n"}
-    assert cpus(make_host, files) == Reading(5, "cgroup v1 cpuset /job: CPUs 0-3,8")
+    assert cpus(make_host, files) == LimitReading(5, "cgroup v1 cpuset /job: CPUs 0-3,8")
     files = v2("/job") | {"/sys/fs/cgroup/job/cpuset.cpus.effective": "2-3\n", "/sys/fs/cgroup/job/cpuset.cpus": "\n"}
     assert cpus(make_host, files).value == 2
 
@@ -161,7 +161,7 @@ def test_no_content_of_any_file_raises(make_host: MakeHost, group: str, quota: s
 
 def test_the_hosts_memory_less_what_others_use(make_host: MakeHost) -> None:
     limit = memory_limit(make_host(), ALONE)
-    assert limit == Reading(200 * GIB, "the host's memory: 256 GiB; 56 GiB in use by others")
+    assert limit == LimitReading(200 * GIB, "the host's memory: 256 GiB; 56 GiB in use by others")
 
 
 def test_v2_memory_counts_page_cache_as_free(make_host: MakeHost) -> None:
@@ -171,7 +171,7 @@ def test_v2_memory_counts_page_cache_as_free(make_host: MakeHost) -> None:
         "/sys/fs/cgroup/job/memory.stat": f"anon {GIB}\nactive_file {2 * GIB}\ninactive_file {3 * GIB}\nbad\n",
     }
     limit = memory_limit(make_host(v2("/job") | group), ALONE)
-    assert limit == Reading(6 * GIB, "cgroup v2 memory.max /job: 8 GiB; 2 GiB in use by others")
+    assert limit == LimitReading(6 * GIB, "cgroup v2 memory.max /job: 8 GiB; 2 GiB in use by others")
 
 
 def test_what_this_process_and_its_children_use_is_theirs_to_use(make_host: MakeHost) -> None:
@@ -189,13 +189,13 @@ def test_what_this_process_and_its_children_use_is_theirs_to_use(make_host: Make
         "/proc/400/smaps_rollup": rollup,
     }
     limit = memory_limit(make_host(v2("/job") | group), ALONE)
-    assert limit == Reading(5.5 * GIB, "cgroup v2 memory.max /job: 8 GiB; 2.5 GiB in use by others")
+    assert limit == LimitReading(5.5 * GIB, "cgroup v2 memory.max /job: 8 GiB; 2.5 GiB in use by others")
 
 
 def test_memory_high_binds_below_max(make_host: MakeHost) -> None:
     group = {"/sys/fs/cgroup/job/memory.max": f"{8 * GIB}", "/sys/fs/cgroup/job/memory.high": f"{6 * GIB}"}
     limit = memory_limit(make_host(v2("/job") | group), ALONE)
-    assert limit == Reading(6 * GIB, "cgroup v2 memory.high /job: 6 GiB")
+    assert limit == LimitReading(6 * GIB, "cgroup v2 memory.high /job: 6 GiB")
 
 
 def test_a_full_group_above_leaves_less_than_the_groups_own_limit(make_host: MakeHost) -> None:
@@ -206,7 +206,7 @@ def test_a_full_group_above_leaves_less_than_the_groups_own_limit(make_host: Mak
         "/sys/fs/cgroup/pod/job/memory.current": "0",
     }
     limit = memory_limit(make_host(v2("/pod/job") | group), ALONE)
-    assert limit == Reading(GIB, "cgroup v2 memory.max /pod: 10 GiB; 9 GiB in use by others")
+    assert limit == LimitReading(GIB, "cgroup v2 memory.max /pod: 10 GiB; 9 GiB in use by others")
 
 
 def test_v1_memory(make_host: MakeHost) -> None:
@@ -217,7 +217,7 @@ def test_v1_memory(make_host: MakeHost) -> None:
         f"{MEMORY1}/job/memory.stat": f"cache 5\ntotal_active_file {GIB // 2}\ntotal_inactive_file {GIB // 2}\n",
     }
     limit = memory_limit(make_host(v1("/job") | group), ALONE)
-    assert limit == Reading(3 * GIB, "cgroup v1 memory limit /job: 4 GiB; 1 GiB in use by others")
+    assert limit == LimitReading(3 * GIB, "cgroup v1 memory limit /job: 4 GiB; 1 GiB in use by others")
 
 
 def test_v1_knows_a_limit_above_what_the_container_sees(make_host: MakeHost) -> None:
@@ -227,7 +227,7 @@ def test_v1_knows_a_limit_above_what_the_container_sees(make_host: MakeHost) -> 
         f"{MEMORY1}/memory.stat": f"hierarchical_memory_limit {2 * GIB}\n",
     }
     limit = memory_limit(make_host(v1("/pod/c", root="/pod/c") | group), ALONE)
-    assert limit == Reading(2 * GIB, "cgroup v1 hierarchical memory limit /pod/c: 2 GiB; 0 B in use by others")
+    assert limit == LimitReading(2 * GIB, "cgroup v1 hierarchical memory limit /pod/c: 2 GiB; 0 B in use by others")
 
 
 @pytest.mark.parametrize("text", ["max", "", "lots", UNLIMITED1, "-5"])
@@ -243,7 +243,7 @@ def test_use_above_the_limit_leaves_nothing(make_host: MakeHost) -> None:
 def test_process_limit_of_the_group_less_what_runs(make_host: MakeHost) -> None:
     group = {"/sys/fs/cgroup/job/pids.max": "200\n", "/sys/fs/cgroup/job/pids.current": "50\n"}
     limit = process_limit(make_host(v2("/job") | group), ALONE)
-    assert limit == Reading(150, "cgroup v2 pids limit /job: 200, of which 50 in use")
+    assert limit == LimitReading(150, "cgroup v2 pids limit /job: 200, of which 50 in use")
 
 
 def test_no_process_limit_of_the_group(make_host: MakeHost) -> None:
@@ -253,4 +253,4 @@ def test_no_process_limit_of_the_group(make_host: MakeHost) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_no_limit_stays_none_when_shared(count: int) -> None:
-    assert math.isinf(Ranks(count, "LOCAL_WORLD_SIZE").share(Reading(math.inf, "")).value)
+    assert math.isinf(Ranks(count, "LOCAL_WORLD_SIZE").share(LimitReading(math.inf, "")).value)

@@ -6,7 +6,7 @@ import pytest
 from host_trees import MakeHost
 
 from plumb.host.disk_limit import disk
-from plumb.host.host_files import Host
+from plumb.host.host_files import HostFiles
 from plumb.host.local_ranks import Ranks
 
 ALONE = Ranks(1, "")
@@ -24,7 +24,7 @@ MOUNTS = """\
 """
 
 
-def devices(make_host: MakeHost, *folders: str) -> Host:
+def devices(make_host: MakeHost, *folders: str) -> HostFiles:
     """A host with a solid-state disk of one partition (254:1) and a rotating one of one partition (8:17)."""
     host = make_host(
         {

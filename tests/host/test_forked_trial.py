@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 
-from plumb.host.forked_trial import Outcome, in_child, in_spawned_child
+from plumb.host.forked_trial import ChildOutcome, in_child, in_spawned_child
 
 SECONDS = 30.0
 
@@ -57,7 +57,7 @@ def read_nowhere_in_two_threads():
 
 def test_a_crash_is_named_by_its_signal():
     outcome = in_child(read_nowhere_in_two_threads, SECONDS)
-    assert outcome == Outcome(reason="crashed a process that tried it (SIGSEGV)", has_died=True)
+    assert outcome == ChildOutcome(reason="crashed a process that tried it (SIGSEGV)", has_died=True)
 
 
 def test_a_crash_leaves_no_core(tmp_path, monkeypatch):
@@ -78,7 +78,7 @@ def test_a_deadlock_ends_with_the_time():
     lock.acquire()
     begun = time.monotonic()
     outcome = in_child(lock.acquire, 0.3)
-    assert outcome == Outcome(reason="hung a process that tried it (no result within 0 s)", has_died=True)
+    assert outcome == ChildOutcome(reason="hung a process that tried it (no result within 0 s)", has_died=True)
     assert time.monotonic() - begun < SECONDS
 
 
@@ -87,7 +87,7 @@ def test_an_exception_and_what_is_not_picklable_are_reasons():
         raise KeyError("row 7")
 
     outcome = in_child(fail, SECONDS)
-    assert outcome == Outcome(reason="raised KeyError: 'row 7'")
+    assert outcome == ChildOutcome(reason="raised KeyError: 'row 7'")
     assert "pickle" in in_child(lambda: lambda: 0, SECONDS).reason
     assert in_child(sys.exit, SECONDS).reason == "raised SystemExit"
 
@@ -152,7 +152,7 @@ def test_the_parent_s_connections_lead_nowhere(tmp_path):
             here.send(b"said in the child")
             return file.read(3)
 
-        assert in_child(work, SECONDS) == Outcome(reason="raised OSError: [Errno 9] Bad file descriptor")
+        assert in_child(work, SECONDS) == ChildOutcome(reason="raised OSError: [Errno 9] Bad file descriptor")
         os.set_blocking(reading, False)
         with pytest.raises(BlockingIOError):
             os.read(reading, 1)
@@ -196,7 +196,7 @@ def test_a_script_that_reaps_its_children_itself_gets_an_answer_too():
         outcome = in_child(os.abort, SECONDS)
     finally:
         signal.signal(signal.SIGCHLD, before)
-    assert outcome == Outcome(reason="ended a process that tried it", has_died=True)
+    assert outcome == ChildOutcome(reason="ended a process that tried it", has_died=True)
 
 
 def test_torch_computes_in_a_child_of_a_process_that_used_many_threads():

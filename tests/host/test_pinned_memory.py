@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from plumb.host import pinned_memory
-from plumb.script.follower_rank import TakingPart
+from plumb.script.follower_rank import FollowerRankWork
 from plumb.tuning.measure.replayed_batches import ready
-from plumb.tuning.measure.training_loop import Loop
+from plumb.tuning.measure.training_loop import LoopMeter
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_loop_gets_ready_batches_of_a_loader_that_would_pin(no_accelerator):
 
 def test_a_rank_that_takes_part_gets_batches_of_a_loader_that_would_pin(no_accelerator):
     loader = DataLoader(TensorDataset(torch.arange(4.0)), batch_size=2, pin_memory=True)
-    course = TakingPart().through_the_loop(None, loader, Loop(2.0, 10.0), iter([[torch.zeros(2)]]), 0.0)
+    course = FollowerRankWork().through_the_loop(None, loader, LoopMeter(2.0, 10.0), iter([[torch.zeros(2)]]), 0.0)
     assert next(course)[0].tolist() == [0, 0]
     course.close()
 

@@ -13,10 +13,10 @@ from plumb.api.dataloader import DataLoader as PlumbsLoader
 from plumb.core import events
 from plumb.core.config import Config
 from plumb.core.errors import TuningError, UsersError
-from plumb.core.plan import LoaderPlan, Measured, Prediction
+from plumb.core.plan import LoaderResult, Measured, Prediction
 from plumb.instrument import failure_report
 from plumb.instrument.call_site import Site
-from plumb.runtime.planned_loader import Planned
+from plumb.runtime.planned_loader import PlannedLoader
 from plumb.script import interception
 from plumb.script.session import Session
 
@@ -43,7 +43,7 @@ def reports(cache_home):
 
 def plan_entry(**tuned):
     measured = Measured(Config(), 1.0, (1.0, 1.0)), Measured(Config(**tuned), 2.0, (2.0, 2.0))
-    return LoaderPlan("secret_loader", "secret.py:1", "SecretRows", 4, *measured, Prediction(1.0, "cpu", {}))
+    return LoaderResult("secret_loader", "secret.py:1", "SecretRows", 4, *measured, Prediction(1.0, "cpu", {}))
 
 
 def test_a_report_holds_what_helps_and_nothing_of_the_user_s(cache_home, capsys):
@@ -192,7 +192,7 @@ def test_an_epoch_goes_on_with_every_sample_once(step, users, monkeypatch, capsy
     torch.manual_seed(0)
     plain = [batch.tolist() for _ in range(2) for batch in loader]
     own = Config(num_workers=users, prefetch_factor=2 if users else None)
-    planned = Planned(loader, plan_entry(fetch_threads=2), own)
+    planned = PlannedLoader(loader, plan_entry(fetch_threads=2), own)
     owner, method = name.rpartition(".")[0].rpartition(".")[2], name.rpartition(".")[2]
     module = __import__(name.rpartition(".")[0].rpartition(".")[0], fromlist=[owner])
     works = getattr(getattr(module, owner), method)
@@ -218,7 +218,7 @@ def test_where_nothing_of_plumb_s_can_read_torch_s_own_iterator_does(users, meth
     torch.manual_seed(0)
     plain = [batch.tolist() for _ in range(2) for batch in loader], torch.rand(1).item()
     own = Config(num_workers=users, prefetch_factor=2 if users else None)
-    planned = Planned(loader, plan_entry(fetch_threads=2), own)
+    planned = PlannedLoader(loader, plan_entry(fetch_threads=2), own)
     works, calls = getattr(LoaderSegment, method), []
 
     def no_more(*arguments):
@@ -234,7 +234,7 @@ def test_where_nothing_of_plumb_s_can_read_torch_s_own_iterator_does(users, meth
 
 def test_an_error_of_the_user_s_dataset_is_raised_as_it_is(capsys):
     loader = DataLoader(Rows(), batch_size=2)
-    planned = Planned(loader, plan_entry(fetch_threads=2), Config())
+    planned = PlannedLoader(loader, plan_entry(fetch_threads=2), Config())
     batches, seen = planned.start_unseen(loader, lambda: iter(loader), print), []
     with pytest.raises(KeyError, match="the user's"):
         seen.extend(batch.tolist() for batch in batches)

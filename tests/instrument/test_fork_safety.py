@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from plumb.instrument.fork_safety import OpenedHere, handles
+from plumb.instrument.fork_safety import HandleSnapshot, handles
 
 
 class Rows(Dataset):
@@ -149,7 +149,7 @@ def test_connections_behind_caches_closures_and_engines_are_found(tmp_path):
 
 
 def test_what_was_opened_meanwhile_is_put_back_and_workers_open_their_own(rows):
-    opened = OpenedHere(rows)
+    opened = HandleSnapshot(rows)
     assert rows[3] == 3
     assert rows.file is not None
     opened.put_back()
@@ -162,14 +162,14 @@ def test_what_was_opened_meanwhile_is_put_back_and_workers_open_their_own(rows):
 def test_what_was_open_before_stays(rows):
     assert rows[3] == 3
     file = rows.file
-    OpenedHere(rows).put_back()
+    HandleSnapshot(rows).put_back()
     assert rows.file is file
     assert os.fstat(file.fileno()).st_size == 512
     file.close()
 
 
 def test_an_attribute_that_was_not_there_is_gone_again(rows):
-    opened = OpenedHere(rows)
+    opened = HandleSnapshot(rows)
     rows.extra = rows.file = open(rows.path, "rb")  # noqa: SIM115
     opened.put_back()
     assert rows.file is None
@@ -192,7 +192,7 @@ class OpenedByProcess(Rows):
 
 def test_what_says_that_it_is_open_is_put_back_too(rows):
     dataset = OpenedByProcess(rows.path)
-    opened = OpenedHere(dataset)
+    opened = HandleSnapshot(dataset)
     assert dataset[3] == 3
     opened.put_back()
     assert vars(dataset) == {"path": rows.path, "process": None}
@@ -208,7 +208,7 @@ class Reader:
 def test_handles_in_objects_and_containers_made_meanwhile_are_put_back(rows, contents):
     dataset = Rows(rows.path, **contents)
     before = dict(dataset.files) if isinstance(dataset.files, dict) else list(dataset.files)
-    opened = OpenedHere(dataset)
+    opened = HandleSnapshot(dataset)
     reader = Reader(rows.path)
     if isinstance(dataset.files, dict):
         dataset.files["first"] = reader
@@ -223,7 +223,7 @@ def test_handles_in_objects_and_containers_made_meanwhile_are_put_back(rows, con
 
 def test_what_holds_no_handle_stays_as_it_has_become(rows):
     rows.decoded, rows.parts, rows.count = {}, Rows(), 0
-    opened = OpenedHere(rows)
+    opened = HandleSnapshot(rows)
     rows.decoded[3], rows.count = b"pixels", 1
     rows.parts.file = open(rows.path, "rb")  # noqa: SIM115
     opened.put_back()
@@ -232,7 +232,7 @@ def test_what_holds_no_handle_stays_as_it_has_become(rows):
 
 def test_containers_too_large_to_be_known_keep_their_elements(rows):
     rows.many = dict.fromkeys(range(1000))
-    opened = OpenedHere(rows)
+    opened = HandleSnapshot(rows)
     rows.many[0] = open(rows.path, "rb")  # noqa: SIM115
     opened.put_back()
     assert len(rows.many) == 1000

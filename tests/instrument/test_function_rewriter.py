@@ -8,7 +8,7 @@ import traceback
 
 import pytest
 
-from plumb.instrument.ast_sites import Site
+from plumb.instrument.ast_sites import AstSite
 from plumb.instrument.function_rewriter import Rewriter
 from plumb.instrument.recorder import SAMPLE, Node, Recorder
 
@@ -191,7 +191,7 @@ def test_sites_are_numbered_the_same_however_many_are_kept():
     assert part.sites == full.sites
     assert part.code != full.code
     site = full.sites[0]
-    assert isinstance(site, Site)
+    assert isinstance(site, AstSite)
     assert site.id == f"{__name__}:Shapes.closing#0"
     assert site.line == inspect.getsourcelines(Shapes.closing)[1] + 8
 

@@ -6,11 +6,11 @@ from forked import run_forked
 from torch.utils.data import DataLoader, Dataset
 
 from plumb.core.config import Config
-from plumb.core.plan import LoaderPlan, Measured, Prediction
+from plumb.core.plan import LoaderResult, Measured, Prediction
 from plumb.instrument.saved_state import is_stateful
 from plumb.runtime.fetch import Fetch, Fetching
 from plumb.runtime.loader import current_config
-from plumb.runtime.planned_loader import Planned
+from plumb.runtime.planned_loader import PlannedLoader
 from plumb.tuning.search.search_space import worker_start
 
 
@@ -37,8 +37,8 @@ class Stateful(Rows):
 def planned_for(loader, **tuned):
     own = Measured(current_config(loader), 1.0, (1.0, 1.0))
     better = Measured(Config(**{"fetch_threads": 4, **tuned}), 2.0, (2.0, 2.0))
-    plan = LoaderPlan("loader", "train.py:1", "Rows", 4, own, better, Prediction(1.0, "cpu", {}))
-    return Planned(loader, plan, own.config)
+    plan = LoaderResult("loader", "train.py:1", "Rows", 4, own, better, Prediction(1.0, "cpu", {}))
+    return PlannedLoader(loader, plan, own.config)
 
 
 def trained(loader, start):
@@ -99,7 +99,7 @@ def test_a_dataset_read_by_threads_has_its_state_and_no_other_methods():
 OWN_LINEAGE = """
 import torch
 from torch.utils.data import DataLoader
-from plumb import intercept
+from plumb.script import interception as intercept
 
 class Early(DataLoader):
     def __init__(self, dataset, size):

@@ -7,8 +7,8 @@ from torch.utils.data import DataLoader, Dataset
 from plumb.core.config import Config
 from plumb.host import Limits
 from plumb.runtime.loader import rebuild
-from plumb.tuning.measure.throughput import Feed, IndexStream
-from plumb.tuning.measure.trial_guard import Guard
+from plumb.tuning.measure.throughput import IndexStream, MeasuredLoader
+from plumb.tuning.measure.trial_guard import TrialGuard
 from plumb.tuning.trials import _why as why
 
 
@@ -42,10 +42,10 @@ def test_the_error_takes_the_place_of_the_batch_and_others_come_in_order(capfd):
 
 def test_a_trial_of_such_a_loader_fails_with_the_reason_before_it_is_taken_for_stuck():
     loader = DataLoader(Texts(), batch_size=4, collate_fn=list)
-    guard = Guard(Limits(), patience_seconds=60.0)
+    guard = TrialGuard(Limits(), patience_seconds=60.0)
     stream = IndexStream(loader.batch_sampler)
     with pytest.raises(Exception, match=r"(?i)pickle") as raised:
-        Feed(WORKER, lambda indices: rebuild(loader, WORKER, indices), stream, 4.0, float("inf"), guard)
+        MeasuredLoader(WORKER, lambda indices: rebuild(loader, WORKER, indices), stream, 4.0, float("inf"), guard)
     guard.stop()
     assert guard.ended is None
     assert "pickle" in why(raised.value).lower()

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plumb.journal import putting_back, records
-from plumb.journal.change_recorder import Recorder
+from plumb.journal.change_recorder import ChangeRecorder
 from plumb.journal.hook import _Hook
 
 OLD = 1_600_000_000_000_000_000
@@ -136,7 +136,7 @@ def test_undoing_restores_every_path(made):
         (journal / records.SETTINGS).write_text(json.dumps({"ignored": []}))
         make(folder)
         before = state(folder)
-        script = Script(folder, _Hook(Recorder(str(journal))))
+        script = Script(folder, _Hook(ChangeRecorder(str(journal))))
         for change in made:
             script.change(*change)
         changed = state(folder)

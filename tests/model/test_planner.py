@@ -20,9 +20,9 @@ from plumb.model.inputs import (
     CutCost,
     DeferralCost,
     Footprint,
-    Freedom,
-    Left,
-    Situation,
+    ModelInputs,
+    RemainingCpuShare,
+    SearchSpace,
     ThreadsCost,
     bandwidth,
 )
@@ -106,8 +106,8 @@ def test_among_depths_and_lifetimes_that_are_equal_the_cheapest_comes_first(choi
 
 
 def test_a_plain_cpu_bound_pipeline_gets_a_worker_for_each_core_and_no_more():
-    situation = Situation(COST, COST, FOOTPRINT, Limits(cpus=4))
-    best = planner.rank(Freedom(tuple(range(9))), situation).best[0].config
+    situation = ModelInputs(COST, COST, FOOTPRINT, Limits(cpus=4))
+    best = planner.rank(SearchSpace(tuple(range(9))), situation).best[0].config
     assert best.num_workers in (4, 5)
     assert best.prefetch_factor == 2
     assert not best.persistent_workers, "an endless epoch never starts them again"
@@ -116,9 +116,9 @@ def test_a_plain_cpu_bound_pipeline_gets_a_worker_for_each_core_and_no_more():
 def test_stragglers_get_more_prefetching_or_another_order():
     waits = SampleCost(2e-3, 1e-4, 1.9e-3, 0.0, 1e3, 0.03)
     often_late = (1.0,) * 9 + (12.0,)
-    even = Situation(waits, waits, FOOTPRINT, Limits(cpus=64), 1500.0, samples_per_batch=16.0)
+    even = ModelInputs(waits, waits, FOOTPRINT, Limits(cpus=64), 1500.0, samples_per_batch=16.0)
     uneven = dataclasses.replace(even, batch_seconds=often_late)
-    freedom = Freedom((0, 4, 8), in_order=(True, False))
+    freedom = SearchSpace((0, 4, 8), in_order=(True, False))
 
     def depth(situation):
         best = planner.rank(freedom, situation).best[0].config
@@ -128,38 +128,38 @@ def test_stragglers_get_more_prefetching_or_another_order():
 
 
 def test_a_step_that_is_fed_gets_the_cheapest_that_feeds_it():
-    situation = Situation(COST, COST, FOOTPRINT, Limits(cpus=32), 900.0)
-    best = planner.rank(Freedom(tuple(range(33))), situation).best[0].config
+    situation = ModelInputs(COST, COST, FOOTPRINT, Limits(cpus=32), 900.0)
+    best = planner.rank(SearchSpace(tuple(range(33))), situation).best[0].config
     assert best.num_workers in (2, 3)
 
 
 def test_short_epochs_ask_for_workers_that_persist():
-    situation = Situation(
+    situation = ModelInputs(
         COST, COST, FOOTPRINT, Limits(cpus=4), epoch_samples=512.0, start_seconds_in_main=0.1, samples_per_batch=64.0
     )
-    assert planner.rank(Freedom(tuple(range(6))), situation).best[0].config.persistent_workers
+    assert planner.rank(SearchSpace(tuple(range(6))), situation).best[0].config.persistent_workers
 
 
 def test_a_store_is_chosen_where_it_saves_most_of_a_sample():
-    cut = CutCost("decode", 1e5, Left(0.11, 0.11), 0.0, 2e-4)
-    situation = Situation(COST, COST, FOOTPRINT, Limits(cpus=4, memory_bytes=64e9), cuts=(cut,), dataset_samples=1e4)
+    cut = CutCost("decode", 1e5, RemainingCpuShare(0.11, 0.11), 0.0, 2e-4)
+    situation = ModelInputs(COST, COST, FOOTPRINT, Limits(cpus=4, memory_bytes=64e9), cuts=(cut,), dataset_samples=1e4)
     store = planner.cache_choice(cut, 10e9, 1e4)
     assert 1.0e9 <= store.bytes <= 1.1e9
     assert store.hit_ratio == 1.0
-    best = planner.rank(Freedom(tuple(range(7)), caches=(None, store)), situation).best[0].config
+    best = planner.rank(SearchSpace(tuple(range(7)), caches=(None, store)), situation).best[0].config
     assert best.cache == store
     half = planner.cache_choice(cut, 0.5e9, 1e4)
     assert half.hit_ratio == pytest.approx(0.5, rel=0.05)
 
 
 def test_a_store_of_what_is_deferred_is_never_proposed():
-    cut = CutCost("sample", 1e5, Left(0.11, 0.11), 0.0, 2e-4)
-    deferral = DeferralCost(("normalize",), Left(0.75, 0.75), 0.0, 0.0, 4e5)
-    situation = Situation(
+    cut = CutCost("sample", 1e5, RemainingCpuShare(0.11, 0.11), 0.0, 2e-4)
+    deferral = DeferralCost(("normalize",), RemainingCpuShare(0.75, 0.75), 0.0, 0.0, 4e5)
+    situation = ModelInputs(
         COST, COST, FOOTPRINT, Limits(cpus=4), cuts=(cut,), deferrals=(deferral,), dataset_samples=1e3
     )
     store = planner.cache_choice(cut, 1e12, 1e3, "/stores")
-    freedom = Freedom(tuple(range(5)), caches=(None, store), deferrals=((), ("normalize",)))
+    freedom = SearchSpace(tuple(range(5)), caches=(None, store), deferrals=((), ("normalize",)))
     best = planner.rank(freedom, situation).best
     assert any(candidate.config.cache for candidate in best)
     assert not any(candidate.config.cache and candidate.config.deferred for candidate in best)
@@ -186,12 +186,12 @@ def _waiting(source, **limits):
     waits = SampleCost(0.0105, 5e-4, 0.01, 1e-5, 6e5, 0.03)
     counts = (4, 8, 12, 16, 32)
     threads = tuple(ThreadsCost(count, None, 1.1 / count, 1.1 / count, 1.0, 2e-4, 1e-4) for count in counts)
-    situation = Situation(
+    situation = ModelInputs(
         waits, waits, FOOTPRINT, Limits(cpus=2, **limits), samples_per_batch=64.0, threads=threads, source=source
     )
     if source is not None and source.is_exhausted:
         situation = dataclasses.replace(situation, read_bytes=6e5, storage=bandwidth(source, 6e5))
-    freedom = Freedom(num_workers=tuple(range(41)), fetch=((1, None), *((count, None) for count in counts)))
+    freedom = SearchSpace(num_workers=tuple(range(41)), fetch=((1, None), *((count, None) for count in counts)))
     return situation, freedom
 
 
@@ -246,7 +246,7 @@ def test_many_tensors_cost_next_to_nothing_to_hand_over_where_their_memory_is_kn
     """A batch of 96 tensors, each of which both processes spend 0.2 ms on, made in 2 ms."""
     cost = SampleCost(6e-5, 6e-5, 0.0, 0.0, 5e4, 3.0)
     in_worker = dataclasses.replace(cost, cpu_seconds=7e-4, wait_seconds=3e-4, main_seconds=6e-4)
-    situation = Situation(
+    situation = ModelInputs(
         cost,
         in_worker,
         dataclasses.replace(FOOTPRINT, tensors_per_batch=96),
@@ -264,10 +264,14 @@ def test_many_tensors_cost_next_to_nothing_to_hand_over_where_their_memory_is_kn
 
 
 def test_a_large_space_is_ranked_quickly():
-    cuts = tuple(CutCost(f"cut{i}", 1e5 * i, Left(1 - 0.05 * i, 1 - 0.05 * i), 0.1 * i, 1e-4) for i in range(1, 4))
-    situation = Situation(COST, COST, FOOTPRINT, Limits(cpus=32), 5000.0, cuts=cuts, dataset_samples=1e5)
+    cuts = tuple(
+        CutCost(f"cut{i}", 1e5 * i, RemainingCpuShare(1 - 0.05 * i, 1 - 0.05 * i), 0.1 * i, 1e-4) for i in range(1, 4)
+    )
+    situation = ModelInputs(COST, COST, FOOTPRINT, Limits(cpus=32), 5000.0, cuts=cuts, dataset_samples=1e5)
     stores = [planner.cache_choice(cut, 1e10, 1e5, folder) for cut in cuts for folder in (None, "/stores")]
-    freedom = Freedom(tuple(range(65)), caches=(None, *stores), pin_memory=(False, True), allocator_reuse=(False, True))
+    freedom = SearchSpace(
+        tuple(range(65)), caches=(None, *stores), pin_memory=(False, True), allocator_reuse=(False, True)
+    )
     begin = time.process_time()
     ranking = planner.rank(freedom, situation)
     assert ranking.considered > 10_000
@@ -277,8 +281,8 @@ def test_a_large_space_is_ranked_quickly():
 
 @given(st.floats(0.5, 60.0))
 def test_what_is_not_steady_in_time_is_not_proposed(seconds):
-    situation = Situation(COST, COST, FOOTPRINT, Limits(cpus=4), samples_per_batch=64.0)
-    ranking = planner.rank(Freedom(num_workers=tuple(range(40))), situation, seconds)
+    situation = ModelInputs(COST, COST, FOOTPRINT, Limits(cpus=4), samples_per_batch=64.0)
+    ranking = planner.rank(SearchSpace(num_workers=tuple(range(40))), situation, seconds)
     for candidate in ranking.best:
         config = candidate.config
         batches = config.batches_in_flight + max(config.num_workers, 1)

@@ -18,8 +18,8 @@ from plumb.model.inputs import (
     CutCost,
     DeferralCost,
     Footprint,
-    Left,
-    Situation,
+    ModelInputs,
+    RemainingCpuShare,
     StorageBandwidth,
     ThreadsCost,
 )
@@ -74,7 +74,7 @@ def test_more_workers_never_lower_a_bound_where_they_do_not_disturb_each_other(s
 
 @given(costs, st.floats(0.1, 64), st.floats(0, 1))
 def test_cpu_seconds_are_never_overdrawn(cost, cores, step_cpu):
-    situation = Situation(
+    situation = ModelInputs(
         cost,
         cost,
         FOOTPRINT,
@@ -89,7 +89,7 @@ def test_cpu_seconds_are_never_overdrawn(cost, cores, step_cpu):
 @pytest.mark.parametrize(("blocks", "expected"), [(False, 100.0), (True, 1 / (10e-3 + 4e-3))])
 def test_a_step_that_blocks_takes_no_batch_over_meanwhile(blocks, expected):
     cost = SampleCost(1e-3, 1e-3, 0.0, 4e-3, 0.0, 0.0)
-    situation = Situation(cost, cost, FOOTPRINT, Limits(cpus=4), step_samples_per_second=100.0, step_blocks=blocks)
+    situation = ModelInputs(cost, cost, FOOTPRINT, Limits(cpus=4), step_samples_per_second=100.0, step_blocks=blocks)
     assert resource_bounds.predict(situation, Config(2, 2)).bottleneck == "step"
     assert resource_bounds.expected_rate(situation, Config(2, 2)) == pytest.approx(expected)
     assert resource_bounds.fed_rate(situation) == pytest.approx(expected)
@@ -99,7 +99,7 @@ def test_the_bounds_of_the_design_s_first_check():
     # 2.17 ms of worker CPU and 0.2 ms in the main process, two cores: 843 samples per second were measured.
     cost = SampleCost(2.17e-3, 2.17e-3, 0.0, 0.2e-3, 0.0, 0.0)
     crowded = Calibration(oversubscription=0.25)
-    situation = Situation(cost, cost, FOOTPRINT, Limits(cpus=2), calibration=crowded)
+    situation = ModelInputs(cost, cost, FOOTPRINT, Limits(cpus=2), calibration=crowded)
     predicted = resource_bounds.predict(situation, Config(2, 2))
     assert predicted.bottleneck == "cpu"
     assert predicted.then == "workers"
@@ -139,7 +139,7 @@ def test_fetch_threads_gain_what_was_measured_on_their_part_of_a_sample_alone(pl
 def test_threads_that_contend_for_the_lock_on_free_cores_do_not_where_other_workers_keep_them_busy():
     cost = SampleCost(1e-4, 1e-4, 0.0, 1e-6, 1e3, 1.0)
     threads = (ThreadsCost(16, None, 5.0, 1.1, 1.1, 1e-4, 0.0),)
-    situation = Situation(cost, cost, FOOTPRINT, Limits(cpus=4), threads=threads)
+    situation = ModelInputs(cost, cost, FOOTPRINT, Limits(cpus=4), threads=threads)
     bounds = [resource_bounds.bounds(situation, Config(workers, 2, fetch_threads=16)) for workers in (1, 4)]
     assert bounds[0]["workers"] == pytest.approx(1 / (5.0 * 1e-4))
     assert bounds[1]["workers"] == pytest.approx(4 / (1.1 * 1e-4) / situation.calibration.slow_down(4, 4))
@@ -148,7 +148,7 @@ def test_threads_that_contend_for_the_lock_on_free_cores_do_not_where_other_work
 def test_threads_reach_what_the_design_measured():
     # 20 ms of latency, batches of 64: 5,290 samples/s with 2 workers of 64 threads.
     cost = SampleCost(20.3e-3, 0.3e-3, 20e-3, 1e-5, 1e3, 1.0)
-    situation = Situation(
+    situation = ModelInputs(
         cost, cost, FOOTPRINT, Limits(cpus=2), threads=(ThreadsCost(64, None, 1 / 60, 1 / 60, 1.0, 0.25e-3, 0.05e-3),)
     )
     assert resource_bounds.loader_rate(situation, Config(2, 2)) == pytest.approx(99, rel=0.02)
@@ -172,8 +172,8 @@ def test_a_store_saves_what_was_hit_of_the_prefix(situation, hit):
 def test_what_is_dearer_in_a_worker_is_saved_there_at_that_price():
     cost = SampleCost(2e-3, 2e-3, 0.0, 0.0, 1e5, 1.0)
     in_worker = SampleCost(3e-3, 3e-3, 0.0, 0.0, 1e5, 1.0)
-    cut = CutCost("decode", 1e5, Left(0.05, 0.04), 0.0, 1e-4)
-    situation = Situation(cost, in_worker, FOOTPRINT, Limits(cpus=4), cuts=(cut,), dataset_samples=1e3)
+    cut = CutCost("decode", 1e5, RemainingCpuShare(0.05, 0.04), 0.0, 1e-4)
+    situation = ModelInputs(cost, in_worker, FOOTPRINT, Limits(cpus=4), cuts=(cut,), dataset_samples=1e3)
     config = Config(2, 2, cache=CacheChoice("decode", "memory", 10**9, 1.0))
     assert demand(situation, config).cpu_seconds == pytest.approx(0.05 * 3e-3), "a twentieth of the cost there"
     fresh = dataclasses.replace(situation, fresh_seconds=1e-3, allocator=AllocatorGain(0.9, 0.0))
@@ -186,8 +186,8 @@ def test_what_a_worker_takes_in_reused_memory_is_what_was_seen_of_it():
     """As the main process does it, with one thread of torch's."""
     cost = SampleCost(2e-3, 2e-3, 0.0, 0.0, 1e5, 1.0)
     in_worker = SampleCost(3e-3, 3e-3, 0.0, 0.0, 1e5, 1.0)
-    cut = CutCost("decode", 1e5, Left(0.05, 0.04), 0.0, 1e-4)
-    situation = Situation(
+    cut = CutCost("decode", 1e5, RemainingCpuShare(0.05, 0.04), 0.0, 1e-4)
+    situation = ModelInputs(
         cost, in_worker, FOOTPRINT, Limits(cpus=4), cuts=(cut,), allocator=AllocatorGain(0.8, 0.0, 1.6e-3)
     )
     config = Config(2, 2, allocator_reuse=True)
@@ -201,9 +201,9 @@ def test_what_a_worker_takes_in_reused_memory_is_what_was_seen_of_it():
 @given(st.floats(0.3, 1.0), st.floats(0, 1))
 def test_threads_that_keep_a_core_busy_take_less_of_it_as_far_as_samples_wait(factor, hit):
     cost = SampleCost(5e-3, 1e-3, 4e-3, 0.0, 1e4, 1.0)
-    cut = CutCost("read", 1e4, Left(1.0, 1.0), 1.0, 0.0)
+    cut = CutCost("read", 1e4, RemainingCpuShare(1.0, 1.0), 1.0, 0.0)
     threads = ThreadsCost(16, None, 0.1, 0.1, factor, 1e-3, 0.0)
-    situation = Situation(cost, cost, FOOTPRINT, Limits(cpus=4), cuts=(cut,), threads=(threads,), dataset_samples=1e3)
+    situation = ModelInputs(cost, cost, FOOTPRINT, Limits(cpus=4), cuts=(cut,), threads=(threads,), dataset_samples=1e3)
     waiting = Config(2, 2, fetch_threads=16)
     assert resource_bounds.capacities(situation, demand(situation, waiting), 2, 0.0)["cpu"] == pytest.approx(
         4 / (factor * 1e-3)
@@ -220,15 +220,15 @@ def test_threads_that_keep_a_core_busy_take_less_of_it_as_far_as_samples_wait(fa
 def test_workers_start_one_after_another_and_get_ready_at_once(workers, cores):
     cost = SampleCost(1e-3, 1e-3, 0.0, 0.0, 1.0, 1.0)
     limits = Limits(cpus=cores)
-    situation = Situation(cost, cost, FOOTPRINT, limits, start_seconds_in_main=0.02, start_seconds_in_worker=3.0)
+    situation = ModelInputs(cost, cost, FOOTPRINT, limits, start_seconds_in_main=0.02, start_seconds_in_worker=3.0)
     assert situation.start_seconds(workers) == pytest.approx(0.02 * workers + 3.0 * max(1.0, workers / cores))
     assert situation.start_seconds(0) == 0.0
 
 
 def test_deferring_takes_its_share_of_a_sample_and_of_what_is_handed_over():
     cost = SampleCost(2e-3, 2e-3, 0.0, 1e-4, 4e5, 1.0)
-    deferral = DeferralCost(("normalize",), Left(0.25, 0.2), 3e-4, 2e-4, 3e5)
-    situation = Situation(
+    deferral = DeferralCost(("normalize",), RemainingCpuShare(0.25, 0.2), 3e-4, 2e-4, 3e5)
+    situation = ModelInputs(
         cost,
         cost,
         dataclasses.replace(FOOTPRINT, tensors_per_batch=0),
@@ -249,8 +249,10 @@ def test_deferring_takes_its_share_of_a_sample_and_of_what_is_handed_over():
 @given(st.booleans())
 def test_a_main_process_without_workers_makes_and_finishes_a_batch_in_what_was_measured_of_it(reuses):
     cost = SampleCost(2e-3, 2e-3, 0.0, 0.0, 4e5, 1.0)
-    deferral = DeferralCost(("normalize",), Left(0.25, 0.2, alone=Left(0.9, 0.6)), 3e-4, 2e-4, 3e5)
-    situation = Situation(
+    deferral = DeferralCost(
+        ("normalize",), RemainingCpuShare(0.25, 0.2, alone=RemainingCpuShare(0.9, 0.6)), 3e-4, 2e-4, 3e5
+    )
+    situation = ModelInputs(
         cost, cost, FOOTPRINT, Limits(cpus=4), deferrals=(deferral,), allocator=AllocatorGain(0.5, 0.0)
     )
     alone = demand(situation, Config(0, deferred=("normalize",), allocator_reuse=reuses))
@@ -263,9 +265,9 @@ def test_a_main_process_without_workers_makes_and_finishes_a_batch_in_what_was_m
 @given(st.floats(0, 1), st.booleans())
 def test_what_is_left_with_a_store_and_deferred_operators_is_what_was_measured_of_both(hit, reuses):
     cost = SampleCost(2e-3, 2e-3, 0.0, 1e-4, 4e5, 1.0)
-    cut = CutCost("decode", 1e5, Left(0.4, 0.3), 0.0, 1e-4, left_deferred=Left(0.2, 0.1))
-    deferral = DeferralCost(("normalize",), Left(0.8, 0.7), 3e-4, 2e-4, 0.0)
-    situation = Situation(
+    cut = CutCost("decode", 1e5, RemainingCpuShare(0.4, 0.3), 0.0, 1e-4, left_deferred=RemainingCpuShare(0.2, 0.1))
+    deferral = DeferralCost(("normalize",), RemainingCpuShare(0.8, 0.7), 3e-4, 2e-4, 0.0)
+    situation = ModelInputs(
         cost,
         cost,
         FOOTPRINT,
@@ -284,4 +286,4 @@ def test_what_is_left_with_a_store_and_deferred_operators_is_what_was_measured_o
 def test_a_config_of_unknown_operators_is_refused():
     cost = SampleCost(1e-3, 1e-3, 0.0, 0.0, 1.0, 1.0)
     with pytest.raises(KeyError):
-        demand(Situation(cost, cost, FOOTPRINT, Limits()), Config(2, 2, deferred=("normalize",)))
+        demand(ModelInputs(cost, cost, FOOTPRINT, Limits()), Config(2, 2, deferred=("normalize",)))

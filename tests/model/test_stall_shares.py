@@ -11,7 +11,7 @@ from plumb.core.config import Config
 from plumb.core.plan import SampleCost
 from plumb.host import Limits
 from plumb.model.cpu_contention import Competition
-from plumb.model.inputs import Footprint, Situation, StorageBandwidth
+from plumb.model.inputs import Footprint, ModelInputs, StorageBandwidth
 from plumb.model.resource_bounds import predict
 from plumb.model.stall_shares import step_shares
 
@@ -23,7 +23,7 @@ configs = st.builds(
     deferred=st.sampled_from([(), ("normalize",)]),
 )
 HALF = SampleCost(4e-3, 2e-3, 2e-3, 1e-4, 1e5, 1.0)
-PLAIN = Situation(HALF, replace(HALF, main_seconds=1e-4), Footprint(1e6, 2, 1e7, 1e8, 10), Limits(cpus=64), 1000.0)
+PLAIN = ModelInputs(HALF, replace(HALF, main_seconds=1e-4), Footprint(1e6, 2, 1e7, 1e8, 10), Limits(cpus=64), 1000.0)
 
 
 @given(situations, configs, st.floats(1, 1e5), st.floats(0, 1))

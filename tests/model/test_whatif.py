@@ -12,15 +12,15 @@ from plumb.core.plan import SampleCost
 from plumb.host import Limits
 from plumb.host.limits import LOWERABLE
 from plumb.model import planner
-from plumb.model.inputs import CutCost, Footprint, Freedom, Left, Situation
+from plumb.model.inputs import CutCost, Footprint, ModelInputs, RemainingCpuShare, SearchSpace
 from plumb.model.serialization import from_plain, to_plain
-from plumb.model.whatif import Host, forecast
+from plumb.model.whatif import AssumedHost, forecast
 
 COST = SampleCost(2e-3, 2e-3, 0.0, 1e-5, 6e5, 0.03)
-SITUATION = Situation(
+SITUATION = ModelInputs(
     COST, COST, Footprint(4e7, 2, 5e7, 3e8, 30), Limits(cpus=2, memory_bytes=8e9, shm_bytes=4e9), 5000.0
 )
-FREEDOM = Freedom(tuple(range(5)))
+FREEDOM = SearchSpace(tuple(range(5)))
 
 
 @st.composite
@@ -50,10 +50,10 @@ def test_anything_else_gives_one_line(data):
 
 
 def test_a_cpu_bound_loader_wants_cores_until_its_step_binds():
-    here = forecast(SITUATION, FREEDOM, Host())
+    here = forecast(SITUATION, FREEDOM, AssumedHost())
     assert here.prediction.bottleneck == "cpu"
     assert [purchase.what for purchase in here.purchases] == ["cores"]
-    there = forecast(SITUATION, FREEDOM, Host(cpus=32))
+    there = forecast(SITUATION, FREEDOM, AssumedHost(cpus=32))
     assert there.best.samples_per_second > 2 * here.best.samples_per_second
     assert there.best.config.num_workers > 4, "the worker counts are those of the other host"
     assert there.is_fed
@@ -61,22 +61,22 @@ def test_a_cpu_bound_loader_wants_cores_until_its_step_binds():
 
 
 def test_a_store_that_does_not_fit_wants_memory():
-    cut = CutCost("decode", 1e6, Left(0.05, 0.05), 0.0, 1e-4)
+    cut = CutCost("decode", 1e6, RemainingCpuShare(0.05, 0.05), 0.0, 1e-4)
     situation = dataclasses.replace(SITUATION, cuts=(cut,), dataset_samples=1e4)
     freedom = dataclasses.replace(FREEDOM, caches=(None, planner.cache_choice(cut, 2e9, 1e4)))
-    here = forecast(situation, freedom, Host())
+    here = forecast(situation, freedom, AssumedHost())
     assert "memory" in [purchase.what for purchase in here.purchases]
-    there = forecast(situation, freedom, Host(memory_bytes=64e9))
+    there = forecast(situation, freedom, AssumedHost(memory_bytes=64e9))
     assert there.best.config.cache.hit_ratio == 1.0
     assert there.best.samples_per_second > here.best.samples_per_second
     assert there.filling_samples_per_second < there.best.samples_per_second
 
 
 def test_where_nothing_fits_the_limits_are_named():
-    nothing = forecast(SITUATION, FREEDOM, Host(memory_bytes=1e6))
+    nothing = forecast(SITUATION, FREEDOM, AssumedHost(memory_bytes=1e6))
     assert nothing.best is None
     assert nothing.excluded["memory"] == nothing.considered
 
 
 def test_an_iterable_dataset_keeps_its_worker_count():
-    assert forecast(SITUATION, Freedom((2,)), Host(cpus=32)).best.config.num_workers == 2
+    assert forecast(SITUATION, SearchSpace((2,)), AssumedHost(cpus=32)).best.config.num_workers == 2

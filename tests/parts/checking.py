@@ -8,7 +8,7 @@ from plumb.core.config import Config, Rewrites
 from plumb.runtime.checks.check_rate import CheckTimes
 from plumb.runtime.checks.running_checks import CheckGuard, CheckHistory, Tally
 from plumb.runtime.guards.guard import Verdict
-from plumb.runtime.iterator_setup import Running
+from plumb.runtime.iterator_setup import IteratorSetup
 from plumb.runtime.loader import NO_REWRITES
 
 PLAIN = Config()
@@ -47,7 +47,7 @@ class Loop:
         self.guard = CheckGuard(
             CheckHistory(Tally("loader"), CheckTimes(self.rate)), self.users, None, self.marked.append
         )
-        self.running = Running(self.config, self.rewrites, is_planned=self.is_planned, is_checked=True)
+        self.running = IteratorSetup(self.config, self.rewrites, is_planned=self.is_planned, is_checked=True)
 
     def loader(self, batches, config):
         arguments = {"collate_fn": self.collate_fn, "worker_init_fn": self.worker_init_fn}

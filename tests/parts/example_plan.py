@@ -9,14 +9,14 @@ from torch.utils.data import DataLoader, Dataset
 
 import plumb
 from plumb.core.config import CacheChoice, Config, Rewrites
-from plumb.core.plan import EndToEnd, LoaderPlan, Measured, Plan, SampleCost, Trial, TuningCost
+from plumb.core.plan import EndToEnd, LoaderResult, Measured, Plan, SampleCost, Trial, TuningCost
 from plumb.host import Limits
 from plumb.model import resource_bounds, stall_shares
-from plumb.model.inputs import CutCost, Footprint, Freedom, Left, Situation
+from plumb.model.inputs import CutCost, Footprint, ModelInputs, RemainingCpuShare, SearchSpace
 from plumb.model.serialization import to_plain
 
 COST = SampleCost(4e-3, 2e-3, 2e-3, 1e-5, 6e5, 0.03)
-SITUATION = Situation(
+SITUATION = ModelInputs(
     COST,
     COST,
     Footprint(4e7, 2, 5e7, 3e8, 30),
@@ -25,9 +25,9 @@ SITUATION = Situation(
     samples_per_batch=64.0,
     batch_seconds=(0.2, 0.25, 0.3),
     dataset_samples=1000.0,
-    cuts=(CutCost("decode", 1e5, Left(0.5, 0.5), 1.0, 1e-4),),
+    cuts=(CutCost("decode", 1e5, RemainingCpuShare(0.5, 0.5), 1.0, 1e-4),),
 )
-FREEDOM = Freedom(tuple(range(5)))
+FREEDOM = SearchSpace(tuple(range(5)))
 BEFORE = Config()
 AFTER = Config(2, 4, persistent_workers=True, cache=CacheChoice("decode", "memory", 10**8, 1.0))
 
@@ -110,7 +110,7 @@ def loader_plan(traced, **changes):
         "cost": TuningCost(20.0, 10_000.0, 30.0),
         "model": to_plain(SITUATION, FREEDOM),
     }
-    return LoaderPlan(**{**told, **changes})
+    return LoaderResult(**{**told, **changes})
 
 
 def plan_of(*loaders, **changes):

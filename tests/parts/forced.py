@@ -13,7 +13,7 @@ from typing import Any
 
 from plumb.core import plan
 from plumb.core.config import Config
-from plumb.core.plan import LoaderPlan, Measured, Plan, Prediction
+from plumb.core.plan import LoaderResult, Measured, Plan, Prediction
 from plumb.script import interception
 from plumb.script.child import run_script
 from plumb.tuning.orders import Target
@@ -26,7 +26,7 @@ class Recorder:
     """An `intercept.Handler` that changes nothing, and makes an entry of a plan for each loader that is iterated."""
 
     def __init__(self, wanted: Config) -> None:
-        self.entries: dict[str, LoaderPlan] = {}
+        self.entries: dict[str, LoaderResult] = {}
         self._registry: Any = None
         self._wanted = wanted
 
@@ -47,12 +47,12 @@ class Recorder:
         return start()
 
 
-def entry_for(known: Any, loader: Any, wanted: Config) -> LoaderPlan:
+def entry_for(known: Any, loader: Any, wanted: Config) -> LoaderResult:
     """A plan's entry for a loader of the registry, as a tuning would have made it if it had chosen `wanted`."""
     from plumb.runtime.loader import current_config
 
     users = current_config(loader)
-    return LoaderPlan(
+    return LoaderResult(
         name=known.name,
         site=str(known.site),
         dataset=type(loader.dataset).__name__,
@@ -65,7 +65,7 @@ def entry_for(known: Any, loader: Any, wanted: Config) -> LoaderPlan:
     )
 
 
-def forced(tuned: LoaderPlan, wanted: Config = WORKERS) -> LoaderPlan:
+def forced(tuned: LoaderResult, wanted: Config = WORKERS) -> LoaderResult:
     """The entry of a tuned plan with another configuration in its place."""
     config = dataclasses.replace(wanted, pin_memory=tuned.baseline.config.pin_memory)
     return dataclasses.replace(tuned, tuned=Measured(config, 200.0, _BETTER_RATE))

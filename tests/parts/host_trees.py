@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from plumb.host.host_files import Host
+from plumb.host.host_files import HostFiles
 
-MakeHost = Callable[..., Host]
+MakeHost = Callable[..., HostFiles]
 
 V1_MOUNTS = """\
 30 23 0:28 / /sys/fs/cgroup rw,relatime shared:9 - tmpfs tmpfs rw,mode=755

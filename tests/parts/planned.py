@@ -17,14 +17,14 @@ import torch.utils.data
 from plumb.core import plan
 from plumb.core.config import CacheChoice, Config, Cut, Rewrites
 from plumb.core.errors import TuningError
-from plumb.core.plan import LoaderPlan, Measured, Plan, Prediction
+from plumb.core.plan import LoaderResult, Measured, Plan, Prediction
 from plumb.instrument.identify import facts_of_loader, identity_of, place_of
 from plumb.runtime.loader import current_config
 from plumb.runtime.replay.sample_code import code_of_samples
 from plumb.script import interception
 from plumb.script.child import run_script
 from plumb.script.loader_registry import Registry
-from plumb.script.plan_handler import PlanApplied
+from plumb.script.plan_handler import PlanHandler
 from plumb.tuning.measure.known_loader import KnownLoader
 from plumb.tuning.orders import Target
 
@@ -45,7 +45,7 @@ class Ran:
 def entry_for(known, loader, config):
     """An entry of a plan for a loader, with a store of whole samples to choose."""
     found = known.identity
-    return LoaderPlan(
+    return LoaderResult(
         name=known.name,
         site=str(known.site),
         dataset=type(loader.dataset).__name__,
@@ -151,7 +151,7 @@ def run_on(planned, folder, *arguments, **environment):
 
     def run():
         if planned is not None:
-            interception.install(PlanApplied(planned))
+            interception.install(PlanHandler(planned))
         _raise(run_script(Target("train.py", False), list(arguments)))
 
     return forked(folder, run, environment)

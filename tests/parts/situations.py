@@ -14,9 +14,9 @@ from plumb.model.inputs import (
     CutCost,
     DeferralCost,
     Footprint,
-    Freedom,
-    Left,
-    Situation,
+    ModelInputs,
+    RemainingCpuShare,
+    SearchSpace,
     StorageBandwidth,
     ThreadsCost,
 )
@@ -63,7 +63,7 @@ footprints = st.builds(
     worker_growth_bytes=st.just(0.0) | st.floats(0, 1e9),
 )
 shares = st.floats(0, 1.5)
-lefts = st.builds(Left, shares, shares, st.none() | st.builds(Left, shares, shares))
+lefts = st.builds(RemainingCpuShare, shares, shares, st.none() | st.builds(RemainingCpuShare, shares, shares))
 saved = (st.floats(1, 1e6), lefts, st.floats(0, 1), st.floats(0, 0.5))
 cuts = st.tuples(
     st.builds(CutCost, st.just("decode"), *saved, left_deferred=lefts),
@@ -98,7 +98,7 @@ calibrations = st.builds(
     crowded_cpu_seconds=st.just(0.0) | seconds,
 )
 situations = st.builds(
-    Situation,
+    ModelInputs,
     cost=costs,
     cost_in_worker=costs,
     footprint=footprints,
@@ -143,7 +143,7 @@ def freedoms(draw, situation):
         for cut in situation.cuts
         for folder in (None, "/stores")
     ]
-    return Freedom(
+    return SearchSpace(
         num_workers=tuple(range(most + 1)),
         prefetch_factor=(2, 4),
         pin_memory=draw(st.sampled_from([(False,), (False, True)])),

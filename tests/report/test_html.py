@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from plumb.model.timeline import timelines
-from plumb.model.whatif import Host, forecast
+from plumb.model.whatif import AssumedHost, forecast
 from plumb.report.html.page import Modelled, page
 from plumb.report.perfetto import trace_events
 from plumb.tracing.stored_pipeline import from_node_link
@@ -37,7 +37,7 @@ def html(traced, simulated):
         traced, name="val_loader", tuned=train.baseline, end_to_end=None, model=None, step_samples_per_second=None
     )
     freedom = example_plan.FREEDOM
-    modelled = Modelled(simulated, forecast(example_plan.SITUATION, freedom, Host()))
+    modelled = Modelled(simulated, forecast(example_plan.SITUATION, freedom, AssumedHost()))
     return page(example_plan.plan_of(train, alone), {"train_loader": modelled})
 
 

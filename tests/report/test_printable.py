@@ -39,7 +39,7 @@ def test_orders_bring_any_path_to_the_child():
 def test_events_and_plans_tell_of_any_file():
     assert "\\udcff" in str(Site(f"/home/{NOT_UTF_8}", 3, "loader"))
     sent = to_json(events.LoaderFound("loader", NOT_UTF_8, "Photos"))
-    assert next(events.Receiver().feed(sent + b"\n")).site == "tr\\udcffain.py"
+    assert next(events.EventReader().feed(sent + b"\n")).site == "tr\\udcffain.py"
     changed = FilesOutcome(put_back=(f"/home/{NOT_UTF_8}",))
     assert "tr\\udcffain.py" in changed.sentences(Path("/home"), 3)[0]
 

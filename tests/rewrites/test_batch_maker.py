@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, default_collate, get_worker_info
 
-from plumb.rewrites.batch_maker import Plain, Rewritten, has_room_to_share
+from plumb.rewrites.batch_maker import Plain, RewrittenBatchMaker, has_room_to_share
 from plumb.runtime.fetch import Fetch
 
 ROWS = torch.rand(64, 8)
@@ -12,7 +12,7 @@ INDICES = list(range(8))
 
 
 def ways(loader):
-    return [Plain(loader), Rewritten(loader, Fetch(), INDICES)]
+    return [Plain(loader), RewrittenBatchMaker(loader, Fetch(), INDICES)]
 
 
 @pytest.mark.parametrize("place", [0, 1])

@@ -20,7 +20,7 @@ from deferred_datasets import (
 )
 from torch.utils.data import Subset, default_collate
 
-from plumb.core.config import Step
+from plumb.core.config import CallStep
 from plumb.rewrites.deferrals import find_deferral
 from plumb.runtime.replay.sample_code import code_on
 
@@ -203,8 +203,8 @@ def test_the_digest_tells_whether_the_code_on_the_ways_is_the_same(tmp_path, mon
         users = __import__("users_module")
         dataset = Rows(users.final, torch.arange(60.0).view(6, 10))
         way = (
-            Step("plumb:sample#0", "Rows", ""),
-            Step("deferred_datasets:Rows.__getitem__#0", "final", "function"),
+            CallStep("plumb:sample#0", "Rows", ""),
+            CallStep("deferred_datasets:Rows.__getitem__#0", "final", "function"),
         )
         return code_on((way,), dataset, 0)
 

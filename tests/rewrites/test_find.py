@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from plumb.rewrites.find import find_offers
+from plumb.rewrites.find import find_rewrites
 from plumb.tuning.measure.sample_cost import sampled
 from plumb.tuning.measure.throughput import IndexStream
 
@@ -19,7 +19,7 @@ WAIT = 0.03
 def offers_for(dataset, may_use_workers=True, **arguments):
     loader = DataLoader(dataset, batch_size=16, **arguments)
     cost = sampled(loader, IndexStream(loader.batch_sampler), 0.2).cost
-    return find_offers(loader, cost, list(range(64)), 20.0, may_use_workers=may_use_workers)
+    return find_rewrites(loader, cost, list(range(64)), 20.0, may_use_workers=may_use_workers)
 
 
 class Rows(Dataset):

@@ -19,7 +19,7 @@ from torch.utils.data import (
 from plumb.core.config import WHOLE_BATCHES, Config
 from plumb.core.plan import SampleCost
 from plumb.host.forked_trial import in_child
-from plumb.rewrites.find import find_offers
+from plumb.rewrites.find import find_rewrites
 from plumb.rewrites.find_table_batches import whole_batches
 
 ROWS = 600
@@ -117,7 +117,7 @@ def test_nothing_is_said_where_the_dataset_reads_groups_itself():
 def test_a_table_is_offered_to_be_read_by_whole_batches_without_workers():
     loader = DataLoader(TABLE, batch_size=128, shuffle=True)
     cost = SampleCost(1e-5, 1e-5, 0.0, 0.0, 40.0, 0.02)
-    offers = find_offers(loader, cost, list(range(ROWS)), 10.0)
+    offers = find_rewrites(loader, cost, list(range(ROWS)), 10.0)
     (offered,) = [cost for cost in offers.deferrals if cost.operators == WHOLE_BATCHES]
     assert 0 < offered.left.plainly < 1 / 3
     chosen = Config(deferred=WHOLE_BATCHES)

@@ -11,7 +11,7 @@ import pytest
 from cut_datasets import Indexed
 from cutting import found
 
-from plumb.core.config import Cut, Step
+from plumb.core.config import CallStep, Cut
 from plumb.host.forked_trial import in_spawned_child
 from plumb.rewrites import thread_validation
 from plumb.rewrites.thread_validation import process_for_trials, validate_threads
@@ -109,9 +109,9 @@ def records(tmp_path):
 def cuts_of(dataset):
     """No cut, and one at each call of `__getitem__` that is reached, found or not: a tuning might."""
     kind = type(dataset)
-    entry = Step("plumb:sample#0", kind.__name__)
+    entry = CallStep("plumb:sample#0", kind.__name__)
     place = f"{kind.__module__}:{kind.__qualname__}.__getitem__"
-    steps = [Step(f"{place}#{site}", name) for site in range(6) for name in ("seek", "sleep", "lseek", "go")]
+    steps = [CallStep(f"{place}#{site}", name) for site in range(6) for name in ("seek", "sleep", "lseek", "go")]
     by_hand = [cut for cut in (Cut(step.name, (entry, step)) for step in steps) if is_reached(dataset, cut)]
     assert by_hand
     return [None, *by_hand, *(item.cut for item in found(dataset)[0].values())]

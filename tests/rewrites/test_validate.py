@@ -27,7 +27,7 @@ from cut_datasets import (
 )
 from cutting import found
 
-from plumb.core.config import Cut, Step
+from plumb.core.config import CallStep, Cut
 from plumb.instrument.rng_state import generator_states
 from plumb.rewrites.thread_validation import validate_threads
 from plumb.rewrites.validate import validate_cut
@@ -36,8 +36,8 @@ from plumb.rewrites.validate import validate_cut
 def cut_at(dataset, name, site):
     """The cut at a call in `__getitem__` or in what it calls, by the number of its site."""
     kind = type(dataset)
-    entry = Step("plumb:sample#0", kind.__name__)
-    return Cut(name, (entry, Step(f"{kind.__module__}:{kind.__qualname__}.__getitem__#{site}", name)))
+    entry = CallStep("plumb:sample#0", kind.__name__)
+    return Cut(name, (entry, CallStep(f"{kind.__module__}:{kind.__qualname__}.__getitem__#{site}", name)))
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from plumb.core import plan
 from plumb.core.config import CacheChoice, Config, Cut, Rewrites
-from plumb.core.plan import LoaderPlan, Measured, Plan, Prediction
+from plumb.core.plan import LoaderResult, Measured, Plan, Prediction
 from plumb.core.plan_marks import mark_unsafe
-from plumb.host.forked_trial import Outcome
+from plumb.host.forked_trial import ChildOutcome
 from plumb.instrument.rng_state import generator_states
 from plumb.runtime.checks import running_checks
 from plumb.runtime.plain_batches import Making
-from plumb.runtime.planned_loader import Planned
+from plumb.runtime.planned_loader import PlannedLoader
 from plumb.runtime.replay.sample_code import code_of_samples
 from tests.parts.planned import STORE, plan_of, run_on
 
@@ -115,7 +115,7 @@ def planned_for(dataset, config, folder):
     cut = Cut("sample", (), (), code_of_samples(dataset))
     rate = (1.0, 1.0)
     own, better = Measured(OWN, 100.0, rate), Measured(config, 200.0, rate)
-    entry = LoaderPlan(
+    entry = LoaderResult(
         "loader", "train.py:1", "Steps", 8, own, better, Prediction(1.0, "cpu", {}), rewrites=Rewrites((cut,))
     )
     place = folder / "train.plumb.json"
@@ -143,7 +143,7 @@ def test_a_store_that_is_wrong_from_its_first_batch_on_is_never_delivered_from(w
         # As in another run.
         monkeypatch.setattr(running_checks, "_histories", {})
         loader = DataLoader(dataset, batch_size=8)
-        planned = Planned(loader, entry, OWN)
+        planned = PlannedLoader(loader, entry, OWN)
         return [
             [batch.tolist() for batch in planned.start_unseen(loader, loader.__iter__, said.append)] for _ in range(2)
         ]
@@ -187,7 +187,7 @@ def test_after_a_difference_random_numbers_are_those_of_the_script(monkeypatch, 
 
     loader = DataLoader(dataset, batch_size=8, shuffle=True, collate_fn=noisy)
     expected = train(lambda: iter(loader))
-    planned = Planned(loader, entry, OWN)
+    planned = PlannedLoader(loader, entry, OWN)
     trained = train(lambda: planned.start_unseen(loader, loader.__iter__, said.append))
     assert "batch 1 of epoch 2 differs" in said[0]
     assert trained == expected
@@ -200,14 +200,14 @@ def test_loaders_that_are_made_anew_for_each_epoch_are_checked_as_one(monkeypatc
 
     def epoch(entry):
         loader = DataLoader(dataset, batch_size=8)
-        batches = list(Planned(loader, entry, OWN).start_unseen(loader, loader.__iter__, said.append))
+        batches = list(PlannedLoader(loader, entry, OWN).start_unseen(loader, loader.__iter__, said.append))
         assert torch.cat(batches).tolist() == list(range(32))
 
     for _ in range(4):
         epoch(entry)
     (tally,) = running_checks.tallies
     assert tally.checked == tally.equal <= 4, "the first two, the first of the second epoch, and what cost allows"
-    wrong = Outcome(value=[Making(b"other", {})] * 2)
+    wrong = ChildOutcome(value=[Making(b"other", {})] * 2)
     monkeypatch.setattr(running_checks.PlainBatches, "in_child", lambda *arguments, **more: wrong)
     monkeypatch.setenv("PLUMB_CHECK", "1")
     monkeypatch.setattr(running_checks, "_histories", {})

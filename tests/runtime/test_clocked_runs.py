@@ -8,9 +8,9 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from plumb.core import plan
 from plumb.core.config import Config
-from plumb.core.plan import Claim, LoaderPlan, Measured, Plan, Prediction
+from plumb.core.plan import Claim, LoaderResult, Measured, Plan, Prediction
 from plumb.runtime import run_clock
-from plumb.runtime.planned_loader import Planned
+from plumb.runtime.planned_loader import PlannedLoader
 from tests.parts.planned import only, plan_of, run_on, write
 
 LENGTH, BATCH = 48, 4
@@ -63,7 +63,7 @@ class Turns:
 
 def entry(config, own, claim=None):
     rate = (90.0, 110.0)
-    return LoaderPlan(
+    return LoaderResult(
         name="loader",
         site="train.py:1",
         dataset="Rows",
@@ -84,7 +84,7 @@ def test_turns_of_the_own_configuration_change_no_batch(config, changes):
     plain = [batch[:, 0].tolist() for _ in range(4) for batch in DataLoader(Rows(), BATCH, shuffle=True)]
     torch.manual_seed(7)
     loader, clock = DataLoader(Rows(), BATCH, shuffle=True), Turns(changes)
-    planned = Planned(loader, entry(config, Config()), Config(), clock=clock)
+    planned = PlannedLoader(loader, entry(config, Config()), Config(), clock=clock)
     found = []
     for _ in range(4):
         found += [batch[:, 0].tolist() for batch in planned.start_unseen(loader, lambda: iter(loader), print)]
@@ -95,7 +95,7 @@ def test_turns_of_the_own_configuration_change_no_batch(config, changes):
 
 def test_turns_begin_with_their_epoch():
     loader, clock = DataLoader(Rows(), BATCH), Turns([12, 24])
-    planned = Planned(loader, entry(PLANS[1], Config()), Config(), clock=clock)
+    planned = PlannedLoader(loader, entry(PLANS[1], Config()), Config(), clock=clock)
     epochs = [list(planned.start_unseen(loader, lambda: iter(loader), print)) for _ in range(3)]
     in_workers = [{bool(flag) for batch in epoch for flag in batch[:, 1].tolist()} for epoch in epochs]
     assert in_workers == [{True}, {False}, {True}]
@@ -104,7 +104,7 @@ def test_turns_begin_with_their_epoch():
 
 def test_epochs_that_are_left_are_not_ended():
     loader, clock = DataLoader(Rows(), BATCH), Turns([])
-    planned = Planned(loader, entry(PLANS[0], Config()), Config(), clock=clock)
+    planned = PlannedLoader(loader, entry(PLANS[0], Config()), Config(), clock=clock)
     for _ in range(2):
         for batch in planned.start_unseen(loader, lambda: iter(loader), print):
             if batch[0, 0] >= 16:
@@ -157,7 +157,7 @@ def test_a_plan_that_is_slower_is_left_and_the_next_run_does_not_use_it(tmp_path
 
 def test_a_plan_without_a_claim_is_not_measured():
     loader = DataLoader(Rows(), BATCH)
-    planned = Planned(loader, entry(PLANS[0], Config()), Config())
+    planned = PlannedLoader(loader, entry(PLANS[0], Config()), Config())
     assert planned._clock is None
 
 
@@ -169,7 +169,7 @@ def test_a_file_that_cannot_be_written_is_no_matter_for_the_run(tmp_path, monkey
     monkeypatch.setattr(plan_marks, "replace_file", lambda path, data: (_ for _ in ()).throw(OSError("read-only")))
     monkeypatch.setattr(run_clock, "_on_trial", None)
     loader = DataLoader(Rows(), BATCH)
-    planned = Planned(loader, plan.read(path).loaders[0], Config())
+    planned = PlannedLoader(loader, plan.read(path).loaders[0], Config())
     batches = list(planned.start_unseen(loader, lambda: iter(loader), print))
     assert len(batches) == LENGTH // BATCH
     assert capsys.readouterr().err == ""

@@ -31,13 +31,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, default_collate
 
-from plumb.core.config import Deferral, DeferredStep, Step
+from plumb.core.config import CallStep, Deferral, DeferredStep
 from plumb.instrument.recorder import SAMPLE
 from plumb.rewrites.deferrals import find_deferral
 from plumb.rewrites.validate_deferral import same_batch
 from plumb.runtime.deferred.elementwise_chain import BatchRecipe, Watch, chain_of
 from plumb.runtime.deferred.placeholder import Pending, VariesError, pending_of, stand_in, without_content
-from plumb.runtime.deferred.recipe import Call, bitwise_equal, is_same, pack, unpack
+from plumb.runtime.deferred.recipe import DeferredCall, bitwise_equal, is_same, pack, unpack
 from plumb.runtime.deferred.samples import (
     DeferredBatch,
     DeferredSamples,
@@ -72,8 +72,8 @@ class Scale:
 
 def by_hand(kind, site, name):
     """The deferral of one call in a dataset's `__getitem__`, whether or not that is a good idea."""
-    entry = Step("plumb:sample#0", kind.__name__)
-    way = (entry, Step(f"{kind.__module__}:{kind.__getitem__.__qualname__}#{site}", name))
+    entry = CallStep("plumb:sample#0", kind.__name__)
+    way = (entry, CallStep(f"{kind.__module__}:{kind.__getitem__.__qualname__}#{site}", name))
     return Deferral((DeferredStep(name, way, 0),), 0)
 
 
@@ -188,7 +188,7 @@ def test_a_collate_function_that_is_no_stack_for_once_gets_finished_samples():
 
 
 def test_a_stand_in_tells_what_it_is_like_and_has_the_true_content():
-    calls = (Call(Method("div"), (255,), {}, 0), Call(Method("sub"), (MEAN,), {}, 0))
+    calls = (DeferredCall(Method("div"), (255,), {}, 0), DeferredCall(Method("sub"), (MEAN,), {}, 0))
     base = torch.randint(0, 256, (3, 4, 4), dtype=torch.uint8)
     true = base.div(255).sub(MEAN)
     pending = Pending(base, calls, 2)
@@ -207,7 +207,7 @@ def test_a_stand_in_tells_what_it_is_like_and_has_the_true_content():
 
 def test_what_was_changed_in_place_can_not_be_made():
     base = torch.ones(3)
-    pending = Pending(base, (Call(Method("mul"), (2,), {}, 0),), 1)
+    pending = Pending(base, (DeferredCall(Method("mul"), (2,), {}, 0),), 1)
     base.zero_()
     with pytest.raises(VariesError):
         pending.made()
@@ -235,9 +235,9 @@ def test_torchs_own_iterator_is_within_reach():
 
 
 def test_a_large_or_local_constant_is_not_sent_along():
-    assert pack([Call(torch.add, (torch.ones(2**20),), {}, 0)]) is None
-    assert pack([Call(lambda tensor: tensor, (), {}, 0)]) is None
-    (call,) = unpack(pack([Call(torch.add, (torch.ones(2),), {"alpha": 2}, 0)]))
+    assert pack([DeferredCall(torch.add, (torch.ones(2**20),), {}, 0)]) is None
+    assert pack([DeferredCall(lambda tensor: tensor, (), {}, 0)]) is None
+    (call,) = unpack(pack([DeferredCall(torch.add, (torch.ones(2),), {"alpha": 2}, 0)]))
     assert torch.equal(call(torch.zeros(2)), torch.full((2,), 2.0))
 
 
@@ -250,16 +250,16 @@ def test_constants_are_the_same_bit_by_bit():
 
 def test_a_call_is_told_from_others_by_its_callee_and_its_constants():
     tensor = torch.ones(3)
-    by_name = Call(torch.add, (), {"other": MEAN, "alpha": 2}, "input")
+    by_name = DeferredCall(torch.add, (), {"other": MEAN, "alpha": 2}, "input")
     assert by_name.tensor_of(torch.add, (), {"input": tensor, "other": MEAN.clone(), "alpha": 2}) is tensor
     assert by_name.tensor_of(torch.add, (), {"input": tensor, "other": MEAN}) is None
     assert by_name.tensor_of(torch.sub, (), {"input": tensor, "other": MEAN, "alpha": 2}) is None
-    method = Call(Method("mul"), (2,), {}, 0)
+    method = DeferredCall(Method("mul"), (2,), {}, 0)
     assert method.tensor_of(tensor.mul, (2,), {}) is tensor
     assert method.tensor_of(tensor.mul, (3,), {}) is None
     assert method.tensor_of(tensor.div, (2,), {}) is None
     assert method.tensor_of(torch.mul, (tensor, 2), {}) is None
-    assert Call(Method("mul"), (MEAN,), {}, 1).tensor_of(MEAN.mul, (tensor,), {}) is tensor
+    assert DeferredCall(Method("mul"), (MEAN,), {}, 1).tensor_of(MEAN.mul, (tensor,), {}) is tensor
 
 
 def test_what_can_not_be_left_out_is_done_to_the_tensor_itself():
@@ -275,20 +275,20 @@ def test_what_can_not_be_left_out_is_done_to_the_tensor_itself():
 
 
 OPERATIONS = {
-    "float": Call(Method("float"), (), {}, 0),
-    "double": Call(Method("double"), (), {}, 0),
-    "half": Call(Method("half"), (), {}, 0),
-    "divide": Call(Method("div"), (255,), {}, 0),
-    "scale": Call(Method("mul"), (1 / 255,), {}, 0),
-    "subtract": Call(Method("sub"), (torch.rand(3, 1, 1),), {}, 0),
-    "subtract twice": Call(Method("sub"), (torch.rand(3, 1, 1),), {"alpha": 2}, 0),
-    "in place": Call(Method("mul_"), (0.3,), {}, 0),
-    "add": Call(Method("add"), (torch.rand(3, 5, 5),), {}, 0),
-    "contiguous": Call(Method("contiguous"), (), {}, 0),
-    "reverse": Call(torch.rsub, (1,), {}, 0),
-    "log": Call(Method("log1p"), (), {}, 0),
-    "clamp": Call(Method("clamp"), (0.1, 0.7), {}, 0),
-    "widen": Call(Method("add"), (torch.rand(1, 1, 1, 1, dtype=torch.float64).expand(1, 3, 5, 5),), {}, 0),
+    "float": DeferredCall(Method("float"), (), {}, 0),
+    "double": DeferredCall(Method("double"), (), {}, 0),
+    "half": DeferredCall(Method("half"), (), {}, 0),
+    "divide": DeferredCall(Method("div"), (255,), {}, 0),
+    "scale": DeferredCall(Method("mul"), (1 / 255,), {}, 0),
+    "subtract": DeferredCall(Method("sub"), (torch.rand(3, 1, 1),), {}, 0),
+    "subtract twice": DeferredCall(Method("sub"), (torch.rand(3, 1, 1),), {"alpha": 2}, 0),
+    "in place": DeferredCall(Method("mul_"), (0.3,), {}, 0),
+    "add": DeferredCall(Method("add"), (torch.rand(3, 5, 5),), {}, 0),
+    "contiguous": DeferredCall(Method("contiguous"), (), {}, 0),
+    "reverse": DeferredCall(torch.rsub, (1,), {}, 0),
+    "log": DeferredCall(Method("log1p"), (), {}, 0),
+    "clamp": DeferredCall(Method("clamp"), (0.1, 0.7), {}, 0),
+    "widen": DeferredCall(Method("add"), (torch.rand(1, 1, 1, 1, dtype=torch.float64).expand(1, 3, 5, 5),), {}, 0),
 }
 DTYPES = [torch.uint8, torch.int16, torch.int64, torch.float16, torch.float32, torch.float64, torch.bool]
 
@@ -343,7 +343,7 @@ def test_only_what_is_elementwise_runs_in_chunks():
 
 
 def test_a_device_gets_the_batch_before_its_operators():
-    calls = [Call(Method("float"), (), {}, 0), Call(Method("sub"), (MEAN,), {}, 0)]
+    calls = [DeferredCall(Method("float"), (), {}, 0), DeferredCall(Method("sub"), (MEAN,), {}, 0)]
     deferred = DeferredBatch([torch.randint(0, 256, (4, 3, 5, 5), dtype=torch.uint8), 1], 0, pack(calls))
     recipe = BatchRecipe(deferred.recipe)
     expected = deferred.batch[0].float().sub(MEAN)
@@ -390,7 +390,7 @@ _WATCHED = """
 import sys
 import torch
 from plumb.runtime.deferred.elementwise_chain import BatchRecipe
-from plumb.runtime.deferred.recipe import Call, pack
+from plumb.runtime.deferred.recipe import DeferredCall as Call, pack
 batch = torch.arange(12, dtype=torch.uint8).view(4, 3)
 calls = pack([Call(torch.Tensor.float, (), {}, 0), Call(torch.div, (255,), {}, 0)])
 assert torch.equal(BatchRecipe(calls).run(batch), batch.float() / 255)

@@ -11,12 +11,12 @@ import torch
 from cutting import found
 from torch.utils.data import DataLoader, Dataset
 
-from plumb.core.config import CacheChoice, Config, Cut, Rewrites, Step
+from plumb.core.config import CacheChoice, CallStep, Config, Cut, Rewrites
 from plumb.instrument.dataset_generators import DrawWatch, Generators
 from plumb.instrument.rng_state import generator_states
 from plumb.runtime import fetch as fetching
 from plumb.runtime.fetch import Fetch, Fetching
-from plumb.runtime.iterator_setup import Running
+from plumb.runtime.iterator_setup import IteratorSetup
 from plumb.runtime.replay.sample_code import code_of_samples, code_on
 from plumb.runtime.store.store import Store, key_of
 
@@ -82,7 +82,7 @@ WHOLE = Cut("samples", ())
 
 
 def load_cut():
-    way = (Step("plumb:sample#0", "Rare"), Step(f"{__name__}:Rare.__getitem__#0", "load"))
+    way = (CallStep("plumb:sample#0", "Rare"), CallStep(f"{__name__}:Rare.__getitem__#0", "load"))
     return Cut("load", way, (), code_on((way,), Rare(), 0))
 
 
@@ -199,7 +199,7 @@ def test_a_store_of_whole_samples_is_checked_by_the_code_and_the_flags_of_today(
 
     def epochs():
         loader = DataLoader(Flagged(), batch_size=8, num_workers=workers)
-        running = Running(config, Rewrites((whole,)), is_planned=True)
+        running = IteratorSetup(config, Rewrites((whole,)), is_planned=True)
         torch.manual_seed(0)
         return [[batch[3].tolist() for batch in running.start(loader, loader.__iter__)] for _ in range(3)]
 

@@ -13,9 +13,9 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from plumb.core.config import CacheChoice, Config, Rewrites
 from plumb.instrument.values import digest
-from plumb.rewrites.find import find_offers
+from plumb.rewrites.find import find_rewrites
 from plumb.rewrites.thread_validation import validate_threads
-from plumb.runtime.iterator_setup import Running
+from plumb.runtime.iterator_setup import IteratorSetup
 from plumb.runtime.loader import Loader
 from plumb.tuning.measure.sample_cost import sampled
 from plumb.tuning.measure.throughput import IndexStream
@@ -96,7 +96,7 @@ def offers_for(name):
     stream = IndexStream(loader.batch_sampler)
     cost = sampled(loader, stream, 0.05).cost
     indices = [index for _ in range(4) for index in next(stream)]
-    rewrites = find_offers(loader, cost, indices, 20.0).rewrites
+    rewrites = find_rewrites(loader, cost, indices, 20.0).rewrites
     places = [("", None), *((cut.after, cut) for cut in rewrites.cuts)]
     valid = (name for name, cut in places if validate_threads(loader.dataset, indices, 8, cut) is None)
     return dataclasses.replace(rewrites, threads_until=tuple(valid))
@@ -239,7 +239,7 @@ def on(device):
     stream = IndexStream(loader.batch_sampler)
     cost = sampled(loader, stream, 0.05).cost
     indices = [index for _ in range(4) for index in next(stream)]
-    return find_offers(loader, cost, indices, 20.0, torch.device(device)).rewrites
+    return find_rewrites(loader, cost, indices, 20.0, torch.device(device)).rewrites
 
 
 def loaded_on(device, workers):
@@ -299,6 +299,6 @@ def test_code_that_is_not_the_plan_s_is_run_as_it_stands(capfd):
     config = Config(deferred=tuple(step.operator for step in rewrites.deferral.steps))
     dataset = Images()
     tuned = Loader(dataset, batch_size=4, config=config, rewrites=stale)
-    tuned.running = Running(config, stale, is_planned=True)
+    tuned.running = IteratorSetup(config, stale, is_planned=True)
     assert batches_of(tuned, 1, None) == batches_of(DataLoader(dataset, batch_size=4), 1, None)
     assert "has changed since the plan was made" in capfd.readouterr().err

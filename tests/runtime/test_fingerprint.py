@@ -11,20 +11,20 @@ import numpy
 import pytest
 import torch
 
-from plumb.core.config import CacheChoice, Config, Cut, Rewrites, Step
+from plumb.core.config import CacheChoice, CallStep, Config, Cut, Rewrites
 from plumb.instrument import content_digest
-from plumb.runtime.iterator_setup import Running
+from plumb.runtime.iterator_setup import IteratorSetup
 from plumb.runtime.store.dataset_store import Stored
 from plumb.runtime.store.fingerprint import fingerprint, fingerprint_of_part
 
-CUT = Cut("load", (Step("D.__getitem__#1", "load"),))
+CUT = Cut("load", (CallStep("D.__getitem__#1", "load"),))
 
 SCRIPT = """
 import functools, pathlib, sys, threading
 import numpy, torch
 from PIL import Image
 from torch.utils.data import Dataset, Subset, ConcatDataset
-from plumb.core.config import Cut, Step
+from plumb.core.config import Cut, CallStep as Step
 from plumb.runtime.store.fingerprint import fingerprint
 
 SCALE = 2.0
@@ -205,9 +205,11 @@ LARGE = {
 @pytest.mark.parametrize("kind", LARGE)
 def test_of_large_data_a_part_is_looked_at_in_bounded_time(kind, monkeypatch):
     looked_at = []
-    persistent_id = content_digest._Pickler.persistent_id
+    persistent_id = content_digest._DigestPickler.persistent_id
     monkeypatch.setattr(
-        content_digest._Pickler, "persistent_id", lambda self, value: looked_at.append(1) or persistent_id(self, value)
+        content_digest._DigestPickler,
+        "persistent_id",
+        lambda self, value: looked_at.append(1) or persistent_id(self, value),
     )
     make = LARGE[kind]
     one, other = Plain(make("1")), Plain(make("other"))
@@ -237,7 +239,7 @@ def test_of_plain_values_all_are_looked_at(kind):
 
 def test_a_store_is_left_where_a_dataset_changes_that_is_looked_at_in_part():
     large, choice = Plain([{"row": row} for row in range(5000)]), CacheChoice("load", "memory", 2**20, 1.0)
-    running = Running(Config(cache=choice), Rewrites((CUT,)))
+    running = IteratorSetup(Config(cache=choice), Rewrites((CUT,)))
     running._renew_store(large)
     first = running.stored
     large.state[1]["row"] = 77
@@ -249,7 +251,7 @@ def test_a_store_is_left_where_a_dataset_changes_that_is_looked_at_in_part():
 
 def test_a_store_that_shows_a_change_is_kept_until_it_is_renewed_and_another_one_is_left():
     small, choice = Plain([1, 2]), CacheChoice("load", "memory", 2**20, 1.0)
-    running = Running(Config(cache=choice), Rewrites((CUT,)))
+    running = IteratorSetup(Config(cache=choice), Rewrites((CUT,)))
     running._renew_store(small)
     first = running.stored
     small.state[0] = 3

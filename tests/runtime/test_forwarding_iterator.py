@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from plumb.runtime.deferred.samples import Undeferred
-from plumb.runtime.epoch.persistent_epochs import Handing
+from plumb.runtime.epoch.persistent_epochs import PersistentEpochs
 from plumb.tuning.measure.known_loader import KnownLoader, Watched
 
 
@@ -29,11 +29,11 @@ def finished_on_a_device(loader):
 
 
 def lasting(loader):
-    return Handing().start(loader, loader.__iter__)
+    return PersistentEpochs().start(loader, loader.__iter__)
 
 
 def lasting_and_finished(loader):
-    return Handing().start(loader, lambda: finished_on_a_device(loader))
+    return PersistentEpochs().start(loader, lambda: finished_on_a_device(loader))
 
 
 MADE = [watched, finished_on_a_device, lasting, lasting_and_finished]

@@ -24,9 +24,9 @@ from torch.utils.data import (
 )
 
 from plumb.core.config import Config
-from plumb.core.plan import LoaderPlan, Measured, Prediction
+from plumb.core.plan import LoaderResult, Measured, Prediction
 from plumb.instrument.rng_state import process_states, put_back
-from plumb.runtime.planned_loader import Planned
+from plumb.runtime.planned_loader import PlannedLoader
 from plumb.tuning.live import live_iterator, tuning_of
 from tests.parts.live_parts import Eager, Lazy, follow
 
@@ -119,7 +119,7 @@ OTHERS = [Config(), Config(1, 4), Config(2, 2), Config(2, 2, persistent_workers=
 
 
 def planned_on(loader, config, users, compared=()):
-    entry = LoaderPlan(
+    entry = LoaderResult(
         name="loader",
         site="train.py:1",
         dataset="Numbers",
@@ -129,7 +129,7 @@ def planned_on(loader, config, users, compared=()):
         predicted=Prediction(100.0, "cpu", {"cpu": 1.0}),
         workers_compared=compared,
     )
-    return Planned(loader, entry, users)
+    return PlannedLoader(loader, entry, users)
 
 
 class World:

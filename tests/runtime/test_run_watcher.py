@@ -17,7 +17,8 @@ from plumb.runtime.run_watcher import leaves_something
 RUN = """
 import os, sys, time
 from pathlib import Path
-from plumb.runtime import run_watcher, store_folder
+from plumb.runtime import run_watcher
+from plumb.runtime.store import store_folder
 from plumb.runtime.store.store_folder import StoreFacts, StoreUse
 
 store_folder.SHARED_MEMORY = Path(os.environ["SHM"])
@@ -39,7 +40,7 @@ def started(tmp_path, monkeypatch):
     startup = tmp_path / "startup"
     startup.mkdir()
     (startup / "sitecustomize.py").write_text(
-        "import os, pathlib\nfrom plumb.runtime import store_folder\n"
+        "import os, pathlib\nfrom plumb.runtime.store import store_folder\n"
         "store_folder.SHARED_MEMORY = pathlib.Path(os.environ['SHM'])"
     )
     monkeypatch.setenv("SHM", str(shm))

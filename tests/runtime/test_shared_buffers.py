@@ -227,8 +227,10 @@ def test_batches_of_any_kinds_arrive_as_torch_delivers_them(seed):
     theirs = DataLoader(range(len(kinds)), batch_size=1, collate_fn=collate, **config.loader_arguments())
     with pytest.MonkeyPatch.context() as patch:
         opened = []
-        receive = shared_buffers.Receiver.opened
-        patch.setattr(shared_buffers.Receiver, "opened", lambda self, parcel: opened.append(1) or receive(self, parcel))
+        receive = shared_buffers.BufferReader.opened
+        patch.setattr(
+            shared_buffers.BufferReader, "opened", lambda self, parcel: opened.append(1) or receive(self, parcel)
+        )
         for our, their in zip(ours, theirs, strict=True):
             for (kind, one), (_, other) in zip(our, their, strict=True):
                 assert_same_kind(kind, one, other)

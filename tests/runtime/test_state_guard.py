@@ -13,10 +13,10 @@ import torch
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, RandomSampler, SequentialSampler, Subset
 
 from plumb.core.config import CacheChoice, Config, Cut, Rewrites
-from plumb.core.plan import LoaderPlan, Measured, Prediction
+from plumb.core.plan import LoaderResult, Measured, Prediction
 from plumb.runtime.guards import state_guard
 from plumb.runtime.loader import NO_REWRITES, current_config
-from plumb.runtime.planned_loader import Planned
+from plumb.runtime.planned_loader import PlannedLoader
 from plumb.runtime.replay.sample_code import code_of_samples
 
 Compose = pytest.importorskip("torchvision.transforms").Compose
@@ -29,7 +29,7 @@ LEVEL = {"now": 0}
 def on_plan(loader, config=LASTING, rewrites=NO_REWRITES):
     """Returns what begins an epoch of `loader` on a plan's configuration, and the lines that are said."""
     own = current_config(loader)
-    entry = LoaderPlan(
+    entry = LoaderResult(
         "loader",
         "train.py:1",
         type(loader.dataset).__name__,
@@ -39,7 +39,7 @@ def on_plan(loader, config=LASTING, rewrites=NO_REWRITES):
         Prediction(100.0, "cpu", {}),
         rewrites=rewrites,
     )
-    planned, said = Planned(loader, entry, own), []
+    planned, said = PlannedLoader(loader, entry, own), []
     return lambda: planned.start_unseen(loader, lambda: iter(loader), said.append), said
 
 

@@ -140,7 +140,7 @@ import os, sys
 import torch.multiprocessing as mp
 from torch.utils.data import DataLoader
 from plumb.core.config import Config
-from plumb.runtime.planned_loader import Planned
+from plumb.runtime.planned_loader import PlannedLoader as Planned
 from tests.ways import entry_for
 
 def rank(number, said):

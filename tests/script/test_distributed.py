@@ -12,9 +12,9 @@ from script_parts import PREAMBLE
 from plumb.core import plan
 from plumb.core.config import Config
 from plumb.core.errors import CommandError
-from plumb.core.plan import LoaderPlan, Measured, Plan, Prediction
-from plumb.host.host_files import Host
-from plumb.script.distributed import Ended, launch_of
+from plumb.core.plan import LoaderResult, Measured, Plan, Prediction
+from plumb.host.host_files import HostFiles
+from plumb.script.distributed import TuningDoneFlag, launch_of
 
 TIMEOUT_SECONDS = 120
 
@@ -96,7 +96,7 @@ def plan_of(config, site):
     rate = (90.0, 110.0)
     measured = Measured(config, 100.0, rate)
     predicted = Prediction(100.0, "cpu", {"cpu": 1.0})
-    loader = LoaderPlan("loader", site, "Numbers", 8, Measured(Config(), 100.0, rate), measured, predicted)
+    loader = LoaderResult("loader", site, "Numbers", 8, Measured(Config(), 100.0, rate), measured, predicted)
     return Plan("train.py", {}, 1.0, 1.0, (loader,))
 
 
@@ -182,28 +182,28 @@ def test_a_rank_that_fails_ends_the_others(rank, good, write, tmp_path):
     ],
 )
 def test_which_rank_this_is(environ, rank):
-    found = launch_of(Host(environ=environ))
+    found = launch_of(HostFiles(environ=environ))
     assert (found.rank if found else None) == rank
 
 
 def test_several_hosts_are_for_a_plan_of_one():
     environ = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "node1"}
     with pytest.raises(CommandError, match="tune on one host"):
-        launch_of(Host(environ=environ))
+        launch_of(HostFiles(environ=environ))
 
 
 def test_the_end_is_heard_once_it_was_said_and_no_earlier_one(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     file, same, other = (
-        launch_of(Host(environ={"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": master})).ended_file
+        launch_of(HostFiles(environ={"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": master})).ended_file
         for rank, master in (("0", "a"), ("1", "a"), ("0", "b"))
     )
     assert file == same != other
-    first = Ended(file)
+    first = TuningDoneFlag(file)
     assert not first.heard()
     first.say()
     assert first.heard()
-    later, early = Ended(file), Ended(file)
+    later, early = TuningDoneFlag(file), TuningDoneFlag(file)
     assert not later.heard()
     first.forget()
     assert not early.heard()

@@ -15,7 +15,7 @@ class Heard:
     def iterating(self, loader, start, plain_loop):
         return start()
 def listen():
-    from plumb import intercept
+    from plumb.script import interception as intercept
     intercept.install(Heard())
 """
 THEIRS = {

@@ -5,7 +5,7 @@ from forked import run_forked
 NESTED = """
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
-from plumb import intercept
+from plumb.script import interception as intercept
 
 class Heard:
     def __init__(self):

@@ -33,7 +33,7 @@ sys.modules["plumb.core.plan"] = sys.modules["plumb"].plan = types.SimpleNamespa
 def rank(number, queue, rows):
     queue.put((number, [batch.tolist() for batch in DataLoader(torch.arange(rows), batch_size=4)]))
 
-from plumb import spawned_ranks
+from plumb.script import spawned_ranks
 started = []
 def listener(function, ranks, frame):
     started.append((function, ranks, frame.f_globals["__name__"]))

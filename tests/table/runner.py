@@ -16,7 +16,7 @@ from table.rows import ROWS, Row
 
 from plumb.core import plan
 from plumb.core.config import Config
-from plumb.core.plan import LoaderPlan, Measured, Plan, Prediction
+from plumb.core.plan import LoaderResult, Measured, Plan, Prediction
 from plumb.core.printable import printable
 
 PLANS = {
@@ -125,7 +125,7 @@ def _plan(row: Row) -> Plan:
     own = Measured(Config(pin_memory="pin_memory=True" in row.code), 100.0, (90.0, 110.0))
     tuned = Measured(PLANS[row.plan], 200.0, (190.0, 210.0))
     entries = tuple(
-        LoaderPlan(name, printable(f"{row.file}:1"), "Rows", size, own, tuned, Prediction(100.0, "cpu", {"cpu": 1.0}))
+        LoaderResult(name, printable(f"{row.file}:1"), "Rows", size, own, tuned, Prediction(100.0, "cpu", {"cpu": 1.0}))
         for name, size in (("loader", 4), ("one", 4), ("two", 4))
     )
     return Plan(printable(row.file), {}, 1.0, 1.0, entries, is_module=row.is_module)

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from plumb.core.plan import SampleCost
 from plumb.rewrites import find
-from plumb.rewrites.find import find_offers
+from plumb.rewrites.find import find_rewrites
 from plumb.tracing.sample_source import TraceTimeError
 from plumb.tracing.tracer import trace
 
@@ -66,7 +66,7 @@ COST = SampleCost(1e-4, 1e-4, 0.0, 0.0, 4.0, 1.0)
 
 def test_without_time_for_a_trace_there_are_offers_and_a_reason(monkeypatch):
     monkeypatch.setattr(find, "_TRACED_SECONDS", 0.2)
-    found = find_offers(DataLoader(Rollout(), batch_size=4), COST, [], 0.4)
+    found = find_rewrites(DataLoader(Rollout(), batch_size=4), COST, [], 0.4)
     assert found.pipeline is None
     assert found.rewrites.reasons == (
         "the operators were not traced: there was not enough time to follow all calls of a sample; allow more, with "
@@ -77,7 +77,7 @@ def test_without_time_for_a_trace_there_are_offers_and_a_reason(monkeypatch):
 @pytest.mark.parametrize(("cost_seconds", "left"), [(0.002, 0.05), (3.0, 10.0)])
 def test_why_there_was_no_time_is_told_by_what_was_left_and_what_it_takes(cost_seconds, left):
     cost = SampleCost(cost_seconds, cost_seconds, 0.0, 0.0, 4.0, 1.0)
-    [reason] = find_offers(DataLoader(Deep(), batch_size=4), cost, [], left).rewrites.reasons
+    [reason] = find_rewrites(DataLoader(Deep(), batch_size=4), cost, [], left).rewrites.reasons
     needed = find.format_seconds(75 * cost_seconds)
     assert reason.startswith(f"there was no time to trace the operators: that takes about {needed}, and ")
     assert reason.endswith(" were left; allow more, with --budget or budget=")
@@ -94,6 +94,6 @@ class Slow(Dataset):
 
 def test_samples_of_few_calls_are_traced_in_a_short_time():
     cost = SampleCost(0.005, 0.0, 0.005, 0.0, 4.0, 1.0)
-    found = find_offers(DataLoader(Slow(), batch_size=4), cost, list(range(32)), 0.9)
+    found = find_rewrites(DataLoader(Slow(), batch_size=4), cost, list(range(32)), 0.9)
     assert found.pipeline is not None
     assert "time.sleep" in found.pipeline.graph

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from plumb.api.trace import trace
 from plumb.core.device_profile import DeviceProfile, OnDevice
 from plumb.tracing import capture_pass
-from plumb.tracing.capture_pass import Call, Method
+from plumb.tracing.capture_pass import CapturedCall, Method
 from plumb.tracing.device import batched_call
 from plumb.tracing.device.batched_call import UnbatchableError, seconds_per_call, stack
 from plumb.tracing.device.clock import Cpu, Cuda, current_gpu
@@ -28,15 +28,15 @@ CPU = Cpu()
 SIZE = 96
 
 
-def call(function: Any, *arguments: Any, **keywords: Any) -> Call:
+def call(function: Any, *arguments: Any, **keywords: Any) -> CapturedCall:
     """One call as it is captured; the result is what the function returns for these arguments."""
     leaves, structure = tree_flatten((arguments, keywords))
     copies = tuple(leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves)
     result = function(*arguments, **keywords)
-    return Call(function, copies, structure, tuple(tree_flatten(result)[0]))
+    return CapturedCall(function, copies, structure, tuple(tree_flatten(result)[0]))
 
 
-def calls_of(function: Any, images: list[torch.Tensor]) -> list[Call]:
+def calls_of(function: Any, images: list[torch.Tensor]) -> list[CapturedCall]:
     return [call(function, image) for image in images]
 
 
@@ -45,7 +45,7 @@ def samples(count: int = 4, dtype: torch.dtype = torch.float32) -> list[torch.Te
     return [torch.randint(1, 100, (3, 5, 4), generator=generator).to(dtype) for _ in range(count)]
 
 
-def outcome(calls: list[Call], batch_samples: int = 4) -> str | None:
+def outcome(calls: list[CapturedCall], batch_samples: int = 4) -> str | None:
     """Why the calls don't run as one batch; None where they do."""
     try:
         assert seconds_per_call(calls, CPU, batch_samples) > 0
@@ -165,7 +165,7 @@ def test_equal_samples_are_stacked_all_the_same() -> None:
         ([call(torch.cat, [torch.ones(3)] * count) for count in (2, 3)], "arguments vary"),
     ],
 )
-def test_calls_that_are_not_alike(calls: list[Call], reason: str) -> None:
+def test_calls_that_are_not_alike(calls: list[CapturedCall], reason: str) -> None:
     assert outcome(calls) == reason
 
 
@@ -347,7 +347,7 @@ class Loop(Images):
 def test_operators_that_run_often_or_on_other_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[int] = []
 
-    def counted(calls: list[Call], *arguments: Any) -> float:
+    def counted(calls: list[CapturedCall], *arguments: Any) -> float:
         kept.append(len(calls))
         return seconds_per_call(calls, *arguments)
 

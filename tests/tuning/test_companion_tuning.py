@@ -12,23 +12,23 @@ from plumb.core.errors import TuningError
 from plumb.core.plan import Measured, SampleCost
 from plumb.host import Limits
 from plumb.instrument.call_site import Site
-from plumb.model.inputs import CutCost, Footprint, Freedom, Left, Situation
-from plumb.rewrites.find import Offers
+from plumb.model.inputs import CutCost, Footprint, ModelInputs, RemainingCpuShare, SearchSpace
+from plumb.rewrites.find import AvailableRewrites
 from plumb.script.session import Session
 from plumb.tuning import in_loop
 from plumb.tuning.epoch_rehearsal import NO_COSTS
-from plumb.tuning.loader_under_test import Choice
+from plumb.tuning.loader_under_test import TuningResult
 from plumb.tuning.options import Options
 
 COST = SampleCost(2e-3, 2e-3, 0.0, 1e-5, 1e3, 1.0)
-SITUATION = Situation(
+SITUATION = ModelInputs(
     COST,
     COST,
     Footprint(1e4, 1, 1e7, 1e8, 10),
     Limits(cpus=4, memory_bytes=1e10, shm_bytes=1e9),
     samples_per_batch=4.0,
     dataset_samples=1000.0,
-    cuts=(CutCost("decode", 1e3, Left(0.5, 0.5), 1.0, 1e-4),),
+    cuts=(CutCost("decode", 1e3, RemainingCpuShare(0.5, 0.5), 1.0, 1e-4),),
 )
 WORKERS = Config(2, 2)
 STORE = Config(2, 2, cache=CacheChoice("decode", "memory", 10**6, 1.0))
@@ -66,7 +66,7 @@ class _Tuner:
             raise chosen
         tuned, plain = chosen
         alone = [Measured(config, 100.0, (1.0, 1e6)) for config in (Config(), tuned, plain)]
-        return Choice(*alone, SITUATION, Freedom((0, 2)), Offers(), (), (), 0.0)
+        return TuningResult(*alone, SITUATION, SearchSpace((0, 2)), AvailableRewrites(), (), (), 0.0)
 
     def loader(self, config):
         if config == STORE and self.tunings.seconds[self.name].get("breaks"):

@@ -7,7 +7,7 @@ import pytest
 from plumb.core.config import CacheChoice, Config
 from plumb.core.plan import Claim, EndToEnd, SampleCost
 from plumb.host import Limits
-from plumb.model.inputs import CutCost, Footprint, Left, Situation
+from plumb.model.inputs import CutCost, Footprint, ModelInputs, RemainingCpuShare
 from plumb.tuning.epoch_claim import claim_of, is_worth_having
 from plumb.tuning.epoch_rehearsal import NO_COSTS, EpochCosts
 from tests.runtime.test_clocked_runs import entry
@@ -17,7 +17,7 @@ LOOP = EndToEnd(90.0, 270.0, (85.0, 95.0), (260.0, 280.0), 0.9, 0.3)
 
 
 def claimed(costs=NO_COSTS, samples=1000.0, loop=LOOP, config=None, step=1000.0, cuts=()):
-    situation = Situation(COST, COST, Footprint(1e4, 1, 1e7, 1e8, 10), Limits(cpus=2), step, 0.0, samples, cuts=cuts)
+    situation = ModelInputs(COST, COST, Footprint(1e4, 1, 1e7, 1e8, 10), Limits(cpus=2), step, 0.0, samples, cuts=cuts)
     planned = entry(config or Config(4, 2), Config())
     return claim_of(planned, SimpleNamespace(situation=situation), loop, costs, samples)
 
@@ -50,7 +50,7 @@ def test_what_starts_eat_up_is_not_worth_having(later, first, is_worth):
 
 def test_the_first_epoch_fills_the_store():
     config = Config(cache=CacheChoice("decode", "memory", 2**20, 1.0))
-    cut = CutCost("decode", 1e4, Left(0.05, 0.04), wait_share=0.0, write_seconds=1e-3)
+    cut = CutCost("decode", 1e4, RemainingCpuShare(0.05, 0.04), wait_share=0.0, write_seconds=1e-3)
     claim = claimed(config=config, cuts=(cut,))
     assert claim.later == pytest.approx(270.0)
     assert claim.first < 95.0

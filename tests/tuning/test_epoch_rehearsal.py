@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from plumb.core.config import Config
 from plumb.tuning.epoch_rehearsal import rehearsed
-from plumb.tuning.loader_under_test import Subject
+from plumb.tuning.loader_under_test import LoaderUnderTest
 from tests.runtime.test_clocked_runs import entry
 
 START_SECONDS = 0.5
@@ -94,5 +94,5 @@ class OneIterator(DataLoader):
 
 
 def test_an_iterator_that_lives_as_long_as_the_training_has_no_epoch_that_starts_are_charged_to():
-    assert Subject("loader", OneIterator(Rows(), 2), 2.0, None, None).epoch_samples is None
-    assert Subject("loader", DataLoader(Rows(), 2), 2.0, None, None).epoch_samples == pytest.approx(8.0)
+    assert LoaderUnderTest("loader", OneIterator(Rows(), 2), 2.0, None, None).epoch_samples is None
+    assert LoaderUnderTest("loader", DataLoader(Rows(), 2), 2.0, None, None).epoch_samples == pytest.approx(8.0)

@@ -17,7 +17,7 @@ from plumb.instrument.call_site import Site
 from plumb.tuning import in_loop
 from plumb.tuning.measure.known_loader import KnownLoader
 from plumb.tuning.measure.replayed_batches import ready
-from plumb.tuning.measure.training_loop import Loop
+from plumb.tuning.measure.training_loop import LoopMeter
 from plumb.tuning.options import Options
 
 SLOW_SECONDS, FAST_SECONDS = 0.02, 0.01
@@ -33,7 +33,7 @@ def step_of(monkeypatch, pin, seconds_pageable, seconds_locked, is_used=True):
     monkeypatch.setattr(in_loop, "is_pinnable", lambda batch: True)
     monkeypatch.setattr("plumb.tuning.measure.training_loop.pinned", lambda batch: batch.as_subclass(Locked))
     own = itertools.repeat(torch.zeros(4))
-    running = in_loop._step(Loop(4.0, 1e9), own, pin, 0.3, time.perf_counter() + 60)
+    running = in_loop._step(LoopMeter(4.0, 1e9), own, pin, 0.3, time.perf_counter() + 60)
     return result_of(running, lambda batch: seconds_locked if isinstance(batch, Locked) else seconds_pageable)
 
 
@@ -89,7 +89,7 @@ def test_pauses_tell_whether_a_loop_waits_for_its_device(is_waited_for, monkeypa
     monkeypatch.setattr(in_loop, "uses_accelerator", lambda: True)
     monkeypatch.setattr(in_loop, "is_pinnable", lambda batch: False)
     monkeypatch.setattr("plumb.tuning.measure.training_loop.synchronize", device.synchronize)
-    running = in_loop._step(Loop(4.0, 1e9), itertools.repeat(torch.zeros(4)), False, 0.5, math.inf)
+    running = in_loop._step(LoopMeter(4.0, 1e9), itertools.repeat(torch.zeros(4)), False, 0.5, math.inf)
     assert result_of(running, device.step).blocks is is_waited_for
 
 
@@ -120,7 +120,7 @@ def test_a_host_that_is_slow_while_the_step_is_measured_hides_no_waiting(
     loader = DataLoader(torch.zeros(64, 4), batch_size=4)
     known = KnownLoader("loader", Site("train.py", 1, "loader"), weakref.ref(loader), 4)
     tuning = in_loop.Tuning(Options(1.0, Limits()), lambda event: said.append(event.text))
-    running = tuning.through_the_loop(known, loader, Loop(4.0, math.inf), own(), math.inf)
+    running = tuning.through_the_loop(known, loader, LoopMeter(4.0, math.inf), own(), math.inf)
     with pytest.raises(TuningError):
         result_of(running, lambda _: slow_seconds if said.count(HOW_FAST) == 1 and said[-1] == HOW_FAST else 0.002)
     assert said.count(HOW_FAST) == looks
@@ -129,7 +129,7 @@ def test_a_host_that_is_slow_while_the_step_is_measured_hides_no_waiting(
 
 def test_what_cannot_be_pinned_is_left_where_it_is(monkeypatch):
     monkeypatch.setattr(in_loop, "uses_accelerator", lambda: True)
-    running = in_loop._step(Loop(4.0, 1e9), itertools.repeat(torch.zeros(4).to_sparse()), False, 0.1, math.inf)
+    running = in_loop._step(LoopMeter(4.0, 1e9), itertools.repeat(torch.zeros(4).to_sparse()), False, 0.1, math.inf)
     assert not result_of(running, lambda batch: FAST_SECONDS).wants_pinned
 
 
@@ -155,7 +155,7 @@ def test_a_slow_step_leaves_the_tuning_its_part_of_the_time(monkeypatch):
     loader = DataLoader(torch.zeros(64), batch_size=4, num_workers=2)
     known = KnownLoader("loader", Site("train.py", 1, "loader"), weakref.ref(loader), 4)
     tuning = in_loop.Tuning(Options(100.0, Limits()), lambda event: None)
-    running = tuning._at_first(known, loader, Loop(4.0, math.inf), itertools.repeat(torch.zeros(4)), 100.0)
+    running = tuning._at_first(known, loader, LoopMeter(4.0, math.inf), itertools.repeat(torch.zeros(4)), 100.0)
     steps = 0
     try:
         next(running)

@@ -12,40 +12,52 @@ from torch.utils.data import DataLoader
 import plumb
 from plumb.cli.app import cli
 from plumb.core.config import CacheChoice, Config
-from plumb.core.plan import LoaderPlan, LoopGain, Measured, PlainMeasured, Prediction, Rate, SampleCost, decode, encode
+from plumb.core.plan import (
+    LoaderResult,
+    LoopGain,
+    Measured,
+    PlainMeasured,
+    Prediction,
+    Rate,
+    SampleCost,
+    decode,
+    encode,
+)
 from plumb.host import Limits
 from plumb.instrument.call_site import Site
-from plumb.model.inputs import AllocatorGain, CutCost, Footprint, Freedom, Left, Situation
-from plumb.rewrites.find import Offers
+from plumb.model.inputs import AllocatorGain, CutCost, Footprint, ModelInputs, RemainingCpuShare, SearchSpace
+from plumb.rewrites.find import AvailableRewrites
 from plumb.tuning import in_loop
 from plumb.tuning.dataset_settings import Settings, mark
 from plumb.tuning.epoch_rehearsal import NO_COSTS
 from plumb.tuning.live.candidates import worth_trying
-from plumb.tuning.live.controller import Pilot
-from plumb.tuning.loader_under_test import Choice
+from plumb.tuning.live.controller import LiveController
+from plumb.tuning.loader_under_test import TuningResult
 from plumb.tuning.measure.known_loader import KnownLoader
-from plumb.tuning.measure.training_loop import Loop
+from plumb.tuning.measure.training_loop import LoopMeter
 from plumb.tuning.options import Options
 from plumb.tuning.plain_plan import best_plain, untried_plain, with_plain
-from plumb.tuning.search.ledger import STOPPED, Reading
+from plumb.tuning.search.ledger import STOPPED, TrialResult
 
 COST = SampleCost(2e-3, 2e-3, 0.0, 1e-5, 1e3, 1.0)
-SITUATION = Situation(
+SITUATION = ModelInputs(
     COST,
     COST,
     Footprint(1e4, 1, 1e7, 1e8, 10),
     Limits(cpus=4),
     samples_per_batch=10.0,
     dataset_samples=1000.0,
-    cuts=(CutCost("decode", 1e3, Left(0.5, 0.5), 1.0, 1e-4),),
+    cuts=(CutCost("decode", 1e3, RemainingCpuShare(0.5, 0.5), 1.0, 1e-4),),
 )
 STORE = CacheChoice("decode", "memory", 10**6, 1.0)
-FREEDOM = Freedom(tuple(range(5)), caches=(None, STORE), allocator_reuse=(False, True), fetch=((1, None), (8, None)))
+FREEDOM = SearchSpace(
+    tuple(range(5)), caches=(None, STORE), allocator_reuse=(False, True), fetch=((1, None), (8, None))
+)
 STORED = Config(2, 2, cache=STORE)
 
 
 def reading(config, rate, spread=0.05, outcome=""):
-    return Reading(config, Rate(rate, (rate * (1 - spread), rate * (1 + spread))), rate, outcome)
+    return TrialResult(config, Rate(rate, (rate * (1 - spread), rate * (1 + spread))), rate, outcome)
 
 
 OWN = reading(Config(), 500.0)
@@ -114,7 +126,7 @@ def planned(monkeypatch, clock, tuned, plain, batches=math.inf, changed=""):
 
         def choose(self):
             alone = [Measured(config, 10 / SECONDS[config], (1.0, 1e6)) for config in (Config(), tuned, plain)]
-            return Choice(*alone, SITUATION, FREEDOM, Offers(), (), (), 0.0)
+            return TuningResult(*alone, SITUATION, FREEDOM, AvailableRewrites(), (), (), 0.0)
 
         def loader(self, config):
             return feed(config)
@@ -127,7 +139,7 @@ def planned(monkeypatch, clock, tuned, plain, batches=math.inf, changed=""):
     loader = DataLoader(torch.zeros(64, 4), batch_size=10)
     known = KnownLoader("loader", Site("train.py", 1, "loader"), weakref.ref(loader), 10)
     tuning = in_loop.Tuning(Options(60.0, Limits()), lambda event: None)
-    running = tuning.through_the_loop(known, loader, Loop(10.0, batches), feed(Config()), 60.0)
+    running = tuning.through_the_loop(known, loader, LoopMeter(10.0, batches), feed(Config()), 60.0)
     next(running)
     while True:
         clock[0] += 0.01
@@ -185,7 +197,7 @@ def test_a_loop_without_batches_left_leaves_what_was_measured_alone(monkeypatch,
 
 
 def entry_of(plain, gain=None):
-    return LoaderPlan(
+    return LoaderResult(
         "loader",
         "train.py:1",
         "Rows",
@@ -265,7 +277,7 @@ def test_live_tries_nothing_else_either(monkeypatch):
     monkeypatch.setattr(
         "plumb.tuning.live.controller.Scout", lambda *_, **__: pytest.fail("nothing is to be looked for")
     )
-    pilot = Pilot(Config(), lambda: None)
+    pilot = LiveController(Config(), lambda: None)
     pilot._loader, pilot._seen_indices = loader, [[0, 1]]
     with pytest.raises(StopIteration) as done:
         next(pilot._scouted(gained=False))
@@ -279,5 +291,7 @@ def test_live_tries_nothing_else_either(monkeypatch):
 
     monkeypatch.setattr("plumb.tuning.live.candidates.planner.rank", rank)
     with pytest.raises(LookupError):
-        worth_trying(loader, Config(), reusing, {}, (), plumb.tuning.search.search_space.WorkerStart(), 0.0, Offers())
+        worth_trying(
+            loader, Config(), reusing, {}, (), plumb.tuning.search.search_space.WorkerStart(), 0.0, AvailableRewrites()
+        )
     assert asked[0].allocator_reuse == (False,)

@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader, Dataset
 from plumb.core.config import CacheChoice, Config
 from plumb.instrument.sample_effects import CHILD_SECONDS
 from plumb.model.inputs import CutCost, ThreadsCost
-from plumb.rewrites.find import Offers
+from plumb.rewrites.find import AvailableRewrites
 from plumb.runtime.loader import NO_REWRITES
 from plumb.tuning.loop_changes import LoopChanges
-from plumb.tuning.measure.training_loop import Loop
+from plumb.tuning.measure.training_loop import LoopMeter
 from plumb.tuning.restraint import FREE, restraint_of
 from plumb.tuning.search.search_space import WorkerStart, worker_start
 
@@ -52,7 +52,7 @@ def asking(rows, index):
 def offers():
     threads = ThreadsCost(8, None, 0.2, 0.2, 1.0, 0.001, 0.0, 0.0)
     cut = CutCost("read", *[0.0] * (len(CutCost.__dataclass_fields__) - 1))
-    return Offers(NO_REWRITES, (cut,), (), (threads,))
+    return AvailableRewrites(NO_REWRITES, (cut,), (), (threads,))
 
 
 def test_samples_that_change_what_they_read_are_left_as_they_are():
@@ -136,7 +136,7 @@ def through(loop, steps, batches=6):
 
 def test_a_loop_that_changes_the_dataset_is_seen_at_its_first_batch():
     loader = DataLoader(Rows(), batch_size=4)
-    loop = Loop(4, 6)
+    loop = LoopMeter(4, 6)
     loop.changes = LoopChanges(loader)
 
     def step(batch):

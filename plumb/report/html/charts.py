@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
 from plumb.core.config import Config
-from plumb.core.plan import LoaderPlan, StepShares, Trial
+from plumb.core.plan import LoaderResult, StepShares, Trial
 from plumb.core.units import format_rate, format_seconds
 from plumb.model.simulator import MAIN, STEP
 from plumb.model.timeline import Timeline
@@ -26,7 +26,7 @@ _TICKS = 6
 _ROOM_FOR_WORDS = 0.08
 
 
-def bounds(loader: LoaderPlan, before: float | None, now: float) -> Markup:
+def bounds(loader: LoaderResult, before: float | None, now: float) -> Markup:
     """Return bars of what each resource allows in samples per second, with the measured rates marked on them.
 
     Args:
@@ -75,7 +75,7 @@ def shares(sides: Sequence[tuple[str, StepShares, float]]) -> Markup:
     return tag("div", tag("div", *rows, class_="rows shares"), tag("div", *legend, class_="legend"))
 
 
-def trials(loader: LoaderPlan) -> Markup:
+def trials(loader: LoaderResult) -> Markup:
     """Return rows for the trials: each configuration with its rate, its interval and the model's prediction."""
     tried = last_of_each(loader.trials)
     ends = [end for trial in tried for end in (*(trial.interval or ()), trial.predicted_samples_per_second or 0.0)]
@@ -91,7 +91,7 @@ def trials(loader: LoaderPlan) -> Markup:
     return tag("div", tag("div", *rows, class_="rows trials"), tag("div", *legend, class_="legend"))
 
 
-def _trial(trial: Trial, loader: LoaderPlan, scale: float, baseline: Markup) -> Markup:
+def _trial(trial: Trial, loader: LoaderResult, scale: float, baseline: Markup) -> Markup:
     drawn: list[Content] = [baseline]
     if trial.interval is not None:
         low, high = (end / scale for end in trial.interval)
@@ -107,13 +107,13 @@ def _trial(trial: Trial, loader: LoaderPlan, scale: float, baseline: Markup) -> 
     return _row(name, drawn, rate, role or "")
 
 
-def _role(config: Config, loader: LoaderPlan) -> str | None:
+def _role(config: Config, loader: LoaderResult) -> str | None:
     if config == loader.tuned.config:
         return "winner"
     return "own" if config == loader.baseline.config else None
 
 
-def predicted(loader: LoaderPlan) -> Markup | None:
+def predicted(loader: LoaderResult) -> Markup | None:
     """Return a logarithmic plot of predicted over measured rates, or None if there are none."""
     points = [
         (trial.samples_per_second, trial.predicted_samples_per_second, trial)

@@ -8,10 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from plumb.core.plan import LoaderPlan, Plan
+from plumb.core.plan import LoaderResult, Plan
 from plumb.core.units import format_bytes, format_rate, format_seconds
 from plumb.model.timeline import Timeline
-from plumb.model.whatif import Forecast
+from plumb.model.whatif import HostForecast
 from plumb.report.framework_settings import framework_setting
 from plumb.report.html import charts, graph_drawing
 from plumb.report.html.markup import Content, Markup, join, tag
@@ -42,7 +42,7 @@ class Modelled:
     """Additions of the model to a loader's plan: simulated timelines (before and after), and a forecast."""
 
     timelines: tuple[Timeline, ...]
-    forecast: Forecast
+    forecast: HostForecast
 
 
 def page(plan: Plan, modelled: Mapping[str, Modelled]) -> str:
@@ -91,7 +91,7 @@ def _header(plan: Plan) -> Markup:
     return tag("header", tag("span", "plumb", class_="brand"), tag("h1", _title(plan)), tag("p", host), navigation)
 
 
-def _loader(loader: LoaderPlan, plan: Plan, modelled: Modelled | None) -> Markup:
+def _loader(loader: LoaderResult, plan: Plan, modelled: Modelled | None) -> Markup:
     pipeline = from_node_link(loader.graph) if loader.graph is not None else None
     size = f"batches of {loader.samples_per_batch:,.0f}"
     place = next(place for place, each in enumerate(plan.loaders) if each is loader)
@@ -116,11 +116,11 @@ def _loader(loader: LoaderPlan, plan: Plan, modelled: Modelled | None) -> Markup
 # ---- the answer
 
 
-def _is_changed(loader: LoaderPlan) -> bool:
+def _is_changed(loader: LoaderResult) -> bool:
     return loader.tuned.config != loader.baseline.config
 
 
-def _rates(loader: LoaderPlan) -> tuple[float, float]:
+def _rates(loader: LoaderResult) -> tuple[float, float]:
     """Return samples per second before and now: of the training loop if it was measured, else of the loader alone."""
     loop = loader.end_to_end
     return (
@@ -128,7 +128,7 @@ def _rates(loader: LoaderPlan) -> tuple[float, float]:
     )
 
 
-def _answer(loader: LoaderPlan) -> Markup:
+def _answer(loader: LoaderResult) -> Markup:
     before, now = _rates(loader)
     whose = "your training loop" if loader.end_to_end else "the loader alone"
     if not _is_changed(loader):
@@ -153,7 +153,7 @@ def _figure(name: str, rate: float, kind: str, config: str | None = None) -> Mar
     return tag("div", tag("div", name, class_="name"), figure, words, class_=f"figure {kind}")
 
 
-def _use(loader: LoaderPlan, plan: Plan) -> Markup | None:
+def _use(loader: LoaderResult, plan: Plan) -> Markup | None:
     """Return the ways to use the plan, or None if nothing changed."""
     if not _is_changed(loader):
         return None
@@ -177,7 +177,7 @@ def _section(title: str, explanation: str | None, *content: Content) -> Markup:
     return tag("section", tag("h3", title), tag("p", explanation, class_="lead") if explanation else None, *content)
 
 
-def _step(loader: LoaderPlan) -> Markup | None:
+def _step(loader: LoaderResult) -> Markup | None:
     loop = loader.end_to_end
     if loop is None or loop.baseline_shares is None or loop.tuned_shares is None:
         return None
@@ -191,7 +191,7 @@ def _step(loader: LoaderPlan) -> Markup | None:
     )
 
 
-def _operators(loader: LoaderPlan, pipeline: Pipeline) -> Markup:
+def _operators(loader: LoaderResult, pipeline: Pipeline) -> Markup:
     headings = (("operator", ""), ("time", "n"), ("share", "n"), ("computes", "n"), ("waits", "n"), ("output", "n"))
     whole = max(pipeline.sample_seconds, pipeline.attributed_seconds)
     rows = [_operator(loader, pipeline, operator, whole) for operator in pipeline.operators]
@@ -224,13 +224,13 @@ _STATES = {
 }
 
 
-def _occurs(loader: LoaderPlan, pipeline: Pipeline, state: str) -> bool:
+def _occurs(loader: LoaderResult, pipeline: Pipeline, state: str) -> bool:
     return any(
         state in graph_drawing.states(pipeline, operator, loader.tuned.config) for operator in pipeline.operators
     )
 
 
-def _operator(loader: LoaderPlan, pipeline: Pipeline, operator: Operator, whole_seconds: float) -> Markup:
+def _operator(loader: LoaderResult, pipeline: Pipeline, operator: Operator, whole_seconds: float) -> Markup:
     particular = graph_drawing.states(pipeline, operator, loader.tuned.config)
     name = tag("td", tag("span", operator.name, title=operator.location), tag("small", _place(operator, particular)))
     share = percent(operator.wall_seconds / whole_seconds) if whole_seconds else ""
@@ -249,7 +249,7 @@ def _cell(figure: str) -> Markup:
     return tag("td", figure, class_="n")
 
 
-def _bounds(loader: LoaderPlan) -> Markup | None:
+def _bounds(loader: LoaderResult) -> Markup | None:
     if not loader.predicted.bounds:
         return None
     before, now = _rates(loader)
@@ -261,7 +261,7 @@ def _bounds(loader: LoaderPlan) -> Markup | None:
     )
 
 
-def _timelines(loader: LoaderPlan, timelines: Sequence[Timeline]) -> Markup:
+def _timelines(loader: LoaderResult, timelines: Sequence[Timeline]) -> Markup:
     names = ("before", "after") if len(timelines) > 1 else ("as it is",)
     drawn = (charts.timeline(timeline, name) for name, timeline in zip(names, timelines, strict=True))
     return _section(
@@ -273,7 +273,7 @@ def _timelines(loader: LoaderPlan, timelines: Sequence[Timeline]) -> Markup:
     )
 
 
-def _trials(loader: LoaderPlan) -> Markup | None:
+def _trials(loader: LoaderResult) -> Markup | None:
     if not loader.trials:
         return None
     plot = charts.predicted(loader)
@@ -293,13 +293,13 @@ def _trials(loader: LoaderPlan) -> Markup | None:
     )
 
 
-def _next(loader: LoaderPlan, forecast: Forecast) -> Markup:
+def _next(loader: LoaderResult, forecast: HostForecast) -> Markup:
     return _section(
         "What would help next", "By the model, on this host, with the plan in use.", tag("p", advice(forecast))
     )
 
 
-def _remarks(loader: LoaderPlan) -> Markup:
+def _remarks(loader: LoaderResult) -> Markup:
     parts: list[Content] = []
     if loader.notes:
         parts += [tag("h4", "Notes"), tag("ul", *(tag("li", note) for note in loader.notes))]
@@ -317,7 +317,7 @@ def _remarks(loader: LoaderPlan) -> Markup:
     return _section("Fine print", None, *parts)
 
 
-def _alone(loader: LoaderPlan) -> Markup:
+def _alone(loader: LoaderResult) -> Markup:
     """Return a table of the rates of the loader alone, with the full configurations."""
     sides = {"before": loader.baseline, "after": loader.tuned} if _is_changed(loader) else {"as it is": loader.baseline}
     rows = (

@@ -12,7 +12,7 @@ import libcst as cst
 from plumb.core.config import Config
 from plumb.report.patch import value_origin
 from plumb.report.patch.argument_layout import edit
-from plumb.report.patch.source_file import LoaderCall, Source
+from plumb.report.patch.source_file import LoaderCall, SourceFile
 from plumb.report.patch.value_origin import UNKNOWN, Origin
 
 # Torch's defaults of the arguments that a configuration may change, in the order in which they are written.
@@ -76,7 +76,7 @@ class _Edits:
     added: dict[str, str] = field(default_factory=dict)
 
 
-def amend(source: Source, call: LoaderCall, loader: str, before: Config, after: Config) -> Amended:
+def amend(source: SourceFile, call: LoaderCall, loader: str, before: Config, after: Config) -> Amended:
     """Change `call` for the configuration `after`; values that the call does not spell out become advice.
 
     Args:
@@ -120,7 +120,7 @@ def amend(source: Source, call: LoaderCall, loader: str, before: Config, after: 
     return Amended(node, tuple(advice), persists)
 
 
-def literal_argument(source: Source, call: LoaderCall, name: str) -> Any:
+def literal_argument(source: SourceFile, call: LoaderCall, name: str) -> Any:
     """Return an argument's value if the call spells it out, else UNKNOWN."""
     index = _index(call, name)
     return UNKNOWN if index is None else value_origin.literal(source, call.node.args[index].value)
@@ -170,7 +170,7 @@ def _guarded(name: str, value: Any, workers: str) -> str:
     return f"{workers} > 0" if name == "persistent_workers" else f"{value!r} if {workers} > 0 else None"
 
 
-def _argument(source: Source, call: LoaderCall, name: str, loader: str) -> _Argument:
+def _argument(source: SourceFile, call: LoaderCall, name: str, loader: str) -> _Argument:
     index = _index(call, name)
     if index is not None:
         expression = call.node.args[index].value
@@ -192,7 +192,7 @@ def _argument(source: Source, call: LoaderCall, name: str, loader: str) -> _Argu
     return _Argument()
 
 
-def _unguarded(source: Source, call: LoaderCall, expression: cst.BaseExpression) -> Any:
+def _unguarded(source: SourceFile, call: LoaderCall, expression: cst.BaseExpression) -> Any:
     """Return the value in a conditional expression that an earlier patch wrote (see `_guarded`), else UNKNOWN."""
     workers = _reference(source, call)
     if workers and source.code(expression) == f"{workers} > 0":
@@ -217,7 +217,7 @@ def _stars(call: LoaderCall) -> Iterator[cst.Arg]:
     return (argument for argument in (*call.node.args, *bound) if argument.star)
 
 
-def _through(source: Source, call: LoaderCall, star: cst.Arg, name: str, loader: str) -> Origin | None:
+def _through(source: SourceFile, call: LoaderCall, star: cst.Arg, name: str, loader: str) -> Origin | None:
     """Return the origin of an argument that may come through a star; None if the source shows that it doesn't."""
     if star.star == "*":
         return value_origin.hidden(source, call, star) if name in (call.parameters or ()) else None
@@ -231,7 +231,7 @@ def _through(source: Source, call: LoaderCall, star: cst.Arg, name: str, loader:
     return value_origin.hidden(source, call, star)
 
 
-def _reference(source: Source, call: LoaderCall) -> str:
+def _reference(source: SourceFile, call: LoaderCall) -> str:
     """Return the call's expression for its number of workers if it may be repeated, else an empty string."""
     index = _index(call, "num_workers")
     if index is None or not value_origin.is_reference(call.node.args[index].value):

@@ -14,10 +14,10 @@ from pathlib import Path
 import libcst as cst
 
 from plumb.core.config import Config
-from plumb.core.plan import LoaderPlan, Plan
+from plumb.core.plan import LoaderResult, Plan
 from plumb.core.units import format_rate
 from plumb.report.patch.call_edit import Advice, amend, literal_argument
-from plumb.report.patch.source_file import LoaderCall, Source, SourceError
+from plumb.report.patch.source_file import LoaderCall, SourceError, SourceFile
 from plumb.report.patch.value_origin import UNKNOWN
 
 _NOT_THE_USERS = {"site-packages", "dist-packages", "node_modules", "__pycache__"}
@@ -72,7 +72,7 @@ class _Wanted:
     """A call, and the calls that the plans of the loaders made by it ask for."""
 
     call: LoaderCall
-    loaders: list[LoaderPlan] = field(default_factory=list)
+    loaders: list[LoaderResult] = field(default_factory=list)
     nodes: list[cst.Call] = field(default_factory=list)
 
 
@@ -88,7 +88,7 @@ def patch(plan: Plan, script: Path, folder: Path, run_command: str) -> Patch:
     """
     remarks: list[str] = []
     problems: list[str] = []
-    advice: list[tuple[LoaderPlan, Advice]] = []
+    advice: list[tuple[LoaderResult, Advice]] = []
     persisting: list[str] = []
     sources = _Sources(script, folder)
     wanted: dict[Path, dict[cst.Call, _Wanted]] = {}
@@ -120,13 +120,13 @@ def patch(plan: Plan, script: Path, folder: Path, run_command: str) -> Patch:
     return Patch(tuple(file for file in files if file.before != file.after), tuple(remarks), tuple(problems))
 
 
-def _file_patch(source: Source, new: Mapping[cst.Call, cst.Call]) -> FilePatch:
+def _file_patch(source: SourceFile, new: Mapping[cst.Call, cst.Call]) -> FilePatch:
     after = source.module.visit(_Replace(new))
     assert isinstance(after, cst.Module)
     return FilePatch(source.path, source.module.bytes, after.bytes, source.module.encoding.removesuffix("-sig"))
 
 
-def _runtime_lines(loader: LoaderPlan, expressible: Config | None, run_command: str) -> list[str]:
+def _runtime_lines(loader: LoaderResult, expressible: Config | None, run_command: str) -> list[str]:
     """Return remarks on what the patch achieves and what plumb's runtime would add, if torch can't express it all."""
     if not loader.config.needs_runtime:
         return []
@@ -154,7 +154,7 @@ def _persistence(loaders: Sequence[str]) -> Iterator[str]:
         )
 
 
-def _contradictions(advice: Sequence[tuple[LoaderPlan, Advice]], run_command: str) -> Iterator[str]:
+def _contradictions(advice: Sequence[tuple[LoaderResult, Advice]], run_command: str) -> Iterator[str]:
     """Yield a remark for each place that would have to hold two values at once."""
     for key in dict.fromkeys((a.argument, a.subject) for _, a in advice if a.argument):
         about = [(loader, a) for loader, a in advice if (a.argument, a.subject) == key]
@@ -166,7 +166,7 @@ def _contradictions(advice: Sequence[tuple[LoaderPlan, Advice]], run_command: st
             )
 
 
-def _agree(source: Source, wanted: _Wanted) -> bool:
+def _agree(source: SourceFile, wanted: _Wanted) -> bool:
     return len({source.code(node) for node in wanted.nodes}) == 1
 
 
@@ -193,15 +193,15 @@ class _Sources:
     def __init__(self, script: Path, folder: Path) -> None:
         self._script = script
         self._folder = folder
-        self._read: dict[Path, Source] = {}
+        self._read: dict[Path, SourceFile] = {}
 
-    def read(self, path: Path) -> Source:
+    def read(self, path: Path) -> SourceFile:
         """Return the parsed file. Raise SourceError if it can't be parsed."""
         if path not in self._read:
-            self._read[path] = Source(path)
+            self._read[path] = SourceFile(path)
         return self._read[path]
 
-    def find(self, loader: LoaderPlan, loaders: Sequence[LoaderPlan]) -> tuple[Source, LoaderCall]:
+    def find(self, loader: LoaderResult, loaders: Sequence[LoaderResult]) -> tuple[SourceFile, LoaderCall]:
         """Return the file and the call that make `loader`. Raise SourceError, whose message omits the loader's name."""
         file = loader.site.rpartition(":")[0]
         paths = [self._script] if self._script.name == file else list(_files(self._folder, file))
@@ -217,8 +217,8 @@ class _Sources:
         return found[0]
 
     def _attempt(
-        self, path: Path, loader: LoaderPlan, loaders: Sequence[LoaderPlan]
-    ) -> tuple[Source, LoaderCall] | SourceError:
+        self, path: Path, loader: LoaderResult, loaders: Sequence[LoaderResult]
+    ) -> tuple[SourceFile, LoaderCall] | SourceError:
         try:
             source = self.read(path)
             return source, _choose(source, loader, loaders)
@@ -238,7 +238,7 @@ def _files(folder: Path, name: str) -> Iterator[Path]:
         )
 
 
-def _choose(source: Source, loader: LoaderPlan, loaders: Sequence[LoaderPlan]) -> LoaderCall:
+def _choose(source: SourceFile, loader: LoaderResult, loaders: Sequence[LoaderResult]) -> LoaderCall:
     """Return the call that makes `loader`.
 
     It is looked for on the loader's line and by its name, then by its name alone (because lines move), then among calls
@@ -269,7 +269,7 @@ def _choose(source: Source, loader: LoaderPlan, loaders: Sequence[LoaderPlan]) -
     return found[0]
 
 
-def _check(source: Source, call: LoaderCall, loader: LoaderPlan) -> None:
+def _check(source: SourceFile, call: LoaderCall, loader: LoaderResult) -> None:
     plain = [argument for argument in call.node.args if argument.keyword is None]
     if call.parameters is None and len(plain) > 1:
         raise SourceError(

@@ -72,7 +72,7 @@ class _LoaderClass:
     preset: cst.Call | None = None
 
 
-class Source:
+class SourceFile:
     """A parsed file. Raises SourceError if it can't be parsed."""
 
     def __init__(self, path: Path) -> None:

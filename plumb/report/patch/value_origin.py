@@ -9,7 +9,7 @@ from typing import Any
 
 import libcst as cst
 
-from plumb.report.patch.source_file import LoaderCall, Source, last_name
+from plumb.report.patch.source_file import LoaderCall, SourceFile, last_name
 
 # Stands for a value that can't be read from the source alone.
 UNKNOWN = object()
@@ -32,7 +32,7 @@ class Origin:
     takes_keywords: bool = False
 
 
-def literal(source: Source, expression: cst.BaseExpression) -> Any:
+def literal(source: SourceFile, expression: cst.BaseExpression) -> Any:
     """Return the value of a literal; UNKNOWN for any other expression."""
     try:
         return ast.literal_eval(source.code(expression))
@@ -52,13 +52,13 @@ def is_reference(expression: cst.BaseExpression) -> bool:
     return False
 
 
-def preset(source: Source, expression: cst.BaseExpression) -> Origin:
+def preset(source: SourceFile, expression: cst.BaseExpression) -> Origin:
     """Return the origin of an argument that a `functools.partial` bound."""
     text = f"functools.partial at {source.place(expression)}"
     return Origin(text, literal(source, expression), lambda words: f"write {words} there", takes_keywords=True)
 
 
-def hidden(source: Source, call: LoaderCall, star: cst.Arg) -> Origin:
+def hidden(source: SourceFile, call: LoaderCall, star: cst.Arg) -> Origin:
     """Return the origin of an argument that may come through `*arguments` or `**keywords`."""
     code = star.star + source.code(star.value)
     function = source.function_of(call.node)
@@ -72,7 +72,7 @@ def hidden(source: Source, call: LoaderCall, star: cst.Arg) -> Origin:
     return Origin(f"{code}{where}", UNKNOWN, lambda words: f"put {words} into it", takes_keywords=True)
 
 
-def origin(source: Source, expression: cst.BaseExpression, loader: str, depth: int = 0) -> Origin:
+def origin(source: SourceFile, expression: cst.BaseExpression, loader: str, depth: int = 0) -> Origin:
     """Return the origin of an expression's value; `loader` is the name of the loader that gets it."""
     code = source.code(expression)
     found = None
@@ -90,7 +90,7 @@ def origin(source: Source, expression: cst.BaseExpression, loader: str, depth: i
     return Origin(f"{code} at {place}", UNKNOWN, lambda v: f"make it {v!r}", can_vary=True)
 
 
-def dictionary(source: Source, expression: cst.BaseExpression) -> cst.Dict | cst.Call | None:
+def dictionary(source: SourceFile, expression: cst.BaseExpression) -> cst.Dict | cst.Call | None:
     """Return the display or `dict(...)` call that was assigned, once only, to a name or an entry of a dictionary."""
     if isinstance(expression, cst.Subscript):
         outer, key = _parts(source, expression)
@@ -103,7 +103,7 @@ def dictionary(source: Source, expression: cst.BaseExpression) -> cst.Dict | cst
     return None
 
 
-def entry(source: Source, around: cst.Dict | cst.Call, key: Any) -> cst.BaseExpression | None:
+def entry(source: SourceFile, around: cst.Dict | cst.Call, key: Any) -> cst.BaseExpression | None:
     """Return the value for `key` in a dictionary display or a `dict(...)` call; None if there is none."""
     if isinstance(around, cst.Call):
         return next((a.value for a in around.args if a.keyword and a.keyword.value == key), None)
@@ -111,7 +111,7 @@ def entry(source: Source, around: cst.Dict | cst.Call, key: Any) -> cst.BaseExpr
     return next((e.value for e in entries if literal(source, e.key) == key), None)
 
 
-def entry_origin(source: Source, code: str, value: cst.BaseExpression, loader: str, depth: int = 0) -> Origin:
+def entry_origin(source: SourceFile, code: str, value: cst.BaseExpression, loader: str, depth: int = 0) -> Origin:
     """Return the origin of the dictionary entry `code`, for which the dictionary's display has `value`."""
     known = literal(source, value)
     if known is UNKNOWN and is_reference(value):
@@ -119,7 +119,7 @@ def entry_origin(source: Source, code: str, value: cst.BaseExpression, loader: s
     return Origin(f"{code}, assigned at {source.place(value)}", known, lambda v: f"make it {v!r} there")
 
 
-def is_complete(source: Source, name: cst.Name, around: cst.Dict | cst.Call) -> bool:
+def is_complete(source: SourceFile, name: cst.Name, around: cst.Dict | cst.Call) -> bool:
     """Return whether a dictionary assigned to `name` never gets other entries than those of its display."""
     if isinstance(around, cst.Call) and any(a.keyword is None for a in around.args):
         return False
@@ -143,14 +143,14 @@ def _is_dictionary(value: cst.BaseExpression) -> bool:
     return isinstance(value, cst.Dict) or (isinstance(value, cst.Call) and last_name(value.func) == "dict")
 
 
-def _parts(source: Source, expression: cst.Subscript) -> tuple[cst.BaseExpression | None, Any]:
+def _parts(source: SourceFile, expression: cst.Subscript) -> tuple[cst.BaseExpression | None, Any]:
     match expression.slice:
         case [cst.SubscriptElement(slice=cst.Index(value=key))]:
             return expression.value, literal(source, key)
     return None, UNKNOWN
 
 
-def _parameter(source: Source, name: cst.Name, loader: str, depth: int) -> Origin | None:
+def _parameter(source: SourceFile, name: cst.Name, loader: str, depth: int) -> Origin | None:
     """Return the origin of a parameter of the surrounding function, from the call that makes this loader."""
     function = source.function_of(name)
     if function is None:
@@ -189,7 +189,7 @@ def _passed(call: cst.Call, name: str, position: int) -> cst.BaseExpression | No
     return by_name or (plain[position] if 0 <= position < len(plain) else None)
 
 
-def _assigned(source: Source, expression: cst.BaseExpression, loader: str, depth: int) -> Origin | None:
+def _assigned(source: SourceFile, expression: cst.BaseExpression, loader: str, depth: int) -> Origin | None:
     """Return the origin of a value that the file assigns."""
     code = source.code(expression)
     found = source.assignments(code, expression)
@@ -204,7 +204,7 @@ def _assigned(source: Source, expression: cst.BaseExpression, loader: str, depth
     return Origin(f"{code}, assigned at {source.place(found[0].node)}", value, lambda v: f"make it {v!r} there")
 
 
-def _class_attribute(source: Source, expression: cst.Attribute) -> Origin | None:
+def _class_attribute(source: SourceFile, expression: cst.Attribute) -> Origin | None:
     """Return the origin of a field of a settings class, if exactly one class has such a field."""
     found = source.class_attributes(expression.attr.value)
     if len(found) != 1:
@@ -213,7 +213,7 @@ def _class_attribute(source: Source, expression: cst.Attribute) -> Origin | None
     return Origin(text, literal(source, found[0].value), lambda v: f"make it {v!r} there", can_vary=True)
 
 
-def _entry(source: Source, expression: cst.Subscript, loader: str, depth: int) -> Origin | None:
+def _entry(source: SourceFile, expression: cst.Subscript, loader: str, depth: int) -> Origin | None:
     """Return the origin of a dictionary entry that the file spells out, or that comes from a value it reads."""
     code, (outer, key) = source.code(expression), _parts(source, expression)
     if outer is None:
@@ -232,7 +232,7 @@ def _entry(source: Source, expression: cst.Subscript, loader: str, depth: int) -
     return Origin(text, UNKNOWN, lambda v: f"set it to {v!r} there", can_vary=True)
 
 
-def _option(source: Source, expression: cst.Attribute) -> Origin | None:
+def _option(source: SourceFile, expression: cst.Attribute) -> Origin | None:
     """Return the origin of an attribute of argparse's result: the parser's option of that name."""
     for call in source.calls_of("add_argument"):
         flags = list(_flags(source, call))
@@ -242,7 +242,7 @@ def _option(source: Source, expression: cst.Attribute) -> Origin | None:
     return None
 
 
-def _click_option(source: Source, function: cst.FunctionDef, name: str) -> Origin | None:
+def _click_option(source: SourceFile, function: cst.FunctionDef, name: str) -> Origin | None:
     """Return the origin of a parameter that a decorator of `function` makes from a command line option."""
     for decorator in function.decorators:
         call = decorator.decorator
@@ -254,12 +254,12 @@ def _click_option(source: Source, function: cst.FunctionDef, name: str) -> Origi
     return None
 
 
-def _flags(source: Source, call: cst.Call) -> Iterator[str]:
+def _flags(source: SourceFile, call: cst.Call) -> Iterator[str]:
     values = (literal(source, a.value) for a in call.args if a.keyword is None and not a.star)
     return (value for value in values if isinstance(value, str))
 
 
-def _destination(source: Source, flags: Sequence[str], keywords: dict[str, cst.BaseExpression]) -> str:
+def _destination(source: SourceFile, flags: Sequence[str], keywords: dict[str, cst.BaseExpression]) -> str:
     if "dest" in keywords:
         return str(literal(source, keywords["dest"]))
     return _shown(flags).lstrip("-").replace("-", "_")
@@ -270,7 +270,9 @@ def _shown(flags: Sequence[str]) -> str:
     return next((flag for flag in flags if flag.startswith("--")), flags[0])
 
 
-def _described(source: Source, call: cst.Call, flags: Sequence[str], keywords: dict[str, cst.BaseExpression]) -> Origin:
+def _described(
+    source: SourceFile, call: cst.Call, flags: Sequence[str], keywords: dict[str, cst.BaseExpression]
+) -> Origin:
     flag = _shown(flags)
     action = keywords.get("action")
     kind = (
@@ -290,7 +292,7 @@ def _described(source: Source, call: cst.Call, flags: Sequence[str], keywords: d
     return Origin(f"{flag}, defined at {source.place(call)}", default, instead, can_vary=True)
 
 
-def _called(source: Source, function: cst.FunctionDef) -> str:
+def _called(source: SourceFile, function: cst.FunctionDef) -> str:
     """Return the name by which `function` is called: its own, or its class's for a constructor."""
     around = source.class_of(function)
     return around.name.value if around is not None and function.name.value == "__init__" else function.name.value
@@ -302,7 +304,7 @@ def _is_own_star(function: cst.FunctionDef, value: cst.BaseExpression) -> bool:
     return isinstance(value, cst.Name) and value.value in names
 
 
-def _places(source: Source, calls: Sequence[cst.Call]) -> str:
+def _places(source: SourceFile, calls: Sequence[cst.Call]) -> str:
     """Return the places of the first few calls, formatted for the end of a sentence."""
     if not calls:
         return ""

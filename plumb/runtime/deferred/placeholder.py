@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from plumb.runtime.deferred.recipe import Call
+from plumb.runtime.deferred.recipe import DeferredCall
 
 ATTRIBUTE = "_plumb_pending"
 PROPERTIES = (
@@ -40,7 +40,9 @@ class Pending:
 
     __slots__ = ("_made", "_version", "base", "calls", "done", "was_asked_for")
 
-    def __init__(self, base: torch.Tensor, calls: Sequence[Call], done: int, made: torch.Tensor | None = None) -> None:
+    def __init__(
+        self, base: torch.Tensor, calls: Sequence[DeferredCall], done: int, made: torch.Tensor | None = None
+    ) -> None:
         self.base = base
         self.calls = calls
         self.done = done

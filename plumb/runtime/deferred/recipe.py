@@ -22,7 +22,7 @@ SAME_WHERE_EQUAL = (
 
 
 @dataclass(frozen=True)
-class Call:
+class DeferredCall:
     """A call without its one tensor, which is inserted at `place`: a position or a keyword."""
 
     function: Any
@@ -42,7 +42,7 @@ class Call:
         """Object whose method is called; None for any other callee."""
         return self.function.__self__ if isinstance(self.function, MethodType) else None
 
-    def is_same(self, other: Call) -> bool:
+    def is_same(self, other: DeferredCall) -> bool:
         """Return whether both call the same function with the same constants."""
         mine = self.function, self.place, self.arguments, dict(self.keywords)
         return is_same(mine, (other.function, other.place, other.arguments, dict(other.keywords)))
@@ -72,7 +72,7 @@ class Call:
 
 def taken_apart(
     function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any], place: int | str
-) -> tuple[Call, Any] | None:
+) -> tuple[DeferredCall, Any] | None:
     """Split a call into its tensor at `place`, counting a method's receiver, and the rest; None without such a place.
 
     >>> call, tensor = taken_apart(torch.ones(2).mul, (3,), {}, 0)
@@ -84,10 +84,10 @@ def taken_apart(
         if place not in keywords:
             return None
         others = {name: value for name, value in keywords.items() if name != place}
-        return Call(callee, given, others, place), keywords[place]
+        return DeferredCall(callee, given, others, place), keywords[place]
     if place >= len(given):
         return None
-    return Call(callee, (*given[:place], *given[place + 1 :]), keywords, place), given[place]
+    return DeferredCall(callee, (*given[:place], *given[place + 1 :]), keywords, place), given[place]
 
 
 def is_same(left: Any, right: Any) -> bool:
@@ -132,7 +132,7 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return plain.contiguous().reshape(-1).view(torch.uint8)
 
 
-def pack(calls: Sequence[Call]) -> bytes | None:
+def pack(calls: Sequence[DeferredCall]) -> bytes | None:
     """Return the calls as bytes to send with each batch; None if they can't be pickled, or are too large."""
     try:
         packed = pickle.dumps(tuple(calls), pickle.HIGHEST_PROTOCOL)
@@ -142,7 +142,7 @@ def pack(calls: Sequence[Call]) -> bytes | None:
     return packed if len(packed) <= RECIPE_BYTES else None
 
 
-def unpack(packed: bytes) -> tuple[Call, ...]:
+def unpack(packed: bytes) -> tuple[DeferredCall, ...]:
     """Return the calls from bytes that `pack` made in a process of the same loader."""
-    calls: tuple[Call, ...] = pickle.loads(packed)
+    calls: tuple[DeferredCall, ...] = pickle.loads(packed)
     return calls

@@ -23,7 +23,7 @@ from plumb.host.pinned_memory import pinned
 from plumb.host.threads import one_torch_thread
 from plumb.runtime.deferred.elementwise_chain import BatchRecipe
 from plumb.runtime.deferred.placeholder import Pending, VariesError, pending_of, stand_in, true_value, without_content
-from plumb.runtime.deferred.recipe import Call, bitwise_equal, is_plain, pack, taken_apart
+from plumb.runtime.deferred.recipe import DeferredCall, bitwise_equal, is_plain, pack, taken_apart
 from plumb.runtime.forwarding_iterator import ForwardingIterator
 from plumb.runtime.marked_batches import CheckedBatch
 
@@ -62,7 +62,7 @@ class DeferredBatch:
 class _Learned:
     """A call as first seen in this process, a tensor like its result, and whether it returns its own argument."""
 
-    call: Call
+    call: DeferredCall
     like: torch.Tensor
     handed_on: bool
 
@@ -119,7 +119,7 @@ class Deferring:
         return is_whole and not pending.was_asked_for
 
     def _forget(self) -> None:
-        self._calls: list[Call] = []
+        self._calls: list[DeferredCall] = []
         self._steps: list[_Learned] = []
         self._like: torch.Tensor | None = None
         self._recipe: bytes | None = None
@@ -159,7 +159,7 @@ class Deferring:
         same = like is None or (type(given) is type(like) and given.dtype == like.dtype and given.shape == like.shape)
         return Pending(given, self._calls, 0) if same else None
 
-    def _learn(self, number: int, call: Call, pending: Pending) -> Any:
+    def _learn(self, number: int, call: DeferredCall, pending: Pending) -> Any:
         """Make a call for the first time in this process, and return the stand-in for its result.
 
         Skipping the operators must be unnoticeable: a changed argument that isn't the result might be used again, and

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from plumb.core.config import Config
 from plumb.core.sized import length_of
-from plumb.runtime.epoch.index_forecast import Forecast, forecast_of, is_same
+from plumb.runtime.epoch.index_forecast import IndexForecast, forecast_of, is_same
 from plumb.runtime.epoch_start import draw_worker_seed
 from plumb.runtime.guards.sampler_guard import SamplerWatch
 from plumb.runtime.loader import index_sampler
@@ -35,7 +35,7 @@ class EpochOrder:
     """
 
     def __init__(
-        self, forecast: Forecast, watch: SamplerWatch, length: int | None, ahead: int = 0, delivered: int = 0
+        self, forecast: IndexForecast, watch: SamplerWatch, length: int | None, ahead: int = 0, delivered: int = 0
     ) -> None:
         self.delivered = delivered
         self.length = length

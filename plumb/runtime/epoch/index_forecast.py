@@ -30,7 +30,7 @@ _TORCHS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandom
 _COPYABLE: tuple[type, ...] = tuple(map(type, (iter([]), iter(()), iter(range(0)), iter(range(2**70)), reversed([]))))
 
 
-class Forecast:
+class IndexForecast:
     """Iterator over a sampler, as the user's own configuration would make it, and its future indices."""
 
     def __init__(self, sampler: Iterable[Any]) -> None:
@@ -72,7 +72,7 @@ class _TappedBatches(BatchSampler):
         return self._tap
 
 
-class _ForecastOfBatches(Forecast):
+class _ForecastOfBatches(IndexForecast):
     """Batches of a user's sampler, if its iterator can be copied."""
 
     def __init__(self, batches: BatchSampler) -> None:
@@ -89,7 +89,7 @@ class _ForecastOfBatches(Forecast):
         return itertools.islice(rest, drawn, None)
 
 
-class _ForecastOfTorchs(Forecast):
+class _ForecastOfTorchs(IndexForecast):
     """Forecast of torch's own samplers: a copy with copies of the generators returns the same indices."""
 
     def __init__(self, sampler: Any) -> None:
@@ -114,12 +114,12 @@ class _ForecastOfTorchs(Forecast):
         return itertools.islice(itertools.chain(first, indices), drawn, None)
 
 
-def forecast_of(sampler: Iterable[Any]) -> Forecast:
+def forecast_of(sampler: Iterable[Any]) -> IndexForecast:
     """Call `sampler` for an epoch, as the user's own configuration would now. Raises the sampler's errors."""
     inner = sampler.sampler if type(sampler) is BatchSampler else sampler
     if type(inner) in _TORCHS:
         return _ForecastOfTorchs(sampler)
-    return _ForecastOfBatches(sampler) if type(sampler) is BatchSampler else Forecast(sampler)
+    return _ForecastOfBatches(sampler) if type(sampler) is BatchSampler else IndexForecast(sampler)
 
 
 def copied(indices: Iterator[Any]) -> Iterator[Any] | None:

@@ -11,7 +11,7 @@ from plumb.runtime.checks.running_checks import CheckGuard
 from plumb.runtime.epoch.segment import LoaderSegment
 from plumb.runtime.guards.guard import Guards
 from plumb.runtime.guards.state_guard import StateGuard
-from plumb.runtime.iterator_setup import Running
+from plumb.runtime.iterator_setup import IteratorSetup
 from plumb.runtime.run_clock import RunClock
 
 
@@ -47,7 +47,7 @@ class LoaderRun:
     own: Config
     steering: Steering
     guards: Guards = field(default_factory=Guards)
-    running: Running | None = None
+    running: IteratorSetup | None = None
     checks: CheckGuard | None = None
     kept: LoaderSegment | None = None
     turn: int = 0

@@ -17,7 +17,7 @@ from plumb.runtime.forwarding_iterator import ForwardingIterator
 
 
 @dataclass
-class _Epoch:
+class _PersistentEpoch:
     """State of an epoch; `over`: the workers have gone on to another one."""
 
     ended: bool = False
@@ -25,10 +25,10 @@ class _Epoch:
     over: bool = False
 
 
-class Handed(ForwardingIterator):
+class PersistentEpochIterator(ForwardingIterator):
     """Iterator of one epoch for the script; everything that it doesn't define is torch's."""
 
-    def __init__(self, batches: Iterator[Any], epoch: _Epoch) -> None:
+    def __init__(self, batches: Iterator[Any], epoch: _PersistentEpoch) -> None:
         super().__init__(batches)
         self._epoch = epoch
 
@@ -45,15 +45,15 @@ class Handed(ForwardingIterator):
             raise
 
 
-class Handing:
+class PersistentEpochs:
     """Source of the epochs of one loader that keeps its workers.
 
     Torch stores them on the loader, which then can't be copied or pickled any more.
     """
 
     def __init__(self) -> None:
-        self._epoch = _Epoch()
-        self._handed: Callable[[], Handed | None] = lambda: None
+        self._epoch = _PersistentEpoch()
+        self._handed: Callable[[], PersistentEpochIterator | None] = lambda: None
         self._kept: Any = None
 
     @property
@@ -70,10 +70,10 @@ class Handing:
         if self._epoch.failed or (self._handed() is not None and not self._epoch.ended):
             self.renew()
         self._epoch.over = self.has_workers
-        self._epoch = _Epoch()
+        self._epoch = _PersistentEpoch()
         loader._iterator = self._kept
         try:
-            handed = Handed(start(), self._epoch)
+            handed = PersistentEpochIterator(start(), self._epoch)
         finally:
             self._kept, loader._iterator = loader._iterator, None
         self._handed = weakref.ref(handed)

@@ -29,7 +29,7 @@ from plumb.instrument.worker_init import ReopeningInit
 from plumb.runtime.epoch.epoch_order import EpochOrder
 from plumb.runtime.guards.guard import Guards
 from plumb.runtime.guards.worker_watch import WorkerWatchInit
-from plumb.runtime.iterator_setup import Running
+from plumb.runtime.iterator_setup import IteratorSetup
 from plumb.runtime.loader import NO_REWRITES, rebuild
 from plumb.runtime.store.dataset_store import Stored
 
@@ -110,7 +110,7 @@ class Way:
     is_users: bool = True
     rewrites: Rewrites = NO_REWRITES
     stored: Stored | None = None
-    running: Running | None = None
+    running: IteratorSetup | None = None
     is_checked: bool = False
     guards: Guards | None = None
     patience_seconds: float = math.inf

@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from plumb.core.identity import Facts
-from plumb.core.plan import LoaderPlan
+from plumb.core.plan import LoaderResult
 from plumb.instrument.identify import facts_of_loader
 from plumb.instrument.loader_identity import change_in_a_run, difference_of_facts, without_numbers
 
@@ -22,7 +22,7 @@ class Fit:
     if they need no comparison. With `numbers_count=False`, numbers and sizes may differ from these.
     """
 
-    def __init__(self, planned: LoaderPlan, made_for: Facts | None, numbers_count: bool = True) -> None:
+    def __init__(self, planned: LoaderResult, made_for: Facts | None, numbers_count: bool = True) -> None:
         self._rewrites = rewrites_samples(planned)
         self._planned = made_for
         self._numbers_count = numbers_count
@@ -51,7 +51,7 @@ class Fit:
         return difference_of_facts(then, now, values_count=self._rewrites)
 
 
-def rewrites_samples(planned: LoaderPlan) -> bool:
+def rewrites_samples(planned: LoaderResult) -> bool:
     """Return whether samples are made in another way than by the script, apart from the number of workers."""
     config = planned.config
     is_rewritten = config.cache is not None or config.fetch_threads > 1 or bool(config.deferred)

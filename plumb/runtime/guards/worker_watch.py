@@ -14,7 +14,7 @@ from typing import Any
 from torch.utils.data import get_worker_info
 from torch.utils.data._utils import fetch as torchs_fetch
 
-from plumb.instrument.dataset_objects import Held
+from plumb.instrument.dataset_objects import DatasetObjects
 from plumb.instrument.known_objects import KnownObjects
 from plumb.instrument.rng_state import state_of
 from plumb.runtime.fetch import Fetch, Fetching
@@ -52,7 +52,7 @@ class WorkerWatchInit:
         info = get_worker_info()
         roots = tuple(root for root in (info.dataset if info else None, self.collate_fn) if root is not None)
         if self.users_has_workers:
-            generators = [each for root in roots for each in Held(root).generators]
+            generators = [each for root in roots for each in DatasetObjects(root).generators]
             if generators:
                 _install(_DrawWatch(generators))
         else:
@@ -92,7 +92,7 @@ class _WorkerWatch:
         self._workers = workers
         self._writes = SampleWrites(roots)
         self._known = KnownObjects(roots)
-        self._draws = _DrawWatch([each for root in roots for each in Held(root).generators])
+        self._draws = _DrawWatch([each for root in roots for each in DatasetObjects(root).generators])
         self._batch: Any = None
         self._is_first = True
 

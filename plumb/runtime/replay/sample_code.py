@@ -11,7 +11,7 @@ from typing import Any
 from plumb.core.config import Way
 from plumb.instrument.callee import Callee
 from plumb.instrument.dataset_facts import facts_of
-from plumb.instrument.function_rewriter import Rewritten
+from plumb.instrument.function_rewriter import RewrittenFunction
 from plumb.instrument.loader_identity import without_numbers
 from plumb.instrument.recorder import SAMPLE, Frame, Node, Recorder
 from plumb.instrument.source_digest import code_digest
@@ -33,7 +33,7 @@ class _Noting(Recorder):
     ) -> Any:
         return function(*arguments, **keywords)
 
-    def _expansion(self, node: Node, callee: Callee, frame: Frame) -> Rewritten | None:
+    def _expansion(self, node: Node, callee: Callee, frame: Frame) -> RewrittenFunction | None:
         if callee.function is not None and node in self._on_the_ways:
             self.functions.add(callee.function)
         return super()._expansion(node, callee, frame)

@@ -16,9 +16,9 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from plumb.core.config import Way
-from plumb.instrument.ast_sites import Site
+from plumb.instrument.ast_sites import AstSite
 from plumb.instrument.callee import SPECIAL_METHODS, is_step, resolve
-from plumb.instrument.function_rewriter import Rewriter, Rewritten
+from plumb.instrument.function_rewriter import Rewriter, RewrittenFunction
 from plumb.instrument.recorder import SAMPLE, Frame, Node, Recorder, Selection
 from plumb.runtime.replay.skipped_value import Skipped
 
@@ -47,7 +47,7 @@ class Answered(Recorder):
         return function(*arguments, **keywords) if answer is None else answer(function, arguments, keywords)
 
     def call(
-        self, frame: Frame, site: Site, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+        self, frame: Frame, site: AstSite, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
     ) -> Any:
         if function is next and arguments and not keywords:
             return self._next(frame, site, *arguments)
@@ -70,7 +70,7 @@ class Answered(Recorder):
         return known.rewritten.bind(known.function, inner)(*known.first, *arguments, **{**known.keywords, **keywords})
 
     def _look_up(
-        self, frame: Frame, site: Site, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+        self, frame: Frame, site: AstSite, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
     ) -> _Known:
         callee = resolve(function, arguments, keywords)
         node = self._node(frame, site, callee)
@@ -87,7 +87,7 @@ class Answered(Recorder):
             function.keywords if isinstance(function, functools.partial) else {},
         )
 
-    def _of_skipped(self, frame: Frame, site: Site) -> Answer:
+    def _of_skipped(self, frame: Frame, site: AstSite) -> Answer:
         """Return the answer to a call of a skipped value's method; without one, the call raises."""
         here = [
             self._answers[child]
@@ -109,7 +109,7 @@ class _Place(Frame):
         caller: Frame | None,
         function: FunctionType | None,
         receiver: object,
-        sites: tuple[Site, ...],
+        sites: tuple[AstSite, ...],
         known: dict[Any, _Known],
     ) -> None:
         super().__init__(recorder, node, caller, function, receiver, sites)
@@ -125,7 +125,7 @@ class _Known:
 
     node: Node
     answer: Answer | None
-    rewritten: Rewritten | None = None
+    rewritten: RewrittenFunction | None = None
     function: Any = None  # a FunctionType, which type checkers would bind as a method
     receiver: object = None
     first: tuple[Any, ...] = ()
@@ -213,5 +213,5 @@ class Tree:
         node = self.root
         for step in way:
             function, _, index = step.site.rpartition("#")
-            node = node.child(Site(function, int(index), "call", "", 0, ""), step.name, step.position)
+            node = node.child(AstSite(function, int(index), "call", "", 0, ""), step.name, step.position)
         return node

@@ -38,7 +38,7 @@ def encode(value: Any) -> bytes:
     """
     pickled = io.BytesIO()
     try:
-        pickler = _Pickler(pickled)
+        pickler = _ValuePickler(pickled)
         pickler.dump(value)
         _refuse_shared(pickler.extents)
     except EncodeError:
@@ -75,7 +75,7 @@ def decode(data: memoryview) -> Any:
 _KEEPERS: tuple[Callable[[memoryview], _Bytes], ...] = (lambda view: view, bytearray, bytes)
 
 
-class _Pickler(pickle.Pickler):
+class _ValuePickler(pickle.Pickler):
     """Pickler that keeps the content of arrays, tensors and images out of the stream."""
 
     def __init__(self, file: io.BytesIO) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from plumb.tracing.capture_pass import NO_TENSOR, Call, Method
+from plumb.tracing.capture_pass import NO_TENSOR, CapturedCall, Method
 from plumb.tracing.device.clock import Device
 
 REPETITIONS = 5
@@ -24,7 +24,7 @@ class UnbatchableError(Exception):
     """Error for an operator that can't run on a batch. The message is a short phrase that says why."""
 
 
-def seconds_per_call(calls: Sequence[Call], device: Device, batch_samples: int) -> float:
+def seconds_per_call(calls: Sequence[CapturedCall], device: Device, batch_samples: int) -> float:
     """Return the device's seconds per call when `batch_samples` calls are made as one.
 
     That is the median of several runs, after a first run whose result is compared with the calls' results. The batch is
@@ -52,7 +52,7 @@ def seconds_per_call(calls: Sequence[Call], device: Device, batch_samples: int) 
         raise UnbatchableError(f"raises {type(error).__name__}") from error
 
 
-def stack(calls: Sequence[Call], place: torch.device) -> list[Any]:
+def stack(calls: Sequence[CapturedCall], place: torch.device) -> list[Any]:
     """Return a batch's leaves: tensors that vary between calls are stacked along a new first dimension.
 
     If no tensor varies, all tensors are stacked. The others are taken from the first call. Raises UnbatchableError if
@@ -111,7 +111,7 @@ def on_device(function: Any, place: torch.device) -> Any:
     return moved
 
 
-def _runner(function: Any, like: Call, leaves: Sequence[Any]) -> Callable[[], Any]:
+def _runner(function: Any, like: CapturedCall, leaves: Sequence[Any]) -> Callable[[], Any]:
     """Return a call on fresh copies of the batch, because operators may change their arguments in place."""
     fresh = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
     arguments, keywords = tree_unflatten(fresh, like.structure)
@@ -123,7 +123,7 @@ def _runner(function: Any, like: Call, leaves: Sequence[Any]) -> Callable[[], An
     return run
 
 
-def check(result: Any, calls: Sequence[Call], device: Device) -> None:
+def check(result: Any, calls: Sequence[CapturedCall], device: Device) -> None:
     """Raise UnbatchableError unless `result`, split along its first dimension, equals what the calls returned.
 
     Integers and bools must be equal, other numbers within torch's tolerance for their dtype.

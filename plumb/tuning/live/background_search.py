@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from plumb.host.process_control import end_with_parent
-from plumb.rewrites.find import Offers, find_offers
+from plumb.rewrites.find import AvailableRewrites, find_rewrites
 from plumb.tuning.measure.sample_cost import sampled
 from plumb.tuning.measure.throughput import IndexStream
 
@@ -25,7 +25,7 @@ _COST_SECONDS, _OFFERS_SECONDS, _LATE_SECONDS = 0.5, 8.0, 20.0
 _NICE = 15
 
 
-class Scout:
+class BackgroundSearch:
     """Process that searches for rewrites of `loader`, from construction on, with the samples at `batches` of indices.
 
     It is forked, so the caller must have checked that forking is safe. With `is_nice` it uses only CPU time that the
@@ -42,14 +42,14 @@ class Scout:
         sender.close()
         self._late_at = time.perf_counter() + _COST_SECONDS + _OFFERS_SECONDS + _LATE_SECONDS
 
-    def offers(self) -> Offers | None:
+    def offers(self) -> AvailableRewrites | None:
         """Return the rewrites found: an empty result if the process failed or is late; None while it runs."""
         if self._found.closed:
-            return Offers()
+            return AvailableRewrites()
         is_there = self._found.poll()
         if not is_there and self._process.is_alive() and time.perf_counter() < self._late_at:
             return None
-        offers = Offers()
+        offers = AvailableRewrites()
         if is_there:
             # The process may have died while it sent its result.
             with suppress(EOFError, OSError):
@@ -78,5 +78,5 @@ def _look(sender: Connection, loader: DataLoader[Any], batches: Sequence[Any], i
     stream = IndexStream(batches)
     cost = sampled(loader, stream, _COST_SECONDS).cost
     indices = [index for batch in batches for index in batch]
-    offers = find_offers(loader, cost, indices, _OFFERS_SECONDS, may_use_gpu=False)
+    offers = find_rewrites(loader, cost, indices, _OFFERS_SECONDS, may_use_gpu=False)
     sender.send(dataclasses.replace(offers, pipeline=None))

@@ -17,12 +17,12 @@ from plumb.core.sized import length_of
 from plumb.host import Limits
 from plumb.model import constraints, planner, resource_bounds
 from plumb.model.calibration import ProbeRun, calibrated, cost_in_worker, crowded
-from plumb.model.inputs import USUAL_WORKER_BYTES, AllocatorGain, Footprint, Situation
-from plumb.rewrites.find import Offers
+from plumb.model.inputs import USUAL_WORKER_BYTES, AllocatorGain, Footprint, ModelInputs
+from plumb.rewrites.find import AvailableRewrites
 from plumb.tracing.device.profile import uses_accelerator
 from plumb.tuning.dataset_settings import Settings, settings_of
 from plumb.tuning.iterable_sharding import Sharding
-from plumb.tuning.live.meter import LoopReading
+from plumb.tuning.live.meter import MeteredLoop
 from plumb.tuning.options import Options
 from plumb.tuning.search.ledger import while_running
 from plumb.tuning.search.search_space import WorkerStart, freedom_of, whole_cores
@@ -44,12 +44,12 @@ class Batches:
 
 def situation_of(
     loader: DataLoader[Any],
-    readings: Mapping[Config, LoopReading],
+    readings: Mapping[Config, MeteredLoop],
     batches: Batches,
     limits: Limits,
     epoch_batches: int | None,
-    offers: Offers,
-) -> Situation:
+    offers: AvailableRewrites,
+) -> ModelInputs:
     """Return the model's inputs from the loop's measurements.
 
     Args:
@@ -75,7 +75,7 @@ def situation_of(
     assert in_worker is not None
     # The step is slower while workers share the CPU with it, so the shortest step is that of the step alone.
     step = min(readings.values(), key=lambda reading: reading.step_seconds)
-    situation = Situation(
+    situation = ModelInputs(
         cost,
         in_worker,
         Footprint(
@@ -110,12 +110,12 @@ def situation_of(
 def worth_trying(
     loader: DataLoader[Any],
     own: Config,
-    situation: Situation,
-    readings: Mapping[Config, LoopReading],
+    situation: ModelInputs,
+    readings: Mapping[Config, MeteredLoop],
     refused: Collection[Config],
     start: WorkerStart,
     gain: float,
-    offers: Offers,
+    offers: AvailableRewrites,
 ) -> tuple[Config, float] | None:
     """Return the configuration with the most to gain and its predicted rate; None if none promises `gain`.
 
@@ -169,12 +169,12 @@ def _is_rewritten(config: Config) -> bool:
     return config.cache is not None or bool(config.deferred) or config.fetch_threads > 1
 
 
-def _predicted(situation: Situation, config: Config, ranked: Mapping[Config, float]) -> float:
+def _predicted(situation: ModelInputs, config: Config, ranked: Mapping[Config, float]) -> float:
     lasting = dataclasses.replace(config, persistent_workers=config.num_workers > 0)
     return ranked.get(lasting) or resource_bounds.expected_rate(situation, lasting)
 
 
-def _cost_alone(reading: LoopReading, batches: Batches) -> SampleCost:
+def _cost_alone(reading: MeteredLoop, batches: Batches) -> SampleCost:
     """Return a sample's cost in the main process, which makes samples while the loop waits."""
     total = reading.total
     # The thread queued for a CPU during its step too, and that part is no cost of samples.
@@ -188,7 +188,7 @@ def _empty(batches: Batches) -> SampleCost:
     return SampleCost(0.0, 0.0, 0.0, 0.0, batches.nbytes / batches.samples, batches.tensors / batches.samples)
 
 
-def _calibrated(situation: Situation, runs: list[ProbeRun]) -> Situation:
+def _calibrated(situation: ModelInputs, runs: list[ProbeRun]) -> ModelInputs:
     cores = situation.limits.cpus
     if not math.isfinite(cores):
         return situation

@@ -27,12 +27,12 @@ from plumb.host.shared_memory_cost import fresh_seconds_per_byte
 from plumb.instrument import failure_report
 from plumb.instrument.fork_safety import handles
 from plumb.model import resource_bounds
-from plumb.rewrites.find import Offers
+from plumb.rewrites.find import AvailableRewrites
 from plumb.runtime.loader import NO_REWRITES
 from plumb.tuning.dataset_settings import settings_of
-from plumb.tuning.live.background_search import Scout
+from plumb.tuning.live.background_search import BackgroundSearch
 from plumb.tuning.live.candidates import Batches, situation_of, worth_trying
-from plumb.tuning.live.meter import Delivery, LoopReading, Meter, Span
+from plumb.tuning.live.meter import Delivery, Meter, MeteredLoop, MeteredRounds
 from plumb.tuning.measure.sample_cost import batch_bytes
 from plumb.tuning.search.decision import EQUAL, NOISE, NOTHING_TO_GAIN
 from plumb.tuning.search.ledger import while_running
@@ -62,7 +62,7 @@ _EPOCHS_TO_FILL = 2
 _WORTH_KEEPING = 0.01
 
 
-class Pilot:
+class LiveController:
     """Decisions for one loader over all of its epochs.
 
     `wanted` is the configuration to run on, with the `rewrites` that it names; `trials` lists what ran and why.
@@ -81,8 +81,8 @@ class Pilot:
         self._batches: Batches | None = None
         self._epoch_batches: int | None = None
         self.rewrites = NO_REWRITES
-        self._offers = Offers()
-        self._scout: Scout | None = None
+        self._offers = AvailableRewrites()
+        self._scout: BackgroundSearch | None = None
         self._seen_indices: list[Sequence[Any]] = []
         self._untuned_rate = 0.0
         self._epochs = 0
@@ -182,7 +182,7 @@ class Pilot:
         if not seen or context.get_start_method() != "fork" or self._why_none_are_started() is not None:
             return False
         try:
-            scout = self._scout = Scout(self._loader, seen, is_nice=not gained)
+            scout = self._scout = BackgroundSearch(self._loader, seen, is_nice=not gained)
         except (OSError, AssertionError):
             # The host has no room for a scout, or this process may not have children.
             return False
@@ -216,7 +216,7 @@ class Pilot:
             spent = time.perf_counter() - begun
             yield from self._rest(spent * _REST)
 
-    def _best_from(self, before: LoopReading) -> Course[LoopReading]:
+    def _best_from(self, before: MeteredLoop) -> Course[MeteredLoop]:
         """Find the best of torch's configurations, then of those with rewrites; set `wanted` to it and return it."""
         self.is_settled = False
         readings = {before.config: before}
@@ -229,8 +229,8 @@ class Pilot:
         return best
 
     def _search(
-        self, best: LoopReading, readings: dict[Config, LoopReading], misses_at_most: int
-    ) -> Course[tuple[LoopReading, str]]:
+        self, best: MeteredLoop, readings: dict[Config, MeteredLoop], misses_at_most: int
+    ) -> Course[tuple[MeteredLoop, str]]:
         """Try the most promising configurations until none promises enough; return the best, and why it ended."""
         misses, verdict = 0, "as good as any"
         for _ in range(TRIALS_AT_MOST):
@@ -254,14 +254,14 @@ class Pilot:
         self.wanted = best.config
         return best, verdict
 
-    def _promising(self, readings: dict[Config, LoopReading], start: WorkerStart) -> tuple[Config, float] | None:
+    def _promising(self, readings: dict[Config, MeteredLoop], start: WorkerStart) -> tuple[Config, float] | None:
         assert self._loader is not None
         assert self._batches is not None
         offers = self._offers
         situation = situation_of(self._loader, readings, self._batches, self._limits, self._epoch_batches, offers)
         return worth_trying(self._loader, self._own, situation, readings, self._failed, start, WORTH_A_TRIAL, offers)
 
-    def _compared(self, best: LoopReading, other: LoopReading) -> Course[tuple[bool, LoopReading]]:
+    def _compared(self, best: MeteredLoop, other: MeteredLoop) -> Course[tuple[bool, MeteredLoop]]:
         """Return whether `other` is better, and the better one; measure `best` again if noise may explain the gain."""
         ratio = other.rate.samples_per_second / best.rate.samples_per_second
         if ratio <= 1 + EQUAL:
@@ -272,10 +272,10 @@ class Pilot:
         is_better = other.rate.interval[0] > best.rate.interval[1]
         return is_better, other if is_better else best
 
-    def _watch(self, settled: LoopReading) -> Course[str]:
+    def _watch(self, settled: MeteredLoop) -> Course[str]:
         """Wait until the loop's rate, its waiting or the limits change; return why it has to be measured again."""
         rate, waiting = settled.rate.samples_per_second, settled.waiting_share
-        recent: deque[Span] = deque(maxlen=WATCHED_SPANS)
+        recent: deque[MeteredRounds] = deque(maxlen=WATCHED_SPANS)
         self._meter = Meter()
         while True:
             delivery = yield
@@ -288,7 +288,7 @@ class Pilot:
             recent.append(span)
             if len(recent) < WATCHED_SPANS:
                 continue
-            now = LoopReading(settled.config, tuple(recent))
+            now = MeteredLoop(settled.config, tuple(recent))
             if now.rate.interval[1] < rate * (1 - DROP):
                 return f"{now.rate.samples_per_second:,.0f} samples/s instead of {rate:,.0f}"
             if now.waiting_share > waiting + MORE_WAITING:
@@ -299,7 +299,7 @@ class Pilot:
         while time.perf_counter() < until:
             yield
 
-    def _sure(self, config: Config) -> Course[LoopReading]:
+    def _sure(self, config: Config) -> Course[MeteredLoop]:
         """Measure a configuration however long it takes; if it can't be run, the user's own instead."""
         while True:
             reading = yield from self._read(config)
@@ -308,7 +308,7 @@ class Pilot:
             config = self._own
             self._failed.pop(config, None)
 
-    def _read(self, config: Config, floor: float = 0.0) -> Course[LoopReading | None]:
+    def _read(self, config: Config, floor: float = 0.0) -> Course[MeteredLoop | None]:
         """Run on `config` until there are enough spans, or until its rate is clearly below `floor`.
 
         While its store is being filled, the loop must only be about as fast as untuned. Returns None if `config` can't
@@ -316,7 +316,7 @@ class Pilot:
         """
         self.wanted = config
         self._meter = Meter()
-        spans: list[Span] = []
+        spans: list[MeteredRounds] = []
         filling, fills_since = True, self._epochs
         while len(spans) < SPANS:
             delivery = yield
@@ -337,14 +337,14 @@ class Pilot:
                 floor_now = min(floor, self._untuned_rate * (1 - DROP))
             else:
                 floor_now = floor
-            if len(spans) >= SPANS_TO_JUDGE and LoopReading(config, tuple(spans)).rate.interval[1] < floor_now:
+            if len(spans) >= SPANS_TO_JUDGE and MeteredLoop(config, tuple(spans)).rate.interval[1] < floor_now:
                 break
         private = max((pages(pid).private_bytes for pid in delivery.pids), default=0.0)
-        return LoopReading(config, tuple(spans), private, delivery.start_seconds)
+        return MeteredLoop(config, tuple(spans), private, delivery.start_seconds)
 
     # ---- results
 
-    def _settle(self, before: LoopReading, best: LoopReading, verdict: str) -> None:
+    def _settle(self, before: MeteredLoop, best: MeteredLoop, verdict: str) -> None:
         self.is_settled = True
         self.wanted = self._lasting(best)
         if best is before or best.config == before.config:
@@ -356,7 +356,7 @@ class Pilot:
             f"{before.rate.samples_per_second:,.0f} with {before.config}"
         )
 
-    def _lasting(self, best: LoopReading) -> Config:
+    def _lasting(self, best: MeteredLoop) -> Config:
         """Return the configuration, with persistent workers if their start takes long enough or the user's persist."""
         config = best.config
         if not config.num_workers or self._own.persistent_workers or config.cache:
@@ -368,7 +368,7 @@ class Pilot:
             keeps = float(resource_bounds.amortized(rate, samples, best.start_seconds)) < (1 - _WORTH_KEEPING) * rate
         return dataclasses.replace(config, persistent_workers=keeps)
 
-    def _take_down(self, config: Config, predicted: float | None, reading: LoopReading | None, outcome: str) -> None:
+    def _take_down(self, config: Config, predicted: float | None, reading: MeteredLoop | None, outcome: str) -> None:
         rate = reading.rate if reading else None
         self.trials.append(
             Trial(

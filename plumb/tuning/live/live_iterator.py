@@ -13,7 +13,7 @@ from plumb.runtime.epoch.epoch_order import EpochOrder
 from plumb.runtime.epoch.loader_run import LoaderRun, state_guard
 from plumb.runtime.guards.state_guard import StateGuard
 from plumb.tracing.device.profile import synchronize
-from plumb.tuning.live.controller import Pilot
+from plumb.tuning.live.controller import LiveController
 from plumb.tuning.live.meter import Delivery, now
 from plumb.tuning.measure.sample_cost import samples_in
 
@@ -22,7 +22,7 @@ from plumb.tuning.measure.sample_cost import samples_in
 class LiveRun(LoaderRun):
     """State shared by the epochs of one loader that is tuned during training."""
 
-    steering: Pilot
+    steering: LiveController
     state: StateGuard = field(init=False)
 
     def __post_init__(self) -> None:

@@ -14,10 +14,10 @@ from plumb.core.plan import Trial
 from plumb.instrument.torch_loader import DataLoader
 from plumb.runtime.checks.running_checks import check_guard
 from plumb.runtime.epoch.epoch_order import EpochOrder, drawn, packed, unpacked
-from plumb.runtime.epoch.index_forecast import Forecast
+from plumb.runtime.epoch.index_forecast import IndexForecast
 from plumb.runtime.guards.sampler_guard import SamplerWatch
 from plumb.runtime.loader import current_config, rebuild
-from plumb.tuning.live.controller import Pilot
+from plumb.tuning.live.controller import LiveController
 from plumb.tuning.live.live_iterator import LiveIterator, LiveRun
 
 _VERSION = 1
@@ -76,7 +76,7 @@ class LiveTuning:
             run = known[0]() if known else None
             return None if run is None else run.state.why_plain()
 
-        run = self._run = LiveRun(own, Pilot(own, why_no_workers), checks=checks)
+        run = self._run = LiveRun(own, LiveController(own, why_no_workers), checks=checks)
         known.append(weakref.ref(run))
         if checks is not None:
             run.guards.add(checks)
@@ -202,7 +202,7 @@ def _order(
         delivered, rest = int(resumed["delivered"]), unpacked(resumed["remaining"])
         watch = SamplerWatch(rest, loader.dataset)
         length = delivered + len(rest)
-        return EpochOrder(Forecast(rest), watch, length, own.batches_in_flight, delivered), resumed["seeds"]
+        return EpochOrder(IndexForecast(rest), watch, length, own.batches_in_flight, delivered), resumed["seeds"]
     order, seed_state = drawn(loader, own, is_reset)
     while resumed is not None and order.delivered < resumed["delivered"] and order.has_next:
         next(order)

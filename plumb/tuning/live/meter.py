@@ -45,7 +45,7 @@ class Delivery:
 
 
 @dataclass(frozen=True)
-class Span:
+class MeteredRounds:
     """Whole rounds of consecutive batches: the loop's time for them, and its workers' CPU time meanwhile.
 
     `queued_seconds` is the time in which a process that makes samples was ready to run and others had the CPUs.
@@ -60,17 +60,17 @@ class Span:
     worker_cpu_seconds: float = 0.0
     queued_seconds: float = 0.0
 
-    def __add__(self, other: Span) -> Span:
+    def __add__(self, other: MeteredRounds) -> MeteredRounds:
         mine, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
-        return Span(*(one + another for one, another in zip(mine, theirs, strict=True)))
+        return MeteredRounds(*(one + another for one, another in zip(mine, theirs, strict=True)))
 
 
 @dataclass(frozen=True)
-class LoopReading:
+class MeteredLoop:
     """Measurement of a configuration in the user's own loop."""
 
     config: Config
-    spans: tuple[Span, ...]
+    spans: tuple[MeteredRounds, ...]
     worker_private_bytes: float = 0.0
     start_seconds: float = 0.0
 
@@ -80,9 +80,9 @@ class LoopReading:
         return rate_of([Chunk(span.samples, span.seconds) for span in self.spans])
 
     @property
-    def total(self) -> Span:
+    def total(self) -> MeteredRounds:
         """Sum of all spans."""
-        return sum(self.spans, Span())
+        return sum(self.spans, MeteredRounds())
 
     @property
     def step_seconds(self) -> float:
@@ -108,7 +108,7 @@ class LoopReading:
             self.config.num_workers, total.samples, seconds, total.worker_cpu_seconds, total.wait_cpu_seconds
         )
 
-    def and_again(self, other: LoopReading) -> LoopReading:
+    def and_again(self, other: MeteredLoop) -> MeteredLoop:
         """Merge two measurements of the same configuration."""
         return dataclasses.replace(self, spans=self.spans + other.spans)
 
@@ -117,7 +117,7 @@ class Meter:
     """Collector of deliveries into spans. A span cut short by an epoch's end continues if the workers do."""
 
     def __init__(self) -> None:
-        self._span = Span()
+        self._span = MeteredRounds()
         self._batches = 0
         self._began: float | None = None
         self._last: Delivery | None = None
@@ -128,7 +128,7 @@ class Meter:
         is_round = (self._batches + 1) % max(workers, 1) == 0
         return self._began is not None and is_round and self._span.seconds + now - self._began >= CHUNK_SECONDS
 
-    def note(self, delivery: Delivery) -> Span | None:
+    def note(self, delivery: Delivery) -> MeteredRounds | None:
         """Add a delivery; return the span that it completes, if any."""
         if not delivery.is_steady:
             self._pause(delivery.pids)
@@ -138,7 +138,7 @@ class Meter:
             self._begin(delivery)
             return None
         self._batches += 1
-        self._span += Span(
+        self._span += MeteredRounds(
             delivery.samples,
             0.0,
             delivery.wait_seconds,
@@ -149,7 +149,7 @@ class Meter:
         if not delivery.ends_span:
             return None
         self._pause(delivery.pids)
-        done, self._span = self._span, Span()
+        done, self._span = self._span, MeteredRounds()
         self._begin(delivery)
         return done
 
@@ -161,10 +161,10 @@ class Meter:
         if self._began is None or self._last is None:
             return
         if pids != self._last.pids:
-            self._span = Span()
+            self._span = MeteredRounds()
         else:
             cpu, queued = _usage(pids)
-            self._span += Span(
+            self._span += MeteredRounds(
                 seconds=self._last.at - self._began,
                 worker_cpu_seconds=max(0.0, cpu - self._usage[0]),
                 queued_seconds=max(0.0, queued - self._usage[1]),

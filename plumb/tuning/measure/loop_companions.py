@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from plumb.core.errors import UsersError, one_line
 from plumb.tuning.loop_changes import LoopChanges
 from plumb.tuning.measure.known_loader import KnownLoader, Watched
-from plumb.tuning.measure.replayed_batches import Endless, ready
+from plumb.tuning.measure.replayed_batches import RestartingIterator, ready
 
 if TYPE_CHECKING:
     from plumb.core.events import Event
@@ -91,7 +91,7 @@ class Companion:
             return False
         self.batches_per_step = self._asked / (len(self._steps) - 1)
         self.cpu_seconds_per_batch = self._cpu_seconds / self._asked
-        self._own = Endless(self._watched.batches, self._watched.start)
+        self._own = RestartingIterator(self._watched.batches, self._watched.start)
         self.is_confirmed = True
         return True
 
@@ -163,7 +163,7 @@ class Companions:
                 self._candidates.append((None, member.in_flight))
             else:
                 loader, ahead = candidate
-                self._candidates.append((_Begun(Endless(None, partial(iter, loader))), ahead))
+                self._candidates.append((_Begun(RestartingIterator(None, partial(iter, loader))), ahead))
 
     def switch(self, to_candidate: bool) -> int:
         """Give the loop the candidates' batches or its own; return for how many steps these may be prefetched."""

@@ -15,9 +15,9 @@ from plumb.core.errors import UsersError, one_line
 from plumb.core.plan import LoopGain
 from plumb.host.malloc import reusing
 from plumb.tuning.measure.paired_comparison import Answer, PairedRatio, paired_ratio
-from plumb.tuning.measure.replayed_batches import Endless
+from plumb.tuning.measure.replayed_batches import RestartingIterator
 from plumb.tuning.measure.throughput import skipping, whole
-from plumb.tuning.measure.training_loop import Course, Loop, LoopReading
+from plumb.tuning.measure.training_loop import Course, LoopMeter, LoopReading
 
 # Share of the batches of a loop with a fixed number of them, for each window.
 _SHARE_OF_A_WINDOW = 0.15
@@ -65,7 +65,7 @@ class LoopComparison:
 
 
 def compare_in_loop(
-    loop: Loop,
+    loop: LoopMeter,
     own: tuple[Config, Iterator[Any]],
     candidate: tuple[Config, Callable[[], DataLoader[Any]]],
     seconds: float,
@@ -167,7 +167,7 @@ class _Started:
     """Endless batches of a loader of which the first was read already; no reference to a delivered batch is kept."""
 
     def __init__(self, loader: DataLoader[Any], skips: tuple[type[Exception], ...]) -> None:
-        self._batches = Endless(None, lambda: iter(loader))
+        self._batches = RestartingIterator(None, lambda: iter(loader))
         self._first = [skipping(lambda: _users(self._batches), skips)]
 
     def __iter__(self) -> Iterator[Any]:

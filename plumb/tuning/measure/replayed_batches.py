@@ -14,7 +14,7 @@ from plumb.core.errors import UsersError
 from plumb.host.pinned_memory import pinned
 
 
-class Endless:
+class RestartingIterator:
     """Batches of a loader that is restarted when it ends, so that a measurement never ends the user's epoch.
 
     `begun` is an iterator that the user's loop has started already. Errors of the loader are raised as UsersError.

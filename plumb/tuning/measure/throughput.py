@@ -26,7 +26,7 @@ from plumb.host.malloc import reusing
 from plumb.host.process_control import remove_segments
 from plumb.host.process_memory import cpu_seconds
 from plumb.host.run_queue import queued_seconds
-from plumb.tuning.measure.trial_guard import Guard
+from plumb.tuning.measure.trial_guard import TrialGuard
 
 T = TypeVar("T")
 
@@ -175,7 +175,7 @@ def is_known(seconds: Sequence[float]) -> bool:
     )
 
 
-class Feed:
+class MeasuredLoader:
     """Running loader with one configuration, measured in windows.
 
     `make_loader` gets the indices to read, or None for an iterable dataset, whose batches count as `samples_per_batch`
@@ -192,7 +192,7 @@ class Feed:
         stream: IndexStream | None,
         samples_per_batch: float,
         deadline: float,
-        guard: Guard | None = None,
+        guard: TrialGuard | None = None,
         skips: tuple[type[Exception], ...] = (),
         waits: bool = False,
     ) -> None:
@@ -377,7 +377,7 @@ class Feed:
 
 
 def interleaved(
-    feeds: Sequence[Feed], seconds: float, settled: Callable[[Sequence[Sequence[Chunk]], int], bool]
+    feeds: Sequence[MeasuredLoader], seconds: float, settled: Callable[[Sequence[Sequence[Chunk]], int], bool]
 ) -> list[list[Chunk]]:
     """Measure the loaders in turns of windows of about `seconds`, until `settled` returns True; return their chunks.
 

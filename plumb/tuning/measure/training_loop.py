@@ -64,7 +64,7 @@ class Raised:
     error: Exception
 
 
-class Loop:
+class LoopMeter:
     """Meter of the user's loop, until the loop ends or has got `batches_at_most` batches.
 
     `waits` sums up the time that steps wait for other ranks; `changes`, if set, detects changes of the dataset by the
@@ -119,7 +119,7 @@ class Loop:
             The measurement; None if the loop ends before anything was measured.
         """
         chunks: list[Chunk] = []
-        spent = _Spent()
+        spent = _LoopSpent()
         until, taken = self.batches_given + share * self.batches_at_most, 0
 
         def may_go_on() -> bool:
@@ -182,7 +182,7 @@ class Loop:
         made_ahead: int,
         waiting_counts: bool,
         errors_are_users: bool,
-        spent: _Spent,
+        spent: _LoopSpent,
         per_round: int,
     ) -> Course[Chunk | None]:
         """Measure one chunk of at least a few tenths of a second; return None if the loop ends before it has a batch.
@@ -242,7 +242,7 @@ class Loop:
 
 
 @dataclass
-class _Spent:
+class _LoopSpent:
     batches: int = 0
     wait_seconds: float = 0.0
     step_seconds: float = 0.0

@@ -49,7 +49,7 @@ class TrialEndedError(Exception):
         self.limit = limit
 
 
-class Guard:
+class TrialGuard:
     """Thread that watches one loader from before its workers start until `stop`.
 
     `limits` are those of the configuration. A loader is stuck if it delivers nothing for `patience_seconds` before its

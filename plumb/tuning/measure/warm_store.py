@@ -29,7 +29,7 @@ _FILLING_THREADS = 16
 
 
 @dataclass(frozen=True)
-class Filled:
+class WarmStore:
     """Store with the values of the samples at `indices`."""
 
     stored: Stored
@@ -39,7 +39,7 @@ class Filled:
 class HittingStream(IndexStream):
     """The script's index batches, with a share of their samples replaced by stored ones."""
 
-    def __init__(self, stream: IndexStream, filled: Filled, hit_ratio: float, seed: int) -> None:
+    def __init__(self, stream: IndexStream, filled: WarmStore, hit_ratio: float, seed: int) -> None:
         self.is_batches = True
         self._stream = stream
         self._filled = filled
@@ -71,9 +71,9 @@ class FilledStores:
         self._stream = stream
         self._rewrites = rewrites
         self._seconds = seconds
-        self._filled: dict[tuple[str, str], Filled] = {}
+        self._filled: dict[tuple[str, str], WarmStore] = {}
 
-    def of(self, config: Config) -> Filled:
+    def of(self, config: Config) -> WarmStore:
         """Return the store that `config` reads; fill it first if it is new."""
         choice = config.cache
         assert choice is not None
@@ -82,7 +82,7 @@ class FilledStores:
             self._filled[key] = self._fill(config, choice)
         return self._filled[key]
 
-    def _fill(self, config: Config, choice: CacheChoice) -> Filled:
+    def _fill(self, config: Config, choice: CacheChoice) -> WarmStore:
         cut = cut_of(config, self._rewrites)
         assert cut is not None
         small = dataclasses.replace(choice, bytes=min(choice.bytes, _BYTES_AT_MOST))
@@ -100,7 +100,7 @@ class FilledStores:
                     indices += group
                 if len(indices) >= _SAMPLES_AT_MOST or time.perf_counter() - begun > self._seconds:
                     break
-        return Filled(stored, tuple(indices))
+        return WarmStore(stored, tuple(indices))
 
     def _groups(self, size: int) -> Iterator[list[Any]]:
         while True:

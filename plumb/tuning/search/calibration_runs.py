@@ -20,8 +20,8 @@ from plumb.model.calibration import (
 )
 from plumb.model.cpu_contention import Competition
 from plumb.model.demand import cheaper_in_reused_memory, demand
-from plumb.model.inputs import Situation
-from plumb.tuning.measure.throughput import Feed
+from plumb.model.inputs import ModelInputs
+from plumb.tuning.measure.throughput import MeasuredLoader
 
 # A worker that copied fewer bytes of its parent's pages than this during a probe is taken not to grow any more.
 _GROWS_BYTES = 2**16
@@ -56,7 +56,7 @@ class Probed:
         return self.main_start_seconds / self.run.num_workers, (self.start_seconds - self.main_start_seconds) / rounds
 
 
-def run_of(feed: Feed) -> ProbeRun:
+def run_of(feed: MeasuredLoader) -> ProbeRun:
     """Return the costs of the last window of a loader with workers."""
     used, workers = feed.usage, feed.config.num_workers
     seconds = without_queueing(used.seconds, workers, used.worker_queued_seconds)
@@ -64,14 +64,14 @@ def run_of(feed: Feed) -> ProbeRun:
     return ProbeRun(workers, used.samples, seconds, used.worker_cpu_seconds, used.main_cpu_seconds, queued)
 
 
-def largest(feed: Feed) -> Pages:
+def largest(feed: MeasuredLoader) -> Pages:
     """Return the pages of the worker with the most private bytes."""
     return max(map(pages, feed.worker_pids), key=lambda its: its.private_bytes, default=Pages(0.0, 0.0))
 
 
 def told_by_one(
-    situation: Situation, one: Probed, drop_seconds_per_byte: float, competition: Competition | None = None
-) -> Situation:
+    situation: ModelInputs, one: Probed, drop_seconds_per_byte: float, competition: Competition | None = None
+) -> ModelInputs:
     """Calibrate the situation with a run of one worker in fresh memory: costs of samples, memory, and transfer.
 
     Args:
@@ -99,14 +99,14 @@ def told_by_one(
     )
 
 
-def in_reused_memory(situation: Situation, config: Config) -> Config:
+def in_reused_memory(situation: ModelInputs, config: Config) -> Config:
     """Return `config` with reused memory if that is available and fits; workers then work, and compete, the most."""
     reusing = replace(config, allocator_reuse=True)
     may = situation.allocator is not None and constraints.broken_limit(reusing, situation) is None
     return reusing if may else config
 
 
-def told_by_many(situation: Situation, one: Probed, config: Config, many: Probed, cores: float) -> Situation:
+def told_by_many(situation: ModelInputs, one: Probed, config: Config, many: Probed, cores: float) -> ModelInputs:
     """Calibrate the situation of `told_by_one` further, with a run of about as many workers as cores.
 
     The cost in reused memory was measured briefly, and in the main process only. If several computing workers use less
@@ -137,7 +137,7 @@ def told_by_many(situation: Situation, one: Probed, config: Config, many: Probed
     )
 
 
-def _with_start(situation: Situation, probed: Probed) -> Situation:
+def _with_start(situation: ModelInputs, probed: Probed) -> ModelInputs:
     in_main, in_worker = probed.start_seconds_each(situation.limits.cpus)
     return replace(situation, start_seconds_in_main=in_main, start_seconds_in_worker=in_worker)
 

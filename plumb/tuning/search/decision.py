@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plumb.model import planner, resource_bounds
-from plumb.model.inputs import Situation
-from plumb.tuning.search.ledger import Reading, while_running
+from plumb.model.inputs import ModelInputs
+from plumb.tuning.search.ledger import TrialResult, while_running
 
 # Rates of single runs that differ by less than this share (10 %) don't show which one is better.
 NOISE = 0.10
@@ -22,7 +22,7 @@ OVERTIME_SECONDS = 5.0
 """Work that would end this many seconds after the deadline is neither begun nor waited for."""
 
 
-def finalists(situation: Situation, own: Reading, others: Sequence[Reading]) -> list[Reading]:
+def finalists(situation: ModelInputs, own: TrialResult, others: Sequence[TrialResult]) -> list[TrialResult]:
     """Return the user's configuration, the best of the promising ones, and the cheapest that may be as good.
 
     If none was measured to be faster, configurations are promising that were slower by less than `NOISE` but that the
@@ -53,7 +53,7 @@ def finalists(situation: Situation, own: Reading, others: Sequence[Reading]) -> 
     return [own, best] if cheapest is best else [own, best, cheapest]
 
 
-def winner(finals: Sequence[Reading]) -> Reading:
+def winner(finals: Sequence[TrialResult]) -> TrialResult:
     """Return the cheapest of the measurements that equal the best one or can't be distinguished from it."""
     best = max(finals, key=lambda reading: reading.loop_rate)
     return _cheapest(
@@ -61,7 +61,7 @@ def winner(finals: Sequence[Reading]) -> Reading:
     )
 
 
-def _may_be_equal(reading: Reading, best: Reading) -> bool:
+def _may_be_equal(reading: TrialResult, best: TrialResult) -> bool:
     if reading.loop_rate >= best.loop_rate * (1 - EQUAL) or reading.loader is None or best.loader is None:
         return True
     return reading.loader.interval[1] >= best.loader.samples_per_second
@@ -74,7 +74,7 @@ def are_told_apart(intervals: Sequence[tuple[float, float]]) -> bool:
     return are_equal or all(high < best[0] for _, high in others)
 
 
-def known_without_turns(finals: Sequence[Reading], late_seconds: float) -> list[Reading] | None:
+def known_without_turns(finals: Sequence[TrialResult], late_seconds: float) -> list[TrialResult] | None:
     """Return the finalists that can be ranked without interleaved measurement.
 
     Configurations that run alike within an epoch share one measurement, and no drift makes one many times as fast as
@@ -93,7 +93,7 @@ def known_without_turns(finals: Sequence[Reading], late_seconds: float) -> list[
     return alike if late_seconds > OVERTIME_SECONDS else None
 
 
-def is_beyond_drift(finals: Sequence[Reading]) -> bool:
+def is_beyond_drift(finals: Sequence[TrialResult]) -> bool:
     """Return whether some finalist is so much faster than the first, the user's, that drift can't explain it."""
     own, *others = (reading.loader for reading in finals)
     return own is not None and any(
@@ -101,7 +101,7 @@ def is_beyond_drift(finals: Sequence[Reading]) -> bool:
     )
 
 
-def is_better(situation: Situation, reading: Reading, own: Reading) -> bool:
+def is_better(situation: ModelInputs, reading: TrialResult, own: TrialResult) -> bool:
     """Return whether the whole interval of `reading` lies above that of the user's configuration, in the loop."""
     if reading.loader is None or own.loader is None:
         return False
@@ -112,11 +112,11 @@ def is_better(situation: Situation, reading: Reading, own: Reading) -> bool:
     return low > resource_bounds.loop_rate(situation, own.config, own.loader.interval[1])
 
 
-def _alike(readings: Sequence[Reading], one: Reading) -> list[Reading]:
+def _alike(readings: Sequence[TrialResult], one: TrialResult) -> list[TrialResult]:
     """Return the measurements of configurations that run as `one` does within an epoch."""
     return [reading for reading in readings if while_running(reading.config) == while_running(one.config)]
 
 
-def _cheapest(readings: Sequence[Reading], at_least: float) -> Reading:
+def _cheapest(readings: Sequence[TrialResult], at_least: float) -> TrialResult:
     good = [reading for reading in readings if reading.loop_rate >= at_least]
     return min(good, key=lambda reading: planner.cost_order(reading.config))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from plumb.core.config import Config
 from plumb.core.plan import Rate, Trial
 from plumb.model import resource_bounds
-from plumb.model.inputs import Situation
+from plumb.model.inputs import ModelInputs
 from plumb.tuning.measure.throughput import Chunk, rate_of
 
 STOPPED = "stopped early: slower"
@@ -25,7 +25,7 @@ class WorkersFailError(Exception):
 
 
 @dataclass(frozen=True)
-class Reading:
+class TrialResult:
     """Result of a configuration's trial: the rates of the loader and of the loop, or the reason for their absence.
 
     `loader` is the rate of later epochs. `loop_samples_per_second` is over a training, and includes the first epoch,
@@ -92,13 +92,13 @@ class Ledger:
 
     def measured(
         self,
-        situation: Situation,
+        situation: ModelInputs,
         config: Config,
         chunks: Sequence[Chunk],
         start_seconds: float,
         outcome: str = "measured",
         memory: Memory | None = None,
-    ) -> Reading:
+    ) -> TrialResult:
         """Record `chunks` as the measurement of `config`, replacing an earlier one, and return it.
 
         Args:
@@ -115,7 +115,7 @@ class Ledger:
         self._steady[key] = _Steady(rate_of(chunks, self.seed), start_seconds, memory)
         return self.derived(situation, config, outcome)
 
-    def derived(self, situation: Situation, config: Config, outcome: str = "measured") -> Reading:
+    def derived(self, situation: ModelInputs, config: Config, outcome: str = "measured") -> TrialResult:
         """Record and return the measurement that follows for `config`, the start of its workers spread over an epoch.
 
         Raises:
@@ -142,12 +142,12 @@ class Ledger:
                 memory.measured_bytes if memory else None,
             )
         )
-        return Reading(config, rate, loop, outcome)
+        return TrialResult(config, rate, loop, outcome)
 
-    def failed(self, config: Config, outcome: str, over: str | None = None) -> Reading:
+    def failed(self, config: Config, outcome: str, over: str | None = None) -> TrialResult:
         """Record and return that `config` could not be measured: `outcome` is the reason, `over` the limit it hit."""
         self._take_down(Trial(config, None, None, None, outcome))
-        return Reading(config, None, None, outcome, over)
+        return TrialResult(config, None, None, outcome, over)
 
     @property
     def has_failed_with_workers(self) -> bool:

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from plumb.core.config import CacheChoice, Config
 from plumb.model import constraints
 from plumb.model.demand import go_together
-from plumb.model.inputs import Freedom, Situation
+from plumb.model.inputs import ModelInputs, SearchSpace
 
 _NONE = "none"
 
@@ -20,8 +20,8 @@ _NONE = "none"
 class Space:
     """All configurations that a freedom allows; values that are not numbers are represented by readable labels."""
 
-    freedom: Freedom
-    situation: Situation
+    freedom: SearchSpace
+    situation: ModelInputs
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return the distribution of each parameter."""

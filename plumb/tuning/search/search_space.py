@@ -16,8 +16,8 @@ from plumb.instrument.main_module import main_is_guarded, start_method
 from plumb.instrument.picklability import why_not_sent
 from plumb.instrument.saved_state import is_stateful
 from plumb.model import planner
-from plumb.model.inputs import PREFETCH_FACTORS, CutCost, Freedom, Situation
-from plumb.rewrites.find import Offers
+from plumb.model.inputs import PREFETCH_FACTORS, CutCost, ModelInputs, SearchSpace
+from plumb.rewrites.find import AvailableRewrites
 from plumb.tuning.iterable_sharding import Sharding
 from plumb.tuning.options import Options
 from plumb.tuning.restraint import FREE, Restraint
@@ -36,12 +36,12 @@ def freedom_of(
     loader: DataLoader[Any],
     own: Config,
     options: Options,
-    offers: Offers,
-    situation: Situation,
+    offers: AvailableRewrites,
+    situation: ModelInputs,
     sharding: Sharding,
     start: WorkerStart,
     pins: bool,
-) -> Freedom:
+) -> SearchSpace:
     """Return everything that a tuning may change.
 
     Args:
@@ -57,7 +57,7 @@ def freedom_of(
     """
     threads = tuple((found.threads, found.until) for found in offers.threads)
     cores = whole_cores(options.limits.cpus)
-    freedom = Freedom(
+    freedom = SearchSpace(
         num_workers=_worker_counts(loader, own, options, situation, sharding, start),
         prefetch_factor=tuple(sorted({*PREFETCH_FACTORS, own.prefetch_factor or 2})),
         # The order of every later epoch depends on whether workers persist (runtime/epochs.py).
@@ -126,7 +126,7 @@ def whole_cores(cpus: float) -> int:
     return max(1, math.floor(cpus)) if math.isfinite(cpus) else 1
 
 
-def counts_to_verify(own: Config, options: Options, situation: Situation) -> list[int]:
+def counts_to_verify(own: Config, options: Options, situation: ModelInputs) -> list[int]:
     """Return the worker counts that are worth comparing an iterable dataset's epoch for, the most promising first."""
     cores = whole_cores(options.limits.cpus)
     possible = planner.worker_counts(situation.cost_in_worker, situation.limits, situation.step_samples_per_second)
@@ -137,7 +137,7 @@ def _worker_counts(
     loader: DataLoader[Any],
     own: Config,
     options: Options,
-    situation: Situation,
+    situation: ModelInputs,
     sharding: Sharding,
     start: WorkerStart,
 ) -> tuple[int, ...]:
@@ -153,7 +153,7 @@ def _worker_counts(
 
 
 def _caches(
-    loader: DataLoader[Any], options: Options, cuts: tuple[CutCost, ...], situation: Situation
+    loader: DataLoader[Any], options: Options, cuts: tuple[CutCost, ...], situation: ModelInputs
 ) -> list[CacheChoice]:
     """Return a store for each cut, in memory and on the disk, within the user's and the host's limits."""
     samples = length_of(loader.dataset)

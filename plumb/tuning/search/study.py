@@ -22,7 +22,7 @@ from plumb.core.plan import Trial
 from plumb.model import resource_bounds
 from plumb.model.planner import Ranking
 from plumb.tuning.search import decision
-from plumb.tuning.search.ledger import Reading, while_running
+from plumb.tuning.search.ledger import TrialResult, while_running
 from plumb.tuning.search.optuna_space import Space
 from plumb.tuning.search.stopping import Seen, expected_gain, model_error
 from plumb.tuning.search.study_storage import Record, StudyError
@@ -39,13 +39,13 @@ _PROPOSALS_AT_MOST = 24
 _NEXT_TO = 0.05
 _OUTCOME, _CONFIG, _OVER = "outcome", "config", "over"
 
-TryOut = Callable[[Config, float, Callable[[int, float], None]], Reading]
+TryOut = Callable[[Config, float, Callable[[int, float], None]], TrialResult]
 
 
-class _Search:
+class _StudySearch:
     """State of one tuning in a study."""
 
-    def __init__(self, ranking: Ranking, known: Sequence[Reading], space: Space, record: Record, seed: int) -> None:
+    def __init__(self, ranking: Ranking, known: Sequence[TrialResult], space: Space, record: Record, seed: int) -> None:
         self.readings = {reading.config: reading for reading in known}
         self._ranking = ranking
         self._predicted = {candidate.config: candidate.training_samples_per_second for candidate in ranking.best}
@@ -61,7 +61,7 @@ class _Search:
                 self._add(reading)
 
     @property
-    def best(self) -> Reading:
+    def best(self) -> TrialResult:
         return max(self.readings.values(), key=lambda reading: reading.loop_rate)
 
     @property
@@ -140,7 +140,7 @@ class _Search:
         trial.set_user_attr(_OUTCOME, outcome)
         self._study.tell(trial, state=TrialState.PRUNED)
 
-    def tell(self, trial: optuna.Trial, reading: Reading) -> None:
+    def tell(self, trial: optuna.Trial, reading: TrialResult) -> None:
         self.readings[reading.config] = reading
         if reading.loop_samples_per_second is not None:
             interval = reading.loader.interval if reading.loader else (1.0, 1.0)
@@ -171,7 +171,7 @@ class _Search:
         situation = self._space.situation
         return self._predicted.get(config) or resource_bounds.expected_rate(situation, config)
 
-    def _tell(self, trial: optuna.Trial, reading: Reading) -> None:
+    def _tell(self, trial: optuna.Trial, reading: TrialResult) -> None:
         trial.set_user_attr(_OUTCOME, reading.outcome)
         trial.set_user_attr(_CONFIG, str(reading.config))
         if reading.loader is not None:
@@ -187,7 +187,7 @@ class _Search:
         else:
             self._study.tell(trial, reading.loop_samples_per_second)
 
-    def _add(self, reading: Reading) -> None:
+    def _add(self, reading: TrialResult) -> None:
         self._study.add_trial(
             create_trial(
                 value=reading.loop_rate,
@@ -200,7 +200,7 @@ class _Search:
 
 def search(
     ranking: Ranking,
-    known: Sequence[Reading],
+    known: Sequence[TrialResult],
     space: Space,
     try_out: TryOut,
     record: Record,
@@ -210,7 +210,7 @@ def search(
     seed: int,
     enough: float,
     dear_seconds: float = math.inf,
-) -> list[Reading]:
+) -> list[TrialResult]:
     """Try configurations until a further trial is not worth its time, and return all measurements.
 
     An earlier tuning's best and the model's favourites come first. Then the configuration with the largest expected
@@ -236,21 +236,21 @@ def search(
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        course = _Search(ranking, known, space, record, seed)
+        course = _StudySearch(ranking, known, space, record, seed)
         return _searched(course, space, try_out, deadline, worth_until, enough, dear_seconds)
     except StorageInternalError as error:
         raise StudyError(f"the study could not be kept any more: {one_line(error)}") from None
 
 
 def _searched(
-    course: _Search,
+    course: _StudySearch,
     space: Space,
     try_out: TryOut,
     deadline: float,
     worth_until: float,
     enough: float,
     dear_seconds: float,
-) -> list[Reading]:
+) -> list[TrialResult]:
     favourites = [config for config in course.favourites() if not course.is_known(config)]
     for proposal in range(len(favourites) + _PROPOSALS_AT_MOST):
         until = min(deadline, worth_until) if course.has_found_better else deadline

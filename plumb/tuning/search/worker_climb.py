@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from plumb.core.config import Config
 from plumb.model import constraints
 from plumb.model.concurrency_climb import ClimbEnd, ReadsAtOnce, SourceCapacity, capacity_of, next_reads
-from plumb.model.inputs import Situation, bandwidth
+from plumb.model.inputs import ModelInputs, bandwidth
 from plumb.rewrites.reads_at_once import tried_again
 from plumb.tuning.search.calibration_runs import Probed
-from plumb.tuning.search.ledger import Reading
+from plumb.tuning.search.ledger import TrialResult
 
 # A run needs about this many batches of each worker until its rate is known.
 _BATCHES_EACH = 6.0
@@ -21,13 +21,13 @@ _NO_TIME = "there was no time to look at more"
 
 
 def climbed_by_workers(
-    situation: Situation,
+    situation: ModelInputs,
     plain: Config,
     most: int,
-    known: Sequence[Reading],
-    probe: Callable[[Situation, Config], Probed | str | None],
+    known: Sequence[TrialResult],
+    probe: Callable[[ModelInputs, Config], Probed | str | None],
     seconds_left: Callable[[], float],
-) -> Situation:
+) -> ModelInputs:
     """Return the situation with the source's capacity, measured with repeatedly doubled numbers of workers.
 
     The climb ends when more workers deliver no more.
@@ -80,7 +80,7 @@ def climbed_by_workers(
     return with_source(situation, capacity)
 
 
-def with_source(situation: Situation, source: SourceCapacity) -> Situation:
+def with_source(situation: ModelInputs, source: SourceCapacity) -> ModelInputs:
     """Return the situation with a source of measured capacity."""
     situation = dataclasses.replace(situation, source=source)
     if not source.is_exhausted or not source.reads:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from plumb.core import plan
 from plumb.core.config import CacheChoice, Config
-from plumb.core.plan import LoaderPlan, Measured, PlainMeasured, Plan, Prediction, Trial
+from plumb.core.plan import LoaderResult, Measured, PlainMeasured, Plan, Prediction, Trial
 from plumb.report.patch.patch import patch
 from plumb.report.patch.source_file import PARAMETERS
 
@@ -28,7 +28,7 @@ RUNNER = Path(__file__).with_name("apply_runner.py")
 
 
 def planned(config, name="loader", site="script.py:1", batch_size=None, before=UNTUNED, trials=()):
-    return LoaderPlan(
+    return LoaderResult(
         name=name,
         site=site,
         dataset="Tensor",

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from plumb.core.config import Config
-from plumb.tuning.live.controller import Pilot
+from plumb.tuning.live.controller import LiveController
 from plumb.tuning.live.meter import Delivery
 from tests.parts.live_parts import Squares
 
@@ -23,7 +23,7 @@ class Clock:
     def __init__(self, own, step_seconds):
         dataset = Squares(6400, seconds=SAMPLE_SECONDS)
         self.loader = DataLoader(dataset, batch_size=BATCH, num_workers=own.num_workers)
-        self.pilot, self.step_seconds, self._now = Pilot(own, lambda: None), step_seconds, 0.0
+        self.pilot, self.step_seconds, self._now = LiveController(own, lambda: None), step_seconds, 0.0
         self.pilot.begin(self.loader, len(self.loader))
 
     def wait_seconds(self, config):

@@ -12,7 +12,7 @@ from plumb.core.config import Config
 from plumb.core.errors import UsersError
 from plumb.tuning.measure.loop_comparison import _Started, compare_in_loop
 from plumb.tuning.measure.paired_comparison import Answer
-from plumb.tuning.measure.training_loop import Loop
+from plumb.tuning.measure.training_loop import LoopMeter
 from plumb.tuning.overtime import grace_seconds, late_seconds
 
 WINDOW_SECONDS = 0.05
@@ -41,7 +41,7 @@ def compared(own_seconds, dataset, seconds=20.0, loop=None):
             time.sleep(own_seconds)
             yield torch.zeros(1, 2)
 
-    loop = loop or Loop(1.0, float("inf"))
+    loop = loop or LoopMeter(1.0, float("inf"))
     candidate = Config(), lambda: DataLoader(dataset, batch_size=1)
     course = compare_in_loop(loop, (Config(), own()), candidate, WINDOW_SECONDS, time.perf_counter() + seconds)
     return result_of(course)
@@ -81,7 +81,7 @@ def test_what_was_made_ahead_is_not_counted_where_the_time_ends_before_all_of_it
             time.sleep(0.0 if number < 8 else 0.05)
             yield torch.zeros(1, 2)
 
-    loop = Loop(1.0, float("inf"))
+    loop = LoopMeter(1.0, float("inf"))
     reading, _ = result_of(loop.measure(batches(), 9, WINDOW_SECONDS, time.perf_counter() - 1.0, 1.0))
     assert reading.rate.samples_per_second <= 1 / 0.05
 
@@ -111,7 +111,7 @@ def slow_batches(seconds):
 
 
 def test_a_pair_that_would_end_too_late_is_not_begun():
-    loop, now = Loop(1.0, float("inf")), time.perf_counter()
+    loop, now = LoopMeter(1.0, float("inf")), time.perf_counter()
     sides = (Config(), slow_batches(1.0)), (Config(), no_loader)
     found, batches = result_of(compare_in_loop(loop, *sides, WINDOW_SECONDS, now + 60, now + 2, batch_seconds=1.0))
     assert found.is_open
@@ -120,7 +120,7 @@ def test_a_pair_that_would_end_too_late_is_not_begun():
 
 
 def test_no_further_pair_is_begun_that_would_end_too_late_by_those_before():
-    loop, latest = Loop(1.0, float("inf")), time.perf_counter() + 2.5
+    loop, latest = LoopMeter(1.0, float("inf")), time.perf_counter() + 2.5
     candidate = Config(), lambda: DataLoader(Slow(0.3), batch_size=1)
     course = compare_in_loop(loop, (Config(), slow_batches(0.3)), candidate, WINDOW_SECONDS, latest + 60, latest)
     found, _ = result_of(course)
@@ -155,7 +155,7 @@ class Broken:
 
 def test_the_users_own_failure_is_the_users():
     candidate = Config(), lambda: DataLoader(Slow(0.001), batch_size=1)
-    loop = Loop(1.0, float("inf"))
+    loop = LoopMeter(1.0, float("inf"))
     course = compare_in_loop(loop, (Config(), Broken()), candidate, 0.05, time.perf_counter() + 5)
     given = [next(course)]
     with pytest.raises(UsersError, match="the user's disk"):
@@ -171,14 +171,14 @@ def test_errors_that_the_loop_goes_on_after_leave_a_candidate_in_the_race():
             return super().__getitem__(index)
 
     for skips, failure in (((), "OSError: a damaged row"), ((OSError,), "")):
-        loop = Loop(1.0, 60, skips)
+        loop = LoopMeter(1.0, 60, skips)
         found, _ = compared(0.01, Damaged(0.001), loop=loop)
         assert found.failure == failure
         assert bool(found.candidate) != bool(failure)
 
 
 def test_a_loop_that_counts_its_batches_is_left_before_its_epoch_ends():
-    loop = Loop(1.0, 8)
+    loop = LoopMeter(1.0, 8)
     found, batches = compared(0.01, Slow(0.01), loop=loop)
     assert batches <= 8
     assert loop.batches_given <= 8
@@ -196,7 +196,7 @@ def test_the_candidate_s_first_batch_is_held_by_the_loop_alone():
 
 
 def test_a_loop_that_has_no_batches_left_tells_nothing():
-    loop = Loop(1.0, 1)
+    loop = LoopMeter(1.0, 1)
     found, batches = compared(0.001, Slow(0.001), loop=loop)
     assert batches <= 2
     assert found.is_open
@@ -211,7 +211,7 @@ def test_a_candidate_that_cannot_be_made_is_named():
         while True:
             yield torch.zeros(1, 2)
 
-    course = compare_in_loop(Loop(1.0, float("inf")), (Config(), own()), (Config(), cannot), 0.05, 0.0)
+    course = compare_in_loop(LoopMeter(1.0, float("inf")), (Config(), own()), (Config(), cannot), 0.05, 0.0)
     found, batches = result_of(course)
     assert "Too many open files" in found.failure
     assert not found.is_taken

@@ -12,12 +12,12 @@ from plumb.core.errors import TuningError
 from plumb.host import Limits
 from plumb.instrument.call_site import Site
 from plumb.tuning import in_loop as course
-from plumb.tuning.loader_under_test import Step
+from plumb.tuning.loader_under_test import TrainingStep
 from plumb.tuning.loop_results import told_waiting, unchanged_loop, waiting_share
 from plumb.tuning.measure.known_loader import KnownLoader
 from plumb.tuning.measure.loop_pauses import LoopPauses
 from plumb.tuning.measure.throughput import Chunk
-from plumb.tuning.measure.training_loop import Loop, LoopReading
+from plumb.tuning.measure.training_loop import LoopMeter, LoopReading
 from plumb.tuning.options import Options
 
 
@@ -64,7 +64,7 @@ def test_a_loop_that_validates_once_does_not_wait_for_data(at, clock, monkeypatc
     monkeypatch.setattr(course, "Tuner", tuner)
     loader = DataLoader(torch.zeros(64, 4), batch_size=4)
     known = KnownLoader("loader", Site("train.py", 1, "loader"), weakref.ref(loader), 4)
-    loop = Loop(4.0, math.inf)
+    loop = LoopMeter(4.0, math.inf)
     tuning = course.Tuning(Options(40.0, Limits()), lambda event: None)
     running = tuning.through_the_loop(known, loader, loop, batches(clock, 1e-5), 40.0)
     with pytest.raises(TuningError):
@@ -79,7 +79,7 @@ def test_a_loop_that_validates_once_does_not_wait_for_data(at, clock, monkeypatc
     ids=["a checkpoint now and then", "each fourth step is an optimizer's", "short ones"],
 )
 def test_what_comes_again_after_a_few_batches_is_part_of_the_step(every, long_seconds, rate, clock):
-    loop = Loop(4.0, math.inf)
+    loop = LoopMeter(4.0, math.inf)
     running = loop.measure(batches(clock, 1e-6), 1, 20.0, math.inf, 1.0)
     reading = in_loop(running, clock, lambda number: long_seconds if number % every == every - 1 else 0.01)
     whole = sum(chunk.samples for chunk in reading.chunks) / sum(chunk.seconds for chunk in reading.chunks)
@@ -88,19 +88,19 @@ def test_what_comes_again_after_a_few_batches_is_part_of_the_step(every, long_se
 
 def test_batches_that_were_made_during_a_pause_do_not_count(clock):
     """Four batches are ready after it; the source gives one in 50 ms."""
-    loop = Loop(4.0, math.inf)
+    loop = LoopMeter(4.0, math.inf)
     running = loop.measure(batches(clock, 0.05, ahead=4), 5, 2.0, math.inf, 1.0)
     reading = in_loop(running, clock, lambda number: 3.0 if number == 8 else 0.001)
     assert reading.rate.samples_per_second == pytest.approx(4 / 0.05, rel=0.05)
 
 
 def test_a_loop_that_pauses_at_its_last_batch_is_read_as_far_as_it_went(clock):
-    loop = Loop(4.0, 20)
+    loop = LoopMeter(4.0, 20)
     running = loop.measure(batches(clock, 1e-6), 1, 20.0, math.inf, 1.0)
     reading = in_loop(running, clock, lambda number: 5.0 if number == 19 else 0.01)
     assert reading.rate.samples_per_second == pytest.approx(400, rel=0.01)
     assert loop.batches_given == 20
-    paused = Loop(4.0, 1)
+    paused = LoopMeter(4.0, 1)
     assert in_loop(paused.measure(batches(clock, 1e-6), 1, 20.0, math.inf, 1.0), clock, lambda _: 5.0) is None
 
 
@@ -113,7 +113,7 @@ def test_steps_that_are_all_slow_are_no_pauses():
 def test_what_workers_take_from_the_step_is_no_waiting_for_data():
     """Ready batches would save a third of the time, of which the loop spends a hundredth on getting its own."""
     reading = LoopReading((Chunk(66.0, 1.0),), 0.01 / 66, 0.99 / 66, 0.0, 0.0)
-    step = Step(100.0, 0.0, blocks=True)
+    step = TrainingStep(100.0, 0.0, blocks=True)
     assert waiting_share(reading.rate, step) == pytest.approx(0.34)
     found = unchanged_loop([reading], waiting_share(reading.rate, step))
     assert found.baseline_waiting_share == pytest.approx(0.01)

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from plumb.tuning.measure.throughput import whole
-from plumb.tuning.measure.training_loop import Loop
+from plumb.tuning.measure.training_loop import LoopMeter
 
 
 class Workers:
@@ -41,7 +41,7 @@ def test_as_much_is_counted_as_workers_make(workers, prefetch, seconds, monkeypa
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     batches = Workers(clock, workers, prefetch, seconds)
-    loop, rates = Loop(1.0, 1e9), []
+    loop, rates = LoopMeter(1.0, 1e9), []
     for _ in range(5):
         # The other configuration's window: what may be prefetched is ready after it.
         clock[0] += 5.0

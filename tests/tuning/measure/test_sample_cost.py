@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from plumb.tuning.inputs_from_sample import Observed
-from plumb.tuning.loader_under_test import Subject
+from plumb.tuning.inputs_from_sample import ObservedLoader
+from plumb.tuning.loader_under_test import LoaderUnderTest
 from plumb.tuning.measure.sample_cost import (
     batch_bytes,
     leaves,
@@ -171,7 +171,7 @@ def test_torch_s_threads_are_not_a_library_s_own():
     stream = IndexStream(loader.batch_sampler)
     assert sampled_without_torch_threads(loader, stream, 0.2).other_cpus < 0.1
     seen = sampled(loader, stream, 0.3)
-    told = Observed(Subject("loader", loader, 5.0, None, None), stream, 0.3).told_from_waiting(seen)
+    told = ObservedLoader(LoaderUnderTest("loader", loader, 5.0, None, None), stream, 0.3).told_from_waiting(seen)
     assert told.other_cpus == 0.0
     assert told.cost.wall_seconds == pytest.approx(seen.cost.wall_seconds)
     assert told.cost.wait_seconds <= seen.cost.wait_seconds, "waiting for torch's threads is none for the sample"

@@ -12,8 +12,8 @@ from plumb.model.resource_bounds import amortized
 from plumb.tuning.measure import throughput
 from plumb.tuning.measure.throughput import (
     Chunk,
-    Feed,
     IndexStream,
+    MeasuredLoader,
     NoBatchesError,
     SizedIndices,
     interleaved,
@@ -122,7 +122,7 @@ def _loader(clock, in_flight, seconds, burst=0.001):
 def test_prefetched_batches_are_not_counted(clock):
     config = Config(num_workers=2, prefetch_factor=4)
     stream = IndexStream([[0] * 10])
-    feed = Feed(config, _loader(clock, config.batches_in_flight, 0.5), stream, 10, float("inf"))
+    feed = MeasuredLoader(config, _loader(clock, config.batches_in_flight, 0.5), stream, 10, float("inf"))
     chunks = feed.window(5.0)
     assert rate_of(chunks).samples_per_second == pytest.approx(10 / 0.5)
     assert all(chunk.samples % 20 == 0 for chunk in chunks), "only whole rounds of one batch per worker"
@@ -139,7 +139,7 @@ def test_a_mean_is_known_once_its_error_is_small_and_not_from_a_handful():
 
 def test_a_window_ends_at_its_time_when_hopeless_and_at_the_deadline(clock):
     stream = IndexStream([[0]])
-    feed = Feed(Config(), _loader(clock, 0, 0.25), stream, 1, deadline=100.0)
+    feed = MeasuredLoader(Config(), _loader(clock, 0, 0.25), stream, 1, deadline=100.0)
     assert sum(chunk.seconds for chunk in feed.window(2.0)) == pytest.approx(2.0)
     assert len(feed.window(2.0, hopeless=lambda chunks: len(chunks) == 3)) == 3
     clock.now = 99.9
@@ -149,7 +149,7 @@ def test_a_window_ends_at_its_time_when_hopeless_and_at_the_deadline(clock):
 def test_turns_are_taken_until_the_feeds_are_told_apart(clock):
     order = []
 
-    class Tracing(Feed):
+    class Tracing(MeasuredLoader):
         def window(self, seconds, hopeless=None):
             order.append(self.config.num_workers)
             return super().window(seconds, hopeless)
@@ -170,7 +170,7 @@ def test_turns_are_taken_until_the_feeds_are_told_apart(clock):
 @pytest.mark.parametrize("waits", [False, True])
 def test_workers_that_wait_for_their_samples_are_not_taken_for_idle(clock, monkeypatch, waits):
     monkeypatch.setattr(throughput, "cpu_seconds", lambda pids: 0.0)
-    feed = Feed(Config(1, 8), _loader(clock, 0, 0.5), IndexStream([[0]]), 1, 1e9, waits=waits)
+    feed = MeasuredLoader(Config(1, 8), _loader(clock, 0, 0.5), IndexStream([[0]]), 1, 1e9, waits=waits)
     feed.window(5.0)
     begun = clock.now
     feed.settle()
@@ -188,7 +188,7 @@ def test_real_workers_deliver_every_index_once_in_order():
     def make(indices):
         return DataLoader(range(1000), batch_sampler=indices, num_workers=2, prefetch_factor=2, collate_fn=list)
 
-    class Listening(Feed):
+    class Listening(MeasuredLoader):
         def _take(self):
             seen.append(next(self._batches))
             return self._indices.next_size()
@@ -222,7 +222,7 @@ class _Damaged:
 @pytest.mark.parametrize("skips", [(), (ValueError,), (KeyError,), (ValueError, LookupError)])
 def test_batches_that_fail_are_left_out_where_the_loop_leaves_them_out(skips, clock):
     make = lambda indices: _Damaged(clock, indices)  # noqa: E731
-    feed = Feed(Config(), make, IndexStream([[0, 1]]), 2, float("inf"), skips=skips)
+    feed = MeasuredLoader(Config(), make, IndexStream([[0, 1]]), 2, float("inf"), skips=skips)
     if not {KeyError, LookupError} & set(skips):
         with pytest.raises(KeyError):
             feed.window(3.0)
@@ -238,4 +238,6 @@ def test_a_feed_of_nothing_but_errors_ends(clock):
             raise KeyError
 
     with pytest.raises(KeyError):
-        Feed(Config(), lambda indices: Broken(clock, indices), IndexStream([[0]]), 2, float("inf"), skips=(KeyError,))
+        MeasuredLoader(
+            Config(), lambda indices: Broken(clock, indices), IndexStream([[0]]), 2, float("inf"), skips=(KeyError,)
+        )

@@ -15,8 +15,8 @@ from plumb.host import Limits
 from plumb.host.process_memory import script_bytes
 from plumb.runtime.loader import rebuild
 from plumb.tuning.measure import trial_guard as guards
-from plumb.tuning.measure.throughput import Feed, IndexStream
-from plumb.tuning.measure.trial_guard import Guard, TrialEndedError
+from plumb.tuning.measure.throughput import IndexStream, MeasuredLoader
+from plumb.tuning.measure.trial_guard import TrialEndedError, TrialGuard
 
 TWO = Config(num_workers=2, prefetch_factor=2)
 
@@ -56,7 +56,7 @@ def kept_apart(samples):
 def feed_of(dataset, guard, config=TWO, **arguments):
     loader = DataLoader(dataset, batch_size=4, **arguments)
     stream = IndexStream(loader.batch_sampler)
-    return Feed(
+    return MeasuredLoader(
         config,
         lambda indices: rebuild(loader, config, indices, stacks_file=guard.stacks_file),
         stream,
@@ -83,7 +83,7 @@ def run_until_ended(dataset, guard, **arguments):
 
 
 def test_workers_that_are_stuck_from_the_start_are_ended_and_say_where():
-    error = run_until_ended(Stuck(0), Guard(Limits(), patience_seconds=1.0))
+    error = run_until_ended(Stuck(0), TrialGuard(Limits(), patience_seconds=1.0))
     assert error.limit is None
     assert "in wait_for_ever" in str(error)
     assert "test_trial_guard.py:" in str(error)
@@ -91,7 +91,7 @@ def test_workers_that_are_stuck_from_the_start_are_ended_and_say_where():
 
 def test_a_worker_that_falls_silent_is_ended_after_a_multiple_of_its_usual_time(monkeypatch):
     monkeypatch.setattr(guards, "_SILENT_SECONDS", 1.0)
-    error = run_until_ended(Stuck(400), Guard(Limits(), patience_seconds=60.0))
+    error = run_until_ended(Stuck(400), TrialGuard(Limits(), patience_seconds=60.0))
     assert error.limit is None
     assert "stuck" in str(error)
     assert "in wait_for_ever" in str(error)
@@ -99,7 +99,7 @@ def test_a_worker_that_falls_silent_is_ended_after_a_multiple_of_its_usual_time(
 
 @pytest.mark.slow
 def test_spawned_workers_say_where_they_are_too():
-    guard = Guard(Limits(), patience_seconds=12.0)
+    guard = TrialGuard(Limits(), patience_seconds=12.0)
     config = Config(num_workers=1, prefetch_factor=2)
     error = run_until_ended(AlwaysStuck(), guard, config=config, multiprocessing_context="spawn", num_workers=1)
     assert "in __getitem__" in str(error)
@@ -118,7 +118,9 @@ class AlwaysStuck(Dataset):
 
 def test_a_trial_that_opens_too_many_files_is_ended():
     most = psutil.Process().num_fds() + 60
-    error = run_until_ended(ManyTensors(), Guard(Limits(open_files=most), patience_seconds=60.0), collate_fn=kept_apart)
+    error = run_until_ended(
+        ManyTensors(), TrialGuard(Limits(open_files=most), patience_seconds=60.0), collate_fn=kept_apart
+    )
     assert error.limit == "open files"
     assert f"of {most} open files" in str(error)
 
@@ -133,7 +135,7 @@ def test_a_trial_that_takes_more_memory_than_was_asked_for_is_ended():
             return index
 
     limits = Limits().lowered(memory_bytes=script_bytes() + 200 * 2**20)
-    error = run_until_ended(Eating(1), Guard(limits, patience_seconds=60.0))
+    error = run_until_ended(Eating(1), TrialGuard(limits, patience_seconds=60.0))
     assert error.limit == "memory"
     assert "asked for" in str(error)
 
@@ -151,7 +153,7 @@ def test_what_the_main_process_opens_is_looked_at_between_batches():
             return index
 
     try:
-        guard = Guard(Limits(open_files=psutil.Process().num_fds() + 40), patience_seconds=60.0)
+        guard = TrialGuard(Limits(open_files=psutil.Process().num_fds() + 40), patience_seconds=60.0)
         assert run_until_ended(Opening(), guard, config=Config()).limit == "open files"
     finally:
         for descriptor in opened:
@@ -159,7 +161,7 @@ def test_what_the_main_process_opens_is_looked_at_between_batches():
 
 
 def test_a_trial_that_harms_nobody_is_left_alone_and_leaves_nothing():
-    guard = Guard(Limits(), patience_seconds=60.0)
+    guard = TrialGuard(Limits(), patience_seconds=60.0)
     feed = feed_of(Stuck(1000), guard)
     assert feed.window(0.5)
     feed.close()
@@ -182,7 +184,7 @@ def test_a_worker_of_a_trial_is_the_first_to_go_where_memory_runs_out():
             with open("/proc/self/oom_score_adj") as score:
                 return int(score.read())
 
-    guard = Guard(Limits(), patience_seconds=60.0)
+    guard = TrialGuard(Limits(), patience_seconds=60.0)
     loader = DataLoader(Score(), batch_size=4, collate_fn=kept_apart)
     batches = iter(rebuild(loader, TWO, None, stacks_file=guard.stacks_file))
     assert next(batches) == [1000] * 4

@@ -13,7 +13,7 @@ from plumb.model.calibration import ProbeRun
 from plumb.model.constraints import needs
 from plumb.model.cpu_contention import Competition
 from plumb.model.demand import demand
-from plumb.model.inputs import AllocatorGain, Footprint, Situation
+from plumb.model.inputs import AllocatorGain, Footprint, ModelInputs
 from plumb.model.resource_bounds import capacities
 from plumb.tuning.search.calibration_runs import Probed, in_reused_memory, told_by_many, told_by_one
 
@@ -28,11 +28,11 @@ def probed(workers: int, cpu_seconds: float) -> Probed:
     return Probed(run, 5e6, 1e3, 0.0, 0.2, 0.05)
 
 
-def unprobed() -> Situation:
+def unprobed() -> ModelInputs:
     """What is known before the first run: reused memory halves what a sample takes."""
     footprint = Footprint(1e6 * BATCH, 1, 0.0, 1e8, 10)
     gain = AllocatorGain(0.5, 0.0, 5e-4)
-    return Situation(ALONE, ALONE, footprint, Limits(CORES), samples_per_batch=float(BATCH), allocator=gain)
+    return ModelInputs(ALONE, ALONE, footprint, Limits(CORES), samples_per_batch=float(BATCH), allocator=gain)
 
 
 def test_one_worker_tells_what_samples_cost_there_and_what_it_takes_of_the_host():

@@ -8,18 +8,18 @@ from hypothesis import strategies as st
 from plumb.core.config import Config
 from plumb.core.plan import Rate, SampleCost
 from plumb.host import Limits
-from plumb.model.inputs import Footprint, Situation
+from plumb.model.inputs import Footprint, ModelInputs
 from plumb.model.planner import cost_order
 from plumb.tuning.measure.throughput import Chunk
 from plumb.tuning.search import decision
-from plumb.tuning.search.ledger import Ledger, Reading
+from plumb.tuning.search.ledger import Ledger, TrialResult
 
 COST = SampleCost(1e-3, 1e-3, 0.0, 1e-5, 1e3, 1.0)
-SITUATION = Situation(COST, COST, Footprint(1e4, 1, 1e7, 1e8, 10), Limits(cpus=4))
+SITUATION = ModelInputs(COST, COST, Footprint(1e4, 1, 1e7, 1e8, 10), Limits(cpus=4))
 
 rates = st.floats(1, 1e5)
 readings = st.builds(
-    lambda workers, prefetch, rate, spread: Reading(
+    lambda workers, prefetch, rate, spread: TrialResult(
         Config(workers, prefetch if workers else None), Rate(rate, (rate * (1 - spread), rate * (1 + spread))), rate, ""
     ),
     st.integers(0, 16),
@@ -44,8 +44,8 @@ def test_finalists_are_few_promise_more_and_hold_the_best(own, others):
 
 def test_what_should_be_faster_and_was_slower_by_no_more_than_noise_is_measured_again():
     """The model promises twice as much with two workers, and no more with prefetching alone."""
-    own = Reading(Config(), Rate(1000.0, (950.0, 1050.0)), 1000.0, "")
-    near, promised = (Reading(Config(count, 2), Rate(950.0, (800.0, 1100.0)), 950.0, "") for count in (1, 2))
+    own = TrialResult(Config(), Rate(1000.0, (950.0, 1050.0)), 1000.0, "")
+    near, promised = (TrialResult(Config(count, 2), Rate(950.0, (800.0, 1100.0)), 950.0, "") for count in (1, 2))
     far = dataclasses.replace(promised, loop_samples_per_second=500.0)
     assert decision.finalists(SITUATION, own, [near, promised]) == [own, promised]
     assert decision.finalists(SITUATION, own, [near, far]) == [own]
@@ -61,9 +61,9 @@ def test_the_winner_is_equal_to_the_best_and_no_equal_is_cheaper(finals):
 
 
 def test_what_is_hardly_slower_and_not_told_apart_from_the_best_wins_where_it_is_cheaper():
-    best = Reading(Config(2, 8), Rate(1000.0, (950.0, 1050.0)), 1000.0, "")
-    near, apart = (Reading(Config(2, 2), Rate(975.0, (950.0, high)), 975.0, "") for high in (1010.0, 990.0))
-    less = Reading(Config(2, 2), Rate(950.0, (850.0, 1100.0)), 950.0, "")
+    best = TrialResult(Config(2, 8), Rate(1000.0, (950.0, 1050.0)), 1000.0, "")
+    near, apart = (TrialResult(Config(2, 2), Rate(975.0, (950.0, high)), 975.0, "") for high in (1010.0, 990.0))
+    less = TrialResult(Config(2, 2), Rate(950.0, (850.0, 1100.0)), 950.0, "")
     assert decision.winner([best, near]) == near
     assert decision.winner([best, apart]) == decision.winner([best, less]) == best
 
@@ -77,12 +77,12 @@ def test_rates_are_told_apart_where_the_highest_is_known_or_all_are_equal():
 
 
 def test_what_differs_in_the_restart_of_workers_alone_takes_no_place_in_the_finals():
-    own = Reading(Config(), Rate(100.0, (95.0, 105.0)), 100.0, "")
+    own = TrialResult(Config(), Rate(100.0, (95.0, 105.0)), 100.0, "")
     lasting, restarted = (
-        Reading(Config(2, 2, persistent_workers=lasts), Rate(rate, (rate - 1, rate + 1)), rate, "")
+        TrialResult(Config(2, 2, persistent_workers=lasts), Rate(rate, (rate - 1, rate + 1)), rate, "")
         for lasts, rate in ((True, 1000.0), (False, 950.0))
     )
-    other = Reading(Config(1, 2), Rate(940.0, (930.0, 950.0)), 940.0, "")
+    other = TrialResult(Config(1, 2), Rate(940.0, (930.0, 950.0)), 940.0, "")
     assert decision.finalists(SITUATION, own, [lasting, restarted, other]) == [own, lasting, other]
     equal = dataclasses.replace(restarted, loop_samples_per_second=990.0)
     assert decision.finalists(SITUATION, own, [lasting, equal]) == [own, equal]
@@ -101,13 +101,13 @@ def test_what_is_beyond_any_drift_is_far_faster_and_better(own, other):
     assert not decision.is_beyond_drift([own, own])
     if decision.is_beyond_drift([own, other]):
         assert other.loader.samples_per_second > 2 * own.loader.samples_per_second
-    failed = Reading(Config(2, 2), None, None, "failed")
+    failed = TrialResult(Config(2, 2), None, None, "failed")
     assert not decision.is_beyond_drift([failed, other])
 
 
 def test_where_turns_are_too_late_only_what_needs_none_is_left():
     own, restarted, faster, far_faster = (
-        Reading(config, Rate(rate, (0.9 * rate, 1.1 * rate)), rate, "")
+        TrialResult(config, Rate(rate, (0.9 * rate, 1.1 * rate)), rate, "")
         for config, rate in (
             (Config(1, 2, persistent_workers=True), 110.0),
             (Config(1, 2), 100.0),
@@ -125,8 +125,8 @@ def test_where_turns_are_too_late_only_what_needs_none_is_left():
 
 
 def test_what_could_not_be_measured_is_never_better():
-    failed = Reading(Config(2, 2), None, None, "failed")
-    own = Reading(Config(), Rate(10.0, (9.0, 11.0)), 10.0, "")
+    failed = TrialResult(Config(2, 2), None, None, "failed")
+    own = TrialResult(Config(), Rate(10.0, (9.0, 11.0)), 10.0, "")
     assert not decision.is_better(SITUATION, failed, own)
     assert decision.winner([own, failed]) is own
 
@@ -150,6 +150,6 @@ def test_what_is_slower_alone_is_left_to_the_loop_itself():
     situation = dataclasses.replace(
         SITUATION, limits=Limits(cpus=2), step_samples_per_second=500.0, step_cpu_seconds=3e-3, step_blocks=True
     )
-    own = Reading(Config(2, 2), Rate(172.0, (170.0, 174.0)), 100.0, "")
-    fewer = Reading(Config(1, 2), Rate(149.0, (148.0, 150.0)), 140.0, "")
+    own = TrialResult(Config(2, 2), Rate(172.0, (170.0, 174.0)), 100.0, "")
+    fewer = TrialResult(Config(1, 2), Rate(149.0, (148.0, 150.0)), 140.0, "")
     assert not decision.is_better(situation, fewer, own)

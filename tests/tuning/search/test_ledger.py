@@ -6,7 +6,7 @@ import pytest
 
 from plumb.core.config import Config
 from plumb.tuning import tuner as tuning
-from plumb.tuning.search.ledger import Ledger, Reading
+from plumb.tuning.search.ledger import Ledger, TrialResult
 
 POOL = "failed: NotImplementedError: pool objects cannot be passed between processes or pickled"
 ONE, TWO, FOUR = (Config(num_workers=count, prefetch_factor=2) for count in (1, 2, 4))
@@ -55,7 +55,7 @@ def test_no_more_workers_are_tried_after_two_failures_and_a_note_says_why(monkey
     def try_out(situation, config, floor, on_chunk):
         if config.num_workers:
             return ledger.failed(config, POOL)
-        return Reading(config, None, 5.0, "measured")
+        return TrialResult(config, None, 5.0, "measured")
 
     def search(ranking, known, space, try_out, record, **how):
         searched.append(space)
@@ -71,7 +71,7 @@ def test_no_more_workers_are_tried_after_two_failures_and_a_note_says_why(monkey
     monkeypatch.setattr(tuning, "Space", lambda freedom, situation: freedom.num_workers)
     monkeypatch.setattr(tuning.operational, "fed_rate", lambda situation: 1.0)
     monkeypatch.setattr(tuning.Tuner, "_record", lambda self, freedom: None)
-    own = Reading(Config(), None, 1.0, "measured")
+    own = TrialResult(Config(), None, 1.0, "measured")
     readings = tuner._search(tuning.Freedom((0, 1, 2, 4)), None, own)
     assert searched == [(0, 1, 2, 4), (0,)]
     assert [trial.config for trial in ledger.trials] == [ONE, TWO]

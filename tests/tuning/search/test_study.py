@@ -13,26 +13,34 @@ from plumb.core.config import Config
 from plumb.core.plan import Rate, SampleCost, Trial
 from plumb.host import Limits
 from plumb.model import constraints, planner, resource_bounds
-from plumb.model.inputs import CutCost, DeferralCost, Footprint, Freedom, Left, Situation, ThreadsCost
-from plumb.tuning.search.ledger import STOPPED, Reading, while_running
+from plumb.model.inputs import (
+    CutCost,
+    DeferralCost,
+    Footprint,
+    ModelInputs,
+    RemainingCpuShare,
+    SearchSpace,
+    ThreadsCost,
+)
+from plumb.tuning.search.ledger import STOPPED, TrialResult, while_running
 from plumb.tuning.search.optuna_space import Space
 from plumb.tuning.search.study import search
 from plumb.tuning.search.study_storage import Record, StudyError, located, storage_at
 
 COST = SampleCost(1e-3, 1e-3, 0.0, 1e-5, 1e3, 1.0)
-SITUATION = Situation(
+SITUATION = ModelInputs(
     COST,
     COST,
     Footprint(1e4, 1, 1e7, 1e8, 10),
     Limits(cpus=4),
-    cuts=(CutCost("decode", 1e3, Left(0.9, 0.9), 0.0, 1e-5),),
-    deferrals=(DeferralCost(("normalize",), Left(0.9, 0.9), 1e-6, 1e-6, 0.0),),
+    cuts=(CutCost("decode", 1e3, RemainingCpuShare(0.9, 0.9), 0.0, 1e-5),),
+    deferrals=(DeferralCost(("normalize",), RemainingCpuShare(0.9, 0.9), 1e-6, 1e-6, 0.0),),
     threads=(ThreadsCost(4, "decode", 0.4, 0.9, 1.1, 5e-4, 5e-4),),
     dataset_samples=1e3,
 )
 STORE = planner.cache_choice(SITUATION.cuts[0], 1e9, 1e3)
-FREEDOM = Freedom(num_workers=tuple(range(7)), persistent_workers=(False,))
-WIDE = Freedom(
+FREEDOM = SearchSpace(num_workers=tuple(range(7)), persistent_workers=(False,))
+WIDE = SearchSpace(
     num_workers=tuple(range(7)),
     fetch=((1, None), (4, "decode")),
     caches=(None, STORE),
@@ -40,11 +48,11 @@ WIDE = Freedom(
     allocator_reuse=(False, True),
     in_order=(True, False),
 )
-OWN = Reading(Config(), Rate(100.0, (99.0, 101.0)), 100.0, "measured")
+OWN = TrialResult(Config(), Rate(100.0, (99.0, 101.0)), 100.0, "measured")
 
 
 def _reading(config, rate, outcome="measured"):
-    return Reading(config, None if rate is None else Rate(rate, (rate * 0.99, rate * 1.01)), rate, outcome)
+    return TrialResult(config, None if rate is None else Rate(rate, (rate * 0.99, rate * 1.01)), rate, outcome)
 
 
 def _search(rate_of, freedom=FREEDOM, record=None, situation=SITUATION, known=(OWN,), **given):
@@ -72,7 +80,7 @@ def test_the_model_s_best_come_first_and_nothing_is_tried_twice(best_workers, se
 
 
 def test_ways_in_which_the_model_may_be_wrong_are_tried_before_other_numbers_of_workers():
-    freedom = Freedom(num_workers=tuple(range(7)), caches=(None, STORE), persistent_workers=(False,))
+    freedom = SearchSpace(num_workers=tuple(range(7)), caches=(None, STORE), persistent_workers=(False,))
     tried, _ = _search(lambda config: _reading(config, 500.0), freedom)
     assert [config.cache is None for config in tried[:3]] == [False, True, False]
 
@@ -101,7 +109,7 @@ def test_no_more_time_is_taken_than_a_search_is_worth_once_something_better_is_f
 
 
 def test_what_a_probe_told_already_is_not_all_that_is_looked_at():
-    freedom = Freedom(num_workers=tuple(range(7)), persistent_workers=(True,))
+    freedom = SearchSpace(num_workers=tuple(range(7)), persistent_workers=(True,))
     probed = [OWN, _reading(Config(4, 2), 500.0)]
     tried, _ = _search(lambda config: _reading(config, 510.0), freedom, known=probed, worth_until=0.0)
     assert len(tried) == 2
@@ -131,7 +139,7 @@ def test_what_takes_long_to_start_is_tried_after_what_should_be_as_good_and_star
         samples_per_batch=32.0,
         step_samples_per_second=1400.0,
     )
-    freedom = Freedom(num_workers=(0, 2, 40), fetch=((1, None), (16, None)), persistent_workers=(True,))
+    freedom = SearchSpace(num_workers=(0, 2, 40), fetch=((1, None), (16, None)), persistent_workers=(True,))
     many = Config(40, 2, True)
     for dear_seconds, is_first in ((float("inf"), True), (4.0, False)):
         # An earlier tuning liked the many best.
@@ -175,7 +183,7 @@ def test_what_is_out_of_the_space_has_no_point():
 
 
 def test_constraints_are_positive_exactly_where_a_limit_is_broken():
-    small = Situation(COST, COST, Footprint(1e4, 1, 1e7, 1e8, 10), Limits(cpus=4, memory_bytes=1.25e8))
+    small = ModelInputs(COST, COST, Footprint(1e4, 1, 1e7, 1e8, 10), Limits(cpus=4, memory_bytes=1.25e8))
     space = Space(FREEDOM, small)
     for workers in range(1, 7):
         config = Config(workers, 2)
@@ -194,7 +202,7 @@ def folder():
 def test_a_stored_study_tells_what_was_tried_and_why_not(folder):
     url = f"sqlite:///{folder}/study.db"
     record = Record(url, "train:loader", {"host": "here"})
-    small = Situation(COST, COST, Footprint(1e4, 1, 1e7, 1e8, 10), Limits(cpus=4, memory_bytes=1.35e8))
+    small = ModelInputs(COST, COST, Footprint(1e4, 1, 1e7, 1e8, 10), Limits(cpus=4, memory_bytes=1.35e8))
 
     def rate_of(config):
         broken = constraints.broken_limit(config, small)

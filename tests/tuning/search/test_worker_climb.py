@@ -9,13 +9,13 @@ from plumb.core.plan import Rate, SampleCost
 from plumb.host import Limits
 from plumb.model.calibration import ProbeRun
 from plumb.model.concurrency_climb import ClimbEnd
-from plumb.model.inputs import Footprint, Situation, ThreadsCost
+from plumb.model.inputs import Footprint, ModelInputs, ThreadsCost
 from plumb.tuning.search.calibration_runs import Probed
-from plumb.tuning.search.ledger import Reading
+from plumb.tuning.search.ledger import TrialResult
 from plumb.tuning.search.worker_climb import climbed_by_workers
 
 WAITS = SampleCost(0.0105, 5e-4, 0.01, 1e-5, 1e3, 1.0)
-SITUATION = Situation(
+SITUATION = ModelInputs(
     WAITS,
     WAITS,
     Footprint(1e4, 1, 1e6, 1e8, 10),
@@ -50,7 +50,8 @@ def test_workers_are_doubled_until_the_source_gives_no_more():
 
 def test_without_threads_they_begin_where_the_model_was_calibrated():
     known = [
-        Reading(Config(count, 2), Rate(count * 95.0, (90.0, 200.0)), None, "measured, to calibrate") for count in (2, 1)
+        TrialResult(Config(count, 2), Rate(count * 95.0, (90.0, 200.0)), None, "measured, to calibrate")
+        for count in (2, 1)
     ]
     asked, situation = climb(lambda reads: min(reads, 8) / 0.0105, Config(1, 2), known=known)
     assert asked[:2] == [4, 8]
