@@ -351,8 +351,8 @@ def test_large_files_are_moved_aside_or_only_measured(tuned):
     model, log = tuned.file("model.pt", b"m" * 5000), tuned.file("train.log", b"l" * 5000)
     before = tuned.state()
     code = """
-from plumb.journal import recorder
-recorder.LARGE_BYTES = 1000
+from plumb.journal import change_recorder
+change_recorder.LARGE_BYTES = 1000
 open("model.pt", "wb").write(b"new")
 open("train.log", "a").write("more"); open("train.log", "a").write("more")
 """
@@ -372,8 +372,8 @@ def test_large_files_on_another_file_system_stay_on_it(tuned):
             tuned.file(str(other / name), name.encode() * (1 if "small" in name else 1000))
         inodes = {path.name: path.stat().st_ino for path in (other / "run").iterdir()}
         code = f"""
-from plumb.journal import copying, recorder
-recorder.LARGE_BYTES = copying.LARGEST_BYTES = 1000
+from plumb.journal import change_recorder, copying
+change_recorder.LARGE_BYTES = copying.LARGEST_BYTES = 1000
 open("{other}/run/model.pt", "wb").write(b"new")
 shutil.rmtree("{other}/run")
 """

@@ -12,6 +12,7 @@ from plumb.script.spawned_ranks import OnPlan
 
 RANKS = """
 import sys, types
+import plumb.core
 import torch
 import torch.multiprocessing as mp
 from torch.utils.data import DataLoader
@@ -27,8 +28,8 @@ class Handler:
     def iterating(self, loader, start, plain_loop):
         return start()
 
-sys.modules["plumb.script.plan_handler"] = types.SimpleNamespace(PlanApplied=Handler)
-sys.modules["plumb.core.plan"] = sys.modules["plumb"].plan = types.SimpleNamespace(read=lambda path: len(str(path)))
+sys.modules["plumb.script.plan_handler"] = types.SimpleNamespace(PlanHandler=Handler)
+sys.modules["plumb.core.plan"] = plumb.core.plan = types.SimpleNamespace(read=lambda path: len(str(path)))
 
 def rank(number, queue, rows):
     queue.put((number, [batch.tolist() for batch in DataLoader(torch.arange(rows), batch_size=4)]))

@@ -31,7 +31,7 @@ def step_of(monkeypatch, pin, seconds_pageable, seconds_locked, is_used=True):
     """The step that is found of a loop whose device takes so long for a batch of either kind."""
     monkeypatch.setattr(in_loop, "uses_accelerator", lambda: is_used)
     monkeypatch.setattr(in_loop, "is_pinnable", lambda batch: True)
-    monkeypatch.setattr("plumb.tuning.measure.training_loop.pinned", lambda batch: batch.as_subclass(Locked))
+    monkeypatch.setattr("plumb.tuning.measure.replayed_batches.pinned", lambda batch: batch.as_subclass(Locked))
     own = itertools.repeat(torch.zeros(4))
     running = in_loop._step(LoopMeter(4.0, 1e9), own, pin, 0.3, time.perf_counter() + 60)
     return result_of(running, lambda batch: seconds_locked if isinstance(batch, Locked) else seconds_pageable)

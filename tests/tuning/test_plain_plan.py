@@ -275,7 +275,7 @@ def test_live_tries_nothing_else_either(monkeypatch):
     assert mark(dataset, Settings(plain=True))
     loader = DataLoader(dataset, batch_size=4)
     monkeypatch.setattr(
-        "plumb.tuning.live.controller.Scout", lambda *_, **__: pytest.fail("nothing is to be looked for")
+        "plumb.tuning.live.controller.BackgroundSearch", lambda *_, **__: pytest.fail("nothing is to be looked for")
     )
     pilot = LiveController(Config(), lambda: None)
     pilot._loader, pilot._seen_indices = loader, [[0, 1]]

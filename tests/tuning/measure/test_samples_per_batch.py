@@ -10,6 +10,7 @@ from plumb.core.errors import TuningError
 from plumb.host import Limits
 from plumb.instrument.call_site import Site
 from plumb.tuning import in_loop
+from plumb.tuning.loader_under_test import LoaderUnderTest
 from plumb.tuning.measure.known_loader import KnownLoader
 from plumb.tuning.measure.samples_per_batch import samples_per_batch
 from plumb.tuning.options import Options
@@ -110,6 +111,6 @@ def test_an_evaluation_loader_with_a_batch_sampler_is_tuned_for_its_own_epochs(m
 
 
 def test_the_last_batch_of_an_epoch_is_not_taken_for_a_whole_one():
-    subject = in_loop.Subject("val", DataLoader(ROWS, batch_size=1000), 1000.0, None, None)
+    subject = LoaderUnderTest("val", DataLoader(ROWS, batch_size=1000), 1000.0, None, None)
     assert subject.epoch_samples == 1280
-    assert in_loop.Subject("x", DataLoader(Stream(), batch_size=4), 4.0, None, None).epoch_samples is None
+    assert LoaderUnderTest("x", DataLoader(Stream(), batch_size=4), 4.0, None, None).epoch_samples is None

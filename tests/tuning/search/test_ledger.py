@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from plumb.core.config import Config
+from plumb.model.inputs import SearchSpace
 from plumb.tuning import tuner as tuning
 from plumb.tuning.search.ledger import Ledger, TrialResult
 
@@ -69,10 +70,10 @@ def test_no_more_workers_are_tried_after_two_failures_and_a_note_says_why(monkey
     monkeypatch.setattr(tuning, "search", search)
     monkeypatch.setattr(tuning.planner, "rank", lambda *_: SimpleNamespace(considered=4, best=()))
     monkeypatch.setattr(tuning, "Space", lambda freedom, situation: freedom.num_workers)
-    monkeypatch.setattr(tuning.operational, "fed_rate", lambda situation: 1.0)
+    monkeypatch.setattr(tuning.resource_bounds, "fed_rate", lambda situation: 1.0)
     monkeypatch.setattr(tuning.Tuner, "_record", lambda self, freedom: None)
     own = TrialResult(Config(), None, 1.0, "measured")
-    readings = tuner._search(tuning.Freedom((0, 1, 2, 4)), None, own)
+    readings = tuner._search(SearchSpace((0, 1, 2, 4)), None, own)
     assert searched == [(0, 1, 2, 4), (0,)]
     assert [trial.config for trial in ledger.trials] == [ONE, TWO]
     assert [reading.config for reading in readings] == [Config(), Config(fetch_threads=4)]
