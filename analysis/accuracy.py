@@ -23,7 +23,7 @@ from analysis.results import Effort, publish, say, table
 from analysis.tuned import tune_loader
 from plumb.core.config import Config
 from plumb.core.plan import Rate
-from plumb.host.malloc import ways_kept
+from plumb.host.malloc import baseline_malloc
 
 FULL, QUICK = Effort(4, 1.2, 30.0), Effort(2, 0.3, 4.0)
 CONFIGURATIONS_AT_MOST = 14
@@ -124,7 +124,7 @@ def _halves(rates: list[float]) -> tuple[float, float]:
 
 
 def _measured(name: str, effort: Effort) -> list[Comparison]:
-    with ways_kept():
+    with baseline_malloc():
         return compare(made([name])[0], effort)
 
 

@@ -22,7 +22,7 @@ from analysis.pipelines.pipeline import Pipeline
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import tune_loader
 from plumb.core.config import Config
-from plumb.host.malloc import reusing
+from plumb.host.malloc import malloc_reuse
 
 FULL, QUICK = Effort(3, 1.0, 60.0), Effort(1, 0.3, 6.0)
 EPOCHS, QUICK_EPOCHS = 9, 1
@@ -81,7 +81,7 @@ def seconds_of_an_epoch(loader: DataLoader[Any], step_seconds: float = 0.0, reus
     this process uses its memory again, as on a plan that says so.
     """
     begun = time.perf_counter()
-    with reusing(reuse):
+    with malloc_reuse(reuse):
         for _ in loader:
             time.sleep(step_seconds)
     return time.perf_counter() - begun

@@ -30,7 +30,7 @@ from analysis.results import Effort, publish, say, table
 from analysis.tuned import tune_loader
 from plumb.core.config import Config, Rewrites
 from plumb.core.plan import LoaderResult, Measured, Prediction, Rate
-from plumb.host.malloc import reusing
+from plumb.host.malloc import malloc_reuse
 from plumb.runtime.checks.check_rate import CheckTimes
 from plumb.runtime.guards import state_guard
 from plumb.runtime.loader import current_config
@@ -154,7 +154,7 @@ def wait_until_idle() -> None:
 def window(batches: Iterator[Any], config: Config, count: int) -> Spent:
     """Read `count` batches, after those that have been read ahead; begin and end with idle workers."""
     before = cpu_seconds()
-    with reusing(config.allocator_reuse):
+    with malloc_reuse(config.allocator_reuse):
         for _ in range(config.batches_in_flight + 1):
             next(batches)
         begun = time.perf_counter()

@@ -21,7 +21,7 @@ from analysis.images import ROOT, train_loader
 from analysis.machine import description
 from analysis.tuned import Tuned, tune_loader
 from plumb.core.config import Config
-from plumb.host.malloc import reusing
+from plumb.host.malloc import malloc_reuse
 from plumb.runtime.loader import rebuild
 from plumb.tuning.live import live_iterator, tuning_of
 from plumb.tuning.loader_under_test import TrainingStep
@@ -44,7 +44,7 @@ class Side:
     def epoch(self) -> int:
         """Trains an epoch on a step that takes its time elsewhere; how many batches there were."""
         begun, batches = time.perf_counter(), 0
-        with reusing(self.config.allocator_reuse):
+        with malloc_reuse(self.config.allocator_reuse):
             for _ in self.start():
                 time.sleep(STEP_SECONDS)
                 batches += 1

@@ -30,7 +30,7 @@ from analysis.results import Effort, publish, say, table
 from analysis.tuned import Tuned, tune_loader
 from plumb.core.config import Config
 from plumb.core.plan import Rate
-from plumb.host.malloc import ways_kept
+from plumb.host.malloc import baseline_malloc
 from plumb.model import planner
 from plumb.model.resource_bounds import EPOCHS
 
@@ -232,7 +232,7 @@ def _chosen(contest: Contest, way: str, winner: Reading) -> Chosen:
 
 
 def _told_of(name: str, effort: Effort, grid_at_most: int, final_turns: int) -> Told:
-    with ways_kept():
+    with baseline_malloc():
         return told(hold(made([name])[0], effort, grid_at_most, final_turns))
 
 

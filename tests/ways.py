@@ -59,7 +59,7 @@ def _by_mark(loader, config, rewrites, said, monkeypatch):
     """As `@plumb.tuned` does it."""
     assert mark(loader.dataset, Settings())
     entry, handler = entry_for(loader, config, rewrites), MarkedDatasets()
-    monkeypatch.setattr(self_tuning, "plan_of", lambda *_, **__: entry)
+    monkeypatch.setattr(self_tuning, "find_or_tune", lambda *_, **__: entry)
     monkeypatch.setattr(self_tuning, "say", said.append)
     return lambda: handler.iterating(loader, lambda: DataLoader.__iter__(loader), True)
 

@@ -88,11 +88,11 @@ class DataLoader(TorchDataLoader[T]):
             from plumb.tuning.live import live_iterator
 
             return live_iterator(self)
-        from plumb.api.self_tuning import plan_of, say
+        from plumb.api.self_tuning import find_or_tune, say
 
         if self._users is None:
             settings = settings_of(self.dataset) or Settings()
-            self.run_on(plan_of(self, site_of(self), settings, may_tune=self.tune is True))
+            self.run_on(find_or_tune(self, site_of(self), settings, may_tune=self.tune is True))
         if self._planned_by is None or self._users is None:
             return start()
         if self._planned is None:

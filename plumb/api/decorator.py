@@ -202,11 +202,11 @@ class MarkedDatasets:
         """Do nothing: the loader keeps what the script gave it."""
 
     def _planned(self, loader: DataLoader[Any], own: Config, settings: Settings) -> _Running | None:
-        from plumb.api.self_tuning import plan_of
+        from plumb.api.self_tuning import find_or_tune
         from plumb.runtime.guards.plan_fit import Fit
         from plumb.runtime.planned_loader import PlannedLoader
 
-        planned = plan_of(loader, site_of(loader), settings, may_tune=True)
+        planned = find_or_tune(loader, site_of(loader), settings, may_tune=True)
         if planned is None or planned.config == own:
             return None
         return _Running(PlannedLoader(loader, planned, own), Fit(planned, None))

@@ -19,7 +19,7 @@ from plumb.core.plan import LoaderResult, Plan, decode, encode
 from plumb.host import Machine, describe
 from plumb.instrument.call_site import Site
 from plumb.instrument.identify import facts_of_loader, identity_of, place_of
-from plumb.instrument.restore import undone
+from plumb.instrument.restore import restored_state
 from plumb.report.notebook import progress_line
 from plumb.runtime.loader import current_config, rebuild
 from plumb.tracing.device.profile import has_accelerator
@@ -39,7 +39,7 @@ def tune_here(
 ) -> Plan:
     """Tune a loader and return its plan.
 
-    Changes made by reading are undone, as far as `undone` can.
+    Changes made by reading are undone, as far as `restored_state` can.
 
     Args:
         loader: The loader.
@@ -53,7 +53,7 @@ def tune_here(
     """
     started = time.perf_counter()
     try:
-        with undone(loader):
+        with restored_state(loader):
             planned = _tuned(loader, site, options, step)
     except UsersError as users:
         raise users.error from None

@@ -41,7 +41,7 @@ _PACKAGES = ("torch", "plumb-tune")
 
 
 @dataclasses.dataclass(frozen=True)
-class MadeFor:
+class CacheKey:
     """Everything that must be the same for a plan to be valid.
 
     `content` is a digest of everything that determines samples and batches, `steady` a digest without the numbers.
@@ -78,13 +78,13 @@ class UnsafePlanError(PlanError):
     """A plan that changed samples in a run. No other plan may replace it."""
 
 
-def made_for(loader: DataLoader[Any], options: Options) -> MadeFor:
+def cache_key(loader: DataLoader[Any], options: Options) -> CacheKey:
     """Return what a plan for `loader`, found with `options` now, would be made for."""
     dataset, machine, limits, facts = loader.dataset, _machine(), options.limits, facts_of_loader(loader)
     is_iterable = isinstance(dataset, IterableDataset)
     # Asking for the current method would fix it. The first of all methods is the default.
     method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
-    return MadeFor(
+    return CacheKey(
         dataset=_class_name(type(dataset)),
         # Torch counts the samples of a stream once its length was requested.
         length=None if is_iterable else length_of(dataset),
@@ -129,14 +129,14 @@ def made_for(loader: DataLoader[Any], options: Options) -> MadeFor:
 _machine = functools.cache(Machine.detect)
 
 
-def place_for(facts: MadeFor) -> Path:
+def cached_plan_path(facts: CacheKey) -> Path:
     """Return the file in the user's cache folder for such a plan."""
     digest = hashlib.blake2b(json.dumps(facts.plain(), sort_keys=True).encode(), digest_size=8).hexdigest()
     name = re.sub(r"\W+", "-", facts.dataset.rpartition(":")[2].rpartition(".")[2])
     return user_folder() / _FOLDER / f"{name}-{digest}.plumb.json"
 
 
-def find(place: Path, facts: MadeFor, options: Options) -> LoaderResult | None:
+def find(place: Path, facts: CacheKey, options: Options) -> LoaderResult | None:
     """Return the plan at `place` if it was made for `facts` and the host has the resources left; None without a file.
 
     Raises:
@@ -170,7 +170,7 @@ def find(place: Path, facts: MadeFor, options: Options) -> LoaderResult | None:
     return planned
 
 
-def keep(found: Plan, place: Path, facts: MadeFor) -> None:
+def keep(found: Plan, place: Path, facts: CacheKey) -> None:
     """Write a plan to `place`, where `find` finds it. Raise PlanError if that fails."""
     try:
         if place.parent == user_folder() / _FOLDER:
@@ -180,7 +180,7 @@ def keep(found: Plan, place: Path, facts: MadeFor) -> None:
         raise PlanError(f"{place} can't be written ({error})") from None
 
 
-def _is_for(found: Plan, facts: MadeFor) -> bool:
+def _is_for(found: Plan, facts: CacheKey) -> bool:
     """Return whether a plan by `plumb tune` was made on this host."""
     host = found.host
     packages = host.get("packages") or {}
@@ -192,7 +192,7 @@ def _is_for(found: Plan, facts: MadeFor) -> bool:
     )
 
 
-def _is_same_loader(planned: LoaderResult, facts: MadeFor) -> bool:
+def _is_same_loader(planned: LoaderResult, facts: CacheKey) -> bool:
     """Return whether an entry of a plan by `plumb tune` is for such a loader over such a dataset."""
     own = {name: facts.loader[name] for name in dataclasses.asdict(planned.baseline.config)}
     then = planned.identity.facts if planned.identity else None

@@ -14,12 +14,12 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from plumb.api import plan_cache
-from plumb.api.plan_cache import MadeFor, UnsafePlanError
+from plumb.api.plan_cache import CacheKey, UnsafePlanError
 from plumb.core.errors import TuningError, one_line
 from plumb.core.plan import LoaderResult, PlanError
 from plumb.instrument import failure_report
 from plumb.instrument.call_site import Site
-from plumb.instrument.restore import reads_on
+from plumb.instrument.restore import single_pass_part
 from plumb.tuning.dataset_settings import Settings
 from plumb.tuning.options import Options
 
@@ -34,7 +34,7 @@ _answers: dict[tuple[int, str], tuple[weakref.ref[Any], LoaderResult]] = {}
 _said: set[str] = set()
 
 
-def plan_of(loader: DataLoader[Any], site: Site, settings: Settings, may_tune: bool) -> LoaderResult | None:
+def find_or_tune(loader: DataLoader[Any], site: Site, settings: Settings, may_tune: bool) -> LoaderResult | None:
     """Return the plan for a loader that is about to be iterated; None if it must run as the script has it.
 
     Never raises for plumb's own reasons, which are printed on standard error in one line.
@@ -49,12 +49,12 @@ def plan_of(loader: DataLoader[Any], site: Site, settings: Settings, may_tune: b
         return None
     try:
         options = settings.options()
-        facts = plan_cache.made_for(loader, options)
+        facts = plan_cache.cache_key(loader, options)
         key = id(loader.dataset), facts.without_numbers
         known = _answers.get(key)
         if known is not None and known[0]() is loader.dataset:
             return known[1]
-        answer = _found_or_tuned(loader, site, settings, options, facts, may_tune)
+        answer = _find_or_tune(loader, site, settings, options, facts, may_tune)
         if answer is not None:
             # The id of a dataset without weak references might be reused for another dataset.
             with contextlib.suppress(TypeError):
@@ -74,10 +74,10 @@ def say(text: str) -> None:
         print(f"plumb: {text}", file=sys.stderr, flush=True)
 
 
-def _found_or_tuned(
-    loader: DataLoader[Any], site: Site, settings: Settings, options: Options, facts: MadeFor, may_tune: bool
+def _find_or_tune(
+    loader: DataLoader[Any], site: Site, settings: Settings, options: Options, facts: CacheKey, may_tune: bool
 ) -> LoaderResult | None:
-    own = plan_cache.place_for(facts)
+    own = plan_cache.cached_plan_path(facts)
     asked = Path(settings.plan_file).absolute() if settings.plan_file else None
     for place in (asked, own):
         try:
@@ -94,7 +94,7 @@ def _found_or_tuned(
     if not may_tune or facts.without_numbers in tuned or len(tuned) >= _TUNED_AT_MOST:
         return None
     tuned.add(facts.without_numbers)
-    once = reads_on(loader)
+    once = single_pass_part(loader)
     if once:
         say(f"{site.name} ({site}) was not tuned: {once} reads on from where it is, so its samples would be lost")
         return None
@@ -104,11 +104,11 @@ def _found_or_tuned(
         f"{site.name} ({site}) has no plan for this host yet: tuning it once, for about {options.budget_seconds:g} s; "
         f"{shlex.join(['plumb', 'report', str(place)])} shows the result"
     )
-    return _tuned_now(loader, site, options, place, facts)
+    return _tune_now(loader, site, options, place, facts)
 
 
-def _tuned_now(
-    loader: DataLoader[Any], site: Site, options: Options, place: Path, facts: MadeFor
+def _tune_now(
+    loader: DataLoader[Any], site: Site, options: Options, place: Path, facts: CacheKey
 ) -> LoaderResult | None:
     from plumb.api.in_process import tune_here
 

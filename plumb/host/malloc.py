@@ -51,7 +51,7 @@ def kept_bytes(block_bytes: int) -> int:
     return KEPT_BLOCKS * block_bytes
 
 
-def reuse_for_good() -> None:
+def reuse_until_exit() -> None:
     """Reuse blocks in this process until it ends; do nothing without glibc."""
     if available():
         _start_reusing()
@@ -71,7 +71,7 @@ class Reuse:
 
 
 @contextmanager
-def reusing(wanted: bool) -> Iterator[None]:
+def malloc_reuse(wanted: bool) -> Iterator[None]:
     """Reuse blocks in the context if `wanted`."""
     reuse = Reuse() if wanted else None
     try:
@@ -82,7 +82,7 @@ def reusing(wanted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def ways_kept() -> Iterator[None]:
+def baseline_malloc() -> Iterator[None]:
     """Restore the process's own thresholds after each reuse in the context, and the usual ones at its end.
 
     Measurements without reuse then show the user's own process, with its full cost of fresh memory.
@@ -121,10 +121,10 @@ def _count(change: int) -> None:
                 ctypes.CDLL(None).free(ctypes.c_void_p(block))
         else:
             _set(_own or USUAL)
-            give_back_what_is_free()
+            trim_free_memory()
 
 
-def give_back_what_is_free() -> None:
+def trim_free_memory() -> None:
     """Return freed memory of this process to the kernel; do nothing without glibc."""
     if available():
         ctypes.CDLL(None).malloc_trim(0)
@@ -149,7 +149,7 @@ def _thresholds() -> tuple[dict[int, int], list[int]]:
     library = _library()
     library.mallinfo.restype = _Mallinfo
     lowest, highest = LOWEST_THRESHOLD, USUAL[M_MMAP_THRESHOLD]
-    asked = _taking_what_is_free(library, highest)
+    asked = _allocate_free_memory(library, highest)
     while highest - lowest > THRESHOLD_BYTES:
         size = (lowest + highest) // 2
         before = library.mallinfo().hblks
@@ -163,7 +163,7 @@ def _thresholds() -> tuple[dict[int, int], list[int]]:
     return {M_MMAP_THRESHOLD: lowest, M_TRIM_THRESHOLD: 2 * lowest, M_TOP_PAD: USUAL_TOP_PAD}, asked
 
 
-def _taking_what_is_free(library: ctypes.CDLL, largest: int) -> list[int]:
+def _allocate_free_memory(library: ctypes.CDLL, largest: int) -> list[int]:
     """Allocate all free blocks of the heap, so that glibc requests the next one from the kernel; return them."""
     taken: list[int] = []
     while largest >= LOWEST_THRESHOLD:
@@ -218,7 +218,7 @@ def saved_seconds(block_bytes: int) -> float:
 def _measured_difference(block_bytes: int) -> float:
     _set({M_MMAP_THRESHOLD: LOWEST_THRESHOLD})
     fresh = _seconds_to_fill(block_bytes)
-    reuse_for_good()
+    reuse_until_exit()
     return max(0.0, fresh - _seconds_to_fill(block_bytes))
 
 

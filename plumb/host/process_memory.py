@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plumb.host.host_files import HostFiles, first_whole
-from plumb.host.malloc import give_back_what_is_free
+from plumb.host.malloc import trim_free_memory
 from plumb.host.memory_limit import held_bytes
 
 _SHM = "/dev/shm"
@@ -77,7 +77,7 @@ def script_bytes() -> float:
     return float(psutil.Process().memory_info().rss)
 
 
-class Grown:
+class MemoryGrowth:
     """Largest growth of this process's own pages since construction, including peaks within calls.
 
     The kernel records the peak of all mapped pages; file and shared pages are subtracted as they are at the end.
@@ -86,7 +86,7 @@ class Grown:
     """
 
     def __init__(self) -> None:
-        give_back_what_is_free()
+        trim_free_memory()
         self._before = _kept("RssAnon")
         try:
             _CLEAR_REFS.write_text(_RESET_PEAK)
@@ -102,7 +102,7 @@ class Grown:
         return max(0.0, most - self._before)
 
 
-class Taken:
+class MemoryTaken:
     """Host memory that loaders take from now on: pages of this process and its workers, and shared memory."""
 
     def __init__(self) -> None:

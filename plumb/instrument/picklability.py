@@ -18,7 +18,7 @@ from plumb.instrument.main_module import main_is_guarded
 _UNWRITTEN = (pickle.PicklingError, AttributeError, TypeError, NotImplementedError, ValueError)
 
 
-def why_not_sent(loader: DataLoader[Any]) -> str | None:
+def pickling_error(loader: DataLoader[Any]) -> str | None:
     """Return which part of a loader can't be pickled, and why, for people; None if all can, as far as known.
 
     The loader's parts are pickled once, and the result is dropped.
@@ -29,7 +29,7 @@ def why_not_sent(loader: DataLoader[Any]) -> str | None:
         "worker_init_fn": loader.worker_init_fn,
     }
     for name, part in parts.items():
-        error = _why_not_written(part)
+        error = _pickling_error(part)
         if error is not None:
             return f"{name} can't be pickled ({error})"
     return None
@@ -42,10 +42,10 @@ def why_not_spawned(loader: DataLoader[Any]) -> str | None:
     """
     if not main_is_guarded():
         return 'another one would run the script once more; put its main part under: if __name__ == "__main__"'
-    return why_not_sent(loader)
+    return pickling_error(loader)
 
 
-def _why_not_written(value: Any) -> Exception | None:
+def _pickling_error(value: Any) -> Exception | None:
     try:
         _TrialPickler(_Nowhere(), pickle.HIGHEST_PROTOCOL).dump(value)
     except _UNWRITTEN as error:

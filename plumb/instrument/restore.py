@@ -17,7 +17,7 @@ _LONGEST = 1_000_000
 
 
 @contextmanager
-def undone(loader: DataLoader[Any]) -> Iterator[None]:
+def restored_state(loader: DataLoader[Any]) -> Iterator[None]:
     """Restore what reading in the context changes in the dataset, its transforms, its samplers and random generators.
 
     That is their attributes, and the items of their lists, dictionaries and sets. Deeper changes, and positions in
@@ -49,7 +49,7 @@ def undone(loader: DataLoader[Any]) -> Iterator[None]:
                 _refill(value, before_it)
 
 
-def reads_on(loader: DataLoader[Any]) -> str:
+def single_pass_part(loader: DataLoader[Any]) -> str:
     """Return the class of a loader's part that can be read only once; empty if all parts can be restarted.
 
     Such a part is a stream that is its own iterator, or contains one: an open file, a generator.

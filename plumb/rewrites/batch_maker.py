@@ -15,7 +15,7 @@ from torch.utils.data._utils.worker import WorkerInfo
 
 from plumb.host.host_files import HostFiles
 from plumb.host.local_ranks import ranks_on_host
-from plumb.host.malloc import give_back_what_is_free
+from plumb.host.malloc import trim_free_memory
 from plumb.host.memory_limit import shm_limit
 from plumb.host.threads import thread_seconds
 from plumb.runtime.deferred.elementwise_chain import BatchRecipe
@@ -94,7 +94,7 @@ class RewrittenBatchMaker(Plain):
         if self._finish is None:
             return 0.0
         finish = partial(self._finish, self.make(indices))
-        give_back_what_is_free()
+        trim_free_memory()
         return median([thread_seconds(finish) for _ in range(1 + turns)][1:]) / len(indices)
 
     def _samples(self, indices: Sequence[Any]) -> Any:

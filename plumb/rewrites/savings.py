@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from torch.utils.data import DataLoader
 
 from plumb.core.config import CacheChoice, Cut
-from plumb.host.malloc import reusing
+from plumb.host.malloc import malloc_reuse
 from plumb.host.threads import one_torch_thread, thread_seconds
 from plumb.model.inputs import RemainingCpuShare
 from plumb.rewrites.batch_maker import Plain, RewrittenBatchMaker, has_room_to_share
@@ -165,7 +165,7 @@ def _timed(
 
     with one_torch_thread():
         plainly = finishing()
-        with reusing(True):
+        with malloc_reuse(True):
             again = finishing()
         plain = Plain(loader)
         reused = partial(_made, plain.make, {way: way.make for way in ways}, batches)
@@ -202,7 +202,7 @@ def _by(way: RewrittenBatchMaker, seconds: Callable[[], float]) -> float:
 def _lefts(turn: Callable[[], _Turn], reused_turn: Callable[[], _Turn], turns: int) -> list[RemainingCpuShare]:
     """Return the remaining shares of each rewrite, in `turns` turns or more if they differ, and in reused memory."""
     fresh = _until_steady(turn, turns)
-    with reusing(True):
+    with malloc_reuse(True):
         # In the first turn, some of the memory is still fresh.
         reused_turn()
         again = _until_steady(reused_turn, turns)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from plumb.core.errors import one_line
-from plumb.host.process_memory import Grown
+from plumb.host.process_memory import MemoryGrowth
 from plumb.host.threads import one_torch_thread, reading_threads
 from plumb.model.concurrency_climb import SourceCapacity
 
@@ -116,7 +116,7 @@ def timed_threads(
         return ThreadsTimed(alone_cpu_seconds)
     share = _share(budget_seconds, counts)
     seen: list[_ThreadsSpent] = []
-    at_once, grown, timed, reason = 1, Grown(), _timed(read), ""
+    at_once, grown, timed, reason = 1, MemoryGrowth(), _timed(read), ""
     waits = 2 * alone_cpu_seconds < alone_seconds
     try:
         few = min(samples_per_batch, math.ceil(share / 2 / max(alone_seconds, 1e-9)))

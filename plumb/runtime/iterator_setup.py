@@ -51,7 +51,7 @@ class WorkerInit:
         if self.torch_threads > 1:
             torch.set_num_threads(self.torch_threads)
         if self.allocator_reuse:
-            malloc.reuse_for_good()
+            malloc.reuse_until_exit()
         info = get_worker_info()
         if info is not None and isinstance(info.dataset, Fetching):
             # Torch forbids setting it.

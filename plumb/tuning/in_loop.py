@@ -16,7 +16,7 @@ from plumb.core.config import Config
 from plumb.core.plan import Claim, EndToEnd, LoaderResult, Measured
 from plumb.host import Limits
 from plumb.host.cpu_load import OthersLoad
-from plumb.host.malloc import ways_kept
+from plumb.host.malloc import baseline_malloc
 from plumb.host.pinned_memory import is_pinnable
 from plumb.model import resource_bounds, serialization
 from plumb.tracing.device.profile import uses_accelerator
@@ -91,7 +91,7 @@ class Tuning:
             own: Batches of the user's own loader.
             deadline: End in `time.perf_counter` seconds, which may be exceeded a little.
         """
-        with standstill(self._options.ranks) as loop.waits, ways_kept():
+        with standstill(self._options.ranks) as loop.waits, baseline_malloc():
             return (yield from self._measured_through(known, loader, loop, own, deadline))
 
     def _measured_through(
@@ -289,7 +289,7 @@ class Tuning:
         per_batch, spent = samples_per_batch(loader, known.samples_per_batch), Spending()
         subject = LoaderUnderTest(known.name, loader, per_batch, step, None)
         tuner = Tuner(subject, self._options, seconds, pace_seconds, self._emit)
-        with ways_kept():
+        with baseline_malloc():
             choice = tuner.choose()
         choice = dataclasses.replace(choice, notes=(*choice.notes, *notes))
         planned = self._plan(known, loader, per_batch, choice, step, None, spent).plan

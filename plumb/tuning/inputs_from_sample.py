@@ -119,7 +119,7 @@ class ObservedLoader:
         if max(saved, fresh_seconds + handing) < _WORTH_REUSING * _least_seconds(cost, offers):
             return None
         kept = malloc.kept_bytes(int(footprint.batch_bytes))
-        with malloc.reusing(True):
+        with malloc.malloc_reuse(True):
             in_worker = self._cpu_seconds_on_one_thread()
             # This process may get fresh memory for its batches or not, depending on its history, so it is measured.
             is_worth = saved >= _WORTH_REUSING * cost.wall_seconds

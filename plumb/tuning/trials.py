@@ -16,7 +16,7 @@ from plumb.core.config import Config
 from plumb.core.errors import TuningError, UsersError, one_line
 from plumb.core.plan import Rate
 from plumb.host.process_control import share_temporary_folder
-from plumb.host.process_memory import Taken
+from plumb.host.process_memory import MemoryTaken
 from plumb.instrument.fork_safety import HandleSnapshot
 from plumb.model import constraints, resource_bounds
 from plumb.model.inputs import ModelInputs
@@ -27,7 +27,7 @@ from plumb.tuning.measure.trial_guard import TrialEndedError, TrialGuard
 from plumb.tuning.measure.trial_worker import deaths_told_where_waited_for
 from plumb.tuning.measure.warm_store import FilledStores, HittingStream
 from plumb.tuning.search import decision
-from plumb.tuning.search.calibration_runs import Probed, growth_bytes, largest, run_of
+from plumb.tuning.search.calibration_runs import CalibrationRun, growth_bytes, largest_worker, probe_run_of
 from plumb.tuning.search.ledger import STOPPED, Ledger, Memory, TrialResult
 
 # Workers are stuck if they deliver nothing from the start for this many seconds, or for this multiple of the slowest
@@ -55,7 +55,7 @@ _MEMORY_ERROR = 0.10
 
 
 @dataclass(frozen=True)
-class _Ran:
+class _TrialWindow:
     """Result of one window of a fresh loader."""
 
     chunks: list[Chunk]
@@ -98,7 +98,7 @@ class Trials:
         self._too_much: dict[str, float] = {}
         self._worker_bytes = 0.0
 
-    def probe(self, situation: ModelInputs, config: Config) -> Probed | None:
+    def probe(self, situation: ModelInputs, config: Config) -> CalibrationRun | None:
         """Run a configuration with workers until its rate is known; return None if it doesn't fit or fails.
 
         The beginning of the run is a warm-up, because a worker's first batches lie in new memory, which costs page
@@ -109,9 +109,9 @@ class Trials:
         try:
             with self._running(situation, config, self._deadline) as (feed, taken):
                 feed.window(self._pace_seconds / 2)
-                before, loaded = largest(feed), feed.samples
+                before, loaded = largest_worker(feed), feed.samples
                 chunks = feed.window(LONGEST_LOOK_PACES * self._pace_seconds, self._is_known)
-                after, loaded = largest(feed), (feed.samples - loaded) / config.num_workers
+                after, loaded = largest_worker(feed), (feed.samples - loaded) / config.num_workers
                 taken_bytes = taken.bytes()
         except Exception as error:
             self._failed(situation, config, error)
@@ -126,9 +126,11 @@ class Trials:
         growth = growth_bytes(self._loader.dataset, before, after, loaded, situation.epoch_samples)
         known = config.num_workers * after.private_bytes + situation.footprint.batch_bytes
         parted = max(0.0, taken_bytes - known)
-        return Probed(run_of(feed), after.private_bytes, growth, parted, start_seconds, feed.main_start_seconds)
+        return CalibrationRun(
+            probe_run_of(feed), after.private_bytes, growth, parted, start_seconds, feed.main_start_seconds
+        )
 
-    def probe_or_reason(self, situation: ModelInputs, config: Config) -> Probed | str | None:
+    def probe_or_reason(self, situation: ModelInputs, config: Config) -> CalibrationRun | str | None:
         """Run a configuration as `probe` does, or return why it failed; None if there was no time for it."""
         tried = len(self.ledger.trials)
         found = self.probe(situation, config)
@@ -203,7 +205,7 @@ class Trials:
         memory = self._seen_memory(situation, config, ran.taken_bytes)
         return self.ledger.measured(situation, config, ran.chunks, ran.start_seconds, outcome, memory)
 
-    def side_by_side(self, situation: ModelInputs, finalists: Sequence[TrialResult]) -> list[TrialResult]:
+    def interleaved_trials(self, situation: ModelInputs, finalists: Sequence[TrialResult]) -> list[TrialResult]:
         """Measure the finalists interleaved, on fresh loaders, until the best is distinguished from the user's own.
 
         Some further turns try to distinguish the best from the other finalists. Finalists that fail are dropped.
@@ -217,7 +219,7 @@ class Trials:
         """
         feeds: list[MeasuredLoader] = []
         try:
-            all_chunks = self._by_turns(situation, finalists, feeds)
+            all_chunks = self._interleave(situation, finalists, feeds)
         except Exception as error:
             broken = [number for number, feed in enumerate(feeds) if feed.is_broken]
             if 0 in broken and not isinstance(error, TrialEndedError):
@@ -227,7 +229,7 @@ class Trials:
             for number in broken:
                 self._failed(situation, finalists[number].config, error)
             rest = [reading for number, reading in enumerate(finalists) if number not in broken]
-            return self.side_by_side(situation, rest) if len(rest) > 1 else rest
+            return self.interleaved_trials(situation, rest) if len(rest) > 1 else rest
         if not all(all_chunks):
             return list(finalists)
         return [
@@ -235,7 +237,7 @@ class Trials:
             for feed, chunks in zip(feeds, all_chunks, strict=True)
         ]
 
-    def _by_turns(
+    def _interleave(
         self, situation: ModelInputs, finalists: Sequence[TrialResult], feeds: list[MeasuredLoader]
     ) -> Sequence[Sequence[Chunk]]:
         """Return each finalist's chunks; its loader is appended to `feeds` as soon as it runs."""
@@ -249,7 +251,7 @@ class Trials:
                 return True
             own, *others = (rate_of(chunks) for chunks in all_chunks)
             if any(other.interval[0] > own.interval[1] for other in others):
-                return turns >= _TURNS_ENOUGH or decision.are_told_apart(
+                return turns >= _TURNS_ENOUGH or decision.are_distinguishable(
                     [in_a_training(reading, other) for reading, other in zip(finalists[1:], others, strict=True)]
                 )
             promises = max((other.samples_per_second for other in others), default=0.0)
@@ -289,12 +291,14 @@ class Trials:
         enough: Callable[[Sequence[Chunk]], bool] | None = None,
         too_slow: Callable[[float, float], bool] | None = None,
         first_counts: bool = False,
-    ) -> _Ran:
+    ) -> _TrialWindow:
         """Measure one window of a fresh loader, or only its first batch if `first_counts` and the batch takes long."""
         with self._running(situation, config, deadline) as (feed, taken):
             if first_counts and feed.first_chunk.seconds > _LONG_BATCH_PACES * self._pace_seconds:
-                return _Ran([feed.first_chunk], 0.0, taken.bytes())
-            return _Ran(feed.window(self._pace_seconds, enough, too_slow), feed.workers_start_seconds, taken.bytes())
+                return _TrialWindow([feed.first_chunk], 0.0, taken.bytes())
+            return _TrialWindow(
+                feed.window(self._pace_seconds, enough, too_slow), feed.workers_start_seconds, taken.bytes()
+            )
 
     def corrected(self, situation: ModelInputs) -> ModelInputs:
         """Return the situation with the memory of a worker as seen in trials if that is more than the probe's."""
@@ -346,14 +350,14 @@ class Trials:
     @contextlib.contextmanager
     def _running(
         self, situation: ModelInputs, config: Config, deadline: float
-    ) -> Iterator[tuple[MeasuredLoader, Taken]]:
+    ) -> Iterator[tuple[MeasuredLoader, MemoryTaken]]:
         """Run a fresh, guarded loader within the context; yield it and its memory.
 
         Raises the loader's errors, and TrialEndedError.
         """
         stored, stream = self.hitting(config) or (None, self._stream)
         self.forget_opened()
-        taken = Taken()
+        taken = MemoryTaken()
         guard = TrialGuard(situation.limits, self._patience_seconds(situation, deadline))
 
         def make(indices: Any) -> Loader:

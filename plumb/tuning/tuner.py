@@ -23,7 +23,7 @@ from plumb.core.plan import LoaderResult, Measured, Trial
 from plumb.core.units import format_bytes
 from plumb.host import Machine
 from plumb.host.cpu_load import OthersLoad
-from plumb.host.process_memory import Grown
+from plumb.host.process_memory import MemoryGrowth
 from plumb.host.shared_memory_cost import drop_seconds_per_byte
 from plumb.instrument.fork_safety import handles
 from plumb.instrument.main_module import start_method
@@ -60,16 +60,20 @@ from plumb.tuning.options import Options
 from plumb.tuning.plain_plan import best_plain, untried_plain, with_plain
 from plumb.tuning.restraint import FREE, restraint_of
 from plumb.tuning.search import decision
-from plumb.tuning.search.calibration_runs import in_reused_memory, told_by_many, told_by_one
+from plumb.tuning.search.calibration_runs import (
+    calibrate_with_many_workers,
+    calibrate_with_one_worker,
+    with_malloc_reuse,
+)
 from plumb.tuning.search.ledger import Ledger, TrialResult, WorkersFailError
 from plumb.tuning.search.optuna_space import Space
 from plumb.tuning.search.search_space import (
     WorkerStart,
     counts_to_verify,
     freedom_of,
-    inherited,
-    not_forked,
     whole_cores,
+    why_handles_matter,
+    why_not_forked,
     worker_start,
 )
 from plumb.tuning.search.stopping import worth_seconds
@@ -155,7 +159,7 @@ class Tuner:
         """
         self._say("what a sample costs")
         observed = ObservedLoader(self.subject, self._stream, self.pace_seconds, self.options.plain)
-        grown = Grown()
+        grown = MemoryGrowth()
         try:
             shortest, longest = _FIRST_LOOK_PACES * self.pace_seconds, LONGEST_LOOK_PACES * self.pace_seconds
             seen = observed.told_from_waiting(
@@ -299,16 +303,16 @@ class Tuner:
             return situation
         competition = Competition(self._others.usable_cpus, self._others.cpus())
         dropping = drop_seconds_per_byte(situation.footprint.batch_bytes)
-        situation = told_by_one(situation, one, dropping, competition)
+        situation = calibrate_with_one_worker(situation, one, dropping, competition)
         cores = whole_cores(self.options.limits.cpus)
         many = int(min(cores, _PROBED_AT_MOST, constraints.allowed(situation)["samples at once"]))
         if self._is_iterable or many < 2 or self._seconds_spent > _UNTIL_PROBED * self.seconds:
             return situation
         self._say(f"{many} workers, to calibrate the model")
         plain = Config(many, 2, pin_memory=self._pins, start_method=self._start.method)
-        config = in_reused_memory(situation, plain)
+        config = with_malloc_reuse(situation, plain)
         all_cores = self._trials.probe(situation, config)
-        return told_by_many(situation, one, config, all_cores, cores) if all_cores else situation
+        return calibrate_with_many_workers(situation, one, config, all_cores, cores) if all_cores else situation
 
     def _climbed(self, situation: ModelInputs, offers: AvailableRewrites) -> ModelInputs:
         """Measure with more and more workers how many concurrent reads a source sustains, if samples mostly wait."""
@@ -444,7 +448,7 @@ class Tuner:
         """Return the finalists; the best of torch's own arguments is among them if there is time."""
         finals = decision.finalists(situation, own, readings)
         more = with_plain(finals, readings)
-        return more if self._seconds_spent + self._seconds_by_turns(more) < self.seconds else finals
+        return more if self._seconds_spent + self._seconds_interleaved(more) < self.seconds else finals
 
     def _searched_by(self) -> float:
         """Return the latest end of the search, in `time.perf_counter` seconds."""
@@ -454,16 +458,16 @@ class Tuner:
 
     def _compared(self, situation: ModelInputs, finals: list[TrialResult]) -> list[TrialResult]:
         """Return the finalists as measured interleaved, or those that can be ranked without."""
-        late_seconds = self._seconds_spent + self._seconds_by_turns(finals) - self.seconds
-        known = decision.known_without_turns(finals, late_seconds)
+        late_seconds = self._seconds_spent + self._seconds_interleaved(finals) - self.seconds
+        known = decision.ranked_without_interleaving(finals, late_seconds)
         if known is None:
             self._say("the best few side by side")
-            return self._trials.side_by_side(situation, finals)
+            return self._trials.interleaved_trials(situation, finals)
         if len(known) < len(finals):
             self._uncompared = decision.winner(finals)
         return known
 
-    def _seconds_by_turns(self, finals: Sequence[TrialResult]) -> float:
+    def _seconds_interleaved(self, finals: Sequence[TrialResult]) -> float:
         """Return the least seconds of two turns of the finalists, with the start of their workers."""
         batches = (self.subject.samples_per_batch / final.loader.samples_per_second for final in finals if final.loader)
         starts = self._trials.ledger.slowest_start_seconds * sum(final.config.num_workers > 0 for final in finals)
@@ -551,9 +555,9 @@ class Tuner:
                 "may be another one"
             )
         if self._held and own.config.num_workers:
-            notes.append(inherited(self._held, own.config.num_workers))
+            notes.append(why_handles_matter(self._held, own.config.num_workers))
         elif self._start.method and (self._held or self._restraint.forked):
-            notes.append(not_forked(self._held, self._restraint.forked, self._start.method))
+            notes.append(why_not_forked(self._held, self._restraint.forked, self._start.method))
         if self.options.on_device:
             notes.append(arriving(offers.rewrites.deferral if winner.config.deferred else None, has_accelerator()))
         if self._is_iterable:

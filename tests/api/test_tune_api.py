@@ -358,7 +358,7 @@ USUAL = Settings()
 
 def facts(dataset, wishes=USUAL, **arguments):
     loader = torch.utils.data.DataLoader(dataset, **{"batch_size": 4, **arguments})
-    return plan_cache.made_for(loader, wishes.options())
+    return plan_cache.cache_key(loader, wishes.options())
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,9 @@ def facts(dataset, wishes=USUAL, **arguments):
     ],
 )
 def test_another_dataset_loader_or_wish_has_another_plan(dataset, wishes, arguments):
-    assert plan_cache.place_for(facts(dataset, wishes, **arguments)) != plan_cache.place_for(facts(Scaled()))
+    assert plan_cache.cached_plan_path(facts(dataset, wishes, **arguments)) != plan_cache.cached_plan_path(
+        facts(Scaled())
+    )
 
 
 @settings(max_examples=25)
@@ -394,7 +396,7 @@ def test_a_plan_of_another_host_is_never_used(plan, cache):
     options = Settings().options()
     here = facts(Waiting(), batch_size=8, shuffle=True)
     there = dataclasses.replace(here, host={**here.host, "cpu_model": "another"})
-    place = plan_cache.place_for(here)
+    place = plan_cache.cached_plan_path(here)
     plan_cache.keep(plan.found, place, there)
     with pytest.raises(PlanError, match="another dataset, loader or host"):
         plan_cache.find(place, here, options)
@@ -405,14 +407,14 @@ def test_a_plan_of_another_host_is_never_used(plan, cache):
 def test_a_plan_that_no_longer_fits_is_not_used(plan):
     wide = on(plan, num_workers=64, prefetch_factor=2)
     here = facts(Waiting(), batch_size=8, shuffle=True)
-    plan_cache.keep(wide.found, plan_cache.place_for(here), here)
+    plan_cache.keep(wide.found, plan_cache.cached_plan_path(here), here)
     with pytest.raises(PlanError, match="does not fit this host now"):
-        plan_cache.find(plan_cache.place_for(here), here, Settings(limits=plumb.Limits(max_workers=2)).options())
+        plan_cache.find(plan_cache.cached_plan_path(here), here, Settings(limits=plumb.Limits(max_workers=2)).options())
 
 
 def test_a_folder_that_others_may_write_to_is_not_trusted(plan, cache):
     here = facts(Waiting(), batch_size=8, shuffle=True)
-    plan_cache.keep(plan.found, plan_cache.place_for(here), here)
+    plan_cache.keep(plan.found, plan_cache.cached_plan_path(here), here)
     os.chmod(cache, 0o777)
     with pytest.raises(PlanError, match="written to by others"):
-        plan_cache.find(plan_cache.place_for(here), here, Settings().options())
+        plan_cache.find(plan_cache.cached_plan_path(here), here, Settings().options())

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not available(), reason="needs glibc")
 MEGABYTES = 48
 COUNTING = f"""
 import ctypes, gc, pickle, resource
-from plumb.host.malloc import Reuse, reuse_for_good
+from plumb.host.malloc import Reuse, reuse_until_exit
 
 library, block = ctypes.CDLL(None), ctypes.c_void_p()
 
@@ -113,11 +113,11 @@ def of_a_batch(times=5, samples=24, size=600 * 1024):
 @pytest.mark.parametrize("kilobytes", [600, 3000])
 def test_what_is_compared_with_reuse_pays_for_fresh_memory_as_before(kilobytes):
     own, reusing, again, later = counted(
-        f"{SAMPLES}from plumb.host.malloc import reusing, ways_kept\nsize = {kilobytes} * 1024\n"
+        f"{SAMPLES}from plumb.host.malloc import baseline_malloc, malloc_reuse\nsize = {kilobytes} * 1024\n"
         "of_a_batch(size=size); print(of_a_batch(size=size))\n"
-        "with ways_kept():\n"
-        "    with reusing(True): of_a_batch(size=size); print(of_a_batch(size=size))\n"
-        "    with reusing(True): pass\n"
+        "with baseline_malloc():\n"
+        "    with malloc_reuse(True): of_a_batch(size=size); print(of_a_batch(size=size))\n"
+        "    with malloc_reuse(True): pass\n"
         "    of_a_batch(size=size); print(of_a_batch(size=size))\n"
         "of_a_batch(size=size); print(of_a_batch(size=size))"
     )

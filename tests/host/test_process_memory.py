@@ -9,7 +9,7 @@ import time
 import numpy
 import pytest
 
-from plumb.host.process_memory import Grown, Taken, counted_bytes, cpu_seconds, pages, script_bytes
+from plumb.host.process_memory import MemoryGrowth, MemoryTaken, counted_bytes, cpu_seconds, pages, script_bytes
 
 MIB = 2**20
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="only Linux tells")
@@ -73,7 +73,7 @@ def test_a_forked_child_shares_its_parent_s_pages_until_it_writes_to_them(child)
 
 @pytest.mark.quiet  # shared memory is everybody's
 def test_what_children_hold_is_taken_and_what_they_share_is_not(child):
-    taken = Taken()
+    taken = MemoryTaken()
     child(0)
     shared_only = taken.bytes()
     child(100)
@@ -83,7 +83,7 @@ def test_what_children_hold_is_taken_and_what_they_share_is_not(child):
 
 @pytest.mark.quiet  # shared memory is everybody's
 def test_shared_memory_is_taken_though_nobody_maps_it():
-    taken = Taken()
+    taken = MemoryTaken()
     with open("/dev/shm/plumb-test-taken", "wb") as file:
         os.unlink(file.name)
         file.write(bytes(8 * MIB))
@@ -120,16 +120,16 @@ def test_a_process_that_is_gone_has_none():
 
 
 def test_a_process_grows_by_what_it_holds_for_a_moment_only():
-    grown = Grown()
+    grown = MemoryGrowth()
     assert grown.bytes() < 8 * MIB
     numpy.ones(64 * MIB, numpy.uint8)
     assert 60 * MIB < grown.bytes() < 80 * MIB
-    assert Grown().bytes() < 8 * MIB
+    assert MemoryGrowth().bytes() < 8 * MIB
 
 
 def test_pages_of_files_are_no_growth(tmp_path):
     (tmp_path / "large").write_bytes(b"x" * (64 * MIB))
-    grown = Grown()
+    grown = MemoryGrowth()
     mapped = numpy.memmap(tmp_path / "large", numpy.uint8, "r")
     assert mapped.sum() > 0
     assert grown.bytes() < 16 * MIB

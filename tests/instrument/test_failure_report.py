@@ -149,7 +149,7 @@ def test_what_the_script_s_own_loader_raises_is_the_script_s(capsys):
 
 @pytest.mark.parametrize("tune", [False, True, "live"])
 def test_plumb_s_loader_runs_on_its_own_arguments(tune, monkeypatch, capsys):
-    monkeypatch.setattr("plumb.api.self_tuning.plan_of", broken)
+    monkeypatch.setattr("plumb.api.self_tuning.find_or_tune", broken)
     monkeypatch.setattr("plumb.tuning.live.live_iterator", broken)
     loader = PlumbsLoader(torch.arange(4), batch_size=2, tune=tune)
     for _ in range(2):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
-from plumb.instrument.picklability import why_not_sent
+from plumb.instrument.picklability import pickling_error
 
 
 class Holding(TensorDataset):
@@ -35,7 +35,7 @@ class Angry(Holding):
 def test_tensors_stay_where_they_are_and_no_file_is_left_open():
     dataset = TensorDataset(torch.zeros(3), torch.nn.Parameter(torch.ones(3)))
     before = len(os.listdir("/proc/self/fd"))
-    assert why_not_sent(DataLoader(dataset)) is None
+    assert pickling_error(DataLoader(dataset)) is None
     assert not any(tensor.is_shared() for tensor in dataset.tensors)
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -51,7 +51,7 @@ def test_tensors_stay_where_they_are_and_no_file_is_left_open():
     ],
 )
 def test_what_cannot_be_written_is_named(held, word):
-    reason = why_not_sent(DataLoader(Holding(held={"deep": [held]})))
+    reason = pickling_error(DataLoader(Holding(held={"deep": [held]})))
     assert reason is not None
     assert reason.startswith("the dataset can't be pickled (")
     assert word in reason
@@ -67,12 +67,12 @@ class Keeper:
 
 @pytest.mark.parametrize("collate", [functools.partial(print, end=lambda: 0), Keeper(threading.Lock()).look])
 def test_what_a_function_holds_counts_too(collate):
-    assert "collate_fn can't be pickled" in why_not_sent(DataLoader(Holding(), collate_fn=collate))
+    assert "collate_fn can't be pickled" in pickling_error(DataLoader(Holding(), collate_fn=collate))
 
 
 def test_functions_that_workers_call_count_too():
-    assert "collate_fn can't" in why_not_sent(DataLoader(Holding(), collate_fn=lambda samples: samples))
-    assert "worker_init_fn can't" in why_not_sent(DataLoader(Holding(), worker_init_fn=lambda worker: None))
+    assert "collate_fn can't" in pickling_error(DataLoader(Holding(), collate_fn=lambda samples: samples))
+    assert "worker_init_fn can't" in pickling_error(DataLoader(Holding(), worker_init_fn=lambda worker: None))
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_functions_that_workers_call_count_too():
     [operator.itemgetter(1), functools.partial(default_collate), torch.multiprocessing.get_context("spawn").Lock()],
 )
 def test_nothing_is_held_against_what_can_be_sent(held):
-    assert why_not_sent(DataLoader(Holding(held=held))) is None
+    assert pickling_error(DataLoader(Holding(held=held))) is None
 
 
 def test_what_the_user_s_code_raises_is_not_taken_for_a_no():
-    assert why_not_sent(DataLoader(Angry())) is None
+    assert pickling_error(DataLoader(Angry())) is None

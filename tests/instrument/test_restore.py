@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from plumb.instrument.restore import reads_on, undone
+from plumb.instrument.restore import restored_state, single_pass_part
 
 
 class Counting:
@@ -84,7 +84,7 @@ def test_whatever_reading_changes_is_put_back(changes, forgets, fails):
     dataset[5]
     loader = DataLoader(dataset, batch_size=2, sampler=sampler)
     before = look(dataset, sampler)
-    with contextlib.suppress(KeyError), undone(loader):
+    with contextlib.suppress(KeyError), restored_state(loader):
         list(loader)
         for change in [*changes, *(["forgets"] if forgets else [])]:
             CHANGES[change](dataset)
@@ -97,7 +97,7 @@ def test_the_loader_s_own_generator_is_put_back():
     generator = torch.Generator().manual_seed(3)
     loader = DataLoader(range(8), shuffle=True, generator=generator)
     before = generator.get_state()
-    with undone(loader):
+    with restored_state(loader):
         list(loader)
         assert not torch.equal(generator.get_state(), before)
     assert torch.equal(generator.get_state(), before)
@@ -130,4 +130,4 @@ class Endless(Stream):
     ],
 )
 def test_what_can_be_read_only_once_is_known(loader, once):
-    assert reads_on(loader) == once
+    assert single_pass_part(loader) == once

@@ -150,7 +150,7 @@ def test_where_memory_is_fresh_by_chance_what_is_left_in_used_memory_counts(is_c
             pass
         return torch.stack([sample for sample, _ in samples])
 
-    monkeypatch.setattr("plumb.rewrites.savings.reusing", reusing)
+    monkeypatch.setattr("plumb.rewrites.savings.malloc_reuse", reusing)
     saved = savings(DataLoader(Scaled(), collate_fn=collate), {"plainly": Fetch()}, [list(range(8))])["plainly"]
     assert (saved.left.plainly == saved.left.reusing) is not is_calm
     assert saved.left.reusing == pytest.approx(1.0, abs=0.3)

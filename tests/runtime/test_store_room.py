@@ -8,7 +8,7 @@ import pytest
 from store_parts import MIB, spec_in
 
 from plumb.core.errors import StoreError
-from plumb.host.headroom import Room, Rooms
+from plumb.host.headroom import Headroom, HeadroomReader
 from plumb.runtime.store import room
 from plumb.runtime.store.codec import encode
 from plumb.runtime.store.room import Growth, memory_budget
@@ -67,21 +67,21 @@ def test_a_tiny_shm_gets_no_store():
 
 
 def test_the_budget_is_what_the_tighter_of_both_leaves(monkeypatch):
-    monkeypatch.setattr(Rooms, "shm", lambda self: Room("shared memory", 8 * GIB, 16 * GIB, "/dev/shm"))
-    monkeypatch.setattr(Rooms, "memory", lambda self: Room("memory", 1.5 * GIB, 2 * GIB, "a group"))
+    monkeypatch.setattr(HeadroomReader, "shm", lambda self: Headroom("shared memory", 8 * GIB, 16 * GIB, "/dev/shm"))
+    monkeypatch.setattr(HeadroomReader, "memory", lambda self: Headroom("memory", 1.5 * GIB, 2 * GIB, "a group"))
     assert memory_budget(4 * GIB) == GIB
     assert memory_budget(100 * MIB) == 100 * MIB
-    monkeypatch.setattr(Rooms, "memory", lambda self: Room("memory", 0.5 * GIB, 2 * GIB, "a group"))
+    monkeypatch.setattr(HeadroomReader, "memory", lambda self: Headroom("memory", 0.5 * GIB, 2 * GIB, "a group"))
     with pytest.raises(StoreError, match="of memory"):
         memory_budget(4 * GIB)
 
 
 def test_a_store_stops_growing_while_memory_is_short(monkeypatch, tmp_path):
     folder = os.fspath(tmp_path)
-    rooms = [Room("memory", 3 * GIB, 4 * GIB, "a group"), Room("memory", 0.1 * GIB, 4 * GIB, "a group")]
+    rooms = [Headroom("memory", 3 * GIB, 4 * GIB, "a group"), Headroom("memory", 0.1 * GIB, 4 * GIB, "a group")]
     monkeypatch.setattr(room, "_MEMORY_SECONDS", 0.0)
     monkeypatch.setattr(room, "_reserve_bytes", lambda size: 0.25 * size if size == 4 * GIB else 0.0)
-    monkeypatch.setattr(Rooms, "memory", lambda self: rooms[0] if len(rooms) == 1 else rooms.pop(0))
+    monkeypatch.setattr(HeadroomReader, "memory", lambda self: rooms[0] if len(rooms) == 1 else rooms.pop(0))
     growth = Growth(folder)
     assert growth.why_not() is None
     assert "of memory" in growth.why_not()

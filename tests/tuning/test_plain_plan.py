@@ -257,7 +257,7 @@ def test_nothing_but_torch_s_arguments_is_tried_from_python():
 
 
 def test_a_decorator_hands_it_on_to_what_is_tuned_and_kept():
-    from plumb.api.plan_cache import made_for
+    from plumb.api.plan_cache import cache_key
 
     @plumb.tuned(plain=True)
     class Marked(Rows):
@@ -266,7 +266,7 @@ def test_a_decorator_hands_it_on_to_what_is_tuned_and_kept():
     settings = plumb.tuning.dataset_settings.settings_of(Marked())
     assert settings.options().plain
     loader = DataLoader(Marked(), batch_size=4)
-    facts = [made_for(loader, Settings(plain=plain).options()) for plain in (True, False)]
+    facts = [cache_key(loader, Settings(plain=plain).options()) for plain in (True, False)]
     assert facts[0].plain() != facts[1].plain()
 
 

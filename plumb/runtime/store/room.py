@@ -11,7 +11,7 @@ import time
 
 from plumb.core.errors import StoreError
 from plumb.core.units import format_bytes
-from plumb.host.headroom import Room, Rooms
+from plumb.host.headroom import Headroom, HeadroomReader
 
 # A quarter of shared memory, and of memory, is left to other uses, but no more than this.
 _LEFT_SHARE, _LEFT_AT_MOST_BYTES = 0.25, 2**30
@@ -28,7 +28,7 @@ def memory_budget(wanted_bytes: int) -> int:
         StoreError: Shared memory, or memory, has no room for a store.
 
     """
-    rooms = Rooms()
+    rooms = HeadroomReader()
     tightest = min((room for room in (rooms.shm(), rooms.memory()) if room), key=_left_bytes, default=None)
     if tightest is None:
         return wanted_bytes
@@ -43,7 +43,7 @@ class Growth:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._rooms: Rooms | None = None
+        self._rooms: HeadroomReader | None = None
         self._look_again = 0.0
 
     def why_not(self) -> str | None:
@@ -55,7 +55,7 @@ class Growth:
         now = time.monotonic()
         if now >= self._look_again:
             self._look_again = now + _MEMORY_SECONDS
-            self._rooms = self._rooms or Rooms()
+            self._rooms = self._rooms or HeadroomReader()
             memory = self._rooms.memory()
             if memory is not None and memory.left < _reserve_bytes(memory.size):
                 return f"only {memory} is left"
@@ -66,5 +66,5 @@ def _reserve_bytes(size: float) -> float:
     return min(_LEFT_SHARE * size, _LEFT_AT_MOST_BYTES)
 
 
-def _left_bytes(room: Room) -> float:
+def _left_bytes(room: Headroom) -> float:
     return room.left - _reserve_bytes(room.size)

@@ -36,7 +36,7 @@ from plumb.tuning.live.meter import Delivery, Meter, MeteredLoop, MeteredRounds
 from plumb.tuning.measure.sample_cost import batch_bytes
 from plumb.tuning.search.decision import EQUAL, NOISE, NOTHING_TO_GAIN
 from plumb.tuning.search.ledger import while_running
-from plumb.tuning.search.search_space import WorkerStart, inherited, worker_start
+from plumb.tuning.search.search_space import WorkerStart, why_handles_matter, worker_start
 
 T = TypeVar("T")
 Course = Generator[None, Delivery, T]
@@ -197,7 +197,7 @@ class LiveController:
         assert self._loader is not None
         held = () if self._own.num_workers else handles(self._loader.dataset)
         if held and multiprocessing.get_start_method() == "fork":
-            return self._why_no_workers() or inherited(held)
+            return self._why_no_workers() or why_handles_matter(held)
         return self._why_no_workers() or worker_start(self._loader, self._own, ()).why_not
 
     # ---- course of decisions

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from plumb.core.config import Config
 from plumb.core.errors import UsersError, one_line
 from plumb.core.plan import LoopGain
-from plumb.host.malloc import reusing
+from plumb.host.malloc import malloc_reuse
 from plumb.tuning.measure.paired_comparison import Answer, PairedRatio, paired_ratio
 from plumb.tuning.measure.replayed_batches import RestartingIterator
 from plumb.tuning.measure.throughput import skipping, whole
@@ -98,7 +98,7 @@ def compare_in_loop(
     if begun + pair_seconds > latest:
         return LoopComparison((), (), None)
     try:
-        with reusing(candidate[0].allocator_reuse):
+        with malloc_reuse(candidate[0].allocator_reuse):
             others = _Started(candidate[1](), loop.skips)
     except UsersError as users:
         return LoopComparison((), (), None, one_line(users.error))
@@ -123,7 +123,7 @@ def compare_in_loop(
         ):
             break
         for config, batches, taken in sides if number % 2 == 0 else reversed(sides):
-            with reusing(config.allocator_reuse):
+            with malloc_reuse(config.allocator_reuse):
                 made_ahead = switch(batches is others)
                 try:
                     reading = yield from loop.measure(

@@ -22,7 +22,7 @@ import numpy as np
 from plumb.core.config import Config
 from plumb.core.plan import Rate
 from plumb.core.sized import index_count
-from plumb.host.malloc import reusing
+from plumb.host.malloc import malloc_reuse
 from plumb.host.process_control import remove_segments
 from plumb.host.process_memory import cpu_seconds
 from plumb.host.run_queue import queued_seconds
@@ -247,7 +247,7 @@ class MeasuredLoader:
         Returns:
             Chunks of whole rounds; none if the deadline comes, or `too_slow` returns True, before steady state.
         """
-        with reusing(self.config.allocator_reuse):
+        with malloc_reuse(self.config.allocator_reuse):
             return self._window(seconds, hopeless, too_slow)
 
     def _window(

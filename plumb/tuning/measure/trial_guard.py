@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from plumb.host import Limits
-from plumb.host.headroom import Room, Rooms
+from plumb.host.headroom import Headroom, HeadroomReader
 from plumb.host.limits import ASKED_FOR
 from plumb.host.process_control import end_trees
 from plumb.host.process_memory import script_bytes
@@ -60,7 +60,7 @@ class TrialGuard:
     def __init__(self, limits: Limits, patience_seconds: float) -> None:
         self._limits = limits
         self._patience_seconds = patience_seconds
-        self._rooms = Rooms()
+        self._rooms = HeadroomReader()
         self._stacks = Stacks()
         self._workers: tuple[int, ...] = ()
         self._looked = self._counted = -math.inf
@@ -142,13 +142,13 @@ class TrialGuard:
         self._pause = min(max(_SOONER_SHARE * lasts, _SOONEST_SECONDS), _LOOK_SECONDS)
         return None
 
-    def _falling(self, room: Room) -> float:
+    def _falling(self, room: Headroom) -> float:
         """Return by how much a resource shrank per second since the last check: bytes of memory, or files."""
         before, when = self._before.get(room.source, (room.left, -math.inf))
         self._before[room.source] = (room.left, self._looked)
         return max(0.0, before - room.left) / max(self._looked - when, 1e-3)
 
-    def _look(self) -> list[Room]:
+    def _look(self) -> list[Headroom]:
         pids = (os.getpid(), *self._workers)
         rooms = [self._rooms.memory(), self._rooms.shm(), self._rooms.open_files(pids, self._limits.open_files)]
         asked_for = self._limits.sources.get("memory_bytes") == ASKED_FOR
@@ -157,10 +157,10 @@ class TrialGuard:
             # while.
             self._counted = self._looked
             most = self._limits.memory_bytes
-            rooms.append(Room("memory", max(0.0, most - script_bytes()), most, ASKED_FOR))
+            rooms.append(Headroom("memory", max(0.0, most - script_bytes()), most, ASKED_FOR))
         return [room for room in rooms if room is not None]
 
-    def _must_be_left(self, room: Room, falling: float) -> float:
+    def _must_be_left(self, room: Headroom, falling: float) -> float:
         at_first = self._at_first.setdefault(room.source, room.left)
         if room.limit == "open files":
             return min(_FILES_LEFT, at_first / 2)

@@ -32,7 +32,7 @@ _PAGES_OF_COUNTS = 2.0
 
 
 @dataclass(frozen=True)
-class Probed:
+class CalibrationRun:
     """Result of a calibrating run: its cost, the private bytes of its largest worker, and the workers' start.
 
     `growth_bytes` is the predicted growth of that worker over an epoch. `parted_bytes` is the run's memory in addition
@@ -56,7 +56,7 @@ class Probed:
         return self.main_start_seconds / self.run.num_workers, (self.start_seconds - self.main_start_seconds) / rounds
 
 
-def run_of(feed: MeasuredLoader) -> ProbeRun:
+def probe_run_of(feed: MeasuredLoader) -> ProbeRun:
     """Return the costs of the last window of a loader with workers."""
     used, workers = feed.usage, feed.config.num_workers
     seconds = without_queueing(used.seconds, workers, used.worker_queued_seconds)
@@ -64,13 +64,13 @@ def run_of(feed: MeasuredLoader) -> ProbeRun:
     return ProbeRun(workers, used.samples, seconds, used.worker_cpu_seconds, used.main_cpu_seconds, queued)
 
 
-def largest(feed: MeasuredLoader) -> Pages:
+def largest_worker(feed: MeasuredLoader) -> Pages:
     """Return the pages of the worker with the most private bytes."""
     return max(map(pages, feed.worker_pids), key=lambda its: its.private_bytes, default=Pages(0.0, 0.0))
 
 
-def told_by_one(
-    situation: ModelInputs, one: Probed, drop_seconds_per_byte: float, competition: Competition | None = None
+def calibrate_with_one_worker(
+    situation: ModelInputs, one: CalibrationRun, drop_seconds_per_byte: float, competition: Competition | None = None
 ) -> ModelInputs:
     """Calibrate the situation with a run of one worker in fresh memory: costs of samples, memory, and transfer.
 
@@ -99,15 +99,17 @@ def told_by_one(
     )
 
 
-def in_reused_memory(situation: ModelInputs, config: Config) -> Config:
+def with_malloc_reuse(situation: ModelInputs, config: Config) -> Config:
     """Return `config` with reused memory if that is available and fits; workers then work, and compete, the most."""
     reusing = replace(config, allocator_reuse=True)
     may = situation.allocator is not None and constraints.broken_limit(reusing, situation) is None
     return reusing if may else config
 
 
-def told_by_many(situation: ModelInputs, one: Probed, config: Config, many: Probed, cores: float) -> ModelInputs:
-    """Calibrate the situation of `told_by_one` further, with a run of about as many workers as cores.
+def calibrate_with_many_workers(
+    situation: ModelInputs, one: CalibrationRun, config: Config, many: CalibrationRun, cores: float
+) -> ModelInputs:
+    """Calibrate the situation of `calibrate_with_one_worker` further, with a run of about as many workers as cores.
 
     The cost in reused memory was measured briefly, and in the main process only. If several computing workers use less
     CPU time each, that measurement was wrong, which affects only reused memory. If samples wait, shorter pauses make
@@ -137,7 +139,7 @@ def told_by_many(situation: ModelInputs, one: Probed, config: Config, many: Prob
     )
 
 
-def _with_start(situation: ModelInputs, probed: Probed) -> ModelInputs:
+def _with_start(situation: ModelInputs, probed: CalibrationRun) -> ModelInputs:
     in_main, in_worker = probed.start_seconds_each(situation.limits.cpus)
     return replace(situation, start_seconds_in_main=in_main, start_seconds_in_worker=in_worker)
 

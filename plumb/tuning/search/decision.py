@@ -67,14 +67,14 @@ def _may_be_equal(reading: TrialResult, best: TrialResult) -> bool:
     return reading.loader.interval[1] >= best.loader.samples_per_second
 
 
-def are_told_apart(intervals: Sequence[tuple[float, float]]) -> bool:
+def are_distinguishable(intervals: Sequence[tuple[float, float]]) -> bool:
     """Return whether the intervals show which rate is the highest, or that all rates equal it."""
     *others, best = sorted(intervals, key=sum)
     are_equal = min(low for low, _ in intervals) >= max(high for _, high in intervals) * (1 - EQUAL)
     return are_equal or all(high < best[0] for _, high in others)
 
 
-def known_without_turns(finals: Sequence[TrialResult], late_seconds: float) -> list[TrialResult] | None:
+def ranked_without_interleaving(finals: Sequence[TrialResult], late_seconds: float) -> list[TrialResult] | None:
     """Return the finalists that can be ranked without interleaved measurement.
 
     Configurations that run alike within an epoch share one measurement, and no drift makes one many times as fast as

@@ -13,7 +13,7 @@ from plumb.core.config import CacheChoice, Config, StartMethod
 from plumb.core.sized import length_of
 from plumb.instrument.fork_safety import Handle
 from plumb.instrument.main_module import main_is_guarded, start_method
-from plumb.instrument.picklability import why_not_sent
+from plumb.instrument.picklability import pickling_error
 from plumb.instrument.saved_state import is_stateful
 from plumb.model import planner
 from plumb.model.inputs import PREFETCH_FACTORS, CutCost, ModelInputs, SearchSpace
@@ -109,14 +109,16 @@ def worker_start(
     if own.num_workers or (method == "fork" and not held and not restraint.forked):
         return WorkerStart()
     if method == "fork":
-        is_sent = not isinstance(loader.dataset, IterableDataset) and main_is_guarded() and why_not_sent(loader) is None
-        return WorkerStart("spawn") if is_sent else WorkerStart(why_not=not_forked(held, restraint.forked))
+        is_sent = (
+            not isinstance(loader.dataset, IterableDataset) and main_is_guarded() and pickling_error(loader) is None
+        )
+        return WorkerStart("spawn") if is_sent else WorkerStart(why_not=why_not_forked(held, restraint.forked))
     if not main_is_guarded():
         return WorkerStart(
             why_not=f"no workers were tried: Python starts them by {method}, so they would run your script once more; "
             "put its main part under: if __name__ == '__main__'"
         )
-    unsent = why_not_sent(loader)
+    unsent = pickling_error(loader)
     why_not = f"no workers were tried: Python starts them by {method}, and {unsent}" if unsent else None
     return WorkerStart(why_not=why_not)
 
@@ -170,7 +172,7 @@ def _caches(
     return [choice for choice in choices if choice.hit_ratio >= _WORTH_STORING]
 
 
-def inherited(held: Sequence[Handle], own_workers: int = 0, method: str | None = None) -> str:
+def why_handles_matter(held: Sequence[Handle], own_workers: int = 0, method: str | None = None) -> str:
     """Return a sentence on the dataset's objects that a fork would break, and what to write instead.
 
     `method` is the start method that is used then.
@@ -183,8 +185,8 @@ def inherited(held: Sequence[Handle], own_workers: int = 0, method: str | None =
     return f"{what}, which forked workers would share: none were tried. Open it in the first sample, not before"
 
 
-def not_forked(held: Sequence[Handle], reason: str | None, method: str | None = None) -> str:
+def why_not_forked(held: Sequence[Handle], reason: str | None, method: str | None = None) -> str:
     """Return a sentence on why workers are not forked: the dataset's objects, or a forked process's failed sample."""
     if held or not reason:
-        return inherited(held, method=method)
+        return why_handles_matter(held, method=method)
     return f"{reason}: workers are started by {method}" if method else f"{reason}: no workers were tried"

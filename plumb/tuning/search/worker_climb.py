@@ -10,7 +10,7 @@ from plumb.model import constraints
 from plumb.model.concurrency_climb import ClimbEnd, ReadsAtOnce, SourceCapacity, capacity_of, next_reads
 from plumb.model.inputs import ModelInputs, bandwidth
 from plumb.rewrites.reads_at_once import tried_again
-from plumb.tuning.search.calibration_runs import Probed
+from plumb.tuning.search.calibration_runs import CalibrationRun
 from plumb.tuning.search.ledger import TrialResult
 
 # A run needs about this many batches of each worker until its rate is known.
@@ -25,7 +25,7 @@ def climbed_by_workers(
     plain: Config,
     most: int,
     known: Sequence[TrialResult],
-    probe: Callable[[ModelInputs, Config], Probed | str | None],
+    probe: Callable[[ModelInputs, Config], CalibrationRun | str | None],
     seconds_left: Callable[[], float],
 ) -> ModelInputs:
     """Return the situation with the source's capacity, measured with repeatedly doubled numbers of workers.

@@ -69,11 +69,11 @@ def test_what_is_hardly_slower_and_not_told_apart_from_the_best_wins_where_it_is
 
 
 def test_rates_are_told_apart_where_the_highest_is_known_or_all_are_equal():
-    assert decision.are_told_apart([(950.0, 1050.0)])
-    assert decision.are_told_apart([(950.0, 1050.0), (1060.0, 1100.0), (800.0, 990.0)])
-    assert decision.are_told_apart([(995.0, 1005.0), (990.0, 1000.0)])
-    assert not decision.are_told_apart([(950.0, 1050.0), (1040.0, 1100.0)])
-    assert not decision.are_told_apart([(900.0, 1100.0), (900.0, 1100.0)])
+    assert decision.are_distinguishable([(950.0, 1050.0)])
+    assert decision.are_distinguishable([(950.0, 1050.0), (1060.0, 1100.0), (800.0, 990.0)])
+    assert decision.are_distinguishable([(995.0, 1005.0), (990.0, 1000.0)])
+    assert not decision.are_distinguishable([(950.0, 1050.0), (1040.0, 1100.0)])
+    assert not decision.are_distinguishable([(900.0, 1100.0), (900.0, 1100.0)])
 
 
 def test_what_differs_in_the_restart_of_workers_alone_takes_no_place_in_the_finals():
@@ -115,13 +115,15 @@ def test_where_turns_are_too_late_only_what_needs_none_is_left():
             (Config(4, 2), 1000.0),
         )
     )
-    assert decision.known_without_turns([own, restarted], -100.0) == [own, restarted], "they would tell nothing new"
+    assert decision.ranked_without_interleaving([own, restarted], -100.0) == [own, restarted], (
+        "they would tell nothing new"
+    )
     for others in ([faster], [restarted, faster], [far_faster]):
-        assert decision.known_without_turns([own, *others], -1.0) is None
-    assert decision.known_without_turns([own, faster], 1.0) is None
-    assert decision.known_without_turns([own, restarted, faster], 60.0) == [own, restarted]
-    assert decision.known_without_turns([own, far_faster, faster], 1.0) == [own, far_faster, faster]
-    assert decision.known_without_turns([own, far_faster, faster], 60.0) == [own, far_faster, faster]
+        assert decision.ranked_without_interleaving([own, *others], -1.0) is None
+    assert decision.ranked_without_interleaving([own, faster], 1.0) is None
+    assert decision.ranked_without_interleaving([own, restarted, faster], 60.0) == [own, restarted]
+    assert decision.ranked_without_interleaving([own, far_faster, faster], 1.0) == [own, far_faster, faster]
+    assert decision.ranked_without_interleaving([own, far_faster, faster], 60.0) == [own, far_faster, faster]
 
 
 def test_what_could_not_be_measured_is_never_better():

@@ -10,7 +10,7 @@ from plumb.host import Limits
 from plumb.model.calibration import ProbeRun
 from plumb.model.concurrency_climb import ClimbEnd
 from plumb.model.inputs import Footprint, ModelInputs, ThreadsCost
-from plumb.tuning.search.calibration_runs import Probed
+from plumb.tuning.search.calibration_runs import CalibrationRun
 from plumb.tuning.search.ledger import TrialResult
 from plumb.tuning.search.worker_climb import climbed_by_workers
 
@@ -34,7 +34,7 @@ def climb(rate_of, plain, situation=SITUATION, most=256, known=(), seconds=60.0)
         if isinstance(rate, str) or rate is None:
             return rate
         run = ProbeRun(config.num_workers, rate, 1.0, rate * 5e-4, rate * 1e-5)
-        return Probed(run, 1e6, 0.0, 0.0, 0.01, 0.01)
+        return CalibrationRun(run, 1e6, 0.0, 0.0, 0.01, 0.01)
 
     return asked, climbed_by_workers(situation, plain, most, known, probe, lambda: seconds)
 
