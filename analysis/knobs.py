@@ -17,14 +17,14 @@ def grid(pipeline: Pipeline, space: Space) -> list[Config]:
 
     Whether workers persist is no dimension: they do, as that is never slower.
     """
-    freedom = space.freedom
-    counts = [count for count in pipeline.worker_counts if count in freedom.num_workers]
+    search_space = space.search_space
+    counts = [count for count in pipeline.worker_counts if count in search_space.num_workers]
     return [
         config
         for workers in counts
-        for prefetch in (freedom.prefetch_factor if workers else (None,))
+        for prefetch in (search_space.prefetch_factor if workers else (None,))
         for (threads, until), cache, deferred, reuse in itertools.product(
-            freedom.fetch, freedom.caches, freedom.deferrals, freedom.allocator_reuse
+            search_space.fetch, search_space.caches, search_space.deferrals, search_space.allocator_reuse
         )
         if fits(
             space,

@@ -54,12 +54,12 @@ def kinds(tuned: Tuned) -> dict[str, list[Contender]]:
         "plumb's loader, nothing changed": [tuned.contender(PASSTHROUGH)],
         "reused memory": [tuned.contender(config) for config in _changed(OURS, allocator_reuse=[True])],
     }
-    deferrals = [names for names in tuned.choice.freedom.deferrals if names]
+    deferrals = [names for names in tuned.choice.search_space.deferrals if names]
     if deferrals:
         deferred = list(_changed(OURS, deferred=deferrals, allocator_reuse=[False, True]))
         compared["deferred, and run by the main process"] = [tuned.contender(config) for config in deferred]
         compared["deferred, and not run"] = [_not_run(tuned, config) for config in deferred]
-    caches = [cache for cache in tuned.choice.freedom.caches if cache]
+    caches = [cache for cache in tuned.choice.search_space.caches if cache]
     if caches:
         ways = _changed((Config(0), *OURS), cache=caches, deferred=[(), *deferrals], allocator_reuse=[False, True])
         cached = [config for config in ways if knobs.fits(tuned.space, config)]

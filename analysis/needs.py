@@ -99,11 +99,11 @@ def compare(pipeline: Pipeline, effort: Effort, at_most: int) -> list[Comparison
         tuned.fill([config])
         most = _taken(tuned, pipeline, config, effort.window_seconds)
         tuned.filled.clear()
-        needs = constraints.needs(tuned.choice.situation, config, config.num_workers, config.batches_in_flight)
+        needs = constraints.needs(tuned.choice.inputs, config, config.num_workers, config.batches_in_flight)
         held = {
-            "memory": tuned.choice.situation.footprint.main_bytes - before.memory,
+            "memory": tuned.choice.inputs.footprint.main_bytes - before.memory,
             "shared memory": -before.shared_memory,
-            "open files": tuned.choice.situation.footprint.open_files - before.open_files,
+            "open files": tuned.choice.inputs.footprint.open_files - before.open_files,
         }
         measured = dict(zip(_NAMES, vars(most).values(), strict=True))
         found.append(

@@ -86,7 +86,7 @@ def hold(pipeline: Pipeline, effort: Effort, grid_at_most: int, final_turns: int
     leaders = sorted((r for r in readings if r.is_measured), key=lambda r: -r.rate.samples_per_second)[:FINALISTS]
     choices = {
         "both": tuned.config,
-        "the model only": planner.rank(tuned.choice.freedom, tuned.choice.situation).best[0].config,
+        "the model only": planner.rank(tuned.choice.search_space, tuned.choice.inputs).best[0].config,
         "Optuna only": by_optuna(pipeline, tuned, tuned.seconds, effort.window_seconds),
     }
     finalists = dict.fromkeys(_running([*choices.values(), *(r.contender.config for r in leaders)]))

@@ -217,7 +217,7 @@ def capacity_row(port: int, backlog: int, effort: Effort) -> list[str]:
     needed = min(
         workers * threads for (workers, threads), rate in zip(GRID, hand, strict=True) if rate >= NEEDED * best
     )
-    source = tuned.choice.situation.source
+    source = tuned.choice.inputs.source
     return [
         str(backlog),
         f"{best:,.0f}",

@@ -40,16 +40,16 @@ class Share:
 def shares(pipeline: Pipeline, effort: Effort) -> list[Share]:
     """All rewrites that a tuning has found for a pipeline; none where it found none."""
     tuned = tune_loader(pipeline.loader, effort.budget_seconds)
-    freedom, plain = tuned.choice.freedom, Config(1, 2, True)
+    search_space, plain = tuned.choice.search_space, Config(1, 2, True)
     rewritten = [
         Config(1, 2, True, cache=cache, deferred=deferred)
-        for cache in freedom.caches
-        for deferred in freedom.deferrals
+        for cache in search_space.caches
+        for deferred in search_space.deferrals
         if cache or deferred
     ]
     configs = [plain, *(config for config in rewritten if knobs.fits(tuned.space, config))]
     tuned.fill(configs)
-    told = {config: demand(tuned.choice.situation, config).cpu_seconds for config in configs}
+    told = {config: demand(tuned.choice.inputs, config).cpu_seconds for config in configs}
     seen = _seen(pipeline, tuned, configs, effort)
     return [
         Share(

@@ -56,7 +56,7 @@ class Tuned:
     @property
     def space(self) -> Space:
         """All that it might have chosen."""
-        return Space(self.choice.freedom, self.choice.situation)
+        return Space(self.choice.search_space, self.choice.inputs)
 
     def contender(self, config: Config, name: str = "") -> Contender:
         """A loader of plumb's with `config`, to be measured."""
@@ -90,23 +90,23 @@ class Tuned:
 
     def predicted(self, config: Config) -> float:
         """The rate that the model's bounds allow: samples per second over a real epoch."""
-        return resource_bounds.loader_rate(self.choice.situation, config)
+        return resource_bounds.loader_rate(self.choice.inputs, config)
 
     def simulated(self, config: Config) -> float:
         """The rate of the model's twin of torch's loader: samples per second over a real epoch."""
-        situation = self.choice.situation
-        steady = simulated_rate(situation, config, _SIMULATED_BATCHES)
-        start = 0.0 if config.persistent_workers else float(situation.start_seconds(config.num_workers))
-        return float(resource_bounds.amortized(steady, situation.epoch_samples, start))
+        inputs = self.choice.inputs
+        steady = simulated_rate(inputs, config, _SIMULATED_BATCHES)
+        start = 0.0 if config.persistent_workers else float(inputs.start_seconds(config.num_workers))
+        return float(resource_bounds.amortized(steady, inputs.epoch_samples, start))
 
     def predicted_cpu_seconds(self, config: Config) -> float:
         """The CPU seconds of all processes together that the model gives a sample."""
-        wanted = demand(self.choice.situation, config)
+        wanted = demand(self.choice.inputs, config)
         return wanted.cpu_seconds + wanted.switching_cpu_seconds + wanted.main_seconds
 
     def why(self, config: Config) -> str:
         """The model's bounds for `config`, the smallest first, in words."""
-        bounds = resource_bounds.bounds(self.choice.situation, config)
+        bounds = resource_bounds.bounds(self.choice.inputs, config)
         return ", ".join(f"{name} {rate:,.0f}" for name, rate in sorted(bounds.items(), key=lambda item: item[1]))
 
 

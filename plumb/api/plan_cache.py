@@ -214,10 +214,10 @@ def _broken_limit(planned: LoaderResult, options: Options) -> str | None:
     if planned.model is None:
         return None
     try:
-        situation, _ = serialization.from_plain(planned.model)
+        inputs, _ = serialization.from_plain(planned.model)
     except ValueError as error:
         raise PlanError(str(error)) from None
-    return constraints.broken_limit(planned.config, dataclasses.replace(situation, limits=options.limits))
+    return constraints.broken_limit(planned.config, dataclasses.replace(inputs, limits=options.limits))
 
 
 def _digest(facts: Facts | None) -> str:

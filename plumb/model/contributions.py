@@ -9,7 +9,7 @@ from plumb.model.inputs import ModelInputs
 from plumb.model.resource_bounds import loader_rate
 
 
-def rates_without_each(situation: ModelInputs, config: Config) -> dict[str, float]:
+def rates_without_each(inputs: ModelInputs, config: Config) -> dict[str, float]:
     """Predict the loader's samples per second without each rewrite that `config` has, by the rewrite's name."""
     without = {
         "the store": replace(config, cache=None),
@@ -17,4 +17,4 @@ def rates_without_each(situation: ModelInputs, config: Config) -> dict[str, floa
         "whole batches" if config.reads_whole_batches else "operators on batches": replace(config, deferred=()),
         "reused memory": replace(config, allocator_reuse=False),
     }
-    return {name: loader_rate(situation, other) for name, other in without.items() if other != config}
+    return {name: loader_rate(inputs, other) for name, other in without.items() if other != config}

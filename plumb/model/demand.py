@@ -60,125 +60,125 @@ class Demand:
         return slowed / alone * (by_threads * factor + alone - by_threads)
 
 
-def demand(situation: ModelInputs, config: Config) -> Demand:
+def demand(inputs: ModelInputs, config: Config) -> Demand:
     """Return the demand of a sample with `config`, once its cache holds what fits into it.
 
     Raises:
-        KeyError: The situation has no costs of a cut, operators or threads that the configuration names.
+        KeyError: The model inputs have no costs of a cut, operators or threads that the configuration names.
 
     """
-    threads = threads_of(situation, config) if config.fetch_threads > 1 else None
+    threads = threads_of(inputs, config) if config.fetch_threads > 1 else None
     if threads and not config.num_workers:
-        situation = _without_torch_threads(situation, threads)
-    cost = situation.cost_in_worker if config.num_workers else situation.cost
+        inputs = _without_torch_threads(inputs, threads)
+    cost = inputs.cost_in_worker if config.num_workers else inputs.cost
     threaded = switching = 0.0
     if threads:
         threaded = min(threads.threaded_cpu_seconds, cost.cpu_seconds) + cost.wait_seconds
         switching = max(0.0, threads.cpu_factor - 1.0) * min(threads.threaded_cpu_seconds, cost.cpu_seconds)
-    left_share = _left_share(situation, config)
+    left_share = _left_share(inputs, config)
     # A worker's waiting beyond the main process's is queueing for a core, which shrinks when there is less to do.
-    wait = min(cost.wait_seconds, situation.cost.wait_seconds)
+    wait = min(cost.wait_seconds, inputs.cost.wait_seconds)
     queued, hit, output_bytes = cost.wait_seconds - wait, 0.0, cost.output_bytes
     if config.cache:
-        hit, cut = config.cache.hit_ratio, cut_of(situation, config.cache)
+        hit, cut = config.cache.hit_ratio, cut_of(inputs, config.cache)
         # With a store, threads make only the missing samples; the operators after the cut may draw random numbers.
         saved = max(0.0, 1.0 - cut.left.plainly) * cost.cpu_seconds + cut.wait_share * cost.wait_seconds
         left = min(1.0, (1.0 - hit) * saved / threaded) if threaded else 1.0
         threaded, switching = threaded * left, switching * left
         wait *= 1.0 - hit * cut.wait_share
     if config.deferred:
-        output_bytes = max(0.0, output_bytes - deferral_of(situation, config.deferred).bytes_saved)
+        output_bytes = max(0.0, output_bytes - deferral_of(inputs, config.deferred).bytes_saved)
         # Rows in memory only queue for a core, and that shrinks when there is less to do.
         wait *= left_share if config.reads_whole_batches else 1.0
-    if config.num_workers and _reuse(situation, config) is not None:
-        queued = max(0.0, queued - _seconds_for_tensors(situation))
+    if config.num_workers and _reuse(inputs, config) is not None:
+        queued = max(0.0, queued - _seconds_for_tensors(inputs))
     least = min(cost.cpu_seconds, least_cpu_seconds(output_bytes))
-    making = max(_making_seconds(situation, config, left_share, output_bytes), least)
-    if threads and threads.cpu_factor < 1.0 and wait > situation.cost.cpu_seconds:
+    making = max(_making_seconds(inputs, config, left_share, output_bytes), least)
+    if threads and threads.cpu_factor < 1.0 and wait > inputs.cost.cpu_seconds:
         # The part that no longer waits needs no wake-up, and saves none.
-        switching = (threads.cpu_factor - 1.0) * making * wait / situation.cost.wait_seconds
+        switching = (threads.cpu_factor - 1.0) * making * wait / inputs.cost.wait_seconds
     return Demand(
         making,
         wait + queued * min(1.0, left_share),
-        _main_seconds(situation, config, output_bytes),
-        situation.read_bytes * (1.0 - hit),
+        _main_seconds(inputs, config, output_bytes),
+        inputs.read_bytes * (1.0 - hit),
         output_bytes,
         threaded,
         threads.time_factor if threads else 1.0,
         threads.crowded_time_factor if threads else 1.0,
         switching,
         config.fetch_threads,
-        _speedup(situation, config),
+        _speedup(inputs, config),
     )
 
 
-def _speedup(situation: ModelInputs, config: Config) -> float:
-    overlap = situation.worker_overlap if config.num_workers and _reuse(situation, config) is None else 1.0
-    return overlap * (situation.torch_threads_speedup if config.worker_torch_threads > 1 else 1.0)
+def _speedup(inputs: ModelInputs, config: Config) -> float:
+    overlap = inputs.worker_overlap if config.num_workers and _reuse(inputs, config) is None else 1.0
+    return overlap * (inputs.torch_threads_speedup if config.worker_torch_threads > 1 else 1.0)
 
 
-def _without_torch_threads(situation: ModelInputs, threads: ThreadsCost) -> ModelInputs:
-    """Return the situation of a main process in which plumb's threads make samples instead of torch's threads."""
-    cost, computing = situation.cost, threads.threaded_cpu_seconds + threads.serial_seconds
+def _without_torch_threads(inputs: ModelInputs, threads: ThreadsCost) -> ModelInputs:
+    """Return the model inputs of a main process in which plumb's threads make samples instead of torch's threads."""
+    cost, computing = inputs.cost, threads.threaded_cpu_seconds + threads.serial_seconds
     if computing <= _TORCH_THREADS_MATTER * cost.cpu_seconds:
-        return situation
-    return replace(situation, cost=replace(cost, wall_seconds=computing + cost.wait_seconds, cpu_seconds=computing))
+        return inputs
+    return replace(inputs, cost=replace(cost, wall_seconds=computing + cost.wait_seconds, cpu_seconds=computing))
 
 
-def _reuse(situation: ModelInputs, config: Config) -> AllocatorGain | None:
+def _reuse(inputs: ModelInputs, config: Config) -> AllocatorGain | None:
     """Return the savings of reused memory if the configuration uses it, else None."""
-    return situation.allocator if config.allocator_reuse else None
+    return inputs.allocator if config.allocator_reuse else None
 
 
-def _making_seconds(situation: ModelInputs, config: Config, left: float, output_bytes: float) -> float:
+def _making_seconds(inputs: ModelInputs, config: Config, left: float, output_bytes: float) -> float:
     """Return the CPU seconds of the process that makes a sample, of which the share `left` remains.
 
     Savings are shares of a plain sample's cost there, including new memory for the handover. Subtracting two measured
     costs instead would add up the uncertainty of both.
     """
-    plain, allocator = situation.cost.cpu_seconds, _reuse(situation, config)
+    plain, allocator = inputs.cost.cpu_seconds, _reuse(inputs, config)
     if not config.num_workers:
         return plain * left * (allocator.left_share if allocator else 1.0)
-    in_worker, for_tensors = situation.cost_in_worker.cpu_seconds, _seconds_for_tensors(situation)
+    in_worker, for_tensors = inputs.cost_in_worker.cpu_seconds, _seconds_for_tensors(inputs)
     if allocator is None:
         return max(0.0, in_worker - for_tensors) * left + for_tensors
-    handed = output_bytes / situation.cost.output_bytes if situation.cost.output_bytes else 1.0
+    handed = output_bytes / inputs.cost.output_bytes if inputs.cost.output_bytes else 1.0
     without = allocator.worker_seconds
     if without is None:
-        without = max(min(plain, in_worker), in_worker - situation.fresh_seconds - _WORKERS_PART * for_tensors)
-    return min(in_worker, without * left + allocator.copying_seconds * handed + _handing_seconds(situation))
+        without = max(min(plain, in_worker), in_worker - inputs.fresh_seconds - _WORKERS_PART * for_tensors)
+    return min(in_worker, without * left + allocator.copying_seconds * handed + _handing_seconds(inputs))
 
 
-def _handing_seconds(situation: ModelInputs) -> float:
+def _handing_seconds(inputs: ModelInputs) -> float:
     """Return a worker's CPU seconds per sample to send a batch that lies in reused memory."""
-    per_batch = situation.calibration.hand_over_seconds_per_batch
-    return per_batch / situation.samples_per_batch - _seconds_for_tensors(situation)
+    per_batch = inputs.calibration.hand_over_seconds_per_batch
+    return per_batch / inputs.samples_per_batch - _seconds_for_tensors(inputs)
 
 
-def cheaper_in_reused_memory(situation: ModelInputs, cpu_seconds: float) -> ModelInputs:
-    """Return the situation in which a worker needs only `cpu_seconds` for a plain sample in reused memory.
+def cheaper_in_reused_memory(inputs: ModelInputs, cpu_seconds: float) -> ModelInputs:
+    """Return the model inputs in which a worker needs only `cpu_seconds` for a plain sample in reused memory.
 
     Raises:
-        ValueError: The situation has no reused memory.
+        ValueError: The model inputs have no reused memory.
 
     """
-    if situation.allocator is None:
+    if inputs.allocator is None:
         raise ValueError("there is no reused memory")
-    left = max(0.0, cpu_seconds - situation.allocator.copying_seconds - _handing_seconds(situation))
-    return replace(situation, allocator=replace(situation.allocator, worker_seconds=left))
+    left = max(0.0, cpu_seconds - inputs.allocator.copying_seconds - _handing_seconds(inputs))
+    return replace(inputs, allocator=replace(inputs.allocator, worker_seconds=left))
 
 
-def _left_share(situation: ModelInputs, config: Config) -> float:
+def _left_share(inputs: ModelInputs, config: Config) -> float:
     """Return the remaining share of a sample's CPU seconds, for the kind of memory that the configuration uses."""
 
     def share(left: RemainingCpuShare) -> float:
         left = _alone(left, config) or left
-        return left.plainly if _reuse(situation, config) is None else left.reusing
+        return left.plainly if _reuse(inputs, config) is None else left.reusing
 
-    left = share(deferral_of(situation, config.deferred).left) if config.deferred else 1.0
+    left = share(deferral_of(inputs, config.deferred).left) if config.deferred else 1.0
     if config.cache is None:
         return left
-    cut = cut_of(situation, config.cache)
+    cut = cut_of(inputs, config.cache)
     of_hits = cut.left_deferred if config.deferred and cut.left_deferred else cut.left
     return left + config.cache.hit_ratio * (share(of_hits) - left)
 
@@ -188,36 +188,36 @@ def _alone(left: RemainingCpuShare, config: Config) -> RemainingCpuShare | None:
     return None if config.num_workers else left.alone
 
 
-def _main_seconds(situation: ModelInputs, config: Config, output_bytes: float) -> float:
+def _main_seconds(inputs: ModelInputs, config: Config, output_bytes: float) -> float:
     """Return the main process's CPU seconds per sample after the sample is made."""
-    reuses, main = _reuse(situation, config) is not None, 0.0
+    reuses, main = _reuse(inputs, config) is not None, 0.0
     if config.num_workers:
-        cost = situation.cost_in_worker
+        cost = inputs.cost_in_worker
         dropped = output_bytes - cost.output_bytes if not reuses else -cost.output_bytes
-        main = cost.main_seconds + situation.calibration.hand_over_seconds_per_byte * dropped
-        main = max(0.0, main - (_seconds_for_tensors(situation) if reuses else 0.0))
-    deferral = deferral_of(situation, config.deferred) if config.deferred else None
+        main = cost.main_seconds + inputs.calibration.hand_over_seconds_per_byte * dropped
+        main = max(0.0, main - (_seconds_for_tensors(inputs) if reuses else 0.0))
+    deferral = deferral_of(inputs, config.deferred) if config.deferred else None
     if deferral and _alone(deferral.left, config) is None:
         main += deferral.main_seconds_reusing if reuses else deferral.main_seconds
     return main
 
 
-def _seconds_for_tensors(situation: ModelInputs) -> float:
+def _seconds_for_tensors(inputs: ModelInputs) -> float:
     """Return the main process's CPU seconds per sample to request each tensor's memory from a worker.
 
     A batch's other costs are taken to equal that of one tensor.
     """
-    tensors = situation.footprint.tensors_per_batch
-    per_batch = situation.calibration.hand_over_seconds_per_batch * tensors / (tensors + 1)
-    return per_batch / situation.samples_per_batch
+    tensors = inputs.footprint.tensors_per_batch
+    per_batch = inputs.calibration.hand_over_seconds_per_batch * tensors / (tensors + 1)
+    return per_batch / inputs.samples_per_batch
 
 
-def filling_demand(situation: ModelInputs, config: Config) -> Demand:
+def filling_demand(inputs: ModelInputs, config: Config) -> Demand:
     """Return the demand of a sample in the first epoch, which finds an empty store and stores what fits."""
-    plain = demand(situation, replace(config, cache=None))
+    plain = demand(inputs, replace(config, cache=None))
     if config.cache is None:
         return plain
-    writing = config.cache.hit_ratio * cut_of(situation, config.cache).write_seconds
+    writing = config.cache.hit_ratio * cut_of(inputs, config.cache).write_seconds
     return replace(plain, cpu_seconds=plain.cpu_seconds + writing)
 
 
@@ -227,38 +227,38 @@ def least_cpu_seconds(output_bytes: float) -> float:
 
 
 def go_together(
-    situation: ModelInputs, cache: CacheChoice | None, deferred: tuple[str, ...], fetch_threads: int = 1
+    inputs: ModelInputs, cache: CacheChoice | None, deferred: tuple[str, ...], fetch_threads: int = 1
 ) -> bool:
     """Return whether a configuration may combine this cache, these deferred operators and these fetch threads.
 
     Datasets read in whole batches are neither stored nor read by threads.
 
     Args:
-        situation: Costs of the cuts.
+        inputs: Costs of the cuts.
         cache: Store, or None.
         deferred: Operators moved behind collate, or `WHOLE_BATCHES`.
         fetch_threads: Number of fetch threads.
 
     Raises:
-        KeyError: The situation has no costs of the cut.
+        KeyError: The model inputs have no costs of the cut.
 
     """
     if deferred == WHOLE_BATCHES:
         return cache is None and fetch_threads == 1
-    return cache is None or not deferred or cut_of(situation, cache).left_deferred is not None
+    return cache is None or not deferred or cut_of(inputs, cache).left_deferred is not None
 
 
-def cut_of(situation: ModelInputs, cache: CacheChoice) -> CutCost:
+def cut_of(inputs: ModelInputs, cache: CacheChoice) -> CutCost:
     """Return the costs of the cut that a cache stores. Raise KeyError if there are none."""
-    return {cut.after: cut for cut in situation.cuts}[cache.after]
+    return {cut.after: cut for cut in inputs.cuts}[cache.after]
 
 
-def deferral_of(situation: ModelInputs, operators: tuple[str, ...]) -> DeferralCost:
+def deferral_of(inputs: ModelInputs, operators: tuple[str, ...]) -> DeferralCost:
     """Return the costs of moving these operators behind collate. Raise KeyError if there are none."""
-    return {deferral.operators: deferral for deferral in situation.deferrals}[operators]
+    return {deferral.operators: deferral for deferral in inputs.deferrals}[operators]
 
 
-def threads_of(situation: ModelInputs, config: Config) -> ThreadsCost:
+def threads_of(inputs: ModelInputs, config: Config) -> ThreadsCost:
     """Return the costs of a configuration's fetch threads. Raise KeyError if there are none."""
-    known = {(threads.threads, threads.until): threads for threads in situation.threads}
+    known = {(threads.threads, threads.until): threads for threads in inputs.threads}
     return known[config.fetch_threads, config.fetch_until]

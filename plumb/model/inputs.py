@@ -1,4 +1,4 @@
-"""Inputs of the model: costs of a sample and of every way to save some of them, the host, and the freedom to change."""
+"""Inputs of the model: costs of a sample and of every way to save some of them, the host, and the search space."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class SearchSpace:
     start_method: StartMethod | None = None
 
     def plainly(self) -> SearchSpace:
-        """Return the freedom in torch's own arguments alone, without rewrites."""
+        """Return the search space in torch's own arguments alone, without rewrites."""
         plain = SearchSpace(self.num_workers)
         return replace(
             self,

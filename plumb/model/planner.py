@@ -105,7 +105,7 @@ def cache_choice(cut: CutCost, room_bytes: float, dataset_samples: float, folder
     return CacheChoice(cut.after, "disk" if folder else "memory", size, size / whole, folder)
 
 
-def rank(freedom: SearchSpace, situation: ModelInputs, steady_within_seconds: float = math.inf) -> Ranking:
+def rank(search_space: SearchSpace, inputs: ModelInputs, steady_within_seconds: float = math.inf) -> Ranking:
     """Rank the feasible configurations of the search space.
 
     All are predicted by their bounds, with a penalty for loaders without spare capacity. The leaders are also simulated
@@ -113,33 +113,33 @@ def rank(freedom: SearchSpace, situation: ModelInputs, steady_within_seconds: fl
     stalled dispatch.
 
     Args:
-        freedom: Search space.
-        situation: Inputs of the model.
+        search_space: Search space.
+        inputs: Inputs of the model.
         steady_within_seconds: Longest time after which a loader's rate must be steady.
 
     """
-    points = [_points(way, freedom, situation) for way in _ways(freedom, situation)]
-    limits = constraints.allowed(situation)
+    points = [_points(way, search_space, inputs) for way in _ways(search_space, inputs)]
+    limits = constraints.allowed(inputs)
     excluded: dict[str, int] = {}
     for each in points:
-        for name, needed in constraints.needs(situation, each.way, each.workers, each.in_flight).items():
+        for name, needed in constraints.needs(inputs, each.way, each.workers, each.in_flight).items():
             too_much = each.fits & (needed > limits[name])
             if too_much.any():
                 excluded[name] = excluded.get(name, 0) + int(too_much.sum())
                 each.fits[too_much] = False
-        steady_seconds = resource_bounds.seconds_until_steady(situation, each.workers, each.in_flight, each.rates)
+        steady_seconds = resource_bounds.seconds_until_steady(inputs, each.workers, each.in_flight, each.rates)
         each.fits[steady_seconds > steady_within_seconds] = False
     candidates = [
         candidate
-        for candidate in _by_depth(_leaders(points), freedom, situation)
-        if _seconds_until_steady(situation, candidate) <= steady_within_seconds
+        for candidate in _by_depth(_leaders(points), search_space, inputs)
+        if _seconds_until_steady(inputs, candidate) <= steady_within_seconds
     ]
     return Ranking(tuple(candidates), sum(len(each.workers) for each in points), excluded)
 
 
-def _seconds_until_steady(situation: ModelInputs, candidate: Candidate) -> float:
+def _seconds_until_steady(inputs: ModelInputs, candidate: Candidate) -> float:
     config, rate = candidate.config, candidate.samples_per_second
-    return float(resource_bounds.seconds_until_steady(situation, config.num_workers, config.batches_in_flight, rate))
+    return float(resource_bounds.seconds_until_steady(inputs, config.num_workers, config.batches_in_flight, rate))
 
 
 def cost_order(config: Config) -> tuple[int, ...]:
@@ -193,12 +193,16 @@ class _Points:
         )
 
 
-def _ways(freedom: SearchSpace, situation: ModelInputs) -> Iterator[Config]:
+def _ways(search_space: SearchSpace, inputs: ModelInputs) -> Iterator[Config]:
     """Yield every way to make samples; `num_workers` is 0 in those that make sense without workers, else 1."""
     for (threads, until), cache, deferred, reuse, pin in itertools.product(
-        freedom.fetch, freedom.caches, freedom.deferrals, freedom.allocator_reuse, freedom.pin_memory
+        search_space.fetch,
+        search_space.caches,
+        search_space.deferrals,
+        search_space.allocator_reuse,
+        search_space.pin_memory,
     ):
-        if not go_together(situation, cache, deferred, threads):
+        if not go_together(inputs, cache, deferred, threads):
             continue
         plain = Config(
             pin_memory=pin,
@@ -208,34 +212,38 @@ def _ways(freedom: SearchSpace, situation: ModelInputs) -> Iterator[Config]:
             cache=cache,
             deferred=deferred,
         )
-        saves_nothing = situation.allocator is None or (situation.allocator.left_share == 1 and not deferred)
+        saves_nothing = inputs.allocator is None or (inputs.allocator.left_share == 1 and not deferred)
         is_same_without = reuse and saves_nothing
-        if 0 in freedom.num_workers and not is_same_without:
+        if 0 in search_space.num_workers and not is_same_without:
             yield plain
         # Sending rows from a worker would copy them, so whole batches are read in the main process if it may make them.
-        is_for_workers = not plain.reads_whole_batches or 0 not in freedom.num_workers
-        if max(freedom.num_workers) > 0 and is_for_workers:
-            started = dataclasses.replace(plain, num_workers=1, start_method=freedom.start_method)
-            for torch_threads, in_order in itertools.product(freedom.worker_torch_threads, freedom.in_order):
+        is_for_workers = not plain.reads_whole_batches or 0 not in search_space.num_workers
+        if max(search_space.num_workers) > 0 and is_for_workers:
+            started = dataclasses.replace(plain, num_workers=1, start_method=search_space.start_method)
+            for torch_threads, in_order in itertools.product(search_space.worker_torch_threads, search_space.in_order):
                 yield dataclasses.replace(started, worker_torch_threads=torch_threads, in_order=in_order)
 
 
-def _points(way: Config, freedom: SearchSpace, situation: ModelInputs) -> _Points:
+def _points(way: Config, search_space: SearchSpace, inputs: ModelInputs) -> _Points:
     if way.num_workers:
-        values = [count for count in freedom.num_workers if count], freedom.prefetch_factor, freedom.persistent_workers
+        values = (
+            [count for count in search_space.num_workers if count],
+            search_space.prefetch_factor,
+            search_space.persistent_workers,
+        )
     else:
         values = [0], (0,), (False,)
     workers, prefetch, persistent = (axis.ravel() for axis in np.meshgrid(*values, indexing="ij"))
-    wanted = demand(situation, way)
-    loader = resource_bounds.loader_rates(situation, wanted, workers, persistent)
+    wanted = demand(inputs, way)
+    loader = resource_bounds.loader_rates(inputs, wanted, workers, persistent)
     if way.num_workers:
-        rest = resource_bounds.ceilings(situation, wanted, workers)
+        rest = resource_bounds.ceilings(inputs, wanted, workers)
         # If neither has a limit, this divides by zero, and the infinite result is right.
         with np.errstate(divide="ignore"):
             rates = (loader**-_SHARPNESS + rest**-_SHARPNESS) ** (-1.0 / _SHARPNESS)
     else:
-        rates = resource_bounds.loop_rates(situation, wanted, workers, loader)
-    over_a_training = resource_bounds.over_a_training(situation, way, rates, workers)
+        rates = resource_bounds.loop_rates(inputs, wanted, workers, loader)
+    over_a_training = resource_bounds.over_a_training(inputs, way, rates, workers)
     return _Points(way, workers, prefetch, persistent, rates, over_a_training, workers >= 0)
 
 
@@ -264,7 +272,7 @@ def _steps_behind(rates: Any, best: float) -> Any:
     return np.floor(np.minimum(behind, 1e6))
 
 
-def _by_depth(leaders: Sequence[Candidate], freedom: SearchSpace, situation: ModelInputs) -> list[Candidate]:
+def _by_depth(leaders: Sequence[Candidate], search_space: SearchSpace, inputs: ModelInputs) -> list[Candidate]:
     """Reorder the leaders: simulate those of the best ways with every prefetch depth and put them first."""
     ways: dict[Config, None] = {}
     for candidate in leaders:
@@ -275,7 +283,7 @@ def _by_depth(leaders: Sequence[Candidate], freedom: SearchSpace, situation: Mod
             break
     simulated: list[Candidate] = []
     for way in ways:
-        simulated += _simulated(way, freedom, situation)
+        simulated += _simulated(way, search_space, inputs)
     if not simulated:
         return list(leaders)
     best = max(candidate.training_samples_per_second for candidate in simulated)
@@ -286,20 +294,20 @@ def _by_depth(leaders: Sequence[Candidate], freedom: SearchSpace, situation: Mod
     return simulated + [candidate for candidate in leaders if candidate.config not in known]
 
 
-def _simulated(way: Config, freedom: SearchSpace, situation: ModelInputs) -> list[Candidate]:
+def _simulated(way: Config, search_space: SearchSpace, inputs: ModelInputs) -> list[Candidate]:
     """Simulate one way with every prefetch depth and worker lifetime that fits."""
     found = []
-    for prefetch in freedom.prefetch_factor if way.num_workers else (None,):
+    for prefetch in search_space.prefetch_factor if way.num_workers else (None,):
         config = dataclasses.replace(way, prefetch_factor=prefetch)
-        if constraints.broken_limit(config, situation) is None:
-            steady = simulated_rate(situation, config, _SIMULATED_BATCHES)
-            for persistent in freedom.persistent_workers if way.num_workers else (False,):
-                start = 0.0 if persistent else float(situation.start_seconds(way.num_workers))
+        if constraints.broken_limit(config, inputs) is None:
+            steady = simulated_rate(inputs, config, _SIMULATED_BATCHES)
+            for persistent in search_space.persistent_workers if way.num_workers else (False,):
+                start = 0.0 if persistent else float(inputs.start_seconds(way.num_workers))
                 lasting = dataclasses.replace(config, persistent_workers=persistent)
-                rate = float(resource_bounds.amortized(steady, situation.epoch_samples, start))
-                training = float(resource_bounds.over_a_training(situation, lasting, rate, lasting.num_workers))
+                rate = float(resource_bounds.amortized(steady, inputs.epoch_samples, start))
+                training = float(resource_bounds.over_a_training(inputs, lasting, rate, lasting.num_workers))
                 found += [
                     Candidate(dataclasses.replace(lasting, pin_memory=pin), rate, training)
-                    for pin in freedom.pin_memory
+                    for pin in search_space.pin_memory
                 ]
     return found

@@ -14,16 +14,16 @@ from plumb.host.limits import LOWERABLE
 from plumb.model.inputs import ModelInputs, SearchSpace
 
 
-def to_plain(situation: ModelInputs, freedom: SearchSpace) -> dict[str, Any]:
-    """Return the situation and the freedom as plain data for JSON; unknown limits are left out."""
-    numbers = {name: getattr(situation.limits, name) for name in LOWERABLE}
+def to_plain(inputs: ModelInputs, search_space: SearchSpace) -> dict[str, Any]:
+    """Return the model inputs and the search space as plain data for JSON; unknown limits are left out."""
+    numbers = {name: getattr(inputs.limits, name) for name in LOWERABLE}
     plain = {
-        field.name: msgspec.to_builtins(getattr(situation, field.name))
-        for field in dataclasses.fields(situation)
+        field.name: msgspec.to_builtins(getattr(inputs, field.name))
+        for field in dataclasses.fields(inputs)
         if field.name != "limits"
     }
     plain["limits"] = {name: value for name, value in numbers.items() if math.isfinite(value)}
-    return {"situation": plain, "freedom": msgspec.to_builtins(freedom)}
+    return {"situation": plain, "freedom": msgspec.to_builtins(search_space)}
 
 
 def from_plain(data: Mapping[str, Any]) -> tuple[ModelInputs, SearchSpace]:
@@ -33,7 +33,7 @@ def from_plain(data: Mapping[str, Any]) -> tuple[ModelInputs, SearchSpace]:
         numbers = {name: float(value) for name, value in given.pop("limits").items() if name in LOWERABLE}
         limits = Limits().lowered(**numbers)
         # The conversion checks all other fields; the stored limits are set afterwards.
-        situation = msgspec.convert({**given, "limits": {}}, ModelInputs)
-        return dataclasses.replace(situation, limits=limits), msgspec.convert(data["freedom"], SearchSpace)
+        inputs = msgspec.convert({**given, "limits": {}}, ModelInputs)
+        return dataclasses.replace(inputs, limits=limits), msgspec.convert(data["freedom"], SearchSpace)
     except (KeyError, TypeError, AttributeError, ValueError, msgspec.ValidationError) as error:
         raise ValueError(f"what the model was told can't be read ({error})") from None

@@ -10,7 +10,7 @@ from plumb.model.inputs import ModelInputs
 
 
 def step_shares(
-    situation: ModelInputs, config: Config, samples_per_second: float, waiting_share: float, ranks_share: float = 0.0
+    inputs: ModelInputs, config: Config, samples_per_second: float, waiting_share: float, ranks_share: float = 0.0
 ) -> StepShares:
     """Divide the time of a measured loop between the step, reading, computing, transfer and other ranks.
 
@@ -19,19 +19,19 @@ def step_shares(
     workers, where all of this happens in sequence.
 
     Args:
-        situation: Costs and limits.
+        inputs: Costs and limits.
         config: Configuration with which the loop was measured.
         samples_per_second: Measured rate of the loop.
         waiting_share: Share of the loop's time spent waiting for data.
         ranks_share: Share of the loop's time spent waiting for other ranks.
 
     """
-    wanted = demand(situation, config)
-    behind_collate = deferral_of(situation, config.deferred).main_seconds if config.deferred else 0.0
+    wanted = demand(inputs, config)
+    behind_collate = deferral_of(inputs, config.deferred).main_seconds if config.deferred else 0.0
     taking_over = max(0.0, wanted.main_seconds - behind_collate) * samples_per_second
     transfer = min(waiting_share, taking_over)
     left = waiting_share - transfer
-    limits = resource_bounds.bounds(situation, config)
+    limits = resource_bounds.bounds(inputs, config)
     binding = min(limits.keys() - {"step"}, key=lambda resource: limits[resource], default="workers")
     if binding == "transfer" or (binding == "main process" and config.num_workers and not config.deferred):
         transfer, left = waiting_share, 0.0

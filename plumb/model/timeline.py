@@ -27,12 +27,12 @@ class Timeline:
     spans: tuple[ProcessSpan, ...]
 
 
-def timelines(situation: ModelInputs, configs: Sequence[Config], seed: int = 0) -> tuple[Timeline, ...]:
+def timelines(inputs: ModelInputs, configs: Sequence[Config], seed: int = 0) -> tuple[Timeline, ...]:
     """Return windows of equal length, one per configuration, from the steady state of an endless epoch.
 
     Each window begins when a step has just ended, and shows a few steps. Returns an empty tuple if nothing takes time.
     """
-    told = [loading(situation, config) for config in configs]
+    told = [loading(inputs, config) for config in configs]
     paces = [_seconds_per_step(each) for each in told]
     if not all(pace > 0 for pace in paces):
         return ()

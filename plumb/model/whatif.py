@@ -54,37 +54,37 @@ class HostForecast:
     filling_samples_per_second: float | None = None
 
 
-def forecast(situation: ModelInputs, freedom: SearchSpace, host: AssumedHost) -> HostForecast:
+def forecast(inputs: ModelInputs, search_space: SearchSpace, host: AssumedHost) -> HostForecast:
     """Forecast the best configuration on `host`, and its rate with more of each resource."""
-    situation, freedom = _on(situation, freedom, host)
-    ranking = planner.rank(freedom, situation)
+    inputs, search_space = _on(inputs, search_space, host)
+    ranking = planner.rank(search_space, inputs)
     if not ranking.best:
         return HostForecast(None, None, False, (), ranking.considered, ranking.excluded)
     best = ranking.best[0]
-    is_fed = best.samples_per_second >= _FED * resource_bounds.fed_rate(situation)
-    bought = () if is_fed else _purchases(situation, freedom, best.samples_per_second)
-    prediction = resource_bounds.predict(situation, best.config)
-    filling = resource_bounds.filling_rate(situation, best.config) if best.config.cache else None
+    is_fed = best.samples_per_second >= _FED * resource_bounds.fed_rate(inputs)
+    bought = () if is_fed else _purchases(inputs, search_space, best.samples_per_second)
+    prediction = resource_bounds.predict(inputs, best.config)
+    filling = resource_bounds.filling_rate(inputs, best.config) if best.config.cache else None
     return HostForecast(best, prediction, is_fed, bought, ranking.considered, ranking.excluded, filling)
 
 
-def _purchases(situation: ModelInputs, freedom: SearchSpace, now: float) -> tuple[Purchase, ...]:
-    limits = situation.limits
+def _purchases(inputs: ModelInputs, search_space: SearchSpace, now: float) -> tuple[Purchase, ...]:
+    limits = inputs.limits
     offers = [
         ("cores", AssumedHost(cpus=2 * limits.cpus)),
         ("memory", AssumedHost(memory_bytes=2 * limits.memory_bytes)),
     ]
-    found = [Purchase(what, _best_rate(*_on(situation, freedom, host))) for what, host in offers if _is_finite(host)]
-    if situation.storage is not None:
-        storage = situation.storage
+    found = [Purchase(what, _best_rate(*_on(inputs, search_space, host))) for what, host in offers if _is_finite(host)]
+    if inputs.storage is not None:
+        storage = inputs.storage
         faster = StorageBandwidth(storage.outstanding, tuple(2 * rate for rate in storage.bytes_per_second))
-        found.append(Purchase("disk bandwidth", _best_rate(dataclasses.replace(situation, storage=faster), freedom)))
+        found.append(Purchase("disk bandwidth", _best_rate(dataclasses.replace(inputs, storage=faster), search_space)))
     worth = [purchase for purchase in found if purchase.samples_per_second >= _WORTH_BUYING * now]
     return tuple(sorted(worth, key=lambda purchase: -purchase.samples_per_second))
 
 
-def _best_rate(situation: ModelInputs, freedom: SearchSpace) -> float:
-    best = planner.rank(freedom, situation).best
+def _best_rate(inputs: ModelInputs, search_space: SearchSpace) -> float:
+    best = planner.rank(search_space, inputs).best
     return best[0].samples_per_second if best else 0.0
 
 
@@ -92,10 +92,10 @@ def _is_finite(host: AssumedHost) -> bool:
     return all(math.isfinite(value) for value in (host.cpus, host.memory_bytes) if value is not None)
 
 
-def _on(situation: ModelInputs, freedom: SearchSpace, host: AssumedHost) -> tuple[ModelInputs, SearchSpace]:
-    """Return the situation on another host, and the freedom there, with that host's worker counts and stores."""
-    limits = situation.limits
-    cpus, competition = host.cpus or limits.cpus, situation.competition
+def _on(inputs: ModelInputs, search_space: SearchSpace, host: AssumedHost) -> tuple[ModelInputs, SearchSpace]:
+    """Return the model inputs and search space on another host, with that host's worker counts and stores."""
+    limits = inputs.limits
+    cpus, competition = host.cpus or limits.cpus, inputs.competition
     if host.cpus and competition:
         # Other processes use as much CPU there, of a number of CPUs that differs by as many as the loop's.
         competition = dataclasses.replace(competition, cpus=competition.cpus + cpus - limits.cpus)
@@ -103,27 +103,27 @@ def _on(situation: ModelInputs, freedom: SearchSpace, host: AssumedHost) -> tupl
     # Shared memory is a part of a host's memory, and grows with it.
     grown = memory / limits.memory_bytes if math.isfinite(limits.memory_bytes) else 1.0
     limits = dataclasses.replace(limits, cpus=cpus, memory_bytes=memory, shm_bytes=limits.shm_bytes * grown)
-    situation = dataclasses.replace(
-        situation,
+    inputs = dataclasses.replace(
+        inputs,
         limits=limits,
         competition=competition,
-        step_samples_per_second=host.step_samples_per_second or situation.step_samples_per_second,
+        step_samples_per_second=host.step_samples_per_second or inputs.step_samples_per_second,
     )
-    counts = freedom.num_workers
+    counts = search_space.num_workers
     if len(counts) > 1:
-        counts = planner.worker_counts(situation.cost_in_worker, limits, situation.step_samples_per_second)
+        counts = planner.worker_counts(inputs.cost_in_worker, limits, inputs.step_samples_per_second)
     stores = [
-        planner.cache_choice(cut, _room(situation, folder), situation.dataset_samples, folder)
-        for cut in situation.cuts
-        for folder in dict.fromkeys(cache.folder for cache in freedom.caches if cache)
-        if situation.dataset_samples
+        planner.cache_choice(cut, _room(inputs, folder), inputs.dataset_samples, folder)
+        for cut in inputs.cuts
+        for folder in dict.fromkeys(cache.folder for cache in search_space.caches if cache)
+        if inputs.dataset_samples
     ]
-    caches = (*(None for _ in range(None in freedom.caches)), *stores) or freedom.caches
-    return situation, dataclasses.replace(freedom, num_workers=counts, caches=caches)
+    caches = (*(None for _ in range(None in search_space.caches)), *stores) or search_space.caches
+    return inputs, dataclasses.replace(search_space, num_workers=counts, caches=caches)
 
 
-def _room(situation: ModelInputs, folder: str | None) -> float:
-    limits = situation.limits
+def _room(inputs: ModelInputs, folder: str | None) -> float:
+    limits = inputs.limits
     if folder is not None:
         return limits.disk_bytes
-    return max(0.0, min(limits.shm_bytes, limits.memory_bytes - situation.footprint.main_bytes) * _CACHE_SHARE)
+    return max(0.0, min(limits.shm_bytes, limits.memory_bytes - inputs.footprint.main_bytes) * _CACHE_SHARE)

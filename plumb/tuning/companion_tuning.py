@@ -191,7 +191,7 @@ def _step_of(step: TrainingStep | None, scale: float, first: TuningResult) -> Tr
     """Return the step relative to another loader's samples; the first loader's CPU time counts as the step's."""
     if step is None:
         return None
-    burnt = step.cpu_seconds + first.situation.cost_in_worker.cpu_seconds
+    burnt = step.cpu_seconds + first.inputs.cost_in_worker.cpu_seconds
     return TrainingStep(step.samples_per_second * scale, burnt / scale, step.blocks)
 
 
@@ -199,8 +199,8 @@ def _left(limits: Limits, taken: list[TuningResult]) -> Limits:
     """Return the limits minus the needs of the chosen configurations."""
     for choice in taken:
         config = choice.tuned.config
-        needs = constraints.needs(choice.situation, config, config.num_workers, config.batches_in_flight)
-        memory = float(needs["memory"]) - choice.situation.footprint.main_bytes
+        needs = constraints.needs(choice.inputs, config, config.num_workers, config.batches_in_flight)
+        memory = float(needs["memory"]) - choice.inputs.footprint.main_bytes
         limits = limits.lowered(
             memory_bytes=max(0.0, limits.memory_bytes - memory),
             shm_bytes=max(0.0, limits.shm_bytes - float(needs["shared memory"])),

@@ -29,14 +29,14 @@ def claim_of(
         costs: Seconds of epochs in addition to their batches.
         epoch_samples: Samples per epoch; None if it has no end.
     """
-    situation = choice.situation
+    inputs = choice.inputs
     if in_loop is None:
         # Starts of workers are in the rates of loaders already.
         own, later = planned.baseline.samples_per_second, planned.tuned.samples_per_second
-        first = _first_epoch(dataclasses.replace(situation, step_samples_per_second=None), planned, own, later)
+        first = _first_epoch(dataclasses.replace(inputs, step_samples_per_second=None), planned, own, later)
         return Claim(own, first, later, later, is_of_loop=False)
     own, later = in_loop.baseline, in_loop.baseline * in_loop.ratio
-    first = _first_epoch(situation, planned, own, later)
+    first = _first_epoch(inputs, planned, own, later)
 
     def over_an_epoch(rate: float, seconds: float) -> float:
         return float(resource_bounds.amortized(rate, epoch_samples, seconds))
@@ -55,7 +55,7 @@ def is_worth_having(claim: Claim) -> bool:
     return EPOCHS / claim.own >= seconds * (1 + WORTH)
 
 
-def _first_epoch(situation: ModelInputs, planned: LoaderResult, own: float, later: float) -> float:
+def _first_epoch(inputs: ModelInputs, planned: LoaderResult, own: float, later: float) -> float:
     """Return the rate of the epoch that fills a store, by the model, scaled such that it is right for `own`.
 
     It is `later` without a store. `own` and `later` are measured, in samples per second.
@@ -63,5 +63,5 @@ def _first_epoch(situation: ModelInputs, planned: LoaderResult, own: float, late
     if planned.config.cache is None:
         return later
     baseline = planned.baseline
-    modelled = resource_bounds.training_rate(situation, baseline.config, baseline.samples_per_second)
-    return min(later, resource_bounds.filling_rate(situation, planned.config) * own / modelled)
+    modelled = resource_bounds.training_rate(inputs, baseline.config, baseline.samples_per_second)
+    return min(later, resource_bounds.filling_rate(inputs, planned.config) * own / modelled)

@@ -32,26 +32,26 @@ _FIELDS = {
 }
 
 
-def binding(freedom: SearchSpace, situation: ModelInputs) -> list[str]:
+def binding(search_space: SearchSpace, inputs: ModelInputs) -> list[str]:
     """Return a sentence for each limit that prevents a faster configuration, by the model."""
-    ranking = planner.rank(freedom, situation)
+    ranking = planner.rank(search_space, inputs)
     now = ranking.best[0].samples_per_second if ranking.best else 0.0
     found = []
     for name, attribute in _FIELDS.items():
         if name not in ranking.excluded:
             continue
-        limits = dataclasses.replace(situation.limits, **{attribute: math.inf})  # type: ignore[arg-type]
-        better = planner.rank(freedom, dataclasses.replace(situation, limits=limits)).best
+        limits = dataclasses.replace(inputs.limits, **{attribute: math.inf})  # type: ignore[arg-type]
+        better = planner.rank(search_space, dataclasses.replace(inputs, limits=limits)).best
         if better and better[0].samples_per_second >= _BINDS * now:
-            allowed = getattr(situation.limits, attribute)
+            allowed = getattr(inputs.limits, attribute)
             much = format_bytes(allowed) if attribute.endswith("_bytes") else f"{allowed:,.0f}"
-            source = situation.limits.sources.get(attribute)
+            source = inputs.limits.sources.get(attribute)
             found.append(
                 f"{name} binds: with more than the {much} allowed{f' ({source})' if source else ''}, "
                 f"{better[0].config} would reach {better[0].samples_per_second:,.0f} samples/s in your loop, by the "
                 f"model, instead of {now:,.0f}"
             )
-    return found + ([capacity(situation.source)] if situation.source else [])
+    return found + ([capacity(inputs.source)] if inputs.source else [])
 
 
 def capacity(source: SourceCapacity) -> str:

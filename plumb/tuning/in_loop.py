@@ -235,7 +235,7 @@ class Tuning:
             return None
         if in_loop is not None:
             self._say(known, "what an epoch of `plumb run` costs")
-        costs = tuner.epoch_costs(planned, choice.situation, until) if in_loop is not None else NO_COSTS
+        costs = tuner.epoch_costs(planned, choice.inputs, until) if in_loop is not None else NO_COSTS
         return claim_of(planned, choice, in_loop, costs, tuner.subject.epoch_samples)
 
     def _at_first(
@@ -318,21 +318,21 @@ class Tuning:
                 samples_per_batch=samples_per_batch,
                 baseline=choice.baseline,
                 tuned=choice.tuned,
-                predicted=resource_bounds.predict(choice.situation, choice.tuned.config),
+                predicted=resource_bounds.predict(choice.inputs, choice.tuned.config),
                 step_samples_per_second=step.samples_per_second if step else None,
                 # A loop's waiting can't be split among several loaders.
                 end_to_end=in_loop if is_one_of_several or in_loop is None else with_shares(in_loop, choice),
-                sample=choice.situation.cost_in_worker,
+                sample=choice.inputs.cost_in_worker,
                 trials=choice.trials,
                 rewrites=choice.offers.rewrites,
                 graph=pipeline.to_node_link() if pipeline else None,
                 device=device.to_dict() if device else None,
                 notes=choice.notes,
                 cost=spent.on(choice.samples_loaded),
-                model=serialization.to_plain(choice.situation, choice.freedom),
+                model=serialization.to_plain(choice.inputs, choice.search_space),
                 library=known.site.library,
                 identity=known.identity,
-                workers_compared=choice.freedom.num_workers if isinstance(loader.dataset, IterableDataset) else (),
+                workers_compared=choice.search_space.num_workers if isinstance(loader.dataset, IterableDataset) else (),
                 plain=settled_plain(choice, in_loop.gain if in_loop else None, plainly),
             )
         )

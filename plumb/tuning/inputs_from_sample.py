@@ -60,7 +60,7 @@ class ObservedLoader:
         pooled = alone.other_cpus if alone.other_cpus >= _POOLED else 0.0
         return seen.made_by_threads(pooled, alone.cost.wait_seconds)
 
-    def situation(
+    def model_inputs(
         self,
         seen: Sampled,
         offers: AvailableRewrites,
@@ -161,23 +161,23 @@ def _least_seconds(cost: SampleCost, offers: AvailableRewrites) -> float:
     return min([cost.wall_seconds, *stored, *deferred])
 
 
-def unprobed(situation: ModelInputs, start_method: str) -> ModelInputs:
-    """Return the situation with the usual costs of workers, if there is no time to measure them."""
-    footprint, cost = situation.footprint, situation.cost
+def unprobed(inputs: ModelInputs, start_method: str) -> ModelInputs:
+    """Return the model inputs with the usual costs of workers, if there is no time to measure them."""
+    footprint, cost = inputs.footprint, inputs.cost
     handing = footprint.tensors_per_batch * _SECONDS_PER_TENSOR / 2
     calibration = Calibration(
         hand_over_seconds_per_batch=handing,
         hand_over_seconds_per_byte=drop_seconds_per_byte(footprint.batch_bytes),
     )
-    in_worker = handing / situation.samples_per_batch + fresh_seconds_per_byte() * cost.output_bytes
+    in_worker = handing / inputs.samples_per_batch + fresh_seconds_per_byte() * cost.output_bytes
     return dataclasses.replace(
-        situation,
+        inputs,
         calibration=calibration,
         cost_in_worker=dataclasses.replace(
             cost,
             wall_seconds=cost.wall_seconds + in_worker,
             cpu_seconds=cost.cpu_seconds + in_worker,
-            main_seconds=calibration.hand_over_seconds(footprint.batch_bytes) / situation.samples_per_batch,
+            main_seconds=calibration.hand_over_seconds(footprint.batch_bytes) / inputs.samples_per_batch,
         ),
         footprint=dataclasses.replace(footprint, worker_private_bytes=USUAL_WORKER_BYTES),
         start_seconds_in_main=_FORK_SECONDS if start_method == "fork" else 0.0,

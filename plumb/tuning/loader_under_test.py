@@ -86,8 +86,8 @@ class TuningResult:
     baseline: Measured
     tuned: Measured
     plain: Measured
-    situation: ModelInputs
-    freedom: SearchSpace
+    inputs: ModelInputs
+    search_space: SearchSpace
     offers: AvailableRewrites
     trials: tuple[Trial, ...]
     notes: tuple[str, ...]

@@ -112,7 +112,7 @@ def with_shares(loop: EndToEnd, choice: TuningResult) -> EndToEnd:
     """Return the loop's rates with the shares of a step's time."""
 
     def shares(config: Config, rate: float, waiting: float | None, ranks: float) -> StepShares | None:
-        return None if waiting is None else stall_shares.step_shares(choice.situation, config, rate, waiting, ranks)
+        return None if waiting is None else stall_shares.step_shares(choice.inputs, config, rate, waiting, ranks)
 
     baseline, tuned = choice.baseline.config, choice.tuned.config
     return dataclasses.replace(

@@ -20,7 +20,7 @@ from plumb.tuning.search.ledger import TrialResult, while_running
 
 
 def untried_plain(
-    freedom: SearchSpace, situation: ModelInputs, readings: Sequence[TrialResult], within_seconds: float
+    search_space: SearchSpace, inputs: ModelInputs, readings: Sequence[TrialResult], within_seconds: float
 ) -> Config | None:
     """Return the plain configuration that the model ranks first if it is worth a trial of its own, else None.
 
@@ -28,15 +28,15 @@ def untried_plain(
     higher than a measured plain one.
 
     Args:
-        freedom: Search space.
-        situation: Model inputs.
+        search_space: Search space.
+        inputs: Model inputs.
         readings: Measurements, including the user's own configuration.
         within_seconds: Time within which a trial must be steady.
     """
     best = max(readings, key=lambda reading: reading.loop_rate)
     if not best.config.needs_runtime:
         return None
-    ranked = planner.rank(freedom.plainly(), situation, within_seconds).best
+    ranked = planner.rank(search_space.plainly(), inputs, within_seconds).best
     plain = [reading for reading in readings if _is_measured_plain(reading)]
     known = max((reading.loop_rate for reading in plain), default=0.0)
     if not ranked or ranked[0].training_samples_per_second <= known * (1 + decision.EQUAL):
@@ -54,12 +54,12 @@ def with_plain(finals: Sequence[TrialResult], readings: Sequence[TrialResult]) -
 
 
 def best_plain(
-    situation: ModelInputs, finals: Sequence[TrialResult], readings: Sequence[TrialResult], may_be_better: bool
+    inputs: ModelInputs, finals: Sequence[TrialResult], readings: Sequence[TrialResult], may_be_better: bool
 ) -> TrialResult:
     """Return the best plain measurement, or the user's own (the first finalist) if none is known to be better.
 
     Args:
-        situation: Model inputs.
+        inputs: Model inputs.
         finals: Finalists as measured interleaved.
         readings: All earlier measurements.
         may_be_better: Whether the user's loop decides afterwards, so that a configuration need not be certainly better.
@@ -69,7 +69,7 @@ def best_plain(
     if plain == [own]:
         plain = [own, *(reading for reading in readings if _is_measured_plain(reading) and not reading.was_stopped)]
     best = decision.winner(plain)
-    is_better = decision.is_better(situation, best, own) or (may_be_better and best.loop_rate > own.loop_rate)
+    is_better = decision.is_better(inputs, best, own) or (may_be_better and best.loop_rate > own.loop_rate)
     return best if is_better else own
 
 

@@ -98,49 +98,49 @@ class Trials:
         self._too_much: dict[str, float] = {}
         self._worker_bytes = 0.0
 
-    def probe(self, situation: ModelInputs, config: Config) -> CalibrationRun | None:
+    def probe(self, inputs: ModelInputs, config: Config) -> CalibrationRun | None:
         """Run a configuration with workers until its rate is known; return None if it doesn't fit or fails.
 
         The beginning of the run is a warm-up, because a worker's first batches lie in new memory, which costs page
         faults.
         """
-        if constraints.broken_limit(config, situation):
+        if constraints.broken_limit(config, inputs):
             return None
         try:
-            with self._running(situation, config, self._deadline) as (feed, taken):
+            with self._running(inputs, config, self._deadline) as (feed, taken):
                 feed.window(self._pace_seconds / 2)
                 before, loaded = largest_worker(feed), feed.samples
                 chunks = feed.window(LONGEST_LOOK_PACES * self._pace_seconds, self._is_known)
                 after, loaded = largest_worker(feed), (feed.samples - loaded) / config.num_workers
                 taken_bytes = taken.bytes()
         except Exception as error:
-            self._failed(situation, config, error)
+            self._failed(inputs, config, error)
             return None
         if not chunks:
             return None
         start_seconds = feed.workers_start_seconds
         reading = self.ledger.measured(
-            situation, config, chunks, start_seconds, "measured, to calibrate", Memory(None, taken_bytes)
+            inputs, config, chunks, start_seconds, "measured, to calibrate", Memory(None, taken_bytes)
         )
         self.probed.append(reading)
-        growth = growth_bytes(self._loader.dataset, before, after, loaded, situation.epoch_samples)
-        known = config.num_workers * after.private_bytes + situation.footprint.batch_bytes
+        growth = growth_bytes(self._loader.dataset, before, after, loaded, inputs.epoch_samples)
+        known = config.num_workers * after.private_bytes + inputs.footprint.batch_bytes
         parted = max(0.0, taken_bytes - known)
         return CalibrationRun(
             probe_run_of(feed), after.private_bytes, growth, parted, start_seconds, feed.main_start_seconds
         )
 
-    def probe_or_reason(self, situation: ModelInputs, config: Config) -> CalibrationRun | str | None:
+    def probe_or_reason(self, inputs: ModelInputs, config: Config) -> CalibrationRun | str | None:
         """Run a configuration as `probe` does, or return why it failed; None if there was no time for it."""
         tried = len(self.ledger.trials)
-        found = self.probe(situation, config)
+        found = self.probe(inputs, config)
         return found or (self.ledger.trials[-1].outcome if len(self.ledger.trials) > tried else None)
 
     def _is_known(self, chunks: Sequence[Chunk]) -> bool:
         each = [chunk.seconds / chunk.samples for chunk in chunks]
         return sum(chunk.seconds for chunk in chunks) >= self._pace_seconds and is_known(each)
 
-    def baseline(self, situation: ModelInputs, config: Config) -> TrialResult:
+    def baseline(self, inputs: ModelInputs, config: Config) -> TrialResult:
         """Measure the user's own configuration, without regard to the limits that the model sees.
 
         Raises:
@@ -148,23 +148,23 @@ class Trials:
             TuningError: The configuration reached a limit, or is stuck.
         """
         if self.ledger.knows(config):
-            return self.ledger.derived(situation, config)
+            return self.ledger.derived(inputs, config)
         try:
-            ran = self._run(situation, config, math.inf, first_counts=config.num_workers == 0)
+            ran = self._run(inputs, config, math.inf, first_counts=config.num_workers == 0)
         except TrialEndedError as error:
             raise TuningError(f"your own configuration can't be measured: {error}", 1) from None
         except Exception as error:
             raise UsersError(error) from None
-        memory = self._seen_memory(situation, config, ran.taken_bytes)
-        return self.ledger.measured(situation, config, ran.chunks, ran.start_seconds, memory=memory)
+        memory = self._seen_memory(inputs, config, ran.taken_bytes)
+        return self.ledger.measured(inputs, config, ran.chunks, ran.start_seconds, memory=memory)
 
     def try_out(
-        self, situation: ModelInputs, config: Config, floor: float, on_chunk: Callable[[int, float], None]
+        self, inputs: ModelInputs, config: Config, floor: float, on_chunk: Callable[[int, float], None]
     ) -> TrialResult:
         """Measure one configuration, derive it from one that differs only in worker persistence, or record a failure.
 
         Args:
-            situation: Model inputs.
+            inputs: Model inputs.
             config: Configuration to measure.
             floor: Rate of the loop, in samples per second; a trial stops once its interval lies below.
             on_chunk: Called after each chunk with the number of chunks and the loop's rate.
@@ -173,45 +173,45 @@ class Trials:
             The measurement; without rates if the trial was not begun or failed.
         """
         if self.ledger.knows(config):
-            return self.ledger.derived(situation, config)
-        broken = constraints.broken_limit(config, self.corrected(situation)) or self._is_too_much(situation, config)
+            return self.ledger.derived(inputs, config)
+        broken = constraints.broken_limit(config, self.corrected(inputs)) or self._is_too_much(inputs, config)
         if broken:
             return self.ledger.failed(config, f"not tried: {broken}")
-        steady_after = self._seconds_until_steady(situation, config)
+        steady_after = self._seconds_until_steady(inputs, config)
         if steady_after > self.steady_within_seconds():
             return self.ledger.failed(config, f"not tried: steady after {steady_after:.0f} s at the earliest")
 
         def hopeless(chunks: Sequence[Chunk]) -> bool:
-            highest = resource_bounds.training_rate(situation, config, rate_of(chunks).interval[1])
+            highest = resource_bounds.training_rate(inputs, config, rate_of(chunks).interval[1])
             return len(chunks) >= _CHUNKS_TO_JUDGE and highest < floor
 
         def told(chunks: Sequence[Chunk]) -> bool:
             rate = rate_of(chunks).samples_per_second
-            on_chunk(len(chunks), resource_bounds.training_rate(situation, config, rate))
+            on_chunk(len(chunks), resource_bounds.training_rate(inputs, config, rate))
             return hopeless(chunks)
 
         patience = _TIMES_UNTIL_STEADY * (steady_after + self._pace_seconds) + self.ledger.slowest_start_seconds
 
         def too_slow(samples: float, seconds: float) -> bool:
-            return seconds > patience and resource_bounds.training_rate(situation, config, samples / seconds) < floor
+            return seconds > patience and resource_bounds.training_rate(inputs, config, samples / seconds) < floor
 
         try:
-            ran = self._run(situation, config, self._deadline, told, too_slow)
+            ran = self._run(inputs, config, self._deadline, told, too_slow)
         except Exception as error:
-            return self._failed(situation, config, error)
+            return self._failed(inputs, config, error)
         if not ran.chunks:
             return self.ledger.failed(config, "not measured: far slower than predicted, or time was up")
         outcome = STOPPED if hopeless(ran.chunks) else "measured"
-        memory = self._seen_memory(situation, config, ran.taken_bytes)
-        return self.ledger.measured(situation, config, ran.chunks, ran.start_seconds, outcome, memory)
+        memory = self._seen_memory(inputs, config, ran.taken_bytes)
+        return self.ledger.measured(inputs, config, ran.chunks, ran.start_seconds, outcome, memory)
 
-    def interleaved_trials(self, situation: ModelInputs, finalists: Sequence[TrialResult]) -> list[TrialResult]:
+    def interleaved_trials(self, inputs: ModelInputs, finalists: Sequence[TrialResult]) -> list[TrialResult]:
         """Measure the finalists interleaved, on fresh loaders, until the best is distinguished from the user's own.
 
         Some further turns try to distinguish the best from the other finalists. Finalists that fail are dropped.
 
         Args:
-            situation: Model inputs.
+            inputs: Model inputs.
             finalists: Earlier measurements, the user's configuration first.
 
         Raises:
@@ -219,7 +219,7 @@ class Trials:
         """
         feeds: list[MeasuredLoader] = []
         try:
-            all_chunks = self._interleave(situation, finalists, feeds)
+            all_chunks = self._interleave(inputs, finalists, feeds)
         except Exception as error:
             broken = [number for number, feed in enumerate(feeds) if feed.is_broken]
             if 0 in broken and not isinstance(error, TrialEndedError):
@@ -227,23 +227,23 @@ class Trials:
             if not broken or 0 in broken:
                 return list(finalists)
             for number in broken:
-                self._failed(situation, finalists[number].config, error)
+                self._failed(inputs, finalists[number].config, error)
             rest = [reading for number, reading in enumerate(finalists) if number not in broken]
-            return self.interleaved_trials(situation, rest) if len(rest) > 1 else rest
+            return self.interleaved_trials(inputs, rest) if len(rest) > 1 else rest
         if not all(all_chunks):
             return list(finalists)
         return [
-            self.ledger.measured(situation, feed.config, chunks, feed.workers_start_seconds, "side by side")
+            self.ledger.measured(inputs, feed.config, chunks, feed.workers_start_seconds, "side by side")
             for feed, chunks in zip(feeds, all_chunks, strict=True)
         ]
 
     def _interleave(
-        self, situation: ModelInputs, finalists: Sequence[TrialResult], feeds: list[MeasuredLoader]
+        self, inputs: ModelInputs, finalists: Sequence[TrialResult], feeds: list[MeasuredLoader]
     ) -> Sequence[Sequence[Chunk]]:
         """Return each finalist's chunks; its loader is appended to `feeds` as soon as it runs."""
 
         def in_a_training(finalist: TrialResult, rate: Rate) -> tuple[float, float]:
-            low, high = (resource_bounds.training_rate(situation, finalist.config, bound) for bound in rate.interval)
+            low, high = (resource_bounds.training_rate(inputs, finalist.config, bound) for bound in rate.interval)
             return low, high
 
         def settled(all_chunks: Sequence[Sequence[Chunk]], turns: int) -> bool:
@@ -258,10 +258,10 @@ class Trials:
             return turns >= _TURNS_ENOUGH and promises <= own.samples_per_second * (1 + decision.EQUAL)
 
         configs = [reading.config for reading in finalists]
-        if constraints.fit_together(configs, self.corrected(situation)):
+        if constraints.fit_together(configs, self.corrected(inputs)):
             with contextlib.ExitStack() as running:
                 for config in configs:
-                    feeds.append(running.enter_context(self._running(situation, config, self._deadline))[0])
+                    feeds.append(running.enter_context(self._running(inputs, config, self._deadline))[0])
                     # No two loaders ask the samples' source at once.
                     feeds[-1].settle()
                 return interleaved(feeds, self._pace_seconds, settled)
@@ -269,7 +269,7 @@ class Trials:
         for _ in range(_TURNS_ALONE):
             feeds.clear()
             for config, chunks in zip(configs, all_chunks, strict=True):
-                with self._running(situation, config, self._deadline) as (feed, _):
+                with self._running(inputs, config, self._deadline) as (feed, _):
                     feeds.append(feed)
                     chunks += feed.window(self._pace_seconds)
         return all_chunks
@@ -278,14 +278,14 @@ class Trials:
         """Return the longest time to steady state, in seconds from now, at which a trial is still worth beginning."""
         return _SHARE_UNTIL_STEADY * (self._deadline - time.perf_counter())
 
-    def _seconds_until_steady(self, situation: ModelInputs, config: Config) -> float:
-        rate = resource_bounds.loader_rate(situation, config)
+    def _seconds_until_steady(self, inputs: ModelInputs, config: Config) -> float:
+        rate = resource_bounds.loader_rate(inputs, config)
         in_flight = config.batches_in_flight
-        return float(resource_bounds.seconds_until_steady(situation, config.num_workers, in_flight, rate))
+        return float(resource_bounds.seconds_until_steady(inputs, config.num_workers, in_flight, rate))
 
     def _run(
         self,
-        situation: ModelInputs,
+        inputs: ModelInputs,
         config: Config,
         deadline: float,
         enough: Callable[[Sequence[Chunk]], bool] | None = None,
@@ -293,41 +293,41 @@ class Trials:
         first_counts: bool = False,
     ) -> _TrialWindow:
         """Measure one window of a fresh loader, or only its first batch if `first_counts` and the batch takes long."""
-        with self._running(situation, config, deadline) as (feed, taken):
+        with self._running(inputs, config, deadline) as (feed, taken):
             if first_counts and feed.first_chunk.seconds > _LONG_BATCH_PACES * self._pace_seconds:
                 return _TrialWindow([feed.first_chunk], 0.0, taken.bytes())
             return _TrialWindow(
                 feed.window(self._pace_seconds, enough, too_slow), feed.workers_start_seconds, taken.bytes()
             )
 
-    def corrected(self, situation: ModelInputs) -> ModelInputs:
-        """Return the situation with the memory of a worker as seen in trials if that is more than the probe's."""
-        footprint = situation.footprint
+    def corrected(self, inputs: ModelInputs) -> ModelInputs:
+        """Return the model inputs with the memory of a worker as seen in trials if that is more than the probe's."""
+        footprint = inputs.footprint
         private = max(footprint.worker_private_bytes, self._worker_bytes)
-        return dataclasses.replace(situation, footprint=dataclasses.replace(footprint, worker_private_bytes=private))
+        return dataclasses.replace(inputs, footprint=dataclasses.replace(footprint, worker_private_bytes=private))
 
-    def _seen_memory(self, situation: ModelInputs, config: Config, measured_bytes: float) -> Memory:
+    def _seen_memory(self, inputs: ModelInputs, config: Config, measured_bytes: float) -> Memory:
         """Return a trial's predicted and measured memory; if it took clearly more, raise the estimate for a worker."""
-        situation = self.corrected(situation)
-        predicted = constraints.trial_bytes(situation, config)
+        inputs = self.corrected(inputs)
+        predicted = constraints.trial_bytes(inputs, config)
         excess = measured_bytes - predicted
         if config.num_workers and excess > _MEMORY_ERROR * predicted:
-            self._worker_bytes = situation.footprint.worker_private_bytes + excess / config.num_workers
+            self._worker_bytes = inputs.footprint.worker_private_bytes + excess / config.num_workers
         return Memory(predicted, measured_bytes)
 
-    def _failed(self, situation: ModelInputs, config: Config, error: Exception) -> TrialResult:
+    def _failed(self, inputs: ModelInputs, config: Config, error: Exception) -> TrialResult:
         """Record and return a trial that raised; if it reached a limit, store its need for later comparisons."""
         if not isinstance(error, TrialEndedError):
             return self.ledger.failed(config, f"failed: {_why(error)}")
         if error.limit is not None:
-            need = _need(situation, config, error.limit)
+            need = _need(inputs, config, error.limit)
             self._too_much[error.limit] = min(need, self._too_much.get(error.limit, need))
         return self.ledger.failed(config, f"ended: {error}", error.limit)
 
-    def _is_too_much(self, situation: ModelInputs, config: Config) -> str | None:
+    def _is_too_much(self, inputs: ModelInputs, config: Config) -> str | None:
         """Return the reason if `config` needs at least as much as a trial that reached a limit, else None."""
         for limit, too_much in self._too_much.items():
-            if _need(situation, config, limit) >= too_much:
+            if _need(inputs, config, limit) >= too_much:
                 return f"needs as much of {limit} as a trial that came to its limit"
         return None
 
@@ -349,7 +349,7 @@ class Trials:
 
     @contextlib.contextmanager
     def _running(
-        self, situation: ModelInputs, config: Config, deadline: float
+        self, inputs: ModelInputs, config: Config, deadline: float
     ) -> Iterator[tuple[MeasuredLoader, MemoryTaken]]:
         """Run a fresh, guarded loader within the context; yield it and its memory.
 
@@ -358,7 +358,7 @@ class Trials:
         stored, stream = self.hitting(config) or (None, self._stream)
         self.forget_opened()
         taken = MemoryTaken()
-        guard = TrialGuard(situation.limits, self._patience_seconds(situation, deadline))
+        guard = TrialGuard(inputs.limits, self._patience_seconds(inputs, deadline))
 
         def make(indices: Any) -> Loader:
             return rebuild(
@@ -372,7 +372,7 @@ class Trials:
 
         try:
             with deaths_told_where_waited_for():
-                waits = situation.cost.wait_seconds > situation.cost.cpu_seconds
+                waits = inputs.cost.wait_seconds > inputs.cost.cpu_seconds
                 feed = MeasuredLoader(
                     config, make, stream, self._samples_per_batch, deadline, guard, self._skips, waits
                 )
@@ -388,9 +388,9 @@ class Trials:
         finally:
             guard.stop()
 
-    def _patience_seconds(self, situation: ModelInputs, deadline: float) -> float:
+    def _patience_seconds(self, inputs: ModelInputs, deadline: float) -> float:
         """Return the longest time that a loader may take to its first batch, in seconds."""
-        batch_seconds = situation.cost.wall_seconds * self._samples_per_batch
+        batch_seconds = inputs.cost.wall_seconds * self._samples_per_batch
         patience = max(_STUCK_SECONDS, _STUCK_TIMES * max(self.ledger.slowest_start_seconds, batch_seconds))
         return min(patience, max(0.0, deadline - time.perf_counter()) + decision.OVERTIME_SECONDS)
 
@@ -401,5 +401,5 @@ def _why(error: Exception) -> str:
     return one_line(cause if isinstance(cause, RuntimeError) and "by signal" in str(cause) else error)
 
 
-def _need(situation: ModelInputs, config: Config, limit: str) -> float:
-    return float(constraints.needs(situation, config, config.num_workers, config.batches_in_flight)[limit])
+def _need(inputs: ModelInputs, config: Config, limit: str) -> float:
+    return float(constraints.needs(inputs, config, config.num_workers, config.batches_in_flight)[limit])

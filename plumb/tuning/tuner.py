@@ -70,7 +70,7 @@ from plumb.tuning.search.optuna_space import Space
 from plumb.tuning.search.search_space import (
     WorkerStart,
     counts_to_verify,
-    freedom_of,
+    find_search_space,
     whole_cores,
     why_handles_matter,
     why_not_forked,
@@ -175,21 +175,21 @@ class Tuner:
         self._restrain(seen)
         self._say("what a sample goes through")
         offers = self._offers(seen)
-        situation = observed.situation(seen, offers, making_bytes, self.options.limits, self._may_have_torch_threads)
-        self._check_limits(situation)
+        inputs = observed.model_inputs(seen, offers, making_bytes, self.options.limits, self._may_have_torch_threads)
+        self._check_limits(inputs)
         if not self._has_nothing_to_gain:
             if self._is_iterable:
-                self._sharding = self._examined(situation)
-            situation = self._climbed(self._probe(situation, offers), offers)
+                self._sharding = self._examined(inputs)
+            inputs = self._climbed(self._probe(inputs, offers), offers)
         self._say("your configuration alone")
-        own = self._trials.baseline(situation, self._own)
-        freedom = self._freedom(situation, offers)
-        readings = self._search(freedom, situation, own)
-        readings += self._plain_trial(situation, offers, readings)
-        finals = self._compared(situation, self._finalists(situation, own, readings))
-        plain = best_plain(situation, finals, readings, self.subject.is_decided_in_loop)
+        own = self._trials.baseline(inputs, self._own)
+        search_space = self._search_space(inputs, offers)
+        readings = self._search(search_space, inputs, own)
+        readings += self._plain_trial(inputs, offers, readings)
+        finals = self._compared(inputs, self._finalists(inputs, own, readings))
+        plain = best_plain(inputs, finals, readings, self.subject.is_decided_in_loop)
         loaded = self._trials.samples + seen.samples
-        return self._decide(freedom, situation, offers, finals[0], decision.winner(finals), plain, loaded)
+        return self._decide(search_space, inputs, offers, finals[0], decision.winner(finals), plain, loaded)
 
     def loader(self, config: Config) -> DataLoader[Any]:
         """Return the loader with another configuration, for the user's loop; its store, if any, is as in later epochs.
@@ -201,7 +201,7 @@ class Tuner:
         # A configuration that was never tried may hang.
         return rebuild(self.subject.loader, config, indices, _SILENT_SECONDS, self._trials.rewrites, stored)
 
-    def epoch_costs(self, planned: LoaderResult, situation: ModelInputs, until: float) -> EpochCosts:
+    def epoch_costs(self, planned: LoaderResult, inputs: ModelInputs, until: float) -> EpochCosts:
         """Measure the seconds of epochs of `plumb run` in addition to their batches, on a run's own runtime.
 
         If that would take longer than `until`, in `time.perf_counter` seconds, the trials' starts are used instead.
@@ -220,7 +220,7 @@ class Tuner:
             with contextlib.suppress(NoBatchesError, StoreError):
                 batches = [next(self._stream) for _ in range(count)]
                 stored = (self._trials.hitting(config) or (None,))[0]
-                rate = resource_bounds.making_rate(situation, config) if stored else planned.tuned.samples_per_second
+                rate = resource_bounds.making_rate(inputs, config) if stored else planned.tuned.samples_per_second
                 costs = rehearsed(self.subject.loader, planned, batches, rate, stored)
         if costs is not None:
             return costs
@@ -279,9 +279,9 @@ class Tuner:
         """Return the device on which batches may arrive, None for the CPU."""
         return torch.device("cuda") if self.options.on_device and has_accelerator() else None
 
-    def _check_limits(self, situation: ModelInputs) -> None:
+    def _check_limits(self, inputs: ModelInputs) -> None:
         """Raise TuningError if the script itself leaves no memory for any loader."""
-        used, allowed = situation.footprint.main_bytes, self.options.limits.memory_bytes
+        used, allowed = inputs.footprint.main_bytes, self.options.limits.memory_bytes
         if used > allowed:
             raise TuningError(
                 f"the script itself uses {format_bytes(used)}, more than the {format_bytes(allowed)} that are allowed; "
@@ -289,39 +289,39 @@ class Tuner:
                 exit_code=2,
             )
 
-    def _probe(self, situation: ModelInputs, offers: AvailableRewrites) -> ModelInputs:
-        """Correct the situation by two short runs: with one worker, and with as many as there are cores."""
-        if self._freedom(situation, offers).num_workers == (0,):
-            return situation
-        batch_seconds = situation.cost.wall_seconds * situation.samples_per_batch
+    def _probe(self, inputs: ModelInputs, offers: AvailableRewrites) -> ModelInputs:
+        """Correct the model inputs by two short runs: with one worker, and with as many as there are cores."""
+        if self._search_space(inputs, offers).num_workers == (0,):
+            return inputs
+        batch_seconds = inputs.cost.wall_seconds * inputs.samples_per_batch
         if _PROBED_BATCHES * batch_seconds > _PROBE_SHARE * self.seconds:
-            return unprobed(situation, self._start_method)
+            return unprobed(inputs, self._start_method)
         self._say("one worker, to calibrate the model")
         few = max(self._own.num_workers, 1) if self._is_iterable else 1
-        one = self._trials.probe(situation, Config(few, 2, pin_memory=self._pins, start_method=self._start.method))
+        one = self._trials.probe(inputs, Config(few, 2, pin_memory=self._pins, start_method=self._start.method))
         if one is None:
-            return situation
+            return inputs
         competition = Competition(self._others.usable_cpus, self._others.cpus())
-        dropping = drop_seconds_per_byte(situation.footprint.batch_bytes)
-        situation = calibrate_with_one_worker(situation, one, dropping, competition)
+        dropping = drop_seconds_per_byte(inputs.footprint.batch_bytes)
+        inputs = calibrate_with_one_worker(inputs, one, dropping, competition)
         cores = whole_cores(self.options.limits.cpus)
-        many = int(min(cores, _PROBED_AT_MOST, constraints.allowed(situation)["samples at once"]))
+        many = int(min(cores, _PROBED_AT_MOST, constraints.allowed(inputs)["samples at once"]))
         if self._is_iterable or many < 2 or self._seconds_spent > _UNTIL_PROBED * self.seconds:
-            return situation
+            return inputs
         self._say(f"{many} workers, to calibrate the model")
         plain = Config(many, 2, pin_memory=self._pins, start_method=self._start.method)
-        config = with_malloc_reuse(situation, plain)
-        all_cores = self._trials.probe(situation, config)
-        return calibrate_with_many_workers(situation, one, config, all_cores, cores) if all_cores else situation
+        config = with_malloc_reuse(inputs, plain)
+        all_cores = self._trials.probe(inputs, config)
+        return calibrate_with_many_workers(inputs, one, config, all_cores, cores) if all_cores else inputs
 
-    def _climbed(self, situation: ModelInputs, offers: AvailableRewrites) -> ModelInputs:
+    def _climbed(self, inputs: ModelInputs, offers: AvailableRewrites) -> ModelInputs:
         """Measure with more and more workers how many concurrent reads a source sustains, if samples mostly wait."""
-        source, cost = situation.source, situation.cost
+        source, cost = inputs.source, inputs.cost
         most = planner.reads_worth(cost, self.options.limits, self._step_rate)
         is_known = source is not None and (source.is_exhausted or source.most_reads >= most)
-        may = not self._is_iterable and max(self._freedom(situation, offers).num_workers) > 1
+        may = not self._is_iterable and max(self._search_space(inputs, offers).num_workers) > 1
         if is_known or not may or cost.wait_seconds < cost.cpu_seconds:
-            return situation
+            return inputs
         self._say("how much the samples' source gives to more workers")
         fits = [each for each in offers.threads if source is None or each.threads <= source.good_reads]
         threads = max(fits, key=lambda each: each.threads, default=None)
@@ -335,7 +335,7 @@ class Tuner:
         )
         until = _UNTIL_PROBED * self.seconds
         return climbed_by_workers(
-            situation,
+            inputs,
             plain,
             most,
             self._trials.probed,
@@ -343,24 +343,22 @@ class Tuner:
             lambda: until - self._seconds_spent,
         )
 
-    def _freedom(self, situation: ModelInputs, offers: AvailableRewrites) -> SearchSpace:
-        return freedom_of(
+    def _search_space(self, inputs: ModelInputs, offers: AvailableRewrites) -> SearchSpace:
+        return find_search_space(
             self.subject.loader,
             self._own,
             self.options,
             offers,
-            situation,
+            inputs,
             self._sharding,
             start=self._start,
             pins=self._pins,
         )
 
-    def _examined(self, situation: ModelInputs) -> Sharding:
+    def _examined(self, inputs: ModelInputs) -> Sharding:
         """Return whether an iterable dataset shares its samples among workers."""
         counts = (
-            []
-            if self._start.why_not or self._start.keeps_count
-            else counts_to_verify(self._own, self.options, situation)
+            [] if self._start.why_not or self._start.keeps_count else counts_to_verify(self._own, self.options, inputs)
         )
         if not counts:
             return Sharding(None)
@@ -370,22 +368,22 @@ class Tuner:
 
     # ---- trials
 
-    def _search(self, freedom: SearchSpace, situation: ModelInputs, own: TrialResult) -> list[TrialResult]:
+    def _search(self, search_space: SearchSpace, inputs: ModelInputs, own: TrialResult) -> list[TrialResult]:
         known = [own, *(reading for reading in self._trials.probed if reading.config != own.config)]
         if self._has_nothing_to_gain:
             return known
         tried: list[TrialResult] = []
         try:
-            return self._searched(freedom, situation, own, known, tried)
+            return self._searched(search_space, inputs, own, known, tried)
         except WorkersFailError as error:
             self._start = WorkerStart(why_not=workers_failed(str(error)))
             known += [reading for reading in tried if reading.loader is not None and reading.config != own.config]
-            return self._searched(dataclasses.replace(freedom, num_workers=(0,)), situation, own, known, [])
+            return self._searched(dataclasses.replace(search_space, num_workers=(0,)), inputs, own, known, [])
 
     def _searched(
         self,
-        freedom: SearchSpace,
-        situation: ModelInputs,
+        search_space: SearchSpace,
+        inputs: ModelInputs,
         own: TrialResult,
         known: list[TrialResult],
         tried: list[TrialResult],
@@ -397,26 +395,26 @@ class Tuner:
 
         def try_out(config: Config, floor: float, on_chunk: Callable[[int, float], None]) -> TrialResult:
             self._say(f"trying {config}")
-            tried.append(self._trials.try_out(situation, config, floor, on_chunk))
+            tried.append(self._trials.try_out(inputs, config, floor, on_chunk))
             failure = self._trials.ledger.failure_of_workers() if config.num_workers else ""
             if failure:
                 raise WorkersFailError(failure)
             return tried[-1]
 
-        ranking = planner.rank(freedom, situation, self._trials.steady_within_seconds())
+        ranking = planner.rank(search_space, inputs, self._trials.steady_within_seconds())
         # Configurations that differ only in worker persistence need no measurements of their own.
-        ways = ranking.considered // len(freedom.persistent_workers)
+        ways = ranking.considered // len(search_space.persistent_workers)
         try:
             readings = search(
                 ranking,
                 known,
-                Space(freedom, situation),
+                Space(search_space, inputs),
                 try_out,
-                self._record(freedom),
+                self._record(search_space),
                 deadline=self._searched_by(),
                 worth_until=self._begun + worth_seconds(ways, self.pace_seconds),
                 seed=self.options.seed,
-                enough=resource_bounds.fed_rate(situation) * (1 - decision.EQUAL),
+                enough=resource_bounds.fed_rate(inputs) * (1 - decision.EQUAL),
                 dear_seconds=_DEAR_SHARE * self.seconds,
             )
         except StudyError as error:
@@ -424,29 +422,27 @@ class Tuner:
         if len(readings) == len(known):
             self._untried = [
                 candidate
-                for candidate in planner.rank(freedom, situation).best[:1]
+                for candidate in planner.rank(search_space, inputs).best[:1]
                 if candidate.training_samples_per_second > own.loop_rate * (1 + decision.NOISE)
             ]
         return readings
 
     def _plain_trial(
-        self, situation: ModelInputs, offers: AvailableRewrites, readings: Sequence[TrialResult]
+        self, inputs: ModelInputs, offers: AvailableRewrites, readings: Sequence[TrialResult]
     ) -> list[TrialResult]:
         """Return a measurement of the model's best plain configuration, or none if that is measured already."""
         if self._has_nothing_to_gain or self._seconds_spent > _UNTIL_SEARCHED_AT_LAST * self.seconds:
             return []
-        freedom, within = self._freedom(situation, offers), self._trials.steady_within_seconds()
-        config = untried_plain(freedom, situation, readings, within)
+        search_space, within = self._search_space(inputs, offers), self._trials.steady_within_seconds()
+        config = untried_plain(search_space, inputs, readings, within)
         if config is None:
             return []
         self._say(f"trying {config}, the best without plumb's runtime")
-        return [self._trials.try_out(situation, config, 0.0, lambda chunks, rate: None)]
+        return [self._trials.try_out(inputs, config, 0.0, lambda chunks, rate: None)]
 
-    def _finalists(
-        self, situation: ModelInputs, own: TrialResult, readings: Sequence[TrialResult]
-    ) -> list[TrialResult]:
+    def _finalists(self, inputs: ModelInputs, own: TrialResult, readings: Sequence[TrialResult]) -> list[TrialResult]:
         """Return the finalists; the best of torch's own arguments is among them if there is time."""
-        finals = decision.finalists(situation, own, readings)
+        finals = decision.finalists(inputs, own, readings)
         more = with_plain(finals, readings)
         return more if self._seconds_spent + self._seconds_interleaved(more) < self.seconds else finals
 
@@ -456,13 +452,13 @@ class Tuner:
         late = min(_UNTIL_SEARCHED_AT_LAST * self.seconds, self._seconds_spent + _SEARCHED_AT_LEAST * self.seconds)
         return self._begun + max(_UNTIL_SEARCHED * self.seconds, late)
 
-    def _compared(self, situation: ModelInputs, finals: list[TrialResult]) -> list[TrialResult]:
+    def _compared(self, inputs: ModelInputs, finals: list[TrialResult]) -> list[TrialResult]:
         """Return the finalists as measured interleaved, or those that can be ranked without."""
         late_seconds = self._seconds_spent + self._seconds_interleaved(finals) - self.seconds
         known = decision.ranked_without_interleaving(finals, late_seconds)
         if known is None:
             self._say("the best few side by side")
-            return self._trials.interleaved_trials(situation, finals)
+            return self._trials.interleaved_trials(inputs, finals)
         if len(known) < len(finals):
             self._uncompared = decision.winner(finals)
         return known
@@ -473,7 +469,7 @@ class Tuner:
         starts = self._trials.ledger.slowest_start_seconds * sum(final.config.num_workers > 0 for final in finals)
         return _BATCHES_SIDE_BY_SIDE * sum(batches) + starts
 
-    def _record(self, freedom: SearchSpace) -> Record:
+    def _record(self, search_space: SearchSpace) -> Record:
         """Return the study, with the properties of host, baseline and space that make its rates comparable."""
         machine, loader = Machine.detect(), self.subject.loader
         name = f"{self.options.script}:{self.subject.name}"
@@ -489,15 +485,15 @@ class Tuner:
             self._comparable = Record(None, name, fingerprint).study_name
             earlier = trial_journal.read(Path(self.options.kept_file), self._comparable)
         self._earlier = len({trial.config for trial in earlier})
-        space = {"space": repr(dataclasses.replace(freedom, num_workers=(0,)))}
+        space = {"space": repr(dataclasses.replace(search_space, num_workers=(0,)))}
         return Record(self.options.study_url, name, fingerprint | space, earlier)
 
     # ---- the decision
 
     def _decide(
         self,
-        freedom: SearchSpace,
-        situation: ModelInputs,
+        search_space: SearchSpace,
+        inputs: ModelInputs,
         offers: AvailableRewrites,
         own: TrialResult,
         winner: TrialResult,
@@ -507,7 +503,7 @@ class Tuner:
         assert own.loader is not None
         assert plain.loader is not None
         assert winner.loader is not None
-        situation = self._trials.corrected(situation)
+        inputs = self._trials.corrected(inputs)
         notes = []
         if self._has_nothing_to_gain:
             notes.append(
@@ -515,7 +511,7 @@ class Tuner:
                 "configuration can save more than that"
             )
         may_be_better = self.subject.is_decided_in_loop and winner.loop_rate > own.loop_rate
-        if winner.config != own.config and not may_be_better and not decision.is_better(situation, winner, own):
+        if winner.config != own.config and not may_be_better and not decision.is_better(inputs, winner, own):
             notes.append(
                 f"nothing better within noise: {winner.config} came closest, at "
                 f"{winner.loader.samples_per_second:,.0f} samples/s"
@@ -536,15 +532,15 @@ class Tuner:
             notes.append(self._restraint.other_workers)
         if self._start.keeps_count:
             notes.append(stateful(type(self.subject.loader).__name__))
-        if situation.pool_cpus:
-            notes.append(pooled(situation.pool_cpus))
+        if inputs.pool_cpus:
+            notes.append(pooled(inputs.pool_cpus))
         if self.subject.step and self.subject.step.pageable_samples_per_second is not None:
             notes.append(pinned(self.subject.step.samples_per_second, self.subject.step.pageable_samples_per_second))
         if winner.config.worker_torch_threads == 1 and winner.config.needs_runtime:
-            rate = resource_bounds.loader_rate(situation, winner.config)
-            notes.append(contributed(rate, rates_without_each(situation, winner.config)))
+            rate = resource_bounds.loader_rate(inputs, winner.config)
+            notes.append(contributed(rate, rates_without_each(inputs, winner.config)))
         if not self._has_nothing_to_gain:
-            notes += binding(freedom, situation)
+            notes += binding(search_space, inputs)
             notes += [offers.whole_batches.in_words(winner.config)] if offers.whole_batches else []
         if self._earlier:
             notes.append(f"{self._earlier} configurations were known from a tuning that was interrupted")
@@ -566,8 +562,8 @@ class Tuner:
             Measured(own.config, own.loader.samples_per_second, own.loader.interval),
             Measured(winner.config, winner.loader.samples_per_second, winner.loader.interval),
             Measured(plain.config, plain.loader.samples_per_second, plain.loader.interval),
-            situation,
-            freedom,
+            inputs,
+            search_space,
             offers,
             tuple(self._trials.ledger.trials),
             tuple(notes),

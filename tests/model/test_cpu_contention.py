@@ -52,8 +52,8 @@ def test_what_was_seen_is_told_again(cpus, others, before, really, processes, er
 
 
 @given(situations, st.integers(1, 16))
-def test_others_that_want_more_never_make_a_loop_faster(situation, workers):
-    config, host = Config(workers, 2), replace(situation, limits=Limits(16))
+def test_others_that_want_more_never_make_a_loop_faster(inputs, workers):
+    config, host = Config(workers, 2), replace(inputs, limits=Limits(16))
     rates = [
         predict(replace(host, competition=Competition(16, others)), config).samples_per_second
         for others in (0.0, 1.0, 8.0, 30.0)

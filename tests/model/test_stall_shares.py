@@ -27,8 +27,8 @@ PLAIN = ModelInputs(HALF, replace(HALF, main_seconds=1e-4), Footprint(1e6, 2, 1e
 
 
 @given(situations, configs, st.floats(1, 1e5), st.floats(0, 1))
-def test_the_shares_add_up_to_the_step(situation, config, rate, waiting):
-    shares = step_shares(situation, config, rate, waiting)
+def test_the_shares_add_up_to_the_step(inputs, config, rate, waiting):
+    shares = step_shares(inputs, config, rate, waiting)
     assert shares.step == 1 - waiting
     assert shares.step + shares.read + shares.compute + shares.transfer == pytest.approx(1)
     assert min(shares.read, shares.compute, shares.transfer) >= 0

@@ -49,8 +49,8 @@ def test_every_batch_is_made_once_by_whoever_makes_them(loading, factors):
 
 
 @given(situations, configs, configs)
-def test_windows_have_one_length_and_hold_what_reaches_into_them(situation, before, after):
-    found = timelines(situation, (before, after))
+def test_windows_have_one_length_and_hold_what_reaches_into_them(inputs, before, after):
+    found = timelines(inputs, (before, after))
     if not found:
         return
     lengths = [shown.end_seconds - shown.begin_seconds for shown in found]

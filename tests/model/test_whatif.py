@@ -25,19 +25,19 @@ FREEDOM = SearchSpace(tuple(range(5)))
 
 @st.composite
 def told(draw):
-    situation = draw(situations)
-    return situation, draw(freedoms(situation))
+    inputs = draw(situations)
+    return inputs, draw(freedoms(inputs))
 
 
 @settings(max_examples=50)
 @given(told())
 def test_what_the_model_was_told_survives_its_plan(given_):
-    situation, freedom = given_
-    read, read_freedom = from_plain(json.loads(json.dumps(to_plain(situation, freedom), allow_nan=False)))
-    assert read_freedom == freedom
-    assert dataclasses.replace(read, limits=situation.limits) == situation
+    inputs, search_space = given_
+    read, read_freedom = from_plain(json.loads(json.dumps(to_plain(inputs, search_space), allow_nan=False)))
+    assert read_freedom == search_space
+    assert dataclasses.replace(read, limits=inputs.limits) == inputs
     for name in LOWERABLE:
-        assert getattr(read.limits, name) == getattr(situation.limits, name)
+        assert getattr(read.limits, name) == getattr(inputs.limits, name)
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,11 @@ def test_a_cpu_bound_loader_wants_cores_until_its_step_binds():
 
 def test_a_store_that_does_not_fit_wants_memory():
     cut = CutCost("decode", 1e6, RemainingCpuShare(0.05, 0.05), 0.0, 1e-4)
-    situation = dataclasses.replace(SITUATION, cuts=(cut,), dataset_samples=1e4)
-    freedom = dataclasses.replace(FREEDOM, caches=(None, planner.cache_choice(cut, 2e9, 1e4)))
-    here = forecast(situation, freedom, AssumedHost())
+    inputs = dataclasses.replace(SITUATION, cuts=(cut,), dataset_samples=1e4)
+    search_space = dataclasses.replace(FREEDOM, caches=(None, planner.cache_choice(cut, 2e9, 1e4)))
+    here = forecast(inputs, search_space, AssumedHost())
     assert "memory" in [purchase.what for purchase in here.purchases]
-    there = forecast(situation, freedom, AssumedHost(memory_bytes=64e9))
+    there = forecast(inputs, search_space, AssumedHost(memory_bytes=64e9))
     assert there.best.config.cache.hit_ratio == 1.0
     assert there.best.samples_per_second > here.best.samples_per_second
     assert there.filling_samples_per_second < there.best.samples_per_second

@@ -135,12 +135,12 @@ situations = st.builds(
 
 
 @st.composite
-def freedoms(draw, situation):
+def freedoms(draw, inputs):
     """What may be chosen in a situation: few values of every knob."""
     most = draw(st.integers(0, 6))
     stores = [
-        cache_choice(cut, draw(st.floats(0, 1e11)), situation.dataset_samples, folder)
-        for cut in situation.cuts
+        cache_choice(cut, draw(st.floats(0, 1e11)), inputs.dataset_samples, folder)
+        for cut in inputs.cuts
         for folder in (None, "/stores")
     ]
     return SearchSpace(
@@ -158,23 +158,23 @@ def freedoms(draw, situation):
 
 @st.composite
 def places(draw):
-    """A situation, and a configuration that its freedom holds."""
-    situation = draw(situations)
-    freedom = draw(freedoms(situation))
-    return situation, freedom, draw(configs_of(freedom))
+    """A situation, and a configuration that its search space holds."""
+    inputs = draw(situations)
+    search_space = draw(freedoms(inputs))
+    return inputs, search_space, draw(configs_of(search_space))
 
 
-def configs_of(freedom):
-    """Configurations that a freedom holds, feasible or not."""
+def configs_of(search_space):
+    """Configurations that a search space holds, feasible or not."""
     from plumb.tuning.search.optuna_space import Space
 
     return st.fixed_dictionaries(
         {
-            "num_workers": st.sampled_from(freedom.num_workers),
+            "num_workers": st.sampled_from(search_space.num_workers),
             **{
                 name: st.sampled_from(distribution.choices)
-                for name, distribution in Space(freedom, None).distributions().items()
+                for name, distribution in Space(search_space, None).distributions().items()
                 if name != "num_workers"
             },
         }
-    ).map(Space(freedom, None).config)
+    ).map(Space(search_space, None).config)

@@ -36,8 +36,8 @@ def html(traced, simulated):
     alone = example_plan.loader_plan(
         traced, name="val_loader", tuned=train.baseline, end_to_end=None, model=None, step_samples_per_second=None
     )
-    freedom = example_plan.FREEDOM
-    modelled = Modelled(simulated, forecast(example_plan.SITUATION, freedom, AssumedHost()))
+    search_space = example_plan.FREEDOM
+    modelled = Modelled(simulated, forecast(example_plan.SITUATION, search_space, AssumedHost()))
     return page(example_plan.plan_of(train, alone), {"train_loader": modelled})
 
 

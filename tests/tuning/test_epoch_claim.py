@@ -17,9 +17,9 @@ LOOP = EndToEnd(90.0, 270.0, (85.0, 95.0), (260.0, 280.0), 0.9, 0.3)
 
 
 def claimed(costs=NO_COSTS, samples=1000.0, loop=LOOP, config=None, step=1000.0, cuts=()):
-    situation = ModelInputs(COST, COST, Footprint(1e4, 1, 1e7, 1e8, 10), Limits(cpus=2), step, 0.0, samples, cuts=cuts)
+    inputs = ModelInputs(COST, COST, Footprint(1e4, 1, 1e7, 1e8, 10), Limits(cpus=2), step, 0.0, samples, cuts=cuts)
     planned = entry(config or Config(4, 2), Config())
-    return claim_of(planned, SimpleNamespace(situation=situation), loop, costs, samples)
+    return claim_of(planned, SimpleNamespace(inputs=inputs), loop, costs, samples)
 
 
 def test_without_costs_epochs_are_as_fast_as_their_batches():

@@ -285,8 +285,8 @@ def test_live_tries_nothing_else_either(monkeypatch):
     reusing = dataclasses.replace(SITUATION, allocator=AllocatorGain(0.1, 0.0))
     asked = []
 
-    def rank(freedom, _):
-        asked.append(freedom)
+    def rank(search_space, _):
+        asked.append(search_space)
         raise LookupError
 
     monkeypatch.setattr("plumb.tuning.live.candidates.planner.rank", rank)

@@ -25,7 +25,7 @@ from plumb.tuning.iterable_sharding import Sharding
 from plumb.tuning.live.meter import MeteredLoop
 from plumb.tuning.options import Options
 from plumb.tuning.search.ledger import while_running
-from plumb.tuning.search.search_space import WorkerStart, freedom_of, whole_cores
+from plumb.tuning.search.search_space import WorkerStart, find_search_space, whole_cores
 from plumb.tuning.search.stopping import Seen, expected_gain, model_error
 
 
@@ -42,7 +42,7 @@ class Batches:
     fresh_seconds: float = 0.0
 
 
-def situation_of(
+def inputs_from_readings(
     loader: DataLoader[Any],
     readings: Mapping[Config, MeteredLoop],
     batches: Batches,
@@ -75,7 +75,7 @@ def situation_of(
     assert in_worker is not None
     # The step is slower while workers share the CPU with it, so the shortest step is that of the step alone.
     step = min(readings.values(), key=lambda reading: reading.step_seconds)
-    situation = ModelInputs(
+    inputs = ModelInputs(
         cost,
         in_worker,
         Footprint(
@@ -104,13 +104,13 @@ def situation_of(
         fresh_seconds=batches.fresh_seconds,
         step_blocks=not uses_accelerator(),
     )
-    return _calibrated(situation, runs) if runs else situation
+    return _calibrated(inputs, runs) if runs else inputs
 
 
 def worth_trying(
     loader: DataLoader[Any],
     own: Config,
-    situation: ModelInputs,
+    inputs: ModelInputs,
     readings: Mapping[Config, MeteredLoop],
     refused: Collection[Config],
     start: WorkerStart,
@@ -124,7 +124,7 @@ def worth_trying(
     Args:
         loader: The user's loader.
         own: Configuration of the user's loader.
-        situation: Inputs of the model.
+        inputs: Inputs of the model.
         readings: Measurements to compare with; the best of them is in use.
         refused: Configurations not to be tried.
         start: Way in which workers may be started.
@@ -133,20 +133,20 @@ def worth_trying(
 
     """
     settings = settings_of(loader.dataset) or Settings()
-    options = Options(0.0, situation.limits, cache_memory_bytes=settings.cache_memory_bytes, plain=settings.plain)
-    freedom = freedom_of(loader, own, options, offers, situation, Sharding(None), start, own.pin_memory)
+    options = Options(0.0, inputs.limits, cache_memory_bytes=settings.cache_memory_bytes, plain=settings.plain)
+    search_space = find_search_space(loader, own, options, offers, inputs, Sharding(None), start, own.pin_memory)
     # A dataset that only workers have read must not be read here: later workers would share the files that it opens.
-    counts = tuple(count for count in freedom.num_workers if bool(count) or not own.num_workers)
-    freedom = dataclasses.replace(
-        freedom,
+    counts = tuple(count for count in search_space.num_workers if bool(count) or not own.num_workers)
+    search_space = dataclasses.replace(
+        search_space,
         num_workers=counts or (own.num_workers,),
         # Workers persist for the segment in which they are measured.
         persistent_workers=(True,),
     )
-    ranked = {candidate.config: candidate.samples_per_second for candidate in planner.rank(freedom, situation).best}
+    ranked = {candidate.config: candidate.samples_per_second for candidate in planner.rank(search_space, inputs).best}
     best = max(readings.values(), key=lambda reading: reading.rate.samples_per_second)
     seen = [
-        Seen(_predicted(situation, reading.config, ranked), reading.rate.samples_per_second, reading.rate.interval)
+        Seen(_predicted(inputs, reading.config, ranked), reading.rate.samples_per_second, reading.rate.interval)
         for reading in readings.values()
     ]
     error = model_error(seen)
@@ -158,7 +158,7 @@ def worth_trying(
         # Filling another store costs first what the store may save.
         and (best.config.cache is None or config.cache in (None, best.config.cache))
         and while_running(config) not in tried
-        and constraints.fit_together((best.config, config), situation)
+        and constraints.fit_together((best.config, config), inputs)
     ]
     # Of equal gains, `max` takes the first, which is the cheaper one in the ranking.
     promised, rate, config = max(gains, key=lambda one: round(one[0], 2), default=(0.0, 0.0, own))
@@ -169,9 +169,9 @@ def _is_rewritten(config: Config) -> bool:
     return config.cache is not None or bool(config.deferred) or config.fetch_threads > 1
 
 
-def _predicted(situation: ModelInputs, config: Config, ranked: Mapping[Config, float]) -> float:
+def _predicted(inputs: ModelInputs, config: Config, ranked: Mapping[Config, float]) -> float:
     lasting = dataclasses.replace(config, persistent_workers=config.num_workers > 0)
-    return ranked.get(lasting) or resource_bounds.expected_rate(situation, lasting)
+    return ranked.get(lasting) or resource_bounds.expected_rate(inputs, lasting)
 
 
 def _cost_alone(reading: MeteredLoop, batches: Batches) -> SampleCost:
@@ -188,12 +188,12 @@ def _empty(batches: Batches) -> SampleCost:
     return SampleCost(0.0, 0.0, 0.0, 0.0, batches.nbytes / batches.samples, batches.tensors / batches.samples)
 
 
-def _calibrated(situation: ModelInputs, runs: list[ProbeRun]) -> ModelInputs:
-    cores = situation.limits.cpus
+def _calibrated(inputs: ModelInputs, runs: list[ProbeRun]) -> ModelInputs:
+    cores = inputs.limits.cpus
     if not math.isfinite(cores):
-        return situation
+        return inputs
     # All batches have the same size, so the handover's cost need not be divided into parts per batch and per byte.
-    calibration = calibrated(runs[0], situation.samples_per_batch, situation.footprint.batch_bytes, 0.0)
+    calibration = calibrated(runs[0], inputs.samples_per_batch, inputs.footprint.batch_bytes, 0.0)
     if runs[0].num_workers == 1:
         calibration = crowded(calibration, runs[-1], runs[0].cpu_seconds_in_worker, whole_cores(cores))
-    return dataclasses.replace(situation, calibration=calibration)
+    return dataclasses.replace(inputs, calibration=calibration)

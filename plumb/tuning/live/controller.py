@@ -31,7 +31,7 @@ from plumb.rewrites.find import AvailableRewrites
 from plumb.runtime.loader import NO_REWRITES
 from plumb.tuning.dataset_settings import settings_of
 from plumb.tuning.live.background_search import BackgroundSearch
-from plumb.tuning.live.candidates import Batches, situation_of, worth_trying
+from plumb.tuning.live.candidates import Batches, inputs_from_readings, worth_trying
 from plumb.tuning.live.meter import Delivery, Meter, MeteredLoop, MeteredRounds
 from plumb.tuning.measure.sample_cost import batch_bytes
 from plumb.tuning.search.decision import EQUAL, NOISE, NOTHING_TO_GAIN
@@ -258,8 +258,8 @@ class LiveController:
         assert self._loader is not None
         assert self._batches is not None
         offers = self._offers
-        situation = situation_of(self._loader, readings, self._batches, self._limits, self._epoch_batches, offers)
-        return worth_trying(self._loader, self._own, situation, readings, self._failed, start, WORTH_A_TRIAL, offers)
+        inputs = inputs_from_readings(self._loader, readings, self._batches, self._limits, self._epoch_batches, offers)
+        return worth_trying(self._loader, self._own, inputs, readings, self._failed, start, WORTH_A_TRIAL, offers)
 
     def _compared(self, best: MeteredLoop, other: MeteredLoop) -> Course[tuple[bool, MeteredLoop]]:
         """Return whether `other` is better, and the better one; measure `best` again if noise may explain the gain."""

@@ -70,24 +70,24 @@ def largest_worker(feed: MeasuredLoader) -> Pages:
 
 
 def calibrate_with_one_worker(
-    situation: ModelInputs, one: CalibrationRun, drop_seconds_per_byte: float, competition: Competition | None = None
+    inputs: ModelInputs, one: CalibrationRun, drop_seconds_per_byte: float, competition: Competition | None = None
 ) -> ModelInputs:
-    """Calibrate the situation with a run of one worker in fresh memory: costs of samples, memory, and transfer.
+    """Calibrate the model inputs with a run of one worker in fresh memory: costs of samples, memory, and transfer.
 
     Args:
-        situation: Model inputs before the run.
+        inputs: Model inputs before the run.
         one: Result of the run.
         drop_seconds_per_byte: Seconds per byte that the main process takes to free a batch's memory.
         competition: CPU use of other processes; if the run lacked CPU, they are taken to want as much more as it did.
     """
-    footprint = situation.footprint
+    footprint = inputs.footprint
     longer = one.run.wanted_cpus / max(one.run.used_cpus, 1e-9)
     if competition is not None and longer > _LACKED:
         competition = replace(competition, others_cpus=competition.others_cpus * longer)
     return replace(
-        _with_start(situation, one),
+        _with_start(inputs, one),
         competition=competition,
-        cost_in_worker=cost_in_worker(situation.cost, one.run),
+        cost_in_worker=cost_in_worker(inputs.cost, one.run),
         footprint=replace(
             footprint,
             worker_private_bytes=one.worker_private_bytes,
@@ -95,53 +95,53 @@ def calibrate_with_one_worker(
             parted_bytes=one.parted_bytes,
         ),
         worker_overlap=one.run.overlap,
-        calibration=calibrated(one.run, situation.samples_per_batch, footprint.batch_bytes, drop_seconds_per_byte),
+        calibration=calibrated(one.run, inputs.samples_per_batch, footprint.batch_bytes, drop_seconds_per_byte),
     )
 
 
-def with_malloc_reuse(situation: ModelInputs, config: Config) -> Config:
+def with_malloc_reuse(inputs: ModelInputs, config: Config) -> Config:
     """Return `config` with reused memory if that is available and fits; workers then work, and compete, the most."""
     reusing = replace(config, allocator_reuse=True)
-    may = situation.allocator is not None and constraints.broken_limit(reusing, situation) is None
+    may = inputs.allocator is not None and constraints.broken_limit(reusing, inputs) is None
     return reusing if may else config
 
 
 def calibrate_with_many_workers(
-    situation: ModelInputs, one: CalibrationRun, config: Config, many: CalibrationRun, cores: float
+    inputs: ModelInputs, one: CalibrationRun, config: Config, many: CalibrationRun, cores: float
 ) -> ModelInputs:
-    """Calibrate the situation of `calibrate_with_one_worker` further, with a run of about as many workers as cores.
+    """Calibrate the model inputs of `calibrate_with_one_worker` further, with a run of about as many workers as cores.
 
     The cost in reused memory was measured briefly, and in the main process only. If several computing workers use less
     CPU time each, that measurement was wrong, which affects only reused memory. If samples wait, shorter pauses make
     workers faster.
 
     Args:
-        situation: Model inputs as calibrated by one worker.
+        inputs: Model inputs as calibrated by one worker.
         one: Result of the run with one worker.
         config: Configuration of the second run.
         many: Result of the second run.
         cores: Number of available CPUs.
     """
-    spread, alone = spread_of(situation.batch_seconds), demand(situation, config).cpu_seconds
-    competition = situation.competition
+    spread, alone = spread_of(inputs.batch_seconds), demand(inputs, config).cpu_seconds
+    competition = inputs.competition
     if competition is not None:
         competition = competition.as_seen(many.run.wanted_cpus, many.run.used_cpus)
-    computes = situation.cost.wait_seconds < situation.cost.cpu_seconds
+    computes = inputs.cost.wait_seconds < inputs.cost.cpu_seconds
     if config.allocator_reuse and computes and many.run.cpu_seconds_in_worker < alone:
         alone = many.run.cpu_seconds_in_worker
-        situation = cheaper_in_reused_memory(situation, alone)
+        inputs = cheaper_in_reused_memory(inputs, alone)
     return replace(
-        _with_start(situation, many),
-        cost=with_waiting(situation.cost, one.run, many.run, spread),
-        cost_in_worker=cost_in_worker(situation.cost, one.run, many.run, spread),
-        calibration=crowded(situation.calibration, many.run, alone, cores),
+        _with_start(inputs, many),
+        cost=with_waiting(inputs.cost, one.run, many.run, spread),
+        cost_in_worker=cost_in_worker(inputs.cost, one.run, many.run, spread),
+        calibration=crowded(inputs.calibration, many.run, alone, cores),
         competition=competition,
     )
 
 
-def _with_start(situation: ModelInputs, probed: CalibrationRun) -> ModelInputs:
-    in_main, in_worker = probed.start_seconds_each(situation.limits.cpus)
-    return replace(situation, start_seconds_in_main=in_main, start_seconds_in_worker=in_worker)
+def _with_start(inputs: ModelInputs, probed: CalibrationRun) -> ModelInputs:
+    in_main, in_worker = probed.start_seconds_each(inputs.limits.cpus)
+    return replace(inputs, start_seconds_in_main=in_main, start_seconds_in_worker=in_worker)
 
 
 def growth_bytes(dataset: Any, before: Pages, after: Pages, samples: float, epoch_samples: float | None) -> float:

@@ -22,14 +22,14 @@ OVERTIME_SECONDS = 5.0
 """Work that would end this many seconds after the deadline is neither begun nor waited for."""
 
 
-def finalists(situation: ModelInputs, own: TrialResult, others: Sequence[TrialResult]) -> list[TrialResult]:
+def finalists(inputs: ModelInputs, own: TrialResult, others: Sequence[TrialResult]) -> list[TrialResult]:
     """Return the user's configuration, the best of the promising ones, and the cheapest that may be as good.
 
     If none was measured to be faster, configurations are promising that were slower by less than `NOISE` but that the
     model predicts to be faster by more than `NOISE`.
 
     Args:
-        situation: Model inputs for the predictions.
+        inputs: Model inputs for the predictions.
         own: Measurement of the user's configuration.
         others: Measurements of the other configurations.
 
@@ -40,7 +40,7 @@ def finalists(situation: ModelInputs, own: TrialResult, others: Sequence[TrialRe
         reading
         for reading in others
         if reading.loop_rate > own.loop_rate * (1 - NOISE)
-        and resource_bounds.expected_rate(situation, reading.config) > own.loop_rate * (1 + NOISE)
+        and resource_bounds.expected_rate(inputs, reading.config) > own.loop_rate * (1 + NOISE)
     ]
     if not promising:
         return [own]
@@ -101,15 +101,15 @@ def is_beyond_drift(finals: Sequence[TrialResult]) -> bool:
     )
 
 
-def is_better(situation: ModelInputs, reading: TrialResult, own: TrialResult) -> bool:
+def is_better(inputs: ModelInputs, reading: TrialResult, own: TrialResult) -> bool:
     """Return whether the whole interval of `reading` lies above that of the user's configuration, in the loop."""
     if reading.loader is None or own.loader is None:
         return False
     if reading.loader.samples_per_second < own.loader.samples_per_second:
         # Only the loop shows the gain of a configuration that leaves more of the cores to the step.
         return False
-    low = resource_bounds.loop_rate(situation, reading.config, reading.loader.interval[0])
-    return low > resource_bounds.loop_rate(situation, own.config, own.loader.interval[1])
+    low = resource_bounds.loop_rate(inputs, reading.config, reading.loader.interval[0])
+    return low > resource_bounds.loop_rate(inputs, own.config, own.loader.interval[1])
 
 
 def _alike(readings: Sequence[TrialResult], one: TrialResult) -> list[TrialResult]:

@@ -92,7 +92,7 @@ class Ledger:
 
     def measured(
         self,
-        situation: ModelInputs,
+        inputs: ModelInputs,
         config: Config,
         chunks: Sequence[Chunk],
         start_seconds: float,
@@ -102,7 +102,7 @@ class Ledger:
         """Record `chunks` as the measurement of `config`, replacing an earlier one, and return it.
 
         Args:
-            situation: Model inputs, for the loop's rate.
+            inputs: Model inputs, for the loop's rate.
             config: Measured configuration.
             chunks: Chunks of whole rounds in steady state.
             start_seconds: Seconds to start the workers.
@@ -113,9 +113,9 @@ class Ledger:
         if memory is None and key in self._steady:
             memory = self._steady[key].memory
         self._steady[key] = _Steady(rate_of(chunks, self.seed), start_seconds, memory)
-        return self.derived(situation, config, outcome)
+        return self.derived(inputs, config, outcome)
 
-    def derived(self, situation: ModelInputs, config: Config, outcome: str = "measured") -> TrialResult:
+    def derived(self, inputs: ModelInputs, config: Config, outcome: str = "measured") -> TrialResult:
         """Record and return the measurement that follows for `config`, the start of its workers spread over an epoch.
 
         Raises:
@@ -129,12 +129,12 @@ class Ledger:
 
         low, high = steady.rate.interval
         rate = Rate(over_an_epoch(steady.rate.samples_per_second), (over_an_epoch(low), over_an_epoch(high)))
-        loop = resource_bounds.training_rate(situation, config, rate.samples_per_second)
+        loop = resource_bounds.training_rate(inputs, config, rate.samples_per_second)
         memory = steady.memory
         self._take_down(
             Trial(
                 config,
-                resource_bounds.loader_rate(situation, config),
+                resource_bounds.loader_rate(inputs, config),
                 rate.samples_per_second,
                 rate.interval,
                 outcome,

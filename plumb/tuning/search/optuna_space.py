@@ -18,37 +18,37 @@ _NONE = "none"
 
 @dataclass(frozen=True)
 class Space:
-    """All configurations that a freedom allows; values that are not numbers are represented by readable labels."""
+    """All configurations that a search space allows; values that are not numbers are represented by readable labels."""
 
-    freedom: SearchSpace
-    situation: ModelInputs
+    search_space: SearchSpace
+    inputs: ModelInputs
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return the distribution of each parameter."""
-        freedom = self.freedom
+        search_space = self.search_space
         return {
-            "num_workers": _counts(freedom.num_workers),
-            "prefetch_factor": CategoricalDistribution(freedom.prefetch_factor),
-            "persistent_workers": CategoricalDistribution(freedom.persistent_workers),
-            "pin_memory": CategoricalDistribution(freedom.pin_memory),
-            "worker_torch_threads": CategoricalDistribution(freedom.worker_torch_threads),
-            "in_order": CategoricalDistribution(freedom.in_order),
-            "allocator_reuse": CategoricalDistribution(freedom.allocator_reuse),
-            "fetch": CategoricalDistribution(tuple(map(_fetch_label, freedom.fetch))),
-            "cache": CategoricalDistribution(tuple(map(_cache_label, freedom.caches))),
-            "deferred": CategoricalDistribution(tuple(map(_deferred_label, freedom.deferrals))),
+            "num_workers": _counts(search_space.num_workers),
+            "prefetch_factor": CategoricalDistribution(search_space.prefetch_factor),
+            "persistent_workers": CategoricalDistribution(search_space.persistent_workers),
+            "pin_memory": CategoricalDistribution(search_space.pin_memory),
+            "worker_torch_threads": CategoricalDistribution(search_space.worker_torch_threads),
+            "in_order": CategoricalDistribution(search_space.in_order),
+            "allocator_reuse": CategoricalDistribution(search_space.allocator_reuse),
+            "fetch": CategoricalDistribution(tuple(map(_fetch_label, search_space.fetch))),
+            "cache": CategoricalDistribution(tuple(map(_cache_label, search_space.caches))),
+            "deferred": CategoricalDistribution(tuple(map(_deferred_label, search_space.deferrals))),
         }
 
     def parameters(self, config: Config) -> dict[str, Any]:
         """Return the point of `config`; parameters without a meaning if there are no workers get a fixed value."""
-        freedom, workers = self.freedom, config.num_workers > 0
+        search_space, workers = self.search_space, config.num_workers > 0
         return {
             "num_workers": config.num_workers,
-            "prefetch_factor": config.prefetch_factor or freedom.prefetch_factor[0],
-            "persistent_workers": config.persistent_workers if workers else freedom.persistent_workers[0],
+            "prefetch_factor": config.prefetch_factor or search_space.prefetch_factor[0],
+            "persistent_workers": config.persistent_workers if workers else search_space.persistent_workers[0],
             "pin_memory": config.pin_memory,
-            "worker_torch_threads": config.worker_torch_threads if workers else freedom.worker_torch_threads[0],
-            "in_order": config.in_order if workers else freedom.in_order[0],
+            "worker_torch_threads": config.worker_torch_threads if workers else search_space.worker_torch_threads[0],
+            "in_order": config.in_order if workers else search_space.in_order[0],
             "allocator_reuse": config.allocator_reuse,
             "fetch": _fetch_label((config.fetch_threads, config.fetch_until)),
             "cache": _cache_label(config.cache),
@@ -57,32 +57,32 @@ class Space:
 
     def holds(self, config: Config) -> bool:
         """Return whether `config` has a point in this space."""
-        if config.num_workers and config.start_method != self.freedom.start_method:
+        if config.num_workers and config.start_method != self.search_space.start_method:
             return False
         point = self.parameters(config)
         return all(_admits(distribution, point[name]) for name, distribution in self.distributions().items())
 
     def config(self, parameters: dict[str, Any]) -> Config:
         """Return the configuration at a point. Raise KeyError if a label is not one of this space's."""
-        freedom = self.freedom
-        fetch_threads, fetch_until = _labelled(freedom.fetch, _fetch_label)[parameters["fetch"]]
+        search_space = self.search_space
+        fetch_threads, fetch_until = _labelled(search_space.fetch, _fetch_label)[parameters["fetch"]]
         plain = {
             "pin_memory": parameters["pin_memory"],
             "allocator_reuse": parameters["allocator_reuse"],
             "fetch_threads": fetch_threads,
             "fetch_until": fetch_until,
-            "cache": _labelled(freedom.caches, _cache_label)[parameters["cache"]],
-            "deferred": _labelled(freedom.deferrals, _deferred_label)[parameters["deferred"]],
+            "cache": _labelled(search_space.caches, _cache_label)[parameters["cache"]],
+            "deferred": _labelled(search_space.deferrals, _deferred_label)[parameters["deferred"]],
         }
         if parameters["num_workers"] == 0:
             return Config(**plain)
         workers = ("num_workers", "prefetch_factor", "persistent_workers", "worker_torch_threads", "in_order")
-        return Config(**plain, **{name: parameters[name] for name in workers}, start_method=freedom.start_method)
+        return Config(**plain, **{name: parameters[name] for name in workers}, start_method=search_space.start_method)
 
     def excess(self, config: Config) -> list[float]:
         """Return the share by which `config` exceeds each limit, negative within it, as Optuna's constraints."""
-        allowed = constraints.allowed(self.situation)
-        needed = constraints.needs(self.situation, config, config.num_workers, config.batches_in_flight)
+        allowed = constraints.allowed(self.inputs)
+        needed = constraints.needs(self.inputs, config, config.num_workers, config.batches_in_flight)
         shares = [
             float(needed[name]) / allowed[name] - 1.0 if allowed[name] else float(needed[name]) for name in allowed
         ]
@@ -93,9 +93,9 @@ class Space:
 
         That is so if it stores values made after an operator that it defers, or reads whole batches with workers.
         """
-        if config.reads_whole_batches and config.num_workers and 0 in self.freedom.num_workers:
+        if config.reads_whole_batches and config.num_workers and 0 in self.search_space.num_workers:
             return True
-        return not go_together(self.situation, config.cache, config.deferred, config.fetch_threads)
+        return not go_together(self.inputs, config.cache, config.deferred, config.fetch_threads)
 
 
 def _counts(values: tuple[int, ...]) -> BaseDistribution:

@@ -32,12 +32,12 @@ _SHARE_OF_MEMORY, _SHARE_OF_DISK = 0.5, 0.9
 _WORTH_STORING = 0.05
 
 
-def freedom_of(
+def find_search_space(
     loader: DataLoader[Any],
     own: Config,
     options: Options,
     offers: AvailableRewrites,
-    situation: ModelInputs,
+    inputs: ModelInputs,
     sharding: Sharding,
     start: WorkerStart,
     pins: bool,
@@ -49,7 +49,7 @@ def freedom_of(
         own: Its present configuration.
         options: The user's limits and permissions.
         offers: Validated rewrites.
-        situation: Model inputs.
+        inputs: Model inputs.
         sharding: Result of comparing an iterable dataset's epochs.
         start: Possible start of workers.
         pins: Whether batches are to lie in page-locked memory. That speeds up the step, so it doesn't show in a
@@ -57,21 +57,21 @@ def freedom_of(
     """
     threads = tuple((found.threads, found.until) for found in offers.threads)
     cores = whole_cores(options.limits.cpus)
-    freedom = SearchSpace(
-        num_workers=_worker_counts(loader, own, options, situation, sharding, start),
+    search_space = SearchSpace(
+        num_workers=_worker_counts(loader, own, options, inputs, sharding, start),
         prefetch_factor=tuple(sorted({*PREFETCH_FACTORS, own.prefetch_factor or 2})),
         # The order of every later epoch depends on whether workers persist (runtime/epochs.py).
         persistent_workers=(own.persistent_workers,) if own.persistent_workers or start.keeps_count else (False, True),
         pin_memory=(pins,),
-        worker_torch_threads=(1, cores) if situation.torch_threads_speedup > _THREADS_HELP else (1,),
+        worker_torch_threads=(1, cores) if inputs.torch_threads_speedup > _THREADS_HELP else (1,),
         in_order=(True, False) if options.may_reorder and not start.keeps_count else (own.in_order,),
         fetch=((1, None), *threads),
-        caches=(None, *_caches(loader, options, offers.cuts, situation)),
+        caches=(None, *_caches(loader, options, offers.cuts, inputs)),
         deferrals=((), *(found.operators for found in offers.deferrals)),
-        allocator_reuse=(False, True) if situation.allocator is not None else (False,),
+        allocator_reuse=(False, True) if inputs.allocator is not None else (False,),
         start_method=start.method,
     )
-    return freedom.plainly() if options.plain else freedom
+    return search_space.plainly() if options.plain else search_space
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,10 @@ def whole_cores(cpus: float) -> int:
     return max(1, math.floor(cpus)) if math.isfinite(cpus) else 1
 
 
-def counts_to_verify(own: Config, options: Options, situation: ModelInputs) -> list[int]:
+def counts_to_verify(own: Config, options: Options, inputs: ModelInputs) -> list[int]:
     """Return the worker counts that are worth comparing an iterable dataset's epoch for, the most promising first."""
     cores = whole_cores(options.limits.cpus)
-    possible = planner.worker_counts(situation.cost_in_worker, situation.limits, situation.step_samples_per_second)
+    possible = planner.worker_counts(inputs.cost_in_worker, inputs.limits, inputs.step_samples_per_second)
     return [count for count in dict.fromkeys((cores, 2 * cores, 1)) if count in possible and count != own.num_workers]
 
 
@@ -139,7 +139,7 @@ def _worker_counts(
     loader: DataLoader[Any],
     own: Config,
     options: Options,
-    situation: ModelInputs,
+    inputs: ModelInputs,
     sharding: Sharding,
     start: WorkerStart,
 ) -> tuple[int, ...]:
@@ -151,18 +151,18 @@ def _worker_counts(
         # With other counts an iterable dataset may repeat or lose samples, or change their order.
         verified = (*sharding.same, *(sharding.reordered if options.may_reorder else ()))
         return tuple(sorted({own.num_workers, *verified}))
-    return planner.worker_counts(situation.cost_in_worker, situation.limits, situation.step_samples_per_second)
+    return planner.worker_counts(inputs.cost_in_worker, inputs.limits, inputs.step_samples_per_second)
 
 
 def _caches(
-    loader: DataLoader[Any], options: Options, cuts: tuple[CutCost, ...], situation: ModelInputs
+    loader: DataLoader[Any], options: Options, cuts: tuple[CutCost, ...], inputs: ModelInputs
 ) -> list[CacheChoice]:
     """Return a store for each cut, in memory and on the disk, within the user's and the host's limits."""
     samples = length_of(loader.dataset)
     if samples is None:
         return []
     limits = options.limits
-    free = max(0.0, limits.memory_bytes - situation.footprint.main_bytes)
+    free = max(0.0, limits.memory_bytes - inputs.footprint.main_bytes)
     asked = math.inf if options.cache_memory_bytes is None else options.cache_memory_bytes
     in_memory = min(_SHARE_OF_MEMORY * min(free, limits.shm_bytes), asked)
     choices = [planner.cache_choice(cut, in_memory, samples) for cut in cuts]

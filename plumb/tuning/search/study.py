@@ -113,7 +113,7 @@ class _StudySearch:
         """
 
         def start_seconds(one: Config) -> float:
-            return float(self._space.situation.start_seconds(one.num_workers))
+            return float(self._space.inputs.start_seconds(one.num_workers))
 
         latest = start_seconds(config)
         if latest <= dear_seconds or self.is_known(config):
@@ -168,8 +168,8 @@ class _StudySearch:
         return (min(gain, max(0.0, enough / best.loop_rate - 1.0)) if best.loop_rate > 0 else gain), config
 
     def _prediction(self, config: Config) -> float:
-        situation = self._space.situation
-        return self._predicted.get(config) or resource_bounds.expected_rate(situation, config)
+        inputs = self._space.inputs
+        return self._predicted.get(config) or resource_bounds.expected_rate(inputs, config)
 
     def _tell(self, trial: optuna.Trial, reading: TrialResult) -> None:
         trial.set_user_attr(_OUTCOME, reading.outcome)
@@ -314,11 +314,11 @@ def _remembered(trials: Iterable[FrozenTrial], space: Space) -> dict[Config, flo
 
 def _kept(trials: Iterable[Trial], space: Space) -> dict[Config, float]:
     """Return the loop's rates that an interrupted tuning measured; 0 for trials that failed or were ended."""
-    situation = space.situation
+    inputs = space.inputs
     kept = {}
     for trial in trials:
         if space.holds(trial.config):
             # The interrupted tuning may have chosen a store of another size.
             config = space.config(space.parameters(trial.config))
-            kept[config] = resource_bounds.training_rate(situation, config, trial.samples_per_second or 0.0)
+            kept[config] = resource_bounds.training_rate(inputs, config, trial.samples_per_second or 0.0)
     return kept

@@ -21,19 +21,19 @@ _NO_TIME = "there was no time to look at more"
 
 
 def climbed_by_workers(
-    situation: ModelInputs,
+    inputs: ModelInputs,
     plain: Config,
     most: int,
     known: Sequence[TrialResult],
     probe: Callable[[ModelInputs, Config], CalibrationRun | str | None],
     seconds_left: Callable[[], float],
 ) -> ModelInputs:
-    """Return the situation with the source's capacity, measured with repeatedly doubled numbers of workers.
+    """Return the model inputs with the source's capacity, measured with repeatedly doubled numbers of workers.
 
     The climb ends when more workers deliver no more.
 
     Args:
-        situation: Present model inputs. Their source, if any, was not exhausted by threads of one process.
+        inputs: Present model inputs. Their source, if any, was not exhausted by threads of one process.
         plain: One worker's configuration, with its number of fetch threads.
         most: Largest number of samples that may be read at once.
         known: Measurements made already.
@@ -50,14 +50,14 @@ def climbed_by_workers(
     ]
     seen.sort(key=lambda one: one.reads)
     if threads == 1 and not any(one.reads == 1 for one in seen):
-        seen.insert(0, ReadsAtOnce(1, 1.0 / max(situation.cost.wall_seconds, 1e-9)))
-    unclimbed, reason = dataclasses.replace(situation, source=None), ""
+        seen.insert(0, ReadsAtOnce(1, 1.0 / max(inputs.cost.wall_seconds, 1e-9)))
+    unclimbed, reason = dataclasses.replace(inputs, source=None), ""
     while (reads := next_reads(seen, most) if seen else threads) is not None and reads % threads == 0:
         config = dataclasses.replace(plain, num_workers=reads // threads)
         reason = constraints.broken_limit(config, unclimbed) or ""
         if reason:
             break
-        batch_seconds = situation.cost.wall_seconds * situation.samples_per_batch / threads
+        batch_seconds = inputs.cost.wall_seconds * inputs.samples_per_batch / threads
         if _BATCHES_EACH * batch_seconds > _SHARE_OF_TIME * seconds_left():
             reason = _NO_TIME
             break
@@ -69,21 +69,21 @@ def climbed_by_workers(
             seen.append(ReadsAtOnce(reads, 0.0, failures=1, reason=f"{reads} reads at once: {ran}"))
             continue
         run = ran.run
-        busy = min(1.0, run.wanted_cpus / situation.limits.cpus)
+        busy = min(1.0, run.wanted_cpus / inputs.limits.cpus)
         again = (tried_again() - before) / max(run.samples, 1.0)
         seen.append(ReadsAtOnce(reads, run.samples / run.seconds, busy, again))
     if not seen:
-        return situation
-    capacity, known_source = capacity_of(seen, most, reason), situation.source
+        return inputs
+    capacity, known_source = capacity_of(seen, most, reason), inputs.source
     if known_source and capacity.end is ClimbEnd.TIME and capacity.good_reads <= known_source.good_reads:
-        return situation
-    return with_source(situation, capacity)
+        return inputs
+    return with_source(inputs, capacity)
 
 
-def with_source(situation: ModelInputs, source: SourceCapacity) -> ModelInputs:
-    """Return the situation with a source of measured capacity."""
-    situation = dataclasses.replace(situation, source=source)
+def with_source(inputs: ModelInputs, source: SourceCapacity) -> ModelInputs:
+    """Return the model inputs with a source of measured capacity."""
+    inputs = dataclasses.replace(inputs, source=source)
     if not source.is_exhausted or not source.reads:
-        return situation
-    each = max(situation.cost.output_bytes, 1.0)
-    return dataclasses.replace(situation, read_bytes=each, storage=bandwidth(source, each))
+        return inputs
+    each = max(inputs.cost.output_bytes, 1.0)
+    return dataclasses.replace(inputs, read_bytes=each, storage=bandwidth(source, each))

@@ -105,10 +105,10 @@ def test_a_look_that_said_too_much_of_reused_memory_changes_nothing_of_fresh_mem
 
 
 def test_the_second_run_is_in_fresh_memory_where_the_buffers_of_reused_memory_do_not_fit():
-    situation = unprobed()
-    assert with_malloc_reuse(situation, FRESH) == REUSING
-    fresh, reusing = (needs(situation, config, CORES, config.batches_in_flight) for config in (FRESH, REUSING))
+    inputs = unprobed()
+    assert with_malloc_reuse(inputs, FRESH) == REUSING
+    fresh, reusing = (needs(inputs, config, CORES, config.batches_in_flight) for config in (FRESH, REUSING))
     assert fresh["shared memory"] < reusing["shared memory"]
-    tight = replace(situation, limits=Limits(CORES, shm_bytes=(fresh["shared memory"] + reusing["shared memory"]) / 2))
+    tight = replace(inputs, limits=Limits(CORES, shm_bytes=(fresh["shared memory"] + reusing["shared memory"]) / 2))
     assert with_malloc_reuse(tight, FRESH) == FRESH
-    assert with_malloc_reuse(replace(situation, allocator=None), FRESH) == FRESH
+    assert with_malloc_reuse(replace(inputs, allocator=None), FRESH) == FRESH

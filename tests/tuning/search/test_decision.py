@@ -149,9 +149,9 @@ def test_restarts_cost_only_workers_that_do_not_persist():
 
 def test_what_is_slower_alone_is_left_to_the_loop_itself():
     """Fewer workers leave the cores to a step that computes: by the model, and nothing has shown it."""
-    situation = dataclasses.replace(
+    inputs = dataclasses.replace(
         SITUATION, limits=Limits(cpus=2), step_samples_per_second=500.0, step_cpu_seconds=3e-3, step_blocks=True
     )
     own = TrialResult(Config(2, 2), Rate(172.0, (170.0, 174.0)), 100.0, "")
     fewer = TrialResult(Config(1, 2), Rate(149.0, (148.0, 150.0)), 140.0, "")
-    assert not decision.is_better(situation, fewer, own)
+    assert not decision.is_better(inputs, fewer, own)

@@ -53,7 +53,7 @@ def test_no_more_workers_are_tried_after_two_failures_and_a_note_says_why(monkey
     tuner = object.__new__(tuning.Tuner)
     searched = []
 
-    def try_out(situation, config, floor, on_chunk):
+    def try_out(inputs, config, floor, on_chunk):
         if config.num_workers:
             return ledger.failed(config, POOL)
         return TrialResult(config, None, 5.0, "measured")
@@ -69,9 +69,9 @@ def test_no_more_workers_are_tried_after_two_failures_and_a_note_says_why(monkey
     tuner.seconds, tuner._begun, tuner.emit = 10.0, 0.0, lambda event: None
     monkeypatch.setattr(tuning, "search", search)
     monkeypatch.setattr(tuning.planner, "rank", lambda *_: SimpleNamespace(considered=4, best=()))
-    monkeypatch.setattr(tuning, "Space", lambda freedom, situation: freedom.num_workers)
-    monkeypatch.setattr(tuning.resource_bounds, "fed_rate", lambda situation: 1.0)
-    monkeypatch.setattr(tuning.Tuner, "_record", lambda self, freedom: None)
+    monkeypatch.setattr(tuning, "Space", lambda search_space, inputs: search_space.num_workers)
+    monkeypatch.setattr(tuning.resource_bounds, "fed_rate", lambda inputs: 1.0)
+    monkeypatch.setattr(tuning.Tuner, "_record", lambda self, search_space: None)
     own = TrialResult(Config(), None, 1.0, "measured")
     readings = tuner._search(SearchSpace((0, 1, 2, 4)), None, own)
     assert searched == [(0, 1, 2, 4), (0,)]

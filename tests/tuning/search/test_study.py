@@ -55,7 +55,7 @@ def _reading(config, rate, outcome="measured"):
     return TrialResult(config, None if rate is None else Rate(rate, (rate * 0.99, rate * 1.01)), rate, outcome)
 
 
-def _search(rate_of, freedom=FREEDOM, record=None, situation=SITUATION, known=(OWN,), **given):
+def _search(rate_of, search_space=FREEDOM, record=None, inputs=SITUATION, known=(OWN,), **given):
     tried = []
 
     def try_out(config, floor, on_chunk):
@@ -63,8 +63,8 @@ def _search(rate_of, freedom=FREEDOM, record=None, situation=SITUATION, known=(O
         return rate_of(config) if callable(rate_of) else rate_of
 
     arguments = {"deadline": float("inf"), "worth_until": float("inf"), "seed": 0, "enough": float("inf"), **given}
-    ranking = planner.rank(freedom, situation)
-    readings = search(ranking, known, Space(freedom, situation), try_out, record or Record(None, "test"), **arguments)
+    ranking = planner.rank(search_space, inputs)
+    readings = search(ranking, known, Space(search_space, inputs), try_out, record or Record(None, "test"), **arguments)
     return tried, readings
 
 
@@ -80,8 +80,8 @@ def test_the_model_s_best_come_first_and_nothing_is_tried_twice(best_workers, se
 
 
 def test_ways_in_which_the_model_may_be_wrong_are_tried_before_other_numbers_of_workers():
-    freedom = SearchSpace(num_workers=tuple(range(7)), caches=(None, STORE), persistent_workers=(False,))
-    tried, _ = _search(lambda config: _reading(config, 500.0), freedom)
+    search_space = SearchSpace(num_workers=tuple(range(7)), caches=(None, STORE), persistent_workers=(False,))
+    tried, _ = _search(lambda config: _reading(config, 500.0), search_space)
     assert [config.cache is None for config in tried[:3]] == [False, True, False]
 
 
@@ -109,9 +109,9 @@ def test_no_more_time_is_taken_than_a_search_is_worth_once_something_better_is_f
 
 
 def test_what_a_probe_told_already_is_not_all_that_is_looked_at():
-    freedom = SearchSpace(num_workers=tuple(range(7)), persistent_workers=(True,))
+    search_space = SearchSpace(num_workers=tuple(range(7)), persistent_workers=(True,))
     probed = [OWN, _reading(Config(4, 2), 500.0)]
-    tried, _ = _search(lambda config: _reading(config, 510.0), freedom, known=probed, worth_until=0.0)
+    tried, _ = _search(lambda config: _reading(config, 510.0), search_space, known=probed, worth_until=0.0)
     assert len(tried) == 2
     assert while_running(tried[0]) == while_running(Config(4, 2)) != while_running(tried[1])
 
@@ -128,7 +128,7 @@ def test_it_stops_when_the_model_leaves_nothing_to_gain():
 def test_what_takes_long_to_start_is_tried_after_what_should_be_as_good_and_starts_sooner():
     """Waits that 40 workers share, or two with 16 threads each: the model can't tell them apart."""
     waits = SampleCost(0.0205, 5e-4, 0.02, 1e-5, 1e3, 1.0)
-    situation = dataclasses.replace(
+    inputs = dataclasses.replace(
         SITUATION,
         cost=waits,
         cost_in_worker=waits,
@@ -139,13 +139,13 @@ def test_what_takes_long_to_start_is_tried_after_what_should_be_as_good_and_star
         samples_per_batch=32.0,
         step_samples_per_second=1400.0,
     )
-    freedom = SearchSpace(num_workers=(0, 2, 40), fetch=((1, None), (16, None)), persistent_workers=(True,))
+    search_space = SearchSpace(num_workers=(0, 2, 40), fetch=((1, None), (16, None)), persistent_workers=(True,))
     many = Config(40, 2, True)
     for dear_seconds, is_first in ((float("inf"), True), (4.0, False)):
         # An earlier tuning liked the many best.
         record = Record(None, "test", earlier=(Trial(many, 1300.0, 1300.0, (1290.0, 1310.0), "measured"),))
         tried, _ = _search(
-            lambda config: _reading(config, 1000.0), freedom, record, situation, dear_seconds=dear_seconds
+            lambda config: _reading(config, 1000.0), search_space, record, inputs, dear_seconds=dear_seconds
         )
         assert (tried[0].num_workers == 40) == is_first
         if not is_first:
@@ -210,7 +210,7 @@ def test_a_stored_study_tells_what_was_tried_and_why_not(folder):
             return _reading(config, None, f"not tried: {broken}")
         return _reading(config, 100.0 + config.num_workers, STOPPED if config.num_workers == 1 else "measured")
 
-    _search(rate_of, record=record, situation=small)
+    _search(rate_of, record=record, inputs=small)
     study = optuna.load_study(study_name=record.study_name, storage=url)
     assert study.study_name.startswith("train:loader [")
     assert study.user_attrs["host"] == "here"

@@ -25,10 +25,10 @@ SITUATION = ModelInputs(
 )
 
 
-def climb(rate_of, plain, situation=SITUATION, most=256, known=(), seconds=60.0):
+def climb(rate_of, plain, inputs=SITUATION, most=256, known=(), seconds=60.0):
     asked = []
 
-    def probe(situation, config):
+    def probe(inputs, config):
         asked.append(config.num_workers * config.fetch_threads)
         rate = rate_of(asked[-1])
         if isinstance(rate, str) or rate is None:
@@ -36,16 +36,16 @@ def climb(rate_of, plain, situation=SITUATION, most=256, known=(), seconds=60.0)
         run = ProbeRun(config.num_workers, rate, 1.0, rate * 5e-4, rate * 1e-5)
         return CalibrationRun(run, 1e6, 0.0, 0.0, 0.01, 0.01)
 
-    return asked, climbed_by_workers(situation, plain, most, known, probe, lambda: seconds)
+    return asked, climbed_by_workers(inputs, plain, most, known, probe, lambda: seconds)
 
 
 def test_workers_are_doubled_until_the_source_gives_no_more():
-    asked, situation = climb(lambda reads: min(reads, 16) / 0.0105, Config(1, 2, fetch_threads=4))
+    asked, inputs = climb(lambda reads: min(reads, 16) / 0.0105, Config(1, 2, fetch_threads=4))
     assert asked[:4] == [4, 8, 16, 32]
     assert max(asked) == 32
-    assert situation.source.end is ClimbEnd.FLAT
-    assert situation.samples_at_once == 32
-    assert max(situation.storage.outstanding) == 32
+    assert inputs.source.end is ClimbEnd.FLAT
+    assert inputs.samples_at_once == 32
+    assert max(inputs.storage.outstanding) == 32
 
 
 def test_without_threads_they_begin_where_the_model_was_calibrated():
@@ -53,32 +53,32 @@ def test_without_threads_they_begin_where_the_model_was_calibrated():
         TrialResult(Config(count, 2), Rate(count * 95.0, (90.0, 200.0)), None, "measured, to calibrate")
         for count in (2, 1)
     ]
-    asked, situation = climb(lambda reads: min(reads, 8) / 0.0105, Config(1, 2), known=known)
+    asked, inputs = climb(lambda reads: min(reads, 8) / 0.0105, Config(1, 2), known=known)
     assert asked[:2] == [4, 8]
     assert max(asked) == 16
-    assert situation.source.good_reads == 8
+    assert inputs.source.good_reads == 8
 
 
 def test_a_run_that_fails_sets_the_limit_below_it():
-    asked, situation = climb(lambda reads: "failed: refused" if reads > 8 else reads / 0.0105, Config(1, 2))
+    asked, inputs = climb(lambda reads: "failed: refused" if reads > 8 else reads / 0.0105, Config(1, 2))
     assert asked[-1] == 16
-    assert (situation.source.end, situation.samples_at_once) == (ClimbEnd.FAILED, 8)
-    assert "refused" in situation.source.reason
+    assert (inputs.source.end, inputs.samples_at_once) == (ClimbEnd.FAILED, 8)
+    assert "refused" in inputs.source.reason
 
 
 @pytest.mark.parametrize("seconds", [60.0, 0.0])
 def test_where_there_is_no_time_only_one_more_step_is_allowed(seconds):
-    asked, situation = climb(lambda reads: None if reads > 2 else reads / 0.0105, Config(1, 2), seconds=seconds)
+    asked, inputs = climb(lambda reads: None if reads > 2 else reads / 0.0105, Config(1, 2), seconds=seconds)
     assert len(asked) <= 2
-    assert situation.source.end is ClimbEnd.TIME
-    assert situation.samples_at_once == 2 * situation.source.good_reads
-    assert situation.storage is None
+    assert inputs.source.end is ClimbEnd.TIME
+    assert inputs.samples_at_once == 2 * inputs.source.good_reads
+    assert inputs.storage is None
 
 
 def test_no_limit_of_the_host_or_of_the_user_is_passed():
     few = dataclasses.replace(SITUATION, limits=Limits(cpus=16, max_workers=3))
-    asked, situation = climb(lambda reads: reads / 0.0105, Config(1, 2), few)
+    asked, inputs = climb(lambda reads: reads / 0.0105, Config(1, 2), few)
     assert max(asked) == 2
-    asked, situation = climb(lambda reads: reads / 0.0105, Config(1, 2), most=6)
+    asked, inputs = climb(lambda reads: reads / 0.0105, Config(1, 2), most=6)
     assert max(asked) == 6
-    assert situation.source.end is ClimbEnd.MOST
+    assert inputs.source.end is ClimbEnd.MOST
