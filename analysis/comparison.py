@@ -36,8 +36,9 @@ _STEP_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Extent:
-    """How much of a comparison is made: looks at a full grid, its best few for the finals, epochs by the clock, and
-    settings of each library.
+    """Size of a comparison.
+
+    It has looks at a full grid, the grid's best few for the finals, epochs by the clock, and settings of each library.
     """
 
     effort: Effort

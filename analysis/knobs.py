@@ -56,8 +56,10 @@ def thinned(configs: Sequence[Config], at_most: int) -> list[Config]:
 
 
 def varied(pipeline: Pipeline, space: Space, at_most: int) -> list[Config]:
-    """Configurations that differ in all that the model must know: each worker count, deep and shallow, with workers
-    that persist and without, and a seeded choice of those that plumb's runtime adds.
+    """Return configurations that differ in all that the model must know.
+
+    These are each worker count, deep and shallow, with persistent workers and without, and a seeded choice of those
+    that plumb's runtime adds.
     """
     plain = [Config(0)]
     for workers in pipeline.worker_counts[1:]:

@@ -26,10 +26,10 @@ def add_fresh(parser: argparse.ArgumentParser) -> None:
 
 
 def once(variant: str, name: str, kind: type[Kind], module: str, is_fresh: bool) -> Kind:
-    """Readings of before, or else those that `module` keeps now, run as before and with `--apart` and the name; always
-    these where it `is_fresh`.
+    """Return earlier readings if there are any, and unless `is_fresh`; else run `module` to make them.
 
-    Each has a process of its own, as a user's training does: what a batch costs hangs on what was freed before it.
+    The module gets this process's arguments, `--apart` and the name. Each reading has a process of its own, as a user's
+    training does: what a batch costs depends on what was freed before it.
     """
     known = None if is_fresh else kept(variant, name, kind)
     if known is None:

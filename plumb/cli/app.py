@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -38,6 +39,24 @@ class _Share(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(error), param, ctx)
 
 
+def _log_all(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """Turn the log on, in this process and in the script's."""
+    if value:
+        from plumb.core import log
+
+        os.environ[log.VARIABLE] = "debug"
+        log.configure()
+
+
+_verbose = click.option(
+    "--verbose",
+    is_flag=True,
+    expose_value=False,
+    callback=_log_all,
+    help="Print on standard error what plumb does and why, for its makers.",
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="plumb-tune", prog_name="plumb")
 def cli() -> None:
@@ -69,6 +88,7 @@ def cli() -> None:
 @click.option("--clean", is_flag=True, help="Remove the files that SCRIPT makes while it is tuned.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Where to write the plan.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan, and nothing else, on standard output.")
+@_verbose
 @click.argument("script", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
 def tune(
     script: tuple[str, ...],
@@ -124,6 +144,7 @@ def tune(
 @click.option("--budget", type=click.FloatRange(min=1), default=60.0, show_default=True, help="Seconds to wait for.")
 @click.option("--json", "form", flag_value="json", help="Print the graph as networkx.node_link_data.")
 @click.option("--dot", "form", flag_value="dot", help="Print the graph in Graphviz's language.")
+@_verbose
 @click.argument("script", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
 def trace(script: tuple[str, ...], budget: float, form: str | None) -> int:
     """Show what a sample of SCRIPT goes through, and what each operator costs."""
@@ -141,6 +162,7 @@ def trace(script: tuple[str, ...], budget: float, form: str | None) -> int:
 @click.option(
     "--check", type=_Share(), help="Share of batches to make a second time, plainly, and compare; default: a few."
 )
+@_verbose
 @click.argument("script", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
 def run(script: tuple[str, ...], plan: Path | None, check: float | None) -> None:
     """Run SCRIPT with its plan."""
@@ -247,13 +269,10 @@ def main() -> NoReturn:
         click.echo("plumb: stopped. Nothing was written.", err=True)
         sys.exit(130)
     except Exception as error:
-        from plumb.core.errors import CommandError
+        from plumb.cli.errors import line_and_code
 
-        if not isinstance(error, CommandError):
-            from plumb.instrument import failure_report
-
-            failure_report.say(error, "nothing was done")
-            sys.exit(1)
-        click.echo(f"plumb: {error}", err=True)
-        sys.exit(error.exit_code)
+        line, code = line_and_code(error)
+        if line is not None:
+            click.echo(line, err=True)
+        sys.exit(code)
     sys.exit(code or 0)

@@ -29,16 +29,13 @@ def parse_target(words: list[str]) -> tuple[Target, list[str]]:
 
 
 def parse_study(url: str | None) -> str | None:
-    """Return an Optuna storage's address that is valid in any folder. Raise CommandError if it can't be used."""
+    """Return an Optuna storage's address that is valid in any folder. Raise StudyError if it can't be used."""
     if url is None:
         return None
-    from plumb.tuning.search.study_storage import StudyError, located, storage_at
+    from plumb.tuning.search.study_storage import located, storage_at
 
-    try:
-        where = located(url)
-        storage_at(where)
-    except StudyError as error:
-        raise CommandError(str(error), 2) from None
+    where = located(url)
+    storage_at(where)
     return where
 
 

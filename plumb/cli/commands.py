@@ -1,4 +1,7 @@
-"""Functions of the commands: each takes parsed arguments, and returns an exit code or raises CommandError."""
+"""Functions of the commands: each takes parsed arguments, and returns an exit code or raises ExplainedError.
+
+`plumb.cli.errors` turns an error into a line and an exit code. Here errors are caught only to say more in the line.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ import msgspec
 
 from plumb.cli.arguments import source_file
 from plumb.core import events, plan
-from plumb.core.errors import CommandError, StoreError
+from plumb.core.errors import CommandError, ExplainedError
 from plumb.core.files_outcome import FilesOutcome
 from plumb.core.plan import LoaderResult, Plan
 from plumb.core.printable import printable
@@ -116,7 +119,7 @@ def tune(
         The exit code.
 
     Raises:
-        CommandError: There is no plan.
+        ExplainedError: There is no plan.
     """
     path = output or Path(f"{target.stem}.plumb.json")
     if not path.parent.is_dir():
@@ -134,10 +137,10 @@ def tune(
             story, outcome = _listen(Orders(target, tune=orders), arguments, as_json, kept)
         if not story.plans:
             raise _nothing_done(target, story, outcome)
-    except (CommandError, KeyboardInterrupt) as error:
+    except (ExplainedError, KeyboardInterrupt) as error:
         if kept is None or not kept.count:
             raise
-        text, code = (str(error), error.exit_code) if isinstance(error, CommandError) else ("stopped", 130)
+        text, code = (str(error), error.exit_code) if isinstance(error, ExplainedError) else ("stopped", 130)
         text = f"{text.rstrip('.')}. {_KEPT}"
         raise CommandError(text, code) from None
     startup = story.startup_seconds or 0.0
@@ -177,7 +180,7 @@ def tune(
 def trace(target: Target, arguments: list[str], orders: TuneOrders, form: str) -> int:
     """Print the operator graph of a sample of the script's loader, as a "tree", as "json" or as "dot".
 
-    Returns the exit code. Raises CommandError if there is nothing to show.
+    Returns the exit code. Raises ExplainedError if there is nothing to show.
     """
     from plumb.tracing.stored_pipeline import from_node_link
 
@@ -210,12 +213,12 @@ def run(target: Target, arguments: list[str], plan_path: Path | None, check_rate
         check_rate: Share of batches to check, from 0 to 1; None for the default.
 
     Raises:
-        CommandError: There is no plan, or the share is invalid.
+        ExplainedError: There is no plan, or the share is invalid.
     """
     _ask_for_checks(check_rate)
     try:
         path, _ = _plan_of(target, plan_path)
-    except CommandError:
+    except ExplainedError:
         raise
     except Exception:
         # The script's own process reports the error and runs the script without the plan.
@@ -238,7 +241,7 @@ def _ask_for_checks(rate: float | None) -> None:
 def apply(target: Target, plan_path: Path | None, write: bool) -> int:
     """Show the plan as a patch of the source, or write it into the source.
 
-    Returns the exit code. Raises CommandError if there is no plan or a file can't be written.
+    Returns the exit code. Raises ExplainedError if there is no plan or a file can't be written.
     """
     from plumb.report.patch.patch import patch
 
@@ -270,13 +273,10 @@ def apply(target: Target, plan_path: Path | None, write: bool) -> int:
 def _plan_of(target: Target, plan_path: Path | None) -> tuple[Path, Plan]:
     """Return the script's plan and its file; print a line if it was made for another script.
 
-    Raises CommandError if there is none.
+    Raises PlanError if there is none.
     """
     path = plan_path or Path(f"{target.stem}.plumb.json")
-    try:
-        found = plan.read(path)
-    except plan.PlanError as error:
-        raise CommandError(str(error)) from None
+    found = plan.read(path)
     if Target(found.script, target.is_module).stem != printable(target.stem):
         console(stderr=True).print(
             f"plumb: {path} was made for {found.script}, not for {target.name}; loaders that it knows by name and file "
@@ -289,15 +289,12 @@ def _plan_of(target: Target, plan_path: Path | None) -> tuple[Path, Plan]:
 
 
 def predict(path: Path, host: AssumedHost, as_json: bool) -> int:
-    """Print the predictions for a plan's loaders on `host`. Raise CommandError if the plan lacks what they need."""
+    """Print the predictions for a plan's loaders on `host`. Raise ExplainedError if the plan lacks what they need."""
     from plumb.model.serialization import from_plain
     from plumb.model.whatif import forecast
     from plumb.report.predict import render, to_plain
 
-    try:
-        found = plan.read(path)
-    except plan.PlanError as error:
-        raise CommandError(str(error)) from None
+    found = plan.read(path)
     forecasts = {}
     for loader in found.loaders:
         if loader.model is None:
@@ -314,27 +311,25 @@ def predict(path: Path, host: AssumedHost, as_json: bool) -> int:
 
 
 def list_stores() -> None:
-    """Print the sample stores on this host. Raise CommandError if a folder of theirs can't be trusted."""
+    """Print the sample stores on this host. Raise ExplainedError if a folder of theirs can't be trusted."""
     from plumb.report.store_list import print_stores
 
-    with _store_errors():
+    with _folder_errors():
         print_stores(catalog.find_stores(), time.time(), wide_console())
 
 
 def clear_stores(folder: Path | None) -> None:
-    """Remove the stores that no process uses, in a cache folder or everywhere. Raise CommandError as `list_stores`."""
+    """Remove the stores that no process uses, in a cache folder or everywhere. Raise as `list_stores` does."""
     from plumb.report.store_list import print_cleared
 
-    with _store_errors():
+    with _folder_errors():
         print_cleared(*catalog.clear_stores(folder), wide_console())
 
 
 @contextlib.contextmanager
-def _store_errors() -> Iterator[None]:
+def _folder_errors() -> Iterator[None]:
     try:
         yield
-    except StoreError as error:
-        raise CommandError(str(error)) from None
     except OSError as error:
         raise CommandError(f"{error.filename}: {(error.strerror or str(error)).lower()}") from None
 

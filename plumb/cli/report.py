@@ -19,7 +19,7 @@ from plumb.report.terminal import print_report
 
 
 def report(path: Path, html: Path | None, perfetto: Path | None, as_json: bool) -> None:
-    """Print a plan, or write it to the given files. Raise CommandError if a file can't be used."""
+    """Print a plan, or write it to the given files. Raise ExplainedError if a file can't be used."""
     try:
         found = plan.read(path)
         if as_json:
@@ -31,8 +31,6 @@ def report(path: Path, html: Path | None, perfetto: Path | None, as_json: bool) 
             _write(perfetto, json.dumps(trace_events(found, shown)))
         if not (as_json or html or perfetto):
             print_report(found, str(path), wide_console())
-    except plan.PlanError as error:
-        raise CommandError(str(error)) from None
     except ValueError as error:
         raise CommandError(f"{path}: {error}. Tune again to replace the plan") from None
 

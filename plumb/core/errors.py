@@ -1,34 +1,44 @@
-"""Errors that end a command or a tuning early."""
+"""Base classes of plumb's errors, and those of several rooms."""
 
 from __future__ import annotations
 
-import msgspec
-
-DAMAGED_JSON = (msgspec.MsgspecError, UnicodeDecodeError)
-"""Errors of msgspec for bytes that are no JSON of the expected type, and of Python for bytes that are no UTF-8."""
+# Imported by every Python process of a tuned script (`journal/hook.py`), so that it must import nothing large.
 
 
 class PlumbError(Exception):
-    """Base of all errors that plumb raises itself. The message is one line for people."""
+    """Base of all errors that plumb raises itself, except those that `except Exception` must not catch."""
 
 
-class CommandError(PlumbError):
-    """Failure of a command: one line that says what to do, and the exit code."""
+class ExplainedError(PlumbError):
+    """Error for the user: its message is one line that says what failed and what to do.
+
+    A command that it ends prints the line and exits with `exit_code`.
+    """
+
+    exit_code = 1
+
+
+class CommandError(ExplainedError):
+    """Failure of a command."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.exit_code = exit_code
 
 
-class TuningError(Exception):
-    """The tuning can't go on. The message is one line and says what to do."""
+class TuningError(ExplainedError):
+    """The tuning can't go on."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
 
 
-class UsersError(Exception):
+class StoreError(ExplainedError):
+    """A store can't be used. The message is one line: what, where, and what to do if anything."""
+
+
+class UsersError(PlumbError):
     """Carrier of an exception of the user's code to the user's loop, where it is raised unchanged."""
 
     def __init__(self, error: BaseException) -> None:
@@ -36,7 +46,7 @@ class UsersError(Exception):
         self.error = error
 
 
-class LoopEndedError(Exception):
+class LoopEndedError(PlumbError):
     """Thrown into a course (measurement generator) when the user's loop will request no further batch."""
 
 
@@ -46,7 +56,3 @@ def one_line(error: BaseException) -> str:
     name = type(error).__name__
     # Torch writes a worker's error without a traceback into one line.
     return f"{name}: {lines[-1].removeprefix('Original ').removeprefix(f'{name}: ')}" if lines else name
-
-
-class StoreError(Exception):
-    """A store can't be used. The message is one line: what, where, and what to do if anything."""

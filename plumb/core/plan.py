@@ -14,17 +14,17 @@ from typing import Any
 import msgspec
 
 from plumb.core.config import Config, Rewrites
-from plumb.core.errors import DAMAGED_JSON
+from plumb.core.errors import ExplainedError
 from plumb.core.files_outcome import FilesOutcome
 from plumb.core.identity import Identity
-from plumb.core.printable import to_json
+from plumb.core.printable import DAMAGED_JSON, to_json
 
 VERSION = 1
 _FILES_KNOWN = 1000
 
 
-class PlanError(Exception):
-    """A plan that can't be used. The message is one line and says what to do."""
+class PlanError(ExplainedError):
+    """A plan can't be used."""
 
 
 @dataclass(frozen=True)

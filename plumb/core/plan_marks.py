@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from plumb.core.errors import DAMAGED_JSON
 from plumb.core.plan import Delivered, LoaderResult, files_of, replace_file
+from plumb.core.printable import DAMAGED_JSON
 
 
 def mark_unsafe(entry: LoaderResult, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Output of text with characters that an encoding lacks, for JSON and for people.
+"""Text with characters that an encoding lacks, for JSON and for people, and JSON that is damaged.
 
 Python represents a file name that is no UTF-8 as a string with lone surrogates, which no encoder accepts.
 """
@@ -12,6 +12,9 @@ import msgspec
 
 ERRORS = "plumb.core.printable"
 """Name of the error handler that writes ASCII characters in place of those that an encoding lacks."""
+
+DAMAGED_JSON = (msgspec.MsgspecError, UnicodeDecodeError)
+"""Errors of msgspec for bytes that are no JSON of the expected type, and of Python for bytes that are no UTF-8."""
 
 # Replacements of the non-ASCII characters in plumb's own reports, for a terminal without them.
 _PLAIN = str.maketrans(

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
+from plumb.core.errors import PlumbError
 from plumb.instrument.byte_code import names_in, package_version
 from plumb.instrument.callee import is_user_class, is_user_code
 from plumb.instrument.values import attribute, is_lazy_image
@@ -195,7 +196,7 @@ class Content:
         return "untold", self._nonce
 
 
-class TooMuchError(Exception):
+class TooMuchError(PlumbError):
     """A value has more objects than a partial digest may cover."""
 
 

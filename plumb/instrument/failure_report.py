@@ -17,8 +17,11 @@ from typing import Any
 import msgspec
 
 from plumb.core.errors import one_line
+from plumb.core.log import logger
 from plumb.host.user_folder import open_user_folder, user_folder
 from plumb.instrument.call_site import is_library
+
+_log = logger(__name__)
 
 _FOLDER = "failures"
 # Number of reports that are kept.
@@ -40,9 +43,8 @@ def is_plumbs(error: BaseException) -> bool:
 
 
 def say(error: BaseException, consequence: str, plan: Any = None) -> None:
-    """Print `sentence` on standard error, once for each consequence; with PLUMB_DEBUG also the traceback."""
-    if os.environ.get("PLUMB_DEBUG"):
-        traceback.print_exception(error)
+    """Print `sentence` on standard error, once for each consequence; the traceback goes to the log."""
+    _log.debug("plumb itself failed; %s", consequence, exc_info=error)
     if consequence in _said or sys.stderr is None:
         return
     _said.add(consequence)

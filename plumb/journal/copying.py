@@ -6,6 +6,8 @@ import contextlib
 import os
 import shutil
 
+from plumb.core.errors import PlumbError
+
 # Larger files are not copied, because the script would have to wait too long, nor files whose copy would leave the disk
 # with less room than this.
 LARGEST_BYTES = 2 * 2**30
@@ -13,7 +15,7 @@ ROOM_LEFT_BYTES = 512 * 2**20
 _CHUNK_BYTES = 64 * 2**20
 
 
-class TooLargeError(OSError):
+class TooLargeError(PlumbError, OSError):
     """A file that is not copied; the message says why, in a few words."""
 
 

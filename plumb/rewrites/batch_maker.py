@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils import worker as torch_worker
 from torch.utils.data._utils.worker import WorkerInfo
 
+from plumb.core.errors import PlumbError
 from plumb.host.host_files import HostFiles
 from plumb.host.local_ranks import ranks_on_host
 from plumb.host.malloc import trim_free_memory
@@ -26,7 +27,7 @@ from plumb.runtime.fetch import Fetch, Fetching
 _ROOM = 4
 
 
-class NotDeferredError(Exception):
+class NotDeferredError(PlumbError):
     """A batch takes a different path from the one on which its operators are deferred."""
 
 

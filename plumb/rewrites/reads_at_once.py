@@ -1,5 +1,6 @@
-"""Reads made at once, ever more of them, until their source gives no more: `plumb.model.concurrency_climb` says what is
-next.
+"""Reads made at once, ever more of them, until their source gives no more.
+
+`plumb.model.concurrency_climb` says how many are next.
 """
 
 from __future__ import annotations

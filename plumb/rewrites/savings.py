@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from torch.utils.data import DataLoader
 
 from plumb.core.config import CacheChoice, Cut
+from plumb.core.errors import PlumbError
 from plumb.host.malloc import malloc_reuse
 from plumb.host.threads import one_torch_thread, thread_seconds
 from plumb.model.inputs import RemainingCpuShare
@@ -117,7 +118,7 @@ _Make = Callable[[Sequence[Any]], Any]
 _Turn = tuple[float, ...]
 
 
-class _FailedError(Exception):
+class _FailedError(PlumbError):
     """An error that one rewrite raised while it made a batch."""
 
     def __init__(self, way: RewrittenBatchMaker, reason: Exception) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from plumb.core.config import Cut
+from plumb.core.errors import PlumbError
 from plumb.instrument.dataset_objects import DatasetObjects
 from plumb.instrument.recorder import SAMPLE
 from plumb.instrument.rng_state import generator_states
@@ -28,7 +29,7 @@ AFFORDED_SECONDS = 8.0
 READS_FOR_A_CUT = 10
 
 
-class DifferenceError(Exception):
+class DifferenceError(PlumbError):
     """A difference made by a rewrite. The message is the reason against it."""
 
 

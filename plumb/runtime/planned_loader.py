@@ -12,6 +12,7 @@ from typing import Any
 from torch.utils.data import IterableDataset, MapDataPipe
 
 from plumb.core.config import Config
+from plumb.core.log import logger
 from plumb.core.plan import LoaderResult, files_of
 from plumb.core.plan_marks import mark_unsafe
 from plumb.host.malloc import Reuse
@@ -35,6 +36,8 @@ from plumb.runtime.iterator_setup import IteratorSetup, exchanged
 from plumb.runtime.loader import rebuild
 from plumb.runtime.run_clock import RunClock
 from plumb.runtime.watched_iterator import start_watched, watch_changes
+
+_log = logger(__name__)
 
 Say = Callable[[str], None]
 
@@ -257,6 +260,7 @@ class PlanSteering:
 
     def stay_plain(self, reason: str) -> None:
         """Want the user's own configuration from now on."""
+        _log.info("%s leaves its plan: %s", self.loader, reason)
         self._is_plain = True
         if self._clock is not None:
             self._clock.give_up()
@@ -268,6 +272,7 @@ class PlanSteering:
 
     def renewed(self, reason: str) -> None:
         """Print that workers are started again."""
+        _log.info("%s: workers are started again: %s", self.loader, reason)
         self.say(f"{reason}: workers are started again, so that they see it")
 
 

@@ -28,6 +28,8 @@ import torch
 from torch.utils.data import get_worker_info
 from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
 
+from plumb.core.errors import PlumbError
+
 # In addition to the requested batches: one that the script uses, and one that it is about to use.
 BEYOND_PREFETCH = 2
 _FREE, _TAKEN, _GIVEN_UP = 0, 1, 2
@@ -302,7 +304,7 @@ class _Lot:
         return True
 
 
-class _NotOursError(Exception):
+class _NotOursError(PlumbError):
     """A batch has a part that can't lie in a buffer and arrive as torch would deliver it."""
 
 

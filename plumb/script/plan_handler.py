@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from plumb.core.config import Config
+from plumb.core.log import logger
 from plumb.core.plan import LoaderResult, Plan
 from plumb.instrument.call_site import Site
 from plumb.instrument.loader_identity import difference_of_loaders
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from plumb.runtime.run_clock import RunClock
     from plumb.script.loader_registry import Registry
     from plumb.tuning.measure.known_loader import KnownLoader
+
+_log = logger(__name__)
 
 # Attribute of a changed loader: the number of its entry in the plan, and the script's own arguments. Copies have it
 # too.
@@ -82,6 +85,7 @@ class PlanHandler:
         if changed is None or changed.is_plain:
             return start()
         problem = self._problem(changed, loader, known)
+        _log.debug("epoch of %s: %s", self._name(changed.number), problem or self._plan.loaders[changed.number].config)
         if problem:
             self._say(f"{self._name(changed.number)}: {problem}; {_AS_IT_IS}")
             changed.become_plain(loader)

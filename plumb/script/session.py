@@ -16,13 +16,13 @@ import resource
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from plumb.core import events
 from plumb.core.errors import LoopEndedError, TuningError, UsersError, one_line
+from plumb.core.log import logger
 from plumb.core.sized import length_of
 from plumb.host.process_control import end_children
 from plumb.instrument import failure_report
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from plumb.tuning.measure.known_loader import KnownLoader, Watched
     from plumb.tuning.measure.loop_companions import Companion
     from plumb.tuning.measure.training_loop import Course, LoopMeter
+
+_log = logger(__name__)
 
 # A loop without signs of training for this share of the budget, and for so long, is tuned as it is.
 _PATIENCE, _PATIENCE_SECONDS = 0.15, 3.0
@@ -473,8 +475,7 @@ def _reason(error: BaseException) -> tuple[str, int]:
     """Return the sentence on an error of plumb's that ends a tuning, and the exit code."""
     if isinstance(error, TuningError):
         return str(error), error.exit_code
-    if os.environ.get("PLUMB_DEBUG"):
-        traceback.print_exception(error)
+    _log.debug("a tuning fails", exc_info=error)
     return failure_report.sentence(error, "nothing changed"), 1
 
 

@@ -8,18 +8,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from plumb.core.errors import ExplainedError
 from plumb.core.sized import length_of
 from plumb.instrument.recorder import SAMPLE, Recorder
 
 Load = Callable[[], list[Any]]
 
 
-class TraceError(ValueError):
-    """Error for a dataset that can't be traced. The message is one line and says what to do."""
+class TraceError(ExplainedError, ValueError):
+    """A dataset can't be traced."""
 
 
 class TraceTimeError(TraceError):
-    """Error for a trace that passed its deadline."""
+    """A trace passed its deadline."""
 
 
 class SampleSource(Protocol):

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.core import events
 from plumb.core.config import Config
+from plumb.core.log import logger
 from plumb.core.plan import Claim, EndToEnd, LoaderResult, Measured
 from plumb.host import Limits
 from plumb.host.cpu_load import OthersLoad
@@ -50,6 +51,8 @@ from plumb.tuning.restraint import changed_by_loop
 from plumb.tuning.search.decision import EQUAL
 from plumb.tuning.spending import Spending
 from plumb.tuning.tuner import Tuner
+
+_log = logger(__name__)
 
 _KEPT_BATCHES = 2
 # Time is reserved for this many pairs of windows of the loop before and after; at least three give an answer.
@@ -338,6 +341,7 @@ class Tuning:
         )
 
     def _say(self, known: KnownLoader, text: str) -> None:
+        _log.info("%s: %s", known.name, text)
         self._emit(events.Phase(f"{known.name}: {text}"))
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.data._utils import worker as torch_worker
 
 from plumb.core.config import Config
-from plumb.core.errors import one_line
+from plumb.core.errors import PlumbError, one_line
 from plumb.instrument.rng_state import kept_generators
 from plumb.instrument.values import digest
 from plumb.runtime.loader import Loader
@@ -43,7 +43,7 @@ class Sharding:
     reason: str = ""
 
 
-class _UnlikeError(Exception):
+class _UnlikeError(PlumbError):
     """Delivered samples can't be compared; the message gives the reason."""
 
 

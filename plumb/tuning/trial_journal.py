@@ -15,10 +15,10 @@ from pathlib import Path
 
 import msgspec
 
-from plumb.core.errors import DAMAGED_JSON, StoreError
+from plumb.core.errors import StoreError
 from plumb.core.events import TrialDone
 from plumb.core.plan import Trial
-from plumb.core.printable import to_json
+from plumb.core.printable import DAMAGED_JSON, to_json
 from plumb.host.user_folder import open_private, open_user_folder, user_folder
 from plumb.tuning.orders import Target
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from plumb.core.config import Config
 from plumb.core.errors import StoreError, TuningError, UsersError
 from plumb.core.events import Event, Phase, TrialDone
+from plumb.core.log import logger
 from plumb.core.plan import LoaderResult, Measured, Trial
 from plumb.core.units import format_bytes
 from plumb.host import Machine
@@ -81,6 +82,8 @@ from plumb.tuning.search.study import search
 from plumb.tuning.search.study_storage import Record, StudyError
 from plumb.tuning.search.worker_climb import climbed_by_workers
 from plumb.tuning.trials import LONGEST_LOOK_PACES, Trials
+
+_log = logger(__name__)
 
 # Half of the first measurement lets the process become steady.
 _FIRST_LOOK_PACES = 2.0
@@ -597,4 +600,5 @@ class Tuner:
         return self.subject.waiting_share is not None and self.subject.waiting_share <= decision.NOTHING_TO_GAIN
 
     def _say(self, text: str) -> None:
+        _log.info("%s: %s", self.subject.name, text)
         self.emit(Phase(f"{self.subject.name}: {text}"))

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import plumb
 from plumb.api.dataloader import DataLoader as PlumbsLoader
-from plumb.core import events
+from plumb.core import events, log
 from plumb.core.config import Config
 from plumb.core.errors import TuningError, UsersError
 from plumb.core.plan import LoaderResult, Measured, Prediction
@@ -34,7 +34,8 @@ def broken(*_, **__):
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     monkeypatch.setattr(failure_report, "_said", set())
-    monkeypatch.delenv("PLUMB_DEBUG", raising=False)
+    monkeypatch.delenv("PLUMB_LOG", raising=False)
+    log.configure()
 
 
 def reports(cache_home):

@@ -10,6 +10,8 @@ from pathlib import Path
 import libcst as cst
 from libcst.metadata import CodeRange, MetadataWrapper, ParentNodeProvider, PositionProvider, QualifiedNameProvider
 
+from plumb.core.errors import ExplainedError
+
 # Positional parameters of torch's DataLoader, in their order.
 PARAMETERS = (
     "dataset",
@@ -30,8 +32,8 @@ _SHORTEST_LIMIT, _LONGEST_LINE = 88, 120
 _TORCHS = {"torch.utils.data.DataLoader", "torch.utils.data.dataloader.DataLoader"}
 
 
-class SourceError(Exception):
-    """Error for a source that can't be read or lacks what is looked for. The message is one line with advice."""
+class SourceError(ExplainedError):
+    """A source can't be read or lacks what is looked for."""
 
 
 @dataclass(frozen=True)

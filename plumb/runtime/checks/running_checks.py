@@ -7,6 +7,7 @@ for the loader at once. Plain batches are made in forked children, so that they 
 from __future__ import annotations
 
 import atexit
+import logging
 import multiprocessing.util
 import os
 import sys
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.core.config import Config
 from plumb.core.errors import one_line
+from plumb.core.log import logger
 from plumb.instrument.dataset_generators import Generators
 from plumb.instrument.values import digest_of_comparable
 from plumb.runtime.checks.check_rate import CheckTimes, asked_rate_or_default
@@ -27,6 +29,8 @@ from plumb.runtime.guards.guard import Finding, IdleGuard, Verdict
 from plumb.runtime.marked_batches import CheckedBatch, Marked, Note
 from plumb.runtime.plain_batches import Making, PlainBatches
 from plumb.runtime.store.store import Store
+
+_log = logger(__name__)
 
 # Time limit for a plain batch of unknown cost; the least limit; and the factor for a known cost.
 _UNKNOWN_SECONDS, _SHORTEST_SECONDS, _PATIENCE = 30.0, 10.0, 5.0
@@ -114,7 +118,7 @@ def check_guard(
     rate = asked_rate_or_default()
     if rate == 0 or isinstance(loader.dataset, IterableDataset) or not hasattr(os, "fork"):
         return None
-    if rate is not None or os.environ.get("PLUMB_DEBUG"):
+    if rate is not None or _log.isEnabledFor(logging.DEBUG):
         _say_at_the_end()
     history = _histories.get(entry) or CheckHistory(Tally(name), CheckTimes(rate))
     if entry is not None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
+from plumb.core.errors import PlumbError
 from plumb.runtime.deferred.recipe import DeferredCall
 
 ATTRIBUTE = "_plumb_pending"
@@ -28,7 +29,7 @@ LOOKS = {
 """Functions that work on a stand-in directly."""
 
 
-class VariesError(RuntimeError):
+class VariesError(PlumbError, RuntimeError):
     """A batch whose operators can neither be deferred nor made any more: it must be remade plainly."""
 
 

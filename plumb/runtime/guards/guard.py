@@ -7,9 +7,7 @@ finding decides how the loader continues; see `Verdict`.
 from __future__ import annotations
 
 import enum
-import os
 import sys
-import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +16,10 @@ from typing import Any, Protocol, TypeVar
 from torch.utils.data import DataLoader
 
 from plumb.core.errors import one_line
+from plumb.core.log import logger
 from plumb.instrument.failure_report import place_of_report
+
+_log = logger(__name__)
 
 T = TypeVar("T")
 
@@ -139,6 +140,7 @@ class Guards:
             read, failure = self._tried(guard, partial(guard.batch_read, number, indices, batch))
             if read is not None:
                 batch, finding = read
+                _note(guard, "batch_read", finding)
             else:
                 finding = failure
             gravest = _graver(gravest, finding)
@@ -148,6 +150,7 @@ class Guards:
         gravest: Finding | None = None
         for guard in list(self._guards):
             finding, failure = self._tried(guard, partial(getattr(guard, hook), loader))
+            _note(guard, hook, finding)
             gravest = _graver(gravest, failure or finding)
         return gravest
 
@@ -157,8 +160,7 @@ class Guards:
             return call(), None
         except Exception as error:
             self._guards.remove(guard)
-            if os.environ.get("PLUMB_DEBUG"):
-                traceback.print_exception(error)
+            _log.debug("a guard failed: %s", type(guard).__name__, exc_info=error)
             reason = f"a guard of plumb's own failed ({type(guard).__name__}: {one_line(error)})"
             print(f"plumb: {reason}; it is not asked again.{place_of_report(error)}", file=sys.stderr)
             return None, Finding(Verdict.PLAIN, reason)
@@ -177,6 +179,11 @@ class _Broken(IdleGuard):
     def batch_read(self, number: int, indices: Any, batch: Any) -> tuple[Any, Finding | None]:
         """Return the batch with the finding."""
         return batch, self._finding
+
+
+def _note(guard: Guard, hook: str, finding: Finding | None) -> None:
+    if finding is not None:
+        _log.debug("%s.%s: %s: %s", type(guard).__name__, hook, finding.verdict.name, finding.reason)
 
 
 def _graver(one: Finding | None, other: Finding | None) -> Finding | None:

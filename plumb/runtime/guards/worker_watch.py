@@ -14,6 +14,7 @@ from typing import Any
 from torch.utils.data import get_worker_info
 from torch.utils.data._utils import fetch as torchs_fetch
 
+from plumb.core.errors import PlumbError
 from plumb.instrument.dataset_objects import DatasetObjects
 from plumb.instrument.known_objects import KnownObjects
 from plumb.instrument.rng_state import state_of
@@ -25,7 +26,7 @@ from plumb.runtime.plain_batches import PlainBatches
 _PLUMBS = "plumb."
 
 
-class NotForWorkersError(Exception):
+class NotForWorkersError(PlumbError):
     """A batch that workers which the script doesn't have must not make; the message is the reason, in one line."""
 
     @property

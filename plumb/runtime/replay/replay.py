@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from plumb.core.config import Cut, Way
+from plumb.core.errors import PlumbError
 from plumb.instrument.recorder import SAMPLE
 from plumb.instrument.values import parts
 from plumb.runtime.replay.skipped_value import Skipped, SkippedUsed
@@ -17,7 +18,7 @@ from plumb.runtime.replay.substitution import Answer, Answered, Tree
 NO_ANSWERS: Mapping[Way, Answer] = MappingProxyType({})
 
 
-class ReplayError(Exception):
+class ReplayError(PlumbError):
     """A sample can't be read with a cut: the cut was not reached exactly once, or a skipped value was used.
 
     The sample itself is not affected: read it plainly.

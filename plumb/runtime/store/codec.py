@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from plumb.core.errors import PlumbError
+
 if TYPE_CHECKING:
     import numpy
     import torch
@@ -26,7 +28,7 @@ _OF_PILLOW = frozenset(
 )
 
 
-class EncodeError(Exception):
+class EncodeError(PlumbError):
     """A value can't be stored such that it is restored unchanged. The message is the reason, in one line."""
 
 

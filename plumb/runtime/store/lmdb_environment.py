@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary, finalize
 
 import lmdb
 
+from plumb.core.errors import PlumbError
 from plumb.host.user_folder import open_private
 from plumb.runtime.store.store_folder import guarded
 
@@ -21,7 +22,7 @@ _PAGES_AT_LEAST = 16
 _META_PAGES = 2
 
 
-class DamagedError(Exception):
+class DamagedError(PlumbError):
     """The files are shorter than their own header says."""
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from plumb.core.errors import DAMAGED_JSON, StoreError
+from plumb.core.errors import StoreError
+from plumb.core.printable import DAMAGED_JSON
 from plumb.host.user_folder import make_user_folder, memory_root, open_private, user_folder
 
 _PATIENCE_SECONDS = 10.0

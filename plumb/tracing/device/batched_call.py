@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from plumb.core.errors import PlumbError
 from plumb.tracing.capture_pass import NO_TENSOR, CapturedCall, Method
 from plumb.tracing.device.clock import Device
 
@@ -20,7 +21,7 @@ BATCH_BYTES = 256 * 2**20
 SAME_WHERE_EQUAL = (bool, int, float, complex, str, bytes, slice, MethodType, BuiltinFunctionType, Method)
 
 
-class UnbatchableError(Exception):
+class UnbatchableError(PlumbError):
     """Error for an operator that can't run on a batch. The message is a short phrase that says why."""
 
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-import os
 import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
@@ -20,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from plumb.core.config import Config
 from plumb.core.errors import one_line
+from plumb.core.log import logger
 from plumb.core.plan import Trial
 from plumb.host import Limits
 from plumb.host.process_memory import pages
@@ -37,6 +36,8 @@ from plumb.tuning.measure.sample_cost import batch_bytes
 from plumb.tuning.search.decision import EQUAL, NOISE, NOTHING_TO_GAIN
 from plumb.tuning.search.ledger import while_running
 from plumb.tuning.search.search_space import WorkerStart, why_handles_matter, worker_start
+
+_log = logger(__name__)
 
 T = TypeVar("T")
 Course = Generator[None, Delivery, T]
@@ -148,8 +149,7 @@ class LiveController:
 
     def _give_up(self, error: Exception) -> None:
         self.let_go()
-        if os.environ.get("PLUMB_DEBUG"):
-            traceback.print_exception(error)
+        _log.debug("a live tuning stops", exc_info=error)
         where = failure_report.place_of_report(error)
         _say(f"the tuning of your loop stopped ({one_line(error)}); it goes on with {self.wanted}.{where}")
         self._take_down(self.wanted, None, None, f"the tuning stopped: {one_line(error)}")

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from plumb.core.config import Config
+from plumb.core.errors import PlumbError
 from plumb.core.plan import Rate
 from plumb.core.sized import index_count
 from plumb.host.malloc import malloc_reuse
@@ -33,7 +34,6 @@ T = TypeVar("T")
 CHUNK_SECONDS = 0.15
 ERRORS_AT_MOST = 100
 """Largest number of consecutive samples or batches that may raise errors that the user's loop catches."""
-
 _RESAMPLES = 1000
 _FEW_CHUNKS = 4
 _KNOWN = 0.03
@@ -44,7 +44,7 @@ _SETTLING_SECONDS, _IDLE_SHARE, _SETTLED_AT_LAST = 0.1, 0.02, 10.0
 _NOISE_OF_FEW = 0.10
 
 
-class NoBatchesError(Exception):
+class NoBatchesError(PlumbError):
     """The loader or the sampler ended without a single batch."""
 
 

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
+from plumb.core.errors import PlumbError
 from plumb.host import Limits
 from plumb.host.headroom import Headroom, HeadroomReader
 from plumb.host.limits import ASKED_FOR
@@ -41,7 +42,7 @@ _USUAL_TIMES, _SILENT_SECONDS = 20.0, 10.0
 _forking = threading.Lock()
 
 
-class TrialEndedError(Exception):
+class TrialEndedError(PlumbError):
     """Reason why the guard ended a trial; `limit` is the limit that was reached, None for a stuck worker."""
 
     def __init__(self, message: str, limit: str | None) -> None:

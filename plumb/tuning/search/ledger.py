@@ -9,10 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from plumb.core.config import Config
+from plumb.core.errors import PlumbError
+from plumb.core.log import logger
 from plumb.core.plan import Rate, Trial
 from plumb.model import resource_bounds
 from plumb.model.inputs import ModelInputs
 from plumb.tuning.measure.throughput import Chunk, rate_of
+
+_log = logger(__name__)
 
 STOPPED = "stopped early: slower"
 # Beginnings of outcomes caused by workers as such, and not by limits of the host.
@@ -20,7 +24,7 @@ _BROKEN = ("failed: ", "ended: no batch within", "ended: a worker is stuck")
 _DIGITS = re.compile(r"\d+")
 
 
-class WorkersFailError(Exception):
+class WorkersFailError(PlumbError):
     """All trials with workers fail alike. The message is the failure, in one line."""
 
 
@@ -169,6 +173,8 @@ class Ledger:
 
     def _take_down(self, trial: Trial) -> None:
         self.trials.append(trial)
+        rate, bound = trial.samples_per_second, trial.predicted_samples_per_second
+        _log.debug("%s: %s samples/s (predicted: %s): %s", trial.config, rate, bound, trial.outcome)
         self._on_trial(trial)
 
 

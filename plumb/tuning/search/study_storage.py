@@ -14,14 +14,16 @@ from typing import Any
 
 import optuna
 
-from plumb.core.errors import one_line
+from plumb.core.errors import ExplainedError, one_line
 from plumb.core.plan import Trial
 
 _DIGEST_LETTERS = 8
 
 
-class StudyError(Exception):
-    """A study can't be opened. The message is one line that says what to do."""
+class StudyError(ExplainedError):
+    """A study can't be opened."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True)
