@@ -27,7 +27,7 @@ from plumb.tracing.operator_selection import choose, select
 from plumb.tracing.pipeline import Pipeline
 from plumb.tracing.sample_source import source_of
 from plumb.tracing.timing_pass import Timing
-from plumb.tracing.tracer import Course
+from plumb.tracing.tracer import TracePasses
 
 RESULTS = Path(__file__).parent / "results" / "trace_cost.md"
 TRACES, SAMPLES, TURNS = 5, 32, 12
@@ -48,28 +48,28 @@ def accuracy(pipelines: list[Pipeline]) -> list[str]:
 
 def price(dataset: Dataset[Any]) -> list[str]:
     """A row for each kind of pass: what a sample takes in it, all kinds in turns."""
-    course = Course(source_of(dataset, SAMPLES, None, 1), default_collate, SAMPLES)
-    units, weights = course.first_timing(SAMPLES)
-    operators = choose(course.root, weights, readers=())
+    trace_passes = TracePasses(source_of(dataset, SAMPLES, None, 1), default_collate, SAMPLES)
+    units, weights = trace_passes.first_timing(SAMPLES)
+    operators = choose(trace_passes.root, weights, readers=())
     with ReadCounter() as reads:
         recorders: dict[str, Recorder | None] = {
             "untraced": None,
-            "the operators timed": Timing(course.root, course.rewriter, select(operators, whole=True)),
-            "every call timed": Timing(course.root, course.rewriter),
-            "every call followed": Discovery(course.root, course.rewriter, reads),
+            "the operators timed": Timing(trace_passes.root, trace_passes.rewriter, select(operators, whole=True)),
+            "every call timed": Timing(trace_passes.root, trace_passes.rewriter),
+            "every call followed": Discovery(trace_passes.root, trace_passes.rewriter, reads),
         }
         passes: dict[str, list[float]] = {name: [] for name in recorders}
         for _ in range(TURNS):
             for name, recorder in recorders.items():
-                passes[name].append(seconds_per_sample(course, recorder, units))
+                passes[name].append(seconds_per_sample(trace_passes, recorder, units))
     seconds = {name: median(figures[1:]) for name, figures in passes.items()}
     rows = ["| pass | a sample takes | against untraced |", "|---|---|---|"]
     return rows + [f"| {name} | {s * 1e3:.3f} ms | {s / seconds['untraced']:.2f} |" for name, s in seconds.items()]
 
 
-def seconds_per_sample(course: Course, recorder: Recorder | None, units: int) -> float:
+def seconds_per_sample(trace_passes: TracePasses, recorder: Recorder | None, units: int) -> float:
     """The wall time of one sample in one pass over all of them."""
-    loads = course.source.loads(recorder, units)
+    loads = trace_passes.source.loads(recorder, units)
     with recorder or nullcontext():
         started = time.perf_counter()
         for load in loads:

@@ -51,7 +51,7 @@ class Tuned:
     @property
     def rewrites(self) -> Rewrites:
         """What it found harmless to change."""
-        return self.choice.offers.rewrites
+        return self.choice.available.rewrites
 
     @property
     def space(self) -> Space:
@@ -139,7 +139,7 @@ def tune_loader(
         cache_memory_bytes=cache_memory_bytes,
         on_device=on_device,
     )
-    choice = Tuner(subject, options, budget_seconds, options.pace_seconds, note).choose()
+    choice = Tuner(subject, options, budget_seconds, options.window_seconds, note).choose()
     # The first readings are those of the runs that calibrate the model: with one worker, and with one for each core.
     model_seconds = trials[min(1, len(trials) - 1)] if trials else math.nan
     return Tuned(loader, choice, time.perf_counter() - begun, model_seconds)

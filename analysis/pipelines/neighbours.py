@@ -21,7 +21,7 @@ class Seeds(Dataset):
         return index
 
 
-class Sampled:
+class MeasuredSamples:
     """Collates seeds: samples neighbours hop by hop, numbers the nodes anew, and gathers their features."""
 
     def __init__(self, folder):
@@ -66,5 +66,5 @@ def _fill(folder):
 
 def make(folder: Path) -> Pipeline:
     """256 nodes a batch, ten neighbours of each and five of theirs."""
-    graph = Sampled(made_once(folder / "neighbours", _fill))
+    graph = MeasuredSamples(made_once(folder / "neighbours", _fill))
     return Pipeline("neighbour sampling", "collate", Seeds(), 256, collate_fn=graph)

@@ -23,12 +23,12 @@ from plumb.instrument.restore import restored_state
 from plumb.report.notebook import progress_line
 from plumb.runtime.loader import current_config, rebuild
 from plumb.tracing.device.profile import has_accelerator
-from plumb.tuning.in_loop import Tuning
+from plumb.tuning.in_loop import TuningWork
 from plumb.tuning.loader_under_test import TrainingStep
 from plumb.tuning.measure.known_loader import KnownLoader
 from plumb.tuning.measure.replayed_batches import RestartingIterator
 from plumb.tuning.measure.samples_per_batch import samples_per_batch
-from plumb.tuning.measure.training_loop import LoopMeter, Raised
+from plumb.tuning.measure.training_loop import ErrorForLoop, LoopMeter
 from plumb.tuning.options import Options
 
 _ALONE = "tuned on its own, without a step rate"
@@ -77,16 +77,16 @@ def _tuned(
             if isinstance(event, Phase):
                 line.phase(event.text)
 
-        tuning = Tuning(options, emit)
+        tuning = TuningWork(options, emit)
         if callable(step):
             return _through(step, tuning, known, loader, options.budget_seconds).plan
         rate = TrainingStep(float(step), 0.0, blocks=not has_accelerator()) if step is not None else None
         notes = [] if rate else [_ALONE]
-        return tuning.for_step(known, loader, options.budget_seconds, rate, options.pace_seconds, *notes).plan
+        return tuning.run_for_step(known, loader, options.budget_seconds, rate, options.window_seconds, *notes).plan
 
 
 def _through(
-    step: Callable[[Any], object], tuning: Tuning, known: KnownLoader, loader: DataLoader[Any], seconds: float
+    step: Callable[[Any], object], tuning: TuningWork, known: KnownLoader, loader: DataLoader[Any], seconds: float
 ) -> LoaderDone:
     """Tune as `plumb tune` does through a script's loop, with `step` as the body of the loop."""
     deadline = time.perf_counter() + seconds
@@ -99,14 +99,14 @@ def _through(
         raise
     known.note_batch(first, 0.0)
     loop = LoopMeter(samples_per_batch(loader, known.samples_per_batch), float("inf"))
-    course = tuning.through_the_loop(known, loader, loop, itertools.chain([first], batches), deadline)
-    with closing(course):
+    coroutine = tuning.run_in_loop(known, loader, loop, itertools.chain([first], batches), deadline)
+    with closing(coroutine):
         while True:
             try:
-                batch = next(course)
+                batch = next(coroutine)
             except StopIteration as done:
                 result: LoaderDone = done.value
                 return result
-            if isinstance(batch, Raised):
+            if isinstance(batch, ErrorForLoop):
                 raise UsersError(batch.error)
             step(batch)

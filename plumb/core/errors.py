@@ -47,7 +47,7 @@ class UsersError(PlumbError):
 
 
 class LoopEndedError(PlumbError):
-    """Thrown into a course (measurement generator) when the user's loop will request no further batch."""
+    """Thrown into a measurement coroutine when the user's loop will request no further batch."""
 
 
 def one_line(error: BaseException) -> str:

@@ -128,13 +128,13 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
 
     def work() -> Work:
         from plumb.script.follower_rank import FollowerRankWork
-        from plumb.script.trace_work import Tracing
-        from plumb.tuning.in_loop import Tuning
+        from plumb.script.trace_work import TracingWork
+        from plumb.tuning.in_loop import TuningWork
 
         assert orders.tune is not None
         if takes_part:
             return FollowerRankWork()
-        return Tracing(emit) if orders.tune.trace_only else Tuning(options, emit)
+        return TracingWork(emit) if orders.tune.trace_only else TuningWork(options, emit)
 
     session = Session(
         work,

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 from plumb.core import events
 from plumb.core.errors import LoopEndedError
 from plumb.tuning.measure.known_loader import KnownLoader
-from plumb.tuning.measure.replayed_batches import ready
-from plumb.tuning.measure.training_loop import Course, LoopMeter
+from plumb.tuning.measure.replayed_batches import replayed
+from plumb.tuning.measure.training_loop import LoopMeter, MeasurementCoroutine
 
 _KEPT_BATCHES = 2
 
@@ -24,18 +24,18 @@ class FollowerRankWork:
 
     only_one = True
 
-    def through_the_loop(
+    def run_in_loop(
         self, known: KnownLoader, loader: DataLoader[Any], loop: LoopMeter, own: Iterator[Any], deadline: float
-    ) -> Course[events.Event]:
+    ) -> MeasurementCoroutine[events.Event]:
         """Yield the loader's first batches in a cycle, as many as the loop may get."""
         with contextlib.suppress(LoopEndedError):
-            for given, batch in enumerate(ready(islice(own, _KEPT_BATCHES), loader.pin_memory)):
+            for given, batch in enumerate(replayed(islice(own, _KEPT_BATCHES), loader.pin_memory)):
                 if given >= loop.batches_at_most:
                     break
                 yield batch
-        return self.alone(known, loader, deadline)
+        return self.run_alone(known, loader, deadline)
 
-    def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> NoReturn:
+    def run_alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> NoReturn:
         """Wait for ever, because the loop must not go on."""
         while True:
             threading.Event().wait()

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from plumb.script.training_signals import TrainingSignals
     from plumb.tuning.measure.known_loader import KnownLoader, Watched
     from plumb.tuning.measure.loop_companions import Companion
-    from plumb.tuning.measure.training_loop import Course, LoopMeter
+    from plumb.tuning.measure.training_loop import LoopMeter, MeasurementCoroutine
 
 _log = logger(__name__)
 
@@ -63,12 +63,12 @@ class Work(Protocol):
 
     only_one: bool
 
-    def through_the_loop(
+    def run_in_loop(
         self, known: KnownLoader, loader: DataLoader[Any], loop: LoopMeter, own: Iterator[Any], deadline: float
-    ) -> Course[events.Event]:
+    ) -> MeasurementCoroutine[events.Event]:
         """Do the work through the user's loop, starting with the batches of its `own` loader."""
 
-    def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
+    def run_alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
         """Do the work without the user's loop, in about `seconds`."""
 
 
@@ -100,7 +100,7 @@ class Session:
         self._trains_since: float | None = None
         self._owner = os.getpid()
         self._running: KnownLoader | None = None
-        self._course: Course[events.Event] | None = None
+        self._coroutine: MeasurementCoroutine[events.Event] | None = None
         self._loop: LoopMeter | None = None
         self._work: Work | None = None
         self._done: set[str] = set()
@@ -200,19 +200,20 @@ class Session:
         """
         if isinstance(error, SystemExit) and not error.code:
             error = None
-        course = None if self._comes_of_users_error(error) else self._course
-        if course is None:
+        coroutine = None if self._comes_of_users_error(error) else self._coroutine
+        if coroutine is None:
             seen = self._seen()
             if error is None and (seen or self._has_result or self._failed is not None):
                 self._begin_alone()
                 self._tune_alone(seen)
             return
         while (
-            inspect.getgeneratorstate(course) == inspect.GEN_RUNNING and self._thread is not threading.current_thread()
+            inspect.getgeneratorstate(coroutine) == inspect.GEN_RUNNING
+            and self._thread is not threading.current_thread()
         ):
             time.sleep(0.05)
         if error is None or self._went_past_the_epoch():
-            self._resume(lambda: course.throw(LoopEndedError()))
+            self._resume(lambda: coroutine.throw(LoopEndedError()))
 
     def data_goes(self, path: str) -> None:
         """Tune the loaders now that have read only files that the script is about to remove at `path`.
@@ -220,7 +221,7 @@ class Session:
         The script continues afterwards, and its other loaders are tuned as usual. A loop that is being tuned keeps its
         own data.
         """
-        if self._registry is None or self._course is not None:
+        if self._registry is None or self._coroutine is not None:
             return
         lost = [known for known in self._seen() if self._reads_only(known, path)]
         if not lost:
@@ -261,13 +262,13 @@ class Session:
         return self.fail(failure)
 
     def _batch_for(self, watched: Watched) -> Any:
-        known, course = watched.known, self._course
+        known, coroutine = watched.known, self._coroutine
         if self._users_error is not None:
             self._skips[type(self._users_error)] = None
-        if course is not None and known is self._running:
+        if coroutine is not None and known is self._running:
             interrupted, watched.is_fresh = watched.is_fresh, False
-            return self._resume(lambda: course.send(interrupted))
-        if course is None and known.name not in self._done and self._is_to_be_tuned(watched):
+            return self._resume(lambda: coroutine.send(interrupted))
+        if coroutine is None and known.name not in self._done and self._is_to_be_tuned(watched):
             return self._take_over(watched)
         companion = self._companion(known)
         if companion is not None and companion.is_confirmed:
@@ -340,13 +341,13 @@ class Session:
         self._deadline = time.perf_counter() + self._budget_seconds
         deadline = self._deadline - self._budget_seconds * self._share_of_the_others(known)
         own = RestartingIterator(watched.batches, watched.start)
-        course = self._course = work.through_the_loop(known, known.latest, loop, own, deadline)
-        return self._resume(lambda: next(course))
+        coroutine = self._coroutine = work.run_in_loop(known, known.latest, loop, own, deadline)
+        return self._resume(lambda: next(coroutine))
 
     def _resume(self, step: Callable[[], Any]) -> Any:
-        """Run the course to its next batch and return that, or end the script with the course's plan."""
+        """Run the measurement coroutine to its next batch and return that, or end the script with its plan."""
         from plumb.tuning.measure.loop_companions import Companions
-        from plumb.tuning.measure.training_loop import Raised
+        from plumb.tuning.measure.training_loop import ErrorForLoop
 
         try:
             batch = step()
@@ -355,7 +356,7 @@ class Session:
             self._finish(self._running, done.value)
         except UsersError as users:
             if not is_plumbs(users.error):
-                self._running = self._course = None
+                self._running = self._coroutine = None
                 Companions(self._loop.companions if self._loop is not None else []).give_own()
                 self._users_error = users.error if isinstance(users.error, Exception) else None
                 raise users.error from None
@@ -363,7 +364,7 @@ class Session:
         except Exception as error:
             self._not_tuned(self._running, error)
         else:
-            if isinstance(batch, Raised):
+            if isinstance(batch, ErrorForLoop):
                 self._users_error = batch.error
                 raise batch.error
             return batch
@@ -408,7 +409,7 @@ class Session:
                 # The loader may never have been iterated, so the facts about its dataset are looked up now.
                 assert self._registry is not None
                 self._registry.iterated(loader)
-                self._finish(known, work.alone(known, loader, left))
+                self._finish(known, work.run_alone(known, loader, left))
             except UsersError as users:
                 self._not_tuned(known, users.error, is_users=not is_plumbs(users.error))
             except Exception as error:

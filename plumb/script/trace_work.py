@@ -14,12 +14,12 @@ from plumb.tracing.device.profile import profile_device
 from plumb.tracing.sample_source import TraceError, TraceTimeError
 from plumb.tracing.tracer import trace
 from plumb.tuning.measure.known_loader import KnownLoader
-from plumb.tuning.measure.training_loop import Course, LoopMeter
+from plumb.tuning.measure.training_loop import LoopMeter, MeasurementCoroutine
 
 _SAMPLES, _SECONDS_AT_LEAST = 16, 1.0
 
 
-class Tracing:
+class TracingWork:
     """Tracer of one loader (a `session.Work`), between two batches of the script's loop."""
 
     only_one = True
@@ -27,14 +27,14 @@ class Tracing:
     def __init__(self, emit: Callable[[events.Event], None]) -> None:
         self._emit = emit
 
-    def through_the_loop(
+    def run_in_loop(
         self, known: KnownLoader, loader: DataLoader[Any], loop: LoopMeter, own: Iterator[Any], deadline: float
-    ) -> Course[events.Event]:
+    ) -> MeasurementCoroutine[events.Event]:
         """Trace the loader; the loop itself isn't needed."""
         yield from ()
-        return self.alone(known, loader, deadline - time.perf_counter())
+        return self.run_alone(known, loader, deadline - time.perf_counter())
 
-    def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
+    def run_alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
         """Return the loader's graph. Raise TuningError if it can't be traced, UsersError for the dataset's errors."""
         self._emit(events.Phase(f"{known.name}: what a sample goes through"))
         try:

@@ -86,35 +86,36 @@ def trace(
         indices = _keys(dataset_or_loader, samples)
     source = source_of(dataset, samples, indices, batch_samples or 1)
     with kept_generators(), one_torch_thread(), ReadCounter() as reads:
-        course = Course(source, collate, batch_samples, deadline)
-        units = course.warm_up(max(1, min(samples, source.samples) // source.unit_samples))
+        trace_passes = TracePasses(source, collate, batch_samples, deadline)
+        units = trace_passes.warm_up(max(1, min(samples, source.samples) // source.unit_samples))
         if collate_fn is None and dataset is dataset_or_loader:
-            course.drop_collate_where_it_fails(units)
-        units, weights = course.first_timing(units)
-        discovery = course.discover(units, weights, reads)
+            trace_passes.drop_collate_where_it_fails(units)
+        units, weights = trace_passes.first_timing(units)
+        discovery = trace_passes.discover(units, weights, reads)
         readers = {node for node, facts in discovery.facts.items() if facts.read_bytes or facts.opens}
-        operators = choose(course.root, weights, readers)
+        operators = choose(trace_passes.root, weights, readers)
         selection = select(operators, whole=True)
-        watch = course.watch_lock(units, selection)
-        timings = course.time(units, selection)
+        watch = trace_passes.watch_lock(units, selection)
+        timings = trace_passes.time(units, selection)
         counts_reads = reads.counts
     observed = ObservedPasses(
-        root=course.root,
+        root=trace_passes.root,
         operators=operators,
         discovery=discovery,
-        costs=costs(timings.recorded, source.unit_samples) | costs(timings.recorded_batches, course.batch_samples),
+        costs=costs(timings.recorded, source.unit_samples)
+        | costs(timings.recorded_batches, trace_passes.batch_samples),
         free_share=watch.free_share,
         counts_reads=counts_reads,
         units=units,
         unit_samples=source.unit_samples,
-        batch_samples=course.batch_samples,
+        batch_samples=trace_passes.batch_samples,
     )
-    wall, cpu, wait = timings.plain_per_sample(source.unit_samples, course.batch_samples)
+    wall, cpu, wait = timings.plain_per_sample(source.unit_samples, trace_passes.batch_samples)
     pipeline = Pipeline(
         graph=assemble(observed),
         dataset=type(dataset).__name__,
         samples=units * source.unit_samples,
-        batch_size=course.batch_samples if course.batched else None,
+        batch_size=trace_passes.batch_samples if trace_passes.batched else None,
         sample_seconds=wall,
         sample_cpu_seconds=cpu,
         sample_wait_seconds=wait,
@@ -174,7 +175,7 @@ class Timings:
         return cpu + wait, cpu, wait
 
 
-class Course:
+class TracePasses:
     """Passes over one source. Batches are cut from the samples of a pass in the order in which they were loaded."""
 
     def __init__(

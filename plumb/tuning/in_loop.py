@@ -37,13 +37,13 @@ from plumb.tuning.loop_results import (
     waiting_share,
     with_shares,
 )
-from plumb.tuning.measure.collective_wait import standstill, told_by_steps
+from plumb.tuning.measure.collective_wait import collective_waits, shows_collective_waits
 from plumb.tuning.measure.known_loader import KnownLoader
 from plumb.tuning.measure.loop_companions import Companions
 from plumb.tuning.measure.loop_comparison import LoopComparison, compare_in_loop
-from plumb.tuning.measure.replayed_batches import ready
+from plumb.tuning.measure.replayed_batches import replayed
 from plumb.tuning.measure.samples_per_batch import samples_per_batch
-from plumb.tuning.measure.training_loop import Course, LoopMeter, LoopReading
+from plumb.tuning.measure.training_loop import LoopMeter, LoopReading, MeasurementCoroutine
 from plumb.tuning.options import Options
 from plumb.tuning.overtime import late_seconds
 from plumb.tuning.plain_plan import plain_in_loop, settled_plain
@@ -70,10 +70,10 @@ _TIME_BEFORE, _TIME_STEP = 0.25, 0.2
 # Length of the pauses that show whether a device works asynchronously, as a share of its step.
 _PAUSE_SHARE = 0.5
 # A loader that doesn't feed the training matters less, so its windows are shorter by this factor.
-_PACE_ALONE = 0.6
+_WINDOW_SCALE_ALONE = 0.6
 
 
-class Tuning:
+class TuningWork:
     """Tuner of every loader of a script (a `session.Work`)."""
 
     only_one = False
@@ -82,9 +82,9 @@ class Tuning:
         self._options = options
         self._emit = emit
 
-    def through_the_loop(
+    def run_in_loop(
         self, known: KnownLoader, loader: DataLoader[Any], loop: LoopMeter, own: Iterator[Any], deadline: float
-    ) -> Course[events.Event]:
+    ) -> MeasurementCoroutine[events.Event]:
         """Tune a loader through the user's loop: baseline, step rate, trials, then winner and baseline in turns.
 
         Args:
@@ -94,13 +94,13 @@ class Tuning:
             own: Batches of the user's own loader.
             deadline: End in `time.perf_counter` seconds, which may be exceeded a little.
         """
-        with standstill(self._options.ranks) as loop.waits, baseline_malloc():
-            return (yield from self._measured_through(known, loader, loop, own, deadline))
+        with collective_waits(self._options.ranks) as loop.waits, baseline_malloc():
+            return (yield from self._tune_in_loop(known, loader, loop, own, deadline))
 
-    def _measured_through(
+    def _tune_in_loop(
         self, known: KnownLoader, loader: DataLoader[Any], loop: LoopMeter, own: Iterator[Any], deadline: float
-    ) -> Course[events.Event]:
-        pace, spent, begun = self._options.pace_seconds, Spending(), time.perf_counter()
+    ) -> MeasurementCoroutine[events.Event]:
+        window_seconds, spent, begun = self._options.window_seconds, Spending(), time.perf_counter()
         # The loop itself is among the callers.
         between = between_epochs(sys._getframe(), loader, known.site)
         if not loader.num_workers:
@@ -120,15 +120,19 @@ class Tuning:
         subject = LoaderUnderTest(
             known.name, loader, loop.samples_per_batch, burning, waiting, _changed(loop), loop.open, loop.skips, between
         )
-        plain_seconds = 0.0 if self._options.plain else min(2 * _PAIRS * pace, _PLAIN_SHARE * (deadline - begun))
-        seconds = (deadline - time.perf_counter() - 2 * _PAIRS * pace - plain_seconds) / (1 + together.count)
-        tuner = Tuner(subject, self._options, seconds, pace, self._emit)
+        plain_seconds = (
+            0.0 if self._options.plain else min(2 * _PAIRS * window_seconds, _PLAIN_SHARE * (deadline - begun))
+        )
+        seconds = (deadline - time.perf_counter() - 2 * _PAIRS * window_seconds - plain_seconds) / (1 + together.count)
+        tuner = Tuner(subject, self._options, seconds, window_seconds, self._emit)
         choice = tuner.choose()
         if between.changed or between.is_made_anew:
             choice = choice.noting(notes.changed_between_epochs(between))
 
         def tuner_of(subject: LoaderUnderTest, limits: Limits) -> Tuner:
-            return Tuner(subject, dataclasses.replace(self._options, limits=limits), seconds, pace, self._emit)
+            return Tuner(
+                subject, dataclasses.replace(self._options, limits=limits), seconds, window_seconds, self._emit
+            )
 
         together.tune(choice, step, waiting, self._options.limits, tuner_of)
         if loop.open and step is not None and step.wants_pinned:
@@ -148,7 +152,7 @@ class Tuning:
             until = max(deadline, time.perf_counter() + _OVERTIME_SHARE * self._options.budget_seconds) - plain_seconds
             latest = deadline + late_seconds(self._options.budget_seconds)
             compared = yield from compare_in_loop(
-                loop, *sides, pace, until, latest, _batch_seconds(loop, readings), together.companions.switch
+                loop, *sides, window_seconds, until, latest, _batch_seconds(loop, readings), together.companions.switch
             )
             compared = together.finished(compared)
             is_taken = compared.is_taken
@@ -170,7 +174,7 @@ class Tuning:
                 own,
                 choice,
                 lambda config: loader_on(config, plain=True),
-                pace,
+                window_seconds,
                 until,
                 latest,
                 _batch_seconds(loop, readings),
@@ -199,7 +203,7 @@ class Tuning:
         if loop.pauses.seconds:
             choice = choice.noting(notes.paused(loop.pauses.seconds))
         if self._options.ranks > 1:
-            note = notes.among_ranks(self._options.ranks, told_by_steps())
+            note = notes.among_ranks(self._options.ranks, shows_collective_waits())
             choice = choice.noting(note)
         choice = choice.having_loaded(loop.batches_given * loop.samples_per_batch)
         planned = self._plan(
@@ -243,40 +247,42 @@ class Tuning:
 
     def _at_first(
         self, known: KnownLoader, loader: DataLoader[Any], loop: LoopMeter, own: Iterator[Any], deadline: float
-    ) -> Course[tuple[LoopReading | None, TrainingStep | None]]:
+    ) -> MeasurementCoroutine[tuple[LoopReading | None, TrainingStep | None]]:
         """Measure the loop on its own batches, and its step when batches are ready."""
-        pace, begun = self._options.pace_seconds, time.perf_counter()
+        window_seconds, begun = self._options.window_seconds, time.perf_counter()
         self._say(known, "your loop as it is")
         in_flight = loader.num_workers * (loader.prefetch_factor or 0)
         until = begun + _TIME_BEFORE * (deadline - begun)
         round_of = max(loader.num_workers, 1)
-        before = yield from loop.measure(own, in_flight + 1, 2 * pace, until, _SHARE_BEFORE, per_round=round_of)
+        before = yield from loop.measure(
+            own, in_flight + 1, 2 * window_seconds, until, _SHARE_BEFORE, per_round=round_of
+        )
         companions = Companions(loop.companions)
         companions.confirm(loop.batches_given)
         self._say(known, "how fast your loop could go")
         until = time.perf_counter() + _TIME_STEP * (deadline - begun)
-        companions.give_ready()
-        step = yield from _step(loop, own, loader.pin_memory, pace, until)
+        companions.give_replayed()
+        step = yield from _step(loop, own, loader.pin_memory, window_seconds, until)
         companions.give_own()
         return before, step
 
-    def alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
+    def run_alone(self, known: KnownLoader, loader: DataLoader[Any], seconds: float) -> events.Event:
         """Tune a loader without a training loop for its own rate, without a step rate."""
-        pace = _PACE_ALONE * self._options.pace_seconds
+        window_seconds = _WINDOW_SCALE_ALONE * self._options.window_seconds
         note = "tuned on its own, without a step rate: no training loop was seen to use it"
         if known.read_beside:
             note = (
                 f"tuned on its own, without a step rate: the loop of {known.read_beside} was seen to read it, but ended"
             )
-        return self.for_step(known, loader, seconds, None, pace, note)
+        return self.run_for_step(known, loader, seconds, None, window_seconds, note)
 
-    def for_step(
+    def run_for_step(
         self,
         known: KnownLoader,
         loader: DataLoader[Any],
         seconds: float,
         step: TrainingStep | None,
-        pace_seconds: float,
+        window_seconds: float,
         *notes: str,
     ) -> events.LoaderDone:
         """Tune a loader without a loop, for a step.
@@ -286,12 +292,12 @@ class Tuning:
             loader: The loader.
             seconds: Budget.
             step: Step with a known rate; None to tune for the loader's own rate.
-            pace_seconds: Length of a measurement window.
+            window_seconds: Length of a measurement window.
             *notes: Sentences for the plan.
         """
         per_batch, spent = samples_per_batch(loader, known.samples_per_batch), Spending()
         subject = LoaderUnderTest(known.name, loader, per_batch, step, None)
-        tuner = Tuner(subject, self._options, seconds, pace_seconds, self._emit)
+        tuner = Tuner(subject, self._options, seconds, window_seconds, self._emit)
         with baseline_malloc():
             choice = tuner.choose()
         choice = dataclasses.replace(choice, notes=(*choice.notes, *notes))
@@ -311,7 +317,7 @@ class Tuning:
         plainly: LoopComparison | None = None,
         is_one_of_several: bool = False,
     ) -> events.LoaderDone:
-        pipeline, device = choice.offers.pipeline, choice.offers.device
+        pipeline, device = choice.available.pipeline, choice.available.device
         return events.LoaderDone(
             LoaderResult(
                 name=known.name,
@@ -327,7 +333,7 @@ class Tuning:
                 end_to_end=in_loop if is_one_of_several or in_loop is None else with_shares(in_loop, choice),
                 sample=choice.inputs.cost_in_worker,
                 trials=choice.trials,
-                rewrites=choice.offers.rewrites,
+                rewrites=choice.available.rewrites,
                 graph=pipeline.to_node_link() if pipeline else None,
                 device=device.to_dict() if device else None,
                 notes=choice.notes,
@@ -375,7 +381,7 @@ def _makes_ahead(config: Config) -> bool:
 
 def _step(
     loop: LoopMeter, own: Iterator[Any], pin: bool, seconds: float, deadline: float
-) -> Course[TrainingStep | None]:
+) -> MeasurementCoroutine[TrainingStep | None]:
     """Measure the training step with ready batches; return None if the loop has ended.
 
     If a GPU takes batches from pageable memory, page-locked ones are measured too, and the better rate counts.
@@ -386,8 +392,8 @@ def _step(
     while len(kept) < _KEPT_BATCHES:
         kept.append((yield from loop.next_of(own)))
 
-    def measured(pin: bool) -> Course[LoopReading | None]:
-        return loop.measure(ready(kept, pin), 1, seconds, deadline, _SHARE_STEP, waiting_counts=False)
+    def measured(pin: bool) -> MeasurementCoroutine[LoopReading | None]:
+        return loop.measure(replayed(kept, pin), 1, seconds, deadline, _SHARE_STEP, waiting_counts=False)
 
     reading = yield from measured(pin)
     if reading is None:
@@ -395,7 +401,7 @@ def _step(
     step = TrainingStep(reading.rate.samples_per_second, reading.cpu_seconds, blocks=True)
     if not uses_accelerator():
         return step
-    step = dataclasses.replace(step, blocks=(yield from _blocks(loop, ready(kept, pin), reading, seconds, deadline)))
+    step = dataclasses.replace(step, blocks=(yield from _blocks(loop, replayed(kept, pin), reading, seconds, deadline)))
     if pin or not loop.open or not is_pinnable(kept[0]):
         return step
     locked = yield from measured(True)
@@ -406,7 +412,7 @@ def _step(
 
 def _blocks(
     loop: LoopMeter, batches: Iterator[Any], reading: LoopReading, seconds: float, deadline: float
-) -> Course[bool]:
+) -> MeasurementCoroutine[bool]:
     """Return whether the loop waits for an accelerator to finish its step, measured with pauses between two steps.
 
     An asynchronous accelerator works during the pauses, which are not counted, so its steps seem shorter.

@@ -18,7 +18,12 @@ from plumb.model.calibration import Calibration
 from plumb.model.inputs import USUAL_WORKER_BYTES, AllocatorGain, Footprint, ModelInputs
 from plumb.rewrites.find import AvailableRewrites
 from plumb.tuning.loader_under_test import LoaderUnderTest, cost_of
-from plumb.tuning.measure.sample_cost import Sampled, sampled, sampled_without_torch_threads, torch_threads_speedup
+from plumb.tuning.measure.sample_cost import (
+    MeasuredSamples,
+    measure_samples,
+    measure_samples_without_torch_threads,
+    torch_threads_speedup,
+)
 from plumb.tuning.measure.throughput import IndexStream
 
 # Reused memory is worth a trial if fresh memory takes this share of a sample's time.
@@ -33,43 +38,43 @@ _LEAST_SECONDS = 1e-9
 # Usual start of a worker; one that isn't forked imports torch again.
 _FORK_SECONDS, _SPAWN_SECONDS = 0.05, 2.0
 # Longest measurement of reused memory, if a shorter one leaves a sample's cost uncertain.
-_LONGEST_PACES = 2.0
+_LONGEST_WINDOWS = 2.0
 # A library's own threads count if they keep this much of a CPU busy.
 _POOLED = 0.3
 
 
 @dataclass
 class ObservedLoader:
-    """Loader whose batches are measured, for about `pace_seconds` each time; `stream` has their indices, if any.
+    """Loader whose batches are measured, for about `window_seconds` each time; `stream` has their indices, if any.
 
     With `plain`, the gain from reused memory is not measured.
     """
 
     subject: LoaderUnderTest
     stream: IndexStream | None
-    pace_seconds: float
+    window_seconds: float
     plain: bool = False
 
-    def told_from_waiting(self, seen: Sampled) -> Sampled:
+    def told_from_waiting(self, seen: MeasuredSamples) -> MeasuredSamples:
         """Return the measurement with the work of other threads counted as computing, not as waiting."""
         if seen.other_cpus < _POOLED:
             return dataclasses.replace(seen, other_cpus=0.0)
-        alone = sampled_without_torch_threads(
-            self.subject.loader, self.stream, self.pace_seconds / 2, skips=self.subject.skips
+        alone = measure_samples_without_torch_threads(
+            self.subject.loader, self.stream, self.window_seconds / 2, skips=self.subject.skips
         )
         pooled = alone.other_cpus if alone.other_cpus >= _POOLED else 0.0
         return seen.made_by_threads(pooled, alone.cost.wait_seconds)
 
     def model_inputs(
         self,
-        seen: Sampled,
-        offers: AvailableRewrites,
+        seen: MeasuredSamples,
+        available: AvailableRewrites,
         making_bytes: float,
         limits: Limits,
         may_have_torch_threads: bool,
     ) -> ModelInputs:
         """Return the model inputs that can be measured without workers, where a sample costs as much as here."""
-        subject, cost = self.subject, cost_of(seen, offers)
+        subject, cost = self.subject, cost_of(seen, available)
         fresh_seconds = fresh_seconds_per_byte() * cost.output_bytes
         footprint = Footprint(
             batch_bytes=seen.largest_batch_bytes,
@@ -91,24 +96,24 @@ class ObservedLoader:
             batch_seconds=seen.batch_seconds,
             torch_threads_speedup=self._torch_threads_speedup() if may_have_torch_threads else 1.0,
             dataset_samples=length_of(subject.loader.dataset),
-            cuts=offers.cuts,
-            deferrals=offers.deferrals,
-            threads=offers.threads,
-            allocator=self._allocator_gain(cost, footprint, offers, fresh_seconds),
+            cuts=available.cuts,
+            deferrals=available.deferrals,
+            threads=available.threads,
+            allocator=self._allocator_gain(cost, footprint, available, fresh_seconds),
             fresh_seconds=fresh_seconds,
-            read_bytes=cost.output_bytes if offers.storage else 0.0,
-            storage=offers.storage,
-            source=offers.source,
+            read_bytes=cost.output_bytes if available.storage else 0.0,
+            storage=available.storage,
+            source=available.source,
             step_blocks=subject.step is not None and subject.step.blocks,
             pool_cpus=seen.other_cpus,
         )
 
     def _torch_threads_speedup(self) -> float:
         """Return how many times as fast samples are made if torch has all cores in a worker."""
-        return torch_threads_speedup(self.subject.loader, self.stream, self.pace_seconds, self.subject.skips)
+        return torch_threads_speedup(self.subject.loader, self.stream, self.window_seconds, self.subject.skips)
 
     def _allocator_gain(
-        self, cost: SampleCost, footprint: Footprint, offers: AvailableRewrites, fresh_seconds: float
+        self, cost: SampleCost, footprint: Footprint, available: AvailableRewrites, fresh_seconds: float
     ) -> AllocatorGain | None:
         """Return the gain from reused memory; None if it is negligible, even relative to the best other rewrite."""
         if self.plain:
@@ -116,7 +121,7 @@ class ObservedLoader:
         per_batch = self.subject.samples_per_batch
         saved = malloc.saved_seconds(int(footprint.batch_bytes)) / per_batch
         handing = footprint.tensors_per_batch * _SECONDS_PER_TENSOR / per_batch
-        if max(saved, fresh_seconds + handing) < _WORTH_REUSING * _least_seconds(cost, offers):
+        if max(saved, fresh_seconds + handing) < _WORTH_REUSING * _least_seconds(cost, available):
             return None
         kept = malloc.kept_bytes(int(footprint.batch_bytes))
         with malloc.malloc_reuse(True):
@@ -128,7 +133,7 @@ class ObservedLoader:
 
     def _left_share(self, cost: SampleCost, saved_seconds: float) -> float:
         """Return the share of a sample's CPU seconds that remains in reused memory, measured now."""
-        again = sampled(self.subject.loader, self.stream, *self._look_seconds(), self.subject.skips).cost
+        again = measure_samples(self.subject.loader, self.stream, *self._look_seconds(), self.subject.skips).cost
         natural = max(cost.cpu_seconds, _LEAST_SECONDS)
         least = max(1.0 - _TOUCHED * saved_seconds / natural, _LEAST_LEFT)
         return min(max((again.wall_seconds - cost.wait_seconds) / natural, least), 1.0)
@@ -144,20 +149,22 @@ class ObservedLoader:
 
     def _cpu_seconds_on_one_thread(self) -> float:
         """Return a sample's CPU seconds if torch has no threads of its own, as in a worker."""
-        alone = sampled_without_torch_threads(
+        alone = measure_samples_without_torch_threads(
             self.subject.loader, self.stream, *self._look_seconds(), self.subject.skips
         )
         return max(alone.cost.cpu_seconds, _LEAST_SECONDS)
 
     def _look_seconds(self) -> tuple[float, float]:
         """Return the shortest and the longest duration of a measurement of reused memory."""
-        return self.pace_seconds / 2, _LONGEST_PACES * self.pace_seconds
+        return self.window_seconds / 2, _LONGEST_WINDOWS * self.window_seconds
 
 
-def _least_seconds(cost: SampleCost, offers: AvailableRewrites) -> float:
+def _least_seconds(cost: SampleCost, available: AvailableRewrites) -> float:
     """Return a sample's seconds with the store or the deferral that saves most."""
-    stored = [cut.left.plainly * cost.cpu_seconds + (1.0 - cut.wait_share) * cost.wait_seconds for cut in offers.cuts]
-    deferred = [deferral.left.plainly * cost.cpu_seconds + cost.wait_seconds for deferral in offers.deferrals]
+    stored = [
+        cut.left.plainly * cost.cpu_seconds + (1.0 - cut.wait_share) * cost.wait_seconds for cut in available.cuts
+    ]
+    deferred = [deferral.left.plainly * cost.cpu_seconds + cost.wait_seconds for deferral in available.deferrals]
     return min([cost.wall_seconds, *stored, *deferred])
 
 

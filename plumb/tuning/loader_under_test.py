@@ -15,7 +15,7 @@ from plumb.model.inputs import ModelInputs, SearchSpace
 from plumb.rewrites.find import AvailableRewrites
 from plumb.runtime.loader import index_sampler
 from plumb.tuning.between_epochs import NOTHING, BetweenEpochs
-from plumb.tuning.measure.sample_cost import Sampled
+from plumb.tuning.measure.sample_cost import MeasuredSamples
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class TuningResult:
     plain: Measured
     inputs: ModelInputs
     search_space: SearchSpace
-    offers: AvailableRewrites
+    available: AvailableRewrites
     trials: tuple[Trial, ...]
     notes: tuple[str, ...]
     samples_loaded: float
@@ -103,9 +103,9 @@ class TuningResult:
         return dataclasses.replace(self, samples_loaded=self.samples_loaded + samples)
 
 
-def cost_of(seen: Sampled, offers: AvailableRewrites) -> SampleCost:
+def cost_of(seen: MeasuredSamples, available: AvailableRewrites) -> SampleCost:
     """Return a sample's cost; the trace's if only one batch was measured, which includes opening files and clients."""
-    pipeline = offers.pipeline
+    pipeline = available.pipeline
     if pipeline is None or len(seen.batch_seconds) > 1:
         return seen.cost
     return dataclasses.replace(

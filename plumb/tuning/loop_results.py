@@ -11,7 +11,7 @@ from plumb.core.plan import EndToEnd, Measured, Rate, StepShares
 from plumb.model import stall_shares
 from plumb.tuning import explanations
 from plumb.tuning.loader_under_test import TrainingStep, TuningResult
-from plumb.tuning.measure.collective_wait import told_by_steps
+from plumb.tuning.measure.collective_wait import shows_collective_waits
 from plumb.tuning.measure.loop_comparison import LoopComparison
 from plumb.tuning.measure.throughput import rate_of
 from plumb.tuning.measure.training_loop import LoopReading
@@ -48,8 +48,8 @@ def _end_to_end(compared: LoopComparison, step: TrainingStep | None) -> EndToEnd
         after.samples_per_second,
         before.interval,
         after.interval,
-        told_waiting(waiting_share(before, step), compared.own),
-        told_waiting(waiting_share(after, step), compared.candidate),
+        reported_waiting_share(waiting_share(before, step), compared.own),
+        reported_waiting_share(waiting_share(after, step), compared.candidate),
         baseline_ranks_share=_ranks_share(compared.own),
         tuned_ranks_share=_ranks_share(compared.candidate),
         gain=compared.gain,
@@ -69,7 +69,7 @@ def waiting_share(loop: Rate, step: TrainingStep | None) -> float | None:
     return max(0.0, 1.0 - loop.samples_per_second / step.samples_per_second) if step else None
 
 
-def told_waiting(share: float | None, readings: Sequence[LoopReading]) -> float | None:
+def reported_waiting_share(share: float | None, readings: Sequence[LoopReading]) -> float | None:
     """Return the share of the loop's time that waits for data, for the user to read.
 
     Ready batches may save more time than the loop spends on getting its own if workers compete with its step for the
@@ -94,7 +94,7 @@ def readings_of_turns(readings: Sequence[LoopReading], turns: Sequence[LoopReadi
 
 def _ranks_share(readings: Sequence[LoopReading]) -> float:
     """Return the share of the loop's time that its steps wait for other ranks; 0 if that can't be measured."""
-    if not told_by_steps():
+    if not shows_collective_waits():
         return 0.0
     return mean(reading.ranks_seconds / (reading.wait_seconds + reading.step_seconds) for reading in readings)
 
@@ -102,7 +102,7 @@ def _ranks_share(readings: Sequence[LoopReading]) -> float:
 def unchanged_loop(readings: Sequence[LoopReading], waiting: float | None) -> EndToEnd:
     loop, ranks = rate_over_turns(readings), _ranks_share(readings)
     rate, interval = loop.samples_per_second, loop.interval
-    waiting = told_waiting(waiting, readings)
+    waiting = reported_waiting_share(waiting, readings)
     return EndToEnd(
         rate, rate, interval, interval, waiting, waiting, baseline_ranks_share=ranks, tuned_ranks_share=ranks
     )

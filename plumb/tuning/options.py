@@ -32,6 +32,6 @@ class Options:
     plain: bool = False
 
     @property
-    def pace_seconds(self) -> float:
+    def window_seconds(self) -> float:
         """Length of one measurement window of the user's loop or of a configuration, in seconds."""
         return min(max(self.budget_seconds / 75, 0.3), 5.0)

@@ -14,7 +14,7 @@ from plumb.model import planner
 from plumb.model.inputs import ModelInputs, SearchSpace
 from plumb.tuning.loader_under_test import TuningResult
 from plumb.tuning.measure.loop_comparison import LoopComparison, compare_in_loop
-from plumb.tuning.measure.training_loop import Course, LoopMeter
+from plumb.tuning.measure.training_loop import LoopMeter, MeasurementCoroutine
 from plumb.tuning.search import decision
 from plumb.tuning.search.ledger import TrialResult, while_running
 
@@ -83,7 +83,7 @@ def plain_in_loop(
     latest: float,
     batch_seconds: float,
     switch: Callable[[bool], int],
-) -> Course[LoopComparison | None]:
+) -> MeasurementCoroutine[LoopComparison | None]:
     """Compare the own and the plain configuration in the user's loop; return None if there is no time.
 
     The arguments are those of `compare_in_loop`; `choice` has both configurations.

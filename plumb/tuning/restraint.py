@@ -34,15 +34,15 @@ class Restraint:
     rewrites: str | None = None
     other_workers: str | None = None
 
-    def allowed(self, offers: AvailableRewrites) -> AvailableRewrites:
+    def allowed(self, available: AvailableRewrites) -> AvailableRewrites:
         """Return the allowed ones among the rewrites that were found."""
         if self.rewrites:
             return dataclasses.replace(
-                offers, rewrites=NO_REWRITES, cuts=(), deferrals=(), threads=(), storage=None, source=None
+                available, rewrites=NO_REWRITES, cuts=(), deferrals=(), threads=(), storage=None, source=None
             )
         if self.stores:
-            offers = dataclasses.replace(offers, cuts=())
-        return dataclasses.replace(offers, threads=(), storage=None, source=None) if self.threads else offers
+            available = dataclasses.replace(available, cuts=())
+        return dataclasses.replace(available, threads=(), storage=None, source=None) if self.threads else available
 
 
 FREE = Restraint()

@@ -24,7 +24,7 @@ from plumb.runtime.loader import NO_REWRITES, Loader, rebuild
 from plumb.runtime.store.dataset_store import Stored
 from plumb.tuning.measure.throughput import Chunk, IndexStream, MeasuredLoader, interleaved, is_known, rate_of
 from plumb.tuning.measure.trial_guard import TrialEndedError, TrialGuard
-from plumb.tuning.measure.trial_worker import deaths_told_where_waited_for
+from plumb.tuning.measure.trial_worker import worker_deaths_raised_while_waiting
 from plumb.tuning.measure.warm_store import FilledStores, HittingStream
 from plumb.tuning.search import decision
 from plumb.tuning.search.calibration_runs import CalibrationRun, growth_bytes, largest_worker, probe_run_of
@@ -43,9 +43,9 @@ _SHARE_UNTIL_STEADY = 0.25
 # A trial that takes this multiple of the predicted time to become steady is judged by its rate until then.
 _TIMES_UNTIL_STEADY = 2.0
 # One batch is enough if it takes this multiple of a window.
-_LONG_BATCH_PACES = 4.0
+_LONG_BATCH_WINDOWS = 4.0
 # Longest window for the costs of a sample, in paces, if a few slow samples keep them uncertain.
-LONGEST_LOOK_PACES = 4.0
+LONGEST_PROBE_WINDOWS = 4.0
 # Smallest number of chunks by which a trial is judged.
 _CHUNKS_TO_JUDGE = 4
 
@@ -77,7 +77,7 @@ class Trials:
         stream: IndexStream | None,
         samples_per_batch: float,
         ledger: Ledger,
-        pace_seconds: float,
+        window_seconds: float,
         deadline: float,
         skips: tuple[type[Exception], ...] = (),
     ) -> None:
@@ -91,7 +91,7 @@ class Trials:
         self._loader = loader
         self._stream = stream
         self._samples_per_batch = samples_per_batch
-        self._pace_seconds = pace_seconds
+        self._window_seconds = window_seconds
         self._deadline = deadline
         self._opened = HandleSnapshot(loader.dataset)
         # For each limit that a trial reached, the smallest need that the model computed for such a trial.
@@ -107,18 +107,18 @@ class Trials:
         if constraints.broken_limit(config, inputs):
             return None
         try:
-            with self._running(inputs, config, self._deadline) as (feed, taken):
-                feed.window(self._pace_seconds / 2)
-                before, loaded = largest_worker(feed), feed.samples
-                chunks = feed.window(LONGEST_LOOK_PACES * self._pace_seconds, self._is_known)
-                after, loaded = largest_worker(feed), (feed.samples - loaded) / config.num_workers
+            with self._running(inputs, config, self._deadline) as (loader, taken):
+                loader.window(self._window_seconds / 2)
+                before, loaded = largest_worker(loader), loader.samples
+                chunks = loader.window(LONGEST_PROBE_WINDOWS * self._window_seconds, self._is_known)
+                after, loaded = largest_worker(loader), (loader.samples - loaded) / config.num_workers
                 taken_bytes = taken.bytes()
         except Exception as error:
             self._failed(inputs, config, error)
             return None
         if not chunks:
             return None
-        start_seconds = feed.workers_start_seconds
+        start_seconds = loader.workers_start_seconds
         reading = self.ledger.measured(
             inputs, config, chunks, start_seconds, "measured, to calibrate", Memory(None, taken_bytes)
         )
@@ -127,7 +127,7 @@ class Trials:
         known = config.num_workers * after.private_bytes + inputs.footprint.batch_bytes
         parted = max(0.0, taken_bytes - known)
         return CalibrationRun(
-            probe_run_of(feed), after.private_bytes, growth, parted, start_seconds, feed.main_start_seconds
+            probe_run_of(loader), after.private_bytes, growth, parted, start_seconds, loader.main_start_seconds
         )
 
     def probe_or_reason(self, inputs: ModelInputs, config: Config) -> CalibrationRun | str | None:
@@ -138,7 +138,7 @@ class Trials:
 
     def _is_known(self, chunks: Sequence[Chunk]) -> bool:
         each = [chunk.seconds / chunk.samples for chunk in chunks]
-        return sum(chunk.seconds for chunk in chunks) >= self._pace_seconds and is_known(each)
+        return sum(chunk.seconds for chunk in chunks) >= self._window_seconds and is_known(each)
 
     def baseline(self, inputs: ModelInputs, config: Config) -> TrialResult:
         """Measure the user's own configuration, without regard to the limits that the model sees.
@@ -148,7 +148,7 @@ class Trials:
             TuningError: The configuration reached a limit, or is stuck.
         """
         if self.ledger.knows(config):
-            return self.ledger.derived(inputs, config)
+            return self.ledger.amortized_result(inputs, config)
         try:
             ran = self._run(inputs, config, math.inf, first_counts=config.num_workers == 0)
         except TrialEndedError as error:
@@ -173,7 +173,7 @@ class Trials:
             The measurement; without rates if the trial was not begun or failed.
         """
         if self.ledger.knows(config):
-            return self.ledger.derived(inputs, config)
+            return self.ledger.amortized_result(inputs, config)
         broken = constraints.broken_limit(config, self.corrected(inputs)) or self._is_too_much(inputs, config)
         if broken:
             return self.ledger.failed(config, f"not tried: {broken}")
@@ -190,7 +190,7 @@ class Trials:
             on_chunk(len(chunks), resource_bounds.training_rate(inputs, config, rate))
             return hopeless(chunks)
 
-        patience = _TIMES_UNTIL_STEADY * (steady_after + self._pace_seconds) + self.ledger.slowest_start_seconds
+        patience = _TIMES_UNTIL_STEADY * (steady_after + self._window_seconds) + self.ledger.slowest_start_seconds
 
         def too_slow(samples: float, seconds: float) -> bool:
             return seconds > patience and resource_bounds.training_rate(inputs, config, samples / seconds) < floor
@@ -217,11 +217,11 @@ class Trials:
         Raises:
             UsersError: The dataset raised in the user's configuration.
         """
-        feeds: list[MeasuredLoader] = []
+        loaders: list[MeasuredLoader] = []
         try:
-            all_chunks = self._interleave(inputs, finalists, feeds)
+            all_chunks = self._interleave(inputs, finalists, loaders)
         except Exception as error:
-            broken = [number for number, feed in enumerate(feeds) if feed.is_broken]
+            broken = [number for number, loader in enumerate(loaders) if loader.is_broken]
             if 0 in broken and not isinstance(error, TrialEndedError):
                 raise UsersError(error) from None
             if not broken or 0 in broken:
@@ -233,14 +233,14 @@ class Trials:
         if not all(all_chunks):
             return list(finalists)
         return [
-            self.ledger.measured(inputs, feed.config, chunks, feed.workers_start_seconds, "side by side")
-            for feed, chunks in zip(feeds, all_chunks, strict=True)
+            self.ledger.measured(inputs, loader.config, chunks, loader.workers_start_seconds, "side by side")
+            for loader, chunks in zip(loaders, all_chunks, strict=True)
         ]
 
     def _interleave(
-        self, inputs: ModelInputs, finalists: Sequence[TrialResult], feeds: list[MeasuredLoader]
+        self, inputs: ModelInputs, finalists: Sequence[TrialResult], loaders: list[MeasuredLoader]
     ) -> Sequence[Sequence[Chunk]]:
-        """Return each finalist's chunks; its loader is appended to `feeds` as soon as it runs."""
+        """Return each finalist's chunks; its loader is appended to `loaders` as soon as it runs."""
 
         def in_a_training(finalist: TrialResult, rate: Rate) -> tuple[float, float]:
             low, high = (resource_bounds.training_rate(inputs, finalist.config, bound) for bound in rate.interval)
@@ -261,17 +261,17 @@ class Trials:
         if constraints.fit_together(configs, self.corrected(inputs)):
             with contextlib.ExitStack() as running:
                 for config in configs:
-                    feeds.append(running.enter_context(self._running(inputs, config, self._deadline))[0])
+                    loaders.append(running.enter_context(self._running(inputs, config, self._deadline))[0])
                     # No two loaders ask the samples' source at once.
-                    feeds[-1].settle()
-                return interleaved(feeds, self._pace_seconds, settled)
+                    loaders[-1].settle()
+                return interleaved(loaders, self._window_seconds, settled)
         all_chunks: list[list[Chunk]] = [[] for _ in configs]
         for _ in range(_TURNS_ALONE):
-            feeds.clear()
+            loaders.clear()
             for config, chunks in zip(configs, all_chunks, strict=True):
-                with self._running(inputs, config, self._deadline) as (feed, _):
-                    feeds.append(feed)
-                    chunks += feed.window(self._pace_seconds)
+                with self._running(inputs, config, self._deadline) as (loader, _):
+                    loaders.append(loader)
+                    chunks += loader.window(self._window_seconds)
         return all_chunks
 
     def steady_within_seconds(self) -> float:
@@ -293,11 +293,11 @@ class Trials:
         first_counts: bool = False,
     ) -> _TrialWindow:
         """Measure one window of a fresh loader, or only its first batch if `first_counts` and the batch takes long."""
-        with self._running(inputs, config, deadline) as (feed, taken):
-            if first_counts and feed.first_chunk.seconds > _LONG_BATCH_PACES * self._pace_seconds:
-                return _TrialWindow([feed.first_chunk], 0.0, taken.bytes())
+        with self._running(inputs, config, deadline) as (loader, taken):
+            if first_counts and loader.first_chunk.seconds > _LONG_BATCH_WINDOWS * self._window_seconds:
+                return _TrialWindow([loader.first_chunk], 0.0, taken.bytes())
             return _TrialWindow(
-                feed.window(self._pace_seconds, enough, too_slow), feed.workers_start_seconds, taken.bytes()
+                loader.window(self._window_seconds, enough, too_slow), loader.workers_start_seconds, taken.bytes()
             )
 
     def corrected(self, inputs: ModelInputs) -> ModelInputs:
@@ -343,7 +343,7 @@ class Trials:
         if config.cache is None or self._stream is None:
             return None
         if self._stores is None:
-            self._stores = FilledStores(self._loader, self._stream, self.rewrites, self._pace_seconds, self._skips)
+            self._stores = FilledStores(self._loader, self._stream, self.rewrites, self._window_seconds, self._skips)
         filled = self._stores.of(config)
         return filled.stored, HittingStream(self._stream, filled, config.cache.hit_ratio, self.ledger.seed)
 
@@ -371,16 +371,16 @@ class Trials:
             )
 
         try:
-            with deaths_told_where_waited_for():
+            with worker_deaths_raised_while_waiting():
                 waits = inputs.cost.wait_seconds > inputs.cost.cpu_seconds
-                feed = MeasuredLoader(
+                loader = MeasuredLoader(
                     config, make, stream, self._samples_per_batch, deadline, guard, self._skips, waits
                 )
                 try:
-                    yield feed, taken
+                    yield loader, taken
                 finally:
-                    self.samples += feed.samples
-                    feed.close()
+                    self.samples += loader.samples
+                    loader.close()
         except Exception:
             # Torch's SIGCHLD handler raises in the main thread, at any point, when a worker is killed.
             guard.check()

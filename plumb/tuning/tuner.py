@@ -54,7 +54,7 @@ from plumb.tuning.explanations import (
 from plumb.tuning.inputs_from_sample import ObservedLoader, unprobed
 from plumb.tuning.iterable_sharding import Sharding, examine
 from plumb.tuning.loader_under_test import LoaderUnderTest, TuningResult
-from plumb.tuning.measure.sample_cost import Sampled, sampled, without_failing
+from plumb.tuning.measure.sample_cost import MeasuredSamples, measure_samples, without_failing
 from plumb.tuning.measure.samples_per_batch import index_stream
 from plumb.tuning.measure.throughput import NoBatchesError
 from plumb.tuning.options import Options
@@ -81,17 +81,17 @@ from plumb.tuning.search.stopping import worth_seconds
 from plumb.tuning.search.study import search
 from plumb.tuning.search.study_storage import Record, StudyError
 from plumb.tuning.search.worker_climb import climbed_by_workers
-from plumb.tuning.trials import LONGEST_LOOK_PACES, Trials
+from plumb.tuning.trials import LONGEST_PROBE_WINDOWS, Trials
 
 _log = logger(__name__)
 
 # Half of the first measurement lets the process become steady.
-_FIRST_LOOK_PACES = 2.0
+_FIRST_PROBE_WINDOWS = 2.0
 # Other processes are mentioned if they take more than this share of the CPUs.
 _CROWDED = 0.2
 # The search for rewrites may take this many measurement windows, or the time to load this many samples, but at most
 # this share of the time.
-_OFFERS_PACES, _OFFERS_LOADS, _OFFERS_SHARE = 20.0, 300.0, 0.4
+_REWRITES_WINDOWS, _REWRITES_LOADS, _REWRITES_SHARE = 20.0, 300.0, 0.4
 _OFFERED_BATCHES, _OFFERED_SAMPLES = 32, 1024
 # A probe takes this many batches. If these take more than a share of the time, the model uses what it knows, and the
 # usual upper costs of workers.
@@ -120,7 +120,7 @@ class Tuner:
     subject: LoaderUnderTest
     options: Options
     seconds: float
-    pace_seconds: float
+    window_seconds: float
     emit: Callable[[Event], None]
 
     def __post_init__(self) -> None:
@@ -149,7 +149,7 @@ class Tuner:
             self._stream,
             self.subject.samples_per_batch,
             ledger,
-            self.pace_seconds,
+            self.window_seconds,
             self._begun + self.seconds,
             self.subject.skips,
         )
@@ -161,12 +161,12 @@ class Tuner:
         the user's own configuration.
         """
         self._say("what a sample costs")
-        observed = ObservedLoader(self.subject, self._stream, self.pace_seconds, self.options.plain)
+        observed = ObservedLoader(self.subject, self._stream, self.window_seconds, self.options.plain)
         grown = MemoryGrowth()
         try:
-            shortest, longest = _FIRST_LOOK_PACES * self.pace_seconds, LONGEST_LOOK_PACES * self.pace_seconds
+            shortest, longest = _FIRST_PROBE_WINDOWS * self.window_seconds, LONGEST_PROBE_WINDOWS * self.window_seconds
             seen = observed.told_from_waiting(
-                sampled(self.subject.loader, self._stream, shortest, longest, self.subject.skips)
+                measure_samples(self.subject.loader, self._stream, shortest, longest, self.subject.skips)
             )
         except NoBatchesError:
             raise TuningError(
@@ -177,22 +177,22 @@ class Tuner:
         making_bytes = grown.bytes()
         self._restrain(seen)
         self._say("what a sample goes through")
-        offers = self._offers(seen)
-        inputs = observed.model_inputs(seen, offers, making_bytes, self.options.limits, self._may_have_torch_threads)
+        available = self._find_rewrites(seen)
+        inputs = observed.model_inputs(seen, available, making_bytes, self.options.limits, self._may_have_torch_threads)
         self._check_limits(inputs)
         if not self._has_nothing_to_gain:
             if self._is_iterable:
                 self._sharding = self._examined(inputs)
-            inputs = self._climbed(self._probe(inputs, offers), offers)
+            inputs = self._climbed(self._probe(inputs, available), available)
         self._say("your configuration alone")
         own = self._trials.baseline(inputs, self._own)
-        search_space = self._search_space(inputs, offers)
+        search_space = self._search_space(inputs, available)
         readings = self._search(search_space, inputs, own)
-        readings += self._plain_trial(inputs, offers, readings)
+        readings += self._plain_trial(inputs, available, readings)
         finals = self._compared(inputs, self._finalists(inputs, own, readings))
         plain = best_plain(inputs, finals, readings, self.subject.is_decided_in_loop)
         loaded = self._trials.samples + seen.samples
-        return self._decide(search_space, inputs, offers, finals[0], decision.winner(finals), plain, loaded)
+        return self._decide(search_space, inputs, available, finals[0], decision.winner(finals), plain, loaded)
 
     def loader(self, config: Config) -> DataLoader[Any]:
         """Return the loader with another configuration, for the user's loop; its store, if any, is as in later epochs.
@@ -232,12 +232,12 @@ class Tuner:
 
     # ---- what the model is told
 
-    def _offers(self, seen: Sampled) -> AvailableRewrites:
-        wanted = max(_OFFERS_PACES * self.pace_seconds, _OFFERS_LOADS * seen.cost.wall_seconds)
-        seconds = min(wanted, _OFFERS_SHARE * self.seconds)
+    def _find_rewrites(self, seen: MeasuredSamples) -> AvailableRewrites:
+        wanted = max(_REWRITES_WINDOWS * self.window_seconds, _REWRITES_LOADS * seen.cost.wall_seconds)
+        seconds = min(wanted, _REWRITES_SHARE * self.seconds)
         indices = self._some(_OFFERED_BATCHES, _OFFERED_SAMPLES)
         may_use_workers = self._start.why_not is None
-        offers = find_rewrites(
+        available = find_rewrites(
             self.subject.loader,
             seen.cost,
             indices,
@@ -248,9 +248,9 @@ class Tuner:
             plain=self.options.plain,
             reads_at_most=planner.reads_worth(seen.cost, self.options.limits, self._step_rate),
         )
-        offers = self._restraint.allowed(offers)
-        self._trials.rewrites = offers.rewrites
-        return offers
+        available = self._restraint.allowed(available)
+        self._trials.rewrites = available.rewrites
+        return available
 
     def _some(self, batches: int, samples: int) -> list[Any]:
         """Return indices of the next batches, without those whose samples raise errors that the user's loop skips."""
@@ -259,7 +259,7 @@ class Tuner:
         indices = self._stream.some(batches, samples)
         return without_failing(self.subject.loader, indices, self.subject.skips) if self.subject.skips else indices
 
-    def _restrain(self, seen: Sampled) -> None:
+    def _restrain(self, seen: MeasuredSamples) -> None:
         """Find out from the measured samples what must not be tried."""
         indices: list[Any] = []
         with contextlib.suppress(NoBatchesError):
@@ -292,9 +292,9 @@ class Tuner:
                 exit_code=2,
             )
 
-    def _probe(self, inputs: ModelInputs, offers: AvailableRewrites) -> ModelInputs:
+    def _probe(self, inputs: ModelInputs, available: AvailableRewrites) -> ModelInputs:
         """Correct the model inputs by two short runs: with one worker, and with as many as there are cores."""
-        if self._search_space(inputs, offers).num_workers == (0,):
+        if self._search_space(inputs, available).num_workers == (0,):
             return inputs
         batch_seconds = inputs.cost.wall_seconds * inputs.samples_per_batch
         if _PROBED_BATCHES * batch_seconds > _PROBE_SHARE * self.seconds:
@@ -317,16 +317,16 @@ class Tuner:
         all_cores = self._trials.probe(inputs, config)
         return calibrate_with_many_workers(inputs, one, config, all_cores, cores) if all_cores else inputs
 
-    def _climbed(self, inputs: ModelInputs, offers: AvailableRewrites) -> ModelInputs:
+    def _climbed(self, inputs: ModelInputs, available: AvailableRewrites) -> ModelInputs:
         """Measure with more and more workers how many concurrent reads a source sustains, if samples mostly wait."""
         source, cost = inputs.source, inputs.cost
         most = planner.reads_worth(cost, self.options.limits, self._step_rate)
         is_known = source is not None and (source.is_exhausted or source.most_reads >= most)
-        may = not self._is_iterable and max(self._search_space(inputs, offers).num_workers) > 1
+        may = not self._is_iterable and max(self._search_space(inputs, available).num_workers) > 1
         if is_known or not may or cost.wait_seconds < cost.cpu_seconds:
             return inputs
         self._say("how much the samples' source gives to more workers")
-        fits = [each for each in offers.threads if source is None or each.threads <= source.good_reads]
+        fits = [each for each in available.threads if source is None or each.threads <= source.good_reads]
         threads = max(fits, key=lambda each: each.threads, default=None)
         plain = Config(
             1,
@@ -346,12 +346,12 @@ class Tuner:
             lambda: until - self._seconds_spent,
         )
 
-    def _search_space(self, inputs: ModelInputs, offers: AvailableRewrites) -> SearchSpace:
+    def _search_space(self, inputs: ModelInputs, available: AvailableRewrites) -> SearchSpace:
         return find_search_space(
             self.subject.loader,
             self._own,
             self.options,
-            offers,
+            available,
             inputs,
             self._sharding,
             start=self._start,
@@ -415,7 +415,7 @@ class Tuner:
                 try_out,
                 self._record(search_space),
                 deadline=self._searched_by(),
-                worth_until=self._begun + worth_seconds(ways, self.pace_seconds),
+                worth_until=self._begun + worth_seconds(ways, self.window_seconds),
                 seed=self.options.seed,
                 enough=resource_bounds.fed_rate(inputs) * (1 - decision.EQUAL),
                 dear_seconds=_DEAR_SHARE * self.seconds,
@@ -431,12 +431,12 @@ class Tuner:
         return readings
 
     def _plain_trial(
-        self, inputs: ModelInputs, offers: AvailableRewrites, readings: Sequence[TrialResult]
+        self, inputs: ModelInputs, available: AvailableRewrites, readings: Sequence[TrialResult]
     ) -> list[TrialResult]:
         """Return a measurement of the model's best plain configuration, or none if that is measured already."""
         if self._has_nothing_to_gain or self._seconds_spent > _UNTIL_SEARCHED_AT_LAST * self.seconds:
             return []
-        search_space, within = self._search_space(inputs, offers), self._trials.steady_within_seconds()
+        search_space, within = self._search_space(inputs, available), self._trials.steady_within_seconds()
         config = untried_plain(search_space, inputs, readings, within)
         if config is None:
             return []
@@ -497,7 +497,7 @@ class Tuner:
         self,
         search_space: SearchSpace,
         inputs: ModelInputs,
-        offers: AvailableRewrites,
+        available: AvailableRewrites,
         own: TrialResult,
         winner: TrialResult,
         plain: TrialResult,
@@ -544,7 +544,7 @@ class Tuner:
             notes.append(contributed(rate, rates_without_each(inputs, winner.config)))
         if not self._has_nothing_to_gain:
             notes += binding(search_space, inputs)
-            notes += [offers.whole_batches.in_words(winner.config)] if offers.whole_batches else []
+            notes += [available.whole_batches.in_words(winner.config)] if available.whole_batches else []
         if self._earlier:
             notes.append(f"{self._earlier} configurations were known from a tuning that was interrupted")
         others, usable = self._others.cpus(), self._others.usable_cpus
@@ -558,7 +558,7 @@ class Tuner:
         elif self._start.method and (self._held or self._restraint.forked):
             notes.append(why_not_forked(self._held, self._restraint.forked, self._start.method))
         if self.options.on_device:
-            notes.append(arriving(offers.rewrites.deferral if winner.config.deferred else None, has_accelerator()))
+            notes.append(arriving(available.rewrites.deferral if winner.config.deferred else None, has_accelerator()))
         if self._is_iterable:
             notes.append(shared_out(self._sharding, own.config.num_workers, self.options.may_reorder))
         return TuningResult(
@@ -567,7 +567,7 @@ class Tuner:
             Measured(plain.config, plain.loader.samples_per_second, plain.loader.interval),
             inputs,
             search_space,
-            offers,
+            available,
             tuple(self._trials.ledger.trials),
             tuple(notes),
             loaded,

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from plumb.host import pinned_memory
 from plumb.script.follower_rank import FollowerRankWork
-from plumb.tuning.measure.replayed_batches import ready
+from plumb.tuning.measure.replayed_batches import replayed
 from plumb.tuning.measure.training_loop import LoopMeter
 
 
@@ -49,13 +49,13 @@ def test_a_batch_that_can_t_be_pinned_is_told_before_it_is_used(monkeypatch):
 
 
 def test_a_loop_gets_ready_batches_of_a_loader_that_would_pin(no_accelerator):
-    batches = ready([torch.zeros(2), torch.ones(2)], pin=True)
+    batches = replayed([torch.zeros(2), torch.ones(2)], pin=True)
     assert [next(batches).tolist() for _ in range(3)] == [[0, 0], [1, 1], [0, 0]]
 
 
 def test_a_rank_that_takes_part_gets_batches_of_a_loader_that_would_pin(no_accelerator):
     loader = DataLoader(TensorDataset(torch.arange(4.0)), batch_size=2, pin_memory=True)
-    course = FollowerRankWork().through_the_loop(None, loader, LoopMeter(2.0, 10.0), iter([[torch.zeros(2)]]), 0.0)
+    course = FollowerRankWork().run_in_loop(None, loader, LoopMeter(2.0, 10.0), iter([[torch.zeros(2)]]), 0.0)
     assert next(course)[0].tolist() == [0, 0]
     course.close()
 
@@ -63,7 +63,7 @@ def test_a_rank_that_takes_part_gets_batches_of_a_loader_that_would_pin(no_accel
 def test_ready_batches_may_hold_what_can_t_be_copied():
     hidden = nn.Linear(2, 2)(torch.ones(2))
     lock = threading.Lock()
-    batches = ready([(hidden, lock)], pin=False)
+    batches = replayed([(hidden, lock)], pin=False)
     for _ in range(2):
         copied, its_lock = next(batches)
         assert torch.equal(copied, hidden)

@@ -257,11 +257,11 @@ class Work:
     def __init__(self, failing):
         self.failing = failing
 
-    def through_the_loop(self, known, loader, loop, own, deadline):
+    def run_in_loop(self, known, loader, loop, own, deadline):
         yield next(own)
-        return self.alone(known, loader, 1.0)
+        return self.run_alone(known, loader, 1.0)
 
-    def alone(self, known, loader, seconds):
+    def run_alone(self, known, loader, seconds):
         error = self.failing.get(known.name)
         if error is broken:
             broken()

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from plumb.rewrites.find import find_rewrites
-from plumb.tuning.measure.sample_cost import sampled
+from plumb.tuning.measure.sample_cost import measure_samples
 from plumb.tuning.measure.throughput import IndexStream
 
 # So much longer than a busy host takes to wake a thread up that this is no part of it to speak of.
@@ -18,7 +18,7 @@ WAIT = 0.03
 
 def offers_for(dataset, may_use_workers=True, **arguments):
     loader = DataLoader(dataset, batch_size=16, **arguments)
-    cost = sampled(loader, IndexStream(loader.batch_sampler), 0.2).cost
+    cost = measure_samples(loader, IndexStream(loader.batch_sampler), 0.2).cost
     return find_rewrites(loader, cost, list(range(64)), 20.0, may_use_workers=may_use_workers)
 
 

@@ -117,11 +117,11 @@ def test_nothing_is_said_where_the_dataset_reads_groups_itself():
 def test_a_table_is_offered_to_be_read_by_whole_batches_without_workers():
     loader = DataLoader(TABLE, batch_size=128, shuffle=True)
     cost = SampleCost(1e-5, 1e-5, 0.0, 0.0, 40.0, 0.02)
-    offers = find_rewrites(loader, cost, list(range(ROWS)), 10.0)
-    (offered,) = [cost for cost in offers.deferrals if cost.operators == WHOLE_BATCHES]
+    available = find_rewrites(loader, cost, list(range(ROWS)), 10.0)
+    (offered,) = [cost for cost in available.deferrals if cost.operators == WHOLE_BATCHES]
     assert 0 < offered.left.plainly < 1 / 3
     chosen = Config(deferred=WHOLE_BATCHES)
-    assert offers.whole_batches.in_words(chosen) == (
+    assert available.whole_batches.in_words(chosen) == (
         "each batch is read by one call instead of 128, bit for bit the same"
     )
     assert str(chosen) == "num_workers=0, whole batches at once"

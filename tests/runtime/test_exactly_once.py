@@ -17,7 +17,7 @@ from plumb.rewrites.find import find_rewrites
 from plumb.rewrites.thread_validation import validate_threads
 from plumb.runtime.iterator_setup import IteratorSetup
 from plumb.runtime.loader import Loader
-from plumb.tuning.measure.sample_cost import sampled
+from plumb.tuning.measure.sample_cost import measure_samples
 from plumb.tuning.measure.throughput import IndexStream
 
 LENGTH = 23
@@ -94,7 +94,7 @@ def offers_for(name):
     """What is offered, and threads wherever they change nothing: those that would save nothing must not either."""
     loader = DataLoader(DATASETS[name](), batch_size=4)
     stream = IndexStream(loader.batch_sampler)
-    cost = sampled(loader, stream, 0.05).cost
+    cost = measure_samples(loader, stream, 0.05).cost
     indices = [index for _ in range(4) for index in next(stream)]
     rewrites = find_rewrites(loader, cost, indices, 20.0).rewrites
     places = [("", None), *((cut.after, cut) for cut in rewrites.cuts)]
@@ -237,7 +237,7 @@ def on(device):
     """What is offered for images whose batches may arrive on a device."""
     loader = DataLoader(Images(), batch_size=4)
     stream = IndexStream(loader.batch_sampler)
-    cost = sampled(loader, stream, 0.05).cost
+    cost = measure_samples(loader, stream, 0.05).cost
     indices = [index for _ in range(4) for index in next(stream)]
     return find_rewrites(loader, cost, indices, 20.0, torch.device(device)).rewrites
 

@@ -16,7 +16,7 @@ from plumb.core.errors import UsersError
 from plumb.instrument.call_site import Site
 from plumb.script import removed_data
 from plumb.script.session import Session
-from plumb.tuning.measure.training_loop import Raised
+from plumb.tuning.measure.training_loop import ErrorForLoop
 
 
 class Over(BaseException):
@@ -31,7 +31,7 @@ class Noted:
     def __init__(self):
         self.alone_with = []
 
-    def alone(self, known, loader, seconds):
+    def run_alone(self, known, loader, seconds):
         self.alone_with.append(known.name)
         return events.Phase(known.name)
 
@@ -200,13 +200,13 @@ def test_errors_of_samples_reach_a_loop_that_goes_on_after_them_and_the_tuning_g
     session, work, told = started
     taken_over = []
 
-    def through_the_loop(known, loader, loop, own, deadline):
+    def run_in_loop(known, loader, loop, own, deadline):
         taken_over.append(loop)
         for _ in range(4):
             yield (yield from loop.next_of(own))
         return events.Phase("done")
 
-    work.through_the_loop = through_the_loop
+    work.run_in_loop = run_in_loop
     session.constructed(loader := DataLoader([1, 2, 3]), Site("train.py", 1, "loader"))
     batches = session.iterating(loader, Failing, plain_loop=True)
     got = []
@@ -230,13 +230,13 @@ def test_errors_of_samples_reach_a_loop_that_goes_on_after_them_and_the_tuning_g
 def test_an_error_of_a_sample_that_the_script_dies_of_is_the_script_s_own(started):
     session, work, _ = started
 
-    def through_the_loop(known, loader, loop, own, deadline):
+    def run_in_loop(known, loader, loop, own, deadline):
         raise UsersError(ValueError("bad"))
         yield
 
-    for way in (through_the_loop, lambda *_: iter([Raised(ValueError("bad"))])):
-        work.through_the_loop = way
-        session._users_error = session._running = session._course = None
+    for way in (run_in_loop, lambda *_: iter([ErrorForLoop(ValueError("bad"))])):
+        work.run_in_loop = way
+        session._users_error = session._running = session._coroutine = None
         session.constructed(loader := DataLoader([1, 2, 3]), Site("train.py", 1, "loader"))
         batches = session.iterating(loader, lambda: iter([1, 2]), plain_loop=True)
         next(batches)
@@ -277,11 +277,11 @@ def test_a_loader_is_tuned_before_the_script_removes_its_data(removal, workers, 
     sys.addaudithook(lambda event, arguments: [hook(event, arguments) for hook in hooks])
     there = []
 
-    def alone(known, loader, seconds):
+    def run_alone(known, loader, seconds):
         there.append([row for batch in DataLoader(loader.dataset) for row in batch.tolist()])
         return events.Phase(known.name)
 
-    work.alone = alone
+    work.run_alone = run_alone
     temporary = tempfile.TemporaryDirectory(dir=tmp_path) if removal == "a temporary folder" else None
     folder = temporary.name if temporary else str(tmp_path / "parent" / "data")
     os.makedirs(folder, exist_ok=True)
@@ -300,7 +300,7 @@ def test_a_loader_is_tuned_before_the_script_removes_its_data(removal, workers, 
     hooks.clear()
     assert there == [[1, 1, 1, 1]], "while they were there"
     assert not os.path.exists(folder)
-    work.alone = Noted.alone.__get__(work)
+    work.run_alone = Noted.run_alone.__get__(work)
     for _ in range(2):
         # Nothing of the script's runs any more after its main module, its handlers for the exit included.
         with pytest.raises(Over):

@@ -45,7 +45,7 @@ class Tunings:
     def __init__(self, clock, seconds, chosen):
         self.clock, self.seconds, self.chosen, self.subjects = clock, seconds, chosen, {}
 
-    def __call__(self, subject, options, seconds, pace, emit):
+    def __call__(self, subject, options, seconds, window_seconds, emit):
         self.subjects[subject.name] = subject
         self.limits = options.limits
         return _Tuner(self, subject)
@@ -94,7 +94,7 @@ def tuned(monkeypatch, clock, seconds, chosen, steps=None, length=10**6):
     tunings = Tunings(clock, seconds, chosen)
     monkeypatch.setattr(in_loop, "Tuner", tunings)
     options = Options(60.0, Limits(cpus=4, memory_bytes=1e10, shm_bytes=1e9))
-    session = Session(lambda: in_loop.Tuning(options, told.append), 60.0, told.append, list)
+    session = Session(lambda: in_loop.TuningWork(options, told.append), 60.0, told.append, list)
 
     def end():
         raise Over
@@ -234,7 +234,7 @@ def test_a_loader_that_each_step_goes_through_to_its_end_is_none_of_them(monkeyp
     told = []
     tunings = Tunings(clock, {"train": SLOW, "val": SLOW}, {"train": (WORKERS, WORKERS), "val": (Config(), Config())})
     monkeypatch.setattr(in_loop, "Tuner", tunings)
-    session = Session(lambda: in_loop.Tuning(Options(60.0, Limits()), told.append), 60.0, told.append, list)
+    session = Session(lambda: in_loop.TuningWork(Options(60.0, Limits()), told.append), 60.0, told.append, list)
 
     def end():
         raise Over

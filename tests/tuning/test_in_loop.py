@@ -16,7 +16,7 @@ from plumb.host import Limits
 from plumb.instrument.call_site import Site
 from plumb.tuning import in_loop
 from plumb.tuning.measure.known_loader import KnownLoader
-from plumb.tuning.measure.replayed_batches import ready
+from plumb.tuning.measure.replayed_batches import replayed
 from plumb.tuning.measure.training_loop import LoopMeter
 from plumb.tuning.options import Options
 
@@ -119,8 +119,8 @@ def test_a_host_that_is_slow_while_the_step_is_measured_hides_no_waiting(
     monkeypatch.setattr(in_loop, "Tuner", tuner)
     loader = DataLoader(torch.zeros(64, 4), batch_size=4)
     known = KnownLoader("loader", Site("train.py", 1, "loader"), weakref.ref(loader), 4)
-    tuning = in_loop.Tuning(Options(1.0, Limits()), lambda event: said.append(event.text))
-    running = tuning.through_the_loop(known, loader, LoopMeter(4.0, math.inf), own(), math.inf)
+    tuning = in_loop.TuningWork(Options(1.0, Limits()), lambda event: said.append(event.text))
+    running = tuning.run_in_loop(known, loader, LoopMeter(4.0, math.inf), own(), math.inf)
     with pytest.raises(TuningError):
         result_of(running, lambda _: slow_seconds if said.count(HOW_FAST) == 1 and said[-1] == HOW_FAST else 0.002)
     assert said.count(HOW_FAST) == looks
@@ -135,7 +135,7 @@ def test_what_cannot_be_pinned_is_left_where_it_is(monkeypatch):
 
 def test_ready_batches_are_what_they_were_and_copied_only_where_they_were_changed():
     first, second = {"x": torch.arange(3.0), "names": ["a"]}, {"x": torch.zeros(2), "names": []}
-    given = ready([first, second], pin=False)
+    given = replayed([first, second], pin=False)
     one = next(given)
     next(given)
     one["names"].append("b")
@@ -154,7 +154,7 @@ def test_a_slow_step_leaves_the_tuning_its_part_of_the_time(monkeypatch):
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     loader = DataLoader(torch.zeros(64), batch_size=4, num_workers=2)
     known = KnownLoader("loader", Site("train.py", 1, "loader"), weakref.ref(loader), 4)
-    tuning = in_loop.Tuning(Options(100.0, Limits()), lambda event: None)
+    tuning = in_loop.TuningWork(Options(100.0, Limits()), lambda event: None)
     running = tuning._at_first(known, loader, LoopMeter(4.0, math.inf), itertools.repeat(torch.zeros(4)), 100.0)
     steps = 0
     try:

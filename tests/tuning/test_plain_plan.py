@@ -138,8 +138,8 @@ def planned(monkeypatch, clock, tuned, plain, batches=math.inf, changed=""):
     monkeypatch.setattr(in_loop, "_changed", lambda loop: changed)
     loader = DataLoader(torch.zeros(64, 4), batch_size=10)
     known = KnownLoader("loader", Site("train.py", 1, "loader"), weakref.ref(loader), 10)
-    tuning = in_loop.Tuning(Options(60.0, Limits()), lambda event: None)
-    running = tuning.through_the_loop(known, loader, LoopMeter(10.0, batches), feed(Config()), 60.0)
+    tuning = in_loop.TuningWork(Options(60.0, Limits()), lambda event: None)
+    running = tuning.run_in_loop(known, loader, LoopMeter(10.0, batches), feed(Config()), 60.0)
     next(running)
     while True:
         clock[0] += 0.01

@@ -49,7 +49,7 @@ def asking(rows, index):
     return rows.server.recv(1) or 1 / 0
 
 
-def offers():
+def available():
     threads = ThreadsCost(8, None, 0.2, 0.2, 1.0, 0.001, 0.0, 0.0)
     cut = CutCost("read", *[0.0] * (len(CutCost.__dataclass_fields__) - 1))
     return AvailableRewrites(NO_REWRITES, (cut,), (), (threads,))
@@ -60,7 +60,7 @@ def test_samples_that_change_what_they_read_are_left_as_they_are():
     restraint = restraint_of(loader, OWN, range(8), "")
     assert "reading changes Rows.count" in restraint.workers
     assert worker_start(loader, OWN, (), restraint) == WorkerStart(why_not=restraint.workers)
-    left = restraint.allowed(offers())
+    left = restraint.allowed(available())
     assert (left.cuts, left.deferrals, left.threads, left.rewrites) == ((), (), (), NO_REWRITES)
     assert loader.dataset.count == 0
 
@@ -69,7 +69,7 @@ def test_a_generator_of_the_datasets_own_is_drawn_from_in_one_process_and_one_af
     loader = DataLoader(Rows(drawing, rng=np.random.default_rng(0)), batch_size=4)
     restraint = restraint_of(loader, OWN, range(8), "")
     assert "workers would each draw from a copy" in worker_start(loader, OWN, (), restraint).why_not
-    left = restraint.allowed(offers())
+    left = restraint.allowed(available())
     assert (len(left.cuts), left.threads) == (1, ())
 
 
@@ -77,7 +77,7 @@ def test_what_the_loop_changes_is_not_made_ahead_of_time():
     loader = DataLoader(Rows(), batch_size=4)
     restraint = restraint_of(loader, OWN, range(8), "Rows.progress")
     assert "your loop changes Rows.progress" in worker_start(loader, OWN, (), restraint).why_not
-    left = restraint.allowed(offers())
+    left = restraint.allowed(available())
     assert (left.cuts, len(left.threads)) == ((), 1)
 
 
@@ -114,7 +114,7 @@ def test_where_each_worker_has_its_own_the_users_number_of_workers_stays(make):
     restraint = restraint_of(loader, own, range(8), "")
     assert "the number of workers stays yours" in restraint.other_workers
     assert worker_start(loader, own, (), restraint) == WorkerStart(keeps_count=True)
-    assert restraint.allowed(offers()).threads == ()
+    assert restraint.allowed(available()).threads == ()
 
 
 def test_where_the_user_has_workers_they_have_copies_already():

@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 
 from plumb.host.process_control import end_with_parent
 from plumb.rewrites.find import AvailableRewrites, find_rewrites
-from plumb.tuning.measure.sample_cost import sampled
+from plumb.tuning.measure.sample_cost import measure_samples
 from plumb.tuning.measure.throughput import IndexStream
 
-_COST_SECONDS, _OFFERS_SECONDS, _LATE_SECONDS = 0.5, 8.0, 20.0
+_COST_SECONDS, _REWRITES_SECONDS, _LATE_SECONDS = 0.5, 8.0, 20.0
 _NICE = 15
 
 
@@ -40,22 +40,22 @@ class BackgroundSearch:
         )
         self._process.start()
         sender.close()
-        self._late_at = time.perf_counter() + _COST_SECONDS + _OFFERS_SECONDS + _LATE_SECONDS
+        self._late_at = time.perf_counter() + _COST_SECONDS + _REWRITES_SECONDS + _LATE_SECONDS
 
-    def offers(self) -> AvailableRewrites | None:
+    def available(self) -> AvailableRewrites | None:
         """Return the rewrites found: an empty result if the process failed or is late; None while it runs."""
         if self._found.closed:
             return AvailableRewrites()
         is_there = self._found.poll()
         if not is_there and self._process.is_alive() and time.perf_counter() < self._late_at:
             return None
-        offers = AvailableRewrites()
+        available = AvailableRewrites()
         if is_there:
             # The process may have died while it sent its result.
             with suppress(EOFError, OSError):
-                offers = self._found.recv()
+                available = self._found.recv()
         self.end()
-        return offers
+        return available
 
     def end(self) -> None:
         """Kill the process."""
@@ -76,7 +76,7 @@ def _look(sender: Connection, loader: DataLoader[Any], batches: Sequence[Any], i
     # OpenMP's threads don't survive the fork, so a computation shared between them would never end.
     torch.set_num_threads(1)
     stream = IndexStream(batches)
-    cost = sampled(loader, stream, _COST_SECONDS).cost
+    cost = measure_samples(loader, stream, _COST_SECONDS).cost
     indices = [index for batch in batches for index in batch]
-    offers = find_rewrites(loader, cost, indices, _OFFERS_SECONDS, may_use_gpu=False)
-    sender.send(dataclasses.replace(offers, pipeline=None))
+    available = find_rewrites(loader, cost, indices, _REWRITES_SECONDS, may_use_gpu=False)
+    sender.send(dataclasses.replace(available, pipeline=None))

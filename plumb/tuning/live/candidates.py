@@ -26,7 +26,7 @@ from plumb.tuning.live.meter import MeteredLoop
 from plumb.tuning.options import Options
 from plumb.tuning.search.ledger import while_running
 from plumb.tuning.search.search_space import WorkerStart, find_search_space, whole_cores
-from plumb.tuning.search.stopping import Seen, expected_gain, model_error
+from plumb.tuning.search.stopping import RatePair, expected_gain, model_error
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def inputs_from_readings(
     batches: Batches,
     limits: Limits,
     epoch_batches: int | None,
-    offers: AvailableRewrites,
+    available: AvailableRewrites,
 ) -> ModelInputs:
     """Return the model's inputs from the loop's measurements.
 
@@ -58,7 +58,7 @@ def inputs_from_readings(
         batches: Properties of the loop's batches.
         limits: Limits of the host.
         epoch_batches: Batches per epoch; None if unknown.
-        offers: Available rewrites with their costs.
+        available: Available rewrites with their costs.
 
     """
     with_workers = sorted(
@@ -93,12 +93,12 @@ def inputs_from_readings(
         None if epoch_batches is None else epoch_batches * batches.samples,
         samples_per_batch=batches.samples,
         dataset_samples=length_of(loader.dataset),
-        cuts=offers.cuts,
-        deferrals=offers.deferrals,
-        threads=offers.threads,
-        source=offers.source,
-        read_bytes=cost.output_bytes if offers.storage else 0.0,
-        storage=offers.storage,
+        cuts=available.cuts,
+        deferrals=available.deferrals,
+        threads=available.threads,
+        source=available.source,
+        read_bytes=cost.output_bytes if available.storage else 0.0,
+        storage=available.storage,
         # The main process only receives batches, so it gains nothing from reused memory.
         allocator=AllocatorGain(1.0, 0.0),
         fresh_seconds=batches.fresh_seconds,
@@ -115,7 +115,7 @@ def worth_trying(
     refused: Collection[Config],
     start: WorkerStart,
     gain: float,
-    offers: AvailableRewrites,
+    available: AvailableRewrites,
 ) -> tuple[Config, float] | None:
     """Return the configuration with the most to gain and its predicted rate; None if none promises `gain`.
 
@@ -129,12 +129,12 @@ def worth_trying(
         refused: Configurations not to be tried.
         start: Way in which workers may be started.
         gain: Smallest expected gain, as a share.
-        offers: Available rewrites, which only workers carry out.
+        available: Available rewrites, which only workers carry out.
 
     """
     settings = settings_of(loader.dataset) or Settings()
     options = Options(0.0, inputs.limits, cache_memory_bytes=settings.cache_memory_bytes, plain=settings.plain)
-    search_space = find_search_space(loader, own, options, offers, inputs, Sharding(None), start, own.pin_memory)
+    search_space = find_search_space(loader, own, options, available, inputs, Sharding(None), start, own.pin_memory)
     # A dataset that only workers have read must not be read here: later workers would share the files that it opens.
     counts = tuple(count for count in search_space.num_workers if bool(count) or not own.num_workers)
     search_space = dataclasses.replace(
@@ -146,7 +146,7 @@ def worth_trying(
     ranked = {candidate.config: candidate.samples_per_second for candidate in planner.rank(search_space, inputs).best}
     best = max(readings.values(), key=lambda reading: reading.rate.samples_per_second)
     seen = [
-        Seen(_predicted(inputs, reading.config, ranked), reading.rate.samples_per_second, reading.rate.interval)
+        RatePair(_predicted(inputs, reading.config, ranked), reading.rate.samples_per_second, reading.rate.interval)
         for reading in readings.values()
     ]
     error = model_error(seen)

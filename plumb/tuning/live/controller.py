@@ -1,6 +1,6 @@
 """Choice of the loop's next configuration: measure the present one, try what the model promises, keep the best, watch.
 
-A course of decisions is a generator that is sent every delivery and sets `wanted`; the code that delivers the batches
+A decision coroutine is a generator that is sent every delivery and sets `wanted`; the code that delivers the batches
 switches to that as soon as it can. Every measured batch is one that the user's loop trains on.
 """
 
@@ -40,7 +40,7 @@ from plumb.tuning.search.search_space import WorkerStart, why_handles_matter, wo
 _log = logger(__name__)
 
 T = TypeVar("T")
-Course = Generator[None, Delivery, T]
+DecisionCoroutine = Generator[None, Delivery, T]
 
 # Spans of a measurement, and the spans that suffice if it is slower than what is known.
 SPANS, SPANS_TO_JUDGE = 6, 3
@@ -82,7 +82,7 @@ class LiveController:
         self._batches: Batches | None = None
         self._epoch_batches: int | None = None
         self.rewrites = NO_REWRITES
-        self._offers = AvailableRewrites()
+        self._available = AvailableRewrites()
         self._scout: BackgroundSearch | None = None
         self._seen_indices: list[Sequence[Any]] = []
         self._untuned_rate = 0.0
@@ -167,7 +167,7 @@ class LiveController:
         if sum(map(len, self._seen_indices)) < _SAMPLES_FOR_SCOUT and isinstance(indices, Sequence):
             self._seen_indices.append(indices)
 
-    def _scouted(self, gained: bool) -> Course[bool]:
+    def _scouted(self, gained: bool) -> DecisionCoroutine[bool]:
         """Search once for available rewrites in a separate process; return whether it found any.
 
         The scout runs at normal priority if tuning has already `gained` more than the scout can cost, else at low
@@ -186,11 +186,11 @@ class LiveController:
         except (OSError, AssertionError):
             # The host has no room for a scout, or this process may not have children.
             return False
-        while (offers := scout.offers()) is None:
+        while (available := scout.available()) is None:
             yield
         self._scout = None
-        self._offers, self.rewrites = offers, offers.rewrites
-        return bool(offers.cuts or offers.deferrals or offers.threads)
+        self._available, self.rewrites = available, available.rewrites
+        return bool(available.cuts or available.deferrals or available.threads)
 
     def _why_none_are_started(self) -> str | None:
         """Return why no workers may be started beside or in place of the user's, or None if they may."""
@@ -200,9 +200,9 @@ class LiveController:
             return self._why_no_workers() or why_handles_matter(held)
         return self._why_no_workers() or worker_start(self._loader, self._own, ()).why_not
 
-    # ---- course of decisions
+    # ---- the decision coroutine
 
-    def _whole_course(self) -> Course[None]:
+    def _whole_course(self) -> DecisionCoroutine[None]:
         reading = yield from self._sure(self._own)
         self._take_down(reading.config, None, reading, "your own configuration")
         self._untuned_rate = reading.rate.samples_per_second
@@ -216,7 +216,7 @@ class LiveController:
             spent = time.perf_counter() - begun
             yield from self._rest(spent * _REST)
 
-    def _best_from(self, before: MeteredLoop) -> Course[MeteredLoop]:
+    def _best_from(self, before: MeteredLoop) -> DecisionCoroutine[MeteredLoop]:
         """Find the best of torch's configurations, then of those with rewrites; set `wanted` to it and return it."""
         self.is_settled = False
         readings = {before.config: before}
@@ -230,7 +230,7 @@ class LiveController:
 
     def _search(
         self, best: MeteredLoop, readings: dict[Config, MeteredLoop], misses_at_most: int
-    ) -> Course[tuple[MeteredLoop, str]]:
+    ) -> DecisionCoroutine[tuple[MeteredLoop, str]]:
         """Try the most promising configurations until none promises enough; return the best, and why it ended."""
         misses, verdict = 0, "as good as any"
         for _ in range(TRIALS_AT_MOST):
@@ -257,11 +257,13 @@ class LiveController:
     def _promising(self, readings: dict[Config, MeteredLoop], start: WorkerStart) -> tuple[Config, float] | None:
         assert self._loader is not None
         assert self._batches is not None
-        offers = self._offers
-        inputs = inputs_from_readings(self._loader, readings, self._batches, self._limits, self._epoch_batches, offers)
-        return worth_trying(self._loader, self._own, inputs, readings, self._failed, start, WORTH_A_TRIAL, offers)
+        available = self._available
+        inputs = inputs_from_readings(
+            self._loader, readings, self._batches, self._limits, self._epoch_batches, available
+        )
+        return worth_trying(self._loader, self._own, inputs, readings, self._failed, start, WORTH_A_TRIAL, available)
 
-    def _compared(self, best: MeteredLoop, other: MeteredLoop) -> Course[tuple[bool, MeteredLoop]]:
+    def _compared(self, best: MeteredLoop, other: MeteredLoop) -> DecisionCoroutine[tuple[bool, MeteredLoop]]:
         """Return whether `other` is better, and the better one; measure `best` again if noise may explain the gain."""
         ratio = other.rate.samples_per_second / best.rate.samples_per_second
         if ratio <= 1 + EQUAL:
@@ -272,7 +274,7 @@ class LiveController:
         is_better = other.rate.interval[0] > best.rate.interval[1]
         return is_better, other if is_better else best
 
-    def _watch(self, settled: MeteredLoop) -> Course[str]:
+    def _watch(self, settled: MeteredLoop) -> DecisionCoroutine[str]:
         """Wait until the loop's rate, its waiting or the limits change; return why it has to be measured again."""
         rate, waiting = settled.rate.samples_per_second, settled.waiting_share
         recent: deque[MeteredRounds] = deque(maxlen=WATCHED_SPANS)
@@ -294,12 +296,12 @@ class LiveController:
             if now.waiting_share > waiting + MORE_WAITING:
                 return f"it waits for data {now.waiting_share:.0%} of its time instead of {waiting:.0%}"
 
-    def _rest(self, seconds: float) -> Course[None]:
+    def _rest(self, seconds: float) -> DecisionCoroutine[None]:
         until = time.perf_counter() + seconds
         while time.perf_counter() < until:
             yield
 
-    def _sure(self, config: Config) -> Course[MeteredLoop]:
+    def _sure(self, config: Config) -> DecisionCoroutine[MeteredLoop]:
         """Measure a configuration however long it takes; if it can't be run, the user's own instead."""
         while True:
             reading = yield from self._read(config)
@@ -308,7 +310,7 @@ class LiveController:
             config = self._own
             self._failed.pop(config, None)
 
-    def _read(self, config: Config, floor: float = 0.0) -> Course[MeteredLoop | None]:
+    def _read(self, config: Config, floor: float = 0.0) -> DecisionCoroutine[MeteredLoop | None]:
         """Run on `config` until there are enough spans, or until its rate is clearly below `floor`.
 
         While its store is being filled, the loop must only be about as fast as untuned. Returns None if `config` can't
@@ -394,6 +396,6 @@ def _say(text: str) -> None:
     print(f"plumb: {text}", file=sys.stderr)
 
 
-def _idle() -> Course[None]:
+def _idle() -> DecisionCoroutine[None]:
     while True:
         yield

@@ -17,7 +17,7 @@ from plumb.host.run_queue import queued_seconds
 from plumb.tracing.device.profile import uses_accelerator
 
 
-class Standstill:
+class CollectiveWait:
     """Seconds for which threads were blocked in collectives, or in a backward pass that contains some."""
 
     def __init__(self) -> None:
@@ -44,13 +44,13 @@ class Standstill:
 
 
 @contextmanager
-def standstill(ranks: int) -> Iterator[Standstill]:
+def collective_waits(ranks: int) -> Iterator[CollectiveWait]:
     """Add up the time that steps wait for other ranks inside the context; 0 if there are fewer than two ranks.
 
     All such waiting happens in torch's collectives. A backward pass waits too, because `DistributedDataParallel` runs
     its own collectives in it.
     """
-    found = Standstill()
+    found = CollectiveWait()
     if ranks < 2 or not torch.distributed.is_available():
         yield found
         return
@@ -64,7 +64,7 @@ def standstill(ranks: int) -> Iterator[Standstill]:
         work.wait, torch.autograd.backward = wait, backward  # type: ignore[method-assign]
 
 
-def told_by_steps() -> bool:
+def shows_collective_waits() -> bool:
     """Return whether waiting for other ranks shows in this process's threads."""
     return not uses_accelerator()
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from plumb.core.errors import UsersError, one_line
 from plumb.tuning.loop_changes import LoopChanges
 from plumb.tuning.measure.known_loader import KnownLoader, Watched
-from plumb.tuning.measure.replayed_batches import RestartingIterator, ready
+from plumb.tuning.measure.replayed_batches import RestartingIterator, replayed
 
 if TYPE_CHECKING:
     from plumb.core.events import Event
@@ -99,11 +99,11 @@ class Companion:
         """Use these batches from now on; None for the loader's own."""
         self._given = batches
 
-    def give_ready(self) -> None:
+    def give_replayed(self) -> None:
         """Use a few batches in a cycle, which take no time to load."""
         assert self._own is not None
         kept = list(self._kept) or [next(self._own)]
-        self.give(ready(kept, self.loader.pin_memory))
+        self.give(replayed(kept, self.loader.pin_memory))
 
     def batch(self) -> Any:
         """Return the batch that the loop requests. Raise UsersError with the error of its own dataset."""
@@ -140,10 +140,10 @@ class Companions:
         """Keep the loaders that the loop was seen to read in its `steps` steps."""
         self.members[:] = [member for member in self.members if member.is_confirmed or member.confirm(steps)]
 
-    def give_ready(self) -> None:
+    def give_replayed(self) -> None:
         """Give the loop batches of all loaders that take no time."""
         for member in self.members:
-            member.give_ready()
+            member.give_replayed()
 
     def give_own(self) -> None:
         """Give the loop the batches of its own loaders."""

@@ -17,7 +17,7 @@ from plumb.host.malloc import malloc_reuse
 from plumb.tuning.measure.paired_comparison import Answer, PairedRatio, paired_ratio
 from plumb.tuning.measure.replayed_batches import RestartingIterator
 from plumb.tuning.measure.throughput import skipping, whole
-from plumb.tuning.measure.training_loop import Course, LoopMeter, LoopReading
+from plumb.tuning.measure.training_loop import LoopMeter, LoopReading, MeasurementCoroutine
 
 # Share of the batches of a loop with a fixed number of them, for each window.
 _SHARE_OF_A_WINDOW = 0.15
@@ -73,7 +73,7 @@ def compare_in_loop(
     latest: float = math.inf,
     batch_seconds: float = 0.0,
     switch: Callable[[bool], int] = lambda to_candidate: 0,
-) -> Course[LoopComparison]:
+) -> MeasurementCoroutine[LoopComparison]:
     """Feed the loop from its own loader and from the candidate's in turns, until their ratio is known.
 
     The order within a pair alternates, so that neither side always follows the other.

@@ -40,18 +40,18 @@ class RestartingIterator:
         raise UsersError(StopIteration())
 
 
-def ready(batches: Iterable[Any], pin: bool) -> Iterator[Any]:
+def replayed(batches: Iterable[Any], pin: bool) -> Iterator[Any]:
     """Yield the same few batches in a cycle, each time with their original values: a loop may change its batches.
 
     Tensors are copied only after they were changed. An asynchronous device may still run the previous step meanwhile,
     so that must take almost no time.
     """
-    given = [_Served(batch, pin) for batch in batches]
+    given = [_ReplayedBatch(batch, pin) for batch in batches]
     for each in itertools.cycle(given):
         yield each.again()
 
 
-class _Served:
+class _ReplayedBatch:
     """A batch that is given repeatedly."""
 
     def __init__(self, batch: Any, pin: bool) -> None:

@@ -34,7 +34,7 @@ class _Span:
 
 
 @dataclass(frozen=True)
-class Sampled:
+class MeasuredSamples:
     """Measured cost of samples, the times of the last batches, and the number of samples read.
 
     `largest_batch_bytes` is the size of the largest of the batches, and `other_cpus` the number of CPUs that the
@@ -47,7 +47,7 @@ class Sampled:
     largest_batch_bytes: float
     other_cpus: float
 
-    def made_by_threads(self, cpus: float, wait_seconds: float) -> Sampled:
+    def made_by_threads(self, cpus: float, wait_seconds: float) -> MeasuredSamples:
         """Return the cost if the dataset's own threads compute on `cpus` CPUs while the calling thread waits for them.
 
         `wait_seconds` is the wait measured with torch on one thread; the calling thread waits for no longer than that.
@@ -58,13 +58,13 @@ class Sampled:
         return replace(self, cost=told, other_cpus=cpus)
 
 
-def sampled(
+def measure_samples(
     loader: DataLoader[Any],
     stream: IndexStream | None,
     seconds: float,
     at_most_seconds: float | None = None,
     skips: tuple[type[Exception], ...] = (),
-) -> Sampled:
+) -> MeasuredSamples:
     """Read and collate samples for about `seconds`, in this thread, as a loader without workers does.
 
     The first half of `seconds` is discarded: files are opened then, caches filled, and torch's threads spread over the
@@ -104,7 +104,7 @@ def sampled(
     cost = SampleCost(cpu + wait, cpu, wait, 0.0, all_bytes / read_samples, all_tensors / read_samples)
     others = sum(span.other_cpu_seconds for span in spans) / max(sum(span.wall_seconds for span in spans), 1e-9)
     batch_seconds = tuple(span.wall_seconds * size for span in spans[-_BATCH_TIMES:])
-    return Sampled(cost, batch_seconds, read_samples, largest, others)
+    return MeasuredSamples(cost, batch_seconds, read_samples, largest, others)
 
 
 def _goes_on(spans: list[_Span], seconds: float, at_least: float, at_most: float | None) -> bool:
@@ -124,20 +124,20 @@ def _wait_seconds(spans: list[_Span], cpu_seconds: float) -> float:
     return mean if mean > cpu_seconds else statistics.median(waits)
 
 
-def sampled_without_torch_threads(
+def measure_samples_without_torch_threads(
     loader: DataLoader[Any],
     stream: IndexStream | None,
     seconds: float,
     at_most_seconds: float | None = None,
     skips: tuple[type[Exception], ...] = (),
-) -> Sampled:
-    """Measure like `sampled` with torch on one thread, as in a worker process.
+) -> MeasuredSamples:
+    """Measure like `measure_samples` with torch on one thread, as in a worker process.
 
     `other_cpus` then counts only threads of other libraries, such as OpenCV or linear algebra; worker processes may
     have as many of these.
     """
     with one_torch_thread():
-        return sampled(loader, stream, seconds, at_most_seconds, skips)
+        return measure_samples(loader, stream, seconds, at_most_seconds, skips)
 
 
 def without_failing(loader: DataLoader[Any], indices: Sequence[Any], errors: tuple[type[Exception], ...]) -> list[Any]:

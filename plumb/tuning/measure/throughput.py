@@ -377,7 +377,7 @@ class MeasuredLoader:
 
 
 def interleaved(
-    feeds: Sequence[MeasuredLoader], seconds: float, settled: Callable[[Sequence[Sequence[Chunk]], int], bool]
+    loaders: Sequence[MeasuredLoader], seconds: float, settled: Callable[[Sequence[Sequence[Chunk]], int], bool]
 ) -> list[list[Chunk]]:
     """Measure the loaders in turns of windows of about `seconds`, until `settled` returns True; return their chunks.
 
@@ -385,16 +385,16 @@ def interleaved(
     chunks so far, per loader, and the number of turns: at least two, at most ten, none after the first loader's
     deadline.
     """
-    chunks: list[list[Chunk]] = [[] for _ in feeds]
+    chunks: list[list[Chunk]] = [[] for _ in loaders]
     # The workers were just started and fill their prefetch queues, which would slow down the first turn.
-    for feed in feeds:
-        feed.settle()
+    for loader in loaders:
+        loader.settle()
     for turn in range(_TURNS_AT_MOST):
-        if turn >= _TURNS_AT_LEAST and (settled(chunks, turn) or time.perf_counter() > feeds[0].deadline):
+        if turn >= _TURNS_AT_LEAST and (settled(chunks, turn) or time.perf_counter() > loaders[0].deadline):
             break
-        for feed, its_chunks in zip(feeds, chunks, strict=True):
-            window = feed.window(seconds)
+        for loader, its_chunks in zip(loaders, chunks, strict=True):
+            window = loader.window(seconds)
             if window:
                 its_chunks.append(whole(window))
-            feed.settle()
+            loader.settle()
     return chunks

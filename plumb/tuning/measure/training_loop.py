@@ -1,6 +1,6 @@
 """Measurements of the user's own training loop.
 
-A course of measurements is a generator: each `yield` gives a batch to the user's loop and returns when the loop
+A measurement coroutine is a generator: each `yield` gives a batch to the user's loop and returns when the loop
 requests the next one, so the time inside a `yield` is the training step. The value sent back says whether the loop was
 interrupted in between, for instance by the start of another epoch.
 """
@@ -17,7 +17,7 @@ from plumb.core.plan import Rate
 from plumb.instrument.failure_report import is_plumbs
 from plumb.tracing.device.profile import synchronize
 from plumb.tuning.loop_changes import LoopChanges
-from plumb.tuning.measure.collective_wait import Standstill
+from plumb.tuning.measure.collective_wait import CollectiveWait
 from plumb.tuning.measure.loop_pauses import LoopPauses
 from plumb.tuning.measure.throughput import ERRORS_AT_MOST, Chunk, rate_of
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from plumb.tuning.measure.loop_companions import Companion
 
 T = TypeVar("T")
-Course = Generator[Any, bool, T]
+MeasurementCoroutine = Generator[Any, bool, T]
 
 _CHUNK_SECONDS = 0.2
 # A chunk that takes so long ends within a round: what workers hand over at once is little beside it.
@@ -58,8 +58,8 @@ class LoopReading:
 
 
 @dataclass(frozen=True)
-class Raised:
-    """An error of the user's dataset that a course yields in place of a batch, to be raised in the loop."""
+class ErrorForLoop:
+    """An error of the user's dataset that a coroutine yields in place of a batch, to be raised in the loop."""
 
     error: Exception
 
@@ -77,7 +77,7 @@ class LoopMeter:
         self.batches_given = 0
         self.batches_at_most = batches_at_most
         self.has_ended = False
-        self.waits = Standstill()
+        self.waits = CollectiveWait()
         self.changes: LoopChanges | None = None
         self.pauses = LoopPauses()
         self.companions: list[Companion] = []
@@ -98,7 +98,7 @@ class LoopMeter:
         waiting_counts: bool = True,
         errors_are_users: bool = True,
         per_round: int = 1,
-    ) -> Course[LoopReading | None]:
+    ) -> MeasurementCoroutine[LoopReading | None]:
         """Give `batches` to the loop and measure it.
 
         The device is synchronised at both ends of every chunk.
@@ -157,7 +157,7 @@ class LoopMeter:
             spent.ranks_seconds / samples,
         )
 
-    def next_of(self, batches: Iterator[Any], errors_are_users: bool = True) -> Course[Any]:
+    def next_of(self, batches: Iterator[Any], errors_are_users: bool = True) -> MeasurementCoroutine[Any]:
         """Return the next batch; errors before it are raised in the loop, which may skip them.
 
         Raises UsersError for other errors, and if too many consecutive batches raise.
@@ -171,7 +171,7 @@ class LoopMeter:
                     raise
                 if not (errors_are_users or isinstance(error, self.skips)):
                     raise
-            yield Raised(error)
+            yield ErrorForLoop(error)
             self.skips = tuple(dict.fromkeys((*self.skips, type(error))))
         raise UsersError(error)
 
@@ -184,7 +184,7 @@ class LoopMeter:
         errors_are_users: bool,
         spent: _LoopSpent,
         per_round: int,
-    ) -> Course[Chunk | None]:
+    ) -> MeasurementCoroutine[Chunk | None]:
         """Measure one chunk of at least a few tenths of a second; return None if the loop ends before it has a batch.
 
         The time between two epochs is left out, and so are the loop's pauses and the `warm_up` batches after each of
@@ -231,7 +231,7 @@ class LoopMeter:
         """Return the seconds that the loop has waited for its other loaders so far."""
         return sum(companion.wait_seconds for companion in self.companions)
 
-    def _give(self, batch: Any) -> Course[bool]:
+    def _give(self, batch: Any) -> MeasurementCoroutine[bool]:
         self.batches_given += 1
         if self.changes is None:
             return bool((yield batch))

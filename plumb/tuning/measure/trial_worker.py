@@ -52,7 +52,7 @@ class Stacks:
 
 
 @contextlib.contextmanager
-def deaths_told_where_waited_for() -> Iterator[None]:
+def worker_deaths_raised_while_waiting() -> Iterator[None]:
     """Let a worker's death raise torch's RuntimeError in the main process only while it waits for a batch.
 
     Torch raises it at any point of the main thread: in a finalizer it can't be caught, and a lock that was just

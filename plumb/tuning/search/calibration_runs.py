@@ -56,17 +56,17 @@ class CalibrationRun:
         return self.main_start_seconds / self.run.num_workers, (self.start_seconds - self.main_start_seconds) / rounds
 
 
-def probe_run_of(feed: MeasuredLoader) -> ProbeRun:
+def probe_run_of(loader: MeasuredLoader) -> ProbeRun:
     """Return the costs of the last window of a loader with workers."""
-    used, workers = feed.usage, feed.config.num_workers
+    used, workers = loader.usage, loader.config.num_workers
     seconds = without_queueing(used.seconds, workers, used.worker_queued_seconds)
     queued = used.seconds - seconds
     return ProbeRun(workers, used.samples, seconds, used.worker_cpu_seconds, used.main_cpu_seconds, queued)
 
 
-def largest_worker(feed: MeasuredLoader) -> Pages:
+def largest_worker(loader: MeasuredLoader) -> Pages:
     """Return the pages of the worker with the most private bytes."""
-    return max(map(pages, feed.worker_pids), key=lambda its: its.private_bytes, default=Pages(0.0, 0.0))
+    return max(map(pages, loader.worker_pids), key=lambda its: its.private_bytes, default=Pages(0.0, 0.0))
 
 
 def calibrate_with_one_worker(

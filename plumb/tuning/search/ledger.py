@@ -117,9 +117,9 @@ class Ledger:
         if memory is None and key in self._steady:
             memory = self._steady[key].memory
         self._steady[key] = _Steady(rate_of(chunks, self.seed), start_seconds, memory)
-        return self.derived(inputs, config, outcome)
+        return self.amortized_result(inputs, config, outcome)
 
-    def derived(self, inputs: ModelInputs, config: Config, outcome: str = "measured") -> TrialResult:
+    def amortized_result(self, inputs: ModelInputs, config: Config, outcome: str = "measured") -> TrialResult:
         """Record and return the measurement that follows for `config`, the start of its workers spread over an epoch.
 
         Raises:

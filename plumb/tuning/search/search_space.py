@@ -36,7 +36,7 @@ def find_search_space(
     loader: DataLoader[Any],
     own: Config,
     options: Options,
-    offers: AvailableRewrites,
+    available: AvailableRewrites,
     inputs: ModelInputs,
     sharding: Sharding,
     start: WorkerStart,
@@ -48,14 +48,14 @@ def find_search_space(
         loader: The loader.
         own: Its present configuration.
         options: The user's limits and permissions.
-        offers: Validated rewrites.
+        available: Validated rewrites.
         inputs: Model inputs.
         sharding: Result of comparing an iterable dataset's epochs.
         start: Possible start of workers.
         pins: Whether batches are to lie in page-locked memory. That speeds up the step, so it doesn't show in a
             loader's own rate.
     """
-    threads = tuple((found.threads, found.until) for found in offers.threads)
+    threads = tuple((found.threads, found.until) for found in available.threads)
     cores = whole_cores(options.limits.cpus)
     search_space = SearchSpace(
         num_workers=_worker_counts(loader, own, options, inputs, sharding, start),
@@ -66,8 +66,8 @@ def find_search_space(
         worker_torch_threads=(1, cores) if inputs.torch_threads_speedup > _THREADS_HELP else (1,),
         in_order=(True, False) if options.may_reorder and not start.keeps_count else (own.in_order,),
         fetch=((1, None), *threads),
-        caches=(None, *_caches(loader, options, offers.cuts, inputs)),
-        deferrals=((), *(found.operators for found in offers.deferrals)),
+        caches=(None, *_caches(loader, options, available.cuts, inputs)),
+        deferrals=((), *(found.operators for found in available.deferrals)),
         allocator_reuse=(False, True) if inputs.allocator is not None else (False,),
         start_method=start.method,
     )

@@ -15,13 +15,13 @@ _LEAST_ERROR = 0.015
 _ERROR_OF_OTHERS = 3 * _USUAL_ERROR
 # Starting and measuring one configuration takes this many paces (lengths of a window). A tuning that predicts first is
 # worth a share of the time to measure every configuration, minus its finals, which take this many paces.
-_PACES_FOR_EACH, _SHARE_OF_EVERY_ONE, _FINALS_PACES = 4.0, 0.1, 5.0
+_WINDOWS_FOR_EACH, _SHARE_OF_EVERY_ONE, _FINALS_WINDOWS = 4.0, 0.1, 5.0
 _NORMAL = NormalDist()
 _INTERVAL_SIGMAS = 2 * 1.96
 
 
 @dataclass(frozen=True)
-class Seen:
+class RatePair:
     """A predicted rate, the measured rate, and the measurement's interval, on any scale.
 
     `way` distinguishes kinds of configurations for which the model may be wrong in different ways.
@@ -41,7 +41,7 @@ class ModelError:
     spread: float
 
 
-def model_error(seen: Sequence[Seen], way: Hashable = None) -> ModelError:
+def model_error(seen: Sequence[RatePair], way: Hashable = None) -> ModelError:
     """Return the model's error for configurations of one way, without the noise of the measurements.
 
     It is estimated from measurements of the same way, with those of other ways as prior. So one bad miss neither rules
@@ -63,7 +63,7 @@ def _learnt(errors: Sequence[tuple[float, tuple[float, float]]], before: ModelEr
     return ModelError(bias, math.sqrt(max(variance, _LEAST_ERROR**2)))
 
 
-def _error(one: Seen) -> float:
+def _error(one: RatePair) -> float:
     return math.log(one.measured / one.predicted)
 
 
@@ -101,11 +101,11 @@ def expected_gain(predicted: float, error: ModelError, best: float, interval: tu
     return max(0.0, gain)
 
 
-def worth_seconds(configurations: int, pace_seconds: float) -> float:
+def worth_seconds(configurations: int, window_seconds: float) -> float:
     """Return the seconds that a tuning may take before its finals.
 
     Args:
         configurations: Number of configurations to choose from.
-        pace_seconds: Length of one measurement window.
+        window_seconds: Length of one measurement window.
     """
-    return (_SHARE_OF_EVERY_ONE * _PACES_FOR_EACH * configurations - _FINALS_PACES) * pace_seconds
+    return (_SHARE_OF_EVERY_ONE * _WINDOWS_FOR_EACH * configurations - _FINALS_WINDOWS) * window_seconds

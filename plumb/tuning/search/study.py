@@ -24,7 +24,7 @@ from plumb.model.planner import Ranking
 from plumb.tuning.search import decision
 from plumb.tuning.search.ledger import TrialResult, while_running
 from plumb.tuning.search.optuna_space import Space
-from plumb.tuning.search.stopping import Seen, expected_gain, model_error
+from plumb.tuning.search.stopping import RatePair, expected_gain, model_error
 from plumb.tuning.search.study_storage import Record, StudyError
 
 # Expected gain below which a further trial is not worth its time.
@@ -51,7 +51,7 @@ class _StudySearch:
         self._predicted = {candidate.config: candidate.training_samples_per_second for candidate in ranking.best}
         self._space = space
         self._distributions = space.distributions()
-        self._seen: list[Seen] = []
+        self._seen: list[RatePair] = []
         self._study = record.open(_sampler(space, seed))
         self._remembered = _remembered(self._study.get_trials(deepcopy=False), space) | _kept(record.earlier, space)
         self._known_rate = self.best.loop_rate
@@ -145,7 +145,7 @@ class _StudySearch:
         if reading.loop_samples_per_second is not None:
             interval = reading.loader.interval if reading.loader else (1.0, 1.0)
             predicted = self._prediction(reading.config)
-            self._seen.append(Seen(predicted, reading.loop_samples_per_second, interval, _way(reading.config)))
+            self._seen.append(RatePair(predicted, reading.loop_samples_per_second, interval, _way(reading.config)))
         self._tell(trial, reading)
 
     def most_promising(self, enough: float) -> tuple[float, Config | None]:
@@ -236,14 +236,14 @@ def search(
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        course = _StudySearch(ranking, known, space, record, seed)
-        return _searched(course, space, try_out, deadline, worth_until, enough, dear_seconds)
+        study_search = _StudySearch(ranking, known, space, record, seed)
+        return _searched(study_search, space, try_out, deadline, worth_until, enough, dear_seconds)
     except StorageInternalError as error:
         raise StudyError(f"the study could not be kept any more: {one_line(error)}") from None
 
 
 def _searched(
-    course: _StudySearch,
+    study_search: _StudySearch,
     space: Space,
     try_out: TryOut,
     deadline: float,
@@ -251,31 +251,31 @@ def _searched(
     enough: float,
     dear_seconds: float,
 ) -> list[TrialResult]:
-    favourites = [config for config in course.favourites() if not course.is_known(config)]
+    favourites = [config for config in study_search.favourites() if not study_search.is_known(config)]
     for proposal in range(len(favourites) + _PROPOSALS_AT_MOST):
-        until = min(deadline, worth_until) if course.has_found_better else deadline
-        if time.perf_counter() > until or course.best.loop_rate >= enough:
+        until = min(deadline, worth_until) if study_search.has_found_better else deadline
+        if time.perf_counter() > until or study_search.best.loop_rate >= enough:
             break
         if proposal < len(favourites):
             wanted: Config | None = favourites[proposal]
         else:
-            gain, wanted = course.most_promising(enough)
+            gain, wanted = study_search.most_promising(enough)
             if gain < WORTH_A_TRIAL:
                 break
         # The model's and the sampler's proposals alternate.
         by_sampler = proposal >= len(favourites) and (proposal - len(favourites)) % 2 == 1
-        trial, config = course.next_trial(None if by_sampler else wanted)
-        sooner = course.sooner(config, dear_seconds)
+        trial, config = study_search.next_trial(None if by_sampler else wanted)
+        sooner = study_search.sooner(config, dear_seconds)
         if sooner is not None:
-            course.refuse(trial, f"not tried: it takes long to start, and {sooner} should be as good")
-            trial, config = course.next_trial(sooner)
-        if course.is_known(config):
-            course.tell_known(trial, config)
+            study_search.refuse(trial, f"not tried: it takes long to start, and {sooner} should be as good")
+            trial, config = study_search.next_trial(sooner)
+        if study_search.is_known(config):
+            study_search.tell_known(trial, config)
         elif space.contradicts(config):
-            course.refuse(trial, "not tried: its parts don't go together")
+            study_search.refuse(trial, "not tried: its parts don't go together")
         else:
-            course.tell(trial, try_out(config, course.best.loop_rate, _reporter(trial)))
-    return list(course.readings.values())
+            study_search.tell(trial, try_out(config, study_search.best.loop_rate, _reporter(trial)))
+    return list(study_search.readings.values())
 
 
 def _way(config: Config) -> tuple[Any, ...]:

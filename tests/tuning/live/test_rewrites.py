@@ -15,7 +15,7 @@ from plumb.core.config import CacheChoice, Config
 from plumb.rewrites.find import AvailableRewrites, find_rewrites
 from plumb.tuning.live import live_iterator, tuning_of
 from plumb.tuning.live.background_search import BackgroundSearch
-from plumb.tuning.measure.sample_cost import sampled
+from plumb.tuning.measure.sample_cost import measure_samples
 from plumb.tuning.measure.throughput import IndexStream
 from tests.parts.live_parts import follow, patiently
 
@@ -105,10 +105,10 @@ def test_no_scout_is_sent_where_reading_changes_the_dataset():
 def test_a_scout_ends_when_nobody_wants_to_hear_from_it():
     scout = BackgroundSearch(DataLoader(Sorted(values=2_000_000), batch_size=BATCH), [[0, 1, 2, 3]] * 3, True)
     process = scout._process
-    assert scout.offers() is None
+    assert scout.available() is None
     scout.end()
     assert not process.is_alive()
-    assert scout.offers() == AvailableRewrites()
+    assert scout.available() == AvailableRewrites()
 
 
 def test_a_process_that_may_have_no_children_trains_without_a_scout():
@@ -134,11 +134,11 @@ def test_a_scout_leaves_no_trace_of_what_a_dataset_prints_or_draws(capfd):
         DataLoader(Talking(values=2000), batch_size=BATCH), [list(range(48)), list(range(48, 96))], False
     )
     until = time.monotonic() + 60
-    while (offers := scout.offers()) is None:
+    while (available := scout.available()) is None:
         assert time.monotonic() < until
         time.sleep(0.01)
-    assert isinstance(offers, AvailableRewrites)
-    assert offers.rewrites.cuts or offers.rewrites.reasons
+    assert isinstance(available, AvailableRewrites)
+    assert available.rewrites.cuts or available.rewrites.reasons
     assert torch.equal(torch.get_rng_state(), state)
     assert capfd.readouterr().out == ""
 
@@ -150,7 +150,7 @@ SHORT = Sorted(24, 20_000)
 def rewrites():
     loader = DataLoader(SHORT, batch_size=2)
     stream = IndexStream(loader.batch_sampler)
-    found = find_rewrites(loader, sampled(loader, stream, 0.1).cost, list(range(24)), 20.0).rewrites
+    found = find_rewrites(loader, measure_samples(loader, stream, 0.1).cost, list(range(24)), 20.0).rewrites
     assert found.cuts
     return found
 

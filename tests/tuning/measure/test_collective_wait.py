@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from plumb.tuning.measure.collective_wait import Standstill, standstill
+from plumb.tuning.measure.collective_wait import CollectiveWait, collective_waits
 
 
 def test_only_standing_still_counts_and_only_once():
-    found = Standstill()
+    found = CollectiveWait()
     inner = found.watched(lambda: time.sleep(0.05))
 
     def work():
@@ -25,7 +25,7 @@ def test_only_standing_still_counts_and_only_once():
 
 
 def test_what_is_raised_inside_goes_on_and_counting_too():
-    found = Standstill()
+    found = CollectiveWait()
 
     def fail():
         raise ConnectionError("a rank is gone")
@@ -38,8 +38,8 @@ def test_what_is_raised_inside_goes_on_and_counting_too():
 
 def test_torch_s_own_are_put_back_and_left_alone_on_one_rank():
     before = dist.Work.wait, torch.autograd.backward
-    with standstill(1):
+    with collective_waits(1):
         assert (dist.Work.wait, torch.autograd.backward) == before
-    with standstill(2):
+    with collective_waits(2):
         assert torch.autograd.backward is not before[1]
     assert (dist.Work.wait, torch.autograd.backward) == before

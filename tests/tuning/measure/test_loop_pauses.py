@@ -13,7 +13,7 @@ from plumb.host import Limits
 from plumb.instrument.call_site import Site
 from plumb.tuning import in_loop as course
 from plumb.tuning.loader_under_test import TrainingStep
-from plumb.tuning.loop_results import told_waiting, unchanged_loop, waiting_share
+from plumb.tuning.loop_results import reported_waiting_share, unchanged_loop, waiting_share
 from plumb.tuning.measure.known_loader import KnownLoader
 from plumb.tuning.measure.loop_pauses import LoopPauses
 from plumb.tuning.measure.throughput import Chunk
@@ -65,8 +65,8 @@ def test_a_loop_that_validates_once_does_not_wait_for_data(at, clock, monkeypatc
     loader = DataLoader(torch.zeros(64, 4), batch_size=4)
     known = KnownLoader("loader", Site("train.py", 1, "loader"), weakref.ref(loader), 4)
     loop = LoopMeter(4.0, math.inf)
-    tuning = course.Tuning(Options(40.0, Limits()), lambda event: None)
-    running = tuning.through_the_loop(known, loader, loop, batches(clock, 1e-5), 40.0)
+    tuning = course.TuningWork(Options(40.0, Limits()), lambda event: None)
+    running = tuning.run_in_loop(known, loader, loop, batches(clock, 1e-5), 40.0)
     with pytest.raises(TuningError):
         in_loop(running, clock, lambda number: 3.0 if number == at else 0.01)
     assert subjects[0].waiting_share < 0.01
@@ -117,4 +117,4 @@ def test_what_workers_take_from_the_step_is_no_waiting_for_data():
     assert waiting_share(reading.rate, step) == pytest.approx(0.34)
     found = unchanged_loop([reading], waiting_share(reading.rate, step))
     assert found.baseline_waiting_share == pytest.approx(0.01)
-    assert told_waiting(None, [reading]) is None
+    assert reported_waiting_share(None, [reading]) is None

@@ -14,8 +14,8 @@ from plumb.tuning.loader_under_test import LoaderUnderTest
 from plumb.tuning.measure.sample_cost import (
     batch_bytes,
     leaves,
-    sampled,
-    sampled_without_torch_threads,
+    measure_samples,
+    measure_samples_without_torch_threads,
     samples_in,
     torch_threads_speedup,
     without_failing,
@@ -34,7 +34,7 @@ class Waiting(Dataset):
 
 def test_waits_are_told_from_computing():
     loader = DataLoader(Waiting(), batch_size=5)
-    seen = sampled(loader, IndexStream(loader.batch_sampler), seconds=0.2)
+    seen = measure_samples(loader, IndexStream(loader.batch_sampler), seconds=0.2)
     cost = seen.cost
     assert 0 < len(seen.batch_seconds) * 5 < seen.samples, "the first batches are another matter"
     # A single one may lose what this thread waited for a core just before or after it.
@@ -56,12 +56,12 @@ class Erratic(Waiting):
 def test_a_source_that_is_slow_now_and_then_is_looked_at_for_longer_and_all_that_it_waits_counts():
     loader = DataLoader(Erratic(), batch_size=5)
     stream = IndexStream(loader.batch_sampler)
-    short, long = (sampled(loader, stream, 0.1, at_most) for at_most in (None, 1.0))
+    short, long = (measure_samples(loader, stream, 0.1, at_most) for at_most in (None, 1.0))
     assert long.samples > 3 * short.samples
     assert long.cost.wait_seconds > 1.3 * 0.002, "0.04 s of every 25 samples on average"
     assert long.cost.wall_seconds == pytest.approx(long.cost.cpu_seconds + long.cost.wait_seconds)
     steady = DataLoader(Waiting(), batch_size=5)
-    assert sampled(steady, IndexStream(steady.batch_sampler), 0.1, 5.0).samples < 0.5 / 0.002
+    assert measure_samples(steady, IndexStream(steady.batch_sampler), 0.1, 5.0).samples < 0.5 / 0.002
 
 
 def test_many_samples_at_once_and_batches_of_the_dataset_s_own():
@@ -73,11 +73,11 @@ def test_many_samples_at_once_and_batches_of_the_dataset_s_own():
             return [self[index] for index in indices]
 
     loader = DataLoader(Together(), batch_size=4)
-    sampled(loader, IndexStream(loader.batch_sampler), seconds=0.0)
+    measure_samples(loader, IndexStream(loader.batch_sampler), seconds=0.0)
     assert Together.asked[0] == [0, 1, 2, 3]
     alone = DataLoader(Waiting(), batch_size=None)
     # What the dataset makes of one index is a batch of three.
-    seen = sampled(alone, IndexStream(alone.sampler, is_batches=False), seconds=0.0)
+    seen = measure_samples(alone, IndexStream(alone.sampler, is_batches=False), seconds=0.0)
     assert (seen.samples, seen.cost.output_bytes) == (3.0, 4 * 4)
 
 
@@ -89,7 +89,7 @@ def test_an_iterable_dataset_is_begun_again():
             Three.begun += 1
             yield from (torch.zeros(2) for _ in range(3))
 
-    sampled(DataLoader(Three(), batch_size=2), None, seconds=0.05)
+    measure_samples(DataLoader(Three(), batch_size=2), None, seconds=0.05)
     assert Three.begun > 1
 
 
@@ -103,7 +103,7 @@ def test_threads_are_as_in_a_loader_without_workers():
 
     before = torch.get_num_threads()
     loader = DataLoader(Asking(), batch_size=2)
-    sampled(loader, IndexStream(loader.batch_sampler), seconds=0.0)
+    measure_samples(loader, IndexStream(loader.batch_sampler), seconds=0.0)
     assert set(seen) == {before}
 
 
@@ -152,9 +152,9 @@ class Hashed(Dataset):
 def test_threads_of_a_library_s_own_compute_and_are_no_wait():
     loader = DataLoader(Hashed(), batch_size=5)
     stream = IndexStream(loader.batch_sampler)
-    alone = sampled_without_torch_threads(loader, stream, 0.3)
+    alone = measure_samples_without_torch_threads(loader, stream, 0.3)
     assert alone.other_cpus > 0.3
-    seen = sampled(loader, stream, 0.3)
+    seen = measure_samples(loader, stream, 0.3)
     assert seen.cost.wait_seconds > seen.cost.cpu_seconds
     assert seen.other_cpus > 0.3
     told = seen.made_by_threads(seen.other_cpus, alone.cost.wait_seconds).cost
@@ -169,8 +169,8 @@ def test_torch_s_threads_are_not_a_library_s_own():
 
     loader = DataLoader(Large(), batch_size=5)
     stream = IndexStream(loader.batch_sampler)
-    assert sampled_without_torch_threads(loader, stream, 0.2).other_cpus < 0.1
-    seen = sampled(loader, stream, 0.3)
+    assert measure_samples_without_torch_threads(loader, stream, 0.2).other_cpus < 0.1
+    seen = measure_samples(loader, stream, 0.3)
     told = ObservedLoader(LoaderUnderTest("loader", loader, 5.0, None, None), stream, 0.3).told_from_waiting(seen)
     assert told.other_cpus == 0.0
     assert told.cost.wall_seconds == pytest.approx(seen.cost.wall_seconds)
@@ -196,14 +196,14 @@ class Few(IterableDataset):
 
 
 def test_a_stream_shorter_than_a_batch_is_measured_by_the_batch_that_it_gives():
-    seen = sampled(DataLoader(Few(3), batch_size=8), None, 0.01)
+    seen = measure_samples(DataLoader(Few(3), batch_size=8), None, 0.01)
     assert seen.largest_batch_bytes == 3 * 16
 
 
 @pytest.mark.parametrize(("samples", "drop_last"), [(0, False), (3, True)])
 def test_a_stream_without_a_batch_ends_the_measurement(samples, drop_last):
     with pytest.raises(NoBatchesError):
-        sampled(DataLoader(Few(samples), batch_size=8, drop_last=drop_last), None, 0.01)
+        measure_samples(DataLoader(Few(samples), batch_size=8, drop_last=drop_last), None, 0.01)
 
 
 class Damaged(Dataset):
@@ -226,6 +226,6 @@ def test_samples_that_the_loop_goes_on_after_are_left_out():
     indices = IndexStream(loader.batch_sampler)
     for each, its_indices in ((loader, indices), (stream, None)):
         with pytest.raises(KeyError):
-            sampled(each, its_indices, 0.1)
-        assert sampled(each, its_indices, 0.1, skips=(KeyError,)).samples > 0
+            measure_samples(each, its_indices, 0.1)
+        assert measure_samples(each, its_indices, 0.1, skips=(KeyError,)).samples > 0
     assert without_failing(loader, range(12), (KeyError,)) == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11]

@@ -106,7 +106,7 @@ def test_an_evaluation_loader_with_a_batch_sampler_is_tuned_for_its_own_epochs(m
     loader = DataLoader(ROWS, batch_sampler=BatchSampler(SAMPLER, 32, False), num_workers=2)
     known = KnownLoader("val", Site("train.py", 1, "val"), weakref.ref(loader), None)
     with pytest.raises(TuningError):
-        in_loop.Tuning(Options(10.0, Limits()), lambda event: None).alone(known, loader, 5.0)
+        in_loop.TuningWork(Options(10.0, Limits()), lambda event: None).run_alone(known, loader, 5.0)
     assert (subjects[0].samples_per_batch, subjects[0].epoch_samples) == (32, 1280)
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from plumb.tuning.measure.trial_worker import deaths_told_where_waited_for
+from plumb.tuning.measure.trial_worker import worker_deaths_raised_while_waiting
 
 
 class Slow(Dataset):
@@ -37,7 +37,7 @@ def waited_for_after_a_death(batches):
 def test_a_death_is_told_where_a_batch_is_waited_for_and_nowhere_else():
     batches = iter(DataLoader(Slow(), batch_size=1, num_workers=1))
     next(batches)
-    with pytest.raises(RuntimeError) as raised, deaths_told_where_waited_for():
+    with pytest.raises(RuntimeError) as raised, worker_deaths_raised_while_waiting():
         waited_for_after_a_death(batches)
     assert "exited unexpectedly" in str(raised.value)
     assert "Killed" in str(raised.value.__cause__)
@@ -46,7 +46,7 @@ def test_a_death_is_told_where_a_batch_is_waited_for_and_nowhere_else():
 def test_torch_s_own_way_is_back_afterwards():
     batches = iter(DataLoader(Slow(), batch_size=1, num_workers=1))
     torchs = signal.getsignal(signal.SIGCHLD)
-    with deaths_told_where_waited_for():
+    with worker_deaths_raised_while_waiting():
         assert signal.getsignal(signal.SIGCHLD) is not torchs
     assert signal.getsignal(signal.SIGCHLD) is torchs
     next(batches)

@@ -142,7 +142,7 @@ def test_restarts_cost_only_workers_that_do_not_persist():
     assert ledger.knows(lasting)
     assert not ledger.knows(Config(3, 2))
     assert restarting.loader.samples_per_second == 50.0, "100 samples in one second, after one second of starting"
-    assert ledger.derived(SITUATION, lasting).loader.samples_per_second == 100.0
+    assert ledger.amortized_result(SITUATION, lasting).loader.samples_per_second == 100.0
     assert [trial.config for trial in told] == [config, lasting]
     assert ledger.slowest_start_seconds == 1.0
 

@@ -65,7 +65,7 @@ def test_no_more_workers_are_tried_after_two_failures_and_a_note_says_why(monkey
 
     tuner._trials = SimpleNamespace(probed=[], ledger=ledger, try_out=try_out, steady_within_seconds=lambda: 1.0)
     tuner.subject = SimpleNamespace(name="loader", waiting_share=1.0)
-    tuner.options, tuner.pace_seconds = SimpleNamespace(seed=0), 0.1
+    tuner.options, tuner.window_seconds = SimpleNamespace(seed=0), 0.1
     tuner.seconds, tuner._begun, tuner.emit = 10.0, 0.0, lambda event: None
     monkeypatch.setattr(tuning, "search", search)
     monkeypatch.setattr(tuning.planner, "rank", lambda *_: SimpleNamespace(considered=4, best=()))
