@@ -27,16 +27,23 @@ Tune = bool | Literal["live"]
 class DataLoader(TorchDataLoader[T]):
     """Torch's `DataLoader` with one more argument: it runs on the plan for its dataset and this host.
 
-    The plan is looked up when the loader is first iterated. With `tune=True`, and if there is none, the loader is tuned
-    then, once, for half a minute: it prints one line, and stores the plan in the user's cache folder
-    (`$XDG_CACHE_HOME/plumb`, else `~/.cache/plumb`), so the next run starts at once. `tune=False` only uses an existing
-    plan. `tune="live"` tunes while the training goes on; such a loader also has `state_dict()` and `load_state_dict()`,
-    with which a training can resume in the middle of an epoch. Samples and their order are those of torch's loader;
-    settings of `plumb.tuned` for the dataset (a budget, limits) apply here too.
+    The plan is looked up when the loader is first iterated. Samples and their order are those of torch's loader. From
+    the first epoch on, `num_workers` and the like are the plan's. Settings of `plumb.tuned` for the dataset (a budget,
+    limits) apply here too. With the environment variable `PLUMB=off` this is torch's loader and no more.
 
-    All other arguments are torch's. From the first epoch on, `num_workers` and the like are the plan's. With the
-    environment variable `PLUMB=off` this is torch's loader and no more. Raises torch's errors for its arguments, and
-    ValueError for another `tune`.
+    Args:
+        dataset: A map-style or iterable dataset.
+        *args: Other arguments of torch's `DataLoader`, in its order.
+        tune: With True, and if there is no plan, the loader is tuned when it is first iterated, once, for half a
+            minute: it prints one line, and stores the plan in the user's cache folder (`$XDG_CACHE_HOME/plumb`, else
+            `~/.cache/plumb`), so the next run starts at once. False only uses an existing plan. "live" tunes while the
+            training goes on; such a loader also has `state_dict()` and `load_state_dict()`, with which a training can
+            resume in the middle of an epoch.
+        **kwargs: Other arguments of torch's `DataLoader`, by their names.
+
+    Raises:
+        ValueError: `tune` is neither True, False nor "live".
+        Exception: Whatever torch raises for its arguments.
 
     >>> import plumb, torch
     >>> loader = plumb.DataLoader(torch.arange(6), batch_size=3, tune=False)

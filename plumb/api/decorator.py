@@ -83,15 +83,18 @@ def tuned(
     `PLUMB=off` neither is touched at all. Under `plumb tune` and `plumb run` the command's own plan takes precedence.
 
     Args:
-        target: The class or function.
+        target: The class or function; None if only settings are given, as in `@plumb.tuned(budget=10)`.
         budget: Seconds of tuning.
         limits: Limits that may be lower than the host's; None for the host's.
-        plan: File of the plan, in place of the cache folder.
-        cache_memory_bytes: Largest memory for stored samples (0 for none); None for what the limits leave.
-        cache_dir: Folder in which samples may be stored as well.
+        plan: File of the plan; None for one in the cache folder.
+        cache_memory_bytes: Largest memory for stored samples, in bytes (0 for none); None for what the limits leave.
+        cache_dir: Folder in which samples may be stored as well; None for memory alone.
         allow_reorder: Whether batches may come in another order.
         on_device: Whether batches may arrive on the GPU, where their last operators run then.
         plain: Whether to tune only torch's own arguments.
+
+    Returns:
+        The class itself, or a function like `target`; a decorator if only settings are given.
 
     Raises:
         TypeError: `target` is neither a class nor a function, or can't be marked.

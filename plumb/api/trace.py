@@ -34,17 +34,15 @@ def trace(
         batch_size: Number of samples to collate at once; None takes the loader's, or `samples` for a dataset alone.
 
     Returns:
-        The graph with the costs per sample.
+        The graph with the costs per sample, in seconds and bytes.
 
     Raises:
-        TraceError: The dataset can't be traced (a ValueError, from `plumb.tracing.sample_source`). What the dataset
-        itself
-            raises is raised as it is.
+        TraceError: The dataset can't be traced (a ValueError, from `plumb.tracing.sample_source`).
+        Exception: Whatever the dataset itself raises.
 
     >>> import plumb, torch
     >>> plumb.trace(torch.rand(64, 1000), samples=8).samples
     8
-
     """
     return run(dataset_or_loader, samples, indices, collate_fn, batch_size).pipeline
 

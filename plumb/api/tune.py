@@ -49,14 +49,17 @@ def tune(
     Args:
         dataset_or_loader: A dataset, or one of torch's loaders.
         batch_size: Samples per batch of a dataset's loader; None for torch's default.
-        step: Consumer of the data: a callable that takes batches and does what your training step does with them, or
-            the rate of your step in samples/s. With it, plumb stops at the cheapest configuration that keeps the step
+        step: Consumer of the data: a callable that takes a batch and does what your training step does with it, or the
+            rate of your step in samples/s. With it, plumb stops at the cheapest configuration that keeps the step
             busy; with None, it searches for the highest rate.
         limits: Limits that may be lower than the host's, for instance `plumb.Limits(cpus=4)`; None for the host's.
         budget: Seconds of tuning.
         plain: Whether to tune only torch's own arguments, which need no plumb afterwards. Otherwise the plan's `plain`
             has the best of them.
         **loader_args: Other arguments of torch's `DataLoader` for a dataset (`shuffle`, `collate_fn` and so on).
+
+    Returns:
+        The plan, which makes loaders and explains itself. Its rates are in samples/s.
 
     Raises:
         TypeError: The arguments don't go together.
@@ -103,7 +106,10 @@ def _loader(given: Any, batch_size: int | None, loader_args: dict[str, Any]) -> 
 
 @dataclass(frozen=True, repr=False)
 class LoaderPlan:
-    """Plan for loading a dataset on this host, with its reasons. `found` is the plan as written to its file.
+    """Plan for loading a dataset on this host, with its reasons.
+
+    Attributes:
+        found: The plan as it is written to its file, with one loader.
 
     >>> import plumb, torch
     >>> plan = plumb.tune(torch.rand(512, 8), batch_size=64, budget=1)
@@ -124,6 +130,9 @@ class LoaderPlan:
         Args:
             path: The file.
             name: Name of the loader in the file; None if it has only one.
+
+        Returns:
+            The plan for that loader.
 
         Raises:
             plumb.core.plan.PlanError: There is no such plan; the message is one line.
@@ -147,12 +156,12 @@ class LoaderPlan:
 
     @property
     def baseline(self) -> Measured:
-        """Configuration that the loader had before, and its rate."""
+        """Configuration that the loader had before, and its rate in samples/s."""
         return self.entry.baseline
 
     @property
     def tuned(self) -> Measured:
-        """Best configuration, and its rate; the baseline itself if nothing is better."""
+        """Best configuration, and its rate in samples/s; the baseline itself if nothing is better."""
         return self.entry.tuned
 
     @property
@@ -192,6 +201,9 @@ class LoaderPlan:
             dataset: Dataset of the class that was tuned.
             **loader_args: Arguments that the loader would get without a plan; `batch_size` is the plan's by default.
 
+        Returns:
+            The loader, a `plumb.DataLoader`.
+
         Raises:
             ValueError: The class of the dataset or the batch size is not the tuned one.
         """
@@ -210,7 +222,14 @@ class LoaderPlan:
         return loader
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan file, for `LoaderPlan.load` and `plumb report`. Raise OSError if that fails."""
+        """Write the plan file, for `LoaderPlan.load` and `plumb report`.
+
+        Args:
+            path: The file; an earlier one is replaced.
+
+        Raises:
+            OSError: The file can't be written.
+        """
         plan.write(self.found, Path(path))
 
     def __repr__(self) -> str:

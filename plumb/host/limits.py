@@ -39,24 +39,29 @@ _NEVER_NONE = ("cpus", "max_connections")
 class Limits:
     """Limits of one rank. `math.inf` means that no limit is known, so that limits can be compared and divided.
 
-    - `cpus`: CPU seconds per second, not a whole number under a quota. It doesn't limit how many workers may *wait*.
-    - `memory_bytes`: total memory, including what this process and its descendants use already.
-    - `shm_bytes`: free space in /dev/shm. It counts as memory as well.
-    - `open_files`: files that one process may hold open; it may raise that to `open_files_most` by itself.
-    - `processes`: processes and threads, counted alike, that may still be started.
-    - `disk_bytes`, `disk_kind`: free space of the cache folder, and `ssd`, `rotating`, `network`, `tmpfs` or `unknown`;
-      None if no folder was given.
-    - `max_workers`: the workers that the user allows; hosts have no such limit.
-    - `max_connections`: the samples that the user allows to be read at the same time; hosts have no such limit.
-    - `sharing_strategy`: the way in which torch shares tensors between processes; None if torch isn't imported yet.
-    - `sources`: for each known limit, where it was read.
+    Limits that the ranks on this host share (all but open files) are one rank's part.
+
+    Attributes:
+        cpus: CPU seconds per second, not a whole number under a quota. It doesn't limit how many workers may *wait*.
+        memory_bytes: Total memory, including what this process and its descendants use already.
+        shm_bytes: Free space in /dev/shm. It counts as memory as well.
+        open_files: Files that one process may hold open.
+        open_files_most: Number to which a process may raise `open_files` by itself.
+        processes: Processes and threads, counted alike, that may still be started.
+        disk_bytes: Free space of the cache folder.
+        disk_kind: `ssd`, `rotating`, `network`, `tmpfs` or `unknown`; None if no cache folder was given.
+        max_workers: Workers that the user allows; hosts have no such limit.
+        max_connections: Samples that the user allows to be read at the same time; hosts have no such limit.
+        gpus: GPUs that this process may use.
+        sharing_strategy: Way in which torch shares tensors between processes; None if torch isn't imported yet.
+        sources: For each known limit, where it was read.
+
+    Raises:
+        ValueError: A limit is negative or not a number, or there are 0 CPUs or connections.
 
     >>> import plumb
     >>> plumb.Limits.detect().lowered(cpus=1.0).cpus
     1.0
-
-    Limits that the ranks on this host share (all but open files) are one rank's part. Raises ValueError for a limit
-    that is negative or not a number, and for 0 CPUs or connections.
     """
 
     cpus: float = math.inf
@@ -83,11 +88,16 @@ class Limits:
 
     @classmethod
     def detect(cls, cache_dir: str | os.PathLike[str] | None = None) -> Limits:
-        """Detect the present limits of this process on this host, and of the disk on which `cache_dir` is or will be.
+        """Detect the present limits of this process on this host.
+
+        Args:
+            cache_dir: Folder for stored samples, on whose disk `disk_bytes` are free; it need not exist. None for none.
+
+        Returns:
+            The limits, with the place where each was read.
 
         Raises:
             OSError: `cache_dir` is in a folder that this user may not read.
-
         """
         return _detect(HostFiles(), cache_dir)
 
@@ -103,7 +113,24 @@ class Limits:
         max_workers: float = math.inf,
         max_connections: float = math.inf,
     ) -> Limits:
-        """Return these limits, replaced by each given one that is smaller. Raise ValueError as the constructor does."""
+        """Return these limits, replaced by each given one that is smaller.
+
+        Args:
+            cpus: CPU seconds per second.
+            memory_bytes: Total memory, including what is in use.
+            shm_bytes: Space in /dev/shm.
+            open_files: Files that one process may hold open; it can't raise that.
+            processes: Processes and threads that may still be started.
+            disk_bytes: Space in the cache folder.
+            max_workers: Workers of a loader.
+            max_connections: Samples of a loader that are read at the same time.
+
+        Returns:
+            The lower limits, whose `sources` say that they were asked for.
+
+        Raises:
+            ValueError: A limit is negative or not a number, or there are 0 CPUs or connections.
+        """
         asked = Limits(
             cpus=cpus,
             memory_bytes=memory_bytes,

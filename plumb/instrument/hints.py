@@ -35,11 +35,14 @@ def operator(
     The function is unchanged, and the mark costs nothing at run time.
 
     Args:
-        function: The function or method.
+        function: The function or method; None if only settings are given, as in `@plumb.operator(name="decode")`.
         deterministic: False if neither its output nor values made from it may ever be stored. True is used only if
             plumb can't compare the function's results: if the function is seen to draw random numbers, or to return a
             different result the second time, that takes precedence. None if unknown.
         name: Name in the graph; None for the function's own.
+
+    Returns:
+        The function itself; a decorator if only settings are given.
 
     Raises:
         TypeError: `function` is no Python function.

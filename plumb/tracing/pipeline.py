@@ -18,16 +18,31 @@ Kind = Literal["source", "read", "decode", "transform", "convert", "collate", "t
 class Operator:
     """One step of a pipeline. Seconds and bytes are means over all samples, so that operators add up.
 
-    `id` is the key of its node. `within` names the calls around it, outermost first, and `sites` are the stable ids of
-    the call sites from the entry down to it. `location` is the place in the user's code that leads to it, else the
-    library's. `visit_ratio` is the share of samples that visit it; `median_seconds` and `quartile_seconds` are over
-    those samples.
-
-    `random`: the operator draws random numbers, or is the first on its path whose output differs when a sample is
-    repeated.
-    `deterministic`: its output depends on the index alone (no operator before it is random, and repeated samples were
-    bitwise equal); None if that can't be compared.
-    `read_bytes` and `releases_gil` are None if they could not be measured.
+    Attributes:
+        id: Key of its node in the graph.
+        name: Name of what is called.
+        kind: What it is for: "source", "read", "decode", "transform", "convert", "collate" or "transfer".
+        location: Place in the user's code that leads to it, else the library's.
+        within: Names of the calls around it, outermost first.
+        sites: Stable ids of the call sites from the entry down to it.
+        wall_seconds: Time per sample, without that of operators inside it.
+        cpu_seconds: CPU time per sample.
+        wait_seconds: Time per sample in which its thread was blocked.
+        median_seconds: Median time of the samples that visit it.
+        quartile_seconds: First and third quartile of the same.
+        visit_ratio: Share of samples that visit it, 0 to 1.
+        calls_per_sample: Number of calls.
+        input_bytes: Size of the values that it gets.
+        output_bytes: Size of the values that it makes.
+        read_bytes: Bytes that it reads from files; None if they could not be counted.
+        output_type: Class of its output; None if it has none.
+        output_shape: Shape of its output, with None for a size that varies; None if it has no shape.
+        output_dtype: Type of the output's elements; None if it has none.
+        random: True if it draws random numbers, or is the first on its path whose output differs when a sample is
+            repeated.
+        deterministic: True if its output depends on the index alone: no operator before it is random, and repeated
+            samples were bitwise equal. None if that can't be compared.
+        releases_gil: True if other threads can run Python meanwhile; None if that could not be measured.
 
     >>> import plumb, torch
     >>> hottest = plumb.trace(torch.rand(64, 1000)).hottest()
@@ -66,9 +81,15 @@ class Operator:
 
 @dataclass(frozen=True)
 class Flow:
-    """Values that flow between two operators, for a sample that takes this edge; sizes that vary are None in `shape`.
+    """Values that flow between two operators, for a sample that takes this edge.
 
-    `type` is "unseen" if the sample flows along this edge in a way that object identities don't show.
+    Attributes:
+        type: Class of the values; "unseen" if the sample flows along this edge in a way that object identities don't
+            show.
+        shape: Shape of the values, with None for a size that varies; None if they have no shape.
+        dtype: Type of their elements; None if they have none.
+        bytes: Size for one sample.
+        visit_ratio: Share of samples that take this edge, 0 to 1.
 
     >>> import plumb
     >>> plumb.Flow("Tensor", (3, None, None), "uint8").shape  # images of varying size
@@ -86,9 +107,14 @@ class Flow:
 class Pipeline:
     """Graph of a dataset from a source to the batch, with the figures of a whole sample.
 
-    `graph` is acyclic; its nodes carry an `Operator` as "operator", its edges a `Flow` as "flow". `sample_seconds` is
-    the untraced time of one sample, including its share of collating. `batch_size` is the number of samples collated at
-    once, or None without batching.
+    Attributes:
+        graph: Acyclic graph; its nodes carry an `Operator` as "operator", its edges a `Flow` as "flow".
+        dataset: Name of the dataset's class.
+        samples: Number of samples that were traced.
+        batch_size: Number of samples collated at once; None without batching.
+        sample_seconds: Untraced time of one sample, including its share of collating.
+        sample_cpu_seconds: CPU time of the same.
+        sample_wait_seconds: Time of the same in which the thread was blocked.
 
     >>> import plumb, torch
     >>> pipeline = plumb.trace(torch.rand(64, 1000))
@@ -128,7 +154,11 @@ class Pipeline:
         return self.unattributed_seconds / self.sample_seconds if self.sample_seconds else 0.0
 
     def hottest(self) -> Operator:
-        """Return the operator with the most wall time per sample. Raise ValueError if there are no operators."""
+        """Return the operator with the most wall time per sample.
+
+        Raises:
+            ValueError: There are no operators.
+        """
         return max(self.operators, key=lambda operator: operator.wall_seconds)
 
     def to_node_link(self) -> dict[str, Any]:
