@@ -28,7 +28,7 @@ _TITLE = "plumb and its peers, side by side"
 
 
 def main() -> None:
-    """Prints and writes the results."""
+    """Print the results and write them."""
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"pipelines, of {', '.join(field.NAMES)}")
     parser.add_argument("--quick", action="store_true", help="ten minutes that show no more than that it works")
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def install() -> None:
-    """Makes the environments of all peers; what can't be made is said, and left out of the comparison."""
+    """Make the environments of all peers; print what can't be made, and leave it out of the comparison."""
     for environment in (*(library.environment for library in LIBRARIES), LOADTUNE, PARAM_HELPER):
         _make(environment)
 
@@ -70,7 +70,7 @@ def _make(environment: Environment) -> None:
 
 
 def measured(names: Sequence[str], extent: Extent, is_quick: bool, is_fresh: bool) -> list[Outcome]:
-    """The outcomes of these pipelines, those of before where they were kept."""
+    """Return the outcomes of these pipelines, and the earlier ones where they were kept."""
     variant, outcomes, begun = "quick" if is_quick else "full", [], time.perf_counter()
     for number, name in enumerate(names, 1):
         outcome = None if is_fresh else kept(variant, name, Outcome)

@@ -52,12 +52,12 @@ class Comparison:
 
     @property
     def error(self) -> float:
-        """How much too high the bounds' prediction is, as a share of what was measured."""
+        """Error of the bounds' prediction, as a share of what was measured; positive if it is too high."""
         return self.predicted / self.measured.samples_per_second - 1
 
     @property
     def cores(self) -> float:
-        """How many cores were in use, as a multiple of what was predicted."""
+        """Number of cores in use, as a multiple of what was predicted."""
         return self.cpu * self.measured.samples_per_second / self.predicted
 
     @property
@@ -129,7 +129,7 @@ def _measured(name: str, effort: Effort) -> list[Comparison]:
 
 
 def summary(comparisons: list[Comparison]) -> list[str]:
-    """The errors of each pipeline, and of all: the bounds', and the simulated twin's."""
+    """Return the errors of each pipeline, and of all: those of the bounds, and of the simulated twin."""
     names = list(dict.fromkeys(comparison.pipeline for comparison in comparisons))
     rows = []
     for name in [*names, "all"]:
@@ -142,7 +142,7 @@ def summary(comparisons: list[Comparison]) -> list[str]:
 
 
 def repeated(comparisons: list[Comparison]) -> list[str]:
-    """What one measurement is worth as a prediction of the next, beside the model's bounds for the same."""
+    """Return how well one measurement predicts the next, beside the model's bounds for the same."""
     trials = [(error, one.error) for one in comparisons if (error := one.error_of_the_trial) is not None]
     halves = [(one.error_of_a_half, one.error) for one in comparisons]
     predictions = {
@@ -195,7 +195,7 @@ def details(comparisons: list[Comparison]) -> list[str]:
 
 
 def main() -> None:
-    """Prints and writes the results."""
+    """Print the results and write them."""
     parser = results.arguments(__doc__, FULL)
     results.add_pipelines(parser)
     add_fresh(parser)

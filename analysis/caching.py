@@ -43,7 +43,7 @@ class Comparison:
 
     @property
     def gain(self) -> tuple[float, float, float]:
-        """How many times as fast plumb's later epochs are, and the bootstrap interval over pairs of epochs."""
+        """Speedup of plumb's later epochs, and the bootstrap interval over pairs of epochs."""
         ratios = np.array(self.best_seconds) / np.array(self.chosen_seconds)
         draws = np.random.default_rng(0).choice(ratios, size=(_RESAMPLES, len(ratios)))
         low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
@@ -51,7 +51,7 @@ class Comparison:
 
 
 def compare(pipeline: Pipeline, torchs: Sequence[Config], effort: Effort, epochs: int) -> Comparison:
-    """Finds both configurations, and runs their epochs by turns."""
+    """Find both configurations, and run their epochs by turns."""
     loader = pipeline.loader
     uncached = by_turns(
         [torch_contender(loader, config) for config in torchs],
@@ -103,7 +103,7 @@ def row(comparison: Comparison) -> list[str]:
 
 
 def main() -> None:
-    """Prints and writes the results."""
+    """Print the results and write them."""
     parser = results.arguments(__doc__, FULL)
     results.add_pipelines(parser, PIPELINES)
     asked = parser.parse_args()

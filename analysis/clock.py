@@ -1,4 +1,4 @@
-"""Whether a plan's claim is what the clock shows: plain epochs and epochs of `plumb run` by turns.
+"""Comparison of a plan's claim with the clock: plain epochs and epochs of `plumb run` by turns.
 
     python -m analysis.clock [--quick] [--only NAME...]
 
@@ -65,7 +65,7 @@ SCRIPTS = (
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one script: the seconds of epochs, process by process, or an `error`."""
+    """Result of one script: the seconds of epochs, process by process, or an `error`."""
 
     name: str
     entry: LoaderResult | None
@@ -75,13 +75,13 @@ class Row:
 
     @property
     def claimed(self) -> float:
-        """How many times as fast the plan says that later epochs are."""
+        """Speedup of later epochs by the plan."""
         assert self.entry is not None
         return self.entry.claim.gain if self.entry.claim is not None else 1.0
 
     @property
     def delivered(self) -> float:
-        """How many times as fast they are; the first two epochs of a process are like no others."""
+        """Measured speedup of later epochs; the first two epochs of a process are like no others."""
         return median(_later(self.plain)) / median(_later(self.run))
 
     @property
@@ -91,7 +91,7 @@ class Row:
 
     @property
     def in_total(self) -> float:
-        """How many times as fast a training of ten epochs is, its first epochs as they were."""
+        """Speedup of a training of ten epochs, its first epochs as they were."""
         plain, run = _training_seconds(self.plain), _training_seconds(self.run)
         return plain / run
 
@@ -153,7 +153,7 @@ def _environment() -> dict[str, str]:
 
 
 def report(rows: Sequence[Row]) -> list[str]:
-    """What the clock shows, script by script, and whether the aims are kept."""
+    """Return the clock's readings, script by script, and whether the aims are kept."""
     good = [row for row in rows if not row.error]
     cells = [
         [

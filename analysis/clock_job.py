@@ -28,18 +28,18 @@ class Plain:
     """An `intercept.Handler` that changes nothing."""
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Returns the arguments as they are."""
+        """Return the arguments as they are."""
         return arguments
 
     def constructed(self, loader: Any, site: Site) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def iterating(self, loader: Any, start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
-        """Returns torch's own iterator."""
+        """Return torch's own iterator."""
         return start()
 
     def read_by_dataset(self, loader: Any) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
 
 class Timed:
@@ -76,7 +76,7 @@ class Timing:
         self._seconds: list[float] = []
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Returns what the inner one returns."""
+        """Return what the inner handler returns."""
         return self._inner.constructing(site, arguments)
 
     def constructed(self, loader: Any, site: Site) -> None:
@@ -105,7 +105,7 @@ class Timing:
         self._inner.read_by_dataset(loader)
 
     def write(self) -> None:
-        """Writes the seconds of all epochs so far."""
+        """Write the seconds of all epochs so far."""
         self._out.write_text(json.dumps(self._seconds))
 
     def _ended(self) -> None:
@@ -115,7 +115,7 @@ class Timing:
 
 
 def main() -> None:
-    """Runs the script."""
+    """Run the script."""
     plan_file, out, name, epochs, script, *arguments = sys.argv[1:]
     inner = Plain() if plan_file == "-" else PlanHandler(plan.read(Path(plan_file)))
     timing = Timing(inner, name, int(epochs), Path(out))

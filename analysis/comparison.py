@@ -118,7 +118,7 @@ def _require(is_wanted: bool) -> None:
 
 @contextlib.contextmanager
 def _noted(peer: str, failures: list[Entry]) -> Iterator[None]:
-    """Notes why a peer can't run."""
+    """Note why a peer can't run."""
     try:
         yield
     except CannotRunError as reason:
@@ -126,7 +126,7 @@ def _noted(peer: str, failures: list[Entry]) -> Iterator[None]:
 
 
 def limit_of(pipeline: Pipeline, seconds: float) -> float:
-    """Samples per second that the CPUs, or the source, allow at most."""
+    """Return the samples per second that the CPUs, or the source, allow at most."""
     cpus = Limits.detect().cpus / pure_cpu_seconds(pipeline.loader, seconds, pipeline.batch_size)
     return min(cpus, pipeline.ceiling_samples_per_second or math.inf)
 
@@ -151,9 +151,9 @@ def _plumbs(pipeline: Pipeline, seconds: float, memory: float | None) -> tuple[l
 
 
 def _of_grid(pipeline: Pipeline, tuned: Tuned, extent: Extent) -> tuple[list[Contender], float]:
-    """The best few of all that plumb may choose, thinned out where that is too many.
+    """Return the best few of all that plumb may choose, thinned out if that is too many.
 
-    With the seconds that the whole grid would take, at the mean of what was measured of it.
+    The second result is the seconds that the whole grid would take, at the mean of the part that was measured.
     """
     every = knobs.grid(pipeline, tuned.space)
     configs = knobs.thinned(every, extent.grid_at_most)[-extent.grid_at_most :]
@@ -173,7 +173,7 @@ def _of_grid(pipeline: Pipeline, tuned: Tuned, extent: Extent) -> tuple[list[Con
 
 
 def _key(contender: Contender) -> tuple[bool, Config]:
-    """What makes two contenders the same: torch's loader with the same arguments is the same loader."""
+    """Return a key of contenders that are the same: torch's loaders with the same arguments have the same one."""
     return contender.name.startswith("plumb"), contender.config
 
 
@@ -186,7 +186,7 @@ class Looks:
         self._expected = self._contents(torch_contender(pipeline.loader, Config()))
 
     def at(self, reading: Reading) -> Entry:
-        """The entry of a loader of torch's or plumb's."""
+        """Return the entry of a loader of torch's or plumb's."""
         contender = reading.contender
         assert isinstance(contender, Contender)
         entry = Entry(contender.name, str(contender.config), reading.turns, error=reading.error)
@@ -197,7 +197,7 @@ class Looks:
         return self._told(entry, self._contents(contender), footprint)
 
     def apart(self, running: Running, reading: Reading) -> Entry:
-        """The entry of a library."""
+        """Return the entry of a library."""
         settings = ", ".join(f"{name}={value}" for name, value in running.job.settings.items())
         versions = {running.library.name: ""}
         entry = Entry(
@@ -235,9 +235,9 @@ def looked_at_batches(pipeline: Pipeline) -> list[list[int]]:
 def _epochs(
     pipeline: Pipeline, memory: float | None, choices: Sequence[Choice], entries: dict[Any, Entry], extent: Extent
 ) -> Epochs | None:
-    """A training loop end to end: torch's best and what plumb chooses for this loop, by turns.
+    """Compare a training loop end to end: torch's best and what plumb chooses for this loop, by turns.
 
-    None where that takes too long.
+    Returns None if that takes too long.
     """
     torchs = [choice.contender for choice in choices if not _key(choice.contender)[0]]
     measured = [contender for contender in torchs if entries[_key(contender)].is_measured]

@@ -12,7 +12,7 @@ _BURN = "from plumb.host.process_control import end_with_parent; end_with_parent
 
 
 def keep_to_cpus(count: int, module: str) -> None:
-    """Starts `module` anew, with its arguments, on `count` CPUs, unless it has no more already.
+    """Start `module` anew, with its arguments, on `count` CPUs, unless it has no more already.
 
     Torch sizes its pools of threads when it is imported, so the process must have its CPUs from its start.
     """

@@ -1,4 +1,4 @@
-"""What it costs to bring batches from workers into the main process, in torch's loader and with memory used again.
+"""Cost of bringing batches from workers into the main process, in torch's loader and with memory used again.
 
     python -m analysis.crossing [--quick]
 
@@ -106,7 +106,7 @@ def line(name: str, workers: int, readings: Sequence[Reading], differing: int) -
 
 
 def main() -> None:
-    """Prints and writes the results."""
+    """Print the results and write them."""
     asked = results.arguments(__doc__, FULL).parse_args()
     effort = QUICK if asked.quick else FULL
     torch.set_num_threads(1)

@@ -71,13 +71,13 @@ class Training:
             chunk_begin = now
 
     def step_rate(self, batch: Any, seconds: float) -> TrainingStep:
-        """What the step could consume, and the CPU seconds that it burns for one; from page-locked memory if better."""
+        """Return the step's rate, and its CPU seconds for a sample; from page-locked memory if that is better."""
         pageable, locked = self._alone(batch, seconds), self._alone(pinned(batch), seconds)
         gains = locked.samples_per_second > (1 + EQUAL) * pageable.samples_per_second
         return replace(locked, pageable_samples_per_second=pageable.samples_per_second) if gains else pageable
 
     def _alone(self, batch: Any, seconds: float) -> TrainingStep:
-        """The same batch over and over."""
+        """Measure the step on the same batch over and over."""
         burnt = time.process_time()
         chunks = list(self.rates(iter(lambda: batch, None), seconds))
         samples = sum(chunk.samples for chunk in chunks)
@@ -86,7 +86,7 @@ class Training:
 
 
 def trained_with(training: Training, contender: Contender, stream: IndexStream | None) -> Apart:
-    """A contender whose rate is that of a training on its batches."""
+    """Return a contender whose rate is that of a training on its batches."""
 
     def window(seconds: float) -> list[Chunk]:
         return list(training.rates(iter(contender.make(stream)), seconds))
@@ -95,7 +95,7 @@ def trained_with(training: Training, contender: Contender, stream: IndexStream |
 
 
 def compare(is_quick: bool) -> None:
-    """Prints and writes the results."""
+    """Print the results and write them."""
     if not torch.cuda.is_available():
         say("analysis: no CUDA device is here, so nothing was measured on one")
         return

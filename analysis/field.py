@@ -28,9 +28,9 @@ NAMES = (
 
 @contextlib.contextmanager
 def opened(name: str, is_quick: bool = False) -> Iterator[Pipeline]:
-    """The pipeline of that name with its files, and with its servers for as long as it is entered.
+    """Yield the pipeline of that name with its files, and with its servers until the context ends.
 
-    A quick one has few worker counts to try, and small batches where a batch takes seconds. Raises ImportError where
+    A quick one has few worker counts to try, and small batches where a batch takes seconds. Raises ImportError if
     its library is missing.
     """
     with _in_s3(_S3_QUICK_BATCH if is_quick else _S3_BATCH) if name == S3 else nullcontext(_made(name)) as pipeline:

@@ -1,4 +1,4 @@
-"""What a process and all that it started take of the memory, and how many they are."""
+"""Memory of a process and of all that it started, and their number."""
 
 import contextlib
 import threading
@@ -21,7 +21,7 @@ class Footprint:
 
 @contextlib.contextmanager
 def watched(pid: int) -> Iterator[Footprint]:
-    """Looks at the tree of `pid` five times a second for as long as this is entered; not for use while timing."""
+    """Look at the process tree of `pid` five times a second until the context ends; not for use while timing."""
     peak, ended = Footprint(), threading.Event()
 
     def watch() -> None:
@@ -41,7 +41,7 @@ def watched(pid: int) -> Iterator[Footprint]:
 
 
 def proportional_bytes(pid: int, kind: str = "Pss") -> float:
-    """The resident pages of a process, each over the number of processes that share it; 0.0 where it is gone.
+    """Return a process's resident pages, each over the number of processes that share it; 0.0 if it is gone.
 
     `kind` names them as the kernel does: those of no file are "Pss_Anon".
     """
@@ -53,7 +53,7 @@ def proportional_bytes(pid: int, kind: str = "Pss") -> float:
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all that it started, and that these started; none where it is gone."""
+    """Return a process and all that it started, and that these started; none if it is gone."""
     try:
         process = psutil.Process(pid)
         return [pid, *(child.pid for child in process.children(recursive=True))]

@@ -1,4 +1,4 @@
-"""What it costs to guard a loader that runs on a plan: its rate with all guards over its rate without, by turns.
+"""Cost of guarding a loader that runs on a plan: its rate with all guards over its rate without, by turns.
 
     python -m analysis.guards [--quick] [--only PIPELINE...]
 
@@ -49,7 +49,7 @@ _IDLE_SECONDS, _LONGEST_SECONDS = 0.02, 20.0
 
 @dataclass(frozen=True)
 class Spent:
-    """What a window took: seconds for its batches, and CPU seconds for these and for those before them."""
+    """Cost of a window: seconds for its batches, and CPU seconds for these and for those before them."""
 
     seconds: float
     cpu_seconds: float
@@ -177,7 +177,7 @@ def batches_within(batches: Iterator[Any], config: Config, seconds: float) -> in
 
 
 def row(name: str, effort: Effort, is_quick: bool) -> Row:
-    """The cost of the guards on one pipeline."""
+    """Return the cost of the guards on one pipeline."""
     with field.opened(name, is_quick) as pipeline:
         loader = pipeline.loader
         tuned = tune_loader(loader, effort.budget_seconds)

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def train_loader() -> DataLoader:
-    """The train loader as `examples/images/train.py` makes it; its files are written where they are missing."""
+    """Return the train loader as `examples/images/train.py` makes it; write its files if they are missing."""
     sys.path.insert(0, str(ROOT / "examples" / "images"))
     example = importlib.import_module("train")
     if not example.DEFAULT_FOLDER.exists():

@@ -43,7 +43,7 @@ def grid(pipeline: Pipeline, space: Space) -> list[Config]:
 
 
 def fits(space: Space, config: Config) -> bool:
-    """Whether `config` keeps all limits, and doesn't contradict itself."""
+    """Return whether `config` keeps all limits, and doesn't contradict itself."""
     return all(excess <= 0 for excess in space.excess(config))
 
 

@@ -1,4 +1,4 @@
-"""How near the images example comes to what its CPUs allow, with torch's loader and with each of plumb's rewrites.
+"""Share of what its CPUs allow that the images example reaches, with torch's loader and with each of plumb's rewrites.
 
     python -m analysis.limit [--quick]
 
@@ -47,7 +47,7 @@ class NotRun:
 
 
 def kinds(tuned: Tuned) -> dict[str, list[Contender]]:
-    """What to compare: torch's loader, plumb's without any rewrite, and plumb's with each that was offered."""
+    """Return what to compare: torch's loader, plumb's without any rewrite, and plumb's with each that was offered."""
     loader = tuned.loader
     compared = {
         "torch's loader": [torch_contender(loader, config) for config in knobs.TORCHS],
@@ -80,7 +80,7 @@ def _not_run(tuned: Tuned, config: Config) -> Contender:
 
 
 def rows(compared: dict[str, list[Contender]], readings: list[Reading], limits: list[float]) -> list[list[str]]:
-    """The best of each kind: its rate, its share of the limit, and its rate over that of torch's best."""
+    """Return the best of each kind: its rate, its share of the limit, and its rate over that of torch's best."""
     by_contender = {reading.contender: reading for reading in readings}
     of_kind = {kind: [by_contender[contender] for contender in contenders] for kind, contenders in compared.items()}
     torchs = best(of_kind["torch's loader"])
@@ -106,7 +106,7 @@ def rows(compared: dict[str, list[Contender]], readings: list[Reading], limits: 
 
 
 def passthrough(readings: list[Reading]) -> str:
-    """What an untouched configuration costs."""
+    """Return the cost of an untouched configuration, in words."""
     name = torch_contender(train_loader(), PASSTHROUGH).name
     torchs = next(reading for reading in readings if reading.contender.name == name)
     ours = next(reading for reading in readings if reading.contender.name == f"plumb, {PASSTHROUGH}")
@@ -119,7 +119,7 @@ def passthrough(readings: list[Reading]) -> str:
 
 
 def main() -> None:
-    """Prints and writes the results."""
+    """Print the results and write them."""
     asked = results.arguments(__doc__, FULL).parse_args()
     effort = QUICK if asked.quick else FULL
     loader = train_loader()

@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def report(sides: list[Side], live: DataLoader, batches: int, samples: int) -> str:
-    """The epochs side by side, in the words of the aims."""
+    """Return the epochs side by side, in the words of the aims."""
     untuned, tuned, torchs, plan = sides
     settled = -(-SETTLED_AFTER // batches)
 

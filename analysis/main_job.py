@@ -33,7 +33,7 @@ TURNS, WINDOW_SECONDS, BUDGET_SECONDS = 5, 1.2, 60.0
 
 
 def tuned(script: Path) -> tuple[Plan, float, str]:
-    """The plan of a script tuned from the command line, the seconds from the command to the report, and the report."""
+    """Tune a script by the command; return its plan, the seconds from the command to the report, and the report."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         done = subprocess.run(
@@ -45,7 +45,7 @@ def tuned(script: Path) -> tuple[Plan, float, str]:
 
 
 def save_picture(plan: Plan, path: Path) -> None:
-    """The report as a picture of a terminal, without fonts from elsewhere."""
+    """Save the report as a picture of a terminal, without fonts from elsewhere."""
     console = Console(record=True, width=118, file=io.StringIO(), force_terminal=True)
     print_report(plan, "train.plumb.json", console)
     picture = console.export_svg(title="plumb tune examples/images/train.py")
@@ -77,7 +77,7 @@ def row(plan: LoaderResult) -> str:
 
 
 def main() -> None:
-    """Prints and writes the results."""
+    """Print the results and write them."""
     lines = ["# The main job on the examples", "", f"Measured on: {description()}.", ""]
     reports = []
     head = "| loader | before, samples/s | after, samples/s | factor | configuration | the script's own loop |"

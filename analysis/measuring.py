@@ -40,14 +40,14 @@ class Apart:
 
 
 class Timed:
-    """What is said of chunks measured by turns, of whatever has `turns` and an `error`."""
+    """Figures of chunks measured by turns, for classes with `turns` and an `error`."""
 
     turns: list[list[Chunk]]
     error: str
 
     @property
     def is_measured(self) -> bool:
-        """Whether it came to a rate."""
+        """True if a rate was measured."""
         return not self.error and bool(self.turns)
 
     @property
@@ -63,7 +63,7 @@ class Timed:
 
 @dataclass
 class Reading(Timed):
-    """What was measured of one contender: the chunks of each turn, the start of its workers, and CPU per sample."""
+    """Measurements of one contender: the chunks of each turn, the start of its workers, and CPU per sample."""
 
     contender: Contender | Apart
     turns: list[list[Chunk]] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Reading(Timed):
     error: str = ""
 
     def over_an_epoch(self, samples: float) -> Rate:
-        """Samples per second over real epochs, the start of workers that do not persist included."""
+        """Return samples per second over real epochs, including the start of workers that do not persist."""
         config, steady = self.contender.config, self.rate
         start = 0.0 if config.persistent_workers or not config.num_workers else median(self.start_seconds)
         low, high = (amortized(bound, samples, start) for bound in steady.interval)
@@ -89,7 +89,7 @@ def by_turns(
     patience_seconds: float = _PATIENCE_SECONDS,
     warm_up_seconds: float = 0.0,
 ) -> list[Reading]:
-    """A window of each contender in each turn, each time with workers of its own, so that no idle ones are around.
+    """Measure a window of each contender in each turn, with new workers each time, so that no idle ones are around.
 
     `at_each_turn` is called before the contenders of a turn. Loaders whose workers last, or that have none, run for
     `warm_up_seconds` before what counts: buffers, and values of a store, are mapped once in a training. A contender
@@ -157,12 +157,12 @@ def _of_feed(
 
 
 def share(timed: Timed, of: Timed) -> Rate:
-    """The rate of one as a share of another's, turn by turn, with a bootstrap interval over the turns."""
+    """Return the rate of `timed` as a share of another's, turn by turn, with a bootstrap interval over the turns."""
     return share_by_turns(timed.rates, of.rates)
 
 
 def share_by_turns(of_one: Sequence[float], of_other: Sequence[float]) -> Rate:
-    """The median ratio of two figures that were measured by turns, with a bootstrap interval over the turns."""
+    """Return the median ratio of two figures measured by turns, with a bootstrap interval over the turns."""
     return _median(np.array(of_one) / np.array(of_other))
 
 
@@ -173,7 +173,7 @@ def _median(of_turns: np.ndarray) -> Rate:
 
 
 def best(readings: Sequence[Reading]) -> Reading:
-    """The fastest of those that were measured. Raises ValueError where none was."""
+    """Return the fastest of those that were measured. Raise ValueError if none was."""
     return max((r for r in readings if r.is_measured), key=lambda reading: reading.rate.samples_per_second)
 
 
@@ -191,13 +191,13 @@ def torch_contender(loader: DataLoader[Any], config: Config, name: str = "") -> 
 
 
 def stream_of(loader: DataLoader[Any]) -> IndexStream | None:
-    """The loader's own batches of indices, epoch after epoch; None where the dataset is iterable."""
+    """Return the loader's own batches of indices, epoch after epoch; None if the dataset is iterable."""
     is_iterable = isinstance(loader.dataset, torch.utils.data.IterableDataset)
     return None if is_iterable else IndexStream(loader.batch_sampler)
 
 
 def pure_cpu_seconds(loader: DataLoader[Any], seconds: float, samples_per_batch: float = 1.0) -> float:
-    """The CPU seconds that one sample takes at best: in one process, one thread, one after another, nothing kept.
+    """Return the CPU seconds that one sample takes at best: in one process and thread, one by one, nothing kept.
 
     A collate of the user's own is part of the work, and so is what an iterable dataset does between samples: then whole
     batches are timed.
@@ -227,7 +227,7 @@ def pure_cpu_seconds(loader: DataLoader[Any], seconds: float, samples_per_batch:
 
 
 def differing_batches(one: Iterable[Any], other: Iterable[Any], count: int) -> int:
-    """How many of the first `count` batches are not the same in both, bit for bit."""
+    """Return how many of the first `count` batches are not the same in both, bit for bit."""
     return sum(not _same(mine, theirs) for _, mine, theirs in zip(range(count), one, other, strict=False))
 
 

@@ -1,4 +1,4 @@
-"""What configurations were predicted to take of memory, shared memory and open files, and what they took at the most.
+"""Memory, shared memory and open files that configurations were predicted to take, and the most that they took.
 
     python -m analysis.needs [--quick] [--only PIPELINE...]
 
@@ -37,14 +37,14 @@ _ALLOWED = 1.10
 
 @dataclass(frozen=True)
 class InUse:
-    """What is in use at one moment, or at most over many: bytes, bytes, and a count."""
+    """Resources in use at one moment, or at most over many: bytes, bytes, and a count."""
 
     memory: float
     shared_memory: float
     open_files: float
 
     def at_most(self, other: "InUse") -> "InUse":
-        """The larger of each."""
+        """Return the larger of each."""
         return InUse(*map(max, vars(self).values(), vars(other).values()))
 
 
@@ -58,7 +58,7 @@ class Comparison:
     measured: dict[str, float]
 
     def excess(self, name: str) -> float:
-        """The share by which more was taken than predicted; negative where less was."""
+        """Return the share by which more was taken than predicted; negative if less was."""
         return self.measured[name] / self.predicted[name] - 1 if self.predicted[name] else 0.0
 
 
@@ -72,7 +72,7 @@ def in_use() -> InUse:
 
 @contextlib.contextmanager
 def peak() -> Iterator[list[InUse]]:
-    """A list whose one element is the most that was in use since this was entered."""
+    """Yield a list whose one element is the most that was in use since the context was entered."""
     most, ended = [in_use()], threading.Event()
 
     def watch() -> None:
@@ -89,7 +89,7 @@ def peak() -> Iterator[list[InUse]]:
 
 
 def compare(pipeline: Pipeline, effort: Effort, at_most: int) -> list[Comparison]:
-    """The needs of several configurations of one pipeline."""
+    """Return the needs of several configurations of one pipeline."""
     tuned = tune_loader(pipeline.loader, effort.budget_seconds, samples_per_batch=float(pipeline.batch_size))
     configs = [config for config in knobs.varied(pipeline, tuned.space, at_most) if config.num_workers <= 4]
     found = []
@@ -155,7 +155,7 @@ def _said(name: str, amount: float) -> str:
 
 
 def main() -> None:
-    """Prints and writes the results."""
+    """Print the results and write them."""
     parser = results.arguments(__doc__, FULL)
     results.add_pipelines(parser, PIPELINES)
     asked = parser.parse_args()

@@ -65,13 +65,13 @@ class Contest:
     seconds: dict[str, float]
 
     def over_epochs(self, reading: Reading) -> list[float]:
-        """Samples per second of ten epochs, the first one among them, by the turns that measured later ones."""
+        """Return samples per second of ten epochs, the first one among them, by the turns that measured later ones."""
         first = self.first_rates.get(reading.contender.config)
         return [EPOCHS / (1 / first + (EPOCHS - 1) / later) if first else later for later in reading.rates]
 
     @property
     def grid_seconds(self) -> float:
-        """What the whole grid would take, at the mean of what was measured of it."""
+        """Seconds that the whole grid would take, at the mean of the part that was measured."""
         return self.measured_seconds * self.grid_size / self.measured
 
 
@@ -117,7 +117,7 @@ def by_optuna(
     window_seconds: float,
     sampler: optuna.samplers.BaseSampler | None = None,
 ) -> Config:
-    """What a sampler that knows nothing of the model, TPE by default, finds in the same space in the same time."""
+    """Return what a sampler without the model, TPE by default, finds in the same space in the same time."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = sampler or optuna.samplers.TPESampler(seed=0, multivariate=True)
     study = optuna.create_study(direction="maximize", sampler=sampler)
@@ -151,9 +151,9 @@ def _timed(pipeline: Pipeline, contenders: list[Contender], effort: Effort) -> t
 
 
 def _first_rates(pipeline: Pipeline, tuned: Tuned, configs: Iterable[Config]) -> dict[Config, float]:
-    """Samples per second of an epoch that finds nothing stored, from the start of its workers to its last batch.
+    """Return the rate of an epoch that finds nothing stored, from the start of its workers to its last batch.
 
-    The median of some turns: a single short epoch says little on a host that is not quiet.
+    It is the median of some turns: a single short epoch says little on a host that is not quiet.
     """
     seconds: dict[Config, list[float]] = {config: [] for config in configs}
     for _ in range(FIRST_EPOCHS):
@@ -164,13 +164,13 @@ def _first_rates(pipeline: Pipeline, tuned: Tuned, configs: Iterable[Config]) ->
 
 
 def _running(configs: list[Config]) -> list[Config]:
-    """The configurations as they are while they run: the finals compare no restarts of workers."""
+    """Return the configurations as they are while they run: the finals compare no restarts of workers."""
     return [dataclasses.replace(config, persistent_workers=config.num_workers > 0) for config in configs]
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What one way chose, its share of the grid's best in later epochs, and of the best over ten; or why it has none.
+    """Choice of one way, its share of the grid's best in later epochs, and of the best over ten; or why it has none.
 
     `of_grid` is the share of the grid's time that it took to choose.
     """
@@ -201,12 +201,12 @@ class Told:
 
     @property
     def of_how_many(self) -> str:
-        """How much of the grid was measured."""
+        """Return how much of the grid was measured."""
         return f"{self.measured:,} of {self.grid_size:,}"
 
 
 def told(contest: Contest) -> Told:
-    """The grid's best, and the choices beside it."""
+    """Return the grid's best, and the choices beside it."""
     winner = best(contest.finals)
     return Told(
         contest.pipeline.name,
@@ -237,7 +237,7 @@ def _told_of(name: str, effort: Effort, grid_at_most: int, final_turns: int) -> 
 
 
 def report(contests: list[Told]) -> list[str]:
-    """The grids' best, the choices beside them, and what they miss of the aims."""
+    """Return the grids' best, the choices beside them, and what they miss of the aims."""
     grids = ["pipeline", "bounded by", "configurations", "seconds", "the whole grid's", "the grid's best", "samples/s"]
     choices = [
         "pipeline",
@@ -299,7 +299,7 @@ def _with_interval(reached: Rate | None) -> str:
 
 
 def _misses(contest: Told) -> Iterator[str]:
-    """What plumb's own way misses of the aims, and what was measured of the reason."""
+    """Yield what plumb's own way misses of the aims, and what was measured of the reason."""
     plumb = contest.chosen[WAYS[0]]
     shares = [(plumb.later, "the grid's best", f"{plumb.core.config}, and the grid's best is {contest.best}")]
     if plumb.over_epochs != plumb.later:
@@ -320,7 +320,7 @@ def _misses(contest: Told) -> Iterator[str]:
 
 
 def main() -> None:
-    """Prints and writes the results."""
+    """Print the results and write them."""
     parser = results.arguments(__doc__, FULL)
     results.add_pipelines(parser)
     parser.add_argument("--cpus", type=int, help="keep to so many CPUs")

@@ -1,4 +1,4 @@
-"""What was measured of one pipeline and all its peers."""
+"""Measurements of one pipeline and all its peers."""
 
 from dataclasses import dataclass, field, replace
 
@@ -62,7 +62,7 @@ class Outcome:
     epochs: Epochs | None = None
 
     def entry(self, peer: str) -> Entry | None:
-        """The entry of that peer, where it was measured."""
+        """Return the entry of that peer, or None if it was not measured."""
         return next((entry for entry in self.entries if entry.peer == peer and entry.is_measured), None)
 
     @property

@@ -46,7 +46,7 @@ def shares(outcomes: Sequence[Outcome], path: Path) -> None:
 
 
 def means(outcomes: Sequence[Outcome], path: Path) -> None:
-    """By how much plumb is faster than each peer, on each pipeline and on average."""
+    """Draw by how much plumb is faster than each peer, on each pipeline and on average."""
     found = sorted(factors(outcomes).items(), key=lambda item: geometric_mean(item[1]))
     figure, panel = pyplot.subplots(figsize=(8, 0.4 * len(found) + 1.2), layout="constrained")
     for height, (_, values) in enumerate(found):

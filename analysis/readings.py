@@ -1,4 +1,4 @@
-"""What long benchmarks measured of each pipeline, kept as JSON in `analysis/data/readings`, so that they can go on."""
+"""Readings of long benchmarks for each pipeline, kept as JSON in `analysis/data/readings`, so that they can go on."""
 
 import argparse
 import subprocess
@@ -15,12 +15,12 @@ Kind = TypeVar("Kind")
 
 
 def path_of(variant: str, name: str) -> Path:
-    """Where the readings of a pipeline are kept; each variant of a benchmark has its own."""
+    """Return the file of a pipeline's readings; each variant of a benchmark has its own."""
     return _FOLDER / variant / f"{name}.json"
 
 
 def add_fresh(parser: argparse.ArgumentParser) -> None:
-    """Adds the wish to measure anew, and what `once` asks a process of its own."""
+    """Add the option to measure anew, and what `once` passes to a process of its own."""
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
     parser.add_argument("--apart", help=argparse.SUPPRESS)
 
@@ -40,7 +40,7 @@ def once(variant: str, name: str, kind: type[Kind], module: str, is_fresh: bool)
 
 
 def kept(variant: str, name: str, kind: type[Kind]) -> Kind | None:
-    """Readings of before; None where there are none, or of another form."""
+    """Return earlier readings; None if there are none, or of another form."""
     try:
         return msgspec.json.decode(path_of(variant, name).read_bytes(), type=kind)
     except (FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
@@ -48,7 +48,7 @@ def kept(variant: str, name: str, kind: type[Kind]) -> Kind | None:
 
 
 def keep(variant: str, name: str, readings: Any) -> None:
-    """Writes readings, so that they are there whole or not at all; numbers of numpy as any others."""
+    """Write readings so that the file is whole or missing; numbers of numpy as any others."""
     path = path_of(variant, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".partial")

@@ -19,7 +19,7 @@ _GRID = "it is the fastest of many that were looked at, for longer than plumb ma
 
 
 def known_of(peer: str) -> str:
-    """What is known of a peer that makes it fast, in a sentence."""
+    """Return what is known of a peer that makes it fast, in a sentence."""
     return _KNOWN.get(peer, "unknown")
 
 
@@ -41,7 +41,7 @@ def reason(outcome: Outcome, faster: Entry) -> str:
 
 
 def _over_epochs(outcome: Outcome, plumb: Entry, faster: Entry) -> float | None:
-    """What plumb reaches of the other's rate over ten epochs; None where neither stores anything.
+    """Return the share that plumb reaches of the other's rate over ten epochs; None if neither stores anything.
 
     No first epoch is faster than plumb is where it stores nothing, and each that fills a store is given that much.
     """

@@ -55,7 +55,7 @@ class Served:
 
 @contextlib.contextmanager
 def bucket(folder: Path, paths: list[str], moto_processes: int) -> Iterator[Served]:
-    """The servers of the bucket, with the proxy before them."""
+    """Run the servers of the bucket, with the proxy before them, until the context ends."""
     with contextlib.ExitStack() as stack:
         if moto_processes:
             ports = stack.enter_context(moto(moto_processes, folder))
@@ -95,12 +95,12 @@ def rows(readings: list[Reading]) -> list[list[str]]:
 
 
 def measured(tuned: Tuned, sides: list[Contender], effort: Effort) -> list[Reading]:
-    """The sides by turns."""
+    """Measure the sides by turns."""
     return by_turns(sides, stream_of(tuned.loader), BATCH, effort.turns, effort.window_seconds)
 
 
 def differences(tuned: Tuned) -> int:
-    """How many of the first batches plumb's loader makes differently from torch's default, over the same indices."""
+    """Return how many of the first batches differ between plumb's loader and torch's default, over the same indices."""
     order = SequentialSampler(tuned.loader.dataset)
     batches = [list(order)[start : start + BATCH] for start in range(0, COMPARED_BATCHES * BATCH, BATCH)]
     plain = DataLoader(tuned.loader.dataset, batch_sampler=batches)
@@ -108,7 +108,7 @@ def differences(tuned: Tuned) -> int:
 
 
 def s3(folder: Path, moto_processes: int, effort: Effort) -> list[str]:
-    """The bucket: three sides, the share of the server's ceiling, and whether the batches are the same."""
+    """Compare three sides on the bucket: the share of the server's ceiling, and whether the batches are the same."""
     from analysis.pipelines.remote import BUCKET, BucketDataset
 
     keys = sorted(path.name for path in (folder / BUCKET).iterdir())
@@ -138,7 +138,7 @@ def s3(folder: Path, moto_processes: int, effort: Effort) -> list[str]:
 
 
 def collapse(folder: Path, effort: Effort) -> list[str]:
-    """The web server: plumb's choice beside a good point and a collapsed one."""
+    """Compare plumb's choice on the web server with a good point and a collapsed one."""
     from analysis.pipelines.remote import BUCKET, WebDataset
 
     names = sorted(path.name for path in (folder / BUCKET).iterdir())
@@ -233,7 +233,7 @@ def capacity_row(port: int, backlog: int, effort: Effort) -> list[str]:
 
 
 def seconds_alone(port: int) -> float:
-    """What a read alone takes: the median of some."""
+    """Return the seconds that a read alone takes: the median of some."""
     objects, seconds = Objects(port), []
     for index in range(READ_ALONE):
         begun = time.perf_counter()
@@ -243,12 +243,12 @@ def seconds_alone(port: int) -> float:
 
 
 def loader_of(dataset: Any) -> DataLoader[Any]:
-    """The user's own loader."""
+    """Return the user's own loader."""
     return DataLoader(dataset, BATCH, shuffle=True)
 
 
 def main() -> None:
-    """Prints and writes the results."""
+    """Print the results and write them."""
     parser = results.arguments(__doc__, FULL)
     parser.add_argument(
         "--skip", nargs="+", choices=("capacity", "bucket", "bursts"), default=(), help="leave out a part"

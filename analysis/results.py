@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a benchmark measures: turns of windows, and plumb's own budget for one loader."""
+    """Length of a benchmark: turns of windows, and plumb's own budget for one loader."""
 
     turns: int
     window_seconds: float
@@ -22,7 +22,7 @@ class Effort:
 
 
 def arguments(document: str, effort: Effort) -> argparse.ArgumentParser:
-    """A parser with the arguments that all benchmarks have; `effort` is that of the full run, for the help."""
+    """Return a parser with the arguments that all benchmarks have; `effort` is that of the full run, for the help."""
     parser = argparse.ArgumentParser(
         description=document.partition("\n")[0],
         epilog=f"Full runs measure {effort.turns} turns of windows of {effort.window_seconds:g} s.",
@@ -32,7 +32,7 @@ def arguments(document: str, effort: Effort) -> argparse.ArgumentParser:
 
 
 def add_pipelines(parser: argparse.ArgumentParser, default: Sequence[str] = NAMES) -> None:
-    """Adds the choice of pipelines; without it, they are the `default`."""
+    """Add the choice of pipelines; without it, they are the `default`."""
     parser.add_argument("--only", nargs="+", choices=NAMES, default=default, help="these pipelines instead of all")
 
 
@@ -42,7 +42,7 @@ def say(text: str) -> None:
 
 
 def publish(name: str, title: str, lines: list[str], *, keep: bool) -> None:
-    """Prints the results, and writes them to `results/NAME.md` where they are worth keeping."""
+    """Print the results; write them to `results/NAME.md` if they are to be kept."""
     text = "\n".join([f"# {title}", "", f"Measured on: {description()}.", "", *lines]) + "\n"
     print(text)
     if keep:
@@ -50,5 +50,5 @@ def publish(name: str, title: str, lines: list[str], *, keep: bool) -> None:
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     return [f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows]]

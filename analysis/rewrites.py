@@ -1,4 +1,4 @@
-"""What stores and deferred operators leave of the CPU that one worker takes for a sample: told, and seen.
+"""CPU that one worker takes for a sample with stores and deferred operators: predicted, and measured.
 
     python -m analysis.rewrites [--quick] [--only PIPELINE...]
 
@@ -93,7 +93,7 @@ def _seen(pipeline: Pipeline, tuned: Tuned, configs: list[Config], effort: Effor
 
 
 def report(found: list[Share]) -> list[str]:
-    """The table, and how far off the shares are."""
+    """Return the table, and by how much the shares are off."""
     head = ["pipeline", "rewrite", "told, us", "seen, us", "share told", "share seen", "error"]
     rows = [
         [
@@ -111,7 +111,7 @@ def report(found: list[Share]) -> list[str]:
 
 
 def main() -> None:
-    """Prints and writes the results."""
+    """Print the results and write them."""
     parser = results.arguments(__doc__, FULL)
     results.add_pipelines(parser, PIPELINES)
     asked = parser.parse_args()

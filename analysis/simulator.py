@@ -1,4 +1,4 @@
-"""How fast the simulator is, and how close it comes to torch's own loader on batches that only wait.
+"""Speed of the simulator, and its error against torch's own loader on batches that only wait.
 
     python -m analysis.simulator
 
@@ -54,7 +54,7 @@ class Sleeper(Dataset):
 
 
 def batches_per_second(loading: Loading) -> float:
-    """Simulated batches per CPU second, the best of several turns."""
+    """Return simulated batches per CPU second, the best of several turns."""
     seconds = []
     for turn in range(TURNS):
         begin = time.process_time()
@@ -84,7 +84,7 @@ def real_seconds(loading: Loading, factors: list[float]) -> float:
 
 
 def main() -> None:
-    """Prints and writes the results."""
+    """Print the results and write them."""
     lines = ["# The simulator", "", f"Measured on: {description()}.", "", "## Speed", ""]
     lines += [f"The best of {TURNS} turns of {BATCHES:,} batches each, by the CPU seconds that they take.", ""]
     lines += ["| what | simulated batches per CPU second |", "|---|---|"]

@@ -19,7 +19,7 @@ DEFAULT, NO_PEERS = "torch's default", (PLUMB, PLUMB_UNCACHED, PLUMB_IN_ORDER, "
 
 @dataclass(frozen=True)
 class Aim:
-    """What is claimed, what was measured, and whether that is enough; None where it could not be measured."""
+    """Claim, measurement, and whether that is enough; None if it could not be measured."""
 
     claim: str
     measured: str
@@ -27,7 +27,7 @@ class Aim:
 
 
 def lines_of(outcomes: Sequence[Outcome]) -> list[str]:
-    """The whole summary, but for its head."""
+    """Return the whole summary, except its head."""
     losses = [line for outcome in outcomes for line in losses_of(outcome)]
     wrong = [line for outcome in outcomes for line in differences_of(outcome)]
     return [
@@ -82,7 +82,7 @@ def lines_of(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def aims(outcomes: Sequence[Outcome]) -> list[Aim]:
-    """What the comparison is to show, one by one."""
+    """Return what the comparison is to show, one by one."""
     shares = {o.name: share for o in outcomes if (share := _plumb_over(o, o.oracle))}
     least = min(shares.items(), key=lambda item: item[1].samples_per_second, default=None)
     means = [(geometric_mean(values), peer) for peer, values in factors(outcomes).items()]
@@ -149,7 +149,7 @@ def _word(is_met: bool | None) -> str:
 
 
 def factors(outcomes: Sequence[Outcome]) -> dict[str, list[float]]:
-    """By how much plumb is faster than each peer, on each pipeline on which both were measured."""
+    """Return by how much plumb is faster than each peer, on each pipeline on which both were measured."""
     found: dict[str, list[float]] = {}
     for outcome in outcomes:
         for entry in outcome.entries:
@@ -168,7 +168,7 @@ def peers(outcomes: Sequence[Outcome]) -> list[list[str]]:
 
 
 def misconfigured(outcomes: Sequence[Outcome]) -> list[list[str]]:
-    """The slowest of what an ordinary script starts with: torch's default, or a rule of thumb."""
+    """Return the slowest of what an ordinary script starts with: torch's default, or a rule of thumb."""
     lines = []
     for outcome in outcomes:
         plumb, start, factor = outcome.entry(PLUMB), _worst_start(outcome), _misconfigured_factor(outcome)

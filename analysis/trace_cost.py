@@ -1,4 +1,4 @@
-"""What a trace gets right and what it costs: the operators' times against untraced samples, and the passes' own price.
+"""Accuracy and cost of a trace: the operators' times against untraced samples, and the passes' own price.
 
     python -m analysis.trace_cost
 
@@ -34,7 +34,7 @@ TRACES, SAMPLES, TURNS = 5, 32, 12
 
 
 def accuracy(pipelines: list[Pipeline]) -> list[str]:
-    """A row for each trace: what the operators sum up to, beside the untraced time of a sample."""
+    """Return a row for each trace: the sum of its operators, beside the untraced time of a sample."""
     rows = ["| trace | operators | untraced | sum / untraced | operators in the graph |", "|---|---|---|---|---|"]
     for number, pipeline in enumerate(pipelines, 1):
         total, plain = pipeline.attributed_seconds, pipeline.sample_seconds
@@ -47,7 +47,7 @@ def accuracy(pipelines: list[Pipeline]) -> list[str]:
 
 
 def price(dataset: Dataset[Any]) -> list[str]:
-    """A row for each kind of pass: what a sample takes in it, all kinds in turns."""
+    """Return a row for each kind of pass: the time of a sample in it, all kinds in turns."""
     trace_passes = TracePasses(source_of(dataset, SAMPLES, None, 1), default_collate, SAMPLES)
     units, weights = trace_passes.first_timing(SAMPLES)
     operators = choose(trace_passes.root, weights, readers=())
@@ -68,7 +68,7 @@ def price(dataset: Dataset[Any]) -> list[str]:
 
 
 def seconds_per_sample(trace_passes: TracePasses, recorder: Recorder | None, units: int) -> float:
-    """The wall time of one sample in one pass over all of them."""
+    """Return the wall time of one sample in one pass over all of them."""
     loads = trace_passes.source.loads(recorder, units)
     with recorder or nullcontext():
         started = time.perf_counter()

@@ -34,7 +34,7 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class Tuned:
-    """What plumb found for a loader, and how long it measured: in all, and until its model was calibrated."""
+    """Findings of plumb for a loader, and the time that it measured: in all, and until its model was calibrated."""
 
     loader: DataLoader[Any]
     choice: TuningResult
@@ -50,7 +50,7 @@ class Tuned:
 
     @property
     def rewrites(self) -> Rewrites:
-        """What it found harmless to change."""
+        """Rewrites that it found harmless."""
         return self.choice.available.rewrites
 
     @property
@@ -59,11 +59,11 @@ class Tuned:
         return Space(self.choice.search_space, self.choice.inputs)
 
     def contender(self, config: Config, name: str = "") -> Contender:
-        """A loader of plumb's with `config`, to be measured."""
+        """Return a loader of plumb's with `config`, to be measured."""
         return Contender(name or f"plumb, {config}", config, lambda indices: self.make(config, indices))
 
     def make(self, config: Config, indices: Iterable[Any] | None) -> DataLoader[Any]:
-        """A loader of plumb's with `config` over `indices`, or over the user's own sampler where they are None.
+        """Return a loader of plumb's with `config` over `indices`, or over the user's own sampler if they are None.
 
         It finds its store as `fill` left it, or else fills one of its own.
         """
@@ -74,7 +74,7 @@ class Tuned:
         return rebuild(self.loader, config, indices, _STUCK_SECONDS, self.rewrites, stored)
 
     def fill(self, configs: Iterable[Config]) -> None:
-        """Fills each store that `configs` name by an epoch, so that they are measured as in a later one."""
+        """Fill each store that `configs` name by an epoch, so that they are measured as in a later one."""
         workers = max(2, len(os.sched_getaffinity(0)))
         for config in configs:
             cut = cut_of(config, self.rewrites)
@@ -85,27 +85,27 @@ class Tuned:
                 self.filled[config.cache] = stored
 
     def with_nothing_stored(self) -> "Tuned":
-        """The same, whose loaders fill their own stores."""
+        """Return the same, with loaders that fill their own stores."""
         return dataclasses.replace(self, filled={}, finds_nothing=True)
 
     def predicted(self, config: Config) -> float:
-        """The rate that the model's bounds allow: samples per second over a real epoch."""
+        """Return the rate that the model's bounds allow: samples per second over a real epoch."""
         return resource_bounds.loader_rate(self.choice.inputs, config)
 
     def simulated(self, config: Config) -> float:
-        """The rate of the model's twin of torch's loader: samples per second over a real epoch."""
+        """Return the rate of the model's twin of torch's loader: samples per second over a real epoch."""
         inputs = self.choice.inputs
         steady = simulated_rate(inputs, config, _SIMULATED_BATCHES)
         start = 0.0 if config.persistent_workers else float(inputs.start_seconds(config.num_workers))
         return float(resource_bounds.amortized(steady, inputs.epoch_samples, start))
 
     def predicted_cpu_seconds(self, config: Config) -> float:
-        """The CPU seconds of all processes together that the model gives a sample."""
+        """Return the CPU seconds of all processes together that the model predicts for a sample."""
         wanted = demand(self.choice.inputs, config)
         return wanted.cpu_seconds + wanted.switching_cpu_seconds + wanted.main_seconds
 
     def why(self, config: Config) -> str:
-        """The model's bounds for `config`, the smallest first, in words."""
+        """Return the model's bounds for `config`, the smallest first, in words."""
         bounds = resource_bounds.bounds(self.choice.inputs, config)
         return ", ".join(f"{name} {rate:,.0f}" for name, rate in sorted(bounds.items(), key=lambda item: item[1]))
 

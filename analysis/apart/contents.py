@@ -1,4 +1,4 @@
-"""What is in batches, so that loaders can be held to the same work; needs numpy and nothing else."""
+"""Contents of batches, so that loaders can be held to the same work; needs numpy and nothing else."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Contents:
 
 
 def contents_of(batches: Iterable[Any]) -> Contents:
-    """Passes over `batches`, and keeps none of them."""
+    """Read `batches` and keep none of them; return a summary of their contents."""
     seen = Contents()
     for batch in batches:
         seen.batches += 1
@@ -46,7 +46,7 @@ def contents_of(batches: Iterable[Any]) -> Contents:
 
 
 def leaves(batch: Any) -> Iterator[np.ndarray]:
-    """The arrays of nested lists, tuples and dicts, in their order; tensors as arrays."""
+    """Yield the arrays of nested lists, tuples and dicts, in their order; tensors as arrays."""
     if isinstance(batch, dict):
         for key in sorted(batch):
             yield from leaves(batch[key])
@@ -70,7 +70,7 @@ def difference(mine: Contents, theirs: Contents, *, exact: bool) -> str:
 
 
 def same_totals(mine: Contents, theirs: Contents) -> bool:
-    """Whether two passes came to the same sums of whole numbers, in whatever order and however padded by zeros."""
+    """Return whether two passes have the same sums of whole numbers, in whatever order and however padded by zeros."""
     return _totals(mine) == _totals(theirs)
 
 

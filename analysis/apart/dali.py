@@ -11,7 +11,7 @@ _MEAN, _STD = np.array([0.485, 0.456, 0.406]) * 255, np.array([0.229, 0.224, 0.2
 
 @pipeline_def
 def images(paths, labels, shuffled):
-    """A random square part of each image, flipped or not, normalised, channels first."""
+    """Return a random square part of each image, flipped or not, normalised, channels first."""
     data, numbers = fn.readers.file(files=paths, labels=labels, random_shuffle=shuffled)
     part = fn.decoders.image_random_crop(
         data, device="cpu", output_type=types.RGB, random_area=[0.25, 1.0], random_aspect_ratio=[1.0, 1.0]
@@ -29,7 +29,7 @@ def images(paths, labels, shuffled):
 
 
 def make(job, batches, for_ever):
-    """A pipeline with as many threads as the settings say; each batch is copied, as DALI's iterators for torch do."""
+    """Return a pipeline with as many threads as the settings say; it copies batches as DALI's torch iterators do."""
     paths, labels = zip(*(job.images[index] for batch in batches for index in batch), strict=True)
     pipeline = images(
         list(paths),

@@ -46,7 +46,7 @@ def written(job):
 
 
 def make(job, batches, for_ever):
-    """The loader with as many threads as the settings say; epochs follow each other."""
+    """Return the loader with as many threads as the settings say; epochs follow each other."""
     decoder = RandomResizedCropRGBImageDecoder((_SIZE, _SIZE), scale=(0.25, 1.0), ratio=(1.0, 1.0))
     image = [decoder, RandomHorizontalFlip(), NormalizeImage(_MEAN, _STD, np.float32), ToTensor(), ToTorchImage()]
     loader = Loader(

@@ -14,7 +14,7 @@ _READ_AHEAD_BATCHES = 16
 
 @functools.cache
 def loaded():
-    """The dataset and its collate, once in each process."""
+    """Return the dataset and its collate function, read once in each process."""
     return read_job().load()
 
 
@@ -41,7 +41,7 @@ class Batches:
 
 
 def as_arrays(batch):
-    """The same structure without tensors."""
+    """Return the same structure without tensors."""
     if isinstance(batch, dict):
         return {key: as_arrays(part) for key, part in batch.items()}
     if isinstance(batch, (list, tuple)):
@@ -50,7 +50,7 @@ def as_arrays(batch):
 
 
 def make(job, batches, for_ever):
-    """The dataset, and for measuring with as many processes as Grain's own rule says, where the settings want some."""
+    """Return the dataset's batches; for measuring, by as many processes as Grain's rule says, if settings want any."""
     if job.is_uneven:
         # Whole batches are read ahead, of which Grain's 500 would be too many.
         read = grain.ReadOptions(prefetch_buffer_size=_READ_AHEAD_BATCHES)

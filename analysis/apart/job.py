@@ -1,4 +1,4 @@
-"""What a script is asked to do, how it measures, and how it answers; needs numpy and nothing else."""
+"""Job of a script, its measurement, and its answer; needs numpy and nothing else."""
 
 from __future__ import annotations
 
@@ -42,30 +42,30 @@ class Job:
 
     @property
     def is_uneven(self) -> bool:
-        """Whether batches differ in how many samples they have, but for the last one."""
+        """True if batches differ in how many samples they have, except for the last one."""
         return len({len(batch) for batch in self.batches[:-1]}) > 1
 
     def write(self, path: Path) -> None:
-        """Writes it for a script to read."""
+        """Write the job for a script to read."""
         path.write_text(json.dumps(asdict(self)))
 
     def load(self) -> tuple[Any, Callable[[list[Any]], Any]]:
-        """The dataset and its collate; needs what they need."""
+        """Return the dataset and its collate function; needs the packages that these need."""
         dataset, collate = pickle.loads(Path(self.dataset).read_bytes())
         return dataset, collate
 
     def full_batches(self) -> list[list[int]]:
-        """The batches without a smaller last one."""
+        """Return the batches without a smaller last one."""
         return self.batches if self.is_uneven else [b for b in self.batches if len(b) == len(self.batches[0])]
 
 
 def read_job() -> Job:
-    """The job that this script was given."""
+    """Return the job that this script was given."""
     return Job(**json.loads(Path(sys.argv[1]).read_text()))
 
 
 def answer(job: Job, make: Callable[[list[list[int]], bool], Iterable[Any]], packages: Iterable[str]) -> None:
-    """Does the job and prints the answer: `make` gives batches for indices, once, or for ever and in any order."""
+    """Do the job and print the answer; `make` returns batches for indices, once, or for ever and in any order."""
     found: dict[str, Any] = {"versions": {package: version(package) for package in packages}}
     if job.checked:
         found["contents"] = contents_of(islice(make(job.batches[: job.checked], False), job.checked)).as_json()
@@ -76,7 +76,7 @@ def answer(job: Job, make: Callable[[list[list[int]], bool], Iterable[Any]], pac
 
 
 def measured(batches: Iterator[Any], samples_per_batch: float, seconds: float) -> Iterator[tuple[float, float]]:
-    """Samples and seconds of consecutive stretches in steady state."""
+    """Yield samples and seconds of consecutive stretches in steady state."""
     warm_until = time.perf_counter() + _WARM_SECONDS
     for taken, _ in enumerate(batches, 1):
         if taken >= _WARM_BATCHES or time.perf_counter() > warm_until:

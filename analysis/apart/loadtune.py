@@ -16,7 +16,7 @@ def step(model, optimizer, batch, device):
 
 
 def workload(job):
-    """The dataset as loadtune wants to know it."""
+    """Return the dataset in the form that loadtune takes."""
     dataset, collate = job.load()
     return Workload(
         name="pipeline",

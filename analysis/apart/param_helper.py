@@ -16,7 +16,7 @@ _PACKAGE = "dataloader-param-helper"
 
 
 def found(job, device):
-    """What the package answers; it prints its progress, and writes its result to the present folder."""
+    """Return the package's answer; it prints its progress, and writes its result to the current folder."""
     dataset, _ = job.load()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         os.chdir(folder)

@@ -17,7 +17,7 @@ _BLOCKS, _BATCHES_PER_BLOCK = 1000, 2
 
 @functools.cache
 def loaded(path):
-    """The dataset and its collate, once in each process of Ray's."""
+    """Return the dataset and its collate function, read once in each process of Ray's."""
     return Job(**json.loads(Path(path).read_text())).load()
 
 
@@ -29,7 +29,7 @@ def rows(table, path, order):
 
 
 def make(job, path, batches, for_ever):
-    """A dataset that is long enough never to end."""
+    """Return a dataset that is long enough never to end."""
     order, size = [index for batch in batches for index in batch], len(batches[0])
     count = _BLOCKS * _BATCHES_PER_BLOCK * size if for_ever else len(order)
     ray.data.DataContext.get_current().execution_options.preserve_order = not for_ever
@@ -41,7 +41,7 @@ def make(job, path, batches, for_ever):
 
 
 def main():
-    """Does the job on a Ray of its own."""
+    """Do the job on a Ray of its own."""
     job = read_job()
     ray.init(
         num_cpus=job.cores,

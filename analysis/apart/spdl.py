@@ -11,7 +11,7 @@ from analysis.apart.job import answer, read_job
 
 @functools.cache
 def loaded():
-    """The dataset and its collate, once in each process."""
+    """Return the dataset and its collate function, read once in each process."""
     return read_job().load()
 
 
@@ -21,17 +21,17 @@ def sample(index):
 
 
 def collated(samples):
-    """A batch of samples that are there."""
+    """Return a batch of samples that are loaded already."""
     return loaded()[1](samples)
 
 
 def batch(indices):
-    """A batch, made as a whole."""
+    """Return a batch, made as a whole."""
     return collated([sample(index) for index in indices])
 
 
 def make(job, batches, for_ever):
-    """The pipeline with as much concurrency as the settings say."""
+    """Return the pipeline with as much concurrency as the settings say."""
     source = itertools.cycle(batches) if for_ever else batches
     count, order = job.settings["concurrency"], "completion" if for_ever else "input"
     builder = PipelineBuilder()

@@ -11,7 +11,7 @@ _STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
 
 def load(path, label):
-    """A random square part of an image, flipped or not, normalised, channels first."""
+    """Return a random square part of an image, flipped or not, normalised, channels first."""
     data = tf.io.read_file(path)
     height, width = tf.unstack(tf.io.extract_jpeg_shape(data)[:2])
     area = tf.cast(height * width, tf.float32) * tf.random.uniform([], *_SCALE)
@@ -24,7 +24,7 @@ def load(path, label):
 
 
 def make(job, batches, for_ever):
-    """The images in the given order, or, for ever, in whatever order they are ready."""
+    """Return the images in the given order, or, for ever, in whatever order they are ready."""
     chosen = [job.images[index] for batch in batches for index in batch]
     paths, labels = zip(*chosen, strict=True)
     dataset = tf.data.Dataset.from_tensor_slices((list(paths), list(labels)))

@@ -49,7 +49,7 @@ class Chooser:
 
 
 def rules_of_thumb() -> list[Chooser]:
-    """What is advised without a measurement."""
+    """Return what is advised without a measurement."""
     gpus = max(1, torch.cuda.device_count())
     counts = {
         "torch's suggested workers": len(os.sched_getaffinity(0)),
@@ -76,7 +76,7 @@ def by_grid(pipeline: Pipeline, tuned: Tuned, effort: Effort) -> Choice:
 
 
 def by_search(name: str, sampler: Callable[[], optuna.samplers.BaseSampler]) -> Chooser:
-    """A search over all that plumb may choose, without its model, for as long as plumb took."""
+    """Return a search over all that plumb may choose, without its model, for as long as plumb took."""
 
     def choose(pipeline: Pipeline, tuned: Tuned, effort: Effort) -> Choice:
         config = by_optuna(pipeline, tuned, tuned.seconds, effort.window_seconds, sampler())
@@ -91,7 +91,7 @@ PARAM_HELPER = Environment("param_helper", ("dataloader-param-helper", "py-cpuin
 
 
 def by_loadtune(pipeline: Pipeline, tuned: Tuned, effort: Effort) -> Choice:
-    """The package loadtune, told of the dataset as its documents say."""
+    """Run the package loadtune, with the dataset described as its documents say."""
     _torchs_own_order(pipeline)
     own = tuned.choice.baseline.samples_per_second
     steps = math.ceil(min(_TRIAL_SECONDS, 10 * effort.window_seconds) * own / pipeline.batch_size)
@@ -100,7 +100,7 @@ def by_loadtune(pipeline: Pipeline, tuned: Tuned, effort: Effort) -> Choice:
 
 
 def by_param_helper(pipeline: Pipeline, tuned: Tuned, effort: Effort) -> Choice:
-    """The package dataloader-param-helper, called as its documents say."""
+    """Run the package dataloader-param-helper as its documents say."""
     _torchs_own_order(pipeline)
     if pipeline.collate_fn is not None:
         raise CannotRunError("it takes no collate of the user's")

@@ -41,16 +41,16 @@ class Environment:
 
     @property
     def is_made(self) -> bool:
-        """Whether it is there, complete."""
+        """True if the environment is complete."""
         return self._stamp.exists() and self._stamp.read_text() == repr(self)
 
     def require(self) -> None:
-        """Raises CannotRunError where it is not there."""
+        """Raise CannotRunError if the environment is missing."""
         if not self.is_made:
             raise CannotRunError("not installed: python -m analysis --install")
 
     def make(self) -> None:
-        """Makes it where it is missing. Raises CannotRunError with pip's last line where that fails."""
+        """Make the environment if it is missing. Raise CannotRunError with pip's last line if that fails."""
         if self.is_made:
             return
         say(f"peers: making an environment for {self.name}")

@@ -25,7 +25,7 @@ _PATIENCE_SECONDS = 180.0
 
 
 def job_of(pipeline: Pipeline, limits: Limits, **settings: Any) -> Job:
-    """A job over one epoch of the pipeline's own batches, or a long part of it, with its dataset written beside.
+    """Make a job of one epoch of the pipeline's own batches, or a long part of it, with its dataset written beside.
 
     Nothing is asked of it yet.
     """
@@ -48,14 +48,14 @@ def job_of(pipeline: Pipeline, limits: Limits, **settings: Any) -> Job:
 
 
 def images_of(pipeline: Pipeline) -> list[tuple[str, int]]:
-    """The paths and labels of an image pipeline; empty for others."""
+    """Return the paths and labels of an image pipeline; an empty list for others."""
     return list(getattr(pipeline.dataset, "samples", []))
 
 
 def answer_of(
     environment: Environment, script: str, job: Job, *, watch: bool, patience_seconds: float = _PATIENCE_SECONDS
 ) -> tuple[dict[str, Any], Footprint]:
-    """What the script says to the job, and what it took of the host where that is watched. Raises CannotRunError."""
+    """Return the script's answer to the job, and what it took of the host if `watch`. Raise CannotRunError."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.json"
         job.write(path)

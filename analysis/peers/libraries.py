@@ -107,7 +107,7 @@ class Running:
         return Apart(self.library.name, self._window)
 
     def looked_at(self, batches: list[list[int]], seconds: float) -> tuple[Contents, Footprint, dict[str, str]]:
-        """What it makes of `batches`, what it takes meanwhile, and its versions. Raises CannotRunError."""
+        """Return the contents of `batches`, the footprint meanwhile, and the versions. Raise CannotRunError."""
         job = replace(self.job, batches=batches, checked=len(batches), seconds=seconds)
         found, footprint = answer_of(self.library.environment, self.library.script, job, watch=True)
         return Contents(**found["contents"]), footprint, found["versions"]
@@ -119,7 +119,7 @@ class Running:
 
 
 def tuned_by_hand(library: Library, pipeline: Pipeline, seconds: float, settings_at_most: int) -> Running:
-    """The library with the best of its settings, each tried for `seconds`. Raises CannotRunError where none runs."""
+    """Return the library with the best of its settings, each tried for `seconds`. Raise CannotRunError if none runs."""
     unfit = library.unfit(pipeline)
     if unfit:
         raise CannotRunError(unfit)

@@ -23,7 +23,7 @@ NAMES = (
 
 
 def made(names: Sequence[str]) -> list[Pipeline]:
-    """The pipelines of these modules; their files are written where they are missing.
+    """Return the pipelines of these modules; write their files if they are missing.
 
     Each is imported only here, as each needs a library of its own.
     """

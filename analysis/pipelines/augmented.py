@@ -17,7 +17,7 @@ _STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
 def load(path):
-    """The decoded picture."""
+    """Return the decoded picture."""
     with open(path, "rb") as file:
         return Image.open(file).convert("RGB")
 

@@ -40,7 +40,7 @@ class Boxed(Dataset):
 
 
 def cropped(image, boxes):
-    """A random part that overlaps some box by enough, and the boxes whose centres are in it."""
+    """Return a random part that overlaps some box by enough, and the boxes whose centres are in it."""
     while True:
         overlap = random.choice(_OVERLAPS)
         if overlap is None:
@@ -63,7 +63,7 @@ def cropped(image, boxes):
 
 
 def overlaps(boxes, part):
-    """The area that each box has in common with `part`, over that of both together."""
+    """Return the area that each box has in common with `part`, over that of both together."""
     common = np.clip(np.minimum(boxes[:, 2:], part[2:]) - np.maximum(boxes[:, :2], part[:2]), 0, None).prod(1)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     return common / (areas + (part[2:] - part[:2]).prod() - common)
@@ -78,7 +78,7 @@ def distorted(image):
 
 
 def together(samples):
-    """The pictures in one tensor, the boxes as a list."""
+    """Return the pictures in one tensor, and the boxes as a list."""
     return torch.stack([image for image, _ in samples]), [boxes for _, boxes in samples]
 
 
@@ -89,5 +89,5 @@ def _some_boxes(draws):
 
 
 def make(folder: Path) -> Pipeline:
-    """The images example's files, 32 a batch; nothing is written to `folder`."""
+    """Return the pipeline of the images example's files, 32 a batch; it writes nothing to `folder`."""
     return Pipeline("single-shot detection", "the CPU", Boxed(example_paths()), 32, collate_fn=together)

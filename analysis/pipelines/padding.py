@@ -30,7 +30,7 @@ class Utterances(Dataset):
 
 
 def padded(samples):
-    """The sequences, longest first, padded, each normalised over its own frames."""
+    """Return the sequences, longest first, padded, each normalised over its own frames."""
     samples = sorted(samples, key=len, reverse=True)
     lengths = torch.tensor([len(sample) for sample in samples])
     batch = pad_sequence(samples, batch_first=True)
@@ -47,6 +47,6 @@ def _fill(folder):
 
 
 def make(folder: Path) -> Pipeline:
-    """A batch of padded sequences, and where they are."""
+    """Return a pipeline of batches of padded sequences, and where they are."""
     path = made_once(folder / "padding", _fill) / "features.npy"
     return Pipeline("padding", "collate", Utterances(path, 8192), 32, collate_fn=padded)

@@ -7,5 +7,5 @@ from analysis.pipelines.pipeline import Pipeline
 
 
 def make(folder: Path) -> Pipeline:
-    """The example's own dataset; its files are beside the example, not in `folder`."""
+    """Return the pipeline of the example's own dataset; its files are beside the example, not in `folder`."""
     return Pipeline("photos", "the CPU", train_loader().dataset, batch_size=64)

@@ -11,12 +11,12 @@ from analysis.images import train_loader
 
 
 def example_paths() -> list[Path]:
-    """The images example's train files, in the order in which they were made."""
+    """Return the images example's train files, in the order in which they were made."""
     return sorted((Path(path) for path, _ in train_loader().dataset.samples), key=lambda path: path.name)
 
 
 def write_pictures(folder: Path, count: int, width: int, height: int) -> None:
-    """Writes `count` files of that size, with grain, so that they cost what photographs of that size do."""
+    """Write `count` files of that size, with grain, so that they cost what photographs of that size do."""
     paths = example_paths()[:count]
     with ProcessPoolExecutor() as pool:
         list(pool.map(partial(_write, folder, width, height), paths, range(count), chunksize=10))

@@ -36,7 +36,7 @@ class Pipeline:
 
     @property
     def is_iterable(self) -> bool:
-        """Whether the dataset is iterated, so that its worker count is part of its meaning."""
+        """True if the dataset is iterated, so that its worker count is part of its meaning."""
         return isinstance(self.dataset, IterableDataset)
 
     @property

@@ -15,7 +15,7 @@ _WORD = re.compile(r"\w+")
 
 
 class Documents(Dataset):
-    """How often each hashed word is in a document."""
+    """Documents as counts of each hashed word."""
 
     def __init__(self, folder):
         self.paths = sorted(Path(folder).glob("*.txt"))

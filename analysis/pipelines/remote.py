@@ -22,7 +22,7 @@ _FILES, _SIZE = 1024, (160, 120)
 
 
 def to_tensor(data):
-    """Decodes and resizes a picture."""
+    """Decode and resize a picture."""
     image = Image.open(io.BytesIO(data)).convert("RGB").resize((96, 96), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
@@ -44,7 +44,7 @@ class BucketDataset(Dataset):
         self.__dict__.update(state, _lock=threading.Lock())
 
     def client(self):
-        """A client of this process' own, which its threads share."""
+        """Return a client of this process's own, which its threads share."""
         with self._lock:
             if self._pid != os.getpid():
                 self._pid = os.getpid()
@@ -80,7 +80,7 @@ class WebDataset(Dataset):
 
 
 def pictures(folder: Path) -> Path:
-    """A folder with one folder of small pictures, as a server of buckets takes it."""
+    """Return a folder with one folder of small pictures, as a server of buckets takes it."""
     return made_once(folder / "remote", _fill)
 
 

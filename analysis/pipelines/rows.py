@@ -27,7 +27,7 @@ class Rows(Dataset):
         return {**self.__dict__, "_file": None, "_pid": None}
 
     def file(self):
-        """The file as this process has opened it."""
+        """Return the file as this process has opened it."""
         if self._pid != os.getpid():
             self._file, self._pid = h5py.File(self.path), os.getpid()
         return self._file

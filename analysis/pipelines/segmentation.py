@@ -51,14 +51,14 @@ class Outlined(Dataset):
 
 
 def rasterised(outline, width, height):
-    """The pixels within an outline."""
+    """Return the pixels within an outline."""
     mask = Image.new("L", (width, height))
     ImageDraw.Draw(mask).polygon([tuple(corner) for corner in outline.tolist()], fill=1)
     return np.array(mask)
 
 
 def padded(samples):
-    """The pictures in one tensor, as large as the largest; the targets stay a list, as detection models want them."""
+    """Return the pictures in one tensor, as large as the largest; targets stay a list as detection models take them."""
     height = max(image.shape[1] for image, _ in samples)
     width = max(image.shape[2] for image, _ in samples)
     images = torch.zeros(len(samples), 3, height, width)

@@ -14,7 +14,7 @@ START, END, PADDING = 1, 2, 0
 
 
 def tokens(text):
-    """The numbers of the longest known pieces, from left to right: a word is known where a hash of it says so."""
+    """Return the numbers of the longest known pieces, from left to right; a hash of a word says whether it is known."""
     numbers = [START]
     for word in _WORD.findall(text.lower()):
         begin = 0
@@ -29,13 +29,13 @@ def tokens(text):
 
 
 def padded(samples):
-    """Sources and targets padded to the longest of the batch, and where they are."""
+    """Return sources and targets padded to the longest of the batch, and where they are."""
     sources, targets = (pad_sequence(side, batch_first=True) for side in zip(*samples, strict=True))
     return sources, sources != PADDING, targets, targets != PADDING
 
 
 def write_pairs(path, count, seed):
-    """Writes `count` lines of two sentences with a tab between: lengths are lognormal, words follow Zipf's law."""
+    """Write `count` lines of two sentences with a tab between: lengths are lognormal, words follow Zipf's law."""
     draws = np.random.default_rng(seed)
     words = np.array(["".join(draws.choice(_SYLLABLES, draws.integers(1, 5))) for _ in range(20_000)])
     lengths = np.clip(draws.lognormal(np.log(20), 0.6, count), 2, 120).astype(int)

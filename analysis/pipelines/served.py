@@ -38,6 +38,6 @@ class ObjectsByHand(Objects):
 
 
 def peak(port):
-    """The largest number of connections that the server held at once since it was asked the last time."""
+    """Return the largest number of connections that the server held at once since the last such request."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/peak") as answer:
         return int(answer.read())

@@ -32,7 +32,7 @@ class Clips(Dataset):
 
 
 def clip(path, first):
-    """The frames from the one that is shown after `first` others on."""
+    """Return the frames from the one that is shown after `first` others on."""
     frames = []
     with av.open(str(path)) as video:
         stream = video.streams.video[0]

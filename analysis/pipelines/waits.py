@@ -36,6 +36,6 @@ def _fill(folder):
 
 
 def make(folder: Path) -> Pipeline:
-    """Samples of a few kilobytes that wait for four milliseconds each."""
+    """Return a pipeline of samples of a few kilobytes that wait for four milliseconds each."""
     dataset = SlowFiles(made_once(folder / "waits", _fill), 4096)
     return Pipeline("waits", "waiting for the source", dataset, 32, worker_counts=(0, 1, 2, 4, 8, 16))

@@ -1,4 +1,4 @@
-"""How many answers a second a server gives at most: clients that do nothing else.
+"""Largest number of answers per second of a server: clients that do nothing else.
 
 python -m analysis.servers.load PORT CONNECTIONS SECONDS PATH [PATH]...
 """
@@ -12,7 +12,7 @@ from plumb.host.process_control import end_with_parent
 
 
 async def ask(port: int, paths: list[str], answers: list[str]) -> None:
-    """Requests one path after another, over one connection as long as it lasts, and notes what was answered."""
+    """Request one path after another, over one connection as long as it lasts, and note the answers."""
     while True:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -15,7 +15,7 @@ from plumb.host.process_control import end_with_parent
 
 
 def answers(folder: Path) -> dict[bytes, bytes]:
-    """The whole answer to a request for each file, by the path that is asked for."""
+    """Return the whole answer to a request for each file, by the path that is requested."""
     return {f"/{path.relative_to(folder)}".encode(): _answer(path.read_bytes()) for path in folder.glob("*/*")}
 
 
@@ -53,7 +53,7 @@ class Connection(asyncio.Protocol):
 
 
 async def serve(port: int, folder: Path) -> None:
-    """Serves until it is killed."""
+    """Serve until the process is killed."""
     known = answers(folder)
     server = await asyncio.get_running_loop().create_server(
         lambda: Connection(known), "127.0.0.1", port, backlog=1024, reuse_port=True

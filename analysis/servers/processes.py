@@ -16,9 +16,9 @@ _UP_SECONDS = 30.0
 
 @contextlib.contextmanager
 def running(module: str, *arguments: object) -> Iterator[int]:
-    """Runs `python -m module PORT arguments`, gives its port once it accepts connections, and ends it at last.
+    """Run `python -m module PORT arguments`, yield its port once it accepts connections, and end it at last.
 
-    Raises RuntimeError where it doesn't come up.
+    Raises RuntimeError if it doesn't come up.
     """
     port = _free_port()
     command = [sys.executable, "-m", module, str(port), *map(str, arguments)]

@@ -45,7 +45,7 @@ class Slots:
 
 
 async def serve(port: int, slots: int, seconds: float, backlog: int) -> None:
-    """Serves until the process is ended."""
+    """Serve until the process is ended."""
     served = Slots(slots, seconds)
     server = await asyncio.start_server(served.answer, "127.0.0.1", port, backlog=backlog)
     await server.serve_forever()

@@ -1,4 +1,4 @@
-"""What workers of plumb's do before the user's own `worker_init_fn`."""
+"""Initialization of plumb's workers before the user's own `worker_init_fn`."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from plumb.journal.records import ABSENT, BESIDE, GROWN, KEPT, MOVED, PROGRAM, S
 
 
 class KnownPaths:
-    """What is known of paths after the records that were read or written so far."""
+    """State of paths after the records that were read or written so far."""
 
     def __init__(self) -> None:
         # Paths whose state can be restored whatever happens to them from now on; False if the path may only grow.

@@ -32,7 +32,7 @@ _LEAST_PARTED = 4
 
 
 class ClimbEnd(enum.Enum):
-    """What ended a climb."""
+    """Reason for the end of a climb."""
 
     FLAT = "no more"
     LESS = "less"
@@ -45,7 +45,7 @@ class ClimbEnd(enum.Enum):
 
 @dataclass(frozen=True)
 class ReadsAtOnce:
-    """What was seen while `reads` were made at once.
+    """Measurements while `reads` were made at once.
 
     `busy_share` is the part of a core that the reading processes needed, whether they had it or stood in line for it,
     as a share of what they can use at most. `tried_again` is how many times the system sent something again for want of
@@ -62,7 +62,7 @@ class ReadsAtOnce:
 
 @dataclass(frozen=True)
 class SourceCapacity:
-    """How much a source gives to how many `reads` at once, as far as it was climbed, and what ended the climb.
+    """Rate of a source for each number of `reads` at once that was tried, and the reason for the end of the climb.
 
     `good_reads` is the last number that gave more than half of it did, and `most_reads` the largest that may be used:
     the same, or the next one where that gave no less and nothing failed. The curve holds no number beyond.
@@ -77,7 +77,7 @@ class SourceCapacity:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether the source gives no more, rather than those who read."""
+        """True if the source limits the rate, rather than the readers."""
         return self.end in (ClimbEnd.FLAT, ClimbEnd.LESS, ClimbEnd.FAILED, ClimbEnd.TRIED_AGAIN)
 
     @property

@@ -82,7 +82,7 @@ def worker_counts(cost: SampleCost, limits: Limits, step: float | None) -> tuple
 
 
 def reads_worth(cost: SampleCost, limits: Limits, step: float | None) -> int:
-    """How many samples read at once may be of use, and may be had: by what the CPUs and the step could make use of."""
+    """Return how many samples may be read at once: as many as the CPUs and the step can use, within the limits."""
     in_worker = cost.cpu_seconds + cost.wait_seconds
     target = min(limits.cpus / max(cost.cpu_seconds + cost.main_seconds, 1e-9), _STEPS_TO_SPARE * (step or math.inf))
     # Each has a thread, and a connection that is a file.

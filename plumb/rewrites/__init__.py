@@ -1,1 +1,1 @@
-"""What may be changed in how samples are made: found, validated, and timed."""
+"""Changes to how samples are made: found, validated, and timed."""
