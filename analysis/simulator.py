@@ -13,28 +13,34 @@ from torch.utils.data import DataLoader, Dataset
 
 from analysis.images import ROOT
 from analysis.machine import description
-from plumb.model.simulator import Loading, consumed, simulate
+from plumb.model.simulator import SimulationParameters, consumed, simulate
 
 RESULTS = ROOT / "analysis" / "results" / "simulator.md"
 BATCHES, TURNS = 40_000, 5
 UNEVEN = tuple(np.random.default_rng(0).lognormal(0, 0.3, 100).tolist())
 SPEED = {
-    "4 workers, prefetch 2, CPU only": Loading(4, 2, 0.1, hand_over_seconds=0.004, cores=4),
-    "4 workers, prefetch 2, uneven batches": Loading(4, 2, 0.1, hand_over_seconds=0.004, spread=UNEVEN, cores=4),
-    "8 workers on 2 cores, half waits": Loading(8, 4, 0.1, 0.1, hand_over_seconds=0.004, spread=UNEVEN, cores=2),
-    "16 workers, a step with CPU": Loading(
+    "4 workers, prefetch 2, CPU only": SimulationParameters(4, 2, 0.1, hand_over_seconds=0.004, cores=4),
+    "4 workers, prefetch 2, uneven batches": SimulationParameters(
+        4, 2, 0.1, hand_over_seconds=0.004, spread=UNEVEN, cores=4
+    ),
+    "8 workers on 2 cores, half waits": SimulationParameters(
+        8, 4, 0.1, 0.1, hand_over_seconds=0.004, spread=UNEVEN, cores=2
+    ),
+    "16 workers, a step with CPU": SimulationParameters(
         16, 2, 0.1, hand_over_seconds=0.004, step_seconds=0.02, step_cpu_seconds=0.01, spread=UNEVEN, cores=16
     ),
-    "8 workers, any order": Loading(8, 2, 0.1, hand_over_seconds=0.004, spread=UNEVEN, cores=8, in_order=False),
+    "8 workers, any order": SimulationParameters(
+        8, 2, 0.1, hand_over_seconds=0.004, spread=UNEVEN, cores=8, in_order=False
+    ),
 }
 LATE = (0.2,) * 9 + (8.2,)
 REAL = {
-    "1 worker, prefetch 2": (Loading(1, 2, 0.0, 0.02), (1.0,)),
-    "4 workers, prefetch 2": (Loading(4, 2, 0.0, 0.02), (1.0,)),
-    "4 workers, prefetch 2, a step": (Loading(4, 2, 0.0, 0.02, step_seconds=0.01), (0.5, 1.5)),
-    "4 workers, prefetch 1, every tenth late": (Loading(4, 1, 0.0, 0.02), LATE),
-    "4 workers, prefetch 4, every tenth late": (Loading(4, 4, 0.0, 0.02), LATE),
-    "4 workers, prefetch 1, every tenth late, any order": (Loading(4, 1, 0.0, 0.02, in_order=False), LATE),
+    "1 worker, prefetch 2": (SimulationParameters(1, 2, 0.0, 0.02), (1.0,)),
+    "4 workers, prefetch 2": (SimulationParameters(4, 2, 0.0, 0.02), (1.0,)),
+    "4 workers, prefetch 2, a step": (SimulationParameters(4, 2, 0.0, 0.02, step_seconds=0.01), (0.5, 1.5)),
+    "4 workers, prefetch 1, every tenth late": (SimulationParameters(4, 1, 0.0, 0.02), LATE),
+    "4 workers, prefetch 4, every tenth late": (SimulationParameters(4, 4, 0.0, 0.02), LATE),
+    "4 workers, prefetch 1, every tenth late, any order": (SimulationParameters(4, 1, 0.0, 0.02, in_order=False), LATE),
 }
 EPOCH = 100
 
@@ -53,7 +59,7 @@ class Sleeper(Dataset):
         return index
 
 
-def batches_per_second(loading: Loading) -> float:
+def batches_per_second(loading: SimulationParameters) -> float:
     """Return simulated batches per CPU second, the best of several turns."""
     seconds = []
     for turn in range(TURNS):
@@ -63,7 +69,7 @@ def batches_per_second(loading: Loading) -> float:
     return BATCHES / min(seconds)
 
 
-def real_seconds(loading: Loading, factors: list[float]) -> float:
+def real_seconds(loading: SimulationParameters, factors: list[float]) -> float:
     """Seconds of an epoch of torch's own loader, its workers started before; the median of several epochs."""
     loader = DataLoader(
         Sleeper([loading.wait_seconds * factor for factor in factors]),

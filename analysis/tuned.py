@@ -20,7 +20,7 @@ from plumb.model.demand import demand
 from plumb.model.twin import simulated_rate
 from plumb.runtime.iterator_setup import cut_of
 from plumb.runtime.loader import rebuild
-from plumb.runtime.store.dataset_store import Stored
+from plumb.runtime.store.dataset_store import DatasetStore
 from plumb.tuning.loader_under_test import LoaderUnderTest, TrainingStep, TuningResult
 from plumb.tuning.options import Options
 from plumb.tuning.search.optuna_space import Space
@@ -40,7 +40,7 @@ class Tuned:
     choice: TuningResult
     seconds: float
     model_seconds: float
-    filled: dict[CacheChoice, Stored] = field(default_factory=dict)
+    filled: dict[CacheChoice, DatasetStore] = field(default_factory=dict)
     finds_nothing: bool = False
 
     @property
@@ -70,7 +70,7 @@ class Tuned:
         stored, cut = self.filled.get(config.cache) if config.cache else None, cut_of(config, self.rewrites)
         if self.finds_nothing and config.cache and cut:
             # By the same name, it would be one that another loader has filled.
-            stored = Stored(self.loader.dataset, cut, config.cache, apart=f"-first-{next(_numbers)}")
+            stored = DatasetStore(self.loader.dataset, cut, config.cache, apart=f"-first-{next(_numbers)}")
         return rebuild(self.loader, config, indices, _STUCK_SECONDS, self.rewrites, stored)
 
     def fill(self, configs: Iterable[Config]) -> None:
@@ -79,7 +79,7 @@ class Tuned:
         for config in configs:
             cut = cut_of(config, self.rewrites)
             if config.cache and cut and config.cache not in self.filled:
-                stored = Stored(self.loader.dataset, cut, config.cache)
+                stored = DatasetStore(self.loader.dataset, cut, config.cache)
                 for _ in self.make(Config(workers, 2, cache=config.cache, start_method=config.start_method), None):
                     pass
                 self.filled[config.cache] = stored

@@ -17,7 +17,7 @@ from plumb.tuning.dataset_settings import Settings, is_off, settings_of
 
 if TYPE_CHECKING:
     from plumb.core.identity import Facts
-    from plumb.runtime.guards.plan_fit import Fit
+    from plumb.runtime.guards.plan_fit import PlanFit
     from plumb.runtime.planned_loader import PlannedLoader
 
 T = TypeVar("T", covariant=True)
@@ -62,7 +62,7 @@ class DataLoader(TorchDataLoader[T]):
     _has_failed = False
     _own: dict[str, Any] | None = None
     _made_for: Facts | None = None
-    _fit: Fit | None = None
+    _fit: PlanFit | None = None
 
     def __init__(self, dataset: Dataset[T], *args: Any, tune: Tune = True, **kwargs: Any) -> None:
         if tune not in (True, False, "live"):
@@ -107,9 +107,9 @@ class DataLoader(TorchDataLoader[T]):
 
             self._planned = PlannedLoader(self, self._planned_by, self._users, self._own)
         if self._fit is None:
-            from plumb.runtime.guards.plan_fit import Fit
+            from plumb.runtime.guards.plan_fit import PlanFit
 
-            self._fit = Fit(self._planned_by, self._made_for, numbers_count=False)
+            self._fit = PlanFit(self._planned_by, self._made_for, numbers_count=False)
         misfit = self._fit.misfit(self)
         if misfit:
             where = site_of(self)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from plumb.core.config import Config
     from plumb.host import Limits
-    from plumb.runtime.guards.plan_fit import Fit
+    from plumb.runtime.guards.plan_fit import PlanFit
     from plumb.runtime.planned_loader import PlannedLoader
 
 P = ParamSpec("P")
@@ -154,7 +154,7 @@ class _Running:
     """A loader on its plan, and the check that the plan still fits."""
 
     planned: PlannedLoader
-    fit: Fit
+    fit: PlanFit
 
 
 class MarkedDatasets:
@@ -206,13 +206,13 @@ class MarkedDatasets:
 
     def _planned(self, loader: DataLoader[Any], own: Config, settings: Settings) -> _Running | None:
         from plumb.api.self_tuning import find_or_tune
-        from plumb.runtime.guards.plan_fit import Fit
+        from plumb.runtime.guards.plan_fit import PlanFit
         from plumb.runtime.planned_loader import PlannedLoader
 
         planned = find_or_tune(loader, site_of(loader), settings, may_tune=True)
         if planned is None or planned.config == own:
             return None
-        return _Running(PlannedLoader(loader, planned, own), Fit(planned, None))
+        return _Running(PlannedLoader(loader, planned, own), PlanFit(planned, None))
 
 
 def site_of(loader: DataLoader[Any]) -> Site:

@@ -31,7 +31,7 @@ from plumb.report.output import console, has_no_color, wide_console, write_plain
 from plumb.report.progress import Display
 from plumb.runtime.store import catalog
 from plumb.script import launcher
-from plumb.script.distributed import launch_of, said_when_over, take_part
+from plumb.script.distributed import launch_of, signal_when_over, take_part
 from plumb.script.hand_made_batches import in_source
 from plumb.tuning.orders import Orders, Target, TuneOrders
 from plumb.tuning.trial_journal import Unfinished
@@ -45,7 +45,7 @@ _DIFF_COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
 
 @dataclass
-class _Story:
+class _TuningStory:
     """Collection of the events that the script's process has sent so far."""
 
     display: Display
@@ -133,7 +133,7 @@ def tune(
     if launch is not None:
         orders = msgspec.structs.replace(orders, ranks=launch.ranks, launch_file=launch.ended_file)
     try:
-        with said_when_over(launch):
+        with signal_when_over(launch):
             story, outcome = _listen(Orders(target, tune=orders), arguments, as_json, kept)
         if not story.plans:
             raise _nothing_done(target, story, outcome)
@@ -336,11 +336,11 @@ def _folder_errors() -> Iterator[None]:
 
 def _listen(
     orders: Orders, arguments: list[str], quiet: bool, kept: Unfinished | None = None
-) -> tuple[_Story, launcher.ScriptOutcome]:
+) -> tuple[_TuningStory, launcher.ScriptOutcome]:
     """Run the script in a session and print its warnings. Raise CommandError if the session failed."""
     clean = orders.tune is not None and orders.tune.clean
     with Display(console(stderr=True), quiet) as display:
-        story = _Story(display, kept)
+        story = _TuningStory(display, kept)
         try:
             outcome = launcher.run_tuned(orders, arguments, story, story.output, on_files=story.filed, clean=clean)
         finally:
@@ -354,7 +354,7 @@ def _listen(
     return story, outcome
 
 
-def _nothing_done(target: Target, story: _Story, outcome: launcher.ScriptOutcome) -> CommandError:
+def _nothing_done(target: Target, story: _TuningStory, outcome: launcher.ScriptOutcome) -> CommandError:
     """Return the error that explains why no loader was tuned or traced."""
     seen = ", ".join(f"{loader.name} ({loader.site})" for loader in story.found)
     if outcome.timed_out and not story.iterated:

@@ -35,7 +35,7 @@ class CallStep:
     position: str = ""
 
 
-Way = tuple[CallStep, ...]
+CallPath = tuple[CallStep, ...]
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Cut:
     """
 
     after: str
-    way: Way
-    feeds: tuple[Way, ...] = ()
+    way: CallPath
+    feeds: tuple[CallPath, ...] = ()
     code: str = ""
 
 
@@ -62,7 +62,7 @@ class DeferredStep:
     """
 
     operator: str
-    way: Way
+    way: CallPath
     argument: int | str
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from plumb.core.gpu import Gpu, GpuReading
 from plumb.host.gpus import gpus, partitions
-from plumb.host.nvml import Nvml, opened
+from plumb.host.nvml import Nvml, open_nvml
 
 KIBIBYTE = 1024
 SENT, RECEIVED = 0, 1  # NVML_PCIE_UTIL_TX_BYTES, NVML_PCIE_UTIL_RX_BYTES
@@ -25,7 +25,7 @@ def read_gpu(uuid: str | None, environ: Mapping[str, str]) -> GpuReading:
     named = [gpu for gpu in visible if gpu.uuid is not None and gpu.uuid.endswith(uuid or "")]
     if not named:
         return _unread(f"NVML doesn't list the GPU {uuid}" if visible else source)
-    with opened() as nvml:
+    with open_nvml() as nvml:
         return _unread(nvml) if isinstance(nvml, str) else _read(nvml, named[0])
 
 

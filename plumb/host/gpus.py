@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from plumb.core.gpu import Gpu
-from plumb.host.nvml import Nvml, opened
+from plumb.host.nvml import Nvml, open_nvml
 
 
 def gpus(environ: Mapping[str, str]) -> tuple[tuple[Gpu, ...], str]:
@@ -15,7 +15,7 @@ def gpus(environ: Mapping[str, str]) -> tuple[tuple[Gpu, ...], str]:
     Numbers in CUDA_VISIBLE_DEVICES are taken in NVML's order, that of the PCI bus. CUDA's own order differs from it
     only on hosts with GPUs of several models and without CUDA_DEVICE_ORDER=PCI_BUS_ID.
     """
-    with opened() as nvml:
+    with open_nvml() as nvml:
         if isinstance(nvml, str):
             return (), nvml
         found = _visible(list(_devices(nvml)), environ.get("CUDA_VISIBLE_DEVICES"))

@@ -29,7 +29,7 @@ class Nvml:
 
 
 @contextmanager
-def opened() -> Iterator[Nvml | str]:
+def open_nvml() -> Iterator[Nvml | str]:
     """Provide NVML inside the context, or the reason for its absence: no package, no driver, no permission."""
     try:
         import pynvml

@@ -43,7 +43,7 @@ def pages(pid: int) -> Pages:
     return Pages(own, max(0.0, _rollup(pid, "Anonymous") - _rollup(pid, "Private_Dirty")))
 
 
-def counted_bytes(root: object) -> float:
+def reference_count_bytes(root: object) -> float:
     """Return about how many bytes hold the reference counts of `root` and all that it refers to, except code.
 
     Using an object writes to its reference count. Long containers are estimated from some of their elements. Of a block

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass
-class _Counting:
+class _CountingClear:
     """Function that clears a cache and counts its calls."""
 
     clear: Callable[[], None]
@@ -29,6 +29,6 @@ def times_cleared(function: Any) -> int | None:
     if type(attributes) is not dict or not callable(clear):
         return None
     counting = attributes.get("cache_clear")
-    if not isinstance(counting, _Counting):
-        counting = attributes["cache_clear"] = _Counting(clear)
+    if not isinstance(counting, _CountingClear):
+        counting = attributes["cache_clear"] = _CountingClear(clear)
     return counting.times

@@ -87,7 +87,7 @@ def facts_about(loader: Any) -> Facts:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _FoundValue:
     """A value on the walk. `is_data`: it is one of many; `depth`: number of libraries' objects around it."""
 
     path: str
@@ -101,14 +101,14 @@ class _FactsWalk:
 
     def __init__(self) -> None:
         self._facts = Facts()
-        self._pending: deque[_Found] = deque()
+        self._pending: deque[_FoundValue] = deque()
         # Refers to the objects, so that no id is reused meanwhile.
         self._met: dict[tuple[int, bool], tuple[str, Any]] = {}
         # By a class's id: whether its constructor was visited, too.
         self._classes: dict[int, bool] = {}
         self._names: set[str] = set()
         self._reads_any = False
-        self._unread: dict[str, list[_Found]] = {}
+        self._unread: dict[str, list[_FoundValue]] = {}
         self._versions: set[str] = set()
 
     def facts(self) -> Facts:
@@ -125,11 +125,11 @@ class _FactsWalk:
         """Record a simple value; queue any other one for a visit."""
         words = in_words(value)
         if words is None:
-            self._pending.append(_Found(path, value, is_data, depth))
+            self._pending.append(_FoundValue(path, value, is_data, depth))
         elif not is_data and _RANK.search(path) is None:
             self._facts.values[path] = words
 
-    def _look_where_read(self, found: _Found, name: str) -> None:
+    def _look_where_read(self, found: _FoundValue, name: str) -> None:
         """Visit an attribute as soon as code names it."""
         if self._reads_any or name in self._names:
             self.look(found.path, found.value, found.is_data, found.depth)
@@ -149,7 +149,7 @@ class _FactsWalk:
 
     # ---- one value
 
-    def _visit(self, found: _Found) -> None:
+    def _visit(self, found: _FoundValue) -> None:
         value, kind = found.value, type(found.value)
         is_tuple = issubclass(kind, tuple)
         if not is_tuple and self._was_met(found):
@@ -181,7 +181,7 @@ class _FactsWalk:
         else:
             self._object(found, value)
 
-    def _was_met(self, found: _Found) -> bool:
+    def _was_met(self, found: _FoundValue) -> bool:
         key = id(found.value), found.is_data
         if key in self._met:
             first = self._met[key][0]
@@ -191,11 +191,11 @@ class _FactsWalk:
         self._met[key] = found.path, found.value
         return False
 
-    def _note(self, found: _Found, kind: str) -> None:
+    def _note(self, found: _FoundValue, kind: str) -> None:
         if not found.is_data:
             self._facts.kinds[found.path] = kind
 
-    def _onwards(self, found: _Found, parts: Mapping[str, Any]) -> None:
+    def _onwards(self, found: _FoundValue, parts: Mapping[str, Any]) -> None:
         for name, part in parts.items():
             self.look(f"{found.path}.{name}", part, found.is_data, found.depth)
 
@@ -207,7 +207,7 @@ class _FactsWalk:
 
     # ---- code
 
-    def _function(self, found: _Found, function: types.FunctionType) -> None:
+    def _function(self, found: _FoundValue, function: types.FunctionType) -> None:
         self._note(found, kind_of(function))
         closed = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=False))
         wrapped = vars(function).get("__wrapped__")
@@ -249,7 +249,7 @@ class _FactsWalk:
         else:
             self.look(full, sys.modules[full])
 
-    def _module(self, found: _Found, module: types.ModuleType) -> None:
+    def _module(self, found: _FoundValue, module: types.ModuleType) -> None:
         name = module_name(module.__name__)
         self._note(found, f"module {name}")
         filename = vars(module).get("__file__")
@@ -260,7 +260,7 @@ class _FactsWalk:
         self._compiled(name)
         for member, value in sorted(vars(module).items()):
             if not member.startswith("__"):
-                self._look_where_read(_Found(f"{name}.{member}", value, found.is_data), member)
+                self._look_where_read(_FoundValue(f"{name}.{member}", value, found.is_data), member)
 
     def _compiled(self, name: Any) -> None:
         """Record the file's digest of a user's module without byte code."""
@@ -284,7 +284,7 @@ class _FactsWalk:
             for name, member in sorted(vars(each).items()):
                 if name in _NOT_RUN or name.startswith("_plumb") or (name in _MAKING and not is_called):
                     continue
-                found = _Found(f"{class_path(each)}.{name}", member)
+                found = _FoundValue(f"{class_path(each)}.{name}", member)
                 if leads_on or name.startswith("__"):
                     self.look(found.path, member)
                 else:
@@ -292,7 +292,7 @@ class _FactsWalk:
 
     # ---- objects
 
-    def _object(self, found: _Found, value: Any) -> None:
+    def _object(self, found: _FoundValue, value: Any) -> None:
         kind = type(value)
         is_mapping, is_collection = issubclass(kind, dict), issubclass(kind, _COLLECTIONS)
         if is_mapping:
@@ -326,13 +326,13 @@ class _FactsWalk:
             return
         for name in sorted(attributes, key=str):
             if not str(name).startswith("_plumb"):
-                part = _Found(f"{found.path}.{name}", attributes[name], found.is_data, depth)
+                part = _FoundValue(f"{found.path}.{name}", attributes[name], found.is_data, depth)
                 if reads_all:
                     self.look(part.path, part.value, part.is_data, part.depth)
                 else:
                     self._look_where_read(part, name)
 
-    def _mapping(self, found: _Found, value: dict[Any, Any]) -> None:
+    def _mapping(self, found: _FoundValue, value: dict[Any, Any]) -> None:
         length = dict.__len__(value)
         are_options = length <= _MOST_OPTIONS and all(type(key) is str for key in dict.keys(value))
         if are_options and not found.is_data:
@@ -342,7 +342,7 @@ class _FactsWalk:
         for item in spread(dict.values(value), length, found.is_data):
             self._one_of_many(found, item)
 
-    def _collection(self, found: _Found, value: Any) -> None:
+    def _collection(self, found: _FoundValue, value: Any) -> None:
         base = next(each for each in _COLLECTIONS if issubclass(type(value), each))
         length = base.__len__(value)
         self._note(found, f"{class_path(type(value))} of {length:,}")
@@ -360,7 +360,7 @@ class _FactsWalk:
         for place, item in enumerate(base.__iter__(value)):
             self.look(f"{found.path}[{place}]", item, False, found.depth)
 
-    def _one_of_many(self, found: _Found, item: Any) -> None:
+    def _one_of_many(self, found: _FoundValue, item: Any) -> None:
         """Visit an item of a large collection: with its flags if it makes samples, otherwise only its code."""
         if not is_plain(item) and in_words(item) is None:
             makes_samples = not found.is_data and (is_dataset(item) or is_step(item))

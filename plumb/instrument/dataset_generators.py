@@ -20,7 +20,7 @@ _CLASSES = (random.Random, np.random.Generator, np.random.RandomState, torch.Gen
 
 
 @dataclass(frozen=True)
-class Kept:
+class GeneratorStates:
     """States of generators at one moment by their names, for `Generators.put_back`; plain values only."""
 
     process: tuple[Any, Any, bytes]
@@ -67,13 +67,13 @@ class Generators:
             for name, state in zip(names, states, strict=True)
         }
 
-    def kept(self) -> Kept:
+    def kept(self) -> GeneratorStates:
         """Return the states of all generators on the CPU, for `put_back`."""
         python, numpy, torchs = process_states()
         held = {name: _without_tensor(get_state(each)) for name, each in self._held.items()}
-        return Kept((python, numpy, torchs.numpy().tobytes()), held)
+        return GeneratorStates((python, numpy, torchs.numpy().tobytes()), held)
 
-    def put_back(self, kept: Kept) -> bool:
+    def put_back(self, kept: GeneratorStates) -> bool:
         """Restore the generators' states; return whether each state found its generator here."""
         python, numpy, torchs = kept.process
         put_back((python, numpy, _as_tensor(torchs)))

@@ -34,8 +34,8 @@ from plumb.instrument.callee import is_user_class, is_user_code
 from plumb.instrument.cleared_caches import times_cleared
 from plumb.instrument.code_names import closed_over, globals_read, names_of, runs_unnamed
 from plumb.instrument.large_values import Large, LargeValues
-from plumb.instrument.object_parts import attributes_of, hidden_arrays, parts_of, process_generators, wrapped_by
-from plumb.instrument.state_change import Change, Reached, told_from
+from plumb.instrument.object_parts import attributes_of, hidden_arrays, parts_of, process_generators, wrapped_values
+from plumb.instrument.state_change import Change, ValuePath, told_from
 from plumb.instrument.value_kinds import ValueKind, is_all_users, is_transform, kind_of
 
 # Time limits of a check at an epoch's start, and of the first one, which only records the state; between two batches, a
@@ -48,7 +48,7 @@ _MOST_WINDOWED = 100_000
 _MOST_WINDOWS_OF_OBJECTS = 300
 _PASSES_AT_FIRST = 6
 # A value on the walk, how it was reached, and which part of that it is: `_ITSELF`, or its place in a collection.
-Waiting = tuple[Any, Reached, Any]
+Waiting = tuple[Any, ValuePath, Any]
 _ITSELF: Any = object()
 _CACHED: Any = type(lru_cache(len))
 _MODULE_HOOKS = ("_forward", "_backward", "_state_dict", "_load_state", "_is_full_backward", "_non_persistent")
@@ -95,7 +95,7 @@ class DatasetState:
         self.functions: list[FunctionType] = []
         self.arrays: list[np.ndarray[Any, Any]] = []
         self.seconds = 0.0
-        self._looks: dict[ValueKind, Callable[[Any, Reached], Any]] = {
+        self._looks: dict[ValueKind, Callable[[Any, ValuePath], Any]] = {
             kind: getattr(self, f"_{kind.name.lower()}") for kind in ValueKind if kind is not ValueKind.OPAQUE
         }
 
@@ -103,7 +103,7 @@ class DatasetState:
         """Start at these roots from now on. A root that is another object than before is a change."""
         before = [root for root, *_ in self._roots]
         self._roots = [
-            (root, Reached(hash(("root", place)), type(root).__name__), _ITSELF) for place, root in enumerate(roots)
+            (root, ValuePath(hash(("root", place)), type(root).__name__), _ITSELF) for place, root in enumerate(roots)
         ]
         self._is_replaced |= bool(before) and list(map(id, before)) != [id(root) for root, *_ in self._roots]
 
@@ -227,7 +227,7 @@ class DatasetState:
             if not count % 64 and box is not None and box.is_over:
                 return
 
-    def _compare(self, value: Any, way: Reached, sight: Any) -> None:
+    def _compare(self, value: Any, way: ValuePath, sight: Any) -> None:
         before = self._known.get(way.key)
         self._known[way.key] = sight
         self._visited.add(way.key)
@@ -251,7 +251,7 @@ class DatasetState:
         self._known = {key: sight for key, sight in self._known.items() if key in self._visited}
         self._large_values.forget_all_but(self._visited)
 
-    def _windowed_items(self, value: Any, way: Reached) -> None:
+    def _windowed_items(self, value: Any, way: ValuePath) -> None:
         part, count, is_plain = item_windows(value)
         # With too many objects, two checks by value would visit different ones.
         in_turn = is_plain or not self._is_by_value or count <= _MOST_WINDOWS_OF_OBJECTS
@@ -261,13 +261,13 @@ class DatasetState:
         if self._has_windows:
             self._changes += self._large_values.meet(large)
 
-    def _to(self, value: Any, way: Reached) -> None:
+    def _to(self, value: Any, way: ValuePath) -> None:
         if type(value) not in PLAIN:
             self._queue.append((value, way, _ITSELF))
 
     # ---- collections and arrays
 
-    def _list(self, value: Any, way: Reached) -> Any:
+    def _list(self, value: Any, way: ValuePath) -> Any:
         self._attributes_of_subclass(value, way)
         count = len(value)
         if count <= _SMALL:
@@ -284,7 +284,7 @@ class DatasetState:
             self._windowed_items(value, way)
         return count, tuple(map(self._brief, probes))
 
-    def _dict(self, value: Any, way: Reached) -> Any:
+    def _dict(self, value: Any, way: ValuePath) -> Any:
         self._attributes_of_subclass(value, way)
         count = len(value)
         pairs = list(islice(dict.items(value), _SMALL if count <= _SMALL else _PROBES))
@@ -295,7 +295,7 @@ class DatasetState:
             self._windowed_items(value, way)
         return count, tuple([(self._brief(key), self._brief(item)) for key, item in pairs])
 
-    def _set(self, value: Any, way: Reached) -> Any:
+    def _set(self, value: Any, way: ValuePath) -> Any:
         self._attributes_of_subclass(value, way)
         for item in islice(value, _SMALL if len(value) <= _SMALL else _PROBES):
             self._to(item, way.to(id(item)))
@@ -307,7 +307,7 @@ class DatasetState:
             self._windowed_items(value, way)
         return len(value), tuple(map(self._brief, islice(value, _PROBES)))
 
-    def _attributes_of_subclass(self, value: Any, way: Reached) -> None:
+    def _attributes_of_subclass(self, value: Any, way: ValuePath) -> None:
         """Continue with the attributes and the code of a collection whose class is the user's own."""
         if type(value).__module__ not in ("builtins", "collections"):
             attributes = attributes_of(value)
@@ -315,7 +315,7 @@ class DatasetState:
                 self._to(item, way.to(name, f"{type(value).__name__}.{name}"))
             self._to(type(value), way.to("class", type(value).__name__))
 
-    def _array(self, value: Any, way: Reached) -> Any:
+    def _array(self, value: Any, way: ValuePath) -> Any:
         is_tensor = isinstance(value, torch.Tensor)
         if self._skips_shared and is_tensor and value.device.type == "cpu" and value.is_shared():
             return None
@@ -334,7 +334,7 @@ class DatasetState:
 
     # ---- code
 
-    def _function(self, function: FunctionType, way: Reached) -> Any:
+    def _function(self, function: FunctionType, way: ValuePath) -> Any:
         if not is_user_code(function):
             # A function that a library's decorator has wrapped is in its closure.
             for name, item in closed_over(function):
@@ -354,10 +354,10 @@ class DatasetState:
         read += [(own + name, item) for name, item in function.__dict__.items() if name != "__wrapped__"]
         self._to(getattr(function, "__wrapped__", None), way.to("wrapped"))
         for name, item in read:
-            self._to(item, Reached(hash((id(function), name)), name))
+            self._to(item, ValuePath(hash((id(function), name)), name))
         return {name: self._brief(item) for name, item in read}
 
-    def _class(self, kind: type, way: Reached) -> Any:
+    def _class(self, kind: type, way: ValuePath) -> Any:
         seen: dict[str, Any] = {}
         for base in kind.__mro__:
             if not is_user_class(base):
@@ -367,7 +367,7 @@ class DatasetState:
                     continue
                 seen[name] = self._brief(member)
                 if type(member) not in PLAIN:
-                    self._to(member, Reached(hash((base.__qualname__, name)), f"{base.__name__}.{name}"))
+                    self._to(member, ValuePath(hash((base.__qualname__, name)), f"{base.__name__}.{name}"))
         return seen
 
     def _is_read(self, name: str, member: Any) -> bool:
@@ -376,22 +376,22 @@ class DatasetState:
             return runs_unnamed(name) and kind_of(member) in (ValueKind.FUNCTION, ValueKind.WRAPPED)
         return self._reads_any or name in self._names
 
-    def _wrapped(self, value: Any, way: Reached) -> Any:
+    def _wrapped(self, value: Any, way: ValuePath) -> Any:
         if isinstance(value, (MethodType, BuiltinFunctionType)):
             is_receiver = is_user_code(getattr(value, "__func__", None))
             self._to(value.__self__, way.to("self")._replace(is_receiver=is_receiver))
-        for place, part in enumerate(wrapped_by(value, self._skips_shared)):
+        for place, part in enumerate(wrapped_values(value, self._skips_shared)):
             self._to(part, way.to(place))
         return times_cleared(value) if isinstance(value, _CACHED) else None
 
-    def _generator(self, value: Any, way: Reached) -> None:
+    def _generator(self, value: Any, way: ValuePath) -> None:
         is_known = any(each is value for each in (*self.generators, *process_generators()))
         if not self._is_quick and not is_known:
             self.generators.append(value)
 
     # ---- objects
 
-    def _object(self, value: Any, way: Reached) -> Any:
+    def _object(self, value: Any, way: ValuePath) -> Any:
         kind = kind_of(value)
         attributes = attributes_of(value)
         if kind is ValueKind.PASSED:
@@ -407,7 +407,7 @@ class DatasetState:
         for name, item in attributes.items():
             if type(item) not in PLAIN:
                 self._queue.append((item, way.to(name, f"{place}.{name}", is_quiet), _ITSELF))
-        self._to(type(value), Reached(hash(type(value)), place))
+        self._to(type(value), ValuePath(hash(type(value)), place))
         return None if is_quiet else {name: self._brief(item) for name, item in attributes.items()}
 
     _step = _passed = _object

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from plumb.core.time_box import TimeBox
 from plumb.instrument.byte_windows import Windows
-from plumb.instrument.state_change import Change, Reached
+from plumb.instrument.state_change import Change, ValuePath
 
 
 class Large(NamedTuple):
@@ -20,7 +20,7 @@ class Large(NamedTuple):
     part: Callable[[int], Any]
     windows: int
     shape: Any
-    way: Reached
+    way: ValuePath
     in_turn: bool = True
     is_indexed: bool = True
 

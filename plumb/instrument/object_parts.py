@@ -32,7 +32,7 @@ def process_generators() -> tuple[Any, ...]:
     return random._inst, np.random.mtrand._rand, torch.default_generator
 
 
-def wrapped_by(value: Any, skips_shared: bool) -> tuple[Any, ...]:
+def wrapped_values(value: Any, skips_shared: bool) -> tuple[Any, ...]:
     """Return the objects inside a method, a partial function, a cached function, a queue or a shared value."""
     if isinstance(value, functools.partial):
         return value.func, value.args, value.keywords

@@ -18,7 +18,7 @@ from functools import partial
 from types import FunctionType, GeneratorType, MethodType, ModuleType, TracebackType
 from typing import Any
 
-from plumb.core.config import CallStep, Way
+from plumb.core.config import CallPath, CallStep
 from plumb.instrument.ast_sites import AstSite, function_id
 from plumb.instrument.callee import Callee, expands, is_dataset, is_step, is_user_file, position_in, resolve
 from plumb.instrument.function_rewriter import Rewriter, RewrittenFunction
@@ -81,7 +81,7 @@ class Node:
         return self.site is COLLATE or (self.parent is not None and self.parent.is_collating)
 
     @property
-    def way(self) -> Way:
+    def way(self) -> CallPath:
         """Call path to this node, including its own call. All datasets in one list of a wrapper share one place."""
         steps = [node._step for node in (self, *self.ancestors()) if node.parent is not None]
         return tuple(reversed(steps))

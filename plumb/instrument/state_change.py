@@ -25,7 +25,7 @@ class Change:
     is_item: bool = False
 
 
-class Reached(NamedTuple):
+class ValuePath(NamedTuple):
     """Path by which a value was reached; `key` identifies it, `place` describes it for people.
 
     `is_quiet`: the value lies in a library's object, which may use it freely. `is_scratch`: it belongs to a library's
@@ -38,8 +38,8 @@ class Reached(NamedTuple):
     is_scratch: bool = False
     is_receiver: bool = False
 
-    def to(self, part: Any, place: str | None = None, is_quiet: bool | None = None) -> Reached:
-        return Reached(
+    def to(self, part: Any, place: str | None = None, is_quiet: bool | None = None) -> ValuePath:
+        return ValuePath(
             hash((self.key, part)),
             self.place if place is None else place,
             self.is_quiet if is_quiet is None else is_quiet,

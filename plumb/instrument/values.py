@@ -153,18 +153,18 @@ def digest(value: object, large_by_blocks: bool = False) -> bytes | None:
 
 
 @dataclass(frozen=True)
-class Told:
+class ComparableDigest:
     """A digest of what can be compared in a value; `is_whole` is True if that is all of it."""
 
     digest: bytes
     is_whole: bool
 
 
-def digest_of_comparable(value: object) -> Told | None:
+def digest_of_comparable(value: object) -> ComparableDigest | None:
     """Return a digest of a value's comparable content, or None if it has none; of the rest, only types count."""
     feeder = _PatientFeeder(hashlib.blake2b(digest_size=16), large_by_blocks=False)
     feeder.feed(value, 0)
-    return Told(feeder.content.digest(), not feeder.counts["untold"]) if feeder.counts["told"] else None
+    return ComparableDigest(feeder.content.digest(), not feeder.counts["untold"]) if feeder.counts["told"] else None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ _SHOWS = 0.2
 
 
 @dataclass(frozen=True)
-class Competition:
+class CpuCompetition:
     """Competition by other processes that would keep `others_cpus` of the `cpus` shared CPUs busy.
 
     A kernel gives all runnable processes the same share, or first shares CPU time between groups of them (control
@@ -29,7 +29,7 @@ class Competition:
         unwanted, gained = self._unwanted, self._gained(np.asarray(processes, dtype=float))
         return unwanted + self.by_processes * gained
 
-    def as_seen(self, processes: float, used_cpus: float) -> Competition:
+    def as_seen(self, processes: float, used_cpus: float) -> CpuCompetition:
         """Return the competition in which `processes` processes got `used_cpus`; unchanged if that shows nothing."""
         gained = float(self._gained(processes))
         is_little = self.others_cpus < _SHOWS * self.cpus

@@ -13,7 +13,7 @@ from plumb.core.plan import SampleCost
 from plumb.host import Limits
 from plumb.model.calibration import Calibration
 from plumb.model.concurrency_climb import ClimbEnd, SourceCapacity
-from plumb.model.cpu_contention import Competition
+from plumb.model.cpu_contention import CpuCompetition
 
 PREFETCH_FACTORS = (2, 4, 8)
 USUAL_WORKER_BYTES = 128.0 * 2**20
@@ -224,7 +224,7 @@ class ModelInputs:
     pool_cpus: float = 0.0
     step_blocks: bool = False
     worker_overlap: float = 1.0
-    competition: Competition | None = None
+    competition: CpuCompetition | None = None
     source: SourceCapacity | None = None
 
     def start_seconds(self, workers: Any) -> Any:

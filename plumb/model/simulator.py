@@ -29,7 +29,7 @@ _EPOCHS_AT_LEAST = 2
 
 
 @dataclass(frozen=True)
-class Loading:
+class SimulationParameters:
     """Parameters of a simulation. Seconds are per batch; CPU seconds are without slow-down.
 
     A batch takes `cpu_seconds` and `wait_seconds`, both times a factor drawn from `spread`. For each batch, the main
@@ -56,7 +56,7 @@ class Loading:
 
 
 @dataclass(frozen=True)
-class Simulated:
+class SimulationResult:
     """Result of a simulation: the rate, the share of time without a step, and the seconds of each epoch."""
 
     batches_per_second: float
@@ -79,7 +79,7 @@ class ProcessSpan:
     end_seconds: float
 
 
-def simulate(loading: Loading, batches: int = 1000, seed: int = 0) -> Simulated:
+def simulate(loading: SimulationParameters, batches: int = 1000, seed: int = 0) -> SimulationResult:
     """Simulate a loop over about `batches` batches: whole epochs, or the steady state of a longer epoch.
 
     The rate is that of a typical epoch; only the first epoch starts workers that persist.
@@ -104,22 +104,22 @@ def simulate(loading: Loading, batches: int = 1000, seed: int = 0) -> Simulated:
     starts = [loading.start_seconds, *[later_start] * (epochs - 1)]
     seconds = [start + epoch(length)[-1] for start in starts]
     typical = sum(seconds[1:]) / (epochs - 1)
-    return Simulated(length / typical, 1.0 - length * loading.step_seconds / typical, tuple(seconds))
+    return SimulationResult(length / typical, 1.0 - length * loading.step_seconds / typical, tuple(seconds))
 
 
-def _steady(loading: Loading, batches: int, epoch: Callable[[int], list[float]]) -> Simulated:
+def _steady(loading: SimulationParameters, batches: int, epoch: Callable[[int], list[float]]) -> SimulationResult:
     warm_up = 2 * loading.num_workers * loading.prefetch_factor + 1
     times = epoch(batches + warm_up)
     per_batch = (times[-1] - times[warm_up - 1]) / batches
     if loading.epoch_batches is None:
-        return Simulated(1.0 / per_batch, 1.0 - loading.step_seconds / per_batch, ())
+        return SimulationResult(1.0 / per_batch, 1.0 - loading.step_seconds / per_batch, ())
     first = loading.epoch_batches * per_batch + loading.start_seconds
     later = first - loading.start_seconds * loading.persistent_workers
     stepping = loading.epoch_batches * loading.step_seconds
-    return Simulated(loading.epoch_batches / later, 1.0 - stepping / later, (first, later))
+    return SimulationResult(loading.epoch_batches / later, 1.0 - stepping / later, (first, later))
 
 
-def consumed(loading: Loading, factors: Sequence[float]) -> list[float]:
+def consumed(loading: SimulationParameters, factors: Sequence[float]) -> list[float]:
     """Return the times at which the steps of one epoch end, in seconds after the workers were ready.
 
     `factors` are the factors of the epoch's batches, in order.
@@ -131,7 +131,7 @@ def consumed(loading: Loading, factors: Sequence[float]) -> list[float]:
     return list(itertools.accumulate(sum(own) + in_turn for own in zip(cpu, wait, strict=True)))
 
 
-def spans(loading: Loading, factors: Sequence[float]) -> list[ProcessSpan]:
+def spans(loading: SimulationParameters, factors: Sequence[float]) -> list[ProcessSpan]:
     """Return all activities in the epoch of `consumed` that took time, sorted by their beginning."""
     cpu, wait = _seconds(loading, factors)
     found: list[ProcessSpan] = []
@@ -143,7 +143,7 @@ def spans(loading: Loading, factors: Sequence[float]) -> list[ProcessSpan]:
     return sorted(took_time, key=lambda span: span.begin_seconds)
 
 
-def _in_turn(loading: Loading, cpu: Sequence[float], wait: Sequence[float]) -> list[ProcessSpan]:
+def _in_turn(loading: SimulationParameters, cpu: Sequence[float], wait: Sequence[float]) -> list[ProcessSpan]:
     """Return the activities without workers, where the main process does everything in sequence."""
     found, now = [], 0.0
     for batch, (computing, waiting) in enumerate(zip(cpu, wait, strict=True)):
@@ -158,7 +158,7 @@ def _in_turn(loading: Loading, cpu: Sequence[float], wait: Sequence[float]) -> l
     return found
 
 
-def _seconds(loading: Loading, factors: Sequence[float]) -> tuple[list[float], list[float]]:
+def _seconds(loading: SimulationParameters, factors: Sequence[float]) -> tuple[list[float], list[float]]:
     """Return the CPU seconds and the waiting seconds of each batch."""
     return [loading.cpu_seconds * factor for factor in factors], [loading.wait_seconds * factor for factor in factors]
 
@@ -172,7 +172,7 @@ class _SimulatedEpoch:
     """
 
     def __init__(
-        self, loading: Loading, cpu: list[float], wait: list[float], spans: list[ProcessSpan] | None = None
+        self, loading: SimulationParameters, cpu: list[float], wait: list[float], spans: list[ProcessSpan] | None = None
     ) -> None:
         workers = loading.num_workers
         self._cpu, self._wait = cpu, wait

@@ -10,8 +10,8 @@ import numpy as np
 
 from plumb.core.config import Config
 from plumb.model.inputs import ModelInputs
-from plumb.model.simulator import Loading, ProcessSpan, consumed, spans
-from plumb.model.twin import loading
+from plumb.model.simulator import ProcessSpan, SimulationParameters, consumed, spans
+from plumb.model.twin import simulation_parameters
 
 _STEPS, _STEPS_PER_WORKER, _STEPS_OF_THE_SLOWEST = 6, 2, 2
 _STEPS_AT_MOST = 200
@@ -32,7 +32,7 @@ def timelines(inputs: ModelInputs, configs: Sequence[Config], seed: int = 0) -> 
 
     Each window begins when a step has just ended, and shows a few steps. Returns an empty tuple if nothing takes time.
     """
-    told = [loading(inputs, config) for config in configs]
+    told = [simulation_parameters(inputs, config) for config in configs]
     paces = [_seconds_per_step(each) for each in told]
     if not all(pace > 0 for pace in paces):
         return ()
@@ -43,13 +43,15 @@ def timelines(inputs: ModelInputs, configs: Sequence[Config], seed: int = 0) -> 
     return tuple(Timeline(config, *window) for config, window in zip(configs, windows, strict=True))
 
 
-def _seconds_per_step(told: Loading) -> float:
+def _seconds_per_step(told: SimulationParameters) -> float:
     warm_up, steps = _warm_up(told), 100
     done = consumed(told, [1.0] * (warm_up + steps))
     return (done[-1] - done[warm_up - 1]) / steps
 
 
-def _window(told: Loading, seconds: float, pace: float, seed: int) -> tuple[float, float, tuple[ProcessSpan, ...]]:
+def _window(
+    told: SimulationParameters, seconds: float, pace: float, seed: int
+) -> tuple[float, float, tuple[ProcessSpan, ...]]:
     """Return the window's begin, end and spans. It starts after the initially prefetched batches are consumed."""
     warm_up = _warm_up(told)
     # Twice as many batches as equal ones would need: the drawn ones may be quicker, and the last have no successors.
@@ -61,5 +63,5 @@ def _window(told: Loading, seconds: float, pace: float, seed: int) -> tuple[floa
     return begin, end, tuple(seen)
 
 
-def _warm_up(told: Loading) -> int:
+def _warm_up(told: SimulationParameters) -> int:
     return 2 * told.num_workers * told.prefetch_factor + 1

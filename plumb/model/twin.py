@@ -8,17 +8,17 @@ from plumb.core.config import Config
 from plumb.model.demand import demand
 from plumb.model.inputs import ModelInputs
 from plumb.model.resource_bounds import cores, crowd, loader_rates, loop_rates
-from plumb.model.simulator import Loading, simulate
+from plumb.model.simulator import SimulationParameters, simulate
 
 
-def loading(inputs: ModelInputs, config: Config) -> Loading:
+def simulation_parameters(inputs: ModelInputs, config: Config) -> SimulationParameters:
     """Return the simulator's parameters for `config`, without the start of its workers."""
     wanted, batch = demand(inputs, config), inputs.samples_per_batch
     making = float(wanted.seconds(crowd=crowd(inputs, wanted, config.num_workers)))
     # The CPU time saved because a core never idles counts as waiting: it takes time and no core.
     computing = min((wanted.cpu_seconds + min(0.0, wanted.switching_cpu_seconds)) / wanted.speedup, making)
     step = inputs.step_samples_per_second
-    return Loading(
+    return SimulationParameters(
         num_workers=config.num_workers,
         prefetch_factor=config.prefetch_factor or 0,
         cpu_seconds=computing * batch,
@@ -51,7 +51,9 @@ def simulated_rate(inputs: ModelInputs, config: Config, batches: int, seed: int 
     """
     wanted = demand(inputs, config)
     bound = loop_rates(inputs, wanted, config.num_workers, loader_rates(inputs, wanted, config.num_workers, True))
-    simulated = simulate(loading(inputs, config), batches, seed).batches_per_second * inputs.samples_per_batch
+    simulated = (
+        simulate(simulation_parameters(inputs, config), batches, seed).batches_per_second * inputs.samples_per_batch
+    )
     return min(simulated, float(bound))
 
 

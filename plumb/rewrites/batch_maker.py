@@ -21,7 +21,7 @@ from plumb.host.memory_limit import shm_limit
 from plumb.host.threads import thread_seconds
 from plumb.runtime.deferred.elementwise_chain import BatchRecipe
 from plumb.runtime.deferred.samples import DeferredBatch, DeferringCollate, device_of, run
-from plumb.runtime.fetch import Fetch, Fetching
+from plumb.runtime.fetch import Fetch, FetchingDataset
 
 # A batch is put into shared memory only if this many would fit.
 _ROOM = 4
@@ -69,7 +69,7 @@ class RewrittenBatchMaker(Plain):
 
     def __init__(self, loader: DataLoader[Any], fetch: Fetch, indices: Sequence[Any]) -> None:
         super().__init__(loader)
-        self._fetching = Fetching(loader.dataset, fetch)
+        self._fetching = FetchingDataset(loader.dataset, fetch)
         self._finish: Callable[[Any], Any] | None = None
         if fetch.deferral:
             collate = DeferringCollate(loader.collate_fn)

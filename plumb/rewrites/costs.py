@@ -21,10 +21,10 @@ from plumb.rewrites.savings import (
     MOST_TURNS,
     SampleStore,
     Savings,
-    filled,
+    fill_store,
+    measure_savings,
     plain_loads,
     rewritten_loads,
-    savings,
 )
 from plumb.runtime.fetch import Fetch
 from plumb.runtime.replay.replay import Replay
@@ -55,7 +55,7 @@ class RewriteCosts:
 
 
 @dataclass(frozen=True)
-class _Store:
+class _CostedStore:
     """A cut, and some of its values in a store."""
 
     found: CutCandidate
@@ -101,7 +101,7 @@ def rewrite_costs(
     if cuts:
         indices = indices[: max(FEWEST_SAMPLES, affordable(_TIMED_VALUES, len(cuts), _STORED_SHARE))]
     stored = [_stored(loader, cut, indices) for cut in cuts]
-    stores = [store for store in stored if isinstance(store, _Store)]
+    stores = [store for store in stored if isinstance(store, _CostedStore)]
     # Each store is timed twice if there are deferred operators.
     left = [max(0.0, 1.0 - store.saved_seconds / pipeline.sample_seconds) for store in stores]
     rewritten = (2 * sum(left) + 1) if deferral else sum(left)
@@ -112,7 +112,7 @@ def rewrite_costs(
     batches = batches or [indices[:FEWEST_SAMPLES]]
     fetches = dict(_fetches(stores, deferral.deferral if deferral else None))
     try:
-        saved = savings(loader, fetches, batches, turns)
+        saved = measure_savings(loader, fetches, batches, turns)
     except Exception as error:
         return RewriteCosts(reasons=(*reasons, f"no store, and no operator on batches: {one_line(error)}"))
     found = [
@@ -132,7 +132,9 @@ def rewrite_costs(
     return RewriteCosts(tuple(cut_costs), known, tuple(reasons))
 
 
-def _fetches(stores: Sequence[_Store], deferral: Deferral | None) -> Iterator[tuple[tuple[str | None, bool], Fetch]]:
+def _fetches(
+    stores: Sequence[_CostedStore], deferral: Deferral | None
+) -> Iterator[tuple[tuple[str | None, bool], Fetch]]:
     """Yield each rewrite with its key: the operator whose output is stored (or None), and whether it defers."""
     for store in stores:
         yield (store.after, False), store.fetch
@@ -142,23 +144,23 @@ def _fetches(stores: Sequence[_Store], deferral: Deferral | None) -> Iterator[tu
         yield (None, True), Fetch(deferral=deferral)
 
 
-def _stored(loader: DataLoader[Any], found: CutCandidate, indices: Sequence[Any]) -> _Store | str:
+def _stored(loader: DataLoader[Any], found: CutCandidate, indices: Sequence[Any]) -> _CostedStore | str:
     """Return a store with the cut's values of these samples, or the reason why there is none."""
     if fingerprint_of_part(loader.dataset, found.cut) != fingerprint_of_part(loader.dataset, found.cut):
         return f"no store after {found.cut.after}: the dataset's state can't be told from another"
     try:
-        store = filled(loader.dataset, found.cut, indices[:_TIMED_VALUES])
+        store = fill_store(loader.dataset, found.cut, indices[:_TIMED_VALUES])
     except Exception as error:
         return f"no store after {found.cut.after}: {one_line(error)}"
     if store is None:
         return f"no store after {found.cut.after}: it would take none of the values"
-    timed = _Store(found, store)
+    timed = _CostedStore(found, store)
     return timed if timed.saved_seconds > 0 else _saves_nothing(found.cut.after)
 
 
 def _cut_cost(
     loader: DataLoader[Any],
-    store: _Store,
+    store: _CostedStore,
     alone: Savings | Exception,
     together: Savings | Exception | None,
     pipeline: Pipeline,

@@ -34,7 +34,7 @@ _LATE = 0.1
 _COUNTERS = Path("/proc/net/netstat")
 
 
-def climbed(
+def climb_reads(
     read: Callable[[Any], Any], indices: Sequence[Any], alone_seconds: float, most: int, seconds: float
 ) -> SourceCapacity | None:
     """Climb from one read at once to as many as the source holds, with threads of this process.

@@ -25,7 +25,7 @@ from plumb.rewrites.batch_maker import Plain, RewrittenBatchMaker, has_room_to_s
 from plumb.runtime.fetch import Fetch
 from plumb.runtime.replay.replay import Replay
 from plumb.runtime.store.codec import encode
-from plumb.runtime.store.dataset_store import Stored
+from plumb.runtime.store.dataset_store import DatasetStore
 from plumb.runtime.store.store import MISSING, Store, key_of
 
 MOST_TURNS = 3
@@ -43,7 +43,7 @@ _LEAST_SECONDS = 1e-7
 
 
 def plain_loads(turns: int) -> int:
-    """Return how often `savings` makes its batches plainly.
+    """Return how often `measure_savings` makes its batches plainly.
 
     That is `turns` times in fresh and in reused memory, and once in between, both as in a worker and as in a main
     process without workers, plus once to find the batches' size.
@@ -52,7 +52,7 @@ def plain_loads(turns: int) -> int:
 
 
 def rewritten_loads(turns: int) -> int:
-    """Return how often `savings` makes them with one rewrite: as often as plainly, and four times in preparation.
+    """Return how often `measure_savings` makes them with one rewrite: as often as plainly, and four times before that.
 
     Fast batches are made more often.
     """
@@ -63,13 +63,13 @@ def rewritten_loads(turns: int) -> int:
 class SampleStore:
     """A store with the values of a few samples: bytes per value, and the seconds to write and to read one."""
 
-    stored: Stored
+    stored: DatasetStore
     value_bytes: float
     write_seconds: float
     read_seconds: float
 
 
-def filled(dataset: Any, cut: Cut, indices: Sequence[Any]) -> SampleStore | None:
+def fill_store(dataset: Any, cut: Cut, indices: Sequence[Any]) -> SampleStore | None:
     """Return a store with the values at `cut` of some samples; None if the store accepts none of them.
 
     Raises EncodeError, StoreError, and the dataset's errors.
@@ -80,7 +80,7 @@ def filled(dataset: Any, cut: Cut, indices: Sequence[Any]) -> SampleStore | None
     encoded = [encode(value) for value in values]
     encode_seconds = time.perf_counter() - begin
     size = 2 * sum(map(len, encoded)) + 2**20
-    stored = Stored(dataset, cut, CacheChoice(cut.after, "memory", size, 1.0), apart="-timed")
+    stored = DatasetStore(dataset, cut, CacheChoice(cut.after, "memory", size, 1.0), apart="-timed")
     store = Store(stored.spec)
     records = [(key, value, ()) for index, value in zip(indices, encoded, strict=True) if (key := key_of(index))]
     # The first record opens the store, which is no part of writing a sample.
@@ -125,7 +125,7 @@ class _FailedError(PlumbError):
         self.way, self.reason = way, reason
 
 
-def savings(
+def measure_savings(
     loader: DataLoader[Any], fetches: Mapping[Key, Fetch], batches: _Batches, turns: int = MOST_TURNS
 ) -> dict[Key, Savings | Exception]:
     """Measure the savings of each rewrite on some batches, in turns with plain ones.
@@ -159,7 +159,7 @@ def _saved(
 def _timed(
     loader: DataLoader[Any], ways: Sequence[RewrittenBatchMaker], batches: _Batches, turns: int
 ) -> list[Savings]:
-    """Return the savings of each rewrite. Raise _FailedError if one of them makes no batch, and as `savings` does."""
+    """Return the savings of each rewrite. Raise _FailedError if one makes no batch, and as `measure_savings` does."""
 
     def finishing() -> list[float]:
         return [_by(way, partial(way.finishing_seconds, batches[0], turns)) for way in ways]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten
 
-from plumb.core.config import CallStep, Way
+from plumb.core.config import CallPath, CallStep
 from plumb.instrument.callee import Callee, expands, is_standard
 from plumb.instrument.function_rewriter import Rewriter, RewrittenFunction
 from plumb.instrument.recorder import SAMPLE, Frame, Node, Recorder
@@ -125,7 +125,7 @@ def follower() -> Follower:
     return Follower(Node(None, SAMPLE, "sample", ""), Rewriter())
 
 
-def way_of(node: Node) -> Way:
+def way_of(node: Node) -> CallPath:
     """Return the calls that lead to a node, including its own."""
     nodes = [node, *node.ancestors()][:-1][::-1]
     return tuple(CallStep(step.site.id, step.name, step.position) for step in nodes)

@@ -18,8 +18,8 @@ from plumb.model.inputs import StorageBandwidth, ThreadsCost, bandwidth
 from plumb.rewrites.collate_cost import COLLATED, collate_seconds
 from plumb.rewrites.costs import FEWEST_SAMPLES, TIMED_BATCH
 from plumb.rewrites.cuts import CutCandidate
-from plumb.rewrites.reads_at_once import climbed
-from plumb.rewrites.thread_timing import THREADS, filled_in, gains_of_climb, timed_threads
+from plumb.rewrites.reads_at_once import climb_reads
+from plumb.rewrites.thread_timing import THREADS, gains_of_climb, interpolated_gains, time_threads
 from plumb.rewrites.thread_validation import InProcess, validate_threads
 from plumb.runtime.replay.replay import Replay
 from plumb.tracing.pipeline import Pipeline
@@ -170,7 +170,7 @@ class ThreadSearch:
     def _timed(self, until: CutCandidate | None, what: str, most: int, waits: bool) -> tuple[ThreadsCost, ...]:
         """Time batches made by increasing numbers of threads, as many as there is time for."""
         replay = Replay(self.loader.dataset, until.cut if until else None)
-        timed = timed_threads(
+        timed = time_threads(
             replay.prefix if until else replay.sample,
             self.indices,
             self.loader.batch_size or min(len(self.indices), TIMED_BATCH),
@@ -188,7 +188,7 @@ class ThreadSearch:
         if found and not gains:
             self.reasons.append(f"no threads {what}: they take as long as one")
         if waits:
-            gains = list(filled_in(gains, per_batch))
+            gains = list(interpolated_gains(gains, per_batch))
         if until is None:
             affordable = self.time.affordable(self.loader.batch_size or 1, COLLATED, 0.1)
             indices = self.indices[: max(FEWEST_SAMPLES, affordable)]
@@ -228,4 +228,4 @@ def _climbed(
 ) -> SourceCapacity | None:
     replay = Replay(dataset, cut)
     read = replay.sample if cut is None else replay.prefix
-    return climbed(read, indices, alone_seconds, most, seconds)
+    return climb_reads(read, indices, alone_seconds, most, seconds)

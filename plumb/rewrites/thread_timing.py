@@ -77,7 +77,7 @@ class _ThreadsSpent:
     thread_bytes: float
 
 
-def timed_threads(
+def time_threads(
     read: Callable[[Any], Any],
     indices: Sequence[Any],
     samples_per_batch: int,
@@ -161,7 +161,7 @@ def gains_of_climb(source: SourceCapacity, samples_per_batch: int, sample_bytes:
     )
 
 
-def filled_in(gains: Sequence[ThreadsGain], samples_per_batch: int) -> tuple[ThreadsGain, ...]:
+def interpolated_gains(gains: Sequence[ThreadsGain], samples_per_batch: int) -> tuple[ThreadsGain, ...]:
     """Return the gains with those of counts of threads between the measured ones, each once and a half the one before.
 
     Time per sample falls with a power of the number of threads between two that were measured, and no batch takes fewer

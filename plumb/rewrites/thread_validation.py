@@ -19,8 +19,8 @@ from plumb.instrument.dataset_state import DatasetState
 from plumb.instrument.file_positions import moved, positions
 from plumb.instrument.rng_state import generator_states
 from plumb.rewrites.thread_interleaving import interruptible, share_of_places
-from plumb.rewrites.validate import DifferenceError, afforded, digest_of, reason_of
-from plumb.runtime.fetch import Fetch, Fetching
+from plumb.rewrites.validate import DifferenceError, affordable_indices, digest_of, reason_of
+from plumb.runtime.fetch import Fetch, FetchingDataset
 from plumb.runtime.replay.replay import Replay
 
 BATCHES = 3
@@ -99,7 +99,7 @@ def validate_threads(
         None if no difference was found, else one short reason. Every failure is a reason.
     """
     ready: list[Any] = []
-    unread = reason_of(lambda: ready.extend(afforded(dataset, indices, READS, BATCHES * BATCH_SAMPLES)))
+    unread = reason_of(lambda: ready.extend(affordable_indices(dataset, indices, READS, BATCHES * BATCH_SAMPLES)))
     if unread:
         return unread
     counts = [threads, widest or threads, *[threads] * (REPETITIONS - 2)]
@@ -141,7 +141,7 @@ def _check(dataset: Any, indices: list[Any], counts: Sequence[int], until: Cut |
         few = indices[:_COUNTED_SAMPLES]
         share = share_of_places(lambda: list(map(Replay(dataset, None).sample, few)), len(few))
         with interruptible(share) as pauses:
-            fetchings = {count: Fetching(dataset, Fetch(threads=count, cut=until)) for count in counts}
+            fetchings = {count: FetchingDataset(dataset, Fetch(threads=count, cut=until)) for count in counts}
             for count, fetching in fetchings.items():
                 # Plumb's own one-time work per dataset and thread must not be interrupted.
                 fetching.rewritten(batches[0][:count])

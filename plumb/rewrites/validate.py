@@ -21,7 +21,7 @@ from plumb.instrument.rng_state import generator_states
 from plumb.instrument.values import digest
 from plumb.runtime.replay.replay import Replay, ReplayError
 from plumb.runtime.replay.skipped_value import SkippedUsed
-from plumb.runtime.replay.substitution import Answered, Tree
+from plumb.runtime.replay.substitution import SubstitutingRecorder, Tree
 
 MOST_SAMPLES = 8
 FEWEST_SAMPLES = 3
@@ -40,7 +40,9 @@ def validate_cut(dataset: Any, cut: Cut, indices: Sequence[Any]) -> str | None:
     generators and in two orders. The random numbers that the rest of a sample draws must be the same, too, and skipped
     calls must not change the dataset. The generators are restored.
     """
-    return reason_of(lambda: _check_cut(dataset, cut, afforded(dataset, indices, READS_FOR_A_CUT, MOST_SAMPLES)))
+    return reason_of(
+        lambda: _check_cut(dataset, cut, affordable_indices(dataset, indices, READS_FOR_A_CUT, MOST_SAMPLES))
+    )
 
 
 def reason_of(check: Callable[[], None]) -> str | None:
@@ -84,7 +86,7 @@ def _check_changes(dataset: Any, cut: Cut, held: DatasetObjects, index: Any) -> 
         watched(operator.getitem, (dataset, index), {})
     else:
         tree = Tree([cut.way, *cut.feeds])
-        recorder = Answered(tree, dict.fromkeys(tree.nodes.values(), watched))
+        recorder = SubstitutingRecorder(tree, dict.fromkeys(tree.nodes.values(), watched))
         with recorder:
             recorder.enter(SAMPLE, operator.getitem, dataset, index)
     for changed in filter(None, found):
@@ -166,7 +168,7 @@ def digest_of(value: Any) -> bytes:
     return content
 
 
-def afforded(dataset: Any, indices: Sequence[Any], reads: int, most: int) -> list[Any]:
+def affordable_indices(dataset: Any, indices: Sequence[Any], reads: int, most: int) -> list[Any]:
     """Return up to `most` of the indices, evenly spread; fewer if samples are slow to read `reads` times."""
     with DatasetObjects(dataset).kept():
         start = time.perf_counter()

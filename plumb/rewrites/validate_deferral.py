@@ -16,8 +16,8 @@ from plumb.instrument.recorder import SAMPLE
 from plumb.instrument.rng_state import disturb_generators, generator_states, kept_generators
 from plumb.runtime.deferred.elementwise_chain import BatchRecipe
 from plumb.runtime.deferred.recipe import bitwise_equal, is_plain, is_same
-from plumb.runtime.deferred.samples import DeferredBatch, Deferring, DeferringCollate, device_of, run
-from plumb.runtime.replay.substitution import Answered, Tree
+from plumb.runtime.deferred.samples import CallDeferrer, DeferredBatch, DeferringCollate, device_of, run
+from plumb.runtime.replay.substitution import SubstitutingRecorder, Tree
 
 Collate = Callable[[list[Any]], Any]
 
@@ -29,8 +29,8 @@ def try_out(deferral: Deferral, dataset: Any, collate_fn: Collate, indices: Sequ
     """
     device = device_of(deferral)
     tree = Tree(step.way for step in deferral.steps)
-    deferring = Deferring(deferral)
-    answered = Answered(tree, {tree.nodes[way]: answer for way, answer in deferring.answers.items()})
+    deferring = CallDeferrer(deferral)
+    answered = SubstitutingRecorder(tree, {tree.nodes[way]: answer for way, answer in deferring.answers.items()})
     collate = DeferringCollate(collate_fn)
 
     def plainly(group: Sequence[Any]) -> Any:

@@ -13,7 +13,7 @@ class DrawsError(VariesError):
     """Random numbers are drawn where a rewrite allows none. The message is one line."""
 
 
-class Drawing:
+class DrawCounter:
     """Number of samples that one process has read, and of those that drew random numbers before the cut."""
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """Reader of the samples of one batch: stored values instead of computed ones, and several samples at once.
 
-`Fetching` replaces the dataset inside a loader's iterator: torch requests a whole batch at a time from a dataset with
-`__getitems__`. Order, values and the user's exceptions are those of the dataset itself. Threads are used only where no
-random number is drawn, so the draws have the order of the plain pipeline.
+`FetchingDataset` replaces the dataset inside a loader's iterator: torch requests a whole batch at a time from a dataset
+with `__getitems__`. Order, values and the user's exceptions are those of the dataset itself. Threads are used only
+where no random number is drawn, so the draws have the order of the plain pipeline.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from plumb.instrument.opened_files import OpenedFile, opened_files
 from plumb.instrument.quick_look import QuickLook, quick_look_at
 from plumb.instrument.saved_state import METHODS
 from plumb.runtime.deferred.placeholder import VariesError
-from plumb.runtime.deferred.samples import DeferredSamples, Deferring
-from plumb.runtime.drawing_samples import Drawing, DrawsError
-from plumb.runtime.marked_batches import CheckedSamples, Marked, Note
+from plumb.runtime.deferred.samples import CallDeferrer, DeferredSamples
+from plumb.runtime.drawing_samples import DrawCounter, DrawsError
+from plumb.runtime.marked_batches import CheckedIndices, CheckedSamples, ReadRecord
 from plumb.runtime.plain_batches import PlainBatches, plain_samples
 from plumb.runtime.replay.replay import NO_ANSWERS, Replay, ReplayError
 from plumb.runtime.replay.sample_code import code_of_samples, code_on
@@ -77,7 +77,7 @@ class Fetch:
         return tuple(parts)
 
 
-class Fetching:
+class FetchingDataset:
     """Map-style dataset that reads another one's samples; picklable if that one is.
 
     If samples are read one by one, `after_first_sample` is called when the first one of a batch is made.
@@ -99,7 +99,7 @@ class Fetching:
         return len(self.dataset)
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, Marked):
+        if isinstance(index, CheckedIndices):
             return self._checked(index, self._sample)
         return self._sample(index)
 
@@ -108,7 +108,7 @@ class Fetching:
 
         Returns `CheckedSamples` for marked indices.
         """
-        return self._checked(indices, self._samples) if isinstance(indices, Marked) else self._samples(indices)
+        return self._checked(indices, self._samples) if isinstance(indices, CheckedIndices) else self._samples(indices)
 
     def read_plainly(self) -> None:
         """Read samples by the dataset itself from now on."""
@@ -133,7 +133,7 @@ class Fetching:
         self.after_first_sample()
         return [first, *(self.dataset[index] for index in indices[1:])]
 
-    def _checked(self, marked: Marked, read: Callable[[Any], Any]) -> CheckedSamples:
+    def _checked(self, marked: CheckedIndices, read: Callable[[Any], Any]) -> CheckedSamples:
         """Return the result of `read` with a note: the generators' states, and a plain version if that is requested."""
         reader, fetch, plain = self._here, self._fetch, None
         reader.generators.look_again()
@@ -144,7 +144,7 @@ class Fetching:
         seconds = time.perf_counter() - begun
         hits = reader.hits
         samples = read(marked.indices)
-        note = Note(
+        note = ReadRecord(
             states,
             plain,
             seconds,
@@ -182,12 +182,12 @@ class _SampleReader:
     def __init__(self, dataset: Any, fetch: Fetch) -> None:
         self._dataset = dataset
         self._fetch = fetch
-        self._deferring = Deferring(fetch.deferral) if fetch.deferral else None
+        self._deferring = CallDeferrer(fetch.deferral) if fetch.deferral else None
         self._replay = Replay(dataset, fetch.cut, self._deferring.answers if self._deferring else NO_ANSWERS)
         self._store = Store(fetch.spec) if fetch.spec else None
         self._pool = ReadingThreads(fetch.threads) if fetch.threads > 1 else None
         self.generators = Generators(dataset)
-        self._drawing = Drawing()
+        self._drawing = DrawCounter()
         self._is_plain = False
         self._is_checked = not fetch.is_planned
         self._batches = 0

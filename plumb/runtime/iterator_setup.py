@@ -24,11 +24,11 @@ from plumb.core.errors import StoreError
 from plumb.host import malloc
 from plumb.instrument.tracebacks import without_plumb
 from plumb.runtime.deferred.samples import DeferringCollate, Undeferred, device_of
-from plumb.runtime.fetch import Fetch, Fetching
+from plumb.runtime.fetch import Fetch, FetchingDataset
 from plumb.runtime.marked_batches import CheckedCollate
 from plumb.runtime.plain_batches import PlainBatches
 from plumb.runtime.shared_buffers import BufferedCollate, BufferReader
-from plumb.runtime.store.dataset_store import Stored, note_change
+from plumb.runtime.store.dataset_store import DatasetStore, note_change
 from plumb.runtime.table_batches import WholeCollate, may_read_whole
 
 
@@ -53,7 +53,7 @@ class WorkerInit:
         if self.allocator_reuse:
             malloc.reuse_until_exit()
         info = get_worker_info()
-        if info is not None and isinstance(info.dataset, Fetching):
+        if info is not None and isinstance(info.dataset, FetchingDataset):
             # Torch forbids setting it.
             object.__setattr__(info, "dataset", info.dataset.dataset)
         if self.then is not None:
@@ -80,7 +80,7 @@ class IteratorSetup:
         self,
         config: Config,
         rewrites: Rewrites,
-        stored: Stored | None = None,
+        stored: DatasetStore | None = None,
         is_planned: bool = False,
         is_checked: bool = False,
     ) -> None:
@@ -113,7 +113,7 @@ class IteratorSetup:
         # A stream can't be read by index, even if a plan for another dataset says so.
         if (self._is_checked or fetch.rewrites) and not isinstance(loader.dataset, IterableDataset):
             plainly = PlainBatches(loader.dataset, loader.collate_fn, loader._auto_collation)
-            parts["dataset"] = Fetching(loader.dataset, fetch, plainly if self._is_checked else None)
+            parts["dataset"] = FetchingDataset(loader.dataset, fetch, plainly if self._is_checked else None)
         if self._deferral is not None:
             parts["collate_fn"] = DeferringCollate(loader.collate_fn)
         if fetch.whole_batches:
@@ -168,7 +168,7 @@ class IteratorSetup:
             return
         apart = f"-{os.getpid()}-{self._unseen_changes}" if self._unseen_changes else ""
         try:
-            self.stored = Stored(dataset, self._cut, choice, apart)
+            self.stored = DatasetStore(dataset, self._cut, choice, apart)
         except StoreError as error:
             if str(error) != self._refusal:
                 self._refusal = str(error)

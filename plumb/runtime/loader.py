@@ -12,7 +12,7 @@ from plumb.instrument.torch_loader import DataLoader
 from plumb.instrument.worker_init import ReopeningInit, WatchedInit
 from plumb.runtime.iterator_setup import IteratorSetup
 from plumb.runtime.patient_iterator import PatientIterator
-from plumb.runtime.store.dataset_store import Stored
+from plumb.runtime.store.dataset_store import DatasetStore
 
 NO_REWRITES = Rewrites()
 
@@ -32,7 +32,7 @@ class Loader(DataLoader[Any]):
         *arguments: Any,
         config: Config,
         rewrites: Rewrites = NO_REWRITES,
-        stored: Stored | None = None,
+        stored: DatasetStore | None = None,
         running: IteratorSetup | None = None,
         is_checked: bool = False,
         **keywords: Any,
@@ -76,7 +76,7 @@ def rebuild(
     indices: Iterable[Any] | None,
     timeout_seconds: float = 0.0,
     rewrites: Rewrites = NO_REWRITES,
-    stored: Stored | None = None,
+    stored: DatasetStore | None = None,
     stacks_file: str | None = None,
     running: IteratorSetup | None = None,
     is_checked: bool = False,

@@ -11,13 +11,13 @@ from torch.utils.data import get_worker_info
 
 from plumb.host.forked_trial import ChildOutcome
 from plumb.host.pinned_memory import pinned
-from plumb.instrument.dataset_generators import Generators, Kept
-from plumb.runtime.plain_batches import Making
+from plumb.instrument.dataset_generators import Generators, GeneratorStates
+from plumb.runtime.plain_batches import BatchVersion
 from plumb.runtime.store.store import StoreSpec
 
 
 @dataclass(frozen=True)
-class Marked:
+class CheckedIndices:
     """Indices of a batch to be checked.
 
     The process that reads the batch also makes it plainly, within `seconds`, if `users_has_workers` or if it is the
@@ -35,7 +35,7 @@ class Marked:
 
 
 @dataclass(frozen=True)
-class Note:
+class ReadRecord:
     """Record of the process that read a batch.
 
     `states` are those of its generators before the batch, `after` digests of those after it. `plain` is the batch's
@@ -44,8 +44,8 @@ class Note:
     samples.
     """
 
-    states: Kept
-    plain: ChildOutcome[list[Making]] | None
+    states: GeneratorStates
+    plain: ChildOutcome[list[BatchVersion]] | None
     seconds: float
     threads: int
     rewrites: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ class CheckedSamples:
     """Samples of a marked batch before they are collated, and the generators that collating may draw from."""
 
     samples: Any
-    note: Note
+    note: ReadRecord
     generators: Generators
 
 
@@ -69,7 +69,7 @@ class CheckedBatch:
     """A batch to be checked, and its note."""
 
     batch: Any
-    note: Note
+    note: ReadRecord
 
     def with_batch(self, batch: Any) -> CheckedBatch:
         """Return the note with another batch: for example, the finished one."""

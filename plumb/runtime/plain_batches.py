@@ -9,12 +9,12 @@ from typing import Any
 
 from plumb.host.forked_trial import ChildOutcome, in_child
 from plumb.host.threads import torch_threads
-from plumb.instrument.dataset_generators import Generators, Kept
+from plumb.instrument.dataset_generators import Generators, GeneratorStates
 from plumb.instrument.values import digest_of_comparable
 
 
 @dataclass(frozen=True)
-class Making:
+class BatchVersion:
     """One version of a batch: a digest of its bits, and the states of all generators after it by their names.
 
     `digest` is None if no part of the batch can be compared. `is_whole`: every generator that was drawn from had the
@@ -25,7 +25,7 @@ class Making:
     after: dict[str, bytes]
     is_whole: bool = True
 
-    def equals(self, other: Making) -> bool:
+    def equals(self, other: BatchVersion) -> bool:
         """Return whether both versions have the same bits and drew the same random numbers."""
         common = self.after.keys() & other.after.keys()
         return self.digest == other.digest and all(self.after[name] == other.after[name] for name in common)
@@ -50,7 +50,9 @@ class PlainBatches:
         """Return the batch at `indices`. Raises the errors of the dataset and the collate function."""
         return self.collate_fn(self.samples(indices))
 
-    def in_child(self, indices: Any, states: Kept, seconds: float, times: int = 1) -> ChildOutcome[list[Making]]:
+    def in_child(
+        self, indices: Any, states: GeneratorStates, seconds: float, times: int = 1
+    ) -> ChildOutcome[list[BatchVersion]]:
         """Make the batch `times` times in a forked child, each time from `states`, and return the versions.
 
         Args:
@@ -61,7 +63,7 @@ class PlainBatches:
         """
         return in_child(partial(self._makings, indices, states, times), seconds)
 
-    def here(self, indices: Any, states: Kept, threads: int) -> Making:
+    def here(self, indices: Any, states: GeneratorStates, threads: int) -> BatchVersion:
         """Make the batch in this process with `threads` threads of torch; generators are restored afterwards."""
         generators = Generators(self.dataset)
         before = generators.kept()
@@ -71,15 +73,15 @@ class PlainBatches:
         finally:
             generators.put_back(before)
 
-    def _makings(self, indices: Any, states: Kept, times: int) -> list[Making]:
+    def _makings(self, indices: Any, states: GeneratorStates, times: int) -> list[BatchVersion]:
         generators = Generators(self.dataset)
         return [self._making(generators, indices, states) for _ in range(times)]
 
-    def _making(self, generators: Generators, indices: Any, states: Kept) -> Making:
+    def _making(self, generators: Generators, indices: Any, states: GeneratorStates) -> BatchVersion:
         is_whole = generators.put_back(states)
         told = digest_of_comparable(self.batch(indices))
         is_new = generators.look_again()
-        return Making(None if told is None else told.digest, generators.named_states(), is_whole and not is_new)
+        return BatchVersion(None if told is None else told.digest, generators.named_states(), is_whole and not is_new)
 
 
 def plain_samples(dataset: Any, indices: Sequence[Any]) -> Any:

@@ -26,7 +26,7 @@ from plumb.instrument.worker_init import ReopeningInit
 from plumb.runtime.checks.running_checks import check_guard
 from plumb.runtime.clocked_entry import clock_of
 from plumb.runtime.epoch.epoch_iterator import EpochIterator
-from plumb.runtime.epoch.epoch_order import drawn
+from plumb.runtime.epoch.epoch_order import draw_order
 from plumb.runtime.epoch.loader_run import LoaderRun, state_guard
 from plumb.runtime.epoch.persistent_epochs import PersistentEpochs
 from plumb.runtime.epoch_start import Epochs
@@ -212,7 +212,7 @@ class PlannedLoader:
         elif self._reuse is None:
             self._reuse = Reuse()
         is_reset = users.persistent_workers and self._epochs_begun > 0
-        order, seed_state = drawn(loader, users, is_reset)
+        order, seed_state = draw_order(loader, users, is_reset)
         self._epochs_begun += 1
         with exchanged(loader, self._given):
             template = rebuild(loader, users, None)

@@ -34,7 +34,7 @@ _ENOUGH = (1.4, 1.1, 1.0)
 _SAME_LOAD_CPUS, _MOST_VOID = 0.3, 4
 
 
-class Load(Protocol):
+class CpuLoad(Protocol):
     """Measurement of the CPUs that other processes keep busy since construction."""
 
     def cpus(self) -> float:
@@ -71,7 +71,7 @@ class RunClock:
         plan: Config,
         fill_batches: float,
         on_news: Callable[[Delivered], None],
-        load: Callable[[], Load],
+        load: Callable[[], CpuLoad],
     ) -> None:
         self.wants_own = False
         self.is_over = False
@@ -84,7 +84,7 @@ class RunClock:
         self._begin_load = load
         self._phase = _Phase.FIRST
         self._lap = Lap(is_own=False)
-        self._load: Load | None = None
+        self._load: CpuLoad | None = None
         self._first: Lap | None = None
         self._later: Lap | None = None
         self._last: Lap | None = None

@@ -192,7 +192,7 @@ class BufferWriter:
         self._taken = terms.taken[worker].numpy()
         self._buffers: list[Buffer | None] = [None] * len(self._taken)
         self._thread = threading.get_ident()
-        self._open: _Lot | None = None
+        self._open: _BufferPart | None = None
         if default_collate_fn_map.get(torch.Tensor) is collate_tensor_fn:
             default_collate_fn_map[torch.Tensor] = self._stacked
 
@@ -201,14 +201,14 @@ class BufferWriter:
         self._forget_given_up()
         number = self._largest()
         buffer = None if number is None else self._buffers[number]
-        self._open = None if number is None or buffer is None else _Lot(number, buffer)
+        self._open = None if number is None or buffer is None else _BufferPart(number, buffer)
         try:
             batch = collate_fn(samples)
             return self._packed(batch, self._open)
         finally:
             self._open = None
 
-    def _packed(self, batch: Any, lot: _Lot | None) -> Any:
+    def _packed(self, batch: Any, lot: _BufferPart | None) -> Any:
         content = io.BytesIO()
         writer = _Writer(content)
         try:
@@ -258,7 +258,7 @@ class BufferWriter:
         }
         return max(sizes, key=lambda number: sizes[number]) if sizes else None
 
-    def _with_room_for(self, size: int, in_hand: int | None) -> tuple[_Lot, torch.UntypedStorage] | None:
+    def _with_room_for(self, size: int, in_hand: int | None) -> tuple[_BufferPart, torch.UntypedStorage] | None:
         """Make a buffer in an empty place if there is one, else in place of a smaller one; None if none is free."""
         free = [number for number in range(len(self._buffers)) if number == in_hand or self._is_free(number)]
         if not free:
@@ -267,10 +267,10 @@ class BufferWriter:
         wanted = size if self._buffers[number] is None else int(size * _ROOM)
         storage = torch.UntypedStorage._new_shared(wanted)  # type: ignore[no-untyped-call]
         buffer = self._buffers[number] = Buffer(storage)
-        return _Lot(number, buffer), storage
+        return _BufferPart(number, buffer), storage
 
 
-class _Lot:
+class _BufferPart:
     """One batch's part of a buffer, filled from its start."""
 
     def __init__(self, number: int, buffer: Buffer) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from plumb.host.pinned_memory import pinned
 from plumb.runtime.epoch.loader_run import LoaderRun
-from plumb.runtime.fetch import Fetching
+from plumb.runtime.fetch import FetchingDataset
 from plumb.runtime.guards.guard import Finding, Verdict
 from plumb.runtime.guards.state_guard import StateGuard
 from plumb.runtime.plain_batches import PlainBatches
@@ -91,7 +91,7 @@ class _Watched:
 
     def _read_plainly(self) -> None:
         fetching = self._batches()._dataset_fetcher.dataset
-        if isinstance(fetching, Fetching):
+        if isinstance(fetching, FetchingDataset):
             fetching.read_plainly()
 
 

@@ -62,7 +62,7 @@ def _apply_plan(plan_file: str) -> None:
         share_temporary_folder()
         run_watcher.start(multiprocessing.util.get_temp_dir())
     interception.install(PlanHandler(found))
-    spawned_ranks.listen(lambda function, ranks, frame: spawned_ranks.OnPlan(function, plan_file))
+    spawned_ranks.listen(lambda function, ranks, frame: spawned_ranks.PlannedRank(function, plan_file))
 
 
 def _tune(orders: Orders, arguments: list[str]) -> None:

@@ -104,7 +104,7 @@ class TuningDoneFlag:
 
 
 @contextlib.contextmanager
-def said_when_over(launch: Launch | None) -> Iterator[None]:
+def signal_when_over(launch: Launch | None) -> Iterator[None]:
     """Signal the other ranks of a launch when the context ends, also if it fails; do nothing without a launch."""
     if launch is None:
         yield
@@ -133,7 +133,7 @@ def take_part(orders: Orders, arguments: list[str], launch: Launch) -> int:
 
     print(f"plumb: rank {launch.rank} of {launch.ranks} takes part while rank 0 tunes", file=sys.stderr, flush=True)
     outcome = launcher.run_tuned(
-        msgspec.structs.replace(orders, tune=tune), arguments, hear, _passed_on, is_over=ended.heard
+        msgspec.structs.replace(orders, tune=tune), arguments, hear, _forward_output, is_over=ended.heard
     )
     if ended.heard():
         return 0
@@ -144,7 +144,7 @@ def take_part(orders: Orders, arguments: list[str], launch: Launch) -> int:
     return 128 - outcome.exit_code if outcome.exit_code < 0 else outcome.exit_code
 
 
-def _passed_on(data: bytes) -> None:
+def _forward_output(data: bytes) -> None:
     """Write the script's output to standard error, like that of the rank that tunes."""
     sys.stderr.buffer.write(data)
     sys.stderr.buffer.flush()

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from plumb.tuning.measure.known_loader import Watched
+    from plumb.tuning.measure.known_loader import WatchedIterator
 
 # A loop that begins this many iterators for one batch each does so in every step.
 _LONE_BATCHES = 8
@@ -17,10 +17,10 @@ class LoneBatches:
 
     def __init__(self) -> None:
         # By loader: the latest iterator; the number of earlier ones that gave one batch each, and their start time.
-        self._latest: dict[str, Watched] = {}
+        self._latest: dict[str, WatchedIterator] = {}
         self._lone: dict[str, tuple[int, float]] = {}
 
-    def reason(self, watched: Watched, signals: int, patience_seconds: float) -> str | None:
+    def reason(self, watched: WatchedIterator, signals: int, patience_seconds: float) -> str | None:
         """Return why a loop can't be tuned if its steps have begun an epoch each for `patience_seconds`, else None.
 
         `watched` is about to deliver its first batch; `signals` is the number of backward passes and steps so far.

@@ -25,7 +25,7 @@ from plumb.runtime.loader_attributes import plans_attributes, set_attributes, us
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-    from plumb.runtime.guards.plan_fit import Fit
+    from plumb.runtime.guards.plan_fit import PlanFit
     from plumb.runtime.planned_loader import PlannedLoader
     from plumb.runtime.run_clock import RunClock
     from plumb.script.loader_registry import Registry
@@ -47,11 +47,11 @@ class PlanHandler:
         self._said: set[str] = set()
         self._registry: Registry | None = None
         # Keyed by identity, because a user's subclass may define equality or have no hash.
-        self._changed: dict[int, _Changed] = {}
+        self._changed: dict[int, _PlannedByHandler] = {}
         # By the number of an entry: its loader; and the entries that several loaders fit.
         self._owners: dict[int, KnownLoader] = {}
         self._contested: set[int] = set()
-        self._fits: dict[int, Fit] = {}
+        self._fits: dict[int, PlanFit] = {}
         self._clocks: dict[int, RunClock] = {}
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -185,10 +185,10 @@ class PlanHandler:
         sizes = loader.batch_size, getattr(loader.batch_sampler, "batch_size", None)
         self._put_in(loader, number, rewrites=self._plan.loaders[number].batch_size in sizes)
 
-    def _first_of(self, known: KnownLoader) -> _Changed | None:
+    def _first_of(self, known: KnownLoader) -> _PlannedByHandler | None:
         return next((each for each in self._changed.values() if self._owners.get(each.number) is known), None)
 
-    def _noted(self, loader: DataLoader[Any], rewrites: bool = True) -> _Changed | None:
+    def _noted(self, loader: DataLoader[Any], rewrites: bool = True) -> _PlannedByHandler | None:
         mark = vars(loader).get(_MARK)
         if mark is None:
             return None
@@ -196,14 +196,16 @@ class PlanHandler:
         planned = self._plan.loaders[number]
         planned = planned if rewrites else _with_workers_only(planned)
         clock = self._clocks.get(number)
-        changed = self._changed[id(loader)] = _Changed(loader, number, planned, users, clock)
+        changed = self._changed[id(loader)] = _PlannedByHandler(loader, number, planned, users, clock)
         if changed.clock is not None:
             # Loaders that are remade for each epoch are measured as one.
             self._clocks[number] = changed.clock
         weakref.finalize(loader, self._changed.pop, id(loader), None).atexit = False
         return changed
 
-    def _moved(self, changed: _Changed, loader: DataLoader[Any], known: KnownLoader) -> _Changed | None:
+    def _moved(
+        self, changed: _PlannedByHandler, loader: DataLoader[Any], known: KnownLoader
+    ) -> _PlannedByHandler | None:
         """Give a loader that turned out to be different from an earlier one an entry of its own, if there is one."""
         changed.become_plain(loader)
         number = self._entry_for(known, loader, known.site)
@@ -213,8 +215,8 @@ class PlanHandler:
         self._put_in(loader, number)
         return self._changed[id(loader)]
 
-    def _problem(self, changed: _Changed, loader: DataLoader[Any], known: KnownLoader | None) -> str:
-        from plumb.runtime.guards.plan_fit import Fit
+    def _problem(self, changed: _PlannedByHandler, loader: DataLoader[Any], known: KnownLoader | None) -> str:
+        from plumb.runtime.guards.plan_fit import PlanFit
 
         if changed.number in self._contested:
             return "another loader fits the same entry of the plan"
@@ -222,7 +224,7 @@ class PlanHandler:
         # If loaders are remade for each epoch, the first is compared with the plan, and the others with the first.
         fit = self._fits.get(changed.number)
         if fit is None:
-            fit = Fit(planned, planned.identity.facts if planned.identity else None)
+            fit = PlanFit(planned, planned.identity.facts if planned.identity else None)
             self._fits[changed.number] = fit
         is_first = changed.epochs == 0
         changed.epochs += 1
@@ -238,7 +240,7 @@ class PlanHandler:
             print(f"plumb: {text}", file=sys.stderr)
 
 
-class _Changed:
+class _PlannedByHandler:
     """A loader with the plan's arguments. `users` are the script's own."""
 
     def __init__(

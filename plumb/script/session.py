@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from plumb.script.loader_registry import Registry
     from plumb.script.training_signals import TrainingSignals
-    from plumb.tuning.measure.known_loader import KnownLoader, Watched
+    from plumb.tuning.measure.known_loader import KnownLoader, WatchedIterator
     from plumb.tuning.measure.loop_companions import Companion
     from plumb.tuning.measure.training_loop import LoopMeter, MeasurementCoroutine
 
@@ -113,7 +113,7 @@ class Session:
         self._files = LoaderFiles()
         self._lone_batches = LoneBatches()
         # By loader: the iterator that delivered the latest batch.
-        self._latest: dict[str, Watched] = {}
+        self._latest: dict[str, WatchedIterator] = {}
         self._thread: threading.Thread | None = None
 
     def listen_for_training(self) -> None:
@@ -171,7 +171,7 @@ class Session:
 
     def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
         """Return an iterator for the script's loop that reports every batch to the session."""
-        from plumb.tuning.measure.known_loader import Watched
+        from plumb.tuning.measure.known_loader import WatchedIterator
 
         known = self._registry.iterated(loader) if self._registry else None
         if known is None:
@@ -184,7 +184,7 @@ class Session:
         companion = self._companion(known)
         is_fed = known is self._running or (companion is not None and companion.is_confirmed)
         batches = iter(()) if is_fed else start()
-        return Watched(known, batches, start, plain_loop, self._next_batch)
+        return WatchedIterator(known, batches, start, plain_loop, self._next_batch)
 
     def read_by_dataset(self, loader: DataLoader[Any]) -> None:
         """Leave out a loader that a dataset reads itself, because another order would make another dataset."""
@@ -249,7 +249,7 @@ class Session:
 
     # ---- batches
 
-    def _next_batch(self, watched: Watched) -> Any:
+    def _next_batch(self, watched: WatchedIterator) -> Any:
         """Return the batch that the loop requests; errors of plumb's own end the tuning, not the script's loop."""
         try:
             return self._batch_for(watched)
@@ -261,7 +261,7 @@ class Session:
             failure = error
         return self.fail(failure)
 
-    def _batch_for(self, watched: Watched) -> Any:
+    def _batch_for(self, watched: WatchedIterator) -> Any:
         known, coroutine = watched.known, self._coroutine
         if self._users_error is not None:
             self._skips[type(self._users_error)] = None
@@ -313,7 +313,7 @@ class Session:
             self._users_error = users.error if isinstance(users.error, Exception) else None
             raise users.error from None
 
-    def _is_to_be_tuned(self, watched: Watched) -> bool:
+    def _is_to_be_tuned(self, watched: WatchedIterator) -> bool:
         """Return whether this loader's loop trains, or has run so long that it is the script's main activity."""
         assert self._signals is not None
         if watched.signals_before is None:
@@ -322,7 +322,7 @@ class Session:
         patience = max(self._budget_seconds * _PATIENCE, _PATIENCE_SECONDS)
         return trains or watched.known.iterating_seconds > patience
 
-    def _take_over(self, watched: Watched) -> Any:
+    def _take_over(self, watched: WatchedIterator) -> Any:
         from plumb.tuning.measure.loop_companions import beside
         from plumb.tuning.measure.replayed_batches import RestartingIterator
         from plumb.tuning.measure.samples_per_batch import samples_per_batch
@@ -485,7 +485,7 @@ def _alive(known: KnownLoader) -> DataLoader[Any] | None:
     return known.latest if known.latest is not None else known.loader()
 
 
-def _batches_left(watched: Watched, begins_anew: bool) -> float:
+def _batches_left(watched: WatchedIterator, begins_anew: bool) -> float:
     """Return how many batches the loop may get before its epoch ends.
 
     A plain loop's epoch ends only when its iterator does, which it never does here. A loop that counts its batches must

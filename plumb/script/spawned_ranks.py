@@ -16,7 +16,7 @@ _HOME = "torch.multiprocessing.spawn"
 
 
 @dataclass(frozen=True)
-class OnPlan:
+class PlannedRank:
     """A rank's function that first applies the plan in a file; it is pickled, and called in a process without plumb."""
 
     function: Callable[..., Any]

@@ -62,14 +62,14 @@ class CapturedCall:
 
 
 @dataclass(frozen=True)
-class Captured:
+class CapturedCalls:
     """Captured calls by operator id, and the reason for each operator without calls."""
 
     calls: Mapping[str, list[CapturedCall]]
     reasons: Mapping[str, str]
 
 
-def capture(source: SampleSource, units: int, operators: list[Operator], deadline: float = math.inf) -> Captured:
+def capture(source: SampleSource, units: int, operators: list[Operator], deadline: float = math.inf) -> CapturedCalls:
     """Load the first `units` units of a source twice: once to find the operators' nodes, once to keep their calls.
 
     Args:
@@ -87,11 +87,11 @@ def capture(source: SampleSource, units: int, operators: list[Operator], deadlin
     ids = {(operator.within, operator.name, operator.sites): operator.id for operator in operators}
     places = {node: _place(node) for node in walk.root.walk() if node.parent is not None}
     wanted = {node: ids[place] for node, place in places.items() if place in ids}
-    keeping = _Keeping(walk.root, walk.rewriter, select(list(wanted), whole=True), wanted)
+    keeping = _CapturingRecorder(walk.root, walk.rewriter, select(list(wanted), whole=True), wanted)
     _load(keeping, source, units, deadline)
     calls = {name: calls for name, calls in keeping.calls.items() if calls and name not in keeping.refused}
     unseen = {operator.id: NOT_SEEN for operator in operators if operator.id not in calls}
-    return Captured(calls, unseen | keeping.refused)
+    return CapturedCalls(calls, unseen | keeping.refused)
 
 
 def _load(recorder: Recorder, source: SampleSource, units: int, deadline: float) -> None:
@@ -120,7 +120,7 @@ class _CallTreeWalk(Recorder):
         return function(*arguments, **keywords)
 
 
-class _Keeping(Recorder):
+class _CapturingRecorder(Recorder):
     """Recorder that keeps the calls of the wanted nodes. `refused` maps operators that can't be kept to the reason."""
 
     def __init__(self, root: Node, rewriter: Rewriter, selection: Selection, wanted: Mapping[Node, str]) -> None:

@@ -43,17 +43,17 @@ class NodeFacts:
 
 
 @dataclass
-class Passed:
+class ValueFlow:
     """Values that flowed from one node to another. `size_bytes` is a sum over all units."""
 
     description: Description
     size_bytes: int = 0
     units: set[int] = field(default_factory=set)
 
-    def joined(self, other: Passed) -> Passed:
+    def joined(self, other: ValueFlow) -> ValueFlow:
         """Merge two flows into one."""
         description = _common(self.description, other.description)
-        return Passed(description, self.size_bytes + other.size_bytes, self.units | other.units)
+        return ValueFlow(description, self.size_bytes + other.size_bytes, self.units | other.units)
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Discovery(Recorder):
     def __init__(self, root: Node, rewriter: Rewriter, reads: ReadCounter, selection: Selection = EVERYTHING) -> None:
         super().__init__(root, rewriter, selection)
         self.facts: dict[Node, NodeFacts] = defaultdict(NodeFacts)
-        self.flows: dict[tuple[Node, Node], Passed] = {}
+        self.flows: dict[tuple[Node, Node], ValueFlow] = {}
         self.delivered: dict[Node, Description] = {}
         self._reads = reads
         self._unit = 0
@@ -189,7 +189,7 @@ class Discovery(Recorder):
         description = describe(value)
         passed = self.flows.get((producer, consumer))
         if passed is None:
-            passed = self.flows[producer, consumer] = Passed(description)
+            passed = self.flows[producer, consumer] = ValueFlow(description)
         passed.description = _common(passed.description, description)
         passed.size_bytes += description.size_bytes
         passed.units.add(self._unit)

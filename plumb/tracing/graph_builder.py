@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from plumb.instrument.callee import is_user_file
 from plumb.instrument.recorder import COLLATE, Node
-from plumb.tracing.dataflow_pass import Discovery, NodeFacts, Passed
+from plumb.tracing.dataflow_pass import Discovery, NodeFacts, ValueFlow
 from plumb.tracing.operator_kinds import kind_of
 from plumb.tracing.operator_selection import connect, represented
 from plumb.tracing.pipeline import Flow, Operator
@@ -187,7 +187,7 @@ def _hinted(node: Node, repeats: bool | None) -> bool | None:
     return node.hint.deterministic if repeats is None and node.hint is not None else repeats
 
 
-def _flow(passed: Passed, consumer: Node, observed: ObservedPasses, producer_ratio: float) -> Flow:
+def _flow(passed: ValueFlow, consumer: Node, observed: ObservedPasses, producer_ratio: float) -> Flow:
     collated = consumer.is_collating
     samples = len(passed.units) * (observed.batch_samples if collated else observed.unit_samples)
     return Flow(

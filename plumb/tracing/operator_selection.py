@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plumb.instrument.recorder import COLLATE, Node, Selection
-from plumb.tracing.dataflow_pass import Passed
+from plumb.tracing.dataflow_pass import ValueFlow
 from plumb.tracing.timing_pass import Cost
 
 if TYPE_CHECKING:
@@ -236,8 +236,8 @@ def represented(root: Node, operators: Collection[Node]) -> dict[Node, Node]:
     return found
 
 
-def connect(flows: Mapping[tuple[Node, Node], Passed], operators: list[Node], root: Node) -> nx.DiGraph:
-    """Build the graph of the operators, with a `Passed` as "passed" on its edges.
+def connect(flows: Mapping[tuple[Node, Node], ValueFlow], operators: list[Node], root: Node) -> nx.DiGraph:
+    """Build the graph of the operators, with a `ValueFlow` as "passed" on its edges.
 
     An operator stands for the nodes below it. Flows through a node outside all operators are drawn past it.
     """

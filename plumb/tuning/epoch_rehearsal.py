@@ -20,7 +20,7 @@ from plumb.core.plan import LoaderResult
 from plumb.instrument.rng_state import kept_generators
 from plumb.instrument.torch_loader import DataLoader
 from plumb.runtime.planned_loader import PlannedLoader
-from plumb.runtime.store.dataset_store import Stored
+from plumb.runtime.store.dataset_store import DatasetStore
 
 REHEARSED_EPOCHS = 3
 """The third is like all later ones; some of plumb's checks happen in the second."""
@@ -39,12 +39,12 @@ class EpochCosts:
 NO_COSTS = EpochCosts(0.0, 0.0, 0.0, 0.0)
 
 
-def rehearsed(
+def rehearse_epochs(
     loader: DataLoader[Any],
     planned: LoaderResult,
     batches: Sequence[Any],
     samples_per_second: float,
-    stored: Stored | None = None,
+    stored: DatasetStore | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> EpochCosts | None:
     """Measure the seconds of epochs on a plan in addition to their batches; return None if that fails.
@@ -104,7 +104,7 @@ def _epoch_seconds(begin: Callable[[], Iterable[Any]], clock: Callable[[], float
     return clock() - begun
 
 
-def _seconds_to_look(stored: Stored | None, dataset: Any, clock: Callable[[], float]) -> float:
+def _seconds_to_look(stored: DatasetStore | None, dataset: Any, clock: Callable[[], float]) -> float:
     """Return the seconds to find out whether a store still belongs to its dataset."""
     if stored is None:
         return 0.0

@@ -46,7 +46,7 @@ from plumb.tuning.measure.samples_per_batch import samples_per_batch
 from plumb.tuning.measure.training_loop import LoopMeter, LoopReading, MeasurementCoroutine
 from plumb.tuning.options import Options
 from plumb.tuning.overtime import late_seconds
-from plumb.tuning.plain_plan import plain_in_loop, settled_plain
+from plumb.tuning.plain_plan import compare_plain_in_loop, plain_result
 from plumb.tuning.restraint import changed_by_loop
 from plumb.tuning.search.decision import EQUAL
 from plumb.tuning.spending import Spending
@@ -169,7 +169,7 @@ class TuningWork:
             self._say(known, "your loop on torch's own arguments alone, by turns")
             until = max(deadline, time.perf_counter() + plain_seconds)
             latest = deadline + late_seconds(self._options.budget_seconds)
-            plainly = yield from plain_in_loop(
+            plainly = yield from compare_plain_in_loop(
                 loop,
                 own,
                 choice,
@@ -342,7 +342,7 @@ class TuningWork:
                 library=known.site.library,
                 identity=known.identity,
                 workers_compared=choice.search_space.num_workers if isinstance(loader.dataset, IterableDataset) else (),
-                plain=settled_plain(choice, in_loop.gain if in_loop else None, plainly),
+                plain=plain_result(choice, in_loop.gain if in_loop else None, plainly),
             )
         )
 

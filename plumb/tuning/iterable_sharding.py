@@ -100,7 +100,7 @@ def _samples(batches: Batches) -> Counter[bytes]:
 
 def _asks(loader: DataLoader[Any]) -> bool:
     """Return whether a worker's copy of the dataset reads the worker's info until its first samples."""
-    dataset = _Asking(loader.dataset)  # type: ignore[arg-type]
+    dataset = _WorkerInfoProbe(loader.dataset)  # type: ignore[arg-type]
     init = _Prepare(loader.worker_init_fn, spies=True)
     asked = Loader(
         dataset,
@@ -160,7 +160,7 @@ class _Digests(IterableDataset[bytes]):
             yield digest(sample) or b""
 
 
-class _Asking(IterableDataset[bool]):
+class _WorkerInfoProbe(IterableDataset[bool]):
     """Dataset that delivers whether the wrapped one reads the worker's info."""
 
     def __init__(self, dataset: IterableDataset[Any]) -> None:
@@ -172,10 +172,10 @@ class _Asking(IterableDataset[bool]):
             if taken >= _SAMPLES_TO_ASK or time.perf_counter() - begin > _SECONDS_TO_ASK:
                 break
         info: Any = get_worker_info()
-        yield isinstance(info, _Spy) and object.__getattribute__(info, "asked")
+        yield isinstance(info, _WatchedWorkerInfo) and object.__getattribute__(info, "asked")
 
 
-class _Spy:
+class _WatchedWorkerInfo:
     """A worker's info that records whether it was read."""
 
     def __init__(self, info: Any) -> None:
@@ -199,6 +199,6 @@ class _Prepare:
         # Torch forbids setting it.
         object.__setattr__(info, "dataset", info.dataset.dataset)
         if self.spies:
-            torch_worker._worker_info = _Spy(info)  # type: ignore[assignment]
+            torch_worker._worker_info = _WatchedWorkerInfo(info)  # type: ignore[assignment]
         if self.then is not None:
             self.then(worker_id)

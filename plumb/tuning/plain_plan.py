@@ -73,7 +73,7 @@ def best_plain(
     return best if is_better else own
 
 
-def plain_in_loop(
+def compare_plain_in_loop(
     loop: LoopMeter,
     own: Iterator[Any],
     choice: TuningResult,
@@ -97,7 +97,7 @@ def plain_in_loop(
     return compared if compared.ratio is not None or compared.failure else None
 
 
-def settled_plain(choice: TuningResult, gain: LoopGain | None, compared: LoopComparison | None) -> PlainMeasured:
+def plain_result(choice: TuningResult, gain: LoopGain | None, compared: LoopComparison | None) -> PlainMeasured:
     """Return the plan's result for torch's own arguments alone.
 
     Args:

@@ -21,13 +21,13 @@ from plumb.instrument.fork_safety import HandleSnapshot
 from plumb.model import constraints, resource_bounds
 from plumb.model.inputs import ModelInputs
 from plumb.runtime.loader import NO_REWRITES, Loader, rebuild
-from plumb.runtime.store.dataset_store import Stored
+from plumb.runtime.store.dataset_store import DatasetStore
 from plumb.tuning.measure.throughput import Chunk, IndexStream, MeasuredLoader, interleaved, is_known, rate_of
 from plumb.tuning.measure.trial_guard import TrialEndedError, TrialGuard
 from plumb.tuning.measure.trial_worker import worker_deaths_raised_while_waiting
 from plumb.tuning.measure.warm_store import FilledStores, HittingStream
 from plumb.tuning.search import decision
-from plumb.tuning.search.calibration_runs import CalibrationRun, growth_bytes, largest_worker, probe_run_of
+from plumb.tuning.search.calibration_runs import CalibrationRun, growth_bytes, largest_worker, probe_run
 from plumb.tuning.search.ledger import STOPPED, Ledger, Memory, TrialResult
 
 # Workers are stuck if they deliver nothing from the start for this many seconds, or for this multiple of the slowest
@@ -127,7 +127,7 @@ class Trials:
         known = config.num_workers * after.private_bytes + inputs.footprint.batch_bytes
         parted = max(0.0, taken_bytes - known)
         return CalibrationRun(
-            probe_run_of(loader), after.private_bytes, growth, parted, start_seconds, loader.main_start_seconds
+            probe_run(loader), after.private_bytes, growth, parted, start_seconds, loader.main_start_seconds
         )
 
     def probe_or_reason(self, inputs: ModelInputs, config: Config) -> CalibrationRun | str | None:
@@ -335,7 +335,7 @@ class Trials:
         """Undo what loading samples here opened in the dataset, so that workers open it themselves."""
         self._opened.put_back()
 
-    def hitting(self, config: Config) -> tuple[Stored, IndexStream] | None:
+    def hitting(self, config: Config) -> tuple[DatasetStore, IndexStream] | None:
         """Return a store as later epochs of `config` find it, and index batches that hit it; None without a store.
 
         Raises StoreError, and the dataset's errors.

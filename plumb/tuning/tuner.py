@@ -31,13 +31,13 @@ from plumb.instrument.main_module import start_method
 from plumb.instrument.sample_effects import CHILD_SECONDS
 from plumb.model import constraints, planner, resource_bounds
 from plumb.model.contributions import rates_without_each
-from plumb.model.cpu_contention import Competition
+from plumb.model.cpu_contention import CpuCompetition
 from plumb.model.inputs import ModelInputs, SearchSpace
 from plumb.rewrites.find import AvailableRewrites, find_rewrites
 from plumb.runtime.loader import current_config, rebuild
 from plumb.tracing.device.profile import has_accelerator
 from plumb.tuning import trial_journal
-from plumb.tuning.epoch_rehearsal import REHEARSED_EPOCHS, EpochCosts, rehearsed
+from plumb.tuning.epoch_rehearsal import REHEARSED_EPOCHS, EpochCosts, rehearse_epochs
 from plumb.tuning.explanations import (
     arriving,
     binding,
@@ -80,7 +80,7 @@ from plumb.tuning.search.search_space import (
 from plumb.tuning.search.stopping import worth_seconds
 from plumb.tuning.search.study import search
 from plumb.tuning.search.study_storage import Record, StudyError
-from plumb.tuning.search.worker_climb import climbed_by_workers
+from plumb.tuning.search.worker_climb import climb_workers
 from plumb.tuning.trials import LONGEST_PROBE_WINDOWS, Trials
 
 _log = logger(__name__)
@@ -224,7 +224,7 @@ class Tuner:
                 batches = [next(self._stream) for _ in range(count)]
                 stored = (self._trials.hitting(config) or (None,))[0]
                 rate = resource_bounds.making_rate(inputs, config) if stored else planned.tuned.samples_per_second
-                costs = rehearsed(self.subject.loader, planned, batches, rate, stored)
+                costs = rehearse_epochs(self.subject.loader, planned, batches, rate, stored)
         if costs is not None:
             return costs
         later = 0.0 if config.persistent_workers else start
@@ -304,7 +304,7 @@ class Tuner:
         one = self._trials.probe(inputs, Config(few, 2, pin_memory=self._pins, start_method=self._start.method))
         if one is None:
             return inputs
-        competition = Competition(self._others.usable_cpus, self._others.cpus())
+        competition = CpuCompetition(self._others.usable_cpus, self._others.cpus())
         dropping = drop_seconds_per_byte(inputs.footprint.batch_bytes)
         inputs = calibrate_with_one_worker(inputs, one, dropping, competition)
         cores = whole_cores(self.options.limits.cpus)
@@ -337,7 +337,7 @@ class Tuner:
             start_method=self._start.method,
         )
         until = _UNTIL_PROBED * self.seconds
-        return climbed_by_workers(
+        return climb_workers(
             inputs,
             plain,
             most,

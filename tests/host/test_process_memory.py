@@ -9,7 +9,7 @@ import time
 import numpy
 import pytest
 
-from plumb.host.process_memory import MemoryGrowth, MemoryTaken, counted_bytes, cpu_seconds, pages, script_bytes
+from plumb.host.process_memory import MemoryGrowth, MemoryTaken, cpu_seconds, pages, reference_count_bytes, script_bytes
 
 MIB = 2**20
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="only Linux tells")
@@ -111,8 +111,8 @@ class Named:
 
 def test_the_counts_of_a_long_list_of_names_are_told_from_a_part_of_it():
     whole = sum(sys.getsizeof(f"/some/where/{number:08d}.jpg") for number in range(300_000))
-    assert whole < counted_bytes(Named(300_000)) < 6 * whole
-    assert counted_bytes(Named(0)) < 2**20, "an array's values have no counts, and code is not the dataset's"
+    assert whole < reference_count_bytes(Named(300_000)) < 6 * whole
+    assert reference_count_bytes(Named(0)) < 2**20, "an array's values have no counts, and code is not the dataset's"
 
 
 def test_a_process_that_is_gone_has_none():

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 from plumb.core.config import Config
 from plumb.core.plan import LoaderResult, Measured, Prediction
 from plumb.instrument.saved_state import is_stateful
-from plumb.runtime.fetch import Fetch, Fetching
+from plumb.runtime.fetch import Fetch, FetchingDataset
 from plumb.runtime.loader import current_config
 from plumb.runtime.planned_loader import PlannedLoader
 from plumb.tuning.search.search_space import worker_start
@@ -88,10 +88,10 @@ def test_the_number_of_workers_of_such_a_loader_is_left_alone():
 
 
 def test_a_dataset_read_by_threads_has_its_state_and_no_other_methods():
-    fetching = Fetching(Stateful(), Fetch(threads=2))
+    fetching = FetchingDataset(Stateful(), Fetch(threads=2))
     fetching.load_state_dict({"read": 5})
     assert fetching.state_dict() == {"read": 5}
-    assert not hasattr(Fetching(Rows(), Fetch(threads=2)), "state_dict")
+    assert not hasattr(FetchingDataset(Rows(), Fetch(threads=2)), "state_dict")
     with pytest.raises(AttributeError, match="anything"):
         fetching.anything
 

@@ -10,11 +10,11 @@ from situations import BATCH_TIMES
 from torch.utils.data import DataLoader, Dataset
 
 from plumb.model.calibration import Calibration
-from plumb.model.simulator import Loading, consumed, simulate
+from plumb.model.simulator import SimulationParameters, consumed, simulate
 
 SMOOTH = Calibration(0.0, 0.0)
 loadings = st.builds(
-    Loading,
+    SimulationParameters,
     num_workers=st.integers(1, 6),
     prefetch_factor=st.integers(1, 4),
     **BATCH_TIMES,
@@ -55,52 +55,54 @@ def test_the_same_seed_gives_the_same_result(loading):
 
 def test_the_rate_of_even_batches_is_that_of_the_tightest_bound():
     even = {"hand_over_seconds": 0.001, "calibration": SMOOTH}
-    workers = Loading(3, 2, 0.01, wait_seconds=0.05, cores=8, **even)
+    workers = SimulationParameters(3, 2, 0.01, wait_seconds=0.05, cores=8, **even)
     assert simulate(workers).batches_per_second == pytest.approx(3 / 0.06, rel=0.02)
-    cpu = Loading(4, 2, 0.02, cores=2, **even)
+    cpu = SimulationParameters(4, 2, 0.02, cores=2, **even)
     assert simulate(cpu).batches_per_second == pytest.approx(2 / 0.021, rel=0.02)
-    step = Loading(4, 2, 0.02, step_seconds=0.05, cores=4, **even)
+    step = SimulationParameters(4, 2, 0.02, step_seconds=0.05, cores=4, **even)
     assert simulate(step).batches_per_second == pytest.approx(20, rel=0.01)
     assert simulate(step).stall_share == pytest.approx(0, abs=0.02)
-    by_turns = Loading(4, 2, 0.001, hand_over_seconds=0.02, step_seconds=0.05, step_cpu_seconds=0.05, cores=8)
+    by_turns = SimulationParameters(
+        4, 2, 0.001, hand_over_seconds=0.02, step_seconds=0.05, step_cpu_seconds=0.05, cores=8
+    )
     assert simulate(by_turns).batches_per_second == pytest.approx(1 / 0.07, rel=0.02)
 
 
 def test_a_step_that_blocks_takes_turns_with_taking_batches_over_and_leaves_the_cores_to_workers():
-    ahead = Loading(4, 2, 0.02, hand_over_seconds=0.02, step_seconds=0.03, cores=1, calibration=SMOOTH)
+    ahead = SimulationParameters(4, 2, 0.02, hand_over_seconds=0.02, step_seconds=0.03, cores=1, calibration=SMOOTH)
     blocked = dataclasses.replace(ahead, cpu_seconds=0.01, step_blocks=True)
     assert simulate(ahead).batches_per_second == pytest.approx(25, rel=0.01)
     assert simulate(blocked).batches_per_second == pytest.approx(20, rel=0.01)
 
 
 def test_without_workers_loading_and_stepping_take_turns():
-    assert simulate(Loading(0, 0, 0.03, 0.01, step_seconds=0.06)).batches_per_second == pytest.approx(10)
+    assert simulate(SimulationParameters(0, 0, 0.03, 0.01, step_seconds=0.06)).batches_per_second == pytest.approx(10)
 
 
 def test_one_worker_is_never_idle_with_the_least_prefetching():
     # What a single worker loses beside none is in its own work; its queue never runs dry.
-    deep, shallow = (Loading(1, depth, 0.1, hand_over_seconds=0.01, cores=2) for depth in (8, 2))
+    deep, shallow = (SimulationParameters(1, depth, 0.1, hand_over_seconds=0.01, cores=2) for depth in (8, 2))
     assert simulate(shallow).batches_per_second == pytest.approx(simulate(deep).batches_per_second, rel=0.001)
 
 
 def test_a_slow_batch_stops_the_dispatch_to_all_unless_order_is_given_up():
     late = {"spread": (1.0,) * 15 + (20.0,), "cores": 64.0}
-    ordered = simulate(Loading(8, 2, 0.0, 0.02, **late), 3000)
-    deeper = simulate(Loading(8, 8, 0.0, 0.02, **late), 3000)
-    free = simulate(Loading(8, 2, 0.0, 0.02, in_order=False, **late), 3000)
+    ordered = simulate(SimulationParameters(8, 2, 0.0, 0.02, **late), 3000)
+    deeper = simulate(SimulationParameters(8, 8, 0.0, 0.02, **late), 3000)
+    free = simulate(SimulationParameters(8, 2, 0.0, 0.02, in_order=False, **late), 3000)
     assert ordered.batches_per_second < 0.7 * free.batches_per_second
     assert ordered.batches_per_second < deeper.batches_per_second
 
 
 def test_workers_that_persist_start_once():
     epochs = {"epoch_batches": 8, "start_seconds": 1.0, "cores": 2.0}
-    lasting = simulate(Loading(2, 2, 0.1, persistent_workers=True, **epochs), 40)
-    renewed = simulate(Loading(2, 2, 0.1, **epochs), 40)
+    lasting = simulate(SimulationParameters(2, 2, 0.1, persistent_workers=True, **epochs), 40)
+    renewed = simulate(SimulationParameters(2, 2, 0.1, **epochs), 40)
     assert lasting.epoch_seconds[0] == pytest.approx(1.4)
     assert lasting.epoch_seconds[1:] == pytest.approx([0.4] * 4)
     assert renewed.epoch_seconds == pytest.approx([1.4] * 5)
     assert renewed.batches_per_second == pytest.approx(8 / 1.4)
-    long = simulate(Loading(2, 2, 0.1, epoch_batches=10_000, start_seconds=1.0, cores=2.0), 100)
+    long = simulate(SimulationParameters(2, 2, 0.1, epoch_batches=10_000, start_seconds=1.0, cores=2.0), 100)
     assert long.epoch_seconds == pytest.approx([501, 501], rel=0.01)
 
 
@@ -151,7 +153,7 @@ def _second_epoch(workers, prefetch, seconds, step_seconds, in_order=True):
 )
 def test_an_epoch_takes_as_long_as_the_real_one(workers, prefetch, spread, step_seconds, in_order):
     factors = [spread[(7 * place) % len(spread)] for place in range(40)]
-    loading = Loading(workers, prefetch, 0.0, 0.02, step_seconds=step_seconds, in_order=in_order)
+    loading = SimulationParameters(workers, prefetch, 0.0, 0.02, step_seconds=step_seconds, in_order=in_order)
     expected = consumed(loading, factors)[-1]
     times = [0.02 * factor for factor in factors]
     # Sleeps are exact to a millisecond or so, but a busy host may wake a process up late.

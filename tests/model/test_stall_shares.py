@@ -10,7 +10,7 @@ from situations import situations
 from plumb.core.config import Config
 from plumb.core.plan import SampleCost
 from plumb.host import Limits
-from plumb.model.cpu_contention import Competition
+from plumb.model.cpu_contention import CpuCompetition
 from plumb.model.inputs import Footprint, ModelInputs, StorageBandwidth
 from plumb.model.resource_bounds import predict
 from plumb.model.stall_shares import step_shares
@@ -43,7 +43,7 @@ def test_without_workers_the_loop_waits_for_what_a_sample_does():
 
 
 def test_without_workers_it_waits_for_both_however_few_cores_others_leave():
-    crowded = replace(PLAIN, limits=Limits(cpus=2), competition=Competition(2.0, 1.9, 0.0))
+    crowded = replace(PLAIN, limits=Limits(cpus=2), competition=CpuCompetition(2.0, 1.9, 0.0))
     assert predict(crowded, Config()).bottleneck == "cpu"
     shares = step_shares(crowded, Config(), 100.0, 0.5)
     assert shares.read == pytest.approx(shares.compute)

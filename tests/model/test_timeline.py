@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from situations import BATCH_TIMES, situations
 
 from plumb.core.config import Config
-from plumb.model.simulator import MAIN, STEP, Loading, consumed, spans
+from plumb.model.simulator import MAIN, STEP, SimulationParameters, consumed, spans
 from plumb.model.timeline import timelines
 
 loadings = st.builds(
-    Loading,
+    SimulationParameters,
     num_workers=st.integers(0, 4),
     prefetch_factor=st.integers(1, 3),
     **BATCH_TIMES,

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from plumb.instrument.recorder import SAMPLE
 from plumb.runtime.deferred.placeholder import VariesError
-from plumb.runtime.deferred.samples import Deferring, DeferringCollate, Undeferred
-from plumb.runtime.replay.substitution import Answered, Tree
+from plumb.runtime.deferred.samples import CallDeferrer, DeferringCollate, Undeferred
+from plumb.runtime.replay.substitution import SubstitutingRecorder, Tree
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -134,9 +134,9 @@ class Deferred(Dataset):
     def __getitems__(self, indices):
         if self._answered is None:
             tree = Tree(step.way for step in self.deferral.steps)
-            self._deferring = Deferring(self.deferral)
+            self._deferring = CallDeferrer(self.deferral)
             answers = {tree.nodes[way]: answer for way, answer in self._deferring.answers.items()}
-            self._answered = Answered(tree, answers)
+            self._answered = SubstitutingRecorder(tree, answers)
         try:
             with self._answered:
                 samples = [self._answered.enter(SAMPLE, operator.getitem, self.dataset, index) for index in indices]

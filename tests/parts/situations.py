@@ -8,7 +8,7 @@ from plumb.core.plan import SampleCost
 from plumb.host import Limits
 from plumb.model.calibration import Calibration
 from plumb.model.concurrency_climb import ClimbEnd, SourceCapacity
-from plumb.model.cpu_contention import Competition
+from plumb.model.cpu_contention import CpuCompetition
 from plumb.model.inputs import (
     AllocatorGain,
     CutCost,
@@ -130,7 +130,7 @@ situations = st.builds(
         st.just(4),
         st.sampled_from(ClimbEnd),
     ),
-    competition=st.none() | st.builds(Competition, st.floats(1, 128), st.floats(0, 64), st.floats(0.1, 1)),
+    competition=st.none() | st.builds(CpuCompetition, st.floats(1, 128), st.floats(0, 64), st.floats(0.1, 1)),
 )
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from plumb.model.concurrency_climb import ClimbEnd
 from plumb.rewrites import reads_at_once as reads
-from plumb.rewrites.reads_at_once import climbed, reads_at_once
+from plumb.rewrites.reads_at_once import climb_reads, reads_at_once
 
 # Far longer than a busy host takes to wake a thread up.
 WAIT = 0.03
@@ -38,7 +38,7 @@ class Served:
 
 def test_a_source_that_serves_a_few_at_a_time_is_not_asked_for_many_more():
     source = Served(4)
-    capacity = climbed(source.read, range(8), WAIT, 64, 20.0)
+    capacity = climb_reads(source.read, range(8), WAIT, 64, 20.0)
     assert capacity.end is ClimbEnd.FLAT
     assert capacity.good_reads == 4
     assert source.most <= 8
@@ -46,7 +46,7 @@ def test_a_source_that_serves_a_few_at_a_time_is_not_asked_for_many_more():
 
 def test_no_more_are_made_at_once_than_are_allowed():
     source = Served(64)
-    assert climbed(source.read, range(8), WAIT, 6, 20.0).most_reads <= 6
+    assert climb_reads(source.read, range(8), WAIT, 6, 20.0).most_reads <= 6
     assert source.most <= 6
 
 
@@ -57,7 +57,7 @@ def test_what_a_read_raises_ends_the_climb_and_is_told():
         source.read(index)
 
     source = Served(64)
-    capacity = climbed(refuse, range(8), WAIT, 64, 20.0)
+    capacity = climb_reads(refuse, range(8), WAIT, 64, 20.0)
     assert (capacity.end, capacity.good_reads) == (ClimbEnd.FAILED, 4)
     assert capacity.reason == "8 reads at once fail: ConnectionError: too many"
 
@@ -75,7 +75,7 @@ def test_reads_that_never_end_are_given_up(monkeypatch):
 
 
 def test_there_may_be_no_time_for_a_first_look():
-    assert climbed(lambda index: None, [0], 1.0, 64, 0.5) is None
+    assert climb_reads(lambda index: None, [0], 1.0, 64, 0.5) is None
 
 
 def test_a_read_that_comes_long_after_the_others_is_no_part_of_a_rate():

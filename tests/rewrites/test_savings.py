@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from plumb.rewrites.batch_maker import NotDeferredError
 from plumb.rewrites.deferrals import find_deferral
-from plumb.rewrites.savings import filled, savings
+from plumb.rewrites.savings import fill_store, measure_savings
 from plumb.runtime.fetch import Fetch
 from plumb.runtime.store.store import Store
 
@@ -31,11 +31,11 @@ class Scaled(torch.utils.data.Dataset):
 def test_a_store_saves_what_comes_before_it_and_costs_what_it_reads():
     dataset = Inline()
     cut = found(dataset)[0]["np.clip"].cut
-    store = filled(dataset, cut, range(6))
+    store = fill_store(dataset, cut, range(6))
     assert store.value_bytes >= 20_000 * 8
     assert store.write_seconds > 0
     hits = Fetch(cut=cut, spec=store.stored.spec, is_frozen=True)
-    saved = savings(DataLoader(dataset), {"hits": hits}, [list(range(6))])["hits"]
+    saved = measure_savings(DataLoader(dataset), {"hits": hits}, [list(range(6))])["hits"]
     assert 0 < saved.left.plainly < 1  # the sort alone takes longer than to read it
     assert 0 < saved.left.reusing < 1
     assert saved.main_seconds == saved.main_seconds_reusing == 0
@@ -50,13 +50,13 @@ def test_to_open_a_store_is_no_part_of_writing_a_sample(monkeypatch):
 
     monkeypatch.setattr("plumb.rewrites.savings.Store", Opened)
     dataset = Inline()
-    assert filled(dataset, found(dataset)[0]["np.clip"].cut, range(3)).write_seconds < 0.1
+    assert fill_store(dataset, found(dataset)[0]["np.clip"].cut, range(3)).write_seconds < 0.1
 
 
 def test_deferring_is_measured_on_whole_batches():
     loader = DataLoader(Scaled(), batch_size=32)
     deferral = find_deferral(loader.dataset, loader.collate_fn, list(range(8))).deferral
-    saved = savings(loader, {"later": Fetch(deferral=deferral)}, [list(range(32))])["later"]
+    saved = measure_savings(loader, {"later": Fetch(deferral=deferral)}, [list(range(32))])["later"]
     assert saved.main_seconds > 0
     assert saved.main_seconds_reusing > 0
     assert saved.left.plainly > 0
@@ -77,7 +77,7 @@ def test_without_workers_a_batch_is_made_on_torch_s_threads_and_finished(threads
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        saved = savings(loader, {"later": Fetch(deferral=deferral)}, [list(range(32))])["later"]
+        saved = measure_savings(loader, {"later": Fetch(deferral=deferral)}, [list(range(32))])["later"]
     finally:
         torch.set_num_threads(before)
     assert made_on == {1, threads}
@@ -90,7 +90,7 @@ def test_without_room_in_shared_memory_nothing_is_put_there(monkeypatch):
 
     monkeypatch.setattr("os.statvfs", lambda _: Full)
     monkeypatch.setattr(torch.UntypedStorage, "_new_shared", None)
-    saved = savings(DataLoader(Scaled()), {"plainly": Fetch()}, [list(range(8))])["plainly"]
+    saved = measure_savings(DataLoader(Scaled()), {"plainly": Fetch()}, [list(range(8))])["plainly"]
     assert saved.left.plainly > 0
 
 
@@ -101,7 +101,7 @@ def test_what_is_not_deferred_after_all_saves_nothing():
         loader.dataset, batch_size=32, collate_fn=lambda samples: torch.stack([s for s, _ in samples]) + 1
     )
     ways = {"later": Fetch(deferral=deferral), "plainly": Fetch()}
-    saved = savings(other, ways, [list(range(32))])
+    saved = measure_savings(other, ways, [list(range(32))])
     assert list(saved) == list(ways)
     assert isinstance(saved["later"], NotDeferredError)
     assert saved["plainly"].left.plainly > 0, "the others are timed all the same"
@@ -116,7 +116,7 @@ def test_what_is_not_deferred_in_a_later_batch_leaves_the_others_timed():
     loader = DataLoader(Varied(), batch_size=32)
     deferral = find_deferral(loader.dataset, loader.collate_fn, list(range(8))).deferral
     ways = {"later": Fetch(deferral=deferral), "plainly": Fetch()}
-    saved = savings(loader, ways, [list(range(32)), list(range(32, 64))])
+    saved = measure_savings(loader, ways, [list(range(32)), list(range(32, 64))])
     assert list(saved) == list(ways)
     assert isinstance(saved["later"], NotDeferredError)
     assert saved["plainly"].left.plainly > 0
@@ -130,7 +130,9 @@ def test_what_the_dataset_itself_raises_is_raised():
             return super().__getitem__(index)
 
     with pytest.raises(ValueError, match="sample 40"):
-        savings(DataLoader(Broken(), batch_size=32), {"plainly": Fetch()}, [list(range(32)), list(range(32, 64))])
+        measure_savings(
+            DataLoader(Broken(), batch_size=32), {"plainly": Fetch()}, [list(range(32)), list(range(32, 64))]
+        )
 
 
 @pytest.mark.parametrize("is_calm", [True, False])
@@ -151,6 +153,6 @@ def test_where_memory_is_fresh_by_chance_what_is_left_in_used_memory_counts(is_c
         return torch.stack([sample for sample, _ in samples])
 
     monkeypatch.setattr("plumb.rewrites.savings.malloc_reuse", reusing)
-    saved = savings(DataLoader(Scaled(), collate_fn=collate), {"plainly": Fetch()}, [list(range(8))])["plainly"]
+    saved = measure_savings(DataLoader(Scaled(), collate_fn=collate), {"plainly": Fetch()}, [list(range(8))])["plainly"]
     assert (saved.left.plainly == saved.left.reusing) is not is_calm
     assert saved.left.reusing == pytest.approx(1.0, abs=0.3)

@@ -17,7 +17,7 @@ from plumb.core.plan_marks import mark_unsafe
 from plumb.host.forked_trial import ChildOutcome
 from plumb.instrument.rng_state import generator_states
 from plumb.runtime.checks import running_checks
-from plumb.runtime.plain_batches import Making
+from plumb.runtime.plain_batches import BatchVersion
 from plumb.runtime.planned_loader import PlannedLoader
 from plumb.runtime.replay.sample_code import code_of_samples
 from tests.parts.planned import STORE, plan_of, run_on
@@ -207,7 +207,7 @@ def test_loaders_that_are_made_anew_for_each_epoch_are_checked_as_one(monkeypatc
         epoch(entry)
     (tally,) = running_checks.tallies
     assert tally.checked == tally.equal <= 4, "the first two, the first of the second epoch, and what cost allows"
-    wrong = ChildOutcome(value=[Making(b"other", {})] * 2)
+    wrong = ChildOutcome(value=[BatchVersion(b"other", {})] * 2)
     monkeypatch.setattr(running_checks.PlainBatches, "in_child", lambda *arguments, **more: wrong)
     monkeypatch.setenv("PLUMB_CHECK", "1")
     monkeypatch.setattr(running_checks, "_histories", {})

@@ -36,18 +36,18 @@ from plumb.instrument.recorder import SAMPLE
 from plumb.rewrites.deferrals import find_deferral
 from plumb.rewrites.validate_deferral import same_batch
 from plumb.runtime.deferred.elementwise_chain import BatchRecipe, Watch, chain_of
-from plumb.runtime.deferred.placeholder import Pending, VariesError, pending_of, stand_in, without_content
+from plumb.runtime.deferred.placeholder import Pending, VariesError, make_placeholder, pending_of, without_content
 from plumb.runtime.deferred.recipe import DeferredCall, bitwise_equal, is_same, pack, unpack
 from plumb.runtime.deferred.samples import (
+    CallDeferrer,
     DeferredBatch,
     DeferredSamples,
-    Deferring,
     DeferringCollate,
     Undeferred,
     run,
     visible_state,
 )
-from plumb.runtime.replay.substitution import Answered, Tree
+from plumb.runtime.replay.substitution import SubstitutingRecorder, Tree
 from plumb.tracing.capture_pass import Method
 
 
@@ -192,7 +192,7 @@ def test_a_stand_in_tells_what_it_is_like_and_has_the_true_content():
     base = torch.randint(0, 256, (3, 4, 4), dtype=torch.uint8)
     true = base.div(255).sub(MEAN)
     pending = Pending(base, calls, 2)
-    tensor = stand_in(pending, without_content(true))
+    tensor = make_placeholder(pending, without_content(true))
     assert (tensor.shape, tensor.dtype, tensor.ndim, len(tensor)) == (true.shape, true.dtype, 3, 3)
     assert isinstance(tensor, torch.FloatTensor)
     assert not pending.was_asked_for
@@ -358,11 +358,11 @@ def test_a_device_gets_the_batch_before_its_operators():
 def test_threads_may_load_the_samples_of_a_batch():
     dataset = Rows(scaled, torch.rand(40, 50))
     deferral = deferral_of(dataset)
-    deferring = Deferring(deferral)
+    deferring = CallDeferrer(deferral)
     tree = Tree(step.way for step in deferral.steps)
 
     def load(index):
-        answered = Answered(tree, {tree.nodes[way]: answer for way, answer in deferring.answers.items()})
+        answered = SubstitutingRecorder(tree, {tree.nodes[way]: answer for way, answer in deferring.answers.items()})
         with answered:
             return answered.enter(SAMPLE, operator.getitem, dataset, index)
 

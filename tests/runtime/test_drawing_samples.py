@@ -15,7 +15,7 @@ from plumb.core.config import CacheChoice, CallStep, Config, Cut, Rewrites
 from plumb.instrument.dataset_generators import DrawWatch, Generators
 from plumb.instrument.rng_state import generator_states
 from plumb.runtime import fetch as fetching
-from plumb.runtime.fetch import Fetch, Fetching
+from plumb.runtime.fetch import Fetch, FetchingDataset
 from plumb.runtime.iterator_setup import IteratorSetup
 from plumb.runtime.replay.sample_code import code_of_samples, code_on
 from plumb.runtime.store.store import Store, key_of
@@ -107,7 +107,7 @@ def library(monkeypatch):
 @pytest.mark.parametrize("cut", [WHOLE, load_cut()], ids=["whole", "load"])
 def test_a_rare_class_that_is_augmented_is_never_stored(kind, cut, spec, capfd):
     dataset = Rare(kind, behind=cut is not WHOLE)
-    reader = Fetching(dataset, Fetch(cut=cut, spec=spec))
+    reader = FetchingDataset(dataset, Fetch(cut=cut, spec=spec))
     plain = Rare(kind, behind=cut is not WHOLE)
     expected = batches(lambda indices: [plain[index] for index in indices])
     assert batches(reader.__getitems__) == expected
@@ -130,7 +130,7 @@ def test_a_generator_that_a_sample_makes_is_found_before_anything_is_stored(spec
 
     plain = Lazy()
     expected = batches(lambda indices: [plain[index] for index in indices])
-    assert batches(Fetching(Lazy(), Fetch(cut=WHOLE, spec=spec)).__getitems__) == expected
+    assert batches(FetchingDataset(Lazy(), Fetch(cut=WHOLE, spec=spec)).__getitems__) == expected
     assert Store(spec).count == 0
 
 
@@ -138,7 +138,7 @@ def test_several_samples_that_draw_end_the_store_in_all_processes(spec, capfd):
     often = range(0, LENGTH, 2)
     plain = Rare(rare=often)
     expected = batches(lambda indices: [plain[index] for index in indices])
-    assert batches(Fetching(Rare(rare=often), Fetch(cut=WHOLE, spec=spec)).__getitems__) == expected
+    assert batches(FetchingDataset(Rare(rare=often), Fetch(cut=WHOLE, spec=spec)).__getitems__) == expected
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1
     assert "drew random numbers before the end of samples" in lines[0]
@@ -147,7 +147,7 @@ def test_several_samples_that_draw_end_the_store_in_all_processes(spec, capfd):
     assert other.is_off
     assert "was ended" in other.reason
     # A process that comes to it later reads plainly, too, and says no more.
-    assert batches(Fetching(Rare(rare=often), Fetch(cut=WHOLE, spec=spec)).__getitems__) == expected
+    assert batches(FetchingDataset(Rare(rare=often), Fetch(cut=WHOLE, spec=spec)).__getitems__) == expected
     assert capfd.readouterr().err == ""
 
 
@@ -156,7 +156,7 @@ def test_several_samples_that_draw_end_the_store_in_all_processes(spec, capfd):
 def test_threads_end_where_random_numbers_are_drawn_in_them(kind, cut, spec, capfd):
     dataset, plain = Rare(kind, behind=cut is not None), Rare(kind, behind=cut is not None)
     expected = batches(lambda indices: [plain[index] for index in indices])
-    reader = Fetching(dataset, Fetch(threads=4, cut=cut, spec=spec if cut else None))
+    reader = FetchingDataset(dataset, Fetch(threads=4, cut=cut, spec=spec if cut else None))
     assert batches(reader.__getitems__) == expected
     assert dataset.rng.bit_generator.state == plain.rng.bit_generator.state
     assert dataset.python.getstate() == plain.python.getstate()
@@ -173,7 +173,7 @@ def test_threads_without_a_store_are_looked_at_later_too(monkeypatch, capfd):
         return slowly(self, index)
 
     monkeypatch.setattr(Rare, "load", load)
-    reader = Fetching(Rare(), Fetch(threads=2, cut=load_cut()))
+    reader = FetchingDataset(Rare(), Fetch(threads=2, cut=load_cut()))
     plain = Rare()
     expected = batches(lambda indices: [plain[index] for index in indices])
     assert batches(reader.__getitems__) == expected
@@ -184,7 +184,7 @@ def test_threads_that_draw_nothing_go_on_beside_a_rest_that_draws(spec, capfd):
     for store in (None, spec):
         plain, dataset = Rare(rare=(), behind=True), Rare(rare=(), behind=True)
         expected = batches(lambda indices, plain=plain: [plain[index] for index in indices])
-        assert batches(Fetching(dataset, Fetch(threads=4, cut=load_cut(), spec=store)).__getitems__) == expected
+        assert batches(FetchingDataset(dataset, Fetch(threads=4, cut=load_cut(), spec=store)).__getitems__) == expected
     assert Store(spec).count == LENGTH
     assert capfd.readouterr().err == ""
 

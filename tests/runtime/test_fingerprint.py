@@ -14,7 +14,7 @@ import torch
 from plumb.core.config import CacheChoice, CallStep, Config, Cut, Rewrites
 from plumb.instrument import content_digest
 from plumb.runtime.iterator_setup import IteratorSetup
-from plumb.runtime.store.dataset_store import Stored
+from plumb.runtime.store.dataset_store import DatasetStore
 from plumb.runtime.store.fingerprint import fingerprint, fingerprint_of_part
 
 CUT = Cut("load", (CallStep("D.__getitem__#1", "load"),))
@@ -284,9 +284,9 @@ def test_of_small_data_all_is_looked_at():
 
 def test_a_store_in_memory_is_this_job_s_where_a_part_was_looked_at(tmp_path, monkeypatch):
     large, choice = Plain([{"row": row} for row in range(5000)]), CacheChoice("load", "memory", 2**20, 1.0)
-    assert Stored(large, CUT, choice).fingerprint != fingerprint(large, CUT, ())
-    assert Stored(Plain([1]), CUT, choice).fingerprint == fingerprint(Plain([1]), CUT, ())
-    on_disk = Stored(large, CUT, dataclasses.replace(choice, tier="disk", folder=str(tmp_path)))
+    assert DatasetStore(large, CUT, choice).fingerprint != fingerprint(large, CUT, ())
+    assert DatasetStore(Plain([1]), CUT, choice).fingerprint == fingerprint(Plain([1]), CUT, ())
+    on_disk = DatasetStore(large, CUT, dataclasses.replace(choice, tier="disk", folder=str(tmp_path)))
     assert on_disk.fingerprint == fingerprint(large, CUT, ())
     assert on_disk.is_of(large)
     large.state[-1]["row"] = 0

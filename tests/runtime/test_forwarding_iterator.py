@@ -10,18 +10,18 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from plumb.runtime.deferred.samples import Undeferred
 from plumb.runtime.epoch.persistent_epochs import PersistentEpochs
-from plumb.tuning.measure.known_loader import KnownLoader, Watched
+from plumb.tuning.measure.known_loader import KnownLoader, WatchedIterator
 
 
 def watched(loader):
     known = KnownLoader("loader", None, None, 2)
-    return Watched(known, iter(loader), loader.__iter__, True, lambda each: next(each.batches))
+    return WatchedIterator(known, iter(loader), loader.__iter__, True, lambda each: next(each.batches))
 
 
 def watched_in_a_tuning(loader):
     """One that the loop begins while the first is tuned: it has batches of the tuning's."""
     first = watched(loader)
-    return Watched(first.known, iter(()), loader.__iter__, True, lambda each: next(first.batches))
+    return WatchedIterator(first.known, iter(()), loader.__iter__, True, lambda each: next(first.batches))
 
 
 def finished_on_a_device(loader):

@@ -19,7 +19,7 @@ from cutting import found, seen
 from plumb.core.config import Cut
 from plumb.instrument.values import digest
 from plumb.runtime.replay.replay import Replay, ReplayError
-from plumb.runtime.replay.skipped_value import Skipped, SkippedUsed
+from plumb.runtime.replay.skipped_value import SkippedUsed, SkippedValue
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_a_skipped_value_is_missed_even_where_the_users_code_swallows_all_except
 def test_any_use_of_a_skipped_value_is_noticed_even_where_it_is_swallowed(use):
     noted = []
     with pytest.raises(SkippedUsed):
-        use(Skipped({"sort"}, lambda: noted.append(1)))
+        use(SkippedValue({"sort"}, lambda: noted.append(1)))
     assert noted
 
 

@@ -8,7 +8,7 @@ from forked import run_forked
 
 from plumb.core import events
 from plumb.script.session import Session
-from plumb.script.spawned_ranks import OnPlan
+from plumb.script.spawned_ranks import PlannedRank
 
 RANKS = """
 import sys, types
@@ -38,7 +38,7 @@ from plumb.script import spawned_ranks
 started = []
 def listener(function, ranks, frame):
     started.append((function, ranks, frame.f_globals["__name__"]))
-    return spawned_ranks.OnPlan(function, "ab")
+    return spawned_ranks.PlannedRank(function, "ab")
 spawned_ranks.listen(listener)
 queue = mp.get_context("fork").SimpleQueue()
 module = sys.modules["torch.multiprocessing.spawn"]
@@ -56,7 +56,7 @@ def test_the_plan_of_a_file_is_applied_in_every_rank():
 
 
 def test_a_rank_s_function_can_be_sent_to_it():
-    assert pickle.loads(pickle.dumps(OnPlan(print, "train.plumb.json"))) == OnPlan(print, "train.plumb.json")
+    assert pickle.loads(pickle.dumps(PlannedRank(print, "train.plumb.json"))) == PlannedRank(print, "train.plumb.json")
 
 
 class Over(BaseException):

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from plumb.core.config import Config
-from plumb.tuning.epoch_rehearsal import rehearsed
+from plumb.tuning.epoch_rehearsal import rehearse_epochs
 from plumb.tuning.loader_under_test import LoaderUnderTest
 from tests.runtime.test_clocked_runs import entry
 
@@ -32,7 +32,7 @@ def costs(config, own=None):
     own = own or Config()
     loader = DataLoader(Rows(), 2, shuffle=True, worker_init_fn=begin_slowly, **own.loader_arguments())
     state = torch.get_rng_state()
-    found = rehearsed(loader, dataclasses.replace(entry(config, own), samples_per_batch=2), BATCHES, 1e6)
+    found = rehearse_epochs(loader, dataclasses.replace(entry(config, own), samples_per_batch=2), BATCHES, 1e6)
     assert torch.equal(torch.get_rng_state(), state)
     return found
 
@@ -60,8 +60,8 @@ def test_what_cannot_be_rehearsed_is_not_told():
             raise ValueError("no such file")
 
     loader = DataLoader(Broken(), 2)
-    assert rehearsed(loader, entry(Config(1, 2), Config()), BATCHES, 1e6) is None
-    assert rehearsed(loader, entry(Config(1, 2), Config()), [], 1e6) is None
+    assert rehearse_epochs(loader, entry(Config(1, 2), Config()), BATCHES, 1e6) is None
+    assert rehearse_epochs(loader, entry(Config(1, 2), Config()), [], 1e6) is None
 
 
 class Endless:

@@ -26,8 +26,8 @@ from plumb.instrument.dataset_generators import Generators
 from plumb.instrument.values import digest_of_comparable
 from plumb.runtime.checks.check_rate import CheckTimes, asked_rate_or_default
 from plumb.runtime.guards.guard import Finding, IdleGuard, Verdict
-from plumb.runtime.marked_batches import CheckedBatch, Marked, Note
-from plumb.runtime.plain_batches import Making, PlainBatches
+from plumb.runtime.marked_batches import CheckedBatch, CheckedIndices, ReadRecord
+from plumb.runtime.plain_batches import BatchVersion, PlainBatches
 from plumb.runtime.store.store import Store
 
 _log = logger(__name__)
@@ -163,7 +163,7 @@ class CheckGuard(IdleGuard):
             return indices
         self._pending.add(number)
         self.history.times.begun()
-        return Marked(indices, self._users.num_workers > 0, self._limit_seconds(indices))
+        return CheckedIndices(indices, self._users.num_workers > 0, self._limit_seconds(indices))
 
     def batch_read(self, number: int, indices: Any, batch: Any) -> tuple[Any, Finding | None]:
         """Compare a marked batch with that of the user's own configuration for its indices."""
@@ -189,7 +189,7 @@ class CheckGuard(IdleGuard):
             return None
         if not told.is_whole:
             self.history.note("parts of its batches can't be compared")
-        delivered = Making(told.digest, note.after, not note.makes_generators)
+        delivered = BatchVersion(told.digest, note.after, not note.makes_generators)
         begun = time.perf_counter()
         limit = self._limit_seconds(indices)
         plain = note.plain or plainly.in_child(indices, note.states, limit)
@@ -219,7 +219,9 @@ class CheckGuard(IdleGuard):
         else:
             self._give_up("random generators are made along with samples")
 
-    def _has_other_threads(self, plainly: PlainBatches, indices: Any, note: Note, delivered: Making) -> bool:
+    def _has_other_threads(
+        self, plainly: PlainBatches, indices: Any, note: ReadRecord, delivered: BatchVersion
+    ) -> bool:
         """Return whether the batch is plain if made with torch's threads, of which a forked child has only one.
 
         The last bit of a sum may depend on the number of threads.
@@ -232,7 +234,9 @@ class CheckGuard(IdleGuard):
             self.history.note(f"to make one plainly raised {one_line(error)}")
             return False
 
-    def _told(self, plainly: PlainBatches, number: int, note: Note, plain: Sequence[Making]) -> Finding | None:
+    def _told(
+        self, plainly: PlainBatches, number: int, note: ReadRecord, plain: Sequence[BatchVersion]
+    ) -> Finding | None:
         """Return the finding for a batch that differs from its plain versions; None if these differ among themselves.
 
         A rewrite whose equality can't be proven is given up; making samples in workers never promised equal ones.

@@ -78,7 +78,7 @@ class Pending:
         return self
 
 
-def stand_in(pending: Pending, like: torch.Tensor) -> torch.Tensor:
+def make_placeholder(pending: Pending, like: torch.Tensor) -> torch.Tensor:
     """Return a stand-in for a tensor of the type, shape and dtype of `like`."""
     tensor: torch.Tensor = like.as_subclass(_stand_in_class(type(like)))
     setattr(tensor, ATTRIBUTE, pending)

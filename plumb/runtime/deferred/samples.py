@@ -18,11 +18,18 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from torch.utils.data import default_collate
 
-from plumb.core.config import Deferral, Way
+from plumb.core.config import CallPath, Deferral
 from plumb.host.pinned_memory import pinned
 from plumb.host.threads import one_torch_thread
 from plumb.runtime.deferred.elementwise_chain import BatchRecipe
-from plumb.runtime.deferred.placeholder import Pending, VariesError, pending_of, stand_in, true_value, without_content
+from plumb.runtime.deferred.placeholder import (
+    Pending,
+    VariesError,
+    make_placeholder,
+    pending_of,
+    true_value,
+    without_content,
+)
 from plumb.runtime.deferred.recipe import DeferredCall, bitwise_equal, is_plain, pack, taken_apart
 from plumb.runtime.forwarding_iterator import ForwardingIterator
 from plumb.runtime.marked_batches import CheckedBatch
@@ -59,7 +66,7 @@ class DeferredBatch:
 
 
 @dataclass(frozen=True)
-class _Learned:
+class _LearnedCall:
     """A call as first seen in this process, a tensor like its result, and whether it returns its own argument."""
 
     call: DeferredCall
@@ -67,7 +74,7 @@ class _Learned:
     handed_on: bool
 
 
-class Deferring:
+class CallDeferrer:
     """Skips the deferred calls of one process's samples, after recording them in the first sample.
 
     Several threads may load samples at once.
@@ -79,7 +86,7 @@ class Deferring:
         self._forget()
 
     @property
-    def answers(self) -> dict[Way, Answer]:
+    def answers(self) -> dict[CallPath, Answer]:
         """Function that answers each deferred call, by the call's way."""
         return {step.way: partial(self._answer, number) for number, step in enumerate(self._deferral.steps)}
 
@@ -120,7 +127,7 @@ class Deferring:
 
     def _forget(self) -> None:
         self._calls: list[DeferredCall] = []
-        self._steps: list[_Learned] = []
+        self._steps: list[_LearnedCall] = []
         self._like: torch.Tensor | None = None
         self._recipe: bytes | None = None
         self._state_learned: Any = None
@@ -145,7 +152,7 @@ class Deferring:
             pending = self._pending(number, given)
             if pending is not None:
                 following = pending.defer(step.handed_on)
-                return given if following is pending else stand_in(following, step.like)
+                return given if following is pending else make_placeholder(following, step.like)
         return function(*arguments, **keywords)
 
     def _pending(self, number: int, given: Any) -> Pending | None:
@@ -177,21 +184,21 @@ class Deferring:
             self._like = without_content(pending.base)
         self._calls.append(call)
         like = without_content(result)
-        self._steps.append(_Learned(call, like, handed_on))
+        self._steps.append(_LearnedCall(call, like, handed_on))
         if len(self._steps) == len(self._deferral.steps):
             self._recipe = pack(self._calls)
             self._refused = self._recipe is None
             self._state_learned = self._state()
         following = pending.defer(handed_on, result)
-        return stand_in(following, like)
+        return make_placeholder(following, like)
 
 
 def finished(samples: Sequence[Any]) -> list[Any]:
     """Return the samples with the true values of all stand-ins."""
-    return [tree_map(true_value, sample) if has_stand_in(sample) else sample for sample in samples]
+    return [tree_map(true_value, sample) if has_placeholder(sample) else sample for sample in samples]
 
 
-def has_stand_in(sample: Any) -> bool:
+def has_placeholder(sample: Any) -> bool:
     """Return whether some leaf of a sample is a stand-in."""
     return any(pending_of(leaf) is not None for leaf in tree_leaves(sample))
 

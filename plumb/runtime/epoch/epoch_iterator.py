@@ -17,7 +17,7 @@ from plumb.instrument.failure_report import is_plumbs, say
 from plumb.runtime.epoch.epoch_order import EpochOrder
 from plumb.runtime.epoch.last_resort import error_in_users_worker, rest_of_epoch
 from plumb.runtime.epoch.loader_run import LoaderRun
-from plumb.runtime.epoch.segment import LoaderSegment, Way
+from plumb.runtime.epoch.segment import LoaderSegment, SegmentOptions
 from plumb.runtime.epoch.torchs_iterator import TorchsIterator
 from plumb.runtime.epoch.worker_seeds import WorkerDraws
 from plumb.runtime.epoch_start import draw_worker_seed
@@ -413,12 +413,12 @@ class EpochIterator(TorchsIterator):
             seeds.manual_seed((int(self._base_seed) + self._made * _SEED_STEP) % 2**63)
         self._made += 1
         if run.is_users(config):
-            way = Way(config, may_last=run.wanted.persistent_workers)
+            way = SegmentOptions(config, may_last=run.wanted.persistent_workers)
             return LoaderSegment(self._template, way, self.order, seeds)
         if run.checks is not None:
             run.checks.segment_begins(config)
         stores = (segment.filled_store(config, self._template.dataset) for segment in self._segments)
-        way = Way(
+        way = SegmentOptions(
             config,
             is_users=False,
             rewrites=run.steering.rewrites,

@@ -221,7 +221,7 @@ class EpochOrder:
             del error
 
 
-def drawn(loader: DataLoader[Any], own: Config, is_reset: bool) -> tuple[EpochOrder, torch.Tensor]:
+def draw_order(loader: DataLoader[Any], own: Config, is_reset: bool) -> tuple[EpochOrder, torch.Tensor]:
     """Draw an epoch's order as torch does; also return the generator's state before the workers' seed.
 
     Raises the sampler's errors.

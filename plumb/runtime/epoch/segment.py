@@ -31,7 +31,7 @@ from plumb.runtime.guards.guard import Guards
 from plumb.runtime.guards.worker_watch import WorkerWatchInit
 from plumb.runtime.iterator_setup import IteratorSetup
 from plumb.runtime.loader import NO_REWRITES, rebuild
-from plumb.runtime.store.dataset_store import Stored
+from plumb.runtime.store.dataset_store import DatasetStore
 
 # Workers that are not ready by then are given up; the loop goes on without them.
 _STARTED_AT_LAST_SECONDS = 120.0
@@ -97,7 +97,7 @@ class Announcing:
 
 
 @dataclass(frozen=True)
-class Way:
+class SegmentOptions:
     """Reading of a segment: on `config`, with the `rewrites` that it names.
 
     `is_users`: it is the user's own configuration, which needs neither rewrites nor `guards`. `stored` is a store that
@@ -109,7 +109,7 @@ class Way:
     config: Config
     is_users: bool = True
     rewrites: Rewrites = NO_REWRITES
-    stored: Stored | None = None
+    stored: DatasetStore | None = None
     running: IteratorSetup | None = None
     is_checked: bool = False
     guards: Guards | None = None
@@ -125,7 +125,9 @@ class LoaderSegment:
     its store, if any, was complete before this epoch.
     """
 
-    def __init__(self, template: DataLoader[Any], way: Way, order: EpochOrder, seeds: torch.Generator) -> None:
+    def __init__(
+        self, template: DataLoader[Any], way: SegmentOptions, order: EpochOrder, seeds: torch.Generator
+    ) -> None:
         self.config = config = way.config
         self.is_users = way.is_users
         self.delivered = 0
@@ -235,7 +237,7 @@ class LoaderSegment:
         is_same = len(parts) == len(self._parts) and all(map(operator.is_, parts, self._parts))
         return is_same and not self.has_dead_workers
 
-    def filled_store(self, config: Config, dataset: Any) -> Stored | None:
+    def filled_store(self, config: Config, dataset: Any) -> DatasetStore | None:
         """Return the store if it has the values of this dataset, and `config` would have an equal one; else None."""
         running = self._loader.running
         if not self.is_filled or config.cache is None or config.cache != self.config.cache or running is None:

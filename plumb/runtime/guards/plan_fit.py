@@ -12,7 +12,7 @@ from plumb.instrument.identify import facts_of_loader
 from plumb.instrument.loader_identity import change_in_a_run, difference_of_facts, without_numbers
 
 
-class Fit:
+class PlanFit:
     """Comparison of a loader's dataset with the plan's, and later with its own state in the first epoch.
 
     A configuration of torch's own arguments fits a dataset with the same code, whatever its flags. One that makes

@@ -18,9 +18,9 @@ from plumb.core.errors import PlumbError
 from plumb.instrument.dataset_objects import DatasetObjects
 from plumb.instrument.known_objects import KnownObjects
 from plumb.instrument.rng_state import state_of
-from plumb.runtime.fetch import Fetch, Fetching
+from plumb.runtime.fetch import Fetch, FetchingDataset
 from plumb.runtime.guards.sample_writes import SampleWrites
-from plumb.runtime.marked_batches import Marked
+from plumb.runtime.marked_batches import CheckedIndices
 from plumb.runtime.plain_batches import PlainBatches
 
 _PLUMBS = "plumb."
@@ -98,7 +98,7 @@ class _WorkerWatch:
         self._is_first = True
 
     def fetched(self, fetcher: Any, indices: Any, fetch: Callable[[Any, Any], Any]) -> Any:
-        plain_indices = indices.indices if isinstance(indices, Marked) else indices
+        plain_indices = indices.indices if isinstance(indices, CheckedIndices) else indices
         if self._is_first:
             self._is_first = False
             has_begun, sent = self._first(fetcher, indices, fetch)
@@ -124,7 +124,7 @@ class _WorkerWatch:
     def _first(self, fetcher: Any, indices: Any, fetch: Callable[[Any, Any], Any]) -> tuple[bool, Any]:
         """Fetch the first batch, and compare from its first sample on, whose changes may be setup."""
         dataset = fetcher.dataset
-        fetching = dataset if isinstance(dataset, Fetching) else Fetching(dataset, Fetch())
+        fetching = dataset if isinstance(dataset, FetchingDataset) else FetchingDataset(dataset, Fetch())
         self._note_batches(fetcher, fetching.dataset)
         if not fetcher.auto_collation:
             return False, self._draws.fetched(fetcher, indices, fetch)

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from plumb.core.config import Cut, Way
+from plumb.core.config import CallPath, Cut
 from plumb.core.errors import PlumbError
 from plumb.instrument.recorder import SAMPLE
 from plumb.instrument.values import parts
-from plumb.runtime.replay.skipped_value import Skipped, SkippedUsed
-from plumb.runtime.replay.substitution import Answer, Answered, Tree
+from plumb.runtime.replay.skipped_value import SkippedUsed, SkippedValue
+from plumb.runtime.replay.substitution import Answer, SubstitutingRecorder, Tree
 
-NO_ANSWERS: Mapping[Way, Answer] = MappingProxyType({})
+NO_ANSWERS: Mapping[CallPath, Answer] = MappingProxyType({})
 
 
 class ReplayError(PlumbError):
@@ -33,7 +33,7 @@ class Replay:
     the user's own errors.
     """
 
-    def __init__(self, dataset: Any, cut: Cut | None, answers: Mapping[Way, Answer] = NO_ANSWERS) -> None:
+    def __init__(self, dataset: Any, cut: Cut | None, answers: Mapping[CallPath, Answer] = NO_ANSWERS) -> None:
         self.dataset = dataset
         self.cut = cut
         self._answers = dict(answers)
@@ -68,13 +68,13 @@ class Replay:
 
         def run_and_leave(function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
             made.append(function(*arguments, **keywords))
-            raise _Left
+            raise _LeaveUserCode
 
         if self._is_whole:
             return self._run(index, None)
         try:
             self._run(index, run_and_leave)
-        except _Left:
+        except _LeaveUserCode:
             return made[0]
         raise ReplayError(f"the dataset's code catches what plumb leaves it by, after {self._after}")
 
@@ -109,40 +109,40 @@ class Replay:
             sample = None
         finally:
             reading.at_cut = None  # holds the value
-        if reading.used or (reading.skipped and any(type(part) is Skipped for part in parts(sample))):
+        if reading.used or (reading.skipped and any(type(part) is SkippedValue for part in parts(sample))):
             raise ReplayError(f"what is made before {self._after} is needed behind it, too")
         if at_cut is not None and reading.reached != 1:
             raise ReplayError(f"{self._after} was reached {reading.reached} times in a sample, not once")
         return sample
 
-    def _reading(self) -> _Reading:
+    def _reading(self) -> _ReplayPath:
         """Return the calling thread's own reading of the tree that all threads share."""
         ways = [] if self.cut is None or self._is_whole else [self.cut.way, *self.cut.feeds]
         with self._lock:
             tree = self._tree
             if tree is None:
                 tree = self._tree = Tree([*self._answers, *ways])
-        return _Reading(tree, self._answers, ways)
+        return _ReplayPath(tree, self._answers, ways)
 
 
-class _Left(BaseException):
+class _LeaveUserCode(BaseException):
     """Raised to leave the user's code after the cut. As a BaseException it passes the user's own handlers."""
 
 
 class _Threads(threading.local):
-    reading: _Reading
+    reading: _ReplayPath
 
 
-class _Reading:
+class _ReplayPath:
     """One thread's path through a dataset's code; the actions at the cut and its feeds are set for each sample."""
 
-    def __init__(self, tree: Tree, answers: Mapping[Way, Answer], ways: list[Way]) -> None:
-        self.mark: Any = Skipped({way[-1].name for way in ways}, self._note_use)
+    def __init__(self, tree: Tree, answers: Mapping[CallPath, Answer], ways: list[CallPath]) -> None:
+        self.mark: Any = SkippedValue({way[-1].name for way in ways}, self._note_use)
         self.begin(None, skips=False)
         table = {tree.nodes[way]: answer for way, answer in answers.items()}
         table.update({tree.nodes[way]: self._at_cut for way in ways[:1]})
         table.update({tree.nodes[way]: self._at_feed for way in ways[1:]})
-        self.recorder = Answered(tree, table)
+        self.recorder = SubstitutingRecorder(tree, table)
 
     def begin(self, at_cut: Answer | None, skips: bool) -> None:
         """Start a sample. `reached` counts its cuts, `skipped` its skipped calls; `used`: a skipped value was used."""

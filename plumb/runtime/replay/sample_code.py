@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import FunctionType
 from typing import Any
 
-from plumb.core.config import Way
+from plumb.core.config import CallPath
 from plumb.instrument.callee import Callee
 from plumb.instrument.dataset_facts import facts_of
 from plumb.instrument.function_rewriter import RewrittenFunction
@@ -39,7 +39,7 @@ class _Noting(Recorder):
         return super()._expansion(node, callee, frame)
 
 
-def code_on(ways: tuple[Way, ...], dataset: Any, index: Any) -> str:
+def code_on(ways: tuple[CallPath, ...], dataset: Any, index: Any) -> str:
     """Return a digest of the code on the ways, including the last callees, as one sample runs it.
 
     Raises the dataset's errors.

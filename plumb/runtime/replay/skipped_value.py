@@ -12,12 +12,12 @@ class SkippedUsed(BaseException):
 
 def _refuse(*given: Any, **_: Any) -> Any:
     for value in given[:1]:
-        if type(value) is Skipped:
+        if type(value) is SkippedValue:
             object.__getattribute__(value, "_note_use")()
     raise SkippedUsed
 
 
-def _method(value: Skipped, name: str) -> Skipped:
+def _method(value: SkippedValue, name: str) -> SkippedValue:
     """Return the skipped value itself for its method, which may be called where that call is skipped as well."""
     return value if name in object.__getattribute__(value, "_methods") else _refuse(value)
 
@@ -38,7 +38,7 @@ LOOKED_UP_ON_TYPES = (
 """Special methods that Python, numpy and torch look up on the type, past `__getattribute__`."""
 
 
-class Skipped:
+class SkippedValue:
     """Value without attributes except `methods`: any other use is recorded and raises SkippedUsed."""
 
     __slots__ = ("_methods", "_note_use")
@@ -54,4 +54,4 @@ class Skipped:
 
 
 for _name in LOOKED_UP_ON_TYPES:
-    setattr(Skipped, f"__{_name}__", _refuse)
+    setattr(SkippedValue, f"__{_name}__", _refuse)

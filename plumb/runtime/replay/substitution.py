@@ -15,19 +15,19 @@ from dataclasses import dataclass, field
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from plumb.core.config import Way
+from plumb.core.config import CallPath
 from plumb.instrument.ast_sites import AstSite
 from plumb.instrument.callee import SPECIAL_METHODS, is_step, resolve
 from plumb.instrument.function_rewriter import Rewriter, RewrittenFunction
 from plumb.instrument.recorder import SAMPLE, Frame, Node, Recorder, Selection
-from plumb.runtime.replay.skipped_value import Skipped
+from plumb.runtime.replay.skipped_value import SkippedValue
 
 MOST_KNOWN = 256
 
 Answer = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any]
 
 
-class Answered(Recorder):
+class SubstitutingRecorder(Recorder):
     """Recorder that answers the calls of some nodes and runs all others; each thread needs its own.
 
     A call is resolved once for each callee on each path through the present objects, and then remembered. That keeps no
@@ -37,7 +37,7 @@ class Answered(Recorder):
     def __init__(self, tree: Tree, answers: Mapping[Node, Answer]) -> None:
         super().__init__(tree.root, tree.rewriter, tree.selection)
         self._answers = answers
-        self._entry = _Place(self, tree.root, None, None, None, (), {})
+        self._entry = _RememberingFrame(self, tree.root, None, None, None, (), {})
 
     def run(
         self, node: Node, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any], leaf: bool
@@ -51,14 +51,14 @@ class Answered(Recorder):
     ) -> Any:
         if function is next and arguments and not keywords:
             return self._next(frame, site, *arguments)
-        if type(function) is Skipped:
+        if type(function) is SkippedValue:
             return self._of_skipped(frame, site)(function, arguments, keywords)
-        assert isinstance(frame, _Place)
+        assert isinstance(frame, _RememberingFrame)
         subject, method = _subject(function, arguments)
         alike = site.index, method, type(subject), *map(type, arguments[:1])
         known = frame.known.get(alike) or frame.known.get((alike, id(subject)))
         if known is None or not known.is_of(subject):
-            visible = tuple([None if type(value) is Skipped else value for value in arguments])
+            visible = tuple([None if type(value) is SkippedValue else value for value in arguments])
             known = self._look_up(frame, site, function, visible, keywords)
             handed = visible[_is_special(function, subject) :]
             _remember(frame, known, alike, subject, handed)
@@ -66,18 +66,20 @@ class Answered(Recorder):
             if known.answer is None:
                 return function(*arguments, **keywords)
             return known.answer(function, arguments, keywords)
-        inner = _Place(self, known.node, frame, known.function, known.receiver, known.rewritten.sites, known.inner)
+        inner = _RememberingFrame(
+            self, known.node, frame, known.function, known.receiver, known.rewritten.sites, known.inner
+        )
         return known.rewritten.bind(known.function, inner)(*known.first, *arguments, **{**known.keywords, **keywords})
 
     def _look_up(
         self, frame: Frame, site: AstSite, function: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
-    ) -> _Known:
+    ) -> _ResolvedCall:
         callee = resolve(function, arguments, keywords)
         node = self._node(frame, site, callee)
         rewritten = self._expansion(node, callee, frame)
         if rewritten is None:
-            return _Known(node, self._answers.get(node))
-        return _Known(
+            return _ResolvedCall(node, self._answers.get(node))
+        return _ResolvedCall(
             node,
             None,
             rewritten,
@@ -97,7 +99,7 @@ class Answered(Recorder):
         return here[0] if len(here) == 1 else lambda function, arguments, keywords: function(*arguments, **keywords)
 
 
-class _Place(Frame):
+class _RememberingFrame(Frame):
     """Frame that remembers the earlier calls in it, on the same path through the same objects."""
 
     __slots__ = ("known",)
@@ -110,14 +112,14 @@ class _Place(Frame):
         function: FunctionType | None,
         receiver: object,
         sites: tuple[AstSite, ...],
-        known: dict[Any, _Known],
+        known: dict[Any, _ResolvedCall],
     ) -> None:
         super().__init__(recorder, node, caller, function, receiver, sites)
         self.known = known
 
 
 @dataclass
-class _Known:
+class _ResolvedCall:
     """A resolved call: its node's answer, or the rewritten function with its arguments besides the call's own.
 
     If `subject` is given, the entry is valid for that very object; `inner` has the resolved calls inside.
@@ -130,7 +132,7 @@ class _Known:
     receiver: object = None
     first: tuple[Any, ...] = ()
     keywords: Mapping[str, Any] = field(default_factory=dict)
-    inner: dict[Any, _Known] = field(default_factory=dict)
+    inner: dict[Any, _ResolvedCall] = field(default_factory=dict)
     subject: Callable[[], Any] | None = None
 
     def is_of(self, subject: Any) -> bool:
@@ -160,7 +162,9 @@ def _is_special(function: Any, subject: Any) -> bool:
     return (function is operator.getitem or function is iter) and subject is not function
 
 
-def _remember(place: _Place, known: _Known, alike: Any, subject: Any, arguments: tuple[Any, ...]) -> None:
+def _remember(
+    place: _RememberingFrame, known: _ResolvedCall, alike: Any, subject: Any, arguments: tuple[Any, ...]
+) -> None:
     """Store a resolved call for the next one of its kind, or of its subject if that outlives the sample."""
     if _is_decided_by(arguments):
         return
@@ -182,7 +186,7 @@ def _remember(place: _Place, known: _Known, alike: Any, subject: Any, arguments:
     place.known[alike, id(subject)] = known
 
 
-def _lives_on(place: _Place, known: _Known, subject: Any, is_method: bool) -> bool:
+def _lives_on(place: _RememberingFrame, known: _ResolvedCall, subject: Any, is_method: bool) -> bool:
     """Return whether a callee on a path belongs to the dataset, and is not made for a sample."""
     if is_method:
         return place.caller is None or subject is place.receiver or is_step(subject)
@@ -197,7 +201,7 @@ def _is_decided_by(arguments: tuple[Any, ...]) -> bool:
 class Tree:
     """Tree of the calls at some ways, with the selection of what must be recorded to observe just these."""
 
-    def __init__(self, ways: Iterable[Way]) -> None:
+    def __init__(self, ways: Iterable[CallPath]) -> None:
         self.root = Node(None, SAMPLE, "sample", "")
         self.rewriter = Rewriter()
         self.nodes = {way: self._node(way) for way in ways}
@@ -209,7 +213,7 @@ class Tree:
         kept = {name: frozenset(indices) for name, indices in sites.items()}
         self.selection = Selection(frozenset(expanded), kept, loops=False, joins_parts=True)
 
-    def _node(self, way: Way) -> Node:
+    def _node(self, way: CallPath) -> Node:
         node = self.root
         for step in way:
             function, _, index = step.site.rpartition("#")

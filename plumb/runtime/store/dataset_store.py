@@ -17,7 +17,7 @@ from plumb.runtime.store.store_folder import StoreFacts, StoreUse, disk_root, re
 _changes = 0
 
 
-class Stored:
+class DatasetStore:
     """A store for the values at a cut, as in `choice`: in memory as long as this object is referenced.
 
     A store in memory takes at most what the host has left now, whatever `choice` says. `apart` separates it from the

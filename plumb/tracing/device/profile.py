@@ -12,7 +12,7 @@ import torch
 
 from plumb.core.device_profile import DeviceProfile, OnDevice
 from plumb.instrument.rng_state import kept_generators
-from plumb.tracing.capture_pass import Captured, capture
+from plumb.tracing.capture_pass import CapturedCalls, capture
 from plumb.tracing.device.batched_call import UnbatchableError, seconds_per_call
 from plumb.tracing.device.clock import Device, current_gpu
 from plumb.tracing.pipeline import Operator, Pipeline
@@ -91,7 +91,7 @@ def copy_bytes_per_second(device: Device, size_bytes: int, *, pinned: bool) -> f
         return None
 
 
-def _captured(dataset_or_loader: Any, pipeline: Pipeline, deadline: float) -> Captured:
+def _captured(dataset_or_loader: Any, pipeline: Pipeline, deadline: float) -> CapturedCalls:
     is_loader = hasattr(dataset_or_loader, "dataset") and hasattr(dataset_or_loader, "collate_fn")
     dataset = dataset_or_loader.dataset if is_loader else dataset_or_loader
     source = source_of(dataset, CAPTURED_SAMPLES, None, pipeline.batch_size or 1)
@@ -109,7 +109,9 @@ def _excluded(operator: Operator) -> str | None:
     return None if operator.sites else "no tensor"
 
 
-def _on_device(operator: Operator, captured: Captured, device: Device, batch_samples: int, deadline: float) -> OnDevice:
+def _on_device(
+    operator: Operator, captured: CapturedCalls, device: Device, batch_samples: int, deadline: float
+) -> OnDevice:
     reason = _excluded(operator) or captured.reasons.get(operator.id)
     if time.perf_counter() > deadline:
         reason = reason or "no time"

@@ -13,7 +13,7 @@ from plumb.core.config import Config
 from plumb.core.plan import Trial
 from plumb.instrument.torch_loader import DataLoader
 from plumb.runtime.checks.running_checks import check_guard
-from plumb.runtime.epoch.epoch_order import EpochOrder, drawn, packed, unpacked
+from plumb.runtime.epoch.epoch_order import EpochOrder, draw_order, packed, unpacked
 from plumb.runtime.epoch.index_forecast import IndexForecast
 from plumb.runtime.guards.sampler_guard import SamplerWatch
 from plumb.runtime.loader import current_config, rebuild
@@ -203,7 +203,7 @@ def _order(
         watch = SamplerWatch(rest, loader.dataset)
         length = delivered + len(rest)
         return EpochOrder(IndexForecast(rest), watch, length, own.batches_in_flight, delivered), resumed["seeds"]
-    order, seed_state = drawn(loader, own, is_reset)
+    order, seed_state = draw_order(loader, own, is_reset)
     while resumed is not None and order.delivered < resumed["delivered"] and order.has_next:
         next(order)
         order.deliver()

@@ -59,7 +59,7 @@ class KnownLoader:
             self.samples_per_batch = float(self.batch_size or samples_in(batch))
 
 
-class Watched(ForwardingIterator):
+class WatchedIterator(ForwardingIterator):
     """Iterator for a script's loop: the loader's own, with a call to the session at every batch."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Watched(ForwardingIterator):
         batches: Iterator[Any],
         start: Callable[[], Iterator[Any]],
         plain_loop: bool,
-        ask: Callable[[Watched], Any],
+        ask: Callable[[WatchedIterator], Any],
     ) -> None:
         known.iterators = known.iterators or batches.__class__
         super().__init__(batches, known.iterators)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from plumb.core.errors import UsersError, one_line
 from plumb.tuning.loop_changes import LoopChanges
-from plumb.tuning.measure.known_loader import KnownLoader, Watched
+from plumb.tuning.measure.known_loader import KnownLoader, WatchedIterator
 from plumb.tuning.measure.replayed_batches import RestartingIterator, replayed
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Companion:
     the loop waits for its batches.
     """
 
-    def __init__(self, known: KnownLoader, watched: Watched, loader: DataLoader[Any], beside: str) -> None:
+    def __init__(self, known: KnownLoader, watched: WatchedIterator, loader: DataLoader[Any], beside: str) -> None:
         self.known = known
         self._beside = beside
         self.loader = loader
@@ -66,7 +66,7 @@ class Companion:
         """Place of the loop's changes to the dataset during an epoch; empty if there are none."""
         return self.changes.place if self.changes is not None else ""
 
-    def note(self, watched: Watched, batch: Any, step: int, seconds: float, cpu_seconds: float) -> None:
+    def note(self, watched: WatchedIterator, batch: Any, step: int, seconds: float, cpu_seconds: float) -> None:
         """Record a batch that the loop got from its own loader, with the number of the loop's step."""
         self._watched = watched
         self._iterators.add(id(watched))
@@ -163,7 +163,7 @@ class Companions:
                 self._candidates.append((None, member.in_flight))
             else:
                 loader, ahead = candidate
-                self._candidates.append((_Begun(RestartingIterator(None, partial(iter, loader))), ahead))
+                self._candidates.append((_WithFirstBatch(RestartingIterator(None, partial(iter, loader))), ahead))
 
     def switch(self, to_candidate: bool) -> int:
         """Give the loop the candidates' batches or its own; return for how many steps these may be prefetched."""
@@ -180,7 +180,7 @@ class Companions:
         return next((member.failure for member in self.members if member.failure), "")
 
 
-class _Begun:
+class _WithFirstBatch:
     """Batches of which the first was read already."""
 
     def __init__(self, batches: Iterator[Any]) -> None:
@@ -194,7 +194,9 @@ class _Begun:
         return self._first.pop() if self._first else next(self._batches)
 
 
-def beside(watched: Watched, others: Sequence[Watched], loader_of: Callable[[KnownLoader], Any]) -> list[Companion]:
+def beside(
+    watched: WatchedIterator, others: Sequence[WatchedIterator], loader_of: Callable[[KnownLoader], Any]
+) -> list[Companion]:
     """Return the loaders that a loop has read since the previous batch of the loader through which it is tuned."""
     since = watched.handed_over_at
     if since is None:

@@ -99,7 +99,7 @@ def compare_in_loop(
         return LoopComparison((), (), None)
     try:
         with malloc_reuse(candidate[0].allocator_reuse):
-            others = _Started(candidate[1](), loop.skips)
+            others = _EndlessBatches(candidate[1](), loop.skips)
     except UsersError as users:
         return LoopComparison((), (), None, one_line(users.error))
     except Exception as error:
@@ -163,7 +163,7 @@ def _users(batches: Iterator[Any]) -> Any:
         raise users.error from None
 
 
-class _Started:
+class _EndlessBatches:
     """Endless batches of a loader of which the first was read already; no reference to a delivered batch is kept."""
 
     def __init__(self, loader: DataLoader[Any], skips: tuple[type[Exception], ...]) -> None:

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 
 from plumb.core.config import CacheChoice, Config, Rewrites
 from plumb.instrument.rng_state import kept_generators
-from plumb.runtime.fetch import Fetch, Fetching
+from plumb.runtime.fetch import Fetch, FetchingDataset
 from plumb.runtime.iterator_setup import cut_of
-from plumb.runtime.store.dataset_store import Stored
+from plumb.runtime.store.dataset_store import DatasetStore
 from plumb.tuning.measure.throughput import IndexStream
 
 _SAMPLES_AT_LEAST, _SAMPLES_AT_MOST = 8, 2048
@@ -32,7 +32,7 @@ _FILLING_THREADS = 16
 class WarmStore:
     """Store with the values of the samples at `indices`."""
 
-    stored: Stored
+    stored: DatasetStore
     indices: tuple[Any, ...]
 
 
@@ -86,11 +86,11 @@ class FilledStores:
         cut = cut_of(config, self._rewrites)
         assert cut is not None
         small = dataclasses.replace(choice, bytes=min(choice.bytes, _BYTES_AT_MOST))
-        stored = Stored(self._loader.dataset, cut, small, apart="-trial")
+        stored = DatasetStore(self._loader.dataset, cut, small, apart="-trial")
         # No more of them than the configuration itself reads at once, which is what its source holds.
         at_once = min(_FILLING_THREADS, max(1, config.num_workers) * config.fetch_threads)
         threads = at_once if {cut.after, ""} & {*self._rewrites.threads_until} else 1
-        fetching = Fetching(self._loader.dataset, Fetch(threads, cut, spec=stored.spec))
+        fetching = FetchingDataset(self._loader.dataset, Fetch(threads, cut, spec=stored.spec))
         indices: list[Any] = []
         begun = time.perf_counter()
         with kept_generators():

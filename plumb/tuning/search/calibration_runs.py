@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from plumb.core.config import Config
-from plumb.host.process_memory import Pages, counted_bytes, pages
+from plumb.host.process_memory import Pages, pages, reference_count_bytes
 from plumb.model import constraints
 from plumb.model.calibration import (
     ProbeRun,
@@ -18,7 +18,7 @@ from plumb.model.calibration import (
     with_waiting,
     without_queueing,
 )
-from plumb.model.cpu_contention import Competition
+from plumb.model.cpu_contention import CpuCompetition
 from plumb.model.demand import cheaper_in_reused_memory, demand
 from plumb.model.inputs import ModelInputs
 from plumb.tuning.measure.throughput import MeasuredLoader
@@ -56,7 +56,7 @@ class CalibrationRun:
         return self.main_start_seconds / self.run.num_workers, (self.start_seconds - self.main_start_seconds) / rounds
 
 
-def probe_run_of(loader: MeasuredLoader) -> ProbeRun:
+def probe_run(loader: MeasuredLoader) -> ProbeRun:
     """Return the costs of the last window of a loader with workers."""
     used, workers = loader.usage, loader.config.num_workers
     seconds = without_queueing(used.seconds, workers, used.worker_queued_seconds)
@@ -70,7 +70,7 @@ def largest_worker(loader: MeasuredLoader) -> Pages:
 
 
 def calibrate_with_one_worker(
-    inputs: ModelInputs, one: CalibrationRun, drop_seconds_per_byte: float, competition: Competition | None = None
+    inputs: ModelInputs, one: CalibrationRun, drop_seconds_per_byte: float, competition: CpuCompetition | None = None
 ) -> ModelInputs:
     """Calibrate the model inputs with a run of one worker in fresh memory: costs of samples, memory, and transfer.
 
@@ -160,5 +160,5 @@ def growth_bytes(dataset: Any, before: Pages, after: Pages, samples: float, epoc
     made_own = before.shared_bytes - after.shared_bytes
     if made_own < _GROWS_BYTES or samples <= 0:
         return 0.0
-    may_grow = min(after.shared_bytes, _PAGES_OF_COUNTS * counted_bytes(dataset))
+    may_grow = min(after.shared_bytes, _PAGES_OF_COUNTS * reference_count_bytes(dataset))
     return min(may_grow, math.inf if epoch_samples is None else made_own / samples * epoch_samples)

@@ -20,7 +20,7 @@ _SHARE_OF_TIME = 0.25
 _NO_TIME = "there was no time to look at more"
 
 
-def climbed_by_workers(
+def climb_workers(
     inputs: ModelInputs,
     plain: Config,
     most: int,

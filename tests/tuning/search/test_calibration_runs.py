@@ -11,7 +11,7 @@ from plumb.core.plan import SampleCost
 from plumb.host import Limits
 from plumb.model.calibration import ProbeRun
 from plumb.model.constraints import needs
-from plumb.model.cpu_contention import Competition
+from plumb.model.cpu_contention import CpuCompetition
 from plumb.model.demand import demand
 from plumb.model.inputs import AllocatorGain, Footprint, ModelInputs
 from plumb.model.resource_bounds import capacities
@@ -63,8 +63,8 @@ def test_where_runs_stood_in_line_others_want_more_than_they_had_and_share_as_wa
     # One worker had half a CPU, and would have had all of it.
     run = ProbeRun(1, 1000, 0.9, 0.9, 0.0, queued_seconds=0.9)
     one = replace(probed(1, 9e-4), run=run)
-    told = calibrate_with_one_worker(unprobed(), one, 1e-11, Competition(CORES, 2.0))
-    assert told.competition == Competition(CORES, pytest.approx(4.0))
+    told = calibrate_with_one_worker(unprobed(), one, 1e-11, CpuCompetition(CORES, 2.0))
+    assert told.competition == CpuCompetition(CORES, pytest.approx(4.0))
     # Four workers got three CPUs, though the same share for everybody is two: each stood in line for a quarter.
     run = ProbeRun(CORES, 4000, 1.0, 4.0, 0.0, queued_seconds=1 / 3)
     many = replace(probed(CORES, 1e-3), run=run)
@@ -77,8 +77,8 @@ def test_where_runs_stood_in_line_others_want_more_than_they_had_and_share_as_wa
 
 def test_a_run_that_stood_in_line_for_a_moment_says_nothing_of_the_others():
     run = ProbeRun(1, 1000, 0.9, 0.9, 0.0, queued_seconds=0.2)
-    told = calibrate_with_one_worker(unprobed(), replace(probed(1, 9e-4), run=run), 1e-11, Competition(CORES, 2.0))
-    assert told.competition == Competition(CORES, 2.0)
+    told = calibrate_with_one_worker(unprobed(), replace(probed(1, 9e-4), run=run), 1e-11, CpuCompetition(CORES, 2.0))
+    assert told.competition == CpuCompetition(CORES, 2.0)
 
 
 def test_in_fresh_memory_workers_crowd_less_than_was_seen_in_memory_used_again():

@@ -12,7 +12,7 @@ from plumb.model.concurrency_climb import ClimbEnd
 from plumb.model.inputs import Footprint, ModelInputs, ThreadsCost
 from plumb.tuning.search.calibration_runs import CalibrationRun
 from plumb.tuning.search.ledger import TrialResult
-from plumb.tuning.search.worker_climb import climbed_by_workers
+from plumb.tuning.search.worker_climb import climb_workers
 
 WAITS = SampleCost(0.0105, 5e-4, 0.01, 1e-5, 1e3, 1.0)
 SITUATION = ModelInputs(
@@ -36,7 +36,7 @@ def climb(rate_of, plain, inputs=SITUATION, most=256, known=(), seconds=60.0):
         run = ProbeRun(config.num_workers, rate, 1.0, rate * 5e-4, rate * 1e-5)
         return CalibrationRun(run, 1e6, 0.0, 0.0, 0.01, 0.01)
 
-    return asked, climbed_by_workers(inputs, plain, most, known, probe, lambda: seconds)
+    return asked, climb_workers(inputs, plain, most, known, probe, lambda: seconds)
 
 
 def test_workers_are_doubled_until_the_source_gives_no_more():
