@@ -25,7 +25,7 @@ from plumb.tuning.orders import Target
 
 
 class Plain:
-    """An `intercept.Handler` that changes nothing."""
+    """An `interception.Handler` that changes nothing."""
 
     def constructing(self, site: Site, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments as they are."""
@@ -67,7 +67,7 @@ class Timed:
 
 
 class Timing:
-    """An `intercept.Handler` that times the epochs of one loader; another one decides on how it runs."""
+    """An `interception.Handler` that times the epochs of one loader; another one decides on how it runs."""
 
     def __init__(self, inner: interception.Handler, name: str, epochs: int, out: Path) -> None:
         self._inner, self._name, self._epochs, self._out = inner, name, epochs, out

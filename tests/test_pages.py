@@ -1,4 +1,4 @@
-"""What the pages say of files is true: each that they name exists, and pre-commit checks what CI checks."""
+"""What pages and docstrings name exists, pre-commit checks what CI checks, and no change of a process is left out."""
 
 from __future__ import annotations
 
@@ -59,3 +59,38 @@ def test_pre_commit_checks_what_ci_checks():
     entries = re.findall(r"entry: (.+)", config)
     ci = [line.split(" >/dev/null")[0] for line in re.findall(r"^\.venv/bin/((?!python).+)$", script, re.MULTILINE)]
     assert entries == ci
+
+
+def test_the_files_that_docstrings_and_comments_name_exist():
+    named = re.compile(r"(?:`|\()(?!torch/)((?:[a-z_]+/)*[a-z_]+\.py)(?:`|\))")
+    missing = [
+        (str(file.relative_to(PACKAGE)), name)
+        for file in PACKAGE.rglob("*.py")
+        for name in named.findall(file.read_text(encoding="utf-8"))
+        if not any((place / name).is_file() for place in (ROOT, PACKAGE, *file.parents))
+    ]
+    assert missing == []
+
+
+# What changes a process beyond the objects that plumb itself has made.
+CHANGES = re.compile(
+    r"sys\.meta_path\.insert|addaudithook|register_at_fork\(|signal\.signal\(|filterwarnings\(|simplefilter\("
+    r"|os\.environ\[\S+\] =|mallopt\(|gc\.(?:freeze|disable)\(|faulthandler\.\w+\(|[^_]set_num_threads\("
+    r"|setswitchinterval\(|sys\.(?:setprofile|settrace)\(|sched_setaffinity\(|sys\.\w+(?:\[\S+\])? = "
+    r"|atexit\.register|ast\.parse = |\.prctl\(|_worker_info = |set_verbosity\(|method-assign|addHandler\("
+    r"|backward = |setrlimit\(|os\.nice\(|oom_score_adj"
+)
+# They act on the command's own process, in which no user's code runs.
+OF_THE_COMMAND = {"host/signals.py", "host/standard_streams.py"}
+
+
+def test_each_change_of_the_user_s_process_is_on_the_page():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    listed = page.partition("## What plumb changes in a user's process")[2].partition("## Contracts")[0]
+    changing = {
+        str(file.relative_to(PACKAGE))
+        for file in PACKAGE.rglob("*.py")
+        if CHANGES.search(file.read_text(encoding="utf-8"))
+    }
+    assert "script/interception.py" in changing
+    assert {file for file in changing - OF_THE_COMMAND if f"`{file}`" not in listed} == set()

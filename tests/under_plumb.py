@@ -35,7 +35,7 @@ def wanted(own: Config) -> Config:
 
 
 class EveryLoaderPlanned:
-    """An `intercept.Handler` that has a plan for every loader."""
+    """An `interception.Handler` that has a plan for every loader."""
 
     def __init__(self) -> None:
         self._planned: dict[int, tuple[Config, PlannedLoader]] = {}

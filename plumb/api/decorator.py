@@ -158,7 +158,7 @@ class _Running:
 
 
 class MarkedDatasets:
-    """`intercept.Handler` for the loaders over marked datasets; other loaders are left alone.
+    """`interception.Handler` for the loaders over marked datasets; other loaders are left alone.
 
     The loader keeps the arguments that the script gave it, so that any reader sees those; its parts are exchanged only
     during the call that starts an epoch.

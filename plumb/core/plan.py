@@ -211,8 +211,8 @@ class LoaderResult:
     """Result for one loader.
 
     `graph` is the traced pipeline as `networkx.node_link_data`, `device` its profile on a GPU. `model` has the model's
-    inputs for `plumb predict` (see `model/stored.py`). `library` is the package that makes the loader, empty for the
-    user's own code. `identity` identifies the loader in the script; None in older plans, as is `plain`, the best of
+    inputs for `plumb predict` (see `model/serialization.py`). `library` is the package that makes the loader, empty for
+    the user's own code. `identity` identifies the loader in the script; None in older plans, as is `plain`, the best of
     torch's own arguments alone. `unsafe` is the reason why the plan is not used any more after a run found a
     difference. `workers_compared` are the numbers of workers with which an iterable dataset delivered the same epoch as
     with the user's own. `undecided` is a sentence on a candidate that may be better if the tuning could not decide and

@@ -1,6 +1,7 @@
 """Limits of the host: `Limits.detect()` reads each limit and the place where it was read.
 
-files -> mounts -> cgroups, slurm, ranks, affinity -> cpus, memory, processes, disks, gpus -> limits
+host_files -> mounts -> cgroups, slurm, local_ranks, affinity
+-> cpu_limit, memory_limit, process_limits, disk_limit, gpus -> limits
 limits, machine -> advice -> describe
 """
 

@@ -5,8 +5,8 @@ consists of fresh pages, each of which must be mapped and cleared at its first a
 as writing to it. With raised thresholds, a freed block stays with the process.
 
 In the main process this concerns the batches that it collates, or finishes, itself. A worker collates into shared
-memory, which glibc doesn't manage (see `buffers.py`): in workers it concerns only intermediate values of a sample of
-more than 128 KiB. In both, freed memory counts as the process's own as long as blocks are reused.
+memory, which glibc doesn't manage (see `runtime/shared_buffers.py`): in workers it concerns only intermediate values of
+a sample of more than 128 KiB. In both, freed memory counts as the process's own as long as blocks are reused.
 
 Torch requests blocks at aligned addresses. glibc then cuts off the parts before and after, and these small pieces don't
 become part of the block again while a thread's cache of freed pieces has room for them. Then the freed block is too

@@ -1,6 +1,6 @@
 """Identity of a loader: the statement that makes it, its dataset, its code and its arguments.
 
-It is plain data, as in a plan file. `runtime/identified.py` makes it from a loader.
+It is plain data, as in a plan file. `instrument/identify.py` makes it from a loader.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from plumb.core.identity import Facts, Identity
 
-# First characters of numbers, as opposed to flags: `runtime/facts.py` writes values as `repr` does.
+# First characters of numbers, as opposed to flags: `instrument/dataset_facts.py` writes values as `repr` does.
 _DIGITS = frozenset("0123456789")
 # The fact of an object that can grow is its class, followed by this.
 _SIZE = " of "

@@ -20,7 +20,7 @@ _BATCHES_WITHOUT_WORKERS = 3
 _WORKERS_DIFFER = 1.5
 # Each thread allocates from its own arena; after a while an arena holds this multiple of what its thread needs.
 _ARENAS_KEEP = 2.5
-# Buffers of a worker with reused memory beyond those for its prefetched batches (`runtime/buffers.py`).
+# Buffers of a worker with reused memory beyond those for its prefetched batches (`runtime/shared_buffers.py`).
 _BUFFERS_BEYOND_PREFETCH = 2
 # Each tensor begins on a page of its own.
 _PAGE_BYTES = 4096

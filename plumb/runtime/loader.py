@@ -90,7 +90,7 @@ def rebuild(
         timeout_seconds: Time after which silent workers raise RuntimeError; the user's own timeout takes precedence.
         rewrites: Rewrites that `config` may name.
         stored: Store to read from; None for the configuration's own.
-        stacks_file: File to which workers write their stacks on request (see `runtime/watched.py`); None for none.
+        stacks_file: File to which workers write their stacks on request (`instrument/worker_init.py`); None for none.
         running: Starter of iterators that outlives the loader; None for a new one.
         is_checked: Whether marked indices return with a note.
     """

@@ -40,7 +40,7 @@ _AS_IT_IS = "it runs as the script has it. Tune again to renew the plan."
 
 
 class PlanHandler:
-    """`intercept.Handler` that changes the arguments of the loaders in the plan, and of no others."""
+    """`interception.Handler` that changes the arguments of the loaders in the plan, and of no others."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan

@@ -73,7 +73,7 @@ class Work(Protocol):
 
 
 class Session:
-    """Handler of all loaders' events (an `intercept.Handler`), which chooses those to work on and ends the script.
+    """Handler of all loaders' events (an `interception.Handler`), which chooses those to work on and ends the script.
 
     `make_work` is called when the first loader is taken over, and imports what the work needs. `at_end` is called
     before the session ends the process. With `ends_without_loader`, a script that trains for a while without having

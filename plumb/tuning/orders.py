@@ -28,7 +28,7 @@ class TuneOrders(msgspec.Struct, frozen=True):
     """Options of `plumb tune` that concern the script's process. None stands for what the host allows.
 
     `cache_memory_bytes` is the largest memory for stored samples, `cache_folder` a folder for them on a disk.
-    `study_url` is an Optuna storage, `kept_file` has the measurements of an interrupted tuning (see `unfinished.py`).
+    `study_url` is an Optuna storage, `kept_file` has the measurements of an interrupted tuning (`trial_journal.py`).
     With `clean`, files that the script made while it was tuned are removed; with `plain`, only torch's own arguments
     are tuned. `trace_only` is for `plumb trace`, which reaches a script's loaders in the same way. Of `ranks` that
     train together one tunes, and the others have `takes_part`; the file `launch_file` signals the end to them.

@@ -23,7 +23,7 @@ _RATE, _BETTER_RATE = (90.0, 110.0), (190.0, 210.0)
 
 
 class Recorder:
-    """An `intercept.Handler` that changes nothing, and makes an entry of a plan for each loader that is iterated."""
+    """An `interception.Handler` that changes nothing, and makes an entry of a plan for each loader that is iterated."""
 
     def __init__(self, wanted: Config) -> None:
         self.entries: dict[str, LoaderResult] = {}

@@ -60,7 +60,7 @@ def entry_for(known, loader, config):
 
 
 class Recorded:
-    """An `intercept.Handler` that makes entries of the loaders that a script iterates."""
+    """An `interception.Handler` that makes entries of the loaders that a script iterates."""
 
     def __init__(self, config):
         self.config, self.registry, self.entries = config, Registry(), {}

@@ -4,8 +4,8 @@ Torch calls the sampler when an epoch begins, draws a seed for the workers, and,
 again and takes as many batches of indices from it as it prefetches. An order does the same, from the same generators
 and at the same moments, as the user's own configuration would. Afterwards it tracks three positions: of the loop, of
 the loaders, and of the sampler. A loader that reads further ahead than the user's own gets forecast indices (see
-`runtime/index_forecast.py`), or those that a user's sampler returns ahead of time, if `runtime/sampler_watch.py` has
-found nothing against that.
+`index_forecast.py`), or those that a user's sampler returns ahead of time, if `guards/sampler_guard.py` has found
+nothing against that.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def find_search_space(
     search_space = SearchSpace(
         num_workers=_worker_counts(loader, own, options, inputs, sharding, start),
         prefetch_factor=tuple(sorted({*PREFETCH_FACTORS, own.prefetch_factor or 2})),
-        # The order of every later epoch depends on whether workers persist (runtime/epochs.py).
+        # The order of every later epoch depends on whether workers persist (runtime/epoch_start.py).
         persistent_workers=(own.persistent_workers,) if own.persistent_workers or start.keeps_count else (False, True),
         pin_memory=(pins,),
         worker_torch_threads=(1, cores) if inputs.torch_threads_speedup > _THREADS_HELP else (1,),
