@@ -13,7 +13,7 @@ import pytest
     [
         ["-c", "import plumb"],
         ["-c", "import plumb; plumb.tuned(type('Data', (), {})); plumb.operator(lambda: 0)"],
-        ["-c", "import plumb.cli.commands"],
+        ["-c", "import plumb.cli.tune_command, plumb.cli.trace_command, plumb.cli.run_command"],
         ["-m", "plumb", "--help"],
         ["-m", "plumb", "tune", "--help"],
     ],

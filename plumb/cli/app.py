@@ -110,7 +110,7 @@ def tune(
     as_json: bool,
 ) -> int:
     """Tune SCRIPT's data loaders and write SCRIPT's plan."""
-    from plumb.cli import commands
+    from plumb.cli import tune_command as command
     from plumb.cli.arguments import parse_study, parse_target
     from plumb.host import Limits, Machine, describe
     from plumb.tuning.orders import TuneOrders
@@ -137,7 +137,7 @@ def tune(
         clean=clean,
         plain=plain,
     )
-    return commands.tune(target, arguments, orders, output, as_json, describe(Limits.detect(), Machine.detect()))
+    return command.tune(target, arguments, orders, output, as_json, describe(Limits.detect(), Machine.detect()))
 
 
 @cli.command(context_settings=_SCRIPT)
@@ -148,13 +148,13 @@ def tune(
 @click.argument("script", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
 def trace(script: tuple[str, ...], budget: float, form: str | None) -> int:
     """Show what a sample of SCRIPT goes through, and what each operator costs."""
-    from plumb.cli import commands
+    from plumb.cli import trace_command as command
     from plumb.cli.arguments import parse_target
     from plumb.tuning.orders import TuneOrders
 
     target, arguments = parse_target(list(script))
     orders = TuneOrders(budget, trace_only=True)
-    return commands.trace(target, arguments, orders, form or "tree")
+    return command.trace(target, arguments, orders, form or "tree")
 
 
 @cli.command(context_settings=_SCRIPT)
@@ -166,11 +166,11 @@ def trace(script: tuple[str, ...], budget: float, form: str | None) -> int:
 @click.argument("script", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARGS]...")
 def run(script: tuple[str, ...], plan: Path | None, check: float | None) -> None:
     """Run SCRIPT with its plan."""
-    from plumb.cli import commands
+    from plumb.cli import run_command as command
     from plumb.cli.arguments import parse_target
 
     target, arguments = parse_target(list(script))
-    commands.run(target, arguments, plan, check)
+    command.run(target, arguments, plan, check)
 
 
 @cli.command()
@@ -180,11 +180,11 @@ def run(script: tuple[str, ...], plan: Path | None, check: float | None) -> None
 @click.argument("script", metavar="SCRIPT")
 def apply(script: str, is_module: bool, plan: Path | None, write: bool) -> int:
     """Show how SCRIPT's plan is written as DataLoader arguments, as a patch of the source."""
-    from plumb.cli import commands
+    from plumb.cli import apply_command as command
     from plumb.cli.arguments import parse_target
 
     target, _ = parse_target(["-m", script] if is_module else [script])
-    return commands.apply(target, plan, write)
+    return command.apply(target, plan, write)
 
 
 @cli.command()
@@ -198,9 +198,9 @@ def apply(script: str, is_module: bool, plan: Path | None, write: bool) -> int:
 @click.argument("plan", type=click.Path(dir_okay=False, path_type=Path))
 def report(plan: Path, html: Path | None, perfetto: Path | None, as_json: bool) -> None:
     """Show what a plan says."""
-    from plumb.cli import report as reports
+    from plumb.cli import report_command as command
 
-    reports.report(plan, html, perfetto, as_json)
+    command.report(plan, html, perfetto, as_json)
 
 
 @cli.command()
@@ -211,10 +211,10 @@ def report(plan: Path, html: Path | None, perfetto: Path | None, as_json: bool) 
 @click.argument("plan", type=click.Path(dir_okay=False, path_type=Path))
 def predict(plan: Path, cpus: float | None, memory: int | None, step_rate: float | None, as_json: bool) -> int:
     """Say what a plan's loaders would do on another host, and what to buy."""
-    from plumb.cli import commands
+    from plumb.cli import predict_command as command
     from plumb.model.whatif import AssumedHost
 
-    return commands.predict(plan, AssumedHost(cpus, memory, step_rate), as_json)
+    return command.predict(plan, AssumedHost(cpus, memory, step_rate), as_json)
 
 
 @cli.command()
@@ -235,18 +235,18 @@ def cache() -> None:
 @cache.command(name="list")
 def list_stores() -> None:
     """Show your stores in shared memory and in all cache folders that you have used."""
-    from plumb.cli import commands
+    from plumb.cli import cache_command as command
 
-    commands.list_stores()
+    command.list_stores()
 
 
 @cache.command(name="clear")
 @click.argument("folder", required=False, type=click.Path(file_okay=False, exists=True, path_type=Path))
 def clear_stores(folder: Path | None) -> None:
     """Remove your stores that no process uses: all of them, or those in the cache folder FOLDER."""
-    from plumb.cli import commands
+    from plumb.cli import cache_command as command
 
-    commands.clear_stores(folder)
+    command.clear_stores(folder)
 
 
 def main() -> NoReturn:
@@ -269,7 +269,7 @@ def main() -> NoReturn:
         click.echo("plumb: stopped. Nothing was written.", err=True)
         sys.exit(130)
     except Exception as error:
-        from plumb.cli.errors import line_and_code
+        from plumb.cli.error_lines import line_and_code
 
         line, code = line_and_code(error)
         if line is not None:

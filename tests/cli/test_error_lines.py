@@ -2,7 +2,7 @@
 
 import pytest
 
-from plumb.cli.errors import line_and_code
+from plumb.cli.error_lines import line_and_code
 from plumb.core.errors import CommandError, PlumbError, StoreError, TuningError
 from plumb.core.plan import PlanError
 from plumb.tuning.search.study_storage import StudyError

@@ -10,7 +10,7 @@ import plumb
 from plumb.core.errors import PlumbError
 
 # They pass through `except Exception`, of the user's code too.
-PAST_EXCEPTION = {"SignalledError", "SkippedUsed", "_Left"}
+PAST_EXCEPTION = {"SignalledError", "SkippedUsed", "_LeaveUserCode"}
 
 
 def classes():

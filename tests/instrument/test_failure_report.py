@@ -327,7 +327,7 @@ def test_an_error_that_the_loop_is_to_see_is_seen(monkeypatch):
 def test_a_command_that_fails_says_so_in_one_line(monkeypatch, capsys):
     from plumb.cli import app
 
-    monkeypatch.setattr("plumb.cli.report.report", broken)
+    monkeypatch.setattr("plumb.cli.report_command.report", broken)
     monkeypatch.setattr("sys.argv", ["plumb", "report", "train.plumb.json"])
     with pytest.raises(SystemExit) as ended:
         app.main()

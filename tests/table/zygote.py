@@ -28,7 +28,8 @@ import rich.progress  # noqa: F401
 import torch.utils.data  # noqa: F401
 
 import plumb.cli.app
-import plumb.cli.commands
+import plumb.cli.run_command
+import plumb.cli.tune_command
 import plumb.runtime.planned_loader
 import plumb.script.child
 import plumb.script.launcher

@@ -228,7 +228,7 @@ def test_rates_of_the_loop_and_of_the_loader_alone_are_not_compared():
 
 def test_the_command_takes_it_and_says_what_it_does_not_go_with(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr("plumb.cli.commands.tune", lambda target, arguments, orders, *_: asked.append(orders))
+    monkeypatch.setattr("plumb.cli.tune_command.tune", lambda target, arguments, orders, *_: asked.append(orders))
     script = tmp_path / "train.py"
     script.write_text("pass")
     run = CliRunner().invoke

@@ -1,0 +1,102 @@
+"""`plumb tune`: tunes a script and writes its plan."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+
+from plumb.cli.script_run import nothing_done, run_in_session
+from plumb.core import plan
+from plumb.core.errors import CommandError, ExplainedError
+from plumb.core.plan import Plan
+from plumb.core.printable import printable
+from plumb.host import host_files as files
+from plumb.instrument import failure_report
+from plumb.report.output import wide_console, write_plainly
+from plumb.script.distributed import launch_of, signal_when_over, take_part
+from plumb.tuning.orders import Orders, Target, TuneOrders
+from plumb.tuning.trial_journal import Unfinished
+
+_KEPT = "What was measured is kept: tune again to go on from there"
+
+
+def tune(
+    target: Target,
+    arguments: list[str],
+    orders: TuneOrders,
+    output: Path | None,
+    as_json: bool,
+    host: dict[str, object],
+) -> int:
+    """Tune a script and write its plan.
+
+    Args:
+        target: The script or module.
+        arguments: The script's arguments.
+        orders: The user's wishes.
+        output: File of the plan; None for the script's own.
+        as_json: Whether to print the plan as JSON instead of the report.
+        host: Description of the host for the plan.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ExplainedError: There is no plan.
+    """
+    path = output or Path(f"{target.stem}.plumb.json")
+    if not path.parent.is_dir():
+        raise CommandError(f"{path.parent} is not a folder: the plan can't be written there", 2)
+    launch = launch_of(files.HostFiles())
+    if launch is not None and not launch.tunes:
+        return take_part(Orders(target, tune=orders), arguments, launch)
+    started = time.monotonic()
+    kept = None if orders.study_url else Unfinished(target, arguments)
+    orders = msgspec.structs.replace(orders, kept_file=str(kept.path) if kept else None)
+    if launch is not None:
+        orders = msgspec.structs.replace(orders, ranks=launch.ranks, launch_file=launch.ended_file)
+    try:
+        with signal_when_over(launch):
+            story, outcome = run_in_session(Orders(target, tune=orders), arguments, as_json, kept)
+        if not story.plans:
+            raise nothing_done(target, story, outcome)
+    except (ExplainedError, KeyboardInterrupt) as error:
+        if kept is None or not kept.count:
+            raise
+        text, code = (str(error), error.exit_code) if isinstance(error, ExplainedError) else ("stopped", 130)
+        text = f"{text.rstrip('.')}. {_KEPT}"
+        raise CommandError(text, code) from None
+    startup = story.startup_seconds or 0.0
+    found = Plan(
+        script=printable(target.name),
+        is_module=target.is_module,
+        host=dict(host),
+        tuning_seconds=time.monotonic() - started - startup,
+        startup_seconds=startup,
+        loaders=tuple(story.plans),
+        written_files=story.files.written,
+        files=story.files,
+    )
+    try:
+        plan.write(found, path)
+    except OSError as error:
+        text = f"{path}: the plan cannot be written ({error.strerror}); name another place with --output"
+        raise CommandError(text) from None
+    except Exception as error:
+        text = failure_report.sentence(error, f"{path} was not written", found)
+        raise CommandError(f"{text} {_KEPT}" if kept is not None and kept.count else text) from None
+    if kept is not None and not story.has_failures:
+        kept.forget()
+    if as_json:
+        write_plainly(plan.encode(found).decode().rstrip())
+    else:
+        # The library for graphs takes as long to import as everything else, and `plumb run` doesn't need it.
+        try:
+            from plumb.report.terminal import print_report
+
+            print_report(found, str(path), wide_console())
+        except Exception as error:
+            failure_report.say(error, f"the plan is in {path} all the same", found)
+    return 0
