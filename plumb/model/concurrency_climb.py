@@ -35,6 +35,7 @@ class ClimbEnd(enum.Enum):
     """Reason for the end of a climb."""
 
     FLAT = "no more"
+    PROCESS = "no more to one process"
     LESS = "less"
     FAILED = "failed"
     TRIED_AGAIN = "tried again"
@@ -77,7 +78,11 @@ class SourceCapacity:
 
     @property
     def is_exhausted(self) -> bool:
-        """True if the source limits the rate, rather than the readers."""
+        """True if the source limits the rate, rather than the readers.
+
+        Threads of one process may share a lock, or a pool's few connections: that they read no faster says nothing of
+        several processes.
+        """
         return self.end in (ClimbEnd.FLAT, ClimbEnd.LESS, ClimbEnd.FAILED, ClimbEnd.TRIED_AGAIN)
 
     @property

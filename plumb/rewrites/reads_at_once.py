@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from plumb.core.errors import one_line
 from plumb.host.run_queue import queued_seconds_of_threads
 from plumb.host.threads import ReadingThreads, one_torch_thread
-from plumb.model.concurrency_climb import ReadsAtOnce, SourceCapacity, capacity_of, next_reads
+from plumb.model.concurrency_climb import ClimbEnd, ReadsAtOnce, SourceCapacity, capacity_of, next_reads
 
 # One look lasts so long, or for so many reads of each thread.
 _LOOK_SECONDS, _SHORTEST_LOOK_SECONDS, _READS_EACH = 0.3, 0.1, 3.0
@@ -72,7 +72,10 @@ def climb_reads(
             seen.append(latest)
             if latest.failures or latest.tried_again or is_worse:
                 _rest(read, ahead, alone_seconds)
-    return capacity_of(seen, most, reason) if seen else None
+    if not seen:
+        return None
+    capacity = capacity_of(seen, most, reason)
+    return replace(capacity, end=ClimbEnd.PROCESS) if capacity.end is ClimbEnd.FLAT else capacity
 
 
 @dataclass

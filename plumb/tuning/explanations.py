@@ -67,6 +67,8 @@ def capacity(source: SourceCapacity) -> str:
     match source.end:
         case ClimbEnd.FLAT:
             return f"{gives} and no more beyond"
+        case ClimbEnd.PROCESS:
+            return f"{gives} and no more beyond to one process; there was no time to look at several"
         case ClimbEnd.LESS:
             return f"{gives} and less beyond {most}"
         case ClimbEnd.TRIED_AGAIN:

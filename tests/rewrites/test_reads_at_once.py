@@ -39,9 +39,23 @@ class Served:
 def test_a_source_that_serves_a_few_at_a_time_is_not_asked_for_many_more():
     source = Served(4)
     capacity = climb_reads(source.read, range(8), WAIT, 64, 20.0)
-    assert capacity.end is ClimbEnd.FLAT
+    # Whether the source gives no more, or this process gets no more of it, only other processes can show.
+    assert capacity.end is ClimbEnd.PROCESS
+    assert not capacity.is_exhausted
     assert capacity.good_reads == 4
     assert source.most <= 8
+
+
+def test_a_lock_of_the_dataset_s_own_says_nothing_of_its_source():
+    lock = threading.Lock()
+
+    def read(index):
+        with lock:
+            time.sleep(WAIT)
+
+    capacity = climb_reads(read, range(8), WAIT, 64, 20.0)
+    assert (capacity.end, capacity.good_reads) == (ClimbEnd.PROCESS, 1)
+    assert not capacity.is_exhausted
 
 
 def test_no_more_are_made_at_once_than_are_allowed():

@@ -8,7 +8,7 @@ from plumb.core.config import Config
 from plumb.core.plan import Rate, SampleCost
 from plumb.host import Limits
 from plumb.model.calibration import ProbeRun
-from plumb.model.concurrency_climb import ClimbEnd
+from plumb.model.concurrency_climb import ClimbEnd, SourceCapacity
 from plumb.model.inputs import Footprint, ModelInputs, ThreadsCost
 from plumb.tuning.search.calibration_runs import CalibrationRun
 from plumb.tuning.search.ledger import TrialResult
@@ -57,6 +57,15 @@ def test_without_threads_they_begin_where_the_model_was_calibrated():
     assert asked[:2] == [4, 8]
     assert max(asked) == 16
     assert inputs.source.good_reads == 8
+
+
+def test_workers_go_beyond_what_threads_of_one_process_get():
+    locked = SourceCapacity((1,), (95.0,), 1, 1, ClimbEnd.PROCESS)
+    asked, situation = climb(
+        lambda reads: min(reads, 8) / 0.0105, Config(1, 2), dataclasses.replace(SITUATION, source=locked)
+    )
+    assert max(asked) == 16
+    assert (situation.source.end, situation.source.good_reads) == (ClimbEnd.FLAT, 8)
 
 
 def test_a_run_that_fails_sets_the_limit_below_it():
