@@ -54,7 +54,7 @@ def tune_here(
     started = time.perf_counter()
     try:
         with restored_state(loader):
-            planned = _tuned(loader, site, options, step)
+            planned = _tune(loader, site, options, step)
     except UsersError as users:
         raise users.error from None
     finally:
@@ -66,7 +66,7 @@ def tune_here(
     return decode(encode(found))
 
 
-def _tuned(
+def _tune(
     loader: DataLoader[Any], site: Site, options: Options, step: Callable[[Any], object] | float | None
 ) -> LoaderResult:
     identity = dataclasses.replace(identity_of(loader, place_of(site), 1), facts=facts_of_loader(loader))
@@ -79,13 +79,13 @@ def _tuned(
 
         tuning = TuningWork(options, emit)
         if callable(step):
-            return _through(step, tuning, known, loader, options.budget_seconds).plan
+            return _tune_for_function(step, tuning, known, loader, options.budget_seconds).plan
         rate = TrainingStep(float(step), 0.0, blocks=not has_accelerator()) if step is not None else None
         notes = [] if rate else [_ALONE]
         return tuning.run_for_step(known, loader, options.budget_seconds, rate, options.window_seconds, *notes).plan
 
 
-def _through(
+def _tune_for_function(
     step: Callable[[Any], object], tuning: TuningWork, known: KnownLoader, loader: DataLoader[Any], seconds: float
 ) -> LoaderDone:
     """Tune as `plumb tune` does through a script's loop, with `step` as the body of the loop."""

@@ -52,7 +52,7 @@ def _use_one_torch_thread() -> None:
 _parsing = threading.RLock()
 
 
-def _parse_by_turns() -> None:
+def _parse_one_at_a_time() -> None:
     """Let only one thread of this process parse Python at a time; `numpy.load` parses for each file that it reads.
 
     Python 3.11 raises SystemError if another thread interrupts the parser, as a finalizer may let it (CPython issue
@@ -89,7 +89,7 @@ class ReadingThreads(ThreadPoolExecutor):
     """
 
     def __init__(self, count: int) -> None:
-        _parse_by_turns()
+        _parse_one_at_a_time()
         threads = torch.get_num_threads()
         super().__init__(count, "plumb-fetch", initializer=_use_one_torch_thread)
         self._unfinished = 0

@@ -97,14 +97,14 @@ class Content:
         block, step = _LARGE_BYTES // _BLOCKS, length // _BLOCKS
         return "part", type(value).__name__, length, [value[start : start + block] for start in range(0, length, step)]
 
-    def told(self, value: Any) -> Any:
+    def substitute_of(self, value: Any) -> Any:
         """Return a substitute for a value that is not plain: a tuple of its parts, which are digested in turn."""
         if id(value) in self._met:
             return "again", self._met[id(value)][0]
         self._met[id(value)] = len(self._met), value
-        return self._told(value)
+        return self._substitute_of(value)
 
-    def _told(self, value: Any) -> Any:
+    def _substitute_of(self, value: Any) -> Any:
         kind = type(value)
         if kind in (set, frozenset):
             return self._set(value)
@@ -205,7 +205,7 @@ class _DigestPickler(pickle.Pickler):
         super().__init__(stream, protocol=4)
         # Without its memo, pickle writes equal objects equally, whether they are identical or not.
         self.fast = True
-        self._content, self._told, self._collected = content, content.told, content.collected
+        self._content, self._substitute_of, self._collected = content, content.substitute_of, content.collected
         self._objects_left = most_objects
 
     def persistent_id(self, value: Any) -> Any:
@@ -218,7 +218,7 @@ class _DigestPickler(pickle.Pickler):
                 raise TooMuchError
         if kind in _PLAIN:
             return self._collected(value)
-        return (kind.__name__, str(value)) if issubclass(kind, PurePath) else self._told(value)
+        return (kind.__name__, str(value)) if issubclass(kind, PurePath) else self._substitute_of(value)
 
 
 def _is_flat(value: Any, most: int | None) -> bool:

@@ -67,7 +67,7 @@ class Generators:
             for name, state in zip(names, states, strict=True)
         }
 
-    def kept(self) -> GeneratorStates:
+    def snapshot(self) -> GeneratorStates:
         """Return the states of all generators on the CPU, for `put_back`."""
         python, numpy, torchs = process_states()
         held = {name: _without_tensor(get_state(each)) for name, each in self._held.items()}

@@ -21,7 +21,7 @@ from plumb.instrument.callee import (
 )
 from plumb.instrument.dataset_state import DatasetState
 from plumb.instrument.object_parts import process_generators
-from plumb.instrument.rng_state import GENERATOR_CLASSES, disturb_generators, kept_generators
+from plumb.instrument.rng_state import GENERATOR_CLASSES, disturb_generators, restored_generators
 
 # A dataset of a million objects is not walked to its end.
 _REACHED_SECONDS = 0.3
@@ -63,7 +63,7 @@ class DatasetObjects:
     @contextmanager
     def kept(self) -> Iterator[None]:
         """Restore the random generators after the context: the process's own ones to before, others to the start."""
-        with kept_generators():
+        with restored_generators():
             try:
                 yield
             finally:

@@ -35,7 +35,7 @@ from plumb.instrument.cleared_caches import times_cleared
 from plumb.instrument.code_names import closed_over, globals_read, names_of, runs_unnamed
 from plumb.instrument.large_values import Large, LargeValues
 from plumb.instrument.object_parts import attributes_of, hidden_arrays, parts_of, process_generators, wrapped_values
-from plumb.instrument.state_change import Change, ValuePath, told_from
+from plumb.instrument.state_change import Change, ValuePath, change_between
 from plumb.instrument.value_kinds import ValueKind, is_all_users, is_transform, kind_of
 
 # Time limits of a check at an epoch's start, and of the first one, which only records the state; between two batches, a
@@ -234,7 +234,7 @@ class DatasetState:
         if before is None or before == sight:
             return
         if not isinstance(sight, dict):
-            self._changes.append(told_from(before, sight, value, way.place, way.is_quiet or way.is_scratch))
+            self._changes.append(change_between(before, sight, value, way.place, way.is_quiet or way.is_scratch))
             return
         # For functions, classes and objects, the name that differs is part of the place.
         for name in before | sight:

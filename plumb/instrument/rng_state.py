@@ -50,7 +50,7 @@ def disturb_generators() -> None:
 
 
 @contextmanager
-def kept_generators() -> Iterator[None]:
+def restored_generators() -> Iterator[None]:
     """Restore the generators' states on exit, so that inspecting a pipeline doesn't change the training's numbers."""
     before = process_states()
     try:

@@ -47,7 +47,7 @@ class ValuePath(NamedTuple):
         )
 
 
-def told_from(before: Any, sight: Any, value: Any, place: str, is_scratch: bool) -> Change:
+def change_between(before: Any, sight: Any, value: Any, place: str, is_scratch: bool) -> Change:
     """Return the change of a value that is no object, from its earlier and its present summary."""
     is_growth = _has_grown(value, before, sight)
     is_resized = isinstance(value, (list, dict, set)) or hasattr(value, "popleft")

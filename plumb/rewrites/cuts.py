@@ -86,7 +86,7 @@ def find_cuts(traced: TracedPipeline) -> FoundCuts:
             found[recorded.hoisted(node)] = name
             continue
         reasons.append(f"No cut after {name}: {reason}.")
-        outer = recorded.once_around(node)
+        outer = recorded.cuttable_around(node)
         if outer is not None:
             is_taken = outer.name in recorded.operators or outer.name in found.values()
             found.setdefault(recorded.hoisted(outer), f"{outer.name} around {name}" if is_taken else outer.name)
@@ -139,7 +139,7 @@ class _Recorded:
             return f"what it returns is larger than {format_bytes(_LARGEST_BYTES)}"
         return _pickling_error(self.results[node])
 
-    def once_around(self, node: Node) -> Node | None:
+    def cuttable_around(self, node: Node) -> Node | None:
         """Return the innermost call around `node`, if that runs several times in a sample, that can be cut itself."""
         if all(len(sample.of(node)) == 1 for sample in (*self.first, *self.second)):
             return None

@@ -19,7 +19,7 @@ import torch
 
 from plumb.core.config import Deferral, DeferredStep
 from plumb.host.threads import one_torch_thread
-from plumb.instrument.rng_state import kept_generators
+from plumb.instrument.rng_state import restored_generators
 from plumb.rewrites.tensor_calls import FollowedSample, TensorCall, follower, way_of
 from plumb.rewrites.validate_deferral import Collate, try_out
 from plumb.runtime.deferred.recipe import DeferredCall, bitwise_equal, is_plain, is_same, pack, taken_apart
@@ -73,7 +73,7 @@ def find_deferral(dataset: Any, collate_fn: Collate, indices: Sequence[Any]) -> 
     """
     if hasattr(type(dataset), "__getitems__") and not type(dataset).__module__.startswith("torch.utils.data"):
         return FoundDeferral(None, f"{type(dataset).__name__} loads several samples at once")
-    with kept_generators(), one_torch_thread():
+    with restored_generators(), one_torch_thread():
         following = follower()
         followed = [following.sample(dataset, index) for index in indices[:FOLLOWED_SAMPLES]]
         if len({len(sample.leaves) for sample in followed}) > 1:
@@ -188,7 +188,7 @@ def _does_the_same_on_a_batch(call: DeferredCall, given: Sequence[torch.Tensor],
 def _suffixes(steps: Sequence[_Step]) -> Iterator[list[_Step]]:
     """Yield the suffixes to try: first those that leave the fewest bytes to collate, and of these the longest.
 
-    None begins with a step that returns its own argument, for which there can be no stand-in.
+    None begins with a step that returns its own argument, for which there can be no placeholder.
     """
     starts = [number for number, step in enumerate(steps) if not step.hands_on]
     for start in sorted(starts, key=lambda number: (steps[number].given[0].nbytes, number)):

@@ -24,7 +24,7 @@ from plumb.core.plan import SampleCost
 from plumb.core.units import format_seconds
 from plumb.host.forked_trial import in_spawned_child
 from plumb.instrument.picklability import why_not_spawned
-from plumb.instrument.rng_state import kept_generators
+from plumb.instrument.rng_state import restored_generators
 from plumb.model.concurrency_climb import SourceCapacity
 from plumb.model.inputs import CutCost, DeferralCost, StorageBandwidth, ThreadsCost
 from plumb.rewrites.costs import FEWEST_SAMPLES, RewriteCosts, rewrite_costs
@@ -104,7 +104,7 @@ def find_rewrites(
         reads_at_most: Largest number of samples to read at once, to see how many their source holds.
     """
     search = _RewriteSearch(loader, cost, indices, time.perf_counter() + seconds, target, forget_opened)
-    with kept_generators():
+    with restored_generators():
         traced = search.traced()
         # Even if the trace used up a short budget, its results must still be tried.
         search.deadline = max(search.deadline, time.perf_counter() + _AFTER_TRACE_SHARE * seconds)

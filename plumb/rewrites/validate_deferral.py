@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from plumb.core.config import Deferral
 from plumb.core.errors import one_line
 from plumb.instrument.recorder import SAMPLE
-from plumb.instrument.rng_state import disturb_generators, generator_states, kept_generators
+from plumb.instrument.rng_state import disturb_generators, generator_states, restored_generators
 from plumb.runtime.deferred.elementwise_chain import BatchRecipe
 from plumb.runtime.deferred.recipe import bitwise_equal, is_plain, is_same
 from plumb.runtime.deferred.samples import CallDeferrer, DeferredBatch, DeferringCollate, device_of, run
@@ -43,10 +43,10 @@ def try_out(deferral: Deferral, dataset: Any, collate_fn: Collate, indices: Sequ
 
     for group in (list(indices), list(indices[:1]), list(indices[::-1]), list(indices[: len(indices) // 2 + 1])):
         disturb_generators()
-        with kept_generators():
+        with restored_generators():
             expected = plainly(group)
             states = generator_states([])
-        with kept_generators():
+        with restored_generators():
             repeated = plainly(group)
         if not same_batch(expected, repeated):
             return "the samples don't repeat, so nothing can be compared"

@@ -137,7 +137,7 @@ class FetchingDataset:
         """Return the result of `read` with a note: the generators' states, and a plain version if that is requested."""
         reader, fetch, plain = self._here, self._fetch, None
         reader.generators.look_again()
-        states = reader.generators.kept()
+        states = reader.generators.snapshot()
         begun = time.perf_counter()
         if marked.is_made_plainly_here and self._plainly is not None:
             plain = self._plainly.in_child(marked.indices, states, marked.seconds)
@@ -201,7 +201,7 @@ class _SampleReader:
     def samples(self, indices: list[Any]) -> list[Any] | DeferredSamples:
         """Return the samples of one batch. If a rewrite doesn't fit, make this and all later ones plainly."""
         if not self._is_plain:
-            kept = self.generators.kept()
+            kept = self.generators.snapshot()
             try:
                 self._check_the_ways(indices)
                 samples = self._read(indices)
@@ -265,7 +265,7 @@ class _SampleReader:
         self._watch = None
         samples: list[Any] = []
         records: list[Record] = []
-        with self._submitted(self._made, missing) as futures:
+        with self._submitted(self._value_and_record, missing) as futures:
             if futures and self._waits_for_all:
                 # Code behind the cut may draw random numbers, which would hide the draws of a thread.
                 wait(futures)
@@ -275,7 +275,7 @@ class _SampleReader:
                 if value is not MISSING:
                     sample, record = self._replay.sample_from(index, value), None
                 elif self._pool is None:
-                    sample, record = self._kept(index)
+                    sample, record = self._sample_and_record(index)
                 else:
                     made, record = self._taken(next(ahead), states)
                     sample = self._replay.sample_from(index, made)
@@ -325,7 +325,7 @@ class _SampleReader:
         """End the store, and return whether no other process did so, and reported it, before."""
         return self._store is None or self._store.end(str(error))
 
-    def _made(self, index: Any) -> Made:
+    def _value_and_record(self, index: Any) -> Made:
         """Return the cut's value, and its record for the store, None if making it changed something."""
         before = self._sights()
         with opened_files() as files:
@@ -333,7 +333,7 @@ class _SampleReader:
         # Encoded before the value is used, because the user's code may change it in place.
         return value, self._record(index, value, files) if before == self._sights() else None
 
-    def _kept(self, index: Any) -> Made:
+    def _sample_and_record(self, index: Any) -> Made:
         """Make a sample plainly; return it and its record for the store.
 
         The record is None if random numbers were drawn before the cut, or if something was changed, because that must

@@ -66,7 +66,7 @@ class PlainBatches:
     def here(self, indices: Any, states: GeneratorStates, threads: int) -> BatchVersion:
         """Make the batch in this process with `threads` threads of torch; generators are restored afterwards."""
         generators = Generators(self.dataset)
-        before = generators.kept()
+        before = generators.snapshot()
         try:
             with torch_threads(threads):
                 return self._making(generators, indices, states)

@@ -223,14 +223,14 @@ class RunClock:
 
     def _after_first(self, lap: Lap) -> _Phase | None:
         own = self._own_rate(lap)
-        self._tell(is_slower=False, own_lap=None)
+        self._report(is_slower=False, own_lap=None)
         return _Phase.LATER if self._fill_batches or lap.without_start * _HOPELESS >= own else _Phase.OWN
 
     def _after_later(self, lap: Lap) -> _Phase | None:
         if not self._has_looked_twice and lap.start_seconds > _MUCH_OF_A_LAP * lap.seconds:
             # Part of the start may happen only in the second epoch, such as the check of a store's values.
             self._has_looked_twice = True
-            self._tell(is_slower=False, own_lap=None)
+            self._report(is_slower=False, own_lap=None)
             return _Phase.LATER
         # It may be slower than claimed, and still faster than the user's own: half of the gain (geometrically)
         # suffices.
@@ -271,7 +271,7 @@ class RunClock:
     def _settle(self, is_slower: bool) -> None:
         self.is_over, self.wants_own = True, is_slower
         self._load = None
-        self._tell(is_slower, next((lap for lap in (self._lap, self._last) if lap is not None and lap.is_own), None))
+        self._report(is_slower, next((lap for lap in (self._lap, self._last) if lap is not None and lap.is_own), None))
 
     def _own_rate(self, lap: Lap) -> float:
         """Return the loop's expected batches per second on the user's own configuration, by the plan."""
@@ -287,7 +287,7 @@ class RunClock:
         making, step = self._samples / rate, lap.seconds_per_step
         return 1.0 / (max(making, step) if config.num_workers else making + step)
 
-    def _tell(self, is_slower: bool, own_lap: Lap | None) -> None:
+    def _report(self, is_slower: bool, own_lap: Lap | None) -> None:
         first, later = self._first, self._later
         latest = later or first
         assert latest is not None

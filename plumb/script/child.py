@@ -97,7 +97,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
             faulthandler.cancel_dump_traceback_later()
         if isinstance(event, ScriptEnded) and ended is not None and not takes_part:
             # Must happen before this process ends, because the other ranks' connections break then.
-            ended.say()
+            ended.set()
         sender(event)
 
     # The recorder runs already, unless Python was started to ignore its environment.
@@ -148,7 +148,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
     spawned_ranks.listen(session.ranks_started)
     removed_data.listen(session.data_goes)
     error = run_script(orders.target, arguments)
-    if takes_part and error is not None and ended is not None and ended.heard():
+    if takes_part and error is not None and ended is not None and ended.is_set():
         # The rank that tunes has ended, and the script's connection to it broke.
         session.end_script()
     try:

@@ -72,7 +72,7 @@ class TuningDoneFlag:
         self._file = Path(file)
         self._before = self._moment()
 
-    def say(self) -> None:
+    def set(self) -> None:
         """Give the signal. If the folder can't be used, the others notice when the script's own connection ends."""
         with contextlib.suppress(OSError, StoreError):
             folder = open_user_folder(_FOLDER)
@@ -84,14 +84,14 @@ class TuningDoneFlag:
             finally:
                 os.close(folder)
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Remove the signal of an earlier launch, and other launches' signals that are more than a day old."""
         with contextlib.suppress(OSError):
             for file in self._file.parent.iterdir():
                 if file == self._file or time.time() - file.stat().st_mtime > _DAY_SECONDS:
                     file.unlink()
 
-    def heard(self) -> bool:
+    def is_set(self) -> bool:
         """Return whether the signal was given since this object was made."""
         moment = self._moment()
         return moment is not None and moment != self._before
@@ -110,11 +110,11 @@ def signal_when_over(launch: Launch | None) -> Iterator[None]:
         yield
         return
     ended = TuningDoneFlag(launch.ended_file)
-    ended.forget()
+    ended.clear()
     try:
         yield
     finally:
-        ended.say()
+        ended.set()
 
 
 def take_part(orders: Orders, arguments: list[str], launch: Launch) -> int:
@@ -133,9 +133,9 @@ def take_part(orders: Orders, arguments: list[str], launch: Launch) -> int:
 
     print(f"plumb: rank {launch.rank} of {launch.ranks} takes part while rank 0 tunes", file=sys.stderr, flush=True)
     outcome = launcher.run_tuned(
-        msgspec.structs.replace(orders, tune=tune), arguments, hear, _forward_output, is_over=ended.heard
+        msgspec.structs.replace(orders, tune=tune), arguments, hear, _forward_output, is_over=ended.is_set
     )
-    if ended.heard():
+    if ended.is_set():
         return 0
     if failures:
         raise CommandError(f"rank {launch.rank}: {failures[0].text}", failures[0].exit_code)

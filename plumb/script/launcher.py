@@ -186,7 +186,7 @@ class _Deadline:
         self._at = self._begun + start_seconds(budget_seconds)
         self._at_most = self._begun + _STARTS_AT_MOST * start_seconds(budget_seconds)
 
-    def heard(self, event: Event) -> None:
+    def note_event(self, event: Event) -> None:
         """Move the deadline if the event shows progress of the script."""
         if isinstance(event, (LoaderIterated, TuningStarted)):
             now = time.monotonic()
@@ -245,7 +245,7 @@ def _listen(
                     on_output(data)
                 else:
                     for event in receiver.feed(data):
-                        deadline.heard(event)
+                        deadline.note_event(event)
                         on_event(event)
             keeper.look_at(child.pid)
             if (ended and not ready) or is_over():

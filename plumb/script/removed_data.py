@@ -54,11 +54,11 @@ class LoaderFiles:
         return bool(files) and all(file == path or file.startswith(path + os.sep) for file in files or ())
 
     def _read_one(self, name: str, loader: DataLoader[Any]) -> None:
-        from plumb.instrument.rng_state import kept_generators
+        from plumb.instrument.rng_state import restored_generators
 
         self._files[name] = set()
         # The user's code may raise any error, and the script did not request this sample.
-        with contextlib.suppress(Exception), kept_generators(), self.noted(name):
+        with contextlib.suppress(Exception), restored_generators(), self.noted(name):
             loader.dataset[next(iter(loader.sampler))]
 
 

@@ -202,7 +202,7 @@ class Session:
             error = None
         coroutine = None if self._comes_of_users_error(error) else self._coroutine
         if coroutine is None:
-            seen = self._seen()
+            seen = self._loaders_read()
             if error is None and (seen or self._has_result or self._failed is not None):
                 self._begin_alone()
                 self._tune_alone(seen)
@@ -223,7 +223,7 @@ class Session:
         """
         if self._registry is None or self._coroutine is not None:
             return
-        lost = [known for known in self._seen() if self._reads_only(known, path)]
+        lost = [known for known in self._loaders_read() if self._reads_only(known, path)]
         if not lost:
             return
         try:
@@ -232,7 +232,7 @@ class Session:
         except Exception as failure:
             self.fail(failure)
 
-    def _seen(self) -> list[KnownLoader]:
+    def _loaders_read(self) -> list[KnownLoader]:
         """Return the loaders that the script has read, and that are not done."""
         known = [] if self._registry is None else self._registry.all()
         return [each for each in known if each.batches_seen and each.name not in self._done]

@@ -80,7 +80,7 @@ def inner_loops(root: Node, weights: Weights) -> Selection:
     return Selection(skipped={name: frozenset(indices) for name, indices in skipped.items()})
 
 
-def noticed(weights: Weights) -> set[Node]:
+def worth_following(weights: Weights) -> set[Node]:
     """Return the nodes worth following in discovery: those timed, except frequent calls that take hardly any time."""
     return {
         node

@@ -19,11 +19,11 @@ from plumb.host.read_counter import ReadCounter
 from plumb.host.threads import one_torch_thread
 from plumb.instrument.function_rewriter import Rewriter
 from plumb.instrument.recorder import COLLATE, EVERYTHING, SAMPLE, Node, Recorder, Selection
-from plumb.instrument.rng_state import disturb_generators, kept_generators
+from plumb.instrument.rng_state import disturb_generators, restored_generators
 from plumb.tracing.dataflow_pass import Discovery
 from plumb.tracing.gil_pass import LockWatch
 from plumb.tracing.graph_builder import ObservedPasses, assemble
-from plumb.tracing.operator_selection import Weights, choose, inner_loops, measure, noticed, select
+from plumb.tracing.operator_selection import Weights, choose, inner_loops, measure, select, worth_following
 from plumb.tracing.pipeline import Pipeline
 from plumb.tracing.sample_source import Load, SampleSource, TraceError, TraceTimeError, is_stream, source_of
 from plumb.tracing.timing_pass import (
@@ -85,7 +85,7 @@ def trace(
     if indices is None:
         indices = _keys(dataset_or_loader, samples)
     source = source_of(dataset, samples, indices, batch_samples or 1)
-    with kept_generators(), one_torch_thread(), ReadCounter() as reads:
+    with restored_generators(), one_torch_thread(), ReadCounter() as reads:
         trace_passes = TracePasses(source, collate, batch_samples, deadline)
         units = trace_passes.warm_up(max(1, min(samples, source.samples) // source.unit_samples))
         if collate_fn is None and dataset is dataset_or_loader:
@@ -243,7 +243,7 @@ class TracePasses:
 
     def discover(self, units: int, weights: Weights, reads: ReadCounter) -> Discovery:
         """Follow the values in every unit, and repeat a few units with other states of the random number generators."""
-        selection = select(noticed(weights), whole=False)
+        selection = select(worth_following(weights), whole=False)
         discovery = Discovery(self.root, self.rewriter, reads, selection)
         with discovery:
             self._discover_round(discovery, list(range(units)), 0)

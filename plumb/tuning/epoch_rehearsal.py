@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset
 
 from plumb.core.config import Config
 from plumb.core.plan import LoaderResult
-from plumb.instrument.rng_state import kept_generators
+from plumb.instrument.rng_state import restored_generators
 from plumb.instrument.torch_loader import DataLoader
 from plumb.runtime.planned_loader import PlannedLoader
 from plumb.runtime.store.dataset_store import DatasetStore
@@ -64,7 +64,7 @@ def rehearse_epochs(
     entry = dataclasses.replace(
         planned, claim=None, tuned=dataclasses.replace(planned.tuned, config=dataclasses.replace(config, cache=None))
     )
-    with kept_generators(), contextlib.suppress(Exception):
+    with restored_generators(), contextlib.suppress(Exception):
         looking = _seconds_to_look(stored, loader.dataset, clock)
         short = _short(loader, own, batches)
         lasting = PlannedLoader(short, entry, own)

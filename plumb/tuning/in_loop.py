@@ -21,7 +21,7 @@ from plumb.host.malloc import baseline_malloc
 from plumb.host.pinned_memory import is_pinnable
 from plumb.model import resource_bounds, serialization
 from plumb.tracing.device.profile import uses_accelerator
-from plumb.tuning import explanations as notes
+from plumb.tuning import explanations
 from plumb.tuning.between_epochs import between_epochs
 from plumb.tuning.companion_tuning import CompanionTuning
 from plumb.tuning.epoch_claim import claim_of, is_worth_having
@@ -106,11 +106,11 @@ class TuningWork:
         if not loader.num_workers:
             loop.changes = LoopChanges(loader)
         together = CompanionTuning(loop)
-        before, step = yield from self._at_first(known, loader, loop, own, deadline)
+        before, step = yield from self._measure_loop(known, loader, loop, own, deadline)
         readings = [before] if before else []
         is_soon = time.perf_counter() - begun < _TIME_BEFORE * (deadline - begun)
         if before and step and is_soon and may_be_drift(before, step) and math.isinf(loop.batches_at_most):
-            again, step_again = yield from self._at_first(known, loader, loop, own, deadline)
+            again, step_again = yield from self._measure_loop(known, loader, loop, own, deadline)
             readings += [again] if again else []
             step = max(step, step_again or step, key=lambda found: found.samples_per_second)
         waiting = waiting_share(rate_over_turns(readings), step) if readings else None
@@ -127,7 +127,7 @@ class TuningWork:
         tuner = Tuner(subject, self._options, seconds, window_seconds, self._emit)
         choice = tuner.choose()
         if between.changed or between.is_made_anew:
-            choice = choice.noting(notes.changed_between_epochs(between))
+            choice = choice.noting(explanations.changed_between_epochs(between))
 
         def tuner_of(subject: LoaderUnderTest, limits: Limits) -> Tuner:
             return Tuner(
@@ -162,7 +162,9 @@ class TuningWork:
             named = together.named(wanted)
             choice, in_loop = after_comparison(choice, wanted, compared, step, named)
             if in_loop is None and compared.is_open:
-                undecided = notes.undecided(named, compared.ratio, waiting, others.cpus(), self._options.budget_seconds)
+                undecided = explanations.undecided(
+                    named, compared.ratio, waiting, others.cpus(), self._options.budget_seconds
+                )
         plainly = None
         is_plain_other = choice.plain.config != wanted or together.is_plain_other
         if is_plain_other and (choice.plain.config != choice.baseline.config or together.wants_change(plain=True)):
@@ -201,9 +203,9 @@ class TuningWork:
             choice = choice.noting(note)
         choice = together.note(choice)
         if loop.pauses.seconds:
-            choice = choice.noting(notes.paused(loop.pauses.seconds))
+            choice = choice.noting(explanations.paused(loop.pauses.seconds))
         if self._options.ranks > 1:
-            note = notes.among_ranks(self._options.ranks, shows_collective_waits())
+            note = explanations.among_ranks(self._options.ranks, shows_collective_waits())
             choice = choice.noting(note)
         choice = choice.having_loaded(loop.batches_given * loop.samples_per_batch)
         planned = self._plan(
@@ -223,7 +225,7 @@ class TuningWork:
         if claim is None or is_worth_having(claim) or together.count:
             return events.LoaderDone(dataclasses.replace(planned.plan, undecided=undecided, claim=claim))
         plain = choice.baseline if choice.plain.config == choice.tuned.config else choice.plain
-        choice = choice.noting(notes.eaten_by_starts(choice.tuned.config, claim))
+        choice = choice.noting(explanations.eaten_by_starts(choice.tuned.config, claim))
         choice = dataclasses.replace(choice, tuned=choice.baseline, plain=plain)
         as_it_is = unchanged_loop(readings, waiting) if readings else None
         return self._plan(known, loader, loop.samples_per_batch, choice, step, as_it_is, spent, plainly)
@@ -245,7 +247,7 @@ class TuningWork:
         costs = tuner.epoch_costs(planned, choice.inputs, until) if in_loop is not None else NO_COSTS
         return claim_of(planned, choice, in_loop, costs, tuner.subject.epoch_samples)
 
-    def _at_first(
+    def _measure_loop(
         self, known: KnownLoader, loader: DataLoader[Any], loop: LoopMeter, own: Iterator[Any], deadline: float
     ) -> MeasurementCoroutine[tuple[LoopReading | None, TrainingStep | None]]:
         """Measure the loop on its own batches, and its step when batches are ready."""
@@ -401,7 +403,9 @@ def _step(
     step = TrainingStep(reading.rate.samples_per_second, reading.cpu_seconds, blocks=True)
     if not uses_accelerator():
         return step
-    step = dataclasses.replace(step, blocks=(yield from _blocks(loop, replayed(kept, pin), reading, seconds, deadline)))
+    step = dataclasses.replace(
+        step, blocks=(yield from _waits_for_device(loop, replayed(kept, pin), reading, seconds, deadline))
+    )
     if pin or not loop.open or not is_pinnable(kept[0]):
         return step
     locked = yield from measured(True)
@@ -410,7 +414,7 @@ def _step(
     return TrainingStep(locked.rate.samples_per_second, locked.cpu_seconds, step.blocks, step.samples_per_second)
 
 
-def _blocks(
+def _waits_for_device(
     loop: LoopMeter, batches: Iterator[Any], reading: LoopReading, seconds: float, deadline: float
 ) -> MeasurementCoroutine[bool]:
     """Return whether the loop waits for an accelerator to finish its step, measured with pauses between two steps.

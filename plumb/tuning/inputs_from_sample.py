@@ -55,7 +55,7 @@ class ObservedLoader:
     window_seconds: float
     plain: bool = False
 
-    def told_from_waiting(self, seen: MeasuredSamples) -> MeasuredSamples:
+    def without_threads_as_waiting(self, seen: MeasuredSamples) -> MeasuredSamples:
         """Return the measurement with the work of other threads counted as computing, not as waiting."""
         if seen.other_cpus < _POOLED:
             return dataclasses.replace(seen, other_cpus=0.0)

@@ -17,7 +17,7 @@ from torch.utils.data._utils import worker as torch_worker
 
 from plumb.core.config import Config
 from plumb.core.errors import PlumbError, one_line
-from plumb.instrument.rng_state import kept_generators
+from plumb.instrument.rng_state import restored_generators
 from plumb.instrument.values import digest
 from plumb.runtime.loader import Loader
 
@@ -61,7 +61,7 @@ def examine(loader: DataLoader[Any], own_workers: int, counts: Sequence[int], se
     """
     deadline = time.perf_counter() + seconds
     same, reordered, reason = [], [], ""
-    with kept_generators():
+    with restored_generators():
         try:
             if not _asks(loader):
                 return Sharding(False)
@@ -118,7 +118,7 @@ def _epoch(loader: DataLoader[Any], workers: int, deadline: float) -> Batches:
     if workers:
         arguments["multiprocessing_context"] = loader.multiprocessing_context
         arguments["timeout"] = max(_SECONDS_AT_LEAST, deadline - time.perf_counter())
-    with kept_generators():
+    with restored_generators():
         batches = iter(
             Loader(
                 _Digests(loader.dataset),  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from plumb.tuning.search import decision
 from plumb.tuning.search.ledger import TrialResult, while_running
 
 
-def untried_plain(
+def plain_worth_trying(
     search_space: SearchSpace, inputs: ModelInputs, readings: Sequence[TrialResult], within_seconds: float
 ) -> Config | None:
     """Return the plain configuration that the model ranks first if it is worth a trial of its own, else None.

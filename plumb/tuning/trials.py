@@ -155,7 +155,7 @@ class Trials:
             raise TuningError(f"your own configuration can't be measured: {error}", 1) from None
         except Exception as error:
             raise UsersError(error) from None
-        memory = self._seen_memory(inputs, config, ran.taken_bytes)
+        memory = self._compare_memory(inputs, config, ran.taken_bytes)
         return self.ledger.measured(inputs, config, ran.chunks, ran.start_seconds, memory=memory)
 
     def try_out(
@@ -202,7 +202,7 @@ class Trials:
         if not ran.chunks:
             return self.ledger.failed(config, "not measured: far slower than predicted, or time was up")
         outcome = STOPPED if hopeless(ran.chunks) else "measured"
-        memory = self._seen_memory(inputs, config, ran.taken_bytes)
+        memory = self._compare_memory(inputs, config, ran.taken_bytes)
         return self.ledger.measured(inputs, config, ran.chunks, ran.start_seconds, outcome, memory)
 
     def interleaved_trials(self, inputs: ModelInputs, finalists: Sequence[TrialResult]) -> list[TrialResult]:
@@ -306,7 +306,7 @@ class Trials:
         private = max(footprint.worker_private_bytes, self._worker_bytes)
         return dataclasses.replace(inputs, footprint=dataclasses.replace(footprint, worker_private_bytes=private))
 
-    def _seen_memory(self, inputs: ModelInputs, config: Config, measured_bytes: float) -> Memory:
+    def _compare_memory(self, inputs: ModelInputs, config: Config, measured_bytes: float) -> Memory:
         """Return a trial's predicted and measured memory; if it took clearly more, raise the estimate for a worker."""
         inputs = self.corrected(inputs)
         predicted = constraints.trial_bytes(inputs, config)

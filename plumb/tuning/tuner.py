@@ -58,7 +58,7 @@ from plumb.tuning.measure.sample_cost import MeasuredSamples, measure_samples, w
 from plumb.tuning.measure.samples_per_batch import index_stream
 from plumb.tuning.measure.throughput import NoBatchesError
 from plumb.tuning.options import Options
-from plumb.tuning.plain_plan import best_plain, untried_plain, with_plain
+from plumb.tuning.plain_plan import best_plain, plain_worth_trying, with_plain
 from plumb.tuning.restraint import FREE, restraint_of
 from plumb.tuning.search import decision
 from plumb.tuning.search.calibration_runs import (
@@ -165,7 +165,7 @@ class Tuner:
         grown = MemoryGrowth()
         try:
             shortest, longest = _FIRST_PROBE_WINDOWS * self.window_seconds, LONGEST_PROBE_WINDOWS * self.window_seconds
-            seen = observed.told_from_waiting(
+            seen = observed.without_threads_as_waiting(
                 measure_samples(self.subject.loader, self._stream, shortest, longest, self.subject.skips)
             )
         except NoBatchesError:
@@ -189,7 +189,7 @@ class Tuner:
         search_space = self._search_space(inputs, available)
         readings = self._search(search_space, inputs, own)
         readings += self._plain_trial(inputs, available, readings)
-        finals = self._compared(inputs, self._finalists(inputs, own, readings))
+        finals = self._compare(inputs, self._finalists(inputs, own, readings))
         plain = best_plain(inputs, finals, readings, self.subject.is_decided_in_loop)
         loaded = self._trials.samples + seen.samples
         return self._decide(search_space, inputs, available, finals[0], decision.winner(finals), plain, loaded)
@@ -437,7 +437,7 @@ class Tuner:
         if self._has_nothing_to_gain or self._seconds_spent > _UNTIL_SEARCHED_AT_LAST * self.seconds:
             return []
         search_space, within = self._search_space(inputs, available), self._trials.steady_within_seconds()
-        config = untried_plain(search_space, inputs, readings, within)
+        config = plain_worth_trying(search_space, inputs, readings, within)
         if config is None:
             return []
         self._say(f"trying {config}, the best without plumb's runtime")
@@ -455,7 +455,7 @@ class Tuner:
         late = min(_UNTIL_SEARCHED_AT_LAST * self.seconds, self._seconds_spent + _SEARCHED_AT_LEAST * self.seconds)
         return self._begun + max(_UNTIL_SEARCHED * self.seconds, late)
 
-    def _compared(self, inputs: ModelInputs, finals: list[TrialResult]) -> list[TrialResult]:
+    def _compare(self, inputs: ModelInputs, finals: list[TrialResult]) -> list[TrialResult]:
         """Return the finalists as measured interleaved, or those that can be ranked without."""
         late_seconds = self._seconds_spent + self._seconds_interleaved(finals) - self.seconds
         known = decision.ranked_without_interleaving(finals, late_seconds)

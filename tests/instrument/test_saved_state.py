@@ -99,7 +99,7 @@ def test_a_dataset_read_by_threads_has_its_state_and_no_other_methods():
 OWN_LINEAGE = """
 import torch
 from torch.utils.data import DataLoader
-from plumb.script import interception as intercept
+from plumb.script import interception
 
 class Early(DataLoader):
     def __init__(self, dataset, size):
@@ -134,7 +134,7 @@ class Heard:
         self.said.append(("iterated", type(loader).__name__))
         return start()
 
-intercept.install(Heard())
+interception.install(Heard())
 
 class Late(Early):
     def __init__(self, dataset):

@@ -390,9 +390,9 @@ _WATCHED = """
 import sys
 import torch
 from plumb.runtime.deferred.elementwise_chain import BatchRecipe
-from plumb.runtime.deferred.recipe import DeferredCall as Call, pack
+from plumb.runtime.deferred.recipe import DeferredCall, pack
 batch = torch.arange(12, dtype=torch.uint8).view(4, 3)
-calls = pack([Call(torch.Tensor.float, (), {}, 0), Call(torch.div, (255,), {}, 0)])
+calls = pack([DeferredCall(torch.Tensor.float, (), {}, 0), DeferredCall(torch.div, (255,), {}, 0)])
 assert torch.equal(BatchRecipe(calls).run(batch), batch.float() / 255)
 print("torch._dynamo" in sys.modules)
 """

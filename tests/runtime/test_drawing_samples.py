@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from plumb.core.config import CacheChoice, CallStep, Config, Cut, Rewrites
 from plumb.instrument.dataset_generators import DrawWatch, Generators
 from plumb.instrument.rng_state import generator_states
-from plumb.runtime import fetch as fetching
+from plumb.runtime import fetch
 from plumb.runtime.fetch import Fetch, FetchingDataset
 from plumb.runtime.iterator_setup import IteratorSetup
 from plumb.runtime.replay.sample_code import code_of_samples, code_on
@@ -114,7 +114,7 @@ def test_a_rare_class_that_is_augmented_is_never_stored(kind, cut, spec, capfd):
     assert dataset.rng.bit_generator.state == plain.rng.bit_generator.state
     stored = Store(spec)
     values = [stored.get(key_of(index)) for index in range(LENGTH)]
-    missing = [index for index, value in enumerate(values) if isinstance(value, type(fetching.MISSING))]
+    missing = [index for index, value in enumerate(values) if isinstance(value, type(fetch.MISSING))]
     assert missing == sorted(RARE), "and all others are stored"
     assert capfd.readouterr().err == ""
 
@@ -143,7 +143,7 @@ def test_several_samples_that_draw_end_the_store_in_all_processes(spec, capfd):
     assert len(lines) == 1
     assert "drew random numbers before the end of samples" in lines[0]
     other = Store(spec)
-    assert other.get(key_of(1)) is fetching.MISSING
+    assert other.get(key_of(1)) is fetch.MISSING
     assert other.is_off
     assert "was ended" in other.reason
     # A process that comes to it later reads plainly, too, and says no more.
@@ -165,7 +165,7 @@ def test_threads_end_where_random_numbers_are_drawn_in_them(kind, cut, spec, cap
 
 def test_threads_without_a_store_are_looked_at_later_too(monkeypatch, capfd):
     """The class appears when the first batches are over, and draws while a sample is waited for."""
-    monkeypatch.setattr(fetching, "_LOOKED_AT_FIRST", 0)
+    monkeypatch.setattr(fetch, "_LOOKED_AT_FIRST", 0)
     slowly = Rare.load
 
     def load(self, index):

@@ -24,7 +24,7 @@ import functools, pathlib, sys, threading
 import numpy, torch
 from PIL import Image
 from torch.utils.data import Dataset, Subset, ConcatDataset
-from plumb.core.config import Cut, CallStep as Step
+from plumb.core.config import CallStep, Cut
 from plumb.runtime.store.fingerprint import fingerprint
 
 SCALE = 2.0
@@ -67,7 +67,7 @@ class D(Dataset):
     def __getitem__(self, index):
         return self.transform(self.files[index])
 
-cut = Cut("load", (Step("D.__getitem__#1", "load"),))
+cut = Cut("load", (CallStep("D.__getitem__#1", "load"),))
 dataset = ConcatDataset([Subset(D(), [1, 2]), D()])
 print(fingerprint(dataset, cut, [D.__getitem__, load]))
 """

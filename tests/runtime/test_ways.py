@@ -140,14 +140,14 @@ import os, sys
 import torch.multiprocessing as mp
 from torch.utils.data import DataLoader
 from plumb.core.config import Config
-from plumb.runtime.planned_loader import PlannedLoader as Planned
+from plumb.runtime.planned_loader import PlannedLoader
 from tests.ways import entry_for
 
 def rank(number, said):
     os.dup2(os.open(f"{said}.{number}", os.O_WRONLY | os.O_CREAT), 2)
     sys.stderr = os.fdopen(2, "w", closefd=False)
     loader = DataLoader(range(40), batch_size=4)
-    planned = Planned(loader, entry_for(loader, Config(1, 2)), Config())
+    planned = PlannedLoader(loader, entry_for(loader, Config(1, 2)), Config())
     assert len(list(planned.start_unseen(loader, lambda: iter(loader), print))) == 10
 
 mp.start_processes(rank, args=(os.environ["SAID"],), nprocs=2, start_method="fork")

@@ -9,7 +9,6 @@ import torch
 from plumb.core import events
 from plumb.instrument.call_site import Site
 from plumb.script import hand_made_batches
-from plumb.script import session as sessions
 from plumb.script.session import Session
 
 
@@ -136,7 +135,7 @@ class Over(BaseException):
 @pytest.fixture
 def session(monkeypatch):
     """A session that loses patience at once, what it told, and torch's backward pass as it was afterwards."""
-    monkeypatch.setattr(sessions, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("plumb.script.session._PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(torch.autograd, "backward", torch.autograd.backward)
     told = []
 

@@ -15,8 +15,8 @@ class Heard:
     def iterating(self, loader, start, plain_loop):
         return start()
 def listen():
-    from plumb.script import interception as intercept
-    intercept.install(Heard())
+    from plumb.script import interception
+    interception.install(Heard())
 """
 THEIRS = {
     "a subclass": """

@@ -5,7 +5,7 @@ from forked import run_forked
 NESTED = """
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
-from plumb.script import interception as intercept
+from plumb.script import interception
 
 class Heard:
     def __init__(self):
@@ -21,7 +21,7 @@ class Heard:
         self.read.append(loader)
 
 heard = Heard()
-intercept.install(heard)
+interception.install(heard)
 rows = torch.arange(4)
 
 class Queue(Dataset):

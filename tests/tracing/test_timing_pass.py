@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from plumb.host.read_counter import ReadCounter
 from plumb.instrument.function_rewriter import Rewriter
 from plumb.instrument.recorder import SAMPLE, Node
-from plumb.instrument.rng_state import disturb_generators, generator_states, kept_generators
+from plumb.instrument.rng_state import disturb_generators, generator_states, restored_generators
 from plumb.tracing.gil_pass import LockWatch
 from plumb.tracing.timing_pass import Clock, Timing, costs, time_call, without_slowest
 
@@ -130,7 +130,7 @@ def test_the_states_of_generators_are_seen_and_put_back():
         draw()
         assert generator_states([own]) != before
     before = generator_states([])
-    with kept_generators():
+    with restored_generators():
         disturb_generators()
         assert all(a != b for a, b in zip(generator_states([]), before, strict=True))
     assert generator_states([]) == before

@@ -155,7 +155,7 @@ def test_a_slow_step_leaves_the_tuning_its_part_of_the_time(monkeypatch):
     loader = DataLoader(torch.zeros(64), batch_size=4, num_workers=2)
     known = KnownLoader("loader", Site("train.py", 1, "loader"), weakref.ref(loader), 4)
     tuning = in_loop.TuningWork(Options(100.0, Limits()), lambda event: None)
-    running = tuning._at_first(known, loader, LoopMeter(4.0, math.inf), itertools.repeat(torch.zeros(4)), 100.0)
+    running = tuning._measure_loop(known, loader, LoopMeter(4.0, math.inf), itertools.repeat(torch.zeros(4)), 100.0)
     steps = 0
     try:
         next(running)

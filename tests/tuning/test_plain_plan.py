@@ -36,7 +36,7 @@ from plumb.tuning.loader_under_test import TuningResult
 from plumb.tuning.measure.known_loader import KnownLoader
 from plumb.tuning.measure.training_loop import LoopMeter
 from plumb.tuning.options import Options
-from plumb.tuning.plain_plan import best_plain, untried_plain, with_plain
+from plumb.tuning.plain_plan import best_plain, plain_worth_trying, with_plain
 from plumb.tuning.search.ledger import STOPPED, TrialResult
 
 COST = SampleCost(2e-3, 2e-3, 0.0, 1e-5, 1e3, 1.0)
@@ -64,7 +64,7 @@ OWN = reading(Config(), 500.0)
 
 
 def test_what_the_model_expects_most_of_is_tried_where_only_a_store_was_measured_to_be_better():
-    config = untried_plain(FREEDOM, SITUATION, [OWN, reading(STORED, 9000.0)], math.inf)
+    config = plain_worth_trying(FREEDOM, SITUATION, [OWN, reading(STORED, 9000.0)], math.inf)
     assert config.num_workers >= 3
     assert not config.needs_runtime
 
@@ -79,7 +79,7 @@ def test_what_the_model_expects_most_of_is_tried_where_only_a_store_was_measured
     ids=["the best is plain", "a plain one was measured to be as fast as any", "the user's own is"],
 )
 def test_and_nothing_else(readings):
-    assert untried_plain(FREEDOM, SITUATION, readings, math.inf) is None
+    assert plain_worth_trying(FREEDOM, SITUATION, readings, math.inf) is None
 
 
 def test_the_best_plain_one_is_compared_by_turns_too():
@@ -277,10 +277,10 @@ def test_live_tries_nothing_else_either(monkeypatch):
     monkeypatch.setattr(
         "plumb.tuning.live.controller.BackgroundSearch", lambda *_, **__: pytest.fail("nothing is to be looked for")
     )
-    pilot = LiveController(Config(), lambda: None)
-    pilot._loader, pilot._seen_indices = loader, [[0, 1]]
+    controller = LiveController(Config(), lambda: None)
+    controller._loader, controller._seen_indices = loader, [[0, 1]]
     with pytest.raises(StopIteration) as done:
-        next(pilot._scouted(gained=False))
+        next(controller._search_rewrites(gained=False))
     assert done.value.value is False
     reusing = dataclasses.replace(SITUATION, allocator=AllocatorGain(0.1, 0.0))
     asked = []

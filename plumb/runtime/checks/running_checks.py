@@ -209,7 +209,7 @@ class CheckGuard(IdleGuard):
             self.history.unchecked = 0
             return None
         again = plainly.in_child(indices, note.states, 2 * limit, times=2)
-        return self._told(plainly, number, note, [first, *(again.value or ())])
+        return self._finding(plainly, number, note, [first, *(again.value or ())])
 
     def _check_again(self) -> None:
         """Check another batch, because a generator was made with this one, separately in each process."""
@@ -234,7 +234,7 @@ class CheckGuard(IdleGuard):
             self.history.note(f"to make one plainly raised {one_line(error)}")
             return False
 
-    def _told(
+    def _finding(
         self, plainly: PlainBatches, number: int, note: ReadRecord, plain: Sequence[BatchVersion]
     ) -> Finding | None:
         """Return the finding for a batch that differs from its plain versions; None if these differ among themselves.

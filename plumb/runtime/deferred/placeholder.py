@@ -1,6 +1,6 @@
-"""A tensor whose last operators have not run yet, and its stand-in in the user's code.
+"""A tensor whose last operators have not run yet, and its placeholder in the user's code.
 
-A stand-in has the type, the shape and the dtype of the result, and no content. All code except the next deferred
+A placeholder has the type, the shape and the dtype of the result, and no content. All code except the next deferred
 operator gets the true value, made at once: code that uses some samples differently runs as always.
 """
 
@@ -26,7 +26,7 @@ LOOKS = {
     torch.Tensor.size, torch.Tensor.dim, torch.Tensor.numel, torch.Tensor.__len__,
     torch.Tensor.is_floating_point, torch.is_floating_point, torch.Tensor.is_complex, torch.is_complex,
 }  # fmt: skip
-"""Functions that work on a stand-in directly."""
+"""Functions that work on a placeholder directly."""
 
 
 class VariesError(PlumbError, RuntimeError):
@@ -79,8 +79,8 @@ class Pending:
 
 
 def make_placeholder(pending: Pending, like: torch.Tensor) -> torch.Tensor:
-    """Return a stand-in for a tensor of the type, shape and dtype of `like`."""
-    tensor: torch.Tensor = like.as_subclass(_stand_in_class(type(like)))
+    """Return a placeholder for a tensor of the type, shape and dtype of `like`."""
+    tensor: torch.Tensor = like.as_subclass(_placeholder_class(type(like)))
     setattr(tensor, ATTRIBUTE, pending)
     return tensor
 
@@ -93,12 +93,12 @@ def without_content(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def pending_of(value: object) -> Pending | None:
-    """Return the pending tensor of a stand-in; None for any other value."""
+    """Return the pending tensor of a placeholder; None for any other value."""
     return vars(value).get(ATTRIBUTE) if isinstance(value, torch.Tensor) else None
 
 
 def true_value(value: Any) -> Any:
-    """Return the true value of a stand-in, made if necessary; any other value itself."""
+    """Return the true value of a placeholder, made if necessary; any other value itself."""
     pending = pending_of(value)
     if pending is None:
         return value
@@ -107,7 +107,7 @@ def true_value(value: Any) -> Any:
 
 
 @functools.cache
-def _stand_in_class(kind: type[torch.Tensor]) -> Any:
+def _placeholder_class(kind: type[torch.Tensor]) -> Any:
     metaclass: Any = type(kind)
     return metaclass(kind.__name__, (kind,), {"__torch_function__": classmethod(_with_true_values)})
 

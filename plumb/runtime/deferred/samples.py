@@ -1,8 +1,8 @@
 """Operators moved behind collate: skipped in the process that loads samples, and run later in the main process.
 
-A deferred call returns a stand-in for its result. When the samples of a batch are complete, the tensors before the
-calls replace their stand-ins, and the calls are sent with the batch. A batch in which some sample took another path is
-finished where it was loaded.
+A deferred call returns a placeholder for its result. When the samples of a batch are complete, the tensors before the
+calls replace their placeholders, and the calls are sent with the batch. A batch in which some sample took another path
+is finished where it was loaded.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ Collate = Callable[[list[Any]], Any]
 
 @dataclass(frozen=True)
 class DeferredSamples:
-    """Samples of a batch before their deferred operators, and with the stand-ins for these.
+    """Samples of a batch before their deferred operators, and with the placeholders for these.
 
     `rows` are the inputs of the first of these operators.
     """
 
     before: list[Any]
     rows: list[torch.Tensor]
-    with_stand_ins: list[Any]
+    with_placeholders: list[Any]
     leaf: int
     recipe: bytes
 
@@ -106,8 +106,8 @@ class CallDeferrer:
             raise VariesError("The constants of deferred operators have changed.")
         leaf = self._deferral.leaf
         if self._recipe is None or not all(self._is_deferred(leaves) for leaves, _ in flat):
-            return finished(samples)
-        # Here each sample has one stand-in, in the place of the leaf.
+            return with_true_values(samples)
+        # Here each sample has one placeholder, in the place of the leaf.
         rows = [found.base for found in pending]
         before = [
             tree_unflatten([*leaves[:leaf], row, *leaves[leaf + 1 :]], structure)
@@ -116,7 +116,7 @@ class CallDeferrer:
         return DeferredSamples(before, rows, samples, leaf, self._recipe)
 
     def _is_deferred(self, leaves: Sequence[Any]) -> bool:
-        """Return whether a sample's only stand-in is the deferred leaf, and its operators were really skipped."""
+        """Return whether a sample's only placeholder is the deferred leaf, and its operators were really skipped."""
         places = [place for place, leaf in enumerate(leaves) if pending_of(leaf) is not None]
         if places != [self._deferral.leaf]:
             return False
@@ -167,10 +167,10 @@ class CallDeferrer:
         return Pending(given, self._calls, 0) if same else None
 
     def _learn(self, number: int, call: DeferredCall, pending: Pending) -> Any:
-        """Make a call for the first time in this process, and return the stand-in for its result.
+        """Make a call for the first time in this process, and return the placeholder for its result.
 
         Skipping the operators must be unnoticeable: a changed argument that isn't the result might be used again, and
-        the first argument isn't a stand-in.
+        the first argument isn't a placeholder.
         """
         given = pending.made()
         version = given._version
@@ -193,13 +193,13 @@ class CallDeferrer:
         return make_placeholder(following, like)
 
 
-def finished(samples: Sequence[Any]) -> list[Any]:
-    """Return the samples with the true values of all stand-ins."""
+def with_true_values(samples: Sequence[Any]) -> list[Any]:
+    """Return the samples with the true values of all placeholders."""
     return [tree_map(true_value, sample) if has_placeholder(sample) else sample for sample in samples]
 
 
 def has_placeholder(sample: Any) -> bool:
-    """Return whether some leaf of a sample is a stand-in."""
+    """Return whether some leaf of a sample is a placeholder."""
     return any(pending_of(leaf) is not None for leaf in tree_leaves(sample))
 
 
@@ -216,7 +216,7 @@ class DeferringCollate:
         batch = self.collate_fn(list(samples.before))
         if self._stacks(batch, samples):
             return DeferredBatch(batch, samples.leaf, samples.recipe)
-        return self.collate_fn(finished(samples.with_stand_ins))
+        return self.collate_fn(with_true_values(samples.with_placeholders))
 
     def _stacks(self, batch: Any, samples: DeferredSamples) -> bool:
         leaves = tree_flatten(batch)[0]

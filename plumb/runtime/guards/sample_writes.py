@@ -102,7 +102,7 @@ class SampleWrites:
         self._tried += 1
         if self._tried > _MOST_TRIED or other is None:
             return True
-        work = partial(read_by_turns, self._roots, read, indices, other)
+        work = partial(read_interleaved, self._roots, read, indices, other)
         outcome = in_child(work, _CHILD_SECONDS)
         if outcome.value is None:
             lasts = change.is_resized
@@ -119,7 +119,7 @@ class SampleWrites:
         return place.replace(" ", ".").rsplit(".", 1)[-1] in self._read_elsewhere
 
 
-def read_by_turns(
+def read_interleaved(
     roots: tuple[Any, ...], read: Read, indices: Any, other: Any
 ) -> tuple[frozenset[str], frozenset[str]]:
     """Read two batches in turns; return what differs when the first is reread, and what the other changes.

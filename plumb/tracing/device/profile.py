@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from plumb.core.device_profile import DeviceProfile, OnDevice
-from plumb.instrument.rng_state import kept_generators
+from plumb.instrument.rng_state import restored_generators
 from plumb.tracing.capture_pass import CapturedCalls, capture
 from plumb.tracing.device.batched_call import UnbatchableError, seconds_per_call
 from plumb.tracing.device.clock import Device, current_gpu
@@ -47,7 +47,7 @@ def profile_device(
     if isinstance(found, str):
         return DeviceProfile.none(found)
     batch_samples = min(pipeline.batch_size or CAPTURED_SAMPLES, MOST_BATCH_SAMPLES)
-    with kept_generators():
+    with restored_generators():
         captured = _captured(dataset_or_loader, pipeline, deadline)
         operators = {
             operator.id: _on_device(operator, captured, found, batch_samples, deadline)

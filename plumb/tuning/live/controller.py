@@ -83,14 +83,14 @@ class LiveController:
         self._epoch_batches: int | None = None
         self.rewrites = NO_REWRITES
         self._available = AvailableRewrites()
-        self._scout: BackgroundSearch | None = None
+        self._background_search: BackgroundSearch | None = None
         self._seen_indices: list[Sequence[Any]] = []
         self._untuned_rate = 0.0
         self._epochs = 0
         self._failed: dict[Config, str] = {}
         self._look_again: str | None = None
         self._meter = Meter()
-        self._course = self._whole_course()
+        self._course = self._decide()
         next(self._course)
 
     # ---- calls of the iterator
@@ -127,7 +127,7 @@ class LiveController:
     def failed(self, config: Config, reason: str) -> None:
         """Record that `config` could not be run, so that it is not tried again."""
         self._failed[config] = reason
-        self._take_down(config, None, None, f"failed: {reason}")
+        self._record_trial(config, None, None, f"failed: {reason}")
         if self.wanted == config:
             self.wanted = self._own
 
@@ -135,7 +135,7 @@ class LiveController:
         """End the tuning: from now on, the user's own configuration reads everything."""
         self.let_go()
         _say(f"your loop goes on with {self._own}: {reason}")
-        self._take_down(self._own, None, None, f"kept: {reason}")
+        self._record_trial(self._own, None, None, f"kept: {reason}")
         self._stop()
 
     def renewed(self, reason: str) -> None:
@@ -143,16 +143,16 @@ class LiveController:
 
     def let_go(self) -> None:
         """End the scout beside the training."""
-        scout, self._scout = self._scout, None
-        if scout is not None:
-            scout.end()
+        background_search, self._background_search = self._background_search, None
+        if background_search is not None:
+            background_search.end()
 
     def _give_up(self, error: Exception) -> None:
         self.let_go()
         _log.debug("a live tuning stops", exc_info=error)
         where = failure_report.place_of_report(error)
         _say(f"the tuning of your loop stopped ({one_line(error)}); it goes on with {self.wanted}.{where}")
-        self._take_down(self.wanted, None, None, f"the tuning stopped: {one_line(error)}")
+        self._record_trial(self.wanted, None, None, f"the tuning stopped: {one_line(error)}")
         self._stop()
 
     def _stop(self) -> None:
@@ -167,7 +167,7 @@ class LiveController:
         if sum(map(len, self._seen_indices)) < _SAMPLES_FOR_SCOUT and isinstance(indices, Sequence):
             self._seen_indices.append(indices)
 
-    def _scouted(self, gained: bool) -> DecisionCoroutine[bool]:
+    def _search_rewrites(self, gained: bool) -> DecisionCoroutine[bool]:
         """Search once for available rewrites in a separate process; return whether it found any.
 
         The scout runs at normal priority if tuning has already `gained` more than the scout can cost, else at low
@@ -182,13 +182,13 @@ class LiveController:
         if not seen or context.get_start_method() != "fork" or self._why_none_are_started() is not None:
             return False
         try:
-            scout = self._scout = BackgroundSearch(self._loader, seen, is_nice=not gained)
+            background_search = self._background_search = BackgroundSearch(self._loader, seen, is_nice=not gained)
         except (OSError, AssertionError):
             # The host has no room for a scout, or this process may not have children.
             return False
-        while (available := scout.available()) is None:
+        while (available := background_search.available()) is None:
             yield
-        self._scout = None
+        self._background_search = None
         self._available, self.rewrites = available, available.rewrites
         return bool(available.cuts or available.deferrals or available.threads)
 
@@ -202,27 +202,27 @@ class LiveController:
 
     # ---- the decision coroutine
 
-    def _whole_course(self) -> DecisionCoroutine[None]:
-        reading = yield from self._sure(self._own)
-        self._take_down(reading.config, None, reading, "your own configuration")
+    def _decide(self) -> DecisionCoroutine[None]:
+        reading = yield from self._measure_fully(self._own)
+        self._record_trial(reading.config, None, reading, "your own configuration")
         self._untuned_rate = reading.rate.samples_per_second
-        settled = yield from self._best_from(reading)
+        settled = yield from self._find_best(reading)
         while True:
             why = yield from self._watch(settled)
             begun = time.perf_counter()
-            reading = yield from self._sure(settled.config)
-            self._take_down(reading.config, None, reading, f"looked at again: {why}")
-            settled = yield from self._best_from(reading)
+            reading = yield from self._measure_fully(settled.config)
+            self._record_trial(reading.config, None, reading, f"looked at again: {why}")
+            settled = yield from self._find_best(reading)
             spent = time.perf_counter() - begun
             yield from self._rest(spent * _REST)
 
-    def _best_from(self, before: MeteredLoop) -> DecisionCoroutine[MeteredLoop]:
+    def _find_best(self, before: MeteredLoop) -> DecisionCoroutine[MeteredLoop]:
         """Find the best of torch's configurations, then of those with rewrites; set `wanted` to it and return it."""
         self.is_settled = False
         readings = {before.config: before}
         best, verdict = yield from self._search(before, readings, MISSES_AT_MOST)
         if best.waiting_share >= NOTHING_TO_GAIN:
-            has_found = yield from self._scouted(gained=best is not before)
+            has_found = yield from self._search_rewrites(gained=best is not before)
             if has_found:
                 best, verdict = yield from self._search(best, readings, MISSES_WITH_REWRITES)
         self._settle(before, best, verdict)
@@ -238,23 +238,25 @@ class LiveController:
                 verdict = f"nothing to gain: your loop waits for data {best.waiting_share:.1%} of its time"
                 break
             why_none = self._why_none_are_started()
-            found = self._promising(readings, WorkerStart(why_not=why_none))
+            found = self._configs_worth_trying(readings, WorkerStart(why_not=why_none))
             if found is None or misses == misses_at_most:
                 verdict = why_none or verdict
                 break
             config, predicted = found
-            reading = yield from self._read(config, best.rate.interval[0])
+            reading = yield from self._measure(config, best.rate.interval[0])
             if reading is None:
                 misses += 1
                 continue
             readings[config] = reading
-            is_better, best = yield from self._compared(best, reading)
-            self._take_down(config, predicted, reading, "better" if is_better else "not better")
+            is_better, best = yield from self._compare(best, reading)
+            self._record_trial(config, predicted, reading, "better" if is_better else "not better")
             misses = 0 if is_better else misses + 1
         self.wanted = best.config
         return best, verdict
 
-    def _promising(self, readings: dict[Config, MeteredLoop], start: WorkerStart) -> tuple[Config, float] | None:
+    def _configs_worth_trying(
+        self, readings: dict[Config, MeteredLoop], start: WorkerStart
+    ) -> tuple[Config, float] | None:
         assert self._loader is not None
         assert self._batches is not None
         available = self._available
@@ -263,13 +265,13 @@ class LiveController:
         )
         return worth_trying(self._loader, self._own, inputs, readings, self._failed, start, WORTH_A_TRIAL, available)
 
-    def _compared(self, best: MeteredLoop, other: MeteredLoop) -> DecisionCoroutine[tuple[bool, MeteredLoop]]:
+    def _compare(self, best: MeteredLoop, other: MeteredLoop) -> DecisionCoroutine[tuple[bool, MeteredLoop]]:
         """Return whether `other` is better, and the better one; measure `best` again if noise may explain the gain."""
         ratio = other.rate.samples_per_second / best.rate.samples_per_second
         if ratio <= 1 + EQUAL:
             return False, best
         if ratio < 1 + NOISE or other.rate.interval[0] <= best.rate.interval[1]:
-            again = yield from self._read(best.config)
+            again = yield from self._measure(best.config)
             best = best if again is None else best.and_again(again)
         is_better = other.rate.interval[0] > best.rate.interval[1]
         return is_better, other if is_better else best
@@ -301,16 +303,16 @@ class LiveController:
         while time.perf_counter() < until:
             yield
 
-    def _sure(self, config: Config) -> DecisionCoroutine[MeteredLoop]:
+    def _measure_fully(self, config: Config) -> DecisionCoroutine[MeteredLoop]:
         """Measure a configuration however long it takes; if it can't be run, the user's own instead."""
         while True:
-            reading = yield from self._read(config)
+            reading = yield from self._measure(config)
             if reading is not None:
                 return reading
             config = self._own
             self._failed.pop(config, None)
 
-    def _read(self, config: Config, floor: float = 0.0) -> DecisionCoroutine[MeteredLoop | None]:
+    def _measure(self, config: Config, floor: float = 0.0) -> DecisionCoroutine[MeteredLoop | None]:
         """Run on `config` until there are enough spans, or until its rate is clearly below `floor`.
 
         While its store is being filled, the loop must only be about as fast as untuned. Returns None if `config` can't
@@ -348,17 +350,17 @@ class LiveController:
 
     def _settle(self, before: MeteredLoop, best: MeteredLoop, verdict: str) -> None:
         self.is_settled = True
-        self.wanted = self._lasting(best)
+        self.wanted = self._with_persistence(best)
         if best is before or best.config == before.config:
-            self._take_down(best.config, None, best, f"kept: {verdict}")
+            self._record_trial(best.config, None, best, f"kept: {verdict}")
             return
-        self._take_down(best.config, None, best, "kept: the best of what was tried")
+        self._record_trial(best.config, None, best, "kept: the best of what was tried")
         _say(
             f"your loop runs at {best.rate.samples_per_second:,.0f} samples/s with {best.config}, and ran at "
             f"{before.rate.samples_per_second:,.0f} with {before.config}"
         )
 
-    def _lasting(self, best: MeteredLoop) -> Config:
+    def _with_persistence(self, best: MeteredLoop) -> Config:
         """Return the configuration, with persistent workers if their start takes long enough or the user's persist."""
         config = best.config
         if not config.num_workers or self._own.persistent_workers or config.cache:
@@ -370,7 +372,7 @@ class LiveController:
             keeps = float(resource_bounds.amortized(rate, samples, best.start_seconds)) < (1 - _WORTH_KEEPING) * rate
         return dataclasses.replace(config, persistent_workers=keeps)
 
-    def _take_down(self, config: Config, predicted: float | None, reading: MeteredLoop | None, outcome: str) -> None:
+    def _record_trial(self, config: Config, predicted: float | None, reading: MeteredLoop | None, outcome: str) -> None:
         rate = reading.rate if reading else None
         self.trials.append(
             Trial(

@@ -43,10 +43,10 @@ class LiveIterator(EpochIterator):
     def _batch_wanted(self) -> Any:
         if not self._is_latest:
             return super()._batch_wanted()
-        pilot, asked, returned = self._run.steering, now(), self._returned
+        controller, asked, returned = self._run.steering, now(), self._returned
         workers = self._segments[-1].config.num_workers if self._segments else self._run.own.num_workers
-        ends_span = pilot.ends_span(asked[0], workers)
-        if ends_span and not pilot.is_settled:
+        ends_span = controller.ends_span(asked[0], workers)
+        if ends_span and not controller.is_settled:
             synchronize()
             asked = now()
         if not self._has_next():
@@ -68,7 +68,7 @@ class LiveIterator(EpochIterator):
             start_seconds=segment.start_seconds,
             pids=segment.pids,
         )
-        pilot.note(delivery, batch, indices)
+        controller.note(delivery, batch, indices)
         return batch
 
     def _is_due(self) -> bool:

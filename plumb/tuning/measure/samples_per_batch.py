@@ -12,7 +12,7 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.core.sized import index_count, length_of
-from plumb.instrument.rng_state import kept_generators
+from plumb.instrument.rng_state import restored_generators
 from plumb.runtime.loader import index_sampler
 from plumb.tuning.measure.sample_cost import samples_in
 from plumb.tuning.measure.throughput import IndexStream
@@ -31,7 +31,7 @@ def samples_per_batch(loader: DataLoader[Any], seen: float | None = None) -> flo
     """
     if loader.batch_size is not None:
         return float(min(loader.batch_size, length_of(loader.sampler) or loader.batch_size))
-    with kept_generators(), contextlib.suppress(Exception):
+    with restored_generators(), contextlib.suppress(Exception):
         # An error here occurs again where the loader is read, and is reported there.
         sizes = list(_sizes_of_index_batches(loader))
         return fmean(sizes) if sizes else seen or float(_samples_of_a_batch(loader) or 1)

@@ -348,7 +348,7 @@ class MeasuredLoader:
         try:
             skipping(self._next, self._skips, self._skipped)
             if self._guard is not None:
-                self._guard.heard()
+                self._guard.note_batch()
         except Exception:
             self.is_broken = True
             if self._guard is not None:

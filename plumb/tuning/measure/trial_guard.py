@@ -96,7 +96,7 @@ class TrialGuard:
         """Record that the loader is being asked for a batch."""
         self._waiting_since = time.monotonic()
 
-    def heard(self) -> None:
+    def note_batch(self) -> None:
         """Record that the loader delivered a batch. Raise TrialEndedError if the trial was ended."""
         since, self._waiting_since = self._waiting_since, None
         now = time.monotonic()

@@ -17,7 +17,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from plumb.core.config import CacheChoice, Config, Rewrites
-from plumb.instrument.rng_state import kept_generators
+from plumb.instrument.rng_state import restored_generators
 from plumb.runtime.fetch import Fetch, FetchingDataset
 from plumb.runtime.iterator_setup import cut_of
 from plumb.runtime.store.dataset_store import DatasetStore
@@ -93,7 +93,7 @@ class FilledStores:
         fetching = FetchingDataset(self._loader.dataset, Fetch(threads, cut, spec=stored.spec))
         indices: list[Any] = []
         begun = time.perf_counter()
-        with kept_generators():
+        with restored_generators():
             for group in self._groups(max(threads, _SAMPLES_AT_LEAST)):
                 with contextlib.suppress(*self._skips):
                     fetching.__getitems__(group)

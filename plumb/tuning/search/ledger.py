@@ -135,7 +135,7 @@ class Ledger:
         rate = Rate(over_an_epoch(steady.rate.samples_per_second), (over_an_epoch(low), over_an_epoch(high)))
         loop = resource_bounds.training_rate(inputs, config, rate.samples_per_second)
         memory = steady.memory
-        self._take_down(
+        self._record_trial(
             Trial(
                 config,
                 resource_bounds.loader_rate(inputs, config),
@@ -150,7 +150,7 @@ class Ledger:
 
     def failed(self, config: Config, outcome: str, over: str | None = None) -> TrialResult:
         """Record and return that `config` could not be measured: `outcome` is the reason, `over` the limit it hit."""
-        self._take_down(Trial(config, None, None, None, outcome))
+        self._record_trial(Trial(config, None, None, None, outcome))
         return TrialResult(config, None, None, outcome, over)
 
     @property
@@ -171,7 +171,7 @@ class Ledger:
         alike = Counter(_DIGITS.sub("", failure) for failure in failures)
         return next((each.partition(": ")[2] for each in failures if alike[_DIGITS.sub("", each)] > 1), "")
 
-    def _take_down(self, trial: Trial) -> None:
+    def _record_trial(self, trial: Trial) -> None:
         self.trials.append(trial)
         rate, bound = trial.samples_per_second, trial.predicted_samples_per_second
         _log.debug("%s: %s samples/s (predicted: %s): %s", trial.config, rate, bound, trial.outcome)

@@ -39,8 +39,8 @@ def test_a_store_that_is_wrong_in_the_next_epoch_is_never_delivered_from(workers
     monkeypatch.setattr(running_checks, "_say_at_the_end", lambda: None)
     cache = CacheChoice("sample", "memory", 2**22, 1.0)
     live = DataLoader(Stepped(), batch_size=BATCH)
-    pilot = follow(live, [(0, Config(workers, 2, True, cache=cache))])
-    pilot.rewrites = Rewrites((Cut("sample", ()),))
+    controller = follow(live, [(0, Config(workers, 2, True, cache=cache))])
+    controller.rewrites = Rewrites((Cut("sample", ()),))
     seen = []
     for step in range(3):
         monkeypatch.setitem(STEPS, "step", step)
@@ -48,6 +48,6 @@ def test_a_store_that_is_wrong_in_the_next_epoch_is_never_delivered_from(workers
     assert seen == [[float(index + 1000 * step) for index in range(LENGTH)] for step in range(3)]
     (tally,) = running_checks.tallies
     assert (tally.name, tally.equal, tally.differing) == ("Stepped", 2, 1)
-    ((plain, reason),) = pilot.failures
+    ((plain, reason),) = controller.failures
     assert plain == "plain"
     assert "batch 1 of epoch 2 differs" in reason

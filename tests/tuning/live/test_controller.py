@@ -23,8 +23,8 @@ class Clock:
     def __init__(self, own, step_seconds):
         dataset = Squares(6400, seconds=SAMPLE_SECONDS)
         self.loader = DataLoader(dataset, batch_size=BATCH, num_workers=own.num_workers)
-        self.pilot, self.step_seconds, self._now = LiveController(own, lambda: None), step_seconds, 0.0
-        self.pilot.begin(self.loader, len(self.loader))
+        self.controller, self.step_seconds, self._now = LiveController(own, lambda: None), step_seconds, 0.0
+        self.controller.begin(self.loader, len(self.loader))
 
     def wait_seconds(self, config):
         batch = BATCH * SAMPLE_SECONDS / config.fetch_threads
@@ -33,43 +33,43 @@ class Clock:
         return max(0.0001, batch / config.num_workers - self.step_seconds)
 
     def runs_until(self, happened, batches=3000):
-        pilot, batch = self.pilot, torch.zeros(BATCH, 2, dtype=torch.int64)
+        controller, batch = self.controller, torch.zeros(BATCH, 2, dtype=torch.int64)
         for number in range(batches):
-            config = pilot.wanted
+            config = controller.wanted
             wait = self.wait_seconds(config)
-            ends_span = pilot.ends_span(self._now + self.step_seconds, config.num_workers)
+            ends_span = controller.ends_span(self._now + self.step_seconds, config.num_workers)
             self._now += self.step_seconds + wait
             start = (self._now, wait, 0.0001, self.step_seconds, 0.0001)
             indices = range(number * BATCH, (number + 1) * BATCH)
-            pilot.note(Delivery(config, BATCH, *start, True, True, ends_span, 0.0, ()), batch, indices)
+            controller.note(Delivery(config, BATCH, *start, True, True, ends_span, 0.0, ()), batch, indices)
             if happened():
                 return
-        raise AssertionError(pilot.trials)
+        raise AssertionError(controller.trials)
 
 
 @pytest.mark.parametrize("own", [Config(num_workers=1, prefetch_factor=2), Config(num_workers=4, prefetch_factor=2)])
 def test_a_loop_that_does_not_wait_is_left_alone(own, capfd):
     clock = Clock(own, step_seconds=0.05)
-    clock.runs_until(lambda: clock.pilot.is_settled)
-    assert {trial.config for trial in clock.pilot.trials} == {own}
-    assert "nothing to gain" in clock.pilot.trials[-1].outcome
+    clock.runs_until(lambda: clock.controller.is_settled)
+    assert {trial.config for trial in clock.controller.trials} == {own}
+    assert "nothing to gain" in clock.controller.trials[-1].outcome
     assert capfd.readouterr().err == ""
 
 
 def test_a_loop_that_waits_a_little_is_left_alone_too():
     clock = Clock(Config(), step_seconds=0.6)
-    clock.runs_until(lambda: clock.pilot.is_settled)
-    assert {trial.config for trial in clock.pilot.trials} == {Config()}
-    assert "nothing to gain: your loop waits for data 2.6% of its time" in clock.pilot.trials[-1].outcome
+    clock.runs_until(lambda: clock.controller.is_settled)
+    assert {trial.config for trial in clock.controller.trials} == {Config()}
+    assert "nothing to gain: your loop waits for data 2.6% of its time" in clock.controller.trials[-1].outcome
 
 
 def test_it_looks_again_when_the_loop_changes():
     own = Config(num_workers=1, prefetch_factor=2)
     clock = Clock(own, step_seconds=0.05)
-    clock.runs_until(lambda: clock.pilot.is_settled)
-    assert clock.pilot.wanted == own
+    clock.runs_until(lambda: clock.controller.is_settled)
+    assert clock.controller.wanted == own
     clock.step_seconds = 0.004
-    clock.runs_until(lambda: clock.pilot.is_settled and clock.pilot.wanted != own)
-    assert any(trial.outcome.startswith("looked at again: ") for trial in clock.pilot.trials)
-    assert clock.pilot.wanted.num_workers * clock.pilot.wanted.fetch_threads > 1
-    clock.pilot.let_go()
+    clock.runs_until(lambda: clock.controller.is_settled and clock.controller.wanted != own)
+    assert any(trial.outcome.startswith("looked at again: ") for trial in clock.controller.trials)
+    assert clock.controller.wanted.num_workers * clock.controller.wanted.fetch_threads > 1
+    clock.controller.let_go()

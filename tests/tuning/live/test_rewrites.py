@@ -103,12 +103,14 @@ def test_no_scout_is_sent_where_reading_changes_the_dataset():
 
 
 def test_a_scout_ends_when_nobody_wants_to_hear_from_it():
-    scout = BackgroundSearch(DataLoader(Sorted(values=2_000_000), batch_size=BATCH), [[0, 1, 2, 3]] * 3, True)
-    process = scout._process
-    assert scout.available() is None
-    scout.end()
+    background_search = BackgroundSearch(
+        DataLoader(Sorted(values=2_000_000), batch_size=BATCH), [[0, 1, 2, 3]] * 3, True
+    )
+    process = background_search._process
+    assert background_search.available() is None
+    background_search.end()
     assert not process.is_alive()
-    assert scout.available() == AvailableRewrites()
+    assert background_search.available() == AvailableRewrites()
 
 
 def test_a_process_that_may_have_no_children_trains_without_a_scout():
@@ -130,11 +132,11 @@ def test_a_scout_leaves_no_trace_of_what_a_dataset_prints_or_draws(capfd):
             return super().__getitem__(index)
 
     state = torch.get_rng_state()
-    scout = BackgroundSearch(
+    background_search = BackgroundSearch(
         DataLoader(Talking(values=2000), batch_size=BATCH), [list(range(48)), list(range(48, 96))], False
     )
     until = time.monotonic() + 60
-    while (available := scout.available()) is None:
+    while (available := background_search.available()) is None:
         assert time.monotonic() < until
         time.sleep(0.01)
     assert isinstance(available, AvailableRewrites)
@@ -186,7 +188,7 @@ def test_batches_are_torch_s_whatever_is_rewritten_when(data, stops, rewrites):
 
     expected = delivered(lambda: iter(loader))
     live = DataLoader(SHORT, batch_size=2, shuffle=True)
-    pilot = follow(live, data.draw(st.lists(st.tuples(st.integers(0, 40), configs), max_size=3)))
-    pilot.rewrites = rewrites
+    controller = follow(live, data.draw(st.lists(st.tuples(st.integers(0, 40), configs), max_size=3)))
+    controller.rewrites = rewrites
     assert delivered(lambda: patiently(live_iterator(live))) == expected
-    assert not pilot.failures
+    assert not controller.failures

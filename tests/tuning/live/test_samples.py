@@ -120,9 +120,9 @@ def test_errors_of_the_dataset_come_where_they_would(own, timetable, bad):
 
     expected = delivered(iter(DataLoader(Squares(60, bad), batch_size=2)))
     live = DataLoader(Squares(60, bad), batch_size=2, **own.loader_arguments())
-    pilot = follow(live, timetable)
+    controller = follow(live, timetable)
     assert delivered(live_iterator(live)) == expected
-    assert not pilot.failures
+    assert not controller.failures
 
 
 @pytest.mark.parametrize("own", [Config(), Config(2, 2)], ids=str)
@@ -214,9 +214,9 @@ def test_what_is_prefetched_is_delivered_when_a_loader_is_taken_over_from(monkey
             return super().__getitem__(index)
 
     live = DataLoader(Counted(100), batch_size=1, num_workers=2, prefetch_factor=4)
-    pilot = follow(live, [(10, Config(1, 2)), (40, Config()), (70, Config(2, 2))])
+    controller = follow(live, [(10, Config(1, 2)), (40, Config()), (70, Config(2, 2))])
     assert len(list(patiently(live_iterator(live)))) == 100
-    assert len(pilot.ran) == 4
+    assert len(controller.ran) == 4
     assert reads.tolist() == [1] * 100
 
 
@@ -227,10 +227,10 @@ class Texts(Squares):
 
 def test_batches_that_can_t_be_sent_are_made_without_workers():
     live = DataLoader(Texts(60), batch_size=2, collate_fn=list)
-    pilot = follow(live, [(3, Config(2, 2))])
+    controller = follow(live, [(3, Config(2, 2))])
     assert [index for batch in patiently(live_iterator(live)) for index, _ in batch] == list(range(60))
-    assert pilot.failures
-    assert all("pickle" in reason for _, reason in pilot.failures)
+    assert controller.failures
+    assert all("pickle" in reason for _, reason in controller.failures)
 
 
 def test_the_loader_stays_what_it_was():

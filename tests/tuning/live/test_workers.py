@@ -116,11 +116,11 @@ def test_iterable_datasets_and_unordered_loaders_are_torch_s_alone(workers):
 def test_workers_that_are_not_forked():
     """They take seconds to start; meanwhile the loop gets its batches, and none is missed."""
     loader = DataLoader(WhoReads(400), batch_size=2, num_workers=1, multiprocessing_context="spawn")
-    pilot = follow(loader, [(10, Config(2, 2))])
+    controller = follow(loader, [(10, Config(2, 2))])
     batches = list(patiently(live_iterator(loader)))
     assert torch.cat(batches)[:, 0].tolist() == list(range(400))
-    assert [config.num_workers for config in pilot.ran] == [1, 2]
-    assert not pilot.failures
+    assert [config.num_workers for config in controller.ran] == [1, 2]
+    assert not controller.failures
 
 
 SCRIPT = """

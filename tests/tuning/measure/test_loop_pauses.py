@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from plumb.core.errors import TuningError
 from plumb.host import Limits
 from plumb.instrument.call_site import Site
-from plumb.tuning import in_loop as course
+from plumb.tuning import in_loop
 from plumb.tuning.loader_under_test import TrainingStep
 from plumb.tuning.loop_results import reported_waiting_share, unchanged_loop, waiting_share
 from plumb.tuning.measure.known_loader import KnownLoader
@@ -29,8 +29,8 @@ def clock(monkeypatch):
     return now
 
 
-def in_loop(running, clock, step_seconds):
-    """What a course comes to in a loop whose steps take so long, by their number."""
+def result_in_loop(running, clock, step_seconds):
+    """What a measurement comes to in a loop whose steps take so long, by their number."""
     batch = next(running)
     for number in itertools.count():
         clock[0] += step_seconds(number)
@@ -61,14 +61,14 @@ def test_a_loop_that_validates_once_does_not_wait_for_data(at, clock, monkeypatc
         subjects.append(subject)
         raise TuningError("as far as this test goes", 1)
 
-    monkeypatch.setattr(course, "Tuner", tuner)
+    monkeypatch.setattr(in_loop, "Tuner", tuner)
     loader = DataLoader(torch.zeros(64, 4), batch_size=4)
     known = KnownLoader("loader", Site("train.py", 1, "loader"), weakref.ref(loader), 4)
     loop = LoopMeter(4.0, math.inf)
-    tuning = course.TuningWork(Options(40.0, Limits()), lambda event: None)
+    tuning = in_loop.TuningWork(Options(40.0, Limits()), lambda event: None)
     running = tuning.run_in_loop(known, loader, loop, batches(clock, 1e-5), 40.0)
     with pytest.raises(TuningError):
-        in_loop(running, clock, lambda number: 3.0 if number == at else 0.01)
+        result_in_loop(running, clock, lambda number: 3.0 if number == at else 0.01)
     assert subjects[0].waiting_share < 0.01
     assert subjects[0].step.samples_per_second == pytest.approx(400, rel=0.01)
 
@@ -81,7 +81,7 @@ def test_a_loop_that_validates_once_does_not_wait_for_data(at, clock, monkeypatc
 def test_what_comes_again_after_a_few_batches_is_part_of_the_step(every, long_seconds, rate, clock):
     loop = LoopMeter(4.0, math.inf)
     running = loop.measure(batches(clock, 1e-6), 1, 20.0, math.inf, 1.0)
-    reading = in_loop(running, clock, lambda number: long_seconds if number % every == every - 1 else 0.01)
+    reading = result_in_loop(running, clock, lambda number: long_seconds if number % every == every - 1 else 0.01)
     whole = sum(chunk.samples for chunk in reading.chunks) / sum(chunk.seconds for chunk in reading.chunks)
     assert whole == pytest.approx(rate, rel=0.05)
 
@@ -90,18 +90,18 @@ def test_batches_that_were_made_during_a_pause_do_not_count(clock):
     """Four batches are ready after it; the source gives one in 50 ms."""
     loop = LoopMeter(4.0, math.inf)
     running = loop.measure(batches(clock, 0.05, ahead=4), 5, 2.0, math.inf, 1.0)
-    reading = in_loop(running, clock, lambda number: 3.0 if number == 8 else 0.001)
+    reading = result_in_loop(running, clock, lambda number: 3.0 if number == 8 else 0.001)
     assert reading.rate.samples_per_second == pytest.approx(4 / 0.05, rel=0.05)
 
 
 def test_a_loop_that_pauses_at_its_last_batch_is_read_as_far_as_it_went(clock):
     loop = LoopMeter(4.0, 20)
     running = loop.measure(batches(clock, 1e-6), 1, 20.0, math.inf, 1.0)
-    reading = in_loop(running, clock, lambda number: 5.0 if number == 19 else 0.01)
+    reading = result_in_loop(running, clock, lambda number: 5.0 if number == 19 else 0.01)
     assert reading.rate.samples_per_second == pytest.approx(400, rel=0.01)
     assert loop.batches_given == 20
     paused = LoopMeter(4.0, 1)
-    assert in_loop(paused.measure(batches(clock, 1e-6), 1, 20.0, math.inf, 1.0), clock, lambda _: 5.0) is None
+    assert result_in_loop(paused.measure(batches(clock, 1e-6), 1, 20.0, math.inf, 1.0), clock, lambda _: 5.0) is None
 
 
 def test_steps_that_are_all_slow_are_no_pauses():

@@ -171,7 +171,9 @@ def test_torch_s_threads_are_not_a_library_s_own():
     stream = IndexStream(loader.batch_sampler)
     assert measure_samples_without_torch_threads(loader, stream, 0.2).other_cpus < 0.1
     seen = measure_samples(loader, stream, 0.3)
-    told = ObservedLoader(LoaderUnderTest("loader", loader, 5.0, None, None), stream, 0.3).told_from_waiting(seen)
+    told = ObservedLoader(LoaderUnderTest("loader", loader, 5.0, None, None), stream, 0.3).without_threads_as_waiting(
+        seen
+    )
     assert told.other_cpus == 0.0
     assert told.cost.wall_seconds == pytest.approx(seen.cost.wall_seconds)
     assert told.cost.wait_seconds <= seen.cost.wait_seconds, "waiting for torch's threads is none for the sample"

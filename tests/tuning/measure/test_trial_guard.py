@@ -14,7 +14,7 @@ from plumb.core.config import Config
 from plumb.host import Limits
 from plumb.host.process_memory import script_bytes
 from plumb.runtime.loader import rebuild
-from plumb.tuning.measure import trial_guard as guards
+from plumb.tuning.measure import trial_guard
 from plumb.tuning.measure.throughput import IndexStream, MeasuredLoader
 from plumb.tuning.measure.trial_guard import TrialEndedError, TrialGuard
 
@@ -90,7 +90,7 @@ def test_workers_that_are_stuck_from_the_start_are_ended_and_say_where():
 
 
 def test_a_worker_that_falls_silent_is_ended_after_a_multiple_of_its_usual_time(monkeypatch):
-    monkeypatch.setattr(guards, "_SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(trial_guard, "_SILENT_SECONDS", 1.0)
     error = run_until_ended(Stuck(400), TrialGuard(Limits(), patience_seconds=60.0))
     assert error.limit is None
     assert "stuck" in str(error)
