@@ -12,7 +12,7 @@ from plumb.core import plan
 from plumb.core.errors import CommandError, ExplainedError
 from plumb.core.plan import Plan
 from plumb.core.printable import printable
-from plumb.host import host_files as files
+from plumb.host.host_files import HostFiles
 from plumb.instrument import failure_report
 from plumb.report.output import wide_console, write_plainly
 from plumb.script.distributed import launch_of, signal_when_over, take_part
@@ -49,7 +49,7 @@ def tune(
     path = output or Path(f"{target.stem}.plumb.json")
     if not path.parent.is_dir():
         raise CommandError(f"{path.parent} is not a folder: the plan can't be written there", 2)
-    launch = launch_of(files.HostFiles())
+    launch = launch_of(HostFiles())
     if launch is not None and not launch.tunes:
         return take_part(Orders(target, tune=orders), arguments, launch)
     started = time.monotonic()
