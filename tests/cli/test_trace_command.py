@@ -46,8 +46,9 @@ def test_json_and_dot_are_the_graph_and_nothing_else(plumb, write):
 
 def test_a_tuning_carries_the_graph_and_shows_the_operators(plumb, write):
     write("train.py", PREAMBLE + CODE + LOOP.format(loader="train_loader"))
-    ran = plumb("tune", "--budget", 6, "train.py")
+    ran = plumb("tune", "--budget", 12, "train.py")
     found = ran.loader("train_loader")
+    assert found.graph is not None, found.notes
     pipeline = from_node_link(found.graph)
     assert pipeline.dataset == "Steps"
     assert pipeline.hottest().waits
