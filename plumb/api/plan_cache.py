@@ -129,15 +129,15 @@ def cache_key(loader: DataLoader[Any], options: Options) -> CacheKey:
 _machine = functools.cache(Machine.detect)
 
 
-def cached_plan_path(facts: CacheKey) -> Path:
+def cached_plan_path(key: CacheKey) -> Path:
     """Return the file in the user's cache folder for such a plan."""
-    digest = hashlib.blake2b(json.dumps(facts.plain(), sort_keys=True).encode(), digest_size=8).hexdigest()
-    name = re.sub(r"\W+", "-", facts.dataset.rpartition(":")[2].rpartition(".")[2])
+    digest = hashlib.blake2b(json.dumps(key.plain(), sort_keys=True).encode(), digest_size=8).hexdigest()
+    name = re.sub(r"\W+", "-", key.dataset.rpartition(":")[2].rpartition(".")[2])
     return user_folder() / _FOLDER / f"{name}-{digest}.plumb.json"
 
 
-def find(place: Path, facts: CacheKey, options: Options) -> LoaderResult | None:
-    """Return the plan at `place` if it was made for `facts` and the host has the resources left; None without a file.
+def find(place: Path, key: CacheKey, options: Options) -> LoaderResult | None:
+    """Return the plan at `place` if it was made for `key` and the host has the resources left; None without a file.
 
     Raises:
         PlanError: The file can't be used; the message is one line.
@@ -153,12 +153,12 @@ def find(place: Path, facts: CacheKey, options: Options) -> LoaderResult | None:
     except (OSError, StoreError) as error:
         raise PlanError(str(error)) from None
     found = plan.read(place)
-    known = found.made_for == facts.plain() if found.made_for else _is_for(found, facts)
-    fitting = [each for each in found.loaders if not found.script or _is_same_loader(each, facts)]
+    known = found.made_for == key.plain() if found.made_for else _is_for(found, key)
+    fitting = [each for each in found.loaders if not found.script or _is_same_loader(each, key)]
     if not known or not fitting:
         raise PlanError(f"{place} was made for another dataset, loader or host")
     if len(fitting) > 1:
-        raise PlanError(f"{place} has several entries that fit {facts.dataset.rpartition(':')[2]}")
+        raise PlanError(f"{place} has several entries that fit {key.dataset.rpartition(':')[2]}")
     planned = fitting[0]
     if planned.unsafe:
         raise UnsafePlanError(f"{place} is not used any more: {planned.unsafe}")
@@ -170,38 +170,38 @@ def find(place: Path, facts: CacheKey, options: Options) -> LoaderResult | None:
     return planned
 
 
-def keep(found: Plan, place: Path, facts: CacheKey) -> None:
+def keep(found: Plan, place: Path, key: CacheKey) -> None:
     """Write a plan to `place`, where `find` finds it. Raise PlanError if that fails."""
     try:
         if place.parent == user_folder() / _FOLDER:
             os.close(open_user_folder(_FOLDER))
-        plan.write(dataclasses.replace(found, made_for=facts.plain()), place)
+        plan.write(dataclasses.replace(found, made_for=key.plain()), place)
     except (OSError, StoreError) as error:
         raise PlanError(f"{place} can't be written ({error})") from None
 
 
-def _is_for(found: Plan, facts: CacheKey) -> bool:
+def _is_for(found: Plan, key: CacheKey) -> bool:
     """Return whether a plan by `plumb tune` was made on this host."""
     host = found.host
     packages = host.get("packages") or {}
     cpus = (host.get("limits") or {}).get("cpus")
     return (
-        host.get("cpu_model") == facts.host["cpu_model"]
-        and cpus == facts.host["cpus"]
-        and all(packages.get(name) == version for name, version in facts.host["packages"].items())
+        host.get("cpu_model") == key.host["cpu_model"]
+        and cpus == key.host["cpus"]
+        and all(packages.get(name) == version for name, version in key.host["packages"].items())
     )
 
 
-def _is_same_loader(planned: LoaderResult, facts: CacheKey) -> bool:
+def _is_same_loader(planned: LoaderResult, key: CacheKey) -> bool:
     """Return whether an entry of a plan by `plumb tune` is for such a loader over such a dataset."""
-    own = {name: facts.loader[name] for name in dataclasses.asdict(planned.baseline.config)}
+    own = {name: key.loader[name] for name in dataclasses.asdict(planned.baseline.config)}
     then = planned.identity.facts if planned.identity else None
     return (
-        planned.dataset == facts.dataset.rpartition(":")[2].rpartition(".")[2]
-        and planned.batch_size == facts.loader["batch_size"]
+        planned.dataset == key.dataset.rpartition(":")[2].rpartition(".")[2]
+        and planned.batch_size == key.loader["batch_size"]
         and dataclasses.asdict(planned.baseline.config) == own
-        and (planned.identity is None or planned.identity.length == facts.length)
-        and (then is None or facts.facts is None or not _differ(then, facts.facts, planned))
+        and (planned.identity is None or planned.identity.length == key.length)
+        and (then is None or key.facts is None or not _differ(then, key.facts, planned))
     )
 
 

@@ -49,16 +49,16 @@ def find_or_tune(loader: DataLoader[Any], site: Site, settings: Settings, may_tu
         return None
     try:
         options = settings.options()
-        facts = plan_cache.cache_key(loader, options)
-        key = id(loader.dataset), facts.without_numbers
-        known = _answers.get(key)
+        key = plan_cache.cache_key(loader, options)
+        answer_key = id(loader.dataset), key.without_numbers
+        known = _answers.get(answer_key)
         if known is not None and known[0]() is loader.dataset:
             return known[1]
-        answer = _find_or_tune(loader, site, settings, options, facts, may_tune)
+        answer = _find_or_tune(loader, site, settings, options, key, may_tune)
         if answer is not None:
             # The id of a dataset without weak references might be reused for another dataset.
             with contextlib.suppress(TypeError):
-                _answers[key] = weakref.ref(loader.dataset), answer
+                _answers[answer_key] = weakref.ref(loader.dataset), answer
         return answer
     except Exception as error:
         failure_report.say(error, f"{site.name} ({site}) runs as the script has it")
@@ -75,13 +75,13 @@ def say(text: str) -> None:
 
 
 def _find_or_tune(
-    loader: DataLoader[Any], site: Site, settings: Settings, options: Options, facts: CacheKey, may_tune: bool
+    loader: DataLoader[Any], site: Site, settings: Settings, options: Options, key: CacheKey, may_tune: bool
 ) -> LoaderResult | None:
-    own = plan_cache.cached_plan_path(facts)
+    own = plan_cache.cached_plan_path(key)
     asked = Path(settings.plan_file).absolute() if settings.plan_file else None
     for place in (asked, own):
         try:
-            found = plan_cache.find(place, facts, options) if place else None
+            found = plan_cache.find(place, key, options) if place else None
         except UnsafePlanError as error:
             say(f"{error}; the loader runs as the script has it")
             return None
@@ -90,10 +90,10 @@ def _find_or_tune(
             continue
         if found is not None:
             return found
-    tuned = _tuned.setdefault(facts.without_content, set())
-    if not may_tune or facts.without_numbers in tuned or len(tuned) >= _TUNED_AT_MOST:
+    tuned = _tuned.setdefault(key.without_content, set())
+    if not may_tune or key.without_numbers in tuned or len(tuned) >= _TUNED_AT_MOST:
         return None
-    tuned.add(facts.without_numbers)
+    tuned.add(key.without_numbers)
     once = single_pass_part(loader)
     if once:
         say(f"{site.name} ({site}) was not tuned: {once} reads on from where it is, so its samples would be lost")
@@ -104,12 +104,10 @@ def _find_or_tune(
         f"{site.name} ({site}) has no plan for this host yet: tuning it once, for about {options.budget_seconds:g} s; "
         f"{shlex.join(['plumb', 'report', str(place)])} shows the result"
     )
-    return _tune_now(loader, site, options, place, facts)
+    return _tune_now(loader, site, options, place, key)
 
 
-def _tune_now(
-    loader: DataLoader[Any], site: Site, options: Options, place: Path, facts: CacheKey
-) -> LoaderResult | None:
+def _tune_now(loader: DataLoader[Any], site: Site, options: Options, place: Path, key: CacheKey) -> LoaderResult | None:
     from plumb.api.in_process import tune_here
 
     try:
@@ -122,7 +120,7 @@ def _tune_now(
         say(f"{site.name} ({site}) was not tuned: {one_line(error)}")
         return None
     try:
-        plan_cache.keep(found, place, facts)
+        plan_cache.keep(found, place, key)
     except PlanError as error:
         say(f"{error}; the plan holds for this run only")
     return found.loaders[0]

@@ -14,7 +14,7 @@ from plumb.core.errors import TuningError, UsersError, one_line
 from plumb.core.plan import EndToEnd
 from plumb.host import Limits
 from plumb.model import constraints
-from plumb.tuning.explanations import beside, feeds
+from plumb.tuning import explanations
 from plumb.tuning.loader_under_test import LoaderUnderTest, TrainingStep, TuningResult
 from plumb.tuning.measure.loop_companions import Companion, Companions
 from plumb.tuning.measure.loop_comparison import LoopComparison
@@ -65,7 +65,7 @@ class TunedCompanion:
             choice = dataclasses.replace(choice, tuned=choice.baseline)
         if not is_plain_taken or (changed and _makes_ahead(choice.plain.config)):
             choice = dataclasses.replace(choice, plain=choice.baseline)
-        return choice.noting(changed_by_loop(changed) if changed else feeds(through))
+        return choice.noting(changed_by_loop(changed) if changed else explanations.feeds(through))
 
     def in_loop(self, loop: EndToEnd | None) -> EndToEnd | None:
         """Return the loop's rates in samples of this loader; None without any."""
@@ -180,7 +180,7 @@ class CompanionTuning:
     def note(self, choice: TuningResult) -> TuningResult:
         """Return the choice for the first loader with a sentence on the other loaders that the loop reads."""
         names = [companion.known.name for companion in self._loop.companions]
-        return choice.noting(beside(names)) if names else choice
+        return choice.noting(explanations.beside(names)) if names else choice
 
 
 def _wanted(choice: TuningResult, plain: bool) -> Config:

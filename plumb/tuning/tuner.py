@@ -36,21 +36,8 @@ from plumb.model.inputs import ModelInputs, SearchSpace
 from plumb.rewrites.find import AvailableRewrites, find_rewrites
 from plumb.runtime.loader import current_config, rebuild
 from plumb.tracing.device.profile import has_accelerator
-from plumb.tuning import trial_journal
+from plumb.tuning import explanations, trial_journal
 from plumb.tuning.epoch_rehearsal import REHEARSED_EPOCHS, EpochCosts, rehearse_epochs
-from plumb.tuning.explanations import (
-    arriving,
-    binding,
-    changed_between_epochs,
-    contributed,
-    pinned,
-    pooled,
-    shared_out,
-    stateful,
-    uncompared,
-    untried,
-    workers_failed,
-)
 from plumb.tuning.inputs_from_sample import ObservedLoader, unprobed
 from plumb.tuning.iterable_sharding import Sharding, examine
 from plumb.tuning.loader_under_test import LoaderUnderTest, TuningResult
@@ -275,7 +262,7 @@ class Tuner:
         between = self.subject.between
         is_lost = between.is_made_anew and self.options.cache_folder is None
         if (between.changed or is_lost) and self._restraint.stores is None:
-            self._restraint = dataclasses.replace(self._restraint, stores=changed_between_epochs(between))
+            self._restraint = dataclasses.replace(self._restraint, stores=explanations.changed_between_epochs(between))
         self._start = worker_start(self.subject.loader, self._own, self._held, self._restraint)
 
     def _target(self) -> torch.device | None:
@@ -379,7 +366,7 @@ class Tuner:
         try:
             return self._searched(search_space, inputs, own, known, tried)
         except WorkersFailError as error:
-            self._start = WorkerStart(why_not=workers_failed(str(error)))
+            self._start = WorkerStart(why_not=explanations.workers_failed(str(error)))
             known += [reading for reading in tried if reading.loader is not None and reading.config != own.config]
             return self._searched(dataclasses.replace(search_space, num_workers=(0,)), inputs, own, known, [])
 
@@ -526,24 +513,26 @@ class Tuner:
         is_quick = self._start_method == "fork" and not self._trials.ledger.has_failed_with_workers
         is_left_to_loop = self.subject.is_decided_in_loop and winner.config == own.config and is_quick
         if promising is not None and not is_left_to_loop:
-            notes.append(untried(promising, self.seconds))
+            notes.append(explanations.untried(promising, self.seconds))
         if self._uncompared and self._uncompared.config != winner.config:
-            notes.append(uncompared(self._uncompared, self.seconds))
+            notes.append(explanations.uncompared(self._uncompared, self.seconds))
         if self._start.why_not:
             notes.append(self._start.why_not)
         if self._restraint.other_workers:
             notes.append(self._restraint.other_workers)
         if self._start.keeps_count:
-            notes.append(stateful(type(self.subject.loader).__name__))
+            notes.append(explanations.stateful(type(self.subject.loader).__name__))
         if inputs.pool_cpus:
-            notes.append(pooled(inputs.pool_cpus))
+            notes.append(explanations.pooled(inputs.pool_cpus))
         if self.subject.step and self.subject.step.pageable_samples_per_second is not None:
-            notes.append(pinned(self.subject.step.samples_per_second, self.subject.step.pageable_samples_per_second))
+            notes.append(
+                explanations.pinned(self.subject.step.samples_per_second, self.subject.step.pageable_samples_per_second)
+            )
         if winner.config.worker_torch_threads == 1 and winner.config.needs_runtime:
             rate = resource_bounds.loader_rate(inputs, winner.config)
-            notes.append(contributed(rate, rates_without_each(inputs, winner.config)))
+            notes.append(explanations.contributed(rate, rates_without_each(inputs, winner.config)))
         if not self._has_nothing_to_gain:
-            notes += binding(search_space, inputs)
+            notes += explanations.binding(search_space, inputs)
             notes += [available.whole_batches.in_words(winner.config)] if available.whole_batches else []
         if self._earlier:
             notes.append(f"{self._earlier} configurations were known from a tuning that was interrupted")
@@ -558,9 +547,13 @@ class Tuner:
         elif self._start.method and (self._held or self._restraint.forked):
             notes.append(why_not_forked(self._held, self._restraint.forked, self._start.method))
         if self.options.on_device:
-            notes.append(arriving(available.rewrites.deferral if winner.config.deferred else None, has_accelerator()))
+            notes.append(
+                explanations.arriving(
+                    available.rewrites.deferral if winner.config.deferred else None, has_accelerator()
+                )
+            )
         if self._is_iterable:
-            notes.append(shared_out(self._sharding, own.config.num_workers, self.options.may_reorder))
+            notes.append(explanations.shared_out(self._sharding, own.config.num_workers, self.options.may_reorder))
         return TuningResult(
             Measured(own.config, own.loader.samples_per_second, own.loader.interval),
             Measured(winner.config, winner.loader.samples_per_second, winner.loader.interval),

@@ -413,12 +413,12 @@ class EpochIterator(TorchsIterator):
             seeds.manual_seed((int(self._base_seed) + self._made * _SEED_STEP) % 2**63)
         self._made += 1
         if run.is_users(config):
-            way = SegmentOptions(config, may_last=run.wanted.persistent_workers)
-            return LoaderSegment(self._template, way, self.order, seeds)
+            options = SegmentOptions(config, may_last=run.wanted.persistent_workers)
+            return LoaderSegment(self._template, options, self.order, seeds)
         if run.checks is not None:
             run.checks.segment_begins(config)
         stores = (segment.filled_store(config, self._template.dataset) for segment in self._segments)
-        way = SegmentOptions(
+        options = SegmentOptions(
             config,
             is_users=False,
             rewrites=run.steering.rewrites,
@@ -428,4 +428,4 @@ class EpochIterator(TorchsIterator):
             is_checked=run.checks is not None,
             patience_seconds=max(PATIENCE_SECONDS, PATIENCE_BATCHES * run.slowest_seconds),
         )
-        return LoaderSegment(self._template, way, self.order, seeds)
+        return LoaderSegment(self._template, options, self.order, seeds)

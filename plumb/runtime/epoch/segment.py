@@ -118,7 +118,7 @@ class SegmentOptions:
 
 
 class LoaderSegment:
-    """A loader that reads part of an epoch. `template` is a loader with the same parts, `way` says how to read.
+    """A loader that reads part of an epoch. `template` is a loader with the same parts, `options` say how to read.
 
     Workers outlive the epoch until `close`, whatever the configuration says, because the owner of the segment decides.
     `seeds` is the source of the workers' seed. `start_seconds` is the time that the workers took to start; `is_filled`:
@@ -126,15 +126,15 @@ class LoaderSegment:
     """
 
     def __init__(
-        self, template: DataLoader[Any], way: SegmentOptions, order: EpochOrder, seeds: torch.Generator
+        self, template: DataLoader[Any], options: SegmentOptions, order: EpochOrder, seeds: torch.Generator
     ) -> None:
-        self.config = config = way.config
-        self.is_users = way.is_users
+        self.config = config = options.config
+        self.is_users = options.is_users
         self.delivered = 0
-        self.is_filled = config.cache is None or way.stored is not None
+        self.is_filled = config.cache is None or options.stored is not None
         self._sees_whole_epoch = False
         self._error: str | None = None
-        self._source = OrderSource(order, way.guards)
+        self._source = OrderSource(order, options.guards)
         self._context = template.multiprocessing_context or multiprocessing
         self._parts = _parts_of(template)
         lasting = dataclasses.replace(config, persistent_workers=config.num_workers > 0)
@@ -142,22 +142,22 @@ class LoaderSegment:
             template,
             lasting,
             self._source,
-            rewrites=way.rewrites,
-            stored=way.stored,
-            running=way.running,
-            is_checked=way.is_checked,
+            rewrites=options.rewrites,
+            stored=options.stored,
+            running=options.running,
+            is_checked=options.is_checked,
         )
         self._loader.generator = seeds
         init = self._loader.worker_init_fn
-        if way.is_users and isinstance(init, ReopeningInit):
+        if options.is_users and isinstance(init, ReopeningInit):
             # The user's own workers stay as the script has them, also in the tracebacks of their errors.
             self._loader.worker_init_fn = init.then
-        if config.persistent_workers or way.may_last:
+        if config.persistent_workers or options.may_last:
             keep_sockets_together()
-        if config.num_workers and not way.is_users:
+        if config.num_workers and not options.is_users:
             users_timeout, self._loader.timeout = self._loader.timeout or math.inf, 0
             start_method = config.start_method or self._context.get_start_method()
-            patience = way.patience_seconds + (0.0 if start_method == "fork" else _IMPORT_SECONDS)
+            patience = options.patience_seconds + (0.0 if start_method == "fork" else _IMPORT_SECONDS)
             self._loader.patience_seconds = min(patience, users_timeout)
             if (template.num_workers, template.persistent_workers) != (config.num_workers, config.persistent_workers):
                 self._loader.worker_init_fn = WorkerWatchInit(
