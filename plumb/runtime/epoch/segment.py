@@ -7,17 +7,20 @@ already read the following ones.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import math
 import multiprocessing
 import operator
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.utils.data import DataLoader, _utils
@@ -155,6 +158,7 @@ class LoaderSegment:
         if config.persistent_workers or options.may_last:
             keep_sockets_together()
         if config.num_workers and not options.is_users:
+            _with_workers[self] = os.getpid()
             users_timeout, self._loader.timeout = self._loader.timeout or math.inf, 0
             start_method = config.start_method or self._context.get_start_method()
             patience = options.patience_seconds + (0.0 if start_method == "fork" else _IMPORT_SECONDS)
@@ -316,3 +320,22 @@ def _parts_of(loader: DataLoader[Any]) -> tuple[Any, ...]:
     parts = (loader.collate_fn, init.then if isinstance(init, ReopeningInit) else init)
     inner = [(getattr(part, "__self__", part), getattr(part, "__func__", part)) for part in parts]
     return (loader.dataset, *inner[0], *inner[1])
+
+
+# Segments that a script may hold to its end, with the process that has started their workers.
+_with_workers: WeakKeyDictionary[LoaderSegment, int] = WeakKeyDictionary()
+
+
+def _close_at_exit() -> None:
+    """End the workers of segments that a script holds to its end.
+
+    Multiprocessing would kill them, and each would leave the folder of its sockets behind.
+    """
+    for segment, owner in list(_with_workers.items()):
+        if owner == os.getpid():
+            with contextlib.suppress(Exception):
+                segment.close()
+
+
+# Multiprocessing has registered its own end of daemons before, so this one runs first.
+atexit.register(_close_at_exit)
