@@ -18,7 +18,7 @@ from plumb.core.events import Event, LoaderDone, Phase
 from plumb.core.plan import LoaderResult, Plan, decode, encode
 from plumb.host import Machine, describe
 from plumb.instrument.call_site import Site
-from plumb.instrument.identify import facts_of_loader, identity_of, place_of
+from plumb.instrument.identity_of_loader import facts_of_loader, identity_of, place_of
 from plumb.instrument.restore import restored_state
 from plumb.report.notebook import progress_line
 from plumb.runtime.loader import current_config, rebuild

@@ -28,8 +28,8 @@ from plumb.core.plan import LoaderResult, Plan, PlanError
 from plumb.core.sized import length_of
 from plumb.host import Machine
 from plumb.host.user_folder import open_private, open_user_folder, user_folder
-from plumb.instrument.identify import facts_of_loader
-from plumb.instrument.loader_identity import difference_of_facts, without_numbers
+from plumb.instrument.identity_difference import difference_of_facts, without_numbers
+from plumb.instrument.identity_of_loader import facts_of_loader
 from plumb.instrument.main_module import main_is_guarded, runs_script_again
 from plumb.model import constraints, serialization
 from plumb.runtime.guards.plan_fit import rewrites_samples

@@ -7,7 +7,7 @@ from typing import Any
 
 from plumb.core.gpu import Gpu, GpuReading
 from plumb.host.gpus import gpus, partitions
-from plumb.host.nvml import Nvml, open_nvml
+from plumb.host.nvml_access import Nvml, open_nvml
 
 KIBIBYTE = 1024
 SENT, RECEIVED = 0, 1  # NVML_PCIE_UTIL_TX_BYTES, NVML_PCIE_UTIL_RX_BYTES

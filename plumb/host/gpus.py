@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from plumb.core.gpu import Gpu
-from plumb.host.nvml import Nvml, open_nvml
+from plumb.host.nvml_access import Nvml, open_nvml
 
 
 def gpus(environ: Mapping[str, str]) -> tuple[tuple[Gpu, ...], str]:

@@ -33,9 +33,9 @@ from plumb.instrument.byte_windows import (
 from plumb.instrument.callee import is_user_class, is_user_code
 from plumb.instrument.cleared_caches import times_cleared
 from plumb.instrument.code_names import closed_over, globals_read, names_of, runs_unnamed
+from plumb.instrument.found_change import Change, ValuePath, change_between
 from plumb.instrument.large_values import Large, LargeValues
 from plumb.instrument.object_parts import attributes_of, hidden_arrays, parts_of, process_generators, wrapped_values
-from plumb.instrument.state_change import Change, ValuePath, change_between
 from plumb.instrument.value_kinds import ValueKind, is_all_users, is_transform, kind_of
 
 # Time limits of a check at an epoch's start, and of the first one, which only records the state; between two batches, a

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from plumb.core.time_box import TimeBox
 from plumb.instrument.byte_windows import Windows
-from plumb.instrument.state_change import Change, ValuePath
+from plumb.instrument.found_change import Change, ValuePath
 
 
 class Large(NamedTuple):

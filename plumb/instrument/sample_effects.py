@@ -26,10 +26,10 @@ from plumb.host.forked_trial import in_child
 from plumb.host.inherited_files import DESCRIPTORS, open_descriptors, regular_files, reopen_inherited_files
 from plumb.instrument.byte_windows import array_of
 from plumb.instrument.dataset_state import DatasetState
+from plumb.instrument.found_change import Change
 from plumb.instrument.object_parts import roots_of
 from plumb.instrument.opened_files import OpenedFile, opened_files
 from plumb.instrument.rng_state import generator_states
-from plumb.instrument.state_change import Change
 
 # A child that makes no sample in this time hangs.
 CHILD_SECONDS = 30.0

@@ -131,7 +131,7 @@ class Keeper:
         shared = self._share.descriptor if self._share is not None else None
         held = [descriptor for descriptor in (shared, self._alive) if descriptor is not None]
         words = [self.folder, self._scratch, self.mark, str(shared or "")]
-        command = [sys.executable, "-m", "plumb.script.cleanup_process", *words]
+        command = [sys.executable, "-m", "plumb.script.cleanup_after_tuning", *words]
         paths = [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")]
         self._watcher = subprocess.Popen(
             command,

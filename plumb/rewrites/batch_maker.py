@@ -19,8 +19,8 @@ from plumb.host.local_ranks import ranks_on_host
 from plumb.host.malloc import trim_free_memory
 from plumb.host.memory_limit import shm_limit
 from plumb.host.threads import thread_seconds
-from plumb.runtime.deferred.elementwise_chain import BatchRecipe
-from plumb.runtime.deferred.samples import DeferredBatch, DeferringCollate, device_of, run
+from plumb.runtime.deferred.batch_recipe import BatchRecipe
+from plumb.runtime.deferred.skipped_operators import DeferredBatch, DeferringCollate, device_of, run
 from plumb.runtime.fetch import Fetch, FetchingDataset
 
 # A batch is put into shared memory only if this many would fit.

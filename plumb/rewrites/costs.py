@@ -15,8 +15,8 @@ from plumb.core.errors import one_line
 from plumb.instrument.opened_files import reads_unseen
 from plumb.model.inputs import CutCost, DeferralCost
 from plumb.rewrites.batch_maker import NotDeferredError
-from plumb.rewrites.cuts import CutCandidate
-from plumb.rewrites.deferrals import FoundDeferral
+from plumb.rewrites.find_cuts import CutCandidate
+from plumb.rewrites.find_deferrals import FoundDeferral
 from plumb.rewrites.savings import (
     MOST_TURNS,
     SampleStore,

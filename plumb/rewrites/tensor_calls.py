@@ -16,7 +16,7 @@ from plumb.instrument.callee import Callee, expands, is_standard
 from plumb.instrument.function_rewriter import Rewriter, RewrittenFunction
 from plumb.instrument.recorder import SAMPLE, Frame, Node, Recorder
 from plumb.instrument.rng_state import generator_states
-from plumb.runtime.deferred.recipe import is_plain
+from plumb.runtime.deferred.deferred_call import is_plain
 from plumb.tracing.capture_pass import with_receiver
 
 KEPT_BYTES = 64 * 2**20

@@ -17,7 +17,7 @@ from plumb.model.concurrency_climb import SourceCapacity
 from plumb.model.inputs import StorageBandwidth, ThreadsCost, bandwidth
 from plumb.rewrites.collate_cost import COLLATED, collate_seconds
 from plumb.rewrites.costs import FEWEST_SAMPLES, TIMED_BATCH
-from plumb.rewrites.cuts import CutCandidate
+from plumb.rewrites.find_cuts import CutCandidate
 from plumb.rewrites.reads_at_once import climb_reads
 from plumb.rewrites.thread_timing import THREADS, gains_of_climb, interpolated_gains, time_threads
 from plumb.rewrites.thread_validation import InProcess, validate_threads

@@ -14,9 +14,9 @@ from plumb.core.config import Deferral
 from plumb.core.errors import one_line
 from plumb.instrument.recorder import SAMPLE
 from plumb.instrument.rng_state import disturb_generators, generator_states, restored_generators
-from plumb.runtime.deferred.elementwise_chain import BatchRecipe
-from plumb.runtime.deferred.recipe import bitwise_equal, is_plain, is_same
-from plumb.runtime.deferred.samples import CallDeferrer, DeferredBatch, DeferringCollate, device_of, run
+from plumb.runtime.deferred.batch_recipe import BatchRecipe
+from plumb.runtime.deferred.deferred_call import bitwise_equal, is_plain, is_same
+from plumb.runtime.deferred.skipped_operators import CallDeferrer, DeferredBatch, DeferringCollate, device_of, run
 from plumb.runtime.replay.substitution import SubstitutingRecorder, Tree
 
 Collate = Callable[[list[Any]], Any]

@@ -27,7 +27,7 @@ from plumb.instrument.opened_files import OpenedFile, opened_files
 from plumb.instrument.quick_look import QuickLook, quick_look_at
 from plumb.instrument.saved_state import METHODS
 from plumb.runtime.deferred.placeholder import VariesError
-from plumb.runtime.deferred.samples import CallDeferrer, DeferredSamples
+from plumb.runtime.deferred.skipped_operators import CallDeferrer, DeferredSamples
 from plumb.runtime.drawing_samples import DrawCounter, DrawsError
 from plumb.runtime.marked_batches import CheckedIndices, CheckedSamples, ReadRecord
 from plumb.runtime.plain_batches import PlainBatches, plain_samples

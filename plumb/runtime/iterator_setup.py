@@ -23,7 +23,7 @@ from plumb.core.config import Config, Cut, Rewrites
 from plumb.core.errors import StoreError
 from plumb.host import malloc
 from plumb.instrument.tracebacks import without_plumb
-from plumb.runtime.deferred.samples import DeferringCollate, Undeferred, device_of
+from plumb.runtime.deferred.skipped_operators import DeferringCollate, Undeferred, device_of
 from plumb.runtime.fetch import Fetch, FetchingDataset
 from plumb.runtime.marked_batches import CheckedCollate
 from plumb.runtime.plain_batches import PlainBatches

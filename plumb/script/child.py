@@ -54,13 +54,13 @@ def _apply_plan(plan_file: str) -> None:
     import multiprocessing.util
 
     from plumb.host.process_control import share_temporary_folder
-    from plumb.runtime import run_watcher
+    from plumb.runtime import cleanup_after_run
     from plumb.script.plan_handler import PlanHandler
 
     found = plan.read(Path(plan_file))
-    if any(run_watcher.leaves_something(loader.config) for loader in found.loaders):
+    if any(cleanup_after_run.leaves_something(loader.config) for loader in found.loaders):
         share_temporary_folder()
-        run_watcher.start(multiprocessing.util.get_temp_dir())
+        cleanup_after_run.start(multiprocessing.util.get_temp_dir())
     interception.install(PlanHandler(found))
     spawned_ranks.listen(lambda function, ranks, frame: spawned_ranks.PlannedRank(function, plan_file))
 

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 
 from plumb.core.identity import Identity
 from plumb.instrument.call_site import Site
-from plumb.instrument.identify import facts_of_loader, identity_of, place_of
-from plumb.instrument.loader_identity import without_numbers
+from plumb.instrument.identity_difference import without_numbers
+from plumb.instrument.identity_of_loader import facts_of_loader, identity_of, place_of
 from plumb.tuning.measure.known_loader import KnownLoader, refers_to
 
 

@@ -19,7 +19,7 @@ from plumb.core.config import Config
 from plumb.core.log import logger
 from plumb.core.plan import LoaderResult, Plan
 from plumb.instrument.call_site import Site
-from plumb.instrument.loader_identity import difference_of_loaders
+from plumb.instrument.identity_difference import difference_of_loaders
 from plumb.runtime.loader_attributes import plans_attributes, set_attributes, users_attributes
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from plumb.host.process_memory import script_bytes
 from plumb.host.shared_memory_cost import copy_seconds_per_byte, drop_seconds_per_byte, fresh_seconds_per_byte
 from plumb.model.calibration import Calibration
 from plumb.model.inputs import USUAL_WORKER_BYTES, AllocatorGain, Footprint, ModelInputs
-from plumb.rewrites.find import AvailableRewrites
+from plumb.rewrites.find_rewrites import AvailableRewrites
 from plumb.tuning.loader_under_test import LoaderUnderTest, cost_of
 from plumb.tuning.measure.sample_cost import (
     MeasuredSamples,

@@ -12,7 +12,7 @@ from plumb.core.config import Config
 from plumb.core.plan import Measured, SampleCost, Trial
 from plumb.core.sized import length_of
 from plumb.model.inputs import ModelInputs, SearchSpace
-from plumb.rewrites.find import AvailableRewrites
+from plumb.rewrites.find_rewrites import AvailableRewrites
 from plumb.runtime.loader import index_sampler
 from plumb.tuning.between_epochs import NOTHING, BetweenEpochs
 from plumb.tuning.measure.sample_cost import MeasuredSamples

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from plumb.core.config import Config
 from plumb.instrument.sample_effects import CHILD_SECONDS, sample_effects
-from plumb.rewrites.find import AvailableRewrites
+from plumb.rewrites.find_rewrites import AvailableRewrites
 from plumb.runtime.loader import NO_REWRITES
 
 # A child that makes a few samples may take this multiple of one sample's time here.

@@ -33,7 +33,7 @@ from plumb.model import constraints, planner, resource_bounds
 from plumb.model.contributions import rates_without_each
 from plumb.model.cpu_contention import CpuCompetition
 from plumb.model.inputs import ModelInputs, SearchSpace
-from plumb.rewrites.find import AvailableRewrites, find_rewrites
+from plumb.rewrites.find_rewrites import AvailableRewrites, find_rewrites
 from plumb.runtime.loader import current_config, rebuild
 from plumb.tracing.device.profile import has_accelerator
 from plumb.tuning import explanations, trial_journal

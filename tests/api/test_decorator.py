@@ -17,7 +17,7 @@ import plumb
 from plumb.api.decorator import MarkedDatasets
 from plumb.core import plan
 from plumb.core.config import Config
-from plumb.rewrites.cuts import find_cuts
+from plumb.rewrites.find_cuts import find_cuts
 from plumb.tracing.tracer import trace
 from plumb.tuning.dataset_settings import Settings, settings_of
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from plumb.instrument.values import Description, describe, digest, has_identity, is_lazy_image, parts
-from plumb.rewrites.cuts import find_cuts
+from plumb.rewrites.find_cuts import find_cuts
 from plumb.tracing.tracer import trace
 
 LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary())

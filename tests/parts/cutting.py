@@ -8,7 +8,7 @@ import torch
 
 from plumb.instrument.rng_state import generator_states
 from plumb.instrument.values import digest
-from plumb.rewrites import cuts
+from plumb.rewrites import find_cuts
 from plumb.tracing import tracer
 
 
@@ -17,8 +17,8 @@ def found(dataset, samples=8):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracer, "TIMED_SECONDS", 0.01)
         patch.setattr(tracer, "WATCHED_SECONDS", 0.0)
-        patch.setattr(cuts, "SMALLEST_SHARE", 0.0)
-        found = cuts.find_cuts(tracer.trace(dataset, samples))
+        patch.setattr(find_cuts, "SMALLEST_SHARE", 0.0)
+        found = find_cuts.find_cuts(tracer.trace(dataset, samples))
     return {candidate.cut.after: candidate for candidate in found.candidates}, found.reasons
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from plumb.instrument.recorder import SAMPLE
 from plumb.runtime.deferred.placeholder import VariesError
-from plumb.runtime.deferred.samples import CallDeferrer, DeferringCollate, Undeferred
+from plumb.runtime.deferred.skipped_operators import CallDeferrer, DeferringCollate, Undeferred
 from plumb.runtime.replay.substitution import SubstitutingRecorder, Tree
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)

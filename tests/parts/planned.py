@@ -18,7 +18,7 @@ from plumb.core import plan
 from plumb.core.config import CacheChoice, Config, Cut, Rewrites
 from plumb.core.errors import TuningError
 from plumb.core.plan import LoaderResult, Measured, Plan, Prediction
-from plumb.instrument.identify import facts_of_loader, identity_of, place_of
+from plumb.instrument.identity_of_loader import facts_of_loader, identity_of, place_of
 from plumb.runtime.loader import current_config
 from plumb.runtime.replay.sample_code import code_of_samples
 from plumb.script import interception

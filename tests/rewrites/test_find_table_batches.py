@@ -19,7 +19,7 @@ from torch.utils.data import (
 from plumb.core.config import WHOLE_BATCHES, Config
 from plumb.core.plan import SampleCost
 from plumb.host.forked_trial import in_child
-from plumb.rewrites.find import find_rewrites
+from plumb.rewrites.find_rewrites import find_rewrites
 from plumb.rewrites.find_table_batches import whole_batches
 
 ROWS = 600

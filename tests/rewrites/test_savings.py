@@ -11,7 +11,7 @@ from cutting import found
 from torch.utils.data import DataLoader, default_collate
 
 from plumb.rewrites.batch_maker import NotDeferredError
-from plumb.rewrites.deferrals import find_deferral
+from plumb.rewrites.find_deferrals import find_deferral
 from plumb.rewrites.savings import fill_store, measure_savings
 from plumb.runtime.fetch import Fetch
 from plumb.runtime.store.store import Store

@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from plumb.core.config import CacheChoice, Config, Rewrites
 from plumb.instrument.values import digest
-from plumb.rewrites.find import find_rewrites
+from plumb.rewrites.find_rewrites import find_rewrites
 from plumb.rewrites.thread_validation import validate_threads
 from plumb.runtime.iterator_setup import IteratorSetup
 from plumb.runtime.loader import Loader

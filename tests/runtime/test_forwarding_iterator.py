@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from plumb.runtime.deferred.samples import Undeferred
+from plumb.runtime.deferred.skipped_operators import Undeferred
 from plumb.runtime.epoch.persistent_epochs import PersistentEpochs
 from plumb.tuning.measure.known_loader import KnownLoader, WatchedIterator
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 
 from plumb.core.config import CacheChoice, Config, Cut, Rewrites
 from plumb.instrument.rng_state import generator_states
-from plumb.rewrites.deferrals import find_deferral
+from plumb.rewrites.find_deferrals import find_deferral
 from plumb.runtime.checks import check_rate, running_checks
 from plumb.runtime.checks.check_rate import CheckTimes, asked_rate, asked_rate_or_default, parse_rate
 from plumb.runtime.replay.sample_code import code_of_samples
@@ -218,7 +218,7 @@ def test_threads_that_get_in_each_others_way_are_found(workers):
 def test_batches_whose_operators_are_deferred_are_compared_when_they_are_finished(workers, is_wrong, monkeypatch):
     dataset = Base()
     if is_wrong:
-        monkeypatch.setattr("plumb.runtime.deferred.samples.run", lambda deferred, *_: deferred.batch)
+        monkeypatch.setattr("plumb.runtime.deferred.skipped_operators.run", lambda deferred, *_: deferred.batch)
     config = Config(workers, 2 if workers else None, deferred=("mul",))
     deferral = find_deferral(dataset, default_collate, range(8)).deferral
     loop = Loop(dataset, config, Rewrites(deferral=deferral))

@@ -8,7 +8,7 @@ from planned import STORE, WORKERS, only, plan_of, run_on, write
 
 from plumb.core.identity import Facts
 from plumb.instrument.dataset_facts import facts_of
-from plumb.instrument.loader_identity import change_in_a_run
+from plumb.instrument.identity_difference import change_in_a_run
 
 # `report` prints how many different values sample 5 had in three epochs, and how many samples the last epoch has made.
 PARTS = """

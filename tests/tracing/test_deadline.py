@@ -7,8 +7,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from plumb.core.plan import SampleCost
-from plumb.rewrites import find
-from plumb.rewrites.find import find_rewrites
+from plumb.rewrites import find_rewrites as find
+from plumb.rewrites.find_rewrites import find_rewrites
 from plumb.tracing.sample_source import TraceTimeError
 from plumb.tracing.tracer import trace
 

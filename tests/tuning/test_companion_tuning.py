@@ -13,7 +13,7 @@ from plumb.core.plan import Measured, SampleCost
 from plumb.host import Limits
 from plumb.instrument.call_site import Site
 from plumb.model.inputs import CutCost, Footprint, ModelInputs, RemainingCpuShare, SearchSpace
-from plumb.rewrites.find import AvailableRewrites
+from plumb.rewrites.find_rewrites import AvailableRewrites
 from plumb.script.session import Session
 from plumb.tuning import in_loop
 from plumb.tuning.epoch_rehearsal import NO_COSTS

@@ -26,7 +26,7 @@ from plumb.core.plan import (
 from plumb.host import Limits
 from plumb.instrument.call_site import Site
 from plumb.model.inputs import AllocatorGain, CutCost, Footprint, ModelInputs, RemainingCpuShare, SearchSpace
-from plumb.rewrites.find import AvailableRewrites
+from plumb.rewrites.find_rewrites import AvailableRewrites
 from plumb.tuning import in_loop
 from plumb.tuning.dataset_settings import Settings, mark
 from plumb.tuning.epoch_rehearsal import NO_COSTS

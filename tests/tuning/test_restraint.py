@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from plumb.core.config import CacheChoice, Config
 from plumb.instrument.sample_effects import CHILD_SECONDS
 from plumb.model.inputs import CutCost, ThreadsCost
-from plumb.rewrites.find import AvailableRewrites
+from plumb.rewrites.find_rewrites import AvailableRewrites
 from plumb.runtime.loader import NO_REWRITES
 from plumb.tuning.loop_changes import LoopChanges
 from plumb.tuning.measure.training_loop import LoopMeter

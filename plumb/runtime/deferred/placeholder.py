@@ -14,7 +14,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from plumb.core.errors import PlumbError
-from plumb.runtime.deferred.recipe import DeferredCall
+from plumb.runtime.deferred.deferred_call import DeferredCall
 
 ATTRIBUTE = "_plumb_pending"
 PROPERTIES = (

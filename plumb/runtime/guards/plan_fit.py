@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader
 
 from plumb.core.identity import Facts
 from plumb.core.plan import LoaderResult
-from plumb.instrument.identify import facts_of_loader
-from plumb.instrument.loader_identity import change_in_a_run, difference_of_facts, without_numbers
+from plumb.instrument.identity_difference import change_in_a_run, difference_of_facts, without_numbers
+from plumb.instrument.identity_of_loader import facts_of_loader
 
 
 class PlanFit:

@@ -18,9 +18,9 @@ import torch
 
 from plumb.host.forked_trial import in_child
 from plumb.instrument.dataset_state import DatasetState
+from plumb.instrument.found_change import Change
 from plumb.instrument.quick_look import QuickLook
 from plumb.instrument.script_reads import names_read_elsewhere
-from plumb.instrument.state_change import Change
 
 Read = Callable[[Any], Any]
 

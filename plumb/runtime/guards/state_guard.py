@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader
 from plumb.core.config import Config
 from plumb.core.sized import length_of
 from plumb.instrument.dataset_state import EPOCH_SECONDS, FIRST_SECONDS, DatasetState
+from plumb.instrument.found_change import Change
 from plumb.instrument.object_parts import roots_of
 from plumb.instrument.sample_effects import CHILD_SECONDS, sample_effects
 from plumb.instrument.sample_files import SampleFiles
-from plumb.instrument.state_change import Change
 from plumb.runtime.guards.guard import Finding, IdleGuard, Verdict
 
 # The first batches of an epoch are each checked; later ones within this share of the time, and at least this often.

@@ -12,7 +12,7 @@ from plumb.core.config import CallPath
 from plumb.instrument.callee import Callee
 from plumb.instrument.dataset_facts import facts_of
 from plumb.instrument.function_rewriter import RewrittenFunction
-from plumb.instrument.loader_identity import without_numbers
+from plumb.instrument.identity_difference import without_numbers
 from plumb.instrument.recorder import SAMPLE, Frame, Node, Recorder
 from plumb.instrument.source_digest import code_digest
 from plumb.runtime.replay.substitution import Tree

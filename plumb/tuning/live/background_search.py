@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from plumb.host.process_control import end_with_parent
-from plumb.rewrites.find import AvailableRewrites, find_rewrites
+from plumb.rewrites.find_rewrites import AvailableRewrites, find_rewrites
 from plumb.tuning.measure.sample_cost import measure_samples
 from plumb.tuning.measure.throughput import IndexStream
 

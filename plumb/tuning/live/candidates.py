@@ -18,7 +18,7 @@ from plumb.host import Limits
 from plumb.model import constraints, planner, resource_bounds
 from plumb.model.calibration import ProbeRun, calibrated, cost_in_worker, crowded
 from plumb.model.inputs import USUAL_WORKER_BYTES, AllocatorGain, Footprint, ModelInputs
-from plumb.rewrites.find import AvailableRewrites
+from plumb.rewrites.find_rewrites import AvailableRewrites
 from plumb.tracing.device.profile import uses_accelerator
 from plumb.tuning.dataset_settings import Settings, settings_of
 from plumb.tuning.iterable_sharding import Sharding

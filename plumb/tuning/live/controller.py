@@ -26,7 +26,7 @@ from plumb.host.shared_memory_cost import fresh_seconds_per_byte
 from plumb.instrument import failure_report
 from plumb.instrument.fork_safety import handles
 from plumb.model import resource_bounds
-from plumb.rewrites.find import AvailableRewrites
+from plumb.rewrites.find_rewrites import AvailableRewrites
 from plumb.runtime.loader import NO_REWRITES
 from plumb.tuning.dataset_settings import settings_of
 from plumb.tuning.live.background_search import BackgroundSearch

@@ -17,7 +17,7 @@ from plumb.instrument.picklability import pickling_error
 from plumb.instrument.saved_state import is_stateful
 from plumb.model import planner
 from plumb.model.inputs import PREFETCH_FACTORS, CutCost, ModelInputs, SearchSpace
-from plumb.rewrites.find import AvailableRewrites
+from plumb.rewrites.find_rewrites import AvailableRewrites
 from plumb.tuning.iterable_sharding import Sharding
 from plumb.tuning.options import Options
 from plumb.tuning.restraint import FREE, Restraint

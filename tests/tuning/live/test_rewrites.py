@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from plumb.core.config import CacheChoice, Config
-from plumb.rewrites.find import AvailableRewrites, find_rewrites
+from plumb.rewrites.find_rewrites import AvailableRewrites, find_rewrites
 from plumb.tuning.live import live_iterator, tuning_of
 from plumb.tuning.live.background_search import BackgroundSearch
 from plumb.tuning.measure.sample_cost import measure_samples

@@ -21,7 +21,7 @@ from deferred_datasets import (
 from torch.utils.data import Subset, default_collate
 
 from plumb.core.config import CallStep
-from plumb.rewrites.deferrals import find_deferral
+from plumb.rewrites.find_deferrals import find_deferral
 from plumb.runtime.replay.sample_code import code_on
 
 transforms = pytest.importorskip("torchvision.transforms")

@@ -3,7 +3,7 @@
 Torch leaves the folder of its workers' sockets behind, plumb its stores in memory. The watcher uses none of the run's
 terminal, output or session; it is no child of the script, which may wait for all of its own.
 
-Run as `python -m plumb.runtime.run_watcher OWNER STARTED DESCRIPTOR FOLDER`.
+Run as `python -m plumb.runtime.cleanup_after_run OWNER STARTED DESCRIPTOR FOLDER`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def start(folder: str) -> None:
     """
     read, _ = os.pipe()
     owner = str(os.getpid())
-    command = [sys.executable, "-m", "plumb.runtime.run_watcher", owner, _started(owner), str(read), folder]
+    command = [sys.executable, "-m", "plumb.runtime.cleanup_after_run", owner, _started(owner), str(read), folder]
     paths = [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from plumb.core.config import CacheChoice, Config
-from plumb.runtime.run_watcher import leaves_something
+from plumb.runtime.cleanup_after_run import leaves_something
 
 RUN = """
 import os, sys, time
@@ -60,7 +60,9 @@ def started(tmp_path, monkeypatch):
 def watchers(folder: Path) -> list[psutil.Process]:
     listed = [(process, process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
     return [
-        process for process, words in listed if "plumb.runtime.run_watcher" in words and str(folder) in " ".join(words)
+        process
+        for process, words in listed
+        if "plumb.runtime.cleanup_after_run" in words and str(folder) in " ".join(words)
     ]
 
 

@@ -1,6 +1,6 @@
 """Identity of a loader: the statement that makes it, its dataset, its code and its arguments.
 
-It is plain data, as in a plan file. `instrument/identify.py` makes it from a loader.
+It is plain data, as in a plan file. `instrument/identity_of_loader.py` makes it from a loader.
 """
 
 from __future__ import annotations

@@ -33,12 +33,12 @@ from torch.utils.data import DataLoader, default_collate
 
 from plumb.core.config import CallStep, Deferral, DeferredStep
 from plumb.instrument.recorder import SAMPLE
-from plumb.rewrites.deferrals import find_deferral
+from plumb.rewrites.find_deferrals import find_deferral
 from plumb.rewrites.validate_deferral import same_batch
-from plumb.runtime.deferred.elementwise_chain import BatchRecipe, Watch, chain_of
+from plumb.runtime.deferred.batch_recipe import BatchRecipe, Watch, chain_of
+from plumb.runtime.deferred.deferred_call import DeferredCall, bitwise_equal, is_same, pack, unpack
 from plumb.runtime.deferred.placeholder import Pending, VariesError, make_placeholder, pending_of, without_content
-from plumb.runtime.deferred.recipe import DeferredCall, bitwise_equal, is_same, pack, unpack
-from plumb.runtime.deferred.samples import (
+from plumb.runtime.deferred.skipped_operators import (
     CallDeferrer,
     DeferredBatch,
     DeferredSamples,
@@ -322,7 +322,7 @@ def test_any_chain_gives_the_same_bits_in_chunks(monkeypatch_chunks, names, dtyp
 def monkeypatch_chunks():
     """Chunks of two samples or fewer, so that small batches have several."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("plumb.runtime.deferred.elementwise_chain.CHUNK_BYTES", 2 * 3 * 5 * 5 * 4)
+        patch.setattr("plumb.runtime.deferred.batch_recipe.CHUNK_BYTES", 2 * 3 * 5 * 5 * 4)
         yield
 
 
@@ -389,8 +389,8 @@ def test_in_place_operators_reach_all_who_hold_the_tensor():
 _WATCHED = """
 import sys
 import torch
-from plumb.runtime.deferred.elementwise_chain import BatchRecipe
-from plumb.runtime.deferred.recipe import DeferredCall, pack
+from plumb.runtime.deferred.batch_recipe import BatchRecipe
+from plumb.runtime.deferred.deferred_call import DeferredCall, pack
 batch = torch.arange(12, dtype=torch.uint8).view(4, 3)
 calls = pack([DeferredCall(torch.Tensor.float, (), {}, 0), DeferredCall(torch.div, (255,), {}, 0)])
 assert torch.equal(BatchRecipe(calls).run(batch), batch.float() / 255)

@@ -21,7 +21,8 @@ from torch.utils.data import default_collate
 from plumb.core.config import CallPath, Deferral
 from plumb.host.pinned_memory import pinned
 from plumb.host.threads import one_torch_thread
-from plumb.runtime.deferred.elementwise_chain import BatchRecipe
+from plumb.runtime.deferred.batch_recipe import BatchRecipe
+from plumb.runtime.deferred.deferred_call import DeferredCall, bitwise_equal, is_plain, pack, taken_apart
 from plumb.runtime.deferred.placeholder import (
     Pending,
     VariesError,
@@ -30,7 +31,6 @@ from plumb.runtime.deferred.placeholder import (
     true_value,
     without_content,
 )
-from plumb.runtime.deferred.recipe import DeferredCall, bitwise_equal, is_plain, pack, taken_apart
 from plumb.runtime.forwarding_iterator import ForwardingIterator
 from plumb.runtime.marked_batches import CheckedBatch
 

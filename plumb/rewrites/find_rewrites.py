@@ -28,8 +28,8 @@ from plumb.instrument.rng_state import restored_generators
 from plumb.model.concurrency_climb import SourceCapacity
 from plumb.model.inputs import CutCost, DeferralCost, StorageBandwidth, ThreadsCost
 from plumb.rewrites.costs import FEWEST_SAMPLES, RewriteCosts, rewrite_costs
-from plumb.rewrites.cuts import CutCandidate, find_cuts
-from plumb.rewrites.deferrals import FoundDeferral, find_deferral
+from plumb.rewrites.find_cuts import CutCandidate, find_cuts
+from plumb.rewrites.find_deferrals import FoundDeferral, find_deferral
 from plumb.rewrites.find_table_batches import WholeBatches, whole_batches
 from plumb.rewrites.thread_offers import READS_AT_MOST, ThreadSearch, TimeLeft, has_waits
 from plumb.rewrites.thread_validation import InProcess, process_for_trials

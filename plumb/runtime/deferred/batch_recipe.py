@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from plumb.host.pinned_memory import pinned
-from plumb.runtime.deferred.recipe import bitwise_equal, unpack
+from plumb.runtime.deferred.deferred_call import bitwise_equal, unpack
 
 aten = torch.ops.aten
 CHUNK_BYTES = 2**20

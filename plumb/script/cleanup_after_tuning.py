@@ -1,6 +1,6 @@
 """Process that waits for its parent to end, and cleans up if the parent could not do so itself.
 
-It runs as `python -m plumb.script.cleanup_process JOURNAL SCRATCH MARK SHARED`. The parent writes to the watcher's
+It runs as `python -m plumb.script.cleanup_after_tuning JOURNAL SCRATCH MARK SHARED`. The parent writes to the watcher's
 standard input when everything is done. If the input ends without that, the parent was killed: the watcher ends the
 script's remaining processes, restores its files, and removes its temporary folder and its stores in memory.
 """

@@ -36,7 +36,7 @@ from torch.utils.data import ConcatDataset, IterableDataset, Subset, random_spli
 from plumb.core.config import Cut
 from plumb.instrument.rng_state import generator_states
 from plumb.instrument.values import digest
-from plumb.rewrites.cuts import find_cuts
+from plumb.rewrites.find_cuts import find_cuts
 from plumb.rewrites.validate import validate_cut
 from plumb.runtime.replay.replay import Replay
 from plumb.tracing import tracer

@@ -22,7 +22,7 @@ from plumb.host.threads import one_torch_thread
 from plumb.instrument.rng_state import restored_generators
 from plumb.rewrites.tensor_calls import FollowedSample, TensorCall, follower, way_of
 from plumb.rewrites.validate_deferral import Collate, try_out
-from plumb.runtime.deferred.recipe import DeferredCall, bitwise_equal, is_plain, is_same, pack, taken_apart
+from plumb.runtime.deferred.deferred_call import DeferredCall, bitwise_equal, is_plain, is_same, pack, taken_apart
 from plumb.runtime.replay.sample_code import code_on
 from plumb.tracing.graph_builder import name_of
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from plumb.rewrites.find import find_rewrites
+from plumb.rewrites.find_rewrites import find_rewrites
 from plumb.tuning.measure.sample_cost import measure_samples
 from plumb.tuning.measure.throughput import IndexStream
 
