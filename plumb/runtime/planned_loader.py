@@ -98,6 +98,15 @@ class PlannedLoader:
         self._latest: Callable[[], EpochIterator | None] = lambda: None
         self._lasting: EpochIterator | None = None
 
+    def rehearse(self, patience_seconds: float) -> None:
+        """Give up workers that deliver nothing for `patience_seconds`: in a tuning nobody waits a minute for them."""
+        self._run.patience_seconds = patience_seconds
+
+    @property
+    def is_left(self) -> bool:
+        """True if the script's own configuration reads everything from now on."""
+        return self._run.is_plain or self._steering.is_left
+
     def start(
         self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Say, asked: float | None = None
     ) -> Iterator[Any]:
@@ -252,6 +261,11 @@ class PlanSteering:
         """Configuration of the plan, or the user's own."""
         wants_own = self._is_plain or (self._clock is not None and self._clock.wants_own)
         return self._users if wants_own else self._plans
+
+    @property
+    def is_left(self) -> bool:
+        """True once the user's own configuration is wanted for good."""
+        return self._is_plain
 
     def failed(self, config: Config, reason: str) -> None:
         """Want the user's own configuration from now on if `config`, the wanted one, could not be run."""

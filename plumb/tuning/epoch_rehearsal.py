@@ -16,6 +16,7 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from plumb.core.config import Config
+from plumb.core.errors import PlumbError
 from plumb.core.plan import LoaderResult
 from plumb.instrument.rng_state import restored_generators
 from plumb.instrument.torch_loader import DataLoader
@@ -24,6 +25,9 @@ from plumb.runtime.store.dataset_store import DatasetStore
 
 REHEARSED_EPOCHS = 3
 """The third is like all later ones; some of plumb's checks happen in the second."""
+
+# Workers that deliver nothing for so long are given up.
+_SILENT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,10 @@ class EpochCosts:
     second: float
     later: float
     own: float
+
+
+class PlanLeftError(PlumbError):
+    """A run would not stay on the plan. The message says why."""
 
 
 NO_COSTS = EpochCosts(0.0, 0.0, 0.0, 0.0)
@@ -56,6 +64,9 @@ def rehearse_epochs(
         samples_per_second: Rate at which the plan makes samples that are in no store yet.
         stored: The plan's store as in a trial; its fingerprint is computed in every epoch.
         clock: Returns seconds.
+
+    Raises:
+        PlanLeftError: The plan's configuration could not be kept up.
     """
     if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None or not batches:
         return None
@@ -64,13 +75,18 @@ def rehearse_epochs(
     entry = dataclasses.replace(
         planned, claim=None, tuned=dataclasses.replace(planned.tuned, config=dataclasses.replace(config, cache=None))
     )
+    said: list[str] = []
+    lasting: PlannedLoader | None = None
     with restored_generators(), contextlib.suppress(Exception):
         looking = _seconds_to_look(stored, loader.dataset, clock)
         short = _short(loader, own, batches)
-        lasting = PlannedLoader(short, entry, own)
+        lasting = rehearsed = PlannedLoader(short, entry, own)
+        lasting.rehearse(_SILENT_SECONDS)
 
         def begin() -> Iterable[Any]:
-            return lasting.start_unseen(short, lambda: iter(short), lambda text: None)
+            if rehearsed.is_left:
+                raise PlanLeftError(said[-1] if said else "it was left")
+            return rehearsed.start_unseen(short, lambda: iter(short), said.append)
 
         epochs = [_epoch_seconds(begin, clock) for _ in range(REHEARSED_EPOCHS)]
         samples, plain = len(batches) * planned.samples_per_batch, 0.0
@@ -78,7 +94,10 @@ def rehearse_epochs(
         if own.num_workers:
             plain = max(0.0, _epoch_seconds(lambda: short, clock) - own_making)
         first, second, later = (max(0.0, seconds - making) + looking for seconds in epochs)
-        return EpochCosts(first, second, later, plain)
+        if not lasting.is_left:
+            return EpochCosts(first, second, later, plain)
+    if lasting is not None and lasting.is_left:
+        raise PlanLeftError(said[-1] if said else "it was left")
     return None
 
 

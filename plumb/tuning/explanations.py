@@ -154,6 +154,11 @@ def eaten_by_starts(config: Config, claim: Claim) -> str:
     )
 
 
+def left_in_rehearsal(config: Config, reason: str) -> str:
+    """Return a sentence that a candidate could not be kept up for a few epochs of a run."""
+    return f"nothing better: {config} could not be kept up for an epoch of `plumb run` ({reason})"
+
+
 def undecided(
     candidate: Config | str, ratio: PairedRatio | None, waiting: float | None, others_cpus: float, budget_seconds: float
 ) -> str:

@@ -25,7 +25,7 @@ from plumb.tuning import explanations
 from plumb.tuning.between_epochs import between_epochs
 from plumb.tuning.companion_tuning import CompanionTuning
 from plumb.tuning.epoch_claim import claim_of, is_worth_having
-from plumb.tuning.epoch_rehearsal import NO_COSTS
+from plumb.tuning.epoch_rehearsal import NO_COSTS, PlanLeftError
 from plumb.tuning.loader_under_test import LoaderUnderTest, TrainingStep, TuningResult
 from plumb.tuning.loop_changes import LoopChanges
 from plumb.tuning.loop_results import (
@@ -221,11 +221,15 @@ class TuningWork:
         for text in together.untuned:
             self._emit(events.Warned(text))
         latest = deadline + late_seconds(self._options.budget_seconds)
-        claim = self._claim(known, planned.plan, choice, in_loop, tuner, latest)
-        if claim is None or is_worth_having(claim) or together.count:
-            return events.LoaderDone(dataclasses.replace(planned.plan, undecided=undecided, claim=claim))
+        try:
+            claim = self._claim(known, planned.plan, choice, in_loop, tuner, latest)
+        except PlanLeftError as error:
+            choice = choice.noting(explanations.left_in_rehearsal(choice.tuned.config, str(error)))
+        else:
+            if claim is None or is_worth_having(claim) or together.count:
+                return events.LoaderDone(dataclasses.replace(planned.plan, undecided=undecided, claim=claim))
+            choice = choice.noting(explanations.eaten_by_starts(choice.tuned.config, claim))
         plain = choice.baseline if choice.plain.config == choice.tuned.config else choice.plain
-        choice = choice.noting(explanations.eaten_by_starts(choice.tuned.config, claim))
         choice = dataclasses.replace(choice, tuned=choice.baseline, plain=plain)
         as_it_is = unchanged_loop(readings, waiting) if readings else None
         return self._plan(known, loader, loop.samples_per_batch, choice, step, as_it_is, spent, plainly)

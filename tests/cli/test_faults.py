@@ -218,7 +218,9 @@ def test_a_worker_that_dies_ends_its_trial_and_nothing_else(death, signal, write
     # On a host that others keep busy there may be no time for such a trial.
     tried = [trial for trial in loader.trials if not trial.outcome.startswith("not tried: ")]
     died = [trial for trial in tried if trial.config.num_workers >= 2]
-    assert all(trial.outcome.startswith("failed: ") and signal in trial.outcome for trial in died), outcomes(loader)
+    assert all(trial.outcome.startswith("failed: ") for trial in died), outcomes(loader)
+    # A worker that hands over a batch to one that dies may be the first to be missed.
+    assert not died or any(signal in trial.outcome for trial in died), outcomes(loader)
     assert loader.tuned.config.num_workers < 2
 
 

@@ -426,6 +426,6 @@ class EpochIterator(TorchsIterator):
             running=run.running,
             guards=run.guards,
             is_checked=run.checks is not None,
-            patience_seconds=max(PATIENCE_SECONDS, PATIENCE_BATCHES * run.slowest_seconds),
+            patience_seconds=max(run.patience_seconds or PATIENCE_SECONDS, PATIENCE_BATCHES * run.slowest_seconds),
         )
         return LoaderSegment(self._template, options, self.order, seeds)

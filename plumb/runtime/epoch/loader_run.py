@@ -41,7 +41,8 @@ class LoaderRun:
     `own` is the user's configuration. `kept` is the present segment if its workers should outlive the epoch, `running`
     a starter of iterators whose store outlives segments, None without one. `is_plain`: the user's own configuration
     reads everything from now on. `reads_here`: the present batch is made in this process. `slowest_seconds` is the
-    longest wait for a batch so far. `clock` measures the loop, None if it isn't measured.
+    longest wait for a batch so far. `clock` measures the loop, None if it isn't measured. Workers that deliver nothing
+    for `patience_seconds` are given up, for a minute if that is None.
     """
 
     own: Config
@@ -55,6 +56,7 @@ class LoaderRun:
     reads_here: bool = False
     slowest_seconds: float = 0.0
     clock: RunClock | None = None
+    patience_seconds: float | None = None
 
     def is_users(self, config: Config) -> bool:
         """Return whether a configuration reads as the user's own does."""
