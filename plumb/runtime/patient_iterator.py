@@ -30,6 +30,9 @@ class PatientIterator(_MultiProcessingDataLoaderIter):
     def _try_get_data(self, timeout: float = _POLL_SECONDS) -> Any:
         found = super()._try_get_data(min(timeout, _POLL_SECONDS))  # type: ignore[no-untyped-call]
         if not found[0] and time.monotonic() > self._give_up_at:
+            # Torch would wait five seconds for each of them to end in order.
+            for worker in self._workers:
+                worker.kill()
             raise RuntimeError(f"its workers have delivered nothing for {self._patience_seconds:.0f} s")
         return found
 

@@ -27,7 +27,7 @@ REHEARSED_EPOCHS = 3
 """The third is like all later ones; some of plumb's checks happen in the second."""
 
 # Workers that deliver nothing for so long are given up.
-_SILENT_SECONDS = 10.0
+_SILENT_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
