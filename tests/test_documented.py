@@ -151,7 +151,7 @@ def test_the_end_of_a_script(name, in_all_ways):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize("name", [pytest.param("spawn", marks=pytest.mark.nightly), *list(STARTS)[1:]])
 def test_workers_that_are_not_forked(name, in_all_ways):
     before, more = STARTS[name]
     text = STARTED.format(before=before or "pass", more=more)

@@ -12,8 +12,14 @@ CASES = {
 SETTINGS = {"transformers": "TrainingArguments(..., dataloader_num_workers=", "timm": "create_loader(..., num_workers="}
 
 
+# Each of these takes a minute: CI tunes two of them.
+_NIGHTLY = ("timm", "transformers")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("library", CASES)
+@pytest.mark.parametrize(
+    "library", [pytest.param(name, marks=pytest.mark.nightly) if name in _NIGHTLY else name for name in CASES]
+)
 def test_a_script_of_each_is_tuned_through_its_loop_and_runs_on_the_plan(library, plumb, script, tmp_path):
     pytest.importorskip(library)
     name, loader = CASES[library]

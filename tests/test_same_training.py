@@ -23,8 +23,14 @@ SCRIPTS = {
 }
 
 
+# The script of a package, and two loaders; the others take as long each, and differ in what random scripts cover.
+_IN_CI = ("package_script", "train_and_val.py")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    "name", [name if name in _IN_CI else pytest.param(name, marks=pytest.mark.nightly) for name in SCRIPTS]
+)
 def test_the_losses_are_those_of_the_plain_script(name, plumb, script, tmp_path):
     target = ["-m", "package_script.train"] if name == "package_script" else [name]
     script(name)

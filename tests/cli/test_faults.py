@@ -205,7 +205,10 @@ class Dying(Numbers):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("death", "signal"),
-    [("os.kill(os.getpid(), 9)", "Killed"), ("import ctypes; ctypes.string_at(0)", "Segmentation fault")],
+    [
+        ("os.kill(os.getpid(), 9)", "Killed"),
+        pytest.param("import ctypes; ctypes.string_at(0)", "Segmentation fault", marks=pytest.mark.nightly),
+    ],
 )
 def test_a_worker_that_dies_ends_its_trial_and_nothing_else(death, signal, write, tmp_path, monkeypatch):
     write("train.py", script(DYING.format(death=death), "Dying(4000, seconds=0.004)"))

@@ -372,6 +372,7 @@ def test_an_iterable_dataset_that_shards_itself_gets_workers_only_where_the_orde
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_validation_loader_that_is_not_reached_is_tuned_on_its_own(plumb, write):
     code = """
 train_loader = DataLoader(Numbers(), batch_size=8, shuffle=True)

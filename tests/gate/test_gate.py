@@ -62,7 +62,7 @@ GATE = {
 }
 # Frameworks take longer to import than all the rest; tests/test_frameworks.py tunes these each time.
 _SLOW_TO_IMPORT = ("lightning_module", "trainer")
-_TUNED_IN_CI = ("yolo", "clip_stream", "reinforcement", "layered")
+_TUNED_IN_CI = ("yolo", "layered")
 
 
 def _nightly_but(names: tuple[str, ...]) -> list[Any]:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from plumb.host import user_folder  # noqa: F401 - for the code that is run
 from plumb.runtime.store import store_folder
 from plumb.runtime.store.codec import encode
 from plumb.runtime.store.store import MISSING, Store, StoreSpec, key_of

@@ -204,7 +204,7 @@ def test_deterministic_samples_are_those_without_workers(name, data, tmp_path_fa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", [pytest.param("spawn", marks=pytest.mark.nightly), "forkserver"])
 def test_everything_goes_to_workers_that_are_not_forked(method):
     rewrites = offers_for("images")
     config = Config(

@@ -129,7 +129,11 @@ def test_one_rank_is_tuned_and_the_others_take_part(write, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", ["averaged_step(x, y)", IN_PARALLEL], ids=["by hand", "in the backward pass"])
+@pytest.mark.parametrize(
+    "step",
+    ["averaged_step(x, y)", pytest.param(IN_PARALLEL, marks=pytest.mark.nightly)],
+    ids=["by hand", "in the backward pass"],
+)
 def test_what_a_step_waits_for_other_ranks_is_told_apart(step, write, tmp_path):
     write("train.py", TRAINING + UNEVEN.format(step=step))
     ran = launched(tmp_path, "-m", "plumb", "tune", "--budget", 8, "--no-cache", "train.py")
@@ -157,7 +161,10 @@ def test_every_rank_uses_the_plan_and_keeps_its_part_of_the_samples(write, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rank", "good"), [(1, 4), (0, 4), (1, 40), (0, 40)])
+@pytest.mark.parametrize(
+    ("rank", "good"),
+    [(1, 4), pytest.param(0, 4, marks=pytest.mark.nightly), pytest.param(1, 40, marks=pytest.mark.nightly), (0, 40)],
+)
 def test_a_rank_that_fails_ends_the_others(rank, good, write, tmp_path):
     write("train.py", TRAINING + FAILING.format(rank=rank, good=good))
     ran = launched(tmp_path, "-m", "plumb", "tune", "--budget", 6, "train.py")

@@ -229,6 +229,9 @@ class EpochIterator(TorchsIterator):
             if reason is not None:
                 users_error = self._users_own(segment, indices) if is_of_sample else None
                 if users_error is not None:
+                    if not self._run.own.persistent_workers:
+                        # The user's own workers would be new ones in the next epoch, and might fail again.
+                        self._run.kept = None
                     self._users_error = id(users_error)
                     self.order.deliver()
                     raise users_error

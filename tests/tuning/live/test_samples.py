@@ -217,7 +217,9 @@ def test_what_is_prefetched_is_delivered_when_a_loader_is_taken_over_from(monkey
     controller = follow(live, [(10, Config(1, 2)), (40, Config()), (70, Config(2, 2))])
     assert len(list(patiently(live_iterator(live)))) == 100
     assert len(controller.ran) == 4
-    assert reads.tolist() == [1] * 100
+    # Where workers' samples seem to write, a few are tried once more, in a process of their own.
+    assert reads.min() == 1
+    assert (reads > 1).sum() <= 2
 
 
 class Texts(Squares):
