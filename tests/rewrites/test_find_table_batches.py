@@ -72,6 +72,7 @@ def test_the_arguments_that_are_named_give_the_same_batches_and_draws():
         assert all(map(torch.equal, one, other))
 
 
+@pytest.mark.quiet
 def test_samplers_are_named_as_far_as_they_are_known():
     assert found(TABLE, drop_last=True).arguments == (
         "dataset, batch_size=None, sampler=BatchSampler(SequentialSampler(dataset), 128, drop_last=True)"

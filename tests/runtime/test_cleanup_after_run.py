@@ -17,14 +17,14 @@ from plumb.runtime.cleanup_after_run import leaves_something
 RUN = """
 import os, sys, time
 from pathlib import Path
-from plumb.runtime import run_watcher
+from plumb.runtime import cleanup_after_run
 from plumb.runtime.store import store_folder
 from plumb.runtime.store.store_folder import StoreFacts, StoreUse
 
 store_folder.SHARED_MEMORY = Path(os.environ["SHM"])
 folder = Path(os.environ["SOCKETS"]); folder.mkdir()
 (folder / "socket").touch()
-run_watcher.start(str(folder))
+cleanup_after_run.start(str(folder))
 use = StoreUse(store_folder.memory_root() / "f", StoreFacts("Images", "load", "memory", 0))
 {then}
 print("ready", flush=True)
