@@ -73,10 +73,9 @@ def test_what_the_loop_changes_is_never_late(kind, config):
     assert "the loop changes Rows.progress while an epoch runs" in line
 
 
+@pytest.mark.quiet  # by what checks cost, a busy host leaves some out
 @KINDS
 def test_batches_are_checked(kind, monkeypatch):
-    # By what checks cost, a busy host would leave some out.
-    monkeypatch.setenv("PLUMB_CHECK", "1")
     monkeypatch.setattr(running_checks, "tallies", [])
     monkeypatch.setattr(running_checks, "_say_at_the_end", lambda: None)
 
