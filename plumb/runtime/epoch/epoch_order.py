@@ -192,7 +192,11 @@ class EpochOrder:
         except StopIteration:
             self._has_ended = True
         except Exception as error:
-            self._has_ended, self._error = True, error
+            # The frame of this method leads to the iterator that asks, which would then wait for the cycle collector, and
+            # close its queues twice: their finalizers come in any order.
+            begun = error.__traceback__
+            self._error = error.with_traceback(begun.tb_next if begun else None)
+            self._has_ended = True
         if self._foreseen is not None:
             self._compare()
         return not self._has_ended
