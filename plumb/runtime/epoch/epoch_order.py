@@ -192,8 +192,8 @@ class EpochOrder:
         except StopIteration:
             self._has_ended = True
         except Exception as error:
-            # The frame of this method leads to the iterator that asks, which would then wait for the cycle collector, and
-            # close its queues twice: their finalizers come in any order.
+            # The frame of this method leads to the iterator that asks. That would be left to the cycle collector,
+            # close its queues twice: finalizers come in any order.
             begun = error.__traceback__
             self._error = error.with_traceback(begun.tb_next if begun else None)
             self._has_ended = True
