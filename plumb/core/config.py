@@ -153,6 +153,11 @@ class Config:
         return ", ".join(parts)
 
     @property
+    def makes_ahead(self) -> bool:
+        """True if a batch may hold values that were made before it was requested."""
+        return self.num_workers > 0 or self.cache is not None
+
+    @property
     def batches_in_flight(self) -> int:
         """Largest number of batches that are finished and not yet taken: torch's bound on prefetching."""
         return self.num_workers * (self.prefetch_factor or 0)

@@ -5,14 +5,13 @@ Rates are samples per second. A plan file is data only: reading one never runs c
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from plumb.core.atomic_file import replace_file
 from plumb.core.config import Config, Rewrites
 from plumb.core.errors import ExplainedError
 from plumb.core.files_outcome import FilesOutcome
@@ -369,21 +368,6 @@ def write(plan: Plan, path: Path) -> None:
     """Write the plan atomically: a reader sees the old file or the new one, never a part. May raise OSError."""
     replace_file(path, encode(plan))
     _note_file(plan, path)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file atomically: a reader sees the old one or the new one, never a part. May raise OSError."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            os.fchmod(file.fileno(), 0o644)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 # Files that entries were read from or written to in this process, with the entries' numbers, the latest last.

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from plumb.core.plan import Delivered, LoaderResult, files_of, replace_file
+from plumb.core.atomic_file import replace_file
+from plumb.core.plan import Delivered, LoaderResult, files_of
 from plumb.core.printable import DAMAGED_JSON
 
 

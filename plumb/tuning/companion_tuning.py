@@ -61,9 +61,9 @@ class TunedCompanion:
             through: Name of the loader through which the loop was measured.
         """
         choice, changed = self.choice, self.companion.changed
-        if not is_taken or (changed and _makes_ahead(choice.tuned.config)):
+        if not is_taken or (changed and choice.tuned.config.makes_ahead):
             choice = dataclasses.replace(choice, tuned=choice.baseline)
-        if not is_plain_taken or (changed and _makes_ahead(choice.plain.config)):
+        if not is_plain_taken or (changed and choice.plain.config.makes_ahead):
             choice = dataclasses.replace(choice, plain=choice.baseline)
         return choice.noting(changed_by_loop(changed) if changed else explanations.feeds(through))
 
@@ -154,15 +154,12 @@ class CompanionTuning:
 
     def start(self, plain: bool = False) -> None:
         """Start all loaders on their choices. Raise StoreError, UsersError, and a loader's errors."""
-        wanted = {id(each.companion): (each, _wanted(each.choice, plain)) for each in self.tuned}
-        candidates: list[tuple[DataLoader[Any], int] | None] = []
-        for companion in self._loop.companions:
-            each, config = wanted.get(id(companion), (None, None))
-            is_other = each is not None and config is not None and config != each.choice.baseline.config
-            candidates.append(
-                (each.tuner.loader(config), config.batches_in_flight) if is_other and each and config else None
-            )
-        self.companions.start(candidates)
+        started: dict[int, tuple[DataLoader[Any], int]] = {}
+        for each in self.tuned:
+            config = _wanted(each.choice, plain)
+            if config != each.choice.baseline.config:
+                started[id(each.companion)] = each.tuner.loader(config), config.batches_in_flight
+        self.companions.start([started.get(id(companion)) for companion in self._loop.companions])
 
     def finished(self, compared: LoopComparison) -> LoopComparison:
         """Give the loop its own loaders back, and add to the comparison the failure of another loader, if any."""
@@ -211,7 +208,3 @@ def _left(limits: Limits, taken: list[TuningResult]) -> Limits:
 
 def _scaled(interval: tuple[float, float], scale: float) -> tuple[float, float]:
     return interval[0] * scale, interval[1] * scale
-
-
-def _makes_ahead(config: Config) -> bool:
-    return config.num_workers > 0 or config.cache is not None

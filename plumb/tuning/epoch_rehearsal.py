@@ -11,6 +11,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch.utils.data import IterableDataset
@@ -77,28 +78,25 @@ def rehearse_epochs(
     )
     said: list[str] = []
     lasting: PlannedLoader | None = None
+    costs: EpochCosts | None = None
     with restored_generators(), contextlib.suppress(Exception):
         looking = _seconds_to_look(stored, loader.dataset, clock)
         short = _short(loader, own, batches)
-        lasting = rehearsed = PlannedLoader(short, entry, own)
+        lasting = PlannedLoader(short, entry, own)
         lasting.rehearse(_SILENT_SECONDS)
-
-        def begin() -> Iterable[Any]:
-            if rehearsed.is_left:
-                raise PlanLeftError(said[-1] if said else "it was left")
-            return rehearsed.start_unseen(short, lambda: iter(short), said.append)
-
-        epochs = [_epoch_seconds(begin, clock) for _ in range(REHEARSED_EPOCHS)]
+        begin = partial(lasting.start_unseen, short, lambda: iter(short), said.append)
+        epochs: list[float] = []
+        while len(epochs) < REHEARSED_EPOCHS and not lasting.is_left:
+            epochs.append(_epoch_seconds(begin, clock))
         samples, plain = len(batches) * planned.samples_per_batch, 0.0
         making, own_making = samples / samples_per_second, samples / planned.baseline.samples_per_second
-        if own.num_workers:
+        if own.num_workers and not lasting.is_left:
             plain = max(0.0, _epoch_seconds(lambda: short, clock) - own_making)
         first, second, later = (max(0.0, seconds - making) + looking for seconds in epochs)
-        if not lasting.is_left:
-            return EpochCosts(first, second, later, plain)
+        costs = EpochCosts(first, second, later, plain)
     if lasting is not None and lasting.is_left:
         raise PlanLeftError(said[-1] if said else "it was left")
-    return None
+    return costs
 
 
 def _short(loader: DataLoader[Any], own: Config, batches: Sequence[Any]) -> DataLoader[Any]:

@@ -20,6 +20,7 @@ from plumb.host.cpu_load import OthersLoad
 from plumb.host.malloc import baseline_malloc
 from plumb.host.pinned_memory import is_pinnable
 from plumb.model import resource_bounds, serialization
+from plumb.runtime.loader import current_config
 from plumb.tracing.device.profile import uses_accelerator
 from plumb.tuning import explanations
 from plumb.tuning.between_epochs import between_epochs
@@ -124,16 +125,17 @@ class TuningWork:
             0.0 if self._options.plain else min(2 * _PAIRS * window_seconds, _PLAIN_SHARE * (deadline - begun))
         )
         seconds = (deadline - time.perf_counter() - 2 * _PAIRS * window_seconds - plain_seconds) / (1 + together.count)
-        tuner = Tuner(subject, self._options, seconds, window_seconds, self._emit)
-        choice = tuner.choose()
-        if between.changed or between.is_made_anew:
-            choice = choice.noting(explanations.changed_between_epochs(between))
+        latest = deadline + late_seconds(self._options.budget_seconds)
 
         def tuner_of(subject: LoaderUnderTest, limits: Limits) -> Tuner:
             return Tuner(
                 subject, dataclasses.replace(self._options, limits=limits), seconds, window_seconds, self._emit
             )
 
+        tuner = tuner_of(subject, self._options.limits)
+        choice = tuner.choose()
+        if between.changed or between.is_made_anew:
+            choice = choice.noting(explanations.changed_between_epochs(between))
         together.tune(choice, step, waiting, self._options.limits, tuner_of)
         if loop.open and step is not None and step.wants_pinned:
             choice = _with_pinned(choice)
@@ -150,7 +152,6 @@ class TuningWork:
             others = OthersLoad()
             sides = (choice.baseline.config, own), (wanted, lambda: loader_on(wanted))
             until = max(deadline, time.perf_counter() + _OVERTIME_SHARE * self._options.budget_seconds) - plain_seconds
-            latest = deadline + late_seconds(self._options.budget_seconds)
             compared = yield from compare_in_loop(
                 loop, *sides, window_seconds, until, latest, _batch_seconds(loop, readings), together.companions.switch
             )
@@ -170,7 +171,6 @@ class TuningWork:
         if is_plain_other and (choice.plain.config != choice.baseline.config or together.wants_change(plain=True)):
             self._say(known, "your loop on torch's own arguments alone, by turns")
             until = max(deadline, time.perf_counter() + plain_seconds)
-            latest = deadline + late_seconds(self._options.budget_seconds)
             plainly = yield from compare_plain_in_loop(
                 loop,
                 own,
@@ -190,9 +190,9 @@ class TuningWork:
                 )
                 together.take_plain()
                 undecided, is_taken = "", True
-        if _changed(loop) and _makes_ahead(choice.plain.config):
+        if _changed(loop) and choice.plain.config.makes_ahead:
             choice, plainly = dataclasses.replace(choice, plain=choice.baseline), None
-        if _changed(loop) and _makes_ahead(choice.tuned.config):
+        if _changed(loop) and choice.tuned.config.makes_ahead:
             choice, in_loop, undecided = dataclasses.replace(choice, tuned=choice.baseline), None, ""
             choice = choice.noting(changed_by_loop(_changed(loop)))
         if in_loop is None and readings and choice.tuned.config == choice.baseline.config:
@@ -220,7 +220,6 @@ class TuningWork:
             )
         for text in together.untuned:
             self._emit(events.Warned(text))
-        latest = deadline + late_seconds(self._options.budget_seconds)
         try:
             claim = self._claim(known, planned.plan, choice, in_loop, tuner, latest)
         except PlanLeftError as error:
@@ -257,7 +256,7 @@ class TuningWork:
         """Measure the loop on its own batches, and its step when batches are ready."""
         window_seconds, begun = self._options.window_seconds, time.perf_counter()
         self._say(known, "your loop as it is")
-        in_flight = loader.num_workers * (loader.prefetch_factor or 0)
+        in_flight = current_config(loader).batches_in_flight
         until = begun + _TIME_BEFORE * (deadline - begun)
         round_of = max(loader.num_workers, 1)
         before = yield from loop.measure(
@@ -378,11 +377,6 @@ def _with_pinned(choice: TuningResult) -> TuningResult:
 
 def _changed(loop: LoopMeter) -> str:
     return loop.changes.place if loop.changes is not None else ""
-
-
-def _makes_ahead(config: Config) -> bool:
-    """Return whether a configuration uses values that were made before their batch was requested."""
-    return config.num_workers > 0 or config.cache is not None
 
 
 def _step(

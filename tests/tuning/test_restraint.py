@@ -157,8 +157,6 @@ def test_what_happens_between_epochs_is_not_the_loops_doing():
 
 
 def test_a_configuration_with_values_made_ahead_is_told_from_others():
-    from plumb.tuning.in_loop import _makes_ahead
-
-    assert _makes_ahead(Config(2, 2))
-    assert _makes_ahead(Config(0, cache=CacheChoice("read", "memory", 1, 1.0)))
-    assert not _makes_ahead(Config(0, pin_memory=True))
+    assert Config(2, 2).makes_ahead
+    assert Config(0, cache=CacheChoice("read", "memory", 1, 1.0)).makes_ahead
+    assert not Config(0, pin_memory=True).makes_ahead

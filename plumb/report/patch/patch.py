@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import libcst as cst
 
+from plumb.core.atomic_file import replace_file
 from plumb.core.config import Config
 from plumb.core.plan import LoaderResult, Plan
 from plumb.core.units import format_rate
@@ -42,20 +41,7 @@ class FilePatch:
     def write(self) -> None:
         """Replace the file atomically and keep its permissions. Raise OSError if that fails."""
         path = self.path.resolve()
-        status = path.stat()
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(self.after)
-                with contextlib.suppress(PermissionError):
-                    os.fchown(file.fileno(), status.st_uid, status.st_gid)
-                os.fchmod(file.fileno(), status.st_mode & 0o7777)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
+        replace_file(path, self.after, like=path.stat())
 
 
 @dataclass(frozen=True)

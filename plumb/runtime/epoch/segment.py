@@ -337,5 +337,6 @@ def _close_at_exit() -> None:
                 segment.close()
 
 
-# Multiprocessing has registered its own end of daemons before, so this one runs first.
+# Handlers run in reverse order: this one comes before multiprocessing ends its daemons, and before torch's own handler,
+# after which torch no longer asks workers to end. A finalizer of multiprocessing would therefore be too late.
 atexit.register(_close_at_exit)

@@ -52,11 +52,6 @@ class SampleWrites:
         self._due_at = 0.0
         self.begin()
 
-    @property
-    def generators(self) -> list[Any]:
-        """Random generators reachable from the samples' code, without the process's own."""
-        return self._state.generators
-
     def begin(self) -> None:
         """Take the present state as the reference; earlier changes count as setup by the samples."""
         met: list[Any] = []

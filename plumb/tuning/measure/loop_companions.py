@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader
 
 from plumb.core.errors import UsersError, one_line
+from plumb.runtime.loader import current_config
 from plumb.tuning.loop_changes import LoopChanges
 from plumb.tuning.measure.known_loader import KnownLoader, WatchedIterator
-from plumb.tuning.measure.replayed_batches import RestartingIterator, replayed
+from plumb.tuning.measure.replayed_batches import BegunBatches, RestartingIterator, replayed
 
 if TYPE_CHECKING:
     from plumb.core.events import Event
@@ -59,7 +60,7 @@ class Companion:
     @property
     def in_flight(self) -> int:
         """Largest number of batches that the user's own configuration may have prefetched."""
-        return self.loader.num_workers * (self.loader.prefetch_factor or 0)
+        return current_config(self.loader).batches_in_flight
 
     @property
     def changed(self) -> str:
@@ -163,7 +164,8 @@ class Companions:
                 self._candidates.append((None, member.in_flight))
             else:
                 loader, ahead = candidate
-                self._candidates.append((_WithFirstBatch(RestartingIterator(None, partial(iter, loader))), ahead))
+                batches = RestartingIterator(None, partial(iter, loader))
+                self._candidates.append((BegunBatches(next(batches), batches), ahead))
 
     def switch(self, to_candidate: bool) -> int:
         """Give the loop the candidates' batches or its own; return for how many steps these may be prefetched."""
@@ -178,20 +180,6 @@ class Companions:
     def failure(self) -> str:
         """Reason why a candidate's batches could not be read, in one line; empty if they could."""
         return next((member.failure for member in self.members if member.failure), "")
-
-
-class _WithFirstBatch:
-    """Batches of which the first was read already."""
-
-    def __init__(self, batches: Iterator[Any]) -> None:
-        self._batches = batches
-        self._first = [next(batches)]
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        return self._first.pop() if self._first else next(self._batches)
 
 
 def beside(

@@ -15,7 +15,7 @@ from plumb.core.errors import UsersError, one_line
 from plumb.core.plan import LoopGain
 from plumb.host.malloc import malloc_reuse
 from plumb.tuning.measure.paired_comparison import Answer, PairedRatio, paired_ratio
-from plumb.tuning.measure.replayed_batches import RestartingIterator
+from plumb.tuning.measure.replayed_batches import BegunBatches, RestartingIterator
 from plumb.tuning.measure.throughput import skipping, whole
 from plumb.tuning.measure.training_loop import LoopMeter, LoopReading, MeasurementCoroutine
 
@@ -99,7 +99,7 @@ def compare_in_loop(
         return LoopComparison((), (), None)
     try:
         with malloc_reuse(candidate[0].allocator_reuse):
-            others = _EndlessBatches(candidate[1](), loop.skips)
+            others = _begun(candidate[1](), loop.skips)
     except UsersError as users:
         return LoopComparison((), (), None, one_line(users.error))
     except Exception as error:
@@ -163,15 +163,7 @@ def _users(batches: Iterator[Any]) -> Any:
         raise users.error from None
 
 
-class _EndlessBatches:
-    """Endless batches of a loader of which the first was read already; no reference to a delivered batch is kept."""
-
-    def __init__(self, loader: DataLoader[Any], skips: tuple[type[Exception], ...]) -> None:
-        self._batches = RestartingIterator(None, lambda: iter(loader))
-        self._first = [skipping(lambda: _users(self._batches), skips)]
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        return self._first.pop() if self._first else next(self._batches)
+def _begun(loader: DataLoader[Any], skips: tuple[type[Exception], ...]) -> BegunBatches:
+    """Start a loader and return its endless batches."""
+    batches = RestartingIterator(None, lambda: iter(loader))
+    return BegunBatches(skipping(lambda: _users(batches), skips), batches)

@@ -40,6 +40,20 @@ class RestartingIterator:
         raise UsersError(StopIteration())
 
 
+class BegunBatches:
+    """Batches of which the `first` was read already; no reference to a delivered batch is kept."""
+
+    def __init__(self, first: Any, others: Iterator[Any]) -> None:
+        self._first = [first]
+        self._others = others
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return self._first.pop() if self._first else next(self._others)
+
+
 def replayed(batches: Iterable[Any], pin: bool) -> Iterator[Any]:
     """Yield the same few batches in a cycle, each time with their original values: a loop may change its batches.
 

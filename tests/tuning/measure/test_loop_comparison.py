@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from plumb.core.config import Config
 from plumb.core.errors import UsersError
-from plumb.tuning.measure.loop_comparison import _EndlessBatches, compare_in_loop
+from plumb.tuning.measure.loop_comparison import _begun, compare_in_loop
 from plumb.tuning.measure.paired_comparison import Answer
 from plumb.tuning.measure.training_loop import LoopMeter
 from plumb.tuning.overtime import grace_seconds, late_seconds
@@ -187,7 +187,7 @@ def test_a_loop_that_counts_its_batches_is_left_before_its_epoch_ends():
 
 def test_the_candidate_s_first_batch_is_held_by_the_loop_alone():
     """Shared memory is counted to the last batch."""
-    batches = _EndlessBatches(DataLoader(Slow(0.0), batch_size=1), ())
+    batches = _begun(DataLoader(Slow(0.0), batch_size=1), ())
     first = next(batches)
     held = weakref.ref(first)
     del first
