@@ -6,11 +6,13 @@ import contextlib
 import multiprocessing
 import multiprocessing.util
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -22,6 +24,9 @@ _NAMED_FOR_SECONDS = 0.05
 _KILLED_WITHIN_SECONDS = 60
 # A killed process keeps its files, and their locks, until all its memory is freed.
 _GONE_WITHIN_SECONDS = 2.0
+# Settings of a process that its children inherit: the folder of their sockets, which multiprocessing reads, and the
+# process that made it.
+_FOLDER, _FOLDER_OWNER = "tempdir", "plumb_tempdir_owner"
 
 
 def end_children() -> None:
@@ -178,11 +183,26 @@ def forks_end_with_us() -> None:
 def keep_sockets_together() -> None:
     """Put the sockets of all workers started from now on into a folder that is removed when this process ends.
 
-    Persistent workers are killed at the end of a script, and would each leave a folder. If no folder can be made, they
-    make their own, or fail as they would.
+    Otherwise each worker that ends while it makes its own folder, or is killed, leaves that behind. If no folder can be
+    made, the workers make their own, or fail as they would.
     """
-    with contextlib.suppress(OSError):
-        share_temporary_folder()
+    settings = _process_settings()
+    if settings.get(_FOLDER) is None:
+        with contextlib.suppress(OSError):
+            share_temporary_folder()
+            settings[_FOLDER_OWNER] = os.getpid()
+
+
+def remove_sockets_if_parent_died() -> None:
+    """In a worker: when it ends, remove the folder that its parent made for sockets, if the parent was killed."""
+    settings, parent = _process_settings(), multiprocessing.parent_process()
+    if parent is not None and settings.get(_FOLDER_OWNER) == parent.pid:
+        multiprocessing.util.Finalize(None, _remove_without, args=(parent, settings[_FOLDER]), exitpriority=-200)
+
+
+def _remove_without(parent: Any, folder: str) -> None:
+    if not parent.is_alive():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def share_temporary_folder(folder: str | None = None) -> None:
@@ -193,5 +213,10 @@ def share_temporary_folder(folder: str | None = None) -> None:
     if folder is None:
         multiprocessing.util.get_temp_dir()
     else:
-        # `get_temp_dir` reads this, and a new process inherits it, whatever its start method.
-        multiprocessing.current_process()._config["tempdir"] = folder  # type: ignore[attr-defined]
+        _process_settings()[_FOLDER] = folder
+
+
+def _process_settings() -> dict[str, Any]:
+    """Return what `get_temp_dir` reads, and a new process inherits, whatever its start method."""
+    settings: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    return settings
