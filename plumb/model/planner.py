@@ -144,18 +144,23 @@ def _seconds_until_steady(inputs: ModelInputs, candidate: Candidate) -> float:
 
 def cost_order(config: Config) -> tuple[int, ...]:
     """Return a sort key by resource use: a store, rewritten samples, processes, threads, memory, and the rest."""
-    return (
-        config.cache.bytes if config.cache else 0,
-        len(config.deferred),
-        config.num_workers,
-        config.fetch_threads,
-        config.batches_in_flight,
-        config.persistent_workers,
-        config.pin_memory,
-        config.worker_torch_threads,
-        config.allocator_reuse,
-        not config.in_order,
-    )
+    return tuple(_costs(config).values())
+
+
+def _costs(config: Config) -> dict[str, int]:
+    """Return what a configuration uses, by name, in the order of `cost_order`."""
+    return {
+        "cache": config.cache.bytes if config.cache else 0,
+        "deferred": len(config.deferred),
+        "num_workers": config.num_workers,
+        "fetch_threads": config.fetch_threads,
+        "batches_in_flight": config.batches_in_flight,
+        "persistent_workers": config.persistent_workers,
+        "pin_memory": config.pin_memory,
+        "worker_torch_threads": config.worker_torch_threads,
+        "allocator_reuse": config.allocator_reuse,
+        "in_order": not config.in_order,
+    }
 
 
 @dataclass(frozen=True)
@@ -176,11 +181,13 @@ class _Points:
 
     def costs(self) -> list[Any]:
         """Return the columns of `cost_order`."""
-        own = {2: self.workers, 4: self.in_flight, 5: self.persistent}
-        return [
-            own[place] if place in own else np.full(len(self.workers), cost)
-            for place, cost in enumerate(cost_order(self.way))
-        ]
+        columns = {name: np.full(len(self.workers), cost) for name, cost in _costs(self.way).items()}
+        own = {
+            "num_workers": self.workers,
+            "batches_in_flight": self.in_flight,
+            "persistent_workers": self.persistent,
+        }
+        return list((columns | own).values())
 
     def config(self, place: int) -> Config:
         if not self.workers[place]:
