@@ -21,6 +21,7 @@ from plumb.core.plan import LoaderResult, Plan, decode
 
 SCRIPTS = Path(__file__).parent / "scripts"
 _TIMEOUT_SECONDS = 180
+_TUNING_FIXTURES = {"plumb", "tuning"}
 
 # Hundreds of processes import plumb here: it is compiled for all of them, not by each.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -85,7 +86,7 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 def _alone_where_quiet_is_needed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
-    """Keeps other tests from running beside one that is marked `quiet`.
+    """Keeps other tests from running beside one that is marked `quiet`, and beside a second try.
 
     Whoever wants to begin passes a turnstile; a quiet test keeps that shut while it waits for the others, and while it
     runs.
@@ -93,7 +94,7 @@ def _alone_where_quiet_is_needed(
     if "PYTEST_XDIST_WORKER" not in os.environ:
         yield
         return
-    is_quiet = request.node.get_closest_marker("quiet") is not None
+    is_quiet = request.node.get_closest_marker("quiet") is not None or getattr(request.node, "execution_count", 1) > 1
     folder = tmp_path_factory.getbasetemp().parent
     with open(folder / "turnstile", "w") as turnstile, open(folder / "floor", "w") as floor:
         fcntl.flock(turnstile, fcntl.LOCK_EX)
@@ -110,7 +111,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Quiet tests come first, where none waits for another kind; then the long ones, so that none is the last.
 
     A module's first test that needs something made `once` is among these: while it makes that, nobody waits for it.
+
+    A tuning in real time decides by the time that it gets. If such a test fails beside others, it is tried once more,
+    alone; the summary counts these as rerun. All other tests have one try.
     """
+    for item in items:
+        if item.get_closest_marker("slow") or _TUNING_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.flaky(reruns=1))
     makers = {item.path: item for item in reversed(items) if "once" in getattr(item, "fixturenames", ())}
     items.sort(
         key=lambda item: (
