@@ -126,8 +126,16 @@ class Config:
     @property
     def needs_runtime(self) -> bool:
         """True if torch's arguments alone can't express the configuration."""
-        threads = self.fetch_threads > 1 or self.worker_torch_threads > 1
-        return threads or self.cache is not None or bool(self.deferred) or self.allocator_reuse
+        return self.rewrites_samples or self.worker_torch_threads > 1 or self.allocator_reuse
+
+    @property
+    def rewrites_samples(self) -> bool:
+        """True if samples are made in another way than by calling the dataset once for each of them."""
+        return self.fetch_threads > 1 or self.cache is not None or bool(self.deferred)
+
+    def without_rewrites(self) -> Config:
+        """Return the configuration that makes its samples as the script does."""
+        return dataclasses.replace(self, fetch_threads=1, fetch_until=None, cache=None, deferred=())
 
     @property
     def reads_whole_batches(self) -> bool:

@@ -228,6 +228,8 @@ def _ways(search_space: SearchSpace, inputs: ModelInputs) -> Iterator[Config]:
         if max(search_space.num_workers) > 0 and is_for_workers:
             started = dataclasses.replace(plain, num_workers=1, start_method=search_space.start_method)
             for torch_threads, in_order in itertools.product(search_space.worker_torch_threads, search_space.in_order):
+                if plain.rewrites_samples and not in_order:
+                    continue  # nothing would check the rewrites where they are used
                 yield dataclasses.replace(started, worker_torch_threads=torch_threads, in_order=in_order)
 
 

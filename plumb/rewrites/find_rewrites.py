@@ -35,7 +35,8 @@ from plumb.rewrites.thread_offers import READS_AT_MOST, ThreadSearch, TimeLeft, 
 from plumb.rewrites.thread_validation import InProcess, process_for_trials
 from plumb.rewrites.validate import validate_cut
 from plumb.rewrites.validate_deferral import try_out
-from plumb.runtime.loader import NO_REWRITES
+from plumb.runtime.loader import NO_REWRITES, current_config
+from plumb.runtime.unchecked_loaders import why_unchecked
 from plumb.tracing.device.profile import profile_device
 from plumb.tracing.pipeline import Pipeline
 from plumb.tracing.sample_source import TraceTimeError
@@ -165,6 +166,11 @@ class _RewriteSearch:
             return "samples are left as they are: they come as a stream, and none can be read a second time to compare"
         if self._loader.batch_sampler is None:
             return "samples are left as they are: the dataset makes its own batches"
+        unchecked = why_unchecked(self._loader, current_config(self._loader))
+        if unchecked:
+            return (
+                f"samples are left as they are: their batches could not be checked while the script runs ({unchecked})"
+            )
         if len(self._indices) < FEWEST_SAMPLES:
             return "samples are left as they are: there are too few of them to compare"
         return None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from torch.utils.data import IterableDataset, MapDataPipe
+from torch.utils.data import IterableDataset
 
 from plumb.core.config import Config
 from plumb.core.log import logger
@@ -35,14 +35,12 @@ from plumb.runtime.guards.state_guard import StateGuard
 from plumb.runtime.iterator_setup import IteratorSetup, exchanged
 from plumb.runtime.loader import rebuild
 from plumb.runtime.run_clock import RunClock
+from plumb.runtime.unchecked_loaders import is_read_by_index, makes_own_iterator, why_unchecked
 from plumb.runtime.watched_iterator import start_watched, watch_changes
 
 _log = logger(__name__)
 
 Say = Callable[[str], None]
-
-# A subclass that overrides these reads in its own way, which torch's iterator follows.
-_TORCHS_WAY = ("_get_iterator", "_index_sampler", "_auto_collation")
 
 
 class PlannedLoader:
@@ -93,7 +91,9 @@ class PlannedLoader:
             run.guards.add(checks)
         run.slowest_seconds = _batch_seconds(planned)
         run.clock = self._clock
-        self._on_torchs = _OnTorchsIterator(loader, users, self._running)
+        unchecked = config.without_rewrites()
+        self._unchecked = IteratorSetup(unchecked, planned.rewrites) if unchecked.needs_runtime else None
+        self._on_torchs = _OnTorchsIterator(loader, users, self._unchecked)
         self._epochs_begun = 0
         self._latest: Callable[[], EpochIterator | None] = lambda: None
         self._lasting: EpochIterator | None = None
@@ -123,6 +123,7 @@ class PlannedLoader:
         if self._is_unwatched(loader):
             return self._start_alone(loader, start, say)
         if not self._reads_as_torch_would(loader) or not _has(loader, attributes_of(loader, self._config)):
+            self._say_what_is_left_out(loader, say)
             return self._on_torchs.start(loader, start, say)
         return self._measured(loader, say, asked)
 
@@ -136,6 +137,7 @@ class PlannedLoader:
             return self._start_alone(loader, start, say)
         if self._reads_as_torch_would(loader):
             return self._measured(loader, say)
+        self._say_what_is_left_out(loader, say)
         with exchanged(loader, attributes_of(loader, self._config)):
             return self._on_torchs.start(loader, start, say)
 
@@ -146,13 +148,22 @@ class PlannedLoader:
         """
         if not self._users.num_workers and not isinstance(loader.dataset, IterableDataset):
             return self._start_alone(loader, start, say)
+        self._say_what_is_left_out(loader, say)
         with exchanged(loader, attributes_of(loader, self._users)):
-            return start() if self._running is None else self._running.start(loader, start)
+            return start() if self._unchecked is None else self._unchecked.start(loader, start)
+
+    def _say_what_is_left_out(self, loader: DataLoader[Any], say: Say) -> None:
+        """Say that samples are made as the script does, where the plan has another way that could not be checked."""
+        if self._config.rewrites_samples:
+            why = why_unchecked(loader, self._users) or "the script changed its arguments"
+            say(
+                f"{self._steering.loader}: its batches can't be checked while it runs ({why}); its samples are made as "
+                "the script has it"
+            )
 
     def _is_unwatched(self, loader: DataLoader[Any]) -> bool:
         """Return whether the script has no workers, and plumb's own iterator can't read the map-style dataset."""
-        is_map = not isinstance(loader.dataset, (IterableDataset, MapDataPipe))
-        return not self._users.num_workers and is_map and not self._reads_as_torch_would(loader)
+        return not self._users.num_workers and is_read_by_index(loader) and not self._reads_as_torch_would(loader)
 
     def _start_alone(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], say: Say) -> Iterator[Any]:
         """Start an epoch on the loader's own iterator without workers, whose batches can be guarded."""
@@ -200,8 +211,7 @@ class PlannedLoader:
         """Return whether plumb's own iterator can read the loader's epochs: by indices in a fixed order."""
         # If the script has no workers, the order is fixed, even if it says otherwise for workers.
         in_order = not self._users.num_workers or (self._users.in_order and self._config.in_order)
-        is_map = not isinstance(loader.dataset, (IterableDataset, MapDataPipe))
-        return in_order and is_map and all(_is_torchs(type(loader), name) for name in _TORCHS_WAY)
+        return in_order and is_read_by_index(loader) and not makes_own_iterator(loader)
 
     def _measured(self, loader: DataLoader[Any], say: Say, asked: float | None = None) -> Iterator[Any]:
         clock = self._clock
@@ -324,8 +334,6 @@ class _OnTorchsIterator:
             with exchanged(loader, attributes_of(loader, self._users)):
                 return start()
         is_stale = bool(self._state.look()) if loader.persistent_workers else False
-        if self._running is not None:
-            is_stale = is_stale or self._running.is_stale(loader.dataset)
         if is_stale and self._handing.has_workers:
             say("the script changes its dataset between epochs: workers are started again, so that they see it")
             self._handing.renew()
@@ -377,10 +385,6 @@ def _has(loader: DataLoader[Any], attributes: dict[str, Any]) -> bool:
     return all(
         name == "multiprocessing_context" or getattr(loader, name) == value for name, value in attributes.items()
     )
-
-
-def _is_torchs(kind: type, name: str) -> bool:
-    return next(vars(each)[name] for each in kind.__mro__ if name in vars(each)) is vars(DataLoader)[name]
 
 
 def _batch_seconds(planned: LoaderResult) -> float:

@@ -1,5 +1,7 @@
 """Loaders whose iterator can't be plumb's are looked after as far as a plan changes anything in them."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
@@ -7,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 from plumb.core.config import CacheChoice, Config, Cut, Rewrites
 from plumb.runtime.checks import running_checks
 from plumb.runtime.replay.sample_code import code_of_samples
+from plumb.runtime.unchecked_loaders import why_unchecked
 from tests.runtime.test_order_programs import planned_on
 from tests.runtime.test_state_guard import trained
 
@@ -90,6 +93,30 @@ def test_batches_are_checked(kind, monkeypatch):
     (line,) = said
     assert "batch 1 of epoch 2 differs" in line
     assert running_checks.tallies[0].equal > 0
+
+
+def in_any_order(*arguments, **keywords):
+    return DataLoader(*arguments, **keywords, in_order=False)
+
+
+@pytest.mark.parametrize("kind", [OwnIterator, OwnSampler, stateful, in_any_order])
+def test_what_can_t_be_checked_in_the_script_s_own_workers_is_made_as_the_script_makes_it(kind):
+    def train(loader, begin):
+        for epoch in range(3):
+            vars(torch)["_of_this_test"] = epoch
+            yield sorted(value for batch in begin() for value in batch.tolist())
+        del vars(torch)["_of_this_test"]
+
+    users = Config(1, 2, in_order=kind is not in_any_order)
+    config = dataclasses.replace(STORE, num_workers=2, prefetch_factor=2, in_order=users.in_order)
+    make = lambda: kind(Table(), batch_size=4, num_workers=1)  # noqa: E731
+    plain, planned, said = trained(make, train, config, rewrites_of(Table()))
+    assert planned == plain
+    assert plain[0] != plain[1]
+    (line,) = set(said)
+    assert "its batches can't be checked while it runs (" in line
+    assert why_unchecked(make(), users) in line
+    assert why_unchecked(kind(Table(), batch_size=4), Config()) is None
 
 
 @pytest.mark.parametrize("kind", [OwnIterator, OwnSampler])

@@ -91,8 +91,11 @@ class Space:
     def contradicts(self, config: Config) -> bool:
         """Return whether parts of `config` exclude each other.
 
-        That is so if it stores values made after an operator that it defers, or reads whole batches with workers.
+        That is so if it stores values made after an operator that it defers, reads whole batches with workers, or
+        rewrites samples that come in any order, so that they can't be checked where they are used.
         """
+        if config.rewrites_samples and not config.in_order:
+            return True
         if config.reads_whole_batches and config.num_workers and 0 in self.search_space.num_workers:
             return True
         return not go_together(self.inputs, config.cache, config.deferred, config.fetch_threads)
