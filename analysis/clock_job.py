@@ -21,7 +21,7 @@ from plumb.script import interception
 from plumb.script.child import run_script
 from plumb.script.loader_registry import Registry
 from plumb.script.plan_handler import PlanHandler
-from plumb.tuning.orders import Target
+from plumb.tuning.child_orders import Target
 
 
 class Plain:

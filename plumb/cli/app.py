@@ -113,7 +113,7 @@ def tune(
     from plumb.cli import tune_command as command
     from plumb.cli.arguments import parse_study, parse_target
     from plumb.host import Limits, Machine, describe
-    from plumb.tuning.orders import TuneOrders
+    from plumb.tuning.child_orders import TuneOrders
 
     target, arguments = parse_target(list(script))
     if no_cache and (cache_dir or cache_memory):
@@ -150,7 +150,7 @@ def trace(script: tuple[str, ...], budget: float, form: str | None) -> int:
     """Show what a sample of SCRIPT goes through, and what each operator costs."""
     from plumb.cli import trace_command as command
     from plumb.cli.arguments import parse_target
-    from plumb.tuning.orders import TuneOrders
+    from plumb.tuning.child_orders import TuneOrders
 
     target, arguments = parse_target(list(script))
     orders = TuneOrders(budget, trace_only=True)

@@ -12,7 +12,7 @@ from plumb.cli.arguments import source_file
 from plumb.cli.plan_file import plan_of
 from plumb.core.errors import CommandError
 from plumb.report.output import has_no_color
-from plumb.tuning.orders import Target
+from plumb.tuning.child_orders import Target
 
 _DIFF_COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 

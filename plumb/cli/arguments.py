@@ -11,7 +11,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from plumb.core.errors import CommandError
-from plumb.tuning.orders import Target
+from plumb.tuning.child_orders import Target
 
 
 def parse_target(words: list[str]) -> tuple[Target, list[str]]:

@@ -8,7 +8,7 @@ from plumb.core import plan
 from plumb.core.plan import Plan
 from plumb.core.printable import printable
 from plumb.report.output import console
-from plumb.tuning.orders import Target
+from plumb.tuning.child_orders import Target
 
 
 def plan_of(target: Target, plan_path: Path | None) -> tuple[Path, Plan]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from plumb.cli.plan_file import plan_of
 from plumb.core.errors import CommandError, ExplainedError
 from plumb.script import launcher
-from plumb.tuning.orders import Orders, Target
+from plumb.tuning.child_orders import Orders, Target
 
 
 def run(target: Target, arguments: list[str], plan_path: Path | None, check_rate: float | None = None) -> None:

@@ -14,7 +14,7 @@ from plumb.report.output import console
 from plumb.report.progress import Display
 from plumb.script import launcher
 from plumb.script.hand_made_batches import in_source
-from plumb.tuning.orders import Orders, Target
+from plumb.tuning.child_orders import Orders, Target
 from plumb.tuning.trial_journal import Unfinished
 
 _FILES_SAID = 5

@@ -6,7 +6,7 @@ import json
 
 from plumb.cli.script_run import nothing_done, run_in_session
 from plumb.report.output import wide_console, write_plainly
-from plumb.tuning.orders import Orders, Target, TuneOrders
+from plumb.tuning.child_orders import Orders, Target, TuneOrders
 
 
 def trace(target: Target, arguments: list[str], orders: TuneOrders, form: str) -> int:

@@ -16,7 +16,7 @@ from plumb.host.host_files import HostFiles
 from plumb.instrument import failure_report
 from plumb.report.output import wide_console, write_plainly
 from plumb.script.distributed import launch_of, signal_when_over, take_part
-from plumb.tuning.orders import Orders, Target, TuneOrders
+from plumb.tuning.child_orders import Orders, Target, TuneOrders
 from plumb.tuning.trial_journal import Unfinished
 
 _KEPT = "What was measured is kept: tune again to go on from there"

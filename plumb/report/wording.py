@@ -11,7 +11,7 @@ from pathlib import Path
 from plumb.core.config import Config
 from plumb.core.plan import EndToEnd, LoaderResult, Plan, Prediction, Trial, TuningCost
 from plumb.core.units import format_pairs, format_rate, format_seconds
-from plumb.tuning.orders import Target
+from plumb.tuning.child_orders import Target
 
 RESOURCES = {
     "cpu": "the CPU",

@@ -20,7 +20,7 @@ from plumb.core.events import EventWriter, LoaderIterated
 from plumb.instrument.tracebacks import without_plumb
 from plumb.script import interception, removed_data, spawned_ranks
 from plumb.script.interpreter_flags import has_script_folder_on_path
-from plumb.tuning.orders import Orders, Target
+from plumb.tuning.child_orders import Orders, Target
 
 
 def main() -> None:

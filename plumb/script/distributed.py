@@ -22,7 +22,7 @@ from plumb.core.events import Event, Failed
 from plumb.host.host_files import HostFiles, whole
 from plumb.host.user_folder import open_user_folder, user_folder
 from plumb.script import launcher
-from plumb.tuning.orders import Orders
+from plumb.tuning.child_orders import Orders
 
 _FOLDER = "launches"
 _DIGEST_LETTERS, _DAY_SECONDS = 24, 86_400.0

@@ -28,7 +28,7 @@ from plumb.instrument import stack_dump
 from plumb.journal.keeping import Keeper
 from plumb.runtime.store.store_folder import disk_root, remove_abandoned
 from plumb.script import interpreter_flags
-from plumb.tuning.orders import Orders, TuneOrders
+from plumb.tuning.child_orders import Orders, TuneOrders
 from plumb.tuning.overtime import grace_seconds
 
 # A tuning that has spent its budget may still be about to start workers, which may take as long as the script took to

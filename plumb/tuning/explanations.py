@@ -13,9 +13,9 @@ from plumb.core.units import format_bytes, format_pairs, format_seconds
 from plumb.model import planner
 from plumb.model.concurrency_climb import ClimbEnd, SourceCapacity
 from plumb.model.inputs import ModelInputs, SearchSpace
-from plumb.tuning.between_epochs import BetweenEpochs
 from plumb.tuning.iterable_sharding import Sharding
 from plumb.tuning.measure.paired_comparison import PairedRatio
+from plumb.tuning.script_forecast import BetweenEpochs
 from plumb.tuning.search.ledger import TrialResult
 
 # A limit binds if the model predicts at least this multiple of the rate without it.

@@ -23,7 +23,6 @@ from plumb.model import resource_bounds, serialization
 from plumb.runtime.loader import current_config
 from plumb.tracing.device.profile import uses_accelerator
 from plumb.tuning import explanations
-from plumb.tuning.between_epochs import between_epochs
 from plumb.tuning.companion_tuning import CompanionTuning
 from plumb.tuning.epoch_claim import claim_of, is_worth_having
 from plumb.tuning.epoch_rehearsal import NO_COSTS, PlanLeftError
@@ -49,6 +48,7 @@ from plumb.tuning.options import Options
 from plumb.tuning.overtime import late_seconds
 from plumb.tuning.plain_plan import compare_plain_in_loop, plain_result
 from plumb.tuning.restraint import changed_by_loop
+from plumb.tuning.script_forecast import between_epochs
 from plumb.tuning.search.decision import EQUAL
 from plumb.tuning.spending import Spending
 from plumb.tuning.tuner import Tuner

@@ -14,8 +14,8 @@ from plumb.core.sized import length_of
 from plumb.model.inputs import ModelInputs, SearchSpace
 from plumb.rewrites.find_rewrites import AvailableRewrites
 from plumb.runtime.loader import index_sampler
-from plumb.tuning.between_epochs import NOTHING, BetweenEpochs
 from plumb.tuning.measure.sample_cost import MeasuredSamples
+from plumb.tuning.script_forecast import NOTHING, BetweenEpochs
 
 
 @dataclass(frozen=True)

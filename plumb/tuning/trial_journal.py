@@ -20,7 +20,7 @@ from plumb.core.events import TrialDone
 from plumb.core.plan import Trial
 from plumb.core.printable import DAMAGED_JSON, to_json
 from plumb.host.user_folder import open_private, open_user_folder, user_folder
-from plumb.tuning.orders import Target
+from plumb.tuning.child_orders import Target
 
 # Older measurements don't describe the present host and script.
 _DAYS = 7

@@ -417,7 +417,7 @@ def test_putting_back_goes_on_where_it_was_interrupted(tuned, monkeypatch):
 def test_no_script_is_run_where_its_files_can_not_be_kept(monkeypatch, tmp_path):
     from plumb.core.errors import CommandError
     from plumb.script import launcher as script
-    from plumb.tuning.orders import Orders, Target, TuneOrders
+    from plumb.tuning.child_orders import Orders, Target, TuneOrders
 
     def full(*arguments):
         raise OSError(28, "No space left on device", "/home/cache")

@@ -16,7 +16,7 @@ from plumb.core.config import Config
 from plumb.core.plan import LoaderResult, Measured, Plan, Prediction
 from plumb.script import interception
 from plumb.script.child import run_script
-from plumb.tuning.orders import Target
+from plumb.tuning.child_orders import Target
 
 WORKERS = Config(num_workers=2, prefetch_factor=2, persistent_workers=True)
 _RATE, _BETTER_RATE = (90.0, 110.0), (190.0, 210.0)

@@ -25,8 +25,8 @@ from plumb.script import interception
 from plumb.script.child import run_script
 from plumb.script.loader_registry import Registry
 from plumb.script.plan_handler import PlanHandler
+from plumb.tuning.child_orders import Target
 from plumb.tuning.measure.known_loader import KnownLoader
-from plumb.tuning.orders import Target
 
 WORKERS = Config(num_workers=1, prefetch_factor=2)
 STORE = Config(cache=CacheChoice("sample", "memory", 2**24, 1.0))

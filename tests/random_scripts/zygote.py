@@ -110,7 +110,7 @@ def kill_all(folder: Path) -> None:
 def _become(request: dict[str, Any]) -> Callable[[], None]:
     """Makes this process that of a script; returns what is to be called where no frame of ours is left."""
     from plumb.script import child
-    from plumb.tuning.orders import Orders, Target
+    from plumb.tuning.child_orders import Orders, Target
 
     os.setsid()
     os.chdir(request["folder"])

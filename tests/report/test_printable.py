@@ -16,7 +16,7 @@ from plumb.core.printable import ERRORS, to_json
 from plumb.instrument.call_site import Site
 from plumb.report.output import console, wide_console
 from plumb.report.wording import command
-from plumb.tuning.orders import Orders, Target, TuneOrders
+from plumb.tuning.child_orders import Orders, Target, TuneOrders
 
 NOT_UTF_8 = os.fsdecode(b"tr\xffain.py")
 

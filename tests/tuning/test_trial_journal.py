@@ -13,7 +13,7 @@ from script_parts import LOOP, PREAMBLE
 from plumb.core.config import Config
 from plumb.core.events import TrialDone
 from plumb.core.plan import Trial
-from plumb.tuning.orders import Target
+from plumb.tuning.child_orders import Target
 from plumb.tuning.trial_journal import Unfinished, read
 
 TRIAL = Trial(Config(2, 4), 90.0, 100.0, (95.0, 105.0), "measured")

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from plumb.instrument.call_site import find_site
-from plumb.tuning.between_epochs import between_epochs
+from plumb.tuning.script_forecast import between_epochs
 
 EPOCH = 0
 
