@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from plumb.journal import records, scratch, writers
+from plumb.journal import records, temporary_folders, writers
 from plumb.journal.change_recorder import LARGE_BYTES, ChangeRecorder
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -33,7 +33,7 @@ def start(folder: str) -> ChangeRecorder:
         if name in sys.modules:
             hook.install_in(sys.modules[name])
     writers.install(_recorder, {_SQLITE[0]: hook.install_in})
-    scratch.install(_recorder)
+    temporary_folders.install(_recorder)
     return _recorder
 
 
@@ -142,7 +142,7 @@ class _Hook:
         self._recorder.opening_database(path, [f"{path}{end}" for end in ("-journal", "-wal", "-shm")])
 
     def _made_scratch(self, path: Any) -> None:
-        if scratch.goes_by_itself(os.fsdecode(path), sys._getframe(1)):
+        if temporary_folders.goes_by_itself(os.fsdecode(path), sys._getframe(1)):
             self._recorder.note_scratch(os.fsdecode(path))
 
 

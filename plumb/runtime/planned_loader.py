@@ -24,7 +24,6 @@ from plumb.instrument.saved_state import is_stateful
 from plumb.instrument.torch_loader import DataLoader
 from plumb.instrument.worker_init import ReopeningInit
 from plumb.runtime.checks.running_checks import check_guard
-from plumb.runtime.clocked_entry import clock_of
 from plumb.runtime.epoch.epoch_iterator import EpochIterator
 from plumb.runtime.epoch.epoch_order import draw_order
 from plumb.runtime.epoch.loader_run import LoaderRun, state_guard
@@ -34,6 +33,7 @@ from plumb.runtime.guards.guard import Finding, Guards, IdleGuard, Verdict
 from plumb.runtime.guards.state_guard import StateGuard
 from plumb.runtime.iterator_setup import IteratorSetup, exchanged
 from plumb.runtime.loader import rebuild
+from plumb.runtime.loader_clock import clock_of
 from plumb.runtime.run_clock import RunClock
 from plumb.runtime.unchecked_loaders import is_read_by_index, makes_own_iterator, why_unchecked
 from plumb.runtime.watched_iterator import start_watched, watch_changes

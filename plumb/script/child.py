@@ -68,7 +68,7 @@ def _apply_plan(plan_file: str) -> None:
 def _tune(orders: Orders, arguments: list[str]) -> None:
     from plumb.host import Limits
     from plumb.host.process_control import end_with_parent, forks_end_with_us, share_temporary_folder
-    from plumb.journal import hook, records, scratch
+    from plumb.journal import hook, records, temporary_folders
     from plumb.script.distributed import TuningDoneFlag
     from plumb.script.launcher import start_seconds
     from plumb.script.session import Session, Work
@@ -140,7 +140,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
         work,
         options.budget_seconds,
         emit,
-        lambda: scratch.note_exit(recorder),
+        lambda: temporary_folders.note_exit(recorder),
         ends_without_loader=not takes_part,
     )
     interception.install(session)

@@ -251,7 +251,7 @@ class _PlannedByHandler:
         users: dict[str, Any],
         clock: RunClock | None,
     ) -> None:
-        from plumb.runtime.clocked_entry import clock_of
+        from plumb.runtime.loader_clock import clock_of
         from plumb.runtime.planned_loader import PlannedLoader
 
         self.number = number

@@ -16,8 +16,8 @@ import atexit, os, shutil, sys, tempfile, weakref
 from functools import partial
 from pathlib import Path
 {code}
-from plumb.journal import hook, scratch
-scratch.note_exit(hook._recorder)
+from plumb.journal import hook, temporary_folders
+temporary_folders.note_exit(hook._recorder)
 os._exit(0)
 """
 
