@@ -8,6 +8,7 @@ import multiprocessing.util
 import os
 import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterable
@@ -27,6 +28,7 @@ _GONE_WITHIN_SECONDS = 2.0
 # Settings of a process that its children inherit: the folder of their sockets, which multiprocessing reads, and the
 # process that made it.
 _FOLDER, _FOLDER_OWNER = "tempdir", "plumb_tempdir_owner"
+_LAST_OF_ALL, _REMOVALS = -200, 5
 
 
 def end_children() -> None:
@@ -183,8 +185,8 @@ def forks_end_with_us() -> None:
 def keep_sockets_together() -> None:
     """Put the sockets of all workers started from now on into a folder that is removed when this process ends.
 
-    Otherwise each worker that ends while it makes its own folder, or is killed, leaves that behind. If no folder can be
-    made, the workers make their own, or fail as they would.
+    Persistent workers are killed at the end of a script, and would each leave a folder. If no folder can be made, they
+    make their own, or fail as they would.
     """
     settings = _process_settings()
     if settings.get(_FOLDER) is None:
@@ -193,16 +195,29 @@ def keep_sockets_together() -> None:
             settings[_FOLDER_OWNER] = os.getpid()
 
 
-def remove_sockets_if_parent_died() -> None:
-    """In a worker: when it ends, remove the folder that its parent made for sockets, if the parent was killed."""
+def prepare_sockets() -> None:
+    """In a worker's first steps: make the folder of its sockets, unless its parent has made one for all.
+
+    Otherwise a thread makes it with the first batch, perhaps after the worker has removed its folders to end. The last
+    worker to end removes the parent's folder if the parent was killed.
+    """
     settings, parent = _process_settings(), multiprocessing.parent_process()
-    if parent is not None and settings.get(_FOLDER_OWNER) == parent.pid:
-        multiprocessing.util.Finalize(None, _remove_without, args=(parent, settings[_FOLDER]), exitpriority=-200)
+    if settings.get(_FOLDER) is None:
+        with contextlib.suppress(OSError):
+            folder = settings[_FOLDER] = tempfile.mkdtemp(prefix="pymp-")
+            multiprocessing.util.Finalize(None, _remove, args=(folder,), exitpriority=_LAST_OF_ALL)
+    elif parent is not None and settings.get(_FOLDER_OWNER) == parent.pid:
+        multiprocessing.util.Finalize(None, _remove, args=(settings[_FOLDER], parent), exitpriority=_LAST_OF_ALL)
 
 
-def _remove_without(parent: Any, folder: str) -> None:
-    if not parent.is_alive():
+def _remove(folder: str, unless_alive: Any = None) -> None:
+    if unless_alive is not None and unless_alive.is_alive():
+        return
+    # A thread that still sends a batch may make its socket in there meanwhile; it makes no second one.
+    for _ in range(_REMOVALS):
         shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.exists(folder):
+            return
 
 
 def share_temporary_folder(folder: str | None = None) -> None:

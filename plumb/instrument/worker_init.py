@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from plumb.host.inherited_files import reopen_inherited_files
-from plumb.host.process_control import remove_sockets_if_parent_died
+from plumb.host.process_control import prepare_sockets
 from plumb.instrument.unsent_batches import report_unsent_batches
 
 # No library that a dataset may use is known to handle this signal.
@@ -31,7 +31,7 @@ class ReopeningInit:
     def __call__(self, worker_id: int) -> None:
         """Give the worker its own open files."""
         report_unsent_batches(worker_id)
-        remove_sockets_if_parent_died()
+        prepare_sockets()
         reopen_inherited_files()
         if self.then is not None:
             self.then(worker_id)

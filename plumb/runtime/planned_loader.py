@@ -342,7 +342,7 @@ class _OnTorchsIterator:
             epoch = partial(self._running.start, loader, epoch)
         if loader.num_workers and not self._users.num_workers:
             epoch = partial(self._watched, loader, epoch, say)
-        if loader.num_workers:
+        if loader.persistent_workers:
             keep_sockets_together()
         persists_by_plan = loader.persistent_workers and not self._users.persistent_workers
         with exchanged(loader, {"worker_init_fn": ReopeningInit(loader.worker_init_fn)} if loader.num_workers else {}):

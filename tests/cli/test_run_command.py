@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -362,25 +364,27 @@ def test_a_loader_takes_the_plan_s_arguments_and_gives_them_back(arguments, work
 
 
 @pytest.mark.parametrize("is_killed", [False, True], ids=["left", "killed"])
-def test_workers_that_a_plan_adds_leave_no_folder_of_sockets(is_killed, write, tmp_path, monkeypatch):
+@pytest.mark.parametrize("config", [CONFIG, Config(2, 2)], ids=["lasting", "of an epoch"])
+def test_workers_that_a_plan_adds_leave_no_folder_of_sockets(config, is_killed, write, tmp_path, monkeypatch):
     # Torch's workers make one each, and lose it if they end while they make it.
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
-    plan.write(plan_for(entry(CONFIG)), tmp_path / "train.plumb.json")
+    folder = Path(tempfile.mkdtemp(prefix="run-"))  # a short path, as sockets need it
+    monkeypatch.setenv("TMPDIR", str(folder))
+    plan.write(plan_for(entry(config)), tmp_path / "train.plumb.json")
     code = """
 import signal
 loader = DataLoader(Numbers(), batch_size=8)
 for number in range(20):
     batches = iter(loader)
     next(batches)
-print(len(os.listdir(os.environ["TMPDIR"])), flush=True)
+print(os.listdir(os.environ["TMPDIR"]) != [], flush=True)
 """
     write("train.py", PREAMBLE + code + "os.kill(os.getpid(), signal.SIGKILL)\n" * is_killed)
     ran = subprocess.run(
         [sys.executable, "-m", "plumb", "run", "train.py"], cwd=tmp_path, capture_output=True, text=True
     )
-    assert (ran.returncode, ran.stdout) == (-signal.SIGKILL if is_killed else 0, "1\n"), ran.stderr
+    assert (ran.returncode, ran.stdout) == (-signal.SIGKILL if is_killed else 0, "True\n"), ran.stderr
     until = time.monotonic() + 20
-    while list((tmp_path / "temporary").iterdir()) and time.monotonic() < until:
+    while list(folder.iterdir()) and time.monotonic() < until:
         time.sleep(0.1)
-    assert not list((tmp_path / "temporary").iterdir())
+    assert not list(folder.iterdir())
+    folder.rmdir()

@@ -416,7 +416,8 @@ class EpochIterator(TorchsIterator):
             seeds.manual_seed((int(self._base_seed) + self._made * _SEED_STEP) % 2**63)
         self._made += 1
         if run.is_users(config):
-            return LoaderSegment(self._template, SegmentOptions(config), self.order, seeds)
+            options = SegmentOptions(config, may_last=run.wanted.persistent_workers)
+            return LoaderSegment(self._template, options, self.order, seeds)
         if run.checks is not None:
             run.checks.segment_begins(config)
         stores = (segment.filled_store(config, self._template.dataset) for segment in self._segments)

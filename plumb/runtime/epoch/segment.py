@@ -106,6 +106,7 @@ class SegmentOptions:
     `is_users`: it is the user's own configuration, which needs neither rewrites nor `guards`. `stored` is a store that
     was filled already; `running` outlives the segment, with its store. `is_checked`: guards may mark batches to be made
     a second time. Workers that deliver nothing for `patience_seconds` are given up, unless they are the user's own.
+    `may_last`: they may be kept for the next epoch, whatever `config` says.
     """
 
     config: Config
@@ -116,6 +117,7 @@ class SegmentOptions:
     is_checked: bool = False
     guards: Guards | None = None
     patience_seconds: float = math.inf
+    may_last: bool = False
 
 
 class LoaderSegment:
@@ -153,7 +155,7 @@ class LoaderSegment:
         if options.is_users and isinstance(init, ReopeningInit):
             # The user's own workers stay as the script has them, also in the tracebacks of their errors.
             self._loader.worker_init_fn = init.then
-        if config.num_workers:
+        if config.persistent_workers or options.may_last:
             keep_sockets_together()
         if config.num_workers and not options.is_users:
             _with_workers[self] = os.getpid()
