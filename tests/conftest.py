@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_commands import ForkedCommands
 from hypothesis import settings
 
 from plumb.core.plan import LoaderResult, Plan, decode
@@ -107,14 +108,24 @@ def _alone_where_quiet_is_needed(
         fcntl.flock(floor, fcntl.LOCK_UN)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_xdist_auto_num_workers() -> int:
+    """Whole scripts wait as much as they compute: two for each of two cores keep these busy."""
+    return 4
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Quiet tests come first, where none waits for another kind; then the long ones, so that none is the last.
 
-    A module's first test that needs something made `once` is among these: while it makes that, nobody waits for it.
+    A module's first test that needs something made `once` comes before these, and its others at the very end: by then
+    it is made, and nobody waits for it.
 
     A tuning in real time decides by the time that it gets. If such a test fails beside others, it is tried once more,
     alone; the summary counts these as rerun. All other tests have one try.
     """
+    if "nightly" not in config.getoption("markexpr"):
+        nightly = [item for item in items if item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=nightly)
+        items[:] = [item for item in items if item not in set(nightly)]
     for item in items:
         if item.get_closest_marker("slow") or _TUNING_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.flaky(reruns=1))
@@ -122,18 +133,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(
         key=lambda item: (
             not item.get_closest_marker("quiet"),
-            not (item.get_closest_marker("slow") or item is makers.get(item.path)),
+            item is not makers.get(item.path),
+            "once" in getattr(item, "fixturenames", ()),
+            not item.get_closest_marker("slow"),
         )
     )
 
 
+@pytest.fixture(scope="session")
+def commands() -> Iterator[ForkedCommands]:
+    """Runs commands as forks of one process."""
+    started = ForkedCommands()
+    yield started
+    started.close()
+
+
 @pytest.fixture
-def plumb(tmp_path: Path) -> Plumb:
+def plumb(tmp_path: Path, commands: ForkedCommands) -> Plumb:
     """Runs `plumb COMMAND ...` in a fresh folder; a script's name stands for a copy of it there."""
 
     def run(*words: str | float, timeout: float = _TIMEOUT_SECONDS) -> Ran:
-        command = [sys.executable, "-m", "plumb", *map(str, words)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=timeout)
+        done = commands.run([*map(str, words)], tmp_path, os.environ, timeout=timeout)
         plans = sorted(tmp_path.glob("*.plumb.json")) if words[0] == "tune" else []
         plan = decode(plans[0].read_bytes()) if plans else None
         return Ran(done.returncode, done.stdout, done.stderr, plan)

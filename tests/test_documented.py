@@ -46,6 +46,7 @@ def _found(folder):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("way", ["unchanged", "changed", "reused", "unseen"])
 def test_as_documented(way, name, found):
@@ -142,6 +143,7 @@ def in_all_ways(tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_end_of_a_script(name, in_all_ways):
     plain, unchanged, changed = in_all_ways(SCRIPTS[name], TWO, PERSISTENT)

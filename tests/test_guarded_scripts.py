@@ -48,6 +48,7 @@ def plainly(tmp_path_factory):
     return get
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("way", "name", "number"), CASES, ids=[f"{way}, {name}, {n}" for way, name, n in CASES])
 def test_the_lines_are_those_of_the_plain_script(way, name, number, plainly, tmp_path):
     write(tmp_path, name, way)

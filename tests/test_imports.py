@@ -25,6 +25,7 @@ def test_light_commands_import_neither_torch_nor_optuna(words):
     assert not imported & {"torch", "optuna", "numpy", "networkx"}
 
 
+@pytest.mark.slow
 def test_what_is_imported_on_the_way_draws_no_random_numbers_of_the_user_s():
     script = """
 import random, numpy, torch, plumb

@@ -83,6 +83,7 @@ def use_one_worker(file):
     plan.write(dataclasses.replace(found, loaders=(dataclasses.replace(entry, tuned=tuned),)), file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_loader_tunes_itself_once_and_the_next_run_is_on_its_plan_at_once(method, script, tmp_path):
     body = f"""
@@ -114,6 +115,7 @@ if __name__ == "__main__":
     assert plans(tmp_path) == [kept]
 
 
+@pytest.mark.slow
 def test_a_function_marks_what_it_returns_and_nothing_else(script, tmp_path):
     body = """
 show(DataLoader(Plain(), batch_size=8))
@@ -125,6 +127,7 @@ show(DataLoader(make(64), batch_size=8))
     assert len(plans(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_off_means_off(script, tmp_path):
     body = """
 show(DataLoader(Numbers(), batch_size=8))
@@ -140,6 +143,7 @@ print(inspect.getsourcefile(DataLoader.__iter__).rpartition("/")[2])
     assert plans(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_plan_file_of_one_s_own_is_written_and_then_read(script, tmp_path):
     body = """
 @plumb.tuned(budget=1.5, plan="numbers.json")
@@ -157,6 +161,7 @@ show(DataLoader(Kept(), batch_size=8))
     assert (tmp_path / "numbers.json").read_text() == text, "a plan for something else stays as it is"
 
 
+@pytest.mark.slow
 def test_the_commands_plan_counts_where_a_command_runs_the_script(script, tmp_path):
     body = """
 loader = DataLoader(Numbers(), batch_size=8)
@@ -193,6 +198,7 @@ print(sum(len(batch) for batch in DataLoader(Lines(), batch_size=8)))
     assert "was not tuned: Lines reads on from where it is" in ran.stderr
 
 
+@pytest.mark.slow
 def test_a_failing_dataset_fails_as_it_does_without_plumb(script):
     body = """
 @plumb.tuned(budget=1)
@@ -274,6 +280,7 @@ def test_a_loader_over_unmarked_data_is_started_as_it_stands():
     assert MarkedDatasets().iterating(loader, lambda: started, True) is started
 
 
+@pytest.mark.slow
 def test_a_loader_whose_arguments_the_script_changes_gets_another_plan(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(Letters, "_plumb_tuned", Settings(budget_seconds=1))

@@ -105,6 +105,7 @@ def test_a_configuration_is_plain_data_that_torch_takes(plan):
     assert loader.num_workers == plan.config.num_workers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{}, {"num_workers": 2, "prefetch_factor": 2, "persistent_workers": True}, {"fetch_threads": 4}],
@@ -124,6 +125,7 @@ def test_a_plan_is_for_its_dataset_and_batch_size_alone(plan):
         plan.loader(Waiting(), batch_size=16)
 
 
+@pytest.mark.slow
 def test_a_saved_plan_is_the_same_plan_and_has_a_report(plan, plumb, tmp_path):
     plan.save(tmp_path / "saved.json")
     assert type(plan).load(tmp_path / "saved.json") == plan
@@ -212,6 +214,7 @@ def test_a_step_that_is_a_rate_bounds_what_is_predicted():
     assert plan.predicted.bounds["step"] == 50.0
 
 
+@pytest.mark.slow
 def test_a_loader_is_tuned_as_it_is():
     loader = torch.utils.data.DataLoader(Waiting(), batch_size=4, num_workers=1)
     plan = plumb.tune(loader, limits=plumb.Limits(max_workers=1), budget=BUDGET)
@@ -246,6 +249,7 @@ def test_there_must_be_something_to_measure(step):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_session_without_a_file_can_tune():
     code = """
 import plumb, torch
@@ -296,6 +300,7 @@ def test_without_a_plan_and_the_wish_to_tune_it_is_torch_s(cache, capfd):
     assert not cache.exists()
 
 
+@pytest.mark.slow
 def test_it_tunes_itself_once_and_the_plan_is_there_the_next_time(cache, capfd, monkeypatch):
     monkeypatch.setattr(Waiting, "_plumb_tuned", Settings(budget_seconds=1), raising=False)
     loader = plumb.DataLoader(Waiting(40), 8)

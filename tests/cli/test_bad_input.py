@@ -94,6 +94,7 @@ for x, y in DataLoader(Broken(), batch_size=4, num_workers=1):
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", FAILING)
 def test_a_script_that_fails(what, plumb, write, tmp_path):
     text, code, message = FAILING[what]
@@ -135,6 +136,7 @@ wait_for_a_friend()
     assert ran.plan is None
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_is_survived(write, tmp_path):
     text = "blocks = []\nwhile True:\n    blocks.append(bytearray(1 << 28))\n"
     write("train.py", PREAMBLE + text)
@@ -154,6 +156,7 @@ def test_running_out_of_memory_is_survived(write, tmp_path):
 WAITING = "loader = DataLoader(Numbers(seconds=0.004), batch_size=8, num_workers=1)" + LOOP.format(loader="loader")
 
 
+@pytest.mark.slow
 @pytest.mark.quiet  # what others leave in shared memory can't be told from what is left here
 @pytest.mark.parametrize("moment", ["plumb.cli.app", "watching your loop", "how fast", "what a sample costs", "trying"])
 def test_ctrl_c_leaves_no_process_and_no_file(moment, tuning, write, tmp_path, monkeypatch):

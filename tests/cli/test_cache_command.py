@@ -91,6 +91,7 @@ def test_stores_in_memory(plumb):
     assert "test-cache-command" not in plumb("cache", "list").out
 
 
+@pytest.mark.slow
 @pytest.mark.quiet  # others keep stores in memory for a while
 def test_nothing_is_there(plumb):
     if user_folder.memory_root().exists():

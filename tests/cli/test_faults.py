@@ -135,6 +135,7 @@ def test_a_worker_stuck_in_a_lock_ends_its_trial_and_says_where(write, tmp_path)
     assert loader.tuned.config.num_workers < 2
 
 
+@pytest.mark.slow
 def test_a_quota_of_one_cpu_is_what_the_tuning_goes_by(write, tmp_path):
     write("train.py", script())
     with v1_group("cpu", "cpu.cfs_quota_us", 100_000) as group:
@@ -243,6 +244,7 @@ class Broken(Numbers):
     assert loader is None
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_the_plan_and_says_so(write, tmp_path):
     (tmp_path / "small").mkdir()
     write("train.py", script())

@@ -39,6 +39,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_tuned_script_s_report_in_every_form(plumb, write, tmp_path):
     write("train.py", SCRIPT)
     tuned = plumb("tune", "--budget", 8, "--max-workers", 2, "train.py")

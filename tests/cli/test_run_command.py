@@ -141,6 +141,7 @@ def said(once):
     return once("run_both_ways", _both_ways)[1][1].splitlines()
 
 
+@pytest.mark.slow
 def test_the_plan_reaches_its_loader_and_the_batches_stay_the_same(plain, ran):
     assert "loader 0 None False False" in plain["fitted"]
     assert "loader 2 4 True False" in ran["fitted"]
@@ -258,6 +259,7 @@ def _orders(folder):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECONFIGURED)
 def test_every_epoch_has_the_order_that_it_has_without_plumb(name, once):
     plain, ran = (by_section(printed)[name] for printed in once("orders", _orders))
@@ -265,6 +267,7 @@ def test_every_epoch_has_the_order_that_it_has_without_plumb(name, once):
     assert len(set(ran.splitlines())) == 8, "each epoch has an order of its own"
 
 
+@pytest.mark.slow
 def test_spawned_workers_import_the_script(run):
     code = """
 if __name__ == "__main__":
@@ -315,6 +318,7 @@ print(len(batches), batches[:8] == batches[8:], torch.rand(1).item())
 """
 
 
+@pytest.mark.slow
 def test_the_share_of_batches_that_are_checked_is_the_user_s(plumb, write, tmp_path, monkeypatch):
     write("train.py", PREAMBLE + "torch.manual_seed(0)\n" + CHECKED)
     plan.write(plan_for(entry(Config(1, 2), name="train")), tmp_path / "train.plumb.json")
@@ -363,6 +367,7 @@ def test_a_loader_takes_the_plan_s_arguments_and_gives_them_back(arguments, work
     assert vars(loader) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_killed", [False, True], ids=["left", "killed"])
 @pytest.mark.parametrize("config", [CONFIG, Config(2, 2)], ids=["lasting", "of an epoch"])
 def test_workers_that_a_plan_adds_leave_no_folder_of_sockets(config, is_killed, write, tmp_path, monkeypatch):

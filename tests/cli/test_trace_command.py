@@ -3,6 +3,7 @@
 import json
 
 import networkx
+import pytest
 from script_parts import LOOP, PREAMBLE
 
 from plumb.tracing.stored_pipeline import from_node_link
@@ -22,6 +23,7 @@ train_loader = DataLoader(Steps(), batch_size=8)
 """
 
 
+@pytest.mark.slow
 def test_the_tree_names_the_hottest_operator_and_its_kind_of_time(plumb, write, tmp_path):
     write("train.py", PREAMBLE + CODE + LOOP.format(loader="train_loader"))
     ran = plumb("trace", "train.py")
@@ -34,6 +36,7 @@ def test_the_tree_names_the_hottest_operator_and_its_kind_of_time(plumb, write, 
     assert [path.name for path in tmp_path.iterdir()] == ["train.py"], "a trace writes no plan"
 
 
+@pytest.mark.slow
 def test_json_and_dot_are_the_graph_and_nothing_else(plumb, write):
     write("train.py", PREAMBLE + "print('chatter')" + CODE + LOOP.format(loader="train_loader"))
     graph = networkx.node_link_graph(json.loads(plumb("trace", "--json", "train.py").out), edges="links")
@@ -44,6 +47,7 @@ def test_json_and_dot_are_the_graph_and_nothing_else(plumb, write):
     assert dot.rstrip().endswith("}")
 
 
+@pytest.mark.slow
 def test_a_tuning_carries_the_graph_and_shows_the_operators(plumb, write):
     write("train.py", PREAMBLE + CODE + LOOP.format(loader="train_loader"))
     ran = plumb("tune", "--budget", 12, "train.py")

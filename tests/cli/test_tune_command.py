@@ -204,6 +204,7 @@ while True:
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_training_loader_is_found_by_its_name_and_tuned(kind, plumb, write):
     name, code = KINDS[kind]
@@ -252,6 +253,7 @@ def simple(once):
     return once("tune_simple", _simple)
 
 
+@pytest.mark.slow
 def test_the_site_is_the_line_of_the_construction(simple):
     _, _, plan = simple
     lines = (PREAMBLE + SIMPLE).splitlines()
@@ -311,6 +313,7 @@ def test_waiting_samples_get_workers_and_the_loop_confirms_it_in_a_study(plumb, 
     assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/study.db")[0].startswith("train:train_loader [")
 
 
+@pytest.mark.slow
 def test_a_loop_that_does_not_wait_is_left_as_it_is(plumb, write):
     code = """
 loader = DataLoader(Numbers(seconds=0.0), batch_size=1)
@@ -328,6 +331,7 @@ while True:
     assert "Nothing to change" in ran.out
 
 
+@pytest.mark.slow
 def test_an_iterable_dataset_keeps_its_worker_count(plumb, write):
     code = """
 class Stream(IterableDataset):
@@ -388,6 +392,7 @@ val_loader = DataLoader(Numbers(32), batch_size=8)
     assert ran.loader("train_loader").step_samples_per_second > 0
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_every_epoch_stays_as_it_was(plumb, write, tmp_path):
     code = """
 loader = DataLoader(Numbers(24), batch_size=8, num_workers=1)
@@ -409,6 +414,7 @@ with open("log.txt", "w") as log:
     assert "log.txt" in ran.out
 
 
+@pytest.mark.slow
 def test_a_loop_that_counts_its_batches_is_left_before_its_epoch_ends(plumb, write, tmp_path):
     # Some batches are left when the loop has been looked at, and too few for its step, on a slow host as well.
     code = """
@@ -433,6 +439,7 @@ for epoch in range(1000):
     assert not (tmp_path / "model.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_script_that_counts_its_steps_is_not_broken_by_more_of_them(plumb, write):
     code = """
 loader = DataLoader(Numbers(24), batch_size=8)
@@ -450,6 +457,7 @@ for epoch in range(2):
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.slow
 def test_a_script_without_training_is_tuned_for_what_it_iterates(plumb, write):
     code = """
 loader = DataLoader(Numbers(), batch_size=8)
@@ -486,6 +494,7 @@ else:
     assert any("s that were left did not suffice" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_a_dataset_that_cannot_be_pickled_is_never_given_spawned_workers(plumb, write):
     code = """
 if __name__ == "__main__":
@@ -506,6 +515,7 @@ if __name__ == "__main__":
     assert any("Python starts them by spawn, and the dataset can't be pickled" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_is_never_run_again_by_a_worker(plumb, write, tmp_path):
     code = """
 with open("starts.txt", "a") as file:
@@ -540,6 +550,7 @@ loader = DataLoader(Numbers(), batch_size=8)
     return ran.stdout, ran.stderr, decode(file.read_bytes())
 
 
+@pytest.mark.slow
 def test_a_module_is_run_as_with_minus_m(once):
     _, err, plan = once("tune_module", _module)
     assert "package project spec project.train argv ['--epochs', '3']" in err
@@ -547,6 +558,7 @@ def test_a_module_is_run_as_with_minus_m(once):
     assert plan.loaders[0].site.startswith("train.py:")
 
 
+@pytest.mark.slow
 def test_json_is_the_plan_and_nothing_else(once):
     out, err, plan = once("tune_module", _module)
     printed = json.loads(out)
@@ -556,6 +568,7 @@ def test_json_is_the_plan_and_nothing_else(once):
     assert "package project" in err, "what the script prints goes elsewhere"
 
 
+@pytest.mark.slow
 def test_limits_that_are_asked_for_are_kept(plumb, write):
     code = "loader = DataLoader(Numbers(2000, seconds=0.004), batch_size=16)"
     write("train.py", PREAMBLE + code + LOOP.format(loader="loader"))

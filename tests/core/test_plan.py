@@ -53,6 +53,7 @@ plans = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(plans)
 def test_a_plan_survives_its_file(written):
     assert plan.decode(plan.encode(written)) == written

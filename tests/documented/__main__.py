@@ -22,6 +22,7 @@ from typing import Any
 
 from documented import batches, errors, iteration, loader_object, streams, workers
 from documented.case import CASES, Case, plan_of
+
 from plumb.core.config import Config
 from plumb.script import interception
 from plumb.script.plan_handler import PlanHandler

@@ -7,11 +7,11 @@ import dataclasses
 
 import numpy as np
 import torch
+from documented.case import NONE, PERSISTENT, TWO, case, raised, shown
+from documented.data import Numbers, Stream
 from torch.utils import data as torch_data
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler, SequentialSampler
 
-from documented.case import NONE, PERSISTENT, TWO, case, raised, shown
-from documented.data import Numbers, Stream
 from plumb.core.config import Config
 
 Point = collections.namedtuple("Point", "x y")

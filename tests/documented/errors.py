@@ -8,10 +8,10 @@ import tempfile
 import time
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
-
 from documented.case import NONE, PERSISTENT, TWO, case, raised, shown
 from documented.data import Failing, Numbers, Once, Stream
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
 from plumb.core.config import Config
 
 

@@ -8,10 +8,10 @@ import multiprocessing
 import threading
 
 import torch
-from torch.utils.data import DataLoader
-
 from documented.case import NONE, PERSISTENT, TWO, case, raised, shown
 from documented.data import Numbers
+from torch.utils.data import DataLoader
+
 from plumb.core.config import Config
 
 

@@ -8,12 +8,11 @@ import multiprocessing
 import pickle
 
 import torch
-from torch.utils import data as torch_data
-from torch.utils.data import DataLoader
-
 from documented.batches import Eager, Uneven
 from documented.case import NONE, PERSISTENT, TWO, case, raised, shown
 from documented.data import Numbers, SizedStream, Stream
+from torch.utils import data as torch_data
+from torch.utils.data import DataLoader
 
 
 def batches_of(loader):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 
 import torch
+from documented.case import PERSISTENT, TWO, case, shown
+from documented.data import SizedStream, Stream
 from torch.utils.data import ChainDataset, DataLoader, IterableDataset
 from torch.utils.data.datapipes.iter import IterableWrapper
 
-from documented.case import PERSISTENT, TWO, case, shown
-from documented.data import SizedStream, Stream
 from plumb.core.config import Config
 
 ONE = Config(1, 2)

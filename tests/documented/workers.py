@@ -8,10 +8,10 @@ import random
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, get_worker_info
-
 from documented.case import NONE, PERSISTENT, TWO, case, shown
 from documented.data import Numbers, Stream
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, get_worker_info
+
 from plumb.core.config import Config
 
 

@@ -140,6 +140,7 @@ def command(folder: Path, *words: str) -> Outcome:
     return Outcome(done.returncode, done.stdout, done.stderr, files_of(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _nightly_but(tuple(set(GATE) - set(_SLOW_TO_IMPORT))))
 def test_on_a_plan_with_workers_a_program_does_what_it_does_alone(name, program, zygote, tmp_path):
     plain = in_zygote(zygote, "plain", program(name, "plain"))

@@ -71,6 +71,7 @@ def test_a_forked_child_shares_its_parent_s_pages_until_it_writes_to_them(child)
     assert reader.shared_bytes - writer.shared_bytes > 60 * MIB
 
 
+@pytest.mark.slow
 @pytest.mark.quiet  # shared memory is everybody's
 def test_what_children_hold_is_taken_and_what_they_share_is_not(child):
     taken = MemoryTaken()
@@ -81,6 +82,7 @@ def test_what_children_hold_is_taken_and_what_they_share_is_not(child):
     assert 100 * MIB <= taken.bytes() - shared_only < 140 * MIB
 
 
+@pytest.mark.slow
 @pytest.mark.quiet  # shared memory is everybody's
 def test_shared_memory_is_taken_though_nobody_maps_it():
     taken = MemoryTaken()

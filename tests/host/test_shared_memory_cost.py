@@ -1,11 +1,13 @@
 """What memory to hand batches over in costs, new or used."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plumb.host.shared_memory_cost import copy_seconds_per_byte, drop_seconds_per_byte, fresh_seconds_per_byte
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(st.floats(1, 1e9))
 def test_a_byte_takes_some_time_and_no_more_than_a_slow_memory_takes(batch_bytes):

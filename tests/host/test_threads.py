@@ -128,6 +128,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.slow
 def test_one_thread_at_a_time_parses_python_and_a_fork_does_not_wait_for_it():
     done = subprocess.run([sys.executable, "-c", _PARSING], capture_output=True, text=True, timeout=60)
     assert done.stdout == "7\n", done.stderr

@@ -306,6 +306,7 @@ def test_where_another_fails_what_was_tuned_is_kept(error, monkeypatch):
     assert ("plumb itself failed" in told[1][1]) is (error is broken)
 
 
+@pytest.mark.slow
 def test_where_all_fail_the_first_reason_is_that_of_the_tuning(monkeypatch):
     told = tuned({"train": broken, "valid": TuningError("no room", 2), "test": broken}, monkeypatch)
     assert [kind for kind, _ in told] == ["Warned", "Warned", "Warned", "Failed"]

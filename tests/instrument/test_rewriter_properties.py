@@ -254,6 +254,7 @@ def assume_loaded(source):
         reject()
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(body=BODIES, index=st.integers(-1, 3))
 def test_generated_methods_do_the_same(body, index):

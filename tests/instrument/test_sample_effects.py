@@ -148,6 +148,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CHANGES)
 def test_what_each_sample_changes_is_found_and_undone(case):
     make, attributes = CHANGES[case]

@@ -208,6 +208,7 @@ FROM_C = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("imports", "code"), FROM_C.values(), ids=FROM_C)
 def test_what_libraries_write_from_c_is_put_back(imports, code, tuned):
     for library in imports.removeprefix("import ").split(", "):

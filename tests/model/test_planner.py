@@ -90,6 +90,7 @@ def test_loaders_that_fit_together_fit_alone_and_take_the_script_once(choice, da
             assert constraints.broken_limit(each, dataclasses.replace(inputs, limits=unlimited, source=None)) is None
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(choices())
 def test_among_depths_and_lifetimes_that_are_equal_the_cheapest_comes_first(choice):
@@ -277,6 +278,7 @@ def test_a_large_space_is_ranked_quickly():
     assert time.process_time() - begin < 5.0
 
 
+@pytest.mark.slow
 @given(st.floats(0.5, 60.0))
 def test_what_is_not_steady_in_time_is_not_proposed(seconds):
     inputs = ModelInputs(COST, COST, FOOTPRINT, Limits(cpus=4), samples_per_batch=64.0)

@@ -22,6 +22,7 @@ def zygote():
     started.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [*FAILED_ONCE, *SAMPLE])
 def test_on_a_plan_a_script_does_what_it_does_alone(number, zygote):
     assert run_seed(number, zygote, Wishes(tunes=False)) == []

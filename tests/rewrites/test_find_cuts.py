@@ -100,6 +100,7 @@ def test_images_are_cut_behind_the_loader_and_behind_a_deterministic_transform(p
         assert same_with(dataset, cut)
 
 
+@pytest.mark.slow
 def test_wrappers_lead_to_the_same_cut(pictures):
     dataset = image_folder(pictures, 1)
     first, second = random_split(ConcatDataset([dataset, dataset]), [10, 6], torch.Generator().manual_seed(0))
@@ -320,6 +321,7 @@ inner = st.one_of(assigned, assigned, st.sampled_from(STATEMENTS))
 statements = st.one_of(inner, inner, st.sampled_from(["x = self.helper(x, index)", "x = self.chain(x)"]))
 
 
+@pytest.mark.slow
 @settings(max_examples=15, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(statements, min_size=2, max_size=7),

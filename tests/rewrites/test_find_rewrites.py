@@ -76,12 +76,14 @@ class Sorted(Dataset):
         return torch.narrow(torch.sqrt(squares), 0, 0, 10_000).clone()
 
 
+@pytest.mark.slow
 def test_of_stores_that_take_as_much_room_only_the_one_that_saves_most_is_timed():
     found = offers_for(Sorted())
     assert [cut.after for cut in found.cuts] == ["clone"]
     assert [cut.after for cut in found.rewrites.cuts] == ["clone"]
 
 
+@pytest.mark.slow
 def test_threads_that_wait_for_each_other_are_none():
     found = offers_for(Waiting(by_turns=True))
     assert found.threads == ()
@@ -91,6 +93,7 @@ def test_threads_that_wait_for_each_other_are_none():
     assert found.source.most_reads <= 2
 
 
+@pytest.mark.slow
 def test_threads_are_offered_where_samples_wait_and_collate_gets_each_sample_once():
     found = offers_for(Waiting(by_turns=False), collate_fn=taking_apart)
     threads = [cost.threads for cost in found.threads]
@@ -111,6 +114,7 @@ class Computing(Dataset):
         return torch.tensor(list(hashlib.sha256(bytes(2**20) + bytes([index])).digest()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("may_use_workers", [True, False])
 def test_threads_that_share_only_the_cores_are_for_those_who_have_no_workers(may_use_workers):
     found = offers_for(Computing(), may_use_workers=may_use_workers)

@@ -35,6 +35,7 @@ def test_work_under_a_lock_is_not_shared():
     assert all(gain.time_factor > 0.8 for gain in timed.gains)
 
 
+@pytest.mark.slow
 def test_who_stands_in_line_is_not_a_slow_sample():
     """A lock that its last holder gets back as long as it comes back at once: the others wait for very long."""
     held = WAIT / 10
@@ -69,6 +70,7 @@ def test_to_hand_a_tiny_sample_to_a_thread_takes_longer_than_to_make_it():
     assert all(gain.time_factor > 1 for gain in timed.gains)
 
 
+@pytest.mark.slow
 def test_a_batch_waits_for_its_slowest_sample():
     def read(index):
         time.sleep(0.1 if index == 0 else 0.001)

@@ -40,6 +40,7 @@ def cut_at(dataset, name, site):
     return Cut(name, (entry, CallStep(f"{kind.__module__}:{kind.__qualname__}.__getitem__#{site}", name)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [Inline, Helped, InPlace, Clip, lambda: Chained([Scaled(2.0), Scaled(0.5), Jittered(), Scaled(3.0)])]
 )

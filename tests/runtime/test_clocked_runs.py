@@ -134,6 +134,7 @@ for epoch in range(8):
 MADE = "loader = DataLoader(rows, 4)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("places", [(MADE, ""), ("", MADE)], ids=["lasts", "made for each epoch"])
 def test_a_plan_that_is_slower_is_left_and_the_next_run_does_not_use_it(tmp_path, places):
     write(tmp_path, {"train.py": SCRIPT.format(made_before=places[0], made_within=places[1])})

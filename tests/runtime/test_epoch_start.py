@@ -82,6 +82,7 @@ def delivered(sampling, config, users, epochs):
     return seen, torch.rand(1).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", SAMPLING)
 @given(st.sampled_from(pairs), st.integers(1, 3))
 @settings(max_examples=12)

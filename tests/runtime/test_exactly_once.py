@@ -180,6 +180,7 @@ def check(name, sampling, config, epochs=2, stop_after=None, **arguments):
     return dataset
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DATASETS)
 @settings(max_examples=5)
 @given(data=st.data())
@@ -192,6 +193,7 @@ def test_batches_are_torch_s_own_whatever_the_configuration(name, data, tmp_path
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["repeatable"])
 @settings(max_examples=5)
 @given(data=st.data())
@@ -220,6 +222,7 @@ def test_everything_goes_to_workers_that_are_not_forked(method):
     check("images", "shuffled", config, multiprocessing_context=method)
 
 
+@pytest.mark.slow
 def test_what_the_tests_above_rely_on_was_offered():
     images, changed, repeatable = offers_for("images"), offers_for("changed in place"), offers_for("repeatable")
     assert images.cuts
@@ -256,6 +259,7 @@ def loaded_on(device, workers):
     return batches, list(DataLoader(Images(), **given, **config.loader_arguments()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_where_it_is_allowed_what_runs_on_batches_runs_on_the_device(workers):
     """The CPU stands in for the device; with one that keeps no values, it is seen that nothing else goes there."""
@@ -268,6 +272,7 @@ def test_where_it_is_allowed_what_runs_on_batches_runs_on_the_device(workers):
         assert indices.device.type == "cpu"
 
 
+@pytest.mark.slow
 def test_what_comes_out_otherwise_on_the_device_stays_on_the_cpu():
     rewrites = on("meta")
     assert rewrites.deferral is not None

@@ -79,6 +79,7 @@ def run(path, seed):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_two_runs_agree(tmp_path):
     path = tmp_path / "train.py"
     path.write_text(SCRIPT)
@@ -124,6 +125,7 @@ for path in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_every_change_is_seen_and_nothing_else(tmp_path):
     paths = {}
     for name, (old, new) in (SAME | CHANGES).items():

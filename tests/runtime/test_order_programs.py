@@ -306,5 +306,7 @@ def _unchecked(monkeypatch):
 
 for machine in (PlannedPrograms, LivePrograms):
     machine.TestCase.settings = settings(max_examples=PROGRAMS, stateful_step_count=10, deadline=None)
+# All of them.
+pytestmark = pytest.mark.slow
 TestPlannedPrograms = PlannedPrograms.TestCase
 TestLivePrograms = LivePrograms.TestCase

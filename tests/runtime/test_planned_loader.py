@@ -128,6 +128,7 @@ def told_of(epoch, dataset, processes):
         dataset.version += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lasts", "config"), [(False, WORKERS), (False, LASTING), (True, LASTING)])
 def test_a_sample_that_fails_leaves_the_plan_s_workers_at_work_where_the_user_s_own_would_go_on(lasts, config):
     users = Config(1, 2, persistent_workers=lasts)
@@ -173,6 +174,7 @@ class Broken(Rows):
         return super().__getitem__(index)
 
 
+@pytest.mark.slow
 def test_an_error_of_the_user_s_comes_once_where_it_would_and_the_plan_goes_on():
     """The loop may catch it, and go on behind the batch, as with torch."""
     run = Run(Broken())
@@ -376,6 +378,7 @@ class Whole(IterableDataset):
         return iter(range(20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["start", "start_unseen"])
 @pytest.mark.parametrize(
     ("users", "compared", "is_used"), [(0, (), False), (0, (0, 2), True), (1, (0, 2), False), (2, (), True)]

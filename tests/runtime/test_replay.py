@@ -49,6 +49,7 @@ def kept(replay, index):
     return values[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [Inline, Helped, InPlace, chained, Clip, Guarded])
 def test_all_ways_to_read_a_sample_give_the_same_and_draw_the_same(cut_of, make):
     dataset = make()
@@ -314,6 +315,7 @@ SPAWNED = """
 """
 
 
+@pytest.mark.slow
 def test_a_replay_of_the_scripts_own_dataset_goes_to_a_spawned_process(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SPAWNED).format(paths=sys.path))

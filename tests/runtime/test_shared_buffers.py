@@ -271,6 +271,7 @@ def as_bytes(tensor):
     return tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(data=st.data())
 def test_what_a_loop_keeps_does_not_change(data):

@@ -122,6 +122,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_sample_that_takes_another_way_is_finished_with_its_batch(way):
     usual, odd = Odd(set(), None), Odd({11, 12}, WAYS[way])

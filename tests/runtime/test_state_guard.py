@@ -444,6 +444,7 @@ def rewrite(loader, label):
 STORING = Config(cache=CacheChoice("sample", "memory", 2**24, 1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["cached", "attribute", "nothing"])
 @pytest.mark.parametrize("config", [LASTING, STORING], ids=["workers", "store"])
 @pytest.mark.parametrize("workers", [0, 1])

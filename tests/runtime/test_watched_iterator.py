@@ -76,6 +76,7 @@ def test_what_the_loop_changes_is_never_late(kind, config):
     assert "the loop changes Rows.progress while an epoch runs" in line
 
 
+@pytest.mark.slow
 @pytest.mark.quiet  # by what checks cost, a busy host leaves some out
 @KINDS
 def test_batches_are_checked(kind, monkeypatch):

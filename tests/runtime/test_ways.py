@@ -95,6 +95,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @every_way
 @pytest.mark.parametrize(("dataset", "collate", "train", "line"), CASES.values(), ids=CASES)
 def test_a_training_is_the_script_s_own(way, dataset, collate, train, line, monkeypatch):

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import enum
 import functools
+import os
 
 import pytest
 import torch
@@ -110,6 +111,42 @@ def training(result):
     return train
 
 
+class Reopening(Dataset):
+    """Opens what it reads once in each process, where a sample is really made."""
+
+    def __init__(self):
+        self.opened_by = self.seed = None
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        if self.opened_by != os.getpid():
+            self.opened_by, self.seed = os.getpid(), os.getpid() % 7
+        return torch.tensor(index)
+
+
+def test_what_each_process_sets_up_for_itself_is_no_change_even_where_first_samples_come_from_a_store():
+    def train(loader, begin):
+        for _ in range(3):
+            yield [batch.tolist() for batch in begin()]
+
+    room = 30  # of the samples
+    cache = CacheChoice("sample", "memory", room * 4096, room / 100)
+    make = functools.partial(DataLoader, Reopening(), batch_size=4, shuffle=True)
+    config = dataclasses.replace(WORKERS, cache=cache)
+    torch.manual_seed(0)
+    plain, planned, said = trained(
+        lambda: make(generator=torch.Generator().manual_seed(1)),
+        train,
+        config,
+        Rewrites((Cut("sample", (), (), code_of_samples(Reopening())),)),
+    )
+    assert planned == plain
+    assert said == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("write", "result"), WRITES.values(), ids=WRITES)
 def test_what_a_rare_sample_changes_reaches_the_script(write, result):
     plain, planned, said = trained(lambda: DataLoader(Rows(write), batch_size=4), training(result), LASTING)
@@ -119,6 +156,7 @@ def test_what_a_rare_sample_changes_reaches_the_script(write, result):
     assert "of which each worker has a copy" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("write", "result"), WRITES.values(), ids=WRITES)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_what_a_rare_sample_changes_it_changes_each_time_that_it_is_asked_for(write, result, threads):

@@ -391,6 +391,7 @@ report(loader)
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_rewrite_is_used_for_the_code_and_the_flags_that_it_was_found_for(name, tmp_path):
     case = CASES[name]
@@ -801,6 +802,7 @@ def evaluate(dataset):
 """
 
 
+@pytest.mark.slow
 def test_loaders_that_a_library_builds_have_the_entry_of_those_that_they_are_built_from(tmp_path):
     code = """
 sys.path.insert(0, os.path.abspath("site-packages"))

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 LISTEN = """
 import functools, sys
 class Heard:
@@ -76,6 +78,7 @@ for name, code in CASES.items():
 """
 
 
+@pytest.mark.slow
 def test_whatever_has_taken_the_place_of_torch_s_class_plumb_works_on_torch_s_own():
     start = "import torch.utils.data\nplain = torch.utils.data.DataLoader\n"
     cases = {}

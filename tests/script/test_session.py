@@ -265,6 +265,7 @@ class Files:
         return int(self.paths[index].read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("removal", ["a folder", "its parent", "a temporary folder"])
 def test_a_loader_is_tuned_before_the_script_removes_its_data(removal, workers, started, monkeypatch, tmp_path):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from forked_commands import ForkedCommands
 from table.rows import ROWS, Row
 
 from plumb.core import plan
@@ -39,32 +37,15 @@ class Result:
     left: tuple[str, ...]
 
 
-class Zygote:
-    """The process that the scripts are forks of."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, str(Path(__file__).with_name("zygote.py"))]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def run(self, row: Row, words: list[str], folder: Path) -> Result:
-        """Run a command in a row's folder."""
-        # A short path: processes make sockets in there.
-        scratch = Path(tempfile.mkdtemp(prefix="table-"))
-        (folder / "given").write_text(row.given)
-        job = {"words": words, "folder": str(folder), "closed": row.closed, "env": {"TMPDIR": str(scratch), **row.env}}
-        job |= {name: str(folder / file) for name, file in (("in", "given"), ("out", "printed"), ("err", "said"))}
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        code = json.loads(self._process.stdout.readline())["code"]
-        out, err = ((folder / name).read_text(errors="replace") for name in ("printed", "said"))
-        left = (*_left(folder), *(path.name for path in scratch.iterdir()))
-        shutil.rmtree(scratch)
-        return Result(code, out, err, left)
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.stdin.close()
-        self._process.wait(30)
+def _ran(commands: ForkedCommands, row: Row, words: list[str], folder: Path) -> Result:
+    """Run a command in a row's folder."""
+    # A short path: processes make sockets in there.
+    scratch = Path(tempfile.mkdtemp(prefix="table-"))
+    environ = {**os.environ, "TMPDIR": str(scratch), **row.env}
+    done = commands.run(words, folder, environ, row.given, row.closed)
+    left = (*_left(folder), *(path.name for path in scratch.iterdir()))
+    shutil.rmtree(scratch)
+    return Result(done.returncode, done.stdout, done.stderr, left)
 
 
 def _left(folder: Path) -> tuple[str, ...]:
@@ -89,17 +70,17 @@ def _working_in(folder: Path) -> tuple[str, ...]:
 
 def run_all(folder: Path) -> dict[tuple[str, str], Result]:
     """Every row, plainly and in each of its modes."""
-    zygote, results = Zygote(), {}
+    commands, results = ForkedCommands(), {}
     try:
         for number, (name, row) in enumerate(ROWS.items()):
             for mode in ("plain", *row.modes):
-                results[name, mode] = _run(zygote, row, mode, folder / f"{number}-{mode}")
+                results[name, mode] = _run(commands, row, mode, folder / f"{number}-{mode}")
     finally:
-        zygote.close()
+        commands.close()
     return results
 
 
-def _run(zygote: Zygote, row: Row, mode: str, folder: Path) -> Result:
+def _run(commands: ForkedCommands, row: Row, mode: str, folder: Path) -> Result:
     folder.mkdir()
     file = folder / "package" / row.file if row.is_module else folder / row.file
     file.parent.mkdir(exist_ok=True)
@@ -114,7 +95,7 @@ def _run(zygote: Zygote, row: Row, mode: str, folder: Path) -> Result:
     plan.write(_plan(row), folder / f"{Path(row.file).stem}.plumb.json")
     before = {"plain": ["python"], "live": ["python"], "run": ["run"]}
     command = before.get(mode, [mode, "--budget", "4"])
-    return zygote.run(row, [*command, *script, *row.words], folder)
+    return _ran(commands, row, [*command, *script, *row.words], folder)
 
 
 def _indented(code: str) -> str:

@@ -344,6 +344,7 @@ class Loop(Images):
         return torch.cat([sparse.flatten(), torch.from_numpy(masked.filled(0)).flatten()])
 
 
+@pytest.mark.slow
 def test_operators_that_run_often_or_on_other_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[int] = []
 

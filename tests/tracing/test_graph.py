@@ -159,6 +159,7 @@ def test_generators_are_followed_from_one_to_the_next(tmp_path):
     assert pipeline.operators[-2].output_shape == (200, 200)
 
 
+@pytest.mark.slow
 @pytest.mark.quiet
 def test_wrappers_are_passed_through(detection):
     inner = Waiting()
@@ -168,6 +169,7 @@ def test_wrappers_are_passed_through(detection):
         assert inside(pipeline, "work").calls_per_sample == 1
 
 
+@pytest.mark.slow
 @pytest.mark.quiet
 def test_the_parts_of_a_concatenation_are_told_apart():
     pipeline = trace(ConcatDataset([Waiting(), Waiting()]), samples=4)

@@ -143,6 +143,7 @@ def test_modules_with_hooks_are_called_as_they_are():
     assert seen
 
 
+@pytest.mark.slow
 def test_albumentations():
     pytest.importorskip("cv2")
     albumentations = pytest.importorskip("albumentations")
@@ -158,6 +159,7 @@ def test_albumentations():
     assert "Compose" in by_name(pipeline, "Normalize").within
 
 
+@pytest.mark.slow
 def test_monai_dictionaries():
     transforms = pytest.importorskip("monai.transforms")
     data = pytest.importorskip("monai.data")
@@ -176,6 +178,7 @@ def test_monai_dictionaries():
     assert all(pipeline.graph.nodes[name]["operator"].random for name in chain[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.quiet
 def test_hugging_face_set_transform():
     datasets = pytest.importorskip("datasets")

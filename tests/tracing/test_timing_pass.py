@@ -50,6 +50,7 @@ def test_waiting_and_computing():
     assert computed.wait <= computed.cpu
 
 
+@pytest.mark.slow
 @pytest.mark.quiet
 def test_a_node_has_its_own_time_and_no_more():
     top = root()

@@ -154,6 +154,7 @@ def plan_of(entry):
     return plumb.core.plan.Plan("train.py", {}, 1.0, 1.0, (entry,))
 
 
+@pytest.mark.slow
 def test_the_loop_runs_on_both_and_says_what_each_comes_to(monkeypatch, clock):
     entry = planned(monkeypatch, clock, STORED, Config(2, 2))
     assert entry.config == STORED
@@ -247,6 +248,7 @@ class Rows(torch.utils.data.Dataset):
         return torch.full((2000,), float(index)).sort()[0]
 
 
+@pytest.mark.slow
 def test_nothing_but_torch_s_arguments_is_tried_from_python():
     found = plumb.tune(Rows(), batch_size=32, budget=6, plain=True)
     assert not any(trial.config.needs_runtime for trial in found.entry.trials)

@@ -110,6 +110,7 @@ def as_planned(loader):
     return Config(loader["num_workers"], loader["prefetch_factor"], loader["persistent_workers"]) == WANTED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPELLED_OUT)
 def test_what_is_spelled_out_is_written_and_the_script_runs_with_it(name, stories):
     story = stories[name]
@@ -415,6 +416,7 @@ HEAD = IMPORT + "data, count, counts, pin = [1] * 8, 2, {'n': 2}, False\n"
 around = st.sampled_from(["", "\n\n", "x = (1,  2)\n", "def f( ):\n\treturn  'ä'\n", "# DataLoader(num_workers=3)\n"])
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(calls(), configs, around, around)
 def test_any_call_becomes_what_the_plan_says_and_stays_so(tmp_path_factory, call, config, before, after):

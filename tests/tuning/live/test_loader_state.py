@@ -57,6 +57,7 @@ def test_a_loop_that_waits_tries_workers_and_keeps_the_best(capfd):
     assert capfd.readouterr().err.count("plumb: your loop runs at ") == bool(better)
 
 
+@pytest.mark.slow
 def test_the_user_s_workers_are_not_given_up_for_worse():
     """Whatever is tried, the loop ends on nothing that was measured to be slower."""
     loader = DataLoader(Squares(3200, seconds=0.001), batch_size=BATCH, num_workers=2)
@@ -161,6 +162,7 @@ class NotInWorkers(Squares):
         return super().__getitem__(index)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "why"), [("dies", "exited unexpectedly"), ("refuses", "no device in a worker")])
 def test_a_configuration_that_fails_costs_the_loop_no_batch(how, why, capfd):
     tuning = loop(DataLoader(NotInWorkers(how), batch_size=BATCH))

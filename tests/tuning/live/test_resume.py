@@ -27,6 +27,7 @@ def through_a_file(state):
     return torch.load(file, weights_only=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(
     sampling=st.sampled_from([name for name in SAMPLING if name != "no length"]),

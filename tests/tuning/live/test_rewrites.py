@@ -89,6 +89,7 @@ def test_a_loop_comes_to_read_what_it_has_read_before_from_a_store():
     assert stored[-1].samples_per_second > own.samples_per_second
 
 
+@pytest.mark.slow
 def test_a_scout_that_dies_costs_the_training_nothing():
     loader = DataLoader(OnlyWhereItTrains(), batch_size=BATCH)
     tuning = tuning_of(loader)
@@ -97,6 +98,7 @@ def test_a_scout_that_dies_costs_the_training_nothing():
     assert any(trial.config.num_workers for trial in tuning.trials)
 
 
+@pytest.mark.slow
 def test_no_scout_is_sent_where_reading_changes_the_dataset():
     loader = DataLoader(Counting(), batch_size=BATCH)
     assert not trained(loader, lambda tuning: tuning.is_settled)
@@ -113,6 +115,7 @@ def test_a_scout_ends_when_nobody_wants_to_hear_from_it():
     assert background_search.available() == AvailableRewrites()
 
 
+@pytest.mark.slow
 def test_a_process_that_may_have_no_children_trains_without_a_scout():
     def train():
         # OpenMP's threads stay behind in a fork.
@@ -125,6 +128,7 @@ def test_a_process_that_may_have_no_children_trains_without_a_scout():
     assert process.exitcode == 0
 
 
+@pytest.mark.slow
 def test_a_scout_leaves_no_trace_of_what_a_dataset_prints_or_draws(capfd):
     class Talking(Sorted):
         def __getitem__(self, index):
@@ -157,6 +161,7 @@ def rewrites():
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(data=st.data(), stops=st.lists(st.none() | st.integers(1, 12), min_size=1, max_size=4))
 def test_batches_are_torch_s_whatever_is_rewritten_when(data, stops, rewrites):

@@ -58,6 +58,7 @@ def loader_for(sampling, length, batch_size, own, **more):
     return DataLoader(Squares(length), **arguments, **own.loader_arguments(), **more)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     sampling=st.sampled_from(list(SAMPLING)),
@@ -78,6 +79,7 @@ def test_a_loop_gets_torch_s_batches_and_draws(sampling, length, batch_size, own
     assert live.dataset.length == length
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(own=own_configs, timetable=timetables, turns=st.lists(st.integers(0, 2), min_size=4, max_size=60))
 def test_several_iterators_at_once(own, timetable, turns):
@@ -98,6 +100,7 @@ def test_several_iterators_at_once(own, timetable, turns):
     assert delivered(lambda: live_iterator(live)) == delivered(lambda: iter(plain))
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(
     own=own_configs,
@@ -138,6 +141,7 @@ def test_errors_are_those_of_the_user_s_own_configuration(own):
     assert messages[0] == messages[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [Config(), Config(2, 2), Config(1, 1, persistent_workers=True)], ids=str)
 @pytest.mark.parametrize("fails_after", [0, 7, 40])
 def test_errors_of_the_sampler_come_where_they_would(own, fails_after):

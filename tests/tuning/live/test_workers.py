@@ -113,6 +113,7 @@ def test_iterable_datasets_and_unordered_loaders_are_torch_s_alone(workers):
     assert type(live_iterator(unordered)) is type(iter(unordered))
 
 
+@pytest.mark.slow
 def test_workers_that_are_not_forked():
     """They take seconds to start; meanwhile the loop gets its batches, and none is missed."""
     loader = DataLoader(WhoReads(400), batch_size=2, num_workers=1, multiprocessing_context="spawn")
@@ -143,6 +144,7 @@ if sys.argv[2] == "error":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lasting", ["persistent", "not"])
 @pytest.mark.parametrize("end", ["end", "error"])
 def test_an_interpreter_that_ends_leaves_no_worker_behind(lasting, end):

@@ -148,6 +148,7 @@ class Hashed(Dataset):
         return torch.zeros(3), index
 
 
+@pytest.mark.slow
 @pytest.mark.quiet
 def test_threads_of_a_library_s_own_compute_and_are_no_wait():
     loader = DataLoader(Hashed(), batch_size=5)

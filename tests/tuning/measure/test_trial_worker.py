@@ -34,6 +34,7 @@ def waited_for_after_a_death(batches):
     list(batches)
 
 
+@pytest.mark.slow
 def test_a_death_is_told_where_a_batch_is_waited_for_and_nowhere_else():
     batches = iter(DataLoader(Slow(), batch_size=1, num_workers=1))
     next(batches)

@@ -236,6 +236,7 @@ def test_a_second_tuning_begins_with_the_first_s_best_and_leaves_out_what_was_ba
     assert not bad & set(second)
 
 
+@pytest.mark.slow
 def test_evidence_of_another_host_does_not_count(folder):
     url = f"sqlite:///{folder}/study.db"
     first, _ = _search(lambda c: _reading(c, 150.0), record=Record(url, "train:loader", {"host": "here"}))

@@ -39,8 +39,6 @@ import plumb.script.trace_work
 import plumb.tuning.in_loop
 import plumb.tuning.live
 
-_SECONDS_AT_MOST = 60.0
-
 
 class Forked:
     """As much of `subprocess.Popen` as plumb uses, for a child that is a fork of this process."""
@@ -114,18 +112,19 @@ def run(job):
     """In the fork: what a job says, up to the end of the process."""
     os.setsid()
     os.chdir(job["folder"])
-    for number, name in enumerate(("in", "out", "err")):
-        opened = os.open(job[name], os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    for number, path in enumerate(job["streams"]):
+        opened = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(opened, number)
         os.close(opened)
     for number in job["closed"]:
         os.close(number)
-    os.environ.update(job["env"])
+    os.environ.clear()
+    os.environ.update(job["environ"])
     # It was asked for before.
     tempfile.tempdir = None
     streams()
     sys.path.insert(0, "")
-    signal.alarm(int(_SECONDS_AT_MOST))
+    signal.alarm(job["timeout"])
     plumb.script.launcher.subprocess = SimpleNamespace(PIPE=None, STDOUT=None, Popen=Forked)
     plumb.script.launcher.replace_by = replaced
     kind, *words = job["words"]
@@ -161,6 +160,8 @@ def end(work):
 
 def main():
     """Answer jobs until there are no more."""
+    # The folder of this file, which scripts must not import from.
+    del sys.path[0]
     # What is here already is never garbage, and to look at it would copy it.
     gc.freeze()
     for line in sys.stdin:
