@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -102,8 +103,9 @@ class SampleWrites:
         if outcome.value is None:
             lasts = change.is_resized
         else:
-            again, by_other = outcome.value
-            lasts = change.place in again or (change.place not in by_other and not change.is_object)
+            changed = outcome.value
+            by_any = changed.by_other | changed.by_first_in_process
+            lasts = change.place in changed.again or (change.place not in by_any and not change.is_object)
         if not lasts:
             self._harmless.add(change.place)
         return lasts
@@ -114,17 +116,29 @@ class SampleWrites:
         return place.replace(" ", ".").rsplit(".", 1)[-1] in self._read_elsewhere
 
 
-def read_interleaved(
-    roots: tuple[Any, ...], read: Read, indices: Any, other: Any
-) -> tuple[frozenset[str], frozenset[str]]:
-    """Read two batches in turns; return what differs when the first is reread, and what the other changes.
+@dataclass(frozen=True)
+class Interleaved:
+    """Places that change while two batches are read in turns in a new process.
 
-    The former are counters or state that advances; what the other batch doesn't change has stayed for good.
+    Those in `again` differ when the first is reread: counters, or state that advances. What the other batch changes, in
+    `by_other`, is not for good. What it changes as the first batch of the process, in `by_first_in_process`, each
+    process sets up for itself, such as a file that is opened again where the process id is another.
     """
-    of_first, of_other = (DatasetState(roots, by_value=True) for _ in range(2))
-    look_at_first, look_at_other = (
-        partial(state.look, _AGAIN_SECONDS, window_seconds=_LARGE_SECONDS) for state in (of_first, of_other)
+
+    again: frozenset[str]
+    by_other: frozenset[str]
+    by_first_in_process: frozenset[str]
+
+
+def read_interleaved(roots: tuple[Any, ...], read: Read, indices: Any, other: Any) -> Interleaved:
+    """Read two batches in turns, and return what changes."""
+    at_start, of_first, of_other = (DatasetState(roots, by_value=True) for _ in range(3))
+    look_at_start, look_at_first, look_at_other = (
+        partial(state.look, _AGAIN_SECONDS, window_seconds=_LARGE_SECONDS) for state in (at_start, of_first, of_other)
     )
+    look_at_start()
+    _read_seeded(read, other)
+    by_first_in_process = look_at_start()
     _read_seeded(read, indices)
     look_at_first()
     look_at_other()
@@ -132,7 +146,11 @@ def read_interleaved(
     by_other = look_at_other()
     _read_seeded(read, indices)
     again = look_at_first()
-    return frozenset(each.place for each in again), frozenset(each.place for each in by_other)
+    return Interleaved(_places(again), _places(by_other), _places(by_first_in_process))
+
+
+def _places(changes: Iterable[Change]) -> frozenset[str]:
+    return frozenset(each.place for each in changes)
 
 
 def _read_seeded(read: Read, indices: Any) -> None:
