@@ -48,7 +48,7 @@ def tuned(target: Callable[P, R], /) -> Callable[P, R]: ...
 @overload
 def tuned(
     *,
-    budget: float = ...,
+    budget: float | None = ...,
     limits: Limits | None = ...,
     plan: str | os.PathLike[str] | None = ...,
     cache_memory_bytes: float | None = ...,
@@ -63,7 +63,7 @@ def tuned(
     target: Any = None,
     /,
     *,
-    budget: float = 30.0,
+    budget: float | None = None,
     limits: Limits | None = None,
     plan: str | os.PathLike[str] | None = None,
     cache_memory_bytes: float | None = None,
@@ -84,13 +84,14 @@ def tuned(
 
     Args:
         target: The class or function; None if only settings are given, as in `@plumb.tuned(budget=10)`.
-        budget: Seconds of tuning.
+        budget: Seconds of tuning; None for 30, or for as long as it needs with `plumb.DataLoader(tune="live")`.
         limits: Limits that may be lower than the host's; None for the host's.
         plan: File of the plan; None for one in the cache folder.
         cache_memory_bytes: Largest memory for stored samples, in bytes (0 for none); None for what the limits leave.
         cache_dir: Folder in which samples may be stored as well; None for memory alone.
-        allow_reorder: Whether batches may come in another order.
-        on_device: Whether batches may arrive on the GPU, where their last operators run then.
+        allow_reorder: Whether batches may come in another order. They never do with `tune="live"`.
+        on_device: Whether batches may arrive on the GPU, where their last operators run then. They never do with
+            `tune="live"`.
         plain: Whether to tune only torch's own arguments.
 
     Returns:

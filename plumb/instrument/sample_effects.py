@@ -35,7 +35,7 @@ from plumb.instrument.rng_state import generator_states
 CHILD_SECONDS = 30.0
 _LOOK_SECONDS = 1.0
 # The loop waits for the child, so large values are checked twice for at most this long, first the parts at the indices.
-_LARGE_SECONDS = 0.02
+_LARGE_SECONDS = 0.01
 _MOST_FILES = 32
 # The second index is searched among this many.
 _LOOKED_THROUGH = 64

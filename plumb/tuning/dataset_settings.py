@@ -13,17 +13,19 @@ if TYPE_CHECKING:
 
 # `help()` leaves out names with a single underscore.
 _MARK = "_plumb_tuned"
+USUAL_BUDGET_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Settings:
     """Limits and permissions of a loader that tunes itself.
 
-    `limits` can only lower the host's; `plan_file` is the plan's file in place of the user's cache folder. The others
-    are as in `Options`.
+    `limits` can only lower the host's; `plan_file` is the plan's file in place of the user's cache folder. Without
+    `budget_seconds`, a tuning before the first epoch takes `USUAL_BUDGET_SECONDS`, and one beside the training as long
+    as it needs. The others are as in `Options`.
     """
 
-    budget_seconds: float = 30.0
+    budget_seconds: float | None = None
     limits: Limits | None = None
     plan_file: str | None = None
     cache_memory_bytes: float | None = None
@@ -42,7 +44,7 @@ class Settings:
         if self.limits is not None:
             limits = limits.lowered(**{name: getattr(self.limits, name) for name in LOWERABLE})
         return Options(
-            self.budget_seconds,
+            USUAL_BUDGET_SECONDS if self.budget_seconds is None else self.budget_seconds,
             limits,
             may_reorder=self.may_reorder,
             on_device=self.on_device,

@@ -28,7 +28,7 @@ from plumb.instrument.call_site import Site
 from plumb.model.inputs import AllocatorGain, CutCost, Footprint, ModelInputs, RemainingCpuShare, SearchSpace
 from plumb.rewrites.find_rewrites import AvailableRewrites
 from plumb.tuning import in_loop
-from plumb.tuning.dataset_settings import Settings, mark
+from plumb.tuning.dataset_settings import Settings, mark, settings_of
 from plumb.tuning.epoch_rehearsal import NO_COSTS
 from plumb.tuning.live.candidates import worth_trying
 from plumb.tuning.live.controller import LiveController
@@ -282,7 +282,7 @@ def test_live_tries_nothing_else_either(monkeypatch):
     monkeypatch.setattr(
         "plumb.tuning.live.controller.BackgroundSearch", lambda *_, **__: pytest.fail("nothing is to be looked for")
     )
-    controller = LiveController(Config(), lambda: None)
+    controller = LiveController(Config(), lambda: None, settings_of(dataset))
     controller._loader, controller._seen_indices = loader, [[0, 1]]
     with pytest.raises(StopIteration) as done:
         next(controller._search_rewrites(gained=False))
@@ -295,8 +295,7 @@ def test_live_tries_nothing_else_either(monkeypatch):
         raise LookupError
 
     monkeypatch.setattr("plumb.tuning.live.candidates.planner.rank", rank)
+    start, options = plumb.tuning.search.search_space.WorkerStart(), settings_of(dataset).options()
     with pytest.raises(LookupError):
-        worth_trying(
-            loader, Config(), reusing, {}, (), plumb.tuning.search.search_space.WorkerStart(), 0.0, AvailableRewrites()
-        )
+        worth_trying(loader, Config(), reusing, {}, (), start, 0.0, AvailableRewrites(), options)
     assert asked[0].allocator_reuse == (False,)

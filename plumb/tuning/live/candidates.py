@@ -20,7 +20,6 @@ from plumb.model.calibration import ProbeRun, calibrated, cost_in_worker, crowde
 from plumb.model.inputs import USUAL_WORKER_BYTES, AllocatorGain, Footprint, ModelInputs
 from plumb.rewrites.find_rewrites import AvailableRewrites
 from plumb.tracing.device.profile import uses_accelerator
-from plumb.tuning.dataset_settings import Settings, settings_of
 from plumb.tuning.iterable_sharding import Sharding
 from plumb.tuning.live.meter import MeteredLoop
 from plumb.tuning.options import Options
@@ -116,6 +115,7 @@ def worth_trying(
     start: WorkerStart,
     gain: float,
     available: AvailableRewrites,
+    options: Options,
 ) -> tuple[Config, float] | None:
     """Return the configuration with the most to gain and its predicted rate; None if none promises `gain`.
 
@@ -130,10 +130,11 @@ def worth_trying(
         start: Way in which workers may be started.
         gain: Smallest expected gain, as a share.
         available: Available rewrites, which only workers carry out.
+        options: The user's limits and permissions.
 
     """
-    settings = settings_of(loader.dataset) or Settings()
-    options = Options(0.0, inputs.limits, cache_memory_bytes=settings.cache_memory_bytes, plain=settings.plain)
+    # Which batches were delivered is known only if they come in order.
+    options = dataclasses.replace(options, may_reorder=False)
     search_space = find_search_space(loader, own, options, available, inputs, Sharding(None), start, own.pin_memory)
     # A dataset that only workers have read must not be read here: later workers would share the files that it opens.
     counts = tuple(count for count in search_space.num_workers if bool(count) or not own.num_workers)
@@ -154,7 +155,7 @@ def worth_trying(
     gains = [
         (expected_gain(rate, error, best.rate.samples_per_second, best.rate.interval), rate, config)
         for config, rate in ranked.items()
-        if (config.num_workers or not _is_rewritten(config))
+        if (config.num_workers or not config.rewrites_samples)
         # Filling another store costs first what the store may save.
         and (best.config.cache is None or config.cache in (None, best.config.cache))
         and while_running(config) not in tried
@@ -163,10 +164,6 @@ def worth_trying(
     # Of equal gains, `max` takes the first, which is the cheaper one in the ranking.
     promised, rate, config = max(gains, key=lambda one: round(one[0], 2), default=(0.0, 0.0, own))
     return (config, rate) if promised >= gain else None
-
-
-def _is_rewritten(config: Config) -> bool:
-    return config.cache is not None or bool(config.deferred) or config.fetch_threads > 1
 
 
 def _predicted(inputs: ModelInputs, config: Config, ranked: Mapping[Config, float]) -> float:

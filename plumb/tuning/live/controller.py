@@ -7,6 +7,7 @@ switches to that as soon as it can. Every measured batch is one that the user's 
 from __future__ import annotations
 
 import dataclasses
+import math
 import multiprocessing
 import sys
 import time
@@ -20,7 +21,6 @@ from plumb.core.config import Config
 from plumb.core.errors import one_line
 from plumb.core.log import logger
 from plumb.core.plan import Trial
-from plumb.host import Limits
 from plumb.host.process_memory import pages
 from plumb.host.shared_memory_cost import fresh_seconds_per_byte
 from plumb.instrument import failure_report
@@ -28,7 +28,7 @@ from plumb.instrument.fork_safety import handles
 from plumb.model import resource_bounds
 from plumb.rewrites.find_rewrites import AvailableRewrites
 from plumb.runtime.loader import NO_REWRITES
-from plumb.tuning.dataset_settings import settings_of
+from plumb.tuning.dataset_settings import Settings
 from plumb.tuning.live.background_search import BackgroundSearch
 from plumb.tuning.live.candidates import Batches, inputs_from_readings, worth_trying
 from plumb.tuning.live.meter import Delivery, Meter, MeteredLoop, MeteredRounds
@@ -38,6 +38,8 @@ from plumb.tuning.search.ledger import while_running
 from plumb.tuning.search.search_space import WorkerStart, why_handles_matter, worker_start
 
 _log = logger(__name__)
+
+UNLIMITED = Settings()
 
 T = TypeVar("T")
 DecisionCoroutine = Generator[None, Delivery, T]
@@ -68,15 +70,17 @@ class LiveController:
 
     `wanted` is the configuration to run on, with the `rewrites` that it names; `trials` lists what ran and why.
     `why_no_workers` returns why no workers may be started beside or in place of the user's, or None if they may.
+    `settings` are the user's, of `plumb.tuned`.
     """
 
-    def __init__(self, own: Config, why_no_workers: Callable[[], str | None]) -> None:
+    def __init__(self, own: Config, why_no_workers: Callable[[], str | None], settings: Settings = UNLIMITED) -> None:
         self.wanted = own
         self.trials: list[Trial] = []
         self.is_settled = False
         self._own = own
         self._why_no_workers = why_no_workers
-        self._limits = Limits.detect()
+        self._settings = settings
+        self._options = settings.options()
         self._limits_until = time.perf_counter() + _LIMITS_HOLD_SECONDS
         self._loader: DataLoader[Any] | None = None
         self._batches: Batches | None = None
@@ -89,6 +93,7 @@ class LiveController:
         self._epochs = 0
         self._failed: dict[Config, str] = {}
         self._look_again: str | None = None
+        self._search_until = math.inf
         self._meter = Meter()
         self._course = self._decide()
         next(self._course)
@@ -101,10 +106,10 @@ class LiveController:
         self._epochs += 1
         if time.perf_counter() < self._limits_until:
             return
-        limits, self._limits_until = Limits.detect(), time.perf_counter() + _LIMITS_HOLD_SECONDS
-        if limits.cpus != self._limits.cpus:
-            self._look_again = f"{limits.cpus:g} CPUs instead of {self._limits.cpus:g}"
-        self._limits = limits
+        before, self._options = self._options.limits, self._settings.options()
+        self._limits_until = time.perf_counter() + _LIMITS_HOLD_SECONDS
+        if self._options.limits.cpus != before.cpus:
+            self._look_again = f"{self._options.limits.cpus:g} CPUs instead of {before.cpus:g}"
 
     def ends_span(self, now: float, workers: int) -> bool:
         """Return whether the batch requested now completes a span."""
@@ -174,8 +179,7 @@ class LiveController:
         priority.
         """
         assert self._loader is not None
-        settings = settings_of(self._loader.dataset)
-        if settings is not None and settings.plain:
+        if self._settings.plain:
             return False
         context = self._loader.multiprocessing_context or multiprocessing
         seen, self._seen_indices = self._seen_indices, []
@@ -219,6 +223,7 @@ class LiveController:
     def _find_best(self, before: MeteredLoop) -> DecisionCoroutine[MeteredLoop]:
         """Find the best of torch's configurations, then of those with rewrites; set `wanted` to it and return it."""
         self.is_settled = False
+        self._search_until = time.perf_counter() + (self._settings.budget_seconds or math.inf)
         readings = {before.config: before}
         best, verdict = yield from self._search(before, readings, MISSES_AT_MOST)
         if best.waiting_share >= NOTHING_TO_GAIN:
@@ -236,6 +241,9 @@ class LiveController:
         for _ in range(TRIALS_AT_MOST):
             if best.waiting_share < NOTHING_TO_GAIN:
                 verdict = f"nothing to gain: your loop waits for data {best.waiting_share:.1%} of its time"
+                break
+            if time.perf_counter() >= self._search_until:
+                verdict = f"its budget of {self._settings.budget_seconds:g} s is spent"
                 break
             why_none = self._why_none_are_started()
             found = self._configs_worth_trying(readings, WorkerStart(why_not=why_none))
@@ -261,9 +269,11 @@ class LiveController:
         assert self._batches is not None
         available = self._available
         inputs = inputs_from_readings(
-            self._loader, readings, self._batches, self._limits, self._epoch_batches, available
+            self._loader, readings, self._batches, self._options.limits, self._epoch_batches, available
         )
-        return worth_trying(self._loader, self._own, inputs, readings, self._failed, start, WORTH_A_TRIAL, available)
+        return worth_trying(
+            self._loader, self._own, inputs, readings, self._failed, start, WORTH_A_TRIAL, available, self._options
+        )
 
     def _compare(self, best: MeteredLoop, other: MeteredLoop) -> DecisionCoroutine[tuple[bool, MeteredLoop]]:
         """Return whether `other` is better, and the better one; measure `best` again if noise may explain the gain."""

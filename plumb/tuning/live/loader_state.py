@@ -17,6 +17,7 @@ from plumb.runtime.epoch.epoch_order import EpochOrder, draw_order, packed, unpa
 from plumb.runtime.epoch.index_forecast import IndexForecast
 from plumb.runtime.guards.sampler_guard import SamplerWatch
 from plumb.runtime.loader import current_config, rebuild
+from plumb.tuning.dataset_settings import Settings, settings_of
 from plumb.tuning.live.controller import LiveController
 from plumb.tuning.live.live_iterator import LiveIterator, LiveRun
 
@@ -76,7 +77,8 @@ class LiveTuning:
             run = known[0]() if known else None
             return None if run is None else run.state.why_plain()
 
-        run = self._run = LiveRun(own, LiveController(own, why_no_workers), checks=checks)
+        settings = settings_of(loader.dataset) or Settings()
+        run = self._run = LiveRun(own, LiveController(own, why_no_workers, settings), checks=checks)
         known.append(weakref.ref(run))
         if checks is not None:
             run.guards.add(checks)
