@@ -53,6 +53,4 @@ class PlanFit:
 
 def rewrites_samples(planned: LoaderResult) -> bool:
     """Return whether samples are made in another way than by the script, apart from the number of workers."""
-    config = planned.config
-    is_rewritten = config.cache is not None or config.fetch_threads > 1 or bool(config.deferred)
-    return is_rewritten or planned.shares_samples
+    return planned.config.rewrites_samples or planned.shares_samples
