@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.utils.data import DataLoader, IterableDataset, MapDataPipe
+from torch.utils.data import IterableDataset, MapDataPipe
 
 from plumb.core.config import Config
 from plumb.instrument.saved_state import is_stateful
+from plumb.instrument.torch_loader import DataLoader
 
 # A subclass that overrides these reads in its own way, which torch's iterator follows.
 _TORCHS_WAY = ("_get_iterator", "_index_sampler", "_auto_collation")
