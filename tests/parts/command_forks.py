@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import gc
 import io
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -40,25 +42,33 @@ import plumb.tuning.in_loop
 import plumb.tuning.live
 
 
-class Forked:
-    """As much of `subprocess.Popen` as plumb uses, for a child that is a fork of this process."""
+class Spare:
+    """As much of `subprocess.Popen` as plumb uses, for one child that is a fork from before the command began.
 
-    def __init__(self, command, *, env, **_):
-        reading, writing = os.pipe()
+    So nothing of the command is left behind in it, neither open contexts nor calls; what is passed to it is sent.
+    """
+
+    def __init__(self):
+        self._socket, theirs = socket.socketpair()
         self.returncode = None
         self.pid = os.fork()
         if not self.pid:
-            os.close(reading)
-            os.setsid()
-            os.dup2(writing, 1)
-            os.dup2(writing, 2)
-            os.environ.clear()
-            os.environ.update(env)
-            streams()
-            place = command.index("plumb.script.child")
-            raise Become(command[place:])
+            self._socket.close()
+            self._become(theirs)
+        theirs.close()
+
+    def __call__(self, command, *, env, pass_fds=(), **_):
+        """Start the command in the fork."""
+        reading, writing = os.pipe()
+        place = command.index("plumb.script.child")
+        told = json.dumps({"words": command[place:], "env": dict(env), "numbers": [1, *pass_fds]}).encode()
+        # Its length comes first: a socket may deliver it in parts.
+        socket.send_fds(self._socket, [len(told).to_bytes(8, "big")], [writing, *pass_fds])
+        self._socket.sendall(told)
+        self._socket.close()
         os.close(writing)
         self.stdout = os.fdopen(reading, "rb", buffering=0)
+        return self
 
     def poll(self):
         if self.returncode is None:
@@ -71,6 +81,27 @@ class Forked:
         while self.poll() is None:
             time.sleep(0.01)
         return self.returncode
+
+    @staticmethod
+    def _become(theirs):
+        length, passed, _, _ = socket.recv_fds(theirs, 8, 16)
+        if not length:
+            os._exit(0)
+        told = b""
+        while len(told) < int.from_bytes(length, "big"):
+            told += theirs.recv(1 << 20)
+        theirs.close()
+        told = json.loads(told)
+        os.setsid()
+        # Away from the numbers that they are to have.
+        passed = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 500) for number in passed]
+        for number, given in zip(told["numbers"], passed, strict=True):
+            os.dup2(given, number)
+        os.dup2(1, 2)
+        os.environ.clear()
+        os.environ.update(told["env"])
+        streams()
+        raise Become(told["words"])
 
 
 class Become(BaseException):
@@ -125,10 +156,12 @@ def run(job):
     streams()
     sys.path.insert(0, "")
     signal.alarm(job["timeout"])
-    plumb.script.launcher.subprocess = SimpleNamespace(PIPE=None, STDOUT=None, Popen=Forked)
     plumb.script.launcher.replace_by = replaced
     kind, *words = job["words"]
     try:
+        # Nothing else starts a process of the script's.
+        spare = Spare() if kind in ("tune", "trace") else None
+        plumb.script.launcher.subprocess = SimpleNamespace(PIPE=None, STDOUT=None, Popen=spare)
         if kind == "python":
             plainly(words)
         else:
