@@ -30,7 +30,6 @@ from plumb.instrument.fork_safety import handles
 from plumb.instrument.main_module import start_method
 from plumb.instrument.sample_effects import CHILD_SECONDS
 from plumb.model import constraints, planner, resource_bounds
-from plumb.model.contributions import rates_without_each
 from plumb.model.cpu_contention import CpuCompetition
 from plumb.model.inputs import ModelInputs, SearchSpace
 from plumb.rewrites.find_rewrites import AvailableRewrites, find_rewrites
@@ -47,6 +46,7 @@ from plumb.tuning.measure.throughput import NoBatchesError
 from plumb.tuning.options import Options
 from plumb.tuning.plain_plan import best_plain, plain_worth_trying, with_plain
 from plumb.tuning.restraint import FREE, restraint_of
+from plumb.tuning.result_notes import Outcome, notes
 from plumb.tuning.search import decision
 from plumb.tuning.search.calibration_runs import (
     calibrate_with_many_workers,
@@ -60,8 +60,6 @@ from plumb.tuning.search.search_space import (
     counts_to_verify,
     find_search_space,
     whole_cores,
-    why_handles_matter,
-    why_not_forked,
     worker_start,
 )
 from plumb.tuning.search.stopping import worth_seconds
@@ -74,8 +72,6 @@ _log = logger(__name__)
 
 # Half of the first measurement lets the process become steady.
 _FIRST_PROBE_WINDOWS = 2.0
-# Other processes are mentioned if they take more than this share of the CPUs.
-_CROWDED = 0.2
 # The search for rewrites may take this many measurement windows, or the time to load this many samples, but at most
 # this share of the time.
 _REWRITES_WINDOWS, _REWRITES_LOADS, _REWRITES_SHARE = 20.0, 300.0, 0.4
@@ -494,66 +490,39 @@ class Tuner:
         assert plain.loader is not None
         assert winner.loader is not None
         inputs = self._trials.corrected(inputs)
-        notes = []
-        if self._has_nothing_to_gain:
-            notes.append(
-                f"nothing to gain: your loop waits for data {self.subject.waiting_share:.1%} of its time, and no "
-                "configuration can save more than that"
-            )
         may_be_better = self.subject.is_decided_in_loop and winner.loop_rate > own.loop_rate
+        closest = None
         if winner.config != own.config and not may_be_better and not decision.is_better(inputs, winner, own):
-            notes.append(
-                f"nothing better within noise: {winner.config} came closest, at "
-                f"{winner.loader.samples_per_second:,.0f} samples/s"
-            )
-            winner = own
+            closest, winner = winner, own
         assert winner.loader is not None
         promising = next((each for each in self._untried if each.config != winner.config), None)
         # Workers that are not forked take seconds to start, for which there is no time after the deadline.
         is_quick = self._start_method == "fork" and not self._trials.ledger.has_failed_with_workers
         is_left_to_loop = self.subject.is_decided_in_loop and winner.config == own.config and is_quick
-        if promising is not None and not is_left_to_loop:
-            notes.append(explanations.untried(promising, self.seconds))
-        if self._uncompared and self._uncompared.config != winner.config:
-            notes.append(explanations.uncompared(self._uncompared, self.seconds))
-        if self._start.why_not:
-            notes.append(self._start.why_not)
-        if self._restraint.other_workers:
-            notes.append(self._restraint.other_workers)
-        if self._start.keeps_count:
-            notes.append(explanations.stateful(type(self.subject.loader).__name__))
-        if inputs.pool_cpus:
-            notes.append(explanations.pooled(inputs.pool_cpus))
-        if self.subject.step and self.subject.step.pageable_samples_per_second is not None:
-            notes.append(
-                explanations.pinned(self.subject.step.samples_per_second, self.subject.step.pageable_samples_per_second)
-            )
-        if winner.config.worker_torch_threads == 1 and winner.config.needs_runtime:
-            rate = resource_bounds.loader_rate(inputs, winner.config)
-            notes.append(explanations.contributed(rate, rates_without_each(inputs, winner.config)))
-        if not self._has_nothing_to_gain:
-            notes += explanations.binding(search_space, inputs)
-            notes += [available.whole_batches.in_words(winner.config)] if available.whole_batches else []
-        if self._earlier:
-            notes.append(f"{self._earlier} configurations were known from a tuning that was interrupted")
-        others, usable = self._others.cpus(), self._others.usable_cpus
-        if usable - others < (1 - _CROWDED) * self.options.limits.cpus:
-            notes.append(
-                f"other processes kept {others:.1f} of these {usable} CPUs busy meanwhile: on a quiet host, the answer "
-                "may be another one"
-            )
-        if self._held and own.config.num_workers:
-            notes.append(why_handles_matter(self._held, own.config.num_workers))
-        elif self._start.method and (self._held or self._restraint.forked):
-            notes.append(why_not_forked(self._held, self._restraint.forked, self._start.method))
-        if self.options.on_device:
-            notes.append(
-                explanations.arriving(
-                    available.rewrites.deferral if winner.config.deferred else None, has_accelerator()
-                )
-            )
-        if self._is_iterable:
-            notes.append(explanations.shared_out(self._sharding, own.config.num_workers, self.options.may_reorder))
+        outcome = Outcome(
+            own,
+            winner,
+            closest,
+            None if is_left_to_loop else promising,
+            self._uncompared,
+            self._earlier,
+            self._others.cpus(),
+            self._others.usable_cpus,
+            self._sharding if self._is_iterable else None,
+            tuple(self._held),
+        )
+        said = notes(
+            outcome,
+            self.subject,
+            self.options,
+            self.seconds,
+            search_space,
+            inputs,
+            available,
+            self._start,
+            self._restraint,
+            self._has_nothing_to_gain,
+        )
         return TuningResult(
             Measured(own.config, own.loader.samples_per_second, own.loader.interval),
             Measured(winner.config, winner.loader.samples_per_second, winner.loader.interval),
@@ -562,7 +531,7 @@ class Tuner:
             search_space,
             available,
             tuple(self._trials.ledger.trials),
-            tuple(notes),
+            said,
             loaded,
             promising.config if promising is not None and is_left_to_loop else None,
         )
