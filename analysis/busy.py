@@ -69,21 +69,13 @@ def main() -> None:
                     answers.append((load, found))
             held = hold(pipeline, [each for _, each in answers], effort)
         judged += [Judged(name, load, each, held) for load, each in answers]
-    head = [
-        "others take",
-        "tunings",
-        "good",
-        "next to best",
-        "slower than the start",
-        "false faster",
-        "false nothing",
-        "s",
-    ]
+    counted = ("tunings", "good", "next to best", "slower than the start", "false faster", "false nothing")
+    head = ["others take", *counted, "s"]
     lines = table(head, [_row(load, [each for each in judged if each.load == load]) for load in LOADS])
     lines += [
         "",
-        f"Good: at least {_GOOD:g} of the best. Next to best: at least {_NEXT_TO_BEST:g}. Slower: less than {_SLOWER:g} of "
-        f"the script's own. False nothing: nothing changed, though the best is {_GAIN:g} times the script's own.",
+        f"Good: at least {_GOOD:g} of the best. Next to best: at least {_NEXT_TO_BEST:g}. Slower: less than "
+        f"{_SLOWER:g} of the script's own. False nothing: nothing changed, though the best is {_GAIN:g} times its own.",
         "",
         *table(
             ["pipeline", "others take", "answer", "over the script's own", "of the best", "s"],

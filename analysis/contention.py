@@ -71,7 +71,7 @@ def background_load(cpus: float, seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def cpu_quota(cpus: float) -> Iterator[None]:
-    """A cgroup of this process with a quota of so many CPUs, for as long as this is entered; needs root."""
+    """Keep this process and its children to so many CPUs by a cgroup, which needs root."""
     is_first_version = (_GROUPS / "cpu").is_dir()
     parent = _GROUPS / "cpu" if is_first_version else _GROUPS
     group = parent / f"plumb-analysis-{os.getpid()}"

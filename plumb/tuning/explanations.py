@@ -159,11 +159,24 @@ def left_in_rehearsal(config: Config, reason: str) -> str:
     return f"nothing better: {config} could not be kept up for an epoch of `plumb run` ({reason})"
 
 
+def in_pairs(candidate: Config, ratio: PairedRatio) -> str:
+    """Return a sentence on a comparison in pairs, without a loop."""
+    return f"side by side with your own configuration, {candidate} ran {_times(ratio)}"
+
+
 def undecided(
-    candidate: Config | str, ratio: PairedRatio | None, waiting: float | None, others_cpus: float, budget_seconds: float
+    candidate: Config | str,
+    ratio: PairedRatio | None,
+    waiting: float | None,
+    others_cpus: float,
+    budget_seconds: float,
+    what: str = "your loop",
 ) -> str:
-    """Return a sentence on a candidate that may be better, why that is open, and the time that would settle it."""
-    known = f"your loop ran {_times(ratio)}" if ratio else "there was no time left to try it in your loop"
+    """Return a sentence on a candidate that may be better, why that is open, and the time that would settle it.
+
+    `what` was compared: the user's loop, or the loader alone.
+    """
+    known = f"{what} ran {_times(ratio)}" if ratio else "there was no time left to try it in your loop"
     waits = f"your loop waits for data {waiting:.0%} of its time, and " if waiting is not None else ""
     crowd = f"; other processes took {others_cpus:.1f} CPUs meanwhile" if others_cpus >= _CROWD_CPUS else ""
     return (

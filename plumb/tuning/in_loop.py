@@ -308,7 +308,7 @@ class TuningWork:
         choice = dataclasses.replace(choice, notes=(*choice.notes, *notes))
         planned = self._plan(known, loader, per_batch, choice, step, None, spent).plan
         claim = self._claim(known, planned, choice, None, tuner)
-        return events.LoaderDone(dataclasses.replace(planned, claim=claim))
+        return events.LoaderDone(dataclasses.replace(planned, claim=claim, undecided=choice.undecided))
 
     def _plan(
         self,

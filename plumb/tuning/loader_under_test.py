@@ -80,7 +80,8 @@ class TuningResult:
     """Result of a loader's tuning, with its inputs and the number of samples loaded.
 
     `plain` is the best of torch's own arguments alone. `untried` is the model's best configuration if there was no time
-    for any trial: the user's loop tries it.
+    for any trial: the user's loop tries it. `undecided` is a sentence on a candidate that may be better, empty if there
+    is none; a loop decides by itself.
     """
 
     baseline: Measured
@@ -93,6 +94,7 @@ class TuningResult:
     notes: tuple[str, ...]
     samples_loaded: float
     untried: Config | None = None
+    undecided: str = ""
 
     def noting(self, note: str) -> TuningResult:
         """Return a copy with one more sentence."""

@@ -14,10 +14,12 @@ from plumb.tracing.device.profile import has_accelerator
 from plumb.tuning import explanations
 from plumb.tuning.iterable_sharding import Sharding
 from plumb.tuning.loader_under_test import LoaderUnderTest
+from plumb.tuning.measure.paired_comparison import Answer
 from plumb.tuning.options import Options
 from plumb.tuning.restraint import Restraint
 from plumb.tuning.search.ledger import TrialResult
 from plumb.tuning.search.search_space import WorkerStart, why_handles_matter, why_not_forked
+from plumb.tuning.trials import PairedLook
 
 # Other processes are mentioned if they take more than this share of the CPUs.
 _CROWDED = 0.2
@@ -27,7 +29,8 @@ _CROWDED = 0.2
 class Outcome:
     """What a tuning came to, and what it met on the way.
 
-    `closest` is the configuration that came closest to the user's without being better, `promising` the model's best
+    `closest` is the configuration that came closest to the user's without being better, `paired` the comparison in
+    pairs of the best with the user's, `promising` the model's best
     if nothing could be tried, `uncompared` the best finalist if there was no time for finals. `known` counts the
     configurations that an interrupted tuning had measured. Others kept `others_cpus` of `usable_cpus` busy. `sharding`
     is None for a dataset that is read by indices, `held` has what forked workers must not use.
@@ -36,6 +39,7 @@ class Outcome:
     own: TrialResult
     winner: TrialResult
     closest: TrialResult | None
+    paired: PairedLook | None
     promising: planner.Candidate | None
     uncompared: TrialResult | None
     known: int
@@ -82,6 +86,16 @@ def notes(
     )
 
 
+def undecided(outcome: Outcome, options: Options) -> str:
+    """Return a sentence on a candidate that may be better; empty if the pairs have decided, or if there are none."""
+    paired = outcome.paired
+    if paired is None or paired.ratio.is_taken or paired.ratio.answer is not Answer.UNDECIDED:
+        return ""
+    return explanations.undecided(
+        paired.candidate.config, paired.ratio, None, outcome.others_cpus, options.budget_seconds, "it"
+    )
+
+
 def _decision(outcome: Outcome, subject: LoaderUnderTest, seconds: float, has_nothing_to_gain: bool) -> list[str]:
     found = []
     if has_nothing_to_gain:
@@ -92,6 +106,8 @@ def _decision(outcome: Outcome, subject: LoaderUnderTest, seconds: float, has_no
     if outcome.closest is not None and outcome.closest.loader is not None:
         rate = outcome.closest.loader.samples_per_second
         found.append(f"nothing better within noise: {outcome.closest.config} came closest, at {rate:,.0f} samples/s")
+    if outcome.paired is not None:
+        found.append(explanations.in_pairs(outcome.paired.candidate.config, outcome.paired.ratio))
     if outcome.promising is not None:
         found.append(explanations.untried(outcome.promising, seconds))
     if outcome.uncompared is not None and outcome.uncompared.config != outcome.winner.config:

@@ -22,6 +22,7 @@ from plumb.model import constraints, resource_bounds
 from plumb.model.inputs import ModelInputs
 from plumb.runtime.loader import NO_REWRITES, Loader, rebuild
 from plumb.runtime.store.dataset_store import DatasetStore
+from plumb.tuning.measure.paired_comparison import Answer, PairedRatio, paired_ratio
 from plumb.tuning.measure.throughput import Chunk, IndexStream, MeasuredLoader, interleaved, is_known, rate_of
 from plumb.tuning.measure.trial_guard import TrialEndedError, TrialGuard
 from plumb.tuning.measure.trial_worker import worker_deaths_raised_while_waiting
@@ -52,6 +53,15 @@ _CHUNKS_TO_JUDGE = 4
 
 # If a trial takes more memory than predicted by more than this share, the model of a worker's memory is corrected.
 _MEMORY_ERROR = 0.10
+
+
+@dataclass(frozen=True)
+class PairedLook:
+    """Measurements of the user's configuration and a candidate in adjacent windows, and the ratio of their rates."""
+
+    own: TrialResult
+    candidate: TrialResult
+    ratio: PairedRatio
 
 
 @dataclass(frozen=True)
@@ -273,6 +283,47 @@ class Trials:
                     loaders.append(loader)
                     chunks += loader.window(self._window_seconds)
         return all_chunks
+
+    def paired(self, inputs: ModelInputs, own: Config, candidate: Config, until: float) -> PairedLook | None:
+        """Compare a candidate with the user's configuration in adjacent windows until the answer is known, or `until`.
+
+        Returns None if both don't fit beside each other, or if one of them fails.
+        """
+        if not constraints.fit_together((own, candidate), self.corrected(inputs)):
+            return None
+        loaders: list[MeasuredLoader] = []
+
+        def ratio(all_chunks: Sequence[Sequence[Chunk]]) -> PairedRatio | None:
+            pairs = [
+                tuple(
+                    resource_bounds.training_rate(inputs, config, chunk.samples / chunk.seconds)
+                    for config, chunk in zip((own, candidate), pair, strict=True)
+                )
+                for pair in zip(*all_chunks, strict=False)
+            ]
+            return paired_ratio([(one, other) for one, other in pairs]) if pairs else None
+
+        def is_known(all_chunks: Sequence[Sequence[Chunk]], _: int) -> bool:
+            now = ratio(all_chunks)
+            return now is not None and now.answer is not Answer.UNDECIDED
+
+        try:
+            with contextlib.ExitStack() as running:
+                for config in (own, candidate):
+                    loaders.append(running.enter_context(self._running(inputs, config, until))[0])
+                    loaders[-1].settle()
+                all_chunks = interleaved(loaders, self._window_seconds, is_known)
+        except Exception as error:
+            self._failed(inputs, candidate, error)
+            return None
+        found = ratio(all_chunks)
+        if found is None:
+            return None
+        own_result, result = (
+            self.ledger.measured(inputs, loader.config, chunks, loader.workers_start_seconds, "in pairs")
+            for loader, chunks in zip(loaders, all_chunks, strict=True)
+        )
+        return PairedLook(own_result, result, found)
 
     def steady_within_seconds(self) -> float:
         """Return the longest time to steady state, in seconds from now, at which a trial is still worth beginning."""

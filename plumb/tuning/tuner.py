@@ -46,7 +46,7 @@ from plumb.tuning.measure.throughput import NoBatchesError
 from plumb.tuning.options import Options
 from plumb.tuning.plain_plan import best_plain, plain_worth_trying, with_plain
 from plumb.tuning.restraint import FREE, restraint_of
-from plumb.tuning.result_notes import Outcome, notes
+from plumb.tuning.result_notes import Outcome, notes, undecided
 from plumb.tuning.search import decision
 from plumb.tuning.search.calibration_runs import (
     calibrate_with_many_workers,
@@ -66,7 +66,7 @@ from plumb.tuning.search.stopping import worth_seconds
 from plumb.tuning.search.study import search
 from plumb.tuning.search.study_storage import Record, StudyError
 from plumb.tuning.search.worker_climb import climb_workers
-from plumb.tuning.trials import LONGEST_PROBE_WINDOWS, Trials
+from plumb.tuning.trials import LONGEST_PROBE_WINDOWS, PairedLook, Trials
 
 _log = logger(__name__)
 
@@ -173,9 +173,14 @@ class Tuner:
         readings = self._search(search_space, inputs, own)
         readings += self._plain_trial(inputs, available, readings)
         finals = self._compare(inputs, self._finalists(inputs, own, readings))
-        plain = best_plain(inputs, finals, readings, self.subject.is_decided_in_loop)
+        paired = self._paired(search_space, inputs, finals)
+        if paired is not None:
+            finals = [paired.own, paired.candidate] if paired.ratio.is_taken else [paired.own]
+        is_taken = paired is not None and paired.ratio.is_taken
+        plain = best_plain(inputs, finals, readings, self.subject.is_decided_in_loop or is_taken)
         loaded = self._trials.samples + seen.samples
-        return self._decide(search_space, inputs, available, finals[0], decision.winner(finals), plain, loaded)
+        winner = finals[-1] if is_taken else decision.winner(finals)
+        return self._decide(search_space, inputs, available, finals[0], winner, plain, loaded, paired)
 
     def loader(self, config: Config) -> DataLoader[Any]:
         """Return the loader with another configuration, for the user's loop; its store, if any, is as in later epochs.
@@ -449,6 +454,28 @@ class Tuner:
             self._uncompared = decision.winner(finals)
         return known
 
+    def _paired(
+        self, search_space: SearchSpace, inputs: ModelInputs, finals: Sequence[TrialResult]
+    ) -> PairedLook | None:
+        """Compare the best finalist with the user's configuration in pairs if no loop does, and noise may explain it.
+
+        If there was no time for any trial, it is the best of torch's own arguments by the model: these start quickly.
+        """
+        if self.subject.is_decided_in_loop or self._has_nothing_to_gain:
+            return None
+        own, winner = finals[0], decision.winner(finals)
+        candidate = winner.config if winner.config != own.config else None
+        if self._untried:
+            plain = planner.rank(search_space.plainly(), inputs).best[:1]
+            candidate = next((one.config for one in plain if one.config != own.config), candidate)
+        if candidate is None or decision.is_better(inputs, winner, own):
+            return None
+        if candidate.num_workers and (self._start_method != "fork" or self._trials.ledger.has_failed_with_workers):
+            return None
+        self._say("the best and yours in pairs")
+        until = max(self._begun + self.seconds, time.perf_counter()) + decision.OVERTIME_SECONDS
+        return self._trials.paired(inputs, own.config, candidate, until)
+
     def _seconds_interleaved(self, finals: Sequence[TrialResult]) -> float:
         """Return the least seconds of two turns of the finalists, with the start of their workers."""
         batches = (self.subject.samples_per_batch / final.loader.samples_per_second for final in finals if final.loader)
@@ -485,6 +512,7 @@ class Tuner:
         winner: TrialResult,
         plain: TrialResult,
         loaded: float,
+        paired: PairedLook | None,
     ) -> TuningResult:
         assert own.loader is not None
         assert plain.loader is not None
@@ -492,7 +520,9 @@ class Tuner:
         inputs = self._trials.corrected(inputs)
         may_be_better = self.subject.is_decided_in_loop and winner.loop_rate > own.loop_rate
         closest = None
-        if winner.config != own.config and not may_be_better and not decision.is_better(inputs, winner, own):
+        if paired is not None:
+            self._untried = ()
+        elif winner.config != own.config and not may_be_better and not decision.is_better(inputs, winner, own):
             closest, winner = winner, own
         assert winner.loader is not None
         promising = next((each for each in self._untried if each.config != winner.config), None)
@@ -503,6 +533,7 @@ class Tuner:
             own,
             winner,
             closest,
+            paired,
             None if is_left_to_loop else promising,
             self._uncompared,
             self._earlier,
@@ -534,6 +565,7 @@ class Tuner:
             said,
             loaded,
             promising.config if promising is not None and is_left_to_loop else None,
+            undecided(outcome, self.options),
         )
 
     # ---- small helpers
