@@ -150,10 +150,19 @@ def commands() -> Iterator[ForkedCommands]:
 
 @pytest.fixture
 def plumb(tmp_path: Path, commands: ForkedCommands) -> Plumb:
-    """Runs `plumb COMMAND ...` in a fresh folder; a script's name stands for a copy of it there."""
+    """Runs `plumb COMMAND ...` in a fresh folder; a script's name stands for a copy of it there.
 
-    def run(*words: str | float, timeout: float = _TIMEOUT_SECONDS) -> Ran:
-        done = commands.run([*map(str, words)], tmp_path, os.environ, timeout=timeout)
+    It is a fork of a process that has imported torch. What depends on the environment that `/proc` shows of a process,
+    as plumb's mark of a tuning's processes, or on the start of an interpreter, needs one of its own (`is_fork=False`).
+    """
+
+    def run(*words: str | float, timeout: float = _TIMEOUT_SECONDS, is_fork: bool = True) -> Ran:
+        told = [*map(str, words)]
+        if is_fork:
+            done = commands.run(told, tmp_path, os.environ, timeout=timeout)
+        else:
+            command = [sys.executable, "-m", "plumb", *told]
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=timeout)
         plans = sorted(tmp_path.glob("*.plumb.json")) if words[0] == "tune" else []
         plan = decode(plans[0].read_bytes()) if plans else None
         return Ran(done.returncode, done.stdout, done.stderr, plan)

@@ -50,7 +50,7 @@ def test_json_and_dot_are_the_graph_and_nothing_else(plumb, write):
 @pytest.mark.slow
 def test_a_tuning_carries_the_graph_and_shows_the_operators(plumb, write):
     write("train.py", PREAMBLE + CODE + LOOP.format(loader="train_loader"))
-    ran = plumb("tune", "--budget", 12, "train.py")
+    ran = plumb("tune", "--budget", 25, "train.py")
     found = ran.loader("train_loader")
     assert found.graph is not None, found.notes
     pipeline = from_node_link(found.graph)

@@ -69,7 +69,7 @@ def test_epochs_that_end_in_a_tuning_leave_no_trace(plumb, folder, monkeypatch):
     # A short path: processes make sockets in there.
     with tempfile.TemporaryDirectory() as temporary:
         monkeypatch.setenv("TMPDIR", temporary)
-        ran = plumb("tune", "--budget", 3, "--clean", "train.py")
+        ran = plumb("tune", "--budget", 3, "--clean", "train.py", is_fork=False)
         assert ran.code == 0, ran.err
         assert not os.listdir(temporary)
     assert "epoch 0 saved" in ran.err, "an epoch of the loop did end"
@@ -86,7 +86,7 @@ def test_epochs_that_end_in_a_tuning_leave_no_trace(plumb, folder, monkeypatch):
 
 
 def test_a_trace_leaves_the_files_as_they_were_too(plumb, folder):
-    ran = plumb("trace", "--budget", 3, "train.py")
+    ran = plumb("trace", "--budget", 3, "train.py", is_fork=False)
     assert ran.code == 0, ran.err
     assert state(folder) == {name: (content, 10**18) for name, content in FILES.items()}
     assert ("epoch 0 saved" in ran.err) == ("plumb put the earlier files back" in ran.err)
