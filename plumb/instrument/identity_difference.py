@@ -14,6 +14,7 @@ _DIGITS = frozenset("0123456789")
 # The fact of an object that can grow is its class, followed by this.
 _SIZE = " of "
 _CACHED = "functools.cached_property"
+_COLLATE = "collate_fn"
 _CALLABLE = ("function ", "class ", "method", "partial")
 
 
@@ -44,9 +45,34 @@ def difference_of_facts(then: Facts, now: Facts, values_count: bool = True) -> s
     for path in _changed(then.kinds, now.kinds):
         before, after = then.kinds.get(path, "not there"), now.kinds.get(path, "not there")
         return f"{_shown(path)} is {after}, the plan was made for {before}"
+    reordered = _reordered_by_hash(then.values, now.values)
     for path in _changed(then.values, now.values) if values_count else ():
-        return _of_value(path, then.values.get(path), now.values.get(path))
+        if path not in reordered:
+            return _of_value(path, then.values.get(path), now.values.get(path))
     return ""
+
+
+def _reordered_by_hash(then: Mapping[str, str], now: Mapping[str, str]) -> frozenset[str]:
+    """Return the paths of texts in lists of the collate function that differ in their order only.
+
+    A list made from a set of texts has another order in each run, as Python's hashes of texts differ. Rewrites make
+    samples; what collates them runs anew for each batch.
+    """
+    lists: dict[str, list[str]] = {}
+    for path in _changed(then, now):
+        if path.startswith(_COLLATE) and path.endswith("]"):
+            lists.setdefault(path.rpartition("[")[0], []).append(path)
+    return frozenset(
+        path
+        for paths in lists.values()
+        if all(_is_text(facts.get(path)) for path in paths for facts in (then, now))
+        and sorted(then[path] for path in paths) == sorted(now[path] for path in paths)
+        for path in paths
+    )
+
+
+def _is_text(fact: str | None) -> bool:
+    return fact is not None and fact.startswith(("#", "'", '"'))
 
 
 def change_in_a_run(first: Facts, now: Facts) -> str:
