@@ -24,6 +24,8 @@ _BINDS = 1.05
 _NEXT_TO_ALL = 0.95
 # A load of other processes below this explains nothing. An undecided comparison needs this multiple of the time.
 _CROWD_CPUS, _LONGER = 0.1, 3
+# Bounds of a ratio that are further apart than this multiple tell nothing.
+_WIDE = 20.0
 _FIELDS = {
     "memory": "memory_bytes",
     "shared memory": "shm_bytes",
@@ -176,19 +178,20 @@ def undecided(
 
     `what` was compared: the user's loop, or the loader alone.
     """
+    is_slower = ratio is not None and ratio.ratio < 1.0
+    doubt = f"whether {candidate} is better is open" if is_slower else f"{candidate} may be better"
     known = f"{what} ran {_times(ratio)}" if ratio else "there was no time left to try it in your loop"
     waits = f"your loop waits for data {waiting:.0%} of its time, and " if waiting is not None else ""
     crowd = f"; other processes took {others_cpus:.1f} CPUs meanwhile" if others_cpus >= _CROWD_CPUS else ""
-    return (
-        f"{waits}{candidate} may be better: {known}{crowd}. More time settles it: "
-        f"--budget {_LONGER * budget_seconds:.0f}"
-    )
+    return f"{waits}{doubt}: {known}{crowd}. More time settles it: --budget {_LONGER * budget_seconds:.0f}"
 
 
 def _times(ratio: PairedRatio) -> str:
     low, high = ratio.interval
     pairs = format_pairs(ratio.pairs)
-    bounds = f"{low:.2f} to {high:.2f} in {pairs}" if ratio.is_bounded else f"in {pairs}, too few to be sure"
+    is_wide = ratio.is_bounded and high > _WIDE * low
+    unsure = f"in {pairs}, too {'unequal' if is_wide else 'few'} to be sure"
+    bounds = f"{low:.2f} to {high:.2f} in {pairs}" if ratio.is_bounded and not is_wide else unsure
     return f"{ratio.ratio:.2f} times as fast ({bounds})"
 
 

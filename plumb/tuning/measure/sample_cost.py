@@ -206,11 +206,20 @@ def _leaves(value: Any, around: frozenset[int]) -> Iterator[Any]:
 
 
 def samples_in(batch: Any) -> int:
-    """Return the number of samples in a batch of unknown size: its first tensor's first dimension, else its length."""
+    """Return the number of samples in a batch of unknown size: its first tensor's first dimension, else its length.
+
+    With a plain number beside a tensor, as a label beside an image, it is one sample.
+    """
+    if isinstance(batch, (list, tuple)) and any(_is_number(each) for each in batch):
+        return 1 if any(isinstance(each, torch.Tensor) for each in batch) else len(batch)
     for leaf in leaves(batch):
         if isinstance(leaf, torch.Tensor) and leaf.dim():
             return leaf.size(0)
     return len(batch) if isinstance(batch, (list, tuple)) else 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) or (isinstance(value, torch.Tensor) and not value.dim())
 
 
 def _reader(

@@ -72,13 +72,18 @@ def test_many_samples_at_once_and_batches_of_the_dataset_s_own():
             self.asked.append(list(indices))
             return [self[index] for index in indices]
 
+    class Whole(Waiting):
+        def __getitem__(self, index):
+            return torch.zeros(3, 4)
+
     loader = DataLoader(Together(), batch_size=4)
     measure_samples(loader, IndexStream(loader.batch_sampler), seconds=0.0)
     assert Together.asked[0] == [0, 1, 2, 3]
-    alone = DataLoader(Waiting(), batch_size=None)
-    # What the dataset makes of one index is a batch of three.
-    seen = measure_samples(alone, IndexStream(alone.sampler, is_batches=False), seconds=0.0)
-    assert (seen.samples, seen.cost.output_bytes) == (3.0, 4 * 4)
+    # What the dataset makes of one index is one sample, as it has a number beside a tensor; or a batch of three.
+    for dataset, samples in ((Waiting(), 1.0), (Whole(), 3.0)):
+        alone = DataLoader(dataset, batch_size=None)
+        seen = measure_samples(alone, IndexStream(alone.sampler, is_batches=False), seconds=0.0)
+        assert (seen.samples, seen.cost.output_bytes * samples) == (samples, 4 * 4 * 3)
 
 
 def test_an_iterable_dataset_is_begun_again():
@@ -232,3 +237,10 @@ def test_samples_that_the_loop_goes_on_after_are_left_out():
             measure_samples(each, its_indices, 0.1)
         assert measure_samples(each, its_indices, 0.1, skips=(KeyError,)).samples > 0
     assert without_failing(loader, range(12), (KeyError,)) == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize(
+    "sample", [(torch.zeros(20_000), 3), [torch.zeros(20_000), torch.tensor(3)], torch.tensor(1.0)]
+)
+def test_what_cannot_be_a_batch_is_one_sample(sample):
+    assert samples_in(sample) == 1
