@@ -24,12 +24,6 @@ if TYPE_CHECKING:
     from plumb.host import Limits
 
 
-class _Subject(TorchDataLoader[Any]):
-    """Loader that exists only to be tuned."""
-
-    made_by_plumb = True
-
-
 def tune(
     dataset_or_loader: Any,
     *,
@@ -94,6 +88,8 @@ def tune(
 
 def _loader(given: Any, batch_size: int | None, loader_args: dict[str, Any]) -> TorchDataLoader[Any]:
     """Return the loader to tune: the given one, or a new one for the dataset."""
+    from plumb.runtime.loader import TorchsLoader
+
     if isinstance(given, TorchDataLoader):
         if batch_size is not None or loader_args:
             named = ", ".join([*(["batch_size"] if batch_size is not None else []), *loader_args])
@@ -101,7 +97,7 @@ def _loader(given: Any, batch_size: int | None, loader_args: dict[str, Any]) -> 
                 f"plumb.tune was given a loader and {named}: a loader has its own; give its dataset instead"
             )
         return given
-    return _Subject(given, **(loader_args if batch_size is None else {**loader_args, "batch_size": batch_size}))
+    return TorchsLoader(given, **(loader_args if batch_size is None else {**loader_args, "batch_size": batch_size}))
 
 
 @dataclass(frozen=True, repr=False)

@@ -17,14 +17,18 @@ from plumb.runtime.store.dataset_store import DatasetStore
 NO_REWRITES = Rewrites()
 
 
-class Loader(DataLoader[Any]):
+class TorchsLoader(DataLoader[Any]):
+    """Torch's loader as plumb makes it for itself: the interception of a script's loaders passes it by."""
+
+    made_by_plumb = True
+
+
+class Loader(TorchsLoader):
     """Torch's loader on a configuration of plumb's; `dataset` and all other parts are the user's own.
 
     The arguments are torch's; `config` replaces those that it covers. `running` starts the iterators if it outlives the
     loader. Workers that deliver nothing for `patience_seconds`, if set, raise RuntimeError.
     """
-
-    made_by_plumb = True
 
     def __init__(
         self,

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.core.config import Config
 from plumb.core.errors import PlumbError
 from plumb.core.plan import LoaderResult
 from plumb.instrument.rng_state import restored_generators
-from plumb.instrument.torch_loader import DataLoader
+from plumb.runtime.loader import TorchsLoader
 from plumb.runtime.planned_loader import PlannedLoader
 from plumb.runtime.store.dataset_store import DatasetStore
 
@@ -101,7 +101,7 @@ def rehearse_epochs(
 
 def _short(loader: DataLoader[Any], own: Config, batches: Sequence[Any]) -> DataLoader[Any]:
     """Return a loader with the user's parts and configuration, for a few batches."""
-    short: DataLoader[Any] = DataLoader(
+    return TorchsLoader(
         loader.dataset,
         batch_sampler=list(batches),
         collate_fn=loader.collate_fn,
@@ -109,7 +109,6 @@ def _short(loader: DataLoader[Any], own: Config, batches: Sequence[Any]) -> Data
         multiprocessing_context=loader.multiprocessing_context if own.num_workers else None,
         **own.loader_arguments(),
     )
-    return short
 
 
 def _epoch_seconds(begin: Callable[[], Iterable[Any]], clock: Callable[[], float]) -> float:
