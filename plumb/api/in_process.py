@@ -26,6 +26,7 @@ from plumb.tracing.device.profile import has_accelerator
 from plumb.tuning.in_loop import TuningWork
 from plumb.tuning.loader_under_test import TrainingStep
 from plumb.tuning.measure.known_loader import KnownLoader
+from plumb.tuning.measure.no_batches import why_no_batches
 from plumb.tuning.measure.replayed_batches import RestartingIterator
 from plumb.tuning.measure.samples_per_batch import samples_per_batch
 from plumb.tuning.measure.training_loop import ErrorForLoop, LoopMeter
@@ -95,7 +96,7 @@ def _tune_for_function(
         first = next(batches)
     except UsersError as users:
         if isinstance(users.error, StopIteration):
-            raise TuningError(f"{known.name} has no batches: its dataset is empty", 1) from None
+            raise TuningError(f"{known.name} has no batches: {why_no_batches(loader)}", 1) from None
         raise
     known.note_batch(first, 0.0)
     loop = LoopMeter(samples_per_batch(loader, known.samples_per_batch), float("inf"))

@@ -112,6 +112,8 @@ class Session:
         self._skips: dict[type[Exception], None] = {}
         self._files = LoaderFiles()
         self._lone_batches = LoneBatches()
+        # Loaders of which the user was told that they have no batches.
+        self._without_batches: set[str] = set()
         # By loader: the iterator that delivered the latest batch.
         self._latest: dict[str, WatchedIterator] = {}
         self._thread: threading.Thread | None = None
@@ -286,7 +288,7 @@ class Session:
         except StopIteration:
             watched.has_ended = True
             if not known.batches_seen:
-                self._emit(events.Warned(f"{known.name} ({known.site}) has no batches: its dataset is empty"))
+                self._warn_of_no_batches(known)
             raise
         except Exception as error:
             self._users_error = error
@@ -300,6 +302,15 @@ class Session:
             cpu_seconds = time.process_time() - cpu_before
             companion.note(watched, batch, self._loop.batches_given, now - begin, cpu_seconds)
         return batch
+
+    def _warn_of_no_batches(self, known: KnownLoader) -> None:
+        """Say why the loader gives no batches, once and not in each epoch."""
+        from plumb.tuning.measure.no_batches import why_no_batches
+
+        if known.name not in self._without_batches and known.latest is not None:
+            self._without_batches.add(known.name)
+            text = f"{known.name} ({known.site}) has no batches: {why_no_batches(known.latest)}"
+            self._emit(events.Warned(text))
 
     def _companion(self, known: KnownLoader) -> Companion | None:
         """Return a loader's entry as one that the loop reads beside the tuned one; None for any other loader."""

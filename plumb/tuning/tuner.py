@@ -40,6 +40,7 @@ from plumb.tuning.epoch_rehearsal import REHEARSED_EPOCHS, EpochCosts, rehearse_
 from plumb.tuning.inputs_from_sample import ObservedLoader, unprobed
 from plumb.tuning.iterable_sharding import Sharding, examine
 from plumb.tuning.loader_under_test import LoaderUnderTest, TuningResult
+from plumb.tuning.measure.no_batches import why_none_by_lengths
 from plumb.tuning.measure.sample_cost import MeasuredSamples, measure_samples, without_failing
 from plumb.tuning.measure.samples_per_batch import index_stream
 from plumb.tuning.measure.throughput import NoBatchesError
@@ -152,9 +153,9 @@ class Tuner:
                 measure_samples(self.subject.loader, self._stream, shortest, longest, self.subject.skips)
             )
         except NoBatchesError:
-            raise TuningError(
-                f"{self.subject.name} gives its batches only once: nothing is left to measure", 1
-            ) from None
+            why = why_none_by_lengths(self.subject.loader)
+            said = f"has no batches: {why}" if why else "gives its batches only once: nothing is left to measure"
+            raise TuningError(f"{self.subject.name} {said}", 1) from None
         except Exception as error:
             raise UsersError(error) from None
         making_bytes = grown.bytes()

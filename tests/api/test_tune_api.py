@@ -423,3 +423,12 @@ def test_a_folder_that_others_may_write_to_is_not_trusted(plan, cache):
     os.chmod(cache, 0o777)
     with pytest.raises(PlanError, match="written to by others"):
         plan_cache.find(plan_cache.cached_plan_path(here), here, Settings().options())
+
+
+@pytest.mark.parametrize("step", [None, 1000.0, lambda batch: None], ids=["alone", "rate", "function"])
+def test_a_loader_without_batches_is_told_why(step):
+    dropping = torch.utils.data.DataLoader(torch.arange(7), 8, drop_last=True)
+    with pytest.raises(TuningError, match=r"Tensor has no batches: its dataset has 7 samples, fewer than batch_size=8"):
+        plumb.tune(dropping, step=step, budget=BUDGET)
+    with pytest.raises(TuningError, match="Tensor has no batches: its dataset is empty"):
+        plumb.tune(torch.arange(0), batch_size=8, step=step, budget=BUDGET)

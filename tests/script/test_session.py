@@ -250,6 +250,29 @@ def test_an_error_of_a_sample_that_the_script_dies_of_is_the_script_s_own(starte
     assert work.alone_with == []
 
 
+@pytest.mark.parametrize(
+    ("loader", "why"),
+    [
+        (DataLoader([], batch_size=4), "its dataset is empty"),
+        (
+            DataLoader([1, 2, 3], batch_size=4, drop_last=True),
+            "its dataset has 3 samples, fewer than batch_size=4, and drop_last=True drops an incomplete batch",
+        ),
+        (DataLoader([1, 2, 3], batch_sampler=[]), "its batch sampler is empty"),
+    ],
+    ids=["empty", "dropped", "sampler"],
+)
+def test_why_a_loader_has_no_batches_is_said_once_and_not_in_each_epoch(loader, why, started):
+    session, _, told = started
+    session.constructed(loader, Site("train.py", 1, "train"))
+    session.constructed(DataLoader([], batch_size=2), Site("train.py", 2, "valid"))
+    for _ in range(3):
+        assert list(session.iterating(loader, lambda: iter(()), plain_loop=True)) == []
+    assert [event.text for event in told if isinstance(event, events.Warned)] == [
+        f"train (train.py:1) has no batches: {why}"
+    ]
+
+
 class Files:
     """Rows that are read from files in a folder."""
 
