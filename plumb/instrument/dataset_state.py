@@ -51,6 +51,8 @@ _PASSES_AT_FIRST = 6
 Waiting = tuple[Any, ValuePath, Any]
 _ITSELF: Any = object()
 _CACHED: Any = type(lru_cache(len))
+# Values as numbers are, unlike a mapped file.
+_ARRAYS = (np.ndarray, torch.Tensor)
 _MODULE_HOOKS = ("_forward", "_backward", "_state_dict", "_load_state", "_is_full_backward", "_non_persistent")
 
 
@@ -242,7 +244,7 @@ class DatasetState:
             if before.get(name, self) != now:
                 owner = value if isinstance(value, type) else type(value)
                 place = str(name) if kind_of(value) is ValueKind.FUNCTION else f"{owner.__name__}.{name}"
-                is_object = self._is_by_value and type(now) not in PLAIN
+                is_object = self._is_by_value and type(now) not in PLAIN and now not in _ARRAYS
                 is_scratch = is_transform(value)
                 self._changes.append(Change(place, is_scratch=is_scratch, is_name=True, is_object=is_object))
 

@@ -13,7 +13,7 @@ class Change:
     `is_growth`: entries were only added to a dictionary, or written where a list had None, as a cache of samples does.
     `is_resized`: any other collection has more or fewer items than before. `is_scratch`: it belongs to a library's
     transform, usually values drawn for a sample. `is_name`: a name refers to something else. `is_object`: the value is
-    no plain one, but an object of another class.
+    no plain one and no array, but an object of another class.
     """
 
     place: str

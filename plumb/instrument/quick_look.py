@@ -19,7 +19,7 @@ from plumb.instrument.object_parts import attributes_of
 from plumb.instrument.value_kinds import ValueKind, is_transform, kind_of
 
 _MOST_ENTRIES, _MOST_INSIDE = 300, 40
-_SMALL, _SMALL_BYTES = 16, 1024
+_SMALL, _SMALL_BYTES = 16, 4096
 _COLLECTIONS = (list, dict, set, deque, bytearray)
 # An entry that differs this often without a lasting change is not checked any more.
 _MOST_IN_VAIN = 2

@@ -171,6 +171,30 @@ def test_a_change_far_into_an_epoch_is_found_when_a_look_is_due(monkeypatch):
     assert len(said) == 1
 
 
+QUICKLY = {name: CHANGES[name] for name in CHANGES if name not in ("items of a list", "a dictionary in a deque")}
+
+
+@pytest.mark.parametrize("change", QUICKLY.values(), ids=QUICKLY)
+def test_a_change_far_into_an_epoch_is_not_late_though_no_look_is_due(change, monkeypatch):
+    # As where a large dataset makes each look long.
+    monkeypatch.setattr(state_guard, "_AT_LAST_SECONDS", 1e9)
+    monkeypatch.setattr(state_guard, "_SHARE", 1e-9)
+
+    def train(loader, begin):
+        for step, batch in enumerate(begin()):
+            yield batch.tolist()
+            if step == 30:
+                change(loader, 1)
+
+    def make():
+        return DataLoader(Subset(ConcatDataset([Rows(400)]), range(400)), batch_size=4, collate_fn=Collate())
+
+    plain, planned, said = trained(make, train, WORKERS)
+    assert planned == plain
+    assert plain[30] != plain[31]
+    assert len(said) == 1
+
+
 class Replay(Dataset):
     """Hands out what the loop has put in, the newest more likely than not."""
 

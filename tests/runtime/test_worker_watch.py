@@ -6,6 +6,7 @@ import enum
 import functools
 import os
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -31,7 +32,7 @@ class Rows(Dataset):
         self.errors, self.bad, self.counts, self.rare = [], set(), {"rare": 0}, 0
         self.worst, self.flags, self.queue = -1, torch.zeros(100), collections.deque()
         self.sizes_of_rare, self.current, self.buffer, self._memory_of_rows = {}, None, torch.zeros(4), {}
-        self.handle, self._places_of_rows = None, [None] * 100
+        self.handle, self._places_of_rows, self.array = None, [None] * 100, None
 
     def __len__(self):
         return 100
@@ -75,7 +76,17 @@ def sized(rows, index):
     rows.sizes_of_rare[index] = 3
 
 
+def kept_array(rows, index):
+    rows.array = np.full(3, index)
+
+
+def kept_tensor(rows, index):
+    rows.array = torch.full((3,), index)
+
+
 WRITES = {
+    "an array that it keeps": (kept_array, lambda rows: rows.array),
+    "a tensor that it keeps": (kept_tensor, lambda rows: rows.array),
     "a list": (lambda rows, index: rows.errors.append(index), lambda rows: rows.errors),
     "a list behind a global": (lambda rows, index: SKIPPED.append(index), lambda rows: SKIPPED),
     "a set": (lambda rows, index: rows.bad.add(index), lambda rows: rows.bad),
@@ -122,7 +133,7 @@ class Reopening(Dataset):
 
     def __getitem__(self, index):
         if self.opened_by != os.getpid():
-            self.opened_by, self.seed = os.getpid(), os.getpid() % 7
+            self.opened_by, self.seed = os.getpid(), -os.getpid()
         return torch.tensor(index)
 
 

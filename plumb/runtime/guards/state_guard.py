@@ -21,6 +21,7 @@ from plumb.core.sized import length_of
 from plumb.instrument.dataset_state import EPOCH_SECONDS, FIRST_SECONDS, DatasetState
 from plumb.instrument.found_change import Change
 from plumb.instrument.object_parts import roots_of
+from plumb.instrument.quick_look import QuickLook
 from plumb.instrument.sample_effects import CHILD_SECONDS, sample_effects
 from plumb.instrument.sample_files import SampleFiles
 from plumb.runtime.guards.guard import Finding, IdleGuard, Verdict
@@ -28,6 +29,8 @@ from plumb.runtime.guards.guard import Finding, IdleGuard, Verdict
 # The first batches of an epoch are each checked; later ones within this share of the time, and at least this often.
 _LOOKED_AT, _SHARE, _AT_LAST_SECONDS = 8, 0.005, 2.0
 _SHORTEST_LOOK_SECONDS = 0.01
+# So many of the nearest values get a quick look before each batch, which takes microseconds.
+_NEAREST = 1000
 # Samples are tried in a child again if something else changed between epochs, but only this often.
 _MOST_TRIED = 4
 # Workers that were restarted this many times in a row for fewer batches than they prefetch gain nothing.
@@ -67,6 +70,8 @@ class StateGuard(IdleGuard):
         self._finding: Finding | None = None
         self._loader: DataLoader[Any] | None = None
         self._latest: Any = None
+        self._nearest: list[Any] | None = None
+        self._quick: QuickLook | None = None
         self._settings: dict[str, str] = {}
         self._files = SampleFiles()
         self._renewals_in_vain = 0
@@ -94,9 +99,12 @@ class StateGuard(IdleGuard):
         self._loader = loader
         if self._state is None:
             box = FIRST_SECONDS
-            self._state = DatasetState(roots_of(loader), skips_shared=self._own.num_workers > 0)
+            self._state = DatasetState(roots_of(loader), skips_shared=self._own.num_workers > 0, visit=self._meet)
         self._state.follow(roots_of(loader))
+        nearest: list[Any] = []
+        self._nearest = nearest
         changes = self._state.look(box)
+        self._quick, self._nearest = QuickLook(nearest), None
         self._is_seen = True
         before, self._settings = self._settings, process_settings()
         place = self._changed_within or _first(changes) or _first_setting(before, self._settings)
@@ -127,7 +135,10 @@ class StateGuard(IdleGuard):
         if self._finding is not None:
             return self._finding
         self._batches += 1
-        if self._state is None or (self._batches > _LOOKED_AT and time.perf_counter() < self._due_at):
+        # Where batches are made here, samples may change such things, too.
+        has_changed = not self._was_here and self._quick is not None and self._quick.has_changed()
+        is_due = self._batches <= _LOOKED_AT or time.perf_counter() >= self._due_at
+        if self._state is None or not (is_due or has_changed):
             return None
         if self._was_here and not self._is_seen:
             # Changes since then may have been made by samples, which are made here.
@@ -138,6 +149,8 @@ class StateGuard(IdleGuard):
         self._is_seen = False
         self._due_at = time.perf_counter() + min(_AT_LAST_SECONDS, self._state.seconds / _SHARE)
         if not place:
+            if has_changed and self._quick is not None:
+                self._quick.was_in_vain()
             return None
         if self._own.num_workers:
             # The user's own workers see it only in the next epoch, too.
@@ -162,6 +175,11 @@ class StateGuard(IdleGuard):
         return batch, self._finding
 
     # ---- when, and what
+
+    def _meet(self, value: Any, _: str) -> None:
+        """Collect the nearest of the values that the look at an epoch's start meets."""
+        if self._nearest is not None and len(self._nearest) < _NEAREST:
+            self._nearest.append(value)
 
     def _try_samples(self, indices: Any, is_guess: bool = False) -> None:
         """Make samples in a child, once per state of the dataset.
