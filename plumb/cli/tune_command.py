@@ -15,7 +15,7 @@ from plumb.core.printable import printable
 from plumb.host.host_files import HostFiles
 from plumb.instrument import failure_report
 from plumb.report.output import wide_console, write_plainly
-from plumb.script.distributed import launch_of, signal_when_over, take_part
+from plumb.script.distributed import forget_launches, launch_of, signal_when_over, take_part
 from plumb.tuning.child_orders import Orders, Target, TuneOrders
 from plumb.tuning.trial_journal import Unfinished
 
@@ -49,6 +49,7 @@ def tune(
     path = output or Path(f"{target.stem}.plumb.json")
     if not path.parent.is_dir():
         raise CommandError(f"{path.parent} is not a folder: the plan can't be written there", 2)
+    forget_launches()
     launch = launch_of(HostFiles())
     if launch is not None and not launch.tunes:
         return take_part(Orders(target, tune=orders), arguments, launch)

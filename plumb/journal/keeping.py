@@ -93,7 +93,7 @@ class Keeper:
         else:
             self.folder = str(root / f"launch-{launch}")
             self._share = Share(self.folder)
-            self._share.enter(self._make)
+            self._share.enter_journal(self._make)
         self._open_files = OpenFiles(self.folder, self._listed)
         self.mark = f"{records.MARK}={os.path.basename(self.folder)}-{secrets.token_hex(4)}"
         """Entry in the environment of all processes of the script."""
@@ -188,9 +188,10 @@ class Keeper:
                 # the files.
                 self._watcher.stdin.close()
             self._watcher.wait()
-        for descriptor in (self._share.descriptor if self._share is not None else None, self._alive):
-            if descriptor is not None:
-                os.close(descriptor)
+        if self._share is not None:
+            self._share.close()
+        if self._alive is not None:
+            os.close(self._alive)
 
 
 def _root() -> Path:

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import os
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,12 @@ from plumb.core.errors import CommandError, StoreError
 from plumb.core.events import Event, Failed
 from plumb.host.host_files import HostFiles, whole
 from plumb.host.user_folder import open_user_folder, user_folder
+from plumb.journal.sharing import Together, remove_killed
 from plumb.script import launcher
 from plumb.tuning.child_orders import Orders
 
 _FOLDER = "launches"
-_DIGEST_LETTERS, _DAY_SECONDS = 24, 86_400.0
+_DIGEST_LETTERS = 24
 # Variables with the same values in all ranks of a launch, as torch's env:// initialisation needs them.
 _BOOT = "/proc/sys/kernel/random/boot_id"
 _IN_COMMON = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "TORCHELASTIC_RUN_ID")
@@ -85,11 +85,9 @@ class TuningDoneFlag:
                 os.close(folder)
 
     def clear(self) -> None:
-        """Remove the signal of an earlier launch, and other launches' signals that are more than a day old."""
+        """Remove the signal of an earlier launch."""
         with contextlib.suppress(OSError):
-            for file in self._file.parent.iterdir():
-                if file == self._file or time.time() - file.stat().st_mtime > _DAY_SECONDS:
-                    file.unlink()
+            self._file.unlink()
 
     def is_set(self) -> bool:
         """Return whether the signal was given since this object was made."""
@@ -103,18 +101,41 @@ class TuningDoneFlag:
             return None
 
 
+def forget_launches() -> None:
+    """Remove the signals of launches of which no rank lives any more."""
+    remove_killed(user_folder() / _FOLDER, lambda signal: signal.unlink(missing_ok=True))
+
+
+@contextlib.contextmanager
+def _attending(launch: Launch) -> Iterator[None]:
+    """Be one of the launch's ranks; the last one whose context ends removes the signal, which nobody awaits then."""
+    part = Together(launch.ended_file)
+    ended = TuningDoneFlag(launch.ended_file)
+    # Without the folder there is no signal, either.
+    with contextlib.suppress(OSError, StoreError):
+        os.close(open_user_folder(_FOLDER))
+        part.enter(ended.clear)
+    try:
+        yield
+    finally:
+        if part.descriptor is not None:
+            with contextlib.suppress(OSError):
+                part.leave(0.0, ended.clear)
+            part.close()
+
+
 @contextlib.contextmanager
 def signal_when_over(launch: Launch | None) -> Iterator[None]:
     """Signal the other ranks of a launch when the context ends, also if it fails; do nothing without a launch."""
     if launch is None:
         yield
         return
-    ended = TuningDoneFlag(launch.ended_file)
-    ended.clear()
-    try:
-        yield
-    finally:
-        ended.set()
+    with _attending(launch):
+        ended = TuningDoneFlag(launch.ended_file)
+        try:
+            yield
+        finally:
+            ended.set()
 
 
 def take_part(orders: Orders, arguments: list[str], launch: Launch) -> int:
@@ -122,6 +143,11 @@ def take_part(orders: Orders, arguments: list[str], launch: Launch) -> int:
 
     Raises CommandError if plumb can't go on.
     """
+    with _attending(launch):
+        return _take_part(orders, arguments, launch)
+
+
+def _take_part(orders: Orders, arguments: list[str], launch: Launch) -> int:
     assert orders.tune is not None
     ended = TuningDoneFlag(launch.ended_file)
     tune = msgspec.structs.replace(orders.tune, takes_part=True, launch_file=launch.ended_file)

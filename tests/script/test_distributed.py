@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from script_parts import PREAMBLE
@@ -14,7 +15,8 @@ from plumb.core.config import Config
 from plumb.core.errors import CommandError
 from plumb.core.plan import LoaderResult, Measured, Plan, Prediction
 from plumb.host.host_files import HostFiles
-from plumb.script.distributed import TuningDoneFlag, launch_of
+from plumb.journal.sharing import Together
+from plumb.script.distributed import TuningDoneFlag, forget_launches, launch_of, signal_when_over
 
 TIMEOUT_SECONDS = 120
 
@@ -113,10 +115,12 @@ def launched(folder, *words, ranks=2):
 
 
 @pytest.mark.slow
-def test_one_rank_is_tuned_and_the_others_take_part(write, tmp_path):
+def test_one_rank_is_tuned_and_the_others_take_part(write, tmp_path, cache_home):
     write("train.py", TRAINING + ENDLESS)
     ran = launched(tmp_path, "-m", "plumb", "tune", "--budget", 16, "--no-cache", "train.py")
     assert ran.returncode == 0, ran.stderr
+    for folder in ("launches", "journals"):
+        assert [path.name for path in (cache_home / "plumb" / folder).iterdir()] == []
     assert "rank 1 of 2 takes part while rank 0 tunes" in ran.stderr
     assert "Traceback" not in ran.stdout + ran.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.plumb.json", "train.py"]
@@ -217,3 +221,25 @@ def test_the_end_is_heard_once_it_was_said_and_no_earlier_one(tmp_path, monkeypa
     first.set()
     assert early.is_set()
     assert later.is_set()
+
+
+def launch(monkeypatch, folder, rank="0"):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return launch_of(HostFiles(environ={"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "a"}))
+
+
+def test_the_signal_stays_until_the_last_rank_is_out(tmp_path, monkeypatch):
+    ours = launch(monkeypatch, tmp_path)
+    signal = Path(ours.ended_file)
+    other = Together(str(signal))
+    with signal_when_over(ours):
+        other.enter(lambda: pytest.fail("rank 0 is in"))
+        follower = TuningDoneFlag(str(signal))
+    forget_launches()
+    assert follower.is_set()
+    other.close()
+    forget_launches()
+    assert list(signal.parent.iterdir()) == []
+    with signal_when_over(ours):
+        pass
+    assert list(signal.parent.iterdir()) == []
