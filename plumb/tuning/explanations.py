@@ -105,9 +105,12 @@ def uncompared(promising: TrialResult, seconds: float) -> str:
     return _no_time(f"compare {promising.config} with yours by turns; alone, it reached {rate:,.0f}", seconds)
 
 
-def not_faster_in_loop(config: Config | str, ratio: PairedRatio) -> str:
-    """Return a sentence that a candidate had no worthwhile gain in the user's loop."""
-    return f"nothing better: your loop ran {_times(ratio)} with {config}, the best alone"
+def not_faster_in_loop(config: Config | str, ratio: PairedRatio, is_measured: bool) -> str:
+    """Return a sentence that a candidate had no worthwhile gain in the user's loop.
+
+    `is_measured` says that it was measured alone before; else the model proposed it.
+    """
+    return f"nothing better: your loop ran {_times(ratio)} with {config}, the best {_basis(is_measured)}"
 
 
 def paused(pauses: Sequence[float]) -> str:
@@ -133,9 +136,12 @@ def feeds(through: str) -> str:
     return f"feeds the same loop as {through}: what that loop waits and gains is for both of them together"
 
 
-def failed_in_loop(config: Config | str, failure: str) -> str:
-    """Return a sentence that a candidate failed in the user's loop."""
-    return f"{config} was the best alone, and failed in your loop ({failure}): your own configuration stays"
+def failed_in_loop(config: Config | str, failure: str, is_measured: bool) -> str:
+    """Return a sentence that a candidate failed in the user's loop; `is_measured` as in `not_faster_in_loop`."""
+    return (
+        f"{config} was the best {_basis(is_measured)}, and failed in your loop ({failure}): your own configuration "
+        "stays"
+    )
 
 
 def changed_between_epochs(between: BetweenEpochs) -> str:
@@ -184,6 +190,10 @@ def undecided(
     waits = f"your loop waits for data {waiting:.0%} of its time, and " if waiting is not None else ""
     crowd = f"; other processes took {others_cpus:.1f} CPUs meanwhile" if others_cpus >= _CROWD_CPUS else ""
     return f"{waits}{doubt}: {known}{crowd}. More time settles it: --budget {_LONGER * budget_seconds:.0f}"
+
+
+def _basis(is_measured: bool) -> str:
+    return "alone" if is_measured else "by the model"
 
 
 def _times(ratio: PairedRatio) -> str:

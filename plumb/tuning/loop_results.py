@@ -32,11 +32,11 @@ def after_comparison(
             # be.
             choice = dataclasses.replace(choice, tuned=Measured(wanted, in_loop.tuned, in_loop.tuned_interval))
         return choice, in_loop
-    choice = dataclasses.replace(choice, tuned=choice.baseline)
+    choice, is_measured = dataclasses.replace(choice, tuned=choice.baseline), choice.untried != wanted
     if compared.failure:
-        return choice.noting(explanations.failed_in_loop(named or wanted, compared.failure)), None
+        return choice.noting(explanations.failed_in_loop(named or wanted, compared.failure, is_measured)), None
     if compared.ratio is not None and not compared.is_open:
-        return choice.noting(explanations.not_faster_in_loop(named or wanted, compared.ratio)), None
+        return choice.noting(explanations.not_faster_in_loop(named or wanted, compared.ratio, is_measured)), None
     return choice, None
 
 
