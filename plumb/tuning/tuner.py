@@ -412,11 +412,10 @@ class Tuner:
         except StudyError as error:
             raise TuningError(str(error), 1) from None
         if len(readings) == len(known):
-            self._untried = [
-                candidate
-                for candidate in planner.rank(search_space, inputs).best[:1]
-                if candidate.training_samples_per_second > own.loop_rate * (1 + decision.NOISE)
-            ]
+            ledger, ranked = self._trials.ledger, planner.rank(search_space, inputs).best
+            not_failed = [each for each in ranked if not ledger.has_failed(each.config)]
+            worth_rate = own.loop_rate * (1 + decision.NOISE)
+            self._untried = [each for each in not_failed[:1] if each.training_samples_per_second > worth_rate]
         return readings
 
     def _plain_trial(

@@ -21,6 +21,8 @@ _log = logger(__name__)
 STOPPED = "stopped early: slower"
 # Beginnings of outcomes caused by workers as such, and not by limits of the host.
 _BROKEN = ("failed: ", "ended: no batch within", "ended: a worker is stuck")
+# Beginnings of the outcomes of trials that were begun and could not go on.
+_BROKE_OFF = ("failed: ", "ended: ")
 _DIGITS = re.compile(r"\d+")
 
 
@@ -170,6 +172,21 @@ class Ledger:
         # Failures that differ only in process ids or seconds are alike.
         alike = Counter(_DIGITS.sub("", failure) for failure in failures)
         return next((each.partition(": ")[2] for each in failures if alike[_DIGITS.sub("", each)] > 1), "")
+
+    def has_failed(self, config: Config) -> bool:
+        """Return whether a trial of `config` broke off, or all trials with workers broke and `config` has some.
+
+        A trial that was not begun, or for which there was no time, shows nothing.
+        """
+        same = [trial for trial in self.trials if while_running(trial.config) == while_running(config)]
+        if any(trial.samples_per_second is None and trial.outcome.startswith(_BROKE_OFF) for trial in same):
+            return not self.knows(config)
+        with_workers = [trial for trial in self.trials if trial.config.num_workers]
+        return (
+            config.num_workers > 0
+            and all(trial.samples_per_second is None for trial in with_workers)
+            and any(trial.outcome.startswith(_BROKEN) for trial in with_workers)
+        )
 
     def _record_trial(self, trial: Trial) -> None:
         self.trials.append(trial)

@@ -1,5 +1,6 @@
 """What a ledger says of failures, and what a search does about them."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -45,6 +46,55 @@ def test_where_workers_were_measured_once_a_failure_tells_of_no_others():
     ledger = ledger_of((ONE, POOL), (TWO, POOL))
     ledger.trials.append(SimpleNamespace(config=FOUR, samples_per_second=10.0, outcome="measured"))
     assert ledger.failure_of_workers() == ""
+
+
+DIED = "failed: RuntimeError: DataLoader worker (pid 7) exited unexpectedly"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "config", "failed"),
+    [
+        ([(ONE, DIED)], ONE, True),
+        ([(ONE, DIED)], dataclasses.replace(ONE, persistent_workers=True), True),
+        ([(ONE, DIED)], TWO, True),
+        ([(ONE, DIED)], Config(fetch_threads=4), False),
+        ([(ONE, "ended: only 3 MiB of memory left")], ONE, True),
+        ([(TWO, "ended: only 3 MiB of memory left")], ONE, False),
+        ([(ONE, "not tried: memory")], ONE, False),
+        ([(ONE, "not measured: far slower than predicted, or time was up")], ONE, False),
+        ([(Config(fetch_threads=4), "failed: OSError: no room")], Config(fetch_threads=4), True),
+        ([(Config(fetch_threads=4), "failed: OSError: no room")], ONE, False),
+    ],
+)
+def test_what_broke_off_in_a_trial_has_failed_and_so_have_all_workers_if_none_worked(outcomes, config, failed):
+    assert ledger_of(*outcomes).has_failed(config) is failed
+
+
+def test_where_other_workers_were_measured_only_those_that_broke_off_have_failed():
+    ledger = ledger_of((ONE, DIED))
+    ledger.trials.append(SimpleNamespace(config=FOUR, samples_per_second=10.0, outcome="measured"))
+    assert [ledger.has_failed(config) for config in (ONE, TWO)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "promised"),
+    [([], [TWO]), ([(ONE, DIED)], [Config(fetch_threads=4)]), ([(ONE, "not tried: memory")], [TWO])],
+)
+def test_where_nothing_could_be_tried_what_failed_is_not_promised(outcomes, promised, monkeypatch):
+    tuner = object.__new__(tuning.Tuner)
+    tuner._trials = SimpleNamespace(ledger=ledger_of(*outcomes), steady_within_seconds=lambda: 1.0)
+    tuner.options, tuner.window_seconds = SimpleNamespace(seed=0), 0.1
+    tuner.seconds, tuner._begun, tuner._untried = 10.0, 0.0, ()
+    ranked = [SimpleNamespace(config=config, training_samples_per_second=9.0) for config in (TWO, ONE)]
+    ranked.append(SimpleNamespace(config=Config(fetch_threads=4), training_samples_per_second=8.0))
+    monkeypatch.setattr(tuning, "search", lambda ranking, known, *_, **how: known)
+    monkeypatch.setattr(tuning.planner, "rank", lambda *_: SimpleNamespace(considered=3, best=ranked))
+    monkeypatch.setattr(tuning, "Space", lambda search_space, inputs: None)
+    monkeypatch.setattr(tuning.resource_bounds, "fed_rate", lambda inputs: 1.0)
+    monkeypatch.setattr(tuning.Tuner, "_record", lambda self, search_space: None)
+    own = TrialResult(Config(), None, 1.0, "measured")
+    tuner._searched(SearchSpace((0, 1, 2)), None, own, [own], [])
+    assert [each.config for each in tuner._untried] == promised
 
 
 def test_no_more_workers_are_tried_after_two_failures_and_a_note_says_why(monkeypatch):
