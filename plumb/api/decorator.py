@@ -99,6 +99,7 @@ def tuned(
 
     Raises:
         TypeError: `target` is neither a class nor a function, or can't be marked.
+        ValueError: The budget is not above 0 or not finite, or the memory is below 0.
 
     >>> import plumb, torch
     >>> @plumb.tuned(budget=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -57,7 +58,7 @@ def tune(
 
     Raises:
         TypeError: The arguments don't go together.
-        ValueError: The budget or the rate is not above 0.
+        ValueError: The budget or the rate is not above 0, or not finite.
         plumb.core.errors.TuningError: Nothing can be measured; the message is one line.
         Exception: Whatever torch, the dataset or the step itself raises.
 
@@ -76,14 +77,13 @@ def tune(
     """
     from plumb.api.in_process import tune_here
 
-    if not budget > 0:
-        raise ValueError(f"budget={budget!r}: it is a number of seconds above 0")
-    if step is not None and not callable(step) and not step > 0:
-        raise ValueError(f"step={step!r}: it is a callable, or a number of samples/s above 0")
+    settings = Settings(budget, limits, plain=plain)
+    if step is not None and not callable(step) and not 0 < step < math.inf:
+        raise ValueError(f"step={step!r}: it is a callable, or a finite number of samples/s above 0")
     loader = _loader(dataset_or_loader, batch_size, loader_args)
     site = find_site(sys._getframe(1))
     named = Site(site.file, site.line, type(loader.dataset).__name__)
-    return LoaderPlan(tune_here(loader, named, Settings(budget, limits, plain=plain).options(), step))
+    return LoaderPlan(tune_here(loader, named, settings.options(), step))
 
 
 def _loader(given: Any, batch_size: int | None, loader_args: dict[str, Any]) -> TorchDataLoader[Any]:

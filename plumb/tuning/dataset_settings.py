@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ class Settings:
 
     `limits` can only lower the host's; `plan_file` is the plan's file in place of the user's cache folder. Without
     `budget_seconds`, a tuning before the first epoch takes `USUAL_BUDGET_SECONDS`, and one beside the training as long
-    as it needs. The others are as in `Options`.
+    as it needs. The others are as in `Options`. Raises ValueError for a number that can't be meant.
     """
 
     budget_seconds: float | None = None
@@ -33,6 +34,11 @@ class Settings:
     may_reorder: bool = False
     on_device: bool = False
     plain: bool = False
+
+    def __post_init__(self) -> None:
+        check_budget(self.budget_seconds)
+        if self.cache_memory_bytes is not None and not self.cache_memory_bytes >= 0:
+            raise ValueError(f"cache_memory_bytes={self.cache_memory_bytes!r}: it is a number of bytes from 0")
 
     def options(self) -> Options:
         """Return the settings as options of a tuning on this host, with its present limits."""
@@ -52,6 +58,12 @@ class Settings:
             cache_folder=self.cache_folder,
             plain=self.plain,
         )
+
+
+def check_budget(seconds: float | None) -> None:
+    """Raise ValueError if a budget is neither None nor a finite number of seconds above 0."""
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ValueError(f"budget={seconds!r}: it is a finite number of seconds above 0")
 
 
 def is_off() -> bool:

@@ -355,3 +355,16 @@ def test_a_hint_costs_nothing_and_changes_nothing():
     assert pickle.loads(pickle.dumps(clean)) is clean
     with pytest.raises(TypeError, match="goes on a function or a method"):
         plumb.operator(3)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"budget": seconds} for seconds in (0, -5.0, float("nan"), float("inf"))),
+        *({"cache_memory_bytes": size} for size in (-1, float("nan"))),
+    ],
+)
+def test_a_number_that_can_t_be_meant_is_refused_where_it_is_written(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"{name}=.*: it is a "):
+        plumb.tuned(**wrong)

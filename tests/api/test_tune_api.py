@@ -236,8 +236,14 @@ def test_the_user_s_own_exceptions_come_through():
         plumb.tune(Waiting(), shuffle=True, sampler=range(3), budget=1)
 
 
-@pytest.mark.parametrize("wrong", [{"step": 0.0}, {"step": -1}, {"step": float("nan")}, {"budget": 0}])
-def test_rates_and_budgets_are_above_zero(wrong):
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"step": 0.0}, {"step": -1}, {"step": float("nan")}, {"step": float("inf")},
+        {"budget": 0}, {"budget": float("nan")}, {"budget": float("inf")},
+    ],
+)  # fmt: skip
+def test_rates_and_budgets_are_above_zero_and_finite(wrong):
     with pytest.raises(ValueError, match="above 0"):
         plumb.tune(Waiting(), batch_size=8, **wrong)
 
