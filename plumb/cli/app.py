@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -15,16 +16,35 @@ from plumb.host import standard_streams
 _SCRIPT: dict[str, Any] = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
+class _Number(click.FloatRange):
+    """A finite number in a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{number} is not in the range {self._describe_range()}.", param, ctx)
+        return number
+
+
+_ABOVE_0 = _Number(min=0, min_open=True)
+
+
 class _Size(click.ParamType):  # type: ignore[type-arg]
     name = "SIZE"
+
+    def __init__(self, least: int = 0) -> None:
+        self._least = least
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         from plumb.core.units import parse_size
 
         try:
-            return parse_size(str(value))
+            size = parse_size(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        if size < self._least:
+            self.fail(f"{value} is not in the range x>={self._least}.", param, ctx)
+        return size
 
 
 class _Share(click.ParamType):  # type: ignore[type-arg]
@@ -64,8 +84,8 @@ def cli() -> None:
 
 
 @cli.command(context_settings=_SCRIPT)
-@click.option("--budget", type=click.FloatRange(min=1), default=60.0, show_default=True, help="Seconds of tuning.")
-@click.option("--cpus", type=click.FloatRange(min=0, min_open=True), help="Use no more CPUs than this.")
+@click.option("--budget", type=_Number(min=1), default=60.0, show_default=True, help="Seconds of tuning.")
+@click.option("--cpus", type=_ABOVE_0, help="Use no more CPUs than this.")
 @click.option("--memory", type=_Size(), help="Use no more memory than this, for example 8GiB.")
 @click.option("--max-workers", type=click.IntRange(min=0), help="Start no more workers than this for a loader.")
 @click.option(
@@ -81,7 +101,7 @@ def cli() -> None:
 @click.option("--plain", is_flag=True, help="Tune torch's own arguments alone, which need no plumb afterwards.")
 @click.option("--allow-reorder", is_flag=True, help="Batches may come in another order (in_order=False).")
 @click.option("--on-device", is_flag=True, help="Batches may arrive on the GPU, where their last operators run then.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Seed of the search.")
 @click.option(
     "--study", metavar="URL", help="Keep what was tried in this Optuna storage, for example sqlite:///tuning.db."
 )
@@ -141,7 +161,7 @@ def tune(
 
 
 @cli.command(context_settings=_SCRIPT)
-@click.option("--budget", type=click.FloatRange(min=1), default=60.0, show_default=True, help="Seconds to wait for.")
+@click.option("--budget", type=_Number(min=1), default=60.0, show_default=True, help="Seconds to wait for.")
 @click.option("--json", "form", flag_value="json", help="Print the graph as networkx.node_link_data.")
 @click.option("--dot", "form", flag_value="dot", help="Print the graph in Graphviz's language.")
 @_verbose
@@ -204,9 +224,9 @@ def report(plan: Path, html: Path | None, perfetto: Path | None, as_json: bool) 
 
 
 @cli.command()
-@click.option("--cpus", type=click.FloatRange(min=0, min_open=True), help="Assume so many CPUs.")
-@click.option("--memory", type=_Size(), help="Assume so much memory, for example 64GiB.")
-@click.option("--step-rate", type=click.FloatRange(min=0, min_open=True), help="Assume a step of so many samples/s.")
+@click.option("--cpus", type=_ABOVE_0, help="Assume so many CPUs.")
+@click.option("--memory", type=_Size(least=1), help="Assume so much memory, for example 64GiB.")
+@click.option("--step-rate", type=_ABOVE_0, help="Assume a step of so many samples/s.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 @click.argument("plan", type=click.Path(dir_okay=False, path_type=Path))
 def predict(plan: Path, cpus: float | None, memory: int | None, step_rate: float | None, as_json: bool) -> int:
@@ -270,6 +290,7 @@ def main() -> NoReturn:
         sys.exit(130)
     except Exception as error:
         from plumb.cli.error_lines import line_and_code
+
 
         line, code = line_and_code(error)
         if line is not None:

@@ -21,11 +21,16 @@ _CACHE_SHARE = 0.5
 
 @dataclass(frozen=True)
 class AssumedHost:
-    """Assumptions about a host; None keeps the measured value."""
+    """Assumptions about a host; None keeps the measured value. Raises ValueError for what is no number from 0."""
 
     cpus: float | None = None
     memory_bytes: float | None = None
     step_samples_per_second: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name}={value}: it is a number from 0")
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,12 @@ import subprocess
 import sys
 import time
 
+import click
 import psutil
 import pytest
 from script_parts import LOOP, PREAMBLE
+
+from plumb.cli.app import cli
 
 WRONG = {
     "no script": ([], 2, "name a script"),
@@ -33,6 +36,36 @@ def test_usage(what, plumb, write, tmp_path):
     assert "Traceback" not in ran.err
     assert "never runs" not in ran.err
     assert [path.name for path in tmp_path.iterdir()] == ["good.py"]
+
+
+def numbers():
+    """Each option of each command that takes a number."""
+    for name, command in cli.commands.items():
+        for option in command.params:
+            is_number = not option.is_flag if isinstance(option, click.Option) else False
+            if is_number and option.type.name in ("float range", "integer range", "SIZE", "RATE", "float", "integer"):
+                yield name, option.opts[0]
+
+
+def test_options_with_numbers_are_found():
+    assert {("tune", "--budget"), ("tune", "--seed"), ("predict", "--cpus"), ("run", "--check")} <= set(numbers())
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-5"])
+@pytest.mark.parametrize(("command", "option"), list(numbers()))
+def test_what_is_no_number_of_anything_is_refused_by_the_option_s_name(command, option, number, plumb, write):
+    write("good.py", "print('never runs')")
+    ran = plumb(command, option, number, "good.py")
+    assert ran.code == 2
+    assert f"Invalid value for '{option}': " in ran.err
+    assert number in ran.err
+    assert "never runs" not in ran.err + ran.out
+
+
+def test_no_finite_number_is_refused_with_the_words_for_one_out_of_range(plumb, write):
+    write("good.py", "print('never runs')")
+    told = {number: plumb("tune", "--budget", number, "good.py").err for number in ("-5.0", "nan", "inf")}
+    assert len({text.replace(number, "N") for number, text in told.items()}) == 1
 
 
 @pytest.mark.parametrize(("text", "message"), [("x = (\n", "train.py:1 is not Python"), ("\0\1", "train.py")])

@@ -75,3 +75,13 @@ def test_a_plan_without_what_the_model_needs_gives_one_line(plumb, written, mode
     assert ran.code == 1
     assert "Tune again" in ran.err
     assert len(ran.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("option", ["--cpus", "--step-rate", "--memory"])
+@pytest.mark.parametrize("number", ["nan", "inf", "0"])
+def test_a_number_that_can_t_be_meant_is_not_blamed_on_the_plan(plumb, written, option, number):
+    written()
+    ran = plumb("predict", option, number, "train.plumb.json")
+    assert ran.code == 2
+    assert f"Invalid value for '{option}'" in ran.err
+    assert "Tune again" not in ran.err
