@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
+from plumb.core.errors import OutputError
 from plumb.host import standard_streams
 
 _SCRIPT: dict[str, Any] = {"ignore_unknown_options": True, "allow_interspersed_args": False}
@@ -277,8 +278,10 @@ def main() -> NoReturn:
     # The script of `plumb run` must find its standard input as it was, open or closed.
     standard_streams.open_missing((1, 2))
     standard_streams.print_what_can_be_printed()
+    standard_streams.name_write_errors()
     try:
         code = cli.main(standalone_mode=False)
+        standard_streams.finish_output()
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -288,9 +291,15 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         click.echo("plumb: stopped. Nothing was written.", err=True)
         sys.exit(130)
+    except BrokenPipeError:
+        # The reader has all that it wanted.
+        standard_streams.discard_output()
+        sys.exit(1)
     except Exception as error:
         from plumb.cli.error_lines import line_and_code
 
+        if isinstance(error, OutputError):
+            standard_streams.discard_output()
 
         line, code = line_and_code(error)
         if line is not None:

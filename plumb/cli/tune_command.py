@@ -9,7 +9,7 @@ import msgspec
 
 from plumb.cli.script_run import nothing_done, run_in_session
 from plumb.core import plan
-from plumb.core.errors import CommandError, ExplainedError
+from plumb.core.errors import CommandError, ExplainedError, OutputError
 from plumb.core.plan import Plan
 from plumb.core.printable import printable
 from plumb.host.host_files import HostFiles
@@ -98,6 +98,8 @@ def tune(
             from plumb.report.terminal import print_report
 
             print_report(found, str(path), wide_console())
+        except (OutputError, BrokenPipeError):
+            raise
         except Exception as error:
             failure_report.say(error, f"the plan is in {path} all the same", found)
     return 0

@@ -26,6 +26,13 @@ class CommandError(ExplainedError):
         self.exit_code = exit_code
 
 
+class OutputError(ExplainedError):
+    """What a command prints can't be written where its standard output goes, for instance to a full disk."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"the output could not be written ({(error.strerror or str(error)).lower()})")
+
+
 class TuningError(ExplainedError):
     """The tuning can't go on."""
 
