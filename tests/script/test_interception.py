@@ -94,7 +94,7 @@ def test_whatever_has_taken_the_place_of_torch_s_class_plumb_works_on_torch_s_ow
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
-# Each way in which plumb makes a loader for itself, in a process that listens.
+# Each way in which plumb makes a loader for itself, in the process of a session.
 OWN = """
 import dataclasses, time
 import torch.utils.data
@@ -102,6 +102,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 import plumb
 from plumb.core.config import Config
 from plumb.runtime.loader import current_config, rebuild
+from plumb.script import interception
+from plumb.script.session import Session
 from plumb.tuning import iterable_sharding
 from plumb.tuning.epoch_rehearsal import rehearse_epochs
 from tests.runtime.test_clocked_runs import entry
@@ -116,7 +118,8 @@ class Stream(IterableDataset):
     def __iter__(self):
         return iter(torch.arange(64))
 
-listen()
+session = Session(lambda: None, 10.0, lambda event: None, list)
+interception.install(session)
 users = [DataLoader(Rows(), 2, **ARGUMENTS), DataLoader(Stream(), 2, **ARGUMENTS)]
 own = current_config(users[0])
 for planned in (Config(), Config(1, 2), Config(2, 2, persistent_workers=True)):
@@ -128,7 +131,8 @@ iterable_sharding._asks(users[1])
 next(iter(iterable_sharding._epoch(users[1], users[1].num_workers, time.perf_counter() + 60.0)), None)
 plumb.tune(Rows(), batch_size=3, budget=0.5, **ARGUMENTS)
 plumb.tune(users[0], step=lambda batch: None, budget=2.0)
-assert Heard.made == [2, 2], Heard.made
+known = session._registry.all()
+assert [each.loader() for each in known] == users, [(str(each.site), each.batches_seen) for each in known]
 """
 WORKERS = {
     "none": "{}",
@@ -140,8 +144,8 @@ WORKERS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", WORKERS.values(), ids=WORKERS)
-def test_no_loader_that_plumb_makes_is_heard_of(arguments):
-    code = LISTEN + OWN.replace("ARGUMENTS", arguments)
+def test_a_session_knows_no_loader_that_plumb_makes(arguments):
+    code = OWN.replace("ARGUMENTS", arguments)
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=root)
     assert done.returncode == 0, done.stderr
