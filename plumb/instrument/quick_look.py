@@ -8,10 +8,9 @@ from functools import partial
 from types import FunctionType, ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 
-from plumb.instrument.byte_windows import PLAIN
+from plumb.instrument.byte_windows import PLAIN, array_of
 from plumb.instrument.callee import is_user_class
 from plumb.instrument.code_names import names_of
 from plumb.instrument.dataset_state import DatasetState
@@ -96,8 +95,18 @@ def _look_inside(array: Any) -> list[Callable[[], Any]]:
     """Return functions that summarize an array's content where that takes no time: its version, or a digest."""
     if isinstance(array, torch.Tensor):
         return [] if array.is_inference() else [lambda: array._version]
-    is_small = isinstance(array, np.ndarray) and array.nbytes <= _SMALL_BYTES and not array.dtype.hasobject
-    return [lambda: hash(array.tobytes())] if is_small else []
+    return [lambda: _digest(array)] if _digest(array) is not None else []
+
+
+def _digest(buffer: Any) -> int | None:
+    """Return a digest of a small array or buffer; None for others.
+
+    No view of it is kept, because a buffer with views can be neither closed nor resized.
+    """
+    content = array_of(buffer)
+    if content is None or content.nbytes > _SMALL_BYTES or content.dtype.hasobject:
+        return None
+    return hash(content.tobytes())
 
 
 def _is_value(name: str, item: Any) -> bool:

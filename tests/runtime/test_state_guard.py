@@ -1,8 +1,10 @@
 """A plan gives the samples that the script would have had, whatever the script or the samples change."""
 
 import collections
+import ctypes
 import functools
 import json
+import mmap
 import os
 import random
 from pathlib import Path
@@ -78,14 +80,14 @@ class Rows(Dataset):
         self.labels, self.weights = [0] * count, np.zeros(count)
         self.transform = Compose([Scale()])
         self.parts = collections.deque([{"level": 0}])
+        self.numbers, self.mapped = (ctypes.c_int * 4)(), mmap.mmap(-1, 16, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def __len__(self):
         return len(self.labels)
 
     def __getitem__(self, index):
-        return (
-            self.transform(self.labels[index] + self.weights[index] + self.progress + self.parts[0]["level"])
-            + (LEVEL["now"])
+        return self.transform(self.labels[index] + self.weights[index] + self.progress + self.parts[0]["level"]) + (
+            LEVEL["now"] + self.numbers[1] + self.mapped[0]
         )
 
 
@@ -110,6 +112,8 @@ CHANGES = {
     "a dictionary in a deque": lambda loader, value: rows_of(loader).parts[0].update(level=value),
     "a global": lambda loader, value: LEVEL.update(now=value),
     "collate_fn": lambda loader, value: setattr(loader.collate_fn, "size", value),
+    "an array of ctypes": lambda loader, value: rows_of(loader).numbers.__setitem__(1, value),
+    "a mapped buffer": lambda loader, value: rows_of(loader).mapped.__setitem__(slice(0, 1), bytes([value])),
 }
 
 
@@ -193,6 +197,15 @@ def test_a_change_far_into_an_epoch_is_not_late_though_no_look_is_due(change, mo
     assert planned == plain
     assert plain[30] != plain[31]
     assert len(said) == 1
+
+
+def test_a_buffer_that_samples_read_can_be_closed_and_resized():
+    loader = DataLoader(Rows(), batch_size=4)
+    begin, _ = on_plan(loader, WORKERS)
+    list(begin())
+    loader.dataset.mapped.close()
+    loader.dataset.mapped = mmap.mmap(-1, 16)
+    assert len(list(begin())) == 10
 
 
 class Replay(Dataset):
