@@ -6,6 +6,7 @@ from the threads alone prove nothing, because making them may change what the re
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,9 +17,11 @@ from plumb.host.forked_trial import ChildOutcome, in_child, in_spawned_child
 from plumb.host.threads import ReadingThreads, one_torch_thread
 from plumb.instrument.dataset_objects import DatasetObjects, reached
 from plumb.instrument.dataset_state import DatasetState
+from plumb.instrument.executed_code import ExecutedCode
 from plumb.instrument.file_positions import moved, positions
 from plumb.instrument.rng_state import generator_states
 from plumb.rewrites.thread_interleaving import interruptible, share_of_places
+from plumb.rewrites.untried_code import why_untried
 from plumb.rewrites.validate import DifferenceError, affordable_indices, digest_of, reason_of
 from plumb.runtime.fetch import Fetch, FetchingDataset
 from plumb.runtime.replay.replay import Replay
@@ -35,8 +38,8 @@ SECONDS = 60.0
 _COUNTED_SAMPLES = 3
 # Number of samples for which all changes are searched, and the time limit of each search.
 _LOOKED_AT_CLOSELY, _LOOK_SECONDS = 8, 0.1
-# No repetition begins after this share of the time.
-_UNTIL = 0.7
+# No repetition begins after this share of the time. What samples run is recorded for the second share.
+_UNTIL, _RECORDED = 0.7, 0.15
 
 
 InProcess = Callable[[Callable[[], Any], float], ChildOutcome[Any]]
@@ -135,7 +138,12 @@ def _check(dataset: Any, indices: list[Any], counts: Sequence[int], until: Cut |
     # With more of torch's threads than in a worker, sums may differ in their last bit.
     with held.kept(), one_torch_thread():
         batches = [indices[start : start + BATCH_SAMPLES] for start in range(0, len(indices), BATCH_SAMPLES)]
-        plain = [_seen(held, seed, partial(_plainly, dataset, batch)) for seed, batch in enumerate(batches)]
+        executed = ExecutedCode(_RECORDED * (deadline - time.monotonic()))
+        executed.set_up(lambda: dataset[indices[0]])
+        plain = [_seen(held, seed, partial(_plainly, dataset, batch, executed)) for seed, batch in enumerate(batches)]
+        untried = why_untried(dataset, executed)
+        if untried:
+            raise DifferenceError(untried)
         made = [digest for digests, _ in plain for digest in digests]
         _check_effects(dataset, held, read, indices, made if until is None else None)
         few = indices[:_COUNTED_SAMPLES]
@@ -172,8 +180,8 @@ def _difference(threads: int, until: Cut | None) -> str:
     return f"samples differ when {threads} threads make what is before {until.after}"
 
 
-def _plainly(dataset: Any, batch: Sequence[Any]) -> list[Any]:
-    return [dataset[index] for index in batch]
+def _plainly(dataset: Any, batch: Sequence[Any], executed: ExecutedCode) -> list[Any]:
+    return [executed.read(partial(operator.getitem, dataset, index)) for index in batch]
 
 
 def _seen(held: DatasetObjects, seed: int, read: Callable[[], list[Any]]) -> _Seen:

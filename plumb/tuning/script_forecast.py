@@ -22,16 +22,10 @@ from plumb.instrument.callee import is_user_code, is_user_file
 from plumb.instrument.code_names import globals_read
 from plumb.instrument.dataset_state import DatasetState
 from plumb.instrument.object_parts import roots_of
+from plumb.instrument.shared_writes import MUTATORS
 
 _LOOK_SECONDS = 0.2
 _MOST_FRAMES = 50
-_MUTATORS = frozenset(
-    (
-        *("append", "extend", "insert", "remove", "pop", "clear", "sort", "reverse", "update", "setdefault", "popitem"),
-        *("add", "discard", "fill", "put", "shuffle", "resize", "copy_", "fill_", "zero_", "add_", "mul_", "div_"),
-        *("sub_", "random_", "normal_", "uniform_", "index_fill_", "masked_fill_", "scatter_"),
-    )
-)
 _STORES = frozenset({"STORE_ATTR", "STORE_SUBSCR", "DELETE_ATTR", "DELETE_SUBSCR"})
 _SHUFFLES = ("shuffle",)
 
@@ -182,7 +176,7 @@ class _Parts:
         method = getattr(type(owner), name, None)
         code = getattr(method, "__code__", None)
         if code is None:
-            return name in _MUTATORS
+            return name in MUTATORS
         return is_user_file(code.co_filename) and any(each.opname in _STORES for each in dis.get_instructions(code))
 
     def _has_one_along(self, expression: ast.expr, frame: FrameType) -> bool:
