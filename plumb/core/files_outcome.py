@@ -8,6 +8,9 @@ from pathlib import Path
 
 from plumb.core.printable import printable
 
+# Files that are not as they were are all named, up to this number.
+_LEFT_AT_MOST = 20
+
 
 @dataclass(frozen=True)
 class UnkeptFile:
@@ -26,8 +29,12 @@ class FilesOutcome:
         new: Files and folders that the script made and that are still there.
         cleaned: Files and folders that the script made and plumb removed on the user's request.
         not_put_back: Existing files that the script changed and that could not be restored.
-        by_others: Files in the script's folders that changed or appeared without a process of the script being seen to
-            write them; they are left as they are, and `why` says where their earlier state is kept.
+        by_others: Files in the script's folders that changed or appeared while no program of the script ran, or that
+            another process uses; they are left as they are, and `why` says where their earlier state is kept.
+        replaced: Paths at which the state of the end was replaced or removed only because it is of a time at which a
+            program of the script ran; it is kept.
+        replaced_in: Folder with these states, under their full paths; empty if there are none.
+        listed_in: File with the paths in `not_put_back` and `by_others`; empty if they are few.
 
     """
 
@@ -36,6 +43,9 @@ class FilesOutcome:
     cleaned: tuple[str, ...] = ()
     not_put_back: tuple[UnkeptFile, ...] = ()
     by_others: tuple[UnkeptFile, ...] = ()
+    replaced: tuple[str, ...] = ()
+    replaced_in: str = ""
+    listed_in: str = ""
 
     @property
     def written(self) -> tuple[str, ...]:
@@ -48,14 +58,15 @@ class FilesOutcome:
 
         Args:
             here: Folder in which the command was started.
-            at_most: Largest number of paths named in a sentence.
+            at_most: Largest number of paths named in a sentence on files that are as they were, or new.
 
         """
+        at_most_left = max(at_most, _LEFT_AT_MOST)
 
-        def named(paths: Sequence[str]) -> str:
+        def named(paths: Sequence[str], at_most: int = at_most, where: str = "") -> str:
             shown = [_from(path, here) for path in paths[:at_most]]
             more = len(paths) - len(shown)
-            return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
+            return ", ".join(shown) + (f" and {more:,} more{where}" if more > 0 else "")
 
         found = []
         if self.put_back:
@@ -69,12 +80,20 @@ class FilesOutcome:
             found.append(f"Removed again, made by your script during the tuning: {named(self.cleaned)}.")
         found += [
             f"Your script changed {_from(file.path, here)} during the tuning; plumb could not put it back: {file.why}."
-            for file in self.not_put_back[:at_most]
+            for file in self.not_put_back[:at_most_left]
         ]
-        if len(self.not_put_back) > at_most:
-            found.append(f"{len(self.not_put_back) - at_most:,} more files could not be put back; the plan lists them.")
+        where = f" (all are in {printable(self.listed_in)})" if self.listed_in else ""
+        if len(self.not_put_back) > at_most_left:
+            more = len(self.not_put_back) - at_most_left
+            found.append(f"{more:,} more files could not be put back{where or '; the plan lists them'}.")
         for why in dict.fromkeys(file.why for file in self.by_others):
-            found.append(f"Left alone: {named([file.path for file in self.by_others if file.why == why])} {why}.")
+            left = [file.path for file in self.by_others if file.why == why]
+            found.append(f"Left alone: {named(left, at_most_left, where)} {why}.")
+        if self.replaced:
+            found.append(
+                f"No process was seen to write {named(self.replaced, at_most_left)}, but a program of your script ran "
+                f"when that changed. What plumb replaced or removed there is kept in {printable(self.replaced_in)}."
+            )
         return found
 
 

@@ -12,6 +12,7 @@ import functools
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Concatenate, ParamSpec
 
@@ -41,6 +42,14 @@ _SHARED_MEMORY = "/dev/shm/"
 _OF_LIBRARIES = ("torch_", "psm_", "sem.", "pymp-", "plumb-")
 # Byte code, and a folder that importing torch's compiler makes.
 _CACHES = ("/__pycache__", "/torchinductor_")
+# Functions of the C library that change files or start programs.
+_C_FUNCTIONS = frozenset((
+    "chmod", "chown", "creat", "creat64", "execl", "execle", "execlp", "execv", "execve", "execvp", "fchmod",
+    "fchmodat", "fdopen", "fopen", "fopen64", "fork", "freopen", "ftruncate", "ftruncate64", "futimens", "lchown",
+    "link", "linkat", "mkdir", "mkdirat", "mkstemp", "open", "open64", "openat", "openat64", "popen", "posix_spawn",
+    "posix_spawnp", "remove", "rename", "renameat", "renameat2", "rmdir", "symlink", "symlinkat", "syscall", "system",
+    "truncate", "truncate64", "unlink", "unlinkat", "utime", "utimensat", "utimes", "vfork",
+))  # fmt: skip
 # Files above this size are moved instead of copied, or only their length is kept, if that suffices.
 LARGE_BYTES = 64 * 2**20
 
@@ -72,6 +81,7 @@ class ChangeRecorder:
         self._reset()
         self._read_to = 0
         self._known = KnownPaths()
+        self._calls_c = False
         self._count = 0
         os.register_at_fork(after_in_child=self._reset)
 
@@ -205,10 +215,23 @@ class ChangeRecorder:
                 self._add(SCRATCH, entry, goes=goes)
 
     @_not_raising
-    def note_program(self, words: Sequence[Any]) -> None:
-        """Note a program that the script starts, because it may write files without audit events."""
+    def note_program(self, words: Sequence[Any], stays: bool = False) -> None:
+        """Note a program that the script starts, because it may write files without audit events.
+
+        Args:
+            words: The program's command line.
+            stays: Its end can't be seen, because it takes the place of a process of the script.
+
+        """
         with self._locked():
-            self._add(PROGRAM, os.getcwd(), words=[_text(word) for word in words])
+            self._add(PROGRAM, os.getcwd(), words=[_text(word) for word in words], at=time.time(), stays=stays)
+
+    @_not_raising
+    def note_c_function(self, name: Any) -> None:
+        """Note that the script can call a function of the C library that changes files without an audit event."""
+        if name in _C_FUNCTIONS and not self._calls_c:
+            self._calls_c = True
+            self.note_program([], stays=True)
 
     # ---- keeping
 

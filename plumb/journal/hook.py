@@ -47,6 +47,7 @@ class _Hook:
         self._recorder = recorder
         self._local = threading.local()
         self._actions: dict[str, Callable[[tuple[Any, ...]], None]] = {
+            "ctypes.dlsym": self._looked_up,
             "open": self._opened,
             "os.chmod": lambda event: self._status(event[0], event[2]),
             "os.chown": lambda event: self._status(event[0], event[3]),
@@ -61,7 +62,7 @@ class _Hook:
             "os.setxattr": lambda event: self._status(event[0], -1),
             "os.system": lambda event: self._recorder.note_program([event[0]]),
             "os.posix_spawn": lambda event: self._recorder.note_program(event[1]),
-            "os.exec": lambda event: self._recorder.note_program(event[1]),
+            "os.exec": lambda event: self._recorder.note_program(event[1], stays=True),
             "sqlite3.connect": self._connecting,
             "subprocess.Popen": lambda event: self._recorder.note_program(_words(event[1])),
             "tempfile.mkdtemp": lambda event: self._made_scratch(event[0]),
@@ -92,6 +93,11 @@ class _Hook:
             self._recorder.writing(
                 name, appends=bool(flags & os.O_APPEND) and not flags & os.O_TRUNC, replaces=_is_replaced(flags)
             )
+
+    def _looked_up(self, event: tuple[Any, ...]) -> None:
+        for name in event:
+            if isinstance(name, (str, bytes)):
+                self._recorder.note_c_function(os.fsdecode(name))
 
     def _renamed(self, event: tuple[Any, ...]) -> None:
         self._recorder.moving(_located(event[0], event[2]), _located(event[1], event[3]))

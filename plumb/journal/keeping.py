@@ -94,9 +94,9 @@ class Keeper:
             self.folder = str(root / f"launch-{launch}")
             self._share = Share(self.folder)
             self._share.enter_journal(self._make)
-        self._open_files = OpenFiles(self.folder, self._listed)
         self.mark = f"{records.MARK}={os.path.basename(self.folder)}-{secrets.token_hex(4)}"
         """Entry in the environment of all processes of the script."""
+        self._open_files = OpenFiles(self.folder, self._listed, self.mark if launch is None else None)
 
     def _make(self, folder: str) -> None:
         """Fill a new journal's folder with what the script's processes need."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from plumb.journal.journal_paths import is_within
-from plumb.journal.records import ABSENT, BESIDE, GROWN, KEPT, MOVED, PROGRAM, SCRATCH, SEEN, STATUS, Record
+from plumb.journal.records import ABSENT, BESIDE, GROWN, KEPT, MOVED, NOT_CHANGES, STATUS, Record
 
 
 class KnownPaths:
@@ -39,10 +39,9 @@ class KnownPaths:
     def heed(self, record: Record) -> None:
         """Update the known state of paths by a record."""
         kind, path = record["kind"], record["path"]
-        if kind in (SCRATCH, PROGRAM, SEEN):
-            return
         if kind == BESIDE:
             self.beside[record["device"]] = path
+        if kind in NOT_CHANGES:
             return
         if kind == ABSENT:
             self.new.add(path)

@@ -34,8 +34,13 @@ SCRATCH = "scratch"
 SEEN = "seen"
 # A folder of the journal on another file system, for files that are too large to be copied.
 BESIDE = "beside"
-# The script started another program, with these `words`.
+# The script started another program at the time `at`, with these `words`, or looked up a C function that changes files.
+# `stays` is true if its end can't be seen.
 PROGRAM = "program"
+# At the time `at`, no program of the script was running any more.
+QUIET = "quiet"
+# Kinds whose path is not one that the script changes.
+NOT_CHANGES = (SCRATCH, PROGRAM, QUIET, SEEN, BESIDE)
 
 RECORDS, LOCK, COPIES, UNDONE = "records.jsonl", "lock", "copies", "undone"
 SETTINGS, STARTUP, SNAPSHOT = "settings.json", "startup", "snapshot.json"
