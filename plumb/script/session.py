@@ -267,6 +267,7 @@ class Session:
         known, coroutine = watched.known, self._coroutine
         if self._users_error is not None:
             self._skips[type(self._users_error)] = None
+            known.skips = tuple(self._skips)
         if coroutine is not None and known is self._running:
             interrupted, watched.is_fresh = watched.is_fresh, False
             return self._resume(lambda: coroutine.send(interrupted))

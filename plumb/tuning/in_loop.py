@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.core import events
 from plumb.core.config import Config
+from plumb.core.errors import UsersError
 from plumb.core.log import logger
 from plumb.core.plan import Claim, EndToEnd, LoaderResult, Measured
 from plumb.host import Limits
@@ -43,7 +44,7 @@ from plumb.tuning.measure.loop_companions import Companions
 from plumb.tuning.measure.loop_comparison import LoopComparison, compare_in_loop
 from plumb.tuning.measure.replayed_batches import replayed
 from plumb.tuning.measure.samples_per_batch import samples_per_batch
-from plumb.tuning.measure.training_loop import LoopMeter, LoopReading, MeasurementCoroutine
+from plumb.tuning.measure.training_loop import ErrorForLoop, LoopMeter, LoopReading, MeasurementCoroutine
 from plumb.tuning.options import Options
 from plumb.tuning.overtime import late_seconds
 from plumb.tuning.plain_plan import compare_plain_in_loop, plain_result
@@ -132,8 +133,7 @@ class TuningWork:
                 subject, dataclasses.replace(self._options, limits=limits), seconds, window_seconds, self._emit
             )
 
-        tuner = tuner_of(subject, self._options.limits)
-        choice = tuner.choose()
+        tuner, choice = yield from _chosen(lambda of: tuner_of(of, self._options.limits), subject, loop)
         if between.changed or between.is_made_anew:
             choice = choice.noting(explanations.changed_between_epochs(between))
         together.tune(choice, step, waiting, self._options.limits, tuner_of)
@@ -301,7 +301,7 @@ class TuningWork:
             *notes: Sentences for the plan.
         """
         per_batch, spent = samples_per_batch(loader, known.samples_per_batch), Spending()
-        subject = LoaderUnderTest(known.name, loader, per_batch, step, None)
+        subject = LoaderUnderTest(known.name, loader, per_batch, step, None, skips=known.skips)
         tuner = Tuner(subject, self._options, seconds, window_seconds, self._emit)
         with baseline_malloc():
             choice = tuner.choose()
@@ -354,6 +354,26 @@ class TuningWork:
     def _say(self, known: KnownLoader, text: str) -> None:
         _log.info("%s: %s", known.name, text)
         self._emit(events.Phase(f"{known.name}: {text}"))
+
+
+def _chosen(
+    tuner_of: Callable[[LoaderUnderTest], Tuner], subject: LoaderUnderTest, loop: LoopMeter
+) -> MeasurementCoroutine[tuple[Tuner, TuningResult]]:
+    """Return a tuner and its choice; an error of a sample is raised in the loop, which may go on after it.
+
+    Raises UsersError with an error that the loop is known to go on after, or if the loop has ended.
+    """
+    while True:
+        tuner = tuner_of(subject)
+        try:
+            return tuner, tuner.choose()
+        except UsersError as users:
+            error = users.error
+            if not loop.open or not isinstance(error, Exception) or isinstance(error, loop.skips):
+                raise
+        yield ErrorForLoop(error)
+        loop.skips = (*loop.skips, type(error))
+        subject = dataclasses.replace(subject, skips=loop.skips)
 
 
 def _batch_seconds(loop: LoopMeter, readings: Sequence[LoopReading]) -> float:

@@ -224,6 +224,8 @@ def test_errors_of_samples_reach_a_loop_that_goes_on_after_them_and_the_tuning_g
     assert got == list(range(1, len(got) + 1)), "what comes is what would come without a tuning"
     assert len(taken_over) == 1, "it is taken over once"
     assert set(taken_over[0].skips) == {KeyError, ValueError}
+    (known,) = session._registry.all()
+    assert set(known.skips) == {KeyError, ValueError}, "they are skipped, too, where it is tuned without its loop"
     assert told[-1] == events.Phase("done")
 
 

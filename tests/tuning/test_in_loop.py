@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import time
@@ -11,10 +12,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from plumb.core.errors import TuningError
+from plumb.core.errors import TuningError, UsersError
 from plumb.host import Limits
 from plumb.instrument.call_site import Site
 from plumb.tuning import in_loop
+from plumb.tuning.loader_under_test import LoaderUnderTest
 from plumb.tuning.measure.known_loader import KnownLoader
 from plumb.tuning.measure.replayed_batches import replayed
 from plumb.tuning.measure.training_loop import LoopMeter
@@ -169,3 +171,38 @@ def test_a_slow_step_leaves_the_tuning_its_part_of_the_time(monkeypatch):
     assert before is not None
     assert step.samples_per_second == pytest.approx(0.4)
     assert clock[0] <= 60.0
+
+
+class Choosing:
+    """Stands for a tuner that meets errors of the dataset, one class after the other, unless it may skip them."""
+
+    def __init__(self, subject):
+        self.subject = subject
+
+    def choose(self):
+        for error in (KeyError("a"), ValueError("b")):
+            if not isinstance(error, self.subject.skips):
+                raise UsersError(error)
+        return "a choice"
+
+
+def _subject(loop):
+    return LoaderUnderTest("loader", DataLoader(range(8), batch_size=4), 4.0, None, None, skips=loop.skips)
+
+
+def test_an_error_of_a_sample_is_raised_in_the_loop_which_may_go_on():
+    loop = LoopMeter(4.0, math.inf)
+    coroutine = in_loop._chosen(Choosing, _subject(loop), loop)
+    raised = [next(coroutine).error, next(coroutine).error]
+    assert [type(error) for error in raised] == [KeyError, ValueError]
+    with pytest.raises(StopIteration) as done:
+        next(coroutine)
+    tuner, choice = done.value.value
+    assert choice == "a choice"
+    assert tuner.subject.skips == loop.skips == (KeyError, ValueError)
+
+
+def test_an_error_that_comes_again_though_the_loop_skips_it_ends_the_tuning():
+    loop = LoopMeter(4.0, math.inf, (KeyError, ValueError))
+    with pytest.raises(UsersError):
+        next(in_loop._chosen(lambda of: Choosing(dataclasses.replace(of, skips=())), _subject(loop), loop))

@@ -22,7 +22,8 @@ class KnownLoader:
     `batch_size` is the script's. `latest` keeps the loader that was iterated last alive. `is_library_s` says that a
     library has built its own loader from the script's parts; `read_beside` names a loader in whose training loop this
     one was read. `identity` has the facts about the dataset once the loader was iterated; `checked` is the loader that
-    was examined last, and `facts` are its own. `iterators` is the class of the loader's iterators.
+    was examined last, and `facts` are its own. `iterators` is the class of the loader's iterators,
+    `skips` are those of the errors that the script was seen to go on after.
     """
 
     name: str
@@ -41,6 +42,7 @@ class KnownLoader:
     dataset: weakref.ref[Any] | None = None
     checked: weakref.ref[DataLoader[Any]] | None = None
     facts: Facts | None = None
+    skips: tuple[type[Exception], ...] = ()
 
     @property
     def is_used(self) -> bool:
