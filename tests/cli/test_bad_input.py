@@ -191,7 +191,16 @@ WAITING = "loader = DataLoader(Numbers(seconds=0.004), batch_size=8, num_workers
 
 @pytest.mark.slow
 @pytest.mark.quiet  # what others leave in shared memory can't be told from what is left here
-@pytest.mark.parametrize("moment", ["plumb.cli.app", "watching your loop", "how fast", "what a sample costs", "trying"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "plumb.cli.app",
+        "watching your loop",
+        "trying",
+        # Between these, and each takes the whole host for a while.
+        *(pytest.param(moment, marks=pytest.mark.nightly) for moment in ("how fast", "what a sample costs")),
+    ],
+)
 def test_ctrl_c_leaves_no_process_and_no_file(moment, tuning, write, tmp_path, monkeypatch):
     write("train.py", PREAMBLE + WAITING)
     if moment == "plumb.cli.app":
