@@ -240,7 +240,7 @@ class ChangeRecorder:
         if status is None:
             self._note_absent(entry)
         elif stat.S_ISLNK(status.st_mode):
-            self._add(SYMLINK, entry, target=os.readlink(entry))
+            self._add(SYMLINK, entry, target=os.readlink(entry), **records.status_of(status))
         elif stat.S_ISDIR(status.st_mode):
             self._add(FOLDER, entry, **records.status_of(status))
         elif stat.S_ISREG(status.st_mode) and not self._known.safe.get(entry):

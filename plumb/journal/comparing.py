@@ -47,10 +47,14 @@ class Comparison:
         self._programs = ProgramTimes(found)
         self._seen = {record["path"] for record in found if record["kind"] == SEEN}
         self._words = [word for record in found if record["kind"] == PROGRAM for word in record["words"]]
-        self._first: dict[str, str] = {}
+        # When the states that the records restore were made.
+        self._recorded_at: dict[str, list[float]] = {}
+        self._is_kept = {record["path"] for record in found if record["kind"] in (FOLDER, KEPT, MOVED)}
         for record in found:
             if record["kind"] not in NOT_CHANGES:
-                self._first.setdefault(record["path"], record["kind"])
+                times = self._recorded_at.setdefault(record["path"], [])
+                if "changed_at" in record:
+                    times.append(record["changed_at"])
         self._targets = {record["to"] for record in found if record["kind"] == MOVED}
         # Undoing changes the times of folders.
         self._changed_at = {path: _changed_at(path) for path in self._listing.entries}
@@ -87,11 +91,11 @@ class Comparison:
             if self._is_printed_to(status) or (not is_new_file and self._is_same(path, facts, status)):
                 self._restore_time_of_link(path, facts)
                 continue
-            if path in unkept and (status is not None or (facts["kind"] == FILE and "copy" not in facts)):
+            if path in unkept and facts["kind"] == FILE and "copy" not in facts:
                 continue
             if self._has_only_another_time(path, facts, status):
                 continue
-            if not self._is_by_script(path, status, is_new_file):
+            if not self._is_by_script(path, status, is_new_file, path in unkept):
                 self._leave(path, facts, status)
                 continue
             try:
@@ -135,10 +139,13 @@ class Comparison:
                 continue
             if stat.S_ISREG(status.st_mode):
                 self._moved[_identity(records.status_of(status))] = path
-            is_new = path not in self._first and path not in self._targets and status.st_ctime >= since - 0.01
-            if not is_new or path in made or path.startswith(folders or ("\0",)) or self._is_printed_to(status):
+            times = [at for at in self._recorded_at.get(path, [status.st_ctime]) if at >= since - 0.01]
+            was_moved_here = path in self._targets and path not in self._recorded_at
+            if not times or was_moved_here or path in made or self._is_printed_to(status):
                 continue
-            if self._listing.is_whole and self._is_in_time(path, status.st_ctime, status):
+            if path.startswith(folders or ("\0",)):
+                continue
+            if self._listing.is_whole and self._is_in_time(path, times, status):
                 made[path] = status.st_ino
                 self.appeared.add(path)
                 if stat.S_ISDIR(status.st_mode):
@@ -158,7 +165,7 @@ class Comparison:
 
     # ---- whose change it is
 
-    def _is_by_script(self, path: str, status: os.stat_result | None, is_new_file: bool) -> bool:
+    def _is_by_script(self, path: str, status: os.stat_result | None, is_new_file: bool, is_unkept: bool) -> bool:
         self._is_sure = is_new_file or path in self._seen
         if self._is_sure:
             return True
@@ -166,12 +173,13 @@ class Comparison:
         if status is None:
             # Later changes of the folder hide when the entry went. Restoring it destroys nothing.
             return self._programs.begin_before(at)
-        # A state that a record has restored is of the time when it was written.
-        at = status.st_mtime if self._first.get(path) == KEPT else at
-        return self._is_in_time(path, at, status, self._is_content_same(path, self._listing.entries[path], status))
+        times = [*self._recorded_at.get(path, ()), *(() if path in self._is_kept and not is_unkept else (at,))]
+        return self._is_in_time(path, times, status, self._is_content_same(path, self._listing.entries[path], status))
 
-    def _is_in_time(self, path: str, at: float, status: os.stat_result, has_other_rights: bool = False) -> bool:
-        if not self._programs.contain(at):
+    def _is_in_time(
+        self, path: str, times: Collection[float], status: os.stat_result, has_other_rights: bool = False
+    ) -> bool:
+        if not any(map(self._programs.contain, times)):
             return False
         by_hand = path.endswith(_EDITED_BY_HAND) and not has_other_rights
         if by_hand and not any(os.path.basename(path) in word for word in self._words):
@@ -195,7 +203,7 @@ class Comparison:
         return True
 
     def _restore_time_of_link(self, path: str, facts: Record) -> None:
-        if facts["kind"] == LINK and (path in self._first or self._programs.contain(self._changed_at[path])):
+        if facts["kind"] == LINK and (path in self._recorded_at or self._programs.contain(self._changed_at[path])):
             with contextlib.suppress(OSError):
                 os.utime(path, ns=(facts["atime_ns"], facts["mtime_ns"]), follow_symlinks=False)
 

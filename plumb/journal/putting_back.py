@@ -76,7 +76,7 @@ class _PuttingBack:
             cleaned, new = new, [path for path in new if not self._cleaned(path)]
         unkept = {**self._unkept, **comparison.unkept}
         return FilesOutcome(
-            tuple(sorted(self._restored | comparison.restored)),
+            tuple(sorted((self._restored - comparison.appeared) | comparison.restored)),
             tuple(new),
             tuple(path for path in cleaned if path not in new),
             tuple(UnkeptFile(path, why) for path, why in sorted(unkept.items())),
@@ -132,6 +132,7 @@ class _PuttingBack:
                 self._clear(path)
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 os.symlink(record["target"], path)
+                os.utime(path, ns=(record["atime_ns"], record["mtime_ns"]), follow_symlinks=False)
                 self._remade.add(path)
                 self._restored.add(path)
         elif kind == STATUS and lstat(path) is not None:

@@ -79,6 +79,7 @@ def status_of(status: os.stat_result) -> Record:
         "size": status.st_size,
         "mtime_ns": status.st_mtime_ns,
         "atime_ns": status.st_atime_ns,
+        "changed_at": status.st_ctime,
         "inode": status.st_ino,
         "device": status.st_dev,
     }

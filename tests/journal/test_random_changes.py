@@ -12,20 +12,17 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plumb.journal import putting_back, records
+from plumb.journal import putting_back, records, snapshot
 from plumb.journal.change_recorder import ChangeRecorder
 from plumb.journal.hook import _Hook
 
 OLD = 1_600_000_000_000_000_000
 PATHS = ["a", "b", "d", "d/a", "d/b", "d/e", "d/e/a", "f", "f/a", "l", "new", "new/a"]
 paths = st.sampled_from(PATHS)
-changes = st.lists(
-    st.tuples(
-        st.sampled_from(["write", "append", "edit", "touch", "chmod", "remove", "rmtree", "mkdir", "truncate"]), paths
-    )
-    | st.tuples(st.sampled_from(["rename", "rename", "link", "symlink", "copy"]), paths, paths),
-    max_size=12,
-)
+change = st.tuples(
+    st.sampled_from(["write", "append", "edit", "touch", "chmod", "remove", "rmtree", "mkdir", "truncate"]), paths
+) | st.tuples(st.sampled_from(["rename", "rename", "link", "symlink", "copy"]), paths, paths)
+changes = st.lists(change, max_size=12)
 
 
 def make(folder: Path) -> None:
@@ -146,4 +143,33 @@ def test_undoing_restores_every_path(made):
         again = putting_back.put_back(str(journal), clean=True)
         assert state(folder) == before
         assert not again.not_put_back
+        shutil.rmtree(folder)
+
+
+class OfUsersFiles(Script):
+    """The same without second names that can't be made: if one is tried, the journal has only a second name itself."""
+
+    def link(self, source: str, target: str) -> None:
+        if not os.path.lexists(target):
+            super().link(source, target)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), change), max_size=10))
+def test_undoing_restores_every_path_though_a_program_makes_some_changes(made):
+    with tempfile.TemporaryDirectory() as temporary:
+        journal, folder = Path(temporary, "journal"), Path(temporary, "project")
+        for path in (journal, journal / records.COPIES, folder):
+            path.mkdir()
+        make(folder)
+        before = state(folder)
+        snapshot.take([str(folder)], str(journal), ())
+        recorder = ChangeRecorder(str(journal))
+        recorder.note_program([], stays=True)
+        script, program = OfUsersFiles(folder, _Hook(recorder)), OfUsersFiles(folder, lambda *event: None)
+        for is_seen, names in made:
+            (script if is_seen else program).change(*names)
+        changed = state(folder)
+        outcome = putting_back.put_back(str(journal), clean=True)
+        assert state(folder) == before, (made, changed, outcome)
         shutil.rmtree(folder)
