@@ -28,10 +28,11 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 class LocalValues:
     """Names that a function binds, functions inside it included, and what it binds them to.
 
-    `receiver` is the name of a method's object, `shared` are names declared global or nonlocal.
+    `receiver` is the name of a method's object, `shared` are names declared global or nonlocal. `own` are parameters
+    that get nothing shared, as far as is known.
     """
 
-    def __init__(self, function: FunctionType, definition: Definition) -> None:
+    def __init__(self, function: FunctionType, definition: Definition, own: frozenset[str] = frozenset()) -> None:
         self._globals = function.__globals__
         self._closed_over = dict(closed_over(function))
         self._bound: dict[str, list[ast.expr | None]] = {}
@@ -39,12 +40,14 @@ class LocalValues:
         self._modules: dict[str, str] = {}
         self.shared: set[str] = set()
         names = [each.arg for each in (*definition.args.posonlyargs, *definition.args.args)]
-        self.receiver = names[0] if names and "." in function.__qualname__ else ""
+        holder = function.__qualname__.rpartition(".")[0]
+        self.receiver = names[0] if names and holder and not holder.endswith("<locals>") else ""
         for node in ast.walk(definition):
             self._note(node)
-        if function.__name__ == "__getitem__":
-            for name in names[1:]:  # a sample's index
-                self._bound[name].remove(None)
+        collected = [each.arg for each in (definition.args.vararg, definition.args.kwarg) if each is not None]
+        index = names[1:] if function.__name__ == "__getitem__" else []
+        for name in {*collected, *index, *own} - {self.receiver}:
+            self._bound[name].remove(None)
 
     def binds(self, name: str) -> bool:
         """Return whether the function binds a name."""

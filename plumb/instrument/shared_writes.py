@@ -81,6 +81,7 @@ class FunctionReader(ast.NodeVisitor):
         definition: Definition,
         methods: frozenset[str] = frozenset(),
         receivers: Sequence[Any] = (),
+        own: frozenset[str] = frozenset(),
     ) -> None:
         """Read a function.
 
@@ -89,11 +90,13 @@ class FunctionReader(ast.NodeVisitor):
             definition: Its source.
             methods: Names of the user's functions, which are read by themselves.
             receivers: Objects that have the function as a method, as far as they are known.
+            own: Parameters that get nothing shared, as far as is known.
         """
         self.writes: list[SharedWrite] = []
         self.set_ups: set[str] = set()
         self.named: set[str] = set()
-        self._values = LocalValues(function, definition)
+        self._values = LocalValues(function, definition, own)
+        self.receiver = self._values.receiver
         self._class = function.__qualname__.rpartition(".")[0].rpartition(".")[2]
         self._methods, self._receivers = methods, receivers
         self._line = 0
@@ -194,8 +197,8 @@ class FunctionReader(ast.NodeVisitor):
         if not isinstance(owner, (ast.Name, ast.Attribute)):
             return False
         if isinstance(owner, ast.Name):
-            return owner.id == self._values.receiver and name in self._methods
-        if not isinstance(owner.value, ast.Name) or owner.value.id != self._values.receiver:
+            return owner.id == self.receiver and name in self._methods
+        if not isinstance(owner.value, ast.Name) or owner.value.id != self.receiver:
             return False
         found = [vars(each).get(owner.attr) for each in self._receivers if hasattr(each, "__dict__")]
         return bool(found) and all(is_user_code(getattr(type(each), name, None)) for each in found)
@@ -212,7 +215,7 @@ class FunctionReader(ast.NodeVisitor):
                 what = inner or what
                 continue
             break
-        text, receiver = ast.unparse(what).partition("\n")[0], self._values.receiver
+        text, receiver = ast.unparse(what).partition("\n")[0], self.receiver
         is_own = bool(receiver) and text.partition(".")[0] == receiver
         return f"{self._class}{text[len(receiver) :]}" if is_own else text
 
@@ -230,7 +233,7 @@ class FunctionReader(ast.NodeVisitor):
         bound = {each.id for item in node.body for each in _names(item) if not isinstance(each.ctx, ast.Load)}
         read = {each.id for item in (node.test, *node.body) for each in _names(item) if isinstance(each.ctx, ast.Load)}
         has_sums = any(isinstance(each, ast.AugAssign) for item in node.body for each in ast.walk(item))
-        free = read - keys - bound - {self._values.receiver}
+        free = read - keys - bound - {self.receiver}
         return not has_sums and not any(map(self._values.binds, free - self._modules_in(free)))
 
     def _modules_in(self, names: set[str]) -> set[str]:
@@ -243,8 +246,8 @@ def methods_of_set_ups(readers: Mapping[FunctionType, FunctionReader]) -> frozen
     called = {name for reader in readers.values() for name in reader.set_ups}
     return frozenset(
         function.__name__
-        for function in readers
-        if function.__name__ in called - named and function.__code__.co_argcount <= ("." in function.__qualname__)
+        for function, reader in readers.items()
+        if function.__name__ in called - named and function.__code__.co_argcount <= bool(reader.receiver)
     )
 
 

@@ -21,7 +21,7 @@ from plumb.instrument.executed_code import ExecutedCode
 from plumb.instrument.file_positions import moved, positions
 from plumb.instrument.rng_state import generator_states
 from plumb.rewrites.thread_interleaving import interruptible, share_of_places
-from plumb.rewrites.untried_code import why_untried
+from plumb.rewrites.untried_code import SampleCode, why_untried
 from plumb.rewrites.validate import DifferenceError, affordable_indices, digest_of, reason_of
 from plumb.runtime.fetch import Fetch, FetchingDataset
 from plumb.runtime.replay.replay import Replay
@@ -138,10 +138,11 @@ def _check(dataset: Any, indices: list[Any], counts: Sequence[int], until: Cut |
     # With more of torch's threads than in a worker, sums may differ in their last bit.
     with held.kept(), one_torch_thread():
         batches = [indices[start : start + BATCH_SAMPLES] for start in range(0, len(indices), BATCH_SAMPLES)]
-        executed = ExecutedCode(_RECORDED * (deadline - time.monotonic()))
+        code = SampleCode(dataset)
+        executed = ExecutedCode(_RECORDED * (deadline - time.monotonic()), code.objects)
         executed.set_up(lambda: dataset[indices[0]])
         plain = [_seen(held, seed, partial(_plainly, dataset, batch, executed)) for seed, batch in enumerate(batches)]
-        untried = why_untried(dataset, executed)
+        untried = why_untried(code, executed)
         if untried:
             raise DifferenceError(untried)
         made = [digest for digests, _ in plain for digest in digests]

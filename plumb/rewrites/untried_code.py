@@ -23,17 +23,24 @@ _NOT_OF_SAMPLES = frozenset(("__len__", "__iter__", "__next__", "__enter__", "__
                              "__setattr__", "__delattr__", "__eq__", "__hash__", "__add__"))  # fmt: skip
 
 
-def why_untried(dataset: Any, executed: ExecutedCode) -> str | None:
+class SampleCode:
+    """The user's functions that samples may run, and the `objects` that these may read."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.objects: list[Any] = []
+        state = DatasetState([dataset], visit=lambda value, _: self.objects.append(value))
+        state.look(_WALK_SECONDS, has_windows=False)
+        self.functions = [each for each in dict.fromkeys(state.functions) if not _is_for_others(each, dataset)]
+
+
+def why_untried(found: SampleCode, executed: ExecutedCode) -> str | None:
     """Return why threads can't run the user's code that no tried sample ran; None if it changes nothing shared.
 
     Args:
-        dataset: Map-style.
+        found: Code of all samples.
         executed: What the tried samples ran.
     """
-    objects: list[Any] = []
-    state = DatasetState([dataset], visit=lambda value, _: objects.append(value))
-    state.look(_WALK_SECONDS, has_windows=False)
-    functions = [each for each in dict.fromkeys(state.functions) if not _is_for_others(each, dataset)]
+    functions = found.functions
     methods = frozenset(function.__name__ for function in functions)
     readers: dict[FunctionType, FunctionReader] = {}
     for function in functions:
@@ -41,8 +48,9 @@ def why_untried(dataset: Any, executed: ExecutedCode) -> str | None:
         if not definitions and not executed.has_run(function.__code__) and may_write(function.__code__):
             return f"samples that were not tried may run {printable(function.__qualname__)}, whose source is unknown"
         if definitions:
-            receivers = [each for each in objects if _has_method(each, function)]
-            readers[function] = FunctionReader(function, definitions[-1], methods, receivers)
+            own = executed.own_parameters(function.__code__)
+            receivers = [each for each in found.objects if _has_method(each, function)]
+            readers[function] = FunctionReader(function, definitions[-1], methods, receivers, own)
     return _first_reason(readers, executed)
 
 

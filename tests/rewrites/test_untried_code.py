@@ -146,6 +146,38 @@ class OnlyComputes(Indexed):
         return values
 
 
+class Transforms(Indexed):
+    """Each sample's own dictionary goes through functions, which add to it."""
+
+    def change(self, target, times=0, **more):
+        if "masks" in target:
+            times += 1
+            target["masks"] = times
+            more.update(target)
+        return target
+
+    def __getitem__(self, index):
+        return self.change({"image": made(index)})
+
+
+class TransformsASharedValue(Transforms):
+    def __init__(self):
+        self.target = {"image": made(0)}
+
+    def __getitem__(self, index):
+        return self.change(self.target), index
+
+
+class TransformsAView(FillsScratch):
+    def change(self, values):
+        if values[0] == RARE:
+            values += 1
+
+    def __getitem__(self, index):
+        self.change(self.scratch[1:3])
+        return made(index)
+
+
 class MakesAClient(Indexed):
     """The process that tries it has the client already."""
 
@@ -194,9 +226,11 @@ UNSAFE = {
     KeepsItInAMethod: "may change KeepsItInAMethod.previous",
     LooksAtItsThread: "look at their thread by threading.current_thread",
     Counts: "may change COUNT",
+    TransformsASharedValue: "may change target",
+    TransformsAView: "may change values",
     SeldomMovesAHandle: "may change SeldomMovesAHandle.file",
 }
-SAFE = (OnlyComputes, MakesAClient, MakesAClientHere, MakesAClientForEachKey)
+SAFE = (OnlyComputes, Transforms, MakesAClient, MakesAClientHere, MakesAClientForEachKey)
 
 
 def cut_at(kind, name):
