@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import itertools
 import os
 import stat
 import threading
@@ -42,6 +43,7 @@ _SHARED_MEMORY = "/dev/shm/"
 _OF_LIBRARIES = ("torch_", "psm_", "sem.", "pymp-", "plumb-")
 # Byte code, and a folder that importing torch's compiler makes.
 _CACHES = ("/__pycache__", "/torchinductor_")
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Functions of the C library that change files or start programs.
 _C_FUNCTIONS = frozenset((
     "chmod", "chown", "creat", "creat64", "execl", "execle", "execlp", "execv", "execve", "execvp", "fchmod",
@@ -223,8 +225,11 @@ class ChangeRecorder:
             stays: Its end can't be seen, because it takes the place of a process of the script.
 
         """
+        texts = [_text(word) for word in words]
+        if any(_is_plumbs(*pair) for pair in itertools.pairwise(texts)):
+            return
         with self._locked():
-            self._add(PROGRAM, os.getcwd(), words=[_text(word) for word in words], at=time.time(), stays=stays)
+            self._add(PROGRAM, os.getcwd(), words=texts, at=time.time(), stays=stays)
 
     @_not_raising
     def note_c_function(self, name: Any) -> None:
@@ -371,6 +376,13 @@ class ChangeRecorder:
 
 def _why(error: OSError) -> str:
     return str(error) if isinstance(error, TooLargeError) else (error.strerror or str(error)).lower()
+
+
+def _is_plumbs(word: str, following: str) -> bool:
+    """Return whether two words of a command line run a program of plumb's, which changes no files of the user's."""
+    if word == "-m":
+        return following.startswith("plumb.")
+    return word.startswith("-") and following.startswith(f"{_PACKAGE}/") and following.endswith(".py")
 
 
 def _text(word: Any) -> str:

@@ -195,3 +195,11 @@ def test_a_program_that_runs_on_is_seen_though_its_parent_ended(program, tuned):
     os.kill(int((tuned.folder / "pid").read_text()), 9)
     assert records.QUIET not in kinds
     running.end()
+
+
+def test_plumb_s_own_programs_do_not_count_as_the_script_s(tuned):
+    code = (
+        "import subprocess\nfrom plumb.host import malloc\nsubprocess.run([sys.executable, '-S', malloc.__file__, '0'])"
+    )
+    running = f"{code}\nPath(os.environ['PLUMB_JOURNAL'], 'records.jsonl').exists() and sys.exit(3)"
+    tuned.run(running)
