@@ -22,7 +22,6 @@ from plumb.core.plan import LoaderResult, Plan, decode
 
 SCRIPTS = Path(__file__).parent / "scripts"
 _TIMEOUT_SECONDS = 180
-_TUNING_FIXTURES = {"plumb", "tuning"}
 
 # Hundreds of processes import plumb here: it is compiled for all of them, not by each.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -119,16 +118,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     A module's first test that needs something made `once` comes before these, and its others at the very end: by then
     it is made, and nobody waits for it.
 
-    A tuning in real time decides by the time that it gets. If such a test fails beside others, it is tried once more,
-    alone; the summary counts these as rerun. All other tests have one try.
+    What is measured hangs on the time that a test gets. One that fails beside others is tried once more, alone; the
+    summary lists it as rerun, so that nobody overlooks a fault that comes and goes.
     """
     if "nightly" not in config.getoption("markexpr"):
         nightly = [item for item in items if item.get_closest_marker("nightly")]
         config.hook.pytest_deselected(items=nightly)
         items[:] = [item for item in items if item not in set(nightly)]
     for item in items:
-        if item.get_closest_marker("slow") or _TUNING_FIXTURES.intersection(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.flaky(reruns=1))
+        item.add_marker(pytest.mark.flaky(reruns=1))
     makers = {item.path: item for item in reversed(items) if "once" in getattr(item, "fixturenames", ())}
     items.sort(
         key=lambda item: (

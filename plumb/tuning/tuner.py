@@ -473,7 +473,7 @@ class Tuner:
         if candidate.num_workers and (self._start_method != "fork" or self._trials.ledger.has_failed_with_workers):
             return None
         self._say("the best and yours in pairs")
-        until = max(self._begun + self.seconds, time.perf_counter()) + decision.OVERTIME_SECONDS
+        until = max(self._begun + self.seconds, time.perf_counter()) + min(decision.OVERTIME_SECONDS, self.seconds)
         return self._trials.paired(inputs, own.config, candidate, until)
 
     def _seconds_interleaved(self, finals: Sequence[TrialResult]) -> float:
