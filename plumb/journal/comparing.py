@@ -58,6 +58,7 @@ class Comparison:
         self._targets = {record["to"] for record in found if record["kind"] == MOVED}
         # Undoing changes the times of folders.
         self._changed_at = {path: _changed_at(path) for path in self._listing.entries}
+        self._parents = {os.path.dirname(path) for path in self._listing.entries}
         self._open: set[str] | None = None
         self._moved: dict[tuple[int, int, int, int], str] = {}
         self._left_empty: set[str] = set()
@@ -104,11 +105,14 @@ class Comparison:
             except OSError as error:
                 copy = f"; its content is in {self._copy(facts)}" if "copy" in facts else ""
                 self.unkept[path] = f"{(error.strerror or str(error)).lower()}{copy}"
+        named = {os.path.dirname(path) for path in self.restored}
         for path in sorted(self._folders, reverse=True):
             with contextlib.suppress(OSError):
                 set_status(path, self._listing.entries[path])
-            if not any(restored.startswith(f"{path}/") for restored in self.restored):
+            # The name of what was restored in a folder stands for the folder, too.
+            if path not in named:
                 self.restored.add(f"{path}/")
+            named.add(os.path.dirname(path))
         self._remove_emptied(made)
 
     def list_all(self, unkept: Collection[str]) -> str:
@@ -314,7 +318,7 @@ class Comparison:
     def _leave(self, path: str, facts: Record, status: os.stat_result | None) -> None:
         """Name a change that may be another process's, and keep the earlier state."""
         if facts["kind"] == FOLDER:
-            if not any(listed.startswith(f"{path}/") for listed in self._listing.entries):
+            if path not in self._parents:
                 self.others.append(UnkeptFile(f"{path}/", f"changed {_BY_ANOTHER}"))
             return
         why = f"changed {_BY_ANOTHER}"
