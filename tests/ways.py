@@ -68,7 +68,11 @@ def _by_class(loader, config, rewrites, said, monkeypatch):
     """As `plumb.DataLoader` does it."""
     own = current_config(loader)
     its = plumb.DataLoader(
-        loader.dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn, **own.loader_arguments()
+        loader.dataset,
+        batch_size=loader.batch_size,
+        collate_fn=loader.collate_fn,
+        worker_init_fn=loader.worker_init_fn,
+        **own.loader_arguments(),
     )
     monkeypatch.setattr(self_tuning, "say", said.append)
     its.run_on(entry_for(its, config, rewrites))

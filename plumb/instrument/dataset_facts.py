@@ -86,6 +86,15 @@ def facts_about(loader: Any) -> Facts:
     )
 
 
+def functions_of(roots: Mapping[str, Any]) -> list[types.FunctionType]:
+    """Return the user's functions that samples made from `roots` may run."""
+    walk = _FactsWalk()
+    for path, value in roots.items():
+        walk.look(path, value)
+    walk.facts()
+    return walk.functions()
+
+
 @dataclass(frozen=True)
 class _FoundValue:
     """A value on the walk. `is_data`: it is one of many; `depth`: number of libraries' objects around it."""
@@ -120,6 +129,10 @@ class _FactsWalk:
         for package in sorted(self._versions | {"python", "torch"}):
             self._facts.kinds[f"{package} (version)"] = package_version(package)
         return Facts(*(_at_most(facts) for facts in (self._facts.code, self._facts.kinds, self._facts.values)))
+
+    def functions(self) -> list[types.FunctionType]:
+        """Return the user's functions that were visited."""
+        return [value for _, value in self._met.values() if is_user_code(value)]
 
     def look(self, path: str, value: Any, is_data: bool = False, depth: int = 0) -> None:
         """Record a simple value; queue any other one for a visit."""

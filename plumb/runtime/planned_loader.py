@@ -30,6 +30,7 @@ from plumb.runtime.epoch.loader_run import LoaderRun, state_guard
 from plumb.runtime.epoch.persistent_epochs import PersistentEpochs
 from plumb.runtime.epoch_start import Epochs
 from plumb.runtime.guards.guard import Finding, Guards, IdleGuard, Verdict
+from plumb.runtime.guards.own_workers import OwnWorkers
 from plumb.runtime.guards.state_guard import StateGuard
 from plumb.runtime.iterator_setup import IteratorSetup, exchanged
 from plumb.runtime.loader import rebuild
@@ -69,7 +70,7 @@ class PlannedLoader:
         self._clock = clock or clock_of(loader, planned, users)
         self._steering = PlanSteering(planned, users, self._clock)
         self._given = given or {}
-        self._counts_compared = frozenset(planned.workers_compared)
+        self._own_workers = OwnWorkers(users, config, frozenset(planned.workers_compared))
         checks = None
         if is_guarded:
             checks = check_guard(
@@ -117,7 +118,7 @@ class PlannedLoader:
         """
         if is_stateful(loader):
             return self._start_stateful(loader, start, say)
-        if self._runs_script_again(loader, say) or self._may_repeat_samples(loader, say):
+        if self._must_run_plainly(loader, say):
             with exchanged(loader, attributes_of(loader, self._users)):
                 return start()
         if self._is_unwatched(loader):
@@ -131,7 +132,7 @@ class PlannedLoader:
         """Return the next epoch's iterator of a loader that keeps the script's own arguments."""
         if is_stateful(loader):
             return self._start_stateful(loader, start, say)
-        if self._runs_script_again(loader, say) or self._may_repeat_samples(loader, say):
+        if self._must_run_plainly(loader, say):
             return start()
         if self._is_unwatched(loader):
             return self._start_alone(loader, start, say)
@@ -182,6 +183,13 @@ class PlannedLoader:
                 template = rebuild(loader, self._users, None)
             return start_watched(run, loader, template, start)
 
+    def _must_run_plainly(self, loader: DataLoader[Any], say: Say) -> bool:
+        """Return whether the plan's workers must not be used; say why."""
+        why = self._own_workers.why_plain(loader)
+        if why is not None:
+            say(f"{self._steering.loader}: {why}; it runs as the script has it")
+        return why is not None or self._runs_script_again(loader, say)
+
     def _runs_script_again(self, loader: DataLoader[Any], say: Say) -> bool:
         """Return whether the plan's workers, and not the script's, would now run the script's main part.
 
@@ -193,25 +201,13 @@ class PlannedLoader:
         say(f"{self._steering.loader} {RUNS_AGAIN}")
         return True
 
-    def _may_repeat_samples(self, loader: DataLoader[Any], say: Say) -> bool:
-        """Return whether the plan's workers might each deliver all of a stream, as far as the plan says."""
-        if not isinstance(loader.dataset, IterableDataset):
-            return False
-        counts = {self._users.num_workers, self._config.num_workers}
-        if len(counts) == 1 or counts <= self._counts_compared:
-            return False
-        say(
-            f"{self._steering.loader}: with num_workers={self._config.num_workers} an iterable dataset may deliver "
-            f"samples more than once, and the plan does not say that it was compared with {self._users.num_workers}; "
-            "it runs as the script has it"
-        )
-        return True
-
     def _reads_as_torch_would(self, loader: DataLoader[Any]) -> bool:
         """Return whether plumb's own iterator can read the loader's epochs: by indices in a fixed order."""
         # If the script has no workers, the order is fixed, even if it says otherwise for workers.
         in_order = not self._users.num_workers or (self._users.in_order and self._config.in_order)
-        return in_order and is_read_by_index(loader) and not makes_own_iterator(loader)
+        is_plain = is_read_by_index(loader) and not makes_own_iterator(loader)
+        # Where a segment begins in the middle of an epoch, another worker would make the next batch.
+        return in_order and is_plain and not self._own_workers.matter(loader)
 
     def _measured(self, loader: DataLoader[Any], say: Say, asked: float | None = None) -> Iterator[Any]:
         clock = self._clock

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from plumb.core.config import Config
 from plumb.instrument.sample_effects import CHILD_SECONDS, sample_effects
+from plumb.instrument.worker_identity import why_worker_matters
 from plumb.rewrites.find_rewrites import AvailableRewrites
 from plumb.runtime.loader import NO_REWRITES
 
@@ -71,6 +72,9 @@ def restraint_of(
     """
     if changed and not own.num_workers:
         return Restraint(workers=changed_by_loop(changed), stores=changed_by_loop(changed))
+    identity = why_worker_matters(loader)
+    if identity:
+        return _with_identity(identity, own)
     seconds = max(child_seconds, _CHILD_SAMPLES * sample_seconds)
     effects = sample_effects(loader, indices, seconds, skips_shared=own.num_workers > 0)
     if own.num_workers:
@@ -88,6 +92,16 @@ def restraint_of(
         note = f"no workers and no stores were tried: {effects.why_in_one_process}"
         return Restraint(workers=note, stores=note)
     return Restraint(forked=effects.why_not_forked)
+
+
+def _with_identity(why: str, own: Config) -> Restraint:
+    """Return what must not be tried with a loader whose samples may depend on the worker that makes them."""
+    if not own.num_workers:
+        note = f"no workers and no stores were tried: {why}, and your loader has no workers"
+        return Restraint(workers=note, stores=note)
+    # A stored value was made by one worker, and would be delivered in place of another's.
+    note = f"the number of workers stays yours, and each sample is made by its own worker: {why}"
+    return Restraint(stores=note, threads=note, rewrites=note, other_workers=note)
 
 
 def changed_by_loop(place: str) -> str:

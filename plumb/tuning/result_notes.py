@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from plumb.core.config import Config
 from plumb.instrument.fork_safety import Handle
+from plumb.instrument.saved_state import is_stateful
 from plumb.model import planner, resource_bounds
 from plumb.model.contributions import rates_without_each
 from plumb.model.inputs import ModelInputs, SearchSpace
@@ -117,7 +118,7 @@ def _decision(outcome: Outcome, subject: LoaderUnderTest, seconds: float, has_no
 
 def _workers(subject: LoaderUnderTest, start: WorkerStart, restraint: Restraint) -> list[str]:
     found = [reason for reason in (start.why_not, restraint.other_workers) if reason]
-    return [*found, explanations.stateful(type(subject.loader).__name__)] if start.keeps_count else found
+    return [*found, explanations.stateful(type(subject.loader).__name__)] if is_stateful(subject.loader) else found
 
 
 def _model(

@@ -75,12 +75,13 @@ def joining(group):
 
 
 HUNGRY = """
+observed = functools.partial(get_worker_info)
 class Hungry(Numbers):
     index = None
     # Threads gain nothing, so that workers are tried on any host.
     lock = threading.Lock()
     def __getitem__(self, index):
-        if self.index is None and get_worker_info() is not None and get_worker_info().num_workers >= 2:
+        if self.index is None and observed() is not None and observed().num_workers >= 2:
             # As fast as data are read, which a busy host can watch.
             self.index = [time.sleep(0.005) or bytearray(os.urandom(1) * 2**22) for _ in range(250)]
         with self.lock:
@@ -107,12 +108,13 @@ def test_workers_that_eat_memory_are_ended_before_the_group_s_limit(write, tmp_p
 
 
 STUCK = """
+observed = functools.partial(get_worker_info)
 class Stuck(Numbers):
     lock = threading.Lock()
     # Threads gain nothing, so that workers are what can.
     reading = threading.Lock()
     def __getitem__(self, index):
-        if get_worker_info() is not None and get_worker_info().num_workers >= 2:
+        if observed() is not None and observed().num_workers >= 2:
             self.lock.acquire()
             self.wait_for_ever()
         with self.reading:
@@ -192,11 +194,12 @@ optimizer = Descent(model.parameters(), lr=1e-4)
 
 
 DYING = """
+observed = functools.partial(get_worker_info)
 class Dying(Numbers):
     # Threads gain nothing, so that workers are tried on any host.
     lock = threading.Lock()
     def __getitem__(self, index):
-        if get_worker_info() is not None and get_worker_info().num_workers >= 2 and index % 50 == 49:
+        if observed() is not None and observed().num_workers >= 2 and index % 50 == 49:
             {death}
         with self.lock:
             return super().__getitem__(index)
@@ -207,7 +210,7 @@ class Dying(Numbers):
 @pytest.mark.parametrize(
     ("death", "signal"),
     [
-        ("os.kill(os.getpid(), 9)", "Killed"),
+        ("import signal; signal.raise_signal(9)", "Killed"),
         pytest.param("import ctypes; ctypes.string_at(0)", "Segmentation fault", marks=pytest.mark.nightly),
     ],
 )

@@ -4,13 +4,14 @@ import dataclasses
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from plumb.core import plan
 from plumb.core.config import Config
 from plumb.core.plan import Claim, LoaderResult, Measured, Plan, Prediction
 from plumb.runtime import run_clock
 from plumb.runtime.planned_loader import PlannedLoader
+from tests.parts.observers import observed_worker
 from tests.parts.planned import only, plan_of, run_on, write
 
 LENGTH, BATCH = 48, 4
@@ -28,7 +29,7 @@ class Rows(Dataset):
         return LENGTH
 
     def __getitem__(self, index):
-        return torch.tensor([index, get_worker_info() is not None])
+        return torch.tensor([index, observed_worker() is not None])
 
 
 class Turns:
@@ -115,12 +116,14 @@ def test_epochs_that_are_left_are_not_ended():
 SCRIPT = """
 import time, torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from functools import partial
 
+observed = partial(get_worker_info)
 class Rows(Dataset):
     def __len__(self): return 32
     def __getitem__(self, index):
-        time.sleep(0.05 if get_worker_info() else 0.001)
-        return torch.tensor([index, get_worker_info() is not None])
+        time.sleep(0.05 if observed() else 0.001)
+        return torch.tensor([index, observed() is not None])
 
 rows = Rows()
 {made_before}

@@ -12,13 +12,14 @@ import time
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from plumb.core.config import Config
 from plumb.runtime.epoch import epoch_iterator
 from plumb.runtime.guards.guard import Finding, IdleGuard, Verdict
 from plumb.runtime.loader_attributes import plans_attributes, set_attributes
+from tests.parts.observers import observed_process, observed_worker
 from tests.runtime.test_order_programs import ByLoss, planned_on
 
 LENGTH, BATCH = 48, 4
@@ -36,10 +37,10 @@ class Rows(Dataset):
         return LENGTH
 
     def __getitem__(self, index):
-        info = get_worker_info()
+        info = observed_worker()
         if info is not None and index == 21 and self.act is not None:
             self.act()
-        return torch.tensor([index, info is not None, os.getpid()])
+        return torch.tensor([index, info is not None, observed_process()])
 
 
 class Run:
@@ -76,7 +77,7 @@ def raises():
 
 
 def dies():
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(observed_process(), signal.SIGKILL)
 
 
 def hangs():
@@ -109,7 +110,7 @@ class Changing(Rows):
     def __getitem__(self, index):
         if index == 21:
             raise ValueError("a damaged row")
-        return torch.tensor([index, self.version, os.getpid()])
+        return torch.tensor([index, self.version, observed_process()])
 
 
 def told_of(epoch, dataset, processes):
@@ -369,7 +370,7 @@ def test_what_is_exchanged_on_the_loader_reaches_workers_that_last(monkeypatch):
 
 class Stream(IterableDataset):
     def __iter__(self):
-        info = get_worker_info()
+        info = observed_worker()
         return iter(range(info.id, 20, info.num_workers) if info else range(20))
 
 

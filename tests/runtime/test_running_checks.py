@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from checking import Loop
-from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from plumb.core.config import CacheChoice, Config, Cut, Rewrites
 from plumb.instrument.rng_state import generator_states
@@ -20,6 +20,7 @@ from plumb.rewrites.find_deferrals import find_deferral
 from plumb.runtime.checks import check_rate, running_checks
 from plumb.runtime.checks.check_rate import CheckTimes, asked_rate, asked_rate_or_default, parse_rate
 from plumb.runtime.replay.sample_code import code_of_samples
+from tests.parts.observers import observed_worker
 
 LENGTH = 32
 
@@ -180,7 +181,7 @@ def test_workers_that_make_other_samples_are_found():
 
     class ByWorker(Base):
         def change(self, values, index):
-            return values + (index == 9 and get_worker_info() is not None)
+            return values + (index == 9 and observed_worker() is not None)
 
     loop = Loop(ByWorker(), Config(2, 2))
     batches = loop.epoch(ORDERS[0])
@@ -380,7 +381,7 @@ def test_what_can_not_be_compared_hides_no_difference_in_the_rest(monkeypatch):
         here = os.getpid()
 
         def change(self, values, index):
-            return values + (get_worker_info() is not None)
+            return values + (observed_worker() is not None)
 
     loop = Loop(ByProcess(), Config(1, 2), collate_fn=partly_sparse)
     loop.epoch(ORDERS[0])

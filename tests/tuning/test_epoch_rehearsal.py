@@ -6,12 +6,13 @@ import time
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from plumb.core.config import Config
 from plumb.tuning import epoch_rehearsal
 from plumb.tuning.epoch_rehearsal import PlanLeftError, rehearse_epochs
 from plumb.tuning.loader_under_test import LoaderUnderTest
+from tests.parts.observers import observed_worker
 from tests.runtime.test_clocked_runs import entry
 
 START_SECONDS = 0.5
@@ -70,7 +71,7 @@ class Hanging(Rows):
     """Samples that hang in workers, which a trial need not see: it reads what its store holds."""
 
     def __getitem__(self, index):
-        info = get_worker_info()
+        info = observed_worker()
         if info is not None and info.num_workers > 1:
             threading.Event().wait()
         return super().__getitem__(index)

@@ -6,7 +6,8 @@ import time
 
 import numpy as np
 import pytest
-from torch.utils.data import DataLoader, Dataset
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from plumb.core.config import CacheChoice, Config
 from plumb.instrument.sample_effects import CHILD_SECONDS
@@ -160,3 +161,45 @@ def test_a_configuration_with_values_made_ahead_is_told_from_others():
     assert Config(2, 2).makes_ahead
     assert Config(0, cache=CacheChoice("read", "memory", 1, 1.0)).makes_ahead
     assert not Config(0, pin_memory=True).makes_ahead
+
+
+class Banked(Rows):
+    def __init__(self):
+        super().__init__(lambda rows, index: torch.tensor(index), bank=0)
+
+
+class Asking(Banked):
+    def __getitem__(self, index):
+        return index, get_worker_info() is None
+
+
+def set_bank(worker):
+    get_worker_info().dataset.bank = worker
+
+
+def seed_all(worker):
+    torch.manual_seed(worker)
+
+
+@pytest.mark.parametrize(("dataset", "init"), [(Banked, set_bank), (Asking, None)], ids=["init", "samples"])
+def test_workers_with_an_identity_stay_the_script_s_and_nothing_is_rewritten(dataset, init):
+    loader = DataLoader(dataset(), batch_size=4, num_workers=2, worker_init_fn=init)
+    found = restraint_of(loader, Config(2, 2), range(4), "")
+    assert found.other_workers is not None
+    assert found.other_workers == found.stores == found.rewrites == found.threads
+    assert ("set_bank, test_restraint.py:" if init else "Asking.__getitem__ (test_restraint.py:") in found.other_workers
+    start = worker_start(loader, Config(2, 2), (), found)
+    assert (start.keeps_count, start.why_not) == (True, None)
+
+
+@pytest.mark.parametrize(("dataset", "init"), [(Banked, set_bank), (Asking, None)], ids=["init", "samples"])
+def test_a_script_without_workers_is_given_none_that_have_an_identity(dataset, init):
+    found = restraint_of(DataLoader(dataset(), batch_size=4, worker_init_fn=init), Config(), range(4), "")
+    assert found.workers is not None
+    assert found.workers == found.stores
+
+
+@pytest.mark.parametrize("own", [Config(), Config(2, 2)], ids=str)
+def test_a_worker_init_fn_that_seeds_restrains_nothing(own):
+    loader = DataLoader(Banked(), batch_size=4, worker_init_fn=seed_all, **own.loader_arguments())
+    assert restraint_of(loader, own, range(4), "") == FREE

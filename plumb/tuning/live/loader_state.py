@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset
 from plumb.core.config import Config
 from plumb.core.plan import Trial
 from plumb.instrument.torch_loader import DataLoader
+from plumb.instrument.worker_identity import why_worker_matters
 from plumb.runtime.checks.running_checks import check_guard
 from plumb.runtime.epoch.epoch_order import EpochOrder, draw_order, packed, unpacked
 from plumb.runtime.epoch.index_forecast import IndexForecast
@@ -29,8 +30,9 @@ _tunings: dict[int, LiveTuning] = {}
 def live_iterator(loader: DataLoader[Any]) -> Iterator[Any]:
     """Return the next epoch of `loader` in place of `iter(loader)`: the same batches in the same order, but faster.
 
-    The loader is tuned over all of its epochs; `tuning_of(loader)` has the results. An iterable dataset and a loader
-    with `in_order=False` are delivered by torch alone, because another number of workers would change their result.
+    The loader is tuned over all of its epochs; `tuning_of(loader)` has the results. An iterable dataset, a loader with
+    `in_order=False`, and one whose samples may depend on the worker that makes them are delivered by torch alone,
+    because another number of workers would change their result.
 
     Raises:
         Exception: What the sampler and the dataset raise.
@@ -67,7 +69,8 @@ class LiveTuning:
 
     def _begin_tuning(self, loader: DataLoader[Any]) -> None:
         own = current_config(loader)
-        self._is_untouched = isinstance(loader.dataset, IterableDataset) or not own.in_order
+        why = why_worker_matters(loader)
+        self._is_untouched = isinstance(loader.dataset, IterableDataset) or not own.in_order or why is not None
         checks = None if self._is_untouched else check_guard(loader, type(loader.dataset).__name__, own)
         # The run refers to the pilot. The pilot refers to the run only weakly, or the garbage collector would end
         # workers.
@@ -80,6 +83,8 @@ class LiveTuning:
         settings = settings_of(loader.dataset) or Settings()
         run = self._run = LiveRun(own, LiveController(own, why_no_workers, settings), checks=checks)
         known.append(weakref.ref(run))
+        if why is not None:
+            run.steering.stay_plain(why)
         if checks is not None:
             run.guards.add(checks)
         self._lasting = None

@@ -9,11 +9,12 @@ import time
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader
 
 from plumb.core.config import Config
 from plumb.tuning.live import controller, live_iterator, tuning_of
 from tests.parts.live_parts import Squares
+from tests.parts.observers import observed_process, observed_worker
 
 BATCH = 8
 
@@ -155,9 +156,9 @@ class NotInWorkers(Squares):
         self.how = how
 
     def __getitem__(self, index):
-        if get_worker_info() is not None and index % 5 == 0:
+        if observed_worker() is not None and index % 5 == 0:
             if self.how == "dies":
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(observed_process(), signal.SIGKILL)
             raise RuntimeError("no device in a worker")
         return super().__getitem__(index)
 

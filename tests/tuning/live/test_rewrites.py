@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from plumb.core.config import CacheChoice, Config
 from plumb.rewrites.find_rewrites import AvailableRewrites, find_rewrites
@@ -18,6 +18,7 @@ from plumb.tuning.live.background_search import BackgroundSearch
 from plumb.tuning.measure.sample_cost import measure_samples
 from plumb.tuning.measure.throughput import IndexStream
 from tests.parts.live_parts import follow, patiently
+from tests.parts.observers import observed_worker
 
 LENGTH, BATCH = 320, 8
 MAIN = os.getpid()
@@ -43,7 +44,7 @@ class OnlyWhereItTrains(Sorted):
     """Ends any process that is neither the training's own nor a worker of its loader."""
 
     def __getitem__(self, index):
-        if os.getpid() != MAIN and get_worker_info() is None:
+        if os.getpid() != MAIN and observed_worker() is None:
             os._exit(1)
         return super().__getitem__(index)
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.core.config import Config
 from plumb.tuning.live import live_iterator, tuning_of
 from tests.parts.live_parts import Squares, follow, patiently
+from tests.parts.observers import observed_worker
 
 
 def alive(pids):
@@ -41,7 +42,7 @@ class WhoReads(Squares):
         self.epoch = 0
 
     def __getitem__(self, index):
-        info = get_worker_info()
+        info = observed_worker()
         assert info is None or info.dataset is self
         return torch.tensor([index, info.num_workers if info else 0, self.epoch])
 
@@ -95,7 +96,7 @@ def test_a_dataset_that_changes_within_an_epoch_is_given_to_no_new_worker_before
 
 class Stream(IterableDataset):
     def __iter__(self):
-        info = get_worker_info()
+        info = observed_worker()
         for index in range(30):
             time.sleep(0.002)
             yield index, info.num_workers if info else 0
