@@ -93,27 +93,42 @@ def _only_guards(code: CodeType, name: str) -> bool:
     for place, instruction in enumerate(instructions):
         if instruction.argval == name and instruction.opname.startswith("LOAD"):
             call = next((i for i in range(place, len(instructions)) if instructions[i].opname.startswith("CALL")), None)
-            if call is None or not _is_compared(instructions, call, stored, name):
+            if call is None or not _is_compared(instructions, call, stored):
                 return False
     for place, instruction in enumerate(instructions):
         is_read = instruction.opname.startswith("LOAD") and instruction.argval in stored
-        if is_read and not _is_compared(instructions, place, stored, name):
+        if is_read and not _is_compared(instructions, place, stored):
             return False
     return True
 
 
-def _is_compared(instructions: list[dis.Instruction], place: int, stored: set[str], name: str) -> bool:
+def _is_compared(instructions: list[dis.Instruction], place: int, stored: set[str]) -> bool:
     """Return whether the value that an instruction pushes is compared, or stored under a name that is put in `stored`.
 
-    Only values that are pushed without a call, but the one of `name`, may lie between.
+    Follows the value on the stack, below what other expressions push and pop there.
     """
-    for before, later in zip(instructions[place:], instructions[place + 1 :], strict=False):
-        if later.opname in _COMPARES:
-            return True
-        if later.opname in ("STORE_ATTR", "STORE_FAST"):
+    above = 0
+    for later in instructions[place + 1 :]:
+        name, count = later.opname, later.arg or 0
+        if name in _COMPARES:
+            return above <= 1
+        if name in ("STORE_ATTR", "STORE_FAST") and above == (name == "STORE_ATTR"):
             stored.add(later.argval)
             return True
-        is_same_call = later.opname.startswith("CALL") and before.argval == name
-        if not (is_same_call or later.opname.startswith("LOAD") or later.opname == "PUSH_NULL"):
+        if name == "SWAP" and above in (0, count - 1):
+            above = count - 1 - above
+        elif name == "ROT_TWO" and above <= 1:
+            above = 1 - above
+        elif name in ("CALL", "CALL_METHOD", "CALL_FUNCTION"):
+            above -= count + (name != "CALL_FUNCTION")
+            if above < 1:
+                return False
+        elif name.startswith("UNARY") or name in ("LOAD_ATTR", "LOAD_METHOD"):
+            if above < 1:
+                return False
+            above += dis.stack_effect(later.opcode, later.arg)
+        elif name.startswith("LOAD") or name == "PUSH_NULL":
+            above += dis.stack_effect(later.opcode, later.arg)
+        else:
             return False
     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import tempfile
@@ -13,6 +14,9 @@ from documented.data import Failing, Numbers, Once, Stream
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from plumb.core.config import Config
+
+# A loader whose code reads its worker would run as torch's, without what a plan does about workers that fail.
+observed_worker, observed_process = functools.partial(get_worker_info), functools.partial(os.getpid)
 
 
 class TwoArgumentsError(Exception):
@@ -191,7 +195,7 @@ class Stuck(Numbers):
         self.first = first
 
     def __getitem__(self, index):
-        if get_worker_info() and index == 5 and self.first():
+        if observed_worker() and index == 5 and self.first():
             time.sleep(1.5)
         return torch.tensor(index)
 
@@ -208,8 +212,8 @@ class Killed(Stuck):
     """The first worker that comes to index 5 is killed there."""
 
     def __getitem__(self, index):
-        if get_worker_info() and index == 5 and self.first():
-            os.kill(os.getpid(), signal.SIGKILL)
+        if observed_worker() and index == 5 and self.first():
+            os.kill(observed_process(), signal.SIGKILL)
         return index
 
 

@@ -217,11 +217,18 @@ class Comparing(Rows):
         return index
 
 
+class ReopeningAtOnce(Reopening):
+    def __getitem__(self, index):
+        if self.process != os.getpid():
+            self.process, self.file = os.getpid(), os.open(os.devnull, os.O_RDONLY)
+        return index
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         yield get_worker_info()
 
 
-@pytest.mark.parametrize("dataset", [Rows, Reopening, Comparing, Stream])
+@pytest.mark.parametrize("dataset", [Rows, Reopening, ReopeningAtOnce, Comparing, Stream])
 def test_set_up_in_each_process_and_streams_are_no_matter(dataset):
     assert why_worker_matters(DataLoader(dataset())) is None

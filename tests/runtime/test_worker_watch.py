@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from plumb.core.config import CacheChoice, Config, Cut, Rewrites
 from plumb.runtime.replay.sample_code import code_of_samples
+from tests.parts.observers import observed_process
 from tests.runtime.test_state_guard import trained
 
 WORKERS, LASTING = Config(2, 2), Config(2, 2, persistent_workers=True)
@@ -133,7 +134,7 @@ class Reopening(Dataset):
 
     def __getitem__(self, index):
         if self.opened_by != os.getpid():
-            self.opened_by, self.seed = os.getpid(), -os.getpid()
+            self.opened_by, self.seed = os.getpid(), -observed_process()
         return torch.tensor(index)
 
 
