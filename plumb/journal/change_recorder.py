@@ -140,8 +140,11 @@ class ChangeRecorder:
         if self._is_ignored(source) and self._is_ignored(target):
             return
         with self._locked():
-            status = lstat(source)
+            status, there = lstat(source), lstat(target)
             if status is None or not can_be_renamed(source, status, target):
+                return
+            if there is not None and os.path.samestat(status, there):
+                # To rename a file to another name of its own does nothing.
                 return
             self._keep_entry(target)
             is_folder = stat.S_ISDIR(status.st_mode)

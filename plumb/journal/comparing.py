@@ -19,7 +19,7 @@ from plumb.journal import records, snapshot
 from plumb.journal.copying import check_room
 from plumb.journal.journal_paths import lstat
 from plumb.journal.program_times import ProgramTimes
-from plumb.journal.records import KEPT, MOVED, NOT_CHANGES, PROGRAM, SEEN, Record
+from plumb.journal.records import KEPT, MOVED, NOT_CHANGES, PROGRAM, SEEN, STATUS, Record
 from plumb.journal.seen import open_now
 from plumb.journal.snapshot import FILE, FOLDER, LINK
 
@@ -55,6 +55,7 @@ class Comparison:
                 times = self._recorded_at.setdefault(record["path"], [])
                 if "changed_at" in record:
                     times.append(record["changed_at"])
+        self._puts_times_back = any(record["kind"] == STATUS for record in found)
         self._targets = {record["to"] for record in found if record["kind"] == MOVED}
         # Undoing changes the times of folders.
         self._changed_at = {path: _changed_at(path) for path in self._listing.entries}
@@ -225,8 +226,11 @@ class Comparison:
     def _is_content_same(self, path: str, facts: Record, status: os.stat_result) -> bool:
         if not stat.S_ISREG(status.st_mode) or _identity(facts)[2:] != (status.st_size, status.st_mtime_ns):
             return False
-        # The inode may differ: a file restored in a folder that was renamed and restored is a new one.
-        return facts["inode"] == status.st_ino or "copy" not in facts or self._holds_the_same(path, facts)
+        # The inode may differ: a file restored in a folder that was renamed and restored is a new one. A time that was
+        # put back, by this or another name, says nothing of the content.
+        has_told_time = not self._puts_times_back or path not in self._recorded_at
+        is_told = has_told_time and facts["inode"] == status.st_ino
+        return is_told or "copy" not in facts or self._holds_the_same(path, facts)
 
     def _holds_the_same(self, path: str, facts: Record) -> bool:
         with contextlib.suppress(OSError):
@@ -260,7 +264,7 @@ class Comparison:
         if status is not None and is_file and self._is_content_same(path, facts, status):
             set_status(path, facts)
             return True
-        if moved is not None:
+        if moved is not None and lstat(moved) is not None:
             self._make_room(path)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             os.rename(moved, path)
