@@ -265,6 +265,11 @@ class Comparison:
             set_status(path, facts)
             return True
         if moved is not None and lstat(moved) is not None:
+            if moved.startswith(f"{path}/"):
+                # Its present folder has to go from its own path.
+                aside = f"{path}.plumb-{os.getpid()}"
+                os.rename(moved, aside)
+                moved = aside
             self._make_room(path)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             os.rename(moved, path)
