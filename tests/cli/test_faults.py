@@ -284,11 +284,12 @@ class Stream(IterableDataset):
 @pytest.mark.parametrize(
     ("numbers", "says"),
     [
-        ("range(96)", "does not ask which worker"),
-        ("range(info.id if info else 0, 96)", "samples in"),
-        ("itertools.count(info.id if info else 0)", "no time to compare"),
+        pytest.param("range(96)", "does not ask which worker", id="unsharded"),
+        pytest.param("range(info.id if info else 0, 96)", "samples in", id="half sharded", marks=pytest.mark.nightly),
+        pytest.param(
+            "itertools.count(info.id if info else 0)", "no time to compare", id="infinite", marks=pytest.mark.nightly
+        ),
     ],
-    ids=["unsharded", "half sharded", "infinite"],
 )
 def test_iterable_datasets_that_are_not_shared_out_get_no_more_workers(numbers, says, write, tmp_path):
     write("train.py", script(STREAM.format(numbers=numbers), "Stream()"))

@@ -204,8 +204,22 @@ while True:
 }
 
 
+# Each is a tuning of some seconds.
+_KINDS_EACH_NIGHT = (
+    "functools.partial",
+    "a factory, named by its caller",
+    "gradient accumulation",
+    "batches of varying length",
+    "a dictionary that the loop takes apart",
+    "a dataset that gets its transform late",
+    "a while loop over iter and next",
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(name, marks=pytest.mark.nightly) if name in _KINDS_EACH_NIGHT else name for name in KINDS]
+)
 def test_the_training_loader_is_found_by_its_name_and_tuned(kind, plumb, write):
     name, code = KINDS[kind]
     write("train.py", PREAMBLE + code)

@@ -31,7 +31,7 @@ from plumb.tuning.live import live_iterator, tuning_of
 from tests.parts.live_parts import Eager, Lazy, follow
 
 LENGTH, BATCH = 40, 2
-PROGRAMS = int(os.environ.get("PLUMB_PROGRAMS", "12"))
+PROGRAMS = int(os.environ.get("PLUMB_PROGRAMS", "8"))
 
 
 class Numbers(torch.utils.data.Dataset):
