@@ -190,7 +190,10 @@ class _Body:
             return False
         if isinstance(target, ast.Subscript) and _last_name(target.value) == "environ":
             return False
-        return decides or value is None or self._differs(target) or self._differs(value) or not self._is_constant(value)
+        # To give each worker's copy of the dataset the same value, whatever it is, tells no worker from another.
+        indices = [each.slice for each in ast.walk(target) if isinstance(each, ast.Subscript)]
+        is_told = value is None or self._differs(value) or not self._is_constant(value)
+        return decides or is_told or any(map(self._differs, indices))
 
     def _of_call(self, call: ast.Call, decides: bool) -> str | None:
         """Return the place of a call's effect."""
@@ -203,6 +206,8 @@ class _Body:
             return self._effects.of(function, (), {}, decides or is_unclear, frozenset[Any](places | named))
         is_on_own = self._differs(call.func)
         is_given = any(self._differs(each) for each in values)
+        if isinstance(function, type) and issubclass(function, BaseException):
+            return None
         if isinstance(function, type) and is_user_class(function):
             return _place(self._function, call.lineno) if is_given or decides else None
         if not (is_on_own or is_given or decides):

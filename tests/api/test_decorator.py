@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import inspect
+import json
 import os
 import pickle
 import pydoc
@@ -143,6 +144,12 @@ print(inspect.getsourcefile(DataLoader.__iter__).rpartition("/")[2])
     assert plans(tmp_path) == []
 
 
+def undelivered(text):
+    """A plan without what its runs delivered, which each run brings up to date."""
+    plan = json.loads(text)
+    return {**plan, "loaders": [{**loader, "delivered": None} for loader in plan["loaders"]]}
+
+
 @pytest.mark.slow
 def test_a_plan_file_of_one_s_own_is_written_and_then_read(script, tmp_path):
     body = """
@@ -158,7 +165,7 @@ show(DataLoader(Kept(), batch_size=8))
     other = script(body + "show(DataLoader(Kept(), batch_size=16))")
     assert len(other.stderr.splitlines()) == 2, "its own loader starts at once, the other is tuned"
     assert "made for another dataset, loader or host; it is not used" in other.stderr
-    assert (tmp_path / "numbers.json").read_text() == text, "a plan for something else stays as it is"
+    assert undelivered((tmp_path / "numbers.json").read_text()) == undelivered(text), "a plan for something else stays"
 
 
 @pytest.mark.slow
