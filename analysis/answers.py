@@ -12,13 +12,11 @@ import plumb
 from analysis.measuring import Contender, Reading, by_turns, stream_of, torch_contender
 from analysis.pipelines.pipeline import Pipeline
 from analysis.results import Effort
+from analysis.tuned import STUCK_SECONDS, filled_store
 from plumb.core.config import Config
-from plumb.runtime.iterator_setup import cut_of
 from plumb.runtime.loader import rebuild
-from plumb.runtime.store.dataset_store import DatasetStore
 
-# Workers that stay silent for so long are taken for stuck.
-_STUCK_SECONDS = 60.0
+PIPELINES = ("photos", "detection", "translation", "spectrograms", "videos", "rows")
 
 
 @dataclass(frozen=True)
@@ -42,15 +40,11 @@ def answer(pipeline: Pipeline, budget_seconds: float, name: str) -> Answer:
     loader = pipeline.loader
     plan = plumb.tune(loader, budget=budget_seconds)
     seconds = time.perf_counter() - begun
-    config, rewrites, stored = plan.config, plan.entry.rewrites, None
-    cut = cut_of(config, rewrites)
-    if config.cache and cut:
-        stored = DatasetStore(loader.dataset, cut, config.cache)
-        for _ in rebuild(loader, Config(2, 2, cache=config.cache), None, _STUCK_SECONDS, rewrites, stored):
-            pass
+    config, rewrites = plan.config, plan.entry.rewrites
+    stored = filled_store(loader, config, rewrites)
 
     def make(indices: Iterable[Any] | None) -> DataLoader[Any]:
-        return rebuild(loader, config, indices, _STUCK_SECONDS, rewrites, stored)
+        return rebuild(loader, config, indices, STUCK_SECONDS, rewrites, stored)
 
     return Answer(name, plan, seconds, Contender(name, config, make))
 

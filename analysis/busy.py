@@ -10,13 +10,12 @@ grid of torch's worker counts are measured by turns. Prints and writes `analysis
 from dataclasses import dataclass
 
 from analysis import results
-from analysis.answers import Answer, Held, answer, hold
+from analysis.answers import PIPELINES, Answer, Held, answer, hold
 from analysis.contention import CHANGING, background_load
 from analysis.field import opened
 from analysis.results import Effort, publish, say, table
 
 FULL, QUICK = Effort(5, 0.8, 20.0), Effort(2, 0.4, 8.0)
-PIPELINES = ("photos", "detection", "translation", "spectrograms", "videos", "rows")
 LOADS = (0.0, 0.5, 1.0, CHANGING)
 # An answer is good from the first share of the best on, and next to the best from the second; a loader that is slower
 # than its start by more than the last one is slower.

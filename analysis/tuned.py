@@ -27,7 +27,7 @@ from plumb.tuning.search.optuna_space import Space
 from plumb.tuning.tuner import Tuner
 
 # Workers that stay silent for so long are taken for stuck.
-_STUCK_SECONDS = 60.0
+STUCK_SECONDS = 60.0
 _SIMULATED_BATCHES = 2000
 _numbers = itertools.count()
 
@@ -71,18 +71,15 @@ class Tuned:
         if self.finds_nothing and config.cache and cut:
             # By the same name, it would be one that another loader has filled.
             stored = DatasetStore(self.loader.dataset, cut, config.cache, apart=f"-first-{next(_numbers)}")
-        return rebuild(self.loader, config, indices, _STUCK_SECONDS, self.rewrites, stored)
+        return rebuild(self.loader, config, indices, STUCK_SECONDS, self.rewrites, stored)
 
     def fill(self, configs: Iterable[Config]) -> None:
         """Fill each store that `configs` name by an epoch, so that they are measured as in a later one."""
-        workers = max(2, len(os.sched_getaffinity(0)))
         for config in configs:
-            cut = cut_of(config, self.rewrites)
-            if config.cache and cut and config.cache not in self.filled:
-                stored = DatasetStore(self.loader.dataset, cut, config.cache)
-                for _ in self.make(Config(workers, 2, cache=config.cache, start_method=config.start_method), None):
-                    pass
-                self.filled[config.cache] = stored
+            if config.cache and config.cache not in self.filled:
+                stored = filled_store(self.loader, config, self.rewrites)
+                if stored is not None:
+                    self.filled[config.cache] = stored
 
     def with_nothing_stored(self) -> "Tuned":
         """Return the same, with loaders that fill their own stores."""
@@ -108,6 +105,18 @@ class Tuned:
         """Return the model's bounds for `config`, the smallest first, in words."""
         bounds = resource_bounds.bounds(self.choice.inputs, config)
         return ", ".join(f"{name} {rate:,.0f}" for name, rate in sorted(bounds.items(), key=lambda item: item[1]))
+
+
+def filled_store(loader: DataLoader[Any], config: Config, rewrites: Rewrites) -> DatasetStore | None:
+    """Return the store of `config`, filled by an epoch of `loader`; None if it has none."""
+    cut = cut_of(config, rewrites)
+    if config.cache is None or cut is None:
+        return None
+    stored = DatasetStore(loader.dataset, cut, config.cache)
+    filling = Config(max(2, len(os.sched_getaffinity(0))), 2, cache=config.cache, start_method=config.start_method)
+    for _ in rebuild(loader, filling, None, STUCK_SECONDS, rewrites):
+        pass
+    return stored
 
 
 def tune_loader(

@@ -7,6 +7,7 @@ import itertools
 import linecache
 import sys
 import sysconfig
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -159,10 +160,13 @@ def _statement_text(file: str, line: int, column: int) -> str:
 @lru_cache(maxsize=64)
 def nodes_of(file: str) -> tuple[ast.AST, ...]:
     """Return all nodes of a source file's tree, outer ones first; none if it can't be parsed."""
-    try:
-        return tuple(ast.walk(ast.parse("".join(linecache.getlines(file)))))
-    except (SyntaxError, ValueError):
-        return ()
+    with warnings.catch_warnings():
+        # Python has printed what it warns of when it compiled the file.
+        warnings.simplefilter("ignore")
+        try:
+            return tuple(ast.walk(ast.parse("".join(linecache.getlines(file)))))
+        except (SyntaxError, ValueError):
+            return ()
 
 
 @lru_cache(maxsize=64)

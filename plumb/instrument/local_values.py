@@ -21,7 +21,7 @@ _ALIASING = frozenset(
 )
 _MADE = (ast.Constant, ast.JoinedStr, ast.BinOp, ast.UnaryOp, ast.Compare, ast.List, ast.Tuple, ast.Dict, ast.Set,
          ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Lambda)  # fmt: skip
-_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
@@ -65,7 +65,7 @@ class LocalValues:
             return all(self.is_new(each, met) for each in value.values)
         if not isinstance(value, ast.Call):
             return isinstance(value, _MADE)
-        return _name_called(value) not in _ALIASING or self._has_new_parts(value, met)
+        return last_name(value.func) not in _ALIASING or self._has_new_parts(value, met)
 
     def meaning(self, value: ast.expr) -> Any:
         """Return the present value of a global name, or of what it leads to in modules and classes; None for others."""
@@ -153,7 +153,7 @@ def definitions_in(nodes: tuple[ast.AST, ...], function: FunctionType) -> list[D
     """Return the definitions among a file's nodes that a function may come from; several lambdas may be in one line."""
     code, found = function.__code__, []
     for node in nodes:
-        if not isinstance(node, _DEFINITIONS):
+        if not isinstance(node, DEFINITIONS):
             continue
         decorators = getattr(node, "decorator_list", [])
         line = min([node.lineno, *(each.lineno for each in decorators)])
@@ -162,5 +162,8 @@ def definitions_in(nodes: tuple[ast.AST, ...], function: FunctionType) -> list[D
     return found
 
 
-def _name_called(call: ast.Call) -> str:
-    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+def last_name(node: ast.AST) -> str:
+    """Return a name, or that of an attribute; empty for other expressions."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""

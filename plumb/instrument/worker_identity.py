@@ -14,7 +14,7 @@ from plumb.core.printable import printable
 from plumb.instrument.byte_code import names_in, with_inner
 from plumb.instrument.callee import is_user_file
 from plumb.instrument.dataset_facts import functions_of
-from plumb.instrument.worker_init import ReopeningInit, WatchedInit
+from plumb.instrument.worker_init import users_init
 from plumb.instrument.worker_init_effects import place_of_effect
 
 _READS = frozenset(("get_worker_info", "_worker_info", "worker_info", "current_process", "parent_process"))
@@ -36,9 +36,7 @@ def why_worker_matters(loader: Any) -> str | None:
     """
     if isinstance(loader.dataset, IterableDataset):
         return None
-    init = loader.worker_init_fn
-    while isinstance(init, (ReopeningInit, WatchedInit)):
-        init = init.then
+    init = users_init(loader.worker_init_fn)
     place = None if init is None else place_of_effect(init)
     if place is not None:
         return f"your worker_init_fn does more than seed generators ({place}), so each worker makes samples of its own"

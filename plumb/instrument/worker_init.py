@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from plumb.host.inherited_files import reopen_inherited_files
 from plumb.host.process_control import prepare_sockets
@@ -57,6 +58,13 @@ class WatchedInit:
             faulthandler.register(STACK_SIGNAL, file=file, all_threads=True)
         if self.then is not None:
             self.then(worker_id)
+
+
+def users_init(init: Any) -> Any:
+    """Return the user's own `worker_init_fn`, without what plumb's workers do before it."""
+    while isinstance(init, (ReopeningInit, WatchedInit)):
+        init = init.then
+    return init
 
 
 def _say_nothing() -> None:

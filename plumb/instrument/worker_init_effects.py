@@ -11,22 +11,21 @@ import ast
 import builtins
 import functools
 import inspect
-import linecache
 import os
 import sys
 import types
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from plumb.core.printable import printable
+from plumb.instrument.call_site import nodes_of
 from plumb.instrument.callee import is_user_class, is_user_code
 from plumb.instrument.code_names import closed_over
+from plumb.instrument.local_values import DEFINITIONS, definitions_in, last_name
 from plumb.instrument.object_parts import attributes_of
 
 _UNKNOWN = object()
 _DEEPEST = 8
-_Function = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 # Calls of these return what differs between workers.
 _SOURCES = frozenset(("get_worker_info", "initial_seed", "getpid", "current_process"))
 # Functions of libraries that may be passed a worker's identity, by the ends of their names.
@@ -114,7 +113,7 @@ class _Effects:
         known = {**dict(zip(parameters, given, strict=False)), **named}
         self._depth += 1
         try:
-            nodes = list(_nodes_of(function))
+            nodes = definitions_in(nodes_of(code.co_filename), function)
             if not nodes:
                 return f"{_place(function, code.co_firstlineno)}, whose source could not be read"
             found = (_Body(self, function, node, set(tainted), known).effect() for node in nodes)
@@ -140,7 +139,7 @@ class _Body:
         self._called: set[str] = set()
         self._locals = set(function.__code__.co_varnames) - self._outer
         for each in self._nodes:
-            if isinstance(each, _Function):
+            if isinstance(each, DEFINITIONS):
                 self._differing.update(
                     argument.arg for argument in ast.walk(each.args) if isinstance(argument, ast.arg)
                 )
@@ -171,7 +170,7 @@ class _Body:
     def _differs(self, value: ast.AST) -> bool:
         return any(
             (isinstance(each, ast.Name) and each.id in self._differing)
-            or (isinstance(each, ast.Call) and _last_name(each.func) in _SOURCES)
+            or (isinstance(each, ast.Call) and last_name(each.func) in _SOURCES)
             for each in ast.walk(value)
         )
 
@@ -188,7 +187,7 @@ class _Body:
             return self._is_store(target.value, value, decides)
         if isinstance(target, ast.Name) and target.id not in self._outer:
             return False
-        if isinstance(target, ast.Subscript) and _last_name(target.value) == "environ":
+        if isinstance(target, ast.Subscript) and last_name(target.value) == "environ":
             return False
         # To give each worker's copy of the dataset the same value, whatever it is, tells no worker from another.
         indices = [each.slice for each in ast.walk(target) if isinstance(each, ast.Subscript)]
@@ -197,7 +196,7 @@ class _Body:
 
     def _of_call(self, call: ast.Call, decides: bool) -> str | None:
         """Return the place of a call's effect."""
-        function, name = self._resolved(call.func), _last_name(call.func)
+        function, name = self._resolved(call.func), last_name(call.func)
         values = [*call.args, *(keyword.value for keyword in call.keywords)]
         if self._is_users(function):
             places = {i for i, each in enumerate(call.args) if self._differs(each)}
@@ -296,25 +295,5 @@ def _imported(nodes: list[ast.AST], function: types.FunctionType) -> Iterator[tu
                 yield alias.asname or alias.name, vars(module).get(alias.name, _UNKNOWN) if module else _UNKNOWN
 
 
-def _last_name(node: ast.AST) -> str:
-    if isinstance(node, ast.Attribute):
-        return node.attr
-    return node.id if isinstance(node, ast.Name) else ""
-
-
 def _place(function: types.FunctionType, line: int) -> str:
     return printable(f"{function.__qualname__}, {os.path.basename(function.__code__.co_filename)}:{line}")
-
-
-def _nodes_of(function: types.FunctionType) -> Iterator[ast.AST]:
-    """Yield the definitions in the source that a function may have: several if lambdas share a line."""
-    code = function.__code__
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tree = ast.parse("".join(linecache.getlines(code.co_filename, function.__globals__)))
-    for node in ast.walk(tree):
-        if isinstance(node, _Function):
-            decorators = getattr(node, "decorator_list", None)
-            first = decorators[0].lineno if decorators else node.lineno
-            if first == code.co_firstlineno and getattr(node, "name", "<lambda>") == code.co_name:
-                yield node

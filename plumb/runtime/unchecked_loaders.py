@@ -33,13 +33,11 @@ def why_unchecked(loader: DataLoader[Any], users: Config) -> str | None:
         loader: The loader.
         users: The configuration that the script gave it.
     """
-    if not users.num_workers:
-        return None if is_read_by_index(loader) else "they are not read by index"
-    if is_stateful(loader):
+    if users.num_workers and is_stateful(loader):
         return "its workers save their place"
-    if makes_own_iterator(loader):
+    if users.num_workers and makes_own_iterator(loader):
         return "its class makes its own iterator"
-    if not users.in_order:
+    if users.num_workers and not users.in_order:
         return "they come in any order"
     return None if is_read_by_index(loader) else "they are not read by index"
 

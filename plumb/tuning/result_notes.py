@@ -31,10 +31,10 @@ class Outcome:
     """What a tuning came to, and what it met on the way.
 
     `closest` is the configuration that came closest to the user's without being better, `paired` the comparison in
-    pairs of the best with the user's, `promising` the model's best
-    if nothing could be tried, `uncompared` the best finalist if there was no time for finals. `known` counts the
-    configurations that an interrupted tuning had measured. Others kept `others_cpus` of `usable_cpus` busy. `sharding`
-    is None for a dataset that is read by indices, `held` has what forked workers must not use.
+    pairs of the best with the user's, `promising` the model's best if nothing could be tried, `uncompared` the best
+    finalist if there was no time for finals. `known` counts the configurations that an interrupted tuning had measured.
+    Others kept `others_cpus` of `usable_cpus` busy. `sharding` is None for a dataset that is read by indices, `held`
+    has what forked workers must not use.
     """
 
     own: TrialResult

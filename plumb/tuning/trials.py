@@ -293,15 +293,12 @@ class Trials:
             return None
         loaders: list[MeasuredLoader] = []
 
+        def rate(config: Config, chunk: Chunk) -> float:
+            return resource_bounds.training_rate(inputs, config, chunk.samples / chunk.seconds)
+
         def ratio(all_chunks: Sequence[Sequence[Chunk]]) -> PairedRatio | None:
-            pairs = [
-                tuple(
-                    resource_bounds.training_rate(inputs, config, chunk.samples / chunk.seconds)
-                    for config, chunk in zip((own, candidate), pair, strict=True)
-                )
-                for pair in zip(*all_chunks, strict=False)
-            ]
-            return paired_ratio([(one, other) for one, other in pairs]) if pairs else None
+            pairs = [(rate(own, one), rate(candidate, other)) for one, other in zip(*all_chunks, strict=False)]
+            return paired_ratio(pairs) if pairs else None
 
         def is_known(all_chunks: Sequence[Sequence[Chunk]], _: int) -> bool:
             now = ratio(all_chunks)

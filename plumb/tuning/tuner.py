@@ -175,9 +175,9 @@ class Tuner:
         readings += self._plain_trial(inputs, available, readings)
         finals = self._compare(inputs, self._finalists(inputs, own, readings))
         paired = self._paired(search_space, inputs, finals)
-        if paired is not None:
-            finals = [paired.own, paired.candidate] if paired.ratio.is_taken else [paired.own]
         is_taken = paired is not None and paired.ratio.is_taken
+        if paired is not None:
+            finals, self._untried = [paired.own, paired.candidate] if is_taken else [paired.own], ()
         plain = best_plain(inputs, finals, readings, self.subject.is_decided_in_loop or is_taken)
         loaded = self._trials.samples + seen.samples
         winner = finals[-1] if is_taken else decision.winner(finals)
@@ -519,10 +519,8 @@ class Tuner:
         assert winner.loader is not None
         inputs = self._trials.corrected(inputs)
         may_be_better = self.subject.is_decided_in_loop and winner.loop_rate > own.loop_rate
-        closest = None
-        if paired is not None:
-            self._untried = ()
-        elif winner.config != own.config and not may_be_better and not decision.is_better(inputs, winner, own):
+        closest, is_settled = None, paired is not None or winner.config == own.config or may_be_better
+        if not is_settled and not decision.is_better(inputs, winner, own):
             closest, winner = winner, own
         assert winner.loader is not None
         promising = next((each for each in self._untried if each.config != winner.config), None)

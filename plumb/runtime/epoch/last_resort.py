@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from plumb.core.config import Config
-from plumb.instrument.worker_init import ReopeningInit
+from plumb.instrument.worker_init import users_init
 from plumb.runtime.epoch.epoch_order import EpochOrder
 from plumb.runtime.loader import rebuild
 
@@ -34,9 +34,8 @@ def error_in_users_worker(template: DataLoader[Any], own: Config, indices: Any) 
     state = generator.get_state()
     one = dataclasses.replace(own, num_workers=1, persistent_workers=False)
     loader = rebuild(template, one, [indices])
-    if isinstance(loader.worker_init_fn, ReopeningInit):
-        # As in the user's own worker, so that the traceback is the same.
-        loader.worker_init_fn = loader.worker_init_fn.then
+    # As in the user's own worker, so that the traceback is the same.
+    loader.worker_init_fn = users_init(loader.worker_init_fn)
     try:
         next(iter(loader))
     except Exception as error:

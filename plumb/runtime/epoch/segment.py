@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, _utils
 from plumb.core.config import Config, Rewrites
 from plumb.core.errors import one_line
 from plumb.host.process_control import keep_sockets_together
-from plumb.instrument.worker_init import ReopeningInit
+from plumb.instrument.worker_init import users_init
 from plumb.runtime.epoch.epoch_order import EpochOrder
 from plumb.runtime.guards.guard import Guards
 from plumb.runtime.guards.worker_watch import WorkerWatchInit
@@ -151,10 +151,9 @@ class LoaderSegment:
             is_checked=options.is_checked,
         )
         self._loader.generator = seeds
-        init = self._loader.worker_init_fn
-        if options.is_users and isinstance(init, ReopeningInit):
+        if options.is_users:
             # The user's own workers stay as the script has them, also in the tracebacks of their errors.
-            self._loader.worker_init_fn = init.then
+            self._loader.worker_init_fn = users_init(self._loader.worker_init_fn)
         if config.persistent_workers or options.may_last:
             keep_sockets_together()
         if config.num_workers and not options.is_users:
@@ -316,8 +315,7 @@ class LoaderSegment:
 
 def _parts_of(loader: DataLoader[Any]) -> tuple[Any, ...]:
     """Return the parts of a loader that its workers get at their start, bound methods as object and function."""
-    init = loader.worker_init_fn
-    parts = (loader.collate_fn, init.then if isinstance(init, ReopeningInit) else init)
+    parts = (loader.collate_fn, users_init(loader.worker_init_fn))
     inner = [(getattr(part, "__self__", part), getattr(part, "__func__", part)) for part in parts]
     return (loader.dataset, *inner[0], *inner[1])
 

@@ -135,8 +135,9 @@ class StateGuard(IdleGuard):
         if self._finding is not None:
             return self._finding
         self._batches += 1
-        # Where batches are made here, samples may change such things, too.
-        has_changed = not self._was_here and self._quick is not None and self._quick.has_changed()
+        # Where batches are made here, samples may change such things, too. One change suffices until the next epoch.
+        may_tell = not (self._was_here or self._changed_within)
+        has_changed = may_tell and self._quick is not None and self._quick.has_changed()
         is_due = self._batches <= _LOOKED_AT or time.perf_counter() >= self._due_at
         if self._state is None or not (is_due or has_changed):
             return None
