@@ -113,7 +113,10 @@ def _is_compared(instructions: list[dis.Instruction], place: int, stored: set[st
         if name in ("STORE_ATTR", "STORE_FAST") and above == (name == "STORE_ATTR"):
             stored.add(later.argval)
             return True
-        if name == "SWAP" and above in (0, count - 1):
+        if name.startswith("STORE") and above >= -dis.stack_effect(later.opcode, later.arg):
+            # What lies above it is stored.
+            above += dis.stack_effect(later.opcode, later.arg)
+        elif name == "SWAP" and above in (0, count - 1):
             above = count - 1 - above
         elif name == "ROT_TWO" and above <= 1:
             above = 1 - above

@@ -224,11 +224,31 @@ class ReopeningAtOnce(Reopening):
         return index
 
 
+class ReopeningBefore(Reopening):
+    def __getitem__(self, index):
+        if self.process != os.getpid():
+            self.file, self.process = os.open(os.devnull, os.O_RDONLY), os.getpid()
+        return index
+
+
+class StoringBeside(Reopening):
+    """Stores something that depends on the process, in the same statement."""
+
+    def __getitem__(self, index):
+        if self.process != os.getpid():
+            self.file, self.process, self.other = None, os.getpid(), os.getpid() + index
+        return index
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         yield get_worker_info()
 
 
-@pytest.mark.parametrize("dataset", [Rows, Reopening, ReopeningAtOnce, Comparing, Stream])
+@pytest.mark.parametrize("dataset", [Rows, Reopening, ReopeningAtOnce, ReopeningBefore, Comparing, Stream])
 def test_set_up_in_each_process_and_streams_are_no_matter(dataset):
     assert why_worker_matters(DataLoader(dataset())) is None
+
+
+def test_what_else_is_made_of_the_process_s_number_matters():
+    assert "reads getpid" in why_worker_matters(DataLoader(StoringBeside()))
