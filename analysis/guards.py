@@ -37,7 +37,7 @@ from plumb.runtime.loader import current_config
 from plumb.runtime.planned_loader import PlannedLoader
 from plumb.tuning.measure.replayed_batches import RestartingIterator
 
-FULL, QUICK = Effort(7, 0.8, 8.0), Effort(3, 0.3, 4.0)
+FULL, QUICK = Effort(15, 1.0, 8.0), Effort(3, 0.3, 4.0)
 # A window has as many batches as the first one of its time, and this many at the least.
 FEWEST_BATCHES, SHORT_EPOCH = 4, 64
 # A pipeline for which plumb finds nothing better is guarded all the same, on what a plan may well have.
