@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
+from plumb.cli.usage import Group, misplaced_options
 from plumb.core.errors import OutputError
 from plumb.host import standard_streams
 
@@ -78,13 +79,20 @@ _verbose = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    examples=("plumb tune train.py --epochs 3", "plumb run train.py --epochs 3"),
+)
 @click.version_option(package_name="plumb-tune", prog_name="plumb")
 def cli() -> None:
     """Tunes the input pipeline of an unmodified PyTorch training script."""
 
 
-@cli.command(context_settings=_SCRIPT)
+@cli.command(
+    context_settings=_SCRIPT,
+    examples=("plumb tune train.py --epochs 3", "plumb tune --budget 120 --cache-dir /data/cache -m project.train"),
+)
 @click.option("--budget", type=_Number(min=1), default=60.0, show_default=True, help="Seconds of tuning.")
 @click.option("--cpus", type=_ABOVE_0, help="Use no more CPUs than this.")
 @click.option("--memory", type=_Size(), help="Use no more memory than this, for example 8GiB.")
@@ -158,10 +166,14 @@ def tune(
         clean=clean,
         plain=plain,
     )
-    return command.tune(target, arguments, orders, output, as_json, describe(Limits.detect(), Machine.detect()))
+    host = describe(Limits.detect(), Machine.detect())
+    return command.tune(target, arguments, orders, output, as_json, host, _misplaced(arguments))
 
 
-@cli.command(context_settings=_SCRIPT)
+@cli.command(
+    context_settings=_SCRIPT,
+    examples=("plumb trace train.py", "plumb trace --dot train.py --data images > graph.dot"),
+)
 @click.option("--budget", type=_Number(min=1), default=60.0, show_default=True, help="Seconds to wait for.")
 @click.option("--json", "form", flag_value="json", help="Print the graph as networkx.node_link_data.")
 @click.option("--dot", "form", flag_value="dot", help="Print the graph in Graphviz's language.")
@@ -175,10 +187,13 @@ def trace(script: tuple[str, ...], budget: float, form: str | None) -> int:
 
     target, arguments = parse_target(list(script))
     orders = TuneOrders(budget, trace_only=True)
-    return command.trace(target, arguments, orders, form or "tree")
+    return command.trace(target, arguments, orders, form or "tree", _misplaced(arguments))
 
 
-@cli.command(context_settings=_SCRIPT)
+@cli.command(
+    context_settings=_SCRIPT,
+    examples=("plumb run train.py --epochs 90", "plumb run --plan plans/train.plumb.json train.py"),
+)
 @click.option("--plan", type=click.Path(dir_okay=False, path_type=Path), help="The plan; default: SCRIPT's own.")
 @click.option(
     "--check", type=_Share(), help="Share of batches to make a second time, plainly, and compare; default: a few."
@@ -194,7 +209,7 @@ def run(script: tuple[str, ...], plan: Path | None, check: float | None) -> None
     command.run(target, arguments, plan, check)
 
 
-@cli.command()
+@cli.command(examples=("plumb apply train.py", "plumb apply --write train.py"))
 @click.option("--plan", type=click.Path(dir_okay=False, path_type=Path), help="The plan; default: SCRIPT's own.")
 @click.option("--write", is_flag=True, help="Change the source instead of showing what to change.")
 @click.option("-m", "is_module", is_flag=True, help="SCRIPT is a module's name.")
@@ -208,7 +223,7 @@ def apply(script: str, is_module: bool, plan: Path | None, write: bool) -> int:
     return command.apply(target, plan, write)
 
 
-@cli.command()
+@cli.command(examples=("plumb report train.plumb.json", "plumb report --html report.html train.plumb.json"))
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write one page for a browser.")
 @click.option(
     "--perfetto",
@@ -224,7 +239,12 @@ def report(plan: Path, html: Path | None, perfetto: Path | None, as_json: bool) 
     command.report(plan, html, perfetto, as_json)
 
 
-@cli.command()
+@cli.command(
+    examples=(
+        "plumb predict --cpus 16 train.plumb.json",
+        "plumb predict --memory 64GiB --step-rate 2000 train.plumb.json",
+    )
+)
 @click.option("--cpus", type=_ABOVE_0, help="Assume so many CPUs.")
 @click.option("--memory", type=_Size(least=1), help="Assume so much memory, for example 64GiB.")
 @click.option("--step-rate", type=_ABOVE_0, help="Assume a step of so many samples/s.")
@@ -238,7 +258,7 @@ def predict(plan: Path, cpus: float | None, memory: int | None, step_rate: float
     return command.predict(plan, AssumedHost(cpus, memory, step_rate), as_json)
 
 
-@cli.command()
+@cli.command(examples=("plumb doctor", "plumb doctor > host.txt"))
 def doctor() -> None:
     """Show what this host allows, and what to change."""
     from plumb.host import Limits, Machine
@@ -248,12 +268,12 @@ def doctor() -> None:
     print_doctor(Limits.detect(), Machine.detect(), console())
 
 
-@cli.group()
+@cli.group(examples=("plumb cache list", "plumb cache clear"))
 def cache() -> None:
     """Show and remove the sample stores on this host."""
 
 
-@cache.command(name="list")
+@cache.command(name="list", examples=("plumb cache list", "plumb cache list > stores.txt"))
 def list_stores() -> None:
     """Show your stores in shared memory and in all cache folders that you have used."""
     from plumb.cli import cache_command as command
@@ -261,13 +281,18 @@ def list_stores() -> None:
     command.list_stores()
 
 
-@cache.command(name="clear")
+@cache.command(name="clear", examples=("plumb cache clear", "plumb cache clear /data/cache"))
 @click.argument("folder", required=False, type=click.Path(file_okay=False, exists=True, path_type=Path))
 def clear_stores(folder: Path | None) -> None:
     """Remove your stores that no process uses: all of them, or those in the cache folder FOLDER."""
     from plumb.cli import cache_command as command
 
     command.clear_stores(folder)
+
+
+def _misplaced(arguments: list[str]) -> list[str]:
+    """Return the options of the present command that were written after the script."""
+    return misplaced_options(click.get_current_context().command, arguments)
 
 
 def main() -> NoReturn:

@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import os
 import sys
+import tempfile
 import tokenize
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -45,6 +46,25 @@ def source_file(target: Target) -> Path:
         return Path(target.name)
     spec = _spec_of(target.name)
     return Path(spec.origin) if spec is not None and spec.origin else Path(target.name)
+
+
+def check_folder(folder: Path, refusal: str, may_be_new: bool = False) -> None:
+    """Raise CommandError, which ends with `refusal`, if no file can be made in a folder.
+
+    With `may_be_new`, the folder itself may still have to be made.
+    """
+    existing = folder
+    while may_be_new and not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise CommandError(f"{existing} is not a folder: {refusal}", 2)
+    try:
+        # Only an attempt shows what a read-only mount, a full disk or a special file system refuses.
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise CommandError(
+            f"{folder} takes no files ({(error.strerror or str(error)).lower()}): {refusal}", 2
+        ) from None
 
 
 def _spec_of(name: str) -> ModuleSpec | None:

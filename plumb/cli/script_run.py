@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from plumb.tuning.child_orders import Orders, Target
 from plumb.tuning.trial_journal import Unfinished
 
 _FILES_SAID = 5
+_USAGE_ERROR = 2
 
 
 @dataclass
@@ -85,7 +87,11 @@ def run_in_session(
         finally:
             if not story.plans:
                 # Without plans there is no report that names the files.
-                display.say(story.files.sentences(Path.cwd(), _FILES_SAID))
+                display.say(
+                    story.files.sentences(
+                        Path.cwd(), _FILES_SAID, is_trace=orders.tune is not None and orders.tune.trace_only
+                    )
+                )
     for warning in story.warnings:
         console(stderr=True).print(f"plumb: {warning}", markup=False, highlight=False, soft_wrap=True)
     if story.failed is not None:
@@ -93,8 +99,16 @@ def run_in_session(
     return story, outcome
 
 
-def nothing_done(target: Target, story: ScriptStory, outcome: launcher.ScriptOutcome) -> CommandError:
-    """Return the error that explains why no loader was tuned or traced."""
+def nothing_done(
+    orders: Orders, story: ScriptStory, outcome: launcher.ScriptOutcome, misplaced: Sequence[str] = ()
+) -> CommandError:
+    """Return the error that explains why no loader was tuned or traced.
+
+    `misplaced` are words after the script that are options of plumb's command.
+    """
+    assert orders.tune is not None
+    target, is_trace = orders.target, orders.tune.trace_only
+    do, done, end = ("trace", "traced", "") if is_trace else ("tune", "tuned", ". Nothing was written")
     seen = ", ".join(f"{loader.name} ({loader.site})" for loader in story.found)
     if outcome.timed_out and not story.iterated:
         where = f" It was at {outcome.stack[0]}." if outcome.stack else ""
@@ -104,24 +118,29 @@ def nothing_done(target: Target, story: ScriptStory, outcome: launcher.ScriptOut
             "start, give it more with --budget"
         )
     if outcome.timed_out:
-        return CommandError("the tuning did not finish within its budget; give it more with --budget")
+        return CommandError(f"no loader was {done} within the budget; give it more with --budget")
     if outcome.exit_code < 0:
         name = signal.Signals(-outcome.exit_code).name
         memory = "; it was probably out of memory" if name == "SIGKILL" else ""
-        return CommandError(f"the script was ended by {name} before a loader was tuned{memory}. Nothing was written")
+        return CommandError(f"the script was ended by {name} before a loader was {done}{memory}{end}")
     if outcome.exit_code:
+        # Parsers of command lines end a script with this code if they don't know an option.
+        hint = ""
+        if misplaced and outcome.exit_code == _USAGE_ERROR:
+            are, them = ("is an option", "it") if len(misplaced) == 1 else ("are options", "them")
+            hint = f". {' and '.join(misplaced)} {are} of plumb {do}: write {them} before the script"
         return CommandError(
-            f"the script ended with exit code {outcome.exit_code} before a loader was tuned; its own message is above. "
-            "Nothing was written"
+            f"the script ended with exit code {outcome.exit_code} before a loader was {done}; its own message is above"
+            f"{hint}{end}"
         )
     if story.iterated:
-        return CommandError("the script ended before there was anything to tune. Nothing was written")
+        return CommandError(f"the script ended before there was anything to {do}{end}")
     what = f"it constructed {seen}, but did not iterate it" if seen else "it has none" + _hand_made_batches(target)
     if story.ended is not None and story.ended.had_children:
         what += (
             "; loaders of processes that it started can't be seen: start those from outside, by torchrun for example"
         )
-    return CommandError(f"the script ended without iterating a DataLoader: {what}. Nothing was written")
+    return CommandError(f"the script ended without iterating a DataLoader: {what}{end}")
 
 
 def _hand_made_batches(target: Target) -> str:

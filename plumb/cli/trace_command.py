@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from plumb.cli.script_run import nothing_done, run_in_session
 from plumb.report.output import wide_console, write_plainly
 from plumb.tuning.child_orders import Orders, Target, TuneOrders
 
 
-def trace(target: Target, arguments: list[str], orders: TuneOrders, form: str) -> int:
+def trace(target: Target, arguments: list[str], orders: TuneOrders, form: str, misplaced: Sequence[str] = ()) -> int:
     """Print the operator graph of a sample of the script's loader, as a "tree", as "json" or as "dot".
+
+    `misplaced` are words after the script that are options of this command.
 
     Returns the exit code. Raises ExplainedError if there is nothing to show.
     """
     from plumb.tracing.stored_pipeline import from_node_link
 
-    story, outcome = run_in_session(Orders(target, tune=orders), arguments, quiet=form != "tree")
+    ordered = Orders(target, tune=orders)
+    story, outcome = run_in_session(ordered, arguments, quiet=form != "tree")
     if story.traced is None:
-        raise nothing_done(target, story, outcome)
+        raise nothing_done(ordered, story, outcome, misplaced)
     if form == "json":
         write_plainly(json.dumps(story.traced.graph, indent=2))
     elif form == "dot":

@@ -53,14 +53,16 @@ class FilesOutcome:
         unkept = [file.path for file in self.not_put_back]
         return tuple(sorted({*self.put_back, *self.new, *self.cleaned, *unkept}))
 
-    def sentences(self, here: Path, at_most: int) -> list[str]:
+    def sentences(self, here: Path, at_most: int, is_trace: bool = False) -> list[str]:
         """Return sentences on the outcome for the user; paths below `here` are shown relative to it.
 
         Args:
             here: Folder in which the command was started.
             at_most: Largest number of paths named in a sentence on files that are as they were, or new.
+            is_trace: Whether the script was traced and not tuned.
 
         """
+        work, remedy = ("trace", "") if is_trace else ("tuning", " (tune with --clean to remove)")
         at_most_left = max(at_most, _LEFT_AT_MOST)
 
         def named(paths: Sequence[str], at_most: int = at_most, where: str = "") -> str:
@@ -71,15 +73,13 @@ class FilesOutcome:
         found = []
         if self.put_back:
             files = "the earlier file" if len(self.put_back) == 1 else "the earlier files"
-            found.append(f"Your script changed {named(self.put_back)} during the tuning; plumb put {files} back.")
+            found.append(f"Your script changed {named(self.put_back)} during the {work}; plumb put {files} back.")
         if self.new:
-            found.append(
-                f"New, made by your script during the tuning: {named(self.new)} (tune with --clean to remove)."
-            )
+            found.append(f"New, made by your script during the {work}: {named(self.new)}{remedy}.")
         if self.cleaned:
             found.append(f"Removed again, made by your script during the tuning: {named(self.cleaned)}.")
         found += [
-            f"Your script changed {_from(file.path, here)} during the tuning; plumb could not put it back: {file.why}."
+            f"Your script changed {_from(file.path, here)} during the {work}; plumb could not put it back: {file.why}."
             for file in self.not_put_back[:at_most_left]
         ]
         where = f" (all are in {printable(self.listed_in)})" if self.listed_in else ""

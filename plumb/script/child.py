@@ -142,6 +142,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
         emit,
         lambda: temporary_folders.note_exit(recorder),
         ends_without_loader=not takes_part,
+        done_to_loaders="traced" if orders.tune.trace_only else "tuned",
     )
     interception.install(session)
     interception.once_imported("torch", session.listen_for_training)

@@ -15,7 +15,8 @@ _LONE_BATCHES = 8
 class LoneBatches:
     """Counter of iterators of a script's loaders that delivered a single batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, done_to_loaders: str = "tuned") -> None:
+        self._done_to_loaders = done_to_loaders
         # By loader: the latest iterator; the number of earlier ones that gave one batch each, and their start time.
         self._latest: dict[str, WatchedIterator] = {}
         self._lone: dict[str, tuple[int, float]] = {}
@@ -36,7 +37,7 @@ class LoneBatches:
         if count < _LONE_BATCHES or now - since < patience_seconds:
             return None
         return (
-            f"{known.name} ({known.site}) was not tuned: the loop takes each batch by next(iter({known.name})), which "
-            "begins an epoch anew for every step, so nothing can be read ahead. Keep one iterator, begun again when it "
-            f"ends, or write: for batch in {known.name}. Nothing was written"
+            f"{known.name} ({known.site}) was not {self._done_to_loaders}: the loop takes each batch by "
+            f"next(iter({known.name})), which begins an epoch anew for every step, so nothing can be read ahead. Keep "
+            f"one iterator, begun again when it ends, or write: for batch in {known.name}. Nothing was written"
         )

@@ -51,7 +51,7 @@ _SHARE_ALONE = 0.25
 # And up to this share beyond the budget if that is spent by then; all of them together at most the second share.
 _SHARE_LATE, _SHARE_LATE_AT_MOST = 0.125, 0.25
 _SECONDS_WORTH_STARTING = 1.0
-_NO_TIME_LEFT = "the budget was spent before a loader was tuned; give it more with --budget. Nothing was written"
+_NO_TIME_LEFT = "the budget was spent before a loader was {}; give it more with --budget. Nothing was written"
 
 
 class Work(Protocol):
@@ -77,7 +77,7 @@ class Session:
 
     `make_work` is called when the first loader is taken over, and imports what the work needs. `at_end` is called
     before the session ends the process. With `ends_without_loader`, a script that trains for a while without having
-    made a loader is ended.
+    made a loader is ended. `done_to_loaders` is the word for the work in sentences, "tuned" or "traced".
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class Session:
         emit: Callable[[events.Event], None],
         at_end: Callable[[], None],
         ends_without_loader: bool = True,
+        done_to_loaders: str = "tuned",
     ) -> None:
         self._make_work = make_work
         self._budget_seconds = budget_seconds
@@ -97,6 +98,7 @@ class Session:
         self._registry: Registry | None = None
         self._signals: TrainingSignals | None = None
         self._ends_without_loader = ends_without_loader
+        self._done_to_loaders = done_to_loaders
         self._trains_since: float | None = None
         self._owner = os.getpid()
         self._running: KnownLoader | None = None
@@ -111,7 +113,7 @@ class Session:
         # Classes of the script's errors after which its loop has requested another batch.
         self._skips: dict[type[Exception], None] = {}
         self._files = LoaderFiles()
-        self._lone_batches = LoneBatches()
+        self._lone_batches = LoneBatches(done_to_loaders)
         # Loaders of which the user was told that they have no batches.
         self._without_batches: set[str] = set()
         # By loader: the iterator that delivered the latest batch.
@@ -413,8 +415,10 @@ class Session:
         for index, (known, loader) in enumerate(alive):
             left = (self._deadline - time.perf_counter()) / (len(alive) - index)
             if left < _SECONDS_WORTH_STARTING:
-                self._emit(events.Warned(f"{known.name} ({known.site}) was not tuned: the budget is spent"))
-                self._failed = self._failed or events.Failed(_NO_TIME_LEFT, 1)
+                self._emit(
+                    events.Warned(f"{known.name} ({known.site}) was not {self._done_to_loaders}: the budget is spent")
+                )
+                self._failed = self._failed or events.Failed(_NO_TIME_LEFT.format(self._done_to_loaders), 1)
                 continue
             self._emit(events.TuningStarted(known.name, str(known.site), time.perf_counter() - self._started))
             try:
@@ -438,7 +442,7 @@ class Session:
         is_first, self._failed = self._failed is None, self._failed or events.Failed(text, exit_code)
         assert self._registry is not None
         if not is_first or self._has_result or any(each.name not in self._done for each in self._registry.all()):
-            where = f"{known.name} ({known.site}) was not tuned: " if known is not None else ""
+            where = f"{known.name} ({known.site}) was not {self._done_to_loaders}: " if known is not None else ""
             self._emit(events.Warned(f"{where}{text}", is_failure=True))
 
     def _share_of_the_others(self, known: KnownLoader) -> float:

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -36,6 +37,88 @@ def test_usage(what, plumb, write, tmp_path):
     assert "Traceback" not in ran.err
     assert "never runs" not in ran.err
     assert [path.name for path in tmp_path.iterdir()] == ["good.py"]
+
+
+# What was typed, the exit code, and what the one line says besides: a usage error of click's has its usage before it.
+TYPED = [
+    ("--buget 5 good.py", 2, "No such option '--buget'. Did you mean '--budget'? Write it after: ", "plumb tune"),
+    ("--budget 5 good.py", 2, "No such option '--budget'. Write it after: ", "plumb trace"),
+    ("tune --buget 5 good.py", 2, "No such option '--buget'. Did you mean '--budget'?"),
+    ("tune --buget", 2, "No such option '--buget'. Did you mean '--budget'?"),
+    ("tune --buget=5 good.py", 2, "No such option '--buget'. Did you mean '--budget'?"),
+    ("tune --budget", 2, "'--budget' requires an argument"),
+    ("tune --plan other.json good.py", 2, "No such option '--plan'. It is one of: ", "plumb run", "plumb apply"),
+    ("trace --jsn good.py", 2, "Did you mean '--json'?"),
+    ("run --pln other.json good.py", 2, "Did you mean '--plan'?"),
+    ("apply --writ good.py", 2, "Did you mean '--write'?"),
+    ("report --htm page.html good.plumb.json", 2, "Did you mean '--html'?"),
+    ("predict --cpu 4 good.plumb.json", 2, "Did you mean '--cpus'?"),
+    ("tune -x good.py", 2, "No such option '-x'."),
+    ("tun good.py", 2, "No such command 'tun'. Did you mean 'tune'?"),
+    ("reprot good.plumb.json", 2, "No such command 'reprot'. Did you mean 'report'?"),
+    ("cache clean", 2, "No such command 'clean'. Did you mean 'clear'?"),
+    ("good.py", 2, "'good.py' is a file: name a command before it", "plumb tune good.py"),
+    ("polish good.py", 2, "No such command 'polish'."),
+    ("tune strict.py --budget 30", 1, "--budget is an option of plumb tune: write it before the script"),
+    ("tune strict.py --seed=3 --lr 1 --plain", 1, "--seed and --plain are options of plumb tune: write them before"),
+    ("trace strict.py --dot", 1, "--dot is an option of plumb trace: write it before the script"),
+    ("tune strict.py --plan other.json", 1, "its own message is above. Nothing was written"),
+    ("tune ends.py --budget 30", 1, "its own message is above. Nothing was written"),
+    ("trace ends.py", 1, "exit code 3 before a loader was traced; its own message is above\n"),
+    ("trace killed.py", 1, "before a loader was traced; it was probably out of memory\n"),
+    ("trace good.py", 1, "the script ended without iterating a DataLoader: it has none\n", "during the trace: ran.\n"),
+    ("tune --output no/folder/plan.json good.py", 2, "no/folder is not a folder", "--output"),
+    ("tune --output /proc/plan.json good.py", 2, "/proc takes no files", "--output"),
+    ("tune --cache-dir /proc/samples good.py", 2, "/proc/samples takes no files", "--cache-dir"),
+    ("tune --cache-dir good.py/samples good.py", 2, "good.py is not a folder", "--cache-dir"),
+    ("tune --memory 10MiB good.py", 2, "more than the 10 MiB that are allowed; raise --memory"),
+]
+
+
+@pytest.mark.parametrize("row", TYPED, ids=[row[0] for row in TYPED])
+def test_what_is_typed_wrongly_is_told_what_was_meant(row, plumb, write, tmp_path):
+    words, code, *said = row
+    write("good.py", "open('ran', 'w'); print('runs')")
+    write("strict.py", "import argparse; argparse.ArgumentParser().parse_args()")
+    write("ends.py", "import sys; sys.exit(3)")
+    write("killed.py", "import os; os.kill(os.getpid(), 9)")
+    ran = plumb(*words.split())
+    assert ran.code == code, ran.err
+    assert [part for part in said if part not in ran.err] == []
+    assert "Traceback" not in ran.err
+    if code == 2:
+        assert not (tmp_path / "ran").exists(), "nothing was run"
+    told = [
+        line for line in ran.err.splitlines() if line.startswith(("plumb: ", "Error: ")) and "New, made" not in line
+    ]
+    assert len(told) == 1
+    assert not words.startswith("trace") or "tuned" not in ran.err.replace("plumb tune", "")
+    assert not list(tmp_path.glob("*.json"))
+
+
+def every_command(command=cli, words=("plumb",)):
+    """Each command with the words that call it."""
+    yield " ".join(words), command
+    for name, each in getattr(command, "commands", {}).items():
+        yield from every_command(each, (*words, name))
+
+
+@pytest.mark.parametrize(("words", "command"), list(every_command()), ids=[words for words, _ in every_command()])
+def test_help_ends_with_two_examples_that_can_be_typed(words, command, plumb, write):
+    shown = plumb(*words.split()[1:], "--help").out.splitlines()
+    assert shown[-3].strip() == "Examples:"
+    for line in shown[-2:]:
+        example = line.strip()
+        assert example.startswith(f"{words} ") or example == words, example
+        typed = shlex.split(example.partition(" > ")[0])[1:]
+        context, inner = click.Context(cli, info_name="plumb"), cli
+        while isinstance(inner, click.Group):
+            name, inner, typed = inner.resolve_command(context, typed)
+            context = click.Context(inner, info_name=name, parent=context)
+        own = {option for each in inner.params for option in each.opts}
+        assert {
+            word for word in typed[: typed.index("train.py") if "train.py" in typed else None] if word[:2] == "--"
+        } <= own
 
 
 def numbers():
@@ -122,7 +205,7 @@ for x, y in DataLoader(Broken(), batch_size=4, num_workers=1):
     "may not use the memory that it uses already": (
         "loader = DataLoader(Numbers(), batch_size=4)" + LOOP.format(loader="loader"),
         2,
-        "more than the 10 MiB that are allowed",
+        "more than the 120 MiB that are allowed",
     ),
 }
 
@@ -132,7 +215,7 @@ for x, y in DataLoader(Broken(), batch_size=4, num_workers=1):
 def test_a_script_that_fails(what, plumb, write, tmp_path):
     text, code, message = FAILING[what]
     write("train.py", (PREAMBLE if "DataLoader" in text or "torch" in text else "import os, sys\n") + text)
-    ran = plumb("tune", "--budget", 4, "--memory", "10MiB" if "may not use" in what else "64GiB", "train.py")
+    ran = plumb("tune", "--budget", 4, "--memory", "120MiB" if "may not use" in what else "64GiB", "train.py")
     assert ran.code == code, ran.err
     assert message in ran.err
     assert ran.out == ""
