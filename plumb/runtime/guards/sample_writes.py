@@ -26,7 +26,7 @@ from plumb.instrument.script_reads import names_read_elsewhere
 Read = Callable[[Any], Any]
 
 # The first batches are checked closely, later ones within this share of the time.
-_LOOKED_AT, _SHARE = 4, 0.005
+_LOOKED_AT, _SHARE = 4, 0.002
 _WALK_SECONDS, _AGAIN_SECONDS, _LARGE_SECONDS, _CHILD_SECONDS = 0.1, 0.3, 0.03, 60.0
 # This many places are tried in a child; those found later count as lasting changes.
 _MOST_TRIED = 8

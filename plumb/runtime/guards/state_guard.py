@@ -27,7 +27,7 @@ from plumb.instrument.sample_files import SampleFiles
 from plumb.runtime.guards.guard import Finding, IdleGuard, Verdict
 
 # The first batches of an epoch are each checked; later ones within this share of the time, and at least this often.
-_LOOKED_AT, _SHARE, _AT_LAST_SECONDS = 8, 0.005, 2.0
+_LOOKED_AT, _SHARE, _AT_LAST_SECONDS = 8, 0.002, 2.0
 _SHORTEST_LOOK_SECONDS = 0.01
 # So many of the nearest values get a quick look before each batch, which takes microseconds.
 _NEAREST = 1000
