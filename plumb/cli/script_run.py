@@ -80,6 +80,7 @@ def run_in_session(
 ) -> tuple[ScriptStory, launcher.ScriptOutcome]:
     """Run the script in a session and print its warnings. Raise CommandError if the session failed."""
     clean = orders.tune is not None and orders.tune.clean
+    _say(_what_starts(orders))
     with Display(console(stderr=True), quiet) as display:
         story = ScriptStory(display, kept)
         try:
@@ -93,10 +94,25 @@ def run_in_session(
                     )
                 )
     for warning in story.warnings:
-        console(stderr=True).print(f"plumb: {warning}", markup=False, highlight=False, soft_wrap=True)
+        _say(warning)
     if story.failed is not None:
         raise CommandError(story.failed.text, story.failed.exit_code)
     return story, outcome
+
+
+def _say(line: str) -> None:
+    console(stderr=True).print(f"plumb: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _what_starts(orders: Orders) -> str:
+    """Return a line that says that the script really runs, and what becomes of the files that it writes."""
+    wishes = orders.tune
+    until = "until a sample is traced" if wishes is not None and wishes.trace_only else "training included"
+    new = "removed" if wishes is not None and wishes.clean else "listed"
+    return (
+        f"{orders.target.name} is run for real, {until}, and may write files as always; at the end, those that existed "
+        f"before are put back, and new ones are {new}"
+    )
 
 
 def nothing_done(

@@ -152,12 +152,12 @@ class Config:
         parts += ["pin_memory=True"] if self.pin_memory else []
         parts += [f"{self.worker_torch_threads} torch threads"] if self.worker_torch_threads > 1 else []
         parts += [] if self.in_order else ["in_order=False"]
-        parts += [f"{self.fetch_threads} fetch threads"] if self.fetch_threads > 1 else []
+        parts += [f"{self.fetch_threads} loading threads"] if self.fetch_threads > 1 else []
         parts += [f"cache in {self.cache.tier} after {self.cache.after}"] if self.cache else []
         parts += ["whole batches at once"] if self.reads_whole_batches else []
         operators = () if self.reads_whole_batches else self.deferred
-        parts += [f"{' and '.join(operators)} on batches"] if operators else []
-        parts += ["reused memory"] if self.allocator_reuse else []
+        parts += [f"{' and '.join(operators)} on whole batches"] if operators else []
+        parts += ["batch memory used again"] if self.allocator_reuse else []
         return ", ".join(parts)
 
     @property

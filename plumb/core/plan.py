@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -64,6 +64,8 @@ class Trial:
     """A configuration that was really tried, or the reason why it could not be.
 
     `predicted_bytes` and `measured_bytes` are memory in addition to the script's own; None if it wasn't measured.
+    `loop_samples_per_second` is the expected rate of a training on it: no more than the step takes, with the epoch that
+    fills a store. It decides; None if it is unknown.
     """
 
     config: Config
@@ -73,6 +75,7 @@ class Trial:
     outcome: str
     predicted_bytes: float | None = None
     measured_bytes: float | None = None
+    loop_samples_per_second: float | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,27 @@ class LoopGain:
     interval: tuple[float, float] | None
     pairs: int
     slower_chance: float
+
+
+RejectionCause = Literal["not faster", "undecided", "failed", "epochs", "not kept up", "changing dataset"]
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A configuration that was compared with the user's own one and not chosen, and the cause.
+
+    `gain` is its gain in these pairs of windows, `in_loop` whether they were the user's loop's. With "undecided",
+    others kept `others_cpus` busy meanwhile, and a budget of `enough_seconds` would probably settle it. With "epochs",
+    it is faster only while an epoch runs. `detail` is the failure in words, or the place that the loop changes.
+    """
+
+    config: Config
+    cause: RejectionCause
+    gain: LoopGain | None = None
+    in_loop: bool = True
+    detail: str = ""
+    others_cpus: float = 0.0
+    enough_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -216,6 +240,7 @@ class LoaderResult:
     difference. `workers_compared` are the numbers of workers with which an iterable dataset delivered the same epoch as
     with the user's own. `undecided` is a sentence on a candidate that may be better if the tuning could not decide and
     so changed nothing. `claim` has the expected rates of epochs of `plumb run`, `delivered` those of the latest run.
+    `rejected` are the configurations that were compared with the user's own one and not chosen.
     """
 
     name: str
@@ -244,6 +269,7 @@ class LoaderResult:
     plain: PlainMeasured | None = None
     claim: Claim | None = None
     delivered: Delivered | None = None
+    rejected: tuple[Rejection, ...] = ()
 
     @property
     def shares_samples(self) -> bool:

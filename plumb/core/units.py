@@ -55,12 +55,12 @@ def format_rate(samples_per_second: float) -> str:
 
 
 def format_pairs(count: int) -> str:
-    """Format a number of pairs of windows.
+    """Format a number of pairs of measured windows.
 
     >>> format_pairs(1)
-    '1 pair of windows'
+    '1 pair of measurements'
     """
-    return f"{count} pair{'' if count == 1 else 's'} of windows"
+    return f"{count} pair{'' if count == 1 else 's'} of measurements"
 
 
 def format_seconds(seconds: float) -> str:

@@ -11,14 +11,13 @@ from plumb.core.plan import LoaderResult
 from plumb.core.units import format_rate, format_seconds
 from plumb.report.output import console
 from plumb.report.progress import Display
+from plumb.report.verdict import is_changed, is_offered, verdict
 from plumb.report.wording import (
     arguments,
     bottleneck,
     by_the_clock,
-    loop_gain,
     plain_gain,
     short,
-    unchanged,
     written_config,
 )
 from plumb.tracing.pipeline import Operator, Pipeline
@@ -62,7 +61,7 @@ def progress_line(first: str) -> Display | NotebookLine:
 
 def plan_html(loader: LoaderResult, explained: str) -> str:
     """Return a plan as HTML: before and after, the bottleneck, the arguments, and the whole report to unfold."""
-    changed = loader.config != loader.baseline.config
+    changed, offered = is_changed(loader), is_offered(loader)
     sides = [("before" if changed else "as it is", loader.baseline)]
     sides += [("after", loader.tuned)] if changed else []
     measured = [(side.samples_per_second, side.interval) for _, side in sides]
@@ -72,21 +71,19 @@ def plan_html(loader: LoaderResult, explained: str) -> str:
         (label, f"<b>{escape(format_rate(rate))}</b>", _bounds(interval), escape(short(side.config)))
         for (label, side), (rate, interval) in zip(sides, measured, strict=False)
     ]
-    gain = f"{loader.gain:.2f} times as fast." if changed else unchanged(loader)
-    if changed and loop:
-        gain = f"Your loop: {loop_gain(loop)}."
-    gain = f"<b>{escape(gain)}</b>"
-    gain += "".join(f" {escape(line)}" for line in by_the_clock(loader)) if changed else ""
+    told = verdict(loader, "budget=")
+    answer = f"<b>{escape(told[:1].upper() + told[1:])}.</b>"
+    answer += "".join(f" {escape(line)}" for line in by_the_clock(loader)) if changed else ""
     why = escape(bottleneck(loader))
     config = written_config(loader)
     ways = ["plan.loader(dataset)"] if loader.config.needs_runtime else []
     ways += [f"DataLoader(..., {arguments(config)})"] if config is not None else []
-    use = "".join(f"<div><code>{escape(way)}</code></div>" for way in ways) if changed else ""
-    use += f"<div>{escape(plain)}</div>" if changed and (plain := plain_gain(loader)) else ""
+    use = "".join(f"<div><code>{escape(way)}</code></div>" for way in ways) if offered else ""
+    use += f"<div>{escape(plain)}</div>" if offered and (plain := plain_gain(loader)) else ""
     batch = f"batch {loader.samples_per_batch:.0f}"
     return _box(
         f"<div><b>{escape(loader.name)}</b> {_dim(f'{loader.site}, {loader.dataset}, {batch}')}</div>"
-        f"{_table((), rows)}<div>{gain} {why}</div>{use}"
+        f"<div>{answer}</div>{use}{_table((), rows)}<div>{why}</div>"
         f"<details><summary>The whole report</summary><pre>{escape(explained)}</pre></details>"
     )
 

@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -18,7 +19,10 @@ from plumb.core.plan import LoaderResult, Plan
 from plumb.core.units import format_bytes, format_rate, format_seconds
 from plumb.report.framework_settings import framework_setting
 from plumb.report.terminal_device import render as render_device
+from plumb.report.tried import tried
+from plumb.report.verdict import is_changed, is_offered, verdict, waiting_share
 from plumb.report.wording import (
+    RESOURCES,
     arguments,
     bottleneck,
     by_the_clock,
@@ -30,13 +34,13 @@ from plumb.report.wording import (
     plain_gain,
     short,
     starts_count,
-    unchanged,
     whole,
     written_config,
 )
 from plumb.tracing.stored_pipeline import from_node_link
 
-_BAR_CELLS = 24
+# Length of bars on terminals of at least so many columns; on narrower ones there are none.
+_BAR_CELLS = {80: 24, 60: 10}
 _TEXT_WIDTH = 120
 _FILES_SHOWN = 3
 _TRIALS_SHOWN = 5
@@ -44,17 +48,26 @@ _TRIALS_SHOWN = 5
 _SMALL = 0.03
 
 
-def render(plan: Plan, plan_path: str) -> RenderableType:
-    """Return the whole report; `plan_path` is the plan's file, for the commands that use it."""
-    parts: list[RenderableType] = []
+def render(plan: Plan, plan_path: str, width: int = _TEXT_WIDTH) -> RenderableType:
+    """Return the whole report for a terminal of `width` columns; `plan_path` is the plan's file, for the commands."""
+    bar_cells = next((cells for columns, cells in _BAR_CELLS.items() if width >= columns), 0)
+    parts: list[RenderableType] = [Text(), *_verdicts(plan), Text(), _what_next(plan, plan_path)]
     for loader in plan.loaders:
-        parts += [Text(), *_loader(loader)]
-    parts.append(Text())
-    parts += _what_next(plan, plan_path)
+        parts += [Text(), *_loader(loader, bar_cells)]
+    parts += [Text(), *_what_it_took(plan)]
     return Group(*parts)
 
 
-def _loader(loader: LoaderResult) -> Iterable[RenderableType]:
+def _verdicts(plan: Plan) -> Iterable[RenderableType]:
+    option = "--budget " if plan.script else "budget="
+    for loader in plan.loaders:
+        told = verdict(loader, option)
+        style = "bold green" if is_offered(loader) else "yellow" if loader.undecided else "bold"
+        name = f"{loader.name}: " if len(plan.loaders) > 1 else ""
+        yield Text.assemble(name, (told if name else told[:1].upper() + told[1:], style))
+
+
+def _loader(loader: LoaderResult, bar_cells: int) -> Iterable[RenderableType]:
     yield Text.assemble(
         (loader.name, "bold"),
         (f"  {loader.site}, {loader.dataset}, batch {loader.samples_per_batch:.0f}", "dim"),
@@ -62,7 +75,8 @@ def _loader(loader: LoaderResult) -> Iterable[RenderableType]:
     blocks: list[RenderableType] = [Group(_before_and_after(loader), _why(loader))]
     if loader.end_to_end is not None or loader.step_samples_per_second is not None:
         # Other loaders than those of the training loop get fewer blocks, because all has to fit on one screen.
-        blocks += [*_shares(loader), _bounds(loader), *_operators(loader), _trials(loader)]
+        blocks += [*_shares(loader, bar_cells), _bounds(loader, bar_cells), *_operators(loader, bar_cells)]
+    blocks += [_trials(loader)] if loader.trials else []
     notes = [*loader.notes, *_not_offered(loader)]
     blocks += [Group(*(Text(f"· {note}") for note in notes))] if notes else []
     for place, block in enumerate(blocks):
@@ -70,38 +84,48 @@ def _loader(loader: LoaderResult) -> Iterable[RenderableType]:
 
 
 def _not_offered(loader: LoaderResult) -> Iterable[str]:
-    """Yield the first reason that concerns the whole sample, not one of many cuts; it costs the most."""
+    """Yield the first reason that concerns the whole sample, not one of many places; it costs the most."""
     for reason in loader.rewrites.reasons:
-        if not reason.lower().startswith("no cut"):
+        if not reason.lower().startswith(("nothing is stored after ", "no cut after ")):
             yield reason.rstrip(".")
             return
 
 
 def _before_and_after(loader: LoaderResult) -> RenderableType:
-    table = Table.grid(padding=(0, 2))
-    changed = loader.tuned.config != loader.baseline.config
-    in_loop = loader.end_to_end
+    table = _table()
+    changed, in_loop = is_changed(loader), loader.end_to_end
     sides = [("before", loader.baseline)] + ([("after", loader.tuned)] if changed else [])
     for label, side in sides:
         rate, (low, high), alone = side.samples_per_second, side.interval, ""
         if in_loop is not None:
             # The loop decides: the better loader may be slower alone, because it leaves more of the cores to the step.
-            alone = f"the loader alone {format_rate(rate)}"
+            alone = f", the loader alone {format_rate(rate)}"
             rate = in_loop.tuned if label == "after" else in_loop.baseline
             low, high = in_loop.tuned_interval if label == "after" else in_loop.baseline_interval
         table.add_row(
-            Text(label if changed else "as it is", style="bold green" if label == "after" else ""),
-            Text(format_rate(rate), style="bold"),
-            Text(f"{low:,.0f} to {high:,.0f}", style="dim"),
-            Text(alone, style="dim"),
-            Text(short(side.config)),
+            Text(label if changed else "as it is", style="bold" if label == "after" else ""),
+            Text.assemble(
+                (format_rate(rate), "bold"), (f" ({low:,.0f} to {high:,.0f}){alone}: ", "dim"), short(side.config)
+            ),
         )
+    return table
+
+
+def _table(*headings: tuple[str, Literal["left", "right"]], gap: int = 2) -> Table:
+    """Return a table without lines that breaks words rather than cut them; without headings, of a label and a text."""
+    has_headings = any(heading for heading, _ in headings)
+    table = Table(box=None, padding=(0, gap, 0, 0), header_style="dim", pad_edge=False, show_header=has_headings)
+    for heading, justify in headings:
+        table.add_column(heading, justify=justify, overflow="fold", no_wrap=justify == "right")
+    if not headings:
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
     return table
 
 
 def _why(loader: LoaderResult) -> RenderableType:
     lines: list[RenderableType] = []
-    if loader.tuned.config != loader.baseline.config:
+    if is_changed(loader):
         gain = f"{loader.gain:.2f} times as fast"
         if in_loop := loader.end_to_end:
             was_alone = any(trial.config == loader.tuned.config for trial in loader.trials)
@@ -116,9 +140,9 @@ def _why(loader: LoaderResult) -> RenderableType:
             told.insert(1, f"While an epoch runs: {gain}")
         else:
             told.insert(0, gain)
-        lines += [Text(line, style="" if place else "green") for place, line in enumerate(told)]
-    else:
-        lines.append(Text(unchanged(loader), style="yellow" if loader.undecided else ""))
+        lines += [Text(line) for line in told]
+    elif loader.undecided and (waits := waiting_share(loader)) is not None:
+        lines.append(Text(f"Your loop waits for data {waits:.1%} of its time."))
     lines.append(Text(bottleneck(loader)))
     if loader.sample is not None:
         sample = loader.sample
@@ -137,25 +161,23 @@ _STEP_PARTS = {
     "ranks": ("other ranks", "cyan"),
     "compute": ("computing samples", "blue"),
     "read": ("reading", "yellow"),
-    "transfer": ("hand-over", "magenta"),
+    "transfer": ("taking batches over", "magenta"),
 }
 
 
-def _shares(loader: LoaderResult) -> Iterable[RenderableType]:
+def _shares(loader: LoaderResult, bar_cells: int) -> Iterable[RenderableType]:
     """Yield bars of the parts of a training step's time, before and after, on one scale; nothing if unknown."""
     loop = loader.end_to_end
     if loop is None or loop.baseline_shares is None or loop.tuned_shares is None:
         return
     sides = [("before", loop.baseline_shares, loader.samples_per_batch / loop.baseline)]
-    if loader.tuned.config != loader.baseline.config:
+    if is_changed(loader):
         sides.append(("after", loop.tuned_shares, loader.samples_per_batch / loop.tuned))
     longest = max(seconds for _, _, seconds in sides)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    for heading, justify in (("a step", "left"), ("takes", "right"), ("", "left"), ("of which", "left")):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    table = _table(("a step", "left"), ("takes", "right"), ("", "left"), ("of which", "left"))
     for name, shares, seconds in sides:
         parts = {part: getattr(shares, part) for part in _STEP_PARTS}
-        cells = whole({part: share * seconds / longest * _BAR_CELLS for part, share in parts.items()})
+        cells = whole({part: share * seconds / longest * bar_cells for part, share in parts.items()})
         bar = Text.assemble(*(("█" * count, _STEP_PARTS[part][1]) for part, count in cells.items()))
         told = Text(", ").join(
             Text(f"{percents}% {_STEP_PARTS[part][0]}", style=_STEP_PARTS[part][1])
@@ -166,20 +188,18 @@ def _shares(loader: LoaderResult) -> Iterable[RenderableType]:
     yield table
 
 
-def _operators(loader: LoaderResult) -> Iterable[RenderableType]:
+def _operators(loader: LoaderResult, bar_cells: int) -> Iterable[RenderableType]:
     """Yield a table of a sample's operators without the small ones, and their times on a device if measured."""
     if loader.graph is None:
         return
     pipeline = from_node_link(loader.graph)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    for heading, justify in (("a sample goes through", "left"), ("", "left"), ("time", "right"), ("", "left")):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    table = _table(("a sample goes through", "left"), ("", "left"), ("time", "right"), ("", "left"))
     whole_seconds = max(pipeline.sample_seconds, pipeline.attributed_seconds)
     for operator in pipeline.operators:
         share = operator.wall_seconds / whole_seconds
         if share >= _SMALL:
             kind = f"{operator.kind}, waits" if operator.waits else operator.kind
-            row = (_bar(share, "cyan"), Text(format_seconds(operator.wall_seconds)), Text(kind, style="dim"))
+            row = (_bar(share, "cyan", bar_cells), Text(format_seconds(operator.wall_seconds)), Text(kind, style="dim"))
             table.add_row(Text(operator.name), *row)
     yield table
     device = DeviceProfile.from_dict(loader.device) if loader.device is not None else None
@@ -187,19 +207,19 @@ def _operators(loader: LoaderResult) -> Iterable[RenderableType]:
         yield render_device(device, pipeline)
 
 
-def _bar(share: float, style: str) -> Text:
-    filled = round(share * _BAR_CELLS)
-    return Text("█" * filled + "░" * (_BAR_CELLS - filled), style=style)
+def _bar(share: float, style: str, cells: int) -> Text:
+    filled = round(share * cells)
+    return Text("█" * filled + "░" * (cells - filled), style=style)
 
 
-def _bounds(loader: LoaderResult) -> RenderableType:
+def _bounds(loader: LoaderResult, bar_cells: int) -> RenderableType:
     """Return a table of what each resource allows, and how much of it the prediction uses."""
-    table = Table.grid(padding=(0, 2))
+    table = _table(("", "left"), ("", "left"), ("", "left"))
     for resource, bound in sorted(loader.predicted.bounds.items(), key=lambda item: item[1]):
         share = loader.predicted.utilization.get(resource, 0.0)
         table.add_row(
-            Text(resource),
-            _bar(share, "cyan" if share < 0.999 else "yellow"),
+            Text(RESOURCES.get(resource, resource).removeprefix("the ")),
+            _bar(share, "cyan" if share < 0.999 else "yellow", bar_cells),
             Text(f"allows {format_rate(bound)}", style="dim"),
         )
     return table
@@ -207,44 +227,46 @@ def _bounds(loader: LoaderResult) -> RenderableType:
 
 def _trials(loader: LoaderResult) -> RenderableType:
     """Return a table of the trials, the best first, with the last result of each configuration."""
-    tried = last_of_each(loader.trials)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", style="dim", pad_edge=False)
-    own = (loader.baseline.config, loader.tuned.config)
-    shown = [trial for place, trial in enumerate(tried) if place < _TRIALS_SHOWN or trial.config in own]
-    table.add_column("tried")
-    for heading in ("samples/s", "interval", "model says", ""):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    for trial in shown:
+    rows = tried(loader, _TRIALS_SHOWN)
+    table = _table(("samples/s", "right"), ("what was tried, on the loader alone", "left"))
+    for row in rows:
+        trial = row.trial
+        bounds = "; {:,.0f} to {:,.0f}".format(*trial.interval) if trial.interval else ""
+        said = f"; predicted {trial.predicted_samples_per_second:,.0f}" if trial.predicted_samples_per_second else ""
         table.add_row(
-            # One line each; the chosen configuration is shown in full above.
-            Text(short(trial.config), no_wrap=True, overflow="ellipsis"),
             f"{trial.samples_per_second:,.0f}" if trial.samples_per_second else "–",
-            "{:,.0f} to {:,.0f}".format(*trial.interval) if trial.interval else "",
-            f"{trial.predicted_samples_per_second:,.0f}" if trial.predicted_samples_per_second else "",
-            trial.outcome,
-            style="not dim bold" if trial.config == loader.tuned.config else "",
+            Text.assemble(row.words, (f"\n{row.remark}{bounds}{said}", "dim")),
+            style="bold" if row.is_chosen else "",
         )
-    more = len(tried) - len(shown)
+    more = len(last_of_each(loader.trials)) - len(rows)
     return Group(table, Text(f"and {more:,} more", style="dim")) if more else table
 
 
-def _what_next(plan: Plan, plan_path: str) -> Iterable[RenderableType]:
-    changed = [loader for loader in plan.loaders if loader.tuned.config != loader.baseline.config]
-    if changed:
+def _what_next(plan: Plan, plan_path: str) -> RenderableType:
+    table = _table(gap=1)
+    offered = [loader for loader in plan.loaders if is_offered(loader)]
+    if offered:
         where = f"   (the plan is in {plan_path})" if plan.script else ""
-        yield Text.assemble("Use it:   ", (how_to_use(plan, plan_path), "bold"), where)
-        for loader in changed:
+        table.add_row("Use it:", Text.assemble((how_to_use(plan, plan_path), "bold"), where))
+        for loader in offered:
             setting = framework_setting(loader)
             if setting is not None:
-                yield Text(f"or set:   {setting}  for {loader.name}, which {loader.library} makes")
+                table.add_row("or set:", Text(f"{setting}  for {loader.name}, which {loader.library} makes"))
             elif (config := written_config(loader)) is not None:
-                yield Text(f"or write: DataLoader(..., {arguments(config)})  at {loader.site}")
+                table.add_row("or write:", Text(f"DataLoader(..., {arguments(config)})  at {loader.site}"))
                 if plain := plain_gain(loader):
-                    yield Text(f"          {plain}", style="dim")
-        if plan.script and any(written_config(loader) is not None and not loader.library for loader in changed):
-            yield Text.assemble("or let:   ", (command("apply", plan, plan_path), "bold"), "  write it for you")
+                    table.add_row("", Text(plain, style="dim"))
+        if plan.script and any(written_config(loader) is not None and not loader.library for loader in offered):
+            table.add_row("or let:", Text.assemble((command("apply", plan, plan_path), "bold"), "  write it for you"))
+    elif plan.script and any(is_changed(loader) for loader in plan.loaders):
+        table.add_row("Again:", Text(command("tune", plan, ""), style="bold"))
     if plan_path:
-        yield Text.assemble("See all:  ", (shlex.join(["plumb", "report", plan_path, "--html", "report.html"]), "bold"))
+        shown = shlex.join(["plumb", "report", plan_path, "--html", "report.html"])
+        table.add_row("See all:", Text(shown, style="bold"))
+    return table
+
+
+def _what_it_took(plan: Plan) -> Iterable[RenderableType]:
     yield from (Text(line, style="yellow") for line in _files(plan))
     for loader in plan.loaders:
         if loader.cost is not None:
@@ -269,7 +291,7 @@ def _files(plan: Plan) -> Sequence[str]:
 
 def print_report(plan: Plan, plan_path: str, console: Console) -> None:
     """Print the report, as plain text if `console` is no terminal."""
-    console.print(render(plan, plan_path))
+    console.print(render(plan, plan_path, console.width))
 
 
 def as_text(plan: Plan) -> str:

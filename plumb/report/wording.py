@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from plumb.core.config import Config
@@ -31,9 +31,14 @@ _REASONS = {
 }
 # A loop that waits for less than this share of its time counts as not waiting.
 _FED_STILL_WAITS = 0.1
+# Less than this is no gain of what goes beyond torch's own arguments.
+_LEAST_REST = 0.005
 # Rates closer than this are told as one.
 _SAME = 0.05
 _TIERS = {"memory": "memory", "disk": "a folder"}
+_PLACES = {"memory": "in memory", "disk": "on the disk"}
+# Values of torch's arguments where a configuration does not give them.
+_TORCH_DEFAULTS = {"prefetch_factor": 2, "persistent_workers": False, "multiprocessing_context": None, "in_order": True}
 # Parts of a training step's time: the fields of `StepShares`, in the order in which they are shown.
 SHARES = {
     "step": "the training step",
@@ -61,17 +66,52 @@ def bottleneck(loader: LoaderResult) -> str:
             f"By the model, {RESOURCES['step']} should limit it now, yet your loop still waited for data "
             f"{waiting:.0%} of its time."
         )
-    then = f" What would bind next is {RESOURCES.get(predicted.then, predicted.then)}." if predicted.then else ""
+    then = f" Beyond that, {RESOURCES.get(predicted.then, predicted.then)} would limit it." if predicted.then else ""
     return f"What limits it now is {reason(predicted, loader.tuned.config)}.{then}"
 
 
-def unchanged(loader: LoaderResult) -> str:
-    """Return a text that says that nothing is changed, and why."""
-    if loader.undecided:
-        return f"Undecided, so nothing is changed: {loader.undecided}."
-    waits = loader.end_to_end.baseline_waiting_share if loader.end_to_end else None
-    share = f" Your loop waits for data {waits:.1%} of its time." if waits is not None else ""
-    return f"Nothing to change.{share}"
+def change(before: Config, after: Config) -> str:
+    """Return what changes between two configurations as an order, without details that go with a worker count.
+
+    >>> change(Config(), Config(2, 4))
+    'change num_workers to 2'
+    """
+    old = {**_TORCH_DEFAULTS, **before.loader_arguments()}
+    new = {name: value for name, value in after.loader_arguments().items() if value != old[name]}
+    if len(new) > 1 and "num_workers" in new:
+        new = {name: value for name, value in new.items() if name not in ("prefetch_factor", "persistent_workers")}
+    settings = listed(f"{name} to {value}" for name, value in new.items())
+    orders = [f"change {settings}"] if settings else []
+    if after.cache is not None and after.cache != before.cache:
+        orders.append(f"store what {after.cache.after} returns {_PLACES[after.cache.tier]}")
+    if after.fetch_threads > 1 and after.fetch_threads != before.fetch_threads:
+        orders.append(f"load {after.fetch_threads} samples at a time in threads")
+    if after.deferred and after.deferred != before.deferred:
+        on_batches = f"run {listed(after.deferred)} on whole batches"
+        orders.append("read each batch by one call" if after.reads_whole_batches else on_batches)
+    if after.worker_torch_threads > 1 and after.worker_torch_threads != before.worker_torch_threads:
+        orders.append(f"let torch use {after.worker_torch_threads} threads in each worker")
+    if after.allocator_reuse and not before.allocator_reuse and not orders:
+        orders.append("use the memory of batches again")
+    return listed(orders) or "load in another way"
+
+
+def listed(words: Iterable[str]) -> str:
+    """Return words as a list in a sentence.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    *most, last = list(words) or [""]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def times(ratio: float) -> str:
+    """Return a ratio with as many digits as a reader needs, and never 1 for what is less."""
+    if 0.995 <= ratio < 1:
+        return "0.99"
+    digits = 2 if ratio < 2 else 1 if ratio < 9.95 else 0
+    return f"{ratio:,.{digits}f}"
 
 
 def loop_gain(loop: EndToEnd) -> str:
@@ -127,13 +167,32 @@ def short(config: Config) -> str:
     parts += [f"by {config.start_method}"] if config.start_method else []
     parts += ["pinned"] if config.pin_memory else []
     parts += [f"{config.worker_torch_threads} torch threads"] if config.worker_torch_threads > 1 else []
-    parts += [] if config.in_order else ["any order"]
-    parts += [f"{config.fetch_threads} fetch threads"] if config.fetch_threads > 1 else []
+    parts += [] if config.in_order else ["batches in any order"]
+    parts += [f"{config.fetch_threads} loading threads"] if config.fetch_threads > 1 else []
     parts += [f"{config.cache.after} stored in {_TIERS[config.cache.tier]}"] if config.cache else []
     parts += ["whole batches at once"] if config.reads_whole_batches else []
-    parts += [f"last {len(config.deferred)} on batches"] if config.deferred and not config.reads_whole_batches else []
-    parts += ["reused memory"] if config.allocator_reuse else []
+    operators = () if config.reads_whole_batches else config.deferred
+    parts += [f"{listed(operators)} on whole batches"] if operators else []
+    parts += ["batch memory used again"] if config.allocator_reuse else []
     return ", ".join(parts)
+
+
+def told_apart(configs: Sequence[Config]) -> list[str]:
+    """Return configurations in words that differ wherever the configurations do."""
+    words = [short(config) for config in configs]
+    return [
+        f"{text} ({_particulars(config)})" if words.count(text) > 1 else text
+        for text, config in zip(words, configs, strict=True)
+    ]
+
+
+def _particulars(config: Config) -> str:
+    """Return what the few words for a configuration leave out."""
+    parts = [] if config.fetch_until is None else [f"threads up to {config.fetch_until}"]
+    if config.cache is not None:
+        where = f" in {config.cache.folder}" if config.cache.folder else ""
+        parts.append(f"{config.cache.bytes:,} bytes{where} for {config.cache.hit_ratio:.3%} of the samples")
+    return ", ".join(parts) or "the same otherwise"
 
 
 def arguments(config: Config) -> str:
@@ -144,18 +203,20 @@ def arguments(config: Config) -> str:
 
 def written_config(loader: LoaderResult) -> Config | None:
     """Return the configuration in torch's own arguments that the user can write; None if that changes nothing."""
-    config = loader.expressible
-    return None if config is None or config == loader.baseline.config else config
+    config, gain = loader.expressible, loader.plain_gain
+    if config is None or config == loader.baseline.config:
+        return None
+    return None if loader.config.needs_runtime and gain is not None and gain < 1 + _LEAST_REST else config
 
 
 def plain_gain(loader: LoaderResult) -> str:
     """Return a text on the gains of torch's arguments and of the rest of the plan; empty if there is no rest."""
     if not loader.config.needs_runtime or loader.plain_gain is None or loader.rest_gain is None:
         return ""
-    return (
-        f"by itself {loader.plain_gain:.2f} times as fast as now; "
-        f"all of the plan is {loader.rest_gain:.2f} times as fast as that"
-    )
+    alone = f"by itself {loader.plain_gain:.2f} times as fast as now"
+    if loader.rest_gain < 1 + _LEAST_REST:
+        return f"{alone}, and the rest of the plan adds nothing to that"
+    return f"{alone}; all of the plan is {loader.rest_gain:.2f} times as fast as that"
 
 
 def how_to_use(plan: Plan, path: str) -> str:
@@ -193,15 +254,15 @@ def cost(loader: LoaderResult, took: TuningCost) -> str:
 def grouped(reasons: Iterable[str]) -> dict[str, list[str]]:
     """Group reasons for not offering something: map each explanation to what it explains, in order.
 
-    >>> grouped(["No cut after a: it is random.", "No cut after b: it is random."])
-    {'it is random': ['no cut after a', 'after b']}
+    >>> grouped(["Nothing is stored after a: it is random.", "Nothing is stored after b: it is random."])
+    {'it is random': ['nothing is stored after a', 'after b']}
     """
     found: dict[str, list[str]] = {}
     for reason in reasons:
         what, _, why = reason.rstrip(".").partition(": ")
         what = what[:1].lower() + what[1:]
         same = found.setdefault(why or what, [])
-        same += [what.removeprefix("no cut ") if same else what] if why else []
+        same += [what.removeprefix("nothing is stored ") if same else what] if why else []
     return found
 
 

@@ -107,14 +107,16 @@ def rewrite_costs(
     rewritten = (2 * sum(left) + 1) if deferral else sum(left)
     batches, turns = _timed_batches(loader, indices, rewritten, affordable)
     if deferral and not batches:
-        reasons.append("no operator runs on batches: there was no time to see what that saves")
+        reasons.append("nothing is computed on whole batches instead: there was no time to see what that saves")
         deferral = None
     batches = batches or [indices[:FEWEST_SAMPLES]]
     fetches = dict(_fetches(stores, deferral.deferral if deferral else None))
     try:
         saved = measure_savings(loader, fetches, batches, turns)
     except Exception as error:
-        return RewriteCosts(reasons=(*reasons, f"no store, and no operator on batches: {one_line(error)}"))
+        return RewriteCosts(
+            reasons=(*reasons, f"nothing is stored, and nothing computed on whole batches: {one_line(error)}")
+        )
     found = [
         _cut_cost(loader, store, saved[store.after, False], saved.get((store.after, True)), pipeline, indices)
         for store in stores
@@ -123,8 +125,8 @@ def rewrite_costs(
     deferral_costs = [_deferral_cost(deferral, saved[None, True])] if deferral else []
     reasons += [refused for refused in [*stored, *found, *deferral_costs] if isinstance(refused, str)]
     reasons += [
-        f"no store on disk after {cost.after}: what it reads is not opened by Python, so a change of it would go "
-        "unnoticed"
+        f"nothing is stored on the disk after {cost.after}: what it reads is not opened by Python, so a change of it "
+        "would go unnoticed"
         for cost in cut_costs
         if not cost.outlives
     ]
@@ -147,13 +149,13 @@ def _fetches(
 def _stored(loader: DataLoader[Any], found: CutCandidate, indices: Sequence[Any]) -> _CostedStore | str:
     """Return a store with the cut's values of these samples, or the reason why there is none."""
     if fingerprint_of_part(loader.dataset, found.cut) != fingerprint_of_part(loader.dataset, found.cut):
-        return f"no store after {found.cut.after}: the dataset's state can't be told from another"
+        return f"nothing is stored after {found.cut.after}: the dataset's state can't be told from another"
     try:
         store = fill_store(loader.dataset, found.cut, indices[:_TIMED_VALUES])
     except Exception as error:
-        return f"no store after {found.cut.after}: {one_line(error)}"
+        return f"nothing is stored after {found.cut.after}: {one_line(error)}"
     if store is None:
-        return f"no store after {found.cut.after}: it would take none of the values"
+        return f"nothing is stored after {found.cut.after}: it would take none of the values"
     timed = _CostedStore(found, store)
     return timed if timed.saved_seconds > 0 else _saves_nothing(found.cut.after)
 
@@ -169,7 +171,7 @@ def _cut_cost(
     """Return the cost of a store, or the reason why it is not offered."""
     found, after = store.found, store.after
     if isinstance(alone, Exception):
-        return f"no store after {after}: {_reason(alone)}"
+        return f"nothing is stored after {after}: {_reason(alone)}"
     wait_share = min(1.0, found.prefix_wait_seconds / max(pipeline.sample_wait_seconds, 1e-9))
     if min(alone.left.plainly, alone.left.reusing) >= _SAVES_NOTHING and wait_share < _WORTH_STORING:
         return _saves_nothing(after)
@@ -193,7 +195,7 @@ def _may_outlive(dataset: Any, found: CutCandidate, indices: Sequence[Any]) -> b
 def _deferral_cost(found: FoundDeferral, saved: Savings | Exception) -> DeferralCost | str:
     """Return the cost of deferred operators, or the reason why they are not offered."""
     if isinstance(saved, Exception):
-        return f"no operator runs on batches: {_reason(saved)}"
+        return f"nothing is computed on whole batches instead: {_reason(saved)}"
     assert found.deferral is not None
     operators = tuple(step.operator for step in found.deferral.steps)
     return DeferralCost(operators, saved.left, saved.main_seconds, saved.main_seconds_reusing, found.saved_bytes)
@@ -204,7 +206,7 @@ def _reason(error: Exception) -> str:
 
 
 def _saves_nothing(after: str) -> str:
-    return f"no store after {after}: to read a value takes as long as to make it"
+    return f"nothing is stored after {after}: to read a value takes as long as to make it"
 
 
 def _timed_batches(

@@ -85,7 +85,7 @@ def find_cuts(traced: TracedPipeline) -> FoundCuts:
         if not reason:
             found[recorded.hoisted(node)] = name
             continue
-        reasons.append(f"No cut after {name}: {reason}.")
+        reasons.append(f"Nothing is stored after {name}: {reason}.")
         outer = recorded.cuttable_around(node)
         if outer is not None:
             is_taken = outer.name in recorded.operators or outer.name in found.values()

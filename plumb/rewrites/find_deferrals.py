@@ -150,7 +150,7 @@ def _step_of(calls: Sequence[TensorCall]) -> _Step | str:
         return "can't be pickled"
     given, made = [call.copies[place] for call in calls], [call.copy for call in calls]
     if not _does_the_same_on_a_batch(callables[0], given, made):
-        return "does something else on a batch"
+        return "gives other values for a whole batch"
     node = calls[0].node
     hands_on = all(call.tensors[place] is call.result for call in calls)
     return _Step(name_of(node), DeferredStep(name_of(node), way_of(node), place), callables[0], given, made, hands_on)

@@ -196,7 +196,7 @@ class _RewriteSearch:
         try:
             found = find_cuts(traced)
         except Exception as error:
-            self.reasons.append(f"no cut: {one_line(error)}")
+            self.reasons.append(f"nothing is stored: {one_line(error)}")
             return []
         self.reasons += found.reasons
         valid: list[CutCandidate] = []
@@ -208,7 +208,7 @@ class _RewriteSearch:
                 break
             reason = self._reason_against(candidate.cut, self._indices[:samples])
             if reason:
-                self.reasons.append(f"no cut after {candidate.cut.after}: {reason}")
+                self.reasons.append(f"nothing is stored after {candidate.cut.after}: {reason}")
             else:
                 valid.append(candidate)
                 self.compared.append(f"{samples} samples cut after {candidate.cut.after}")
@@ -230,10 +230,10 @@ class _RewriteSearch:
         try:
             found = find_deferral(self._dataset, self._loader.collate_fn, self._indices[:samples])
         except Exception as error:
-            self.reasons.append(f"no operator runs on batches: {one_line(error)}")
+            self.reasons.append(f"nothing is computed on whole batches instead: {one_line(error)}")
             return None
         if found.deferral is None:
-            self.reasons.append(f"no operator runs on batches: {found.reason}")
+            self.reasons.append(f"nothing is computed on whole batches instead: {found.reason}")
             return None
         self.compared.append(f"{samples} samples with {found.names} on batches")
         return self._on_target(found, found.deferral, samples)

@@ -49,7 +49,7 @@ def binding(search_space: SearchSpace, inputs: ModelInputs) -> list[str]:
             much = format_bytes(allowed) if attribute.endswith("_bytes") else f"{allowed:,.0f}"
             source = inputs.limits.sources.get(attribute)
             found.append(
-                f"{name} binds: with more than the {much} allowed{f' ({source})' if source else ''}, "
+                f"{name} is a limit: with more than the {much} allowed{f' ({source})' if source else ''}, "
                 f"{better[0].config} would reach {better[0].samples_per_second:,.0f} samples/s in your loop, by the "
                 f"model, instead of {now:,.0f}"
             )
@@ -150,7 +150,7 @@ def changed_between_epochs(between: BetweenEpochs) -> str:
         why = f"your script changes its dataset by {between.changed}"
     else:
         why = "your script makes this loader anew for each of them"
-    return f"no stores in memory were tried: each epoch would throw them away, as {why}"
+    return f"storing samples in memory was not tried: each epoch would throw them away, as {why}"
 
 
 def eaten_by_starts(config: Config, claim: Claim) -> str:
@@ -169,7 +169,7 @@ def left_in_rehearsal(config: Config, reason: str) -> str:
 
 def in_pairs(candidate: Config, ratio: PairedRatio) -> str:
     """Return a sentence on a comparison in pairs, without a loop."""
-    return f"side by side with your own configuration, {candidate} ran {_times(ratio)}"
+    return f"in turns with your own configuration, {candidate} ran {_times(ratio)}"
 
 
 def undecided(
@@ -189,7 +189,12 @@ def undecided(
     known = f"{what} ran {_times(ratio)}" if ratio else "there was no time left to try it in your loop"
     waits = f"your loop waits for data {waiting:.0%} of its time, and " if waiting is not None else ""
     crowd = f"; other processes took {others_cpus:.1f} CPUs meanwhile" if others_cpus >= _CROWD_CPUS else ""
-    return f"{waits}{doubt}: {known}{crowd}. More time settles it: --budget {_LONGER * budget_seconds:.0f}"
+    return f"{waits}{doubt}: {known}{crowd}. More time settles it: --budget {enough_seconds(budget_seconds):.0f}"
+
+
+def enough_seconds(budget_seconds: float) -> float:
+    """Return the budget that would probably settle an undecided comparison, in seconds."""
+    return _LONGER * budget_seconds
 
 
 def _basis(is_measured: bool) -> str:
@@ -228,7 +233,7 @@ def arriving(deferral: Deferral | None, has_gpu: bool) -> str:
     if not has_gpu:
         return "batches don't arrive on a GPU: torch sees none here"
     if deferral is None or deferral.device is None:
-        return "batches don't arrive on the GPU: no operator runs on batches there"
+        return "batches don't arrive on the GPU: nothing is computed on whole batches there"
     names = " and ".join(step.operator for step in deferral.steps)
     return f"what {names} makes arrives on {deferral.device}, where it is made"
 

@@ -15,7 +15,7 @@ from plumb.core import events
 from plumb.core.config import Config
 from plumb.core.errors import UsersError
 from plumb.core.log import logger
-from plumb.core.plan import Claim, EndToEnd, LoaderResult, Measured
+from plumb.core.plan import Claim, EndToEnd, LoaderResult, Measured, Rejection, RejectionCause
 from plumb.host import Limits
 from plumb.host.cpu_load import OthersLoad
 from plumb.host.malloc import baseline_malloc
@@ -163,8 +163,16 @@ class TuningWork:
             named = together.named(wanted)
             choice, in_loop = after_comparison(choice, wanted, compared, step, named)
             if in_loop is None and compared.is_open:
-                undecided = explanations.undecided(
-                    named, compared.ratio, waiting, others.cpus(), self._options.budget_seconds
+                crowd, budget = others.cpus(), self._options.budget_seconds
+                undecided = explanations.undecided(named, compared.ratio, waiting, crowd, budget)
+                choice = choice.rejecting(
+                    Rejection(
+                        wanted,
+                        "undecided",
+                        compared.gain,
+                        others_cpus=crowd,
+                        enough_seconds=explanations.enough_seconds(budget),
+                    )
                 )
         plainly = None
         is_plain_other = choice.plain.config != wanted or together.is_plain_other
@@ -190,9 +198,15 @@ class TuningWork:
                 )
                 together.take_plain()
                 undecided, is_taken = "", True
+            elif plainly is not None and not plainly.is_taken:
+                cause: RejectionCause = (
+                    "failed" if plainly.failure else "undecided" if plainly.is_open else "not faster"
+                )
+                choice = choice.rejecting(Rejection(choice.plain.config, cause, plainly.gain, detail=plainly.failure))
         if _changed(loop) and choice.plain.config.makes_ahead:
             choice, plainly = dataclasses.replace(choice, plain=choice.baseline), None
         if _changed(loop) and choice.tuned.config.makes_ahead:
+            choice = choice.rejecting(Rejection(choice.tuned.config, "changing dataset", detail=_changed(loop)))
             choice, in_loop, undecided = dataclasses.replace(choice, tuned=choice.baseline), None, ""
             choice = choice.noting(changed_by_loop(_changed(loop)))
         if in_loop is None and readings and choice.tuned.config == choice.baseline.config:
@@ -223,10 +237,12 @@ class TuningWork:
         try:
             claim = self._claim(known, planned.plan, choice, in_loop, tuner, latest)
         except PlanLeftError as error:
+            choice = choice.rejecting(Rejection(choice.tuned.config, "not kept up", detail=str(error)))
             choice = choice.noting(explanations.left_in_rehearsal(choice.tuned.config, str(error)))
         else:
             if claim is None or is_worth_having(claim) or together.count:
                 return events.LoaderDone(dataclasses.replace(planned.plan, undecided=undecided, claim=claim))
+            choice = choice.rejecting(Rejection(choice.tuned.config, "epochs", in_loop.gain if in_loop else None))
             choice = choice.noting(explanations.eaten_by_starts(choice.tuned.config, claim))
         plain = choice.baseline if choice.plain.config == choice.tuned.config else choice.plain
         choice = dataclasses.replace(choice, tuned=choice.baseline, plain=plain)
@@ -348,6 +364,7 @@ class TuningWork:
                 identity=known.identity,
                 workers_compared=choice.search_space.num_workers if isinstance(loader.dataset, IterableDataset) else (),
                 plain=plain_result(choice, in_loop.gain if in_loop else None, plainly),
+                rejected=choice.rejected,
             )
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset
 
 from plumb.core.config import Config
-from plumb.core.plan import Measured, SampleCost, Trial
+from plumb.core.plan import Measured, Rejection, SampleCost, Trial
 from plumb.core.sized import length_of
 from plumb.model.inputs import ModelInputs, SearchSpace
 from plumb.rewrites.find_rewrites import AvailableRewrites
@@ -81,7 +81,7 @@ class TuningResult:
 
     `plain` is the best of torch's own arguments alone. `untried` is the model's best configuration if there was no time
     for any trial: the user's loop tries it. `undecided` is a sentence on a candidate that may be better, empty if there
-    is none; a loop decides by itself.
+    is none; a loop decides by itself. `rejected` are the configurations that were compared and not chosen.
     """
 
     baseline: Measured
@@ -95,6 +95,11 @@ class TuningResult:
     samples_loaded: float
     untried: Config | None = None
     undecided: str = ""
+    rejected: tuple[Rejection, ...] = ()
+
+    def rejecting(self, rejection: Rejection) -> TuningResult:
+        """Return a copy with one more configuration that was compared and not chosen."""
+        return dataclasses.replace(self, rejected=(*self.rejected, rejection))
 
     def noting(self, note: str) -> TuningResult:
         """Return a copy with one more sentence."""

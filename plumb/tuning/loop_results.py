@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import mean
 
 from plumb.core.config import Config
-from plumb.core.plan import EndToEnd, Measured, Rate, StepShares
+from plumb.core.plan import EndToEnd, Measured, Rate, Rejection, StepShares
 from plumb.model import stall_shares
 from plumb.tuning import explanations
 from plumb.tuning.loader_under_test import TrainingStep, TuningResult
@@ -34,8 +34,10 @@ def after_comparison(
         return choice, in_loop
     choice, is_measured = dataclasses.replace(choice, tuned=choice.baseline), choice.untried != wanted
     if compared.failure:
+        choice = choice.rejecting(Rejection(wanted, "failed", compared.gain, detail=compared.failure))
         return choice.noting(explanations.failed_in_loop(named or wanted, compared.failure, is_measured)), None
     if compared.ratio is not None and not compared.is_open:
+        choice = choice.rejecting(Rejection(wanted, "not faster", compared.gain))
         return choice.noting(explanations.not_faster_in_loop(named or wanted, compared.ratio, is_measured)), None
     return choice, None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from plumb.core.config import Config
+from plumb.core.plan import Rejection
 from plumb.instrument.fork_safety import Handle
 from plumb.instrument.saved_state import is_stateful
 from plumb.model import planner, resource_bounds
@@ -95,6 +96,23 @@ def undecided(outcome: Outcome, options: Options) -> str:
     return explanations.undecided(
         paired.candidate.config, paired.ratio, None, outcome.others_cpus, options.budget_seconds, "it"
     )
+
+
+def rejected_in_pairs(outcome: Outcome, options: Options) -> tuple[Rejection, ...]:
+    """Return the candidate that was compared in pairs, without a loop, and not chosen; nothing if it was chosen."""
+    paired = outcome.paired
+    if paired is None or paired.ratio.is_taken:
+        return ()
+    is_open = paired.ratio.answer is Answer.UNDECIDED
+    rejection = Rejection(
+        paired.candidate.config,
+        "undecided" if is_open else "not faster",
+        paired.ratio.gain,
+        in_loop=False,
+        others_cpus=outcome.others_cpus,
+        enough_seconds=explanations.enough_seconds(options.budget_seconds) if is_open else None,
+    )
+    return (rejection,)
 
 
 def _decision(outcome: Outcome, subject: LoaderUnderTest, seconds: float, has_nothing_to_gain: bool) -> list[str]:

@@ -47,7 +47,7 @@ from plumb.tuning.measure.throughput import NoBatchesError
 from plumb.tuning.options import Options
 from plumb.tuning.plain_plan import best_plain, plain_worth_trying, with_plain
 from plumb.tuning.restraint import FREE, restraint_of
-from plumb.tuning.result_notes import Outcome, notes, undecided
+from plumb.tuning.result_notes import Outcome, notes, rejected_in_pairs, undecided
 from plumb.tuning.search import decision
 from plumb.tuning.search.calibration_runs import (
     calibrate_with_many_workers,
@@ -448,7 +448,7 @@ class Tuner:
         late_seconds = self._seconds_spent + self._seconds_interleaved(finals) - self.seconds
         known = decision.ranked_without_interleaving(finals, late_seconds)
         if known is None:
-            self._say("the best few side by side")
+            self._say("the best few, in turns")
             return self._trials.interleaved_trials(inputs, finals)
         if len(known) < len(finals):
             self._uncompared = decision.winner(finals)
@@ -564,6 +564,7 @@ class Tuner:
             loaded,
             promising.config if promising is not None and is_left_to_loop else None,
             undecided(outcome, self.options),
+            rejected_in_pairs(outcome, self.options),
         )
 
     # ---- small helpers

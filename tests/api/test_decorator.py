@@ -350,7 +350,7 @@ def test_a_hinted_call_is_one_operator_and_stops_cuts():
     assert operators["Shake"].random
     found = find_cuts(traced)
     assert not {"Shake", "torch.exp"} & {candidate.cut.after for candidate in found.candidates}
-    assert "No cut after torch.exp: Shake is marked as not deterministic." in found.reasons
+    assert "Nothing is stored after torch.exp: Shake is marked as not deterministic." in found.reasons
 
 
 def test_a_hint_costs_nothing_and_changes_nothing():

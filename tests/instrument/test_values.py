@@ -148,5 +148,5 @@ def test_a_dataset_that_maps_a_huge_file_is_traced(tmp_path):
     traced = trace(torch.utils.data.DataLoader(Mapped(tmp_path / "rows.bin"), batch_size=8), 8)
     assert any("torch.from_numpy" in operator.name for operator in traced.pipeline.operators)
     found = find_cuts(traced)
-    assert "No cut after np.memmap: what it returns is larger than 1 GiB." in found.reasons
+    assert "Nothing is stored after np.memmap: what it returns is larger than 1 GiB." in found.reasons
     assert any(candidate.cut.after == "torch.from_numpy" for candidate in found.candidates)

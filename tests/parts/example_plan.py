@@ -102,7 +102,10 @@ def loader_plan(traced, **changes):
             Trial(Config(8, 8), 990.0, None, None, "no room: shared memory"),
         ),
         "rewrites": Rewrites(
-            reasons=("no threads for whole samples: random numbers are drawn", "No cut after read: it is another."),
+            reasons=(
+                "no threads for whole samples: random numbers are drawn",
+                "Nothing is stored after read: it is another.",
+            ),
             summary="8 samples cut after decode",
         ),
         "graph": traced,

@@ -42,22 +42,24 @@ def test_what_a_step_waits_for_other_ranks_is_told(traced):
     assert "% other ranks" in after
 
 
-def test_every_trial_has_one_line_and_the_best_few_are_shown(traced):
+def test_the_best_few_of_what_was_tried_are_shown(traced):
     several = [Trial(Config(1, 2, fetch_threads=n), 1.0, 300.0 - n, (200.0, 400.0), "measured") for n in range(2, 12)]
     loader = example_plan.loader_plan(traced)
     shown = lines(replace(loader, trials=(*loader.trials, *several)), width=80)
-    tried = shown[shown.index(next(line for line in shown if line.startswith("  tried"))) :]
-    tried = tried[: tried.index("")]
-    assert len(tried) < 10
-    assert any("side by side" in line and "240" in line for line in tried), "the baseline is always there"
-    assert any("side by side" in line and "900" in line for line in tried)
-    assert tried[-1].strip() == "and 8 more"
+    tried = shown[shown.index(next(line for line in shown if "what was tried" in line)) :]
+    tried = [line.strip() for line in tried[: tried.index("")]]
+    assert len(tried) < 20
+    assert any(line.startswith("240  no workers") for line in tried), "the script's own is always there"
+    assert any(line.startswith("yours: in turns with yours") for line in tried)
+    assert any(line.startswith("900  2 workers, prefetch 4") for line in tried)
+    assert any(line.startswith("chosen: in turns with yours") for line in tried)
+    assert tried[-1] == "and 8 more"
 
 
 def test_one_reason_is_told_of_what_was_not_offered(traced):
     shown = "\n".join(lines(example_plan.loader_plan(traced)))
     assert "no threads for whole samples: random numbers are drawn" in shown
-    assert "No cut after read" not in shown
+    assert "Nothing is stored after read" not in shown
 
 
 def test_it_shows_the_ways_to_use_it(traced):

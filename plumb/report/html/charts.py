@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
 from plumb.core.config import Config
-from plumb.core.plan import LoaderResult, StepShares, Trial
+from plumb.core.plan import LoaderResult, StepShares
 from plumb.core.units import format_rate, format_seconds
 from plumb.model.simulator import MAIN, STEP
 from plumb.model.timeline import Timeline
 from plumb.report.html.markup import Content, Markup, tag
+from plumb.report.tried import TriedRow, tried
 from plumb.report.wording import RESOURCES, SHARES, last_of_each, percent, short, whole
 
 # Bounds above this multiple of the present rate are cut off, because their true length shows nothing.
@@ -77,11 +78,15 @@ def shares(sides: Sequence[tuple[str, StepShares, float]]) -> Markup:
 
 def trials(loader: LoaderResult) -> Markup:
     """Return rows for the trials: each configuration with its rate, its interval and the model's prediction."""
-    tried = last_of_each(loader.trials)
-    ends = [end for trial in tried for end in (*(trial.interval or ()), trial.predicted_samples_per_second or 0.0)]
+    rows_tried = tried(loader)
+    ends = [
+        end
+        for trial in (row.trial for row in rows_tried)
+        for end in (*(trial.interval or ()), trial.predicted_samples_per_second or 0.0)
+    ]
     scale = max([*ends, loader.baseline.samples_per_second]) * 1.03
     baseline = _mark("before", loader.baseline.samples_per_second / scale)
-    rows = [_trial(trial, loader, scale, baseline) for trial in tried]
+    rows = [_trial(row, scale, baseline) for row in rows_tried]
     legend = [
         _key("whisker", "95 % interval"),
         _key("dot", "measured"),
@@ -91,7 +96,8 @@ def trials(loader: LoaderResult) -> Markup:
     return tag("div", tag("div", *rows, class_="rows trials"), tag("div", *legend, class_="legend"))
 
 
-def _trial(trial: Trial, loader: LoaderResult, scale: float, baseline: Markup) -> Markup:
+def _trial(row: TriedRow, scale: float, baseline: Markup) -> Markup:
+    trial = row.trial
     drawn: list[Content] = [baseline]
     if trial.interval is not None:
         low, high = (end / scale for end in trial.interval)
@@ -100,11 +106,11 @@ def _trial(trial: Trial, loader: LoaderResult, scale: float, baseline: Markup) -
         drawn.append(tag("div", class_="guess", style=f"left:{_percent(trial.predicted_samples_per_second / scale)}"))
     if trial.samples_per_second:
         drawn.append(tag("div", class_="dot", style=f"left:{_percent(trial.samples_per_second / scale)}"))
-    role = _role(trial.config, loader)
+    role = "winner" if row.is_chosen else "own" if row.is_own else ""
     badge = tag("em", {"winner": "chosen", "own": "yours"}[role], class_="badge") if role else None
-    name = tag("div", tag("span", short(trial.config)), tag("small", trial.outcome), badge)
+    name = tag("div", tag("span", row.words), tag("small", row.remark), badge)
     rate = format_rate(trial.samples_per_second) if trial.samples_per_second else "–"
-    return _row(name, drawn, rate, role or "")
+    return _row(name, drawn, rate, role)
 
 
 def _role(config: Config, loader: LoaderResult) -> str | None:

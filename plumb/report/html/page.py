@@ -16,6 +16,7 @@ from plumb.report.framework_settings import framework_setting
 from plumb.report.html import charts, graph_drawing
 from plumb.report.html.markup import Content, Markup, join, tag
 from plumb.report.predict import advice
+from plumb.report.verdict import is_changed, is_offered, verdict
 from plumb.report.wording import (
     arguments,
     bottleneck,
@@ -26,7 +27,6 @@ from plumb.report.wording import (
     percent,
     plain_gain,
     short,
-    unchanged,
     written_config,
 )
 from plumb.tracing.pipeline import Operator, Pipeline
@@ -98,10 +98,11 @@ def _loader(loader: LoaderResult, plan: Plan, modelled: Modelled | None) -> Mark
     return tag(
         "article",
         tag("h2", loader.name, tag("small", f"{loader.site} · {loader.dataset} · {size}")),
-        _answer(loader),
-        *(tag("p", line) for line in by_the_clock(loader) if _is_changed(loader)),
-        tag("p", bottleneck(loader), class_="bottleneck"),
+        tag("p", _verdict(loader, plan), class_="verdict"),
         _use(loader, plan),
+        _answer(loader),
+        *(tag("p", line) for line in by_the_clock(loader) if is_changed(loader)),
+        tag("p", bottleneck(loader), class_="bottleneck"),
         _step(loader),
         _operators(loader, pipeline) if pipeline is not None else None,
         _bounds(loader),
@@ -116,10 +117,6 @@ def _loader(loader: LoaderResult, plan: Plan, modelled: Modelled | None) -> Mark
 # ---- the answer
 
 
-def _is_changed(loader: LoaderResult) -> bool:
-    return loader.tuned.config != loader.baseline.config
-
-
 def _rates(loader: LoaderResult) -> tuple[float, float]:
     """Return samples per second before and now: of the training loop if it was measured, else of the loader alone."""
     loop = loader.end_to_end
@@ -128,12 +125,16 @@ def _rates(loader: LoaderResult) -> tuple[float, float]:
     )
 
 
+def _verdict(loader: LoaderResult, plan: Plan) -> str:
+    told = verdict(loader, "--budget " if plan.script else "budget=")
+    return f"{told[:1].upper()}{told[1:]}."
+
+
 def _answer(loader: LoaderResult) -> Markup:
     before, now = _rates(loader)
     whose = "your training loop" if loader.end_to_end else "the loader alone"
-    if not _is_changed(loader):
-        verdict = tag("p", unchanged(loader), class_="verdict")
-        return tag("div", _figure(whose, now, "now"), tag("div", verdict, class_="gain"), class_="answer")
+    if not is_changed(loader):
+        return tag("div", _figure(whose, now, "now"), class_="answer")
     times = loader.end_to_end.ratio if loader.end_to_end else now / before
     gain = [tag("strong", f"{times:.3g}×"), tag("span", f"as fast, {whose}")]
     return tag(
@@ -154,8 +155,8 @@ def _figure(name: str, rate: float, kind: str, config: str | None = None) -> Mar
 
 
 def _use(loader: LoaderResult, plan: Plan) -> Markup | None:
-    """Return the ways to use the plan, or None if nothing changed."""
-    if not _is_changed(loader):
+    """Return the ways to use the plan, or None if it offers nothing."""
+    if not is_offered(loader):
         return None
     runs = "runs the script with this plan" if plan.script else "is a loader with this plan"
     ways = [tag("div", tag("code", how_to_use(plan, "")), tag("span", runs))]
@@ -187,7 +188,7 @@ def _step(loader: LoaderResult) -> Markup | None:
         "Where the time of a step goes",
         "One training step in your own loop, from one batch to the next. How long it is and how much of it waits is "
         "measured; what the waiting is for is the model's account of it.",
-        charts.shares(sides if _is_changed(loader) else [("as it is", *sides[0][1:])]),
+        charts.shares(sides if is_changed(loader) else [("as it is", *sides[0][1:])]),
     )
 
 
@@ -257,7 +258,7 @@ def _bounds(loader: LoaderResult) -> Markup | None:
         "What each resource allows",
         "The rate that each resource would allow by itself with the chosen configuration, by the model. The smallest "
         "is the bottleneck.",
-        charts.bounds(loader, before if _is_changed(loader) else None, now),
+        charts.bounds(loader, before if is_changed(loader) else None, now),
     )
 
 
@@ -319,7 +320,7 @@ def _remarks(loader: LoaderResult) -> Markup:
 
 def _alone(loader: LoaderResult) -> Markup:
     """Return a table of the rates of the loader alone, with the full configurations."""
-    sides = {"before": loader.baseline, "after": loader.tuned} if _is_changed(loader) else {"as it is": loader.baseline}
+    sides = {"before": loader.baseline, "after": loader.tuned} if is_changed(loader) else {"as it is": loader.baseline}
     rows = (
         tag(
             "tr",

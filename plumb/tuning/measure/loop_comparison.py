@@ -58,10 +58,7 @@ class LoopComparison:
     @property
     def gain(self) -> LoopGain | None:
         """Ratio of the candidate's rate to the own one, for a plan; None without a pair."""
-        if self.ratio is None:
-            return None
-        interval = self.ratio.interval if self.ratio.is_bounded else None
-        return LoopGain(self.ratio.ratio, interval, self.ratio.pairs, self.ratio.slower_chance)
+        return self.ratio.gain if self.ratio is not None else None
 
 
 def compare_in_loop(

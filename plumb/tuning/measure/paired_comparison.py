@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from plumb.core.plan import LoopGain
+
 # A gain below this is not worth another configuration.
 WORTH = 0.02
 # An undecided candidate is taken if the probability that it is slower by more than `SLOWER` is below
@@ -68,6 +70,11 @@ class PairedRatio:
         if self.answer is Answer.UNDECIDED:
             return self.ratio > 1.0 + WORTH and self.slower_chance < CHANCE_OF_SLOWER
         return self.answer is Answer.FASTER
+
+    @property
+    def gain(self) -> LoopGain:
+        """The ratio for a plan, without bounds that tell nothing."""
+        return LoopGain(self.ratio, self.interval if self.is_bounded else None, self.pairs, self.slower_chance)
 
 
 def paired_ratio(pairs: Sequence[tuple[float, float]]) -> PairedRatio:

@@ -146,6 +146,7 @@ class Ledger:
                 outcome,
                 memory.predicted_bytes if memory else None,
                 memory.measured_bytes if memory else None,
+                loop,
             )
         )
         return TrialResult(config, rate, loop, outcome)
