@@ -77,7 +77,7 @@ class ChangeRecorder:
     """
 
     def __init__(self, folder: str, ignored: Sequence[str] = ()) -> None:
-        self._folder = folder
+        self.folder = folder
         self._ignored = tuple(prefix.rstrip("/") for prefix in (*ignored, folder))
         self._lock_file: int | None = None
         self._reset()
@@ -260,10 +260,9 @@ class ChangeRecorder:
         A second name suffices if the first one is about to be removed. A large file that is about to be emptied is
         moved away, so that a new one is made in its place.
         """
-        self._count += 1
-        name = f"{os.getpid()}-{self._count}"
-        copies, facts = os.path.join(self._folder, records.COPIES), records.status_of(status)
+        copies, facts = os.path.join(self.folder, records.COPIES), records.status_of(status)
         beside = self._folder_beside(path, status) if status.st_nlink == 1 and (may_link or may_move) else None
+        name = self._free_name(copies, beside or copies)
         if beside is not None:
             copy = os.path.join(beside, name)
             kept = name if beside == copies else copy
@@ -284,6 +283,14 @@ class ChangeRecorder:
         else:
             self._add(KEPT, path, copy=name, how="copy", **facts)
 
+    def _free_name(self, *folders: str) -> str:
+        """Return a name that no copy has: the number of a process that has ended may be given to another one."""
+        while True:
+            self._count += 1
+            name = f"{os.getpid()}-{self._count}"
+            if not any(os.path.lexists(os.path.join(folder, name)) for folder in folders):
+                return name
+
     def _part_from_links(self, path: str) -> None:
         """Copy a file that is kept by a second name and is about to be written.
 
@@ -296,7 +303,7 @@ class ChangeRecorder:
             copy = self._known.by_link.pop((status.st_dev, status.st_ino), None)
             if copy is None:
                 return
-            kept = os.path.join(self._folder, records.COPIES, copy)
+            kept = os.path.join(self.folder, records.COPIES, copy)
             try:
                 copy_aside(path, f"{kept}-own")
                 os.replace(f"{kept}-own", kept)
@@ -309,7 +316,7 @@ class ChangeRecorder:
         On other file systems than the journal's, large files get a hidden folder in the highest writable folder,
         because the script lists and removes its run folders, which are further down.
         """
-        copies = os.path.join(self._folder, records.COPIES)
+        copies = os.path.join(self.folder, records.COPIES)
         if os.stat(copies).st_dev == status.st_dev:
             return copies
         if status.st_size <= LARGE_BYTES:
@@ -317,7 +324,7 @@ class ChangeRecorder:
         if status.st_dev not in self._known.beside:
             top = highest_writable(os.path.dirname(path), status.st_dev)
             if top is not None:
-                folder = os.path.join(top, f".plumb-{os.path.basename(self._folder)}")
+                folder = os.path.join(top, f".plumb-{os.path.basename(self.folder)}")
                 self._add(BESIDE, folder, device=status.st_dev)
                 os.makedirs(folder, mode=0o700, exist_ok=True)
         return self._known.beside.get(status.st_dev)
@@ -340,7 +347,7 @@ class ChangeRecorder:
     def _add(self, kind: str, path: str, **facts: Any) -> None:
         record: Record = {"kind": kind, "path": path, **facts}
         line = records.encode(record)
-        name = os.path.join(self._folder, records.RECORDS)
+        name = os.path.join(self.folder, records.RECORDS)
         file = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.write(file, line)
@@ -356,7 +363,7 @@ class ChangeRecorder:
             if self._lock_file is not None:
                 yield
                 return
-            name = os.path.join(self._folder, records.LOCK)
+            name = os.path.join(self.folder, records.LOCK)
             self._lock_file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(self._lock_file, fcntl.LOCK_EX)
@@ -369,7 +376,7 @@ class ChangeRecorder:
                 self._lock_file = None
 
     def _read_others(self) -> None:
-        with contextlib.suppress(FileNotFoundError), open(os.path.join(self._folder, records.RECORDS), "rb") as file:
+        with contextlib.suppress(FileNotFoundError), open(os.path.join(self.folder, records.RECORDS), "rb") as file:
             file.seek(self._read_to)
             lines = file.read()
             for record in records.decode(lines):

@@ -22,8 +22,13 @@ _recorder: ChangeRecorder | None = None
 
 
 def start(folder: str) -> ChangeRecorder:
-    """Record what this process, and those forked from it, do to files, in the journal in `folder`."""
+    """Record what this process, and those forked from it, do to files, in the journal in `folder`.
+
+    A process has one recorder: a second one would note part of the changes, under the same names as the first.
+    """
     global _recorder
+    if _recorder is not None and _recorder.folder == folder:
+        return _recorder
     with open(os.path.join(folder, records.SETTINGS), encoding="utf-8") as file:
         settings = json.load(file)
     _recorder = ChangeRecorder(folder, settings["ignored"])

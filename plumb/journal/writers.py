@@ -52,6 +52,7 @@ WRITERS: dict[str, tuple[Writer, ...]] = {
         Writer("_C.PyTorchFileWriter", (_METHOD, "file_name")),
         Writer("_C.ScriptModule.save", (_METHOD, "filename")),
         Writer("from_file", (0, "filename"), (1, "shared"), (False, None)),
+        Writer("UntypedStorage.from_file", (0, "filename"), (1, "shared"), (False, None)),
     ),
     "torch.jit": (Writer("save", (1, "f")),),
     "torch.autograd.profiler": (Writer("profile.export_chrome_trace", (_METHOD, "path")),),
@@ -183,8 +184,10 @@ def _patch(recorder: ChangeRecorder, name: str, module: ModuleType) -> None:
         if found is None or hasattr(found, "_plumb_noted"):
             continue
         patched = _noting(recorder, writer, found)
+        # A class's own function that takes no instance, such as torch's `UntypedStorage.from_file`, stays one.
+        is_method = not inspect.isclass(owner) or writer.path[0] == _METHOD
         try:
-            setattr(owner, last, patched)
+            setattr(owner, last, patched if is_method else staticmethod(patched))
         except TypeError:
             # A class from C, whose methods can't be replaced.
             continue

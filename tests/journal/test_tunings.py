@@ -64,6 +64,50 @@ def state(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {name: ((folder / name).read_bytes(), (folder / name).stat().st_mtime_ns) for name in FILES}
 
 
+ELSEWHERE = (
+    PREAMBLE
+    + """
+import json, sys
+elsewhere = sys.argv[1]
+started = open(f"{elsewhere}/started.txt", "a")
+if __name__ == "__main__":
+    loader = DataLoader(Numbers(320), batch_size=8, shuffle=True)
+    for epoch in range(1000):
+        for step, (x, y) in enumerate(loader):
+            train_step(x, y)
+            if step == 5:
+                break
+        torch.save(model.state_dict(), f"{elsewhere}/best.pt")
+        with open(f"{elsewhere}/history.csv", "a") as history:
+            history.write(f"{epoch}\\n")
+        torch.UntypedStorage.from_file(f"{elsewhere}/storage.bin", True, 16).fill_(epoch % 7)
+        torch.FloatStorage.from_file(f"{elsewhere}/floats.bin", True, 4).fill_(epoch % 7)
+        torch.save(model.state_dict(), f"{elsewhere}/last.pt")
+        json.dump({"loss": 0.0}, open(f"{elsewhere}/best.json", "w"))
+        started.write("once more")
+        started.flush()
+        print("epoch", epoch, "saved", flush=True)
+"""
+)
+
+
+@pytest.mark.slow
+def test_files_in_other_folders_are_put_back_whether_python_or_c_writes_them(plumb, write, tmp_path_factory):
+    # Nothing but the journal knows what they were: the script's folder and the current one alone are listed before.
+    write("train.py", ELSEWHERE)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    names = ["best.json", "best.pt", "floats.bin", "history.csv", "last.pt", "started.txt", "storage.bin"]
+    for name in names:
+        (elsewhere / name).write_bytes(f"of an earlier training: {name}".encode())
+    ran = plumb("tune", "--budget", 3, "train.py", elsewhere, is_fork=False)
+    assert ran.code == 0, ran.err
+    assert "epoch 1 saved" in ran.err, "an epoch of the loop did end"
+    assert {name: (elsewhere / name).read_text() for name in names} == {
+        name: f"of an earlier training: {name}" for name in names
+    }
+    assert [Path(path).name for path in ran.plan.files.put_back] == names
+
+
 @pytest.mark.slow
 def test_epochs_that_end_in_a_tuning_leave_no_trace(plumb, folder, monkeypatch):
     # A short path: processes make sockets in there.
