@@ -211,7 +211,7 @@ class _RewriteSearch:
                 self.reasons.append(f"nothing is stored after {candidate.cut.after}: {reason}")
             else:
                 valid.append(candidate)
-                self.compared.append(f"{samples} samples cut after {candidate.cut.after}")
+                self.compared.append(f"{samples} samples with the stored result of {candidate.cut.after}")
         return valid
 
     def _reason_against(self, cut: Cut, indices: Sequence[Any]) -> str | None:

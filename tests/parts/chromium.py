@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -28,7 +29,11 @@ _OPTIONS = (
 _PROBE = """<script>addEventListener("load", () => {
   const box = element => { const r = element.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]; };
   const found = {
-    page: document.documentElement.scrollWidth, window: innerWidth,
+    text: document.body.innerText, page: document.documentElement.scrollWidth, window: innerWidth,
+    scrolling: [...document.querySelectorAll("*")].filter(element =>
+      getComputedStyle(element).overflowX == "auto" && element.scrollWidth > element.clientWidth).length,
+    cut: [...document.querySelectorAll(".piece span")].filter(words =>
+      words.offsetWidth > words.parentElement.clientWidth).length,
     operators: [...document.querySelectorAll(".dag .operator")].map(operator => ({
       box: box(operator.querySelector(".box")), words: [...operator.querySelectorAll("text")].map(box)})),
     rows: [...document.querySelectorAll(".row")].map(row => ({box: box(row), words: [...row.children].map(box)})),
@@ -36,8 +41,15 @@ _PROBE = """<script>addEventListener("load", () => {
   const output = document.createElement("output");
   output.hidden = true;
   output.textContent = JSON.stringify(found);
-  document.body.append(output);
+  parent.document.body.append(output);
 });</script>"""
+
+
+_NARROWEST_WINDOW = 500
+_FRAME = (
+    '<!DOCTYPE html><html><body style="margin: 0"><iframe srcdoc="{0}" '
+    'style="width: {1}px; height: 6000px; border: 0; display: block"></iframe></body></html>'
+)
 
 
 @dataclass(frozen=True)
@@ -45,27 +57,34 @@ class Seen:
     """What came of opening a page. `picture` is the file of a screenshot, `probe` where things lie, if asked for."""
 
     console: list[str]
-    dom: str
     picture: Path
     probe: dict
 
 
-def open_page(html: str, folder: Path, *, dark: bool, width: int, probe: bool = False) -> Seen:
+def open_page(html: str, folder: Path, *, dark: bool, width: int, probe: bool = False, height: int = 2000) -> Seen:
     """Opens a page from a file. With `probe` its policy against scripts is lifted for a script that measures it."""
     if probe:
         html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", html).replace(
             "</body>", f"{_PROBE}</body>"
         )
+    if width < _NARROWEST_WINDOW:
+        # A frame is as narrow as a phone; the browser's own window can't be.
+        html = _FRAME.format(escape(html), width)
     page, picture = folder / "page.html", folder / f"{width}-{dark}.png"
     page.write_text(html, encoding="utf-8")
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
-    asked = [scheme, f"--user-data-dir={folder / 'profile'}", f"--window-size={width},2000", f"--screenshot={picture}"]
+    asked = [
+        scheme,
+        f"--user-data-dir={folder / 'profile'}",
+        f"--window-size={width},{height}",
+        f"--screenshot={picture}",
+    ]
     command = [EXECUTABLE, *_OPTIONS, *asked, *(["--dump-dom"] if probe else []), page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
     measured = Text("output")
     measured.feed(done.stdout)
-    return Seen(console, done.stdout, picture, json.loads(measured.text) if probe else {})
+    return Seen(console, picture, json.loads(measured.text) if probe else {})
 
 
 class Text(HTMLParser):

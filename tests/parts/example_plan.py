@@ -106,7 +106,7 @@ def loader_plan(traced, **changes):
                 "no threads for whole samples: random numbers are drawn",
                 "Nothing is stored after read: it is another.",
             ),
-            summary="8 samples cut after decode",
+            summary="8 samples with the stored result of decode",
         ),
         "graph": traced,
         "notes": ("the store is full after the first epoch",),

@@ -137,13 +137,15 @@ def test_a_browser_runs_no_script_in_it(html, tmp_path):
 
 
 @needs_chromium
-@pytest.mark.parametrize("width", [700, 1280])
-def test_nothing_overlaps_or_sticks_out(html, traced, tmp_path, width):
-    seen = open_page(html, tmp_path, dark=False, width=width, probe=True)
+@pytest.mark.parametrize("width", [360, 768, 1280])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_nothing_overlaps_sticks_out_or_is_cut(html, traced, tmp_path, width, dark):
+    seen = open_page(html, tmp_path, dark=dark, width=width, probe=True)
     assert seen.console == []
+    assert (seen.probe["scrolling"], seen.probe["cut"]) == (0, 0)
     assert seen.probe["page"] <= seen.probe["window"] == width
     operators = from_node_link(traced).operators
-    assert all(operator.name in read(seen.dom).text for operator in operators)
+    assert all(operator.name in seen.probe["text"] for operator in operators)
     assert len(seen.probe["operators"]) == 2 * len(operators)
     for part in (*seen.probe["operators"], *seen.probe["rows"]):
         left, top, right, bottom = part["box"]

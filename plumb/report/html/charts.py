@@ -70,7 +70,9 @@ def shares(sides: Sequence[tuple[str, StepShares, float]]) -> Markup:
             for part in SHARES
             if (share := float(getattr(parts, part))) > 0
         ]
-        rows.append(_row(name, pieces, format_seconds(seconds)))
+        told = ", ".join(f"{percent(percents[part] / 100)} {SHARES[part]}" for part in SHARES if percents[part])
+        label = tag("div", name, tag("small", told, class_="parts"))
+        rows.append(_row(label, pieces, format_seconds(seconds)))
     is_shared = any(parts.ranks for _, parts, _ in sides)
     legend = [_key(f"piece {part}", words) for part, words in SHARES.items() if part != "ranks" or is_shared]
     return tag("div", tag("div", *rows, class_="rows shares"), tag("div", *legend, class_="legend"))
@@ -108,7 +110,9 @@ def _trial(row: TriedRow, scale: float, baseline: Markup) -> Markup:
         drawn.append(tag("div", class_="dot", style=f"left:{_percent(trial.samples_per_second / scale)}"))
     role = "winner" if row.is_chosen else "own" if row.is_own else ""
     badge = tag("em", {"winner": "chosen", "own": "yours"}[role], class_="badge") if role else None
-    name = tag("div", tag("span", row.words), tag("small", row.remark), badge)
+    # The badge says whose row it is.
+    remark = row.remark.removeprefix("chosen: ").removeprefix("yours: ")
+    name = tag("div", tag("span", row.words), tag("small", remark), badge)
     rate = format_rate(trial.samples_per_second) if trial.samples_per_second else "–"
     return _row(name, drawn, rate, role)
 

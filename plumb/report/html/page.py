@@ -101,7 +101,7 @@ def _loader(loader: LoaderResult, plan: Plan, modelled: Modelled | None) -> Mark
         tag("p", _verdict(loader, plan), class_="verdict"),
         _use(loader, plan),
         _answer(loader),
-        *(tag("p", line) for line in by_the_clock(loader) if is_changed(loader)),
+        *(tag("p", line, class_="clock") for line in by_the_clock(loader) if is_changed(loader)),
         tag("p", bottleneck(loader), class_="bottleneck"),
         _step(loader),
         _operators(loader, pipeline) if pipeline is not None else None,
@@ -193,12 +193,12 @@ def _step(loader: LoaderResult) -> Markup | None:
 
 
 def _operators(loader: LoaderResult, pipeline: Pipeline) -> Markup:
-    headings = (("operator", ""), ("time", "n"), ("share", "n"), ("computes", "n"), ("waits", "n"), ("output", "n"))
+    headings = (("operator", ""), *((figure, "n") for figure in _FIGURES))
     whole = max(pipeline.sample_seconds, pipeline.attributed_seconds)
     rows = [_operator(loader, pipeline, operator, whole) for operator in pipeline.operators]
     if pipeline.unattributed_seconds > 0:
         figures = (format_seconds(pipeline.unattributed_seconds), percent(pipeline.unattributed_share), "", "", "")
-        rows.append(tag("tr", tag("td", "the code between them"), *(_cell(f) for f in figures), class_="rest"))
+        rows.append(tag("tr", tag("td", "the code between them"), *_cells(figures), class_="rest"))
     head = tag("tr", *(tag("th", words, class_=kind or None) for words, kind in headings))
     table = tag("table", tag("thead", head), tag("tbody", *rows))
     keys = {"computes": "computes", "waits": "waits"}
@@ -211,7 +211,7 @@ def _operators(loader: LoaderResult, pipeline: Pipeline) -> Markup:
         tag(
             "div",
             tag("div", graph_drawing.draw(pipeline, loader.tuned.config), class_="graph"),
-            tag("div", tag("div", table, class_="scroll"), tag("div", legend, class_="legend"), class_="costs"),
+            tag("div", tag("div", table, class_="scroll stacked"), tag("div", legend, class_="legend"), class_="costs"),
             class_="pipeline",
         ),
     )
@@ -238,7 +238,7 @@ def _operator(loader: LoaderResult, pipeline: Pipeline, operator: Operator, whol
     seconds = (operator.wall_seconds, operator.cpu_seconds, operator.wait_seconds)
     wall, computing, waiting = (format_seconds(each) if each else "–" for each in seconds)
     size = format_bytes(operator.output_bytes) if operator.output_bytes else "–"
-    return tag("tr", name, *(_cell(figure) for figure in (wall, share, computing, waiting, size)))
+    return tag("tr", name, *_cells((wall, share, computing, waiting, size)))
 
 
 def _place(operator: Operator, particular: Iterable[str]) -> str:
@@ -246,8 +246,16 @@ def _place(operator: Operator, particular: Iterable[str]) -> str:
     return ", ".join(filter(None, (operator.kind, *particular, place or folder)))
 
 
-def _cell(figure: str) -> Markup:
-    return tag("td", figure, class_="n")
+_FIGURES = ("time", "share", "computes", "waits", "output")
+
+
+def _cells(figures: Iterable[str]) -> Iterable[Markup]:
+    """Return an operator's figures; where a page is too narrow for columns, each has its heading in front."""
+    return (_cell(figure, name) for figure, name in zip(figures, _FIGURES, strict=True))
+
+
+def _cell(figure: str, label: str | None = None) -> Markup:
+    return tag("td", figure, class_="n", data_label=label)
 
 
 def _bounds(loader: LoaderResult) -> Markup | None:
@@ -326,13 +334,13 @@ def _alone(loader: LoaderResult) -> Markup:
             "tr",
             tag("td", name),
             _cell(format_rate(side.samples_per_second)),
-            _cell("{:,.0f} to {:,.0f}".format(*side.interval)),
+            _cell("{:,.0f} to {:,.0f}".format(*side.interval), "95 % interval"),
             tag("td", str(side.config)),
         )
         for name, side in sides.items()
     )
     head = tag("tr", tag("th"), *(tag("th", words, class_="n") for words in ("measured", "95 % interval")), tag("th"))
-    return tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="scroll alone")
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="scroll stacked alone")
 
 
 def _footer(plan: Plan) -> Markup:
