@@ -64,10 +64,21 @@ def state(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {name: ((folder / name).read_bytes(), (folder / name).stat().st_mtime_ns) for name in FILES}
 
 
+# As the library of this name does, it writes from C; and it is imported by the script, after plumb itself.
+SOUNDFILE = """
+import ctypes
+
+class SoundFile:
+    def __init__(self, file, mode="r"):
+        libc = ctypes.CDLL(None)
+        libc.fopen.restype = ctypes.c_void_p
+        libc.fclose(ctypes.c_void_p(libc.fopen(file.encode(), mode.encode())))
+"""
 ELSEWHERE = (
     PREAMBLE
     + """
 import json, sys
+import soundfile
 elsewhere = sys.argv[1]
 started = open(f"{elsewhere}/started.txt", "a")
 if __name__ == "__main__":
@@ -78,6 +89,7 @@ if __name__ == "__main__":
             if step == 5:
                 break
         torch.save(model.state_dict(), f"{elsewhere}/best.pt")
+        soundfile.SoundFile(f"{elsewhere}/sound.wav", "w")
         with open(f"{elsewhere}/history.csv", "a") as history:
             history.write(f"{epoch}\\n")
         torch.UntypedStorage.from_file(f"{elsewhere}/storage.bin", True, 16).fill_(epoch % 7)
@@ -95,10 +107,11 @@ if __name__ == "__main__":
 def test_files_in_other_folders_are_put_back_whether_python_or_c_writes_them(plumb, write, tmp_path_factory):
     # Nothing but the journal knows what they were: the script's folder and the current one alone are listed before.
     write("train.py", ELSEWHERE)
+    write("soundfile.py", SOUNDFILE)
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    names = ["best.json", "best.pt", "floats.bin", "history.csv", "last.pt", "started.txt", "storage.bin"]
+    names = ["best.json", "best.pt", "floats.bin", "history.csv", "last.pt", "sound.wav", "started.txt", "storage.bin"]
     for name in names:
-        (elsewhere / name).write_bytes(f"of an earlier training: {name}".encode())
+        (elsewhere / name).write_text(f"of an earlier training: {name}")
     ran = plumb("tune", "--budget", 3, "train.py", elsewhere, is_fork=False)
     assert ran.code == 0, ran.err
     assert "epoch 1 saved" in ran.err, "an epoch of the loop did end"
