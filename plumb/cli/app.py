@@ -268,6 +268,20 @@ def doctor() -> None:
     print_doctor(Limits.detect(), Machine.detect(), console())
 
 
+@cli.command(name="help", examples=("plumb help prefetch", "plumb help waits for data"))
+@click.argument("words", nargs=-1)
+@click.pass_context
+def explain(context: click.Context, words: tuple[str, ...]) -> None:
+    """Explain words of a report, or show how a command is used."""
+    command = cli.get_command(context, words[0]) if len(words) == 1 else None
+    if command is not None:
+        click.echo(command.get_help(click.Context(command, context.parent, words[0])))
+        return
+    from plumb.cli.help_command import explain as explain_words
+
+    explain_words(list(words))
+
+
 @cli.group(examples=("plumb cache list", "plumb cache clear"))
 def cache() -> None:
     """Show and remove the sample stores on this host."""

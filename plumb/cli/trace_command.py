@@ -34,6 +34,6 @@ def trace(target: Target, arguments: list[str], orders: TuneOrders, form: str, m
 
         output, pipeline = wide_console(), from_node_link(story.traced.graph)
         output.print(f"{story.traced.name}  {story.traced.site}", highlight=False)
-        output.print(render(pipeline))
+        output.print(render(pipeline, output.width))
         output.print(render_device(DeviceProfile.from_dict(story.traced.device), pipeline))
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rich.console import Group, RenderableType
@@ -16,6 +16,10 @@ BAR_WIDTH = 8
 FIGURE_WIDTH = 6
 REMARKS_WIDTH = 25
 TRUSTED_SHARE = 0.2
+# Fewer columns of a terminal than this leave no room for names beside bars and remarks.
+_WIDE, _NARROW_COLUMNS = 72, 3
+# Columns of figures, bars and remarks, with the gaps before them, and of the usual indent of names.
+_BESIDE_NAMES = FIGURE_WIDTH + len("share") + BAR_WIDTH + REMARKS_WIDTH + 8 + 4
 
 
 @dataclass
@@ -37,23 +41,45 @@ class Branch:
         return sum(operator.wall_seconds for operator in self.operators())
 
 
-def render(pipeline: Pipeline) -> RenderableType:
-    """Return a table of one sample's time, followed by the hottest operator and whether it computes or waits."""
+def render(pipeline: Pipeline, width: int = 120) -> RenderableType:
+    """Return a table of one sample's time, followed by the hottest operator and whether it computes or waits.
+
+    On a terminal of few columns (`width`), remarks stand below the names, and there are no bars.
+    """
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
-    table.add_column("operator", no_wrap=True, ratio=1, overflow="ellipsis")
+    table.add_column("operator", ratio=1, overflow="fold")
     table.add_column("ms", justify="right", no_wrap=True, min_width=FIGURE_WIDTH)
     table.add_column("share", justify="right", no_wrap=True, min_width=len("share"))
-    table.add_column("", no_wrap=True, min_width=BAR_WIDTH)
-    table.add_column("what it does", no_wrap=True, min_width=REMARKS_WIDTH, overflow="ellipsis")
+    if width >= _WIDE:
+        table.add_column("", no_wrap=True, min_width=BAR_WIDTH)
+        table.add_column("what it does", min_width=REMARKS_WIDTH, overflow="fold")
     whole = max(pipeline.sample_seconds, pipeline.attributed_seconds)
-    _add_rows(table, _tree(pipeline), pipeline.hottest() if pipeline.operators else None, whole, "")
-    table.add_row(
+    names = _fitted([operator.name for operator in pipeline.operators], width - _BESIDE_NAMES)
+    hottest = pipeline.hottest() if pipeline.operators else None
+    _add_rows(table, _tree(pipeline), hottest, whole, "", names if width >= _WIDE else {})
+    _add_row(
+        table,
         Text("unattributed", style="dim"),
-        *_figures(pipeline.unattributed_seconds, whole),
+        [Text(figure) for figure in _figures(pipeline.unattributed_seconds, whole)],
         _bar(pipeline.unattributed_seconds, 0.0, whole),
         Text("the code between them", style="dim"),
     )
     return Group(_title(pipeline), Padding(table, (1, 0)), _conclusion(pipeline))
+
+
+def _fitted(names: Iterable[str], room: int) -> dict[str, str]:
+    """Return names that are longer than `room` without their middles; none if two of them would be alike."""
+    long = {name for name in names if len(name) > room}
+    fitted = {name: f"{name[: room // 2]}\N{HORIZONTAL ELLIPSIS}{name[room // 2 + 1 - room :]}" for name in long}
+    return fitted if len(set(fitted.values())) == len(long) else {}
+
+
+def _add_row(table: Table, name: Text, figures: Iterable[Text], bar: Text, remarks: Text) -> None:
+    if len(table.columns) > _NARROW_COLUMNS:
+        table.add_row(name, *figures, bar, remarks)
+    else:
+        indent = " " * (len(name.plain) - len(name.plain.lstrip()))
+        table.add_row(Text.assemble(name, f"\n{indent}" if remarks else "", remarks), *figures)
 
 
 def _title(pipeline: Pipeline) -> Text:
@@ -107,17 +133,23 @@ def _joined(entry: Branch | Operator) -> Branch | Operator:
 
 
 def _add_rows(
-    table: Table, entries: list[Branch | Operator], hottest: Operator | None, whole_seconds: float, indent: str
+    table: Table,
+    entries: list[Branch | Operator],
+    hottest: Operator | None,
+    whole_seconds: float,
+    indent: str,
+    names: Mapping[str, str],
 ) -> None:
     for entry in entries:
         if isinstance(entry, Branch):
-            figures = _figures(entry.wall_seconds, whole_seconds)
-            table.add_row(Text(indent + entry.name, style="cyan"), *(Text(f, style="dim") for f in figures), "", "")
-            _add_rows(table, entry.entries, hottest, whole_seconds, indent + "  ")
+            figures = [Text(figure, style="dim") for figure in _figures(entry.wall_seconds, whole_seconds)]
+            _add_row(table, Text(indent + entry.name, style="cyan"), figures, Text(), Text())
+            _add_rows(table, entry.entries, hottest, whole_seconds, indent + "  ", names)
             continue
-        table.add_row(
-            Text(indent + entry.name, style="bold" if entry is hottest else ""),
-            *_figures(entry.wall_seconds, whole_seconds),
+        _add_row(
+            table,
+            Text(indent + names.get(entry.name, entry.name), style="bold" if entry is hottest else ""),
+            [Text(figure) for figure in _figures(entry.wall_seconds, whole_seconds)],
             _bar(entry.cpu_seconds, entry.wait_seconds, whole_seconds),
             _remarks(entry),
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from plumb.core.plan import LoaderResult, Rejection, Trial
 from plumb.core.units import format_rate
-from plumb.report.verdict import is_offered
+from plumb.report.verdict import has_bounds, is_offered
 from plumb.report.wording import last_of_each, times, told_apart
 
 # What a plan says of how a trial was measured, for users.
@@ -114,11 +114,10 @@ def _by_comparison(rejection: Rejection) -> str:
     if rejection.gain is None:
         return f"no time was left to try it {where}"
     told = f"{times(rejection.gain.ratio)} times as fast {where}"
-    interval = rejection.gain.interval
-    if rejection.cause == "undecided":
-        bounds = f" ({times(interval[0])} to {times(interval[1])})" if interval is not None else ""
-        return f"not told apart: {told}{bounds}"
-    return f"faster alone, but {told}"
+    if rejection.cause == "not faster":
+        return f"faster alone, but {told}"
+    bounds = " ({} to {})".format(*map(times, rejection.gain.interval or ())) if has_bounds(rejection.gain) else ""
+    return f"perhaps {told}{bounds}, too unsure"
 
 
 def _rate(trial: Trial) -> float:

@@ -126,10 +126,16 @@ def _could_not_tell(open_one: Rejection, budget_option: str) -> str:
     return f"could not tell{host}: {whose} is {_bounds(open_one.gain)} with {what}{more}"
 
 
+def has_bounds(gain: LoopGain) -> bool:
+    """Return whether the bounds of a ratio tell anything."""
+    return gain.interval is not None and gain.interval[1] <= _WIDE * gain.interval[0]
+
+
 def _bounds(gain: LoopGain) -> str:
     """Return a ratio and its bounds in words, without bounds that tell nothing."""
-    if gain.interval is None or gain.interval[1] > _WIDE * gain.interval[0]:
+    if not has_bounds(gain):
         return f"perhaps {times(gain.ratio)} times as fast"
+    assert gain.interval is not None
     low, high = gain.interval
     if gain.ratio < 1:
         return f"likely {times(gain.ratio)}, at most {times(high)} times as fast"
@@ -152,7 +158,7 @@ def _why_nothing_better(loader: LoaderResult) -> str:
     others = [trial.samples_per_second for trial in loader.trials if trial.config != own.config]
     measured = [rate for rate in others if rate is not None]
     if not measured:
-        return "nothing else could be measured"
+        return "no other configuration was measured"
     if max(measured) > own.samples_per_second:
         return "nothing that was tried is surely faster; the table of what was tried says why"
     return "everything else that was tried is slower"

@@ -141,7 +141,7 @@ def _step_of(calls: Sequence[TensorCall]) -> _Step | str:
         return "draws random numbers"
     place = _varying_place(calls)
     if place is None:
-        return "doesn't take one tensor and constants"
+        return "doesn't take exactly one tensor that differs from sample to sample"
     taken = [taken_apart(call.function, call.arguments, call.keywords, place) for call in calls]
     callables = [call for call, _ in filter(None, taken)]
     if not all(callables[0].is_same(other) for other in callables[1:]):

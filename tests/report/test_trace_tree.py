@@ -25,7 +25,7 @@ def pipeline(*operators, sample_seconds=None):
 
 def rendered(shown, width=100):
     console = Console(width=width, record=True, color_system=None)
-    console.print(render(shown))
+    console.print(render(shown, width))
     return console.export_text()
 
 
@@ -72,3 +72,13 @@ def test_figures_never_exceed_the_whole():
     text = rendered(pipeline(operator("work", ("Pictures",), 0.012), sample_seconds=0.010))
     assert "100%" in text
     assert "120%" not in text
+
+
+def test_no_two_rows_are_alike_on_narrow_terminals():
+    for sides in (("Left", "Right"), ("ALeft", "BLeft")):
+        names = [f"transforms.RandomResizedCropOfTheEyesOn{side}AndNothingElse" for side in sides]
+        shown = pipeline(*(operator(name, ("Pictures", "Compose"), 0.004, random=True) for name in names))
+        for width in (40, 60, 80, 120):
+            rows = "".join(rendered(shown, width).split()).partition("Compose")[2].partition("unattributed")[0]
+            _, one, other = rows.split("transforms.")
+            assert one != other

@@ -240,7 +240,7 @@ def test_verdicts_of_what_was_not_changed():
     slower = rejecting("not faster", LoopGain(0.9, (0.85, 0.95), 4, 1.0), 0.994)
     waits = "leave it as it is: your loop waits for data 99% of its time, but"
     assert verdict(slower) == f"{waits} it is 0.90 times as fast with the best of what was tried, 2 workers, prefetch 2"
-    assert verdict(replace(slower, rejected=())) == f"{waits} nothing else could be measured"
+    assert verdict(replace(slower, rejected=())) == f"{waits} no other configuration was measured"
     fed = rejecting("not faster", None, 0.02)
     assert verdict(fed) == "leave it as it is: your loop waits for data 2.0% of its time"
 

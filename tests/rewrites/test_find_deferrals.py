@@ -139,7 +139,7 @@ def test_random_operators_before_do_not_matter():
 
 
 def test_each_sample_of_its_own_statistics_is_not_the_same_on_a_batch():
-    assert "standardized does something else" in reason(Pictures(lambda image: standardized(to_tensor(image))))
+    assert "standardized gives other values" in reason(Pictures(lambda image: standardized(to_tensor(image))))
 
 
 def test_an_operator_that_looks_at_what_would_be_deferred_ends_the_suffix():
