@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
+from plumb.api.argument_checks import Size, folder_of, limits_of, size_of
 from plumb.instrument.call_site import Site, find_site
 from plumb.script import interception
 from plumb.tuning.dataset_settings import Settings, is_off, mark, settings_of
@@ -51,7 +52,7 @@ def tuned(
     budget: float | None = ...,
     limits: Limits | None = ...,
     plan: str | os.PathLike[str] | None = ...,
-    cache_memory_bytes: float | None = ...,
+    cache_memory_bytes: Size | None = ...,
     cache_dir: str | os.PathLike[str] | None = ...,
     allow_reorder: bool = ...,
     on_device: bool = ...,
@@ -66,7 +67,7 @@ def tuned(
     budget: float | None = None,
     limits: Limits | None = None,
     plan: str | os.PathLike[str] | None = None,
-    cache_memory_bytes: float | None = None,
+    cache_memory_bytes: Size | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     allow_reorder: bool = False,
     on_device: bool = False,
@@ -87,7 +88,8 @@ def tuned(
         budget: Seconds of tuning; None for 30, or for as long as it needs with `plumb.DataLoader(tune="live")`.
         limits: Limits that may be lower than the host's; None for the host's.
         plan: File of the plan; None for one in the cache folder.
-        cache_memory_bytes: Largest memory for stored samples, in bytes (0 for none); None for what the limits leave.
+        cache_memory_bytes: Largest memory for stored samples, in bytes or as text such as "4GiB" (0 for none); None for
+            what the limits leave.
         cache_dir: Folder in which samples may be stored as well; None for memory alone.
         allow_reorder: Whether batches may come in another order. They never do with `tune="live"`.
         on_device: Whether batches may arrive on the GPU, where their last operators run then. They never do with
@@ -98,8 +100,8 @@ def tuned(
         The class itself, or a function like `target`; a decorator if only settings are given.
 
     Raises:
-        TypeError: `target` is neither a class nor a function, or can't be marked.
-        ValueError: The budget is not above 0 or not finite, or the memory is below 0.
+        TypeError: `target` is neither a class nor a function, or can't be marked, or a setting is of a wrong class.
+        ValueError: The budget is not above 0 or not finite, the memory is below 0, or the folder can't be used.
 
     >>> import plumb, torch
     >>> @plumb.tuned(budget=1)
@@ -114,10 +116,10 @@ def tuned(
     """
     settings = Settings(
         budget,
-        limits,
+        limits_of(limits),
         None if plan is None else os.fspath(plan),
-        cache_memory_bytes,
-        None if cache_dir is None else os.path.abspath(cache_dir),
+        size_of("cache_memory_bytes", cache_memory_bytes),
+        folder_of("cache_dir", cache_dir),
         allow_reorder,
         on_device,
         plain,

@@ -26,10 +26,11 @@ from plumb.tracing.device.profile import has_accelerator
 from plumb.tuning.in_loop import TuningWork
 from plumb.tuning.loader_under_test import TrainingStep
 from plumb.tuning.measure.known_loader import KnownLoader
-from plumb.tuning.measure.no_batches import why_no_batches
+from plumb.tuning.measure.no_batches import why_no_batches, why_none_by_lengths
 from plumb.tuning.measure.replayed_batches import RestartingIterator
 from plumb.tuning.measure.samples_per_batch import samples_per_batch
 from plumb.tuning.measure.training_loop import ErrorForLoop, LoopMeter
+from plumb.tuning.memory_check import check_memory
 from plumb.tuning.options import Options
 
 _ALONE = "tuned on its own, without a step rate"
@@ -49,10 +50,14 @@ def tune_here(
         step: Consumer of a batch, or its rate in samples/s; None tunes for the loader's own rate.
 
     Raises:
-        TuningError: Nothing can be measured.
+        TuningError: Nothing can be measured, or the limits are too low.
         Exception: Whatever the dataset or the step raises.
     """
     started = time.perf_counter()
+    check_memory(options)
+    why = why_none_by_lengths(loader)
+    if why is not None:
+        raise TuningError(f"{site.name} has no batches: {why}", 1)
     try:
         with restored_state(loader):
             planned = _tune(loader, site, options, step)

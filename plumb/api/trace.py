@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from plumb.api.argument_checks import check_dataset
 from plumb.report.notebook import pipeline_html
+from plumb.report.trace_tree import as_text
 from plumb.tracing.pipeline import Pipeline
 from plumb.tracing.tracer import trace as run
 
-# A notebook shows a pipeline by what stands in a room above it.
+# A notebook and `print` show a pipeline by what stands in a room above it.
 Pipeline.html_form = staticmethod(pipeline_html)
+Pipeline.text_form = staticmethod(as_text)
 
 
 def trace(
@@ -37,6 +40,9 @@ def trace(
         The graph with the costs per sample, in seconds and bytes.
 
     Raises:
+        TypeError: It is no dataset, or `samples` is no whole number.
+        ValueError: `samples` is below 1.
+        plumb.core.errors.TuningError: The dataset is empty.
         TraceError: The dataset can't be traced (a ValueError, from `plumb.tracing.sample_source`).
         Exception: Whatever the dataset itself raises.
 
@@ -44,6 +50,11 @@ def trace(
     >>> plumb.trace(torch.rand(64, 1000), samples=8).samples
     8
     """
+    check_dataset(dataset_or_loader, "plumb.trace", may_stream=True)
+    if isinstance(samples, bool) or not isinstance(samples, int):
+        raise TypeError(f"samples={samples!r}: it is a whole number, for example samples=16")
+    if samples < 1:
+        raise ValueError(f"samples={samples}: at least one is traced; write for example samples=16")
     return run(dataset_or_loader, samples, indices, collate_fn, batch_size).pipeline
 
 

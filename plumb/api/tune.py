@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plumb.api.argument_checks import Size, check_dataset, folder_of, limits_of
 from plumb.core import plan
 from plumb.core.config import Config
 from plumb.core.plan import Measured, Plan, PlanError, Prediction
+from plumb.core.units import is_number
 from plumb.instrument.call_site import Site, find_site
 from plumb.instrument.torch_loader import DataLoader as TorchDataLoader
 from plumb.tuning.dataset_settings import Settings
@@ -32,6 +34,10 @@ def tune(
     step: Callable[[Any], object] | float | None = None,
     limits: Limits | None = None,
     budget: float = 30.0,
+    cpus: float | None = None,
+    memory: Size | None = None,
+    max_workers: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     plain: bool = False,
     **loader_args: Any,
 ) -> LoaderPlan:
@@ -47,8 +53,13 @@ def tune(
         step: Consumer of the data: a callable that takes a batch and does what your training step does with it, or the
             rate of your step in samples/s. With it, plumb stops at the cheapest configuration that keeps the step
             busy; with None, it searches for the highest rate.
-        limits: Limits that may be lower than the host's, for instance `plumb.Limits(cpus=4)`; None for the host's.
+        limits: Limits that may be lower than the host's, for instance `plumb.Limits(open_files=256)`; None for the
+            host's. The most usual ones have arguments of their own:
         budget: Seconds of tuning.
+        cpus: Use no more CPUs than this.
+        memory: Use no more memory than this, as text with a unit such as "8GiB", or in bytes.
+        max_workers: Start no more workers than this.
+        cache_dir: Folder in which samples may be stored as well; None for memory alone.
         plain: Whether to tune only torch's own arguments, which need no plumb afterwards. Otherwise the plan's `plain`
             has the best of them.
         **loader_args: Other arguments of torch's `DataLoader` for a dataset (`shuffle`, `collate_fn` and so on).
@@ -57,9 +68,9 @@ def tune(
         The plan, which makes loaders and explains itself. Its rates are in samples/s.
 
     Raises:
-        TypeError: The arguments don't go together.
-        ValueError: The budget or the rate is not above 0, or not finite.
-        plumb.core.errors.TuningError: Nothing can be measured; the message is one line.
+        TypeError: An argument is of a wrong class, or the arguments don't go together.
+        ValueError: A number can't be meant, such as a budget or a rate that is not above 0.
+        plumb.core.errors.TuningError: Nothing can be measured, or the limits are too low; the message is one line.
         Exception: Whatever torch, the dataset or the step itself raises.
 
     >>> import plumb, torch
@@ -77,13 +88,25 @@ def tune(
     """
     from plumb.api.in_process import tune_here
 
-    settings = Settings(budget, limits, plain=plain)
-    if step is not None and not callable(step) and not 0 < step < math.inf:
-        raise ValueError(f"step={step!r}: it is a callable, or a finite number of samples/s above 0")
+    check_dataset(dataset_or_loader, "plumb.tune")
+    asked = limits_of(limits, cpus=cpus, memory=memory, max_workers=max_workers)
+    settings = Settings(budget, asked, plain=plain, cache_folder=folder_of("cache_dir", cache_dir))
+    _check_step(step)
     loader = _loader(dataset_or_loader, batch_size, loader_args)
     site = find_site(sys._getframe(1))
     named = Site(site.file, site.line, type(loader.dataset).__name__)
     return LoaderPlan(tune_here(loader, named, settings.options(), step))
+
+
+def _check_step(step: Any) -> None:
+    if step is None or callable(step):
+        return
+    if not is_number(step):
+        raise TypeError(
+            f"step={step!r}: give the function that trains on a batch, or its rate in samples/s, such as step=2600.0"
+        )
+    if not 0 < step < math.inf:
+        raise ValueError(f"step={step!r}: it is a callable, or a finite number of samples/s above 0")
 
 
 def _loader(given: Any, batch_size: int | None, loader_args: dict[str, Any]) -> TorchDataLoader[Any]:

@@ -18,6 +18,10 @@ from plumb.host import standard_streams
 _SCRIPT: dict[str, Any] = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
+# No host, loop or tuning has more, so that a larger number is a mistake.
+_MOST_SECONDS, _MOST_CPUS, _MOST_RATE = 1e7, 1e5, 1e12
+
+
 class _Number(click.FloatRange):
     """A finite number in a range."""
 
@@ -28,7 +32,9 @@ class _Number(click.FloatRange):
         return number
 
 
-_ABOVE_0 = _Number(min=0, min_open=True)
+_SECONDS = _Number(min=1, max=_MOST_SECONDS)
+_CPUS = _Number(min=0, min_open=True, max=_MOST_CPUS)
+_RATE = _Number(min=0, min_open=True, max=_MOST_RATE)
 
 
 class _Size(click.ParamType):  # type: ignore[type-arg]
@@ -93,8 +99,8 @@ def cli() -> None:
     context_settings=_SCRIPT,
     examples=("plumb tune train.py --epochs 3", "plumb tune --budget 120 --cache-dir /data/cache -m project.train"),
 )
-@click.option("--budget", type=_Number(min=1), default=60.0, show_default=True, help="Seconds of tuning.")
-@click.option("--cpus", type=_ABOVE_0, help="Use no more CPUs than this.")
+@click.option("--budget", type=_SECONDS, default=60.0, show_default=True, help="Seconds of tuning.")
+@click.option("--cpus", type=_CPUS, help="Use no more CPUs than this.")
 @click.option("--memory", type=_Size(), help="Use no more memory than this, for example 8GiB.")
 @click.option("--max-workers", type=click.IntRange(min=0), help="Start no more workers than this for a loader.")
 @click.option(
@@ -174,7 +180,7 @@ def tune(
     context_settings=_SCRIPT,
     examples=("plumb trace train.py", "plumb trace --dot train.py --data images > graph.dot"),
 )
-@click.option("--budget", type=_Number(min=1), default=60.0, show_default=True, help="Seconds to wait for.")
+@click.option("--budget", type=_SECONDS, default=60.0, show_default=True, help="Seconds to wait for.")
 @click.option("--json", "form", flag_value="json", help="Print the graph as networkx.node_link_data.")
 @click.option("--dot", "form", flag_value="dot", help="Print the graph in Graphviz's language.")
 @_verbose
@@ -245,9 +251,9 @@ def report(plan: Path, html: Path | None, perfetto: Path | None, as_json: bool) 
         "plumb predict --memory 64GiB --step-rate 2000 train.plumb.json",
     )
 )
-@click.option("--cpus", type=_ABOVE_0, help="Assume so many CPUs.")
+@click.option("--cpus", type=_CPUS, help="Assume so many CPUs.")
 @click.option("--memory", type=_Size(least=1), help="Assume so much memory, for example 64GiB.")
-@click.option("--step-rate", type=_ABOVE_0, help="Assume a step of so many samples/s.")
+@click.option("--step-rate", type=_RATE, help="Assume a step of so many samples/s.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 @click.argument("plan", type=click.Path(dir_okay=False, path_type=Path))
 def predict(plan: Path, cpus: float | None, memory: int | None, step_rate: float | None, as_json: bool) -> int:

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from plumb.core import plan
 from plumb.core.errors import CommandError
-from plumb.core.plan import LoaderResult
-from plumb.model.inputs import ModelInputs, SearchSpace
-from plumb.model.serialization import from_plain
-from plumb.model.timeline import Timeline, timelines
-from plumb.model.whatif import AssumedHost, forecast
-from plumb.report.html.page import Modelled, page
-from plumb.report.output import wide_console, write_plainly
-from plumb.report.perfetto import trace_events
-from plumb.report.terminal import print_report
+from plumb.report.output import write_plainly
+from plumb.report.plan_report import show_plan
 
 
 def report(path: Path, html: Path | None, perfetto: Path | None, as_json: bool) -> None:
@@ -24,35 +16,7 @@ def report(path: Path, html: Path | None, perfetto: Path | None, as_json: bool) 
         found = plan.read(path)
         if as_json:
             write_plainly(plan.encode(found).decode().rstrip())
-        if html is not None:
-            _write(html, page(found, {loader.name: each for loader in found.loaders if (each := _modelled(loader))}))
-        if perfetto is not None:
-            shown = {loader.name: told for loader in found.loaders if (told := _simulated(loader))}
-            _write(perfetto, json.dumps(trace_events(found, shown)))
-        if not (as_json or html or perfetto):
-            print_report(found, str(path), wide_console())
+        if html or perfetto or not as_json:
+            show_plan(found, str(path), html, perfetto)
     except ValueError as error:
         raise CommandError(f"{path}: {error}. Tune again to replace the plan") from None
-
-
-def _modelled(loader: LoaderResult) -> Modelled | None:
-    """Return the model's additions to the page; None if the plan lacks the model's inputs."""
-    told = _told(loader)
-    return Modelled(_simulated(loader), forecast(*told, AssumedHost())) if told else None
-
-
-def _simulated(loader: LoaderResult) -> tuple[Timeline, ...]:
-    """Return simulated timelines before and after; only one if nothing was changed."""
-    told = _told(loader)
-    return timelines(told[0], tuple(dict.fromkeys((loader.baseline.config, loader.tuned.config)))) if told else ()
-
-
-def _told(loader: LoaderResult) -> tuple[ModelInputs, SearchSpace] | None:
-    return from_plain(loader.model) if loader.model is not None else None
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise CommandError(f"{path}: cannot be written ({(error.strerror or str(error)).lower()})") from None

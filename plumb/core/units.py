@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import re
 from decimal import Decimal
+from numbers import Real
+from typing import Any
 
 _BINARY = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _DECIMAL = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_MOST_BYTES = 2**60
 # A bare letter is binary, as in docker, ulimit and SLURM.
 _LETTERS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _BYTES_PER_UNIT = {name.lower(): size for name, size in (_BINARY | _DECIMAL | _LETTERS).items()}
@@ -15,9 +18,10 @@ _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of a size such as `8GiB`, `512MB`, `1.5 G` or `1048576`; parts of a byte are dropped.
+    """Return the bytes of a size such as `8GiB`, `512MB`, `1.5 G` or `1048576B`; parts of a byte are dropped.
 
-    `GiB` and `G` are 2**30 bytes, `GB` is 10**9. Raises ValueError with a one-line message.
+    `GiB` and `G` are 2**30 bytes, `GB` is 10**9. Raises ValueError with a one-line message, also for a number without a
+    unit, except 0.
 
     >>> parse_size("8GiB") == 8 * 2**30
     True
@@ -26,8 +30,18 @@ def parse_size(text: str) -> int:
     """
     match = _SIZE.fullmatch(text)
     if match is None or match[2].lower() not in _BYTES_PER_UNIT:
-        raise ValueError(f"{text!r} is not a size: write it like 8GiB, 512MB or 1048576")
-    return int(Decimal(match[1]) * _BYTES_PER_UNIT[match[2].lower()])
+        raise ValueError(f"{text!r} is not a size: write it like 8GiB, 512MB or 1048576B")
+    size = int(Decimal(match[1]) * _BYTES_PER_UNIT[match[2].lower()])
+    if not match[2] and size:
+        raise ValueError(f"{text.strip()} has no unit: write {match[1]}GiB, {match[1]}MiB or {match[1]}B")
+    if size > _MOST_BYTES:
+        raise ValueError(f"{text.strip()} is more than any host has: write a size up to 1048576TiB")
+    return size
+
+
+def is_number(given: Any) -> bool:
+    """Return whether something that a user passed is a real number, of Python or NumPy; truth values are none."""
+    return isinstance(given, Real) and not isinstance(given, bool)
 
 
 def format_bytes(size: float) -> str:

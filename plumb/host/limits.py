@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import math
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from plumb.core.gpu import Gpu
+from plumb.core.units import is_number
 from plumb.host.cpu_limit import cpu_limit
 from plumb.host.disk_limit import disk
 from plumb.host.gpus import gpus
@@ -17,6 +21,8 @@ from plumb.host.host_files import HostFiles
 from plumb.host.local_ranks import ranks_on_host
 from plumb.host.memory_limit import memory_limit, shm_limit
 from plumb.host.process_limits import open_file_limits, process_limit
+
+T = TypeVar("T")
 
 ASKED_FOR = "asked for"
 LOWERABLE = (
@@ -35,6 +41,28 @@ _NUMBERS = (*LOWERABLE, "open_files_most")
 _NEVER_NONE = ("cpus", "max_connections")
 
 
+def _explaining_names(cls: type[T]) -> type[T]:
+    """Let the constructor of a dataclass say what to write in place of a name that is none of its fields."""
+    construct, known = cls.__init__, [each.name for each in fields(cls)]  # type: ignore[arg-type]
+
+    @functools.wraps(construct)
+    def explained(self: T, *args: Any, **kwargs: Any) -> None:
+        for name, value in kwargs.items():
+            if name not in known:
+                meant = difflib.get_close_matches(name, known, 1, 0.3)
+                near = f"{meant[0]}={_example(meant[0])}, or " if meant else ""
+                raise TypeError(f"{cls.__name__} has no {name}={value!r}: write {near}one of {', '.join(known)}")
+        construct(self, *args, **kwargs)
+
+    cls.__init__ = explained  # type: ignore[assignment]
+    return cls
+
+
+def _example(name: str) -> str:
+    return "8 * 2**30" if name.endswith("_bytes") else "4"
+
+
+@_explaining_names
 @dataclass(frozen=True)
 class Limits:
     """Limits of one rank. `math.inf` means that no limit is known, so that limits can be compared and divided.
@@ -57,7 +85,8 @@ class Limits:
         sources: For each known limit, where it was read.
 
     Raises:
-        ValueError: A limit is negative or not a number, or there are 0 CPUs or connections.
+        TypeError: A limit is of a wrong class, or has a name that is none of these.
+        ValueError: A limit is negative or NaN, or there are 0 CPUs or connections.
 
     >>> import plumb
     >>> plumb.Limits.detect().lowered(cpus=1.0).cpus
@@ -81,8 +110,10 @@ class Limits:
     def __post_init__(self) -> None:
         for name in _NUMBERS:
             value = getattr(self, name)
-            # This form of the comparison also refuses NaN.
             is_above = name in _NEVER_NONE
+            if not is_number(value):
+                raise TypeError(f"{name}={value!r}: a limit is a number, for example {name}={_example(name)}")
+            # This form of the comparison also refuses NaN.
             if not value >= 0 or (is_above and value == 0):
                 raise ValueError(f"{name}={value}: a limit must be a number {'above' if is_above else 'from'} 0")
 

@@ -68,8 +68,9 @@ class Calibration:
         """
         if math.isinf(cores):
             return np.ones_like(processes, dtype=float)
-        busy = np.minimum(processes, cores)
-        crowded = 1.0 + self.crowding * np.maximum(busy - 1.0, 0.0) / max(cores - 1.0, 1e-9)
+        # On one core or less, processes crowd each other as on full cores, so that a second core never slows them down.
+        beside = np.maximum(np.asarray(processes, dtype=float) - 1.0, 0.0)
+        crowded = 1.0 + self.crowding * np.minimum(beside / max(cores - 1.0, 1e-9), 1.0)
         standing = np.maximum(0.0, 1.0 - cores / np.asarray(processes, dtype=float))
         return crowded * (1.0 + self.oversubscription * standing)
 
@@ -222,12 +223,12 @@ def crowded(calibration: Calibration, many: ProbeRun, alone_cpu_seconds: float, 
 
     Args:
         calibration: Calibration to complete.
-        many: Run with many workers; with fewer than two, the calibration stays unchanged.
+        many: Run with many workers; with fewer than two, or on one core, the calibration stays unchanged.
         alone_cpu_seconds: CPU seconds of a sample of the same kind in a single worker.
         cores: Number of cores.
 
     """
-    if many.num_workers < 2 or alone_cpu_seconds <= 0:
+    if many.num_workers < 2 or alone_cpu_seconds <= 0 or cores <= 1:
         return calibration
     measured = many.cpu_seconds_in_worker / alone_cpu_seconds - 1.0
     crowding = measured * (cores - 1) / (many.num_workers - 1)

@@ -236,6 +236,34 @@ class ModelInputs:
         rounds = np.where(count > 0, np.maximum(1.0, count / max(1.0, self.limits.cpus)), 0.0)
         return count * self.start_seconds_in_main + rounds * self.start_seconds_in_worker
 
+    def with_costs_times(self, factor: float) -> ModelInputs:
+        """Return the inputs in which all that a loader does for a sample takes `factor` times as long.
+
+        The step, the start of workers and the storage stay as they are.
+        """
+
+        def times(given: Any, *names: str) -> Any:
+            known = {name: getattr(given, name) for name in names}
+            return replace(given, **{name: value * factor for name, value in known.items() if value is not None})
+
+        in_sample = ("wall_seconds", "cpu_seconds", "wait_seconds", "main_seconds")
+        return replace(
+            self,
+            cost=times(self.cost, *in_sample),
+            cost_in_worker=times(self.cost_in_worker, *in_sample),
+            fresh_seconds=self.fresh_seconds * factor,
+            calibration=times(
+                self.calibration,
+                "hand_over_seconds_per_batch",
+                "hand_over_seconds_per_byte",
+                "crowded_cpu_seconds",
+            ),
+            cuts=tuple(times(cut, "write_seconds") for cut in self.cuts),
+            deferrals=tuple(times(each, "main_seconds", "main_seconds_reusing") for each in self.deferrals),
+            threads=tuple(times(each, "threaded_cpu_seconds", "serial_seconds") for each in self.threads),
+            allocator=self.allocator and times(self.allocator, "worker_seconds", "copying_seconds"),
+        )
+
     @property
     def samples_at_once(self) -> float:
         """Number of samples that may be made at once; infinite if nothing limits it.

@@ -90,6 +90,11 @@ def reads_worth(cost: SampleCost, limits: Limits, step: float | None) -> int:
     return max(1, int(min(math.ceil(_READS_TO_SPARE * target * in_worker), allowed, _READS_AT_MOST)))
 
 
+def part_of_store(cut: CutCost, share: float, dataset_samples: float, folder: str | None = None) -> CacheChoice:
+    """Return a store of the values at `cut` for a share of the dataset; arguments as in `cache_choice`."""
+    return cache_choice(cut, share * cache_choice(cut, math.inf, dataset_samples).bytes, dataset_samples, folder)
+
+
 def cache_choice(cut: CutCost, room_bytes: float, dataset_samples: float, folder: str | None = None) -> CacheChoice:
     """Return a store of the values at `cut` for the whole dataset, or for the part of it that fits.
 
@@ -118,6 +123,57 @@ def rank(search_space: SearchSpace, inputs: ModelInputs, steady_within_seconds: 
         steady_within_seconds: Longest time after which a loader's rate must be steady.
 
     """
+    points, excluded = _feasible_points(search_space, inputs)
+    for each in points:
+        steady_seconds = resource_bounds.seconds_until_steady(inputs, each.workers, each.in_flight, each.rates)
+        each.fits[steady_seconds > steady_within_seconds] = False
+    candidates = [
+        candidate
+        for candidate in _by_depth(_leaders(points), search_space, inputs)
+        if _seconds_until_steady(inputs, candidate) <= steady_within_seconds
+    ]
+    return Ranking(tuple(candidates), sum(len(each.workers) for each in points), excluded)
+
+
+@dataclass(frozen=True)
+class Fastest:
+    """The highest rate of later epochs within the limits, and the configuration to use for it.
+
+    `samples_per_second` is that rate by the bounds, 0 if nothing fits, and `config` reaches it within one percent; None
+    if nothing fits. `considered` and `excluded` are as in `Ranking`.
+    """
+
+    samples_per_second: float
+    config: Config | None
+    considered: int
+    excluded: dict[str, int]
+
+
+def fastest(search_space: SearchSpace, inputs: ModelInputs, like: Config | None = None) -> Fastest:
+    """Return the highest rate of later epochs by the bounds alone, which more of a resource never lowers.
+
+    Among configurations that are as fast, the one that differs least from `like` comes first, then the cheapest.
+    """
+    points, excluded = _feasible_points(search_space, inputs)
+    rates = np.concatenate([each.rates for each in points])
+    rates[~np.concatenate([each.fits for each in points])] = -1.0
+    best = float(rates.max())
+    if best < 0:
+        return Fastest(0.0, None, len(rates), excluded)
+    columns = [np.concatenate(column) for column in zip(*(each.costs() for each in points), strict=True)]
+    if like is not None:
+        columns.insert(0, np.concatenate([each.changes(like) for each in points]))
+    equal = np.flatnonzero((rates >= (1 - _EQUAL) * best) & (rates >= 0))
+    place = int(equal[np.lexsort([column[equal] for column in reversed(columns)])[0]])
+    for each in points:
+        if place < len(each.workers):
+            return Fastest(best, each.config(place), len(rates), excluded)
+        place -= len(each.workers)
+    raise AssertionError("the place is that of a point")
+
+
+def _feasible_points(search_space: SearchSpace, inputs: ModelInputs) -> tuple[list[_Points], dict[str, int]]:
+    """Return all points, those over a limit marked, and how many exceed each limit."""
     points = [_points(way, search_space, inputs) for way in _ways(search_space, inputs)]
     limits = constraints.allowed(inputs)
     excluded: dict[str, int] = {}
@@ -127,14 +183,7 @@ def rank(search_space: SearchSpace, inputs: ModelInputs, steady_within_seconds: 
             if too_much.any():
                 excluded[name] = excluded.get(name, 0) + int(too_much.sum())
                 each.fits[too_much] = False
-        steady_seconds = resource_bounds.seconds_until_steady(inputs, each.workers, each.in_flight, each.rates)
-        each.fits[steady_seconds > steady_within_seconds] = False
-    candidates = [
-        candidate
-        for candidate in _by_depth(_leaders(points), search_space, inputs)
-        if _seconds_until_steady(inputs, candidate) <= steady_within_seconds
-    ]
-    return Ranking(tuple(candidates), sum(len(each.workers) for each in points), excluded)
+    return points, excluded
 
 
 def _seconds_until_steady(inputs: ModelInputs, candidate: Candidate) -> float:
@@ -189,6 +238,15 @@ class _Points:
         }
         return list((columns | own).values())
 
+    def changes(self, like: Config) -> Any:
+        """Return the number of knobs in which each point differs from `like`; of two stores, the size doesn't count."""
+        way, own = _without_sizes(self.way), _without_sizes(like)
+        of_points = ("num_workers", "prefetch_factor", "persistent_workers")
+        names = [field.name for field in dataclasses.fields(Config) if field.name not in of_points]
+        count = sum(getattr(way, name) != getattr(own, name) for name in names)
+        prefetch, persistent = self.prefetch != (like.prefetch_factor or 0), self.persistent != like.persistent_workers
+        return count + (self.workers != like.num_workers) + prefetch.astype(int) + persistent.astype(int)
+
     def config(self, place: int) -> Config:
         if not self.workers[place]:
             return self.way
@@ -198,6 +256,11 @@ class _Points:
             prefetch_factor=int(self.prefetch[place]),
             persistent_workers=bool(self.persistent[place]),
         )
+
+
+def _without_sizes(config: Config) -> Config:
+    stored = config.cache and CacheChoice(config.cache.after, config.cache.tier, 0, 1.0, config.cache.folder)
+    return dataclasses.replace(config, cache=stored)
 
 
 def _ways(search_space: SearchSpace, inputs: ModelInputs) -> Iterator[Config]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
-_PLAIN_WIDTH = 120
+PLAIN_WIDTH = 120
+"""Columns of what is printed where there is no terminal."""
 
 
 def console(file: TextIO | None = None, stderr: bool = False) -> Console:
@@ -21,8 +23,18 @@ def wide_console() -> Console:
     """Return a console for standard output that is wide enough for whole lines if it is no terminal."""
     output = console()
     if not output.is_terminal:
-        output.width = _PLAIN_WIDTH
+        output.width = PLAIN_WIDTH
     return output
+
+
+def as_plain_text(shown: RenderableType) -> str:
+    """Return what a terminal would show, without style."""
+    output = Console(
+        file=io.StringIO(), width=PLAIN_WIDTH, color_system=None, force_terminal=False, force_jupyter=False
+    )
+    with output.capture() as text:
+        output.print(shown)
+    return "\n".join(line.rstrip() for line in text.get().splitlines()).strip()
 
 
 def has_no_color() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shlex
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from plumb.core.device_profile import DeviceProfile
 from plumb.core.plan import LoaderResult, Plan
 from plumb.core.units import format_bytes, format_rate, format_seconds
 from plumb.report.framework_settings import framework_setting
+from plumb.report.output import PLAIN_WIDTH, as_plain_text
 from plumb.report.terminal_device import render as render_device
 from plumb.report.tried import tried
 from plumb.report.verdict import is_changed, is_offered, verdict, waiting_share
@@ -41,14 +41,13 @@ from plumb.tracing.stored_pipeline import from_node_link
 
 # Length of bars on terminals of at least so many columns; on narrower ones there are none.
 _BAR_CELLS = {80: 24, 60: 10}
-_TEXT_WIDTH = 120
 _FILES_SHOWN = 3
 _TRIALS_SHOWN = 5
 # Smallest share of a sample's time for which an operator is shown; `plumb trace` shows all.
 _SMALL = 0.03
 
 
-def render(plan: Plan, plan_path: str, width: int = _TEXT_WIDTH) -> RenderableType:
+def render(plan: Plan, plan_path: str, width: int = PLAIN_WIDTH) -> RenderableType:
     """Return the whole report for a terminal of `width` columns; `plan_path` is the plan's file, for the commands."""
     bar_cells = next((cells for columns, cells in _BAR_CELLS.items() if width >= columns), 0)
     parts: list[RenderableType] = [Text(), *_verdicts(plan), Text(), _what_next(plan, plan_path)]
@@ -296,9 +295,4 @@ def print_report(plan: Plan, plan_path: str, console: Console) -> None:
 
 def as_text(plan: Plan) -> str:
     """Return the report as plain text."""
-    console = Console(
-        file=io.StringIO(), width=_TEXT_WIDTH, color_system=None, force_terminal=False, force_jupyter=False
-    )
-    with console.capture() as text:
-        print_report(plan, "", console)
-    return "\n".join(line.rstrip() for line in text.get().splitlines()).strip()
+    return as_plain_text(render(plan, ""))

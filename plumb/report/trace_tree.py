@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from plumb.report.output import as_plain_text
 from plumb.tracing.pipeline import Operator, Pipeline
 
 BAR_WIDTH = 8
@@ -80,6 +81,11 @@ def _add_row(table: Table, name: Text, figures: Iterable[Text], bar: Text, remar
     else:
         indent = " " * (len(name.plain) - len(name.plain.lstrip()))
         table.add_row(Text.assemble(name, f"\n{indent}" if remarks else "", remarks), *figures)
+
+
+def as_text(pipeline: Pipeline) -> str:
+    """Return the table and its conclusion as plain text."""
+    return as_plain_text(render(pipeline))
 
 
 def _title(pipeline: Pipeline) -> Text:

@@ -105,7 +105,7 @@ class Flow:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Graph of a dataset from a source to the batch, with the figures of a whole sample.
+    """Graph of a dataset from a source to the batch, with the figures of a whole sample; `print` shows it as a table.
 
     Attributes:
         graph: Acyclic graph; its nodes carry an `Operator` as "operator", its edges a `Flow` as "flow".
@@ -130,6 +130,7 @@ class Pipeline:
     sample_cpu_seconds: float
     sample_wait_seconds: float
     html_form: ClassVar[Callable[[Pipeline], str]] = staticmethod(repr)
+    text_form: ClassVar[Callable[[Pipeline], str]] = staticmethod(repr)
 
     @property
     def operators(self) -> tuple[Operator, ...]:
@@ -192,6 +193,10 @@ class Pipeline:
         for producer, consumer, flow in self.graph.edges(data="flow"):
             lines.append(f"  {_quoted(producer)} -> {_quoted(consumer)} [label={_quoted(flow_text(flow))}];")
         return "\n".join([*lines, "}"])
+
+    def __str__(self) -> str:
+        """Return the table that `plumb trace` prints."""
+        return type(self).text_form(self)
 
     def _repr_html_(self) -> str:
         return type(self).html_form(self)

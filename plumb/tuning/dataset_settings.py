@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from plumb.core.units import is_number
 
 if TYPE_CHECKING:
     from plumb.host import Limits
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 # `help()` leaves out names with a single underscore.
 _MARK = "_plumb_tuned"
 USUAL_BUDGET_SECONDS = 30.0
+_MOST_SECONDS = 1e7
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,21 @@ class Settings:
         )
 
 
-def check_budget(seconds: float | None) -> None:
-    """Raise ValueError if a budget is neither None nor a finite number of seconds above 0."""
-    if seconds is not None and not 0 < seconds < math.inf:
-        raise ValueError(f"budget={seconds!r}: it is a finite number of seconds above 0")
+def check_budget(seconds: Any) -> None:
+    """Refuse a budget that is neither None nor a number of seconds above 0 and below `_MOST_SECONDS`.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is another number.
+    """
+    if seconds is None:
+        return
+    if not is_number(seconds):
+        raise TypeError(f"budget={seconds!r}: it is a number of seconds, for example budget=30")
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise ValueError(
+            f"budget={seconds!r}: it is a number of seconds above 0 and up to {_MOST_SECONDS:,.0f}, such as budget=30"
+        )
 
 
 def is_off() -> bool:

@@ -120,7 +120,16 @@ class TuningWork:
             step, cpu_seconds=step.cpu_seconds + together.cpu_seconds(loop.samples_per_batch)
         )
         subject = LoaderUnderTest(
-            known.name, loader, loop.samples_per_batch, burning, waiting, _changed(loop), loop.open, loop.skips, between
+            known.name,
+            loader,
+            loop.samples_per_batch,
+            burning,
+            waiting,
+            _changed(loop),
+            loop.open,
+            loop.skips,
+            between,
+            was_read=True,
         )
         plain_seconds = (
             0.0 if self._options.plain else min(2 * _PAIRS * window_seconds, _PLAIN_SHARE * (deadline - begun))
@@ -317,7 +326,7 @@ class TuningWork:
             *notes: Sentences for the plan.
         """
         per_batch, spent = samples_per_batch(loader, known.samples_per_batch), Spending()
-        subject = LoaderUnderTest(known.name, loader, per_batch, step, None, skips=known.skips)
+        subject = LoaderUnderTest(known.name, loader, per_batch, step, None, skips=known.skips, was_read=known.is_used)
         tuner = Tuner(subject, self._options, seconds, window_seconds, self._emit)
         with baseline_malloc():
             choice = tuner.choose()

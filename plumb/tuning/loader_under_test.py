@@ -46,6 +46,7 @@ class LoaderUnderTest:
     in the dataset that the loop changes during an epoch, empty if there is none. `is_decided_in_loop` says that the
     user's loop afterwards compares the choice with the user's configuration, and decides. `skips` are the classes of
     the samples' errors that the user's loop catches. `between` is what the script seems to do between epochs.
+    `was_read` says that batches were taken before the tuning.
     """
 
     name: str
@@ -57,6 +58,7 @@ class LoaderUnderTest:
     is_decided_in_loop: bool = False
     skips: tuple[type[Exception], ...] = ()
     between: BetweenEpochs = NOTHING
+    was_read: bool = False
 
     @property
     def epoch_samples(self) -> float | None:

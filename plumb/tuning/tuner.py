@@ -21,7 +21,6 @@ from plumb.core.errors import StoreError, TuningError, UsersError
 from plumb.core.events import Event, Phase, TrialDone
 from plumb.core.log import logger
 from plumb.core.plan import LoaderResult, Measured, Trial
-from plumb.core.units import format_bytes
 from plumb.host import Machine
 from plumb.host.cpu_load import OthersLoad
 from plumb.host.process_memory import MemoryGrowth
@@ -40,10 +39,11 @@ from plumb.tuning.epoch_rehearsal import REHEARSED_EPOCHS, EpochCosts, rehearse_
 from plumb.tuning.inputs_from_sample import ObservedLoader, unprobed
 from plumb.tuning.iterable_sharding import Sharding, examine
 from plumb.tuning.loader_under_test import LoaderUnderTest, TuningResult
-from plumb.tuning.measure.no_batches import why_none_by_lengths
+from plumb.tuning.measure.no_batches import why_no_batches, why_none_by_lengths
 from plumb.tuning.measure.sample_cost import MeasuredSamples, measure_samples, without_failing
 from plumb.tuning.measure.samples_per_batch import index_stream
 from plumb.tuning.measure.throughput import NoBatchesError
+from plumb.tuning.memory_check import check_memory
 from plumb.tuning.options import Options
 from plumb.tuning.plain_plan import best_plain, plain_worth_trying, with_plain
 from plumb.tuning.restraint import FREE, restraint_of
@@ -154,6 +154,8 @@ class Tuner:
             )
         except NoBatchesError:
             why = why_none_by_lengths(self.subject.loader)
+            if why is None and not self.subject.was_read:
+                why = why_no_batches(self.subject.loader)
             said = f"has no batches: {why}" if why else "gives its batches only once: nothing is left to measure"
             raise TuningError(f"{self.subject.name} {said}", 1) from None
         except Exception as error:
@@ -273,13 +275,7 @@ class Tuner:
 
     def _check_limits(self, inputs: ModelInputs) -> None:
         """Raise TuningError if the script itself leaves no memory for any loader."""
-        used, allowed = inputs.footprint.main_bytes, self.options.limits.memory_bytes
-        if used > allowed:
-            raise TuningError(
-                f"the script itself uses {format_bytes(used)}, more than the {format_bytes(allowed)} that are allowed; "
-                "raise --memory, or the host's limit",
-                exit_code=2,
-            )
+        check_memory(self.options, inputs.footprint.main_bytes)
 
     def _probe(self, inputs: ModelInputs, available: AvailableRewrites) -> ModelInputs:
         """Correct the model inputs by two short runs: with one worker, and with as many as there are cores."""

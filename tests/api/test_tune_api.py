@@ -438,5 +438,5 @@ def test_a_loader_without_batches_is_told_why(step):
     dropping = torch.utils.data.DataLoader(torch.arange(7), 8, drop_last=True)
     with pytest.raises(TuningError, match=r"Tensor has no batches: its dataset has 7 samples, fewer than batch_size=8"):
         plumb.tune(dropping, step=step, budget=BUDGET)
-    with pytest.raises(TuningError, match="Tensor has no batches: its dataset is empty"):
+    with pytest.raises(TuningError, match="Tensor is empty: there is no sample to load"):
         plumb.tune(torch.arange(0), batch_size=8, step=step, budget=BUDGET)

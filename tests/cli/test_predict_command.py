@@ -40,7 +40,7 @@ def test_it_says_what_binds_what_binds_next_and_what_to_buy(plumb, written):
     ran = plumb("predict", "train.plumb.json")
     assert ran.code == 0, ran.err
     assert "What limits it is the CPU" in ran.out
-    assert "What would bind next is" in ran.out
+    assert "What would limit it next is" in ran.out
     assert "Buy more cores" in ran.out
 
 
@@ -48,7 +48,7 @@ def test_another_host_changes_the_answer(plumb, written):
     written()
     ran = plumb("predict", "--cpus", 32, "--memory", "64GiB", "--step-rate", 3000, "train.plumb.json")
     assert ran.code == 0, ran.err
-    assert "Buy nothing for the data: the training step binds" in ran.out
+    assert "Buy nothing for the data: the training step limits the loop" in ran.out
     assert "900 samples/s, measured" in ran.out
 
 
@@ -77,8 +77,45 @@ def test_a_plan_without_what_the_model_needs_gives_one_line(plumb, written, mode
     assert len(ran.err.splitlines()) == 1
 
 
+def test_on_its_own_host_the_plan_is_the_answer(plumb, written):
+    written()
+    ran = plumb("predict", "train.plumb.json")
+    assert "best  2 workers, prefetch 2" in ran.out
+    assert "which is what you have" in " ".join(ran.out.split())
+
+
+def test_a_table_of_cores_is_printed_and_in_the_json(plumb, written):
+    written()
+    lines = [line.split() for line in plumb("predict", "train.plumb.json").out.splitlines()]
+    (start,) = (number for number, words in enumerate(lines) if words[:1] == ["CPUs"])
+    assert [words[0] for words in lines[start + 1 : start + 5]] == ["4", "8", "16", "32"]
+    rows = json.loads(plumb("predict", "--json", "--cpus", 3, "train.plumb.json").out)["train_loader"]["over_cores"]
+    assert [row["cpus"] for row in rows] == [4, 8, 16, 32]
+    assert all(row["config"]["num_workers"] and row["limited_by"] in ("cpu", "step") for row in rows)
+    rates = [row["samples_per_second"] for row in rows]
+    assert rates == sorted(rates)
+
+
+def test_the_sentences_never_contradict_each_other(plumb, written):
+    written()
+    for words in ([], ["--cpus", 16], ["--cpus", 64, "--step-rate", 1e6], ["--step-rate", 10], ["--cpus", 0.5]):
+        text = " ".join(plumb("predict", *words, "train.plumb.json").out.split())
+        assert ("Buy nothing for the data" in text) == ("What limits it is the training step" in text)
+        assert not ("Buy nothing" in text and "more of them would help" in text)
+        assert ("Buy more cores" in text) <= ("What limits it is the CPU" in text)
+
+
+@pytest.mark.parametrize("command", ["predict", "tune"])
+def test_a_size_without_a_unit_is_refused_with_what_to_write(plumb, written, command):
+    written()
+    ran = plumb(command, "--memory", 64, "train.plumb.json")
+    assert ran.code == 2
+    assert ran.err.splitlines()[-1].endswith("64 has no unit: write 64GiB, 64MiB or 64B")
+    assert ran.out == ""
+
+
 @pytest.mark.parametrize("option", ["--cpus", "--step-rate", "--memory"])
-@pytest.mark.parametrize("number", ["nan", "inf", "0"])
+@pytest.mark.parametrize("number", ["nan", "inf", "0", "1e300"])
 def test_a_number_that_can_t_be_meant_is_not_blamed_on_the_plan(plumb, written, option, number):
     written()
     ran = plumb("predict", option, number, "train.plumb.json")

@@ -17,7 +17,7 @@ from plumb.core.units import format_bytes, format_rate, format_seconds, parse_si
         (" 4g ", 4 * 2**30),
         ("2T", 2 * 2**40),
         ("64kib", 2**16),
-        ("1048576", 2**20),
+        ("1048576B", 2**20),
         ("7 B", 7),
         ("0", 0),
     ],
@@ -31,6 +31,18 @@ def test_what_is_not_a_size_gets_one_line_that_says_how_to_write_one(text: str) 
     with pytest.raises(ValueError, match="is not a size: write it like 8GiB") as caught:
         parse_size(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["64", "1048576", " 8 ", "1.5"])
+def test_a_number_without_a_unit_is_refused_and_told_what_to_write(text: str) -> None:
+    with pytest.raises(ValueError, match=r"has no unit: write [0-9.]+GiB") as caught:
+        parse_size(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_size_that_no_host_has_is_refused() -> None:
+    with pytest.raises(ValueError, match="more than any host has"):
+        parse_size(f"{10**300}GiB")
 
 
 @given(st.integers(0, 2**60))

@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from situations import freedoms, situations
 
+from plumb.core.config import Config
 from plumb.core.plan import SampleCost
 from plumb.host import Limits
 from plumb.host.limits import LOWERABLE
 from plumb.model import planner
 from plumb.model.inputs import CutCost, Footprint, ModelInputs, RemainingCpuShare, SearchSpace
 from plumb.model.serialization import from_plain, to_plain
-from plumb.model.whatif import AssumedHost, forecast
+from plumb.model.whatif import AssumedHost, InUse, forecast, over_cores
 
 COST = SampleCost(2e-3, 2e-3, 0.0, 1e-5, 6e5, 0.03)
 SITUATION = ModelInputs(
@@ -80,3 +81,113 @@ def test_where_nothing_fits_the_limits_are_named():
 
 def test_an_iterable_dataset_keeps_its_worker_count():
     assert forecast(SITUATION, SearchSpace((2,)), AssumedHost(cpus=32)).best.config.num_workers == 2
+
+
+# ---- more is never less
+
+
+multiples = st.sampled_from([1 / 16, 0.4, 1.0, 1.3, 4.0]) | st.floats(0.01, 64)
+hosts = st.fixed_dictionaries(
+    {"cpus": multiples, "memory": multiples, "step": st.none() | st.floats(1, 1e6), "disk": multiples}
+)
+
+
+def host_of(inputs, wanted):
+    return AssumedHost(
+        wanted["cpus"] * inputs.limits.cpus,
+        wanted["memory"] * inputs.limits.memory_bytes,
+        wanted["step"],
+        wanted["disk"],
+    )
+
+
+def uses(inputs, search_space):
+    """The model's own best in use, at any rate that may have been measured."""
+    best = planner.fastest(search_space, inputs)
+    return st.none() | st.builds(InUse, st.just(best.config or Config()), st.floats(0.1, 1e6))
+
+
+@pytest.mark.parametrize("examples", [15, pytest.param(100, marks=pytest.mark.slow)])
+def test_more_of_a_resource_never_predicts_less(examples):
+    settings(max_examples=examples, deadline=None)(more_never_predicts_less)()
+
+
+@given(told(), hosts, st.sampled_from(["cpus", "memory", "step", "disk"]), st.floats(1, 16), st.data())
+def more_never_predicts_less(given_, wanted, which, times, data):
+    inputs, search_space = given_
+    used = data.draw(uses(inputs, search_space))
+    if wanted[which] is None:
+        wanted = {**wanted, which: 100.0}
+    less, more = (host_of(inputs, each) for each in (wanted, {**wanted, which: times * wanted[which]}))
+    rates = [
+        found.best.samples_per_second if found.best else 0.0
+        for found in (forecast(inputs, search_space, host, used) for host in (less, more))
+    ]
+    assert rates[1] >= rates[0] * (1 - 1e-9)
+
+
+@settings(max_examples=15, deadline=None)
+@given(told(), hosts, st.data())
+def test_what_limits_and_what_to_buy_have_one_cause(given_, wanted, data):
+    inputs, search_space = given_
+    found = forecast(inputs, search_space, host_of(inputs, wanted), data.draw(uses(inputs, search_space)))
+    if found.best is None:
+        assert found.purchases == ()
+        return
+    assert found.prediction.bottleneck == found.limited_by
+    assert found.is_fed == (found.limited_by == "step")
+    assert not (found.is_fed and found.purchases)
+    limits = {"cores": "cpu", "memory": "memory", "disk bandwidth": "storage"}
+    if found.purchases:
+        assert found.limited_by == limits[found.purchases[0].what]
+        assert all(each.samples_per_second > 1.04 * found.best.samples_per_second for each in found.purchases)
+    else:
+        assert found.limited_by in ("step", "main process", "workers", "transfer")
+
+
+def test_on_the_plan_s_own_host_the_plan_is_what_is_forecast():
+    used = InUse(Config(2, 4, persistent_workers=True), 900.0)
+    here = forecast(SITUATION, FREEDOM, AssumedHost(), used)
+    assert here.is_here
+    assert (here.best.config, here.best.samples_per_second) == (used.config, 900.0)
+    same = forecast(SITUATION, FREEDOM, AssumedHost(cpus=2, memory_bytes=8e9), used)
+    assert same == here
+    twice = forecast(SITUATION, FREEDOM, AssumedHost(cpus=4), used)
+    assert not twice.is_here
+    assert 1600 < twice.best.samples_per_second < 2000, "what was measured corrects what the model thinks samples cost"
+
+
+def test_cores_are_told_one_below_the_other():
+    rows = over_cores(SITUATION, FREEDOM, AssumedHost())
+    assert [row.cpus for row in rows] == [4, 8, 16, 32]
+    rates = [row.forecast.best.samples_per_second for row in rows]
+    assert rates == sorted(rates)
+    assert rows[0].forecast.limited_by == "cpu"
+    assert rows[-1].forecast.limited_by == "step"
+
+
+def test_a_store_that_is_left_out_has_a_reason():
+    cut = CutCost("decode", 1e6, RemainingCpuShare(0.05, 0.05), 0.0, 1e-4)
+    inputs = dataclasses.replace(SITUATION, cuts=(cut,), dataset_samples=1e3)
+    store = planner.cache_choice(cut, 2e9, 1e3)
+    search_space = dataclasses.replace(FREEDOM, caches=(None, store))
+    used = InUse(Config(2, 2, cache=store), 4000.0)
+    assert forecast(inputs, search_space, AssumedHost(), used).without_store == ""
+    small = forecast(inputs, search_space, AssumedHost(memory_bytes=7e8), used)
+    assert small.best.config.cache is None or small.best.config.cache.hit_ratio < 1
+    tiny = forecast(inputs, search_space, AssumedHost(memory_bytes=6e8), used)
+    assert tiny.best is None or tiny.best.config.cache or "free for stores" in tiny.without_store
+
+
+def test_a_step_on_this_cpu_that_gets_faster_takes_less_of_it():
+    inputs = dataclasses.replace(SITUATION, step_samples_per_second=1000.0, step_cpu_seconds=1e-3)
+    slow, fast = (
+        forecast(inputs, FREEDOM, AssumedHost(cpus=8, step_samples_per_second=step)).best for step in (1000, 8000)
+    )
+    assert fast.samples_per_second > 2 * slow.samples_per_second
+
+
+@pytest.mark.parametrize("wrong", [0, -1, float("nan"), float("inf")])
+def test_an_assumption_that_can_t_be_meant_is_refused(wrong):
+    with pytest.raises(ValueError, match="finite number above 0"):
+        AssumedHost(cpus=wrong)
