@@ -16,7 +16,7 @@ from plumb.core.config import CacheChoice, Config
 from plumb.core.plan import LoaderResult, Prediction
 from plumb.core.units import format_bytes, format_rate
 from plumb.model import planner, resource_bounds
-from plumb.model.inputs import CutCost, ModelInputs, SearchSpace, StorageBandwidth
+from plumb.model.inputs import CutCost, ModelInputs, RemainingCpuShare, SearchSpace, StorageBandwidth
 from plumb.model.planner import Candidate, Fastest
 
 CORES = (4, 8, 16, 32)
@@ -150,6 +150,7 @@ class _Forecaster:
     inputs: ModelInputs
     search_space: SearchSpace
     used: InUse | None
+    _known: dict[AssumedHost, tuple[Fastest, float]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def made_for(cls, inputs: ModelInputs, search_space: SearchSpace, used: InUse | None) -> _Forecaster:
@@ -184,6 +185,8 @@ class _Forecaster:
 
     def _fastest(self, host: AssumedHost) -> tuple[Fastest, float]:
         """Return the best configuration, and the loop's rate: what was measured is the least on a larger host."""
+        if host in self._known:
+            return self._known[host]
         inputs, search_space = self._on(host)
         found = planner.fastest(search_space, inputs, self.used.config if self.used else None)
         rate = found.samples_per_second
@@ -191,11 +194,14 @@ class _Forecaster:
             rate = min(rate, self.used.samples_per_second)
         if self.used is not None and self._is_at_least(host):
             rate = max(rate, self.used.samples_per_second)
+        self._known[host] = found, rate
         return found, rate
 
     def _purchases(self, host: AssumedHost, now: float) -> tuple[Purchase, ...]:
         limits = self._on(host)[0].limits
-        offers = {"cores": {"cpus": 2 * limits.cpus}, "memory": {"memory_bytes": 2 * limits.memory_bytes}}
+        offers = {"cores": {"cpus": 2 * limits.cpus}}
+        if self._lacks_memory(host):
+            offers["memory"] = {"memory_bytes": 2 * limits.memory_bytes}
         if self.inputs.storage is not None:
             offers["disk bandwidth"] = {"disk_times": 2 * (host.disk_times or 1.0)}
         bought = []
@@ -205,6 +211,15 @@ class _Forecaster:
                 if found.config is not None and rate >= _WORTH_BUYING * now:
                     bought.append(Purchase(what, rate, found.config))
         return tuple(sorted(bought, key=lambda purchase: -purchase.samples_per_second))
+
+    def _lacks_memory(self, host: AssumedHost) -> bool:
+        """Return whether more memory allows any configuration that this host does not."""
+        if self._fastest(host)[0].excluded.keys() & {"memory", "shared memory"}:
+            return True
+        inputs, search_space = self._on(host)
+        endless = dataclasses.replace(inputs.limits, memory_bytes=math.inf, shm_bytes=math.inf)
+        every_store = _with_stores(dataclasses.replace(inputs, limits=endless), self.search_space).caches
+        return every_store != search_space.caches
 
     def _why_without_store(self, config: Config, inputs: ModelInputs, search_space: SearchSpace) -> str:
         """Return why the store of the configuration in use is not in `config`; empty if it is."""
@@ -219,20 +234,32 @@ class _Forecaster:
         return f"with it the loop would reach {format_rate(with_store.samples_per_second)}"
 
     def _corrected(self) -> _Forecaster:
-        """Return the forecaster whose costs give, on the host where they were measured, the rate that was measured."""
+        """Return the forecaster whose costs give, on the host where they were measured, the rate that was measured.
+
+        Which way to make samples is best is taken not to depend on the correction.
+        """
         assert self.used is not None
+        found = self._fastest(AssumedHost())[0].config
+        if found is None:
+            return self
+        way = dataclasses.replace(
+            self._on(AssumedHost())[1],
+            fetch=((found.fetch_threads, found.fetch_until),),
+            caches=(found.cache,),
+            deferrals=(found.deferred,),
+            allocator_reuse=(found.allocator_reuse,),
+        )
         low, high = 1 / _CORRECTED_AT_MOST, _CORRECTED_AT_MOST
         while high / low > 1 + _PRECISION:
             factor = math.sqrt(low * high)
-            inputs = self.inputs.with_costs_times(factor)
-            found = _Forecaster(inputs, self.search_space, None)._fastest(AssumedHost())[0]
-            if found.config is None:
-                return self
-            if found.samples_per_second < self.used.samples_per_second:
+            if (
+                planner.fastest(way, self.inputs.with_costs_times(factor)).samples_per_second
+                < self.used.samples_per_second
+            ):
                 high = factor
             else:
                 low = factor
-        return dataclasses.replace(self, inputs=self.inputs.with_costs_times(low))
+        return _Forecaster(self.inputs.with_costs_times(low), self.search_space, self.used)
 
     def _on(self, host: AssumedHost) -> tuple[ModelInputs, SearchSpace]:
         return _on(self.inputs, self.search_space, host)
@@ -321,6 +348,11 @@ def _on(inputs: ModelInputs, search_space: SearchSpace, host: AssumedHost) -> tu
     if len(counts) > 1 and counts == tuple(range(len(counts))):
         more = planner.worker_counts(inputs.cost_in_worker, limits, inputs.step_samples_per_second)
         counts = tuple(sorted({*counts, *more}))
+    return inputs, _with_stores(inputs, dataclasses.replace(search_space, num_workers=counts))
+
+
+def _with_stores(inputs: ModelInputs, search_space: SearchSpace) -> SearchSpace:
+    """Return the search space with the stores that fit into the host's memory and disk, in place of those it has."""
     stores = [
         store
         for cut in inputs.cuts
@@ -328,7 +360,7 @@ def _on(inputs: ModelInputs, search_space: SearchSpace, host: AssumedHost) -> tu
         for store in _stores(cut, folder, inputs, search_space)
     ]
     caches = (*(None for _ in range(None in search_space.caches or not stores)), *stores)
-    return inputs, dataclasses.replace(search_space, num_workers=counts, caches=caches)
+    return dataclasses.replace(search_space, caches=caches)
 
 
 def _stores(cut: CutCost, folder: str | None, inputs: ModelInputs, search_space: SearchSpace) -> list[CacheChoice]:
@@ -338,9 +370,20 @@ def _stores(cut: CutCost, folder: str | None, inputs: ModelInputs, search_space:
         return []
     each = (planner.part_of_store(cut, share, samples, folder) for share in _STORED_SHARES)
     fitting = [store for store in each if store.bytes <= _room(inputs, folder)]
-    # If a store saves nothing except CPU time, the largest one is best or none is.
     saves_cpu_only = cut.wait_share == 0 and inputs.read_bytes == 0 and len(search_space.fetch) == 1
-    return fitting[:1] if saves_cpu_only and None in search_space.caches else fitting
+    is_largest_best = None in search_space.caches and (saves_cpu_only or _saves_all(cut, inputs))
+    return fitting[:1] if is_largest_best else fitting
+
+
+def _saves_all(cut: CutCost, inputs: ModelInputs) -> bool:
+    """Return whether a sample from the store takes no more of anything than one that is made."""
+    made = [1.0, *(share for each in inputs.deferrals for share in _shares(each.left))]
+    stored = [*_shares(cut.left), *(_shares(cut.left_deferred) if cut.left_deferred else ())]
+    return max(stored) <= min(made)
+
+
+def _shares(left: RemainingCpuShare) -> tuple[float, ...]:
+    return left.plainly, left.reusing, *(_shares(left.alone) if left.alone else ())
 
 
 def _room(inputs: ModelInputs, folder: str | None) -> float:
