@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from plumb.core.plan import LoaderResult
+from plumb.report.wording import written_config
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ def framework_setting(loader: LoaderResult) -> str | None:
 
     The call has the best configuration measured without plumb's runtime.
     """
-    framework, config = FRAMEWORKS.get(loader.library), loader.expressible
-    if framework is None or config is None or config == loader.baseline.config:
+    framework, config = FRAMEWORKS.get(loader.library), written_config(loader)
+    if framework is None or config is None:
         return None
     arguments = config.loader_arguments()
     given = [

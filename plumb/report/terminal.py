@@ -269,7 +269,7 @@ def _what_it_took(plan: Plan) -> Iterable[RenderableType]:
     yield from (Text(line, style="yellow") for line in _files(plan))
     for loader in plan.loaders:
         if loader.cost is not None:
-            yield Text(cost(loader, loader.cost), style="dim")
+            yield Text(cost(loader, loader.cost, is_offered(loader)), style="dim")
     if plan.script:
         yield Text(
             f"{format_seconds(plan.startup_seconds)} until your script's loop began, "

@@ -32,7 +32,7 @@ _REASONS = {
 # A loop that waits for less than this share of its time counts as not waiting.
 _FED_STILL_WAITS = 0.1
 # Less than this is no gain of what goes beyond torch's own arguments.
-_LEAST_REST = 0.005
+LEAST_REST = 0.005
 # Rates closer than this are told as one.
 _SAME = 0.05
 _TIERS = {"memory": "memory", "disk": "a folder"}
@@ -206,7 +206,7 @@ def written_config(loader: LoaderResult) -> Config | None:
     config, gain = loader.expressible, loader.plain_gain
     if config is None or config == loader.baseline.config:
         return None
-    return None if loader.config.needs_runtime and gain is not None and gain < 1 + _LEAST_REST else config
+    return None if loader.config.needs_runtime and gain is not None and gain < 1 + LEAST_REST else config
 
 
 def plain_gain(loader: LoaderResult) -> str:
@@ -214,7 +214,7 @@ def plain_gain(loader: LoaderResult) -> str:
     if not loader.config.needs_runtime or loader.plain_gain is None or loader.rest_gain is None:
         return ""
     alone = f"by itself {loader.plain_gain:.2f} times as fast as now"
-    if loader.rest_gain < 1 + _LEAST_REST:
+    if loader.rest_gain < 1 + LEAST_REST:
         return f"{alone}, and the rest of the plan adds nothing to that"
     return f"{alone}; all of the plan is {loader.rest_gain:.2f} times as fast as that"
 
@@ -241,13 +241,13 @@ def command(name: str, plan: Plan, path: str) -> str:
     return shlex.join(words)
 
 
-def cost(loader: LoaderResult, took: TuningCost) -> str:
-    """Return a text on what the tuning took, and after how many training steps that is regained."""
+def cost(loader: LoaderResult, took: TuningCost, is_offered: bool) -> str:
+    """Return a text on what the tuning took, and after how many training steps that is regained if it gained any."""
     text = (
         f"Tuning {loader.name} took {format_seconds(took.seconds)}, {took.samples:,.0f} samples and "
         f"{format_seconds(took.cpu_seconds)} of CPU"
     )
-    steps = loader.payback_steps
+    steps = loader.payback_steps if is_offered else None
     return f"{text}; {math.ceil(steps):,} training steps pay that back." if steps is not None else f"{text}."
 
 

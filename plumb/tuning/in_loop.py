@@ -157,7 +157,7 @@ class TuningWork:
             return tuner.loader(config)
 
         if loop.open and (wanted != choice.baseline.config or together.wants_change()):
-            self._say(known, "your loop before and after, by turns")
+            self._say(known, "your loop before and after, in turns")
             others = OthersLoad()
             sides = (choice.baseline.config, own), (wanted, lambda: loader_on(wanted))
             until = max(deadline, time.perf_counter() + _OVERTIME_SHARE * self._options.budget_seconds) - plain_seconds
@@ -186,7 +186,7 @@ class TuningWork:
         plainly = None
         is_plain_other = choice.plain.config != wanted or together.is_plain_other
         if is_plain_other and (choice.plain.config != choice.baseline.config or together.wants_change(plain=True)):
-            self._say(known, "your loop on torch's own arguments alone, by turns")
+            self._say(known, "your loop on DataLoader's own arguments alone, in turns")
             until = max(deadline, time.perf_counter() + plain_seconds)
             plainly = yield from compare_plain_in_loop(
                 loop,

@@ -284,7 +284,7 @@ class Tuner:
         batch_seconds = inputs.cost.wall_seconds * inputs.samples_per_batch
         if _PROBED_BATCHES * batch_seconds > _PROBE_SHARE * self.seconds:
             return unprobed(inputs, self._start_method)
-        self._say("one worker, to calibrate the model")
+        self._say("one worker, to see what this host does")
         few = max(self._own.num_workers, 1) if self._is_iterable else 1
         one = self._trials.probe(inputs, Config(few, 2, pin_memory=self._pins, start_method=self._start.method))
         if one is None:
@@ -296,7 +296,7 @@ class Tuner:
         many = int(min(cores, _PROBED_AT_MOST, constraints.allowed(inputs)["samples at once"]))
         if self._is_iterable or many < 2 or self._seconds_spent > _UNTIL_PROBED * self.seconds:
             return inputs
-        self._say(f"{many} workers, to calibrate the model")
+        self._say(f"{many} workers, to see what this host does")
         plain = Config(many, 2, pin_memory=self._pins, start_method=self._start.method)
         config = with_malloc_reuse(inputs, plain)
         all_cores = self._trials.probe(inputs, config)
@@ -424,7 +424,7 @@ class Tuner:
         config = plain_worth_trying(search_space, inputs, readings, within)
         if config is None:
             return []
-        self._say(f"trying {config}, the best without plumb's runtime")
+        self._say(f"trying {config}, the best that DataLoader's own arguments can set")
         return [self._trials.try_out(inputs, config, 0.0, lambda chunks, rate: None)]
 
     def _finalists(self, inputs: ModelInputs, own: TrialResult, readings: Sequence[TrialResult]) -> list[TrialResult]:
@@ -468,7 +468,7 @@ class Tuner:
             return None
         if candidate.num_workers and (self._start_method != "fork" or self._trials.ledger.has_failed_with_workers):
             return None
-        self._say("the best and yours in pairs")
+        self._say("the best and yours, in turns")
         until = max(self._begun + self.seconds, time.perf_counter()) + min(decision.OVERTIME_SECONDS, self.seconds)
         return self._trials.paired(inputs, own.config, candidate, until)
 

@@ -169,6 +169,7 @@ def test_what_a_report_offers_is_nowhere_printed_as_slower(loader, width):
     if is_offered(loader):
         assert all(ratio > 1 for ratio in ratios_in(shown.partition(" tried, on the loader alone")[0])), shown
     assert ("or write:" in shown) <= is_offered(loader)
+    assert ("pay that back" in shown) <= is_offered(loader)
     in_notebook = plan_html(loader, "")
     assert ("DataLoader(..." in in_notebook or "plan.loader(" in in_notebook) <= is_offered(loader)
     assert ('class="use"' in page(example_plan.plan_of(loader), {})) == is_offered(loader)

@@ -322,7 +322,7 @@ def _remarks(loader: LoaderResult) -> Markup:
         parts += [tag("h4", "Compared with your plain code, bit by bit"), tag("p", f"{loader.rewrites.summary}.")]
     parts += [tag("h4", "The loader alone"), _alone(loader)]
     if loader.cost is not None:
-        parts += [tag("h4", "What the tuning took"), tag("p", cost(loader, loader.cost))]
+        parts += [tag("h4", "What the tuning took"), tag("p", cost(loader, loader.cost, is_offered(loader)))]
     return _section("Fine print", None, *parts)
 
 

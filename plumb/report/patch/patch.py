@@ -18,6 +18,7 @@ from plumb.core.units import format_rate
 from plumb.report.patch.call_edit import Advice, amend, literal_argument
 from plumb.report.patch.source_file import LoaderCall, SourceError, SourceFile
 from plumb.report.patch.value_origin import UNKNOWN
+from plumb.report.wording import LEAST_REST
 
 _NOT_THE_USERS = {"site-packages", "dist-packages", "node_modules", "__pycache__"}
 
@@ -123,9 +124,11 @@ def _runtime_lines(loader: LoaderResult, expressible: Config | None, run_command
         patch = f"the patch has the best without the rest: {expressible}"
     else:
         patch = f"the patch has the best of torch's own arguments, {expressible}, {gain:.2f} times as fast as now"
+    if rest is not None and rest < 1 + LEAST_REST:
+        return [f"{loader.name} ({loader.site}): {patch}; the rest of the plan adds nothing to that"]
     more = f", {rest:.2f} times as fast as that" if rest is not None else ""
     return [
-        f"{loader.name} ({loader.site}): {patch}. Torch has no arguments for all of {loader.config}: "
+        f"{loader.name} ({loader.site}): {patch}. DataLoader's own arguments can't set all of {loader.config}: "
         f"{format_rate(loader.tuned.samples_per_second)}{more}, with",
         f"    {run_command}",
     ]
