@@ -10,11 +10,11 @@ from plumb.report.verdict import has_bounds, is_offered
 from plumb.report.wording import last_of_each, times, told_apart
 
 # What a plan says of how a trial was measured, for users.
+_IN_TURNS = ("side by side", "in pairs")
 _HOW = {
     "measured": "one run",
     "measured, to calibrate": "one run",
-    "side by side": "in turns with yours",
-    "in pairs": "in turns with yours",
+    **dict.fromkeys(_IN_TURNS, "in turns"),
     "stopped early: slower": "one run, ended early: slower than the best so far",
 }
 _STOPPED = "stopped early"
@@ -84,8 +84,12 @@ def _why_not(loader: LoaderResult, trial: Trial) -> str:
     low, high = (chosen_trial or loader.tuned).interval or loader.tuned.interval
     if trial.interval is not None and trial.interval[0] <= high and low <= trial.interval[1]:
         return f"not told apart from {'yours' if chosen == own else 'the chosen one'}"
+    if trial.outcome.startswith(_STOPPED):
+        return "faster alone, but clearly slower than the best so far, so ended early"
     if loader.rejected:
-        return "faster alone; only the best alone is tried in your loop, and that was no faster there"
+        return "faster alone; only the best of all is tried in your loop, and was not chosen"
+    if trial.outcome in _IN_TURNS:
+        return "faster alone; not tried in your loop" if loader.end_to_end is not None else "faster, but not surely"
     if _rate(trial) <= _chosen_rate(loader) * (1 + _NOISE):
         return "faster by less than single runs vary, 10%"
     return "faster alone, in one run; not compared in turns"

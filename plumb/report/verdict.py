@@ -178,5 +178,5 @@ def _why_rejected(closest: Rejection) -> str:
     if closest.gain is None:
         return f"no time was left to compare it with the best of what was tried, {what}"
     ratio = closest.gain.ratio
-    whose = "it is" if closest.in_loop else f"{_ALONE} is"
+    whose = "it ran" if closest.in_loop else f"{_ALONE} ran"
     return f"{whose} {'only ' * (ratio >= 1)}{times(ratio)} times as fast with the best of what was tried, {what}"

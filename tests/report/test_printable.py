@@ -1,10 +1,15 @@
 """Terminals without the characters of a report, files whose names are no UTF-8, shells that close descriptors."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import shlex
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import example_plan
@@ -119,3 +124,32 @@ def test_what_is_opened_later_gets_no_standard_descriptor_s_number():
     with open(reading, "rb") as answer:
         assert answer.read() == b"done"
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_a_report_on_a_narrow_ascii_terminal_without_colour(columns, tmp_path):
+    plan.write(example_plan.plan_of(example_plan.loader_plan(None)), tmp_path / "train.plumb.json")
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    given = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "FORCE_COLOR")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "plumb", "report", "train.plumb.json"],
+        cwd=tmp_path,
+        stdin=follower,
+        stdout=follower,
+        env={**given, "NO_COLOR": "1", "PYTHONIOENCODING": "ascii", "TERM": "xterm-256color"},
+    ) as shown:
+        os.close(follower)
+        printed = b""
+        with contextlib.suppress(OSError):
+            while part := os.read(leader, 65536):
+                printed += part
+    os.close(leader)
+    assert shown.returncode == 0
+    assert printed.isascii()
+    assert b"\x1b" not in printed
+    lines = printed.decode().splitlines()
+    assert max(map(len, lines)) <= columns
+    together = " ".join(printed.decode().split())
+    assert "2 workers, prefetch 4, persistent, decode stored in memory chosen: in turns" in together
+    assert "2 workers, prefetch 2 one run" in together

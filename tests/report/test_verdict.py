@@ -60,7 +60,7 @@ def around(rate, config=None, kind=Measured):
     return kind(config, rate, (rate * 0.97, rate * 1.03))
 
 
-HOW = {"one run", "in turns with yours"}
+HOW = {"one run", "in turns"}
 OUTCOMES = ["measured", "measured, to calibrate", "side by side", "in pairs", "stopped early: slower"]
 
 
@@ -240,7 +240,9 @@ def test_verdicts_of_what_was_not_changed():
     assert verdict(unsure) == f"could not tell on this busy host: your loop is {told}"
     slower = rejecting("not faster", LoopGain(0.9, (0.85, 0.95), 4, 1.0), 0.994)
     waits = "leave it as it is: your loop waits for data 99% of its time, but"
-    assert verdict(slower) == f"{waits} it is 0.90 times as fast with the best of what was tried, 2 workers, prefetch 2"
+    assert (
+        verdict(slower) == f"{waits} it ran 0.90 times as fast with the best of what was tried, 2 workers, prefetch 2"
+    )
     assert verdict(replace(slower, rejected=())) == f"{waits} no other configuration was measured"
     fed = rejecting("not faster", None, 0.02)
     assert verdict(fed) == "leave it as it is: your loop waits for data 2.0% of its time"
@@ -253,3 +255,46 @@ def test_a_plan_that_a_run_found_slower_is_not_offered():
     assert "0.66 times as fast as yours" in shown
     assert "Use it" not in shown
     assert "Again: plumb tune train.py" in shown
+
+
+def row(config, rate, outcome="measured", loop=None):
+    return Trial(config, None, rate, (rate * 0.98, rate * 1.02), outcome, loop_samples_per_second=loop)
+
+
+TWO, FOUR = Config(2, 2), Config(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("trial", "rejected", "why"),
+    [
+        (
+            row(TWO, 680.0),
+            [Rejection(TWO, "not faster", LoopGain(0.97, (0.95, 0.99), 4, 0.9))],
+            "0.97 times as fast in y",
+        ),
+        (
+            row(TWO, 680.0),
+            [Rejection(TWO, "undecided", LoopGain(1.2, (0.9, 1.6), 3, 0.2))],
+            "(0.90 to 1.60), too unsure",
+        ),
+        (row(TWO, 680.0), [Rejection(TWO, "undecided", LoopGain(1.2, (0.0, 9e9), 3, 0.2))], "in your loop, too unsure"),
+        (row(TWO, 680.0), [Rejection(TWO, "undecided")], "no time was left to try it in your loop"),
+        (row(TWO, 680.0), [Rejection(TWO, "failed", detail="it broke")], "failed in your loop"),
+        (row(TWO, 680.0), [Rejection(TWO, "epochs")], "slower by the clock"),
+        (row(TWO, 680.0), [Rejection(FOUR, "epochs")], "only the best of all is tried in your loop"),
+        (row(TWO, 197_162.0, "stopped early: slower"), [], "clearly slower than the best so far, so ended early"),
+        (row(TWO, 460.0), [], "not told apart from yours"),
+        (row(TWO, 480.0), [], "less than single runs vary"),
+        (row(TWO, 680.0), [], "in one run; not compared in turns"),
+        (row(TWO, 9_000.0, loop=1500.0), [], "your step takes no more than 1,500 samples/s"),
+        (row(TWO, 680.0, loop=300.0), [], "not over a training: 300 samples/s"),
+    ],
+)
+def test_why_a_row_that_is_faster_alone_was_not_chosen(trial, rejected, why):
+    own = row(Config(), 455.0, "side by side", loop=1490.0 if trial.samples_per_second > 1000 else 400.0)
+    loader = rejecting("not faster", None, 0.5)
+    loader = replace(loader, baseline=around(455.0, Config()), tuned=around(455.0, Config()))
+    first, second = tried(replace(loader, trials=(own, trial), rejected=tuple(rejected)))
+    assert first.remark.startswith("not chosen: ")
+    assert why in first.remark
+    assert second.remark == "yours: in turns"
