@@ -13,7 +13,9 @@ from plumb.core.plan import SampleCost
 from plumb.host import Limits
 from plumb.host.limits import LOWERABLE
 from plumb.model import planner
-from plumb.model.inputs import CutCost, Footprint, ModelInputs, RemainingCpuShare, SearchSpace
+from plumb.model.calibration import Calibration
+from plumb.model.cpu_contention import CpuCompetition
+from plumb.model.inputs import CutCost, Footprint, ModelInputs, RemainingCpuShare, SearchSpace, ThreadsCost
 from plumb.model.serialization import from_plain, to_plain
 from plumb.model.whatif import AssumedHost, InUse, forecast, over_cores
 
@@ -136,6 +138,31 @@ def check_that_more_is_never_less(given_, wanted, which, times, data):
         for found in (forecast(inputs, search_space, host, used) for host in hosts_)
     ]
     assert rates[1] >= rates[0] * (1 - 1e-9)
+
+
+WAITING = SampleCost(3e-3, 1e-3, 2e-3, 1e-5, 6e5, 0.03)
+CONTENDING = ThreadsCost(8, None, 0.5, 0.2, 1.5, 1e-3, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fetch"),
+    [
+        ({"calibration": Calibration(crowding=-0.3, crowded_cpu_seconds=1e-3)}, ((1, None),)),
+        ({"calibration": Calibration(crowding=3.0, crowded_cpu_seconds=1e-3)}, ((1, None),)),
+        ({"threads": (CONTENDING,)}, ((8, None),)),
+        ({"cost": WAITING, "cost_in_worker": WAITING, "threads": (CONTENDING,)}, ((1, None), (8, None))),
+        ({"competition": CpuCompetition(2.0, 1.5, 0.5)}, ((1, None),)),
+    ],
+    ids=["crowds gain", "crowds lose", "threads contend", "samples wait", "others compute"],
+)
+@pytest.mark.parametrize("counts", [tuple(range(5)), (3,)])
+def test_more_cores_never_predict_less_where_the_model_s_bounds_might(changes, fetch, counts):
+    inputs = dataclasses.replace(SITUATION, step_samples_per_second=1e5, **changes)
+    search_space = SearchSpace(counts, fetch=fetch)
+    rows = over_cores(inputs, search_space, AssumedHost(), None, [0.3, 0.9, 1, 1.01, 1.5, 2, 2.5, 3, 4, 5, 8, 64])
+    rates = [row.forecast.best.samples_per_second for row in rows]
+    assert rates == sorted(rates)
+    assert rates[-1] > rates[0]
 
 
 @settings(max_examples=8)
