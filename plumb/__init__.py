@@ -14,7 +14,6 @@ through, `plumb.predict` what another host would make of a plan, `plumb.report` 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from plumb import report
     from plumb.api.dataloader import DataLoader
     from plumb.api.decorator import tuned
     from plumb.api.forecast import Forecast, predict
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from plumb.api.tune import LoaderPlan, tune
     from plumb.host import Limits
     from plumb.instrument.hints import operator
+    from plumb.report import report
     from plumb.tracing.pipeline import Flow, Operator, Pipeline
 
     __version__: str

@@ -15,8 +15,18 @@ from rich.text import Text
 
 from plumb.core.plan import LoaderResult, Plan, PlanError
 from plumb.core.units import format_rate
+from plumb.model.planner import Candidate
 from plumb.model.serialization import from_plain
-from plumb.model.whatif import AssumedHost, ForecastOfCores, HostForecast, InUse, forecast, in_use, over_cores
+from plumb.model.whatif import (
+    AssumedHost,
+    ForecastOfCores,
+    HostForecast,
+    InUse,
+    Purchase,
+    forecast,
+    in_use,
+    over_cores,
+)
 from plumb.report.wording import RESOURCES, reason, short
 
 # Rates closer than this are about the same.
@@ -129,8 +139,17 @@ def advice(found: HostForecast) -> str:
         return "Buy nothing for the data: the training step limits the loop."
     if not found.purchases:
         return "Buy nothing: twice the cores, memory or disk bandwidth, as far as they are known, would not help."
-    offers = (f"more {offer.what} (twice gives {format_rate(offer.samples_per_second)})" for offer in found.purchases)
+    assert found.best is not None
+    offers = (
+        f"more {offer.what} (twice gives {format_rate(offer.samples_per_second)}{_other_workers(offer, found.best)})"
+        for offer in found.purchases
+    )
     return f"Buy {', or '.join(offers)}."
+
+
+def _other_workers(offer: Purchase, best: Candidate) -> str:
+    count = offer.config.num_workers
+    return "" if count == best.config.num_workers else f", with {count or 'no'} worker{'s' * (count != 1)}"
 
 
 def to_plain(found: LoaderForecast) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`plumb predict`: what-ifs from a plan file alone."""
 
 import json
+import re
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_it_says_what_binds_what_binds_next_and_what_to_buy(plumb, written):
     assert ran.code == 0, ran.err
     assert "What limits it is the CPU" in ran.out
     assert "What would limit it next is" in ran.out
-    assert "Buy more cores" in ran.out
+    assert re.search(r"Buy more cores \(twice gives [0-9,.]+ samples/s, with [0-9]+ workers\)", ran.out)
 
 
 def test_another_host_changes_the_answer(plumb, written):
