@@ -33,6 +33,8 @@ _REASONS = {
 _FED_STILL_WAITS = 0.1
 # Less than this is no gain of what goes beyond torch's own arguments.
 LEAST_REST = 0.005
+# A model that is off by more than this factor does not know what limits a loader.
+_MODEL_ERROR = 1.25
 # Rates closer than this are told as one.
 _SAME = 0.05
 _TIERS = {"memory": "memory", "disk": "a folder"}
@@ -65,6 +67,13 @@ def bottleneck(loader: LoaderResult) -> str:
         return (
             f"By the model, {RESOURCES['step']} should limit it now, yet your loop still waited for data "
             f"{waiting:.0%} of its time."
+        )
+    measured = loader.end_to_end.tuned if loader.end_to_end else loader.tuned.samples_per_second
+    if measured > _MODEL_ERROR * predicted.samples_per_second:
+        expected = format_rate(predicted.samples_per_second)
+        return (
+            f"By the model, it is limited by {reason(predicted, loader.tuned.config)}. But that expected no more than "
+            f"{expected}, less than was measured."
         )
     then = f" Beyond that, {RESOURCES.get(predicted.then, predicted.then)} would limit it." if predicted.then else ""
     return f"What limits it now is {reason(predicted, loader.tuned.config)}.{then}"

@@ -18,7 +18,7 @@ from plumb.report.notebook import plan_html
 from plumb.report.terminal import print_report
 from plumb.report.tried import tried
 from plumb.report.verdict import is_changed, is_offered, verdict, waiting_share
-from plumb.report.wording import change
+from plumb.report.wording import bottleneck, change
 
 WIDTHS = [40, 60, 80, 120]
 UNKNOWN = re.compile(
@@ -201,6 +201,19 @@ def test_no_two_rows_read_the_same_and_nothing_is_cut(loader, width):
     for row in rows:
         assert flat(row.words) in flat(shown)
         assert flat(row.remark) in flat(shown)
+
+
+@settings(max_examples=60, deadline=None)
+@given(loaders())
+def test_what_limits_a_loader_is_no_more_than_what_the_model_knows(loader):
+    told = bottleneck(loader)
+    loop, predicted = loader.end_to_end, loader.predicted
+    measured = loop.tuned if loop else loader.tuned.samples_per_second
+    if told.startswith("What limits it now is "):
+        assert predicted.samples_per_second >= 0.8 * measured
+        assert predicted.bottleneck != "step" or loop is None or (loop.tuned_waiting_share or 0) <= 0.1
+    else:
+        assert "yet your loop still waited" in told or "less than was measured" in told
 
 
 @settings(max_examples=60, deadline=None)
