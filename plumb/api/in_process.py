@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import gc
 import itertools
+import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -41,7 +43,7 @@ def tune_here(
 ) -> Plan:
     """Tune a loader and return its plan.
 
-    Changes made by reading are undone, as far as `restored_state` can.
+    Changes made by reading are undone, as far as `restored_state` can; one line says which change was not.
 
     Args:
         loader: The loader.
@@ -59,13 +61,21 @@ def tune_here(
     if why is not None:
         raise TuningError(f"{site.name} has no batches: {why}", 1)
     try:
-        with restored_state(loader):
-            planned = _tune(loader, site, options, step)
+        with restored_state(loader) as restoration:
+            # Context variables that samples set keep their values here.
+            planned = contextvars.copy_context().run(_tune, loader, site, options, step)
     except UsersError as users:
         raise users.error from None
     finally:
         # Stores that trials filled are in reference cycles, and keep their memory until these are collected.
         gc.collect()
+    if restoration.not_restored:
+        print(
+            f"plumb: the samples that were read while {site.name} ({site}) was tuned have changed "
+            f"{restoration.not_restored}, which could not be put back: what depends on it may differ in this run",
+            file=sys.stderr,
+            flush=True,
+        )
     seconds = time.perf_counter() - started
     found = Plan("", describe(options.limits, Machine.detect()), seconds, 0.0, (planned,))
     # Decoded like a file, so that a plan is the same whether it was stored or not.

@@ -7,6 +7,7 @@ arrays by probes and by a window that moves from check to check. Checked objects
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections import deque
@@ -34,6 +35,7 @@ from plumb.instrument.callee import is_user_class, is_user_code
 from plumb.instrument.cleared_caches import times_cleared
 from plumb.instrument.code_names import closed_over, globals_read, names_of, runs_unnamed
 from plumb.instrument.found_change import Change, ValuePath, change_between
+from plumb.instrument.hidden_progress import is_single_pass, progress_of
 from plumb.instrument.large_values import Large, LargeValues
 from plumb.instrument.object_parts import attributes_of, hidden_arrays, parts_of, process_generators, wrapped_values
 from plumb.instrument.value_kinds import ValueKind, is_all_users, is_transform, kind_of
@@ -60,9 +62,10 @@ class DatasetState:
     """Comparison of everything reachable from some roots with its state at the previous check.
 
     With `by_value`, replacing an object by an equal one is no change. `generators` are the random generators that the
-    last thorough check has met, `functions` the user's functions, and `arrays`, with `by_value`, the arrays and
-    buffers. `skips_shared` leaves out tensors and values in shared memory. `visit` is called with each value and its
-    place. With `everything`, all that is reachable from the roots is checked, even if no code that was met reads it.
+    last thorough check has met, `iterators` Python's own iterators, `functions` the user's functions, and `arrays`,
+    with `by_value`, the arrays and buffers. `skips_shared` leaves out tensors and values in shared memory. `visit` is
+    called with each value and its place. With `everything`, all that is reachable from the roots is checked, even if no
+    code that was met reads it.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class DatasetState:
         self._is_by_value = by_value
         self._skips_shared = skips_shared
         self.generators: list[Any] = []
+        self.iterators: list[Any] = []
         self.functions: list[FunctionType] = []
         self.arrays: list[np.ndarray[Any, Any]] = []
         self.seconds = 0.0
@@ -192,7 +196,7 @@ class DatasetState:
         self._changes = []
         self._visited.clear()
         if not is_quick:
-            self.generators, self.functions, self.arrays = [], [], []
+            self.generators, self.iterators, self.functions, self.arrays = [], [], [], []
             self._large_values.begin_look()
 
     def _end(self, begun: float) -> tuple[Change, ...]:
@@ -390,6 +394,15 @@ class DatasetState:
         is_known = any(each is value for each in (*self.generators, *process_generators()))
         if not self._is_quick and not is_known:
             self.generators.append(value)
+
+    def _progress(self, value: Any, way: ValuePath) -> Any:
+        if way.is_quiet:
+            return None
+        if not self._is_quick and is_single_pass(value):
+            self.iterators.append(value)
+        for part in gc.get_referents(value):
+            self._to(part, way.to(id(part)))
+        return (progress_of(value),)
 
     # ---- objects
 

@@ -14,6 +14,7 @@ from plumb.instrument.byte_windows import PLAIN, array_of
 from plumb.instrument.callee import is_user_class
 from plumb.instrument.code_names import names_of
 from plumb.instrument.dataset_state import DatasetState
+from plumb.instrument.hidden_progress import progress_of
 from plumb.instrument.object_parts import attributes_of
 from plumb.instrument.value_kinds import ValueKind, is_transform, kind_of
 
@@ -73,6 +74,8 @@ class QuickLook:
                 self._inside.append(partial(_values_of, value))
         elif kind is ValueKind.ARRAY:
             self._inside += _look_inside(value)
+        elif kind is ValueKind.PROGRESS:
+            self._inside.append(partial(progress_of, value))
         elif kind in (ValueKind.OBJECT, ValueKind.STEP) and not is_transform(value):
             own = getattr(value, "__dict__", None)
             self._entries += [(own, name) for name in attributes_of(value)] if type(own) is dict else []

@@ -2,65 +2,86 @@
 
 from __future__ import annotations
 
+import contextlib
+import dis
+import io
+import threading
+import types
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from plumb.instrument.dataset_objects import GROWING, DatasetObjects
+from plumb.instrument.byte_windows import array_of
+from plumb.instrument.callee import is_user_class, is_user_code
+from plumb.instrument.dataset_objects import GROWING, DatasetObjects, reached
+from plumb.instrument.dataset_state import DatasetState
+from plumb.instrument.object_parts import roots_of
+from plumb.instrument.value_kinds import ValueKind, kind_of
 
 # Longer collections are not restored: a dataset's index is long, and reading doesn't change it.
 _LONGEST = 1_000_000
+# Arrays and buffers up to this size are restored, and at most this many bytes in all.
+_LARGEST_BYTES, _MOST_BYTES = 1 << 20, 1 << 26
+_LOOK_SECONDS = 0.3
+Undo = Callable[[], None]
+
+
+class Restoration:
+    """Outcome of `restored_state`: `not_restored` is the place of a change that remained; empty without one."""
+
+    not_restored = ""
 
 
 @contextmanager
-def restored_state(loader: DataLoader[Any]) -> Iterator[None]:
-    """Restore what reading in the context changes in the dataset, its transforms, its samplers and random generators.
+def restored_state(loader: DataLoader[Any]) -> Iterator[Restoration]:
+    """Restore what reading in the context changes in everything that a loader's samples and order are made from.
 
-    That is their attributes, and the items of their lists, dictionaries and sets. Deeper changes, and positions in
-    files, are not restored.
+    That is: attributes, items of collections, small arrays, random generators, variables that functions assign outside
+    of themselves, and positions in files. Iterators can't be set back.
     """
     samplers = _samplers(loader)
     drawn = {id(each): each for each in (loader.generator, *(getattr(each, "generator", None) for each in samplers))}
     generators = [(each, each.get_state()) for each in drawn.values() if isinstance(each, torch.Generator)]
-    held = [DatasetObjects(each) for each in (loader.dataset, *samplers)]
-    owners = [each for each in samplers if hasattr(each, "__dict__")] + [each for some in held for each in some.objects]
-    attributes = [(vars(each), dict(vars(each))) for each in {id(each): each for each in owners}.values()]
-    contents = [
-        (value, list(value.items()) if isinstance(value, dict) else list(value))
-        for _, before in attributes
-        for value in before.values()
-        if isinstance(value, GROWING) and len(value) <= _LONGEST
-    ]
-    with held[0].kept():
+    roots = (*roots_of(loader), *samplers)
+    found = {id(value): value for root in roots for value in (root, *reached(root))}
+    undoing = list(_undoing(found.values(), {id(each) for each in samplers}))
+    state, outcome = DatasetState(roots), Restoration()
+    state.look(_LOOK_SECONDS)
+    with DatasetObjects(loader.dataset).kept():
         try:
-            yield
+            yield outcome
         finally:
-            for generator, state in generators:
-                generator.set_state(state)
-            for now, before in attributes:
-                if now.keys() != before.keys() or any(now[name] is not value for name, value in before.items()):
-                    now.clear()
-                    now.update(before)
-            for value, before_it in contents:
-                _refill(value, before_it)
+            for generator, before in generators:
+                generator.set_state(before)
+            for undo in undoing:
+                with contextlib.suppress(Exception):
+                    undo()
+            outcome.not_restored = next((each.place for each in state.look(_LOOK_SECONDS)), "")
 
 
 def single_pass_part(loader: DataLoader[Any]) -> str:
     """Return the class of a loader's part that can be read only once; empty if all parts can be restarted.
 
-    Such a part is a stream that is its own iterator, or contains one: an open file, a generator.
+    Such a part is a stream that is its own iterator, or contains one: an open file, a generator. A dataset is one too
+    if its samples read on in an iterator that it holds.
     """
     parts = _samplers(loader)
-    parts += [loader.dataset] if isinstance(loader.dataset, IterableDataset) else []
-    for part in parts:
+    is_stream = isinstance(loader.dataset, IterableDataset)
+    for part in [*parts, loader.dataset] if is_stream else parts:
         held = getattr(part, "__dict__", {}).values()
         if any(hasattr(type(value), "__next__") for value in (part, *held)):
             return type(part).__name__
-    return ""
+    if is_stream:
+        return ""
+    state = DatasetState(roots_of(loader))
+    state.look(_LOOK_SECONDS, has_windows=False)
+    return type(loader.dataset).__name__ if state.iterators else ""
 
 
 def _samplers(loader: DataLoader[Any]) -> list[Any]:
@@ -70,9 +91,88 @@ def _samplers(loader: DataLoader[Any]) -> list[Any]:
     return list(found.values())
 
 
+# ---- what is restored, value by value
+
+
+def _undoing(values: Iterable[Any], samplers: set[int]) -> Iterator[Undo]:
+    """Yield the functions that restore the present state of values."""
+    left = _MOST_BYTES
+    for value in values:
+        kind = kind_of(value)
+        if isinstance(value, GROWING) and len(value) <= _LONGEST:
+            yield partial(_refill, value, _items(value))
+        if kind is ValueKind.ARRAY:
+            array = array_of(value)
+            if array is not None and array.flags.writeable and array.nbytes <= min(_LARGEST_BYTES, left):
+                left -= array.nbytes
+                yield partial(_copy_back, array, array.copy())
+        elif kind is ValueKind.CLASS and is_user_class(value):
+            yield partial(_assign_members, value, {name: item for name, item in vars(value).items() if _is_value(item)})
+        elif kind is ValueKind.FUNCTION and is_user_code(value):
+            yield from _variables(value)
+        elif kind in (ValueKind.OBJECT, ValueKind.STEP) or id(value) in samplers or isinstance(value, threading.local):
+            # A `threading.local` shows those of the present thread.
+            own = getattr(value, "__dict__", None)
+            if type(own) is dict:
+                yield partial(_refill_names, value, dict(own))
+        elif isinstance(value, io.IOBase):
+            with contextlib.suppress(OSError, ValueError):
+                # What is written meanwhile, such as a log, stays.
+                if isinstance(value, (io.BytesIO, io.StringIO)) or not value.writable():
+                    yield partial(_seek, value, value.tell())
+
+
+def _variables(function: types.FunctionType) -> Iterator[Undo]:
+    """Yield what restores the variables outside of a function that its own code assigns."""
+    for operation in dis.get_instructions(function.__code__):
+        name, names = operation.argval, function.__globals__
+        if operation.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+            yield partial(names.__setitem__, name, names[name]) if name in names else partial(names.pop, name, None)
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):
+            yield partial(setattr, cell, "cell_contents", cell.cell_contents)
+
+
+def _refill_names(owner: Any, before: dict[str, Any]) -> None:
+    now = vars(owner)
+    if now.keys() != before.keys() or any(now[name] is not value for name, value in before.items()):
+        now.clear()
+        now.update(before)
+
+
+def _assign_members(kind: type, before: dict[str, Any]) -> None:
+    """Restore the attributes of a class that are no code."""
+    for name in [name for name, item in vars(kind).items() if _is_value(item) and name not in before]:
+        delattr(kind, name)
+    for name, value in before.items():
+        if vars(kind).get(name) is not value:
+            setattr(kind, name, value)
+
+
+def _is_value(item: Any) -> bool:
+    return kind_of(item) not in (ValueKind.FUNCTION, ValueKind.CLASS, ValueKind.WRAPPED) and not hasattr(
+        item, "__get__"
+    )
+
+
+def _copy_back(array: np.ndarray[Any, Any], before: np.ndarray[Any, Any]) -> None:
+    # Assigned only where it differs, because an assignment to shared memory may race with another process.
+    if array.tobytes() != before.tobytes():
+        array[...] = before
+
+
+def _seek(file: io.IOBase, position: int) -> None:
+    if not file.closed and file.tell() != position:
+        file.seek(position)
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value.items()) if isinstance(value, dict) else list(value)
+
+
 def _refill(value: Any, before: list[Any]) -> None:
     """Restore the items of a collection."""
-    now = list(value.items()) if isinstance(value, dict) else list(value)
+    now = _items(value)
     if len(now) == len(before) and all(_is_same(one, other) for one, other in zip(now, before, strict=True)):
         return
     value.clear()

@@ -20,6 +20,7 @@ import torch
 
 from plumb.instrument.byte_windows import PLAIN
 from plumb.instrument.callee import STANDARD_FOLDERS, is_dataset, is_step, is_user_class
+from plumb.instrument.hidden_progress import has_hidden_progress
 from plumb.instrument.rng_state import GENERATOR_CLASSES
 from plumb.instrument.torch_loader import DataLoader
 
@@ -38,6 +39,8 @@ class ValueKind(enum.Enum):
     WRAPPED = enum.auto()
     """Refers to a function or to values, without state of its own: methods, partial functions, caches of functions."""
     GENERATOR = enum.auto()
+    PROGRESS = enum.auto()
+    """A standard object that goes on with each use, and keeps its state to itself: iterators, running digests."""
     OBJECT = enum.auto()
     """An object with the user's code only: the attributes that this code reads are checked."""
     STEP = enum.auto()
@@ -111,6 +114,8 @@ def _kind(value: Any, kind: type) -> ValueKind:
             return found
     if issubclass(kind, DataLoader):
         return ValueKind.OPAQUE
+    if has_hidden_progress(kind):
+        return ValueKind.PROGRESS
     if issubclass(kind, _NAMESPACES) or any(map(is_user_class, kind.__mro__)):
         return ValueKind.OBJECT if _has_no_other_code(kind) else ValueKind.STEP
     if is_dataset(value) or issubclass(kind, (UserDict, UserList)):

@@ -2,7 +2,11 @@
 
 import contextlib
 import io
+import itertools
+import multiprocessing
 import random
+import threading
+import types
 from collections import deque
 
 import numpy
@@ -91,6 +95,81 @@ def test_whatever_reading_changes_is_put_back(changes, forgets, fails):
         if fails:
             raise KeyError
     assert look(dataset, sampler) == before
+
+
+GLOBAL = 0
+
+
+def closure():
+    count = 0
+
+    def more():
+        nonlocal count
+        count += 1
+        return count
+
+    return more
+
+
+class Elsewhere(Dataset):
+    """Changes what is no attribute of its own."""
+
+    total = 0
+
+    def __init__(self, file):
+        self.space, self.more, self.thread = types.SimpleNamespace(n=0), closure(), threading.local()
+        self.array, self.shared, self.bytes = numpy.zeros(3), multiprocessing.Value("i"), io.BytesIO(b"abcdef")
+        self.file, self.nested = file, {"deep": [{"n": 0}]}
+        self.thread.n = 0
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        global GLOBAL
+        GLOBAL += 1
+        type(self).total += 1
+        self.space.n += 1
+        self.thread.n += 1
+        self.array[1] += 1
+        self.shared.value += 1
+        self.nested["deep"][0]["n"] += 1
+        return (
+            self.more(), ord(self.bytes.read(1) or b"0"), len(self.file.readline()), self.space.n, GLOBAL, self.total,
+            self.thread.n, self.array[1].item(), self.shared.value, self.nested["deep"][0]["n"],
+        )  # fmt: skip
+
+
+def test_what_lies_outside_of_a_dataset_s_attributes_is_put_back(tmp_path):
+    (tmp_path / "lines").write_text("a\nbb\nccc\ndddd\n")
+    with open(tmp_path / "lines") as file:
+        dataset = Elsewhere(file)
+        loader = DataLoader(dataset, batch_size=2)
+        with restored_state(loader) as restoration:
+            assert dataset[0] != dataset[1]
+            list(loader)
+        assert not restoration.not_restored
+        assert dataset[0] == (1, 97, 2, 1, 1, 1, 1, 1.0, 1, 1)
+
+
+class Reading(Dataset):
+    def __init__(self, source):
+        self.source = source
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return next(self.source)
+
+
+@pytest.mark.parametrize("make", [itertools.count, lambda: iter(range(99)), lambda: (each for each in range(99))])
+def test_an_iterator_that_samples_read_on_in_is_known_and_told(make):
+    loader = DataLoader(Reading(make()), batch_size=2)
+    assert single_pass_part(loader) == "Reading"
+    with restored_state(loader) as restoration:
+        list(loader)
+    assert restoration.not_restored == "Reading.source"
 
 
 def test_the_loader_s_own_generator_is_put_back():

@@ -4,6 +4,9 @@ import collections
 import dataclasses
 import enum
 import functools
+import hashlib
+import inspect
+import itertools
 import os
 
 import numpy as np
@@ -23,6 +26,13 @@ SKIPPED = []
 COUNTED = 0
 
 
+def numbered():
+    number = 0
+    while True:
+        yield number
+        number += 1
+
+
 class Rows(Dataset):
     """Samples that change something when a rare one is made; `result` is what the script looks at."""
 
@@ -34,6 +44,7 @@ class Rows(Dataset):
         self.worst, self.flags, self.queue = -1, torch.zeros(100), collections.deque()
         self.sizes_of_rare, self.current, self.buffer, self._memory_of_rows = {}, None, torch.zeros(4), {}
         self.handle, self._places_of_rows, self.array = None, [None] * 100, None
+        self.numbers, self.lines, self.digest = itertools.count(), numbered(), hashlib.sha256()
 
     def __len__(self):
         return 100
@@ -97,6 +108,9 @@ WRITES = {
     "a global number": (added_to_global, lambda rows: COUNTED),
     "a value in a dictionary": (counted, lambda rows: rows.counts),
     "a maximum": (kept_worst, lambda rows: rows.worst),
+    "an iterator": (lambda rows, index: next(rows.numbers), lambda rows: rows.numbers),
+    "a generator": (lambda rows, index: next(rows.lines), lambda rows: inspect.getgeneratorlocals(rows.lines)),
+    "a running digest": (lambda rows, index: rows.digest.update(b"rare"), lambda rows: rows.digest.hexdigest()),
     "a tensor": (flagged, lambda rows: rows.flags.tolist()),
     "a dictionary that the script reads": (sized, lambda rows: len(rows.sizes_of_rare)),
 }
