@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import marshal
+import mmap
 import zlib
 from collections.abc import Callable, Sequence
 from itertools import chain, islice
@@ -16,6 +17,7 @@ PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None)))
 # Arrays up to this size are digested as a whole in each check; larger ones by probes and one window.
 _WHOLE_BYTES, _WINDOW_BYTES = 1 << 12, 1 << 14
 _PROBES, _PROBE_BYTES = 16, 16
+_SMALL_FILE_BYTES = 1 << 22
 # Items of a collection in one window: many if all are plain, and `marshal` digests them, else few. Plain items that are
 # collections themselves count by their values, so that a window of large ones takes no longer.
 _PLAIN_ITEMS, _ITEMS = 4096, 32
@@ -155,6 +157,11 @@ def _elements(array: np.ndarray[Any, Any], begin: int, end: int) -> bytes:
 
 
 def _is_read_only(owner: Any) -> bool:
+    owner = owner.obj if isinstance(owner, memoryview) else owner
+    if isinstance(owner, mmap.mmap) and len(owner) <= _SMALL_FILE_BYTES:
+        # The loop may write to the file through another map, or the file itself. To read the pages of a large one, on
+        # which samples may never come, would cost more than it is worth.
+        return False
     try:
         return memoryview(owner).readonly
     except TypeError:

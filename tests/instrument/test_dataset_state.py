@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 import functools
 import gc
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -483,3 +484,19 @@ def test_nothing_is_kept_alive_between_looks():
     kept = [weakref.ref(rows.array), weakref.ref(rows.parts[0])]
     rows.array, rows.parts = np.zeros(10), []
     assert [each() for each in kept] == [None, None]
+
+
+@pytest.mark.parametrize("count", [100, 5000])
+@pytest.mark.parametrize("is_numpys", [True, False])
+def test_what_the_script_writes_through_another_map_of_a_file_is_seen(count, is_numpys, tmp_path):
+    np.zeros(count, np.int64).tofile(tmp_path / "labels")
+    written = np.memmap(tmp_path / "labels", np.int64, "r+")
+    with open(tmp_path / "labels", "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    read = np.memmap(tmp_path / "labels", np.int64, "r") if is_numpys else mapped
+    state = DatasetState([[read]])
+    state.look()
+    assert state.look() == ()
+    written[:] = 1
+    assert state.look()
+    mapped.close()
