@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from plumb.core.config import CacheChoice, Config
 from plumb.core.plan import LoaderResult, Prediction
 from plumb.core.units import format_bytes, format_rate
-from plumb.model import planner, resource_bounds
+from plumb.model import constraints, planner, resource_bounds
 from plumb.model.inputs import CutCost, ModelInputs, RemainingCpuShare, SearchSpace, StorageBandwidth
 from plumb.model.planner import Candidate, Fastest
 
@@ -31,7 +31,7 @@ _CACHE_SHARE = 0.5
 # Parts of the dataset that a store may have. A host with more memory may have all stores of one with less.
 _STORED_SHARES = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0625)
 # Factor by which the costs of samples may be corrected so that the model gives what was measured, and its precision.
-_CORRECTED_AT_MOST, _PRECISION = 4.0, 0.002
+_CORRECTED_AT_MOST, _PRECISION = 64.0, 0.002
 # The least that is left of CPUs that other processes use, too.
 _SOME_CPU = 0.01
 # Resources whose bounds do not depend on cores and workers.
@@ -169,7 +169,8 @@ class _Forecaster:
         # By the model, a loop may be fed that was measured to wait a little.
         is_fed = bool(step) and not purchases and max(rate, found.samples_per_second) >= _FED * (step or math.inf)
         bounds = resource_bounds.bounds(inputs, config)
-        limited_by = "step" if is_fed else _limit(bounds, purchases, rate)
+        may_start_more = _may_start_more(config, inputs, search_space)
+        limited_by = "step" if is_fed else _limit(bounds, purchases, rate, may_start_more)
         return HostForecast(
             Candidate(config, rate, float(resource_bounds.over_a_training(inputs, config, rate, config.num_workers))),
             _prediction(rate, bounds, limited_by),
@@ -280,14 +281,22 @@ class _Forecaster:
         ]
 
 
-def _limit(bounds: dict[str, float], purchases: tuple[Purchase, ...], rate: float) -> str:
+def _may_start_more(config: Config, inputs: ModelInputs, search_space: SearchSpace) -> bool:
+    more = [count for count in search_space.num_workers if count > config.num_workers]
+    prefetch = config.prefetch_factor or min(search_space.prefetch_factor)
+    next_one = dataclasses.replace(config, num_workers=min(more, default=0), prefetch_factor=prefetch)
+    return bool(more) and constraints.broken_limit(next_one, inputs) is None
+
+
+def _limit(bounds: dict[str, float], purchases: tuple[Purchase, ...], rate: float, may_start_more: bool) -> str:
     """Return the resource that limits a loop that waits: what helps most, or else what can't be had twice."""
     if purchases:
         return _LIMITED_BY[purchases[0].what]
     if bounds.get("step", math.inf) <= _WORTH_BUYING * rate:
         # The loop takes batches over, or makes them, between two steps.
         return "main process"
-    fixed = {name: bound for name, bound in bounds.items() if name not in ("cpu", "storage", "step")} or bounds
+    others = ("cpu", "storage", "step", *(["workers"] if may_start_more else []))
+    fixed = {name: bound for name, bound in bounds.items() if name not in others} or bounds
     return min(fixed, key=lambda name: fixed[name])
 
 

@@ -35,7 +35,6 @@ _LIMITS = {
     "cpu": "the CPU: more cores would make more samples",
     "memory": "the memory: with more of it, more samples could be stored or more workers started",
     "workers": "the workers: each is busy all the time, and no more of them are allowed",
-    "main process": "the main process: it takes over batches between two steps, as fast as it can",
 }
 
 
@@ -128,9 +127,7 @@ def limit(found: HostForecast) -> str:
     """Return a text that names what limits the best configuration on a host, and how it shows."""
     assert found.best is not None
     assert found.prediction is not None
-    has_workers = found.best.config.num_workers > 0
-    own = _LIMITS.get(found.limited_by) if has_workers or found.limited_by != "main process" else None
-    return own or reason(found.prediction, found.best.config)
+    return _LIMITS.get(found.limited_by) or reason(found.prediction, found.best.config)
 
 
 def advice(found: HostForecast) -> str:

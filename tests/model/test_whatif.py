@@ -15,7 +15,15 @@ from plumb.host.limits import LOWERABLE
 from plumb.model import planner
 from plumb.model.calibration import Calibration
 from plumb.model.cpu_contention import CpuCompetition
-from plumb.model.inputs import CutCost, Footprint, ModelInputs, RemainingCpuShare, SearchSpace, ThreadsCost
+from plumb.model.inputs import (
+    CutCost,
+    Footprint,
+    ModelInputs,
+    RemainingCpuShare,
+    SearchSpace,
+    StorageBandwidth,
+    ThreadsCost,
+)
 from plumb.model.serialization import from_plain, to_plain
 from plumb.model.whatif import AssumedHost, InUse, forecast, over_cores
 
@@ -194,6 +202,36 @@ def test_on_the_plan_s_own_host_the_plan_is_what_is_forecast():
     twice = forecast(SITUATION, FREEDOM, AssumedHost(cpus=4), used)
     assert not twice.is_here
     assert 1600 < twice.best.samples_per_second < 2000, "what was measured corrects what the model thinks samples cost"
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts", "limited_by"),
+    [
+        ({"step_samples_per_second": 100.0}, range(5), "step"),
+        ({}, (0,), "main process"),
+        ({"cost_in_worker": dataclasses.replace(COST, main_seconds=1e-3)}, range(5), "main process"),
+        (
+            {"step_blocks": True, "cost_in_worker": dataclasses.replace(COST, main_seconds=1e-4)},
+            range(5),
+            "main process",
+        ),
+        ({"transfer_bytes_per_second": 6e8}, range(5), "transfer"),
+        ({"cost_in_worker": dataclasses.replace(COST, wait_seconds=1.0)}, (4,), "workers"),
+        ({"read_bytes": 1e6, "storage": StorageBandwidth((1.0, 4.0), (1e8, 2e8))}, range(5), "storage"),
+    ],
+)
+def test_what_limits_a_large_host_is_what_there_is_no_more_of(changes, counts, limited_by):
+    cost = changes.get("cost_in_worker", COST)
+    inputs = dataclasses.replace(SITUATION, **{**changes, "cost": dataclasses.replace(cost, main_seconds=0.0)})
+    found = forecast(inputs, SearchSpace(tuple(counts)), AssumedHost(cpus=64))
+    assert found.limited_by == limited_by
+    assert bool(found.purchases) == (limited_by == "storage")
+
+
+def test_a_loop_that_was_measured_far_slower_than_the_model_says_is_no_faster_elsewhere_by_that():
+    slow = InUse(Config(2, 2), 20.0)
+    twice = forecast(SITUATION, FREEDOM, AssumedHost(cpus=4), slow)
+    assert 30 < twice.best.samples_per_second < 50
 
 
 def test_cores_are_told_one_below_the_other():
