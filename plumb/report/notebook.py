@@ -9,9 +9,9 @@ from typing import Any
 
 from plumb.core.plan import LoaderResult
 from plumb.core.units import format_rate, format_seconds
+from plumb.report.answer import answer, is_changed, is_offered
 from plumb.report.output import console
 from plumb.report.progress import Display
-from plumb.report.verdict import is_changed, is_offered, verdict
 from plumb.report.wording import (
     arguments,
     bottleneck,
@@ -71,9 +71,9 @@ def plan_html(loader: LoaderResult, explained: str) -> str:
         (label, f"<b>{escape(format_rate(rate))}</b>", _bounds(interval), escape(short(side.config)))
         for (label, side), (rate, interval) in zip(sides, measured, strict=False)
     ]
-    told = verdict(loader, "budget=")
-    answer = f"<b>{escape(told[:1].upper() + told[1:])}.</b>"
-    answer += "".join(f" {escape(line)}" for line in by_the_clock(loader)) if changed else ""
+    told = answer(loader, "budget=")
+    bold = f"<b>{escape(told[:1].upper() + told[1:])}.</b>"
+    bold += "".join(f" {escape(line)}" for line in by_the_clock(loader)) if changed else ""
     why = escape(bottleneck(loader))
     config = written_config(loader)
     ways = ["plan.loader(dataset)"] if loader.config.needs_runtime else []
@@ -83,7 +83,7 @@ def plan_html(loader: LoaderResult, explained: str) -> str:
     batch = f"batch {loader.samples_per_batch:.0f}"
     return _box(
         f"<div><b>{escape(loader.name)}</b> {_dim(f'{loader.site}, {loader.dataset}, {batch}')}</div>"
-        f"<div>{answer}</div>{use}{_table((), rows)}<div>{why}</div>"
+        f"<div>{bold}</div>{use}{_table((), rows)}<div>{why}</div>"
         f"<details><summary>The whole report</summary><pre>{escape(explained)}</pre></details>"
     )
 

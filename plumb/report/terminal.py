@@ -16,11 +16,11 @@ from rich.text import Text
 from plumb.core.device_profile import DeviceProfile
 from plumb.core.plan import LoaderResult, Plan
 from plumb.core.units import format_bytes, format_rate, format_seconds
+from plumb.report.answer import answer, is_changed, is_offered, waiting_share
 from plumb.report.framework_settings import framework_setting
 from plumb.report.output import PLAIN_WIDTH, as_plain_text
 from plumb.report.terminal_device import render as render_device
 from plumb.report.tried import tried
-from plumb.report.verdict import is_changed, is_offered, verdict, waiting_share
 from plumb.report.wording import (
     RESOURCES,
     arguments,
@@ -50,17 +50,17 @@ _SMALL = 0.03
 def render(plan: Plan, plan_path: str, width: int = PLAIN_WIDTH) -> RenderableType:
     """Return the whole report for a terminal of `width` columns; `plan_path` is the plan's file, for the commands."""
     bar_cells = next((cells for columns, cells in _BAR_CELLS.items() if width >= columns), 0)
-    parts: list[RenderableType] = [Text(), *_verdicts(plan), Text(), _what_next(plan, plan_path)]
+    parts: list[RenderableType] = [Text(), *_answers(plan), Text(), _what_next(plan, plan_path)]
     for loader in plan.loaders:
         parts += [Text(), *_loader(loader, bar_cells)]
     parts += [Text(), *_what_it_took(plan)]
     return Group(*parts)
 
 
-def _verdicts(plan: Plan) -> Iterable[RenderableType]:
+def _answers(plan: Plan) -> Iterable[RenderableType]:
     option = "--budget " if plan.script else "budget="
     for loader in plan.loaders:
-        told = verdict(loader, option)
+        told = answer(loader, option)
         style = "bold green" if is_offered(loader) else "yellow" if loader.undecided else "bold"
         name = f"{loader.name}: " if len(plan.loaders) > 1 else ""
         yield Text.assemble(name, (told if name else told[:1].upper() + told[1:], style))

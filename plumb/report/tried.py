@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from plumb.core.plan import LoaderResult, Rejection, Trial
 from plumb.core.units import format_rate
-from plumb.report.verdict import has_bounds, is_offered
+from plumb.report.answer import has_bounds, is_offered
 from plumb.report.wording import last_of_each, times, told_apart
 
 # What a plan says of how a trial was measured, for users.

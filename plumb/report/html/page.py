@@ -12,11 +12,11 @@ from plumb.core.plan import LoaderResult, Plan
 from plumb.core.units import format_bytes, format_rate, format_seconds
 from plumb.model.timeline import Timeline
 from plumb.model.whatif import HostForecast
+from plumb.report.answer import answer, is_changed, is_offered
 from plumb.report.framework_settings import framework_setting
 from plumb.report.html import charts, graph_drawing
 from plumb.report.html.markup import Content, Markup, join, tag
 from plumb.report.predict import advice
-from plumb.report.verdict import is_changed, is_offered, verdict
 from plumb.report.wording import (
     arguments,
     bottleneck,
@@ -98,7 +98,7 @@ def _loader(loader: LoaderResult, plan: Plan, modelled: Modelled | None) -> Mark
     return tag(
         "article",
         tag("h2", loader.name, tag("small", f"{loader.site} · {loader.dataset} · {size}")),
-        tag("p", _verdict(loader, plan), class_="verdict"),
+        tag("p", _answer_in_words(loader, plan), class_="verdict"),
         _use(loader, plan),
         _answer(loader),
         *(tag("p", line, class_="clock") for line in by_the_clock(loader) if is_changed(loader)),
@@ -125,8 +125,8 @@ def _rates(loader: LoaderResult) -> tuple[float, float]:
     )
 
 
-def _verdict(loader: LoaderResult, plan: Plan) -> str:
-    told = verdict(loader, "--budget " if plan.script else "budget=")
+def _answer_in_words(loader: LoaderResult, plan: Plan) -> str:
+    told = answer(loader, "--budget " if plan.script else "budget=")
     return f"{told[:1].upper()}{told[1:]}."
 
 

@@ -1,4 +1,4 @@
-"""Verdict of a tuning in one sentence: change this, leave it as it is, or it could not be told."""
+"""Answer of a tuning in one sentence: change this, leave it as it is, or it could not be told."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOOP, _ALONE = "your loop", "the loader alone"
 
 @dataclass(frozen=True)
 class _Gain:
-    """Ratio of rates that a verdict is about: whose rates they are, and how sure the ratio is."""
+    """Ratio of rates that a answer is about: whose rates they are, and how sure the ratio is."""
 
     whose: str
     ratio: float
@@ -66,8 +66,8 @@ def waiting_share(loader: LoaderResult) -> float | None:
     return loader.end_to_end.baseline_waiting_share if loader.end_to_end else None
 
 
-def verdict(loader: LoaderResult, budget_option: str = "--budget ") -> str:
-    """Return the verdict: a sentence without a full stop that begins with a small letter.
+def answer(loader: LoaderResult, budget_option: str = "--budget ") -> str:
+    """Return the answer: a sentence without a full stop that begins with a small letter.
 
     `budget_option` is how the user gives a tuning more time.
     """

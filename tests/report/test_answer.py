@@ -13,11 +13,11 @@ from rich.console import Console
 from plumb.core import printable
 from plumb.core.config import CacheChoice, Config
 from plumb.core.plan import Claim, Delivered, EndToEnd, LoopGain, Measured, PlainMeasured, Rejection, Trial
+from plumb.report.answer import answer, is_changed, is_offered, waiting_share
 from plumb.report.html.page import page
 from plumb.report.notebook import plan_html
 from plumb.report.terminal import print_report
 from plumb.report.tried import tried
-from plumb.report.verdict import is_changed, is_offered, verdict, waiting_share
 from plumb.report.wording import bottleneck, change
 
 WIDTHS = [40, 60, 80, 120]
@@ -140,8 +140,8 @@ def ratios_in(text):
 
 @settings(max_examples=60, deadline=None)
 @given(loaders())
-def test_a_verdict_is_true_of_its_plan(loader):
-    told = verdict(loader)
+def test_an_answer_is_true_of_its_plan(loader):
+    told = answer(loader)
     if is_offered(loader):
         assert is_changed(loader)
         assert told.startswith(change(loader.baseline.config, loader.tuned.config))
@@ -247,18 +247,16 @@ def rejecting(cause, gain, waits, **changes):
     return replace(loader, tuned=loader.baseline, end_to_end=loop, rejected=(rejected,), undecided=undecided)
 
 
-def test_verdicts_of_what_was_not_changed():
+def test_answers_of_what_was_not_changed():
     unsure = rejecting("undecided", LoopGain(1.4, (0.9, 2.1), 3, 0.1), 0.5, others_cpus=1.0, enough_seconds=180.0)
     told = "at least 0.90, likely 1.40 times as fast with 2 workers, prefetch 2; try --budget 180"
-    assert verdict(unsure) == f"could not tell on this busy host: your loop is {told}"
+    assert answer(unsure) == f"could not tell on this busy host: your loop is {told}"
     slower = rejecting("not faster", LoopGain(0.9, (0.85, 0.95), 4, 1.0), 0.994)
     waits = "leave it as it is: your loop waits for data 99% of its time, but"
-    assert (
-        verdict(slower) == f"{waits} it ran 0.90 times as fast with the best of what was tried, 2 workers, prefetch 2"
-    )
-    assert verdict(replace(slower, rejected=())) == f"{waits} no other configuration was measured"
+    assert answer(slower) == f"{waits} it ran 0.90 times as fast with the best of what was tried, 2 workers, prefetch 2"
+    assert answer(replace(slower, rejected=())) == f"{waits} no other configuration was measured"
     fed = rejecting("not faster", None, 0.02)
-    assert verdict(fed) == "leave it as it is: your loop waits for data 2.0% of its time"
+    assert answer(fed) == "leave it as it is: your loop waits for data 2.0% of its time"
 
 
 def test_a_plan_that_a_run_found_slower_is_not_offered():
