@@ -13,6 +13,7 @@ import msgspec
 
 from plumb.core.atomic_file import replace_file
 from plumb.core.config import Config, Rewrites
+from plumb.core.construction import Construction
 from plumb.core.errors import ExplainedError
 from plumb.core.files_outcome import FilesOutcome
 from plumb.core.identity import Identity
@@ -241,6 +242,7 @@ class LoaderResult:
     with the user's own. `undecided` is a sentence on a candidate that may be better if the tuning could not decide and
     so changed nothing. `claim` has the expected rates of epochs of `plumb run`, `delivered` those of the latest run.
     `rejected` are the configurations that were compared with the user's own one and not chosen.
+    `construction` says how the script made the loader, for a patch of its source; None in older plans.
     """
 
     name: str
@@ -270,6 +272,7 @@ class LoaderResult:
     claim: Claim | None = None
     delivered: Delivered | None = None
     rejected: tuple[Rejection, ...] = ()
+    construction: Construction | None = None
 
     @property
     def shares_samples(self) -> bool:

@@ -20,7 +20,7 @@ from plumb.core.printable import printable
 _Statement = TypeVar("_Statement", bound=ast.stmt)
 
 # Column of a call if Python doesn't record it.
-_UNKNOWN = -1
+UNKNOWN_COLUMN = -1
 _PROGRESS_BARS = ("tqdm", "rich", "alive_progress", "fastprogress", "progressbar")
 _PLUMB_FOLDER = str(Path(__file__).parent.parent) + "/"
 _LIBRARY_FOLDERS = (
@@ -65,7 +65,7 @@ def find_site(frame: FrameType | None) -> Site:
     A factory's caller names the factory's result, so the search for a name continues outwards through `return`. Frames
     of plumb are skipped, because plumb acts for the code that called it.
     """
-    frame = _outside(frame)
+    frame = outside_plumb(frame)
     frames = []
     while frame is not None:
         frames.append(frame)
@@ -92,7 +92,7 @@ def loops_plainly(frame: FrameType) -> bool:
     The user's own `for` does, also through a progress bar. A framework, or code that calls `iter` explicitly, may count
     its batches and stop by itself.
     """
-    frame = _outside(frame) or frame
+    frame = outside_plumb(frame) or frame
     if is_library(frame.f_code.co_filename):
         return str(frame.f_globals.get("__name__")).partition(".")[0] in _PROGRESS_BARS
     return _iter_calls(frame.f_code.co_filename).isdisjoint({_call_position(frame)})
@@ -103,12 +103,12 @@ def begins_anew(frame: FrameType) -> bool:
 
     Such a loop catches StopIteration and calls `iter` there, so its steps are not those of an epoch.
     """
-    outside = _outside(frame) or frame
+    outside = outside_plumb(frame) or frame
     file, line = outside.f_code.co_filename, _call_position(outside)[0]
     return not is_library(file) and any(first <= line <= last for first, last in _begun_anew(file))
 
 
-def _outside(frame: FrameType | None) -> FrameType | None:
+def outside_plumb(frame: FrameType | None) -> FrameType | None:
     """Return the innermost frame that isn't plumb's own."""
     while frame is not None and frame.f_code.co_filename.startswith(_PLUMB_FOLDER):
         frame = frame.f_back
@@ -136,13 +136,24 @@ def _enclosing_name(frame: FrameType) -> str:
     return "loader" if function.startswith("<") or function in ("__init__", "main") else function
 
 
-def _call_position(frame: FrameType) -> tuple[int, int]:
-    """Return line and column of the call that runs in `frame`; before Python 3.11 the column is `_UNKNOWN`."""
+def call_range(frame: FrameType) -> tuple[int, int, int, int]:
+    """Return line, column, last line and last column of the call that runs in `frame`.
+
+    Before Python 3.11 the columns are `UNKNOWN_COLUMN`.
+    """
     if sys.version_info >= (3, 11):
         position = next(itertools.islice(frame.f_code.co_positions(), frame.f_lasti // 2, None), None)
+        if position is not None and position[0] is not None and None not in position:
+            line, end_line, column, end_column = (each or 0 for each in position)
+            return line, column, end_line, end_column
         if position is not None and position[0] is not None:
-            return position[0], _UNKNOWN if position[2] is None else position[2]
-    return frame.f_lineno, _UNKNOWN
+            return position[0], UNKNOWN_COLUMN, position[0], UNKNOWN_COLUMN
+    return frame.f_lineno, UNKNOWN_COLUMN, frame.f_lineno, UNKNOWN_COLUMN
+
+
+def _call_position(frame: FrameType) -> tuple[int, int]:
+    """Return line and column of the call that runs in `frame`; before Python 3.11 the column is `UNKNOWN_COLUMN`."""
+    return call_range(frame)[:2]
 
 
 @lru_cache(maxsize=256)
@@ -208,7 +219,7 @@ def _innermost(statements: Iterable[_Statement], start: tuple[int, int]) -> _Sta
     """Return the last of `statements` around a place, as several may share its line; by line without a column."""
     on_line = [node for node in statements if node.lineno <= start[0] <= (node.end_lineno or node.lineno)]
     covering = [node for node in on_line if _covers(node, start)]
-    if not covering and start[1] == _UNKNOWN:
+    if not covering and start[1] == UNKNOWN_COLUMN:
         covering = on_line
     return covering[-1] if covering else None
 

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from plumb.core import plan
 from plumb.core.events import Ended as ScriptEnded
 from plumb.core.events import EventWriter, LoaderIterated
+from plumb.instrument import script_settings
 from plumb.instrument.tracebacks import without_plumb
 from plumb.script import interception, removed_data, spawned_ranks
 from plumb.script.interpreter_flags import has_script_folder_on_path
@@ -148,6 +149,7 @@ def _tune(orders: Orders, arguments: list[str]) -> None:
     interception.once_imported("torch", session.listen_for_training)
     spawned_ranks.listen(session.ranks_started)
     removed_data.listen(session.data_goes)
+    script_settings.listen()
     error = run_script(orders.target, arguments)
     if takes_part and error is not None and ended is not None and ended.is_set():
         # The rank that tunes has ended, and the script's connection to it broke.

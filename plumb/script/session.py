@@ -27,6 +27,7 @@ from plumb.core.sized import length_of
 from plumb.host.process_control import end_children
 from plumb.instrument import failure_report
 from plumb.instrument.call_site import Site, begins_anew, find_site
+from plumb.instrument.construction_trace import construction_of
 from plumb.instrument.failure_report import is_plumbs
 from plumb.script.lone_batches import LoneBatches
 from plumb.script.removed_data import LoaderFiles
@@ -171,6 +172,7 @@ class Session:
         self.listen_for_training()
         known, is_new = self._registry.add(loader, site)
         if is_new:
+            known.construction = construction_of(loader, sys._getframe(1))
             self._emit(events.LoaderFound(known.name, str(known.site), type(loader.dataset).__name__))
 
     def iterating(self, loader: DataLoader[Any], start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:

@@ -371,6 +371,7 @@ class TuningWork:
                 model=serialization.to_plain(choice.inputs, choice.search_space),
                 library=known.site.library,
                 identity=known.identity,
+                construction=known.construction,
                 workers_compared=choice.search_space.num_workers if isinstance(loader.dataset, IterableDataset) else (),
                 plain=plain_result(choice, in_loop.gain if in_loop else None, plainly),
                 rejected=choice.rejected,

@@ -14,6 +14,8 @@ from typing import Any
 from plumb.core import plan
 from plumb.core.config import Config
 from plumb.core.plan import LoaderResult, Measured, Plan, Prediction
+from plumb.instrument import script_settings
+from plumb.instrument.construction_trace import construction_of
 from plumb.script import interception
 from plumb.script.child import run_script
 from plumb.tuning.child_orders import Target
@@ -37,7 +39,9 @@ class Recorder:
         from plumb.script.loader_registry import Registry
 
         self._registry = self._registry or Registry()
-        self._registry.add(loader, site)
+        known, is_new = self._registry.add(loader, site)
+        if is_new:
+            known.construction = construction_of(loader, sys._getframe(1))
 
     def iterating(self, loader: Any, start: Callable[[], Iterator[Any]], plain_loop: bool) -> Iterator[Any]:
         known = self._registry.iterated(loader)
@@ -62,6 +66,7 @@ def entry_for(known: Any, loader: Any, wanted: Config) -> LoaderResult:
         predicted=Prediction(200.0, "cpu", {"cpu": 1.0}),
         library=known.site.library,
         identity=known.identity,
+        construction=known.construction,
     )
 
 
@@ -91,6 +96,7 @@ def record(script: str, arguments: list[str], plan_file: Path, wanted: Config = 
     """Runs a script in this process with a recorder, and writes the plan, however the script ends."""
     recorder = Recorder(wanted)
     interception.install(recorder)
+    script_settings.listen()
     try:
         # No assignment: a loader's name is looked for in its callers' statements, too.
         _raise(run_script(Target(script, False), arguments))

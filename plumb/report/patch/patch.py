@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,12 +16,12 @@ from plumb.core.atomic_file import replace_file
 from plumb.core.config import Config
 from plumb.core.plan import LoaderResult, Plan
 from plumb.core.units import format_rate
-from plumb.report.patch.call_edit import Advice, amend, literal_argument
-from plumb.report.patch.source_file import LoaderCall, SourceError, SourceFile
-from plumb.report.patch.value_origin import UNKNOWN
+from plumb.report.patch.call_chain import Lookup, traced
+from plumb.report.patch.call_edit import Advice, amend, arguments_of, literal_argument
+from plumb.report.patch.shared_origins import Located, SharedOrigins
+from plumb.report.patch.source_file import UNKNOWN, LoaderCall, SourceError, SourceFile
+from plumb.report.patch.sources import Sources
 from plumb.report.wording import LEAST_REST
-
-_NOT_THE_USERS = {"site-packages", "dist-packages", "node_modules", "__pycache__"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,23 @@ class _Wanted:
     nodes: list[cst.Call] = field(default_factory=list)
 
 
+def _located(sources: Sources, loader: LoaderResult, loaders: Sequence[LoaderResult]) -> Located:
+    """Return the call that makes `loader`: the one seen when it was tuned, else the one that its site and name say.
+
+    Raises SourceError, whose message omits the loader's name.
+    """
+    seen = traced(sources, loader)
+    if seen is None:
+        source, call = sources.find(loader, loaders)
+        at = Lookup(loader.name, sources)
+    else:
+        call, at = seen
+        source = at.links[at.level].source
+    _check(source, call, loader)
+    before = loader.baseline.config
+    return Located(loader, source, call, arguments_of(source, call, at, before), loader.expressible or before)
+
+
 def patch(plan: Plan, script: Path, folder: Path, run_command: str) -> Patch:
     """Build the patch of the sources that gives the loaders of `script` their planned configurations.
 
@@ -77,28 +95,31 @@ def patch(plan: Plan, script: Path, folder: Path, run_command: str) -> Patch:
     problems: list[str] = []
     advice: list[tuple[LoaderResult, Advice]] = []
     persisting: list[str] = []
-    sources = _Sources(script, folder)
-    wanted: dict[Path, dict[cst.Call, _Wanted]] = {}
+    sources = Sources(plan, script, folder)
+    found: list[Located] = []
     for loader in plan.loaders:
-        config = loader.expressible
-        remarks += _runtime_lines(loader, config, run_command)
+        remarks += _runtime_lines(loader, loader.expressible, run_command)
         try:
-            source, call = sources.find(loader, plan.loaders)
+            found.append(_located(sources, loader, plan.loaders))
         except SourceError as error:
             if loader.config != loader.baseline.config:
                 problems.append(f"{loader.name} ({loader.site}): {error}")
-            continue
+    shared = SharedOrigins(found, sources)
+    wanted: dict[Path, dict[cst.Call, _Wanted]] = {}
+    for each in found:
+        loader, source, call = each.loader, each.source, each.call
         of_call = wanted.setdefault(source.path, {}).setdefault(call.node, _Wanted(call))
         of_call.loaders.append(loader)
-        if config is None or config == loader.baseline.config:
+        if each.after == loader.baseline.config:
             of_call.nodes.append(call.node)
             continue
-        amended = amend(source, call, loader.name, loader.baseline.config, config)
+        others = functools.partial(shared.others, each)
+        amended = amend(source, call, each.arguments, loader.baseline.config, each.after, others)
         of_call.nodes.append(amended.node)
         advice += [(loader, a) for a in amended.advice]
         remarks += [f"{loader.name} ({source.place(call.node)}): {a}" for a in amended.advice]
         persisting += [loader.name] if amended.persists else []
-    remarks += [*_contradictions(advice, run_command), *_persistence(persisting)]
+    remarks += [*shared.contradictions({loader.name for loader, _ in advice}, run_command), *_persistence(persisting)]
     files = []
     for path, calls in wanted.items():
         source = sources.read(path)
@@ -143,18 +164,6 @@ def _persistence(loaders: Sequence[str]) -> Iterator[str]:
         )
 
 
-def _contradictions(advice: Sequence[tuple[LoaderResult, Advice]], run_command: str) -> Iterator[str]:
-    """Yield a remark for each place that would have to hold two values at once."""
-    for key in dict.fromkeys((a.argument, a.subject) for _, a in advice if a.argument):
-        about = [(loader, a) for loader, a in advice if (a.argument, a.subject) == key]
-        if len({a.instead for _, a in about}) > 1:
-            names = " and ".join(dict.fromkeys(loader.name for loader, _ in about))
-            yield (
-                f"{names} share {key[1]}: choose what suits the loader that you train on, or give each its own value "
-                f"with {run_command}"
-            )
-
-
 def _agree(source: SourceFile, wanted: _Wanted) -> bool:
     return len({source.code(node) for node in wanted.nodes}) == 1
 
@@ -174,88 +183,6 @@ class _Replace(cst.CSTTransformer):
 
     def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> cst.Call:  # noqa: N802 - libcst's name
         return self._new.get(original_node, updated_node)
-
-
-class _Sources:
-    """The user's files, each parsed once."""
-
-    def __init__(self, script: Path, folder: Path) -> None:
-        self._script = script
-        self._folder = folder
-        self._read: dict[Path, SourceFile] = {}
-
-    def read(self, path: Path) -> SourceFile:
-        """Return the parsed file. Raise SourceError if it can't be parsed."""
-        if path not in self._read:
-            self._read[path] = SourceFile(path)
-        return self._read[path]
-
-    def find(self, loader: LoaderResult, loaders: Sequence[LoaderResult]) -> tuple[SourceFile, LoaderCall]:
-        """Return the file and the call that make `loader`. Raise SourceError, whose message omits the loader's name."""
-        file = loader.site.rpartition(":")[0]
-        paths = [self._script] if self._script.name == file else list(_files(self._folder, file))
-        if not paths:
-            raise SourceError(f"there is no {file} below {self._folder}")
-        attempts = [self._attempt(path, loader, loaders) for path in paths]
-        found = [attempt for attempt in attempts if not isinstance(attempt, SourceError)]
-        if len(found) > 1:
-            places = ", ".join(os.path.relpath(source.path) for source, _ in found)
-            raise SourceError(f"it may be made in any of {places}; give the one that is no longer used another name")
-        if not found:
-            raise next(attempt for attempt in attempts if isinstance(attempt, SourceError))
-        return found[0]
-
-    def _attempt(
-        self, path: Path, loader: LoaderResult, loaders: Sequence[LoaderResult]
-    ) -> tuple[SourceFile, LoaderCall] | SourceError:
-        try:
-            source = self.read(path)
-            return source, _choose(source, loader, loaders)
-        except SourceError as error:
-            return error
-
-
-def _files(folder: Path, name: str) -> Iterator[Path]:
-    """Yield the files called `name` below `folder`, except those of installed packages."""
-    for where, folders, files in os.walk(folder):
-        if name in files:
-            yield Path(where, name)
-        folders[:] = sorted(
-            f
-            for f in folders
-            if f not in _NOT_THE_USERS and not f.startswith(".") and not Path(where, f, "pyvenv.cfg").exists()
-        )
-
-
-def _choose(source: SourceFile, loader: LoaderResult, loaders: Sequence[LoaderResult]) -> LoaderCall:
-    """Return the call that makes `loader`.
-
-    It is looked for on the loader's line and by its name, then by its name alone (because lines move), then among calls
-    that make no other loader.
-
-    Raises:
-        SourceError: There is no such call, or several.
-
-    """
-    number = loader.site.rpartition(":")[2]
-    line = int(number) if number.isdecimal() else 0
-    calls = source.loader_calls
-    on_line = [call for call in calls if call.line <= line <= call.end_line]
-    others = {other.name for other in loaders} - {loader.name}
-    steps: list[Callable[[], list[LoaderCall]]] = [
-        lambda: [call for call in on_line if call.name == loader.name],
-        lambda: [call for call in on_line if call.name is None or loader.name.startswith(f"{call.name}[")],
-        lambda: [call for call in calls if call.is_named(loader.name)],
-        lambda: [call for call in calls if call.name not in others],
-    ]
-    found = next((found for step in steps if (found := step())), [])
-    if not found:
-        raise SourceError(f"{source.path.name} has no call that makes it; a library may. Tune again if you moved it")
-    if len(found) > 1:
-        lines = ", ".join(str(call.line) for call in found)
-        raise SourceError(f"is not there any more, and may be any of lines {lines} of {source.path.name}; tune again")
-    _check(source, found[0], loader)
-    return found[0]
 
 
 def _check(source: SourceFile, call: LoaderCall, loader: LoaderResult) -> None:

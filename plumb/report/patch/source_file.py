@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import libcst as cst
 from libcst.metadata import CodeRange, MetadataWrapper, ParentNodeProvider, PositionProvider, QualifiedNameProvider
@@ -28,6 +29,9 @@ PARAMETERS = (
     "multiprocessing_context",
     "generator",
 )
+# Stands for a value that can't be read from the source alone.
+UNKNOWN: Any = object()
+Function = cst.FunctionDef | cst.Lambda
 _SHORTEST_LIMIT, _LONGEST_LINE = 88, 120
 _TORCHS = {"torch.utils.data.DataLoader", "torch.utils.data.dataloader.DataLoader"}
 
@@ -105,6 +109,23 @@ class SourceFile:
         """Return the innermost function around `node`; None outside of functions."""
         return next((n for n in self._parents(node) if isinstance(n, cst.FunctionDef)), None)
 
+    def scopes_of(self, node: cst.CSTNode) -> Iterator[Function]:
+        """Yield the functions around `node`, lambdas included, the innermost first."""
+        return (n for n in self._parents(node) if isinstance(n, (cst.FunctionDef, cst.Lambda)))
+
+    def scope_of(self, node: cst.CSTNode) -> Function | None:
+        """Return the innermost function around `node`, lambdas included; None outside of functions."""
+        return next(self.scopes_of(node), None)
+
+    def byte_column(self, node: cst.CSTNode) -> int:
+        """Return the column at which `node` begins, in bytes, as Python counts it."""
+        where = self._range(node).start
+        return len(self._lines[where.line - 1][: where.column].encode())
+
+    def imported_names(self, node: cst.CSTNode) -> frozenset[str]:
+        """Return the full names that `node` may stand for, such as `config.WORKERS`."""
+        return self._collected.qualified.get(node, frozenset())
+
     def class_of(self, node: cst.CSTNode) -> cst.ClassDef | None:
         """Return the innermost class around `node`; None outside of classes."""
         return next((n for n in self._parents(node) if isinstance(n, cst.ClassDef)), None)
@@ -114,11 +135,22 @@ class SourceFile:
         found = self._assignments.get(target, [])
         if target.startswith("self."):
             return [a for a in found if self.class_of(a.node) is self.class_of(near)]
-        function = self.function_of(near)
-        local = [a for a in found if a.function is function and function is not None]
-        if local or not target.isidentifier():
-            return local or found
+        for function in self.scopes_of(near):
+            local = [a for a in found if a.function is function]
+            if local:
+                return local
+        if not target.isidentifier():
+            return found
+        return self.module_assignments(target)
+
+    def module_assignments(self, name: str) -> Sequence[Assignment]:
+        """Return the assignments to `name` outside of functions and classes."""
+        found = self._assignments.get(name, [])
         return [a for a in found if a.function is None and self.class_of(a.node) is None]
+
+    def attribute_assignments(self, target: str) -> Sequence[Assignment]:
+        """Return the assignments to `self.NAME` in any class."""
+        return self._assignments.get(target, [])
 
     def uses(self, name: str, near: cst.CSTNode) -> Iterator[cst.CSTNode]:
         """Yield the parents of all uses of `name`; only those in the function of `near` if it is local there."""
@@ -152,7 +184,7 @@ class SourceFile:
             if not isinstance(selector, int) or selector >= len(target.elements):
                 return None
             target, selector = target.elements[selector].value, None
-        spelled = target.attr.value if isinstance(target, cst.Attribute) else _normal(self.code(target))
+        spelled = target.attr.value if isinstance(target, cst.Attribute) else normal(self.code(target))
         return spelled if selector is None else f"{spelled}[{selector}]"
 
     def is_too_long(self, call: cst.Call, new: cst.Call) -> bool:
@@ -176,25 +208,36 @@ class SourceFile:
         around = {call, *self._parents(call)}
         if isinstance(value, cst.Dict):
             entries = (e for e in value.elements if isinstance(e, cst.DictElement) and e.value in around)
-            return next((_normal(self.code(entry.key)) for entry in entries), None)
+            return next((normal(self.code(entry.key)) for entry in entries), None)
         if isinstance(value, (cst.Tuple, cst.List)):
             return next((n for n, element in enumerate(value.elements) if element.value in around), None)
         return None
+
+    def loader_call(self, call: cst.Call) -> LoaderCall | None:
+        """Return a call as one that makes a loader, as far as the source shows; None for any other call."""
+        made = self._made_by(call)
+        return None if made is None else self.as_loader_call(call, made.parameters, made.preset)
+
+    def as_loader_call(
+        self, call: cst.Call, parameters: tuple[str, ...] | None, preset: cst.Call | None = None
+    ) -> LoaderCall:
+        """Return a call that is known to make a loader, with the names of its positional arguments."""
+        where, function = self._range(call), self.function_of(call)
+        return LoaderCall(
+            call,
+            where.start.line,
+            where.end.line,
+            self.name_of(call),
+            function.name.value if function else None,
+            parameters,
+            preset,
+        )
 
     def _loader_calls(self) -> Iterator[LoaderCall]:
         for call in self.calls:
             made = self._made_by(call)
             if made is not None and not made.own_init:
-                where, function = self._range(call), self.function_of(call)
-                yield LoaderCall(
-                    call,
-                    where.start.line,
-                    where.end.line,
-                    self.name_of(call),
-                    function.name.value if function else None,
-                    made.parameters,
-                    made.preset,
-                )
+                yield self.as_loader_call(call, made.parameters, made.preset)
 
     def _made_by(self, call: cst.Call) -> _LoaderClass | None:
         function = call.func
@@ -337,6 +380,14 @@ def _unpacked(
         yield from _unpacked(element.value, value.elements[index].value if shown else value)  # type: ignore[attr-defined]
 
 
+def literal(source: SourceFile, expression: cst.BaseExpression) -> Any:
+    """Return the value of a literal; UNKNOWN for any other expression."""
+    try:
+        return ast.literal_eval(source.code(expression))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return UNKNOWN
+
+
 def last_name(expression: cst.BaseExpression) -> str | None:
     """Return the last part of a dotted name, e.g. `DataLoader` of `torch.utils.data.DataLoader`."""
     if isinstance(expression, cst.Attribute):
@@ -344,6 +395,12 @@ def last_name(expression: cst.BaseExpression) -> str | None:
     return expression.value if isinstance(expression, cst.Name) else None
 
 
-def _normal(code: str) -> str:
-    """Return an expression's text as spelled in a plan, regardless of its quotes and blanks."""
-    return ast.unparse(ast.parse(code, mode="eval"))
+def positional_parameters(function: Function) -> list[str]:
+    """Return the names of a function's positional parameters, without a method's first one."""
+    names = [each.name.value for each in (*function.params.posonly_params, *function.params.params)]
+    return names[1:] if names[:1] in (["self"], ["cls"]) else names
+
+
+def normal(code: str) -> str:
+    """Return an expression's text as spelled in a plan, regardless of its quotes, blanks and lines."""
+    return ast.unparse(ast.parse(f"(\n{code}\n)", mode="eval"))

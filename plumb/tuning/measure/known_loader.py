@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from plumb.core.construction import Construction
 from plumb.core.identity import Facts, Identity
 from plumb.instrument.call_site import Site
 from plumb.runtime.forwarding_iterator import ForwardingIterator
@@ -23,7 +24,8 @@ class KnownLoader:
     library has built its own loader from the script's parts; `read_beside` names a loader in whose training loop this
     one was read. `identity` has the facts about the dataset once the loader was iterated; `checked` is the loader that
     was examined last, and `facts` are its own. `iterators` is the class of the loader's iterators,
-    `skips` are those of the errors that the script was seen to go on after.
+    `skips` are those of the errors that the script was seen to go on after. `construction` says how the script made the
+    loader.
     """
 
     name: str
@@ -43,6 +45,7 @@ class KnownLoader:
     checked: weakref.ref[DataLoader[Any]] | None = None
     facts: Facts | None = None
     skips: tuple[type[Exception], ...] = ()
+    construction: Construction | None = None
 
     @property
     def is_used(self) -> bool:

@@ -131,7 +131,7 @@ data = torch.arange(16)
 loader = DataLoader(data, batch_size=4, num_workers=args.load_workers)
 """
         + _TAIL,
-        advice=("num_workers comes from --load-workers, defined at script.py:7: pass --load-workers 2",),
+        advice=("num_workers comes from --load-workers (default 0), defined at script.py:7: pass --load-workers 2",),
         arguments=("--load-workers", "2"),
     ),
     "argparse_through_a_variable_and_a_parameter": Case(
@@ -154,7 +154,7 @@ def main():
 
 main()
 """,
-        advice=("num_workers comes from --workers, defined at script.py:12: pass --workers 2",),
+        advice=("num_workers comes from --workers (default 1), defined at script.py:12: pass --workers 2",),
         arguments=("--workers", "2"),
     ),
     "dictionary_config": Case(
