@@ -9,16 +9,20 @@ from dataclasses import dataclass
 class StackCall:
     """A call in the user's code that led to the loader, with its source text.
 
-    `file` is relative to the script's folder. `column` counts bytes; -1 if Python doesn't record it. `scope` is the
-    name of the function around the call. With `is_direct`, this call itself ran the code of the next inner call,
-    without a library in between; the innermost call ran the loader's constructor.
+    `file` is relative to the script's folder. `scope` is the name of the function around the call. It is the call with
+    this `number`, from 0, of `count` calls of the same expression `called` in the file; with `is_unique`, no other call
+    there has the same text. With `is_direct`, this call itself ran the code of the next inner call, without a library
+    in between; the innermost call ran the loader's constructor.
     """
 
     file: str
     scope: str
     line: int
-    column: int
     text: str
+    called: str
+    number: int
+    count: int
+    is_unique: bool
     is_direct: bool
 
 

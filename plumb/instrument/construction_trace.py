@@ -6,7 +6,7 @@ import ast
 import os
 import sys
 from collections.abc import Iterator
-from types import FrameType, ModuleType
+from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 from plumb.core.construction import Construction, SkippedLines, StackCall
@@ -29,10 +29,7 @@ def construction_of(loader: Any, frame: FrameType | None) -> Construction:
     for each, node, is_direct in _calls(loader, outside_plumb(frame)):
         users.append(each)
         if node is not None and len(calls) < _CALLS_AT_MOST:
-            file, name = _relative(each.f_code.co_filename, folder), each.f_code.co_name
-            text = ast.unparse(node)[:_TEXT_AT_MOST]
-            column = UNKNOWN_COLUMN if sys.version_info < (3, 11) else node.col_offset
-            calls.append(StackCall(file, printable(name), node.lineno, column, printable(text), is_direct))
+            calls.append(_stack_call(each.f_code, node, folder, is_direct))
     skipped = [
         SkippedLines(_relative(file, folder), first, last) for file, first, last in dict.fromkeys(_skipped(users))
     ]
@@ -42,6 +39,26 @@ def construction_of(loader: Any, frame: FrameType | None) -> Construction:
         parsed_options(),
         tuple(_relative(file, folder) for file in config_files()),
         tuple(dict.fromkeys(_relative(file, folder) for file in _users_sources())),
+    )
+
+
+def _stack_call(code: CodeType, node: ast.Call, folder: str, is_direct: bool) -> StackCall:
+    called, text = ast.unparse(node.func), ast.unparse(node)
+    nodes = (each for each in nodes_of(code.co_filename) if isinstance(each, ast.Call))
+    alike = sorted(
+        (each for each in nodes if type(each.func) is type(node.func) and ast.unparse(each.func) == called),
+        key=lambda each: (each.lineno, each.col_offset),
+    )
+    return StackCall(
+        _relative(code.co_filename, folder),
+        printable(code.co_name),
+        node.lineno,
+        printable(text[:_TEXT_AT_MOST]),
+        printable(called[:_TEXT_AT_MOST]),
+        alike.index(node),
+        len(alike),
+        sum(ast.unparse(each) == text for each in alike) == 1,
+        is_direct,
     )
 
 

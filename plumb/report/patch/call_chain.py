@@ -133,29 +133,24 @@ def _links(sources: Sources, construction: Construction) -> Iterator[Link]:
 
 
 def _find(source: SourceFile, wanted: StackCall) -> cst.Call:
-    """Return the call that the plan means: on its line, else by its text and function, else by what it calls."""
-    on_line = [call for call in source.calls if source.line(call) == wanted.line]
-    exact = [call for call in on_line if _text(source, call) == wanted.text]
-    if len(exact) > 1:
-        exact = [call for call in exact if source.byte_column(call) == wanted.column] or exact[:1]
-    if exact:
-        return exact[0]
-    called = wanted.text.partition("(")[0]
-    in_scope = [call for call in source.calls if _is_in(source, call, wanted.scope)]
+    """Return the call that the plan means: by its text if that is unique, else by its number among those alike."""
+    alike = sorted((call for call in source.calls if _text(source, call.func) == wanted.called), key=source.start)
+    in_scope = [call for call in alike if _is_in(source, call, wanted.scope)]
     same = [call for call in in_scope if _text(source, call) == wanted.text]
-    alike = [call for call in in_scope if _text(source, call).startswith(f"{called}(")]
-    here = [call for call in alike if call in on_line]
-    found = same or (here if len(here) == 1 else alike)
-    if not found:
+    if len(same) == 1 and wanted.is_unique:
+        return same[0]
+    if len(alike) == wanted.count and alike[wanted.number] in in_scope:
+        return alike[wanted.number]
+    if not in_scope:
         raise SourceError(f"{source.path.name} has no call that makes it; a library may. Tune again if you moved it")
-    if len(found) > 1:
-        lines = ", ".join(str(source.line(call)) for call in found)
+    if len(in_scope) > 1:
+        lines = ", ".join(str(source.line(call)) for call in in_scope)
         raise SourceError(f"is not there any more, and may be any of lines {lines} of {source.path.name}; tune again")
-    return found[0]
+    return in_scope[0]
 
 
-def _text(source: SourceFile, call: cst.Call) -> str:
-    return normal(source.code(call))[:_TEXT_AT_MOST]
+def _text(source: SourceFile, expression: cst.BaseExpression) -> str:
+    return normal(source.code(expression))[:_TEXT_AT_MOST]
 
 
 def _is_in(source: SourceFile, call: cst.Call, scope: str) -> bool:

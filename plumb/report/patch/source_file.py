@@ -117,10 +117,10 @@ class SourceFile:
         """Return the innermost function around `node`, lambdas included; None outside of functions."""
         return next(self.scopes_of(node), None)
 
-    def byte_column(self, node: cst.CSTNode) -> int:
-        """Return the column at which `node` begins, in bytes, as Python counts it."""
+    def start(self, node: cst.CSTNode) -> tuple[int, int]:
+        """Return the line and column at which `node` begins."""
         where = self._range(node).start
-        return len(self._lines[where.line - 1][: where.column].encode())
+        return where.line, where.column
 
     def imported_names(self, node: cst.CSTNode) -> frozenset[str]:
         """Return the full names that `node` may stand for, such as `config.WORKERS`."""
