@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from plumb.core import plan
+from plumb.report.patch.patch import patch
 from tests.parts.forced import WORKERS, forced
 from tests.random_scripts.zygote import Zygote, kill_all, processes_in
 
@@ -63,6 +64,10 @@ GATE = {
 # Of the others, those of frameworks take longest to import; tests/test_frameworks.py tunes some of these each time.
 _TUNED_IN_CI = ("yolo", "layered")
 _ON_A_PLAN_IN_CI = ("yolo", "recommender", "medical", "accelerated", "semi_supervised", "reinforcement", "layered")
+
+_PATCHED_IN_CI = ("yolo", "recommender", "medical", "unet", "makemore", "semi_supervised", "graphs")
+# Those whose patch gives workers to loaders that have none.
+_WRITTEN = ("recommender", "medical", "semi_supervised", "graphs", "accelerated", "reinforcement")
 
 
 def _nightly_but(names: tuple[str, ...]) -> list[Any]:
@@ -160,6 +165,33 @@ def test_on_a_plan_with_workers_a_program_does_what_it_does_alone(name, program,
     assert len(said) == (1 if refused else 0), said
     assert all(refused in line for line in said), said
     assert refused or GATE[name].sentence or on_plan.workers >= 2, "the plan was used"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", _nightly_but(_PATCHED_IN_CI))
+def test_a_patched_program_still_runs_and_has_the_planned_arguments(name, program, zygote, tmp_path):
+    planned = tmp_path / _PLAN
+    recorded = in_zygote(
+        zygote, "record", program(name, "recorded"), plan=str(planned), config=dataclasses.asdict(WORKERS)
+    )
+    assert recorded.code == 0, recorded.err
+
+    folder = program(name, "patched")
+    source = (folder / _SCRIPT).read_text()
+    made = patch(plan.read(planned), folder / _SCRIPT, folder, f"plumb run {_SCRIPT}")
+    assert not made.problems
+    assert {file.path for file in made.files} <= {folder / _SCRIPT}
+    for file in made.files:
+        file.write()
+    ran = in_zygote(zygote, "plain", folder)
+    assert ran.code == 0, ran.err
+    assert len(ran.out.splitlines()) == len(recorded.out.splitlines())
+    if name in _WRITTEN:
+        assert (folder / _SCRIPT).read_text() != source
+        assert ran.workers >= 2
+
+    again = patch(plan.read(planned), folder / _SCRIPT, folder, f"plumb run {_SCRIPT}")
+    assert not again.files, "a second time nothing is left to change"
 
 
 @pytest.mark.slow

@@ -293,7 +293,7 @@ def _advice(
             )
             continue
         shared = f"; that changes {' and '.join(use.loader for use in uses)}, too" if uses else ""
-        together = [other for other in elsewhere if elsewhere[other].text == origin.text]
+        together = [other for other in elsewhere if elsewhere[other].is_same_as(origin)]
         if name in ("prefetch_factor", "timeout", "multiprocessing_context") and wanted[name] == _DEFAULTS[name]:
             advice.append(Advice(origin.text, "take it out, torch wants none without workers", name))
         elif not origin.takes_keywords:

@@ -21,7 +21,7 @@ class Origin:
     """Origin of a value in words, with the value if the source shows it, and how to change it.
 
     `instead` returns a phrase for a new value, or for `name=value` if `takes_keywords`. `can_vary`: the value may
-    change without an edit at that place.
+    change without an edit at that place. `where` is the place of the change, if `text` doesn't contain it.
     """
 
     text: str
@@ -29,6 +29,11 @@ class Origin:
     instead: Callable[[Any], str]
     can_vary: bool = False
     takes_keywords: bool = False
+    where: str = ""
+
+    def is_same_as(self, other: Origin) -> bool:
+        """Return whether a change at one origin is a change at the other."""
+        return (self.text, self.where) == (other.text, other.where)
 
 
 def parsed_option(source: SourceFile, name: str, at: Lookup) -> Origin | None:

@@ -37,27 +37,27 @@ class SharedOrigins:
         """Return the other loaders that get the argument `name` from `origin`, if other calls make them."""
         planned = [
             OtherUse(f"{each.loader.name} ({each.source.place(each.call.node)})", wanted_values(each.after).get(name))
-            for each in self._users(name, origin.text)
+            for each in self._users(name, origin)
             if each.loader is not asking.loader
         ]
         unplanned = [
             OtherUse(f"{call.name or call.function or 'a loader'} ({source.place(call.node)})")
             for source, call, its in self._unplanned
-            if _has_origin(its, name, origin.text)
+            if _has_origin(its, name, origin)
         ]
         return planned + unplanned
 
     def contradictions(self, advised: Collection[str], run_command: str) -> Iterator[str]:
         """Yield a remark for each place that would have to hold two values at once, if a loader was `advised` on it."""
-        places = dict.fromkeys(
-            (name, argument.origin.text)
+        places = {
+            (name, argument.origin.text, argument.origin.where): argument.origin
             for each in self._found
             if each.loader.name in advised
             for name, argument in each.arguments.items()
             if argument.origin is not None
-        )
-        for name, text in places:
-            users = self._users(name, text)
+        }
+        for (name, text, _), origin in places.items():
+            users = self._users(name, origin)
             if len({repr(wanted_values(each.after).get(name)) for each in users}) > 1:
                 names = " and ".join(dict.fromkeys(each.loader.name for each in users))
                 yield (
@@ -65,13 +65,13 @@ class SharedOrigins:
                     f"with {run_command}"
                 )
 
-    def _users(self, name: str, text: str) -> list[Located]:
-        return [each for each in self._found if _has_origin(each.arguments, name, text)]
+    def _users(self, name: str, origin: Origin) -> list[Located]:
+        return [each for each in self._found if _has_origin(each.arguments, name, origin)]
 
 
-def _has_origin(arguments: Mapping[str, Argument], name: str, text: str) -> bool:
-    origin = arguments[name].origin
-    return origin is not None and origin.text == text
+def _has_origin(arguments: Mapping[str, Argument], name: str, origin: Origin) -> bool:
+    own = arguments[name].origin
+    return own is not None and own.is_same_as(origin)
 
 
 def _unplanned(

@@ -58,7 +58,7 @@ def hidden(source: SourceFile, call: LoaderCall, star: cst.Arg, name: str, at: L
         called = _called(source, function)
         callers = _places_of_calls(source, function, at)
         text = f"{code}, what {called} ({source.place(function)}) is called with"
-        return Origin(text, UNKNOWN, lambda words: f"pass {words} to it{callers}", True, takes_keywords=True)
+        return Origin(text, UNKNOWN, lambda words: f"pass {words} to it{callers}", True, True, callers)
     named = parsed_option(source, name, at) if star.star == "**" else None
     named = named or (config_entry(name, code, at) if star.star == "**" else None)
     if named is not None:
@@ -222,13 +222,14 @@ def _argument(source: SourceFile, function: Function, parameter: cst.Param, at: 
         where = _places(calls)
         if len(calls) != 1:
             text = f"{name}, a parameter of {_called(source, function)} ({source.place(function)})"
-            return Origin(text, UNKNOWN, lambda v: f"pass {name}={v!r} to it{where}", can_vary=True)
+            return Origin(text, UNKNOWN, lambda v: f"pass {name}={v!r} to it{where}", True, where=where)
     value = given or parameter.default
     return Origin(
         f"{name}, a parameter of {_called(source, function)} ({source.place(function)})",
         literal(source if given is None else given_in, value) if value is not None else UNKNOWN,
         lambda v: f"pass {name}={v!r} to it{where}",
         can_vary=True,
+        where=where,
     )
 
 
