@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import CodeType, FrameType
 from typing import Any
 
+from plumb.core.errors import PlumbError
+
 # Values of these types compare, and have a truth value, without the user's code.
 _PLAIN = (bool, int, float, str, bytes, type(None), list, tuple, dict, set, frozenset)
 _COMPARED: dict[type[ast.cmpop], Any] = {
@@ -26,7 +28,7 @@ _COMPARED: dict[type[ast.cmpop], Any] = {
 }
 
 
-class _UnknownError(Exception):
+class _UnknownError(PlumbError):
     """A condition can't be evaluated without running code."""
 
 

@@ -245,6 +245,18 @@ TRACED = {
         ),
         said=("workers, a parameter of factory ({L:def factory}): pass workers=2 to it ({L:factory(1)})",),
     ),
+    "two calls of one factory": Traced(
+        script(
+            "def make(d, workers):\n    return DataLoader(d, 4, num_workers=workers)\n"
+            "train = make(data, 0)\nval = make(data[:8], 1)\n"
+            "for loader in (train, val):\n    for batch in loader:\n        pass\n"
+        ),
+        said=(
+            "workers, a parameter of make ({L:def make}): pass workers=2 to it ({L:train =})",
+            "workers, a parameter of make ({L:def make}): pass workers=2 to it ({L:val =})",
+        ),
+        unnamed=("that changes",),
+    ),
     "option that other loaders share": Traced(
         script(
             "import argparse\nparser = argparse.ArgumentParser()\n"
