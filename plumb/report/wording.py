@@ -39,6 +39,8 @@ _MODEL_ERROR = 1.25
 _SAME = 0.05
 _TIERS = {"memory": "memory", "disk": "a folder"}
 _PLACES = {"memory": "in memory", "disk": "on the disk"}
+# Largest number of operators on whole batches that are named.
+_NAMED = 2
 # Values of torch's arguments where a configuration does not give them.
 _TORCH_DEFAULTS = {"prefetch_factor": 2, "persistent_workers": False, "multiprocessing_context": None, "in_order": True}
 # Parts of a training step's time: the fields of `StepShares`, in the order in which they are shown.
@@ -96,7 +98,7 @@ def change(before: Config, after: Config) -> str:
     if after.fetch_threads > 1 and after.fetch_threads != before.fetch_threads:
         orders.append(f"load {after.fetch_threads} samples at a time in threads")
     if after.deferred and after.deferred != before.deferred:
-        on_batches = f"run {listed(after.deferred)} on whole batches"
+        on_batches = f"run {_operations(after.deferred)} on whole batches"
         orders.append("read each batch by one call" if after.reads_whole_batches else on_batches)
     if after.worker_torch_threads > 1 and after.worker_torch_threads != before.worker_torch_threads:
         orders.append(f"let torch use {after.worker_torch_threads} threads in each worker")
@@ -181,9 +183,14 @@ def short(config: Config) -> str:
     parts += [f"{config.cache.after} stored in {_TIERS[config.cache.tier]}"] if config.cache else []
     parts += ["whole batches at once"] if config.reads_whole_batches else []
     operators = () if config.reads_whole_batches else config.deferred
-    parts += [f"{listed(operators)} on whole batches"] if operators else []
+    parts += [f"{_operations(operators)} on whole batches"] if operators else []
     parts += ["batch memory used again"] if config.allocator_reuse else []
     return ", ".join(parts)
+
+
+def _operations(operators: Sequence[str]) -> str:
+    """Return a sample's last operators by name, or their number if there are many."""
+    return listed(operators) if len(operators) <= _NAMED else f"the last {len(operators)} operations"
 
 
 def told_apart(configs: Sequence[Config]) -> list[str]:
@@ -198,6 +205,7 @@ def told_apart(configs: Sequence[Config]) -> list[str]:
 def _particulars(config: Config) -> str:
     """Return what the few words for a configuration leave out."""
     parts = [] if config.fetch_until is None else [f"threads up to {config.fetch_until}"]
+    parts += [f"{listed(config.deferred)} on whole batches"] if len(config.deferred) > _NAMED else []
     if config.cache is not None:
         where = f" in {config.cache.folder}" if config.cache.folder else ""
         parts.append(f"{config.cache.bytes:,} bytes{where} for {config.cache.hit_ratio:.3%} of the samples")
@@ -251,13 +259,14 @@ def command(name: str, plan: Plan, path: str) -> str:
 
 
 def cost(loader: LoaderResult, took: TuningCost, is_offered: bool) -> str:
-    """Return a text on what the tuning took, and after how many training steps that is regained if it gained any."""
+    """Return a text on what the tuning took, and after how many steps or batches that is regained."""
     text = (
         f"Tuning {loader.name} took {format_seconds(took.seconds)}, {took.samples:,.0f} samples and "
         f"{format_seconds(took.cpu_seconds)} of CPU"
     )
     steps = loader.payback_steps if is_offered else None
-    return f"{text}; {math.ceil(steps):,} training steps pay that back." if steps is not None else f"{text}."
+    what = "training steps" if loader.end_to_end is not None else "batches"
+    return f"{text}; {math.ceil(steps):,} {what} pay that back." if steps is not None else f"{text}."
 
 
 def grouped(reasons: Iterable[str]) -> dict[str, list[str]]:

@@ -47,7 +47,7 @@ configs = st.just(Config()) | st.builds(
     st.booleans(),
     st.sampled_from([1, 8]),
     st.booleans(),
-    st.sampled_from([(), ("normalize",), ("to_tensor", "normalize")]),
+    st.sampled_from([(), ("normalize",), ("to_tensor", "normalize"), ("a", "to_tensor", "b"), ("c", "to_tensor", "b")]),
     st.none() | st.builds(CacheChoice, st.just("decode"), st.sampled_from(["memory", "disk"]), workers, ratios),
 )
 gains = st.builds(
@@ -170,6 +170,7 @@ def test_what_a_report_offers_is_nowhere_printed_as_slower(loader, width):
         assert all(ratio > 1 for ratio in ratios_in(shown.partition(" tried, on the loader alone")[0])), shown
     assert ("or write:" in shown) <= is_offered(loader)
     assert ("pay that back" in shown) <= is_offered(loader)
+    assert ("training steps pay that back" in shown) <= (loader.end_to_end is not None)
     in_notebook = plan_html(loader, "")
     assert ("DataLoader(..." in in_notebook or "plan.loader(" in in_notebook) <= is_offered(loader)
     assert ('class="use"' in page(example_plan.plan_of(loader), {})) == is_offered(loader)
@@ -231,6 +232,7 @@ def test_only_words_that_a_stranger_knows(loader):
         (Config(0), "change num_workers to 0"),
         (Config(1, 2, cache=CacheChoice("decode", "disk", 1, 1.0)), "store what decode returns on the disk"),
         (Config(1, 2, deferred=("whole batches",)), "read each batch by one call"),
+        (Config(1, 2, deferred=("a", "b", "c")), "run the last 3 operations on whole batches"),
         (Config(1, 2, allocator_reuse=True), "use the memory of batches again"),
         (Config(2, 2, fetch_threads=8), "change num_workers to 2 and load 8 samples at a time in threads"),
     ],
