@@ -179,7 +179,8 @@ def test_a_patched_program_still_runs_and_has_the_planned_arguments(name, progra
     folder = program(name, "patched")
     source = (folder / _SCRIPT).read_text()
     made = patch(plan.read(planned), folder / _SCRIPT, folder, f"plumb run {_SCRIPT}")
-    assert not made.problems
+    # A framework's loader is configured by the framework's own settings, which the line names.
+    assert all(name == "trainer" and "TrainingArguments(..., dataloader_num" in line for line in made.problems)
     assert {file.path for file in made.files} <= {folder / _SCRIPT}
     for file in made.files:
         file.write()

@@ -11,6 +11,7 @@ import libcst as cst
 
 from plumb.core.construction import Construction, StackCall
 from plumb.core.plan import LoaderResult
+from plumb.report.framework_settings import framework_setting
 from plumb.report.patch.source_file import (
     PARAMETERS,
     UNKNOWN,
@@ -92,7 +93,9 @@ def traced(sources: Sources, loader: LoaderResult) -> tuple[LoaderCall, Lookup] 
     first = construction.calls[0]
     if not first.is_direct:
         by = loader.library or "other code"
-        raise SourceError(f"is made by {by}, which {first.file}:{first.line} calls: pass it {_words(loader)} there")
+        setting = framework_setting(loader)
+        instead = f"write {setting}" if setting else f"give it {_words(loader)}"
+        raise SourceError(f"is made by {by}, called at {first.file}:{first.line}: {instead}")
     links = list(_links(sources, construction))
     at = Lookup(loader.name, sources, construction, tuple(links))
     call = _made_call(links[0], is_torchs=not loader.library)
