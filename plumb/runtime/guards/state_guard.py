@@ -35,8 +35,9 @@ _NEAREST = 1000
 _MOST_TRIED = 4
 # Workers that were restarted this many times in a row for fewer batches than they prefetch gain nothing.
 _MOST_RENEWED_IN_VAIN = 2
-# A child that makes a few samples may take this multiple of the first batch's time.
-_CHILD_WAITS = 4.0
+# A child that makes a few samples, for which the loop waits, may take this long, or this multiple of the first batch's
+# time; one that takes longer hangs, as with a pool of the dataset's own.
+_CHILD_AT_LEAST_SECONDS, _CHILD_WAITS = 12.0, 8.0
 
 
 class StateGuard(IdleGuard):
@@ -200,7 +201,7 @@ class StateGuard(IdleGuard):
         if self._own.num_workers and not (may_draw or may_age or is_here):
             return
         waited_seconds = min(time.perf_counter() - self._epoch_begun_at, CHILD_SECONDS)
-        seconds = max(CHILD_SECONDS, _CHILD_WAITS * waited_seconds)
+        seconds = max(_CHILD_AT_LEAST_SECONDS, _CHILD_WAITS * waited_seconds)
         # Without a batch sampler, the request is one index, even if it is a list from which the dataset makes a batch.
         is_many = self._loader.batch_sampler is not None or is_guess
         some = indices if is_many else [indices]
