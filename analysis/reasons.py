@@ -58,4 +58,4 @@ def _over_epochs(outcome: Outcome, plumb: Entry, faster: Entry) -> float | None:
 
 
 def _stores(entry: Entry) -> bool:
-    return "cache in" in entry.configuration
+    return " stored in " in entry.configuration

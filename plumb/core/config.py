@@ -98,6 +98,9 @@ class Rewrites:
 WHOLE_BATCHES = ("whole batches",)
 """Value of `Config.deferred` for reading all rows of a batch at once."""
 
+TIERS = {"memory": "memory", "disk": "a folder"}
+"""Places of a store in words, by its tier."""
+
 StartMethod = Literal["fork", "forkserver", "spawn"]
 
 
@@ -153,7 +156,7 @@ class Config:
         parts += [f"{self.worker_torch_threads} torch threads"] if self.worker_torch_threads > 1 else []
         parts += [] if self.in_order else ["in_order=False"]
         parts += [f"{self.fetch_threads} loading threads"] if self.fetch_threads > 1 else []
-        parts += [f"cache in {self.cache.tier} after {self.cache.after}"] if self.cache else []
+        parts += [f"{self.cache.after} stored in {TIERS[self.cache.tier]}"] if self.cache else []
         parts += ["whole batches at once"] if self.reads_whole_batches else []
         operators = () if self.reads_whole_batches else self.deferred
         parts += [f"{' and '.join(operators)} on whole batches"] if operators else []

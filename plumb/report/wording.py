@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from plumb.core.config import Config
+from plumb.core.config import TIERS, Config
 from plumb.core.plan import EndToEnd, LoaderResult, Plan, Prediction, Trial, TuningCost
 from plumb.core.units import format_pairs, format_rate, format_seconds
 from plumb.tuning.child_orders import Target
@@ -37,7 +37,6 @@ LEAST_REST = 0.005
 _MODEL_ERROR = 1.25
 # Rates closer than this are told as one.
 _SAME = 0.05
-_TIERS = {"memory": "memory", "disk": "a folder"}
 _PLACES = {"memory": "in memory", "disk": "on the disk"}
 # Largest number of operators on whole batches that are named.
 _NAMED = 2
@@ -180,7 +179,7 @@ def short(config: Config) -> str:
     parts += [f"{config.worker_torch_threads} torch threads"] if config.worker_torch_threads > 1 else []
     parts += [] if config.in_order else ["batches in any order"]
     parts += [f"{config.fetch_threads} loading threads"] if config.fetch_threads > 1 else []
-    parts += [f"{config.cache.after} stored in {_TIERS[config.cache.tier]}"] if config.cache else []
+    parts += [f"{config.cache.after} stored in {TIERS[config.cache.tier]}"] if config.cache else []
     parts += ["whole batches at once"] if config.reads_whole_batches else []
     operators = () if config.reads_whole_batches else config.deferred
     parts += [f"{_operations(operators)} on whole batches"] if operators else []

@@ -38,7 +38,7 @@ def test_a_loss_is_shown():
 
 def test_a_loss_says_what_comes_of_it_over_the_epochs_of_a_training():
     stored, more = entry(PLUMB, 100.0, 100.0), entry("a full grid's best", 200.0, 200.0)
-    both = [Entry(e.peer, "2 workers, cache in memory after load", e.turns) for e in (stored, more)]
+    both = [Entry(e.peer, "2 workers, load stored in memory", e.turns) for e in (stored, more)]
     (line,) = losses_of(outcome(*both, entry(PLUMB_UNCACHED, 1.0, 1.0)))
     assert "plumb reaches 0.959 of it" in line
     (line,) = losses_of(outcome(entry(PLUMB, 100.0, 60.0), more))
