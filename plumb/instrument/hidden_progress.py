@@ -1,8 +1,10 @@
-"""Progress of standard objects that keep their state to themselves: iterators, generators, readers, running digests."""
+"""Progress of standard objects that keep their state to themselves: iterators, running digests, files in memory."""
 
 from __future__ import annotations
 
+import contextvars
 import gc
+import io
 import itertools
 import operator
 import sys
@@ -13,13 +15,16 @@ from plumb.instrument.byte_windows import brief
 
 _HASHES = ("_hashlib", "_md5", "_sha1", "_sha2", "_sha256", "_sha512", "_sha3", "_blake2")
 _MODULES = frozenset(("builtins", "itertools", "_csv", *_HASHES))
+_FILES = (io.BytesIO, io.StringIO)
 # Newer Pythons warn when a class of itertools is asked how it would be pickled.
 _MAY_ASK_ITERTOOLS = sys.version_info < (3, 12)
 _DEEPEST = 4
 
 
 def has_hidden_progress(kind: type) -> bool:
-    """Return whether objects of a class go on with each use, which no attribute shows; never for the user's classes."""
+    """Return whether a class's objects change with their use, which no attribute shows; never for the user's classes."""
+    if kind in (*_FILES, contextvars.ContextVar):
+        return True
     if kind.__module__ not in _MODULES:
         return False
     return hasattr(kind, "__next__") or (hasattr(kind, "digest") and hasattr(kind, "update"))
@@ -27,11 +32,15 @@ def has_hidden_progress(kind: type) -> bool:
 
 def is_single_pass(value: Any) -> bool:
     """Return whether what is read from an object can't be read again: it is an iterator of Python's own."""
-    return has_hidden_progress(type(value)) and hasattr(type(value), "__next__")
+    return has_hidden_progress(type(value)) and hasattr(type(value), "__next__") and not isinstance(value, _FILES)
 
 
 def progress_of(value: Any, depth: int = 0) -> Any:
     """Return a summary of how far an object is, to be compared with a later one; reading it changes nothing."""
+    if isinstance(value, _FILES):
+        return None if value.closed else value.tell()
+    if isinstance(value, contextvars.ContextVar):
+        return brief(value.get(None))
     if hasattr(value, "digest"):
         return value.digest()
     if isinstance(value, types.GeneratorType):

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import random
+import threading
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
@@ -69,8 +70,10 @@ def attributes_of(value: Any) -> dict[str, Any]:
 
     Its class's `__getattr__` and `__getattribute__`, which may raise anything, are bypassed.
     """
+    # What a `threading.local` shows of the present thread is not in the object itself.
+    read = threading.local.__getattribute__ if isinstance(value, threading.local) else object.__getattribute__
     try:
-        own = object.__getattribute__(value, "__dict__")
+        own = read(value, "__dict__")
     except (AttributeError, TypeError):
         own = None
     found = dict(own) if type(own) is dict else {}

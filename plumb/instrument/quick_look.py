@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from types import FunctionType, ModuleType
+from types import CellType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -88,6 +88,15 @@ class QuickLook:
             names = {path[0] for path in names_of(value.__code__).paths}
             found = value.__globals__
             self._entries += [(found, name) for name in names if name in found and type(found[name]) in PLAIN]
+            self._inside += [partial(_content_of, cell) for cell in value.__closure__ or ()]
+
+
+def _content_of(cell: CellType) -> Any:
+    try:
+        content = cell.cell_contents
+    except ValueError:  # not set yet
+        return None
+    return content if type(content) in PLAIN else id(content)
 
 
 def _values_of(value: dict[Any, Any]) -> tuple[Any, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dis
 import io
-import threading
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -110,8 +109,7 @@ def _undoing(values: Iterable[Any], samplers: set[int]) -> Iterator[Undo]:
             yield partial(_assign_members, value, {name: item for name, item in vars(value).items() if _is_value(item)})
         elif kind is ValueKind.FUNCTION and is_user_code(value):
             yield from _variables(value)
-        elif kind in (ValueKind.OBJECT, ValueKind.STEP) or id(value) in samplers or isinstance(value, threading.local):
-            # A `threading.local` shows those of the present thread.
+        elif kind in (ValueKind.OBJECT, ValueKind.STEP) or id(value) in samplers:
             own = getattr(value, "__dict__", None)
             if type(own) is dict:
                 yield partial(_refill_names, value, dict(own))

@@ -11,6 +11,7 @@ import mmap
 import queue
 import random
 import sys
+import threading
 import types
 from collections import UserDict, UserList, deque
 from typing import Any
@@ -49,7 +50,8 @@ class ValueKind(enum.Enum):
     """Any other object of a library: its parts are checked, but not its own counters and caches."""
 
 
-_NAMESPACES = (argparse.Namespace, types.SimpleNamespace)
+# A `threading.local` shows what belongs to the present thread.
+_NAMESPACES = (argparse.Namespace, types.SimpleNamespace, threading.local)
 _WRAPPED = (types.MethodType, types.BuiltinFunctionType, functools.partial, functools.partialmethod, staticmethod,
             classmethod, property, functools.cached_property, type(functools.lru_cache(len)), types.MappingProxyType,
             queue.Queue)  # fmt: skip

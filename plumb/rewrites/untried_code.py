@@ -5,6 +5,7 @@ Rare samples take branches that a validation of a few samples doesn't. What thes
 
 from __future__ import annotations
 
+import contextvars
 import os
 from collections.abc import Mapping
 from types import FunctionType
@@ -40,6 +41,8 @@ def why_untried(found: SampleCode, executed: ExecutedCode) -> str | None:
         found: Code of all samples.
         executed: What the tried samples ran.
     """
+    if any(isinstance(each, contextvars.ContextVar) for each in found.objects):
+        return "samples read a context variable, which has a value of its own in each thread"
     functions = found.functions
     methods = frozenset(function.__name__ for function in functions)
     readers: dict[FunctionType, FunctionReader] = {}

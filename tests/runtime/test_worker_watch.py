@@ -1,13 +1,16 @@
 """What a plan's workers must not keep to themselves reaches the script: rare side effects, and objects it knows."""
 
 import collections
+import contextvars
 import dataclasses
 import enum
 import functools
 import hashlib
 import inspect
+import io
 import itertools
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -24,6 +27,7 @@ STORE = Config(cache=CacheChoice("sample", "memory", 2**24, 1.0))
 RARE = {30, 31, 77}
 SKIPPED = []
 COUNTED = 0
+CONTEXT = contextvars.ContextVar("rare", default=0)
 
 
 def numbered():
@@ -31,6 +35,16 @@ def numbered():
     while True:
         yield number
         number += 1
+
+
+def closed_over():
+    count = 0
+
+    def one_more():
+        nonlocal count
+        count += 1
+
+    return one_more
 
 
 class Rows(Dataset):
@@ -45,6 +59,8 @@ class Rows(Dataset):
         self.sizes_of_rare, self.current, self.buffer, self._memory_of_rows = {}, None, torch.zeros(4), {}
         self.handle, self._places_of_rows, self.array = None, [None] * 100, None
         self.numbers, self.lines, self.digest = itertools.count(), numbered(), hashlib.sha256()
+        self.text, self.one_more, self.local = io.BytesIO(b"abcdef"), closed_over(), threading.local()
+        self.local.rare = 0
 
     def __len__(self):
         return 100
@@ -70,6 +86,10 @@ def added_to_class(rows, index):
 def added_to_global(rows, index):
     global COUNTED
     COUNTED += 1
+
+
+def added_to_thread(rows, index):
+    rows.local.rare += 1
 
 
 def counted(rows, index):
@@ -111,9 +131,20 @@ WRITES = {
     "an iterator": (lambda rows, index: next(rows.numbers), lambda rows: rows.numbers),
     "a generator": (lambda rows, index: next(rows.lines), lambda rows: inspect.getgeneratorlocals(rows.lines)),
     "a running digest": (lambda rows, index: rows.digest.update(b"rare"), lambda rows: rows.digest.hexdigest()),
+    "the position of a file in memory": (lambda rows, index: rows.text.read(1), lambda rows: rows.text.tell()),
+    "a variable of a closure": (
+        lambda rows, index: rows.one_more(),
+        lambda rows: rows.one_more.__closure__[0].cell_contents,
+    ),
+    "a variable of the thread": (added_to_thread, lambda rows: rows.local.rare),
+    "a variable of the context": (lambda rows, index: CONTEXT.set(index), lambda rows: CONTEXT.get()),
     "a tensor": (flagged, lambda rows: rows.flags.tolist()),
     "a dictionary that the script reads": (sized, lambda rows: len(rows.sizes_of_rare)),
 }
+
+
+# Each thread has its own of these.
+OF_THREADS = [WRITES[name][0] for name in ("a variable of the thread", "a variable of the context")]
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +152,7 @@ def nothing_yet():
     global COUNTED
     Rows.total = COUNTED = 0
     SKIPPED.clear()
+    CONTEXT.set(0)
     yield
     Rows.total = COUNTED = 0
 
@@ -133,6 +165,7 @@ def training(result):
         Rows.total = 0
         SKIPPED.clear()
         globals()["COUNTED"] = 0
+        CONTEXT.set(0)
 
     return train
 
@@ -186,6 +219,8 @@ def test_what_a_rare_sample_changes_reaches_the_script(write, result):
 @pytest.mark.parametrize(("write", "result"), WRITES.values(), ids=WRITES)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_what_a_rare_sample_changes_it_changes_each_time_that_it_is_asked_for(write, result, threads):
+    if threads > 1 and write in OF_THREADS:
+        pytest.skip("a tuning never offers threads to such samples: see tests/rewrites")
     config = dataclasses.replace(STORE, fetch_threads=threads)
     rewrites = Rewrites((Cut("sample", (), (), code_of_samples(Plain(write))),))
     plain, planned, said = trained(lambda: DataLoader(Plain(write), batch_size=4), training(result), config, rewrites)
