@@ -1,5 +1,6 @@
 """Rare samples run code that no validation has tried: threads get it only if it changes nothing that they share."""
 
+import contextvars
 import os
 import sys
 import threading
@@ -242,6 +243,20 @@ def cut_at(kind, name):
 def test_code_that_was_not_tried_and_may_change_what_threads_share_is_refused(kind):
     reason = validate_threads(kind(), range(12), 4)
     assert reason.startswith(f"samples that were not tried {UNSAFE[kind]} (test_untried_code.py:")
+
+
+CONTEXT = contextvars.ContextVar("factor", default=1)
+
+
+class ReadsItsContext(Indexed):
+    def __getitem__(self, index):
+        if index == RARE:
+            CONTEXT.set(index)
+        return made(index * CONTEXT.get())
+
+
+def test_what_each_thread_has_its_own_value_of_is_refused():
+    assert "context variable" in validate_threads(ReadsItsContext(), range(12), 4)
 
 
 def test_threads_up_to_a_cut_are_refused_alike():
