@@ -61,7 +61,7 @@ def tune_here(
     if why is not None:
         raise TuningError(f"{site.name} has no batches: {why}", 1)
     try:
-        with restored_state(loader) as restoration:
+        with restored_state(loader, only_samples=not callable(step)) as restoration:
             # Context variables that samples set keep their values here.
             planned = contextvars.copy_context().run(_tune, loader, site, options, step)
     except UsersError as users:

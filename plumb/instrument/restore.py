@@ -38,18 +38,19 @@ class Restoration:
 
 
 @contextmanager
-def restored_state(loader: DataLoader[Any]) -> Iterator[Restoration]:
+def restored_state(loader: DataLoader[Any], only_samples: bool = True) -> Iterator[Restoration]:
     """Restore what reading in the context changes in everything that a loader's samples and order are made from.
 
     That is: attributes, items of collections, small arrays, random generators, variables that functions assign outside
-    of themselves, and positions in files. Iterators can't be set back.
+    of themselves, and positions in files. Iterators can't be set back. If not `only_samples` are made in the context,
+    but a model is trained, too, arrays are left alone, because the dataset may know the model.
     """
     samplers = _samplers(loader)
     drawn = {id(each): each for each in (loader.generator, *(getattr(each, "generator", None) for each in samplers))}
     generators = [(each, each.get_state()) for each in drawn.values() if isinstance(each, torch.Generator)]
     roots = (*roots_of(loader), *samplers)
     found = {id(value): value for root in roots for value in (root, *reached(root))}
-    undoing = list(_undoing(found.values(), {id(each) for each in samplers}))
+    undoing = list(_undoing(found.values(), {id(each) for each in samplers}, _MOST_BYTES if only_samples else 0))
     state, outcome = DatasetState(roots), Restoration()
     state.look(_LOOK_SECONDS)
     with DatasetObjects(loader.dataset).kept():
@@ -61,7 +62,8 @@ def restored_state(loader: DataLoader[Any]) -> Iterator[Restoration]:
             for undo in undoing:
                 with contextlib.suppress(Exception):
                     undo()
-            outcome.not_restored = next((each.place for each in state.look(_LOOK_SECONDS)), "")
+            if only_samples:
+                outcome.not_restored = next((each.place for each in state.look(_LOOK_SECONDS)), "")
 
 
 def single_pass_part(loader: DataLoader[Any]) -> str:
@@ -93,9 +95,8 @@ def _samplers(loader: DataLoader[Any]) -> list[Any]:
 # ---- what is restored, value by value
 
 
-def _undoing(values: Iterable[Any], samplers: set[int]) -> Iterator[Undo]:
-    """Yield the functions that restore the present state of values."""
-    left = _MOST_BYTES
+def _undoing(values: Iterable[Any], samplers: set[int], left: int) -> Iterator[Undo]:
+    """Yield the functions that restore the present state of values, and of arrays of `left` bytes in all."""
     for value in values:
         kind = kind_of(value)
         if isinstance(value, GROWING) and len(value) <= _LONGEST:

@@ -152,6 +152,14 @@ def test_what_lies_outside_of_a_dataset_s_attributes_is_put_back(tmp_path):
         assert dataset[0] == (1, 97, 2, 1, 1, 1, 1, 1.0, 1, 1)
 
 
+def test_a_model_that_the_dataset_knows_stays_as_it_was_trained():
+    dataset = Elsewhere(io.BytesIO())
+    with restored_state(DataLoader(dataset), only_samples=False) as restoration:
+        dataset.array[:] = 7
+    assert dataset.array.tolist() == [7, 7, 7]
+    assert not restoration.not_restored
+
+
 class Reading(Dataset):
     def __init__(self, source):
         self.source = source
