@@ -22,7 +22,7 @@ _DEEPEST = 4
 
 
 def has_hidden_progress(kind: type) -> bool:
-    """Return whether a class's objects change with their use, which no attribute shows; never for the user's classes."""
+    """Return whether a class's objects change with use, which no attribute shows; never for the user's classes."""
     if kind in (*_FILES, contextvars.ContextVar):
         return True
     if kind.__module__ not in _MODULES:
