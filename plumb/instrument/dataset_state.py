@@ -365,6 +365,7 @@ class DatasetState:
 
     def _class(self, kind: type, way: ValuePath) -> Any:
         seen: dict[str, Any] = {}
+        self._to(type(kind), ValuePath(hash(type(kind)), type(kind).__name__))
         for base in kind.__mro__:
             if not is_user_class(base):
                 continue

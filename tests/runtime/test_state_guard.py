@@ -2,6 +2,7 @@
 
 import collections
 import ctypes
+import decimal
 import functools
 import json
 import mmap
@@ -446,6 +447,51 @@ def test_settings_of_the_process_reach_workers_that_last(tmp_path, monkeypatch):
     plain, planned, said = trained(lambda: DataLoader(Typed(), batch_size=3), train)
     assert planned == plain
     assert ["the working folder" in said[0], "torch's default type" in said[1]] == [True, True]
+
+
+class Meta(type):
+    level = 0
+
+
+class OfMeta(metaclass=Meta):
+    pass
+
+
+class Settled(Dataset):
+    """Samples that hang on what is set for the whole process, or by a metaclass."""
+
+    def __len__(self):
+        return 80
+
+    def __getitem__(self, index):
+        return str(decimal.Decimal(1) / 7), str(np.array([1 / 7])), np.geterr()["divide"], str(type(OfMeta).level)
+
+
+SETTINGS = {
+    "decimal": (lambda: setattr(decimal.getcontext(), "prec", 3), lambda: setattr(decimal.getcontext(), "prec", 28)),
+    "seterr": (lambda: np.seterr(divide="ignore"), lambda: np.seterr(divide="warn")),
+    "printoptions": (lambda: np.set_printoptions(precision=2), lambda: np.set_printoptions(precision=8)),
+    "a metaclass": (lambda: setattr(Meta, "level", 1), lambda: setattr(Meta, "level", 0)),
+}
+
+
+@pytest.mark.parametrize("at", [0, 1, 13])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_that_the_loop_changes_are_seen(name, at):
+    change, undo = SETTINGS[name]
+    if name == "printoptions" and at == 13:
+        pytest.skip("reading them takes too long to do it before each batch")
+
+    def train(loader, begin):
+        for epoch in range(2):
+            for step, batch in enumerate(begin()):
+                if (epoch, step) == (int(at == 0), at):
+                    change()
+                yield batch
+        undo()
+
+    plain, planned, _ = trained(lambda: DataLoader(Settled(), batch_size=4), train)
+    assert planned == plain
 
 
 @functools.lru_cache(maxsize=1)

@@ -6,14 +6,11 @@ sample on request, a change must not take effect late.
 
 from __future__ import annotations
 
-import locale
 import multiprocessing
-import os
 import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 
 from plumb.core.config import Config
@@ -21,6 +18,7 @@ from plumb.core.sized import length_of
 from plumb.instrument.dataset_state import EPOCH_SECONDS, FIRST_SECONDS, DatasetState
 from plumb.instrument.found_change import Change
 from plumb.instrument.object_parts import roots_of
+from plumb.instrument.process_settings import process_settings, quick_settings
 from plumb.instrument.quick_look import QuickLook
 from plumb.instrument.sample_effects import CHILD_SECONDS, sample_effects
 from plumb.instrument.sample_files import SampleFiles
@@ -73,7 +71,8 @@ class StateGuard(IdleGuard):
         self._latest: Any = None
         self._nearest: list[Any] | None = None
         self._quick: QuickLook | None = None
-        self._settings: dict[str, str] = {}
+        self._settings: dict[str, Any] = {}
+        self._quick_settings: tuple[Any, ...] = ()
         self._files = SampleFiles()
         self._renewals_in_vain = 0
 
@@ -107,9 +106,8 @@ class StateGuard(IdleGuard):
         changes = self._state.look(box)
         self._quick, self._nearest = QuickLook(nearest), None
         self._is_seen = True
-        before, self._settings = self._settings, process_settings()
-        place = self._changed_within or _first(changes) or _first_setting(before, self._settings)
-        place = self._files.changed() or place
+        setting = self._changed_setting()
+        place = self._files.changed() or self._changed_within or _first(changes) or setting
         self._changed_within = ""
         if not place or self._own.persistent_workers:
             # The user's own persistent workers don't see changes, either.
@@ -139,14 +137,15 @@ class StateGuard(IdleGuard):
         # Where batches are made here, samples may change such things, too. One change suffices until the next epoch.
         may_tell = not (self._was_here or self._changed_within)
         has_changed = may_tell and self._quick is not None and self._quick.has_changed()
-        is_due = self._batches <= _LOOKED_AT or time.perf_counter() >= self._due_at
+        has_other_settings = may_tell and self._has_other_settings()
+        is_due = has_other_settings or self._batches <= _LOOKED_AT or time.perf_counter() >= self._due_at
         if self._state is None or not (is_due or has_changed):
             return None
         if self._was_here and not self._is_seen:
             # Changes since then may have been made by samples, which are made here.
             self._is_asked_for = True
             return None
-        place = _first(self._state.glance(only_nearest=self._was_here))
+        place = _first(self._state.glance(only_nearest=self._was_here)) or self._changed_setting()
         place = place or ("" if self._own.num_workers else self._files.changed_again())
         self._is_seen = False
         self._due_at = time.perf_counter() + min(_AT_LAST_SECONDS, self._state.seconds / _SHARE)
@@ -173,10 +172,24 @@ class StateGuard(IdleGuard):
             if was_here != self._was_here:
                 self._state.forget()
             self._state.glance(only_nearest=True)
+            self._changed_setting()
             self._is_seen, self._is_asked_for = True, False
         return batch, self._finding
 
     # ---- when, and what
+
+    def _changed_setting(self) -> str:
+        before, self._settings = self._settings, process_settings()
+        return next((name for name, value in self._settings.items() if before.get(name, value) != value), "")
+
+    def _has_other_settings(self) -> bool:
+        before = self._quick_settings
+        try:
+            self._quick_settings = quick_settings()
+        except OSError:
+            # The working folder is gone.
+            self._quick_settings = ()
+        return bool(before) and before != self._quick_settings
 
     def _meet(self, value: Any, _: str) -> None:
         """Collect the nearest of the values that the look at an epoch's start meets."""
@@ -226,25 +239,6 @@ class StateGuard(IdleGuard):
             return False
         context = loader.multiprocessing_context or multiprocessing
         return (wanted.start_method or context.get_start_method()) == "fork"
-
-
-def process_settings() -> dict[str, str]:
-    """Return settings of the whole process that may influence samples, and are copied to workers at their start."""
-    try:
-        folder = os.getcwd()
-    except OSError:
-        folder = ""
-    return {
-        "the working folder": folder,
-        "torch's default type": str(torch.get_default_dtype()),
-        "torch's default device": str(torch.get_default_device()),
-        "the locale": locale.setlocale(locale.LC_ALL, None),
-        "the time zone": str(time.tzname),
-    }
-
-
-def _first_setting(before: dict[str, str], now: dict[str, str]) -> str:
-    return next((name for name, value in now.items() if before.get(name, value) != value), "")
 
 
 def _workers(config: Config) -> tuple[int, bool]:
