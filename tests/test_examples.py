@@ -1,59 +1,157 @@
-"""The docstring of every public name says what each argument and result is, and its example runs."""
+"""Each program of examples/ runs as it is, its first lines say what to type, and plumb tunes those that are for it."""
 
-import doctest
-import inspect
+import ast
+import os
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-import plumb
+EXAMPLES = Path(__file__).parents[1] / "examples"
+PROGRAMS = sorted(file.parent.name for file in EXAMPLES.glob("*/train.py"))
+LIBRARIES = {"images": "PIL", "lightning": "lightning", "transformers": "transformers", "tabular": "pandas"}
+# Those that use plumb themselves have tests of their own below; the others are plain programs.
+WITH_PLUMB = {"decorator", "api", "live"}
+FEWER = {"tabular": ["--houses", 1_000], "remote": ["--objects", 64]}
 
-NAMES = sorted(plumb.__all__)
+
+@pytest.fixture
+def copy(tmp_path):
+    """Copies an example's files, without its data, into the test's own folder."""
+
+    def into(name):
+        pytest.importorskip(LIBRARIES.get(name, "torch"))
+        for file in (EXAMPLES / name).glob("*.py"):
+            shutil.copy(file, tmp_path)
+
+    return into
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Runs `python train.py` as its user would, and gives what it wrote on standard output and standard error."""
+
+    def run(*arguments, **environment):
+        command = [sys.executable, "train.py", *map(str, arguments)]
+        environment = {**os.environ, **environment}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=170)
+        assert done.returncode == 0, done.stderr
+        return done.stdout, done.stderr
+
+    return run
+
+
+def epochs(out):
+    return [int(number) for number in re.findall(r"^epoch (\d+): ", out, re.MULTILINE)]
+
+
+def losses(out):
+    return re.findall(r"loss \S+", out)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_first_lines_say_what_a_program_shows_and_what_to_type(name):
+    text = ast.get_docstring(ast.parse((EXAMPLES / name / "train.py").read_text(encoding="utf-8")))
+    assert "\n\nWhat it shows: " in text
+    typed = re.findall(r"^    (?:PLUMB=off )?(?:python|plumb tune|plumb run) (\S+)", text, re.MULTILINE)
+    assert len(typed) >= 2
+    assert set(typed) == {f"examples/{name}/train.py"}
+
+
+def test_the_readme_links_every_example():
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    missing = [path.name for path in EXAMPLES.iterdir() if path.is_dir() and f"examples/{path.name}/" not in readme]
+    assert missing == []
+
+
+def small_data(name, folder):
+    """Write data for the two examples that write much, and return the arguments that name it."""
+    if name == "images":
+        image = pytest.importorskip("PIL.Image")
+        for split in ("train", "val"):
+            for kind in ("disc", "star"):
+                (folder / split / kind).mkdir(parents=True)
+                for number in range(4):
+                    image.new("RGB", (320, 240), (60 * number, 40, 90)).save(folder / split / kind / f"{number}.jpg")
+        return ["--data", folder]
+    folder.write_bytes(bytes(number % 251 if number % 2 == 0 else 1 for number in range(100_000)))
+    return ["--data", folder]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_the_example_runs(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    found = doctest.DocTestFinder(recurse=False).find(getattr(plumb, name), name, globs={"__name__": "__main__"})
-    assert [example for test in found for example in test.examples], f"{name} has no example"
-    runner = doctest.DocTestRunner()
-    for test in found:
-        said = []
-        assert runner.run(test, out=said.append).failed == 0, "".join(said)
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if name not in WITH_PLUMB])
+def test_a_plain_program_trains(name, copy, train, tmp_path):
+    copy(name)
+    data = small_data(name, tmp_path / "data") if name in ("images", "text") else []
+    out, _ = train("--epochs", 2, *data, *FEWER.get(name, []))
+    assert epochs(out) == [1, 2]
 
 
-def described():
-    """Each public function, class and method with a signature of plumb's own, by its name."""
-    for name in NAMES:
-        yield name, getattr(plumb, name)
-        if inspect.isclass(getattr(plumb, name)):
-            for member, value in vars(getattr(plumb, name)).items():
-                function = getattr(value, "__func__", value)
-                if inspect.isfunction(function) and not member.startswith("_") and (name, member) not in INNER:
-                    yield f"{name}.{member}", function
+@pytest.mark.slow
+def test_the_program_with_the_decorator_tunes_once_and_then_starts_on_its_plan(copy, train, cache_home):
+    copy("decorator")
+    few = ["--epochs", 2, "--sounds", 400]
+    out, said = train(*few)
+    assert epochs(out) == [1, 2]
+    (line,) = said.splitlines()
+    assert "SoundDataset (train.py:" in line
+    assert "tuning it once, for about 5 s" in line
+    assert len(list((cache_home / "plumb" / "plans").glob("*.json"))) == 1
+    again, said = train(*few)
+    assert (epochs(again), said) == ([1, 2], "")
+    off, said = train(*few, PLUMB="off")
+    assert (epochs(off), said) == ([1, 2], "")
 
 
-# What plumb calls itself, and what replaces a method of torch's.
-INNER = {("DataLoader", "run_on"), ("DataLoader", "check_worker_number_rationality"), ("Pipeline", "html_form")}
-DESCRIBED = dict(described())
+@pytest.mark.slow
+def test_the_program_that_calls_plumb_prints_its_report_and_trains_on_the_plan(copy, train, plumb):
+    copy("api")
+    out, said = train("--budget", 3, "--epochs", 2, "--texts", 1_000)
+    assert said == ""
+    assert epochs(out) == [1, 2]
+    assert "What limits it now is" in out or "By the model, " in out
+    assert "in torch's own arguments alone: {" in out
+    shown = plumb("report", "texts.plumb.json")
+    assert shown.code == 0, shown.err
+    assert "TextDataset" in shown.out
 
 
-@pytest.mark.parametrize("name", DESCRIBED)
-def test_every_argument_is_described(name):
-    text = inspect.getdoc(DESCRIBED[name])
-    # Most arguments of the loader are torch's, which describes them.
-    given = (
-        ["dataset", "args", "tune", "kwargs"] if name == "DataLoader" else inspect.signature(DESCRIBED[name]).parameters
-    )
-    sections = re.findall(r"^(?:Args|Attributes):\n((?:    .*\n?|\n)+)", text, re.MULTILINE)
-    lines = "".join(sections).splitlines()
-    named = [found[1] for line in lines if (found := re.match(r"    \**(\w+): \S", line))]
-    assert named == [each for each in given if each not in ("self", "cls")]
+@pytest.mark.slow
+def test_the_program_that_tunes_itself_live_trains_as_without_plumb(copy, train):
+    copy("live")
+    out, said = train("--epochs", 2, "--images", 600)
+    assert (epochs(out), said) == ([1, 2], "")
+    off, said = train("--epochs", 2, "--images", 600, PLUMB="off")
+    assert (epochs(off), said) == ([1, 2], "")
 
 
-@pytest.mark.parametrize("name", [name for name, each in DESCRIBED.items() if inspect.isfunction(each)])
-def test_every_result_is_described(name):
-    text = inspect.getdoc(DESCRIBED[name])
-    returns_none = inspect.signature(DESCRIBED[name]).return_annotation in (None, "None")
-    assert ("Returns:" in text or text.startswith("Return ")) is not returns_none
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lightning", "tabular", "remote"])
+def test_a_program_is_tuned_in_five_seconds(name, copy, plumb, tmp_path):
+    copy(name)
+    before = {path.name for path in tmp_path.iterdir()}
+    ran = plumb("tune", "--budget", 5, "train.py")
+    assert ran.code == 0, ran.err
+    assert ran.loader("train_loader").baseline.samples_per_second > 0
+    assert {path.name for path in tmp_path.iterdir()} == {*before, "train.plumb.json"}
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_is_stored_without_outputs(tmp_path, monkeypatch):
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    (file,) = (EXAMPLES / "notebook").glob("*.ipynb")
+    notebook = nbformat.read(file, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell for cell in code if cell.outputs or cell.execution_count is not None] == []
+    nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [output for cell in code for output in cell.outputs]
+    assert [output for output in shown if output.get("name") == "stderr"] == []
+    assert sum("text/html" in output.get("data", {}) for output in shown) >= 2, "the plan, and the operators"
+    printed = "".join(output.get("text", "") for output in shown)
+    assert epochs(printed)
