@@ -67,7 +67,7 @@ class ImageDataset(torch.utils.data.Dataset):
 def main():
     parser = argparse.ArgumentParser(description="Train a small network to tell the direction of stripes.")
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--images", type=int, default=2_000)
+    parser.add_argument("--images", type=int, default=1_500)
     args = parser.parse_args()
     torch.manual_seed(0)
     # The step stands in for an accelerator's, and leaves the cores to the data.

@@ -40,7 +40,7 @@ class RemoteDataset(Dataset):
 def main():
     parser = argparse.ArgumentParser(description="Train a small network on objects of a store.")
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--objects", type=int, default=600)
+    parser.add_argument("--objects", type=int, default=400)
     parser.add_argument("--workers", type=int, default=0, help="num_workers of the loader")
     args = parser.parse_args()
     torch.manual_seed(0)

@@ -14,7 +14,14 @@ import tempfile
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 SYLLABLES = ["ba", "de", "fi", "go", "ku", "la", "me", "ni", "po", "ru", "sa", "te", "vi", "wo", "zu"]
 PIECES = ["[PAD]", "[CLS]", "[SEP]", *SYLLABLES, *(first + second for first in SYLLABLES for second in SYLLABLES)]
@@ -78,6 +85,8 @@ def main():
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--workers", type=int, default=0, help="dataloader_num_workers")
     args = parser.parse_args()
+    # The step stands in for an accelerator's, and leaves the cores to the data.
+    torch.set_num_threads(1)
     config = BertConfig(
         vocab_size=len(PIECES),
         hidden_size=32,
@@ -93,6 +102,7 @@ def main():
             per_device_train_batch_size=16,
             learning_rate=2e-3,
             dataloader_num_workers=args.workers,
+            dataloader_pin_memory=torch.cuda.is_available(),
             eval_strategy="epoch",
             save_strategy="no",
             report_to="none",
@@ -102,11 +112,12 @@ def main():
         trainer = Trainer(
             model=BertForSequenceClassification(config),
             args=arguments,
-            train_dataset=ReviewDataset(2_000, seed=1),
-            eval_dataset=ReviewDataset(200, seed=2),
+            train_dataset=ReviewDataset(800, seed=1),
+            eval_dataset=ReviewDataset(100, seed=2),
             data_collator=pad_batch,
             callbacks=[PrintProgress()],
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
 
 
