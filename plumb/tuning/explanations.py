@@ -92,10 +92,9 @@ def contributed(rate: float, without: dict[str, float]) -> str:
 
 
 def untried(promising: planner.Candidate, seconds: float) -> str:
-    """Return a sentence on the model's best configuration if there was no time for any trial."""
+    """Return a sentence on the model's best configuration if there was no time to try it."""
     rate = promising.training_samples_per_second
-    what = f"try anything out; by the model, {promising.config} would reach {rate:,.0f}"
-    return _no_time(what, seconds)
+    return _no_time(f"try {promising.config}, which by the model would reach {rate:,.0f}", seconds)
 
 
 def uncompared(promising: TrialResult, seconds: float) -> str:

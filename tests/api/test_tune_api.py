@@ -183,7 +183,7 @@ def test_a_budget_in_which_nothing_can_be_tried_is_said_to_be_too_short():
 
     plan = plumb.tune(Resting(), batch_size=8, budget=0.3)
     # A look at the model's best beside the script's own may fit into the overtime.
-    words = ("did not suffice to try anything out", "in turns with your own configuration")
+    words = ("did not suffice to try ", "in turns with your own configuration")
     (told,) = (note for note in plan.entry.notes if any(each in note for each in words))
     assert "num_workers=" in told
     assert "in turns" in told or plan.config == plan.entry.baseline.config

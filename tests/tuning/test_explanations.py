@@ -10,6 +10,7 @@ from plumb.core.config import Config, Deferral, DeferredStep
 from plumb.core.plan import Claim
 from plumb.model.concurrency_climb import ClimbEnd, SourceCapacity
 from plumb.model.contributions import rates_without_each
+from plumb.model.planner import Candidate
 from plumb.tuning import explanations
 from plumb.tuning.explanations import undecided
 from plumb.tuning.iterable_sharding import Sharding
@@ -92,3 +93,9 @@ def test_only_what_is_above_1_is_said_to_be_faster():
     for sentence in sentences():
         below = [each for each in re.findall(r"([\d.]+) times as fast", sentence) if float(each) <= 1]
         assert not below or not re.search(r"\bis faster|may be better|gains\b", sentence), sentence
+
+
+def test_what_there_was_no_time_for_is_named_for_others_may_have_been_tried():
+    said = explanations.untried(Candidate(Config(4, 2), 2_600.0, 2_543.0), 5.5)
+    assert "the 5.5 s that were left did not suffice to try num_workers=4" in said
+    assert "which by the model would reach 2,543 samples/s" in said
