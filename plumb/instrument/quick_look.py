@@ -55,6 +55,10 @@ class QuickLook:
         self._differing = [place for place, (one, other) in pairs if one != other and self._in_vain.get(place, 0) >= 0]
         return any(self._in_vain.get(place, 0) < _MOST_IN_VAIN for place in self._differing)
 
+    def absorb(self) -> None:
+        """Take the present state as the one to compare with."""
+        self._before = self.sights()
+
     def was_in_vain(self) -> None:
         """Record that the differences were no lasting change, so that they are soon not checked any more."""
         for place in self._differing:

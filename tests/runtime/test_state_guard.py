@@ -26,6 +26,7 @@ Compose = pytest.importorskip("torchvision.transforms").Compose
 
 RATE = (90.0, 110.0)
 WORKERS, LASTING = Config(2, 2), Config(2, 2, persistent_workers=True)
+STORING = Config(cache=CacheChoice("sample", "memory", 2**24, 1.0))
 LEVEL = {"now": 0}
 
 
@@ -179,13 +180,15 @@ def test_a_change_far_into_an_epoch_is_found_when_a_look_is_due(monkeypatch):
 QUICKLY = {name: CHANGES[name] for name in CHANGES if name not in ("items of a list", "a dictionary in a deque")}
 
 
+@pytest.mark.parametrize("config", [WORKERS, STORING], ids=["workers", "a store in the main process"])
 @pytest.mark.parametrize("change", QUICKLY.values(), ids=QUICKLY)
-def test_a_change_far_into_an_epoch_is_not_late_though_no_look_is_due(change, monkeypatch):
+def test_a_change_far_into_an_epoch_is_not_late_though_no_look_is_due(change, config, monkeypatch):
     # As where a large dataset makes each look long.
     monkeypatch.setattr(state_guard, "_AT_LAST_SECONDS", 1e9)
     monkeypatch.setattr(state_guard, "_SHARE", 1e-9)
 
     def train(loader, begin):
+        yield from (batch.tolist() for batch in begin())
         for step, batch in enumerate(begin()):
             yield batch.tolist()
             if step == 30:
@@ -194,9 +197,10 @@ def test_a_change_far_into_an_epoch_is_not_late_though_no_look_is_due(change, mo
     def make():
         return DataLoader(Subset(ConcatDataset([Rows(400)]), range(400)), batch_size=4, collate_fn=Collate())
 
-    plain, planned, said = trained(make, train, WORKERS)
+    rewrites = Rewrites((Cut("sample", (), (), code_of_samples(make().dataset)),))
+    plain, planned, said = trained(make, train, config, rewrites)
     assert planned == plain
-    assert plain[30] != plain[31]
+    assert plain[130] != plain[131]
     assert len(said) == 1
 
 
@@ -522,9 +526,6 @@ def rewrite(loader, label):
     if loader.dataset.keep == "cached":
         labels_in.cache_clear()
     loader.dataset.labels = None
-
-
-STORING = Config(cache=CacheChoice("sample", "memory", 2**24, 1.0))
 
 
 @pytest.mark.slow

@@ -62,6 +62,8 @@ class StateGuard(IdleGuard):
         self._is_seen = False
         self._is_asked_for = False
         self._was_here = False
+        # Places that were seen to change while batches were made here.
+        self._by_samples: set[str] = set()
         self._changed_within = ""
         self._places: set[str] = set()
         self._to_be_tried = True
@@ -134,20 +136,24 @@ class StateGuard(IdleGuard):
         if self._finding is not None:
             return self._finding
         self._batches += 1
-        # Where batches are made here, samples may change such things, too. One change suffices until the next epoch.
-        may_tell = not (self._was_here or self._changed_within)
+        is_seen, self._is_seen = self._is_seen, False
+        # The quick look was taken anew after the latest batch, so what differs now is by the loop. One change suffices
+        # until the next epoch.
+        may_tell = not self._changed_within
         has_changed = may_tell and self._quick is not None and self._quick.has_changed()
         has_other_settings = may_tell and self._has_other_settings()
         is_due = has_other_settings or self._batches <= _LOOKED_AT or time.perf_counter() >= self._due_at
         if self._state is None or not (is_due or has_changed):
             return None
-        if self._was_here and not self._is_seen:
-            # Changes since then may have been made by samples, which are made here.
+        changes = self._state.glance(only_nearest=self._was_here)
+        if self._was_here and not is_seen:
+            # Samples, which are made here, may have made these changes since the latest look.
+            changes = tuple(each for each in changes if has_changed and each.place not in self._by_samples)
             self._is_asked_for = True
-            return None
-        place = _first(self._state.glance(only_nearest=self._was_here)) or self._changed_setting()
+        place = _first(changes) or self._changed_setting()
         place = place or ("" if self._own.num_workers else self._files.changed_again())
-        self._is_seen = False
+        if has_changed and self._was_here:
+            place = place or "what its samples are made from"
         self._due_at = time.perf_counter() + min(_AT_LAST_SECONDS, self._state.seconds / _SHARE)
         if not place:
             if has_changed and self._quick is not None:
@@ -171,9 +177,12 @@ class StateGuard(IdleGuard):
             # Changes by making batches are not the loop's.
             if was_here != self._was_here:
                 self._state.forget()
-            self._state.glance(only_nearest=True)
+            self._by_samples.update(change.place for change in self._state.glance(only_nearest=True))
             self._changed_setting()
             self._is_seen, self._is_asked_for = True, False
+        if self._was_here and self._quick is not None:
+            self._quick.absorb()
+            self._has_other_settings()
         return batch, self._finding
 
     # ---- when, and what
