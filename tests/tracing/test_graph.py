@@ -15,6 +15,7 @@ from sample_datasets import Detection, Doubled, Lines, Noise, Waiting, write_pic
 from torch.utils.data import ConcatDataset, DataLoader, StackDataset, Subset
 
 from plumb.api.trace import trace
+from plumb.core.errors import TuningError
 from plumb.tracing.pipeline import Flow, Operator, Pipeline
 from plumb.tracing.sample_source import TraceError
 
@@ -251,9 +252,13 @@ def test_an_inner_loop_is_not_recorded_call_by_call():
     assert "max" not in names(pipeline)
 
 
-@pytest.mark.parametrize("nothing", [[], iter([1, 2]), (n for n in [1]), 5])
-def test_what_cannot_be_traced_is_refused_in_one_line(nothing):
-    with pytest.raises(TraceError) as error:
+@pytest.mark.parametrize(
+    ("nothing", "kind"),
+    [([], TuningError), (iter([1, 2]), TraceError), ((n for n in [1]), TraceError), (5, TypeError)],
+    ids=["empty", "an iterator", "a generator", "a number"],
+)
+def test_what_cannot_be_traced_is_refused_in_one_line(nothing, kind):
+    with pytest.raises(kind) as error:
         trace(nothing)
     assert "\n" not in str(error.value)
 
