@@ -59,7 +59,7 @@ def climb_reads(
     with one_torch_thread():
         while (reads := next_reads(seen, most)) is not None:
             if time.perf_counter() + look + alone_seconds > deadline:
-                reason = "there was no time to look at more"
+                reason = "there was no time"
                 break
             try:
                 latest = reads_at_once(

@@ -17,7 +17,7 @@ from plumb.tuning.search.ledger import TrialResult
 _BATCHES_EACH = 6.0
 # A run is not begun if it takes more than this share of the remaining time for all.
 _SHARE_OF_TIME = 0.25
-_NO_TIME = "there was no time to look at more"
+_NO_TIME = "there was no time"
 
 
 def climb_workers(

@@ -10,6 +10,7 @@ from plumb.host import Limits
 from plumb.model.calibration import ProbeRun
 from plumb.model.concurrency_climb import ClimbEnd, SourceCapacity
 from plumb.model.inputs import Footprint, ModelInputs, ThreadsCost
+from plumb.tuning import explanations
 from plumb.tuning.search.calibration_runs import CalibrationRun
 from plumb.tuning.search.ledger import TrialResult
 from plumb.tuning.search.worker_climb import climb_workers
@@ -80,6 +81,7 @@ def test_where_there_is_no_time_only_one_more_step_is_allowed(seconds):
     asked, inputs = climb(lambda reads: None if reads > 2 else reads / 0.0105, Config(1, 2), seconds=seconds)
     assert len(asked) <= 2
     assert inputs.source.end is ClimbEnd.TIME
+    assert seconds or explanations.capacity(inputs.source).endswith("; more were not looked at: there was no time")
     assert inputs.samples_at_once == 2 * inputs.source.good_reads
     assert inputs.storage is None
 
