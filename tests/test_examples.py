@@ -48,10 +48,6 @@ def epochs(out):
     return [int(number) for number in re.findall(r"^epoch (\d+): ", out, re.MULTILINE)]
 
 
-def losses(out):
-    return re.findall(r"loss \S+", out)
-
-
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_first_lines_say_what_a_program_shows_and_what_to_type(name):
     text = ast.get_docstring(ast.parse((EXAMPLES / name / "train.py").read_text(encoding="utf-8")))

@@ -1,7 +1,7 @@
 """Serves made-up objects over HTTP on 127.0.0.1, as slowly as a far object store does; no account is needed.
 
-A request takes 10 ms, and 16 requests are served at once: one reader gets about 90 objects/s, and many readers together
-up to 1,600/s, as far as the CPUs allow.
+A request takes at least 10 ms, and 16 requests are served at once: one reader gets fewer than 100 objects/s, and many
+readers together fewer than 1,600/s, as far as the CPUs allow.
 
     python examples/remote/object_store.py       print the address, and serve (train.py does that by itself)
 """
