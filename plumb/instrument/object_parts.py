@@ -85,7 +85,17 @@ def attributes_of(value: Any) -> dict[str, Any]:
             if hasattr(slot, "__get__") and name not in ("__dict__", "__weakref__"):
                 with contextlib.suppress(AttributeError, TypeError):  # not set yet
                     found[name] = slot.__get__(value)
-    return found
+    return {**found, **scripted_attributes(value)} if isinstance(value, torch.jit.ScriptModule) else found
+
+
+def scripted_attributes(module: torch.jit.ScriptModule) -> dict[str, Any]:
+    """Return the plain attributes of a module that torch has compiled, which are not in its dictionary."""
+    inside, kind = vars(module).get("_c"), vars(module).get("_concrete_type")
+    if inside is None or kind is None:
+        return {}
+    # Parameters and buffers are found as those of any module.
+    values = {name: inside.getattr(name) for name in kind.get_attributes() if inside.hasattr(name)}
+    return {name: value for name, value in values.items() if type(value) in (bool, int, float, str)}
 
 
 def parts_of(value: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from plumb.instrument.callee import is_user_class
 from plumb.instrument.code_names import names_of
 from plumb.instrument.dataset_state import DatasetState
 from plumb.instrument.hidden_progress import progress_of
-from plumb.instrument.object_parts import attributes_of
+from plumb.instrument.object_parts import attributes_of, scripted_attributes
 from plumb.instrument.value_kinds import ValueKind, is_transform, kind_of
 
 _MOST_ENTRIES, _MOST_INSIDE = 300, 40
@@ -85,6 +85,8 @@ class QuickLook:
             self._entries += [(own, name) for name in attributes_of(value)] if type(own) is dict else []
             if type(own) is dict:
                 self._sized.append(own)
+            if isinstance(value, torch.jit.ScriptModule):
+                self._inside.append(partial(scripted_attributes, value))
         elif kind is ValueKind.CLASS and is_user_class(value):
             members = vars(value)
             self._entries += [(members, name) for name, item in members.items() if _is_value(name, item)]

@@ -498,6 +498,42 @@ def test_settings_that_the_loop_changes_are_seen(name, at):
     assert planned == plain
 
 
+class Gain(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = 1.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.gain
+
+
+class Scripted(Dataset):
+    """Samples by a module that torch has compiled."""
+
+    def __init__(self):
+        self.transform = torch.jit.script(Gain())
+
+    def __len__(self):
+        return 80
+
+    def __getitem__(self, index):
+        return self.transform(torch.full((2,), float(index)))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_an_attribute_of_a_compiled_module_is_seen():
+    def train(loader, begin):
+        for epoch in range(3):
+            for step, batch in enumerate(begin()):
+                yield batch.tolist()
+                if (epoch, step) == (1, 13):
+                    loader.dataset.transform.gain = 2.0
+            loader.dataset.transform.gain += 1.0
+
+    plain, planned, _ = trained(lambda: DataLoader(Scripted(), batch_size=4), train)
+    assert planned == plain
+
+
 @functools.lru_cache(maxsize=1)
 def labels_in(file):
     return json.loads(Path(file).read_text())
