@@ -1,7 +1,9 @@
 """Clocks, costs, the generators' states, bytes read, and the interpreter's lock."""
 
+import hashlib
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -48,6 +50,15 @@ def test_waiting_and_computing():
     assert waited.wait > waited.cpu
     assert computed.cpu > 0
     assert computed.wait <= computed.cpu
+
+
+def test_what_other_threads_of_the_process_compute_is_computing():
+    # As the threads of a tokenizer: the digest is made without the interpreter's lock, while this thread waits for it.
+    data = bytes(50_000_000)
+    with ThreadPoolExecutor(1) as pool:
+        _, clock = time_call(lambda: pool.submit(hashlib.sha256, data).result())
+    _, alone = time_call(lambda: hashlib.sha256(data))
+    assert clock.cpu > alone.cpu / 4
 
 
 @pytest.mark.slow
