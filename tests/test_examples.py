@@ -78,7 +78,15 @@ def small_data(name, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in PROGRAMS if name not in WITH_PLUMB])
+@pytest.mark.parametrize(
+    "name",
+    [
+        # Other tests run frameworks each time.
+        pytest.param(name, marks=pytest.mark.nightly) if name in ("lightning", "transformers") else name
+        for name in PROGRAMS
+        if name not in WITH_PLUMB
+    ],
+)
 def test_a_plain_program_trains(name, copy, train, tmp_path):
     copy(name)
     data = small_data(name, tmp_path / "data") if name in ("images", "text") else []
@@ -125,7 +133,9 @@ def test_the_program_that_tunes_itself_live_trains_as_without_plumb(copy, train)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lightning", "tabular", "remote"])
+@pytest.mark.parametrize(
+    "name", ["tabular", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("lightning", "remote"))]
+)
 def test_a_program_is_tuned_in_five_seconds(name, copy, plumb, tmp_path):
     copy(name)
     before = {path.name for path in tmp_path.iterdir()}
