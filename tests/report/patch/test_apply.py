@@ -120,6 +120,7 @@ def test_what_is_spelled_out_is_written_and_the_script_runs_with_it(name, storie
     assert not [line for line in story["made"].remarks if not line.startswith("persistent_workers=True (")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_what_comes_from_elsewhere_is_left_there_and_doing_what_is_said_gives_the_plan(name, stories):
     story = stories[name]
@@ -145,6 +146,7 @@ def without_arguments(source):
     return ast.dump(tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_diff_touches_only_the_arguments(name, stories):
     before, story = CASES[name].source, stories[name]
@@ -158,6 +160,7 @@ def test_the_diff_touches_only_the_arguments(name, stories):
     assert len(kept) >= changed_lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_second_time_changes_nothing(name, stories, tmp_path):
     _, made = applied(tmp_path, stories[name]["after"], *stories[name]["plans"])
