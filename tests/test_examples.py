@@ -81,8 +81,8 @@ def small_data(name, folder):
 @pytest.mark.parametrize(
     "name",
     [
-        # Other tests run frameworks each time.
-        pytest.param(name, marks=pytest.mark.nightly) if name in ("lightning", "transformers") else name
+        # What these show, other tests run each time.
+        name if name in ("text", "tabular") else pytest.param(name, marks=pytest.mark.nightly)
         for name in PROGRAMS
         if name not in WITH_PLUMB
     ],
@@ -111,6 +111,7 @@ def test_the_program_with_the_decorator_tunes_once_and_then_starts_on_its_plan(c
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_program_that_calls_plumb_prints_its_report_and_trains_on_the_plan(copy, train, plumb):
     copy("api")
     out, said = train("--budget", 3, "--epochs", 2, "--texts", 1_000)
@@ -124,6 +125,7 @@ def test_the_program_that_calls_plumb_prints_its_report_and_trains_on_the_plan(c
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_program_that_tunes_itself_live_trains_as_without_plumb(copy, train):
     copy("live")
     out, said = train("--epochs", 2, "--images", 600)
@@ -133,9 +135,8 @@ def test_the_program_that_tunes_itself_live_trains_as_without_plumb(copy, train)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["tabular", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("lightning", "remote"))]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["lightning", "tabular", "remote"])
 def test_a_program_is_tuned_in_five_seconds(name, copy, plumb, tmp_path):
     copy(name)
     before = {path.name for path in tmp_path.iterdir()}

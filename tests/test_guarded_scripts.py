@@ -18,7 +18,8 @@ HEADS = {
 }
 # All ways read epochs alike: the store without workers is looked at on a plan only.
 CASES = [
-    (way, name, number)
+    # The decorator puts loaders on plans as `plumb run` does: each night.
+    pytest.param(way, name, number, marks=[pytest.mark.nightly] * (way == "tuned"), id=f"{way}, {name}, {number}")
     for way in HEADS
     for name, script in SCRIPTS.items()
     for number, config in enumerate(script.configs)
@@ -49,7 +50,7 @@ def plainly(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("way", "name", "number"), CASES, ids=[f"{way}, {name}, {n}" for way, name, n in CASES])
+@pytest.mark.parametrize(("way", "name", "number"), CASES)
 def test_the_lines_are_those_of_the_plain_script(way, name, number, plainly, tmp_path):
     write(tmp_path, name, way)
     config = SCRIPTS[name].configs[number]

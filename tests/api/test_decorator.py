@@ -85,7 +85,7 @@ def use_one_worker(file):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.nightly)])
 def test_a_loader_tunes_itself_once_and_the_next_run_is_on_its_plan_at_once(method, script, tmp_path):
     body = f"""
 class Where(Numbers):

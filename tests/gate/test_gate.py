@@ -65,7 +65,7 @@ GATE = {
 _TUNED_IN_CI = ("yolo", "layered")
 _ON_A_PLAN_IN_CI = ("yolo", "recommender", "medical", "accelerated", "semi_supervised", "reinforcement", "layered")
 
-_PATCHED_IN_CI = ("recommender", "medical", "semi_supervised")
+_PATCHED_IN_CI = ("semi_supervised",)
 # Those whose patch gives workers to loaders that have none.
 _WRITTEN = ("recommender", "medical", "semi_supervised", "graphs", "accelerated", "reinforcement")
 

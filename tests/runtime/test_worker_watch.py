@@ -217,7 +217,7 @@ def test_what_a_rare_sample_changes_reaches_the_script(write, result):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("write", "result"), WRITES.values(), ids=WRITES)
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [1, pytest.param(3, marks=pytest.mark.nightly)])
 def test_what_a_rare_sample_changes_it_changes_each_time_that_it_is_asked_for(write, result, threads):
     if threads > 1 and write in OF_THREADS:
         pytest.skip("a tuning never offers threads to such samples: see tests/rewrites")

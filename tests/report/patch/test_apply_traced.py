@@ -93,6 +93,7 @@ def test_the_place_is_the_one_that_was_executed(name, folders):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", TRACED)
 def test_a_second_time_and_below_new_lines_the_same_calls_are_meant(name, folders, tmp_path):
     first = made_by(folders[name])
