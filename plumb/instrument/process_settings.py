@@ -14,32 +14,18 @@ import torch
 
 
 def process_settings() -> dict[str, Any]:
-    """Return the settings by their names for people, comparable with `==`; reading them takes microseconds.
+    """Return the settings by their names for people, comparable with `==`.
 
     Whether torch records gradients is left out: loops switch it off around their evaluations.
     """
-    try:
-        folder = os.getcwd()
-    except OSError:
-        folder = ""
-    context = decimal.getcontext()
     image_file = sys.modules.get("PIL.ImageFile")
     return {
-        "the working folder": folder,
-        "torch's default type": torch.get_default_dtype(),
+        **quick_settings(),
         "torch's default device": torch.get_default_device(),
         "torch's deterministic mode": torch.are_deterministic_algorithms_enabled(),
         "torch's precision of matrix products": torch.get_float32_matmul_precision(),
         "the way in which torch prints": repr(vars(torch._tensor_str.PRINT_OPTS)),
         "the way in which NumPy prints": repr(np.get_printoptions()),
-        "NumPy's treatment of errors": repr(np.geterr()),
-        "the context of decimal numbers": (
-            context.prec,
-            context.rounding,
-            context.Emin,
-            context.Emax,
-            repr(context.traps),
-        ),
         "the locale": locale.setlocale(locale.LC_ALL, None),
         "the time zone": time.tzname,
         "the recursion limit": sys.getrecursionlimit(),
@@ -47,7 +33,22 @@ def process_settings() -> dict[str, Any]:
     }
 
 
-def quick_settings() -> tuple[Any, ...]:
-    """Return those of the settings that are read in a few microseconds, to be compared before each batch."""
+def quick_settings() -> dict[str, Any]:
+    """Return those of the settings that are read in a few microseconds, before each batch."""
+    try:
+        folder = os.getcwd()
+    except OSError:
+        folder = ""
     context = decimal.getcontext()
-    return os.getcwd(), torch.get_default_dtype(), context.prec, context.rounding, np.geterr()
+    return {
+        "the working folder": folder,
+        "torch's default type": torch.get_default_dtype(),
+        "NumPy's treatment of errors": np.geterr(),
+        "the context of decimal numbers": (
+            context.prec,
+            context.rounding,
+            context.Emin,
+            context.Emax,
+            tuple(context.traps.values()),
+        ),
+    }

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from plumb.instrument.byte_windows import PLAIN, array_of
+from plumb.instrument.byte_windows import PLAIN, array_of, brief
 from plumb.instrument.callee import is_user_class
 from plumb.instrument.code_names import names_of
 from plumb.instrument.dataset_state import DatasetState
@@ -102,7 +102,7 @@ def _content_of(cell: CellType) -> Any:
         content = cell.cell_contents
     except ValueError:  # not set yet
         return None
-    return content if type(content) in PLAIN else id(content)
+    return brief(content)
 
 
 def _values_of(value: dict[Any, Any]) -> tuple[Any, ...]:

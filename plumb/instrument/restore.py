@@ -9,32 +9,34 @@ import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from plumb.instrument.array_copies import ArrayCopies
 from plumb.instrument.byte_windows import array_of
 from plumb.instrument.callee import is_user_class, is_user_code
-from plumb.instrument.dataset_objects import GROWING, DatasetObjects, reached
+from plumb.instrument.dataset_objects import GROWING, get_state, is_generator, reached, set_state
 from plumb.instrument.dataset_state import DatasetState
 from plumb.instrument.object_parts import roots_of
+from plumb.instrument.rng_state import restored_generators
 from plumb.instrument.value_kinds import ValueKind, kind_of
 
 # Longer collections are not restored: a dataset's index is long, and reading doesn't change it.
 _LONGEST = 1_000_000
-# Arrays and buffers up to this size are restored, and at most this many bytes in all.
-_LARGEST_BYTES, _MOST_BYTES = 1 << 20, 1 << 26
+# Of small arrays and buffers, at most this many bytes are restored.
+_MOST_BYTES = 1 << 26
 _LOOK_SECONDS = 0.3
 Undo = Callable[[], None]
 
 
+@dataclass
 class Restoration:
     """Outcome of `restored_state`: `not_restored` is the place of a change that remained; empty without one."""
 
-    not_restored = ""
+    not_restored: str = ""
 
 
 @contextmanager
@@ -46,19 +48,20 @@ def restored_state(loader: DataLoader[Any], only_samples: bool = True) -> Iterat
     but a model is trained, too, arrays are left alone, because the dataset may know the model.
     """
     samplers = _samplers(loader)
-    drawn = {id(each): each for each in (loader.generator, *(getattr(each, "generator", None) for each in samplers))}
-    generators = [(each, each.get_state()) for each in drawn.values() if isinstance(each, torch.Generator)]
+    drawn = (loader.generator, *(getattr(each, "generator", None) for each in samplers))
     roots = (*roots_of(loader), *samplers)
     found = {id(value): value for root in roots for value in (root, *reached(root))}
-    undoing = list(_undoing(found.values(), {id(each) for each in samplers}, _MOST_BYTES if only_samples else 0))
+    found |= {id(each): each for each in drawn if is_generator(each)}
+    undoing = list(_undoing(found.values(), {id(each) for each in samplers}))
+    if only_samples:
+        arrays = (array_of(value) for value in found.values() if kind_of(value) is ValueKind.ARRAY)
+        undoing.append(ArrayCopies([each for each in arrays if each is not None], _MOST_BYTES).put_back)
     state, outcome = DatasetState(roots), Restoration()
     state.look(_LOOK_SECONDS)
-    with DatasetObjects(loader.dataset).kept():
+    with restored_generators():
         try:
             yield outcome
         finally:
-            for generator, before in generators:
-                generator.set_state(before)
             for undo in undoing:
                 with contextlib.suppress(Exception):
                     undo()
@@ -95,17 +98,14 @@ def _samplers(loader: DataLoader[Any]) -> list[Any]:
 # ---- what is restored, value by value
 
 
-def _undoing(values: Iterable[Any], samplers: set[int], left: int) -> Iterator[Undo]:
-    """Yield the functions that restore the present state of values, and of arrays of `left` bytes in all."""
+def _undoing(values: Iterable[Any], samplers: set[int]) -> Iterator[Undo]:
+    """Yield the functions that restore the present state of values, except arrays."""
     for value in values:
         kind = kind_of(value)
         if isinstance(value, GROWING) and len(value) <= _LONGEST:
             yield partial(_refill, value, _items(value))
-        if kind is ValueKind.ARRAY:
-            array = array_of(value)
-            if array is not None and array.flags.writeable and array.nbytes <= min(_LARGEST_BYTES, left):
-                left -= array.nbytes
-                yield partial(_copy_back, array, array.copy())
+        if is_generator(value):
+            yield partial(set_state, value, get_state(value))
         elif kind is ValueKind.CLASS and is_user_class(value):
             yield partial(_assign_members, value, {name: item for name, item in vars(value).items() if _is_value(item)})
         elif kind is ValueKind.FUNCTION and is_user_code(value):
@@ -152,12 +152,6 @@ def _is_value(item: Any) -> bool:
     return kind_of(item) not in (ValueKind.FUNCTION, ValueKind.CLASS, ValueKind.WRAPPED) and not hasattr(
         item, "__get__"
     )
-
-
-def _copy_back(array: np.ndarray[Any, Any], before: np.ndarray[Any, Any]) -> None:
-    # Assigned only where it differs, because an assignment to shared memory may race with another process.
-    if array.tobytes() != before.tobytes():
-        array[...] = before
 
 
 def _seek(file: io.IOBase, position: int) -> None:

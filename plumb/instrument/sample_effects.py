@@ -24,6 +24,7 @@ from torch.utils.data._utils import worker
 from plumb.core.sized import length_of
 from plumb.host.forked_trial import in_child
 from plumb.host.inherited_files import DESCRIPTORS, open_descriptors, regular_files, reopen_inherited_files
+from plumb.instrument.array_copies import ArrayCopies
 from plumb.instrument.byte_windows import array_of
 from plumb.instrument.dataset_state import DatasetState
 from plumb.instrument.found_change import Change
@@ -39,8 +40,8 @@ _LARGE_SECONDS = 0.01
 _MOST_FILES = 32
 # The second index is searched among this many.
 _LOOKED_THROUGH = 64
-# Arrays up to this size are restored, in case other processes share them, and at most this many bytes in all.
-_LARGEST_BYTES, _MOST_BYTES = 1 << 20, 1 << 25
+# Small arrays are restored, in case other processes share them, and at most this many bytes in all.
+_MOST_BYTES = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _found(loader: DataLoader[Any], indices: list[Any], inherited: set[int], ski
     near = tuple(_places(loader.dataset, indices))
     look = partial(state.look, _LOOK_SECONDS, window_seconds=_LARGE_SECONDS, near=near)
     look(has_windows=False)
-    kept = _copies(state.arrays)
+    kept = ArrayCopies(state.arrays, _MOST_BYTES)
     try:
         read = _reader(loader)
         first, other = indices[0], indices[-1]
@@ -175,9 +176,7 @@ def _found(loader: DataLoader[Any], indices: list[Any], inherited: set[int], ski
             again=tuple(islice(again, _MOST_FILES)),
         )
     finally:
-        for array, before in kept:
-            if array.tobytes() != before.tobytes():
-                array[...] = before
+        kept.put_back()
 
 
 def _places(dataset: Any, indices: Iterable[Any]) -> Iterator[float]:
@@ -235,13 +234,3 @@ def _positions(inherited: set[int], not_reopened: tuple[int, ...]) -> dict[int, 
         for number, flags in regular_files()
         if number in inherited and (flags & os.O_ACCMODE == os.O_RDWR or number in not_reopened)
     }
-
-
-def _copies(arrays: list[np.ndarray[Any, Any]]) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-    """Return small arrays that may lie in shared memory, with copies of them."""
-    found, left = [], _MOST_BYTES
-    for array in arrays:
-        if array.flags.writeable and array.nbytes <= min(_LARGEST_BYTES, left):
-            left -= array.nbytes
-            found.append((array, array.copy()))
-    return found

@@ -74,7 +74,6 @@ class StateGuard(IdleGuard):
         self._nearest: list[Any] | None = None
         self._quick: QuickLook | None = None
         self._settings: dict[str, Any] = {}
-        self._quick_settings: tuple[Any, ...] = ()
         self._files = SampleFiles()
         self._renewals_in_vain = 0
 
@@ -182,7 +181,7 @@ class StateGuard(IdleGuard):
             self._is_seen, self._is_asked_for = True, False
         if self._was_here and self._quick is not None:
             self._quick.absorb()
-            self._has_other_settings()
+            self._settings.update(quick_settings())
         return batch, self._finding
 
     # ---- when, and what
@@ -192,13 +191,7 @@ class StateGuard(IdleGuard):
         return next((name for name, value in self._settings.items() if before.get(name, value) != value), "")
 
     def _has_other_settings(self) -> bool:
-        before = self._quick_settings
-        try:
-            self._quick_settings = quick_settings()
-        except OSError:
-            # The working folder is gone.
-            self._quick_settings = ()
-        return bool(before) and before != self._quick_settings
+        return any(self._settings.get(name, value) != value for name, value in quick_settings().items())
 
     def _meet(self, value: Any, _: str) -> None:
         """Collect the nearest of the values that the look at an epoch's start meets."""
