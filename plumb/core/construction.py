@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+TEXT_AT_MOST = 2000
+"""Longest source text of a call in a record; a text to be compared with it is cut alike."""
+
 
 @dataclass(frozen=True)
 class StackCall:

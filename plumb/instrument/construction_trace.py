@@ -6,10 +6,11 @@ import ast
 import os
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from types import CodeType, FrameType, ModuleType
 from typing import Any
 
-from plumb.core.construction import Construction, SkippedLines, StackCall
+from plumb.core.construction import TEXT_AT_MOST, Construction, SkippedLines, StackCall
 from plumb.core.printable import printable
 from plumb.instrument.branch_tests import locals_of, skipped_branches
 from plumb.instrument.call_site import UNKNOWN_COLUMN, call_range, is_library, nodes_of, outside_plumb
@@ -17,7 +18,6 @@ from plumb.instrument.code_names import is_users_module
 from plumb.instrument.script_settings import config_files, parsed_options
 
 _CALLS_AT_MOST = 40
-_TEXT_AT_MOST = 2000
 _COMPREHENSIONS = frozenset(("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"))
 
 
@@ -43,23 +43,32 @@ def construction_of(loader: Any, frame: FrameType | None) -> Construction:
 
 
 def _stack_call(code: CodeType, node: ast.Call, folder: str, is_direct: bool) -> StackCall:
-    called, text = ast.unparse(node.func), ast.unparse(node)
-    nodes = (each for each in nodes_of(code.co_filename) if isinstance(each, ast.Call))
-    alike = sorted(
-        (each for each in nodes if type(each.func) is type(node.func) and ast.unparse(each.func) == called),
-        key=lambda each: (each.lineno, each.col_offset),
-    )
+    calls = _spelled_calls(code.co_filename)
+    _, called, text = next(each for each in calls if _range(each[0]) == _range(node))
+    alike = [_range(each) for each, other, _ in calls if other == called and type(each.func) is type(node.func)]
     return StackCall(
         _relative(code.co_filename, folder),
         printable(code.co_name),
         node.lineno,
-        printable(text[:_TEXT_AT_MOST]),
-        printable(called[:_TEXT_AT_MOST]),
-        alike.index(node),
+        printable(text[:TEXT_AT_MOST]),
+        printable(called[:TEXT_AT_MOST]),
+        alike.index(_range(node)),
         len(alike),
-        sum(ast.unparse(each) == text for each in alike) == 1,
+        sum(other == text for _, _, other in calls) == 1,
         is_direct,
     )
+
+
+@lru_cache(maxsize=64)
+def _spelled_calls(file: str) -> tuple[tuple[ast.Call, str, str], ...]:
+    """Return the calls in a source file in order, each with what is called and the whole call as source text."""
+    calls = [node for node in nodes_of(file) if isinstance(node, ast.Call)]
+    calls.sort(key=lambda call: (call.lineno, call.col_offset))
+    return tuple((call, ast.unparse(call.func), ast.unparse(call)) for call in calls)
+
+
+def _range(node: ast.Call) -> tuple[int, int, int | None, int | None]:
+    return node.lineno, node.col_offset, node.end_lineno, node.end_col_offset
 
 
 def _calls(loader: Any, frame: FrameType | None) -> Iterator[tuple[FrameType, ast.Call | None, bool]]:
@@ -99,7 +108,7 @@ def _call_node(frame: FrameType, inner: FrameType | None) -> ast.Call | None:
     calls = [node for node in nodes_of(frame.f_code.co_filename) if isinstance(node, ast.Call)]
     if column != UNKNOWN_COLUMN:
         at = (line, column, end_line, end_column)
-        return next((c for c in calls if (c.lineno, c.col_offset, c.end_lineno, c.end_col_offset) == at), None)
+        return next((call for call in calls if _range(call) == at), None)
     around = [call for call in calls if call.lineno <= line <= (call.end_lineno or call.lineno)]
     name = inner.f_code.co_name if inner is not None else ""
     named = [call for call in around if name and ast.unparse(call.func).rpartition(".")[2] == name]

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
-from plumb.core.config import Config
 from plumb.core.plan import LoaderResult, StepShares
 from plumb.core.units import format_rate, format_seconds
 from plumb.model.simulator import MAIN, STEP
@@ -108,7 +107,7 @@ def _trial(row: TriedRow, scale: float, baseline: Markup) -> Markup:
         drawn.append(tag("div", class_="guess", style=f"left:{_percent(trial.predicted_samples_per_second / scale)}"))
     if trial.samples_per_second:
         drawn.append(tag("div", class_="dot", style=f"left:{_percent(trial.samples_per_second / scale)}"))
-    role = "winner" if row.is_chosen else "own" if row.is_own else ""
+    role = _role(row.is_chosen, row.is_own)
     badge = tag("em", {"winner": "chosen", "own": "yours"}[role], class_="badge") if role else None
     # The badge says whose row it is.
     remark = row.remark.removeprefix("chosen: ").removeprefix("yours: ")
@@ -117,10 +116,8 @@ def _trial(row: TriedRow, scale: float, baseline: Markup) -> Markup:
     return _row(name, drawn, rate, role)
 
 
-def _role(config: Config, loader: LoaderResult) -> str | None:
-    if config == loader.tuned.config:
-        return "winner"
-    return "own" if config == loader.baseline.config else None
+def _role(is_chosen: bool, is_own: bool) -> str:
+    return "winner" if is_chosen else "own" if is_own else ""
 
 
 def predicted(loader: LoaderResult) -> Markup | None:
@@ -159,9 +156,8 @@ def predicted(loader: LoaderResult) -> Markup | None:
     for measured, said, trial in points:
         x, y = place(measured, said)
         told = f"{short(trial.config)}\nmeasured {format_rate(measured)}, predicted {format_rate(said)}"
-        shapes.append(
-            tag("circle", tag("title", told), class_=f"point {_role(trial.config, loader)}", cx=x, cy=y, r=5.0)
-        )
+        role = _role(trial.config == loader.tuned.config, trial.config == loader.baseline.config)
+        shapes.append(tag("circle", tag("title", told), class_=f"point {role}", cx=x, cy=y, r=5.0))
     axes = (
         tag("text", "measured, samples/s", class_="axis", x=_PLOT_LEFT + side, y=bottom + 34, text_anchor="end"),
         tag("text", "predicted", class_="axis", x=_PLOT_LEFT + 6, y=_PLOT_MARGIN + 12),

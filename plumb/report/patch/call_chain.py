@@ -9,7 +9,8 @@ from typing import Any
 
 import libcst as cst
 
-from plumb.core.construction import Construction, StackCall
+from plumb.core.config import Config
+from plumb.core.construction import TEXT_AT_MOST, Construction, StackCall
 from plumb.core.plan import LoaderResult
 from plumb.report.framework_settings import framework_setting
 from plumb.report.patch.source_file import (
@@ -23,9 +24,8 @@ from plumb.report.patch.source_file import (
     normal,
     positional_parameters,
 )
-from plumb.report.patch.sources import Sources
+from plumb.report.patch.sources import Sources, check_only
 
-_TEXT_AT_MOST = 2000
 _TUNED = ("num_workers", "prefetch_factor", "persistent_workers", "pin_memory", "in_order")
 
 
@@ -94,7 +94,7 @@ def traced(sources: Sources, loader: LoaderResult) -> tuple[LoaderCall, Lookup] 
     if not first.is_direct:
         by = loader.library or "other code"
         setting = framework_setting(loader)
-        instead = f"write {setting}" if setting else f"give it {_words(loader)}"
+        instead = f"write {setting}" if setting else f"give it {spelled(loader.config)}"
         raise SourceError(f"is made by {by}, called at {first.file}:{first.line}: {instead}")
     links = list(_links(sources, construction))
     at = Lookup(loader.name, sources, construction, tuple(links))
@@ -144,16 +144,12 @@ def _find(source: SourceFile, wanted: StackCall) -> cst.Call:
         return same[0]
     if len(alike) == wanted.count and alike[wanted.number] in in_scope:
         return alike[wanted.number]
-    if not in_scope:
-        raise SourceError(f"{source.path.name} has no call that makes it; a library may. Tune again if you moved it")
-    if len(in_scope) > 1:
-        lines = ", ".join(str(source.line(call)) for call in in_scope)
-        raise SourceError(f"is not there any more, and may be any of lines {lines} of {source.path.name}; tune again")
+    check_only(source, [source.line(call) for call in in_scope])
     return in_scope[0]
 
 
 def _text(source: SourceFile, expression: cst.BaseExpression) -> str:
-    return normal(source.code(expression))[:_TEXT_AT_MOST]
+    return normal(source.code(expression))[:TEXT_AT_MOST]
 
 
 def _is_in(source: SourceFile, call: cst.Call, scope: str) -> bool:
@@ -210,5 +206,6 @@ def _torch_name(call: LoaderCall, index: int) -> str | None:
     return call.parameters[index] if call.parameters and index < len(call.parameters) else None
 
 
-def _words(loader: LoaderResult) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in loader.config.loader_arguments().items())
+def spelled(config: Config) -> str:
+    """Return a configuration as torch's keyword arguments, as one would type them."""
+    return ", ".join(f"{name}={value!r}" for name, value in config.loader_arguments().items())

@@ -16,7 +16,7 @@ from plumb.core.atomic_file import replace_file
 from plumb.core.config import Config
 from plumb.core.plan import LoaderResult, Plan
 from plumb.core.units import format_rate
-from plumb.report.patch.call_chain import Lookup, traced
+from plumb.report.patch.call_chain import Lookup, spelled, traced
 from plumb.report.patch.call_edit import Advice, amend, arguments_of, literal_argument
 from plumb.report.patch.shared_origins import Located, SharedOrigins
 from plumb.report.patch.source_file import UNKNOWN, LoaderCall, SourceError, SourceFile
@@ -190,15 +190,11 @@ def _check(source: SourceFile, call: LoaderCall, loader: LoaderResult) -> None:
     if call.parameters is None and len(plain) > 1:
         raise SourceError(
             f"{source.code(call.node.func)} may have positional arguments of its own; write there yourself: "
-            f"{_words(loader.config)}"
+            f"{spelled(loader.config)}"
         )
     size = literal_argument(source, call, "batch_size")
     if size is not UNKNOWN and loader.batch_size is not None and size != loader.batch_size:
         raise SourceError(f"has batch_size={size}, the plan was made for {loader.batch_size}; tune again")
-
-
-def _words(config: Config) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in config.loader_arguments().items())
 
 
 def _lines(text: str) -> list[str]:

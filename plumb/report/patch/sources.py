@@ -118,9 +118,14 @@ def _choose(source: SourceFile, loader: LoaderResult, loaders: Sequence[LoaderRe
         lambda: [call for call in calls if call.name not in others],
     ]
     found = next((found for step in steps if (found := step())), [])
-    if not found:
-        raise SourceError(f"{source.path.name} has no call that makes it; a library may. Tune again if you moved it")
-    if len(found) > 1:
-        lines = ", ".join(str(call.line) for call in found)
-        raise SourceError(f"is not there any more, and may be any of lines {lines} of {source.path.name}; tune again")
+    check_only(source, [call.line for call in found])
     return found[0]
+
+
+def check_only(source: SourceFile, lines: Sequence[int]) -> None:
+    """Raise SourceError unless one call was found; `lines` are those of all that were."""
+    if not lines:
+        raise SourceError(f"{source.path.name} has no call that makes it; a library may. Tune again if you moved it")
+    if len(lines) > 1:
+        shown = ", ".join(map(str, lines))
+        raise SourceError(f"is not there any more, and may be any of lines {shown} of {source.path.name}; tune again")
