@@ -23,10 +23,10 @@ from analysis.pipelines.pipeline import Pipeline
 from analysis.results import Effort, publish, say, table
 from analysis.tuned import tune_loader
 from plumb.core.config import Config
+from plumb.core.thresholds import EQUAL
 from plumb.host.pinned_memory import pinned
 from plumb.tuning.loader_under_test import TrainingStep
 from plumb.tuning.measure.throughput import Chunk, IndexStream
-from plumb.tuning.search.decision import EQUAL
 
 FULL, QUICK = Effort(3, 4.0, 45.0), Effort(1, 1.0, 10.0)
 _MODELS = ("resnet18", "resnet50")

@@ -13,13 +13,14 @@ import click
 
 from plumb.cli.usage import Group, misplaced_options
 from plumb.core.errors import OutputError
+from plumb.core.thresholds import LONGEST_BUDGET_SECONDS
 from plumb.host import standard_streams
 
 _SCRIPT: dict[str, Any] = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
-# No host, loop or tuning has more, so that a larger number is a mistake.
-_MOST_SECONDS, _MOST_CPUS, _MOST_RATE = 1e7, 1e5, 1e12
+# No host or loop has more, so that a larger number is a mistake.
+_MOST_CPUS, _MOST_RATE = 1e5, 1e12
 
 
 class _Number(click.FloatRange):
@@ -32,7 +33,7 @@ class _Number(click.FloatRange):
         return number
 
 
-_SECONDS = _Number(min=1, max=_MOST_SECONDS)
+_SECONDS = _Number(min=1, max=LONGEST_BUDGET_SECONDS)
 _CPUS = _Number(min=0, min_open=True, max=_MOST_CPUS)
 _RATE = _Number(min=0, min_open=True, max=_MOST_RATE)
 

@@ -5,22 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from plumb.core.plan import LoaderResult, LoopGain, Rejection
+from plumb.core.thresholds import CROWD_CPUS, NOTHING_TO_GAIN, WIDE
 from plumb.report.wording import change, short, starts_count, times
 
-# Below this share of waiting nothing can be gained, and none of it needs a reason.
-WAITS_FOR_NOTHING = 0.03
 # Smallest ratio that is printed as more than 1.
 _VISIBLY_MORE = 1.005
-# Other processes that take this many CPUs make a host a busy one.
-_BUSY_CPUS = 0.1
-# Bounds of a ratio that are further apart than this multiple tell nothing.
-_WIDE = 20.0
 _LOOP, _ALONE = "your loop", "the loader alone"
 
 
 @dataclass(frozen=True)
 class _Gain:
-    """Ratio of rates that a answer is about: whose rates they are, and how sure the ratio is."""
+    """Ratio of rates that an answer is about: whose rates they are, and how sure the ratio is."""
 
     whose: str
     ratio: float
@@ -118,7 +113,7 @@ def _why_not_used(loader: LoaderResult) -> str:
 
 def _could_not_tell(open_one: Rejection, budget_option: str) -> str:
     """Return that a candidate may be better, its bounds, and the budget that would probably settle it."""
-    host = " on this busy host" if open_one.others_cpus >= _BUSY_CPUS else ""
+    host = " on this busy host" if open_one.others_cpus >= CROWD_CPUS else ""
     what, whose = short(open_one.config), _LOOP if open_one.in_loop else _ALONE
     more = f"; try {budget_option}{open_one.enough_seconds:.0f}" if open_one.enough_seconds is not None else ""
     if open_one.gain is None:
@@ -128,7 +123,7 @@ def _could_not_tell(open_one: Rejection, budget_option: str) -> str:
 
 def has_bounds(gain: LoopGain) -> bool:
     """Return whether the bounds of a ratio tell anything."""
-    return gain.interval is not None and gain.interval[1] <= _WIDE * gain.interval[0]
+    return gain.interval is not None and gain.interval[1] <= WIDE * gain.interval[0]
 
 
 def _bounds(gain: LoopGain) -> str:
@@ -144,7 +139,7 @@ def _bounds(gain: LoopGain) -> str:
 
 def _why_unchanged(loader: LoaderResult) -> str:
     waits = waiting_share(loader)
-    if waits is not None and waits <= WAITS_FOR_NOTHING:
+    if waits is not None and waits <= NOTHING_TO_GAIN:
         return f"your loop waits for data {waits:.1%} of its time"
     waiting = f"your loop waits for data {waits:.0%} of its time, but " if waits is not None else ""
     return waiting + _why_nothing_better(loader)

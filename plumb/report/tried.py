@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from plumb.core.plan import LoaderResult, Rejection, Trial
+from plumb.core.thresholds import EQUAL, NOISE
 from plumb.core.units import format_rate
 from plumb.report.answer import has_bounds, is_offered
 from plumb.report.wording import last_of_each, times, told_apart
@@ -18,10 +19,6 @@ _HOW = {
     "stopped early: slower": "one run, ended early: slower than the best so far",
 }
 _STOPPED = "stopped early"
-# Rates of single runs that differ by less than this share don't show which one is better.
-_NOISE = 0.10
-# Rates that differ by less than this share count as equal.
-_EQUAL = 0.02
 
 
 @dataclass(frozen=True)
@@ -76,9 +73,9 @@ def _why_not(loader: LoaderResult, trial: Trial) -> str:
     chosen_trial = next((each for each in reversed(loader.trials) if each.config == chosen), None)
     if chosen_trial is not None and trial.loop_samples_per_second and chosen_trial.loop_samples_per_second:
         there, here = trial.loop_samples_per_second, chosen_trial.loop_samples_per_second
-        if there <= here * (1 + _EQUAL):
+        if there <= here * (1 + EQUAL):
             step = loader.step_samples_per_second
-            if step is not None and there >= step * (1 - _EQUAL):
+            if step is not None and there >= step * (1 - EQUAL):
                 return f"faster alone, but your step takes no more than {format_rate(step)}"
             return f"faster alone, not over a training: {format_rate(there)}, by the model"
     low, high = (chosen_trial or loader.tuned).interval or loader.tuned.interval
@@ -90,7 +87,7 @@ def _why_not(loader: LoaderResult, trial: Trial) -> str:
         return "faster alone; only the best of all is tried in your loop, and was not chosen"
     if trial.outcome in _IN_TURNS:
         return "faster alone; not tried in your loop" if loader.end_to_end is not None else "faster, but not surely"
-    if _rate(trial) <= _chosen_rate(loader) * (1 + _NOISE):
+    if _rate(trial) <= _chosen_rate(loader) * (1 + NOISE):
         return "faster by less than single runs vary, 10%"
     return "faster alone, in one run; not compared in turns"
 

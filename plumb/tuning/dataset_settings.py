@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from plumb.core.thresholds import LONGEST_BUDGET_SECONDS
 from plumb.core.units import is_number
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 # `help()` leaves out names with a single underscore.
 _MARK = "_plumb_tuned"
 USUAL_BUDGET_SECONDS = 30.0
-_MOST_SECONDS = 1e7
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Settings:
 
 
 def check_budget(seconds: Any) -> None:
-    """Refuse a budget that is neither None nor a number of seconds above 0 and below `_MOST_SECONDS`.
+    """Refuse a budget that is neither None nor a number of seconds above 0 and below `LONGEST_BUDGET_SECONDS`.
 
     Raises:
         TypeError: It is no number.
@@ -73,10 +73,9 @@ def check_budget(seconds: Any) -> None:
         return
     if not is_number(seconds):
         raise TypeError(f"budget={seconds!r}: it is a number of seconds, for example budget=30")
-    if not 0 < seconds <= _MOST_SECONDS:
-        raise ValueError(
-            f"budget={seconds!r}: it is a number of seconds above 0 and up to {_MOST_SECONDS:,.0f}, such as budget=30"
-        )
+    if not 0 < seconds <= LONGEST_BUDGET_SECONDS:
+        most = f"{LONGEST_BUDGET_SECONDS:,.0f}"
+        raise ValueError(f"budget={seconds!r}: it is a number of seconds above 0 and up to {most}, such as budget=30")
 
 
 def is_off() -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from plumb.core.config import Config, Deferral
 from plumb.core.plan import Claim
+from plumb.core.thresholds import CROWD_CPUS, WIDE
 from plumb.core.units import format_bytes, format_pairs, format_seconds
 from plumb.model import planner
 from plumb.model.concurrency_climb import ClimbEnd, SourceCapacity
@@ -22,10 +23,8 @@ from plumb.tuning.search.ledger import TrialResult
 _BINDS = 1.05
 # The fewest connections are reported that reach this share of the highest rate.
 _NEXT_TO_ALL = 0.95
-# A load of other processes below this explains nothing. An undecided comparison needs this multiple of the time.
-_CROWD_CPUS, _LONGER = 0.1, 3
-# Bounds of a ratio that are further apart than this multiple tell nothing.
-_WIDE = 20.0
+# An undecided comparison needs this multiple of the time.
+_LONGER = 3
 _FIELDS = {
     "memory": "memory_bytes",
     "shared memory": "shm_bytes",
@@ -187,7 +186,7 @@ def undecided(
     doubt = f"whether {candidate} is better is open" if is_slower else f"{candidate} may be better"
     known = f"{what} ran {_times(ratio)}" if ratio else "there was no time left to try it in your loop"
     waits = f"your loop waits for data {waiting:.0%} of its time, and " if waiting is not None else ""
-    crowd = f"; other processes took {others_cpus:.1f} CPUs meanwhile" if others_cpus >= _CROWD_CPUS else ""
+    crowd = f"; other processes took {others_cpus:.1f} CPUs meanwhile" if others_cpus >= CROWD_CPUS else ""
     return f"{waits}{doubt}: {known}{crowd}. More time settles it: --budget {enough_seconds(budget_seconds):.0f}"
 
 
@@ -203,7 +202,7 @@ def _basis(is_measured: bool) -> str:
 def _times(ratio: PairedRatio) -> str:
     low, high = ratio.interval
     pairs = format_pairs(ratio.pairs)
-    is_wide = ratio.is_bounded and high > _WIDE * low
+    is_wide = ratio.is_bounded and high > WIDE * low
     unsure = f"in {pairs}, too {'unequal' if is_wide else 'few'} to be sure"
     bounds = f"{low:.2f} to {high:.2f} in {pairs}" if ratio.is_bounded and not is_wide else unsure
     return f"{ratio.ratio:.2f} times as fast ({bounds})"

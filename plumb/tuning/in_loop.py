@@ -16,6 +16,7 @@ from plumb.core.config import Config
 from plumb.core.errors import UsersError
 from plumb.core.log import logger
 from plumb.core.plan import Claim, EndToEnd, LoaderResult, Measured, Rejection, RejectionCause
+from plumb.core.thresholds import EQUAL
 from plumb.host import Limits
 from plumb.host.cpu_load import OthersLoad
 from plumb.host.malloc import baseline_malloc
@@ -50,7 +51,6 @@ from plumb.tuning.overtime import late_seconds
 from plumb.tuning.plain_plan import compare_plain_in_loop, plain_result
 from plumb.tuning.restraint import changed_by_loop
 from plumb.tuning.script_forecast import between_epochs
-from plumb.tuning.search.decision import EQUAL
 from plumb.tuning.spending import Spending
 from plumb.tuning.tuner import Tuner
 

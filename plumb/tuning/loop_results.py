@@ -8,6 +8,7 @@ from statistics import mean
 
 from plumb.core.config import Config
 from plumb.core.plan import EndToEnd, Measured, Rate, Rejection, StepShares
+from plumb.core.thresholds import NOISE, NOTHING_TO_GAIN
 from plumb.model import stall_shares
 from plumb.tuning import explanations
 from plumb.tuning.loader_under_test import TrainingStep, TuningResult
@@ -15,7 +16,6 @@ from plumb.tuning.measure.collective_wait import shows_collective_waits
 from plumb.tuning.measure.loop_comparison import LoopComparison
 from plumb.tuning.measure.throughput import rate_of
 from plumb.tuning.measure.training_loop import LoopReading
-from plumb.tuning.search.decision import NOISE, NOTHING_TO_GAIN
 
 # With this many interleaved windows of the loop, its first reading, possibly an outlier, is left out.
 _TURNS_THAT_TELL = 2

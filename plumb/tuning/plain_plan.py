@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from plumb.core.config import Config
 from plumb.core.plan import LoopGain, Measured, PlainMeasured
+from plumb.core.thresholds import EQUAL
 from plumb.model import planner
 from plumb.model.inputs import ModelInputs, SearchSpace
 from plumb.tuning.loader_under_test import TuningResult
@@ -39,7 +40,7 @@ def plain_worth_trying(
     ranked = planner.rank(search_space.plainly(), inputs, within_seconds).best
     plain = [reading for reading in readings if _is_measured_plain(reading)]
     known = max((reading.loop_rate for reading in plain), default=0.0)
-    if not ranked or ranked[0].training_samples_per_second <= known * (1 + decision.EQUAL):
+    if not ranked or ranked[0].training_samples_per_second <= known * (1 + EQUAL):
         return None
     is_measured = any(while_running(reading.config) == while_running(ranked[0].config) for reading in plain)
     return None if is_measured else ranked[0].config

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from plumb.core.config import Config
 from plumb.core.errors import TuningError, UsersError, one_line
 from plumb.core.plan import Rate
+from plumb.core.thresholds import EQUAL
 from plumb.host.process_control import share_temporary_folder
 from plumb.host.process_memory import MemoryTaken
 from plumb.instrument.fork_safety import HandleSnapshot
@@ -265,7 +266,7 @@ class Trials:
                     [in_a_training(reading, other) for reading, other in zip(finalists[1:], others, strict=True)]
                 )
             promises = max((other.samples_per_second for other in others), default=0.0)
-            return turns >= _TURNS_ENOUGH and promises <= own.samples_per_second * (1 + decision.EQUAL)
+            return turns >= _TURNS_ENOUGH and promises <= own.samples_per_second * (1 + EQUAL)
 
         configs = [reading.config for reading in finalists]
         if constraints.fit_together(configs, self.corrected(inputs)):

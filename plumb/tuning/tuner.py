@@ -21,6 +21,7 @@ from plumb.core.errors import StoreError, TuningError, UsersError
 from plumb.core.events import Event, Phase, TrialDone
 from plumb.core.log import logger
 from plumb.core.plan import LoaderResult, Measured, Trial
+from plumb.core.thresholds import EQUAL, NOISE, NOTHING_TO_GAIN
 from plumb.host import Machine
 from plumb.host.cpu_load import OthersLoad
 from plumb.host.process_memory import MemoryGrowth
@@ -402,7 +403,7 @@ class Tuner:
                 deadline=self._searched_by(),
                 worth_until=self._begun + worth_seconds(ways, self.window_seconds),
                 seed=self.options.seed,
-                enough=resource_bounds.fed_rate(inputs) * (1 - decision.EQUAL),
+                enough=resource_bounds.fed_rate(inputs) * (1 - EQUAL),
                 dear_seconds=_DEAR_SHARE * self.seconds,
             )
         except StudyError as error:
@@ -410,7 +411,7 @@ class Tuner:
         if len(readings) == len(known):
             ledger, ranked = self._trials.ledger, planner.rank(search_space, inputs).best
             not_failed = [each for each in ranked if not ledger.has_failed(each.config)]
-            worth_rate = own.loop_rate * (1 + decision.NOISE)
+            worth_rate = own.loop_rate * (1 + NOISE)
             self._untried = [each for each in not_failed[:1] if each.training_samples_per_second > worth_rate]
         return readings
 
@@ -586,7 +587,7 @@ class Tuner:
 
     @property
     def _has_nothing_to_gain(self) -> bool:
-        return self.subject.waiting_share is not None and self.subject.waiting_share <= decision.NOTHING_TO_GAIN
+        return self.subject.waiting_share is not None and self.subject.waiting_share <= NOTHING_TO_GAIN
 
     def _say(self, text: str) -> None:
         _log.info("%s: %s", self.subject.name, text)

@@ -21,6 +21,7 @@ from plumb.core.config import Config
 from plumb.core.errors import one_line
 from plumb.core.log import logger
 from plumb.core.plan import Trial
+from plumb.core.thresholds import EQUAL, NOISE, NOTHING_TO_GAIN
 from plumb.host.process_memory import pages
 from plumb.host.shared_memory_cost import fresh_seconds_per_byte
 from plumb.instrument import failure_report
@@ -33,7 +34,6 @@ from plumb.tuning.live.background_search import BackgroundSearch
 from plumb.tuning.live.candidates import Batches, inputs_from_readings, worth_trying
 from plumb.tuning.live.meter import Delivery, Meter, MeteredLoop, MeteredRounds
 from plumb.tuning.measure.sample_cost import batch_bytes
-from plumb.tuning.search.decision import EQUAL, NOISE, NOTHING_TO_GAIN
 from plumb.tuning.search.ledger import while_running
 from plumb.tuning.search.search_space import WorkerStart, why_handles_matter, worker_start
 

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from plumb.core.thresholds import EQUAL, NOISE
 from plumb.model import planner, resource_bounds
 from plumb.model.inputs import ModelInputs
 from plumb.tuning.search.ledger import TrialResult, while_running
 
-# Rates of single runs that differ by less than this share (10 %) don't show which one is better.
-NOISE = 0.10
-# If the loop waits for less than this share of its time, no configuration can gain a measurable amount.
-NOTHING_TO_GAIN = 0.03
 # No host's speed drifts by this factor between two measurements.
 _BEYOND_DRIFT = 3.0
-# Rates that differ by less than this share count as equal: the cheaper configuration is chosen.
-EQUAL = 0.02
 # A configuration slower by at most this share may still be as fast if its interval reaches the best one's rate.
 _HARDLY_LESS = 0.03
 OVERTIME_SECONDS = 5.0

@@ -19,9 +19,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from plumb.core.config import Config
 from plumb.core.errors import one_line
 from plumb.core.plan import Trial
+from plumb.core.thresholds import NOISE
 from plumb.model import resource_bounds
 from plumb.model.planner import Ranking
-from plumb.tuning.search import decision
 from plumb.tuning.search.ledger import TrialResult, while_running
 from plumb.tuning.search.optuna_space import Space
 from plumb.tuning.search.stopping import RatePair, expected_gain, model_error
@@ -103,7 +103,7 @@ class _StudySearch:
         """Return whether `config` was measured, or was clearly worse than the best of an earlier tuning."""
         if config in self.readings:
             return True
-        worst = max(self._remembered.values(), default=0.0) * (1 - decision.NOISE)
+        worst = max(self._remembered.values(), default=0.0) * (1 - NOISE)
         return config in self._remembered and self._remembered[config] < worst
 
     def sooner(self, config: Config, dear_seconds: float) -> Config | None:
