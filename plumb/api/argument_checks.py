@@ -11,6 +11,7 @@ from plumb.core.errors import TuningError
 from plumb.core.sized import length_of
 from plumb.core.units import is_number, parse_size
 from plumb.host import Limits
+from plumb.host.folder_check import existing_part, why_no_files
 
 Size = str | float
 """A size: text such as "8GiB", or a number of bytes."""
@@ -127,7 +128,6 @@ def folder_of(name: str, given: str | os.PathLike[str] | None) -> str | None:
     folder = Path(os.path.abspath(given))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{name}={os.fspath(given)!r} is a file: name a folder")
-    existing = next(each for each in (folder, *folder.parents) if each.exists())
-    if not os.access(existing, os.W_OK | os.X_OK):
+    if why_no_files(existing_part(folder)):
         raise ValueError(f"{name}={os.fspath(given)!r} can't be written to: name a folder of your own")
     return str(folder)

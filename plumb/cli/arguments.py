@@ -6,12 +6,12 @@ import ast
 import importlib.util
 import os
 import sys
-import tempfile
 import tokenize
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from plumb.core.errors import CommandError
+from plumb.host.folder_check import existing_part, why_no_files
 from plumb.tuning.child_orders import Target
 
 
@@ -53,18 +53,11 @@ def check_folder(folder: Path, refusal: str, may_be_new: bool = False) -> None:
 
     With `may_be_new`, the folder itself may still have to be made.
     """
-    existing = folder
-    while may_be_new and not existing.exists() and existing != existing.parent:
-        existing = existing.parent
+    existing = existing_part(folder) if may_be_new else folder
     if not existing.is_dir():
         raise CommandError(f"{existing} is not a folder: {refusal}", 2)
-    try:
-        # Only an attempt shows what a read-only mount, a full disk or a special file system refuses.
-        tempfile.TemporaryFile(dir=existing).close()
-    except OSError as error:
-        raise CommandError(
-            f"{folder} takes no files ({(error.strerror or str(error)).lower()}): {refusal}", 2
-        ) from None
+    if why := why_no_files(existing):
+        raise CommandError(f"{folder} takes no files ({why}): {refusal}", 2)
 
 
 def _spec_of(name: str) -> ModuleSpec | None:
