@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plumb.core.plan import LoaderResult, LoopGain, Rejection
+from plumb.core.plan import LoaderResult, LoopGain, Plan, Rejection
 from plumb.core.thresholds import CROWD_CPUS, NOTHING_TO_GAIN, WIDE
 from plumb.report.wording import change, short, starts_count, times
 
@@ -59,6 +59,11 @@ def _ratios(loader: LoaderResult) -> list[float]:
 def waiting_share(loader: LoaderResult) -> float | None:
     """Return the share of its time that the loop waits for data on the script's own configuration; None if unknown."""
     return loader.end_to_end.baseline_waiting_share if loader.end_to_end else None
+
+
+def budget_option(plan: Plan) -> str:
+    """Return how the user gives a tuning more time: on the command line, or in Python."""
+    return "--budget " if plan.script else "budget="
 
 
 def answer(loader: LoaderResult, budget_option: str = "--budget ") -> str:

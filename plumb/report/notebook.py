@@ -16,6 +16,7 @@ from plumb.report.wording import (
     arguments,
     bottleneck,
     by_the_clock,
+    capital,
     plain_gain,
     short,
     written_config,
@@ -72,7 +73,7 @@ def plan_html(loader: LoaderResult, explained: str) -> str:
         for (label, side), (rate, interval) in zip(sides, measured, strict=False)
     ]
     told = answer(loader, "budget=")
-    bold = f"<b>{escape(told[:1].upper() + told[1:])}.</b>"
+    bold = f"<b>{escape(capital(told))}.</b>"
     bold += "".join(f" {escape(line)}" for line in by_the_clock(loader)) if changed else ""
     why = escape(bottleneck(loader))
     config = written_config(loader)

@@ -16,7 +16,7 @@ from rich.text import Text
 from plumb.core.device_profile import DeviceProfile
 from plumb.core.plan import LoaderResult, Plan
 from plumb.core.units import format_bytes, format_rate, format_seconds
-from plumb.report.answer import answer, is_changed, is_offered, waiting_share
+from plumb.report.answer import answer, budget_option, is_changed, is_offered, waiting_share
 from plumb.report.framework_settings import framework_setting
 from plumb.report.output import PLAIN_WIDTH, as_plain_text
 from plumb.report.terminal_device import render as render_device
@@ -26,6 +26,7 @@ from plumb.report.wording import (
     arguments,
     bottleneck,
     by_the_clock,
+    capital,
     command,
     cost,
     how_to_use,
@@ -58,12 +59,11 @@ def render(plan: Plan, plan_path: str, width: int = PLAIN_WIDTH) -> RenderableTy
 
 
 def _answers(plan: Plan) -> Iterable[RenderableType]:
-    option = "--budget " if plan.script else "budget="
     for loader in plan.loaders:
-        told = answer(loader, option)
+        told = answer(loader, budget_option(plan))
         style = "bold green" if is_offered(loader) else "yellow" if loader.undecided else "bold"
         name = f"{loader.name}: " if len(plan.loaders) > 1 else ""
-        yield Text.assemble(name, (told if name else told[:1].upper() + told[1:], style))
+        yield Text.assemble(name, (told if name else capital(told), style))
 
 
 def _loader(loader: LoaderResult, bar_cells: int) -> Iterable[RenderableType]:

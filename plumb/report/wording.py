@@ -116,6 +116,11 @@ def listed(words: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
+def capital(words: str) -> str:
+    """Return words with a capital at their beginning."""
+    return words[:1].upper() + words[1:]
+
+
 def times(ratio: float) -> str:
     """Return a ratio with as many digits as a reader needs, and never 1 for what is less."""
     if 0.995 <= ratio < 1:

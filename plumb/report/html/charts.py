@@ -12,7 +12,7 @@ from plumb.model.simulator import MAIN, STEP
 from plumb.model.timeline import Timeline
 from plumb.report.html.markup import Content, Markup, tag
 from plumb.report.tried import TriedRow, tried
-from plumb.report.wording import RESOURCES, SHARES, last_of_each, percent, short, whole
+from plumb.report.wording import RESOURCES, SHARES, capital, last_of_each, percent, short, whole
 
 # Bounds above this multiple of the present rate are cut off, because their true length shows nothing.
 _SCALE_OF_BOUNDS = 4.0
@@ -44,7 +44,7 @@ def bounds(loader: LoaderResult, before: float | None, now: float) -> Markup:
         kind = "bar binding" if resource == predicted.bottleneck else "bar"
         kind += " beyond" if bound > scale else ""
         bar = tag("div", class_=kind, style=f"width:{_percent(min(1.0, bound / scale))}")
-        rows.append(_row(_capital(RESOURCES.get(resource, resource)), (bar, *marks), format_rate(bound)))
+        rows.append(_row(capital(RESOURCES.get(resource, resource)), (bar, *marks), format_rate(bound)))
     legend = [_key("line now", f"measured now, {format_rate(now)}")]
     if before is not None:
         legend.append(_key("line before", f"before, {format_rate(before)}"))
@@ -281,7 +281,3 @@ def _key(kind: str, words: str) -> Markup:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3f}%"
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]

@@ -12,7 +12,7 @@ from plumb.core.plan import LoaderResult, Plan
 from plumb.core.units import format_bytes, format_rate, format_seconds
 from plumb.model.timeline import Timeline
 from plumb.model.whatif import HostForecast
-from plumb.report.answer import answer, is_changed, is_offered
+from plumb.report.answer import answer, budget_option, is_changed, is_offered
 from plumb.report.framework_settings import framework_setting
 from plumb.report.html import charts, graph_drawing
 from plumb.report.html.markup import Content, Markup, join, tag
@@ -21,6 +21,7 @@ from plumb.report.wording import (
     arguments,
     bottleneck,
     by_the_clock,
+    capital,
     cost,
     grouped,
     how_to_use,
@@ -126,8 +127,7 @@ def _rates(loader: LoaderResult) -> tuple[float, float]:
 
 
 def _answer_in_words(loader: LoaderResult, plan: Plan) -> str:
-    told = answer(loader, "--budget " if plan.script else "budget=")
-    return f"{told[:1].upper()}{told[1:]}."
+    return f"{capital(answer(loader, budget_option(plan)))}."
 
 
 def _answer(loader: LoaderResult) -> Markup:
